@@ -1,0 +1,1 @@
+"""ragops: a self-hosted vLLM reranker beside RAGFlow, proven."""

@@ -1,0 +1,54 @@
+"""Benchmarks of a reranker under the load that RAGFlow makes.
+
+::
+
+    path = await record(base_url=..., model=..., workload=ragflow(), levels=(Level.closed(1),), name="first")
+    run = load_run(path)
+    summary(run)
+    verdict(run).sentence
+
+Measuring writes a folder, everything else only reads it. Measuring needs no more than ragops
+itself; ``summary``, ``compare`` and the plots need the extra ``bench``.
+"""
+
+from __future__ import annotations
+
+from ragops.bench.compare import Comparison, compare
+from ragops.bench.floor import measure_floor
+from ragops.bench.level import Level
+from ragops.bench.order import DEFAULT_CHECK, OrderCheck
+from ragops.bench.records import Floor, Provenance, RequestRecord, Run, RunInfo, Sample, load_run
+from ragops.bench.run import Progress, record, record_sync
+from ragops.bench.stats import LevelFigures, figures, frame, summary
+from ragops.bench.verdict import Verdict, verdict
+from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
+
+__all__ = [
+    "DEFAULT_CHECK",
+    "Comparison",
+    "Floor",
+    "Level",
+    "LevelFigures",
+    "OrderCheck",
+    "Progress",
+    "Provenance",
+    "RequestRecord",
+    "Run",
+    "RunInfo",
+    "Sample",
+    "Verdict",
+    "Workload",
+    "compare",
+    "figures",
+    "frame",
+    "from_jsonl",
+    "grid",
+    "load_run",
+    "measure_floor",
+    "ragflow",
+    "record",
+    "record_sync",
+    "summary",
+    "synthetic",
+    "verdict",
+]

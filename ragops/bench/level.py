@@ -1,0 +1,110 @@
+"""How a load arrives: one level of a benchmark, and when its requests are due; pure.
+
+``load.py`` carries a level out, ``run.py`` plays several of them in turn.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+from ragops.errors import BenchError
+
+Kind = Literal["closed", "poisson", "constant", "burst"]
+
+_NANO = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Level:
+    """One kind of load.
+
+    Make one with :meth:`closed`, :meth:`poisson`, :meth:`constant` or :meth:`burst`.
+    """
+
+    kind: Kind
+    value: float
+    """Clients (closed), requests a second (poisson, constant), or requests at once (burst)."""
+    requests: int | None = None
+    """How many requests of the workload are measured; all when None."""
+
+    def __post_init__(self) -> None:
+        if not self.value > 0 or (self.requests is not None and self.requests < 1):
+            raise BenchError(
+                f"{self.kind} level with {self.value:g} and {self.requests} requests is no load",
+                hint="give a number above 0, and at least one request",
+            )
+
+    @property
+    def name(self) -> str:
+        """Short name, such as ``closed-4`` or ``poisson-0.5``."""
+        return f"{self.kind}-{self.value:g}"
+
+    @property
+    def clients(self) -> int | None:
+        """Requests kept in flight; None when the load does not wait for answers."""
+        return int(self.value) if self.kind == "closed" else None
+
+    @classmethod
+    def closed(cls, clients: int, *, requests: int | None = None) -> Level:
+        """As many clients, each sending its next request when the last is answered."""
+        return cls("closed", clients, requests)
+
+    @classmethod
+    def poisson(cls, rate: float, *, requests: int | None = None) -> Level:
+        """Requests at random, ``rate`` a second on average, whether or not answers come."""
+        return cls("poisson", rate, requests)
+
+    @classmethod
+    def constant(cls, rate: float, *, requests: int | None = None) -> Level:
+        """Requests at even distances, ``rate`` a second, whether or not answers come."""
+        return cls("constant", rate, requests)
+
+    @classmethod
+    def burst(cls, size: int, *, requests: int | None = None) -> Level:
+        """``size`` requests at the same moment; the next burst when all are answered."""
+        return cls("burst", size, requests)
+
+
+def due_times(level: Level, count: int, seed: int) -> list[int]:
+    """When the requests of an open loop are due.
+
+    Args:
+        level: A Poisson or constant level.
+        count: Number of requests.
+        seed: Seed of the Poisson arrivals.
+
+    Returns:
+        Nanoseconds after the start, rising; the first is 0.
+
+    Raises:
+        BenchError: The level has no due times of its own.
+    """
+    if level.kind == "constant":
+        gaps = [1 / level.value] * (count - 1)
+    elif level.kind == "poisson":
+        chance = random.Random(f"{seed} {level.name}")  # noqa: S311 - a repeatable load, no secret
+        gaps = [chance.expovariate(level.value) for _ in range(count - 1)]
+    else:
+        raise BenchError(f"{level.name} waits for answers and has no due times")
+    return [round(seconds * _NANO) for seconds in accumulate(gaps, initial=0.0)][:count]
+
+
+def playing_order(levels: tuple[Level, ...], repeats: int, seed: int) -> list[tuple[Level, int]]:
+    """Each level once a repeat, in a new order each time, so that drift falls on all alike.
+
+    Args:
+        levels: The levels.
+        repeats: How often each is played.
+        seed: Seed of the order.
+
+    Returns:
+        Pairs of a level and its repeat, counted from 0.
+    """
+    chance = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
+    order: list[tuple[Level, int]] = []
+    for repeat in range(repeats):
+        order += [(level, repeat) for level in chance.sample(levels, len(levels))]
+    return order

@@ -1,0 +1,195 @@
+"""Figures of a recorded run, level by level; reads only what ``records.load_run`` gives.
+
+:func:`figures` is for programs, :func:`summary` is the same as a table for people.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ragops.bench.quantiles import Percentile, percentile
+from ragops.errors import BenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ragops.bench.level import Level
+    from ragops.bench.records import RequestRecord, Run
+
+SHARES = (0.5, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class LevelFigures:
+    """One level; rates a second, of answered requests only.
+
+    A failed request counts as slower than any answered one.
+    """
+
+    level: Level
+    n: int
+    """Measured requests, failed ones too."""
+    errors: int
+    requests_per_s: float
+    documents_per_s: float
+    tokens_per_s: float | None
+    """None when the server counted no tokens."""
+    latency: tuple[Percentile, ...]
+    """p50, p90, p95 and p99 from when a request was due."""
+    service: tuple[Percentile, ...]
+    """The same from when it was sent."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Requests, documents and tokens a second."""
+
+    requests: float
+    documents: float
+    tokens: float | None
+
+
+def waits(records: list[RequestRecord], *, service: bool = False) -> list[float]:
+    """Latencies in seconds, ``inf`` for failed requests.
+
+    Args:
+        records: The requests.
+        service: Count from when a request was sent instead of from when it was due.
+    """
+    return [math.inf if r.error else (r.service if service else r.latency) for r in records]
+
+
+def rates(records: list[RequestRecord], clients: int | None) -> Rates:
+    """Throughput of one pass, whose warm-up is part of ``records``.
+
+    With clients that wait for answers, the time counts from the first measured request until
+    one of them has nothing left to send, as the load is smaller from then on; a request that
+    reaches over an edge counts by its part inside. Otherwise the time is that from the first
+    measured request to the last answer.
+
+    Args:
+        records: Requests of one pass, warm-up included.
+        clients: How many waited for answers; None for open loads and bursts.
+    """
+    start, end = _window(records, clients)
+    good = [record for record in records if not record.error]
+    parts = [(record, _part(record, start, end)) for record in good]
+    span = max(end - start, 1) / 1e9
+    tokens = [record.tokens * part for record, part in parts if record.tokens is not None]
+    return Rates(
+        requests=sum(part for _, part in parts) / span,
+        documents=sum(record.documents * part for record, part in parts) / span,
+        tokens=sum(tokens) / span if tokens else None,
+    )
+
+
+def _window(records: list[RequestRecord], clients: int | None) -> tuple[int, int]:
+    measured = [record for record in records if record.phase == "measure"]
+    start = min((record.t_send for record in measured), default=0)
+    if clients is None:
+        return start, max((record.t_done for record in measured), default=0)
+    last_sent = max((record.t_send for record in measured), default=0)
+    return start, min((r.t_done for r in measured if r.t_done >= last_sent), default=0)
+
+
+def _part(record: RequestRecord, start: int, end: int) -> float:
+    inside = min(record.t_done, end) - max(record.t_send, start)
+    return max(0.0, inside / max(1, record.t_done - record.t_send))
+
+
+def figures(run: Run) -> tuple[LevelFigures, ...]:
+    """The figures of each level that has measured requests, in the order of ``run.json``."""
+    found = [_level_figures(run, level) for level in run.info.levels]
+    return tuple(row for row in found if row.n)
+
+
+def _level_figures(run: Run, level: Level) -> LevelFigures:
+    records = [record for record in run.measured if record.level == level.name]
+    each = [rates(turn, level.clients) for turn in _passes(run, level.name)]
+    tokens = [rate.tokens for rate in each if rate.tokens is not None]
+    return LevelFigures(
+        level=level,
+        n=len(records),
+        errors=sum(bool(record.error) for record in records),
+        requests_per_s=_mean([rate.requests for rate in each]),
+        documents_per_s=_mean([rate.documents for rate in each]),
+        tokens_per_s=_mean(tokens) if tokens else None,
+        latency=tuple(percentile(waits(records), share) for share in SHARES),
+        service=tuple(percentile(waits(records, service=True), share) for share in SHARES),
+    )
+
+
+def _passes(run: Run, level: str) -> list[list[RequestRecord]]:
+    """The requests of each repeat of a level that has measured ones."""
+    mine = [record for record in run.requests if record.level == level and not record.is_cancelled]
+    repeats = sorted({record.repeat for record in mine if record.phase == "measure"})
+    return [[record for record in mine if record.repeat == repeat] for repeat in repeats]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def summary(run: Run) -> pd.DataFrame:
+    """A table with a row for each level.
+
+    Percentiles come with their 95 % interval, or as ``n/a (n=120 < 368)`` where there are too few
+    requests for one. Those named ``from sending`` leave out what a request waited in the client.
+
+    Args:
+        run: From :func:`ragops.bench.load_run`.
+
+    Returns:
+        Rows named by level; rates as numbers, percentiles as text.
+
+    Raises:
+        BenchError: pandas is not installed.
+    """
+    rows = [{"level": row.level.name, **_row(row)} for row in figures(run)]
+    return table(rows).set_index("level")
+
+
+def _row(row: LevelFigures) -> dict[str, object]:
+    return {
+        "n": row.n,
+        "errors": row.errors,
+        "documents/s": round(row.documents_per_s, 2),
+        "requests/s": round(row.requests_per_s, 3),
+        "tokens/s": None if row.tokens_per_s is None else round(row.tokens_per_s),
+        **{found.name: str(found) for found in row.latency},
+        **{f"{found.name} from sending": str(found) for found in row.service},
+    }
+
+
+def frame(run: Run) -> pd.DataFrame:
+    """Every request as a row, times in seconds from the run's start; for figures and own analysis."""
+    rows: list[dict[str, object]] = [
+        {
+            "level": r.level,
+            "repeat": r.repeat,
+            "phase": r.phase,
+            "index": r.index,
+            "documents": r.documents,
+            "words": r.words,
+            "tokens": r.tokens,
+            "status": r.status,
+            "error": r.error,
+            "due": (r.t_sched - run.info.started_ns) / 1e9,
+            "sent": (r.t_send - run.info.started_ns) / 1e9,
+            "latency": r.latency,
+            "service": r.service,
+        }
+        for r in run.requests
+    ]
+    return table(rows)
+
+
+def table(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Rows as a table; BenchError when pandas is not installed."""
+    try:
+        import pandas as pd  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise BenchError("tables need pandas", hint="pip install 'ragops-rerank[bench]'") from error
+    return pd.DataFrame(rows)

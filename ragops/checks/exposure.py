@@ -1,0 +1,58 @@
+"""Who else reaches the reranker: a container outside the network must not."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from ragops.checks import Check
+from ragops.checks.probe import ask
+from ragops.ragflow.request import RerankRequest
+
+if TYPE_CHECKING:
+    from ragops.engine import Engine
+    from ragops.state import ContainerState
+
+OUTSIDE = "bridge"
+"""Docker's default network, which every engine has unless it was told otherwise."""
+
+
+def check(engine: Engine, reranker: ContainerState, network: str, image: str) -> list[Check]:
+    """Try name and address from outside the network, and look at what is published."""
+    return [*_outside(engine, reranker, network, image), _published(reranker)]
+
+
+def _outside(engine: Engine, reranker: ContainerState, network: str, image: str) -> list[Check]:
+    title = "outsiders can't reach it"
+    if engine.network(OUTSIDE) is None:
+        return [Check(title, "skip", f"the engine has no network {OUTSIDE} to try it from")]
+    endpoint = reranker.endpoint(network)
+    targets = [reranker.name, *([endpoint.address] if endpoint and endpoint.address else [])]
+    with engine.sidecar(OUTSIDE, image) as outsider:
+        reached = [target for target in targets if _reaches(engine, outsider, image, target)]
+    if reached:
+        remedy = f"docker network inspect {OUTSIDE}: is the reranker connected to it?"
+        return [Check(title, "fail", f"an unconnected container reaches {', '.join(reached)}", remedy)]
+    return [Check(title, "ok", f"neither {' nor '.join(targets)} answers an unconnected container")]
+
+
+def _reaches(engine: Engine, outsider: str, image: str, target: str) -> bool:
+    url = f"http://{target}:8000/v1"
+    answer = ask(engine, outsider, image, url, RerankRequest(""), depth=2)
+    return "tcp" in answer.steps and answer.steps["tcp"].ok
+
+
+def _published(reranker: ContainerState) -> Check:
+    title = "published on this host only"
+    open_to_all = [one for one in reranker.published if not _loopback(one[0])]
+    if open_to_all:
+        detail = ", ".join(f"{ip or '0.0.0.0'}:{port}" for ip, port, _ in open_to_all)
+        return Check(
+            title, "warn", f"other machines reach {detail}", 'publish = "127.0.0.1" under [reranker]'
+        )
+    where = ", ".join(f"{ip}:{port}" for ip, port, _ in reranker.published) or "nothing is published"
+    return Check(title, "ok", where)
+
+
+def _loopback(address: str) -> bool:
+    return bool(address) and ipaddress.ip_address(address).is_loopback

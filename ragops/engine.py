@@ -1,0 +1,373 @@
+"""The Docker engine: the only module that imports ``docker``.
+
+Each method asks one thing, gives back records of ``state.py`` and turns every failure
+into an :class:`~ragops.errors.EngineError` that says what to do. ``testing/fake_engine.py``
+behaves the same without an engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+import docker
+import docker.errors
+import docker.types
+import requests.exceptions
+from docker.utils import parse_repository_tag
+from docker.utils.socket import consume_socket_output, demux_adaptor, frames_iter
+
+from ragops import hints
+from ragops.container import LABEL, ContainerSpec
+from ragops.errors import EngineError, NotFoundError
+from ragops.stack import home
+from ragops.state import (
+    ContainerState,
+    EngineState,
+    ExecResult,
+    ImageState,
+    NetworkState,
+    StatsState,
+    VolumeState,
+    container_of,
+    image_of,
+    network_of,
+    stats_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ragops.container import NetworkSpec
+
+TIMEOUT = 60
+"""Seconds that one engine call may take; an engine that hangs is an error, not a wait."""
+
+
+def private_socket() -> Path:
+    """Where the engine of ``ragops engine start`` listens."""
+    return home() / "engine" / "docker.sock"
+
+
+def candidates() -> tuple[str, ...]:
+    """Addresses to try, in order: DOCKER_HOST alone if it is set, else ours, the CLI's, the default."""
+    if named := os.environ.get("DOCKER_HOST"):
+        return (named,)
+    context = docker.ContextAPI.get_current_context()
+    found = [f"unix://{private_socket()}"] if private_socket().exists() else []
+    return tuple(dict.fromkeys([*found, context.Host or "", "unix:///var/run/docker.sock"]))
+
+
+def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> Engine:
+    """Connect to the engine that answers.
+
+    Args:
+        address: Such as ``unix:///var/run/docker.sock``; else :func:`candidates` in order.
+        timeout: Seconds for each later call.
+
+    Raises:
+        EngineError: None answers; the evidence names each that was tried.
+    """
+    tried = []
+    for one in (address,) if address else candidates():
+        try:
+            client = docker.DockerClient(base_url=one or None, version="auto", timeout=timeout)
+            client.ping()
+        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+            tried.append(f"{one or 'the default socket'}: {error}")
+        else:
+            return Engine(client)
+    evidence = "\n".join(tried)
+    raise EngineError("no Docker engine answers", evidence=evidence, hint=hints.for_engine(evidence))
+
+
+class Engine:
+    """One Docker engine."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+
+    # -- looking ---------------------------------------------------------------------------
+
+    def state(self) -> EngineState:
+        """Version, size and address of the engine."""
+        with _asking("describe itself"):
+            info, version = self._client.info(), self._client.version()
+        return EngineState(
+            address=self._client.api.base_url.replace("http+docker://localhost", _unix(self._client)),
+            version=version["Version"],
+            api=version["ApiVersion"],
+            root=info.get("DockerRootDir", ""),
+            cpus=info.get("NCPU", 0),
+            memory=info.get("MemTotal", 0),
+            kernel=info.get("KernelVersion", ""),
+            swarm=info.get("Swarm", {}).get("LocalNodeState") == "active",
+        )
+
+    def networks(self) -> tuple[NetworkState, ...]:
+        """All networks."""
+        with _asking("list its networks"):
+            return tuple(network_of(one) for one in self._client.api.networks())
+
+    def network(self, name: str) -> NetworkState | None:
+        """The network of exactly that name.
+
+        Raises:
+            EngineError: Several have it: older engines make duplicates without a word.
+        """
+        same = [one for one in self.networks() if one.name == name]
+        if len(same) > 1:
+            ids = ", ".join(one.id[:12] for one in same)
+            raise EngineError(
+                f"{len(same)} networks are named {name}",
+                evidence=ids,
+                hint=f"keep one and remove the others: docker network rm {same[-1].id[:12]}",
+            )
+        return same[0] if same else None
+
+    def containers(self) -> tuple[ContainerState, ...]:
+        """All containers, stopped ones too."""
+        with _asking("list its containers"):
+            ids = [one["Id"] for one in self._client.api.containers(all=True)]
+        found = (self.container(one) for one in ids)
+        return tuple(one for one in found if one is not None)
+
+    def container(self, name: str) -> ContainerState | None:
+        """The container of that name or id, or None."""
+        try:
+            with _asking(f"inspect container {name}"):
+                return container_of(self._client.api.inspect_container(name))
+        except NotFoundError:
+            return None
+
+    def image(self, name: str) -> ImageState | None:
+        """The image of that name or id, or None."""
+        try:
+            with _asking(f"inspect image {name}"):
+                return image_of(self._client.api.inspect_image(name))
+        except NotFoundError:
+            return None
+
+    def images(self, *, label: str = LABEL) -> tuple[ImageState, ...]:
+        """All images with a label, intermediate ones too."""
+        with _asking("list its images"):
+            found = self._client.api.images(all=True, filters={"label": label})
+        return tuple(state for one in found if (state := self.image(one["Id"])))
+
+    def volumes(self) -> tuple[VolumeState, ...]:
+        """All volumes."""
+        with _asking("list its volumes"):
+            found = self._client.api.volumes()["Volumes"] or []
+        return tuple(VolumeState(one["Name"], one["Labels"] or {}) for one in found)
+
+    def logs(self, container: str, *, tail: int = 20) -> str:
+        """The last lines that a container wrote, both streams together."""
+        with _asking(f"read the log of {container}"):
+            return _text(self._client.api.logs(container, tail=tail)).rstrip()
+
+    def stats(self, container: str) -> StatsState:
+        """CPU and memory that a running container has used."""
+        with _asking(f"measure {container}"):
+            return stats_of(self._client.api.stats(container, stream=False, one_shot=True))
+
+    # -- changing --------------------------------------------------------------------------
+
+    def create_network(self, spec: NetworkSpec) -> str:
+        """Make a network; gives back its id."""
+        pools = [docker.types.IPAMPool(subnet=spec.subnet)] if spec.subnet else []
+        with _asking(f"create network {spec.name}"):
+            made = self._client.api.create_network(
+                spec.name,
+                driver=spec.driver,
+                internal=spec.internal,
+                ipam=docker.types.IPAMConfig(pool_configs=pools) if pools else None,
+                check_duplicate=True,
+                labels={LABEL: "network"},
+            )
+        return str(made["Id"])
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network that nothing runs in."""
+        with _asking(f"remove network {network}"):
+            self._client.api.remove_network(network)
+
+    def connect(self, network: str, container: str, aliases: tuple[str, ...] = ()) -> None:
+        """Join a container, running or stopped, to a network."""
+        with _asking(f"connect {container} to {network}"):
+            self._client.api.connect_container_to_network(container, network, aliases=list(aliases) or None)
+
+    def disconnect(self, network: str, container: str) -> None:
+        """Take a container out of a network."""
+        with _asking(f"disconnect {container} from {network}"):
+            self._client.api.disconnect_container_from_network(container, network)
+
+    def create_volume(self, name: str, *, role: str) -> None:
+        """Make a labelled volume."""
+        with _asking(f"create volume {name}"):
+            self._client.api.create_volume(name, labels={LABEL: role})
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume."""
+        with _asking(f"remove volume {name}"):
+            self._client.api.remove_volume(name)
+
+    def create_container(self, spec: ContainerSpec) -> str:
+        """Make a container without starting it; gives back its id."""
+        with _asking(f"create container {spec.name}"):
+            made = self._client.api.create_container_from_config(spec.body(), name=spec.name)
+        return str(made["Id"])
+
+    def start(self, container: str) -> None:
+        """Start a container."""
+        with _asking(f"start {container}"):
+            self._client.api.start(container)
+
+    def stop(self, container: str, *, timeout: int = 10) -> None:
+        """Stop a container, after ``timeout`` seconds by force."""
+        with _asking(f"stop {container}"):
+            self._client.api.stop(container, timeout=timeout)
+
+    def rename(self, container: str, name: str) -> None:
+        """Give a container another name."""
+        with _asking(f"rename {container}"):
+            self._client.api.rename(container, name)
+
+    def remove_container(self, container: str) -> None:
+        """Remove a container, running or not, with its unnamed volumes."""
+        with _asking(f"remove container {container}"):
+            self._client.api.remove_container(container, force=True, v=True)
+
+    def execute(
+        self, container: str, argv: tuple[str, ...], *, stdin: str = "", timeout: float = TIMEOUT
+    ) -> ExecResult:
+        """Run a command in a running container and wait for it.
+
+        Args:
+            container: Name or id.
+            argv: The command; no shell stands between.
+            stdin: What it reads from its standard input.
+            timeout: Seconds without output after which it counts as hung.
+        """
+        api = self._client.api
+        with _asking(f"run {argv[0]} in {container}"):
+            made = api.exec_create(container, list(argv), stdin=bool(stdin), stdout=True, stderr=True)
+            socket = api.exec_start(made["Id"], socket=True)
+            raw = getattr(socket, "_sock", socket)
+            raw.settimeout(timeout)
+            try:
+                if stdin:
+                    raw.sendall(stdin.encode())
+                    raw.shutdown(1)
+                frames = (demux_adaptor(*frame) for frame in frames_iter(socket, tty=False))
+                out, err = consume_socket_output(frames, demux=True)
+            finally:
+                socket.close()
+            code = api.exec_inspect(made["Id"])["ExitCode"]
+        return ExecResult(-1 if code is None else code, _text(out), _text(err))
+
+    @contextlib.contextmanager
+    def sidecar(self, network: str, image: str) -> Iterator[str]:
+        """A short-lived container to ask from.
+
+        Args:
+            network: A network, or ``container:NAME`` for another's names and routes.
+            image: An image with ``sleep``.
+        """
+        probe = self.create_container(
+            ContainerSpec(
+                name=f"ragops-probe-{secrets.token_hex(4)}",
+                image=image,
+                entrypoint=("sleep", "300"),
+                network=network,
+                role="probe",
+                init=True,
+            )
+        )
+        try:
+            self.start(probe)
+            yield probe
+        finally:
+            self.remove_container(probe)
+
+    # -- images ----------------------------------------------------------------------------
+
+    def pull(self, name: str) -> None:
+        """Fetch an image, by tag or digest."""
+        repository, tag = parse_repository_tag(name)
+        with _asking(f"pull {name}"):
+            self._client.images.pull(repository, tag=tag or "latest")
+
+    def tag(self, image: str, name: str) -> None:
+        """Give an image another name."""
+        repository, tag = parse_repository_tag(name)
+        with _asking(f"tag {name}"):
+            self._client.api.tag(image, repository, tag or "latest")
+
+    def import_image(self, tar: Path, name: str, *, role: str) -> None:
+        """Make an image of a tar file with a root file system."""
+        repository, tag = parse_repository_tag(name)
+        with _asking(f"import {name}"):
+            self._client.api.import_image_from_file(
+                str(tar), repository=repository, tag=tag, changes=[f"LABEL {LABEL}={role}"]
+            )
+
+    def build(self, folder: Path, name: str, *, arguments: Mapping[str, str]) -> Iterator[str]:
+        """Build an image with no network, line by line of the builder's output.
+
+        Raises:
+            EngineError: A step failed.
+        """
+        with _asking(f"build {name}"):
+            steps = self._client.api.build(
+                path=str(folder),
+                tag=name,
+                rm=True,
+                forcerm=True,
+                decode=True,
+                network_mode="none",
+                buildargs=dict(arguments),
+                timeout=3600,
+            )
+            for step in steps:
+                if "error" in step:
+                    raise EngineError(f"building {name} failed", evidence=str(step["error"]).strip())
+                yield from str(step.get("stream", "")).splitlines()
+
+    def remove_image(self, image: str) -> None:
+        """Remove an image under all its names."""
+        with _asking(f"remove image {image}"):
+            self._client.api.remove_image(image, force=True)
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Iterator[None]:
+    """Turn the client library's exceptions into ours."""
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        raise _refused(NotFoundError, what, error) from error
+    except docker.errors.APIError as error:
+        raise _refused(EngineError, what, error) from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise EngineError(
+            f"the Docker engine did not answer when asked to {what}",
+            evidence=str(error),
+            hint="is it still running? docker info",
+        ) from error
+
+
+def _refused(kind: type[EngineError], what: str, error: docker.errors.APIError) -> EngineError:
+    said = str(error.explanation or error)
+    return kind(f"the Docker engine could not {what}", evidence=said, hint=hints.for_engine(said))
+
+
+def _unix(client: docker.DockerClient) -> str:
+    adapter = client.api.adapters.get("http+docker://")
+    return f"unix://{getattr(adapter, 'socket_path', '')}"
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode(errors="replace")

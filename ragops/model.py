@@ -1,0 +1,317 @@
+"""The folder with the weights: what it is, whether it can rerank, and its fingerprint.
+
+:func:`resolve` finds the folder, :func:`describe` reads it; ``vllm.py`` turns the
+:class:`Model` into a launch. Nothing here runs code from a model folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ragops.errors import ModelError
+from ragops.minilm import bundled_minilm
+
+if TYPE_CHECKING:
+    from ragops.stack import Stack
+
+Kind = Literal["qwen3-reranker", "qwen3-reranker-seq-cls", "cross-encoder", "embedding"]
+
+STAND_IN_FILE = "ragops-stand-in.txt"
+"""A file of this name marks weights that aren't a trained reranker; its text says what they are."""
+
+RERANKS = (
+    "Qwen3ForCausalLM (Qwen3-Reranker), Qwen3ForSequenceClassification, any "
+    "*ForSequenceClassification with one label, or a sentence-transformers encoder"
+)
+
+_ENCODERS = {"BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel", "ModernBertModel"}
+_DECODERS = ("Qwen2", "Qwen3", "Llama", "Mistral", "Gemma")
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes from ``config.json`` that decide how much memory and time a token takes."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder that vLLM can serve as a reranker."""
+
+    folder: Path
+    name: str
+    """The folder's name; for a Hugging Face cache, the repository's."""
+    architecture: str
+    kind: Kind
+    max_tokens: int
+    """Longest input in tokens that the folder's files allow."""
+    causal: bool
+    """Whether tokens only see those before them, which makes prefixes reusable."""
+    shape: Shape
+    weight_bytes: int
+    """Size of the safetensors files."""
+    dtype: str
+    """Arithmetic that the files are stored in, such as ``bfloat16``."""
+    stand_in: str = ""
+    """Why scores aren't those of a trained reranker; empty when they are."""
+    note: str = ""
+    """What was guessed about the folder; empty when its files were plain."""
+
+    def weights_as(self, dtype: str) -> int:
+        """Bytes of the weights once loaded as ``dtype``."""
+        return self.weight_bytes * _DTYPE_BYTES.get(dtype, 4) // _DTYPE_BYTES.get(self.dtype, 4)
+
+    def kv_bytes(self, dtype: str) -> int:
+        """Key-value cache per token in bytes; encoders keep none."""
+        shape = self.shape
+        per_layer = 2 * shape.kv_heads * shape.head_dim * _DTYPE_BYTES.get(dtype, 4)
+        return shape.layers * per_layer if self.causal else 0
+
+
+def resolve(stack: Stack, home: Path) -> Model:
+    """Find and describe the model: ``RAGOPS_MODEL_DIR``, else the stack's, else all-MiniLM-L6-v2.
+
+    Args:
+        stack: The declaration.
+        home: Folder that ragops keeps its things in; the bundled model goes below it.
+
+    Raises:
+        ModelError: The folder can't be served, or the bundled model can't be fetched.
+    """
+    return describe(named_folder(stack) or bundled_minilm(home))
+
+
+def named_folder(stack: Stack) -> Path | None:
+    """The model folder that the user named, if any; fetches nothing."""
+    if named := os.environ.get("RAGOPS_MODEL_DIR"):
+        return Path(named).expanduser().resolve()
+    return stack.reranker.model
+
+
+def describe(folder: Path) -> Model:
+    """Read a model folder.
+
+    Raises:
+        ModelError: A file is missing, would not be there inside the container, or the
+            architecture gives no score for a query and a document.
+    """
+    config = _config(folder)
+    _tokenizer(folder)
+    weights = _weights(folder)
+    _inside(folder)
+    architecture, kind, note = _kind(folder, config)
+    return Model(
+        folder=folder,
+        name=_name(folder),
+        architecture=architecture,
+        kind=kind,
+        max_tokens=_max_tokens(folder, config),
+        causal=architecture.startswith(_DECODERS) and "Bidirectional" not in architecture,
+        shape=_shape(config),
+        weight_bytes=sum(file.stat().st_size for file in weights),
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
+        stand_in=_stand_in(folder, kind),
+        note=note,
+    )
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over names and contents of everything in the folder that can change a score.
+
+    Reads all weights, so a second or two for each gigabyte.
+    """
+    kinds = {".json", ".safetensors", ".txt", ".model", ".jinja"}
+    total = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.suffix in kinds and file.is_file()):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{file.relative_to(folder).as_posix()} {digest}\n".encode())
+    return total.hexdigest()
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"can't read {file}", evidence=str(error), hint="fetch the folder again") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ModelError(f"there is no model folder {folder}", hint="see reranker.model or RAGOPS_MODEL_DIR")
+    config = _json(folder / "config.json")
+    if not config:
+        raise _incomplete(folder, "it has no config.json")
+    if "auto_map" in config:
+        raise ModelError(
+            f"{folder.name} asks to run Python code of its own",
+            evidence=f"config.json: auto_map = {config['auto_map']}",
+            hint="ragops never runs code from a model folder; take a model that vLLM knows itself",
+        )
+    return config
+
+
+def _tokenizer(folder: Path) -> None:
+    names = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+    if not any((folder / name).is_file() for name in names):
+        raise _incomplete(folder, "it has no tokenizer.json")
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files: all that the index names, and at least one."""
+    index: dict[str, str] = _json(folder / "model.safetensors.index.json").get("weight_map", {})
+    missing = [name for name in sorted(set(index.values())) if not (folder / name).is_file()]
+    if missing:
+        raise _incomplete(folder, f"its index names shards that aren't there: {', '.join(missing)}")
+    found = tuple(sorted(folder.glob("*.safetensors")))
+    if not found and list(folder.glob("*.bin")):
+        raise ModelError(
+            f"{folder.name} has its weights only as pickle files",
+            evidence=", ".join(sorted(file.name for file in folder.glob("*.bin"))),
+            hint="a pickle runs code when it is read; fetch the safetensors files of the model",
+        )
+    if not found:
+        raise _incomplete(folder, "it has no .safetensors file")
+    return found
+
+
+def _inside(folder: Path) -> None:
+    """Refuse links that lead out: only the folder itself is mounted into the container."""
+    real = folder.resolve()
+    out = [file for file in folder.iterdir() if not file.resolve().is_relative_to(real)]
+    if out:
+        raise ModelError(
+            f"{_name(folder)} has links to files outside its folder",
+            evidence=f"{out[0].name} -> {out[0].resolve()}; a container sees the folder only",
+            hint=f"make a plain copy and name that: cp -rL {folder} {_name(folder)}",
+        )
+
+
+def _incomplete(folder: Path, reason: str) -> ModelError:
+    name = _name(folder)
+    return ModelError(
+        f"{folder} is not a complete model",
+        evidence=reason,
+        hint=f"fetch all of it: hf download <owner>/{name} --local-dir {folder}",
+    )
+
+
+def _name(folder: Path) -> str:
+    """Name of the model; a snapshot in a Hugging Face cache is named by a hash."""
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent.name.rsplit("--", 1)[-1]
+    return folder.name
+
+
+def _kind(folder: Path, config: dict[str, Any]) -> tuple[str, Kind, str]:
+    """Architecture, kind, and what was guessed."""
+    architecture = next(iter(config.get("architectures") or []), "none named")
+    if architecture == "Qwen3ForCausalLM":
+        return architecture, *_qwen3(folder, config)
+    if architecture.endswith("ForSequenceClassification"):
+        _one_label(folder, config)
+        qwen3 = architecture.startswith("Qwen3")
+        return architecture, "qwen3-reranker-seq-cls" if qwen3 else "cross-encoder", ""
+    if architecture in _ENCODERS and (folder / "modules.json").is_file():
+        return architecture, "embedding", ""
+    raise ModelError(
+        f"{_name(folder)} can't rerank: its architecture is {architecture}",
+        evidence=f"these can: {RERANKS}",
+        hint="name another folder with reranker.model or RAGOPS_MODEL_DIR",
+    )
+
+
+def _qwen3(folder: Path, config: dict[str, Any]) -> tuple[Kind, str]:
+    """Tell apart the three that share an architecture: reranker, embedding, chat.
+
+    The name and the model card's tag say it. A fine-tuned model may have neither; it is
+    taken for a reranker when its tokenizer can answer "yes" or "no", with a note: a chat
+    model passes that too, and only ``ragops verify`` shows that its scores mean nothing.
+    """
+    hints = f"{_name(folder)} {config.get('_name_or_path', '')} {_pipeline_tag(folder)}".lower()
+    if "rerank" in hints or "text-ranking" in hints:
+        _answers(folder)
+        return "qwen3-reranker", ""
+    if "embed" in hints or "1_Pooling" in {path.name for path in folder.iterdir()}:
+        return "embedding", ""
+    _answers(folder)
+    return "qwen3-reranker", "nothing in the folder says that it is a reranker; taken for a Qwen3-Reranker"
+
+
+def _pipeline_tag(folder: Path) -> str:
+    card = folder / "README.md"
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
+    return next((line.split(":", 1)[1] for line in lines if line.startswith("pipeline_tag:")), "")
+
+
+def _answers(folder: Path) -> None:
+    vocabulary = _json(folder / "tokenizer.json").get("model", {}).get("vocab") or _json(
+        folder / "vocab.json"
+    )
+    missing = [word for word in ("yes", "no") if word not in vocabulary]
+    if missing:
+        raise ModelError(
+            f"{_name(folder)} can't be asked as a Qwen3-Reranker",
+            evidence=f"its tokenizer has no single token for {' and '.join(missing)}",
+            hint="a Qwen3-Reranker's score is the share of 'yes' against 'no'",
+        )
+
+
+def _one_label(folder: Path, config: dict[str, Any]) -> None:
+    # Without the key transformers assumes two, and vLLM then offers no rerank at all.
+    labels = config.get("num_labels") or len(config.get("id2label") or "ab")
+    if labels != 1:
+        raise ModelError(
+            f"{_name(folder)} sorts into {labels} classes; a reranker gives one score",
+            evidence=f"config.json: {labels} labels",
+            hint=f"these can rerank: {RERANKS}",
+        )
+
+
+def _max_tokens(folder: Path, config: dict[str, Any]) -> int:
+    """What vLLM derives too: sentence-transformers' limit if there is one, else the smallest."""
+    if limit := _json(folder / "sentence_bert_config.json").get("max_seq_length"):
+        return int(limit)
+    positions = int(config.get("max_position_embeddings") or 512)
+    if config.get("model_type") in {"roberta", "xlm-roberta"}:
+        positions -= int(config.get("pad_token_id") or 1) + 1  # positions count from after padding
+    stated = _json(folder / "tokenizer_config.json").get("model_max_length") or positions
+    return int(min(positions, stated))
+
+
+def _shape(config: dict[str, Any]) -> Shape:
+    hidden = int(config.get("hidden_size") or 0)
+    heads = int(config.get("num_attention_heads") or 1)
+    return Shape(
+        layers=int(config.get("num_hidden_layers") or 0),
+        hidden=hidden,
+        intermediate=int(config.get("intermediate_size") or 4 * hidden),
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or hidden // heads),
+        vocabulary=int(config.get("vocab_size") or 0),
+    )
+
+
+def _stand_in(folder: Path, kind: Kind) -> str:
+    marker = folder / STAND_IN_FILE
+    if marker.is_file():
+        text = marker.read_text(encoding="utf-8").strip()
+        return text.splitlines()[0] if text else "marked as a stand-in"
+    if kind == "embedding":
+        return "a real bi-encoder, not a cross-encoder: its scores are cosine similarities"
+    return ""

@@ -1,0 +1,1 @@
+"""Everything that knows RAGFlow: which containers are its, and what it sends."""

@@ -1,0 +1,142 @@
+"""Waits until the reranker answers, and says why when it never will.
+
+Phases: start, load, compile, ready. The container's log tells the first three, a one-document
+rerank from inside the container the last: ``/health`` alone says yes to a server that hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Literal
+
+from ragops import hints
+from ragops.errors import EngineError, LaunchError
+from ragops.ragflow.request import KEY, RerankRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ragops.engine import Engine
+    from ragops.state import ContainerState
+
+Phase = Literal["start", "load", "compile", "ready"]
+
+_MARKS: tuple[tuple[str, Phase], ...] = (
+    ("Warming up model", "compile"),
+    ("Starting to load model", "load"),
+    ("Loading weights", "load"),
+)
+_LISTENS = "Application startup complete"
+_TAIL = 400
+_INTERVAL = 1.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the start stands; ``elapsed`` in seconds since the wait began."""
+
+    phase: Phase
+    elapsed: float
+    last_line: str
+
+
+def wait(
+    engine: Engine,
+    name: str,
+    served: str,
+    timeout: float,
+    told: Callable[[Progress], None] = lambda _: None,
+) -> float:
+    """Wait for the first rerank answer.
+
+    Args:
+        engine: Where the container runs.
+        name: The reranker's container.
+        served: The model's name as served.
+        timeout: Seconds.
+        told: Called when the phase changes.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        LaunchError: The container ended (told within a second or two), or time ran out.
+    """
+    begin = time.monotonic()
+    phase: Phase | None = None
+    while True:
+        elapsed = time.monotonic() - begin
+        container = _alive(engine, name, elapsed)
+        log = engine.logs(name, tail=_TAIL)
+        now = phase_of(log)
+        if _LISTENS in log and _answers(engine, name, served):
+            now = "ready"
+        if now != phase:
+            phase = now
+            told(Progress(phase, elapsed, _last_line(log)))
+        if phase == "ready":
+            return elapsed
+        if elapsed > timeout:
+            raise _too_late(container, elapsed, log)
+        time.sleep(_INTERVAL)
+
+
+def phase_of(log: str) -> Phase:
+    """The phase that a log tells of."""
+    return next((phase for words, phase in _MARKS if words in log), "start")
+
+
+def _alive(engine: Engine, name: str, elapsed: float) -> ContainerState:
+    container = engine.container(name)
+    if container is None:
+        raise LaunchError(f"{name} was removed while it was starting", hint="ragops up starts it again")
+    if container.status == "running" and container.restart_count == 0:
+        return container
+    if container.status == "paused":
+        raise LaunchError(f"{name} is paused", hint=f"docker unpause {name}")
+    raise _ended(container, engine.logs(name, tail=8), elapsed)
+
+
+def _ended(container: ContainerState, log: str, elapsed: float) -> LaunchError:
+    killed = ", killed for want of memory" if container.oom_killed else ""
+    again = f", restarted {container.restart_count} times" if container.restart_count else ""
+    return LaunchError(
+        f"{container.name} ended {elapsed:.0f} s after the wait began "
+        f"(exit code {container.exit_code}{killed}{again})",
+        evidence=log or container.error or "it wrote nothing",
+        hint=hints.for_container(log, exit_code=container.exit_code, oom_killed=container.oom_killed),
+    )
+
+
+def _too_late(container: ContainerState, elapsed: float, log: str) -> LaunchError:
+    return LaunchError(
+        f"{container.name} did not answer within {elapsed:.0f} s; it is {container.status}",
+        evidence="\n".join(log.splitlines()[-8:]),
+        hint=f"docker logs --follow {container.name} shows how far it is; raise ready_timeout if it goes on",
+    )
+
+
+def _answers(engine: Engine, name: str, served: str) -> bool:
+    program = (resources.files("ragops.data") / "probe.py").read_text()
+    request = RerankRequest(served)
+    order = {
+        "base_url": "http://127.0.0.1:8000/v1",
+        "key": KEY,
+        "model": served,
+        "query": request.query,
+        "documents": request.documents[:1],
+        "timeout": 60,
+        "connect_timeout": 5,
+    }
+    try:
+        done = engine.execute(name, ("python3", "-c", program), stdin=json.dumps(order), timeout=90)
+        return bool(json.loads(done.stdout)["steps"]["rerank"]["ok"])
+    except (EngineError, ValueError, KeyError):
+        return False  # it may just have ended: the next look tells
+
+
+def _last_line(log: str) -> str:
+    return log.splitlines()[-1].strip() if log else ""

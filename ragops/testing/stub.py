@@ -1,0 +1,338 @@
+"""A stand-in for vLLM's rerank server: real sockets, a known service time, faults on request.
+
+It answers in the shapes of vLLM 0.32, so that the benchmark (``ragops.bench``), the checks and a
+reader without a model can be tried against it. :class:`StubReranker` runs in a thread of this
+process, :class:`StubProcess` in a process of its own, so that the two don't share an interpreter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from starlette.requests import Request
+
+_WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
+_START_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How the stub behaves; times in seconds.
+
+    A request takes ``fixed_s + per_document_s * documents + per_token_s * tokens``. A token is a
+    word between spaces, and a pair costs the words of its query and of its document.
+    """
+
+    fixed_s: float = 0.0
+    per_document_s: float = 0.0
+    per_token_s: float = 0.0
+    serial: bool = True
+    """One request at a time, as one busy engine; otherwise all at the same time."""
+    order: Literal["right", "wrong", "constant"] = "right"
+    """Scores by shared words, by their opposite, or the same score for every document."""
+    wrong_after: int = 0
+    """Number of rerank calls after which the order is wrong; 0 is never."""
+    fail_every: int = 0
+    """Every n-th rerank call fails; 0 is never."""
+    fail_status: int = 500
+    """HTTP status of a failure."""
+    missing: int = 0
+    """Documents left out of each answer."""
+    max_tokens: int = 0
+    """Longest pair; a longer one is refused with 400, as vLLM does. 0 is no limit."""
+    model: str = "stub-reranker"
+    """Served model name; any other is answered with 404."""
+    api_key: str = ""
+    """Key that ``/v1`` routes ask for; empty asks for none."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One rerank call that reached the stub."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+@dataclass
+class _Engine:
+    """What changes while the stub runs."""
+
+    behaviour: Behaviour
+    calls: list[Call] = field(default_factory=list)
+    running: int = 0
+    waiting: int = 0
+    tokens: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def serve(self, documents: int, tokens: int) -> None:
+        """Take as long as the behaviour says, and keep the gauges that vLLM keeps."""
+        is_free = not (self.behaviour.serial and self.turn.locked())
+        self.waiting += 0 if is_free else documents
+        if self.behaviour.serial:
+            async with self.turn:
+                self.waiting -= 0 if is_free else documents
+                await self._work(documents, tokens)
+        else:
+            await self._work(documents, tokens)
+
+    async def _work(self, documents: int, tokens: int) -> None:
+        self.running += documents
+        seconds = service_seconds(self.behaviour, documents, tokens)
+        try:
+            if seconds:
+                await asyncio.sleep(seconds)
+            self.tokens += tokens
+        finally:
+            self.running -= documents
+
+
+def service_seconds(behaviour: Behaviour, documents: int, tokens: int) -> float:
+    """Seconds that a request of this size takes when nothing waits before it."""
+    return behaviour.fixed_s + behaviour.per_document_s * documents + behaviour.per_token_s * tokens
+
+
+def pair_tokens(query: str, document: str) -> int:
+    """Tokens that the stub counts for one pair."""
+    return len(query.split()) + len(document.split())
+
+
+def score(query: str, document: str) -> float:
+    """Share of the query's different words that the document has, 0 to 1."""
+    wanted = {word.lower() for word in _WORD.findall(query)}
+    found = {word.lower() for word in _WORD.findall(document)}
+    return len(wanted & found) / len(wanted) if wanted else 0.0
+
+
+def application(behaviour: Behaviour, calls: list[Call] | None = None) -> Starlette:
+    """The stub as an ASGI application.
+
+    Args:
+        behaviour: How it behaves.
+        calls: A list that is given each rerank call that arrives.
+    """
+    engine = _Engine(behaviour, calls if calls is not None else [])
+
+    async def rerank(request: Request) -> Response:
+        return await _rerank(engine, request)
+
+    async def models(_: Request) -> Response:
+        return JSONResponse(_models(behaviour))
+
+    async def metrics(_: Request) -> Response:
+        return PlainTextResponse(_metrics(engine))
+
+    async def health(_: Request) -> Response:
+        return Response(status_code=200)
+
+    routes = [Route(path, rerank, methods=["POST"]) for path in ("/rerank", "/v1/rerank", "/v2/rerank")]
+    routes += [Route("/v1/models", models), Route("/metrics", metrics), Route("/health", health)]
+    return Starlette(routes=routes)
+
+
+async def _rerank(engine: _Engine, request: Request) -> Response:
+    behaviour = engine.behaviour
+    if _is_shut_out(behaviour, request):
+        return JSONResponse({"error": "Unauthorized"}, status_code=401)
+    body = json.loads(await request.body())
+    engine.calls.append(Call(request.url.path, dict(request.headers), body))
+    number = len(engine.calls)
+    documents: list[str] = body["documents"]
+    sizes = [pair_tokens(body["query"], document) for document in documents]
+    if refusal := _refusal(behaviour, str(body.get("model")), max(sizes, default=0)):
+        return refusal
+    answer = _answer(behaviour, body, sum(sizes), number)
+    await engine.serve(len(documents), sum(sizes))
+    if behaviour.fail_every and number % behaviour.fail_every == 0:
+        return _error(behaviour.fail_status, "InternalServerError", "the stub was told to fail")
+    return JSONResponse(answer)
+
+
+def _is_shut_out(behaviour: Behaviour, request: Request) -> bool:
+    """Like vLLM's ``--api-key``, which guards ``/v1`` and ``/v2`` but not ``/rerank``."""
+    if not behaviour.api_key or not request.url.path.startswith(("/v1", "/v2")):
+        return False
+    return request.headers.get("authorization") != f"Bearer {behaviour.api_key}"
+
+
+def _refusal(behaviour: Behaviour, model: str, longest: int) -> Response | None:
+    if model != behaviour.model:
+        return _error(404, "NotFoundError", f"The model `{model}` does not exist.")
+    if behaviour.max_tokens and longest > behaviour.max_tokens:
+        text = f"This model's maximum context length is {behaviour.max_tokens} tokens, not {longest}."
+        return _error(400, "BadRequestError", text)
+    return None
+
+
+def _error(status: int, kind: str, message: str) -> Response:
+    detail = {"message": message, "type": kind, "param": None, "code": status}
+    return JSONResponse({"error": detail}, status_code=status)
+
+
+def _answer(behaviour: Behaviour, body: dict[str, Any], tokens: int, number: int) -> dict[str, Any]:
+    documents: list[str] = body["documents"]
+    scores = [_told_score(behaviour, number, body["query"], document) for document in documents]
+    order = sorted(range(len(documents)), key=lambda index: -scores[index])
+    top = body.get("top_n") or len(documents)
+    kept = order[:top][: len(documents) - behaviour.missing]
+    results = [_result(index, documents[index], scores[index]) for index in kept]
+    return {
+        "id": f"rerank-{uuid.uuid4().hex}",
+        "model": behaviour.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "results": results,
+    }
+
+
+def _result(index: int, document: str, relevance: float) -> dict[str, Any]:
+    return {"index": index, "document": {"text": document, "multi_modal": None}, "relevance_score": relevance}
+
+
+def _told_score(behaviour: Behaviour, number: int, query: str, document: str) -> float:
+    is_wrong = behaviour.order == "wrong" or 0 < behaviour.wrong_after < number
+    if behaviour.order == "constant":
+        return 0.5
+    return 1.0 - score(query, document) if is_wrong else score(query, document)
+
+
+def _models(behaviour: Behaviour) -> dict[str, Any]:
+    card = {
+        "id": behaviour.model,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "vllm",
+        "root": behaviour.model,
+        "parent": None,
+        "max_model_len": behaviour.max_tokens or 8192,
+    }
+    return {"object": "list", "data": [card]}
+
+
+def _metrics(engine: _Engine) -> str:
+    label = f'{{engine="0",model_name="{engine.behaviour.model}"}}'
+    rows = (
+        ("vllm:num_requests_running", "gauge", engine.running),
+        ("vllm:num_requests_waiting", "gauge", engine.waiting),
+        ("vllm:prompt_tokens_total", "counter", engine.tokens),
+    )
+    return "".join(f"# TYPE {name} {kind}\n{name}{label} {float(value)}\n" for name, kind, value in rows)
+
+
+def _server(behaviour: Behaviour, calls: list[Call] | None) -> uvicorn.Server:
+    config = uvicorn.Config(
+        application(behaviour, calls), ws="none", http="h11", loop="asyncio", lifespan="off", log_config=None
+    )
+    return uvicorn.Server(config)
+
+
+def _listen() -> socket.socket:
+    """A listening socket on a free port; clients may connect before the server has started."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener.set_inheritable(True)
+    return listener
+
+
+class StubReranker(AbstractContextManager["StubReranker"]):
+    """The stub in a thread of this process.
+
+    ::
+
+        with StubReranker(Behaviour(per_document_s=0.001)) as stub:
+            httpx.post(stub.base_url + "/rerank", json={...})
+
+    Args:
+        behaviour: How it behaves.
+    """
+
+    def __init__(self, behaviour: Behaviour = Behaviour()) -> None:
+        self.behaviour = behaviour
+        self.calls: list[Call] = []
+        """The rerank calls that arrived, oldest first."""
+        self._listener = _listen()
+        self._server = _server(behaviour, self.calls)
+        sockets = [self._listener]
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": sockets}, daemon=True)
+
+    @property
+    def base_url(self) -> str:
+        """Address as RAGFlow takes it, ending in ``/v1``."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    def __enter__(self) -> Self:
+        """Start; returns when the server answers."""
+        self._thread.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop, and close the port."""
+        self._server.should_exit = True
+        self._thread.join(_START_SECONDS)
+        self._listener.close()
+
+
+class StubProcess(AbstractContextManager["StubProcess"]):
+    """The stub in a process of its own, so that its work is not measured as the client's.
+
+    Args:
+        behaviour: How it behaves.
+    """
+
+    def __init__(self, behaviour: Behaviour = Behaviour()) -> None:
+        self.behaviour = behaviour
+        self._listener = _listen()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Address as RAGFlow takes it, ending in ``/v1``."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    def __enter__(self) -> Self:
+        """Start. The port takes connections at once; the first answer waits for the process."""
+        number = self._listener.fileno()
+        argv = [sys.executable, "-m", __name__, str(number), json.dumps(asdict(self.behaviour))]
+        self._process = subprocess.Popen(argv, pass_fds=[number])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the process, and close the port."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(_START_SECONDS)
+        self._listener.close()
+
+
+def _main(number: str, behaviour: str) -> None:
+    listener = socket.socket(fileno=int(number))
+    _server(Behaviour(**json.loads(behaviour)), None).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

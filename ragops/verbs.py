@@ -1,0 +1,223 @@
+"""One function for each verb: what the command and the notebooks call.
+
+Each takes a :class:`~ragops.stack.Stack` and an :class:`~ragops.engine.Engine` (connected when
+left out), gives back a record, and prints nothing; ``told`` gets a line for what takes long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ragops import host as hosts
+from ragops import image as images
+from ragops import model as models
+from ragops import plan as plans
+from ragops import ready, vllm
+from ragops.actions import Disconnect
+from ragops.checks import Report, exposure, serving
+from ragops.engine import connect as connect_engine
+from ragops.errors import NotFoundError, RagflowError
+from ragops.lock import held
+from ragops.ragflow import discovery
+from ragops.ragflow.request import RerankRequest
+from ragops.stack import Ragflow, Stack, home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ragops.container import ContainerSpec
+    from ragops.engine import Engine
+    from ragops.model import Model
+    from ragops.ragflow.discovery import RagflowContainer
+    from ragops.state import ContainerState, NetworkState
+
+
+@dataclass(frozen=True)
+class Desired:
+    """A declaration worked out for this machine."""
+
+    stack: Stack
+    model: Model
+    spec: ContainerSpec
+
+    @property
+    def served(self) -> str:
+        """The model's name as served, and as RAGFlow must be told it."""
+        return vllm.served_name(self.stack, self.model)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is, and what differs from the declaration."""
+
+    stack: Stack
+    served: str
+    stand_in: str
+    network: NetworkState | None
+    reranker: ContainerState | None
+    ragflow: tuple[RagflowContainer, ...]
+    drift: plans.Plan
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is as declared."""
+        return self.drift.empty and self.reranker is not None and self.reranker.running
+
+
+def desired(stack: Stack) -> Desired:
+    """Work a declaration out: find the model, read the machine, make the launch arguments.
+
+    Raises:
+        ModelError: The model folder can't be served.
+        StackError: The stack asks for what this machine lacks.
+    """
+    model = models.resolve(stack, home())
+    template = _lasting(vllm.template_file(model))
+    spec = vllm.launch(stack, model, hosts.read_host(), image=stack.reranker.image, template=template)
+    return Desired(stack, model, spec)
+
+
+def plan(stack: Stack, engine: Engine | None = None) -> plans.Plan:
+    """What :func:`up` would do; changes nothing."""
+    engine = engine or connect_engine()
+    wanted = desired(stack)
+    image = engine.image(stack.reranker.image)
+    found = plans.plan_up(stack, wanted.spec, image.id if image else "", plans.observe(engine))
+    missing = () if image else (f"image {stack.reranker.image} is missing: ragops up pulls or builds it",)
+    return plans.Plan(found.actions, (*missing, *found.notes, *_stand_in(wanted.model)))
+
+
+def up(stack: Stack, engine: Engine | None = None, told: Callable[[str], None] = lambda _: None) -> Status:
+    """Make it so: network, reranker, attachments; wait for the first answer. Idempotent.
+
+    Raises:
+        RagopsError: Any of its kinds; what was done stays, and the next call goes on from there.
+    """
+    engine = engine or connect_engine()
+    with held(home(), engine.state().address):
+        wanted = desired(stack)
+        image = images.ensure(engine, stack.reranker.image, home(), told)
+        todo = plans.plan_up(stack, wanted.spec, image.id, plans.observe(engine))
+        plans.apply(todo, engine, lambda action: told(action.describe()))
+        if todo.empty:
+            told("nothing to change")
+        if not (todo.empty and _healthy(engine, stack.reranker.name)):
+            ready.wait(
+                engine,
+                stack.reranker.name,
+                wanted.served,
+                stack.reranker.ready_timeout,
+                lambda now: told(f"{now.phase} ({now.elapsed:.0f} s)"),
+            )
+    return status(stack, engine)
+
+
+def status(stack: Stack, engine: Engine | None = None) -> Status:
+    """What is, beside what is declared; changes nothing."""
+    engine = engine or connect_engine()
+    wanted = desired(stack)
+    return Status(
+        stack=stack,
+        served=wanted.served,
+        stand_in=wanted.model.stand_in,
+        network=engine.network(stack.network.name),
+        reranker=engine.container(stack.reranker.name),
+        ragflow=discovery.find(engine.containers(), stack.ragflow),
+        drift=plan(stack, engine),
+    )
+
+
+def connect(stack: Stack, container: str, engine: Engine | None = None) -> plans.Plan:
+    """Join a container to the network now; gives back what was done, nothing if it was there.
+
+    Raises:
+        NotFoundError: The network does not exist yet.
+        RagflowError: There is no such container, or Docker can't connect it.
+    """
+    engine = engine or connect_engine()
+    with held(home(), engine.state().address):
+        found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
+        todo = plans.plan_connect(found, _network(stack, engine))
+        plans.apply(todo, engine)
+    return todo
+
+
+def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> plans.Plan:
+    """Take a container out of the network; gives back what was done, nothing if it was not there."""
+    engine = engine or connect_engine()
+    with held(home(), engine.state().address):
+        found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
+        there = found.container.endpoint(stack.network.name)
+        todo = plans.Plan((Disconnect(stack.network.name, found.name),) if there else ())
+        plans.apply(todo, engine)
+    return todo
+
+
+def verify(stack: Stack, engine: Engine | None = None) -> Report:
+    """Prove the connection from inside each attached RAGFlow container.
+
+    Raises:
+        NotFoundError: The reranker does not run.
+        RagflowError: No RAGFlow container is there to ask from.
+    """
+    engine = engine or connect_engine()
+    wanted = desired(stack)
+    reranker = engine.container(stack.reranker.name)
+    if reranker is None:
+        raise NotFoundError(f"no reranker {stack.reranker.name}", hint="ragops up")
+    found = discovery.find(engine.containers(), stack.ragflow)
+    if not found:
+        raise RagflowError("no RAGFlow container to verify from", hint="start RAGFlow, or: ragops demo up")
+    request = RerankRequest(wanted.served)
+    inside = [
+        check
+        for one in found
+        for check in serving.check(engine, one, reranker.image, stack.internal_url, request)
+    ]
+    outside = exposure.check(engine, reranker, stack.network.name, reranker.image)
+    notes = [
+        *_stand_in(wanted.model),
+        *(f"{one.name} is the demo client, a stand-in" for one in found if one.demo),
+    ]
+    return Report(f"verify {stack.internal_url}", (*inside, *outside), tuple(notes))
+
+
+def down(stack: Stack, engine: Engine | None = None) -> plans.Plan:
+    """Take the stack away: only what carries our label; RAGFlow's containers leave the network."""
+    engine = engine or connect_engine()
+    with held(home(), engine.state().address):
+        todo = plans.plan_down(stack, (f"{stack.reranker.name}-cache",), plans.observe(engine))
+        plans.apply(todo, engine)
+    return todo
+
+
+def _healthy(engine: Engine, name: str) -> bool:
+    container = engine.container(name)
+    return container is not None and container.health == "healthy"
+
+
+def _network(stack: Stack, engine: Engine) -> NetworkState:
+    network = engine.network(stack.network.name)
+    if network is None:
+        raise NotFoundError(f"there is no network {stack.network.name} yet", hint="ragops up makes it")
+    return network
+
+
+def _stand_in(model: Model) -> tuple[str, ...]:
+    return (f"{model.name} is a stand-in: {model.stand_in}",) if model.stand_in else ()
+
+
+def _lasting(template: Path | None) -> Path | None:
+    """A copy of the score template that stays when the package moves: containers mount it."""
+    if template is None:
+        return None
+    text = template.read_bytes()
+    folder = home() / "templates" / hashlib.sha256(text).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / template.name
+    if not copy.exists():
+        copy.write_bytes(text)
+    return copy
