@@ -1,1 +1,68 @@
-"""ragops: a self-hosted vLLM reranker beside RAGFlow, proven."""
+"""ragops: a self-hosted vLLM reranker beside RAGFlow, connected, verified and measured.
+
+::
+
+    stack = ragops.load_stack()
+    ragops.up(stack)
+    print(ragops.verify(stack))
+
+The verbs are in :mod:`ragops.verbs`, benchmarks in :mod:`ragops.bench`, stand-ins for tests and
+demonstrations in :mod:`ragops.testing`.
+"""
+
+from __future__ import annotations
+
+from ragops.bench import load_run
+from ragops.checks import Check, Report
+from ragops.checks.host import check as doctor
+from ragops.engine import Engine
+from ragops.engine import connect as connect_engine
+from ragops.errors import (
+    BenchError,
+    EngineError,
+    ImageError,
+    LaunchError,
+    LockedError,
+    ModelError,
+    NotFoundError,
+    RagflowError,
+    RagopsError,
+    StackError,
+)
+from ragops.measure import benchmark, max_words
+from ragops.planning import Plan
+from ragops.stack import Stack
+from ragops.stack import load as load_stack
+from ragops.verbs import Status, connect, disconnect, down, plan, status, up, verify
+
+__all__ = [
+    "BenchError",
+    "Check",
+    "Engine",
+    "EngineError",
+    "ImageError",
+    "LaunchError",
+    "LockedError",
+    "ModelError",
+    "NotFoundError",
+    "Plan",
+    "RagflowError",
+    "RagopsError",
+    "Report",
+    "Stack",
+    "StackError",
+    "Status",
+    "benchmark",
+    "connect",
+    "connect_engine",
+    "disconnect",
+    "doctor",
+    "down",
+    "load_run",
+    "load_stack",
+    "max_words",
+    "plan",
+    "status",
+    "up",
+    "verify",
+]

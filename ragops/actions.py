@@ -1,6 +1,6 @@
 """The changes that a plan is made of; each says itself in words and as docker commands.
 
-``plan.py`` chooses them, and carries them out through ``engine.py``.
+``planning.py`` chooses them, and carries them out through ``engine.py``.
 """
 
 from __future__ import annotations

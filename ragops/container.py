@@ -1,6 +1,6 @@
 """What is asked of Docker, as frozen declarations; pure.
 
-``vllm.py`` makes a :class:`ContainerSpec`, ``plan.py`` compares it with what the
+``vllm.py`` makes a :class:`ContainerSpec`, ``planning.py`` compares it with what the
 engine has, ``engine.py`` carries it out.
 """
 

@@ -69,12 +69,12 @@ def ensure(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -
         return image
     if name != DEFAULT:
         return _pulled(engine, name, told)
-    if not official(engine, told):
+    if not official(engine, home, told):
         build(engine, home, told)
     return _present(engine, name)
 
 
-def official(engine: Engine, told: Callable[[str], None]) -> bool:
+def official(engine: Engine, home: Path, told: Callable[[str], None]) -> bool:
     """Pull the official image under the default name; False where no registry answers."""
     told(f"pulling the official image {OFFICIAL_VERSION}")
     try:
@@ -83,7 +83,24 @@ def official(engine: Engine, told: Callable[[str], None]) -> bool:
         told(f"no image registry answers: {error.evidence[:120]}")
         return False
     engine.tag(OFFICIAL, DEFAULT)
+    _pulled_list(home).parent.mkdir(parents=True, exist_ok=True)
+    _pulled_list(home).write_text(f"{OFFICIAL}\n{DEFAULT}\n")
     return True
+
+
+def remove_ours(engine: Engine, home: Path) -> None:
+    """Remove what was built or pulled by ragops; images that were there before stay."""
+    pulled = _pulled_list(home)
+    names = pulled.read_text().splitlines() if pulled.exists() else []
+    tagged = sorted(engine.images(), key=lambda image: not image.tags)
+    for name in [*names, *(image.id for image in tagged)]:
+        if engine.image(name) is not None:
+            engine.remove_image(name)
+    pulled.unlink(missing_ok=True)
+
+
+def _pulled_list(home: Path) -> Path:
+    return home / "pulled-images"
 
 
 def build(engine: Engine, home: Path, told: Callable[[str], None], name: str = DEFAULT) -> None:

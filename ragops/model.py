@@ -111,6 +111,7 @@ def describe(folder: Path) -> Model:
     _tokenizer(folder)
     weights = _weights(folder)
     _inside(folder)
+    _readable(folder)
     architecture, kind, note = _kind(folder, config)
     return Model(
         folder=folder,
@@ -200,6 +201,18 @@ def _inside(folder: Path) -> None:
             evidence=f"{out[0].name} -> {out[0].resolve()}; a container sees the folder only",
             hint=f"make a plain copy and name that: cp -rL {folder} {_name(folder)}",
         )
+
+
+def _readable(folder: Path) -> None:
+    """Refuse files that only their owner may read: the container's root has no special rights."""
+    for path in (folder, *folder.iterdir()):
+        status = path.stat()
+        if status.st_uid != 0 and not status.st_mode & 0o004:
+            raise ModelError(
+                f"the container could not read {_name(folder)}",
+                evidence=f"{path} has the mode {status.st_mode & 0o777:o}",
+                hint=f"chmod -R a+rX {folder}",
+            )
 
 
 def _incomplete(folder: Path, reason: str) -> ModelError:

@@ -1,6 +1,6 @@
 """What the user declares, read from ``ragops.toml``; every part of it is optional.
 
-The next room is ``plan.py``, which compares a :class:`Stack` with what the engine has.
+The next room is ``planning.py``, which compares a :class:`Stack` with what the engine has.
 """
 
 from __future__ import annotations

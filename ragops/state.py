@@ -1,6 +1,6 @@
 """What the engine has, as frozen records; pure.
 
-``engine.py`` fills them in, ``plan.py`` compares them with ``container.py``'s declarations.
+``engine.py`` fills them in, ``planning.py`` compares them with ``container.py``'s declarations.
 """
 
 from __future__ import annotations

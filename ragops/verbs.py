@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from ragops import host as hosts
 from ragops import image as images
 from ragops import model as models
-from ragops import plan as plans
-from ragops import ready, vllm
+from ragops import planning, ready, vllm
 from ragops.actions import Disconnect
 from ragops.checks import Report, exposure, serving
 from ragops.engine import connect as connect_engine
@@ -59,12 +58,35 @@ class Status:
     network: NetworkState | None
     reranker: ContainerState | None
     ragflow: tuple[RagflowContainer, ...]
-    drift: plans.Plan
+    drift: planning.Plan
 
     @property
     def ok(self) -> bool:
         """Whether all is as declared."""
         return self.drift.empty and self.reranker is not None and self.reranker.running
+
+    def connected(self, one: RagflowContainer) -> bool:
+        """Whether a RAGFlow container is in the network."""
+        return one.container.endpoint(self.stack.network.name) is not None
+
+    def __str__(self) -> str:
+        """Network, reranker, RAGFlow, addresses; then the drift."""
+        reranker, network = self.reranker, self.stack.network.name
+        health = f"{reranker.status} {reranker.health}".strip() if reranker else "missing"
+        rows = [
+            ("network", network if self.network else f"{network} is missing"),
+            ("reranker", f"{self.stack.reranker.name}: {health}"),
+            *(("RAGFlow", f"{one.name}: {self._joined(one)}") for one in self.ragflow),
+            ("model", self.served + (f" ({self.stand_in})" if self.stand_in else "")),
+            ("in the network", self.stack.internal_url),
+            ("on this host", self.stack.host_url or "not published"),
+        ]
+        lines = [f"{name:<15} {value}" for name, value in rows]
+        return "\n".join([*lines, "", f"{self.drift}"])
+
+    def _joined(self, one: RagflowContainer) -> str:
+        what = "the demo client, " if one.demo else ""
+        return what + ("connected" if self.connected(one) else "not connected")
 
 
 def desired(stack: Stack) -> Desired:
@@ -80,14 +102,14 @@ def desired(stack: Stack) -> Desired:
     return Desired(stack, model, spec)
 
 
-def plan(stack: Stack, engine: Engine | None = None) -> plans.Plan:
+def plan(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     """What :func:`up` would do; changes nothing."""
     engine = engine or connect_engine()
     wanted = desired(stack)
     image = engine.image(stack.reranker.image)
-    found = plans.plan_up(stack, wanted.spec, image.id if image else "", plans.observe(engine))
+    found = planning.plan_up(stack, wanted.spec, image.id if image else "", planning.observe(engine))
     missing = () if image else (f"image {stack.reranker.image} is missing: ragops up pulls or builds it",)
-    return plans.Plan(found.actions, (*missing, *found.notes, *_stand_in(wanted.model)))
+    return planning.Plan(found.actions, (*missing, *found.notes, *_stand_in(wanted.model)))
 
 
 def up(stack: Stack, engine: Engine | None = None, told: Callable[[str], None] = lambda _: None) -> Status:
@@ -100,8 +122,8 @@ def up(stack: Stack, engine: Engine | None = None, told: Callable[[str], None] =
     with held(home(), engine.state().address):
         wanted = desired(stack)
         image = images.ensure(engine, stack.reranker.image, home(), told)
-        todo = plans.plan_up(stack, wanted.spec, image.id, plans.observe(engine))
-        plans.apply(todo, engine, lambda action: told(action.describe()))
+        todo = planning.plan_up(stack, wanted.spec, image.id, planning.observe(engine))
+        planning.apply(todo, engine, lambda action: told(action.describe()))
         if todo.empty:
             told("nothing to change")
         if not (todo.empty and _healthy(engine, stack.reranker.name)):
@@ -130,7 +152,7 @@ def status(stack: Stack, engine: Engine | None = None) -> Status:
     )
 
 
-def connect(stack: Stack, container: str, engine: Engine | None = None) -> plans.Plan:
+def connect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
     """Join a container to the network now; gives back what was done, nothing if it was there.
 
     Raises:
@@ -140,19 +162,19 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> plans
     engine = engine or connect_engine()
     with held(home(), engine.state().address):
         found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
-        todo = plans.plan_connect(found, _network(stack, engine))
-        plans.apply(todo, engine)
+        todo = planning.plan_connect(found, _network(stack, engine))
+        planning.apply(todo, engine)
     return todo
 
 
-def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> plans.Plan:
+def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
     """Take a container out of the network; gives back what was done, nothing if it was not there."""
     engine = engine or connect_engine()
     with held(home(), engine.state().address):
         found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         there = found.container.endpoint(stack.network.name)
-        todo = plans.Plan((Disconnect(stack.network.name, found.name),) if there else ())
-        plans.apply(todo, engine)
+        todo = planning.Plan((Disconnect(stack.network.name, found.name),) if there else ())
+        planning.apply(todo, engine)
     return todo
 
 
@@ -185,12 +207,12 @@ def verify(stack: Stack, engine: Engine | None = None) -> Report:
     return Report(f"verify {stack.internal_url}", (*inside, *outside), tuple(notes))
 
 
-def down(stack: Stack, engine: Engine | None = None) -> plans.Plan:
+def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     """Take the stack away: only what carries our label; RAGFlow's containers leave the network."""
     engine = engine or connect_engine()
     with held(home(), engine.state().address):
-        todo = plans.plan_down(stack, (f"{stack.reranker.name}-cache",), plans.observe(engine))
-        plans.apply(todo, engine)
+        todo = planning.plan_down(stack, (f"{stack.reranker.name}-cache",), planning.observe(engine))
+        planning.apply(todo, engine)
     return todo
 
 

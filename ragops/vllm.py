@@ -86,6 +86,12 @@ class Setting:
     why: str
 
 
+_CAUSAL = (
+    Setting("--block-size", "32", "128 shares no short query; 16 ends the engine at the first request"),
+    Setting("--enable-prefix-caching", "", "what stands before each document is computed once"),
+)
+
+
 def known(model: Model) -> Known:
     """The row of :data:`KNOWN` for a model."""
     return next(row for row in KNOWN if row.kind == model.kind)
@@ -107,37 +113,17 @@ def served_name(stack: Stack, model: Model) -> str:
 
 def arguments(stack: Stack, model: Model, host: Host) -> tuple[Setting, ...]:
     """Command line of vLLM, each flag with its reason."""
-    needs = known(model)
-    length = sizing.max_model_len(stack, model)
-    rows = [
+    kv_cache = str(sizing.kv_cache(stack, model, host))
+    rows = (
         Setting("--model", f"/models/{_slug(model.name)}", "the mounted folder; nothing is downloaded"),
         Setting("--served-model-name", served_name(stack, model), "what RAGFlow calls it"),
         Setting("--port", str(PORT), "the same in every image"),
-        Setting("--runner", "pooling", "one number for each document; without it there is no rerank route"),
-        Setting(
-            "--dtype",
-            sizing.dtype(stack, host),
-            "vLLM's auto takes float16, which no CPU of today is fast at",
-        ),
-        Setting("--max-model-len", str(length), "bounds the memory of one document"),
-        Setting(
-            "--kv-cache-memory-bytes", str(sizing.kv_cache(stack, model, host)), "else 92 % of the memory"
-        ),
-    ]
-    if needs.overrides:
-        why = "makes P(yes) of the two answers; without it vLLM answers with a meaningless cosine"
-        rows.append(Setting("--hf-overrides", needs.overrides, why))
-    if needs.template:
-        why = "the prompt that the model was trained with; without it the order is near random"
-        rows.append(Setting("--chat-template", f"/templates/{needs.template}", why))
-    if model.causal:
-        rows.append(
-            Setting("--block-size", "32", "shares short queries; 16 kills the engine, 128 is too coarse")
-        )
-        rows.append(
-            Setting("--enable-prefix-caching", "", "the prompt before each document is computed once")
-        )
-    return tuple(rows)
+        Setting("--runner", "pooling", "one number for each document; else there is no rerank route"),
+        Setting("--dtype", sizing.dtype(stack, host), "auto takes float16, which AMX can't speed up"),
+        Setting("--max-model-len", str(sizing.max_model_len(stack, model)), "bounds one document's memory"),
+        Setting("--kv-cache-memory-bytes", kv_cache, "else vLLM takes 92 % of the memory"),
+    )
+    return (*rows, *_prompting(known(model)), *(_CAUSAL if model.causal else ()))
 
 
 def environment(stack: Stack, host: Host) -> tuple[Setting, ...]:
@@ -156,7 +142,7 @@ def environment(stack: Stack, host: Host) -> tuple[Setting, ...]:
         Setting("VLLM_USE_AOT_COMPILE", "0", "lets the second start use the compile cache"),
         Setting("VLLM_CACHE_ROOT", "/cache/vllm", "compiled code outlives the container"),
         Setting("TORCHINDUCTOR_CACHE_DIR", "/cache/inductor", "as above"),
-        Setting("PYTHONPYCACHEPREFIX", "/cache/pyc", "images have no .pyc files; halves the second start"),
+        Setting("PYTHONPYCACHEPREFIX", "/cache/pyc", "the image has no .pyc files; halves the second start"),
         Setting("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0", "saves 150 MB and 4 s of each start"),
         Setting("TORCHINDUCTOR_COMPILE_THREADS", str(sizing.compilers(chosen)), "else 32 on a large machine"),
         Setting("XDG_CACHE_HOME", "/cache", "as above, for everything else that caches"),
@@ -216,6 +202,18 @@ def launch(
 def _slug(name: str) -> str:
     """A name without what RAGFlow splits at, or what a mount or a URL would have to quote."""
     return re.sub(r"[^a-z0-9._-]+|_{3,}", "-", name.lower()).strip("-._") or "model"
+
+
+def _prompting(needs: Known) -> tuple[Setting, ...]:
+    overrides = Setting(
+        "--hf-overrides", needs.overrides, "reads P(yes) off the answer; else a meaningless cosine comes back"
+    )
+    template = Setting(
+        "--chat-template",
+        f"/templates/{needs.template}",
+        "the prompt of the training; else the order is near random",
+    )
+    return (*((overrides,) if needs.overrides else ()), *((template,) if needs.template else ()))
 
 
 def _flat(rows: tuple[Setting, ...]) -> tuple[str, ...]:

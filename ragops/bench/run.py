@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Sampler = Callable[[], Sample]
 P = ParamSpec("P")
 
+_SAMPLE_EVERY = 1.0
+
 UNKNOWN = Provenance()
 """Where a run comes from when the caller does not say."""
 
@@ -183,6 +185,8 @@ class _Recorder:
         reason = "ended by an error"
         try:
             await self._play(http)
+            if sampler:
+                await self._sample(sampler)
             reason = ""
         except asyncio.CancelledError:
             reason = "stopped by the user"
@@ -223,11 +227,14 @@ class _Recorder:
 
     async def _watch(self, sampler: Sampler) -> None:
         while True:
-            try:
-                self.folder.add_sample(await asyncio.to_thread(sampler))
-            except Exception as error:  # noqa: BLE001 - a sampler's fault must not end the run
-                self.sampler_errors.append(repr(error)[:200])
-            await asyncio.sleep(1.0)
+            await self._sample(sampler)
+            await asyncio.sleep(_SAMPLE_EVERY)
+
+    async def _sample(self, sampler: Sampler) -> None:
+        try:
+            self.folder.add_sample(await asyncio.to_thread(sampler))
+        except Exception as error:  # noqa: BLE001 - a sampler's fault must not end the run
+            self.sampler_errors.append(repr(error)[:200])
 
     def _close(self, reason: str) -> None:
         floor = self.info.client.floor if self.info.client else None

@@ -107,7 +107,7 @@ def figures(run: Run) -> tuple[LevelFigures, ...]:
 
 def _level_figures(run: Run, level: Level) -> LevelFigures:
     records = [record for record in run.measured if record.level == level.name]
-    each = [rates(turn, level.clients) for turn in _passes(run, level.name)]
+    each = [rates(turn, level.clients) for turn in passes(run, level.name)]
     tokens = [rate.tokens for rate in each if rate.tokens is not None]
     return LevelFigures(
         level=level,
@@ -121,8 +121,8 @@ def _level_figures(run: Run, level: Level) -> LevelFigures:
     )
 
 
-def _passes(run: Run, level: str) -> list[list[RequestRecord]]:
-    """The requests of each repeat of a level that has measured ones."""
+def passes(run: Run, level: str) -> list[list[RequestRecord]]:
+    """The requests of each repeat of a level that has measured ones, warm-up included."""
     mine = [record for record in run.requests if record.level == level and not record.is_cancelled]
     repeats = sorted({record.repeat for record in mine if record.phase == "measure"})
     return [[record for record in mine if record.repeat == repeat] for repeat in repeats]

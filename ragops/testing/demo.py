@@ -16,7 +16,7 @@ from ragops import wheels
 from ragops.actions import Remove
 from ragops.container import ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
-from ragops.plan import Plan
+from ragops.planning import Plan
 from ragops.ragflow.discovery import DEMO
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ragops.engine import Engine
-    from ragops.plan import Observed
+    from ragops.planning import Observed
 
 NAME = "docker-ragflow-cpu-1"
 """The name that compose gives RAGFlow's container from v0.22 on."""

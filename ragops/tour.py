@@ -1,0 +1,120 @@
+"""The whole way on one machine: engine, image, model, demo client, notebooks, site.
+
+What ``make run`` calls once the package is installed. Each step is told in one line with its
+time, can be repeated, and asks nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ragops import image as images
+from ragops import model as models
+from ragops import private_engine, site, verbs
+from ragops.bench import load_run, verdict
+from ragops.engine import connect
+from ragops.ragflow import discovery
+from ragops.testing import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ragops.checks import Report
+    from ragops.engine import Engine
+    from ragops.stack import Stack
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where everything is at the end."""
+
+    verdict: str
+    site: Path
+    run: Path
+    internal_url: str
+    host_url: str
+    verified: bool
+    undo: str = "make clean"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the connection was proven."""
+        return self.verified
+
+    def __str__(self) -> str:
+        """The lines that end ``make run``."""
+        return "\n".join(
+            (
+                f"verdict       {self.verdict}",
+                f"site          {self.site}",
+                f"recorded run  {self.run}",
+                f"reranker      {self.internal_url} inside the network",
+                f"              {self.host_url} on this host",
+                f"undo          {self.undo}",
+            )
+        )
+
+
+def run(stack: Stack, home: Path, checkout: Path, told: Callable[[str], None]) -> Outcome:
+    """Go the whole way.
+
+    Args:
+        stack: The declaration.
+        home: Folder that ragops keeps its things in.
+        checkout: The checkout, with ``notebooks`` and ``docs``; results and the site go below it.
+        told: Called with each line.
+
+    Raises:
+        RagopsError: A step failed; the next call starts again there.
+    """
+    with _step("2 engine", told):
+        private_engine.ensure(home, told)
+        engine = connect()
+    with _step("3 image", told):
+        image = images.ensure(engine, stack.reranker.image, home, told)
+    with _step("4 model", told):
+        model = models.resolve(stack, home)
+        told(f"  {model.name}" + (f": {model.stand_in}" if model.stand_in else ""))
+    with _step("5 RAGFlow", told):
+        _client(stack, engine, image.id, home, told)
+    executed = checkout / "build" / "notebooks"
+    with _step("6 notebooks", told):
+        site.execute_notebooks(checkout / "notebooks", executed, told=lambda name: told(f"  {name}"))
+    folder = newest_run(checkout / "results")
+    with _step("7 site", told):
+        page = site.build(checkout / "docs", checkout / "build" / "site", notebooks=executed, run=folder)
+    report: Report = verbs.verify(stack, engine)
+    return Outcome(
+        verdict=verdict(load_run(folder)).sentence,
+        site=page,
+        run=folder,
+        internal_url=stack.internal_url,
+        host_url=stack.host_url or "not published",
+        verified=report.ok,
+    )
+
+
+def newest_run(results: Path) -> Path:
+    """The folder of the latest recorded run; their names begin with the time."""
+    return max(folder for folder in results.iterdir() if (folder / "run.json").exists())
+
+
+def _client(stack: Stack, engine: Engine, image: str, home: Path, told: Callable[[str], None]) -> None:
+    found = discovery.find(engine.containers(), stack.ragflow)
+    if any(not one.demo for one in found):
+        told(f"  {', '.join(one.name for one in found)}")
+        return
+    demo.up(engine, image, home, told)
+    told(f"  {demo.NAME}: the demo client, a stand-in for RAGFlow")
+
+
+@contextmanager
+def _step(name: str, told: Callable[[str], None]) -> Iterator[None]:
+    begin = time.monotonic()
+    told(f"{name} ...")
+    yield
+    told(f"{name}: done in {time.monotonic() - begin:.0f} s")
