@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragops import image as images
 from ragops import planning, private_engine, verbs
-from ragops.bench import Level, grid, load_run, ragflow, verdict
+from ragops.bench import Level, figures, grid, load_run, ragflow, summary, verdict
 from ragops.checks import host
 from ragops.engine import connect
 from ragops.errors import RagopsError
@@ -197,8 +197,10 @@ def _bench(options: argparse.Namespace) -> int:
         repeats=options.repeats,
         progress=_progress(),
     )
-    found = verdict(load_run(folder))
-    _show(options, found, f"{found.sentence}\nrecorded in {folder}")
+    run = load_run(folder)
+    found = figures(run) if options.profile == "grid" else verdict(run)
+    text = summary(run).to_string() if options.profile == "grid" else verdict(run).sentence
+    _show(options, found, f"{text}\nrecorded in {folder}")
     return OK
 
 
@@ -251,9 +253,18 @@ def _engine_stop(options: argparse.Namespace) -> int:
     return OK
 
 
+def _demo_docs(options: argparse.Namespace) -> int:
+    from ragops import tour  # noqa: PLC0415 - as above
+
+    page = tour.docs(Path.cwd())
+    _show(options, {"site": page}, str(page))
+    return OK
+
+
 _DEMO = {
     "up": (_demo_up, "start the demo client"),
     "down": (_demo_down, "remove every demo client and its network"),
+    "docs": (_demo_docs, "build the site of a checkout, with its notebooks as last run"),
     "run": (_demo_run, "go the whole way: engine, image, model, client, notebooks, site"),
 }
 _ENGINE = {

@@ -90,6 +90,10 @@ class Engine:
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
 
+    def close(self) -> None:
+        """Close the connections to the engine."""
+        self._client.close()
+
     # -- looking ---------------------------------------------------------------------------
 
     def state(self) -> EngineState:
@@ -265,6 +269,7 @@ class Engine:
                 out, err = consume_socket_output(frames, demux=True)
             finally:
                 socket.close()
+                raw.close()
             code = api.exec_inspect(made["Id"])["ExitCode"]
         return ExecResult(-1 if code is None else code, _text(out), _text(err))
 

@@ -167,9 +167,20 @@ def for_engine(said: str) -> str:
 
 
 def for_container(log: str, *, exit_code: int, oom_killed: bool) -> str:
-    """The remedy for a container that ended, from how it ended and what it said last."""
+    """The remedy for a container that ended, from how it ended and what it said."""
     if oom_killed or exit_code == 137:
         return "it ran out of memory: raise memory_gib, or lower kv_cache_gib under [reranker]"
     if exit_code == 132:
         return "the image needs CPU instructions that this machine lacks; ragops doctor names them"
     return next((hint.remedy for hint in CONTAINER if hint.words in log), "docker logs shows the whole log")
+
+
+def telling(log: str, last: int = 6) -> str:
+    """The lines of a log that tell why it ended: those that a hint knows, then the last ones.
+
+    A server's last words are often the fall of its helpers, far below the cause.
+    """
+    lines = log.splitlines()
+    known = [line for line in lines if any(hint.words in line for hint in CONTAINER)]
+    end = lines[-last:]
+    return "\n".join([*dict.fromkeys(line for line in known if line not in end), *end])

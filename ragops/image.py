@@ -48,6 +48,7 @@ _DEAD_WEIGHT = (
     "usr/share/locale",
     "usr/share/info",
     "var/cache/apt",
+    "var/lib/apt/lists",
     "var/log",
 )
 _TAIL = 20

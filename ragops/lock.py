@@ -1,4 +1,4 @@
-"""One ragops at a time changes an engine."""
+"""One ragops at a time changes a stack."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def held(home: Path, address: str) -> Iterator[None]:
-    """Hold the lock of an engine while changing it; it goes with the process.
+def held(home: Path, address: str, name: str) -> Iterator[None]:
+    """Hold a stack's lock while changing it; it goes with the process.
+
+    Args:
+        home: Folder for the lock file.
+        address: The engine's address.
+        name: The reranker's name, which is the stack's.
 
     Raises:
         LockedError: Another process holds it.
     """
     home.mkdir(parents=True, exist_ok=True)
-    file = home / f"lock-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+    file = home / f"lock-{hashlib.sha256(f'{address} {name}'.encode()).hexdigest()[:12]}"
     with file.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LockedError(
-                "another ragops is changing this engine",
+                f"another ragops is changing the stack of {name}",
                 evidence=f"{file} is locked",
                 hint="wait until it is done, then try again",
             ) from error

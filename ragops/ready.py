@@ -97,7 +97,7 @@ def _alive(engine: Engine, name: str, elapsed: float) -> ContainerState:
         return container
     if container.status == "paused":
         raise LaunchError(f"{name} is paused", hint=f"docker unpause {name}")
-    raise _ended(container, engine.logs(name, tail=8), elapsed)
+    raise _ended(container, engine.logs(name, tail=_TAIL), elapsed)
 
 
 def _ended(container: ContainerState, log: str, elapsed: float) -> LaunchError:
@@ -106,7 +106,7 @@ def _ended(container: ContainerState, log: str, elapsed: float) -> LaunchError:
     return LaunchError(
         f"{container.name} ended {elapsed:.0f} s after the wait began "
         f"(exit code {container.exit_code}{killed}{again})",
-        evidence=log or container.error or "it wrote nothing",
+        evidence=hints.telling(log) or container.error or "it wrote nothing",
         hint=hints.for_container(log, exit_code=container.exit_code, oom_killed=container.oom_killed),
     )
 

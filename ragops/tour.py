@@ -16,6 +16,7 @@ from ragops import model as models
 from ragops import private_engine, site, verbs
 from ragops.bench import load_run, verdict
 from ragops.engine import connect
+from ragops.errors import RagopsError
 from ragops.ragflow import discovery
 from ragops.testing import demo
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ragops.checks import Report
     from ragops.engine import Engine
     from ragops.stack import Stack
+
+
+_EXECUTED = "build/notebooks"
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,13 @@ def run(stack: Stack, home: Path, checkout: Path, told: Callable[[str], None]) -
         told(f"  {model.name}" + (f": {model.stand_in}" if model.stand_in else ""))
     with _step("5 RAGFlow", told):
         _client(stack, engine, image.id, home, told)
-    executed = checkout / "build" / "notebooks"
     with _step("6 notebooks", told):
-        site.execute_notebooks(checkout / "notebooks", executed, told=lambda name: told(f"  {name}"))
-    folder = newest_run(checkout / "results")
+        site.execute_notebooks(
+            checkout / "notebooks", checkout / _EXECUTED, told=lambda name: told(f"  {name}")
+        )
     with _step("7 site", told):
-        page = site.build(checkout / "docs", checkout / "build" / "site", notebooks=executed, run=folder)
+        page = docs(checkout)
+    folder = newest_run(checkout / "results")
     report: Report = verbs.verify(stack, engine)
     return Outcome(
         verdict=verdict(load_run(folder)).sentence,
@@ -98,9 +103,31 @@ def run(stack: Stack, home: Path, checkout: Path, told: Callable[[str], None]) -
     )
 
 
+def docs(checkout: Path) -> Path:
+    """Build the site from what lies in a checkout; gives back its first page.
+
+    Notebooks appear as last executed, or without outputs; figures come from the latest run.
+
+    Raises:
+        RagopsError: A page has a fault, or there is no recorded run.
+    """
+    executed = checkout / _EXECUTED
+    notebooks = executed if executed.exists() else None
+    run = newest_run(checkout / "results")
+    return site.build(checkout / "docs", checkout / "build" / "site", notebooks=notebooks, run=run)
+
+
 def newest_run(results: Path) -> Path:
-    """The folder of the latest recorded run; their names begin with the time."""
-    return max(folder for folder in results.iterdir() if (folder / "run.json").exists())
+    """The folder of the latest recorded run of RAGFlow's profile; folders begin with the time.
+
+    Raises:
+        RagopsError: There is none.
+    """
+    folders = sorted((file.parent for file in results.glob("*/run.json")), reverse=True)
+    for folder in folders:
+        if load_run(folder).info.workload.profile == "ragflow":
+            return folder
+    raise RagopsError(f"no recorded run of RAGFlow's profile in {results}", hint="make run records one")
 
 
 def _client(stack: Stack, engine: Engine, image: str, home: Path, told: Callable[[str], None]) -> None:

@@ -119,21 +119,21 @@ def up(stack: Stack, engine: Engine | None = None, told: Callable[[str], None] =
         RagopsError: Any of its kinds; what was done stays, and the next call goes on from there.
     """
     engine = engine or connect_engine()
-    with held(home(), engine.state().address):
+    with held(home(), engine.state().address, stack.reranker.name):
         wanted = desired(stack)
         image = images.ensure(engine, stack.reranker.image, home(), told)
         todo = planning.plan_up(stack, wanted.spec, image.id, planning.observe(engine))
         planning.apply(todo, engine, lambda action: told(action.describe()))
         if todo.empty:
             told("nothing to change")
-        if not (todo.empty and _healthy(engine, stack.reranker.name)):
-            ready.wait(
-                engine,
-                stack.reranker.name,
-                wanted.served,
-                stack.reranker.ready_timeout,
-                lambda now: told(f"{now.phase} ({now.elapsed:.0f} s)"),
-            )
+    if not (todo.empty and _healthy(engine, stack.reranker.name)):
+        ready.wait(
+            engine,
+            stack.reranker.name,
+            wanted.served,
+            stack.reranker.ready_timeout,
+            lambda now: told(f"{now.phase} ({now.elapsed:.0f} s)"),
+        )
     return status(stack, engine)
 
 
@@ -160,7 +160,7 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> plann
         RagflowError: There is no such container, or Docker can't connect it.
     """
     engine = engine or connect_engine()
-    with held(home(), engine.state().address):
+    with held(home(), engine.state().address, stack.reranker.name):
         found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         todo = planning.plan_connect(found, _network(stack, engine))
         planning.apply(todo, engine)
@@ -170,7 +170,7 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> plann
 def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
     """Take a container out of the network; gives back what was done, nothing if it was not there."""
     engine = engine or connect_engine()
-    with held(home(), engine.state().address):
+    with held(home(), engine.state().address, stack.reranker.name):
         found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         there = found.container.endpoint(stack.network.name)
         todo = planning.Plan((Disconnect(stack.network.name, found.name),) if there else ())
@@ -210,7 +210,7 @@ def verify(stack: Stack, engine: Engine | None = None) -> Report:
 def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     """Take the stack away: only what carries our label; RAGFlow's containers leave the network."""
     engine = engine or connect_engine()
-    with held(home(), engine.state().address):
+    with held(home(), engine.state().address, stack.reranker.name):
         todo = planning.plan_down(stack, (f"{stack.reranker.name}-cache",), planning.observe(engine))
         planning.apply(todo, engine)
     return todo

@@ -21,7 +21,7 @@ from ragops.bench.records import Floor, Provenance, RequestRecord, Run, RunInfo,
 from ragops.bench.run import Progress, record, record_sync
 from ragops.bench.stats import LevelFigures, figures, frame, summary
 from ragops.bench.verdict import Verdict, verdict
-from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
+from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic, words_for_context
 
 __all__ = [
     "DEFAULT_CHECK",
@@ -51,4 +51,5 @@ __all__ = [
     "summary",
     "synthetic",
     "verdict",
+    "words_for_context",
 ]

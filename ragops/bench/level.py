@@ -14,6 +14,7 @@ from ragops.errors import BenchError
 
 Kind = Literal["closed", "poisson", "constant", "burst"]
 
+_KINDS: dict[str, Kind] = {"closed": "closed", "poisson": "poisson", "constant": "constant", "burst": "burst"}
 _NANO = 1_000_000_000
 
 
@@ -31,10 +32,11 @@ class Level:
     """How many requests of the workload are measured; all when None."""
 
     def __post_init__(self) -> None:
-        if not self.value > 0 or (self.requests is not None and self.requests < 1):
+        counted = self.kind in ("closed", "burst") and self.value != int(self.value)
+        if not self.value > 0 or counted or (self.requests is not None and self.requests < 1):
             raise BenchError(
                 f"{self.kind} level with {self.value:g} and {self.requests} requests is no load",
-                hint="give a number above 0, and at least one request",
+                hint="give a number above 0, a whole one of clients, and at least one request",
             )
 
     @property
@@ -66,6 +68,20 @@ class Level:
     def burst(cls, size: int, *, requests: int | None = None) -> Level:
         """``size`` requests at the same moment; the next burst when all are answered."""
         return cls("burst", size, requests)
+
+    @classmethod
+    def parse(cls, text: str, *, requests: int | None = None) -> Level:
+        """A level from its :attr:`name`, such as ``closed-4``.
+
+        Raises:
+            BenchError: There is no such kind, or no number behind it.
+        """
+        kind, _, value = text.strip().partition("-")
+        try:
+            return cls(_KINDS[kind], float(value), requests)
+        except (KeyError, ValueError) as error:
+            hint = "closed-4, poisson-0.5, constant-2 and burst-8 are levels"
+            raise BenchError(f"{text!r} is no level", hint=hint) from error
 
 
 def due_times(level: Level, count: int, seed: int) -> list[int]:

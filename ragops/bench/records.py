@@ -130,6 +130,8 @@ class WorkloadInfo:
     seed: int | None
     sha256: str
     requests: int
+    cut_to: int | None = None
+    """Words of the longest pair where documents were cut for the model; None where none was."""
 
 
 @dataclass(frozen=True)

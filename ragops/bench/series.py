@@ -74,21 +74,24 @@ def by_size(
         kind: Gives the other size.
         name: Name of a series, with ``{}`` for the value of the other size.
     """
+    joined = len({size(record) for record in records}) <= _STEPS
     kinds = sorted({kind(record) for record in records})
     if len(kinds) > _KINDS:
-        return [_series("all requests", [(size(r), r.latency) for r in records])]
+        return [_series("all requests", [(size(r), r.latency) for r in records], joined=joined)]
     return [
-        _series(name.format(value), [(size(r), r.latency) for r in records if kind(r) == value])
+        _series(
+            name.format(value), [(size(r), r.latency) for r in records if kind(r) == value], joined=joined
+        )
         for value in kinds
     ]
 
 
-def _series(name: str, dots: list[Dot]) -> Series:
+def _series(name: str, dots: list[Dot], *, joined: bool) -> Series:
     groups = defaultdict(list)
     for x, y in dots:
         groups[x].append(y)
-    repeats = 1 < len(groups) <= min(_STEPS, len(dots) / 2)
-    line = tuple((x, median(groups[x])) for x in sorted(groups)) if repeats else ()
+    repeats = 1 < len(groups) <= len(dots) / 2
+    line = tuple((x, median(groups[x])) for x in sorted(groups)) if joined and repeats else ()
     return Series(name, tuple(dots), line)
 
 

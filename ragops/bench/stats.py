@@ -91,7 +91,7 @@ def _window(records: list[RequestRecord], clients: int | None) -> tuple[int, int
     if clients is None:
         return start, max((record.t_done for record in measured), default=0)
     last_sent = max((record.t_send for record in measured), default=0)
-    return start, min((r.t_done for r in measured if r.t_done >= last_sent), default=0)
+    return start, min((r.t_done for r in measured if r.t_done > last_sent), default=0)
 
 
 def _part(record: RequestRecord, start: int, end: int) -> float:
@@ -148,7 +148,8 @@ def summary(run: Run) -> pd.DataFrame:
         BenchError: pandas is not installed.
     """
     rows = [{"level": row.level.name, **_row(row)} for row in figures(run)]
-    return table(rows).set_index("level")
+    found = table(rows)
+    return found.set_index("level") if rows else found
 
 
 def _row(row: LevelFigures) -> dict[str, object]:

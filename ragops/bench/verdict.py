@@ -162,13 +162,13 @@ def _fits(found: Percentile, budget: float, otherwise: bool | None) -> bool | No
 
 
 def _notes(run: Run) -> tuple[str, ...]:
-    origin = run.info.provenance
+    origin, limit = run.info.provenance, run.info.workload.cut_to
     candidates = (
         f"stand-in model: {origin.model_is_stand_in}" if origin.model_is_stand_in else "",
         f"stand-in client: {origin.client_is_stand_in}" if origin.client_is_stand_in else "",
         "" if run.info.complete else f"incomplete: {run.info.reason}",
         run.info.order.verdict if run.info.order.skipped or run.info.order.failed else "",
-        "lighter than RAGFlow's load" if "max_words" in run.info.workload.description else "",
+        f"lighter than RAGFlow's load: pairs cut to {limit} words" if limit else "",
     )
     return tuple(note for note in candidates if note)
 
@@ -194,9 +194,10 @@ def _claim(
     records: list[RequestRecord], found: tuple[Percentile, Percentile], budget: float, fits: bool | None
 ) -> str:
     p95, p99 = found
-    slowest = f"the slowest of {len(records)} took {seconds(max(waits(records)))}"
     if p95.value is None:
-        return f"there are not enough requests to say: p95 {p95}, {slowest} of the {budget:g} s RAGFlow waits"
+        slowest = max((record.latency for record in records if not record.error), default=math.inf)
+        took = f"the slowest answer took {seconds(slowest)} of the {budget:g} s that RAGFlow waits"
+        return f"there are not enough requests to say: p95 {p95}, {took}"
     judged = p95 if p99.value is None else p99
     figures = f"{judged.name} is {judged}, n={judged.n}"
     more = f"; p99 needs {p99.needed} requests" if p99.value is None else f"; p95 {p95}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from ragops.bench.records import WorkloadInfo
-from ragops.bench.text import Passage, Writer, count_words, stemmed
+from ragops.bench.text import Passage, Writer, count_words, cut, stemmed
 from ragops.errors import BenchError
 
 Form = Literal["natural", "stemmed"]
@@ -26,11 +27,18 @@ Form = Literal["natural", "stemmed"]
 TOKENS_PER_WORD = 1.3
 """Tokens that a word of the source text costs, about; used to turn lengths in tokens into words."""
 
+MOST_TOKENS_PER_WORD = 2.2
+"""What a word may cost at most: long German ones, split up by a vocabulary made for English."""
+
 RAGFLOW_WINDOW = ((64, 0.63), (66, 0.16), (70, 0.105), (90, 0.105))
-"""Documents in one rerank call and their share: page sizes of 8, 6, 10 and 30 in RAGFlow since v0.21.1."""
+"""Documents in one rerank call and their share: page sizes of 8, 6, 10 and 30.
+
+Of RAGFlow v0.21.1 to v0.24 and from v0.26 on; v0.25 never sends more than 64."""
 
 RAGFLOW_PAIR_TOKENS = ((0.0, 80), (0.1, 150), (0.5, 280), (0.9, 480), (0.99, 650), (1.0, 700))
 """Quantiles of the tokens of a query and a document together, for chunks of 512 tokens (an estimate)."""
+
+_SHORTEST = 8
 
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -58,6 +66,7 @@ class Workload:
         description: How it was made, with every number, so that it can be made again.
         seed: What the texts were drawn with; None for the user's own.
         requests: The requests.
+        cut_to: Words of the longest pair where documents were cut for the model.
     """
 
     name: str
@@ -65,6 +74,7 @@ class Workload:
     description: str
     seed: int | None
     requests: tuple[Request, ...]
+    cut_to: int | None = None
 
     def __post_init__(self) -> None:
         if not self.requests:
@@ -85,7 +95,9 @@ class Workload:
     def info(self) -> WorkloadInfo:
         """What ``run.json`` keeps of it."""
         count = len(self.requests)
-        return WorkloadInfo(self.name, self.profile, self.description, self.seed, self.sha256, count)
+        return WorkloadInfo(
+            self.name, self.profile, self.description, self.seed, self.sha256, count, self.cut_to
+        )
 
 
 def synthetic(
@@ -104,7 +116,8 @@ def synthetic(
         documents: Documents in each.
         words: Words in each document.
         seed: What to draw the texts with.
-        max_words: Longest query and document together, for a model with a short context.
+        max_words: Longest query and document together, for a model with a short context; see
+            :func:`words_for_context`.
         unique: New texts in every request; otherwise all requests are the same, which is the
             best case for the server's caches.
 
@@ -115,8 +128,8 @@ def synthetic(
     drawn = [_drawn(writer, [words] * documents, max_words) for _ in range(requests if unique else 1)]
     texts = tuple(drawn if unique else drawn * requests)
     what = "new texts in every request" if unique else "the same request again and again"
-    text = f"{requests} requests of {documents} documents of {words} words, {what}{_clamped(max_words)}"
-    return Workload(f"synthetic-{documents}x{words}", "synthetic", text, seed, texts)
+    text = f"{requests} requests of {documents} documents of {words} words, {what}"
+    return _made(f"synthetic-{documents}x{words}", "synthetic", text, seed, texts, max_words)
 
 
 def grid(
@@ -140,8 +153,8 @@ def grid(
     sizes = list(product(documents, words)) * each
     writer.chance.shuffle(sizes)
     requests = tuple(_drawn(writer, [length] * count, max_words) for count, length in sizes)
-    text = f"{each} requests each of {_list(documents)} documents x {_list(words)} words{_clamped(max_words)}"
-    return Workload(f"grid-{len(sizes)}", "grid", text, seed, requests)
+    text = f"{each} requests each of {_list(documents)} documents x {_list(words)} words"
+    return _made(f"grid-{len(sizes)}", "grid", text, seed, requests, max_words)
 
 
 def ragflow(
@@ -149,9 +162,10 @@ def ragflow(
     seed: int = 1,
     *,
     form: Form = "natural",
+    window: tuple[tuple[int, float], ...] = RAGFLOW_WINDOW,
     max_words: int | None = None,
 ) -> Workload:
-    """Requests of the sizes that RAGFlow sends since v0.21.1.
+    """Requests of the sizes that RAGFlow sends.
 
     The number of documents follows from the page size, see :data:`RAGFLOW_WINDOW`; their length
     from chunks of 512 tokens, see :data:`RAGFLOW_PAIR_TOKENS`.
@@ -161,21 +175,33 @@ def ragflow(
         seed: What to draw the texts with.
         form: ``natural`` text, as RAGFlow sends with Infinity as its document engine, or
             ``stemmed``, as it sends with the others.
+        window: Documents in one call and their share, for a release or page size of your own.
         max_words: As for :func:`synthetic`. It makes the load lighter than RAGFlow's, and the
             description says so.
     """
     writer = Writer(seed)
-    counts = [count for count, _ in RAGFLOW_WINDOW]
-    shares = [share for _, share in RAGFLOW_WINDOW]
+    counts = [count for count, _ in window]
+    shares = [share for _, share in window]
     drawn = writer.chance.choices(counts, weights=shares, k=requests)
     texts = tuple(_drawn_pairs(writer, count, form, max_words) for count in drawn)
     seen = Counter(drawn)
     windows = ", ".join(f"{seen[count]} of {count}" for count in counts)
     text = (
         f"{requests} requests ({windows} documents), {form} text, pairs of p50 280, p90 480, p99 650 tokens "
-        f"at {TOKENS_PER_WORD} tokens a word{_clamped(max_words)}"
+        f"at {TOKENS_PER_WORD} tokens a word"
     )
-    return Workload(f"ragflow-{form}", "ragflow", text, seed, texts)
+    return _made(f"ragflow-{form}", "ragflow", text, seed, texts, max_words)
+
+
+def words_for_context(tokens: int, template: int = 0) -> int:
+    """A ``max_words`` with which no pair is too long for a model.
+
+    Args:
+        tokens: The model's context, such as 256 for all-MiniLM-L6-v2.
+        template: What the server's score template adds to a pair; 75 for Qwen3-Reranker.
+    """
+    spare = 8  # the number of the pass before the query, and the marks between the texts
+    return max(1, int((tokens - template - spare) / MOST_TOKENS_PER_WORD))
 
 
 def from_jsonl(path: Path | str) -> Workload:
@@ -215,25 +241,26 @@ def _parsed(file: Path, number: int, line: bytes) -> Request:
 
 def _drawn(writer: Writer, lengths: list[int], max_words: int | None) -> Request:
     query = writer.query()
-    passages = [writer.passage(_fitting(words, query, max_words)) for words in lengths]
+    room = _room(query, max_words)
+    passages = [writer.passage(min(words, room)) for words in lengths]
     return Request(query, tuple(passage.text for passage in passages))
 
 
 def _drawn_pairs(writer: Writer, count: int, form: Form, max_words: int | None) -> Request:
     query = writer.query()
-    asked = count_words(query)
+    asked, room = count_words(query), _room(query, max_words)
     pairs = [_quantile(writer.chance.random()) / TOKENS_PER_WORD for _ in range(count)]
-    lengths = [_fitting(round(pair) - asked, query, max_words) for pair in pairs]
-    return Request(query, tuple(_formed(writer.passage(words), form) for words in lengths))
+    passages = [writer.passage(min(max(round(pair) - asked, _SHORTEST), room)) for pair in pairs]
+    return Request(query, tuple(_formed(passage, form, room) for passage in passages))
 
 
-def _formed(passage: Passage, form: Form) -> str:
-    return stemmed(passage) if form == "stemmed" else passage.text
+def _formed(passage: Passage, form: Form, room: int) -> str:
+    return cut(stemmed(passage), room) if form == "stemmed" else passage.text
 
 
-def _fitting(words: int, query: str, max_words: int | None) -> int:
-    limit = words if max_words is None else min(words, max_words - count_words(query))
-    return max(limit, 8)
+def _room(query: str, max_words: int | None) -> int:
+    """Words that a document may have at most beside this query."""
+    return sys.maxsize if max_words is None else max(1, max_words - count_words(query))
 
 
 def _quantile(share: float) -> float:
@@ -244,10 +271,19 @@ def _quantile(share: float) -> float:
     return RAGFLOW_PAIR_TOKENS[-1][1]
 
 
-def _clamped(max_words: int | None) -> str:
-    if max_words is None:
-        return ""
-    return f"; cut to {max_words} words a pair (max_words), so lighter than the sizes say"
+def _made(
+    name: str, profile: str, text: str, seed: int, requests: tuple[Request, ...], max_words: int | None
+) -> Workload:
+    """The workload, which says so when the limit on words was reached."""
+    if max_words is None or max(map(_longest, requests), default=0) < max_words:
+        return Workload(name, profile, text, seed, requests)
+    text = f"{text}; cut to {max_words} words a pair (max_words), so lighter than the sizes say"
+    return Workload(name, profile, text, seed, requests, max_words)
+
+
+def _longest(request: Request) -> int:
+    """Words of the longest pair."""
+    return count_words(request.query) + max(map(count_words, request.documents))
 
 
 def _list(numbers: tuple[int, ...]) -> str:

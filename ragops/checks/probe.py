@@ -28,7 +28,7 @@ PYTHONS = ("/ragflow/.venv/bin/python", "python3", "python")
 """RAGFlow's own interpreter first: it has RAGFlow's client library."""
 
 _NOT_FOUND = (126, 127)
-_CONNECT_TIMEOUT = 5
+_CONNECT_TIMEOUT = 3
 _CURL_LAYER = {6: "dns", 7: "tcp", 28: "tcp"}
 
 

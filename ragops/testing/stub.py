@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socket
 import subprocess
@@ -16,18 +17,19 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from ragops.errors import BenchError
 
+if TYPE_CHECKING:
     from starlette.requests import Request
 
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
@@ -252,7 +254,21 @@ def _listen() -> socket.socket:
     return listener
 
 
-class StubReranker(AbstractContextManager["StubReranker"]):
+class _Stub:
+    """A listening port and how it behaves; the two stubs differ in where the server runs."""
+
+    def __init__(self, behaviour: Behaviour = Behaviour()) -> None:
+        self.behaviour = behaviour
+        self._listener = _listen()
+        self._port = int(self._listener.getsockname()[1])
+
+    @property
+    def base_url(self) -> str:
+        """Address as RAGFlow takes it, ending in ``/v1``."""
+        return f"http://127.0.0.1:{self._port}/v1"
+
+
+class StubReranker(_Stub):
     """The stub in a thread of this process.
 
     ::
@@ -265,18 +281,12 @@ class StubReranker(AbstractContextManager["StubReranker"]):
     """
 
     def __init__(self, behaviour: Behaviour = Behaviour()) -> None:
-        self.behaviour = behaviour
+        super().__init__(behaviour)
         self.calls: list[Call] = []
         """The rerank calls that arrived, oldest first."""
-        self._listener = _listen()
         self._server = _server(behaviour, self.calls)
         sockets = [self._listener]
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": sockets}, daemon=True)
-
-    @property
-    def base_url(self) -> str:
-        """Address as RAGFlow takes it, ending in ``/v1``."""
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
 
     def __enter__(self) -> Self:
         """Start; returns when the server answers."""
@@ -286,46 +296,40 @@ class StubReranker(AbstractContextManager["StubReranker"]):
             time.sleep(0.005)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop, and close the port."""
         self._server.should_exit = True
         self._thread.join(_START_SECONDS)
         self._listener.close()
 
 
-class StubProcess(AbstractContextManager["StubProcess"]):
+class StubProcess(_Stub):
     """The stub in a process of its own, so that its work is not measured as the client's.
 
     Args:
         behaviour: How it behaves.
     """
 
-    def __init__(self, behaviour: Behaviour = Behaviour()) -> None:
-        self.behaviour = behaviour
-        self._listener = _listen()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def base_url(self) -> str:
-        """Address as RAGFlow takes it, ending in ``/v1``."""
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+    _process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
-        """Start. The port takes connections at once; the first answer waits for the process."""
+        """Start; returns when the server answers, or raises BenchError when its process ended."""
         number = self._listener.fileno()
         argv = [sys.executable, "-m", __name__, str(number), json.dumps(asdict(self.behaviour))]
-        self._process = subprocess.Popen(argv, pass_fds=[number])
-        return self
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._process = subprocess.Popen(argv, pass_fds=[number], env=paths)
+        health = self.base_url.removesuffix("/v1") + "/health"
+        while self._process.poll() is None:
+            with suppress(httpx.TransportError):
+                httpx.get(health, timeout=1.0, trust_env=False)
+                return self
+        self._listener.close()
+        raise BenchError("the stub's process did not start", evidence=f"exit code {self._process.returncode}")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the process, and close the port."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(_START_SECONDS)
+        self._process.terminate()
+        self._process.wait(_START_SECONDS)
         self._listener.close()
 
 

@@ -1,0 +1,44 @@
+# Everything that is run here leaves its traces in .venv, .ragops, build and results, nowhere else.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export RAGOPS_HOME := $(CURDIR)/.ragops
+
+.PHONY: help run test check docs lab clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/ready ## from nothing to a running reranker, a recorded benchmark and the site
+	@$(BIN)/ragops demo run
+
+test: $(VENV)/ready ## everything: lint, types, fast and live tests, notebooks, site
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/ragops engine start
+	@$(BIN)/ragops image
+	@$(BIN)/pytest
+
+check: $(VENV)/ready ## what needs no engine: lint, types, fast tests
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/pytest -m "not live"
+
+docs: $(VENV)/ready ## the site, with the notebooks as last run
+	@$(BIN)/ragops demo docs
+
+lab: $(VENV)/ready ## JupyterLab with the notebooks
+	@$(BIN)/jupyter lab notebooks
+
+clean: ## undo run and test: containers, networks, volumes, images, private engine, files
+	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all || true; $(BIN)/ragops engine stop; fi
+	@rm -rf $(VENV) .ragops build .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/ready: pyproject.toml
+	@begin=$$SECONDS; echo "1 virtual environment ..." >&2; \
+	$(PYTHON) -m venv $(VENV) \
+	  || { echo "hint: apt-get install python3-venv, or name another: make PYTHON=python3.11" >&2; exit 1; }; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 2> $(VENV)/pip.log \
+	  || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }; \
+	touch $@; echo "1 virtual environment: done in $$((SECONDS - begin)) s" >&2

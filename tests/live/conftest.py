@@ -1,0 +1,83 @@
+"""The real thing: an engine that answers, the vLLM image, and a stack with names of its own.
+
+Nothing here skips: without an engine these tests fail. ``make test`` starts one.
+"""
+
+import socket
+import textwrap
+
+import pytest
+
+from ragops import engine as engines
+from ragops import image as images
+from ragops import planning, stack, verbs
+from ragops.testing import demo
+
+PROJECT = "ragopstest"
+CLIENT = f"{PROJECT}-ragflow-cpu-1"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "live" in item.path.parts:
+            item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture(scope="session")
+def engine():
+    found = engines.connect()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def image(engine):
+    return images.ensure(engine, images.DEFAULT, stack.home(), print)
+
+
+@pytest.fixture(scope="session")
+def stack_file(tmp_path_factory):
+    """A declaration whose names and port belong to these tests alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = tmp_path_factory.mktemp("stack") / "ragops.toml"
+    file.write_text(
+        textwrap.dedent(f"""
+            [network]
+            name = "ragopstest-rerank"
+            [reranker]
+            name = "ragopstest-reranker"
+            port = {port}
+            [ragflow]
+            project = "{PROJECT}"
+        """)
+    )
+    return file
+
+
+@pytest.fixture(scope="session")
+def declared(stack_file):
+    return stack.load(stack_file)
+
+
+@pytest.fixture(scope="session")
+def client(engine, image):
+    """The demo client, in a compose project of its own."""
+    name = demo.up(engine, image.id, stack.home(), print, name=CLIENT, project=PROJECT)
+    yield name
+    engine.remove_container(name)
+    engine.remove_network(f"{PROJECT}_ragflow")
+
+
+@pytest.fixture(scope="session")
+def running(engine, declared, client):
+    """The whole stack, up; taken away at the end."""
+    told = []
+    status = verbs.up(declared, engine, told.append)
+    assert status.ok, told
+    yield status
+    verbs.down(declared, engine)
+    left = planning.observe(engine)
+    assert left.container(declared.reranker.name) is None
+    assert left.network(declared.network.name) is None

@@ -1,0 +1,79 @@
+"""A reranker that does not come up: told at once, with its last words and what to do."""
+
+import dataclasses
+import time
+
+import pytest
+
+from ragops import ready, verbs
+from ragops.actions import CreateVolume, ReplaceContainer, RunContainer
+from ragops.container import NetworkSpec
+from ragops.errors import EngineError, LaunchError
+
+NAME = "ragopstest-broken"
+
+
+@pytest.fixture
+def spec(engine, declared, image):
+    """The product's launch under another name, in a network of its own."""
+    wanted = verbs.desired(declared).spec
+    engine.create_network(NetworkSpec(f"{NAME}-net"))
+    yield dataclasses.replace(wanted, name=NAME, network=f"{NAME}-net", publish=(), restart="no")
+    if engine.container(NAME):
+        engine.remove_container(NAME)
+    engine.remove_network(f"{NAME}-net")
+    for mount in wanted.mounts:
+        if mount.kind == "volume" and mount.source in {one.name for one in engine.volumes()}:
+            engine.remove_volume(mount.source)
+
+
+def waited(engine, spec):
+    """The error of a launch, and the seconds between the container's end and the error."""
+    for mount in spec.mounts:
+        if mount.kind == "volume":
+            CreateVolume(mount.source).apply(engine)
+    RunContainer(spec).apply(engine)
+    with pytest.raises(LaunchError) as caught:
+        ready.wait(engine, NAME, "none", timeout=120)
+    return caught.value
+
+
+def test_a_wrong_flag_is_quoted(engine, spec):
+    error = waited(engine, dataclasses.replace(spec, command=(*spec.command, "--no-such-flag")))
+    assert "exit code 2" in error.message
+    assert "--no-such-flag" in error.evidence
+    assert "image" in error.hint
+
+
+def test_too_little_memory_is_named(engine, spec):
+    error = waited(engine, dataclasses.replace(spec, memory=300 * 1024**2))
+    assert "memory" in error.message
+    assert "memory_gib" in error.hint
+
+
+def test_too_little_shared_memory_is_named(engine, spec):
+    error = waited(engine, dataclasses.replace(spec, shm_size=64 * 1024**2))
+    assert "Insufficient space in /dev/shm" in error.evidence
+    assert "1 GiB" in error.hint
+
+
+def test_a_removed_container_is_no_endless_wait(engine, spec):
+    RunContainer(spec).apply(engine)
+    engine.remove_container(NAME)
+    begin = time.monotonic()
+    with pytest.raises(LaunchError, match="removed"):
+        ready.wait(engine, NAME, "none", timeout=120)
+    assert time.monotonic() - begin < 30
+
+
+def test_a_replacement_that_fails_gives_the_old_one_back(engine, spec):
+    old = dataclasses.replace(spec, entrypoint=("sleep", "600"), command=())
+    RunContainer(old).apply(engine)
+    before = engine.container(NAME)
+    broken = dataclasses.replace(spec, entrypoint=("/no/such/program",), command=())
+    with pytest.raises(EngineError):
+        ReplaceContainer(broken, "test").apply(engine)
+    after = engine.container(NAME)
+    assert after.id == before.id
+    assert after.running
+    assert engine.container(f"{NAME}-old") is None

@@ -1,0 +1,208 @@
+"""The product's own way on the real engine: up, connect, verify, down."""
+
+import dataclasses
+import time
+
+import httpx
+import pytest
+
+import ragops
+from ragops import planning, stack, verbs
+from ragops.actions import RunContainer
+from ragops.checks import exposure
+from ragops.container import ContainerSpec, Mount, NetworkSpec
+
+SLEEPER = ContainerSpec(name="ragopstest-sleeper", image="", entrypoint=("sleep", "600"), role="test")
+
+
+@pytest.fixture
+def sleeper(engine, image):
+    """Makes throw-away containers of the given shape."""
+    made = []
+
+    def make(**changes):
+        spec = dataclasses.replace(SLEEPER, image=image.id, name=f"{SLEEPER.name}-{len(made)}", **changes)
+        RunContainer(spec).apply(engine)
+        made.append(spec.name)
+        return spec.name
+
+    yield make
+    for name in made:
+        engine.remove_container(name)
+
+
+def events(engine, since):
+    """Names of what the engine did since a moment, without looking and asking."""
+    found = engine._client.events(since=since, until=time.time(), decode=True)
+    harmless = ("exec_", "health_status")
+    return [f"{one['Type']} {one['Action']}" for one in found if not one["Action"].startswith(harmless)]
+
+
+def test_it_is_what_was_declared(engine, declared, running):
+    network, reranker = running.network, running.reranker
+    assert network.ours
+    assert network.driver == "bridge"
+    assert reranker.published == (("127.0.0.1", declared.reranker.port, 8000),)
+    assert reranker.endpoint(declared.network.name).aliases[0] == declared.reranker.name
+    host = engine._client.api.inspect_container(reranker.id)["HostConfig"]
+    assert host["CpusetCpus"]
+    assert host["NanoCpus"] == 0
+    assert host["CpuQuota"] == 0
+    assert host["ShmSize"] == 1024**3
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert not host["Privileged"]
+    assert host["RestartPolicy"]["Name"] == "on-failure"
+    assert "--trust-remote-code" not in reranker.command
+
+
+def test_a_second_up_changes_nothing(engine, declared, running):
+    begin = time.time()
+    told = []
+    again = verbs.up(declared, engine, told.append)
+    assert events(engine, begin) == []
+    assert told[0] == "nothing to change"
+    assert again.reranker.id == running.reranker.id
+    assert verbs.plan(declared, engine).empty
+
+
+def test_events_would_be_seen(engine, sleeper):
+    begin = time.time()
+    sleeper()
+    assert "container create" in events(engine, begin)
+
+
+def test_it_answers_on_this_host(declared, running):
+    body = {"model": running.served, "query": "q", "documents": ["a", "b"]}
+    answer = httpx.post(f"{declared.host_url}/rerank", json=body, timeout=30)
+    assert {one["index"] for one in answer.json()["results"]} == {0, 1}
+
+
+def test_verify_proves_it_with_ragflows_own_client(engine, declared, running, client):
+    report = verbs.verify(declared, engine)
+    assert report.ok, str(report)
+    call = next(check for check in report.checks if check.name == "RAGFlow's call")
+    assert "cohere 5.6.2" in call.detail
+    assert call.where == client
+
+
+def test_verify_names_the_missing_attachment_and_its_remedy_heals(engine, declared, running, client):
+    verbs.disconnect(declared, client, engine)
+    broken = verbs.verify(declared, engine)
+    failed = broken.first_failure()
+    assert failed.name == "name resolves"
+    assert failed.remedy.endswith(f"ragops connect {client}")
+    assert [check.status for check in broken.checks if check.where == client][1:5] == ["skip"] * 4
+    assert not verbs.status(declared, engine).ok
+    verbs.connect(declared, client, engine)
+    assert verbs.verify(declared, engine).ok
+
+
+def test_verify_tells_a_reranker_that_does_not_run(engine, declared, running, client):
+    engine._client.api.pause(declared.reranker.name)
+    try:
+        failed = verbs.verify(declared, engine).first_failure()
+    finally:
+        engine._client.api.unpause(declared.reranker.name)
+    assert failed is not None
+    assert failed.name in {"port answers", "server is healthy"}
+
+
+@pytest.mark.parametrize(("path", "vehicle"), [("/only", "curl"), ("/nothing", "probe container")])
+def test_verify_works_without_python_in_the_container(
+    engine, declared, running, image, sleeper, tmp_path, path, vehicle
+):
+    curl = tmp_path / "curl"
+    curl.write_text('#!/bin/sh\nexec /usr/bin/curl "$@"\n')
+    curl.chmod(0o755)
+    name = sleeper(
+        entrypoint=("/bin/sleep", "600"),
+        environment=(("PATH", path), ("LD_PRELOAD", "")),
+        mounts=(Mount(str(tmp_path), "/only", read_only=True),),
+        network=declared.network.name,
+    )
+    only = declared.model_copy(update={"ragflow": stack.Ragflow(containers=(name,))})
+    report = verbs.verify(only, engine)
+    assert report.ok, str(report)
+    assert f"({vehicle})" in report.checks[0].detail
+
+
+def test_an_outsider_that_gets_in_is_reported(engine, declared, running, image):
+    reranker = running.reranker
+    assert exposure.check(engine, reranker, declared.network.name, image.id)[0].status == "ok"
+    engine.connect(exposure.OUTSIDE, reranker.id)
+    try:
+        now = engine.container(reranker.id)
+        found = exposure.check(engine, now, exposure.OUTSIDE, image.id)[0]
+    finally:
+        engine.disconnect(exposure.OUTSIDE, reranker.id)
+    assert found.status == "fail"
+
+
+def test_a_stopped_container_is_connected_and_joins_when_started(engine, declared, running, sleeper):
+    name = sleeper()
+    engine.stop(name, timeout=0)
+    assert len(verbs.connect(declared, name, engine).actions) == 1
+    assert verbs.connect(declared, name, engine).empty
+    engine.start(name)
+    assert engine.container(name).endpoint(declared.network.name).address
+
+
+@pytest.mark.parametrize("mode", ["host", "none", "container:ragopstest-reranker"])
+def test_containers_without_a_network_of_their_own_are_refused(engine, declared, running, sleeper, mode):
+    name = sleeper(network=mode)
+    with pytest.raises(ragops.RagflowError, match="can't join a network"):
+        verbs.connect(declared, name, engine)
+
+
+def test_a_network_that_is_not_ours_is_used_and_kept(engine, declared, running):
+    engine._client.api.create_network("ragopstest-foreign", check_duplicate=True)
+    try:
+        other = declared.model_copy(update={"network": stack.Network(name="ragopstest-foreign")})
+        todo = verbs.plan(other, engine)
+        assert any("not made by ragops" in note for note in todo.notes)
+        assert not any(
+            "network" in action.describe() and action.describe()[0] == "-" for action in todo.actions
+        )
+        down = planning.plan_down(other, (), planning.observe(engine))
+        assert not any("ragopstest-foreign" in action.describe() for action in down.actions)
+    finally:
+        engine.remove_network("ragopstest-foreign")
+
+
+def test_a_port_that_is_taken_leaves_nothing_behind(engine, declared, running, sleeper, image):
+    taken = dataclasses.replace(
+        SLEEPER,
+        name="ragopstest-second",
+        image=image.id,
+        publish=(("127.0.0.1", declared.reranker.port, 8000),),
+    )
+    with pytest.raises(ragops.EngineError) as caught:
+        RunContainer(taken).apply(engine)
+    assert "port" in caught.value.hint
+    assert engine.container("ragopstest-second") is None
+
+
+def test_joining_a_network_that_sorts_first_is_said_to_move_the_route(engine, declared, running, client):
+    early = declared.model_copy(update={"network": stack.Network(name="aaa-rerank")})
+    assert any("default route" in action.describe() for action in verbs.plan(early, engine).actions)
+    assert not any("default route" in str(note) for note in verbs.plan(declared, engine).notes)
+
+
+def test_and_it_does_move_there(engine, declared, running, client):
+    """The fact behind the warning, on this engine."""
+
+    def gateway():
+        route = engine.execute(client, ("cat", "/proc/net/route")).stdout.splitlines()
+        return next(line.split()[2] for line in route[1:] if line.split()[1] == "00000000")
+
+    before = gateway()
+    engine.create_network(NetworkSpec("aaa-ragopstest"))
+    try:
+        engine.connect("aaa-ragopstest", client)
+        moved = gateway()
+        engine.disconnect("aaa-ragopstest", client)
+    finally:
+        engine.remove_network("aaa-ragopstest")
+    assert moved != before
+    assert gateway() == before

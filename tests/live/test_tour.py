@@ -1,0 +1,72 @@
+"""The notebooks against the real stack, and the site that shows them as they ran."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ragops import site, tour
+from ragops.bench import load_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def executed(running, stack_file, results, tmp_path_factory):
+    """All notebooks, run in order; the sources stay as they are."""
+    before = {file: file.read_bytes() for file in (ROOT / "notebooks").glob("*.ipynb")}
+    into = tmp_path_factory.mktemp("executed")
+    parameters = {"STACK": str(stack_file), "RESULTS": str(results), "REQUESTS": 8, "EACH": 2}
+    site.execute_notebooks(ROOT / "notebooks", into, parameters=parameters, timeout=600)
+    assert before == {file: file.read_bytes() for file in (ROOT / "notebooks").glob("*.ipynb")}
+    return into
+
+
+def outputs(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+def test_all_ran_without_an_error_or_a_dead_widget(executed):
+    notebooks = sorted(executed.glob("*.ipynb"))
+    assert [file.stem for file in notebooks] == ["01_setup", "02_verify", "03_benchmark"]
+    for notebook in notebooks:
+        text = notebook.read_text()
+        assert "application/vnd.jupyter.widget-view" not in text
+        assert [one for one in outputs(notebook) if one["output_type"] == "error"] == []
+
+
+def test_setup_shows_both_addresses(executed, declared):
+    text = (executed / "01_setup.ipynb").read_text()
+    assert declared.internal_url in text
+    assert declared.host_url in text
+
+
+def test_verify_shows_a_failure_and_how_it_healed(executed):
+    text = (executed / "02_verify.ipynb").read_text()
+    assert "the containers share no network" in text
+    assert text.count("name resolves") >= 3
+
+
+def test_the_benchmark_says_what_stands_in(executed, results):
+    text = (executed / "03_benchmark.ipynb").read_text()
+    assert text.count("image/svg+xml") >= 4
+    assert "bi-encoder" in text
+    run = load_run(tour.newest_run(results))
+    assert run.info.complete
+    assert run.path.name in text
+
+
+def test_the_site_shows_them_without_another_host(executed, results, tmp_path):
+    page = site.build(ROOT / "docs", tmp_path / "site", notebooks=executed, run=tour.newest_run(results))
+    pages = list(page.parent.rglob("*.html"))
+    assert any("03_benchmark" in str(one) for one in pages)
+    for one in pages:
+        loads = re.findall(r'<(?:script|img|link)[^>]+(?:src|href)="(https?://[^"]+)"', one.read_text())
+        assert [url for url in loads if "canonical" not in url] == [], one

@@ -1,0 +1,400 @@
+"""Figures, verdicts, comparisons and plots of runs that are made up, so that the right answer is known."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from ragops.bench import Level, Provenance, Sample, compare, figures, frame, plots, series, summary, verdict
+from ragops.bench.order import Ordering, OrderReport
+from ragops.bench.records import RequestRecord, Run, RunInfo, WorkloadInfo
+from ragops.bench.stats import rates
+from ragops.errors import BenchError
+
+ORIGIN = Provenance(machine="two cores", model="small", image_digest="sha256:0123456789abcdef")
+ORDER = OrderReport("q", ("a", "b"), 0, Ordering(right=True), Ordering(right=True))
+
+
+ONE = (Level.closed(1),)
+WORKLOAD = WorkloadInfo("ragflow-natural", "ragflow", "100 requests", 1, "a" * 64, 100)
+INFO = RunInfo(
+    name="made up",
+    started="2026-01-01T00:00:00+00:00",
+    started_ns=0,
+    base_url="http://x/v1",
+    model="small",
+    timeout=30.0,
+    workload=WORKLOAD,
+    levels=ONE,
+    order_played=(),
+    repeats=1,
+    warmup=0,
+    seed=1,
+    fresh=True,
+    order=ORDER,
+    provenance=ORIGIN,
+    complete=True,
+    reason="",
+)
+
+
+def request(t_send, t_done, *, level="closed-1", repeat=0, phase="measure", index=0, error="", documents=64):
+    """Times in seconds."""
+    return RequestRecord(
+        level=level,
+        repeat=repeat,
+        phase=phase,
+        index=index,
+        documents=documents,
+        words=200,
+        t_sched=round(t_send * 1e9),
+        t_send=round(t_send * 1e9),
+        t_done=round(t_done * 1e9),
+        tokens=None if error else documents * 250,
+        status=None if error else 200,
+        error=error,
+    )
+
+
+def made(requests, levels=ONE, origin=ORIGIN, order=ORDER, sha="a" * 64, samples=()):
+    workload = replace(WORKLOAD, sha256=sha)
+    info = replace(INFO, workload=workload, levels=tuple(levels), provenance=origin, order=order)
+    return Run(Path("results/20260101T000000Z-made"), info, tuple(requests), tuple(samples))
+
+
+def one_by_one(times, *, level="closed-1", repeat=0, sizes=(64,)):
+    """Requests one after the other, each taking its time."""
+    now, found = 0.0, []
+    for index, taken in enumerate(times):
+        documents = sizes[index % len(sizes)]
+        found.append(request(now, now + taken, level=level, repeat=repeat, index=index, documents=documents))
+        now += taken
+    return found
+
+
+def noisy(count, mean, seed=1, share=0.05):
+    chance = random.Random(seed)  # noqa: S311
+    return [mean * chance.gauss(1, share) for _ in range(count)]
+
+
+# --- stats
+
+
+def test_rates_leave_out_the_tail_in_which_a_client_has_nothing_to_send():
+    """Two clients, each request 1 s; the last one is alone and says nothing about two clients."""
+    turn = [request(0, 1), request(0, 1), request(1, 2), request(1, 2.001), request(2, 3)]
+    assert rates(turn, clients=2).documents == pytest.approx(2 * 64, rel=0.01)
+    assert rates(turn, clients=None).documents == pytest.approx(5 * 64 / 3)
+
+
+def test_rates_count_the_part_of_a_warm_up_request_inside():
+    turn = [request(0, 2, phase="warmup"), request(1, 3), request(2, 4), request(3, 5)]
+    halves_and_wholes = 0.5 + 1 + 1 + 0.5
+    assert rates(turn, clients=2).requests == pytest.approx(halves_and_wholes / 3)
+
+
+def test_rates_of_open_loads_and_bursts_go_to_the_last_answer():
+    turn = [request(0, 1), request(0, 2), request(0, 4)]
+    assert rates(turn, clients=None).requests == pytest.approx(3 / 4)
+
+
+def test_failed_requests_make_no_throughput_but_count():
+    turn = [*one_by_one([1.0] * 5), request(5, 6, error="HTTP 500", index=5)]
+    (row,) = figures(made(turn))
+    assert (row.n, row.errors) == (6, 1)
+    assert row.documents_per_s == pytest.approx(5 * 64 / 6)
+    assert row.tokens_per_s == pytest.approx(5 * 64 * 250 / 6)
+    assert row.latency[0].value == 1.0
+    assert math.isinf(row.latency[0].high)
+
+
+def test_latency_counts_from_when_a_request_was_due():
+    late = [replace(r, t_sched=r.t_sched - 2_000_000_000) for r in one_by_one([1.0] * 10)]
+    (row,) = figures(made(late))
+    assert row.latency[0].value == pytest.approx(3.0)
+    assert row.service[0].value == pytest.approx(1.0)
+
+
+def test_warm_up_and_stopped_requests_are_no_figures():
+    extra = [request(0, 9, phase="warmup"), request(0, 9, error="cancelled")]
+    assert figures(made([*extra, *one_by_one([1.0] * 8)]))[0].n == 8
+    assert figures(made(extra)) == ()
+
+
+def test_summary_prints_percentiles_only_when_they_mean_something():
+    levels = (Level.closed(1), Level.closed(4))
+    table = summary(made(one_by_one(noisy(120, 2.0)), levels))
+    assert list(table.index) == ["closed-1"]
+    row = table.loc["closed-1"]
+    assert (row["n"], row["errors"]) == (120, 0)
+    assert row["p99"] == "n/a (n=120 < 368)"
+    assert row["p95"].startswith("2.")
+    assert " to " in row["p95 from sending"]
+    assert row["documents/s"] == pytest.approx(32, rel=0.02)
+
+
+def test_summary_of_nothing_is_empty():
+    assert summary(made([])).empty
+
+
+def test_frame_has_a_row_for_every_request():
+    table = frame(made([request(0, 9, phase="warmup"), *one_by_one([1.0, 2.0])]))
+    assert list(table["phase"]) == ["warmup", "measure", "measure"]
+    assert list(table["latency"]) == [9.0, 1.0, 2.0]
+    assert len(frame(made([]))) == 0
+
+
+# --- verdict
+
+
+def test_run_that_fits():
+    found = verdict(made(one_by_one(noisy(400, 9.0))))
+    assert found.fits is True
+    assert found.sentence.startswith("With one request at a time, RAGFlow's calls fit its 30 s: p99 is ")
+    assert "n=400; p95 " in found.sentence
+    assert found.notes == ("no line of time against tokens: all requests have the same number of tokens",)
+
+
+def test_run_that_does_not_fit_and_one_that_can_not_be_told():
+    assert verdict(made(one_by_one(noisy(100, 40.0)))).fits is False
+    assert "do not fit" in verdict(made(one_by_one(noisy(100, 40.0)))).sentence
+    edge = verdict(made(one_by_one(noisy(100, 28.0))))
+    assert edge.fits is None
+    assert "it can't be told" in edge.sentence
+    assert "p99 needs 368 requests" in edge.sentence
+
+
+def test_too_few_requests_for_a_verdict():
+    found = verdict(made(one_by_one([9.0, 10.0, 12.5])))
+    assert found.fits is None
+    assert "not enough requests to say: p95 n/a (n=3 < 72)" in found.sentence
+    assert "the slowest answer took 12.5 s of the 30 s" in found.sentence
+
+
+def test_failed_requests_do_not_fit():
+    turn = one_by_one(noisy(100, 9.0))
+    failed = [replace(r, error="timeout: no answer in 30 s") if r.index % 5 == 0 else r for r in turn]
+    found = verdict(made(failed))
+    assert found.fits is False
+    assert "20 of 100 failed" in found.sentence
+
+
+def test_another_budget():
+    assert verdict(made(one_by_one(noisy(100, 40.0))), budget=300).fits is True
+
+
+def test_line_of_time_against_tokens_and_the_documents_that_fit():
+    sizes = (64, 66, 70, 90)
+    times = [0.5 + 0.0005 * 250 * sizes[index % 4] for index in range(80)]
+    found = verdict(made(one_by_one(times, sizes=sizes)))
+    assert found.service.fixed_s == pytest.approx(0.5)
+    assert found.service.per_token_s == pytest.approx(0.0005)
+    assert found.service.residual_s == pytest.approx(0, abs=1e-6)
+    assert found.tokens_per_document == 250
+    assert found.largest_documents == pytest.approx(29.5 / 0.125, abs=1)
+    assert found.is_extrapolated
+    assert str(found.service).startswith("t = 0.500 s + 0.5 ms a token")
+
+
+def test_the_margin_takes_documents_away():
+    sizes = (64, 66, 70, 90)
+    chance = random.Random(2)  # noqa: S311
+    times = [0.5 + 0.0005 * 250 * sizes[index % 4] + chance.gauss(0, 1) for index in range(80)]
+    found = verdict(made(one_by_one(times, sizes=sizes)))
+    assert found.service.residual_s == pytest.approx(1, rel=0.25)
+    free = (30 - found.service.fixed_s) / found.service.per_token_s / 250
+    assert found.largest_documents < free - 5
+
+
+def test_level_with_one_client_is_judged():
+    levels = (Level.closed(4), Level.closed(1))
+    both = one_by_one(noisy(80, 20.0), level="closed-4") + one_by_one(noisy(80, 5.0))
+    assert verdict(made(both, levels)).level == Level.closed(1)
+    only = verdict(made(one_by_one(noisy(80, 20.0), level="closed-4"), levels))
+    assert only.level == Level.closed(4)
+    assert only.sentence.startswith("With load closed-4,")
+    assert only.service is None
+
+
+def test_everything_that_a_reader_must_know_is_in_the_sentence():
+    origin = replace(ORIGIN, model_is_stand_in="random weights", client_is_stand_in="the demo client")
+    run = made(
+        one_by_one(noisy(80, 5.0)), origin=origin, order=OrderReport("q", ("a",), 0, skipped="random weights")
+    )
+    run = replace(run, info=replace(run.info, complete=False, reason="stopped by the user"))
+    sentence = verdict(run).sentence
+    for part in ("stand-in model: random weights", "stand-in client: the demo client", "incomplete: stopped"):
+        assert part in sentence
+    assert "order of the scores not checked: random weights" in sentence
+    cut = replace(run.info, workload=replace(WORKLOAD, cut_to=110))
+    assert "lighter than RAGFlow's load: pairs cut to 110 words" in verdict(replace(run, info=cut)).sentence
+
+
+def test_wrong_scores_spoil_any_speed():
+    wrong = replace(ORDER, after=Ordering(right=False, scores=(0.1, 0.2)))
+    found = verdict(made(one_by_one(noisy(80, 5.0)), order=wrong))
+    assert found.fits is False
+    assert found.sentence.startswith("The scores were wrong, so the speed proves nothing")
+
+
+def test_no_verdict_without_requests():
+    with pytest.raises(BenchError, match="no measured request"):
+        verdict(made([]))
+
+
+# --- compare
+
+
+def test_a_real_difference_is_told_from_noise():
+    a = made(one_by_one(noisy(60, 2.0, seed=1)))
+    faster = compare(a, made(one_by_one(noisy(60, 1.5, seed=2)))).ratios
+    assert [row.figure for row in faster] == ["documents/s", "p50 s"]
+    assert faster[0].ratio == pytest.approx(4 / 3, rel=0.03)
+    assert all(row.is_distinct for row in faster)
+    same = compare(a, made(one_by_one(noisy(60, 2.0, seed=3)))).ratios
+    assert not any(row.is_distinct for row in same)
+    assert str(same[0]).startswith("~ ")
+
+
+def test_intervals_of_ratios_hold_the_true_one():
+    held = 0
+    for seed in range(20):
+        a, b = (made(one_by_one(noisy(30, mean, seed=seed * 2 + mean))) for mean in (2, 3))
+        row = compare(a, b).ratios[0]
+        held += row.low < 2 / 3 < row.high
+    assert held >= 16
+
+
+def test_small_differences_are_never_called_one():
+    a = made(one_by_one(noisy(200, 2.0, share=0.001)))
+    row = compare(a, made(one_by_one(noisy(200, 2.06, share=0.001)))).ratios[1]
+    assert row.low > 1
+    assert not row.is_distinct
+
+
+def test_repeats_are_the_unit_when_there_are_five():
+    """One slow repeat in B: drawn by requests it would look certain, drawn by repeats it does not."""
+
+    def repeats(means, seed):
+        return [r for n, mean in enumerate(means) for r in one_by_one(noisy(20, mean, seed + n), repeat=n)]
+
+    a = made(repeats([2.0] * 5, 1))
+    drifting = compare(a, made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 20))).ratios[0]
+    assert (drifting.unit, drifting.n) == ("repeats", 5)
+    assert not drifting.is_distinct
+    steady = compare(a, made(repeats([3.0] * 5, 20))).ratios[0]
+    assert steady.is_distinct
+    assert compare(a, made(one_by_one(noisy(20, 2.0)))).ratios[0].unit == "requests"
+
+
+def test_different_workloads_are_refused():
+    with pytest.raises(BenchError, match="different workloads") as caught:
+        compare(made(one_by_one([1.0])), made(one_by_one([1.0]), sha="b" * 64))
+    assert "aaaaaaaaaaaa" in caught.value.evidence
+
+
+def test_no_common_level_is_refused():
+    with pytest.raises(BenchError, match="no measured level in common"):
+        compare(made(one_by_one([1.0])), made(one_by_one([1.0], level="closed-2"), (Level.closed(2),)))
+
+
+def test_too_few_requests_make_no_interval():
+    row = compare(made(one_by_one([1.0, 1.0])), made(one_by_one([9.0, 9.0]))).ratios[0]
+    assert str(row) == "~ 0.111 (n/a, n=2 < 5)"
+
+
+def test_differences_of_provenance_are_listed():
+    other = replace(ORIGIN, vllm="0.33.0", launch_arguments=("--dtype", "float32"))
+    found = compare(made(one_by_one([1.0] * 8)), made(one_by_one([1.0] * 8), origin=other))
+    assert [one.field for one in found.differences] == ["launch_arguments", "vllm"]
+    failed = made([*one_by_one([1.0] * 8), request(9, 10, error="HTTP 500", index=8)])
+    assert compare(failed, failed).notes[0] == "A has 1 failed requests, which no ratio counts"
+    assert list(found.table().columns) == ["level", "figure", "A", "B", "B / A", "drawn"]
+
+
+# --- plots
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    levels = (Level.closed(1), Level.closed(2), Level.poisson(2))
+    turns = [r for level in levels for r in one_by_one(noisy(80, 16.0), level=level.name, sizes=(8, 16, 32))]
+    bad = [request(401, 431, error="timeout"), request(431, 432, error="cancelled")]
+    warm = [request(0, 4, phase="warmup")]
+    samples = [Sample(number * 10**9, number * 10**9, 0, 0, 2**30, 3, 4) for number in range(5)]
+    return made([*warm, *turns, *bad], levels, samples=samples)
+
+
+def texts(figure):
+    found = [text.get_text() for text in figure.texts]
+    for ax in figure.axes:
+        found += [ax.get_xlabel(), ax.get_ylabel(), *(text.get_text() for text in ax.texts)]
+        found += [text.get_text() for text in (ax.get_legend().get_texts() if ax.get_legend() else ())]
+    for legend in figure.legends:
+        found += [text.get_text() for text in legend.get_texts()]
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("draw", "parts"),
+    [
+        (plots.latency_by_size, ("documents in a request (n=80)", "latency (s)", "words in a document")),
+        (plots.throughput, ("documents/s", "clients (n=161 requests)", "p95", "95 % interval")),
+        (
+            plots.percentile_curve,
+            ("percentile", "latency (s)", "closed-1 (n=81, 1 failed)", "RAGFlow waits 30 s"),
+        ),
+        (
+            plots.timeline,
+            ("time since the start (min), n=243", "warm-up (n=1)", "failed (n=1)", "stopped (n=1)"),
+        ),
+        (plots.resources, ("CPU (cores)", "memory (GiB)", "documents", "waiting", "n=5 samples")),
+    ],
+)
+def test_figures_name_what_they_show(drawn, draw, parts, tmp_path):
+    figure = draw(drawn)
+    assert isinstance(figure, Figure)
+    figure.savefig(tmp_path / "figure.svg")
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    shown = texts(figure)
+    for part in (*parts, "two cores · small · image 0123456789ab · run 20260101T000000Z-made"):
+        assert part in shown
+
+
+def test_stand_ins_are_under_every_figure(drawn):
+    origin = replace(ORIGIN, model_is_stand_in="random weights", client_is_stand_in="the demo client")
+    caption = series.footer(replace(drawn, info=replace(drawn.info, provenance=origin, complete=False)))
+    assert caption.splitlines()[1].startswith(
+        "stand-in model: random weights; stand-in client: the demo client; inc"
+    )
+
+
+def test_what_can_not_be_drawn_is_an_error():
+    open_only = made(one_by_one([1.0] * 8, level="poisson-2"), (Level.poisson(2),))
+    with pytest.raises(BenchError, match="no closed level"):
+        plots.throughput(open_only)
+    with pytest.raises(BenchError, match="too few samples"):
+        plots.resources(open_only)
+    with pytest.raises(BenchError, match="no answered request"):
+        plots.latency_by_size(made([request(0, 1, error="HTTP 500")]))
+
+
+def test_cpu_is_the_growth_of_its_counter():
+    values = ((0, 0), (1, 2), (2, 2), (3, 1), (4, 2))
+    run = made([], samples=[Sample(t * 10**9, cpu * 10**9) for t, cpu in values])
+    assert series.growth_of(run, lambda s: s.cpu_ns) == ((1.0, 2.0), (2.0, 0.0), (4.0, 1.0))
+    assert series.levels_of(run, lambda s: s.memory_bytes) == ()
+
+
+def test_sizes_are_joined_where_they_repeat():
+    records = [request(0, documents, documents=documents) for documents in (8, 16) for _ in range(2)]
+    (one,) = series.by_size(records, lambda r: r.documents, lambda r: r.words, "{} words")
+    assert (one.name, one.line) == ("200 words", ((8, 8.0), (16, 16.0)))
+    spread = [request(0, 1, documents=documents) for documents in range(1, 40)]
+    (one,) = series.by_size(spread, lambda r: r.words, lambda r: r.documents, "{}")
+    assert (one.name, one.line) == ("all requests", ())

@@ -1,0 +1,285 @@
+"""A run keeps everything in its folder, is never overwritten, and is read back as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from ragops.bench import Level, Provenance, Sample, load_run, record, record_sync, synthetic, verdict
+from ragops.bench.records import RunFolder
+from ragops.errors import BenchError
+from ragops.testing.stub import Behaviour, StubReranker
+
+WORKLOAD = synthetic(4, 3, 20)
+LEVELS = (Level.closed(1), Level.closed(2, requests=3))
+
+
+@pytest.fixture(scope="module")
+def stub():
+    with StubReranker(Behaviour(fixed_s=0.002)) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(stub, tmp_path):
+    return {
+        "base_url": stub.base_url,
+        "model": "stub-reranker",
+        "workload": WORKLOAD,
+        "levels": LEVELS,
+        "name": "A first run!",
+        "results": tmp_path,
+        "warmup": 2,
+    }
+
+
+def sampler():
+    return Sample(time.perf_counter_ns(), cpu_ns=5, memory_bytes=7)
+
+
+def test_a_run_is_kept_and_read_back(settings):
+    origin = Provenance(machine="Xeon 2c", launch_arguments=("--dtype", "bfloat16"), git_dirty=True)
+    events = []
+    path = record_sync(
+        **settings, repeats=2, provenance=origin, sampler=sampler, progress=events.append, api_key="hush"
+    )
+    assert path.name.endswith("Z-xeon-2c-a-first-run")
+    assert "hush" not in (path / "run.json").read_text()
+    run = load_run(path)
+    assert run.problems == ()
+    assert (run.info.complete, run.info.reason, run.info.schema_version) == (True, "", 1)
+    assert run.info.provenance == origin
+    assert run.info.workload == WORKLOAD.info()
+    assert run.info.levels == LEVELS
+    assert run.info.order.before.right
+    assert run.info.order.after.right
+    assert len(run.info.order.before.scores) == 5
+    assert [event.done for event in events] == list(range(1, 23))
+    assert {event.total for event in events} == {22}
+    assert run.info.client.requests == 22
+    assert 0 < run.info.client.cpu_seconds_per_request < 1
+    assert len(run.samples) >= 2
+    assert run.samples[0].memory_bytes == 7
+
+
+def test_requests_of_each_pass(settings):
+    run = load_run(record_sync(**settings, repeats=2))
+    assert len(run.requests) == 2 * (2 + 4) + 2 * (2 + 3)
+    assert len(run.measured) == 2 * 4 + 2 * 3
+    for repeat in (0, 1):
+        mine = [r for r in run.requests if (r.level, r.repeat) == ("closed-1", repeat)]
+        assert [(r.phase, r.index) for r in mine[:2]] == [("warmup", 3), ("warmup", 2)]
+        assert [r.index for r in mine[2:]] == [0, 1, 2, 3]
+    assert all(r.documents == 3 and r.words == 20 and r.t_sched >= run.info.started_ns for r in run.requests)
+
+
+def test_no_request_is_sent_twice_unless_asked(settings, stub):
+    before = len(stub.calls)
+    record_sync(**settings, repeats=2)
+    sent = [call.body["query"] for call in stub.calls[before + 1 : -1]]
+    assert len(set(sent)) == len(sent)
+    before = len(stub.calls)
+    record_sync(**{**settings, "name": "again"}, fresh=False)
+    assert {call.body["query"] for call in stub.calls[before + 1 : -1]} == {
+        request.query for request in WORKLOAD.requests
+    }
+
+
+def test_wrong_order_is_not_measured(settings, tmp_path):
+    with StubReranker(Behaviour(order="wrong")) as wrong:
+        with pytest.raises(BenchError, match="sorts a known question wrongly") as caught:
+            record_sync(**{**settings, "base_url": wrong.base_url})
+        assert "0.333" in caught.value.evidence
+        assert list(tmp_path.iterdir()) == []
+        path = record_sync(**{**settings, "base_url": wrong.base_url}, no_order_check="random weights")
+    order = load_run(path).info.order
+    assert (order.before, order.after, order.skipped) == (None, None, "random weights")
+    assert order.verdict == "order of the scores not checked: random weights"
+
+
+def test_own_order_check(settings):
+    question = ("red apple", ("a pear", "red apple"), 1)
+    assert load_run(record_sync(**settings, order_check=question)).info.order.before.scores == (0.0, 1.0)
+    with pytest.raises(BenchError, match="wrongly"):
+        record_sync(**settings, order_check=("red apple", ("a pear", "red apple"), 0))
+
+
+def test_order_that_turns_wrong_is_recorded(settings):
+    with StubReranker(Behaviour(wrong_after=8)) as stub:
+        path = record_sync(**{**settings, "base_url": stub.base_url})
+    order = load_run(path).info.order
+    assert order.before.right
+    assert not order.after.right
+    assert order.failed
+
+
+def test_server_that_does_not_answer(settings, tmp_path):
+    with pytest.raises(BenchError, match="did not answer") as caught:
+        record_sync(**{**settings, "model": "X___VLLM"})
+    assert "does not exist" in caught.value.evidence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failures_are_counted(settings):
+    events = []
+    with StubReranker(Behaviour(fail_every=4)) as stub:
+        path = record_sync(**{**settings, "base_url": stub.base_url}, progress=events.append)
+    run = load_run(path)
+    assert sum(bool(r.error) for r in run.requests) == events[-1].errors == 3
+    assert run.info.complete
+
+
+def test_a_faulty_sampler_does_not_end_the_run(settings):
+    def broken():
+        msg = "no such container"
+        raise OSError(msg)
+
+    run = load_run(record_sync(**settings, sampler=broken))
+    assert run.info.complete
+    assert run.samples == ()
+    assert run.info.sampler_errors == ("OSError('no such container')",)
+
+
+def test_floor_is_recorded(settings):
+    floor = load_run(record_sync(**settings, floor=True)).info.client.floor
+    assert floor.errors == 0
+    assert floor.p50_ns > 0
+
+
+def test_cancelled_run_keeps_what_it_had(settings, tmp_path):
+    async def whole():
+        task = asyncio.current_task()
+        await record(**settings, progress=lambda event: task.cancel() if event.done == 4 else None)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(whole())
+    (path,) = tmp_path.iterdir()
+    run = load_run(path)
+    assert not run.info.complete
+    assert run.info.reason == "stopped by the user"
+    assert run.problems == ("run.json says incomplete: stopped by the user",)
+    assert len(run.requests) in (4, 5)
+    assert all(not r.error or r.is_cancelled for r in run.requests)
+
+
+def test_interrupt_from_inside_a_running_loop(settings, tmp_path):
+    """As in Jupyter: the loop runs, the cell waits, the user presses stop."""
+
+    def stop(event):
+        if event.done == 3:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    async def cell():
+        record_sync(**{**settings, "levels": (Level.constant(8),)}, progress=stop)
+
+    loop = asyncio.new_event_loop()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(cell())
+    loop.close()
+    (path,) = tmp_path.iterdir()
+    run = load_run(path)
+    assert run.info.reason == "stopped by the user"
+    assert 3 <= len(run.requests) < 6
+
+
+def test_interrupt_without_a_loop(settings, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        record_sync(**settings, progress=lambda event: event.done == 3 and signal.raise_signal(signal.SIGINT))
+    (path,) = tmp_path.iterdir()
+    assert load_run(path).info.reason == "stopped by the user"
+
+
+def test_error_of_the_caller_is_named(settings, tmp_path):
+    def broken(_):
+        msg = "no screen"
+        raise RuntimeError(msg)
+
+    with pytest.raises(ExceptionGroup):
+        record_sync(**settings, progress=broken)
+    (path,) = tmp_path.iterdir()
+    assert "no screen" in load_run(path).info.reason
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"levels": ()},
+        {"levels": (Level.closed(1), Level.closed(1))},
+        {"repeats": 0},
+        {"warmup": -1},
+        {"api_key": " "},
+    ],
+)
+def test_settings_that_make_no_run(settings, wrong, tmp_path):
+    with pytest.raises(BenchError):
+        record_sync(**{**settings, **wrong})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verdict_needs_ragflows_sizes(settings):
+    with pytest.raises(BenchError, match="says nothing about RAGFlow's limit"):
+        verdict(load_run(record_sync(**settings)))
+
+
+def test_a_folder_is_never_overwritten(tmp_path):
+    RunFolder(tmp_path / "one").close()
+    with pytest.raises(BenchError, match="can't make"):
+        RunFolder(tmp_path / "one")
+
+
+@pytest.fixture
+def recorded(settings):
+    return record_sync(**settings)
+
+
+def test_cut_off_last_line_is_told(recorded):
+    file = recorded / "requests.jsonl"
+    whole = load_run(recorded).requests
+    file.write_bytes(file.read_bytes()[:-20])
+    run = load_run(recorded)
+    assert run.requests == whole[:-1]
+    assert run.problems == ("requests.jsonl: last line cut off, left out",)
+
+
+def test_broken_line_in_the_middle_is_an_error(recorded):
+    file = recorded / "requests.jsonl"
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([lines[0], b'{"level": 3}', *lines[2:]]))
+    with pytest.raises(BenchError, match=r"requests\.jsonl:2 is broken"):
+        load_run(recorded)
+
+
+def test_what_is_no_run(recorded, tmp_path):
+    with pytest.raises(BenchError, match="holds no recorded run") as caught:
+        load_run(tmp_path)
+    assert "results/" in caught.value.hint
+    file = recorded / "run.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "schema_version": 2}))
+    with pytest.raises(BenchError, match="schema version 2"):
+        load_run(recorded)
+    file.write_text('{"name": 1')
+    with pytest.raises(BenchError, match="can't be read"):
+        load_run(recorded)
+
+
+def test_missing_lines_are_told(recorded):
+    (recorded / "samples.jsonl").unlink()
+    assert load_run(recorded).problems == ("samples.jsonl can't be read: No such file or directory",)
+
+
+def test_half_written_run_says_so(settings, tmp_path):
+    """A process that was killed leaves the first run.json, which says that it is not complete."""
+    folder = RunFolder(tmp_path / "killed")
+    done = load_run(record_sync(**settings))
+    folder.write_info(replace(done.info, complete=False, reason="still running", client=None))
+    folder.close()
+    run = load_run(folder.path)
+    assert (run.info.complete, run.requests) == (False, ())
+    assert run.problems == ("run.json says incomplete: still running",)

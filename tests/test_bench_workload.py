@@ -1,0 +1,173 @@
+"""Workloads are the same for the same arguments, different in each request, and say what they are."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ragops.bench import from_jsonl, grid, ragflow, synthetic, words_for_context
+from ragops.bench.text import Passage, Writer, count_words, cut, stem, stemmed, topics
+from ragops.bench.workload import RAGFLOW_WINDOW, TOKENS_PER_WORD, Request, Workload
+from ragops.errors import BenchError
+
+
+def test_a_workload_is_frozen_for_ever():
+    """Recorded runs name this hash; when it changes they can't be compared with new ones."""
+    assert synthetic(2, 3, 20, seed=7).sha256.startswith("aaacba75cfaf85ff")
+    assert ragflow(2, seed=7, form="stemmed").sha256.startswith("4cf6c0c992c07d24")
+
+
+def test_the_hash_follows_the_texts_and_not_the_name():
+    one, same, other = synthetic(2, 3, 20, 7), synthetic(2, 3, 20, 7), synthetic(2, 3, 20, 8)
+    assert one.sha256 == same.sha256 != other.sha256
+    assert Workload("x", "own", "", None, one.requests).sha256 == one.sha256
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(8, 120), st.integers(0, 99))
+def test_synthetic_has_the_sizes_asked_for(requests, documents, words, seed):
+    workload = synthetic(requests, documents, words, seed)
+    assert len(workload.requests) == requests
+    assert workload.documents == requests * documents
+    assert {count_words(text) for request in workload.requests for text in request.documents} == {words}
+
+
+def test_every_text_is_new():
+    workload = ragflow(12)
+    queries = [request.query for request in workload.requests]
+    documents = [text for request in workload.requests for text in request.documents]
+    assert len(set(queries)) == len(queries)
+    assert len(set(documents)) == len(documents)
+
+
+def test_the_same_request_again_only_when_asked():
+    workload = synthetic(5, 2, 20, unique=False)
+    assert len(set(workload.requests)) == 1
+    assert len(workload.requests) == 5
+    assert "again and again" in workload.description
+
+
+def test_too_few_different_texts_is_an_error():
+    with pytest.raises(BenchError, match="no new text"):
+        synthetic(40, 40, 1)
+
+
+def test_grid_has_every_pair_in_mixed_order():
+    workload = grid((2, 4), (10, 30), each=3)
+    sizes = [(len(request.documents), request.words) for request in workload.requests]
+    assert Counter(sizes) == dict.fromkeys([(2, 10), (2, 30), (4, 10), (4, 30)], 3)
+    assert sizes != sorted(sizes)
+
+
+def test_ragflow_has_its_window_and_lengths():
+    workload = ragflow(60, seed=3)
+    assert {len(request.documents) for request in workload.requests} == {count for count, _ in RAGFLOW_WINDOW}
+    tokens = sorted(
+        (count_words(request.query) + count_words(text)) * TOKENS_PER_WORD
+        for request in workload.requests
+        for text in request.documents
+    )
+    assert tokens[len(tokens) // 2] == pytest.approx(280, rel=0.05)
+    assert tokens[int(len(tokens) * 0.9)] == pytest.approx(480, rel=0.05)
+    assert tokens[int(len(tokens) * 0.99)] == pytest.approx(650, rel=0.05)
+
+
+def test_ragflow_of_another_release():
+    workload = ragflow(3, window=((2, 1.0),))
+    assert [len(request.documents) for request in workload.requests] == [2, 2, 2]
+    assert "(3 of 2 documents)" in workload.description
+
+
+def test_clamp_holds_and_is_told():
+    for form in ("natural", "stemmed"):
+        workload = ragflow(5, form=form, max_words=110)
+        longest = max(
+            count_words(request.query) + count_words(text)
+            for request in workload.requests
+            for text in request.documents
+        )
+        assert longest == 110
+        assert "cut to 110 words" in workload.description
+        assert workload.info().cut_to == 110
+    for whole in (ragflow(2), ragflow(2, max_words=4000)):
+        assert "cut" not in whole.description
+        assert whole.info().cut_to is None
+
+
+def test_words_for_context_leaves_room():
+    assert words_for_context(256) == 112
+    assert words_for_context(512, template=75) < words_for_context(512)
+
+
+def test_stemmed_text_is_as_ragflow_sends_it():
+    passage = Passage("Coffee machines", "Cleaning, every day: 水泵 保养 isn't HARD!")
+    assert stemmed(passage) == "clean everi dai 水泵保养 isn t hard coffe machin"
+
+
+@pytest.mark.parametrize(
+    ("word", "stemmed_word"),
+    [
+        ("query", "queri"),
+        ("documents", "docu"),
+        ("stored", "stor"),
+        ("is", "is"),
+        ("day", "dai"),
+        ("ring", "ring"),
+    ],
+)
+def test_stem(word, stemmed_word):
+    assert stem(word) == stemmed_word
+
+
+def test_cut_counts_chinese_characters():
+    assert cut("one two three", 2) == "one two"
+    assert cut("水泵三 months", 4) == "水泵三 months"
+    assert cut("short", 5) == "short"
+    assert count_words("水泵 don't stop-over") == 4
+
+
+def test_source_text_is_whole():
+    assert len(topics()) >= 20
+    assert all(topic.title and topic.questions and len(topic.sentences) >= 4 for topic in topics())
+    assert "{" not in Writer(1).passage(400).text
+
+
+def test_own_requests(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    rows = [{"query": "q", "documents": ["a", "b"]}, {"query": "r", "documents": ["水泵"]}]
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
+    workload = from_jsonl(file)
+    assert workload.requests == (Request("q", ("a", "b")), Request("r", ("水泵",)))
+    assert (workload.name, workload.profile, workload.seed) == ("mine", "own", None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"query": "q"}',
+        '{"query": "", "documents": ["a"]}',
+        '{"query": "q", "documents": []}',
+        '{"query": "q", "documents": [1]}',
+        '{"query": "q", "documents": ["a"], "top_n": 1}',
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"query": "q", "documents": ["a"]}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(BenchError, match=r"mine\.jsonl:2 is no request") as caught:
+        from_jsonl(file)
+    assert "documents" in caught.value.hint
+
+
+def test_no_requests(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(BenchError, match="holds no request"):
+        from_jsonl(tmp_path / "empty.jsonl")
+    with pytest.raises(BenchError, match="can't read"):
+        from_jsonl(tmp_path / "missing.jsonl")

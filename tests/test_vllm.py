@@ -1,0 +1,331 @@
+"""vllm.py works out the launch: what is asked of vLLM, of Docker and of the machine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import pytest
+
+from ragops import sizing, vllm
+from ragops.errors import StackError
+from ragops.host import Core, Host, Node
+from ragops.model import Model, Shape
+from ragops.stack import Network, Reranker, Stack
+
+GIB = 1 << 30
+AMX = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
+
+QWEN3 = Model(
+    folder=Path("/srv/Qwen3-Reranker-0.6B"),
+    name="Qwen3-Reranker-0.6B",
+    architecture="Qwen3ForCausalLM",
+    kind="qwen3-reranker",
+    max_tokens=40960,
+    causal=True,
+    shape=Shape(28, 1024, 3072, 8, 128, 151669),
+    weight_bytes=1_191_588_280,
+    dtype="bfloat16",
+)
+MINILM = Model(
+    folder=Path("/srv/all-MiniLM-L6-v2"),
+    name="all-MiniLM-L6-v2",
+    architecture="BertModel",
+    kind="embedding",
+    max_tokens=256,
+    causal=False,
+    shape=Shape(6, 384, 1536, 12, 32, 30522),
+    weight_bytes=90_868_376,
+    dtype="float32",
+)
+
+
+def host(cpus: int = 2, *, threads: int = 1, nodes: int = 1, features=AMX, memory: int = 64 * GIB) -> Host:
+    """``cpus`` logical CPUs, threads numbered as on servers: first all cores, then their twins."""
+    cores = cpus // threads
+    per_node = cores // nodes
+    rows = tuple(
+        Core(cpu, cpu % cores % per_node, cpu % cores // per_node, cpu % cores // per_node)
+        for cpu in range(cpus)
+    )
+    return Host(
+        "Some CPU", features, rows, tuple(Node(node, memory // nodes) for node in range(nodes)), memory
+    )
+
+
+def stack(**reranker) -> Stack:
+    return Stack(reranker=Reranker(**reranker))
+
+
+def launch(model: Model = QWEN3, machine: Host | None = None, **reranker):
+    return vllm.launch(stack(**reranker), model, machine or host(), image="vllm-cpu:latest")
+
+
+def flags(spec) -> dict[str, str]:
+    """The command line as flag and value; the value of a switch is empty."""
+    words = [*spec.command, "--"]
+    return {
+        word: "" if after.startswith("--") else after
+        for word, after in itertools.pairwise(words)
+        if word.startswith("--")
+    }
+
+
+def test_qwen3_gets_all_that_makes_its_scores_right():
+    found = flags(launch())
+    assert found["--model"] == "/models/qwen3-reranker-0.6b"
+    assert found["--served-model-name"] == "qwen3-reranker-0.6b"
+    assert found["--runner"] == "pooling"
+    assert found["--dtype"] == "bfloat16"
+    assert found["--chat-template"] == "/templates/qwen3_reranker.jinja"
+    assert json.loads(found["--hf-overrides"]) == {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "classifier_from_token": ["no", "yes"],
+        "is_original_qwen3_reranker": True,
+    }
+    assert found["--block-size"] == "32"
+    assert "--enable-prefix-caching" in found
+    assert found["--max-model-len"] == "8192"
+    assert found["--kv-cache-memory-bytes"] == str(2 * GIB)
+    assert "--trust-remote-code" not in found
+
+
+def test_a_converted_qwen3_gets_the_template_only():
+    found = flags(launch(Model(**{**vars(QWEN3), "kind": "qwen3-reranker-seq-cls"})))
+    assert "--chat-template" in found
+    assert "--hf-overrides" not in found
+
+
+def test_an_encoder_gets_neither():
+    spec = launch(MINILM)
+    found = flags(spec)
+    assert found["--max-model-len"] == "256"
+    assert not {"--chat-template", "--hf-overrides", "--block-size", "--enable-prefix-caching"} & set(found)
+    assert [mount.target for mount in spec.mounts] == ["/models/all-minilm-l6-v2", "/cache"]
+
+
+def test_every_kind_of_model_is_known():
+    assert {row.kind for row in vllm.KNOWN} == {
+        "qwen3-reranker",
+        "qwen3-reranker-seq-cls",
+        "cross-encoder",
+        "embedding",
+    }
+    assert all((vllm.TEMPLATES / row.template).is_file() for row in vllm.KNOWN if row.template)
+
+
+def test_every_setting_has_a_reason():
+    rows = (*vllm.arguments(stack(), QWEN3, host()), *vllm.environment(stack(), host()))
+    assert all(row.why for row in rows)
+    assert len({row.name for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted", "dtype"),
+    [
+        ({"amx_bf16"}, "auto", "bfloat16"),
+        ({"avx512_bf16"}, "auto", "bfloat16"),
+        ({"avx512f", "avx2"}, "auto", "float32"),
+        (set(), "auto", "float32"),
+        (set(), "bfloat16", "bfloat16"),
+        ({"amx_bf16"}, "float16", "float16"),
+    ],
+)
+def test_arithmetic_follows_the_processor(features, wanted, dtype):
+    machine = host(features=frozenset(features))
+    assert flags(launch(machine=machine, dtype=wanted))["--dtype"] == dtype
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpus", "mems", "threads"),
+    [
+        (host(1), "0", "0", "0"),
+        (host(2), "0-1", "0", "0-1"),
+        (host(2, threads=2), "0", "0", "0"),
+        (host(8, threads=2), "0-3", "0", "0-3"),
+        (host(5), "0-4", "0", "0-3"),
+        (host(16, threads=2), "0-7", "0", "0-6"),
+        (host(32, threads=2, nodes=2), "0-7", "0", "0-6"),
+    ],
+)
+def test_one_thread_of_each_core_of_one_node(machine, cpus, mems, threads):
+    spec = launch(machine=machine)
+    assert (spec.cpuset_cpus, spec.cpuset_mems) == (cpus, mems)
+    assert dict(spec.environment)["VLLM_CPU_OMP_THREADS_BIND"] == threads
+
+
+def test_the_node_with_the_most_allowed_cpus():
+    whole = host(32, threads=2, nodes=2)
+    allowed = tuple(cpu for cpu in whole.cpus if cpu.cpu not in {0, 1, 2})
+    spec = launch(machine=Host(**{**vars(whole), "cpus": allowed}))
+    assert (spec.cpuset_cpus, spec.cpuset_mems) == ("8-15", "1")
+
+
+def test_named_cores_are_honoured_with_their_nodes():
+    spec = launch(machine=host(32, threads=2, nodes=2), cores="6-9,24")
+    assert (spec.cpuset_cpus, spec.cpuset_mems) == ("6-9,24", "0-1")
+    assert dict(spec.environment)["VLLM_CPU_OMP_THREADS_BIND"] == "6-9"
+
+
+def test_cores_that_are_not_allowed():
+    with pytest.raises(StackError, match="CPU 2-3 can't be used") as caught:
+        launch(cores="1-3")
+    assert caught.value.evidence == "allowed: 0-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        ("Qwen3-Reranker-0.6B", "qwen3-reranker-0.6b"),
+        ("a___b@c", "a-b-c"),
+        ("a__b____c", "a__b-c"),
+        ("my, model", "my-model"),
+        ("@", "model"),
+    ],
+)
+def test_ragflow_can_take_the_served_name(name, served):
+    model = Model(**{**vars(QWEN3), "name": name})
+    assert vllm.served_name(stack(), model) == served
+    assert vllm.served_name(stack(served_name="Mine"), model) == "Mine"
+
+
+def test_the_length_is_the_models_unless_it_is_long():
+    assert sizing.max_model_len(stack(), MINILM) == 256
+    assert sizing.max_model_len(stack(), QWEN3) == 8192
+    assert sizing.max_model_len(stack(max_model_len=1024), QWEN3) == 1024
+    with pytest.raises(StackError, match="takes 256 tokens"):
+        launch(MINILM, max_model_len=512)
+
+
+def test_a_document_must_fit_the_key_value_cache():
+    with pytest.raises(StackError, match="32768 tokens") as caught:
+        launch(max_model_len=32768)
+    assert "kv_cache_gib = 4" in caught.value.hint
+    assert flags(launch(max_model_len=32768, kv_cache_gib=4))["--max-model-len"] == "32768"
+
+
+def test_memory_adds_up():
+    need = sizing.memory(stack(), QWEN3, host())
+    assert need.kv_cache == 2 * GIB
+    assert need.weights == QWEN3.weight_bytes + 151669 * 1024 * 2
+    assert 0 < need.activations < GIB // 4
+    parts = need.weights + need.kv_cache + need.activations + need.processes
+    assert 0 <= need.total - parts < GIB // 4
+    assert launch().memory == need.total
+
+
+def test_float32_weights_are_twice_as_large():
+    machine = host(features=frozenset())
+    assert sizing.memory(stack(), QWEN3, machine).weights > 2 * QWEN3.weight_bytes
+    assert sizing.memory(stack(), MINILM, host()).weights == MINILM.weight_bytes // 2
+
+
+def test_more_cores_compile_more_at_once_up_to_four():
+    needs = [sizing.memory(stack(), QWEN3, host(cpus)).processes for cpus in (1, 2, 4, 64)]
+    assert needs == [2.5 * GIB, 3 * GIB, 4 * GIB, 4 * GIB]
+
+
+def test_a_machine_with_too_little_memory():
+    with pytest.raises(StackError, match=r"this machine offers 4\.0"):
+        launch(machine=host(memory=4 * GIB))
+    assert launch(machine=host(memory=4 * GIB), memory_gib=4).memory == 4 * GIB
+    with pytest.raises(StackError, match=r"needs 5\.0 GiB"):
+        launch(machine=host(memory=4 * GIB), memory_gib=5)
+
+
+def test_one_node_has_only_its_part_of_the_memory():
+    with pytest.raises(StackError, match=r"offers 5\.0"):
+        launch(machine=host(8, nodes=2, memory=10 * GIB))
+
+
+def test_a_cgroup_limit_counts_unless_the_stack_names_a_size():
+    limited = Host(**{**vars(host()), "memory_limit": 3 * GIB})
+    with pytest.raises(StackError, match=r"offers 3\.0"):
+        launch(machine=limited)
+    assert launch(machine=limited, memory_gib=8).memory == 8 * GIB
+
+
+def test_the_container_is_closed():
+    spec = launch()
+    assert spec.read_only
+    assert spec.cap_drop == ("ALL",)
+    assert not spec.cap_add
+    assert spec.security_opt == ("no-new-privileges",)
+    assert spec.pids_limit > 0
+    assert spec.publish == (("127.0.0.1", 8123, 8000),)
+    assert all(mount.read_only for mount in spec.mounts if mount.kind == "bind")
+    environment = dict(spec.environment)
+    assert environment["HF_HUB_OFFLINE"] == environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert "LD_PRELOAD" not in environment
+
+
+def test_shared_memory_holds_vllms_rings():
+    assert launch().shm_size > (160 + 240) << 20
+
+
+def test_nothing_is_published_without_a_port_or_on_an_internal_network():
+    assert launch(port=False).publish == ()
+    closed = Stack(network=Network(internal=True))
+    assert vllm.launch(closed, QWEN3, host(), image="i").publish == ()
+
+
+def test_compiled_code_goes_to_the_volume():
+    spec = launch()
+    volume = next(mount for mount in spec.mounts if mount.kind == "volume")
+    assert (volume.source, volume.target) == ("ragflow-vllm-reranker-cache", "/cache")
+    environment = dict(spec.environment)
+    for name in ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "PYTHONPYCACHEPREFIX", "XDG_CACHE_HOME"):
+        assert environment[name].startswith("/cache")
+    assert environment["VLLM_USE_AOT_COMPILE"] == "0"
+
+
+def test_a_template_of_the_callers_choice_is_mounted():
+    spec = vllm.launch(stack(), QWEN3, host(), image="i", template=Path("/srv/t/mine.jinja"))
+    assert "/srv/t/mine.jinja" in {mount.source for mount in spec.mounts}
+    assert flags(spec)["--chat-template"] == "/templates/qwen3_reranker.jinja"
+
+
+def test_the_health_check_lasts_as_long_as_up_waits():
+    assert launch(ready_timeout=90).health.start_period == 90
+    assert dict(launch(ready_timeout=90).environment)["VLLM_ENGINE_READY_TIMEOUT_S"] == "600"
+    assert dict(launch(ready_timeout=1800).environment)["VLLM_ENGINE_READY_TIMEOUT_S"] == "1800"
+
+
+def render(query: str, document: str, **more: str) -> str:
+    """The score template as vLLM renders it, by way of transformers."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    text = (vllm.TEMPLATES / "qwen3_reranker.jinja").read_text(encoding="utf-8")
+    messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
+    return environment.from_string(text).render(
+        messages=messages, tools=None, documents=None, add_generation_prompt=False, **more
+    )
+
+
+def prompt(instruction: str, query: str, document: str) -> str:
+    """What Qwen3-Reranker's model card puts together."""
+    return (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the "
+        'Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+        f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+
+
+USUAL = "Given a web search query, retrieve relevant passages that answer the query"
+AWKWARD = "  a\n\n {{ b }} {% if %} {# c #} <b>&amp;</b>\n"
+
+
+@pytest.mark.parametrize(("query", "document"), [("a", "b"), ("", ""), (AWKWARD, AWKWARD)])
+def test_the_prompt_is_the_model_cards(query, document):
+    assert render(query, document) == prompt(USUAL, query, document)
+
+
+def test_an_instruction_takes_the_place_of_the_usual_one():
+    assert render("a", "b", instruction="Find birds") == prompt("Find birds", "a", "b")
+    assert render("a", "b", instruction="") == prompt(USUAL, "a", "b")
