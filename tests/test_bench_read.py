@@ -211,11 +211,27 @@ def test_the_margin_takes_documents_away():
     assert found.largest_documents < free - 5
 
 
+def test_no_line_where_time_does_not_rise_with_tokens():
+    times = [10 - documents / 10 for documents in (64, 66, 70, 90)] * 5
+    found = verdict(made(one_by_one(times, sizes=(64, 66, 70, 90))))
+    assert (found.service, found.largest_documents) == (None, None)
+    assert found.notes == ("no line of time against tokens: time does not rise with tokens",)
+
+
+def test_the_highest_percentile_that_is_known_decides():
+    """p95 fits, but ten of 400 requests took too long, so p99 does not."""
+    slow = [50.0 if index % 40 == 0 else taken for index, taken in enumerate(noisy(400, 5.0))]
+    found = verdict(made(one_by_one(slow)))
+    assert found.p95.high < 30
+    assert found.fits is False
+
+
 def test_level_with_one_client_is_judged():
     levels = (Level.closed(4), Level.closed(1))
     both = one_by_one(noisy(80, 20.0), level="closed-4") + one_by_one(noisy(80, 5.0))
     assert verdict(made(both, levels)).level == Level.closed(1)
-    only = verdict(made(one_by_one(noisy(80, 20.0), level="closed-4"), levels))
+    rising = [20.0, 28.0] * 40
+    only = verdict(made(one_by_one(rising, level="closed-4", sizes=(64, 90)), levels))
     assert only.level == Level.closed(4)
     assert only.sentence.startswith("With load closed-4,")
     assert only.service is None
@@ -270,6 +286,15 @@ def test_intervals_of_ratios_hold_the_true_one():
     assert held >= 16
 
 
+def test_requests_are_compared_with_their_twins():
+    """Sizes differ a hundredfold, yet B takes 1.2 times as long for each of them."""
+    chance = random.Random(3)  # noqa: S311
+    times = [10 ** chance.uniform(0, 2) for _ in range(40)]
+    row = compare(made(one_by_one(times)), made(one_by_one([1.2 * taken for taken in times]))).ratios[1]
+    assert (row.low, row.ratio, row.high) == pytest.approx((1.2, 1.2, 1.2))
+    assert row.is_distinct
+
+
 def test_small_differences_are_never_called_one():
     a = made(one_by_one(noisy(200, 2.0, share=0.001)))
     row = compare(a, made(one_by_one(noisy(200, 2.06, share=0.001)))).ratios[1]
@@ -287,6 +312,9 @@ def test_repeats_are_the_unit_when_there_are_five():
     drifting = compare(a, made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 20))).ratios[0]
     assert (drifting.unit, drifting.n) == ("repeats", 5)
     assert not drifting.is_distinct
+    drifted = made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 40))
+    both = compare(made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 20)), drifted).ratios[0]
+    assert both.low < 0.8 < 1.2 < both.high
     steady = compare(a, made(repeats([3.0] * 5, 20))).ratios[0]
     assert steady.is_distinct
     assert compare(a, made(one_by_one(noisy(20, 2.0)))).ratios[0].unit == "requests"
@@ -347,7 +375,7 @@ def texts(figure):
         (plots.throughput, ("documents/s", "clients (n=161 requests)", "p95", "95 % interval")),
         (
             plots.percentile_curve,
-            ("percentile", "latency (s)", "closed-1 (n=81, 1 failed)", "RAGFlow waits 30 s"),
+            ("percentile", "latency (s)", "closed-1 (n=81, 1 failed)", "waits 30 s"),
         ),
         (
             plots.timeline,

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -77,6 +78,14 @@ def test_requests_of_each_pass(settings):
         assert [(r.phase, r.index) for r in mine[:2]] == [("warmup", 3), ("warmup", 2)]
         assert [r.index for r in mine[2:]] == [0, 1, 2, 3]
     assert all(r.documents == 3 and r.words == 20 and r.t_sched >= run.info.started_ns for r in run.requests)
+
+
+def test_arrivals_differ_from_repeat_to_repeat(settings):
+    run = load_run(record_sync(**{**settings, "levels": (Level.poisson(100),)}, repeats=2))
+    due = [sorted(r.t_sched for r in run.requests if r.repeat == repeat) for repeat in (0, 1)]
+    first, second = ([b - a for a, b in pairwise(times)] for times in due)
+    assert len(first) == len(second) == 5
+    assert first != second
 
 
 def test_no_request_is_sent_twice_unless_asked(settings, stub):

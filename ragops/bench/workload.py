@@ -43,7 +43,7 @@ _SHORTEST = 8
 _Text = Annotated[str, Field(min_length=1)]
 
 
-@checked_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Request:
     """One rerank call: a query and the documents to be sorted."""
 
