@@ -48,6 +48,7 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!ragops\.).*")]
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_default_options = {"members": True, "exclude-members": "model_config"}
@@ -59,11 +60,9 @@ nbsphinx_requirejs_path = ""
 nbsphinx_widgets_path = ""
 nbsphinx_prolog = """
 {% set name = env.doc2path(env.docname, base=None) | string %}
-.. raw:: html
+.. rst-class:: ragops-source
 
-   <p class="ragops-source">Notebook <code>{{ name }}</code>, as last run.</p>
-
-:download:`Download it </{{ name }}>`
+Notebook, as last run: :download:`{{ name }} </{{ name }}>`
 """
 
 copybutton_exclude = ".linenos, .gp, .go"
@@ -84,7 +83,8 @@ html_theme_options = {
     "navbar_persistent": ["search-button"],
     "footer_start": ["provenance"],
     "footer_end": [],
-    "secondary_sidebar_items": ["page-toc"],
+    # No page may match two patterns, and notebooks get the room for their figures.
+    "secondary_sidebar_items": {"[!n]*": ["page-toc"], "network": ["page-toc"], "index": []},
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }

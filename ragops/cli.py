@@ -236,7 +236,7 @@ def _demo_down(options: argparse.Namespace) -> int:
 def _demo_run(options: argparse.Namespace) -> int:
     from ragops import tour  # noqa: PLC0415 - it needs the extra docs, the other verbs don't
 
-    done = tour.run(load(options.stack), home(), Path.cwd(), _tell)
+    done = tour.run(options.stack, home(), Path.cwd(), _tell)
     _show(options, done)
     return OK if done.ok else FAILED
 

@@ -176,7 +176,7 @@ class ContainerSpec:
         pairs = [
             ("--network", self.network or ""),
             *(("--network-alias", alias) for alias in self.aliases),
-            *(("--publish", f"{ip}:{host}:{port}") for ip, host, port in self.publish),
+            *(("--publish", f"{_bracketed(ip)}:{host}:{port}") for ip, host, port in self.publish),
             *(("--mount", mount.argument()) for mount in self.mounts),
             *(("--tmpfs", f"{path}:{options}") for path, options in self.tmpfs),
             *(("--env", f"{name}={value}") for name, value in self.environment),
@@ -204,3 +204,7 @@ class ContainerSpec:
             ("--health-start-period", f"{self.health.start_period}s"),
             ("--health-retries", str(self.health.retries)),
         ]
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from ragops import bench, sizing, verbs
+from ragops import bench, sizing, verbs, vllm
 from ragops import host as hosts
 from ragops import model as models
 from ragops.engine import connect as connect_engine
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
     from ragops.bench import Level, Provenance, Workload
     from ragops.engine import Engine
+    from ragops.model import Model
     from ragops.stack import Stack
     from ragops.state import ContainerState, ImageState
     from ragops.verbs import Desired
 
-WORDS_PER_TOKEN = 0.5
-"""Words that surely fit into a token, for models with a short context: stems and names split."""
+TEMPLATE_TOKENS = 80
+"""What the score template of Qwen3-Reranker adds to a query and a document, rounded up."""
 
 _ASK_VERSION = """
 from importlib.metadata import distributions
@@ -53,6 +54,7 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
     warmup: int = 3,
     repeats: int = 1,
     progress: Callable[[bench.Progress], None] | None = None,
+    no_order_check: str = "",
     engine: Engine | None = None,
 ) -> Path:
     """Measure the running reranker from this host; gives back the run's folder.
@@ -66,6 +68,8 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
         warmup: Requests at the head of each level that no figure counts.
         repeats: How often each level is played.
         progress: Called after each request.
+        no_order_check: Why the right order is not asked for before and after, such as
+            ``random weights``; a model that is marked as a stand-in says so itself.
         engine: The engine; connected when left out.
 
     Raises:
@@ -94,13 +98,19 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
         warmup=warmup,
         repeats=repeats,
         progress=progress,
+        no_order_check=no_order_check or _untrained(wanted.model),
     )
 
 
+def _untrained(model: Model) -> str:
+    return model.stand_in if (model.folder / models.STAND_IN_FILE).exists() else ""
+
+
 def max_words(stack: Stack) -> int:
-    """How many words of query and document the served model takes, on the safe side."""
+    """Longest query and document together, in words, that the served model surely takes."""
     model = verbs.desired(stack).model
-    return int(sizing.max_model_len(stack, model) * WORDS_PER_TOKEN)
+    template = TEMPLATE_TOKENS if vllm.template_file(model) else 0
+    return bench.words_for_context(sizing.max_model_len(stack, model), template)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from ragops.errors import StackError
 
 FILE = "ragops.toml"
 
-_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}$")
-_CORES = re.compile(r"^\d+(-\d+)?(,\d+(-\d+)?)*$")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}")
+_CORES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _RESERVED_NETWORKS = {"host", "none", "bridge", "default"}
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 
 
 def home() -> Path:
@@ -114,7 +114,7 @@ class Reranker(_Table):
     @field_validator("cores")
     @classmethod
     def _cpu_list(cls, value: str) -> str:
-        if value != "auto" and not _CORES.match(value):
+        if value != "auto" and not _CORES.fullmatch(value):
             msg = "give 'auto' or a CPU list such as '0-3,8'"
             raise ValueError(msg)
         return value
@@ -151,7 +151,8 @@ class Stack(_Table):
         """Address on this host, or None when nothing is published."""
         if self.reranker.port is False or self.network.internal:
             return None
-        return f"http://{self.reranker.publish}:{self.reranker.port}/v1"
+        address = self.reranker.publish
+        return f"http://{f'[{address}]' if ':' in address else address}:{self.reranker.port}/v1"
 
 
 def load(path: Path | str | None = None) -> Stack:
@@ -196,7 +197,7 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
 
 
 def _docker_name(value: str) -> str:
-    if not _NAME.match(value):
+    if not _NAME.fullmatch(value):
         msg = "2 to 63 letters, digits, '_', '.' or '-', the first a letter or digit"
         raise ValueError(msg)
     return value

@@ -6,9 +6,11 @@ time, can be repeated, and asks nothing.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops import image as images
@@ -18,11 +20,11 @@ from ragops.bench import load_run, verdict
 from ragops.engine import connect
 from ragops.errors import RagopsError
 from ragops.ragflow import discovery
+from ragops.stack import FILE, load
 from ragops.testing import demo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from ragops.checks import Report
     from ragops.engine import Engine
@@ -63,11 +65,11 @@ class Outcome:
         )
 
 
-def run(stack: Stack, home: Path, checkout: Path, told: Callable[[str], None]) -> Outcome:
+def run(file: str | None, home: Path, checkout: Path, told: Callable[[str], None]) -> Outcome:
     """Go the whole way.
 
     Args:
-        stack: The declaration.
+        file: The declaration; the checkout's ``ragops.toml``, if there is one, when left out.
         home: Folder that ragops keeps its things in.
         checkout: The checkout, with ``notebooks`` and ``docs``; results and the site go below it.
         told: Called with each line.
@@ -75,6 +77,8 @@ def run(stack: Stack, home: Path, checkout: Path, told: Callable[[str], None]) -
     Raises:
         RagopsError: A step failed; the next call starts again there.
     """
+    declared = Path(file) if file else checkout / FILE
+    stack = load(declared if file or declared.exists() else None)
     with _step("2 engine", told):
         private_engine.ensure(home, told)
         engine = connect()
@@ -86,8 +90,10 @@ def run(stack: Stack, home: Path, checkout: Path, told: Callable[[str], None]) -
     with _step("5 RAGFlow", told):
         _client(stack, engine, image.id, home, told)
     with _step("6 notebooks", told):
+        sources = checkout / "notebooks"
+        named = {"STACK": os.path.relpath(declared, sources)} if declared.exists() else {}
         site.execute_notebooks(
-            checkout / "notebooks", checkout / _EXECUTED, told=lambda name: told(f"  {name}")
+            sources, checkout / _EXECUTED, parameters=named, told=lambda name: told(f"  {name}")
         )
     with _step("7 site", told):
         page = docs(checkout)

@@ -22,7 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import ragops
 from ragops import cli, hints, stack, vllm
-from ragops.bench import figures, load_run, verdict
+from ragops.bench import figures, load_run, plots, verdict
 from ragops.errors import BenchError
 from ragops.host import Core, Host, Node
 from ragops.model import Model, Shape
@@ -131,13 +131,12 @@ def models() -> Iterator[str]:
 
 
 def run(part: str) -> Iterator[str]:
-    """What the recorded run says, if the site is built from one: ``verdict``, ``levels`` or ``origin``."""
+    """What the recorded run says, if the site is built from one; the parts are in ``RUN_PARTS``."""
     folder = os.environ.get("RAGOPS_RUN")
-    if not folder:
+    if folder:
+        yield from RUN_PARTS[part](load_run(folder))
+    elif part == "verdict":
         yield from ["This site was built without a recorded run; ``make run`` records one.", ""]
-        return
-    recorded = load_run(folder)
-    yield from {"verdict": run_verdict, "levels": run_levels, "origin": run_origin}[part](recorded)
 
 
 def run_verdict(recorded: Any) -> Iterator[str]:
@@ -148,6 +147,15 @@ def run_verdict(recorded: Any) -> Iterator[str]:
         work = recorded.info.workload
         said = f"Measured: {work.description}. Loads of this kind give no verdict on RAGFlow's limit."
     yield from [inline(said), "", f"Run ``{recorded.path.name}``.", ""]
+
+
+def run_figure(recorded: Any) -> Iterator[str]:
+    """The percentile curve, drawn beside the pages."""
+    file = Path(__file__).parents[1] / "_run" / "percentiles.svg"
+    file.parent.mkdir(exist_ok=True)
+    plots.percentile_curve(recorded).savefig(file)
+    said = "Latency at every percentile, a line for each load; the benchmark page has the numbers."
+    yield from [f".. figure:: /_run/{file.name}", f"   :alt: {said}", "", f"   {said}", ""]
 
 
 def run_levels(recorded: Any) -> Iterator[str]:
@@ -180,6 +188,7 @@ def run_origin(recorded: Any) -> Iterator[str]:
     yield ""
 
 
+RUN_PARTS = {"verdict": run_verdict, "figure": run_figure, "levels": run_levels, "origin": run_origin}
 PARTS = {
     "settings": settings,
     "command": command,

@@ -57,25 +57,19 @@ def latency_by_size(run: Run) -> Figure:
     """
     level, good = series.calmest(run)
     fig, axes = _figure(run, f"Latency by size of a request, {level}", columns=2)
-    by_documents = series.by_size(good, lambda r: r.documents, lambda r: r.words, "{} words each")
-    by_words = series.by_size(good, lambda r: r.words, lambda r: r.documents, "{} documents")
+    by_documents = series.by_size(good, lambda r: r.documents, lambda r: r.words)
+    by_words = series.by_size(good, lambda r: r.words, lambda r: r.documents)
     _draw(axes[0], by_documents)
     _draw(axes[1], by_words)
     _label(axes[0], f"documents in a request (n={len(good)})", "latency (s)")
     _label(axes[1], f"words in a document, mean (n={len(good)})", "latency (s)")
-    for ax in axes:
+    for ax, title in zip(axes, ("words in each document", "documents"), strict=True):
         _from_zero(ax)
         if ax.get_legend():
             ax.legend(
-                loc="lower left",
-                bbox_to_anchor=(-0.02, 0.99),
-                ncols=4,
-                frameon=False,
-                fontsize=9,
-                columnspacing=0.9,
-                handletextpad=0.3,
-                handlelength=1.6,
-            )
+                title=title, alignment="left", loc="lower left", bbox_to_anchor=(0, 0.99), ncols=7,
+                frameon=False, fontsize=9, title_fontsize=9, columnspacing=1.2, handletextpad=0.3,
+            )  # fmt: skip
     return fig
 
 

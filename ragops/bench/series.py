@@ -62,7 +62,6 @@ def by_size(
     records: list[RequestRecord],
     size: Callable[[RequestRecord], int],
     kind: Callable[[RequestRecord], int],
-    name: str,
 ) -> list[Series]:
     """Latency against one size of the requests, a series for each value of the other.
 
@@ -71,17 +70,14 @@ def by_size(
     Args:
         records: Answered requests.
         size: Gives the value on the x axis.
-        kind: Gives the other size.
-        name: Name of a series, with ``{}`` for the value of the other size.
+        kind: Gives the other size, which names the series.
     """
     joined = len({size(record) for record in records}) <= _STEPS
     kinds = sorted({kind(record) for record in records})
     if len(kinds) > _KINDS:
         return [_series("all requests", [(size(r), r.latency) for r in records], joined=joined)]
     return [
-        _series(
-            name.format(value), [(size(r), r.latency) for r in records if kind(r) == value], joined=joined
-        )
+        _series(str(value), [(size(r), r.latency) for r in records if kind(r) == value], joined=joined)
         for value in kinds
     ]
 

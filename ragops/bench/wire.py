@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
-RAGFLOW_TIMEOUT = 30.0
-"""Seconds that RAGFlow waits for a reranker, since v0.25.3."""
+from ragops.ragflow.request import TIMEOUT, RerankRequest
+
+RAGFLOW_TIMEOUT = TIMEOUT
 
 _SHORT = 300
 
@@ -71,15 +72,8 @@ def client(target: Target) -> httpx.AsyncClient:
 
 
 def encode(model: str, query: str, documents: tuple[str, ...]) -> bytes:
-    """The body of RAGFlow's rerank request (factory VLLM, cohere 5.6.2)."""
-    body = {
-        "model": model,
-        "query": query,
-        "documents": documents,
-        "top_n": len(documents),
-        "return_documents": False,
-    }
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    """The body of RAGFlow's rerank request."""
+    return RerankRequest(model, query, documents).body()
 
 
 async def post(http: httpx.AsyncClient, target: Target, body: bytes, documents: int) -> Reply:

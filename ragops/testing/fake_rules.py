@@ -25,7 +25,7 @@ SHARED = (
 )
 PRIVATE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
 AMBIGUOUS = "network {name} is ambiguous ({count} matches found on name)"
-AMBIGUOUS_TO_REMOVE = "{count} matches found based on name: network {name} is ambiguous"
+AMBIGUOUS_TO_REMOVE = "network {name} is ambiguous ({count} matches found based on name)"
 NO_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
     "to connect this node to swarm and try again."

@@ -19,7 +19,9 @@ CLIENT = f"{PROJECT}-ragflow-cpu-1"
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "live" in item.path.parts:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        fake = parameters.get("scene") == "fake"  # that half of the contract needs no engine
+        if "live" in item.path.parts and not fake:
             item.add_marker(pytest.mark.live)
 
 

@@ -1,0 +1,499 @@
+"""The fake engine and a real one pass the same tests, so that what the fake says can be believed."""
+
+import contextlib
+import dataclasses
+import re
+import secrets
+import socket
+import subprocess
+
+import docker.errors
+import pytest
+
+from ragops.container import LABEL, ContainerSpec, Mount, NetworkSpec
+from ragops.errors import EngineError, NotFoundError
+from ragops.state import ExecResult
+from ragops.testing.fake_engine import FakeEngine
+
+
+def on_this_host(_box, argv, stdin):
+    """Programs for the fake: run here what it should run in a container."""
+    try:
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return ExecResult(done.returncode, done.stdout, done.stderr)
+
+
+class Scene:
+    """An engine, and objects whose names belong to one test."""
+
+    def __init__(self, engine, image):
+        self.engine, self.image = engine, image
+        self.prefix = f"ragopstest-{secrets.token_hex(4)}"
+
+    def name(self, tail):
+        return f"{self.prefix}-{tail}"
+
+    def network(self, tail="net", **fields):
+        name = self.name(tail)
+        self.engine.create_network(NetworkSpec(name, **fields))
+        return name
+
+    def spec(self, tail="box", **fields):
+        shape = {"image": self.image, "entrypoint": ("sleep", "300"), "role": "test", "init": True}
+        return ContainerSpec(name=self.name(tail), **{**shape, **fields})
+
+    def created(self, tail="box", **fields):
+        spec = self.spec(tail, **fields)
+        self.engine.create_container(spec)
+        return spec.name
+
+    def started(self, tail="box", **fields):
+        name = self.created(tail, **fields)
+        self.engine.start(name)
+        return name
+
+    def place(self, container, network):
+        return self.engine.container(container).endpoint(network)
+
+    def duplicate(self, network):
+        """A second network of that name, made as older clients do; None when the engine refuses."""
+        if isinstance(self.engine, FakeEngine):
+            return self.engine.add_network(network)
+        try:
+            return self.engine._client.api.create_network(network, check_duplicate=False)["Id"]
+        except docker.errors.APIError as error:
+            assert "already exists" in error.explanation  # noqa: PT017
+            return None
+
+    def clean(self):
+        for one in self.engine.containers():
+            if one.name.startswith(self.prefix):
+                self.engine.remove_container(one.id)
+        for one in self.engine.networks():
+            if one.name.startswith(self.prefix):
+                self.engine.remove_network(one.id)
+        for one in self.engine.volumes():
+            if one.name.startswith(self.prefix):
+                self.engine.remove_volume(one.name)
+
+
+@pytest.fixture(params=["fake", "real"])
+def scene(request):
+    if request.param == "fake":
+        engine = FakeEngine()
+        engine.respond = on_this_host
+        made = Scene(engine, "vllm-cpu:latest")
+    else:
+        made = Scene(request.getfixturevalue("engine"), request.getfixturevalue("image").tags[0])
+    yield made
+    made.clean()
+
+
+@contextlib.contextmanager
+def refused(words, kind=EngineError):
+    """The engine says these words, in an error of exactly this kind."""
+    with pytest.raises(EngineError) as caught:
+        yield
+    assert re.search(words, str(caught.value))
+    assert type(caught.value) is kind
+
+
+def missing(words):
+    return refused(words, NotFoundError)
+
+
+class TestNetworks:
+    def test_made_one_is_ours_and_found_by_its_whole_name(self, scene):
+        name = scene.network()
+        found = scene.engine.network(name)
+        assert (found.name, found.driver, found.internal, found.ours) == (name, "bridge", False, True)
+        assert found in scene.engine.networks()
+        assert scene.engine.network(name[:-1]) is None
+        assert len(found.subnets) == 1
+
+    def test_declared_fields_are_taken(self, scene):
+        name = scene.network(subnet="10.213.7.0/24", internal=True)
+        found = scene.engine.network(name)
+        assert (found.subnets, found.internal) == (("10.213.7.0/24",), True)
+
+    def test_name_that_is_there_is_refused(self, scene):
+        with refused(f"network with name {scene.network()} already exists"):
+            scene.network()
+
+    def test_duplicates_can_exist_and_make_the_name_useless(self, scene):
+        name = scene.network()
+        second = scene.duplicate(name)
+        if second is None:  # engines of today make none
+            return
+        with refused(f"2 networks are named {name}"):
+            scene.engine.network(name)
+        box = scene.started()
+        with refused(rf"network {name} is ambiguous \(2 matches found on name\)"):
+            scene.engine.connect(name, box)
+        with refused(rf"network {name} is ambiguous \(2 matches found based on name\)"):
+            scene.engine.remove_network(name)
+        scene.engine.remove_network(second)
+        assert scene.engine.network(name).id != second
+
+    def test_overlay_without_swarm(self, scene):
+        with refused("This node is not a swarm manager"):
+            scene.network(driver="overlay")
+
+    def test_subnets_that_overlap(self, scene):
+        scene.network("one", subnet="10.213.8.0/24")
+        with refused("Pool overlaps with other one on this address space"):
+            scene.network("two", subnet="10.213.0.0/16")
+
+    def test_dockers_own_can_be_neither_made_nor_removed(self, scene):
+        with refused("operation is not permitted on predefined host network"):
+            scene.engine.create_network(NetworkSpec("host"))
+        with refused("host is a pre-defined network and cannot be removed"):
+            scene.engine.remove_network("host")
+
+    def test_one_in_use_stays(self, scene):
+        name = scene.network()
+        scene.started(network=name)
+        with refused(f"network {name} id [0-9a-f]+ has active endpoints"):
+            scene.engine.remove_network(name)
+        assert scene.engine.network(name)
+
+    def test_one_with_stopped_containers_goes_and_they_can_not_start(self, scene):
+        name = scene.network()
+        box = scene.started(network=name)
+        gone = scene.engine.network(name).id
+        scene.engine.stop(box)
+        scene.engine.remove_network(name)
+        assert scene.place(box, name).network_id == gone
+        scene.network()
+        with missing(f"network {gone} not found"):
+            scene.engine.start(box)
+        assert scene.engine.container(box).status == "exited"
+        scene.engine.disconnect(name, box)
+        scene.engine.connect(name, box)
+        scene.engine.start(box)
+        assert scene.place(box, name).network_id == scene.engine.network(name).id
+
+
+class TestConnect:
+    def test_created_container_joins_when_it_starts(self, scene):
+        name = scene.network()
+        box = scene.created(network=name, aliases=("other",))
+        before = scene.place(box, name)
+        assert (before.network_id, before.address) == ("", "")
+        scene.engine.start(box)
+        after = scene.place(box, name)
+        assert after.network_id == scene.engine.network(name).id
+        assert after.address
+        assert after.aliases == ("other", scene.engine.container(box).id[:12])
+
+    def test_stopped_container_keeps_the_network_and_loses_the_address(self, scene):
+        name = scene.network()
+        box = scene.started(network=name)
+        scene.engine.stop(box)
+        place = scene.place(box, name)
+        assert (place.network_id, place.address) == (scene.engine.network(name).id, "")
+
+    def test_running_container(self, scene):
+        name, box = scene.network(), scene.started()
+        scene.engine.connect(name, box, ("alias",))
+        place = scene.place(box, name)
+        assert place.address
+        assert place.aliases[0] == "alias"
+        assert scene.place(box, "bridge")
+        with refused(f"endpoint with name {box} already exists in network {name}"):
+            scene.engine.connect(name, box)
+
+    def test_stopped_container_even_twice(self, scene):
+        name, box = scene.network(), scene.started()
+        scene.engine.stop(box)
+        scene.engine.connect(name, box)
+        scene.engine.connect(name, box)
+        place = scene.place(box, name)
+        assert (place.network_id, place.address) == ("", "")
+        scene.engine.start(box)
+        assert scene.place(box, name).address
+
+    def test_by_id(self, scene):
+        name, box = scene.network(), scene.started()
+        scene.engine.connect(scene.engine.network(name).id, scene.engine.container(box).id)
+        assert scene.place(box, name)
+
+    def test_disconnect_once(self, scene):
+        name = scene.network()
+        box = scene.started(network=name)
+        scene.engine.disconnect(name, box)
+        assert scene.engine.container(box).endpoints == ()
+        number = scene.engine.container(box).id
+        with refused(f"container {number} is not connected to network {name}"):
+            scene.engine.disconnect(name, box)
+
+    def test_disconnect_from_a_network_that_is_gone(self, scene):
+        name, box = scene.network(), scene.started()
+        scene.engine.stop(box)
+        scene.engine.connect(name, box)
+        scene.engine.remove_network(name)
+        with missing(f"network {name} not found"):
+            scene.engine.start(box)
+        scene.engine.disconnect(name, box)
+        scene.engine.start(box)
+        assert scene.engine.container(box).status == "running"
+
+    @pytest.mark.parametrize("mode", ["host", "container:{}"])
+    def test_shared_network_is_refused(self, scene, mode):
+        name = scene.network()
+        box = scene.started(network=mode.format(scene.started("other")))
+        with refused("container sharing network namespace with another container or host"):
+            scene.engine.connect(name, box)
+
+    def test_no_network_is_refused(self, scene):
+        name, box = scene.network(), scene.started(network="none")
+        with refused(r"one of the networks in private \(none\) mode"):
+            scene.engine.connect(name, box)
+
+    @pytest.mark.parametrize("mode", ["host", "none", "container:{}"])
+    def test_the_mode_is_told(self, scene, mode):
+        other = scene.started("other")
+        box = scene.started(network=mode.format(other))
+        expected = mode.format(scene.engine.container(other).id)
+        assert scene.engine.container(box).network_mode == expected
+
+
+class TestContainers:
+    def test_found_by_id_name_and_short_id(self, scene):
+        name = scene.created()
+        number = scene.engine.container(name).id
+        assert scene.engine.container(number) == scene.engine.container(name)
+        assert scene.engine.container(number[:12]).name == name
+        assert scene.engine.container(name[:-1]) is None
+        assert name in {one.name for one in scene.engine.containers()}
+
+    def test_what_was_declared_is_told(self, scene):
+        spec = scene.spec(command=(), environment=(("A", "b"),), labels=(("x", "y"),))
+        scene.engine.create_container(spec)
+        found = scene.engine.container(spec.name)
+        assert found.command == ("sleep", "300")
+        assert "A=b" in found.environment
+        assert found.config == spec.config_hash()
+        assert (found.role, found.labels["x"]) == ("test", "y")
+        assert found.image_id == scene.engine.image(scene.image).id
+
+    def test_states(self, scene):
+        name = scene.created()
+        seen = [scene.engine.container(name).status]
+        scene.engine.start(name)
+        scene.engine.start(name)
+        seen.append(scene.engine.container(name).status)
+        scene.engine.stop(name)
+        scene.engine.stop(name)
+        seen.append(scene.engine.container(name).status)
+        assert seen == ["created", "running", "exited"]
+        assert scene.engine.container(name).exit_code != 0
+
+    def test_removed_while_running(self, scene):
+        name = scene.started()
+        scene.engine.remove_container(name)
+        assert scene.engine.container(name) is None
+
+    def test_port_is_published_while_it_runs(self, scene):
+        wanted = (("127.0.0.1", free_port(), 8000),)
+        name = scene.created(publish=wanted)
+        assert scene.engine.container(name).published == ()
+        scene.engine.start(name)
+        assert scene.engine.container(name).published == wanted
+        scene.engine.stop(name)
+        assert scene.engine.container(name).published == ()
+
+    def test_internal_network_publishes_nothing(self, scene):
+        network = scene.network(internal=True)
+        name = scene.started(network=network, publish=(("127.0.0.1", free_port(), 8000),))
+        assert scene.engine.container(name).published == ()
+
+    def test_port_of_another_container_leaves_it_created(self, scene):
+        wanted = (("127.0.0.1", free_port(), 8000),)
+        first, second = scene.started("one", publish=wanted), scene.created("two", publish=wanted)
+        said = f"Bind for 127.0.0.1:{wanted[0][1]} failed: port is already allocated"
+        with refused(f"on endpoint {second} .*: {said}"):
+            scene.engine.start(second)
+        left = scene.engine.container(second)
+        assert (left.status, left.exit_code) == ("created", 128)
+        assert said in left.error
+        scene.engine.stop(first)
+        scene.engine.start(second)
+        assert scene.engine.container(second).error == ""
+
+    def test_port_of_a_process_leaves_it_created(self, scene):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            if isinstance(scene.engine, FakeEngine):
+                scene.engine.host_ports.add(port)
+            name = scene.created(publish=(("127.0.0.1", port, 8000),))
+            with refused(f"127.0.0.1:{port}: bind: address already in use"):
+                scene.engine.start(name)
+        assert scene.engine.container(name).status == "created"
+
+    def test_name_that_is_taken(self, scene):
+        name = scene.created()
+        said = f'Conflict. The container name "/{name}" is already in use by container "[0-9a-f]+"'
+        with refused(said):
+            scene.created()
+        other = scene.created("other")
+        with refused(f"Error when allocating new name: {said}"):
+            scene.engine.rename(other, name)
+        scene.engine.rename(other, scene.name("third"))
+        assert scene.engine.container(other) is None
+        assert scene.engine.container(scene.name("third"))
+
+    @pytest.mark.parametrize("name", ["a b", "a", "-ab"])
+    def test_bad_name(self, scene, name):
+        with refused(re.escape(f"Invalid container name ({name})")):
+            scene.engine.create_container(dataclasses.replace(scene.spec(), name=name))
+
+    def test_missing_image(self, scene):
+        with missing("No such image: nope/none:1"):
+            scene.created(image="nope/none:1")
+        assert scene.engine.image("nope/none:1") is None
+
+    def test_missing_network_shows_when_it_is_started(self, scene):
+        name = scene.created(network=scene.name("nowhere"))
+        with missing(f"network {scene.name('nowhere')} not found"):
+            scene.engine.start(name)
+        left = scene.engine.container(name)
+        assert (left.status, left.exit_code) == ("created", 128)
+
+    def test_shared_network_needs_a_running_container(self, scene):
+        other = scene.created("other")
+        name = scene.created(network=f"container:{other}")
+        with refused("cannot join network of a non running container"):
+            scene.engine.start(name)
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda engine, _: engine.start("ragopstest-nobody"),
+            lambda engine, _: engine.stop("ragopstest-nobody"),
+            lambda engine, _: engine.rename("ragopstest-nobody", "ragopstest-other"),
+            lambda engine, _: engine.remove_container("ragopstest-nobody"),
+            lambda engine, _: engine.logs("ragopstest-nobody"),
+            lambda engine, _: engine.stats("ragopstest-nobody"),
+            lambda engine, _: engine.execute("ragopstest-nobody", ("true",)),
+            lambda engine, network: engine.connect(network, "ragopstest-nobody"),
+            lambda engine, network: engine.disconnect(network, "ragopstest-nobody"),
+        ],
+    )
+    def test_missing_container(self, scene, ask):
+        network = scene.network()
+        with missing("No such container: ragopstest-nobody"):
+            ask(scene.engine, network)
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda engine, _: engine.remove_network("ragopstest-nowhere"),
+            lambda engine, box: engine.connect("ragopstest-nowhere", box),
+            lambda engine, box: engine.disconnect("ragopstest-nowhere", box),
+        ],
+    )
+    def test_missing_network(self, scene, ask):
+        box = scene.started()
+        with missing("network ragopstest-nowhere not found"):
+            ask(scene.engine, box)
+        assert scene.engine.network("ragopstest-nowhere") is None
+
+    def test_use_is_zero_before_the_start(self, scene):
+        assert scene.engine.stats(scene.created()).cpu_ns == 0
+
+
+class TestExecute:
+    def test_exit_code_and_both_streams(self, scene):
+        name = scene.started()
+        done = scene.engine.execute(name, ("sh", "-c", "cat; echo no >&2; exit 3"), stdin="yes")
+        assert (done.exit_code, done.stdout, done.stderr) == (3, "yes", "no\n")
+        assert scene.engine.execute(name, ("true",)).exit_code == 0
+
+    def test_missing_program_is_an_exit_code(self, scene):
+        done = scene.engine.execute(scene.started(), ("nosuchprogram",))
+        assert done.exit_code == 126
+        assert 'exec: "nosuchprogram": executable file not found in $PATH' in done.stdout
+
+    def test_only_where_something_runs(self, scene):
+        name = scene.created()
+        number = scene.engine.container(name).id
+        with refused(f"Container {number} is not running"):
+            scene.engine.execute(name, ("true",))
+
+    def test_not_while_paused(self, scene):
+        name = scene.started()
+        if isinstance(scene.engine, FakeEngine):
+            scene.engine.change(name, status="paused")
+        else:
+            scene.engine._client.api.pause(name)
+        with refused("is paused, unpause the container before exec"):
+            scene.engine.execute(name, ("true",))
+
+    def test_sidecar_comes_and_goes(self, scene):
+        other = scene.started()
+        with scene.engine.sidecar(f"container:{other}", scene.image) as probe:
+            found = scene.engine.container(probe)
+            assert found.network_mode == f"container:{scene.engine.container(other).id}"
+            assert scene.engine.execute(probe, ("true",)).exit_code == 0
+        assert scene.engine.container(probe) is None
+
+    def test_sidecar_goes_after_a_failure_too(self, scene):
+        seen = []
+        with contextlib.suppress(ZeroDivisionError), scene.engine.sidecar("bridge", scene.image) as probe:
+            seen.append(probe)
+            raise ZeroDivisionError
+        assert scene.engine.container(seen[0]) is None
+
+    def test_sidecar_that_can_not_start_is_not_left(self, scene):
+        before = {one.id for one in scene.engine.containers()}
+        with missing("not found"), scene.engine.sidecar(scene.name("nowhere"), scene.image):
+            pass
+        assert {one.id for one in scene.engine.containers() if one.role == "probe"} <= before
+
+
+class TestVolumesAndImages:
+    def test_volume_is_made_once(self, scene):
+        name = scene.name("volume")
+        scene.engine.create_volume(name, role="cache")
+        scene.engine.create_volume(name, role="other")
+        found = next(one for one in scene.engine.volumes() if one.name == name)
+        assert found.labels == {LABEL: "cache"}
+        scene.engine.remove_volume(name)
+        with missing(f"get {name}: no such volume"):
+            scene.engine.remove_volume(name)
+
+    def test_volume_in_use_stays(self, scene):
+        name = scene.name("volume")
+        scene.created(mounts=(Mount(name, "/cache", "volume"),))
+        with refused(f"remove {name}: volume is in use - "):
+            scene.engine.remove_volume(name)
+        assert next(one for one in scene.engine.volumes() if one.name == name).labels == {}
+
+    def test_one_of_several_names_is_only_taken_off(self, scene):
+        found = scene.engine.image(scene.image)
+        name = f"{scene.prefix}:1"
+        scene.engine.tag(scene.image, name)
+        assert scene.engine.image(name).id == found.id
+        scene.engine.remove_image(name)
+        assert scene.engine.image(name) is None
+        assert scene.engine.image(scene.image) == found
+
+    def test_image_by_id_and_without_a_tag(self, scene):
+        found = scene.engine.image(scene.image)
+        assert scene.engine.image(found.id) == found
+        assert scene.engine.image(found.id.removeprefix("sha256:")[:12]) == found
+        assert scene.engine.image(scene.image.removesuffix(":latest")) == found
+
+    def test_missing_image_has_no_name_to_take_off(self, scene):
+        with missing("No such image: nope/none:1"):
+            scene.engine.remove_image("nope/none:1")
+        with missing("No such image: nope/none:1"):
+            scene.engine.tag("nope/none:1", "other:1")
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

@@ -1,0 +1,182 @@
+"""ragops.toml: defaults, what is refused, and that the refusal names line, reason and remedy."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragops import stack
+from ragops.errors import StackError
+from ragops.stack import Stack, load, parse
+
+
+def refused(text):
+    with pytest.raises(StackError) as caught:
+        parse(text)
+    assert caught.value.hint
+    return caught.value
+
+
+def test_everything_is_optional():
+    assert parse("") == Stack()
+    assert parse("[network]\n[reranker]\n[ragflow]") == Stack()
+
+
+def test_defaults_are_safe():
+    made = Stack()
+    assert made.reranker.publish == "127.0.0.1"
+    assert made.network.name > "docker_ragflow"  # else joining moves RAGFlow's default route
+    assert made.internal_url == "http://ragflow-vllm-reranker:8000/v1"
+    assert made.host_url == "http://127.0.0.1:8123/v1"
+
+
+def test_values_are_read():
+    made = parse('[network]\nname = "x1"\nsubnet = "10.77.0.0/24"\n[ragflow]\ncontainers = ["a", "b"]\n')
+    assert (made.network.name, made.network.subnet) == ("x1", "10.77.0.0/24")
+    assert made.ragflow.containers == ("a", "b")
+
+
+def test_nothing_is_published_without_a_port_or_on_an_internal_network():
+    assert parse("[reranker]\nport = false").host_url is None
+    assert parse("[network]\ninternal = true").host_url is None
+
+
+def test_ipv6_address_is_bracketed():
+    assert parse('[reranker]\npublish = "::1"').host_url == "http://[::1]:8123/v1"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "hint"),
+    [
+        ('[reranker]\n\nimge = "x"', "ragops.toml:3: unknown key reranker.imge", "did you mean image?"),
+        ("[rerankr]\nport = 1", "ragops.toml:1: unknown key rerankr", "did you mean reranker?"),
+        ("port = 1", "ragops.toml:1: unknown key port", "take the key out"),
+        ("# a\nnetwork.nam = 'x1'", "ragops.toml:2: unknown key network.nam", "did you mean name?"),
+    ],
+)
+def test_unknown_key_names_line_and_nearest(text, where, hint):
+    error = refused(text)
+    assert error.message == where
+    assert error.hint == hint
+    assert error.evidence.startswith("known here: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("port = -1", "greater than or equal to 1"),
+        ("port = true", "valid integer"),
+        ("port = 65536", "less than or equal to 65535"),
+        ('port = "http"', "valid integer"),
+        ('name = "a"', "2 to 63 letters"),
+        ('name = "-ab"', "2 to 63 letters"),
+        ('name = "ab\\n"', "2 to 63 letters"),
+        ('served_name = "a___b"', "RAGFlow splits model names"),
+        ('served_name = "a@b"', "RAGFlow splits model names"),
+        ('served_name = " "', "RAGFlow splits model names"),
+        ('cores = "all"', "CPU list"),
+        ('cores = "0-"', "CPU list"),
+        ('publish = "localhost"', "IPv4 or IPv6"),
+        ('dtype = "int8"', "'auto', 'bfloat16'"),
+        ("max_model_len = 31", "greater than or equal to 32"),
+        ("kv_cache_gib = 0", "greater than or equal to 1"),
+        ("ready_timeout = 9", "greater than or equal to 10"),
+    ],
+)
+def test_wrong_reranker_value_names_line_and_reason(line, reason):
+    error = refused(f"\n[reranker]\n{line}")
+    key = line.partition(" ")[0]
+    assert re.match(rf"ragops\.toml:3: reranker\.{key} = .* can't be used", error.message, re.DOTALL)
+    assert reason in error.evidence
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('name = "host"', "Docker's own networks"),
+        ('name = "bridge"', "Docker's own networks"),
+        ('name = "a/b"', "2 to 63 letters"),
+        ('subnet = "10.77.0.0/99"', "10.77.0.0/99"),
+        ('subnet = "10.77.0.1/24"', "host bits set"),
+    ],
+)
+def test_wrong_network_value(line, reason):
+    assert reason in refused(f"[network]\n{line}").evidence
+
+
+def test_wrong_table():
+    assert refused("network = 3").message == "ragops.toml:1: network = 3 can't be used"
+
+
+def test_text_that_is_no_toml_tells_the_parsers_place():
+    error = refused("[network\n")
+    assert error.message == "ragops.toml is not TOML"
+    assert "line 1" in error.evidence
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7"])
+def test_address_that_others_reach_needs_a_word(address):
+    text = f'[reranker]\nname = "xy"\npublish = "{address}"\n'
+    error = refused(text)
+    assert error.message.startswith("ragops.toml:3: ")
+    assert "expose = true" in error.hint
+    assert parse(f"{text}expose = true").reranker.publish == address
+
+
+def test_stack_can_not_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Stack().reranker.port = 1
+
+
+def test_model_folder_is_taken_from_the_files_folder(tmp_path):
+    (tmp_path / "ragops.toml").write_text('[reranker]\nmodel = "weights/qwen"')
+    assert load(tmp_path / "ragops.toml").reranker.model == tmp_path / "weights/qwen"
+
+
+def test_file_of_the_working_folder_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load() == Stack()
+    Path("ragops.toml").write_text("[reranker]\nport = 9000")
+    assert load().reranker.port == 9000
+
+
+def test_named_file_must_exist(tmp_path):
+    with pytest.raises(StackError, match="can't read") as caught:
+        load(tmp_path / "no.toml")
+    assert "--stack" in caught.value.hint
+
+
+def test_file_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "ragops.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(StackError, match="can't read"):
+        load(tmp_path / "ragops.toml")
+
+
+def test_home_is_named_or_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
+    assert stack.home() == tmp_path
+    monkeypatch.delenv("RAGOPS_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert stack.home() == tmp_path / "data" / "ragops"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert stack.home() == Path(os.environ["HOME"]) / ".local/share/ragops"
+
+
+@given(st.text(max_size=70))
+def test_names_that_are_taken_are_names_for_docker(name):
+    try:
+        made = stack.Reranker(name=name)
+    except ValueError:
+        return
+    assert re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}", made.name)
+
+
+@given(st.text(alphabet='[]="\n abcnetworkrankflow.0123', max_size=60))
+def test_any_text_is_read_or_refused_in_words(text):
+    try:
+        parse(text)
+    except StackError as error:
+        assert error.hint  # noqa: PT017

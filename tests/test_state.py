@@ -1,0 +1,134 @@
+"""Answers of a real engine (20.10, recorded under ``data/inspect``) become records."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ragops.container import LABEL
+from ragops.state import COMPOSE_SERVICE, container_of, image_of, network_of, stats_of
+
+FOLDER = Path(__file__).parent / "data" / "inspect"
+
+
+def recorded(name):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def container(name):
+    return container_of(recorded(f"container-{name}"))
+
+
+def test_reranker():
+    box = container("reranker")
+    place = box.endpoint("ragflow-rerank")
+    assert (box.name, box.image, box.status, box.health) == (
+        "ragflow-vllm-reranker",
+        "vllm-cpu:latest",
+        "running",
+        "healthy",
+    )
+    assert box.published == (("127.0.0.1", 8123, 8000),)
+    assert place.aliases[0] == "ragflow-vllm-reranker"
+    assert place.address.startswith("172.")
+    assert (box.ours, box.role, len(box.config)) == (True, "reranker", 12)
+    assert box.command[:3] == ("python3", "-m", "vllm.entrypoints.openai.api_server")
+    assert "HF_HUB_OFFLINE=1" in box.environment
+    assert box.running
+
+
+def test_container_in_two_networks():
+    box = container("ragflow")
+    assert [place.network for place in box.endpoints] == ["docker_ragflow", "ragflow-rerank"]
+    assert all(place.network_id and place.address for place in box.endpoints)
+    assert box.labels[COMPOSE_SERVICE] == "ragflow-cpu"
+    assert box.endpoint("bridge") is None
+
+
+def test_one_that_could_not_start():
+    box = container("port-taken")
+    assert (box.status, box.exit_code, box.running) == ("created", 128, False)
+    assert box.error.endswith("Bind for 127.0.0.1:8123 failed: port is already allocated")
+    assert box.published == ()
+
+
+def test_stopped_one_keeps_its_networks_without_address():
+    box = container("stopped")
+    assert (box.status, box.running) == ("exited", False)
+    places = {place.network: place for place in box.endpoints}
+    assert places["bridge"].network_id  # it ran there
+    assert places["ragflow-rerank"].network_id == ""  # connected since
+    assert {place.address for place in box.endpoints} == {""}
+
+
+def test_restarting_one_does_not_run():
+    box = container("restarting")
+    assert recorded("container-restarting")["State"]["Running"]  # the engine says otherwise
+    assert (box.status, box.running, box.exit_code) == ("restarting", False, 3)
+    assert box.restart_count > 0
+
+
+def test_one_killed_for_memory():
+    box = container("oom")
+    assert (box.oom_killed, box.exit_code, box.status) == (True, 137, "exited")
+
+
+def test_one_on_the_hosts_network():
+    box = container("host")
+    assert box.network_mode == "host"
+    assert [place.network for place in box.endpoints] == ["host"]
+
+
+def test_networks():
+    found = {one.name: one for one in map(network_of, recorded("networks"))}
+    ours = found["ragflow-rerank"]
+    assert (ours.driver, ours.internal, ours.ours) == ("bridge", False, True)
+    assert ours.subnets == ("172.20.0.0/16",)
+    assert not found["bridge"].ours
+    assert found["host"].subnets == ()
+
+
+def test_image():
+    found = image_of(recorded("image"))
+    assert "vllm-cpu:latest" in found.tags
+    assert (found.digests, found.architecture, found.labels[LABEL]) == ((), "amd64", "image")
+    assert found.size > 10**9
+
+
+def test_use():
+    used = stats_of(recorded("stats"))
+    raw = recorded("stats")
+    assert used.cpu_ns == raw["cpu_stats"]["cpu_usage"]["total_usage"]
+    assert used.memory_bytes == 1_762_000_896 - 151_552
+
+
+def test_use_of_a_stopped_container_is_nothing():
+    stopped = {"cpu_stats": {"cpu_usage": {"total_usage": 0}}, "memory_stats": {}}
+    assert stats_of(stopped).memory_bytes == 0
+
+
+def test_use_under_cgroup_version_2():
+    raw = recorded("stats")
+    raw["memory_stats"] = {"usage": 100, "stats": {"inactive_file": 30}}
+    assert stats_of(raw).memory_bytes == 70
+
+
+@pytest.mark.parametrize("missing", ["Health", "OOMKilled", "Error", "StartedAt"])
+def test_what_other_engines_leave_out(missing):
+    raw = recorded("container-reranker")
+    raw["State"].pop(missing)
+    assert container_of(raw).name == "ragflow-vllm-reranker"
+
+
+def test_labels_and_lists_may_be_null():
+    raw = recorded("container-reranker")
+    raw["Config"] |= {"Labels": None, "Entrypoint": None, "Cmd": None, "Env": None}
+    raw["NetworkSettings"] |= {"Networks": None, "Ports": None}
+    box = container_of(raw)
+    assert (box.labels, box.command, box.endpoints, box.published) == ({}, (), (), ())
+
+
+def test_port_that_is_exposed_but_not_published():
+    raw = recorded("container-reranker")
+    raw["NetworkSettings"]["Ports"] = {"8000/tcp": None, "9000/udp": [{"HostIp": "::1", "HostPort": "9"}]}
+    assert container_of(raw).published == (("::1", 9, 9000),)
