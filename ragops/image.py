@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops import wheels
-from ragops.errors import EngineError, ImageError, RagopsError
+from ragops.errors import EngineError, ImageError, NotFoundError, RagopsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,14 +90,31 @@ def official(engine: Engine, home: Path, told: Callable[[str], None]) -> bool:
 
 
 def remove_ours(engine: Engine, home: Path) -> None:
-    """Remove what was built or pulled by ragops; images that were there before stay."""
+    """Remove what was built or pulled by ragops; images that were there before stay.
+
+    Raises:
+        EngineError: A container or an image of somebody else still needs one.
+    """
     pulled = _pulled_list(home)
-    names = pulled.read_text().splitlines() if pulled.exists() else []
-    tagged = sorted(engine.images(), key=lambda image: not image.tags)
-    for name in [*names, *(image.id for image in tagged)]:
+    for name in pulled.read_text().splitlines() if pulled.exists() else ():
         if engine.image(name) is not None:
             engine.remove_image(name)
     pulled.unlink(missing_ok=True)
+    while ours := engine.images():
+        refusals = [refusal for image in ours if (refusal := _refusal(engine, image.id))]
+        if len(refusals) == len(ours):
+            raise refusals[0]
+
+
+def _refusal(engine: Engine, image: str) -> EngineError | None:
+    """Remove an image; gives back why not. One that others are made of goes after them."""
+    try:
+        engine.remove_image(image)
+    except NotFoundError:
+        return None  # it went with its child
+    except EngineError as error:
+        return error
+    return None
 
 
 def _pulled_list(home: Path) -> Path:

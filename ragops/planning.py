@@ -56,7 +56,7 @@ class Observed:
         return tuple(one for one in self.containers if one.endpoint(network))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Actions in order, and what the reader should know beside them."""
 
@@ -76,6 +76,8 @@ class Plan:
         """One line an action, then the notes."""
         lines = [action.describe() for action in self.actions] or ["nothing to change"]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """The same as a table with the docker commands beside it, for notebooks."""
@@ -149,10 +151,11 @@ def plan_connect(found: RagflowContainer, network: NetworkState) -> Plan:
 
 def plan_down(stack: Stack, spec_volumes: tuple[str, ...], observed: Observed) -> Plan:
     """What takes the stack away again: only what carries our label, and RAGFlow out of its network."""
-    reranker = observed.container(stack.reranker.name)
+    named = observed.container(stack.reranker.name)
+    reranker = named if named is not None and named.ours else None
     network = observed.network(stack.network.name)
     actions: list[Action] = []
-    if reranker is not None and reranker.ours:
+    if reranker is not None:
         actions.append(Remove("container", reranker.name, reranker.id))
     if network is not None and network.ours:
         others = [one for one in observed.members(network.name) if one is not reranker]

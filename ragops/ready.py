@@ -67,12 +67,15 @@ def wait(
     """
     begin = time.monotonic()
     phase: Phase | None = None
+    first = engine.container(name)
+    restarts = first.restart_count if first else 0  # of a bad night, say: only new ones count
     while True:
         elapsed = time.monotonic() - begin
-        container = _alive(engine, name, elapsed)
+        container = _alive(engine, name, elapsed, restarts)
         log = engine.logs(name, tail=_TAIL)
         now = phase_of(log)
-        if _LISTENS in log and _answers(engine, name, served):
+        listens = _LISTENS in log or container.health == "healthy"  # a log may have gone far beyond
+        if listens and _answers(engine, name, served):
             now = "ready"
         if now != phase:
             phase = now
@@ -89,11 +92,11 @@ def phase_of(log: str) -> Phase:
     return next((phase for words, phase in _MARKS if words in log), "start")
 
 
-def _alive(engine: Engine, name: str, elapsed: float) -> ContainerState:
+def _alive(engine: Engine, name: str, elapsed: float, restarts: int) -> ContainerState:
     container = engine.container(name)
     if container is None:
         raise LaunchError(f"{name} was removed while it was starting", hint="ragops up starts it again")
-    if container.status == "running" and container.restart_count == 0:
+    if container.status == "running" and container.restart_count <= restarts:
         return container
     if container.status == "paused":
         raise LaunchError(f"{name} is paused", hint=f"docker unpause {name}")

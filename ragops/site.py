@@ -202,7 +202,8 @@ def _execute(notebook: Any, folder: Path, copy: Path, timeout: float) -> None:
         resources={"metadata": {"path": str(folder)}},
     )
     try:
-        client.execute()
+        with copy.with_suffix(".log").open("w") as log:
+            client.execute(stderr=log)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise _failure(copy, notebook, error) from error
     finally:

@@ -116,6 +116,9 @@ def memory(stack: Stack, model: Model, host: Host) -> Memory:
     * activations: for each token of the largest batch the projections of one layer, in
       4-byte numbers;
     * processes: three Python processes with torch, and the compilers of the first start.
+
+    Measured with Qwen3-Reranker-0.6B's shape on two cores: 5.7 GiB of process memory at the
+    most, where this adds up to 6.75.
     """
     shape = model.shape
     batch = max(2048, 0 if model.causal else max_model_len(stack, model))

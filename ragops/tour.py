@@ -101,7 +101,7 @@ def run(file: str | None, home: Path, checkout: Path, told: Callable[[str], None
     report: Report = verbs.verify(stack, engine)
     return Outcome(
         verdict=verdict(load_run(folder)).sentence,
-        site=page,
+        site=page / "index.html",
         run=folder,
         internal_url=stack.internal_url,
         host_url=stack.host_url or "not published",
@@ -110,7 +110,7 @@ def run(file: str | None, home: Path, checkout: Path, told: Callable[[str], None
 
 
 def docs(checkout: Path) -> Path:
-    """Build the site from what lies in a checkout; gives back its first page.
+    """Build the site from what lies in a checkout; gives back its folder.
 
     Notebooks appear as last executed, or without outputs; figures come from the latest run.
 

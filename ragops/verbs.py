@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from ragops import host as hosts
@@ -48,7 +49,7 @@ class Desired:
         return vllm.served_name(self.stack, self.model)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """What is, and what differs from the declaration."""
 
@@ -71,18 +72,29 @@ class Status:
 
     def __str__(self) -> str:
         """Network, reranker, RAGFlow, addresses; then the drift."""
+        lines = [f"{name:<15} {value}" for name, value in self._rows()]
+        return "\n".join([*lines, "", f"{self.drift}"])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._rows()
+        )
+        return f"<table>{rows}</table>{self.drift._repr_html_()}"
+
+    def _rows(self) -> tuple[tuple[str, str], ...]:
         reranker, network = self.reranker, self.stack.network.name
         health = f"{reranker.status} {reranker.health}".strip() if reranker else "missing"
-        rows = [
+        return (
             ("network", network if self.network else f"{network} is missing"),
             ("reranker", f"{self.stack.reranker.name}: {health}"),
             *(("RAGFlow", f"{one.name}: {self._joined(one)}") for one in self.ragflow),
             ("model", self.served + (f" ({self.stand_in})" if self.stand_in else "")),
             ("in the network", self.stack.internal_url),
             ("on this host", self.stack.host_url or "not published"),
-        ]
-        lines = [f"{name:<15} {value}" for name, value in rows]
-        return "\n".join([*lines, "", f"{self.drift}"])
+        )
 
     def _joined(self, one: RagflowContainer) -> str:
         what = "the demo client, " if one.demo else ""

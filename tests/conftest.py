@@ -101,7 +101,7 @@ def serving(fake, probed):
     fake.output[name] = "INFO Application startup complete."
 
     def respond(box, argv, stdin):
-        if argv[:2] != ("python3", "-c"):
+        if argv[:2] != ("python3", "-c") or not stdin:
             return None
         order = json.loads(stdin)
         reranker = fake.container(name)

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import importlib
 import json
 import re
 import shlex
@@ -17,15 +18,32 @@ from ragops import bench, cli, errors, hints, site
 from ragops.bench import plots
 from ragops.checks import serving
 from ragops.stack import Stack
+from ragops.testing.stub import Behaviour, StubReranker
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """The site with the notebooks as they are kept, without a recorded run."""
-    return site.build(ROOT / "docs", tmp_path_factory.mktemp("site") / "html", ROOT / "notebooks")
+def recorded(tmp_path_factory):
+    """A short run against the stub reranker."""
+    with StubReranker(Behaviour(fixed_s=0.002)) as stub:
+        return bench.record_sync(
+            base_url=stub.base_url,
+            model="stub-reranker",
+            workload=bench.ragflow(8),
+            levels=(bench.Level.closed(1), bench.Level.closed(2)),
+            name="pages",
+            results=tmp_path_factory.mktemp("results"),
+            provenance=bench.Provenance(model_is_stand_in="a stub"),
+        )
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, recorded):
+    """The site with the notebooks as they are kept, and a recorded run."""
+    out = tmp_path_factory.mktemp("site") / "html"
+    return site.build(ROOT / "docs", out, ROOT / "notebooks", run=recorded)
 
 
 @pytest.fixture(scope="session")
@@ -163,9 +181,21 @@ def test_site_names_nothing_of_this_machine(built):
         assert [name for name in private if len(name) > 5 and name in page.read_text()] == [], page.name
 
 
-def test_site_says_that_there_is_no_recorded_run(built):
-    assert "built without a recorded run" in (built / "index.html").read_text()
-    assert "built without a recorded run" in text(built, "benchmark")
+def test_pages_show_the_recorded_run_by_its_name_and_what_stands_in(built, recorded):
+    assert f"built from run <code>{recorded.name}</code>" in (built / "network.html").read_text()
+    for page in ("index", "benchmark"):
+        assert recorded.name in text(built, page)
+        assert "stand-in model: a stub" in text(built, page)
+        assert "percentiles.svg" in (built / f"{page}.html").read_text()
+    assert "closed-2 8 0 " in text(built, "benchmark")
+
+
+def test_pages_without_a_run_say_so(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    monkeypatch.delenv(site.RUN, raising=False)
+    generated = importlib.import_module("generated")
+    assert "built without a recorded run" in "".join(generated.run("verdict"))
+    assert "".join(generated.run("levels")) == ""
 
 
 def test_every_image_has_words_for_those_who_do_not_see_it(built):

@@ -25,7 +25,7 @@ class Check:
     """The container from which it was asked; empty for the host."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The answers of one verb, in the order in which they were asked."""
 
@@ -56,13 +56,22 @@ class Report:
                 lines.append(f"        {'':<{width}}  hint: {check.remedy}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         """The same as a table, for notebooks."""
-        rows = "".join(
-            f"<tr><td>{escape(check.where)}</td><td>{escape(check.name)}</td><td>{check.status}</td>"
-            f"<td>{escape(check.detail)}</td><td>{escape(check.remedy)}</td></tr>"
-            for check in self.checks
-        )
+        asked = any(check.where for check in self.checks)
+        head = (["from"] if asked else []) + ["check", "result", "seen", "remedy"]
+        rows = "".join(_row(check, asked=asked) for check in self.checks)
         notes = "".join(f"<p>note: {escape(note)}</p>" for note in self.notes)
-        head = "<tr><th>from</th><th>check</th><th>result</th><th>seen</th><th>remedy</th></tr>"
-        return f"<p>{escape(self.title)}</p><table>{head}{rows}</table>{notes}"
+        titles = "".join(f"<th>{title}</th>" for title in head)
+        return f"<p>{escape(self.title)}</p><table><tr>{titles}</tr>{rows}</table>{notes}"
+
+
+def _row(check: Check, *, asked: bool) -> str:
+    remedy = check.remedy if check.status in {"warn", "fail"} else ""
+    cells = [check.where or "this host"] if asked else []
+    cells = [f"<td>{escape(cell)}</td>" for cell in [*cells, check.name]]
+    cells.append(f'<td class="ragops-{check.status}">{check.status}</td>')
+    cells += [f"<td>{escape(cell)}</td>" for cell in (check.detail, remedy)]
+    return f"<tr>{''.join(cells)}</tr>"

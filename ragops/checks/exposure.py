@@ -31,7 +31,10 @@ def _outside(engine: Engine, reranker: ContainerState, network: str, image: str)
     with engine.sidecar(OUTSIDE, image) as outsider:
         reached = [target for target in targets if _reaches(engine, outsider, image, target)]
     if reached:
-        remedy = f"docker network inspect {OUTSIDE}: is the reranker connected to it?"
+        remedy = (
+            f"docker network inspect {OUTSIDE} shows whether the reranker is connected to it; if it is not, "
+            "another engine or a firewall tool has replaced Docker's rules: restart the engine"
+        )
         return [Check(title, "fail", f"an unconnected container reaches {', '.join(reached)}", remedy)]
     return [Check(title, "ok", f"neither {' nor '.join(targets)} answers an unconnected container")]
 

@@ -25,6 +25,7 @@ NAMES = frozenset({"ragflow-server"})
 DEMO = "demo"
 """Role label of the stand-in client."""
 
+_SHORT_ID = 12
 _IMAGE = re.compile(r"(^|/)infiniflow/ragflow(:|@|$)")
 _RELEASE = re.compile(r":v?(\d+\.\d+\.\d+)")
 
@@ -86,9 +87,10 @@ def find(containers: Iterable[ContainerState], declared: Ragflow) -> tuple[Ragfl
     Raises:
         RagflowError: A declared one is missing, or several projects have one and none is named.
     """
+    there = tuple(containers)
     if declared.containers:
-        return tuple(_named(name, tuple(containers)) for name in declared.containers)
-    found = [RagflowContainer(one) for one in containers if is_ragflow(one)]
+        return tuple(_named(name, there) for name in declared.containers)
+    found = [RagflowContainer(one) for one in there if is_ragflow(one)]
     if declared.project is not None:
         found = [one for one in found if one.project == declared.project]
     projects = sorted({one.project or one.name for one in found})
@@ -117,9 +119,10 @@ def joinable(found: RagflowContainer) -> RagflowContainer:
 
 
 def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContainer:
-    for one in containers:
-        if one.name == name or one.id.startswith(name):
-            return RagflowContainer(one)
+    same = [one for one in containers if one.name == name]
+    short = [one for one in containers if len(name) >= _SHORT_ID and one.id.startswith(name)]
+    if found := (same or short)[:1]:
+        return RagflowContainer(found[0])
     near = ", ".join(one.name for one in containers if is_ragflow(one)) or "none"
     raise RagflowError(
         f"no container is named {name}",

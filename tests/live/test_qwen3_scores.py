@@ -22,10 +22,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ragops import engine as engines
 from ragops import ready, vllm
 from ragops.container import ContainerSpec, Mount, NetworkSpec
-from ragops.errors import EngineError
 from ragops.host import read_host
 from ragops.model import describe
 from ragops.stack import Network, Reranker, Stack
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ragops.engine import Engine
-
-pytestmark = pytest.mark.live
 
 TOLERANCE = 0.02
 """Of a score. bfloat16 against float32 gives up to 0.01 on these weights."""
@@ -66,17 +62,6 @@ ONE_NEWLINE = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n"
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    try:
-        found = engines.connect()
-    except EngineError as error:
-        pytest.skip(str(error))
-    if found.image(Reranker().image) is None:
-        pytest.skip(f"no image {Reranker().image}: ragops image builds it")
-    return found
-
-
-@pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("qwen3")
     folder.chmod(0o755)
@@ -90,7 +75,7 @@ def workspace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tool(engine, workspace) -> Iterator[str]:
+def tool(engine, image, workspace) -> Iterator[str]:
     """A container of the serving image, to run transformers in."""
     spec = ContainerSpec(
         name=TOOL,
@@ -139,7 +124,8 @@ def launch(checkpoint) -> ContainerSpec:
 
 @pytest.fixture(scope="module", autouse=True)
 def network(engine) -> Iterator[None]:
-    engine.create_network(NetworkSpec(NETWORK.name))
+    if engine.network(NETWORK.name) is None:  # else a run before this one was killed
+        engine.create_network(NetworkSpec(NETWORK.name))
     engine.create_volume("ragops-test-qwen3-cache", role="test")
     yield
     engine.remove_network(NETWORK.name)
@@ -148,6 +134,8 @@ def network(engine) -> Iterator[None]:
 
 @contextmanager
 def running(engine: Engine, spec: ContainerSpec) -> Iterator[None]:
+    if engine.container(spec.name) is not None:
+        engine.remove_container(spec.name)
     engine.create_container(spec)
     try:
         engine.start(spec.name)

@@ -1,0 +1,321 @@
+"""The command: exit codes, JSON on standard output, errors with a hint on standard error."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ragops import cli, private_engine
+from ragops.bench import Level
+from ragops.errors import BenchError, EngineError
+
+CONTAINER = "docker-ragflow-cpu-1"
+
+
+@pytest.fixture
+def run(here, capsys):
+    """Runs one command line; gives exit code, standard output and standard error."""
+
+    def ragops(*argv):
+        try:
+            code = cli.main(argv)
+        except SystemExit as left:  # argparse leaves so
+            code = left.code
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return ragops
+
+
+@pytest.fixture
+def up(run, serving, ragflow):
+    """A stack that is as declared."""
+    assert run("up")[0] == 0
+    serving.change("ragflow-vllm-reranker", health="healthy")
+    serving.calls.clear()
+    return serving
+
+
+def as_json(run, *argv):
+    code, out, _ = run(*argv, "--json")
+    return code, json.loads(out)
+
+
+class TestUsage:
+    def test_no_verb_shows_the_verbs(self, run):
+        code, out, _ = run()
+        assert code == 2
+        assert "doctor" in out
+
+    @pytest.mark.parametrize(
+        "argv",
+        [("nonsense",), ("connect",), ("demo",), ("engine",), ("bench", "--requests", "many"), ("up", "--no")],
+    )
+    def test_wrong_usage_is_2(self, run, argv):
+        code, out, err = run(*argv)
+        assert (code, out) == (2, "")
+        assert "usage: ragops" in err
+
+    @pytest.mark.parametrize("argv", [("--help",), ("up", "--help"), ("demo", "up", "--help"), ("--version",)])
+    def test_help_is_no_error(self, run, argv):
+        code, out, err = run(*argv)
+        assert (code, err) == (0, "")
+        assert "ragops" in out
+
+
+class TestWithoutAStack:
+    def test_doctor_changes_nothing(self, run, fake, ragflow):
+        code, out, _ = run("doctor")
+        assert code == 0
+        assert "engine answers" in out
+        assert fake.calls == []
+
+    def test_doctor_fails_when_a_check_does(self, run, fake):
+        fake.add_container("other", publish=(("0.0.0.0", 8123, 80),))
+        code, data = as_json(run, "doctor")
+        assert (code, data["ok"]) == (1, False)
+
+    def test_plan_is_pending_and_can_be_pasted(self, run, fake, ragflow):
+        code, out, _ = run("plan")
+        assert code == 3
+        assert "+ create network ragflow-rerank\n" in out
+        assert "\ndocker network create --driver bridge" in out
+        assert fake.calls == []
+
+    def test_status_is_pending(self, run, ragflow):
+        code, out, _ = run("status")
+        assert code == 3
+        assert "missing" in out
+
+    def test_up_tells_steps_apart_from_data(self, run, serving, ragflow):
+        code, out, err = run("up")
+        assert code == 0
+        assert "+ create network ragflow-rerank" in err.splitlines()
+        assert "http://ragflow-vllm-reranker:8000/v1" in out
+
+    def test_verify_says_what_to_run(self, run):
+        code, out, err = run("verify")
+        assert (code, out) == (1, "")
+        assert err == "error: no reranker ragflow-vllm-reranker\nhint: ragops up\n"
+
+    def test_down_of_nothing(self, run, fake):
+        code, out, _ = run("down")
+        assert (code, out) == (0, "nothing to change\n")
+        assert fake.calls == []
+
+
+class TestWithAStack:
+    def test_plan_and_status_are_well(self, run, up):
+        code, out, _ = run("plan")
+        assert code == 0
+        assert out.startswith("nothing to change\n")
+        assert run("status")[0] == 0
+
+    def test_a_second_up_makes_no_changing_call(self, run, up):
+        assert run("up")[0] == 0
+        assert up.calls == []
+
+    def test_drift_is_pending(self, run, up):
+        up.disconnect("ragflow-rerank", CONTAINER)
+        code, out, _ = run("status")
+        assert code == 3
+        assert f"+ connect {CONTAINER} to ragflow-rerank" in out
+
+    def test_connect_and_disconnect_twice(self, run, up):
+        assert run("disconnect", CONTAINER)[:2] == (0, f"- disconnect {CONTAINER} from ragflow-rerank\n")
+        assert run("disconnect", CONTAINER)[:2] == (0, f"{CONTAINER} is not connected\n")
+        assert run("connect", CONTAINER)[:2] == (0, f"+ connect {CONTAINER} to ragflow-rerank\n")
+        assert run("connect", CONTAINER)[:2] == (0, f"{CONTAINER} is connected already\n")
+
+    def test_verify_is_well(self, run, up):
+        code, out, _ = run("verify")
+        assert code == 0
+        assert "RAGFlow's call" in out
+
+    def test_verify_fails_when_disconnected(self, run, up):
+        up.disconnect("ragflow-rerank", CONTAINER)
+        code, out, _ = run("verify")
+        assert code == 1
+        assert f"hint: the containers share no network: ragops connect {CONTAINER}" in out
+
+    def test_down(self, run, up):
+        code, out, _ = run("down")
+        assert code == 0
+        assert "- remove container ragflow-vllm-reranker" in out
+        assert up.container(CONTAINER).status == "running"
+
+    def test_down_all_removes_what_is_ours(self, run, up):
+        up.add_image("ours:1", labels={"org.ragops": "image"})
+        assert run("down", "--all")[0] == 0
+        assert not any(one.ours for one in (*up.containers(), *up.networks()))
+        assert up.images() == ()
+
+    @pytest.mark.parametrize(
+        ("argv", "code", "keys"),
+        [
+            (("doctor",), 0, {"title", "ok", "checks", "notes"}),
+            (("image",), 0, {"id", "tags", "digests", "size", "labels", "architecture"}),
+            (("plan",), 0, {"changes", "notes"}),
+            (("up",), 0, {"ok", "network", "reranker", "ragflow", "drift", "internal_url"}),
+            (("status",), 0, {"ok", "served", "host_url", "stand_in"}),
+            (("connect", CONTAINER), 0, {"changes"}),
+            (("disconnect", CONTAINER), 0, {"changes"}),
+            (("verify",), 0, {"title", "ok", "checks", "notes"}),
+            (("down",), 0, {"changes"}),
+            (("demo", "down"), 0, {"changes"}),
+            (("engine", "stop"), 0, {"stopped"}),
+        ],
+    )
+    def test_json(self, run, up, argv, code, keys):
+        seen, data = as_json(run, *argv)
+        assert seen == code
+        assert keys <= set(data)
+
+    def test_json_of_a_plan_has_the_commands(self, run, serving, ragflow):
+        code, data = as_json(run, "plan")
+        assert code == 3
+        assert data["changes"][0]["change"] == "+ create network ragflow-rerank"
+        assert data["changes"][0]["commands"][0][:3] == ["docker", "network", "create"]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "argv", [("connect", "nobody"), ("connect", CONTAINER), ("disconnect", "nobody"), ("verify",), ("bench",)]
+    )
+    def test_without_a_stack_end_with_a_hint(self, run, ragflow, monkeypatch, fake, argv):
+        monkeypatch.setattr("ragops.measure.connect_engine", lambda: fake)
+        code, out, err = run(*argv)
+        assert (code, out) == (1, "")
+        assert err.startswith("error: ")
+        assert err.splitlines()[-1].startswith("hint: ")
+
+    def test_are_json_too(self, run, ragflow):
+        code, data = as_json(run, "connect", "nobody")
+        assert code == 1
+        assert data["error"] == "RagflowError"
+        assert data["message"] == "no container is named nobody"
+        assert data["hint"]
+
+    def test_wrong_declaration(self, run, here):
+        (here.parent / "ragops.toml").write_text("[network]\nnme = 1\n")
+        code, _, err = run("plan")
+        assert code == 1
+        assert err.startswith("error: ragops.toml:2: unknown key network.nme\n")
+        assert err.endswith("hint: did you mean name?\n")
+
+    def test_named_declaration_is_read(self, run, here, fake, ragflow):
+        (here.parent / "other.toml").write_text('[network]\nname = "other-net"\n')
+        assert "create network other-net" in run("plan", "--stack", "other.toml")[1]
+        assert run("plan", "--stack", "no.toml")[0] == 1
+
+    def test_no_engine(self, run, monkeypatch):
+        def nobody():
+            raise EngineError("no Docker engine answers", evidence="a socket", hint="start one")
+
+        monkeypatch.setattr("ragops.verbs.connect_engine", nobody)
+        assert run("status") == (1, "", "error: no Docker engine answers\n  a socket\nhint: start one\n")
+
+    def test_engine_that_refuses(self, run, fake, ragflow):
+        fake.refuse("create network", "could not find an available, non-overlapping IPv4 address pool")
+        code, _, err = run("up")
+        assert code == 1
+        assert err.splitlines()[-1].startswith("hint: docker network prune")
+
+    def test_interrupt_says_what_remains(self, run, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("ragops.verbs.up", interrupted)
+        code, out, err = run("up")
+        assert (code, out) == (130, "")
+        assert "ragops down removes it" in err
+
+    def test_reader_that_leaves_is_no_traceback(self, run, monkeypatch):
+        def gone(*_):
+            raise BrokenPipeError
+
+        monkeypatch.setattr("ragops.verbs.status", gone)
+        assert run("status") == (1, "", "")
+
+
+class TestDemo:
+    def test_up_and_down(self, run, fake):
+        fake.add_image("ragops-demo-client:latest")
+        assert as_json(run, "demo", "up") == (0, {"container": CONTAINER, "demo": True})
+        assert fake.container(CONTAINER).role == "demo"
+        assert run("demo", "up")[0] == 0
+        assert run("demo", "down")[0] == 0
+        assert (fake.container(CONTAINER), fake.network("docker_ragflow")) == (None, None)
+
+    def test_ragflow_itself_is_never_taken_for_the_demo(self, run, fake, ragflow):
+        fake.add_image("ragops-demo-client:latest")
+        code, _, err = run("demo", "up")
+        assert code == 1
+        assert "this machine seems to have a RAGFlow" in err
+        run("demo", "down")
+        assert fake.container(ragflow)
+
+    def test_a_demo_client_that_stopped_is_started(self, run, fake):
+        fake.add_image("ragops-demo-client:latest")
+        run("demo", "up")
+        fake.stop(CONTAINER)
+        assert run("demo", "up")[0] == 0
+        assert fake.container(CONTAINER).running
+
+
+class TestImageAndEngine:
+    def test_image_that_is_there_is_named(self, run, fake):
+        code, out, _ = run("image")
+        assert code == 0
+        assert out.startswith("vllm-cpu:latest")
+        assert fake.calls == []
+
+    def test_engine_that_answers_is_used(self, run, fake, monkeypatch):
+        monkeypatch.setattr(private_engine, "connect", lambda: fake)
+        assert as_json(run, "engine", "start") == (0, {"address": "unix:///fake/docker.sock"})
+
+    def test_no_private_engine_to_stop(self, run):
+        assert run("engine", "stop")[:2] == (0, "there is no private engine\n")
+
+
+class TestBench:
+    @pytest.fixture
+    def measured(self, monkeypatch):
+        asked = {}
+
+        def benchmark(_stack, **options):
+            asked.update(options)
+            raise BenchError("seen enough", hint="none")
+
+        monkeypatch.setattr(cli, "benchmark", benchmark)
+        return asked
+
+    def test_options_reach_the_benchmark(self, run, measured, tmp_path):
+        argv = ("--requests", "5", "--clients", "1", "2", "--rate", "3", "--repeats", "2", "--results", "r")
+        code, _, err = run("bench", *argv)
+        assert (code, err.splitlines()[0]) == (1, "error: seen enough")
+        assert measured["levels"] == (Level.closed(1), Level.closed(2), Level.poisson(3.0))
+        assert (measured["repeats"], measured["warmup"], str(measured["results"])) == (2, 3, "r")
+
+
+def module(*argv, **environment):
+    """``python -m ragops`` as a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ragops", *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], **environment},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_as_a_process_without_an_engine(tmp_path, model_folder):
+    where = {"RAGOPS_HOME": str(tmp_path), "RAGOPS_MODEL_DIR": str(model_folder), "HOME": str(tmp_path)}
+    code, out, err = module("status", DOCKER_HOST=f"unix://{tmp_path}/none.sock", **where)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: no Docker engine answers\n")
+    assert err.splitlines()[-1].startswith("hint: ")

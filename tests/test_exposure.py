@@ -1,0 +1,85 @@
+"""Who else reaches the reranker."""
+
+import json
+
+import pytest
+
+from ragops.checks import exposure
+from ragops.state import ExecResult
+
+NET, IMAGE = "ragflow-rerank", "vllm-cpu:latest"
+
+
+@pytest.fixture
+def look(fake, probed):
+    """Looks from outside; ``reached`` are the hosts that answer there."""
+    fake.add_container("reranker", network=NET, publish=(("127.0.0.1", 8123, 8000),))
+
+    def check(*reached):
+        asked = []
+
+        def respond(_box, _argv, stdin):
+            order = json.loads(stdin)
+            host = order["base_url"].split("/")[2].split(":")[0]
+            asked.append((host, order["depth"]))
+            closed = {} if host in reached else {"tcp": {"ok": False, "detail": "timed out"}}
+            return ExecResult(0, json.dumps(probed(order, **closed)), "")
+
+        fake.respond = respond
+        found = exposure.check(fake, fake.container("reranker"), NET, IMAGE)
+        return found, asked
+
+    return check
+
+
+def address(fake):
+    return fake.container("reranker").endpoint(NET).address
+
+
+def test_neither_name_nor_address_answers(look, fake):
+    (outside, published), asked = look()
+    assert (outside.status, published.status) == ("ok", "ok")
+    assert asked == [("reranker", 2), (address(fake), 2)]
+    assert published.detail == "127.0.0.1:8123"
+
+
+def test_address_that_answers_is_a_failure(look, fake):
+    (outside, _), _ = look(address(fake))
+    assert outside.status == "fail"
+    assert outside.detail.endswith(address(fake))
+    assert "docker network inspect bridge" in outside.remedy
+
+
+def test_asked_from_a_container_of_the_default_network_that_goes_again(look, fake):
+    look()
+    assert [one.name for one in fake.containers()] == ["reranker"]
+    assert len([call for call in fake.calls if call.startswith("remove container ragops-probe-")]) == 1
+
+
+def test_stopped_reranker_has_no_address_to_try(look, fake):
+    fake.stop("reranker")
+    _, asked = look()
+    assert asked == [("reranker", 2)]
+
+
+def test_engine_without_the_default_network_is_skipped(look, fake):
+    fake.networks = lambda: ()
+    (outside, _), asked = look()
+    assert (outside.status, asked) == ("skip", [])
+
+
+@pytest.mark.parametrize(("ip", "shown"), [("0.0.0.0", "0.0.0.0:8123"), ("", "0.0.0.0:8123"), ("::", ":::8123")])
+def test_port_that_others_reach_is_a_warning(look, fake, ip, shown):
+    fake.change("reranker", published=((ip, 8123, 8000),))
+    (_, published), _ = look()
+    assert published.status == "warn"
+    assert published.detail == f"other machines reach {shown}"
+
+
+@pytest.mark.parametrize(
+    ("ports", "detail"), [((), "nothing is published"), ((("::1", 8123, 8000),), "::1:8123")]
+)
+def test_port_of_this_host_is_well(look, fake, ports, detail):
+    fake.change("reranker", published=ports)
+    (_, published), _ = look()
+    assert (published.status, published.detail) == ("ok", detail)

@@ -1,0 +1,176 @@
+"""Where the image comes from, in which order, and what is removed again."""
+
+import os
+import re
+import shutil
+from importlib import resources
+
+import pytest
+
+from ragops import image, wheels
+from ragops.errors import EngineError, ImageError, RagopsError
+from ragops.testing.fake_engine import FakeEngine
+
+
+@pytest.fixture
+def bare():
+    """An engine without the image; its base was made before."""
+    return FakeEngine(image.BASE)
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """What pip was asked for."""
+    asked = []
+    monkeypatch.setattr(wheels, "download", lambda *argv, **options: asked.append((argv, options)))
+    return asked
+
+
+def ensure(engine, home, name=image.DEFAULT, told=lambda _: None):
+    return image.ensure(engine, name, home, told)
+
+
+def test_one_that_is_there_is_taken(fake, tmp_path):
+    assert ensure(fake, tmp_path) == fake.image(image.DEFAULT)
+    assert fake.calls == []
+
+
+def test_official_one_is_pulled_by_digest_where_a_registry_answers(bare, tmp_path):
+    bare.registry.add(image.OFFICIAL)
+    made = ensure(bare, tmp_path)
+    assert re.fullmatch(r"[\w./-]+@sha256:[0-9a-f]{64}", image.OFFICIAL)
+    assert made.tags == (image.DEFAULT,)
+    assert made.digests == (image.OFFICIAL,)
+    assert bare.calls == [f"pull {image.OFFICIAL}", f"tag {image.DEFAULT}"]
+
+
+def test_else_it_is_built(bare, tmp_path, fetched):
+    told = []
+    bare.build_output = ("Step 1/2", "Step 2/2")
+    assert ensure(bare, tmp_path, told=told.append).labels["org.ragops"] == "image"
+    assert told[-2:] == ["fetching torch and vLLM with pip", "building the image"]
+    assert (tmp_path / "logs" / "image.log").read_text() == "Step 1/2\nStep 2/2\n"
+    assert not list((tmp_path / "build").iterdir())
+
+
+def test_wheels_are_for_the_images_python_and_hashed(bare, tmp_path, fetched):
+    ensure(bare, tmp_path)
+    (torch, torch_options), (lock, lock_options) = fetched
+    assert torch[1].endswith("+cpu")
+    assert torch_options == {"python": "3.11"}
+    assert lock[1] == "--requirement"
+    assert lock_options == {"python": "3.11", "hashes": True}
+
+
+def test_every_locked_wheel_has_a_hash():
+    text = (resources.files("ragops.data") / "image" / "requirements.lock").read_text()
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    assert lines
+    assert all(re.match(r"[\w.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", line) for line in lines)
+    assert not [line for line in lines if line.startswith(("triton", "nvidia"))]
+
+
+def test_another_name_is_only_pulled(bare, tmp_path):
+    bare.registry.add("mine:1")
+    assert ensure(bare, tmp_path, "mine:1").tags == ("mine:1",)
+    with pytest.raises(ImageError, match="no image other:1, and could not pull it") as caught:
+        ensure(bare, tmp_path, "other:1")
+    assert "leave image out" in caught.value.hint
+    assert not [call for call in bare.calls if call.startswith("build")]
+
+
+def test_failed_build_shows_the_end_of_its_log(bare, tmp_path, fetched):
+    bare.build_output = tuple(f"line {number}" for number in range(30))
+    build = bare.build
+
+    def fail(*argv, **options):
+        yield from build(*argv, **options)
+        raise EngineError("building failed", evidence="returned a non-zero code: 1")
+
+    bare.build = fail
+    with pytest.raises(ImageError, match="building failed") as caught:
+        image.build(bare, tmp_path, lambda _: None)
+    lines = caught.value.evidence.splitlines()
+    assert (lines[0], lines[-2:]) == ("line 10", ["line 29", "returned a non-zero code: 1"])
+    assert "image.log" in caught.value.hint
+    assert not list((tmp_path / "build").iterdir())
+
+
+def test_missing_cpu_build_of_torch_says_where_it_is(bare, tmp_path, monkeypatch):
+    def nothing(*_, **__):
+        raise RagopsError("pip could not get it", evidence="No matching distribution")
+
+    monkeypatch.setattr(wheels, "download", nothing)
+    with pytest.raises(ImageError, match="no CPU build of torch") as caught:
+        ensure(bare, tmp_path)
+    assert "extra-index-url" in caught.value.hint
+
+
+class TestBase:
+    def test_needs_root(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        with pytest.raises(ImageError, match="needs root"):
+            image.build(FakeEngine(), tmp_path, lambda _: None)
+
+    def test_needs_debootstrap(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+        with pytest.raises(ImageError, match="needs debootstrap"):
+            image.build(FakeEngine(), tmp_path, lambda _: None)
+
+    @pytest.fixture
+    def programs(self, tmp_path, monkeypatch):
+        """Stand-ins for debootstrap and tar, first on the path."""
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        for name, text in {
+            "debootstrap": 'echo "$@"; for last; do :; done; mkdir -p "$4/usr/share/doc/x" "$4/etc"',
+            "tar": 'echo tar; touch "$4"',
+        }.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        return folder
+
+    def test_is_made_once_and_imported(self, tmp_path, programs, fetched):
+        engine = FakeEngine("other:1")
+        image.build(engine, tmp_path, lambda _: None)
+        image.build(engine, tmp_path, lambda _: None)
+        assert engine.calls.count(f"import {image.BASE}") == 1
+
+    def test_mirror_can_be_named(self, tmp_path, programs, fetched, monkeypatch):
+        monkeypatch.setenv("RAGOPS_DEBIAN_MIRROR", "http://mirror.test/debian")
+        image.build(FakeEngine("other:1"), tmp_path, lambda _: None)
+        log = (tmp_path / "logs" / "image.log").read_text()
+        assert "--include=python3,python3-venv," in log
+        assert log.splitlines()[0].endswith("http://mirror.test/debian")
+
+    def test_program_that_fails_is_named(self, tmp_path, programs, fetched):
+        (programs / "debootstrap").write_text("#!/bin/sh\necho E: no mirror\nexit 3\n")
+        with pytest.raises(ImageError, match="debootstrap failed with exit code 3") as caught:
+            image.build(FakeEngine("other:1"), tmp_path, lambda _: None)
+        assert "E: no mirror" in caught.value.evidence
+
+
+class TestRemove:
+    def test_what_was_built_goes_and_what_was_there_stays(self, bare, tmp_path, fetched):
+        bare.add_image("theirs:1")
+        ensure(bare, tmp_path)
+        image.remove_ours(bare, tmp_path)
+        assert bare.image(image.DEFAULT) is None
+        assert bare.image("theirs:1")
+
+    def test_what_was_pulled_goes(self, bare, tmp_path):
+        bare.registry.add(image.OFFICIAL)
+        ensure(bare, tmp_path)
+        image.remove_ours(bare, tmp_path)
+        assert bare.image(image.OFFICIAL) is None
+        assert bare.image(image.DEFAULT) is None
+        image.remove_ours(bare, tmp_path)
+
+    def test_official_image_that_was_there_before_stays(self, tmp_path):
+        engine = FakeEngine(image.DEFAULT)
+        ensure(engine, tmp_path)
+        image.remove_ours(engine, tmp_path)
+        assert engine.image(image.DEFAULT)

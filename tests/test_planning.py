@@ -1,0 +1,407 @@
+"""Plans: what changes, in which order, with which words; and that any mess is put right."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ragops.container import ContainerSpec, Mount
+from ragops.errors import EngineError, RagflowError, StackError
+from ragops.planning import (
+    Plan,
+    apply,
+    moves_route,
+    observe,
+    plan_connect,
+    plan_down,
+    plan_purge,
+    plan_up,
+)
+from ragops.ragflow.discovery import RagflowContainer
+from ragops.stack import Network, Ragflow, Reranker, Stack
+from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
+from ragops.testing.fake_engine import FakeEngine
+
+STACK = Stack()
+NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
+CACHE = f"{RERANKER}-cache"
+LABELS = {COMPOSE_PROJECT: "docker", COMPOSE_SERVICE: "ragflow-cpu"}
+SPEC = ContainerSpec(
+    name=RERANKER,
+    image="vllm-cpu:latest",
+    mounts=(Mount(CACHE, "/cache", "volume"),),
+    network=NET,
+    aliases=(RERANKER,),
+    publish=(("127.0.0.1", 8123, 8000),),
+)
+
+
+def plan(engine, stack=STACK, spec=SPEC):
+    return plan_up(stack, spec, engine.image("vllm-cpu:latest").id, observe(engine))
+
+
+def up(engine, stack=STACK, spec=SPEC):
+    done = plan(engine, stack, spec)
+    apply(done, engine)
+    return done
+
+
+def said(found):
+    return [action.describe() for action in found.actions]
+
+
+def add_ragflow(engine):
+    return engine.add_container(RAGFLOW, network="docker_ragflow", labels=LABELS)
+
+
+class TestUp:
+    def test_from_nothing(self, fake, ragflow):
+        done = up(fake)
+        assert said(done) == [
+            f"+ create network {NET}",
+            f"+ create volume {CACHE}",
+            f"+ run container {RERANKER} from vllm-cpu:latest",
+            f"+ connect {RAGFLOW} to {NET}",
+        ]
+        assert fake.container(RERANKER).status == "running"
+        assert fake.container(RAGFLOW).endpoint(NET).address
+
+    def test_as_docker_commands(self, fake, ragflow):
+        network, volume, run, connect = plan(fake).commands()
+        assert network == f"docker network create --driver bridge --label org.ragops=network {NET}"
+        assert volume == f"docker volume create --label org.ragops=cache {CACHE}"
+        assert run.startswith(f"docker run --detach --name {RERANKER} --network {NET}")
+        assert connect == f"docker network connect {NET} {RAGFLOW}"
+
+    def test_planning_changes_nothing(self, fake, ragflow):
+        plan(fake)
+        assert fake.calls == []
+
+    def test_a_second_time_changes_nothing(self, fake, ragflow):
+        up(fake)
+        fake.calls.clear()
+        assert up(fake).empty
+        assert fake.calls == []
+
+    def test_one_that_stopped_is_started(self, fake, ragflow):
+        up(fake)
+        fake.stop(RERANKER)
+        assert said(up(fake)) == [f"~ start container {RERANKER}"]
+        assert plan(fake).empty
+
+    def test_recreated_ragflow_is_connected_again(self, fake, ragflow):
+        up(fake)
+        fake.remove_container(RAGFLOW)
+        add_ragflow(fake)
+        assert said(plan(fake)) == [f"+ connect {RAGFLOW} to {NET}"]
+
+    def test_stopped_ragflow_is_connected_too(self, fake, ragflow):
+        fake.stop(RAGFLOW)
+        up(fake)
+        fake.start(RAGFLOW)
+        assert fake.container(RAGFLOW).endpoint(NET).address
+
+    def test_changed_declaration_replaces_the_container(self, fake):
+        up(fake)
+        changed = dataclasses.replace(SPEC, memory=1)
+        assert said(up(fake, spec=changed)) == [f"~ replace container {RERANKER}: its declaration changed"]
+        assert fake.container(RERANKER).config == changed.config_hash()
+        assert plan(fake, spec=changed).empty
+
+    def test_changed_image_replaces_the_container(self, fake):
+        up(fake)
+        fake.add_image("other:1")
+        fake.tag("other:1", "vllm-cpu:latest")
+        assert said(up(fake)) == [f"~ replace container {RERANKER}: vllm-cpu:latest is another image now"]
+        assert plan(fake).empty
+
+    def test_network_that_was_made_anew_is_joined_again(self, fake, ragflow):
+        up(fake)
+        fake.stop(RERANKER)
+        fake.stop(RAGFLOW)
+        fake.remove_network(NET)
+        fake.add_network(NET)
+        assert said(up(fake)) == [
+            f"- disconnect {RERANKER} from {NET}",
+            f"+ connect {RERANKER} to {NET}",
+            f"~ start container {RERANKER}",
+            f"- disconnect {RAGFLOW} from {NET}",
+            f"+ connect {RAGFLOW} to {NET}",
+        ]
+        fake.start(RAGFLOW)
+        assert fake.container(RERANKER).endpoint(NET).aliases[0] == RERANKER
+        assert plan(fake).empty
+
+    def test_network_that_is_gone_is_made_again(self, fake, ragflow):
+        up(fake)
+        fake.stop(RERANKER)
+        fake.stop(RAGFLOW)
+        fake.remove_network(NET)
+        assert said(up(fake))[-2:] == [f"- disconnect {RAGFLOW} from {NET}", f"+ connect {RAGFLOW} to {NET}"]
+        fake.start(RAGFLOW)
+        assert fake.container(RAGFLOW).endpoint(NET).network_id == fake.network(NET).id
+        assert plan(fake).empty
+
+    def test_foreign_container_of_that_name_is_left_alone(self, fake):
+        fake.add_container(RERANKER)
+        with pytest.raises(StackError, match="did not make is named") as caught:
+            plan(fake)
+        assert "another name" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        "declared",
+        [Network(driver="macvlan"), Network(internal=True), Network(subnet="10.77.0.0/24")],
+    )
+    def test_network_that_differs_is_refused(self, fake, declared):
+        fake.add_network(NET)
+        with pytest.raises(StackError, match="differs from its declaration") as caught:
+            plan(fake, STACK.model_copy(update={"network": declared}))
+        assert "declared" in caught.value.evidence
+
+    def test_foreign_network_is_used_and_said_to_be_kept(self, fake):
+        fake.add_network(NET)
+        found = plan(fake)
+        assert not any("network" in line for line in said(found))
+        assert f"network {NET} was not made by ragops: it is used, and never removed" in found.notes
+
+    @pytest.mark.parametrize("mode", ["host", "none", "container:other"])
+    def test_ragflow_without_a_network_of_its_own_is_refused(self, fake, mode):
+        fake.add_container("other")
+        fake.add_container("ragflow-server", network=mode)
+        with pytest.raises(RagflowError, match="can't join a network"):
+            plan(fake)
+
+    def test_missing_ragflow_is_a_note(self, fake):
+        assert "ragops demo up" in "".join(plan(fake).notes)
+
+    def test_declared_containers_are_connected_and_no_others(self, fake, ragflow):
+        fake.add_container("mine")
+        stack = STACK.model_copy(update={"ragflow": Ragflow(containers=("mine",))})
+        assert [line for line in said(plan(fake, stack)) if "connect" in line] == [f"+ connect mine to {NET}"]
+
+    def test_internal_network_is_noted_to_publish_nothing(self, fake):
+        stack = STACK.model_copy(update={"network": Network(internal=True)})
+        assert any("nothing is published" in note for note in plan(fake, stack).notes)
+
+
+class TestWhenTheEngineRefuses:
+    def test_port_that_is_taken_leaves_no_container(self, fake):
+        fake.add_container("other", publish=(("0.0.0.0", 8123, 80),))
+        with pytest.raises(EngineError, match="port is already allocated") as caught:
+            up(fake)
+        assert "set another port" in caught.value.hint
+        assert fake.container(RERANKER) is None
+
+    def test_what_was_done_stays_and_the_next_time_goes_on(self, fake):
+        fake.host_ports.add(8123)
+        with pytest.raises(EngineError):
+            up(fake)
+        fake.host_ports.clear()
+        assert said(up(fake)) == [f"+ run container {RERANKER} from vllm-cpu:latest"]
+
+    def test_old_container_comes_back_when_the_new_one_fails(self, fake):
+        up(fake)
+        old = fake.container(RERANKER).id
+        fake.host_ports.add(9000)
+        with pytest.raises(EngineError):
+            up(fake, spec=dataclasses.replace(SPEC, publish=(("127.0.0.1", 9000, 8000),)))
+        assert (fake.container(RERANKER).id, fake.container(RERANKER).status) == (old, "running")
+        assert fake.container(f"{RERANKER}-old") is None
+
+    def test_one_that_did_not_run_before_is_not_started(self, fake):
+        up(fake)
+        fake.stop(RERANKER)
+        fake.refuse("create container", "no space left on device")
+        with pytest.raises(EngineError, match="no space left"):
+            up(fake, spec=dataclasses.replace(SPEC, memory=1))
+        assert fake.container(RERANKER).status == "exited"
+
+    def test_each_action_is_told_before_it_is_done(self, fake):
+        told = []
+        fake.refuse("create volume", "no")
+        with pytest.raises(EngineError):
+            apply(plan(fake), fake, lambda action: told.append(action.describe()))
+        assert told == [f"+ create network {NET}", f"+ create volume {CACHE}"]
+
+
+class TestRoute:
+    @pytest.mark.parametrize(
+        ("network", "internal", "moves"),
+        [
+            ("aaa", False, True),
+            ("docker-ragflow", False, True),  # a hyphen sorts before RAGFlow's underscore
+            ("ragflow-rerank", False, False),
+            ("aaa", True, False),
+        ],
+    )
+    def test_goes_to_the_name_that_sorts_first(self, fake, ragflow, network, internal, moves):
+        assert moves_route(fake.container(ragflow), network, internal=internal) is moves
+
+    def test_is_said_when_it_moves(self, fake, ragflow):
+        stack = STACK.model_copy(update={"network": Network(name="aaa")})
+        spec = dataclasses.replace(SPEC, network="aaa")
+        moved = "(moves its default route: open connections break)"
+        assert said(plan(fake, stack, spec))[-1] == f"+ connect {RAGFLOW} to aaa {moved}"
+        assert moved not in str(plan(fake))
+
+    def test_container_that_was_connected_already_moves_nothing(self, fake, ragflow):
+        stack = STACK.model_copy(update={"network": Network(name="aaa")})
+        spec = dataclasses.replace(SPEC, network="aaa")
+        up(fake, stack, spec)
+        assert plan(fake, stack, spec).empty
+
+
+class TestConnect:
+    def test_once(self, fake, ragflow):
+        fake.add_network(NET)
+        for expected in (1, 0):
+            found = RagflowContainer(fake.container(ragflow))
+            todo = plan_connect(found, fake.network(NET))
+            assert len(todo.actions) == expected
+            apply(todo, fake)
+
+    def test_refused_without_a_network_of_its_own(self, fake):
+        fake.add_network(NET)
+        fake.add_container("box", network="host")
+        with pytest.raises(RagflowError, match="it uses the host's network"):
+            plan_connect(RagflowContainer(fake.container("box")), fake.network(NET))
+
+
+class TestDown:
+    def test_takes_ours_and_leaves_ragflow(self, fake, ragflow):
+        up(fake)
+        apply(plan_down(STACK, (CACHE,), observe(fake)), fake)
+        assert fake.container(RERANKER) is None
+        assert fake.network(NET) is None
+        assert fake.volumes() == ()
+        left = fake.container(RAGFLOW)
+        assert [end.network for end in left.endpoints] == ["docker_ragflow"]
+        assert left.status == "running"
+
+    def test_after_nothing_there_is_nothing(self, fake, ragflow):
+        assert plan_down(STACK, (CACHE,), observe(fake)).empty
+
+    def test_foreign_network_stays_with_its_members(self, fake, ragflow):
+        fake.add_network(NET)
+        up(fake)
+        found = plan_down(STACK, (CACHE,), observe(fake))
+        assert said(found) == [f"- remove container {RERANKER}", f"- remove volume {CACHE}"]
+
+    def test_foreign_container_of_the_rerankers_name_stays(self, fake):
+        up(fake)
+        fake.remove_container(RERANKER)
+        fake.add_container(RERANKER, network=NET)
+        apply(plan_down(STACK, (), observe(fake)), fake)
+        assert fake.container(RERANKER).status == "running"
+        assert fake.network(NET) is None
+
+    def test_foreign_volume_stays(self, fake):
+        fake.create_container(dataclasses.replace(SPEC, name="other"))  # the engine makes it, unlabelled
+        fake.remove_container("other")
+        assert plan_down(STACK, (CACHE,), observe(fake)).empty
+
+
+class TestPurge:
+    def test_takes_everything_of_ours_and_nothing_else(self, fake, ragflow):
+        fake.add_network("theirs")
+        up(fake)
+        second = Stack(network=Network(name="second"), reranker=Reranker(name="second-reranker"))
+        up(fake, second, dataclasses.replace(SPEC, name="second-reranker", network="second", publish=()))
+        apply(plan_purge(observe(fake)), fake)
+        left = observe(fake)
+        assert [one.name for one in left.containers] == [RAGFLOW]
+        assert {one.name for one in left.networks} >= {"theirs", "docker_ragflow", "bridge"}
+        assert not any(one.ours for one in left.networks)
+        assert left.volumes == ()
+
+
+class TestText:
+    def test_empty_plan(self):
+        assert str(Plan(())) == "nothing to change"
+        assert "nothing to change" in Plan(())._repr_html_()
+
+    def test_notes_come_last(self, fake):
+        assert str(plan(fake)).splitlines()[-1].startswith("note: no RAGFlow container found")
+
+    def test_html_is_escaped(self, fake):
+        assert "&lt;b&gt;" in Plan((), ("<b>",))._repr_html_()
+        assert "<code>docker network create" in plan(fake)._repr_html_()
+
+
+def stop(name):
+    def act(engine):
+        if engine.container(name):
+            engine.stop(name)
+
+    return act
+
+
+def remove(name):
+    def act(engine):
+        if engine.container(name):
+            engine.remove_container(name)
+
+    return act
+
+
+def leave(name):
+    def act(engine):
+        box = engine.container(name)
+        if box and box.endpoint(NET):
+            engine.disconnect(NET, name)
+
+    return act
+
+
+def lose_network(engine):
+    network = engine.network(NET)
+    if network and not any(one.running and one.endpoint(NET) for one in engine.containers()):
+        engine.remove_network(NET)
+
+
+def new_network(engine):
+    if engine.network(NET) is None:
+        engine.add_network(NET)
+
+
+def recreate_ragflow(engine):
+    remove(RAGFLOW)(engine)
+    add_ragflow(engine)
+
+
+def new_image(engine):
+    engine.add_image("new:1")
+    engine.tag("new:1", "vllm-cpu:latest")
+
+
+MISHAPS = {
+    "stop reranker": stop(RERANKER),
+    "stop ragflow": stop(RAGFLOW),
+    "remove reranker": remove(RERANKER),
+    "reranker leaves": leave(RERANKER),
+    "ragflow leaves": leave(RAGFLOW),
+    "network gone": lose_network,
+    "network made by another": new_network,
+    "ragflow recreated": recreate_ragflow,
+    "image rebuilt": new_image,
+    "up": up,
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(sorted(MISHAPS)), max_size=8))
+def test_after_any_mishaps_one_up_puts_it_right(mishaps):
+    engine = FakeEngine()
+    add_ragflow(engine)
+    for name in mishaps:
+        MISHAPS[name](engine)
+    up(engine)
+    assert plan(engine).empty
+    engine.start(RAGFLOW)
+    network, reranker = engine.network(NET), engine.container(RERANKER)
+    assert reranker.status == "running"
+    assert RERANKER in reranker.endpoint(NET).aliases
+    for name in (RERANKER, RAGFLOW):
+        place = engine.container(name).endpoint(NET)
+        assert (place.network_id, bool(place.address)) == (network.id, True)

@@ -1,0 +1,309 @@
+"""The program that runs inside containers, as a process of its own against servers of every kind."""
+
+import ast
+import contextlib
+import json
+import math
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from ragops.checks import probe
+from ragops.data import __file__ as data
+from ragops.errors import EngineError
+from ragops.ragflow.request import RerankRequest
+from ragops.state import ExecResult
+from ragops.testing.stub import Behaviour, StubReranker
+
+PROGRAM = Path(data).parent / "probe.py"
+REQUEST = RerankRequest("stub-reranker")
+LISTING = json.dumps({"data": [{"id": "stub-reranker"}]})
+
+
+def run(url, *, timeout=5.0, environment=None, **changed):
+    """Run the program; gives the answer that it wrote."""
+    order = {
+        "base_url": url,
+        "key": "x",
+        "model": REQUEST.model,
+        "query": REQUEST.query,
+        "documents": REQUEST.documents,
+        "timeout": timeout,
+        "connect_timeout": 2,
+        **changed,
+    }
+    done = subprocess.run(
+        [sys.executable, "-S", str(PROGRAM)],  # -S: without site-packages, so without cohere
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment or {},
+    )
+    return json.loads(done.stdout)
+
+
+def last(url, **options):
+    """Name and answer of the last layer that was tried."""
+    steps = run(url, **options)["steps"]
+    name = list(steps)[-1]
+    return name, steps[name]
+
+
+@contextlib.contextmanager
+def server(**answers):
+    """A server that answers health, models and rerank as told: (status, type, body), or None to hang."""
+    over = threading.Event()
+    told = {"health": (200, "", ""), "models": (200, "application/json", LISTING)} | answers
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self):
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            found = told.get(self.path.rpartition("/")[2], (404, "application/json", '{"detail":"Not Found"}'))
+            if found is None:
+                over.wait(30)
+                return
+            status, kind, body = found
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_GET = do_POST = answer  # noqa: N815 - names of the base class
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_address[1]}/v1"
+        finally:
+            over.set()
+            httpd.shutdown()
+            thread.join()
+
+
+def scored(*pairs):
+    rows = ", ".join(f'{{"index": {index}, "relevance_score": {score}}}' for index, score in pairs)
+    return 200, "application/json", f'{{"results": [{rows}]}}'
+
+
+class TestProgram:
+    def test_all_layers(self):
+        with StubReranker(Behaviour(model="stub-reranker")) as stub:
+            steps = run(stub.base_url)["steps"]
+            sent = stub.calls[-1]
+        assert list(steps) == list(probe.LAYERS)
+        assert all(step["ok"] and step["ms"] >= 0 for step in steps.values())
+        assert steps["dns"]["detail"] == "127.0.0.1"
+        assert steps["models"]["names"] == ["stub-reranker"]
+        assert sorted(index for index, _ in steps["rerank"]["scores"]) == [0, 1, 2]
+        assert steps["rerank"]["client"] == "http.client"
+        assert sent.path == "/v1/rerank"
+        assert sent.headers["authorization"] == "Bearer x"
+
+    def test_sends_what_ragflow_sends(self):
+        with StubReranker() as stub:
+            run(stub.base_url)
+            assert stub.calls[-1].body == json.loads(REQUEST.body())
+
+    def test_depth_stops_early(self):
+        with server() as url:
+            assert list(run(url, depth=2)["steps"]) == ["dns", "tcp"]
+
+    def test_name_that_does_not_resolve(self):
+        name, step = last("http://nobody.invalid:8000/v1")
+        assert (name, step["ok"], step["error"]) == ("dns", False, "gaierror")
+
+    def test_port_that_refuses(self):
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+        name, step = last(f"http://127.0.0.1:{port}/v1")
+        assert (name, step["error"]) == ("tcp", "ConnectionRefusedError")
+
+    def test_server_that_is_not_healthy(self):
+        with server(health=(503, "", "")) as url:
+            assert last(url)[0] == "health"
+            assert last(url)[1]["detail"] == "HTTP 503"
+
+    def test_server_that_hangs(self):
+        with server(rerank=None) as url:
+            name, step = last(url, timeout=0.3)
+        assert (name, step["error"]) == ("rerank", "TimeoutError")
+
+    def test_missing_route(self):
+        with server() as url:
+            name, step = last(url)
+        assert name == "rerank"
+        assert step["detail"] == 'HTTP 404: {"detail":"Not Found"}'
+
+    def test_key_that_is_wanted(self):
+        with StubReranker(Behaviour(api_key="secret")) as stub:
+            name, step = last(stub.base_url)
+        assert name == "rerank"
+        assert step["detail"].startswith("HTTP 401")
+
+    def test_page_in_place_of_data(self):
+        with server(models=(200, "text/html", "<html>a proxy</html>")) as url:
+            name, step = last(url)
+        assert name == "models"
+        assert step["detail"] == "not JSON but text/html: <html>a proxy</html>"
+
+    def test_data_without_results(self):
+        with server(rerank=(200, "application/json", "{}")) as url:
+            assert last(url)[1]["error"] == "KeyError"
+
+    def test_scores_are_passed_on_as_they_came(self):
+        with server(rerank=scored((0, "NaN"), (7, 0.5))) as url:
+            (first, nan), second = last(url)[1]["scores"]
+        assert (first, second) == (0, [7, 0.5])
+        assert math.isnan(nan)
+
+    def test_proxies_are_told_in_either_case(self):
+        environment = {"HTTP_PROXY": "http://proxy.test:3128", "no_proxy": "localhost"}
+        with server() as url:
+            told = run(url, environment=environment, depth=1)["proxies"]
+        assert told == {"http_proxy": "http://proxy.test:3128", "no_proxy": "localhost"}
+
+    def test_asks_directly_although_a_proxy_is_set(self):
+        with StubReranker() as stub:
+            found = run(stub.base_url, environment={"http_proxy": "http://127.0.0.1:1"})
+        assert found["steps"]["rerank"]["ok"]
+
+    def test_runs_on_python_3_8_with_nothing_installed(self):
+        tree = ast.parse(PROGRAM.read_text(), feature_version=(3, 8))
+        tops = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {getattr(node, "module", None) or node.names[0].name for node in tops}
+        assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+class Played:
+    """A fake engine's programs: results by the program's name, and what was asked."""
+
+    def __init__(self, **results):
+        self.results, self.asked = results, []
+
+    def __call__(self, _box, argv, stdin):
+        name = argv[0].rpartition("/")[2]
+        self.asked.append((argv, stdin))
+        found = self.results.get(name)
+        return found(argv, stdin) if callable(found) else found
+
+
+def ask(engine, **options):
+    return probe.ask(engine, "box", "vllm-cpu:latest", "http://reranker:8000/v1", REQUEST, **options)
+
+
+@pytest.fixture
+def box(fake):
+    fake.add_container("box")
+    return fake
+
+
+@pytest.fixture
+def right(probed):
+    def answer(_argv, stdin):
+        return ExecResult(0, json.dumps(probed(json.loads(stdin))), "")
+
+    return answer
+
+
+class TestVehicles:
+    def test_ragflows_own_python_comes_first(self, box, right):
+        box.respond = Played(python=right)
+        answer = ask(box)
+        assert box.respond.asked[0][0][0] == "/ragflow/.venv/bin/python"
+        assert (answer.vehicle, answer.client) == ("python", "cohere 5.6.2")
+        assert answer.models == ("stub-reranker",)
+        assert dict(answer.scores)[1] == pytest.approx(0.9)
+        assert box.calls == []
+
+    def test_then_any_python(self, box, right):
+        box.respond = Played(python3=right)
+        assert ask(box).vehicle == "python"
+
+    def test_then_curl(self, box):
+        box.respond = Played(curl=curl())
+        assert ask(box).vehicle == "curl"
+
+    def test_then_a_probe_container_that_goes_again(self, box, right):
+        box.respond = lambda one, argv, stdin: right(argv, stdin) if one.name != "box" else None
+        assert ask(box).vehicle == "probe container"
+        assert [one.name for one in box.containers()] == ["box"]
+        assert any(call.startswith("create container ragops-probe-") for call in box.calls)
+
+    def test_python_that_is_broken_is_an_error(self, box):
+        box.respond = Played(python3=ExecResult(1, "", "ImportError: no encodings"))
+        with pytest.raises(EngineError, match="gave no answer") as caught:
+            ask(box)
+        assert "no encodings" in caught.value.evidence
+
+    def test_container_that_stopped_is_an_error(self, box):
+        box.stop("box")
+        with pytest.raises(EngineError, match="is not running"):
+            ask(box)
+
+    def test_order_is_ragflows_request(self, box, right):
+        box.respond = Played(python=right)
+        ask(box, depth=3)
+        order = json.loads(box.respond.asked[0][1])
+        assert (order["depth"], order["timeout"], order["model"]) == (3, 30.0, "stub-reranker")
+
+
+def curl(**answers):
+    """Plays curl: exit code, output and error by the end of the address."""
+    results = {"results": [{"index": index, "relevance_score": 0.5} for index in range(3)]}
+    told = {"health": (0, "", ""), "models": (0, LISTING, ""), "rerank": (0, json.dumps(results), "")}
+
+    def play(argv, _stdin):
+        if argv[1] == "--version":
+            return ExecResult(0, "curl 7.88.1", "")
+        return ExecResult(*(told | answers)[argv[-1].rpartition("/")[2]])
+
+    return play
+
+
+class TestCurl:
+    def test_all_layers(self, box):
+        box.respond = Played(curl=curl())
+        answer = ask(box)
+        assert list(answer.steps) == list(probe.LAYERS)
+        assert all(step.ok for step in answer.steps.values())
+        assert answer.models == ("stub-reranker",)
+        assert answer.scores == ((0, 0.5), (1, 0.5), (2, 0.5))
+        argv, body = box.respond.asked[-1]
+        assert argv[-1] == "http://reranker:8000/v1/rerank"
+        assert body == REQUEST.body().decode()
+
+    @pytest.mark.parametrize(("code", "layer"), [(6, "dns"), (7, "tcp"), (28, "tcp")])
+    def test_exit_code_tells_the_layer(self, box, code, layer):
+        box.respond = Played(curl=curl(health=(code, "", "curl: no")))
+        steps = ask(box).steps
+        assert list(steps)[-1] == layer
+        assert (steps[layer].ok, steps[layer].detail) == (False, "curl: no")
+
+    @pytest.mark.parametrize("layer", ["health", "models", "rerank"])
+    def test_http_error(self, box, layer):
+        box.respond = Played(curl=curl(**{layer: (22, '{"detail":"Not Found"}', "curl: (22) error: 404")}))
+        steps = ask(box).steps
+        assert list(steps)[-1] == layer
+        assert not steps[layer].ok
+        assert "404" in steps[layer].detail
+
+    @pytest.mark.parametrize("page", ["<html>", "{}", "[]", '{"data": 1, "results": 1}'])
+    def test_something_else_than_data(self, box, page):
+        box.respond = Played(curl=curl(models=(0, page, "")))
+        step = ask(box).steps["models"]
+        assert (step.ok, step.detail) == (False, f"not the expected JSON: {page}")
+
+    def test_depth(self, box):
+        box.respond = Played(curl=curl())
+        assert list(ask(box, depth=2).steps)[:2] == ["dns", "tcp"]
+        assert "models" not in ask(box, depth=2).steps

@@ -1,0 +1,154 @@
+"""Waiting for the reranker: phases, and a reason within a look when it never comes."""
+
+import json
+
+import pytest
+
+from ragops import ready
+from ragops.container import ContainerSpec, HealthCheck
+from ragops.errors import EngineError, LaunchError
+from ragops.state import ExecResult
+
+NAME = "reranker"
+LISTENS = "INFO Application startup complete."
+
+
+@pytest.fixture
+def box(fake, monkeypatch):
+    """A container that was just started, of an engine that answers yes."""
+    monkeypatch.setattr(ready, "_INTERVAL", 0.0)
+    health = HealthCheck(("true",))
+    fake.create_container(ContainerSpec(NAME, "vllm-cpu:latest", health=health))
+    fake.start(NAME)
+    fake.respond = lambda *_: said(True)
+    return fake
+
+
+def said(ok):
+    return ExecResult(0, json.dumps({"steps": {"rerank": {"ok": ok}}}), "")
+
+
+def wait(engine, timeout=60.0, told=lambda _: None):
+    return ready.wait(engine, NAME, "model", timeout, told)
+
+
+def failure(engine, timeout=60.0):
+    with pytest.raises(LaunchError) as caught:
+        wait(engine, timeout)
+    return caught.value
+
+
+def log_by_look(engine, *texts):
+    """The log grows with each look."""
+    left = list(texts)
+
+    def logs(_container, *, tail):
+        del tail
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    engine.logs = logs
+
+
+def test_phases_are_told_once_each(box):
+    log_by_look(
+        box, "", "", "Starting to load model /m", "Loading weights\n3 s", "Warming up model", f"x\n{LISTENS}"
+    )
+    told = []
+    wait(box, told=told.append)
+    assert [now.phase for now in told] == ["start", "load", "compile", "ready"]
+    assert told[1].last_line == "Starting to load model /m"
+
+
+def test_log_alone_is_not_enough(box):
+    answers = [False, False, True]
+    box.respond = lambda *_: said(answers.pop(0))
+    box.output[NAME] = LISTENS
+    wait(box)
+    assert answers == []
+
+
+def test_it_is_asked_on_its_own_port_with_one_document(box):
+    orders = []
+    box.respond = lambda _box, argv, stdin: orders.append((argv[:2], json.loads(stdin))) or said(True)
+    box.output[NAME] = LISTENS
+    wait(box)
+    argv, order = orders[0]
+    assert argv == ("python3", "-c")
+    assert order["base_url"] == "http://127.0.0.1:8000/v1"
+    assert (order["model"], len(order["documents"])) == ("model", 1)
+
+
+def test_answer_that_is_none_is_asked_again(box):
+    answers = [ExecResult(1, "", "Traceback"), ExecResult(0, "{}", ""), said(True)]
+    box.respond = lambda *_: answers.pop(0)
+    box.output[NAME] = LISTENS
+    wait(box)
+    assert answers == []
+
+
+def test_healthy_one_with_a_long_log_is_ready(box):
+    box.output[NAME] = f"{LISTENS}\n" + "GET /health\n" * 1000
+    box.change(NAME, health="healthy")
+    assert wait(box, timeout=0.0) >= 0
+
+
+def test_restarts_of_the_past_are_no_failure(box):
+    box.change(NAME, restart_count=2)
+    box.output[NAME] = LISTENS
+    wait(box)
+
+
+def test_end_is_told_with_code_log_and_hint(box):
+    box.output[NAME] = "error: unrecognized arguments: --nosuchflag"
+    box.change(NAME, status="exited", exit_code=2)
+    error = failure(box)
+    assert error.message.startswith("reranker ended 0 s after the wait began (exit code 2)")
+    assert error.evidence == "error: unrecognized arguments: --nosuchflag"
+    assert "does not know" not in error.hint
+    assert "newer" in error.hint
+
+
+def test_end_for_want_of_memory(box):
+    box.change(NAME, status="exited", exit_code=137, oom_killed=True)
+    error = failure(box)
+    assert "killed for want of memory" in error.message
+    assert error.evidence == "it wrote nothing"
+    assert "memory_gib" in error.hint
+
+
+def test_restart_while_waiting_is_an_end(box):
+    def restart(*_, **__):
+        box.change(NAME, restart_count=1)
+        return ""
+
+    box.logs = restart
+    assert "restarted 1 times" in failure(box).message
+
+
+def test_restarting_is_an_end(box):
+    box.change(NAME, status="restarting", exit_code=3)
+    assert "exit code 3" in failure(box).message
+
+
+def test_paused_and_removed(box):
+    box.change(NAME, status="paused")
+    assert failure(box).hint == "docker unpause reranker"
+    box.remove_container(NAME)
+    assert "was removed" in failure(box).message
+
+
+def test_too_late_shows_the_end_of_the_log(box):
+    box.output[NAME] = "\n".join(f"line {number}" for number in range(20))
+    error = failure(box, timeout=-1.0)
+    assert "did not answer within 0 s; it is running" in error.message
+    assert error.evidence.splitlines() == [f"line {number}" for number in range(12, 20)]
+    assert "ready_timeout" in error.hint
+
+
+def test_engine_that_goes_away_is_told(box):
+    def gone(*_, **__):
+        raise EngineError("the Docker engine did not answer")
+
+    box.logs = gone
+    with pytest.raises(EngineError):
+        wait(box)

@@ -1,0 +1,221 @@
+"""The verbs on a fake engine: what they do, what they give back, what they refuse."""
+
+import json
+
+import pytest
+
+import ragops
+from ragops import verbs
+from ragops.errors import EngineError, ImageError, LaunchError, LockedError, NotFoundError, RagflowError
+from ragops.lock import held
+from ragops.model import describe
+from ragops.stack import Ragflow, Reranker, Stack, home
+
+STACK = Stack()
+NET, RERANKER = STACK.network.name, STACK.reranker.name
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.fixture
+def stack_up(serving, ragflow):
+    verbs.up(STACK, serving)
+    serving.change(RERANKER, health="healthy")
+    serving.calls.clear()
+    return serving
+
+
+class TestUp:
+    def test_gives_back_what_is(self, serving, ragflow):
+        told = []
+        status = verbs.up(STACK, serving, told.append)
+        assert status.ok
+        assert status.served == "tiny"
+        assert [one.name for one in status.ragflow] == [ragflow]
+        assert status.connected(status.ragflow[0])
+        assert told[0] == f"+ create network {NET}"
+        assert told[-1] == "ready (0 s)"
+
+    def test_the_container_is_launched_from_the_model_folder(self, serving, ragflow, model_folder):
+        verbs.up(STACK, serving)
+        command = serving.container(RERANKER).command
+        assert "--served-model-name" in command
+        spec = serving._specs[serving.container(RERANKER).id]
+        assert spec.mounts[0].source == str(model_folder)
+        assert spec.cpuset_cpus == "0-3"
+
+    def test_again_changes_nothing_and_waits_for_nothing(self, stack_up):
+        told = []
+        stack_up.respond = lambda *_: None
+        verbs.up(STACK, stack_up, told.append)
+        assert (stack_up.calls, told) == ([], ["nothing to change"])
+
+    def test_again_on_one_that_is_still_loading_waits_for_it(self, stack_up):
+        stack_up.change(RERANKER, health="starting")
+        told = []
+        verbs.up(STACK, stack_up, told.append)
+        assert told == ["nothing to change", "ready (0 s)"]
+
+    def test_reconnecting_ragflow_to_a_reranker_of_long_standing(self, stack_up, ragflow):
+        stack_up.output[RERANKER] = "GET /health 200\n" * 1000
+        stack_up.change(RERANKER, restart_count=1)
+        stack_up.disconnect(NET, ragflow)
+        assert verbs.up(STACK, stack_up).ok
+
+    def test_missing_image_is_pulled(self, serving, ragflow):
+        stack = Stack(reranker=Reranker(image="mine:1"))
+        serving.registry.add("mine:1")
+        assert verbs.up(stack, serving).ok
+        assert serving.container(RERANKER).image == "mine:1"
+
+    def test_image_that_can_not_be_had_changes_nothing(self, serving, ragflow):
+        with pytest.raises(ImageError, match="no image mine:1"):
+            verbs.up(Stack(reranker=Reranker(image="mine:1")), serving)
+        assert serving.network(NET) is None
+
+    def test_container_that_ends_stays_to_be_looked_at(self, fake, ragflow):
+        start = fake.start
+
+        def start_and_end(container):
+            start(container)
+            fake.change(container, status="exited", exit_code=1)
+
+        fake.start = start_and_end
+        fake.output[RERANKER] = "ValueError: no"
+        with pytest.raises(LaunchError, match="exit code 1") as caught:
+            verbs.up(STACK, fake)
+        assert caught.value.evidence == "ValueError: no"
+        assert fake.container(RERANKER).status == "exited"
+
+    def test_refused_while_another_changes_the_stack(self, fake, ragflow):
+        with held(home(), fake.state().address, RERANKER), pytest.raises(LockedError):
+            verbs.up(STACK, fake)
+        assert fake.calls == []
+
+    def test_lock_is_free_while_waiting(self, serving, ragflow):
+        taken = []
+        respond = serving.respond
+
+        def respond_and_lock(*asked):
+            with held(home(), serving.state().address, RERANKER):
+                taken.append(True)
+            return respond(*asked)
+
+        serving.respond = respond_and_lock
+        verbs.up(STACK, serving)
+        assert taken
+
+
+class TestLooking:
+    def test_plan_names_a_missing_image(self, fake, ragflow):
+        fake.remove_image("vllm-cpu:latest")
+        fake.calls.clear()
+        found = verbs.plan(STACK, fake)
+        assert found.notes[0] == "image vllm-cpu:latest is missing: ragops up pulls or builds it"
+        assert fake.calls == []
+
+    def test_plan_says_that_the_model_is_a_stand_in(self, fake, ragflow):
+        assert "tiny is a stand-in" in verbs.plan(STACK, fake).notes[-1]
+
+    def test_status_of_nothing(self, fake):
+        status = verbs.status(STACK, fake)
+        assert not status.ok
+        assert (status.network, status.reranker, status.ragflow) == (None, None, ())
+        assert "is missing" in str(status)
+
+    def test_status_sees_drift(self, stack_up, ragflow):
+        stack_up.disconnect(NET, ragflow)
+        status = verbs.status(STACK, stack_up)
+        assert not status.ok
+        assert f"{ragflow}: not connected" in str(status)
+        assert f"+ connect {ragflow} to {NET}" in str(status)
+
+    def test_status_of_a_stopped_reranker(self, stack_up):
+        stack_up.stop(RERANKER)
+        assert not verbs.status(STACK, stack_up).ok
+
+    def test_engine_is_connected_when_left_out(self, fake):
+        assert verbs.status(STACK).network is None
+
+
+class TestConnect:
+    def test_network_must_exist(self, fake, ragflow):
+        with pytest.raises(NotFoundError, match=f"no network {NET} yet") as caught:
+            verbs.connect(STACK, ragflow, fake)
+        assert "ragops up" in caught.value.hint
+
+    def test_any_container_by_name_once(self, stack_up):
+        stack_up.add_container("other")
+        assert len(verbs.connect(STACK, "other", stack_up).actions) == 1
+        assert verbs.connect(STACK, "other", stack_up).empty
+        assert len(verbs.disconnect(STACK, "other", stack_up).actions) == 1
+        assert verbs.disconnect(STACK, "other", stack_up).empty
+
+    def test_refusal_changes_nothing(self, stack_up):
+        stack_up.add_container("other", network="host")
+        with pytest.raises(RagflowError, match="can't join"):
+            verbs.connect(STACK, "other", stack_up)
+        assert stack_up.calls == []
+
+    def test_disconnect_from_a_network_that_is_not_there(self, fake, ragflow):
+        assert verbs.disconnect(STACK, ragflow, fake).empty
+
+
+class TestVerify:
+    def test_from_inside_and_from_outside(self, stack_up, ragflow):
+        report = verbs.verify(STACK, stack_up)
+        assert report.ok
+        assert {check.where for check in report.checks} == {ragflow, ""}
+        assert report.title == f"verify {STACK.internal_url}"
+        assert any("stand-in" in note for note in report.notes)
+
+    def test_every_attached_container_is_asked(self, stack_up, ragflow):
+        stack_up.add_container("second")
+        stack = Stack(ragflow=Ragflow(containers=(ragflow, "second")))
+        report = verbs.verify(stack, stack_up)
+        assert report.first_failure().where == "second"
+        verbs.connect(stack, "second", stack_up)
+        assert verbs.verify(stack, stack_up).ok
+
+    def test_leaves_no_container_behind(self, stack_up, ragflow):
+        verbs.verify(STACK, stack_up)
+        assert {one.name for one in stack_up.containers()} == {RERANKER, ragflow}
+
+    def test_needs_a_reranker_and_a_ragflow(self, fake):
+        with pytest.raises(NotFoundError, match="no reranker"):
+            verbs.verify(STACK, fake)
+        fake.add_container(RERANKER)
+        with pytest.raises(RagflowError, match="no RAGFlow container"):
+            verbs.verify(STACK, fake)
+
+
+class TestDown:
+    def test_and_up_again(self, stack_up, ragflow):
+        verbs.down(STACK, stack_up)
+        assert stack_up.container(RERANKER) is None
+        assert stack_up.container(ragflow).status == "running"
+        assert verbs.up(STACK, stack_up).ok
+
+    def test_refused_removal_is_told(self, stack_up):
+        stack_up.refuse("remove network", "network has active endpoints")
+        with pytest.raises(EngineError, match="active endpoints"):
+            verbs.down(STACK, stack_up)
+
+
+def test_score_template_is_kept_where_containers_can_mount_it(monkeypatch, tmp_path, model_folder):
+    config = {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8, "max_position_embeddings": 128}
+    (model_folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
+    (model_folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"yes": 0, "no": 1}}}))
+    (model_folder / "modules.json").unlink()
+    renamed = model_folder.rename(tmp_path / "Qwen3-Reranker-tiny")
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", str(renamed))
+    assert describe(renamed).kind == "qwen3-reranker"
+    mounts = {mount.target: mount for mount in verbs.desired(STACK).spec.mounts}
+    template = mounts["/templates/qwen3_reranker.jinja"]
+    assert template.source.startswith(str(home()))
+    assert template.read_only
+    assert verbs.desired(STACK).spec == verbs.desired(STACK).spec
+
+
+def test_verbs_are_the_public_ones():
+    assert (ragops.up, ragops.plan, ragops.verify) == (verbs.up, verbs.plan, verbs.verify)
