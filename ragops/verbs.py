@@ -241,7 +241,8 @@ def _network(stack: Stack, engine: Engine) -> NetworkState:
 
 
 def _stand_in(model: Model) -> tuple[str, ...]:
-    return (f"{model.name} is a stand-in: {model.stand_in}",) if model.stand_in else ()
+    stand_in = (f"{model.name} is a stand-in: {model.stand_in}",) if model.stand_in else ()
+    return (*stand_in, *((f"{model.name}: {model.note}",) if model.note else ()))
 
 
 def _lasting(template: Path | None) -> Path | None:
@@ -254,4 +255,5 @@ def _lasting(template: Path | None) -> Path | None:
     copy = folder / template.name
     if not copy.exists():
         copy.write_bytes(text)
+        copy.chmod(0o644)  # the container's root may read only what everybody may
     return copy

@@ -52,14 +52,23 @@ class TestUsage:
 
     @pytest.mark.parametrize(
         "argv",
-        [("nonsense",), ("connect",), ("demo",), ("engine",), ("bench", "--requests", "many"), ("up", "--no")],
+        [
+            ("nonsense",),
+            ("connect",),
+            ("demo",),
+            ("engine",),
+            ("bench", "--requests", "many"),
+            ("up", "--no"),
+        ],
     )
     def test_wrong_usage_is_2(self, run, argv):
         code, out, err = run(*argv)
         assert (code, out) == (2, "")
         assert "usage: ragops" in err
 
-    @pytest.mark.parametrize("argv", [("--help",), ("up", "--help"), ("demo", "up", "--help"), ("--version",)])
+    @pytest.mark.parametrize(
+        "argv", [("--help",), ("up", "--help"), ("demo", "up", "--help"), ("--version",)]
+    )
     def test_help_is_no_error(self, run, argv):
         code, out, err = run(*argv)
         assert (code, err) == (0, "")
@@ -183,7 +192,8 @@ class TestWithAStack:
 
 class TestErrors:
     @pytest.mark.parametrize(
-        "argv", [("connect", "nobody"), ("connect", CONTAINER), ("disconnect", "nobody"), ("verify",), ("bench",)]
+        "argv",
+        [("connect", "nobody"), ("connect", CONTAINER), ("disconnect", "nobody"), ("verify",), ("bench",)],
     )
     def test_without_a_stack_end_with_a_hint(self, run, ragflow, monkeypatch, fake, argv):
         monkeypatch.setattr("ragops.measure.connect_engine", lambda: fake)

@@ -15,7 +15,7 @@ FULL = ContainerSpec(
     command=("--port", "8000"),
     environment=(("A", "b c"),),
     mounts=(Mount("/srv/model", "/model", read_only=True), Mount("cache", "/cache", "volume")),
-    tmpfs=(("/tmp", "rw,exec"),),
+    tmpfs=(("/scratch", "rw,exec"),),
     network="net",
     aliases=("reranker",),
     publish=(("127.0.0.1", 8123, 8000),),

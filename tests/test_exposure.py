@@ -68,7 +68,9 @@ def test_engine_without_the_default_network_is_skipped(look, fake):
     assert (outside.status, asked) == ("skip", [])
 
 
-@pytest.mark.parametrize(("ip", "shown"), [("0.0.0.0", "0.0.0.0:8123"), ("", "0.0.0.0:8123"), ("::", ":::8123")])
+@pytest.mark.parametrize(
+    ("ip", "shown"), [("0.0.0.0", "0.0.0.0:8123"), ("", "0.0.0.0:8123"), ("::", ":::8123")]
+)
 def test_port_that_others_reach_is_a_warning(look, fake, ip, shown):
     fake.change("reranker", published=((ip, 8123, 8000),))
     (_, published), _ = look()

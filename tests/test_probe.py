@@ -64,7 +64,9 @@ def server(**answers):
     class Handler(BaseHTTPRequestHandler):
         def answer(self):
             self.rfile.read(int(self.headers.get("content-length", 0)))
-            found = told.get(self.path.rpartition("/")[2], (404, "application/json", '{"detail":"Not Found"}'))
+            found = told.get(
+                self.path.rpartition("/")[2], (404, "application/json", '{"detail":"Not Found"}')
+            )
             if found is None:
                 over.wait(30)
                 return

@@ -19,7 +19,8 @@ def index(tmp_path, monkeypatch):
     with zipfile.ZipFile(folder / NAME, "w") as wheel:
         inside = "tinything-1.0.dist-info"
         wheel.writestr(
-            f"{inside}/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\nRequires-Dist: other\n"
+            f"{inside}/METADATA",
+            "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\nRequires-Dist: other\n",
         )
         wheel.writestr(
             f"{inside}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from ragops import ready, verbs
-from ragops.actions import CreateVolume, ReplaceContainer, RunContainer
+from ragops.actions import ReplaceContainer, RunContainer
 from ragops.container import NetworkSpec
 from ragops.errors import EngineError, LaunchError
 
@@ -14,24 +14,18 @@ NAME = "ragopstest-broken"
 
 
 @pytest.fixture
-def spec(engine, declared, image):
-    """The product's launch under another name, in a network of its own."""
-    wanted = verbs.desired(declared).spec
+def spec(engine, declared, running):
+    """The product's launch under another name, in a network of its own, with the stack's warm cache."""
     engine.create_network(NetworkSpec(f"{NAME}-net"))
+    wanted = verbs.desired(declared).spec
     yield dataclasses.replace(wanted, name=NAME, network=f"{NAME}-net", publish=(), restart="no")
     if engine.container(NAME):
         engine.remove_container(NAME)
     engine.remove_network(f"{NAME}-net")
-    for mount in wanted.mounts:
-        if mount.kind == "volume" and mount.source in {one.name for one in engine.volumes()}:
-            engine.remove_volume(mount.source)
 
 
 def waited(engine, spec):
-    """The error of a launch, and the seconds between the container's end and the error."""
-    for mount in spec.mounts:
-        if mount.kind == "volume":
-            CreateVolume(mount.source).apply(engine)
+    """The error of a launch that fails."""
     RunContainer(spec).apply(engine)
     with pytest.raises(LaunchError) as caught:
         ready.wait(engine, NAME, "none", timeout=120)
