@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 Command = tuple[str, ...]
 
 
+def old_name(name: str) -> str:
+    """What a container is called while another is put in its place."""
+    return f"{name}-old"
+
+
 class Action(Protocol):
     """One change: said in words, as docker commands, and done."""
 
@@ -98,7 +103,7 @@ class ReplaceContainer:
         return (("docker", "rm", "--force", self.spec.name), self.spec.docker_command())
 
     def apply(self, engine: Engine) -> None:
-        old, aside = engine.container(self.spec.name), f"{self.spec.name}-old"
+        old, aside = engine.container(self.spec.name), old_name(self.spec.name)
         if old is None:
             RunContainer(self.spec).apply(engine)
             return

@@ -18,6 +18,7 @@ from ragops.bench import Level, figures, grid, load_run, ragflow, summary, verdi
 from ragops.checks import host
 from ragops.engine import connect
 from ragops.errors import RagopsError
+from ragops.lock import held
 from ragops.measure import benchmark, max_words
 from ragops.render import as_json
 from ragops.stack import home, load
@@ -207,12 +208,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _down(options: argparse.Namespace) -> int:
     engine = connect()
     stack = load(options.stack)
-    if options.all:
-        done = planning.plan_purge(planning.observe(engine))
-        planning.apply(done, engine)
-        images.remove_ours(engine, home())
-    else:
-        done = verbs.down(stack, engine)
+    done = verbs.purge(engine) if options.all else verbs.down(stack, engine)
     _show(options, done)
     return OK
 
@@ -220,15 +216,17 @@ def _down(options: argparse.Namespace) -> int:
 def _demo_up(options: argparse.Namespace) -> int:
     engine = connect()
     base = images.ensure(engine, load(options.stack).reranker.image, home(), _tell)
-    name = demo.up(engine, base.id, home(), _tell)
+    with held(home(), engine.state().address, demo.NAME):
+        name = demo.up(engine, base.id, home(), _tell)
     _show(options, {"container": name, "demo": True}, f"{name} runs: a stand-in for RAGFlow")
     return OK
 
 
 def _demo_down(options: argparse.Namespace) -> int:
     engine = connect()
-    done = demo.plan_down(planning.observe(engine))
-    planning.apply(done, engine)
+    with held(home(), engine.state().address, demo.NAME):
+        done = demo.plan_down(planning.observe(engine))
+        planning.apply(done, engine)
     _show(options, done)
     return OK
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from typing import TYPE_CHECKING
 
 import docker
@@ -20,7 +19,7 @@ from docker.utils import parse_repository_tag
 from docker.utils.socket import consume_socket_output, demux_adaptor, frames_iter
 
 from ragops import hints
-from ragops.container import LABEL, ContainerSpec
+from ragops.container import LABEL
 from ragops.errors import EngineError, NotFoundError
 from ragops.stack import home
 from ragops.state import (
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ragops.container import NetworkSpec
+    from ragops.container import ContainerSpec, NetworkSpec
 
 TIMEOUT = 60
 """Seconds that one engine call may take; an engine that hangs is an error, not a wait."""
@@ -124,10 +123,9 @@ class Engine:
         """
         same = [one for one in self.networks() if one.name == name]
         if len(same) > 1:
-            ids = ", ".join(one.id[:12] for one in same)
             raise EngineError(
                 f"{len(same)} networks are named {name}",
-                evidence=ids,
+                evidence=", ".join(one.id[:12] for one in same),
                 hint=f"keep one and remove the others: docker network rm {same[-1].id[:12]}",
             )
         return same[0] if same else None
@@ -135,9 +133,8 @@ class Engine:
     def containers(self) -> tuple[ContainerState, ...]:
         """All containers, stopped ones too."""
         with _asking("list its containers"):
-            ids = [one["Id"] for one in self._client.api.containers(all=True)]
-        found = (self.container(one) for one in ids)
-        return tuple(one for one in found if one is not None)
+            listed = self._client.api.containers(all=True)
+        return tuple(state for one in listed if (state := self.container(one["Id"])))
 
     def container(self, name: str) -> ContainerState | None:
         """The container of that name or id, or None."""
@@ -273,30 +270,6 @@ class Engine:
             code = api.exec_inspect(made["Id"])["ExitCode"]
         return ExecResult(-1 if code is None else code, _text(out), _text(err))
 
-    @contextlib.contextmanager
-    def sidecar(self, network: str, image: str) -> Iterator[str]:
-        """A short-lived container to ask from.
-
-        Args:
-            network: A network, or ``container:NAME`` for another's names and routes.
-            image: An image with ``sleep``.
-        """
-        probe = self.create_container(
-            ContainerSpec(
-                name=f"ragops-probe-{secrets.token_hex(4)}",
-                image=image,
-                entrypoint=("sleep", "300"),
-                network=network,
-                role="probe",
-                init=True,
-            )
-        )
-        try:
-            self.start(probe)
-            yield probe
-        finally:
-            self.remove_container(probe)
-
     # -- images ----------------------------------------------------------------------------
 
     def pull(self, name: str) -> None:
@@ -307,9 +280,8 @@ class Engine:
 
     def tag(self, image: str, name: str) -> None:
         """Give an image another name."""
-        repository, tag = parse_repository_tag(name)
         with _asking(f"tag {name}"):
-            self._client.api.tag(image, repository, tag or "latest")
+            self._client.api.tag(image, *parse_repository_tag(name))
 
     def import_image(self, tar: Path, name: str, *, role: str) -> None:
         """Make an image of a tar file with a root file system."""
@@ -342,7 +314,7 @@ class Engine:
                 yield from str(step.get("stream", "")).splitlines()
 
     def remove_image(self, image: str) -> None:
-        """Remove an image under all its names."""
+        """Remove an image: an id with all its names, a name alone while it has others."""
         with _asking(f"remove image {image}"):
             self._client.api.remove_image(image, force=True)
 

@@ -101,11 +101,6 @@ ENGINE = (
         'docker swarm init, or use driver = "bridge" under [network]',
     ),
     Hint(
-        "which is not part of any of the network's subnets",
-        "The address does not belong to the network.",
-        "leave the subnet out, or choose one that holds the address",
-    ),
-    Hint(
         "no space left on device",
         "The engine's disk is full.",
         "docker system df shows what takes it",

@@ -21,6 +21,7 @@ from ragops.actions import (
     ReplaceContainer,
     RunContainer,
     StartContainer,
+    old_name,
 )
 from ragops.container import NetworkSpec
 from ragops.errors import StackError
@@ -232,6 +233,9 @@ def _volume_actions(spec: ContainerSpec, observed: Observed) -> Iterator[Action]
 def _reranker_actions(
     spec: ContainerSpec, image_id: str, network: NetworkState | None, observed: Observed
 ) -> Iterator[Action]:
+    aside = observed.container(old_name(spec.name))
+    if aside is not None and aside.ours:  # a replacement was killed half-way
+        yield Remove("container", aside.name, aside.id)
     container = observed.container(spec.name)
     if container is None:
         yield RunContainer(spec)

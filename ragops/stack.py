@@ -89,13 +89,13 @@ class Reranker(_Table):
     """Arithmetic; ``auto`` is bfloat16 where the CPU has instructions for it, else float32."""
     cores: str = "auto"
     """CPU list such as ``0-3``; ``auto`` is one thread of each core of one NUMA node."""
-    max_model_len: Annotated[int, Field(ge=32)] | None = None
+    max_model_len: Annotated[int, Field(strict=True, ge=32)] | None = None
     """Longest query and document together in tokens; the model's own, at most 8192, if left out."""
-    kv_cache_gib: Annotated[int, Field(ge=1)] = 2
+    kv_cache_gib: Annotated[int, Field(strict=True, ge=1)] = 2
     """Key-value cache in GiB; encoder models use none."""
-    memory_gib: Annotated[int, Field(ge=1)] | None = None
+    memory_gib: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Memory limit of the container in GiB; worked out from the model if left out."""
-    ready_timeout: Annotated[int, Field(ge=10)] = 600
+    ready_timeout: Annotated[int, Field(strict=True, ge=10)] = 600
     """Seconds that ``up`` waits for the first answer."""
 
     @field_validator("name")

@@ -228,6 +228,16 @@ def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     return todo
 
 
+def purge(engine: Engine | None = None) -> planning.Plan:
+    """Take everything of ours away: every stack, demo clients, images that were built or pulled."""
+    engine = engine or connect_engine()
+    with held(home(), engine.state().address, "*"):
+        todo = planning.plan_purge(planning.observe(engine))
+        planning.apply(todo, engine)
+        images.remove_ours(engine, home())
+    return todo
+
+
 def _healthy(engine: Engine, name: str) -> bool:
     container = engine.container(name)
     return container is not None and container.health == "healthy"

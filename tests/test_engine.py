@@ -79,7 +79,7 @@ def answering(tmp_path):
     told = {"/version": (200, {"ApiVersion": "1.41", "Version": "20.10.24"}), "/_ping": (200, {})}
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802 - a name of the base class
+        def do_GET(self):
             path = self.path.removeprefix("/v1.41").partition("?")[0]
             status, body = told.get(path, (500, {"message": "nothing was told"}))
             text = json.dumps(body).encode()

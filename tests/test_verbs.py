@@ -87,10 +87,20 @@ class TestUp:
         assert caught.value.evidence == "ValueError: no"
         assert fake.container(RERANKER).status == "exited"
 
-    def test_refused_while_another_changes_the_stack(self, fake, ragflow):
-        with held(home(), fake.state().address, RERANKER), pytest.raises(LockedError):
-            verbs.up(STACK, fake)
-        assert fake.calls == []
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda engine: verbs.up(STACK, engine),
+            lambda engine: verbs.down(STACK, engine),
+            lambda engine: verbs.connect(STACK, "docker-ragflow-cpu-1", engine),
+            lambda engine: verbs.disconnect(STACK, "docker-ragflow-cpu-1", engine),
+        ],
+    )
+    def test_refused_while_another_changes_the_stack(self, serving, ragflow, change):
+        serving.add_network(NET)
+        with held(home(), serving.state().address, RERANKER), pytest.raises(LockedError):
+            change(serving)
+        assert serving.calls == []
 
     def test_lock_is_free_while_waiting(self, serving, ragflow):
         taken = []

@@ -61,6 +61,12 @@ def test_hash_that_differs_is_refused(index, tmp_path):
     assert not list((tmp_path / "out").glob("*.whl"))
 
 
+def test_missing_hash_is_refused(index, tmp_path):
+    with pytest.raises(RagopsError) as caught:
+        wheels.download(tmp_path / "out", "tinything==1.0", hashes=True)
+    assert "--require-hashes" in caught.value.evidence
+
+
 def test_wheel_that_is_nowhere_shows_pips_last_lines(index, tmp_path):
     with pytest.raises(RagopsError, match="pip could not get nosuchthing==9") as caught:
         wheels.download(tmp_path / "out", "nosuchthing==9")

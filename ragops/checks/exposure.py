@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ragops.checks import Check
 from ragops.checks.probe import ask
 from ragops.ragflow.request import RerankRequest
+from ragops.sidecar import sidecar
 
 if TYPE_CHECKING:
     from ragops.engine import Engine
@@ -28,7 +29,7 @@ def _outside(engine: Engine, reranker: ContainerState, network: str, image: str)
         return [Check(title, "skip", f"the engine has no network {OUTSIDE} to try it from")]
     endpoint = reranker.endpoint(network)
     targets = [reranker.name, *([endpoint.address] if endpoint and endpoint.address else [])]
-    with engine.sidecar(OUTSIDE, image) as outsider:
+    with sidecar(engine, OUTSIDE, image) as outsider:
         reached = [target for target in targets if _reaches(engine, outsider, image, target)]
     if reached:
         remedy = (

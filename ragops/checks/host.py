@@ -199,7 +199,7 @@ def _ragflow(one: discovery.RagflowContainer, stack: Stack) -> Check:
         return Check("RAGFlow", "fail", f"{one.name} can't join a network: {one.obstacle}", remedy)
     release = one.release or ("demo client, a stand-in" if one.demo else "release unknown")
     moves = planning.moves_route(one.container, stack.network.name, internal=stack.network.internal)
-    if moves and not one.container.endpoint(stack.network.name):
+    if moves:
         remedy = "name the network so that it sorts after RAGFlow's own, or set internal = true"
         return Check("RAGFlow", "warn", f"{one.name} ({release}): joining moves its default route", remedy)
     return Check("RAGFlow", "ok", f"{one.name} ({release}), {one.container.status}")

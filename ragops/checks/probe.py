@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from ragops.errors import EngineError
 from ragops.ragflow.request import KEY, TIMEOUT, RerankRequest
+from ragops.sidecar import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,8 @@ PYTHONS = ("/ragflow/.venv/bin/python", "python3", "python")
 
 _NOT_FOUND = (126, 127)
 _CONNECT_TIMEOUT = 3
-_CURL_LAYER = {6: "dns", 7: "tcp", 28: "tcp"}
+_CURL_LAYER: Mapping[int, Layer] = {6: "dns", 7: "tcp"}
+_CURL_TIMEOUT = 28
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,62 @@ class Answer:
     proxies: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Question:
+    """One POST to the reranker."""
+
+    path: str
+    """From the server's root, such as ``/v1/rerank``."""
+    body: str
+    """JSON."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back; ``ms`` in milliseconds."""
+
+    status: int
+    """HTTP status; 0 when nothing came back, and then the text says why."""
+    text: str
+    """JSON without the documents or the tokens that it repeats; else the first 600 characters."""
+    ms: float = 0.0
+
+
+def ask_all(
+    engine: Engine,
+    container: str,
+    image: str,
+    base_url: str,
+    questions: tuple[Question, ...],
+    *,
+    seconds: float = 25.0,
+) -> tuple[Reply, ...]:
+    """Ask many questions in one go from inside a container, over one connection.
+
+    Args:
+        engine: Where the container runs.
+        container: Its name or id; it must be running.
+        image: An image with Python, for the probe container if one is needed.
+        base_url: The reranker's address, as RAGFlow would be given it.
+        questions: In the order in which they are asked.
+        seconds: Time after which no further question is asked.
+
+    Returns:
+        A reply for each question that was asked: fewer than there are when the time was over, or
+        when one got no answer.
+    """
+    program = _program()
+    posts = [(one.path, one.body) for one in questions]
+    order = json.dumps(
+        {"base_url": base_url, "key": KEY, "timeout": TIMEOUT, "seconds": seconds, "posts": posts}
+    )
+    done = _by_python(engine, container, program, order)
+    if done is None:
+        with sidecar(engine, f"container:{container}", image) as probe:
+            done = engine.execute(probe, ("python3", "-c", program), stdin=order)
+    return tuple(_reply(one) for one in _said(done)["replies"])
+
+
 def ask(
     engine: Engine,
     container: str,
@@ -76,7 +134,7 @@ def ask(
         request: The rerank call to make.
         depth: How many layers to try, from the name on.
     """
-    program = (resources.files("ragops.data") / "probe.py").read_text()
+    program = _program()
     order = json.dumps(
         {
             "base_url": base_url,
@@ -89,15 +147,23 @@ def ask(
             "depth": depth,
         }
     )
-    for python in PYTHONS:
-        done = _execute(engine, container, (python, "-c", program), order)
-        if done is not None:
-            return _read(done, "python")
+    done = _by_python(engine, container, program, order)
+    if done is not None:
+        return _read(done, "python")
     done = _execute(engine, container, ("curl", "--version"), "")
     if done is not None:
         return _by_curl(engine, container, base_url, request, depth)
-    with engine.sidecar(f"container:{container}", image) as probe:
+    with sidecar(engine, f"container:{container}", image) as probe:
         return _read(engine.execute(probe, ("python3", "-c", program), stdin=order), "probe container")
+
+
+def _program() -> str:
+    return (resources.files("ragops.data") / "probe.py").read_text()
+
+
+def _by_python(engine: Engine, container: str, program: str, order: str) -> ExecResult | None:
+    tries = (_execute(engine, container, (python, "-c", program), order) for python in PYTHONS)
+    return next((done for done in tries if done is not None), None)
 
 
 def _execute(engine: Engine, container: str, argv: tuple[str, ...], stdin: str) -> ExecResult | None:
@@ -111,15 +177,19 @@ def _execute(engine: Engine, container: str, argv: tuple[str, ...], stdin: str) 
     return None if done.exit_code in _NOT_FOUND else done
 
 
-def _read(done: ExecResult, vehicle: str) -> Answer:
+def _said(done: ExecResult) -> Any:
     try:
-        said = json.loads(done.stdout)
+        return json.loads(done.stdout)
     except json.JSONDecodeError as error:
         raise EngineError(
             "the probe inside the container gave no answer",
             evidence=(done.stderr or done.stdout)[-600:],
             hint=f"it ended with exit code {done.exit_code}; does the container have a working Python?",
         ) from error
+
+
+def _read(done: ExecResult, vehicle: str) -> Answer:
+    said = _said(done)
     steps = said["steps"]
     return Answer(
         vehicle=vehicle,
@@ -131,6 +201,10 @@ def _read(done: ExecResult, vehicle: str) -> Answer:
     )
 
 
+def _reply(raw: Mapping[str, Any]) -> Reply:
+    return Reply(raw.get("status", 0), raw.get("text") or raw.get("detail", ""), raw["ms"])
+
+
 def _step(raw: Mapping[str, Any]) -> Step:
     return Step(raw["ok"], raw.get("detail", ""), raw.get("ms", 0.0), raw.get("error", ""))
 
@@ -139,8 +213,7 @@ def _by_curl(engine: Engine, container: str, base_url: str, request: RerankReque
     root = base_url.removesuffix(urlsplit(base_url).path)
     steps: dict[Layer, Step] = {}
     health = _curl(engine, container, (f"{root}/health",))
-    if health.exit_code in _CURL_LAYER:
-        failed: Any = _CURL_LAYER[health.exit_code]
+    if failed := _curl_failure(health):
         steps |= {name: Step(True, "") for name in LAYERS[: LAYERS.index(failed)]}
         return Answer("curl", {**steps, failed: Step(False, health.stderr.strip())})
     steps |= {"dns": Step(True, "resolved by curl"), "tcp": Step(True, "connected by curl")}
@@ -157,6 +230,15 @@ def _by_curl(engine: Engine, container: str, base_url: str, request: RerankReque
         answered, lambda data: tuple((one["index"], one["relevance_score"]) for one in data["results"])
     )
     return Answer("curl", steps, models=names, client="curl", scores=scores)
+
+
+def _curl_failure(done: ExecResult) -> Layer | None:
+    """The layer below HTTP that curl failed in; one exit code stands for three kinds of time-out."""
+    if done.exit_code == _CURL_TIMEOUT:
+        if "Resolving" in done.stderr:
+            return "dns"
+        return "health" if "bytes received" in done.stderr else "tcp"
+    return _CURL_LAYER.get(done.exit_code)
 
 
 def _curl(engine: Engine, container: str, argv: tuple[str, ...], stdin: str = "") -> ExecResult:

@@ -75,6 +75,8 @@ def _layer(name: Layer, answer: Answer, where: str, url: str) -> Check:
 
 
 def _remedy(name: Layer, step: Step, where: str, url: str) -> str:
+    if name == "rerank" and "does not exist" in step.detail:
+        return "RAGFlow must send the name that is served: ragops status shows it (served_name sets it)"
     if name == "rerank" and "404" in step.detail:
         return "the server has no rerank route: launch it with ragops up (vLLM needs --runner pooling)"
     if "401" in step.detail:

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from functools import partial
 from urllib.parse import urlsplit
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -20,6 +21,9 @@ def main():
     ask = json.load(sys.stdin)
     url = urlsplit(ask["base_url"])
     host, port = url.hostname, url.port or 80
+    if "posts" in ask:
+        json.dump({"replies": replies(host, port, ask)}, sys.stdout)
+        return
     steps = (
         ("dns", lambda: dns(host, port)),
         ("tcp", lambda: tcp(host, port, ask["connect_timeout"])),
@@ -106,6 +110,39 @@ def by_hand(host, port, path, ask):
     data = parsed(status, kind, answer)
     scores = [[one["index"], one["relevance_score"]] for one in data["results"]]
     return {"detail": "scored", "client": "http.client", "scores": scores}
+
+
+def replies(host, port, ask):
+    """Many questions over one connection, until one has no answer or the time is over."""
+    connection = http.client.HTTPConnection(host, port, timeout=ask["timeout"])
+    end = time.monotonic() + ask["seconds"]
+    found = []
+    for path, body in ask["posts"]:
+        if time.monotonic() > end:
+            break
+        found.append(timed(partial(reply, connection, path, body, headers(ask))))
+        if not found[-1]["ok"]:
+            break
+    connection.close()
+    return found
+
+
+def reply(connection, path, body, sent):
+    connection.request("POST", path, body.encode(), sent)
+    answer = connection.getresponse()
+    return {"status": answer.status, "text": slim(answer.read().decode(errors="replace"))}
+
+
+def slim(text):
+    """The answer without what was sent: vLLM repeats the documents, and lists all tokens."""
+    try:
+        data = json.loads(text)
+        data.pop("tokens", None)
+        for one in data.get("results", []):
+            one.pop("document", None)
+    except (ValueError, AttributeError, TypeError):
+        return text[:600]
+    return json.dumps(data)
 
 
 def headers(ask):

@@ -18,6 +18,7 @@ from ragops.container import ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
 from ragops.planning import Plan
 from ragops.ragflow.discovery import DEMO
+from ragops.sidecar import sidecar
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _build(engine: Engine, base_image: str, home: Path) -> None:
     try:
         for file in ("Dockerfile", "requirements.lock"):
             (folder / file).write_text((recipe / file).read_text())
-        with engine.sidecar("none", base_image) as probe:
+        with sidecar(engine, "none", base_image) as probe:
             asked = ("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
             python = engine.execute(probe, asked).stdout.strip()
         wheels.download(folder / "wheels", "--requirement", str(folder / "requirements.lock"), python=python)

@@ -12,6 +12,7 @@ import pytest
 
 from ragops.container import LABEL, ContainerSpec, Mount, NetworkSpec
 from ragops.errors import EngineError, NotFoundError
+from ragops.sidecar import sidecar
 from ragops.state import ExecResult
 from ragops.testing.fake_engine import FakeEngine
 
@@ -434,7 +435,7 @@ class TestExecute:
 
     def test_sidecar_comes_and_goes(self, scene):
         other = scene.started()
-        with scene.engine.sidecar(f"container:{other}", scene.image) as probe:
+        with sidecar(scene.engine, f"container:{other}", scene.image) as probe:
             found = scene.engine.container(probe)
             assert found.network_mode == f"container:{scene.engine.container(other).id}"
             assert scene.engine.execute(probe, ("true",)).exit_code == 0
@@ -442,14 +443,14 @@ class TestExecute:
 
     def test_sidecar_goes_after_a_failure_too(self, scene):
         seen = []
-        with contextlib.suppress(ZeroDivisionError), scene.engine.sidecar("bridge", scene.image) as probe:
+        with contextlib.suppress(ZeroDivisionError), sidecar(scene.engine, "bridge", scene.image) as probe:
             seen.append(probe)
             raise ZeroDivisionError
         assert scene.engine.container(seen[0]) is None
 
     def test_sidecar_that_can_not_start_is_not_left(self, scene):
         before = {one.id for one in scene.engine.containers()}
-        with missing("not found"), scene.engine.sidecar(scene.name("nowhere"), scene.image):
+        with missing("not found"), sidecar(scene.engine, scene.name("nowhere"), scene.image):
             pass
         assert {one.id for one in scene.engine.containers() if one.role == "probe"} <= before
 

@@ -1,0 +1,39 @@
+"""A short-lived container to ask from, in somebody's network or network namespace."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ragops.container import ContainerSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ragops.engine import Engine
+
+
+@contextmanager
+def sidecar(engine: Engine, network: str, image: str) -> Iterator[str]:
+    """Start one, give its id, and remove it whatever happens.
+
+    Args:
+        engine: Where.
+        network: A network, or ``container:NAME`` for another's names and routes.
+        image: An image with ``sleep``.
+    """
+    spec = ContainerSpec(
+        name=f"ragops-probe-{secrets.token_hex(4)}",
+        image=image,
+        entrypoint=("sleep", "300"),
+        network=network,
+        role="probe",
+        init=True,
+    )
+    made = engine.create_container(spec)
+    try:
+        engine.start(made)
+        yield made
+    finally:
+        engine.remove_container(made)
