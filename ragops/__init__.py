@@ -15,10 +15,12 @@ from __future__ import annotations
 from ragops.bench import load_run
 from ragops.checks import Check, Report
 from ragops.checks.host import check as doctor
+from ragops.compose import check_file
 from ragops.engine import Engine
 from ragops.engine import connect as connect_engine
 from ragops.errors import (
     BenchError,
+    ComposeError,
     EngineError,
     ImageError,
     LaunchError,
@@ -38,6 +40,7 @@ from ragops.verbs import Status, connect, disconnect, down, plan, status, up, ve
 __all__ = [
     "BenchError",
     "Check",
+    "ComposeError",
     "Engine",
     "EngineError",
     "ImageError",
@@ -53,6 +56,7 @@ __all__ = [
     "StackError",
     "Status",
     "benchmark",
+    "check_file",
     "connect",
     "connect_engine",
     "disconnect",

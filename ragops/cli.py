@@ -16,6 +16,7 @@ from ragops import image as images
 from ragops import planning, private_engine, verbs
 from ragops.bench import Level, figures, grid, load_run, ragflow, summary, verdict
 from ragops.checks import host
+from ragops.compose import check_file
 from ragops.engine import connect
 from ragops.errors import RagopsError
 from ragops.lock import held
@@ -89,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         verb(name, run, text).add_argument("container", help="its name")
     verb("verify", _verify, "prove the connection from inside each RAGFlow container")
+    checked = verb("check", _check, "find the faults of a compose file that starts a vLLM reranker")
+    checked.add_argument("file", type=Path, help="the compose file")
+    checked.add_argument("--fix", action="store_true", help="print the file without its faults instead")
     _bench_options(
         verb("bench", _bench, "measure latency and throughput, keep every request, say whether it fits")
     )
@@ -178,6 +182,15 @@ def _verify(options: argparse.Namespace) -> int:
     report = verbs.verify(load(options.stack))
     _show(options, report)
     return OK if report.ok else FAILED
+
+
+def _check(options: argparse.Namespace) -> int:
+    found = check_file(options.file)
+    _show(options, found.to_json(), found.fixed.rstrip("\n") if options.fix else str(found))
+    if options.json or options.fix:
+        for note in found.notes:
+            _tell(f"note: {note}")
+    return OK if found.ok else FAILED
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@
     ├── ImageError       the vLLM image could not be built or pulled
     ├── RagflowError     no RAGFlow container, or more than one to choose from
     ├── BenchError       a benchmark could not run, or its folder is not one
+    ├── ComposeError     a file can't be read, or is no compose file
     └── LockedError      another ragops is changing the same engine
 
 Catch the base class to show any of them::
@@ -78,6 +79,10 @@ class RagflowError(RagopsError):
 
 class BenchError(RagopsError):
     """A benchmark could not run, or a folder does not hold a recorded run."""
+
+
+class ComposeError(RagopsError):
+    """A compose file can't be read, or is none; the message names the line where there is one."""
 
 
 class LockedError(RagopsError):

@@ -23,6 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 import ragops
 from ragops import cli, hints, stack, vllm
 from ragops.bench import figures, load_run, plots, verdict
+from ragops.compose import faults
 from ragops.errors import BenchError
 from ragops.host import Core, Host, Node
 from ragops.model import Model, Shape
@@ -119,6 +120,22 @@ def launch(part: str) -> Iterator[str]:
         yield from [f"``{shown}``", *indented(inline(row.why)), ""]
 
 
+def compose_faults() -> Iterator[str]:
+    """The faults of compose files that ragops can tell."""
+    yield from [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "   :widths: 30 70",
+        "",
+        "   * - code",
+        "     - what is wrong",
+        "",
+    ]
+    for rule in faults.RULES:
+        yield from [f"   * - ``{rule.code}``", f"     - {inline(rule.summary)}"]
+    yield ""
+
+
 def models() -> Iterator[str]:
     """The kinds of model that can be served."""
     yield from [".. list-table::", "   :header-rows: 1", "", "   * - model", "     - a score is"]
@@ -190,6 +207,7 @@ def run_origin(recorded: Any) -> Iterator[str]:
 
 RUN_PARTS = {"verdict": run_verdict, "figure": run_figure, "levels": run_levels, "origin": run_origin}
 PARTS = {
+    "faults": compose_faults,
     "settings": settings,
     "command": command,
     "known": known,

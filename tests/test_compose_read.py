@@ -1,0 +1,265 @@
+"""YAML and command lines are read as compose reads them; what can't be read is told with its line."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from ragops.compose import check_file, check_text
+from ragops.compose.words import arguments, launch, split_colons, words
+from ragops.compose.yaml import ComposeError, dotenv, parse, resolve
+from ragops.host import Core, Host, Node
+
+CASES = Path(__file__).parent / "data" / "compose"
+HOST = Host("one", frozenset({"amx_bf16"}), (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)
+
+
+def check(text, **values):
+    return check_text(text, Path("/nowhere/compose.yaml"), HOST, values)
+
+
+def command(text, **values):
+    root = parse(text, "compose.yaml", values).root
+    return launch(root.get("entrypoint"), root.get("command"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "plain"),
+        ("$A-$B", "1-"),
+        ("${A}", "1"),
+        ("${B:-x}", "x"),
+        ("${B-x}", ""),
+        ("${C-x}", "x"),
+        ("${C:-${A}}", "1"),
+        ("${C:-{json}}", "{json}"),
+        ("${A:+yes}${C+no}", "yes"),
+        ("$$A $${A}", "$A ${A}"),
+        ("${A:?must}", "1"),
+        ("${C}", None),
+        ("$C", None),
+        ("${C:?must}", None),
+        ("${C", None),
+        ("cost: 5$", "cost: 5$"),
+    ],
+)
+def test_variables_are_filled_in_as_compose_does(text, expected):
+    assert resolve(text, {"A": "1", "B": ""}) == expected
+
+
+def test_a_dotenv_file_is_read():
+    text = "# c\nA=1\nexport B='x y'\nC=d # note\n\nnot one\nD=\n"
+    assert dotenv(text) == {"A": "1", "B": "x y", "C": "d", "D": ""}
+
+
+def test_variables_come_from_dotenv_beside_the_file(tmp_path):
+    (tmp_path / ".env").write_text("ADDRESS_OF_TEST=127.0.0.1\n")
+    text = (CASES / "clean.yaml").read_text().replace("127.0.0.1:8123", "${ADDRESS_OF_TEST:-0.0.0.0}:8123")
+    (tmp_path / "compose.yaml").write_text(text)
+    assert "port-exposed" not in {one.code for one in check_file(tmp_path / "compose.yaml", HOST).findings}
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words_of_it"),
+    [
+        ("services:\n  a:\n    image: x\n   b: y\n", ":4: ", "not YAML"),
+        ("services:\n\ta: {}\n", ":2: ", "not YAML"),
+        ("services:\n  a:\n    image: x\n    image: y\n", ":4: ", "the key image is there twice"),
+        ("services: {}\n---\nservices: {}\n", ":2: ", "second YAML document"),
+        ("services:\n  a: *nowhere\n", ":2: ", "undefined alias"),
+        ("- a\n- b\n", ":1: ", "no compose file"),
+        ("", ":1: ", "no compose file"),
+        ("services: [\n", ":2: ", "not YAML"),
+        ("a: " + "[" * 3000, "", "no YAML"),
+        ("a: \0", "", "YAML"),
+    ],
+)
+def test_what_is_no_compose_file_is_told_with_its_line(text, place, words_of_it):
+    with pytest.raises(ComposeError) as caught:
+        check(text)
+    assert place in caught.value.message
+    assert words_of_it in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "folder", "binary.yaml"])
+def test_a_file_that_cannot_be_read_is_told(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ComposeError, match="can't read"):
+        check_file(tmp_path / name, HOST)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "command: [vllm, serve, /m, --task, score]",
+        "command: vllm serve /m --task score",
+        "command: >\n  vllm serve /m\n  --task score\n",
+        "command: bash -c 'exec vllm serve /m --task=score'",
+        "entrypoint: [sh, -c]\ncommand: ['cd / && vllm serve /m --task score; sleep 9']",
+        "entrypoint: vllm\ncommand: serve /m --task score",
+        "entrypoint: [/opt/bin/vllm, serve]\ncommand: [/m, --task=score]",
+    ],
+)
+def test_each_form_of_a_command_gives_the_same_arguments(text):
+    found = command(text)
+    assert found.entry == "serve"
+    assert [(one.name, one.value) for one in found.arguments] == [("", "/m"), ("--task", "score")]
+
+
+def test_flags_are_told_from_values():
+    line = "--enforce-eager /m --max_model_len 5 --served-model-name a b --port=8 -tp 2 --seed"
+    texts = line.split(" ")
+    found = [(one.name, one.value) for one in arguments(texts, [1] * len(texts))]
+    assert found == [
+        ("--enforce-eager", ""),
+        ("", "/m"),
+        ("--max-model-len", "5"),
+        ("--served-model-name", "a"),
+        ("--port", "8"),
+        ("-tp", "-tp"),
+        ("--seed", ""),
+    ]
+
+
+def test_words_of_a_folded_command_have_their_own_lines():
+    root = parse("a: 1\ncommand: >\n  --one 1\n\n  --two '2 2'\nb: --one\n", "f", {}).root
+    assert [(word.text, word.line) for word in words(root.get("command"))] == [
+        ("--one", 3),
+        ("1", 3),
+        ("--two", 5),
+        ("2 2", 5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sure"),
+    [
+        ("command: --dtype $TYPE", True),
+        ("command: --dtype ${TYPE} --port 1", True),
+        ("command: $ALL", False),
+        ("command: /m ${MORE}", False),
+        ("command: [--config, a.yaml]", False),
+        ("entrypoint: /start.sh\ncommand: --port 1", False),
+        ("command: ${FLAGS:---port 1 --seed 2}", True),
+    ],
+)
+def test_hidden_flags_are_known_to_be_hidden(text, sure):
+    assert command(text).sure is sure
+
+
+def test_colons_in_variables_and_addresses_part_nothing():
+    assert split_colons("${A:-1}:${B:-2:3}:8000") == ["${A:-1}", "${B:-2:3}", "8000"]
+    assert split_colons("[::1]:80:80/tcp") == ["[::1]", "80", "80/tcp"]
+
+
+def test_the_record_has_its_documented_forms(machine):
+    checked = check_file(CASES / "handwritten.yaml", machine)
+    first = json.loads(json.dumps(checked.to_json()))["findings"][0]
+    assert set(first) == {"code", "severity", "line", "message", "fix"}
+    text = str(checked)
+    assert f"{checked.path}:21: error: " in text
+    assert "[task-removed]" in text
+    assert text.endswith(f"{checked.count('error')} errors, {checked.count('warning')} warnings")
+    assert not checked.ok
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "services: &a\n  x: *a\n",
+        "services:\n  reranker: &a {image: vllm, deploy: *a, environment: [*a], command: *a}\n",
+        "services:\n  reranker: {image: vllm-cpu, extends: reranker}\n",
+        "services:\n  reranker: {image: vllm-cpu, extends: {service: other}}\n  other: {extends: reranker}\n",
+        "services: {reranker: {image: vllm-cpu, command: null, ports: null, environment: }}\nnetworks:\n",
+        "services: {reranker: {image: vllm-cpu, ports: !override [80], command: !reset null}}\n",
+        "services: {1: {image: vllm-cpu, container_name: rerank, environment: {2: 3}, ports: [80, 81.5]}}",
+        "services: {reranker: {image: vllm-cpu, cpus: [], environment: true}}",
+        "include: [a.yaml]\n",
+        "services:\n",
+        "services: [a]\n",
+        "services: {a: b}\n",
+    ],
+)
+def test_odd_files_do_no_harm(text):
+    checked = check(text)
+    assert check(checked.fixed).findings is not None
+
+
+KEYS = (
+    *("image", "command", "entrypoint", "environment", "ports", "networks", "volumes", "deploy", "restart"),
+    *(
+        "healthcheck",
+        "shm_size",
+        "cpus",
+        "extends",
+        "tmpfs",
+        "ipc",
+        "network_mode",
+        "labels",
+        "configs",
+        "cpuset",
+    ),
+)
+TEXTS = st.sampled_from(
+    [
+        *(
+            "vllm-cpu:latest",
+            "vllm serve /models/Qwen3-Reranker-0.6B --task score",
+            "8000:8000",
+            "$A",
+            "${B:-c}",
+            "",
+        ),
+        *(
+            "always",
+            "--dtype",
+            "float32",
+            "'",
+            "{",
+            "a=b",
+            "VLLM_HF_OVERRIDES={}",
+            "limits",
+            "1g",
+            "bash",
+            "-c",
+        ),
+    ]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            TEXTS | st.sampled_from(["resources", "limits", "cpus", "test", "name", "target"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    service=st.dictionaries(st.sampled_from(KEYS), VALUES),
+    rest=st.dictionaries(
+        st.sampled_from(["version", "networks", "configs", "name", "include", "x-a"]), VALUES
+    ),
+)
+def test_no_file_of_the_right_shape_is_too_much(service, rest):
+    """JSON is YAML too."""
+    document = {**rest, "services": {"reranker": {"image": "vllm-cpu:latest", **service}}}
+    checked = check(json.dumps(document))
+    YAML(typ="safe").load(checked.fixed)
+
+
+@given(st.text(alphabet="services: {}[]-&*!|>'\"#\n\t$ab0", max_size=60))
+def test_any_text_is_read_or_refused(text):
+    with contextlib.suppress(ComposeError):
+        check(text)
