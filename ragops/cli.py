@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +28,22 @@ from ragops.stack import home, load
 from ragops.testing import demo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ragops.bench import Progress
 
 OK, FAILED, USAGE, PENDING = 0, 1, 2, 3
+
+Option = tuple[tuple[str, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Verb:
+    """What a word on the command line does, or the words that may follow it."""
+
+    run: Callable[[argparse.Namespace], int] | Mapping[str, _Verb]
+    text: str
+    options: tuple[Option, ...] = ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,69 +80,22 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"ragops {version('ragops-rerank')}")
     top.set_defaults(run=None, json=False)
-    commands = top.add_subparsers(title="verbs", metavar="VERB")
-
-    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
-            name, parents=[common], help=text, description=f"{text[0].upper()}{text[1:]}."
-        )
-        made.set_defaults(run=run)
-        return made
-
-    verb("doctor", _doctor, "check whether this machine can do it, before anything is changed")
-    built = verb("image", _image, "make the vLLM CPU image available: find, pull or build it")
-    built.add_argument(
-        "--build", action="store_true", help="build it from package registries, even if it is there"
-    )
-    verb("plan", _plan, "show what up would change, and the same as docker commands; exit code 3 if anything")
-    verb("up", _up, "make it so: network, reranker, attachment of RAGFlow; a second time changes nothing")
-    verb("status", _status, "show what is, and what differs from the declaration; exit code 3 if anything")
-    for name, run, text in (
-        ("connect", _connect, "join a container to the network now (lost when compose recreates it)"),
-        ("disconnect", _disconnect, "take a container out of the network"),
-    ):
-        verb(name, run, text).add_argument("container", help="its name")
-    verb("verify", _verify, "prove the connection from inside each RAGFlow container")
-    checked = verb("check", _check, "find the faults of a compose file that starts a vLLM reranker")
-    checked.add_argument("file", type=Path, help="the compose file")
-    checked.add_argument("--fix", action="store_true", help="print the file without its faults instead")
-    _bench_options(
-        verb("bench", _bench, "measure latency and throughput, keep every request, say whether it fits")
-    )
-    gone = verb("down", _down, "remove the reranker and its network; RAGFlow's containers stay as they are")
-    gone.add_argument("--all", action="store_true", help="everything of ours: demo client and images too")
-    _group(commands, common, "demo", "the stand-in for RAGFlow, for machines that have none", _DEMO)
-    _group(commands, common, "engine", "a private Docker engine, for machines that have none", _ENGINE)
+    _verbs(top.add_subparsers(title="verbs", metavar="VERB"), common, _VERBS)
     return top
 
 
-def _group(commands: Any, common: Any, name: str, text: str, actions: dict[str, tuple[Any, str]]) -> None:
-    group = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    nested = group.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for action, (run, what) in actions.items():
-        made = nested.add_parser(
-            action, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}."
-        )
-        made.set_defaults(run=run)
-
-
-def _bench_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
-        "--profile", choices=("ragflow", "grid"), default="ragflow", help="what is sent (%(default)s)"
-    )
-    made.add_argument("--requests", type=int, default=40, help="requests at each level (%(default)s)")
-    made.add_argument(
-        "--clients", type=int, nargs="+", default=[1], help="closed loop: clients at once (%(default)s)"
-    )
-    made.add_argument(
-        "--rate", type=float, nargs="+", default=[], help="open loop: Poisson, requests a second"
-    )
-    made.add_argument("--warmup", type=int, default=3, help="requests that no figure counts (%(default)s)")
-    made.add_argument("--repeats", type=int, default=1, help="times that each level is played (%(default)s)")
-    made.add_argument("--name", default="bench", help="part of the run folder's name (%(default)s)")
-    made.add_argument(
-        "--results", type=Path, default=Path("results"), help="where run folders go (%(default)s)"
-    )
+def _verbs(commands: Any, common: argparse.ArgumentParser, verbs: Mapping[str, _Verb]) -> None:
+    for name, verb in verbs.items():
+        words = {"help": verb.text, "description": f"{verb.text[0].upper()}{verb.text[1:]}."}
+        if isinstance(verb.run, Mapping):
+            group = commands.add_parser(name, **words)
+            nested = group.add_subparsers(title="actions", metavar="ACTION", required=True)
+            _verbs(nested, common, verb.run)
+        else:
+            made = commands.add_parser(name, parents=[common], **words)
+            made.set_defaults(run=verb.run)
+            for flags, settings in verb.options:
+                made.add_argument(*flags, **settings)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -272,15 +238,89 @@ def _demo_docs(options: argparse.Namespace) -> int:
     return OK
 
 
-_DEMO = {
-    "up": (_demo_up, "start the demo client"),
-    "down": (_demo_down, "remove every demo client and its network"),
-    "docs": (_demo_docs, "build the site of a checkout, with its notebooks as last run"),
-    "run": (_demo_run, "go the whole way: engine, image, model, client, notebooks, site"),
-}
-_ENGINE = {
-    "start": (_engine_start, "use the engine that answers, else install docker.io and start a private one"),
-    "stop": (_engine_stop, "stop the private engine and remove its data; other engines are not touched"),
+def _option(*flags: str, **settings: Any) -> Option:
+    return flags, settings
+
+
+_CONTAINER = _option("container", help="its name")
+_VERBS = {
+    "doctor": _Verb(_doctor, "check whether this machine can do it, before anything is changed"),
+    "image": _Verb(
+        _image,
+        "make the vLLM CPU image available: find, pull or build it",
+        (
+            _option(
+                "--build", action="store_true", help="build it from package registries, even if it is there"
+            ),
+        ),
+    ),
+    "plan": _Verb(_plan, "show what up would change, as docker commands too; exit code 3 if anything"),
+    "up": _Verb(_up, "make it so: network, reranker, attachment of RAGFlow; a second time changes nothing"),
+    "status": _Verb(_status, "show what is, and what differs from the declaration; exit code 3 if anything"),
+    "connect": _Verb(
+        _connect, "join a container to the network now (lost when compose recreates it)", (_CONTAINER,)
+    ),
+    "disconnect": _Verb(_disconnect, "take a container out of the network", (_CONTAINER,)),
+    "verify": _Verb(_verify, "prove the connection from inside each RAGFlow container"),
+    "check": _Verb(
+        _check,
+        "find the faults of a compose file that starts a vLLM reranker",
+        (
+            _option("file", type=Path, help="the compose file"),
+            _option("--fix", action="store_true", help="print the file without its faults instead"),
+        ),
+    ),
+    "bench": _Verb(
+        _bench,
+        "measure latency and throughput, keep every request, say whether it fits",
+        (
+            _option(
+                "--profile", choices=("ragflow", "grid"), default="ragflow", help="what is sent (%(default)s)"
+            ),
+            _option("--requests", type=int, default=40, help="requests at each level (%(default)s)"),
+            _option(
+                "--clients",
+                type=int,
+                nargs="+",
+                default=[1],
+                help="closed loop: clients at once (%(default)s)",
+            ),
+            _option(
+                "--rate", type=float, nargs="+", default=[], help="open loop: Poisson, requests a second"
+            ),
+            _option("--warmup", type=int, default=3, help="requests that no figure counts (%(default)s)"),
+            _option("--repeats", type=int, default=1, help="times that each level is played (%(default)s)"),
+            _option("--name", default="bench", help="part of the run folder's name (%(default)s)"),
+            _option(
+                "--results", type=Path, default=Path("results"), help="where run folders go (%(default)s)"
+            ),
+        ),
+    ),
+    "down": _Verb(
+        _down,
+        "remove the reranker and its network; RAGFlow's containers stay as they are",
+        (_option("--all", action="store_true", help="everything of ours: demo client and images too"),),
+    ),
+    "demo": _Verb(
+        {
+            "up": _Verb(_demo_up, "start the demo client"),
+            "down": _Verb(_demo_down, "remove every demo client and its network"),
+            "docs": _Verb(_demo_docs, "build the site of a checkout, with its notebooks as last run"),
+            "run": _Verb(_demo_run, "go the whole way: engine, image, model, client, notebooks, site"),
+        },
+        "the stand-in for RAGFlow, for machines that have none",
+    ),
+    "engine": _Verb(
+        {
+            "start": _Verb(
+                _engine_start, "use the engine that answers, else install docker.io and start a private one"
+            ),
+            "stop": _Verb(
+                _engine_stop, "stop the private engine and remove its data; other engines are not touched"
+            ),
+        },
+        "a private Docker engine, for machines that have none",
+    ),
 }
 
 
