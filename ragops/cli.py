@@ -145,7 +145,7 @@ def _disconnect(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    report = verbs.verify(load(options.stack))
+    report = verbs.verify(load(options.stack), full=options.full)
     _show(options, report)
     return OK if report.ok else FAILED
 
@@ -261,7 +261,11 @@ _VERBS = {
         _connect, "join a container to the network now (lost when compose recreates it)", (_CONTAINER,)
     ),
     "disconnect": _Verb(_disconnect, "take a container out of the network", (_CONTAINER,)),
-    "verify": _Verb(_verify, "prove the connection from inside each RAGFlow container"),
+    "verify": _Verb(
+        _verify,
+        "prove connection and scores from inside each RAGFlow container",
+        (_option("--full", action="store_true", help="ask the whole golden set, however long it takes"),),
+    ),
     "check": _Verb(
         _check,
         "find the faults of a compose file that starts a vLLM reranker",

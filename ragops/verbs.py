@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from ragops import host as hosts
 from ragops import image as images
 from ragops import model as models
-from ragops import planning, ready, vllm
+from ragops import planning, ready, sizing, vllm
 from ragops.actions import Disconnect
-from ragops.checks import Report, exposure, serving
+from ragops.checks import Check, Report, exposure, scores, serving
+from ragops.checks.questions import Expected
 from ragops.engine import connect as connect_engine
 from ragops.errors import NotFoundError, RagflowError
 from ragops.lock import held
@@ -25,7 +26,7 @@ from ragops.ragflow.request import RerankRequest
 from ragops.stack import Ragflow, Stack, home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ragops.container import ContainerSpec
@@ -190,8 +191,13 @@ def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> pl
     return todo
 
 
-def verify(stack: Stack, engine: Engine | None = None) -> Report:
-    """Prove the connection from inside each attached RAGFlow container.
+def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False) -> Report:
+    """Prove the connection and the scores from inside each attached RAGFlow container.
+
+    Args:
+        stack: The declaration.
+        engine: The engine; connected when left out.
+        full: The whole golden set instead of a fixed part of it.
 
     Raises:
         NotFoundError: The reranker does not run.
@@ -205,18 +211,30 @@ def verify(stack: Stack, engine: Engine | None = None) -> Report:
     found = discovery.find(engine.containers(), stack.ragflow)
     if not found:
         raise RagflowError("no RAGFlow container to verify from", hint="start RAGFlow, or: ragops demo up")
-    request = RerankRequest(wanted.served)
-    inside = [
-        check
-        for one in found
-        for check in serving.check(engine, one, reranker.image, stack.internal_url, request)
-    ]
+    inside = [check for one in found for check in _inside(one, reranker.image, wanted, engine, full=full)]
     outside = exposure.check(engine, reranker, stack.network.name, reranker.image)
-    notes = [
-        *_stand_in(wanted.model),
-        *(f"{one.name} is the demo client, a stand-in" for one in found if one.demo),
-    ]
-    return Report(f"verify {stack.internal_url}", (*inside, *outside), tuple(notes))
+    demos = [f"{one.name} is the demo client, a stand-in" for one in found if one.demo]
+    notes = (*_stand_in(wanted.model), *demos)
+    return Report(f"verify {stack.internal_url}", (*inside, *outside), notes)
+
+
+def _inside(
+    found: RagflowContainer, image: str, wanted: Desired, engine: Engine, *, full: bool
+) -> Iterator[Check]:
+    """The checks from one container; scores are asked for only where RAGFlow's call got through."""
+    url = wanted.stack.internal_url
+    reached = serving.check(engine, found, image, url, RerankRequest(wanted.served))
+    yield from reached
+    if any(check.status == "fail" for check in reached):
+        yield Check("scores", "skip", "a layer below failed", "", found.name)
+        return
+    expected = Expected(
+        model=wanted.served,
+        kind=wanted.model.kind,
+        max_tokens=sizing.max_model_len(wanted.stack, wanted.model),
+        stand_in=wanted.model.stand_in,
+    )
+    yield from scores.check(engine, found, image, url, expected, full=full)
 
 
 def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:

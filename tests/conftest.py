@@ -8,7 +8,9 @@ from ragops import host as hosts
 from ragops.checks.probe import LAYERS
 from ragops.ragflow.request import RIGHT
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
+from ragops.testing import replies
 from ragops.testing.fake_engine import FakeEngine
+from ragops.testing.stub import Behaviour
 
 CONNECTING = ("ragops.verbs.connect_engine", "ragops.cli.connect", "ragops.checks.host.connect")
 GIB = 1 << 30
@@ -94,6 +96,17 @@ def probed():
     return answer
 
 
+def replied(path, text):
+    """What a healthy embedding model says to one of the score gate's questions."""
+    behaviour, body = Behaviour(impostor="healthy", prompt="apart"), json.loads(text)
+    if path.endswith("/tokenize"):
+        said = replies.count(body)
+    else:
+        used = replies.tokens(behaviour, body["query"], body["documents"])
+        said = replies.ranking(behaviour, body, used, number=1)
+    return {"ok": True, "status": 200, "text": json.dumps(said), "ms": 1.0}
+
+
 @pytest.fixture
 def serving(fake, probed):
     """The reranker starts at once, and answers those who share a network with it."""
@@ -104,6 +117,8 @@ def serving(fake, probed):
         if argv[:2] != ("python3", "-c") or not stdin:
             return None
         order = json.loads(stdin)
+        if "posts" in order:
+            return ExecResult(0, json.dumps({"replies": [replied(*post) for post in order["posts"]]}), "")
         reranker = fake.container(name)
         shared = {end.network for end in box.endpoints} & {end.network for end in reranker.endpoints}
         unknown = {"ok": False, "error": "gaierror", "detail": "Name or service not known"}

@@ -161,15 +161,19 @@ def _program() -> str:
     return (resources.files("ragops.data") / "probe.py").read_text()
 
 
-def _by_python(engine: Engine, container: str, program: str, order: str) -> ExecResult | None:
-    tries = (_execute(engine, container, (python, "-c", program), order) for python in PYTHONS)
+def _by_python(
+    engine: Engine, container: str, program: str, order: str, patience: float = 2 * TIMEOUT
+) -> ExecResult | None:
+    tries = (_execute(engine, container, (python, "-c", program), order, patience) for python in PYTHONS)
     return next((done for done in tries if done is not None), None)
 
 
-def _execute(engine: Engine, container: str, argv: tuple[str, ...], stdin: str) -> ExecResult | None:
+def _execute(
+    engine: Engine, container: str, argv: tuple[str, ...], stdin: str, patience: float = 2 * TIMEOUT
+) -> ExecResult | None:
     """The result, or None when the container has no such program."""
     try:
-        done = engine.execute(container, argv, stdin=stdin)
+        done = engine.execute(container, argv, stdin=stdin, timeout=patience)
     except EngineError as error:
         if "executable file not found" in error.evidence or "no such file or directory" in error.evidence:
             return None

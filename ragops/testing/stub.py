@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -28,11 +26,24 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ragops.errors import BenchError
+from ragops.testing import replies
+from ragops.testing.impostors import Impostor, score
+from ragops.testing.replies import Prompt, pair_tokens
+
+__all__ = [
+    "Behaviour",
+    "Call",
+    "StubProcess",
+    "StubReranker",
+    "application",
+    "pair_tokens",
+    "score",
+    "service_seconds",
+]
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-_WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 _START_SECONDS = 20.0
 
 
@@ -51,6 +62,12 @@ class Behaviour:
     """One request at a time, as one busy engine; otherwise all at the same time."""
     order: Literal["right", "wrong", "constant"] = "right"
     """Scores by shared words, by their opposite, or the same score for every document."""
+    impostor: Impostor | Literal[""] = ""
+    """Scores as :data:`~ragops.testing.impostors.Impostor` describes them, whatever the order says."""
+    seed: int = 0
+    """Makes one random impostor differ from another."""
+    prompt: Prompt = "none"
+    """What becomes of a pair, as :data:`~ragops.testing.replies.Prompt` describes it."""
     wrong_after: int = 0
     """Number of rerank calls after which the order is wrong; 0 is never."""
     fail_every: int = 0
@@ -114,18 +131,6 @@ def service_seconds(behaviour: Behaviour, documents: int, tokens: int) -> float:
     return behaviour.fixed_s + behaviour.per_document_s * documents + behaviour.per_token_s * tokens
 
 
-def pair_tokens(query: str, document: str) -> int:
-    """Tokens that the stub counts for one pair."""
-    return len(query.split()) + len(document.split())
-
-
-def score(query: str, document: str) -> float:
-    """Share of the query's different words that the document has, 0 to 1."""
-    wanted = {word.lower() for word in _WORD.findall(query)}
-    found = {word.lower() for word in _WORD.findall(document)}
-    return len(wanted & found) / len(wanted) if wanted else 0.0
-
-
 def application(behaviour: Behaviour, calls: list[Call] | None = None) -> Starlette:
     """The stub as an ASGI application.
 
@@ -139,7 +144,13 @@ def application(behaviour: Behaviour, calls: list[Call] | None = None) -> Starle
         return await _rerank(engine, request)
 
     async def models(_: Request) -> Response:
-        return JSONResponse(_models(behaviour))
+        return JSONResponse(replies.models(behaviour))
+
+    async def tokenize(request: Request) -> Response:
+        return JSONResponse(replies.count(await request.json()))
+
+    async def classify(request: Request) -> Response:
+        return JSONResponse(replies.classes(behaviour, await request.json()))
 
     async def metrics(_: Request) -> Response:
         return PlainTextResponse(_metrics(engine))
@@ -149,6 +160,9 @@ def application(behaviour: Behaviour, calls: list[Call] | None = None) -> Starle
 
     routes = [Route(path, rerank, methods=["POST"]) for path in ("/rerank", "/v1/rerank", "/v2/rerank")]
     routes += [Route("/v1/models", models), Route("/metrics", metrics), Route("/health", health)]
+    routes.append(Route("/tokenize", tokenize, methods=["POST"]))
+    if behaviour.prompt != "none":  # vLLM has it for classifiers alone
+        routes.append(Route("/classify", classify, methods=["POST"]))
     return Starlette(routes=routes)
 
 
@@ -161,13 +175,14 @@ async def _rerank(engine: _Engine, request: Request) -> Response:
     number = len(engine.calls)
     documents: list[str] = body["documents"]
     sizes = [pair_tokens(body["query"], document) for document in documents]
+    tokens = replies.tokens(behaviour, body["query"], documents)
     if refusal := _refusal(behaviour, str(body.get("model")), max(sizes, default=0)):
         return refusal
-    answer = _answer(behaviour, body, sum(sizes), number)
-    await engine.serve(len(documents), sum(sizes))
+    answer = replies.ranking(behaviour, body, tokens, number)
+    await engine.serve(len(documents), tokens)
     if behaviour.fail_every and number % behaviour.fail_every == 0:
         return _error(behaviour.fail_status, "InternalServerError", "the stub was told to fail")
-    return JSONResponse(answer)
+    return Response(json.dumps(answer), media_type="application/json")  # JSONResponse refuses NaN
 
 
 def _is_shut_out(behaviour: Behaviour, request: Request) -> bool:
@@ -189,45 +204,6 @@ def _refusal(behaviour: Behaviour, model: str, longest: int) -> Response | None:
 def _error(status: int, kind: str, message: str) -> Response:
     detail = {"message": message, "type": kind, "param": None, "code": status}
     return JSONResponse({"error": detail}, status_code=status)
-
-
-def _answer(behaviour: Behaviour, body: dict[str, Any], tokens: int, number: int) -> dict[str, Any]:
-    documents: list[str] = body["documents"]
-    scores = [_told_score(behaviour, number, body["query"], document) for document in documents]
-    order = sorted(range(len(documents)), key=lambda index: -scores[index])
-    top = body.get("top_n") or len(documents)
-    kept = order[:top][: len(documents) - behaviour.missing]
-    results = [_result(index, documents[index], scores[index]) for index in kept]
-    return {
-        "id": f"rerank-{uuid.uuid4().hex}",
-        "model": behaviour.model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "results": results,
-    }
-
-
-def _result(index: int, document: str, relevance: float) -> dict[str, Any]:
-    return {"index": index, "document": {"text": document, "multi_modal": None}, "relevance_score": relevance}
-
-
-def _told_score(behaviour: Behaviour, number: int, query: str, document: str) -> float:
-    is_wrong = behaviour.order == "wrong" or 0 < behaviour.wrong_after < number
-    if behaviour.order == "constant":
-        return 0.5
-    return 1.0 - score(query, document) if is_wrong else score(query, document)
-
-
-def _models(behaviour: Behaviour) -> dict[str, Any]:
-    card = {
-        "id": behaviour.model,
-        "object": "model",
-        "created": int(time.time()),
-        "owned_by": "vllm",
-        "root": behaviour.model,
-        "parent": None,
-        "max_model_len": behaviour.max_tokens or 8192,
-    }
-    return {"object": "list", "data": [card]}
 
 
 def _metrics(engine: _Engine) -> str:

@@ -84,6 +84,8 @@ def test_verify_proves_it_with_ragflows_own_client(engine, declared, running, cl
     call = next(check for check in report.checks if check.name == "RAGFlow's call")
     assert "cohere 5.6.2" in call.detail
     assert call.where == client
+    first = next(check for check in report.checks if check.name == "right documents come first")
+    assert first.status == "ok"
 
 
 def test_verify_names_the_missing_attachment_and_its_remedy_heals(engine, declared, running, client):

@@ -1,0 +1,232 @@
+"""Where the limits of the score gate come from: a healthy reranker beside every impostor.
+
+::
+
+    expected = Expected("all-minilm-l6-v2", "embedding", 256)
+    seen = scores.ask(engine, "docker-ragflow-cpu-1", image, url, expected, full=True)
+    write(measured(expected, seen, about), Path("measured.json"))
+
+``data/golden/measured.json`` is what came out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING
+
+from ragops import golden
+from ragops.checks import faults, scores
+from ragops.checks.measures import Judged, Measures, accuracy, by_language, measure, word_overlap
+from ragops.checks.probe import Reply
+from ragops.checks.questions import plan, rerank_body
+from ragops.checks.questions import read as read_replies
+from ragops.testing import impostors, replies
+from ragops.testing.stub import Behaviour
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from ragops.checks import Check
+    from ragops.checks.questions import Expected, Plan, Purpose, Transcript
+    from ragops.golden import Item
+    from ragops.testing.impostors import Impostor
+    from ragops.testing.replies import Prompt
+
+
+@dataclass(frozen=True)
+class About:
+    """What was measured, and when."""
+
+    date: str
+    model: str
+    sha256: str
+    """Of the model folder, as :func:`ragops.model.fingerprint` gives it."""
+    image: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Of one number over many draws."""
+
+    draws: int
+    mean: float
+    deviation: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """The measures of one language in one form."""
+
+    form: str
+    lang: str
+    measures: Measures
+
+
+@dataclass(frozen=True)
+class Caught:
+    """What the gate said to one impostor."""
+
+    who: Impostor
+    draws: int
+    """Seeds that it was played with."""
+    caught: int
+    """How many of them failed."""
+    checks: tuple[str, ...]
+    """The checks that failed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of the gate when this was measured."""
+
+    accuracy: float
+    rounding: float
+    narrow: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the limits stand on; accuracies are pairwise, on the queries that a quick gate asks."""
+
+    about: About
+    limits: Limits
+    healthy: tuple[Group, ...]
+    """All of the golden set, by form and language."""
+    accuracy: float
+    """The healthy model's."""
+    resampled: Distribution
+    """The same over as many queries drawn with repetition: how far another choice might move it."""
+    floor: float
+    """Of shared words."""
+    again: Distribution
+    """How far a score moves when the same question is asked again."""
+    moved: Distribution
+    """And when its documents stand elsewhere, among others."""
+    tail: float
+    """How far the last sentence of a long document moves its score."""
+    random: Distribution
+    """Accuracy of a random head, over seeds."""
+    shuffled: Distribution
+    """Of a healthy model's scores given to other documents."""
+    generative: Distribution
+    """Of simulated cosines of a generative model."""
+    generative_spread: Distribution
+    """Standard deviation of all its scores."""
+    impostors: tuple[Caught, ...]
+
+
+def measured(expected: Expected, seen: Transcript, about: About, *, draws: int = 2000) -> Measured:
+    """Put a healthy reranker's answers beside the impostors'.
+
+    Args:
+        expected: How the reranker was launched.
+        seen: Its answers to the full plan.
+        about: What it is.
+        draws: Seeds of each impostor.
+    """
+    quick = {one.item for one in plan(expected).rankings if one.purpose == "golden"}
+    items = tuple(item for item in golden.load() if item in quick and item.lang in expected.languages)
+    judged = [one for one in seen.judged("golden") if one.item in items]
+    tail = seen.of("tail")[0].scores
+    return Measured(
+        about=about,
+        limits=Limits(faults.NEEDED, faults.ROUNDING, faults.NARROW),
+        healthy=tuple(_groups(seen)),
+        accuracy=accuracy(judged),
+        resampled=_distribution(_resampled(judged, draws)),
+        floor=accuracy(word_overlap(item) for item in items),
+        again=_distribution(_moves(seen, "again")),
+        moved=_distribution(_moves(seen, "moved")),
+        tail=abs(tail[0] - tail[1]),
+        random=_accuracies("random", items, draws),
+        shuffled=_accuracies("shuffled", items, draws),
+        generative=_accuracies("generative", items, draws),
+        generative_spread=_distribution(
+            measure(_played("generative", items, seed)).spread for seed in range(draws)
+        ),
+        impostors=tuple(catch(who, expected, draws // 10) for who in impostors.IMPOSTORS),
+    )
+
+
+def catch(who: Impostor, expected: Expected, draws: int) -> Caught:
+    """Play one impostor with many seeds."""
+    prompt: Prompt = "card" if expected.template else "none"
+    said = (gate(Behaviour(impostor=who, seed=seed, prompt=prompt), expected) for seed in range(draws))
+    failed = [next((one.name for one in checks if one.status == "fail"), "") for checks in said]
+    return Caught(who, draws, sum(map(bool, failed)), tuple(sorted(set(failed))))
+
+
+def write(found: Measured, file: Path) -> None:
+    """Write it as JSON, numbers cut to six places."""
+    told = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 6))
+    file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def play(behaviour: Behaviour, expected: Expected, *, full: bool = False) -> Transcript:
+    """What the gate would hear from a stub that behaves so; no server is started."""
+    asked = plan(expected, full=full)
+    return read_replies(asked, _replies(behaviour, asked))
+
+
+def gate(behaviour: Behaviour, expected: Expected) -> list[Check]:
+    """What the gate says to a stub that behaves so."""
+    return scores.judge(expected, play(behaviour, expected))
+
+
+def _replies(behaviour: Behaviour, asked: Plan) -> Iterator[Reply]:
+    yield from (_reply(replies.count({"prompt": text})) for text in asked.counted)
+    if asked.prompts:
+        yield (
+            _reply(replies.classes(behaviour, {"input": asked.prompts}))
+            if behaviour.prompt != "none"
+            else Reply(404, "")
+        )
+    for number, one in enumerate(asked.rankings, start=1):
+        body = json.loads(rerank_body(behaviour.model, one))
+        used = replies.tokens(behaviour, one.query, one.documents)
+        yield _reply(replies.ranking(behaviour, body, used, number))
+
+
+def _reply(said: object) -> Reply:
+    return Reply(200, json.dumps(said))
+
+
+def _groups(seen: Transcript) -> Iterator[Group]:
+    forms: tuple[tuple[str, Purpose], ...] = (("natural", "golden"), ("ragflow", "ragflow"))
+    for form, purpose in forms:
+        yield from (Group(form, lang, found) for lang, found in by_language(seen.judged(purpose)))
+
+
+def _resampled(judged: list[Judged], draws: int) -> Iterator[float]:
+    for seed in range(draws):
+        chance = impostors.chance(seed)
+        yield accuracy(chance.choices(judged, k=len(judged)))
+
+
+def _moves(seen: Transcript, purpose: Purpose) -> Iterator[float]:
+    first = {one.ranking.item: one.scores for one in seen.of("golden")}
+    for answer in seen.of(purpose):
+        pairs = zip(first[answer.ranking.item], answer.own, strict=True)
+        yield from (abs(one - other) for one, other in pairs)
+
+
+def _accuracies(who: Impostor, items: tuple[Item, ...], draws: int) -> Distribution:
+    return _distribution(accuracy(_played(who, items, seed)) for seed in range(draws))
+
+
+def _played(who: Impostor, items: tuple[Item, ...], seed: int) -> list[Judged]:
+    return [
+        Judged(item, tuple(impostors.scored(who, item.query, item.texts(), call=number, seed=seed)))
+        for number, item in enumerate(items)
+    ]
+
+
+def _distribution(values: Iterable[float]) -> Distribution:
+    drawn = sorted(values)
+    return Distribution(len(drawn), fmean(drawn), pstdev(drawn), drawn[0], drawn[-1])

@@ -1,0 +1,439 @@
+"""The score gate believes a healthy reranker and no impostor, and names the cause."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from importlib.resources import files
+
+import jinja2
+import pytest
+
+from ragops import golden
+from ragops.checks import faults, probe, questions, scores
+from ragops.checks.measures import (
+    Judged,
+    accuracy,
+    by_language,
+    measure,
+    ndcg,
+    reciprocal_rank,
+    word_overlap,
+)
+from ragops.checks.probe import Reply
+from ragops.checks.questions import Expected
+from ragops.errors import EngineError
+from ragops.ragflow import discovery
+from ragops.stack import Ragflow
+from ragops.state import ExecResult
+from ragops.testing import impostors
+from ragops.testing.calibrate import catch, gate, play
+from ragops.testing.stub import Behaviour, StubReranker
+
+MINILM = Expected("stub-reranker", "embedding", 256, "a real bi-encoder")
+CROSS = Expected("stub-reranker", "cross-encoder", 512)
+QWEN = Expected("stub-reranker", "qwen3-reranker", 8192)
+RANDOM = Expected("stub-reranker", "qwen3-reranker", 8192, "random weights")
+CAUSES = {
+    "lexical": ("right documents come first", "hardly better than shared words"),
+    "constant": ("scores are well formed", "constant scores"),
+    "shuffled": ("scores stay the same", "shuffled"),
+    "random": ("right documents come first", "random, no better than chance"),
+    "noise": ("scores stay the same", "random: the same question"),
+    "logits": ("scores are in range", "outside the range"),
+    "input-order": ("scores stay the same", "input order"),
+    "truncated": ("documents are read whole", "tokens were read"),
+    "truncated-quietly": ("documents are read whole", "changes no score"),
+    "top-n": ("scores are well formed", "top_n ignored"),
+    "indices": ("scores are well formed", "wrong indices"),
+    "duplicates": ("scores are well formed", "duplicated indices"),
+    "nan": ("scores are well formed", "NaN"),
+    "generative": ("right documents come first", "cosine of a generative model"),
+    "inverted": ("right documents come first", "upside down"),
+    "neighbours": ("scores stay the same", "neighbours"),
+}
+
+
+def healthy(expected):
+    return Behaviour(impostor="healthy", prompt="card" if expected.template else "none")
+
+
+def failure(checks):
+    """The one check that fails; those after it are skipped."""
+    failed = [place for place, one in enumerate(checks) if one.status == "fail"]
+    assert len(failed) == 1, checks
+    assert all(one.status == "skip" for one in checks[failed[0] + 1 :])
+    return checks[failed[0]]
+
+
+def item(*kinds, lang="en"):
+    documents = tuple(golden.Document(f"t{n}", f"text {n}", kind) for n, kind in enumerate(kinds))
+    return golden.Item(f"{lang}-00", lang, "faq", "query", documents)
+
+
+class TestMeasures:
+    ONE = Judged(item("hard", "right", "other"), (0.5, 0.4, 0.1))
+    TWO = Judged(item("right", "right", "hard", "other"), (0.9, 0.2, 0.3, 0.2))
+
+    def test_accuracy_is_the_share_of_pairs(self):
+        assert accuracy([self.ONE]) == 1 / 2
+        assert accuracy([self.TWO]) == (1 + 1 + 0 + 0.5) / 4
+        assert accuracy([self.ONE, self.TWO]) == 3.5 / 6
+
+    def test_ndcg(self):
+        assert ndcg(self.ONE) == pytest.approx(1 / math.log2(3))
+        tied = (1 + 0.5 / math.log2(4) + 0.5 / math.log2(5)) / (1 + 1 / math.log2(3))
+        assert ndcg(self.TWO) == pytest.approx(tied)
+
+    def test_ndcg_looks_at_ten_ranks(self):
+        eleventh = Judged(item(*["other"] * 10, "right"), tuple(1 - n / 20 for n in range(11)))
+        assert ndcg(eleventh) == 0
+        assert reciprocal_rank(eleventh) == 1 / 11
+
+    def test_reciprocal_rank(self):
+        assert reciprocal_rank(self.ONE) == 1 / 2
+        assert reciprocal_rank(self.TWO) == 1
+
+    def test_a_constant_gets_what_chance_gets(self):
+        found = measure([Judged(item("right", "hard", "other"), (0.5, 0.5, 0.5))])
+        assert (found.accuracy, found.mrr, found.separation, found.deviations) == (0.5, 0.5, 0, 0)
+
+    def test_separation(self):
+        found = measure([Judged(item("right", "right", "hard", "other"), (0.9, 0.7, 0.5, 0.3))])
+        assert found.separation == pytest.approx(0.4)
+        assert found.deviations == pytest.approx(4.0)  # both groups have a deviation of 0.1
+        assert (found.lowest, found.highest) == (0.3, 0.9)
+        assert found.spread == pytest.approx(math.sqrt(0.05))
+
+    def test_by_language(self):
+        german = Judged(item("right", "hard", lang="de"), (0.1, 0.2))
+        found = by_language([german, self.ONE])
+        assert [(lang, one.queries, one.accuracy) for lang, one in found] == [("en", 1, 0.5), ("de", 1, 0)]
+
+    def test_nothing_to_measure(self):
+        with pytest.raises(ValueError, match="no query"):
+            measure([])
+
+    def test_word_overlap_counts_rare_words_more(self):
+        one = dataclasses.replace(item("right", "hard"), query="zebra is the")
+        documents = (golden.Document("", "a zebra", "right"), golden.Document("", "is it", "hard"))
+        zebra, common = word_overlap(dataclasses.replace(one, documents=documents)).scores
+        assert 1 > zebra > common > 0
+
+
+class TestQuestions:
+    @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
+    def test_ask_what_the_rules_need(self, expected):
+        asked = questions.plan(expected)
+        purposes = [one.purpose for one in asked.rankings]
+        assert {"pair", "tail", "golden", "again", "moved", "top", "ragflow"} == set(purposes)
+        quick = {one.item for one in asked.rankings if one.purpose == "golden"}
+        assert sum(one.lang in expected.languages for one in quick) == 24
+        assert {one.lang for one in quick} == set(golden.LANGUAGES)
+
+    def test_full_asks_everything(self):
+        asked = questions.plan(MINILM, full=True).rankings
+        for purpose in ("golden", "again", "moved", "ragflow"):
+            assert [one.item for one in asked if one.purpose == purpose] == list(golden.load())
+
+    def test_moved_documents_are_found_again(self):
+        moved = [one for one in questions.plan(QWEN, full=True).rankings if one.purpose == "moved"]
+        for one in moved:
+            assert tuple(one.documents[place] for place in one.places) == one.item.texts()
+            assert len(set(one.documents)) == len(one.item.documents) + questions.STRANGERS
+            assert one.places == tuple(sorted(one.places, reverse=True))
+
+    def test_requests_are_ragflows_own(self):
+        asked = questions.plan(MINILM)
+        sent = questions.questions(MINILM, asked, "/v1")
+        assert [one.path for one in sent[:5]] == ["/tokenize"] * 5
+        assert {one.path for one in sent[5:]} == {"/v1/rerank"}
+        body = json.loads(sent[5].body)
+        assert list(body) == ["model", "query", "documents", "top_n", "return_documents"]
+
+    def test_long_documents_fit_the_model_and_differ_at_the_end(self):
+        for expected in (MINILM, CROSS, QWEN):
+            one, other = questions.tail_documents(expected)
+            size = len(one.split()) * 1.2 + len(questions.QUERY.split()) + (80 if expected.template else 0)
+            assert 0.6 * min(expected.max_tokens, questions.LONGEST) < size < expected.max_tokens
+            assert one.rpartition(". ")[0] == other.rpartition(". ")[0]
+            assert one != other
+
+    @pytest.mark.parametrize("pair", [("a query", "a document"), ("", ""), ("{{ query }}", "\\1 {x}\n\n")])
+    def test_prompt_is_what_vllm_renders(self, pair):
+        template = jinja2.Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
+        messages = [{"role": role, "content": text} for role, text in zip(("query", "document"), pair)]  # noqa: B905
+        wanted = template.from_string(QWEN.template).render(messages=messages)
+        assert questions.prompt(QWEN.template, *pair) == wanted
+        assert wanted.endswith("</think>\n\n")
+
+    def test_only_some_kinds_have_a_template(self):
+        assert MINILM.template == CROSS.template == ""
+        assert QWEN.languages == golden.LANGUAGES
+        assert CROSS.languages == ("en",)
+
+
+def said(*replies, expected=MINILM):
+    """A transcript of a plan with one ranking of two documents, and nothing counted."""
+    one = questions.Ranking("pair", "q", ("a", "b"), 2)
+    asked = questions.Plan((), (), (one,) * max(1, len(replies)))
+    return scores.judge(expected, questions.read(asked, replies), "box")
+
+
+def results(*pairs, **more):
+    rows = [{"index": index, "relevance_score": score} for index, score in pairs]
+    return Reply(200, json.dumps({"results": rows, **more}))
+
+
+class TestReplies:
+    @pytest.mark.parametrize(
+        ("reply", "detail"),
+        [
+            (Reply(0, "timed out"), "no scores: timed out"),
+            (Reply(404, '{"detail":"Not Found"}'), "no scores: HTTP 404"),
+            (Reply(500, "Out of range float values are not JSON compliant"), "NaN"),
+            (Reply(200, "<html>"), "not the expected JSON"),
+            (Reply(200, "[]"), "not the expected JSON"),
+            (Reply(200, '{"results": null}'), "not the expected JSON"),
+            (Reply(200, '{"results": [{"index": 0}]}'), "not the expected JSON"),
+            (results((0, None), (1, 0.5)), "NaN"),
+            (results((0, math.nan), (1, 0.5)), "NaN"),
+            (results((0, math.inf), (1, 0.5)), "NaN"),
+            (results((0, 0.5)), "documents lost: 2 went out, 1 came back"),
+            (results(), "documents lost"),
+            (results((0, 0.5), (2, 0.4)), "wrong indices: 2 of 2"),
+            (results((-1, 0.5), (1, 0.4)), "wrong indices: -1"),
+            (results((1, 0.5), (1, 0.4)), "duplicated indices"),
+            (results((1, 0.5), (0, 0.5)), "constant scores: every document gets 0.500"),
+        ],
+    )
+    def test_what_is_no_answer(self, reply, detail):
+        found = failure(said(reply))
+        assert found.name == "scores are well formed"
+        assert detail in found.detail
+        assert found.remedy
+        assert found.where == "box"
+
+    def test_no_reply_at_all(self):
+        assert "no question was answered" in failure(said()).detail
+
+    def test_a_server_without_usage_or_tokenize_is_judged_by_its_scores(self):
+        asked = questions.plan(CROSS)
+        replies = [Reply(404, "")] * len(asked.counted)
+        replies += [without_usage(reply) for reply in stub_replies(CROSS, "healthy")[len(asked.counted) :]]
+        checks = scores.judge(CROSS, questions.read(asked, replies))
+        assert [one.status for one in checks] == ["ok", "ok", "skip", "ok", "ok", "ok", "ok"]
+
+    def test_what_there_was_no_time_for_is_said(self):
+        asked = questions.plan(QWEN)
+        replies = stub_replies(QWEN, "healthy")
+        first = sum(one.purpose in {"pair", "tail"} for one in asked.rankings)
+        early = replies[: len(asked.counted) + 1 + first + 12]
+        seen = questions.read(asked, early)
+        assert seen.unasked == len(asked.rankings) - first - 12
+        checks = scores.judge(QWEN, seen)
+        assert [one.status for one in checks] == ["ok", "ok", "ok", "ok", "ok", "warn", "skip"]
+        assert "too slow" in checks[5].detail
+
+
+def stub_replies(expected, who):
+    """The replies of a stub, as the in-container program passes them on."""
+    behaviour = Behaviour(impostor=who, prompt="card" if expected.template else "none")
+    with StubReranker(behaviour) as stub:
+        return asked_by_program(stub.base_url, expected)
+
+
+def asked_by_program(url, expected):
+    sent = questions.questions(expected, questions.plan(expected), "/v1")
+    posts = [(one.path, one.body) for one in sent]
+    order = {"base_url": url, "key": "x", "timeout": 5, "seconds": 60, "posts": posts}
+    program = (files("ragops.data") / "probe.py").read_text()
+    done = run_program(program, json.dumps(order))
+    return [Reply(one["status"], one["text"], one["ms"]) for one in json.loads(done.stdout)["replies"]]
+
+
+def run_program(program, order):
+    argv = [sys.executable, "-S", "-c", program]
+    return subprocess.run(argv, input=order, capture_output=True, text=True, check=True, env={})
+
+
+def without_usage(reply):
+    return Reply(reply.status, json.dumps({**json.loads(reply.text), "usage": None}))
+
+
+class TestImpostors:
+    def test_all_are_tried(self):
+        assert set(CAUSES) == set(impostors.IMPOSTORS)
+
+    @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
+    def test_the_healthy_one_is_believed(self, expected):
+        checks = gate(healthy(expected), expected)
+        prompted = "skip" if expected is MINILM else "ok"
+        assert [one.status for one in checks] == ["ok", "ok", prompted, "ok", "ok", "ok", "ok"]
+
+    @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
+    @pytest.mark.parametrize("who", impostors.IMPOSTORS)
+    def test_each_is_caught_and_its_cause_named(self, who, expected):
+        found = failure(gate(dataclasses.replace(healthy(expected), impostor=who), expected))
+        name, cause = CAUSES[who]
+        assert found.name == name
+        assert cause in found.detail
+        assert found.remedy
+
+    @pytest.mark.parametrize("who", ["shuffled", "random", "noise", "nan", "generative"])
+    def test_whatever_the_seed(self, who):
+        found = catch(who, MINILM, 25)
+        assert found.caught == found.draws == 25
+        assert found.checks == (CAUSES[who][0],)
+
+    @pytest.mark.parametrize(
+        ("prompt", "cause"),
+        [
+            ("none", "template missing: 74 tokens"),
+            ("longer", "not the model card's: 170 tokens instead of 164"),
+            ("newline", "as long, but scores are"),
+            ("apart", "cosine of a generative model"),
+        ],
+    )
+    def test_the_template_is_told_without_trained_weights(self, prompt, cause):
+        found = failure(gate(Behaviour(impostor="healthy", prompt=prompt), RANDOM))
+        assert found.name == "prompt is the model's"
+        assert cause in found.detail
+
+    def test_a_cross_encoder_served_as_an_embedding_model(self):
+        found = failure(gate(Behaviour(impostor="healthy", prompt="apart"), CROSS))
+        assert "served as an embedding model" in found.detail
+
+    def test_random_weights_that_say_so_are_not_judged_by_their_order(self):
+        behaviour = dataclasses.replace(healthy(RANDOM), impostor="random")
+        checks = gate(behaviour, RANDOM)
+        assert [one.status for one in checks] == ["ok"] * 5 + ["skip"] * 2
+        assert "random weights" in checks[5].detail
+
+    def test_the_ragflow_form_only_warns(self):
+        seen = play(healthy(MINILM), MINILM)
+        worse = tuple(
+            dataclasses.replace(one, rows=tuple((index, 1 - score) for index, score in one.rows))
+            if one.ranking.purpose == "ragflow"
+            else one
+            for one in seen.answers
+        )
+        last = scores.judge(MINILM, dataclasses.replace(seen, answers=worse))[-1]
+        assert last.status == "warn"
+        assert "pairwise accuracy 0.00" in last.detail
+
+    def test_top_n_that_cuts_before_it_sorts(self):
+        seen = play(healthy(MINILM), MINILM)
+        worst = tuple(
+            dataclasses.replace(one, rows=tuple(sorted(full_rows(seen, one), key=lambda row: row[1])[:2]))
+            if one.ranking.purpose == "top"
+            else one
+            for one in seen.answers
+        )
+        found = failure(scores.judge(MINILM, dataclasses.replace(seen, answers=worst)))
+        assert "top_n cuts before sorting" in found.detail
+
+
+def full_rows(seen, answer):
+    return next(one.rows for one in seen.of("golden") if one.ranking.item == answer.ranking.item)
+
+
+class TestFromInside:
+    @pytest.fixture
+    def found(self, fake, ragflow):
+        """RAGFlow's container, in which programs really run, with this machine's Python."""
+
+        def respond(_box, argv, stdin):
+            if argv[0] != "python3":
+                return None
+            done = run_program(argv[2], stdin)
+            return ExecResult(done.returncode, done.stdout, done.stderr)
+
+        fake.respond = respond
+        return discovery.find(fake.containers(), Ragflow(containers=(ragflow,)))[0]
+
+    @pytest.mark.parametrize("expected", [MINILM, QWEN], ids=lambda one: one.kind)
+    def test_over_real_sockets(self, fake, found, expected):
+        with StubReranker(healthy(expected)) as stub:
+            checks = scores.check(fake, found, "vllm-cpu:latest", stub.base_url, expected)
+            calls = stub.calls
+        assert not [one for one in checks if one.status in {"fail", "warn"}]
+        assert {one.where for one in checks} == {found.name}
+        assert len(calls) == len(questions.plan(expected).rankings)
+        assert all(call.headers["authorization"] == "Bearer x" for call in calls)
+
+    def test_nan_passes_the_wire(self, fake, found):
+        with StubReranker(Behaviour(impostor="nan")) as stub:
+            checks = scores.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
+        assert "NaN" in failure(checks).detail
+
+    def test_a_server_that_is_gone(self, fake, found):
+        with StubReranker() as stub:
+            url = stub.base_url
+        checks = scores.check(fake, found, "vllm-cpu:latest", url, MINILM)
+        assert "no question was answered" in failure(checks).detail
+
+    def test_no_time_is_no_answer(self, fake, found):
+        with StubReranker() as stub:
+            sent = (probe.Question("/tokenize", '{"prompt": "a b"}'),) * 3
+            told = probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, sent, seconds=-1)
+            more = probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, sent)
+        assert told == ()
+        assert [json.loads(one.text)["count"] for one in more] == [2, 2, 2]
+
+    def test_a_container_without_python_gets_a_probe_beside_it(self, fake, found):
+        inside = fake.respond
+        fake.respond = lambda box, argv, stdin: None if box.name == found.name else inside(box, argv, stdin)
+        with StubReranker(healthy(MINILM)) as stub:
+            checks = scores.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
+        assert not [one for one in checks if one.status == "fail"]
+        assert [one.name for one in fake.containers()] == [found.name]
+
+    def test_a_container_that_stopped_is_an_error(self, fake, found):
+        fake.stop(found.name)
+        with pytest.raises(EngineError, match="is not running"):
+            scores.check(fake, found, "vllm-cpu:latest", "http://reranker:8000/v1", MINILM)
+
+
+class TestMeasured:
+    """The limits stand where the measurement says."""
+
+    FOUND = json.loads((files("ragops") / "data/golden/measured.json").read_text(encoding="utf-8"))
+
+    def test_limits_are_those_of_the_gate(self):
+        told = {"accuracy": faults.NEEDED, "rounding": faults.ROUNDING, "narrow": faults.NARROW}
+        assert self.FOUND["limits"] == told
+
+    def test_the_healthy_model_is_far_above_and_chance_far_below(self):
+        needed, resampled, random = faults.NEEDED, self.FOUND["resampled"], self.FOUND["random"]
+        assert random["mean"] + 4 * random["deviation"] < needed < self.FOUND["accuracy"]
+        assert random["most"] < needed
+        assert self.FOUND["generative"]["most"] < needed
+        assert self.FOUND["accuracy"] - 4 * resampled["deviation"] > needed
+        assert self.FOUND["floor"] < needed
+
+    def test_rounding_is_far_below_its_limit(self):
+        assert 5 * max(self.FOUND["again"]["most"], self.FOUND["moved"]["most"]) < faults.ROUNDING
+        assert self.FOUND["tail"] > faults.ROUNDING
+
+    def test_narrow_is_between_the_two(self):
+        english = next(one["measures"] for one in self.FOUND["healthy"] if one["lang"] == "en")
+        assert 2 * self.FOUND["generative_spread"]["most"] < faults.NARROW < english["spread"] / 2
+
+    def test_the_readme_tells_these_numbers(self):
+        text = (files("ragops") / "data/golden/README.md").read_text(encoding="utf-8")
+        found = self.FOUND
+        told = [found[name] for name in ("accuracy", "floor", "tail")]
+        told += [found[name]["mean"] for name in ("random", "generative")]
+        told += [found[name]["deviation"] for name in ("random", "generative", "resampled")]
+        told += [found["random"]["most"], found["generative_spread"]["most"]]
+        assert [one for one in told if f"{one:.3f}" not in text] == []
+        assert f"{max(found['again']['most'], found['moved']['most']):.4f}" in text
+        assert all(f"{one['measures']['accuracy']:.2f}" in text for one in found["healthy"])
+
+    def test_every_impostor_was_caught_with_every_seed(self):
+        assert {one["who"] for one in self.FOUND["impostors"]} == set(impostors.IMPOSTORS)
+        for one in self.FOUND["impostors"]:
+            assert one["caught"] == one["draws"] >= 100
+            assert one["checks"] == [CAUSES[one["who"]][0]]
