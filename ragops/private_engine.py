@@ -26,6 +26,7 @@ READY = 60.0
 """Seconds in which a new daemon must answer."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
+_MOUNTS = Path("/proc/self/mounts")
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _DEFAULT_POOL = "172.17.0.0/16"
 
@@ -72,6 +73,7 @@ def stop(home: Path) -> bool:
         return False
     if pid := running(home):
         _end(pid)
+    _unmount(folder)
     _restore(folder)
     shutil.rmtree(folder)
     return True
@@ -152,6 +154,14 @@ def _end(pid: int) -> None:
             return
         time.sleep(0.2)
     os.kill(pid, signal.SIGKILL)
+
+
+def _unmount(folder: Path) -> None:
+    """Let go of what a daemon leaves mounted when it ends, such as its network namespace."""
+    for line in reversed(_MOUNTS.read_text().splitlines()):
+        target = line.split()[1]
+        if Path(target).is_relative_to(folder.resolve()):
+            _quietly("umount", "--lazy", target)
 
 
 def _is_zombie(pid: int) -> bool:
