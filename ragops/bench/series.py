@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -127,6 +128,10 @@ def growth_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...
     )
 
 
+_FOOTER_WIDTH = 125
+"""Letters of a caption that fit below a figure."""
+
+
 def footer(run: Run) -> str:
     """Where a figure comes from: machine, model, image, run; and what stands in for what."""
     origin = run.info.provenance
@@ -143,4 +148,4 @@ def footer(run: Run) -> str:
         "" if run.info.complete else f"incomplete: {run.info.reason}",
     )
     lines = (" · ".join(part for part in parts if part), "; ".join(note for note in notes if note))
-    return "\n".join(line for line in lines if line)
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, _FOOTER_WIDTH))
