@@ -32,7 +32,7 @@ lab: $(VENV)/ready ## JupyterLab with the notebooks
 	@$(BIN)/jupyter lab notebooks
 
 clean: ## undo run and test: containers, networks, volumes, images, private engine, files
-	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all || true; $(BIN)/ragops engine stop; fi
+	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/ragops engine stop; fi
 	@rm -rf $(VENV) .ragops build .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/ready: pyproject.toml

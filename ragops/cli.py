@@ -1,7 +1,4 @@
-"""The command: parse, call the verb, show what comes back. The only module that prints.
-
-Exit codes: 0 well, 1 a check or action failed, 2 wrong usage, 3 changes pending.
-"""
+"""The command: parse, call the verb, show what comes back. The only module that prints."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from ragops.bench import Level, figures, grid, load_run, ragflow, summary, verdi
 from ragops.checks import host
 from ragops.compose import check_file
 from ragops.engine import connect
-from ragops.errors import RagopsError
+from ragops.errors import EngineError, RagopsError
 from ragops.lock import held
 from ragops.measure import benchmark, max_words
 from ragops.render import as_json
@@ -175,7 +172,7 @@ def _bench(options: argparse.Namespace) -> int:
         results=options.results,
         warmup=options.warmup,
         repeats=options.repeats,
-        progress=_progress(),
+        progress=_progress,
     )
     run = load_run(folder)
     found = figures(run) if options.profile == "grid" else verdict(run)
@@ -185,10 +182,19 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _down(options: argparse.Namespace) -> int:
-    engine = connect()
-    stack = load(options.stack)
-    done = verbs.purge(engine) if options.all else verbs.down(stack, engine)
-    _show(options, done)
+    if options.all:
+        return _purge(options)
+    _show(options, verbs.down(load(options.stack)))
+    return OK
+
+
+def _purge(options: argparse.Namespace) -> int:
+    try:
+        engine = connect()
+    except EngineError as error:
+        _tell(f"{error.message}: nothing of ours can run")
+        return OK
+    _show(options, verbs.purge(engine))
     return OK
 
 
@@ -336,15 +342,7 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _progress() -> Callable[[Progress], None]:
-    """A counter in place on a terminal, a line for each tenth elsewhere."""
-    live = sys.stderr.isatty()
-
-    def told(now: Progress) -> None:
-        line = f"{now.done}/{now.total} requests, {now.errors} errors, last {now.latency:.2f} s ({now.level})"
-        if live:
-            print(f"\r{line}   ", end="\n" if now.done == now.total else "", file=sys.stderr, flush=True)
-        elif now.done % max(1, now.total // 10) == 0:
-            _tell(line)
-
-    return told
+def _progress(now: Progress) -> None:
+    if now.done % max(1, now.total // 10) == 0:
+        last = f"last {now.latency:.2f} s ({now.level})"
+        _tell(f"{now.done}/{now.total} requests, {now.errors} errors, {last}")

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import docker
@@ -21,7 +24,7 @@ from docker.utils.socket import consume_socket_output, demux_adaptor, frames_ite
 from ragops import hints
 from ragops.container import LABEL
 from ragops.errors import EngineError, NotFoundError
-from ragops.stack import home
+from ragops.stack import engine_socket
 from ragops.state import (
     ContainerState,
     EngineState,
@@ -46,17 +49,12 @@ TIMEOUT = 60
 """Seconds that one engine call may take; an engine that hangs is an error, not a wait."""
 
 
-def private_socket() -> Path:
-    """Where the engine of ``ragops engine start`` listens."""
-    return home() / "engine" / "docker.sock"
-
-
 def candidates() -> tuple[str, ...]:
     """Addresses to try, in order: DOCKER_HOST alone if it is set, else ours, the CLI's, the default."""
     if named := os.environ.get("DOCKER_HOST"):
         return (named,)
     context = docker.ContextAPI.get_current_context()
-    found = [f"unix://{private_socket()}"] if private_socket().exists() else []
+    found = [f"unix://{engine_socket()}"] if engine_socket().exists() else []
     return tuple(dict.fromkeys([*found, context.Host or "", "unix:///var/run/docker.sock"]))
 
 
@@ -92,8 +90,6 @@ class Engine:
     def close(self) -> None:
         """Close the connections to the engine."""
         self._client.close()
-
-    # -- looking ---------------------------------------------------------------------------
 
     def state(self) -> EngineState:
         """Version, size and address of the engine."""
@@ -174,8 +170,6 @@ class Engine:
         with _asking(f"measure {container}"):
             return stats_of(self._client.api.stats(container, stream=False, one_shot=True))
 
-    # -- changing --------------------------------------------------------------------------
-
     def create_network(self, spec: NetworkSpec) -> str:
         """Make a network; gives back its id."""
         pools = [docker.types.IPAMPool(subnet=spec.subnet)] if spec.subnet else []
@@ -250,27 +244,35 @@ class Engine:
             container: Name or id.
             argv: The command; no shell stands between.
             stdin: What it reads from its standard input.
-            timeout: Seconds without output after which it counts as hung.
+            timeout: Seconds after which it counts as hung.
+
+        Raises:
+            EngineError: The engine refused, or the command did not end in time.
         """
-        api = self._client.api
+        api, begin = self._client.api, time.monotonic()
         with _asking(f"run {argv[0]} in {container}"):
             made = api.exec_create(container, list(argv), stdin=bool(stdin), stdout=True, stderr=True)
-            socket = api.exec_start(made["Id"], socket=True)
-            raw = getattr(socket, "_sock", socket)
-            raw.settimeout(timeout)
+            stream = api.exec_start(made["Id"], socket=True)
+            raw = getattr(stream, "_sock", stream)
+            patience = threading.Timer(timeout, _cut, [raw])
+            patience.start()
             try:
                 if stdin:
                     raw.sendall(stdin.encode())
-                    raw.shutdown(1)
-                frames = (demux_adaptor(*frame) for frame in frames_iter(socket, tty=False))
+                    raw.shutdown(socket.SHUT_WR)
+                frames = (demux_adaptor(*frame) for frame in frames_iter(stream, tty=False))
                 out, err = consume_socket_output(frames, demux=True)
             finally:
-                socket.close()
+                patience.cancel()
+                stream.close()
                 raw.close()
             code = api.exec_inspect(made["Id"])["ExitCode"]
+        if code is None and time.monotonic() - begin >= timeout:
+            what = f"{argv[0]} in {container} did not end within {timeout:g} s"
+            raise EngineError(
+                what, evidence=_text(err)[-300:], hint=f"docker top {container} shows what runs"
+            )
         return ExecResult(-1 if code is None else code, _text(out), _text(err))
-
-    # -- images ----------------------------------------------------------------------------
 
     def pull(self, name: str) -> None:
         """Fetch an image, by tag or digest."""
@@ -298,16 +300,8 @@ class Engine:
             EngineError: A step failed.
         """
         with _asking(f"build {name}"):
-            steps = self._client.api.build(
-                path=str(folder),
-                tag=name,
-                rm=True,
-                forcerm=True,
-                decode=True,
-                network_mode="none",
-                buildargs=dict(arguments),
-                timeout=3600,
-            )
+            fixed = {"rm": True, "forcerm": True, "decode": True, "network_mode": "none", "timeout": 3600}
+            steps = self._client.api.build(path=str(folder), tag=name, buildargs=dict(arguments), **fixed)
             for step in steps:
                 if "error" in step:
                     raise EngineError(f"building {name} failed", evidence=str(step["error"]).strip())
@@ -344,6 +338,12 @@ def _refused(kind: type[EngineError], what: str, error: docker.errors.APIError) 
 def _unix(client: docker.DockerClient) -> str:
     adapter = client.api.adapters.get("http+docker://")
     return f"unix://{getattr(adapter, 'socket_path', '')}"
+
+
+def _cut(connection: socket.socket) -> None:
+    """End a read that waits: the library's own never gives up."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _text(data: bytes | None) -> str:

@@ -59,7 +59,7 @@ def ensure(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -
 
     Args:
         engine: Where it has to be.
-        name: Its name. Only the default name is ever given to a pulled or built image.
+        name: Its name. One that is not the default is only pulled, never built.
         home: Folder for the build's log and its working files.
         told: Called with a line for each thing that takes long.
 
@@ -69,7 +69,7 @@ def ensure(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -
     if image := engine.image(name):
         return image
     if name != DEFAULT:
-        return _pulled(engine, name, told)
+        return _pulled(engine, name, home, told)
     if not official(engine, home, told):
         build(engine, home, told)
     return _present(engine, name)
@@ -78,14 +78,14 @@ def ensure(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -
 def official(engine: Engine, home: Path, told: Callable[[str], None]) -> bool:
     """Pull the official image under the default name; False where no registry answers."""
     told(f"pulling the official image {OFFICIAL_VERSION}")
+    there = engine.image(OFFICIAL) is not None
     try:
         engine.pull(OFFICIAL)
     except EngineError as error:
         told(f"no image registry answers: {error.evidence[:120]}")
         return False
     engine.tag(OFFICIAL, DEFAULT)
-    _pulled_list(home).parent.mkdir(parents=True, exist_ok=True)
-    _pulled_list(home).write_text(f"{OFFICIAL}\n{DEFAULT}\n")
+    _remember(home, *([] if there else [OFFICIAL]), DEFAULT)
     return True
 
 
@@ -117,6 +117,13 @@ def _refusal(engine: Engine, image: str) -> EngineError | None:
     return None
 
 
+def _remember(home: Path, *names: str) -> None:
+    """Note images that were not there before, so that only those are removed."""
+    home.mkdir(parents=True, exist_ok=True)
+    with _pulled_list(home).open("a") as out:
+        out.writelines(f"{name}\n" for name in names)
+
+
 def _pulled_list(home: Path) -> Path:
     return home / "pulled-images"
 
@@ -143,7 +150,7 @@ def build(engine: Engine, home: Path, told: Callable[[str], None], name: str = D
             raise _failed(str(error.message), log, error.evidence, error.hint) from error
 
 
-def _pulled(engine: Engine, name: str, told: Callable[[str], None]) -> ImageState:
+def _pulled(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -> ImageState:
     told(f"pulling {name}")
     try:
         engine.pull(name)
@@ -153,6 +160,7 @@ def _pulled(engine: Engine, name: str, told: Callable[[str], None]) -> ImageStat
             evidence=error.evidence,
             hint=f"load or build it, or leave image out of ragops.toml for {DEFAULT}",
         ) from error
+    _remember(home, name)
     return _present(engine, name)
 
 
@@ -174,7 +182,7 @@ def _workplace(home: Path) -> Iterator[Path]:
 
 
 def _base(engine: Engine, folder: Path, log: Path) -> None:
-    """A Debian root file system, imported. Its packages come from the host's own mirror."""
+    """A Debian root file system, imported; from debootstrap's mirror, or ``RAGOPS_DEBIAN_MIRROR``."""
     root, tar = folder / "root", folder / "root.tar"
     _require_debootstrap(log)
     mirror = os.environ.get("RAGOPS_DEBIAN_MIRROR")

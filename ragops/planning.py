@@ -152,14 +152,12 @@ def plan_connect(found: RagflowContainer, network: NetworkState) -> Plan:
 
 def plan_down(stack: Stack, spec_volumes: tuple[str, ...], observed: Observed) -> Plan:
     """What takes the stack away again: only what carries our label, and RAGFlow out of its network."""
-    named = observed.container(stack.reranker.name)
-    reranker = named if named is not None and named.ours else None
+    names = (stack.reranker.name, old_name(stack.reranker.name))
+    rerankers = [one for one in map(observed.container, names) if one is not None and one.ours]
     network = observed.network(stack.network.name)
-    actions: list[Action] = []
-    if reranker is not None:
-        actions.append(Remove("container", reranker.name, reranker.id))
+    actions: list[Action] = [Remove("container", one.name, one.id) for one in rerankers]
     if network is not None and network.ours:
-        others = [one for one in observed.members(network.name) if one is not reranker]
+        others = [one for one in observed.members(network.name) if one not in rerankers]
         actions += [Disconnect(network.name, one.name) for one in others]
         actions.append(Remove("network", network.name, network.id))
     ours = {one.name for one in observed.volumes if "org.ragops" in one.labels}

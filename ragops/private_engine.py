@@ -6,6 +6,7 @@ socket there; :func:`stop` takes all of it away again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -98,6 +99,7 @@ def _start(folder: Path) -> str:
             time.sleep(0.2)
         else:
             return address
+    _end(daemon.pid)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
     raise EngineError("the private Docker engine did not start", evidence=tail, hint=f"its log is {log}")
 
@@ -148,12 +150,14 @@ def _apt(*argv: str) -> None:
 
 def _end(pid: int) -> None:
     """Ask the daemon to end, and its containers with it; by force after a minute."""
-    os.kill(pid, signal.SIGTERM)
-    for _ in range(300):
-        if not Path(f"/proc/{pid}").exists() or _is_zombie(pid):
-            return
-        time.sleep(0.2)
-    os.kill(pid, signal.SIGKILL)
+    for sign, patience in ((signal.SIGTERM, 60), (signal.SIGKILL, 10)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sign)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if _gone(pid):
+                return
+            time.sleep(0.2)
 
 
 def _unmount(folder: Path) -> None:
@@ -164,8 +168,11 @@ def _unmount(folder: Path) -> None:
             _quietly("umount", "--lazy", target)
 
 
-def _is_zombie(pid: int) -> bool:
-    return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+def _gone(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ def home() -> Path:
     return Path(data).expanduser() / "ragops"
 
 
+def engine_socket() -> Path:
+    """Where the engine of ``ragops engine start`` listens."""
+    return home() / "engine" / "docker.sock"
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -43,6 +43,7 @@ class Outcome:
     run: Path
     internal_url: str
     host_url: str
+    commands: str
     verified: bool
     undo: str = "make clean"
 
@@ -60,6 +61,7 @@ class Outcome:
                 f"recorded run  {self.run}",
                 f"reranker      {self.internal_url} inside the network",
                 f"              {self.host_url} on this host",
+                f"commands      {self.commands}",
                 f"undo          {self.undo}",
             )
         )
@@ -89,6 +91,7 @@ def run(file: str | None, home: Path, checkout: Path, told: Callable[[str], None
         told(f"  {model.name}" + (f": {model.stand_in}" if model.stand_in else ""))
     with _step("5 RAGFlow", told):
         _client(stack, engine, image.id, home, told)
+    before = _runs(checkout / "results")
     with _step("6 notebooks", told):
         sources = checkout / "notebooks"
         named = {"STACK": os.path.relpath(declared, sources)} if declared.exists() else {}
@@ -96,8 +99,8 @@ def run(file: str | None, home: Path, checkout: Path, told: Callable[[str], None
             sources, checkout / _EXECUTED, parameters=named, told=lambda name: told(f"  {name}")
         )
     with _step("7 site", told):
-        page = docs(checkout)
-    folder = newest_run(checkout / "results")
+        folder = newest_run(checkout / "results", besides=before)
+        page = docs(checkout, folder)
     report: Report = verbs.verify(stack, engine)
     return Outcome(
         verdict=verdict(load_run(folder)).sentence,
@@ -105,35 +108,44 @@ def run(file: str | None, home: Path, checkout: Path, told: Callable[[str], None
         run=folder,
         internal_url=stack.internal_url,
         host_url=stack.host_url or "not published",
+        commands=f"source .venv/bin/activate && export RAGOPS_HOME={home}",
         verified=report.ok,
     )
 
 
-def docs(checkout: Path) -> Path:
+def docs(checkout: Path, run: Path | None = None) -> Path:
     """Build the site from what lies in a checkout; gives back its folder.
 
-    Notebooks appear as last executed, or without outputs; figures come from the latest run.
+    Notebooks appear as last executed, or without outputs; figures come from ``run``, else from the
+    latest one.
 
     Raises:
         RagopsError: A page has a fault, or there is no recorded run.
     """
     executed = checkout / _EXECUTED
     notebooks = executed if executed.exists() else None
-    run = newest_run(checkout / "results")
+    run = run or newest_run(checkout / "results")
     return site.build(checkout / "docs", checkout / "build" / "site", notebooks=notebooks, run=run)
 
 
-def newest_run(results: Path) -> Path:
+def newest_run(results: Path, besides: frozenset[Path] = frozenset()) -> Path:
     """The folder of the latest recorded run of RAGFlow's profile; folders begin with the time.
+
+    Args:
+        results: Folder with run folders.
+        besides: Run folders that are not looked at.
 
     Raises:
         RagopsError: There is none.
     """
-    folders = sorted((file.parent for file in results.glob("*/run.json")), reverse=True)
-    for folder in folders:
+    for folder in sorted(_runs(results) - besides, reverse=True):
         if load_run(folder).info.workload.profile == "ragflow":
             return folder
     raise RagopsError(f"no recorded run of RAGFlow's profile in {results}", hint="make run records one")
+
+
+def _runs(results: Path) -> frozenset[Path]:
+    return frozenset(file.parent for file in results.glob("*/run.json"))
 
 
 def _client(stack: Stack, engine: Engine, image: str, home: Path, told: Callable[[str], None]) -> None:

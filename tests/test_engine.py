@@ -8,7 +8,7 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 
 import pytest
 
-from ragops import engine
+from ragops import engine, stack
 from ragops.errors import EngineError, NotFoundError
 
 
@@ -37,8 +37,8 @@ class TestCandidates:
         assert len(set(engine.candidates())) == len(engine.candidates())
 
     def test_private_one_comes_first(self, alone):
-        engine.private_socket().parent.mkdir(parents=True)
-        engine.private_socket().touch()
+        stack.engine_socket().parent.mkdir(parents=True)
+        stack.engine_socket().touch()
         assert engine.candidates()[0] == f"unix://{alone}/engine/docker.sock"
 
 

@@ -433,6 +433,12 @@ class TestExecute:
         with refused("is paused, unpause the container before exec"):
             scene.engine.execute(name, ("true",))
 
+    def test_one_that_hangs_is_given_up(self, scene):
+        if isinstance(scene.engine, FakeEngine):
+            return  # nothing hangs in memory
+        with refused("did not end within"):
+            scene.engine.execute(scene.started(), ("sleep", "30"), timeout=2)
+
     def test_sidecar_comes_and_goes(self, scene):
         other = scene.started()
         with sidecar(scene.engine, f"container:{other}", scene.image) as probe:

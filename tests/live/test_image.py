@@ -23,8 +23,9 @@ def inside(engine, image):
 
 @pytest.fixture
 def built(image):
-    """These hold for the image that ragops builds, not for one that was there before."""
-    assert image.labels.get("org.ragops") == "image", "the engine's image was not built by ragops"
+    """These hold for the image that ragops builds, not for one that was pulled or there before."""
+    if image.labels.get("org.ragops") != "image":
+        pytest.skip("the engine's image was not built by ragops")
     return image
 
 

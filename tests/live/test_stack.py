@@ -187,8 +187,11 @@ def test_a_port_that_is_taken_leaves_nothing_behind(engine, declared, running, s
 
 def test_joining_a_network_that_sorts_first_is_said_to_move_the_route(engine, declared, running, client):
     early = declared.model_copy(update={"network": stack.Network(name="aaa-rerank")})
-    assert any("default route" in action.describe() for action in verbs.plan(early, engine).actions)
-    assert not any("default route" in str(note) for note in verbs.plan(declared, engine).notes)
+    late = declared.model_copy(update={"network": stack.Network(name="zzz-rerank")})
+    said = [[action.describe() for action in verbs.plan(one, engine).actions] for one in (early, late)]
+    assert any("default route" in line for line in said[0])
+    assert any(f"connect {client}" in line for line in said[1])
+    assert not any("default route" in line for line in said[1])
 
 
 def test_and_it_does_move_there(engine, declared, running, client):
