@@ -33,7 +33,7 @@ lab: $(VENV)/ready ## JupyterLab with the notebooks
 
 clean: ## undo run and test: containers, networks, volumes, images, private engine, files
 	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/ragops engine stop; fi
-	@rm -rf $(VENV) .ragops build .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) .ragops build .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 $(VENV)/ready: pyproject.toml
 	@begin=$$SECONDS; echo "1 virtual environment ..." >&2; \
