@@ -7,6 +7,7 @@ left out), gives back a record, and prints nothing; ``told`` gets a line for wha
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -136,9 +137,9 @@ def up(stack: Stack, engine: Engine | None = None, told: Callable[[str], None] =
         wanted = desired(stack)
         image = images.ensure(engine, stack.reranker.image, home(), told)
         todo = planning.plan_up(stack, wanted.spec, image.id, planning.observe(engine))
+        begin = time.monotonic()
         planning.apply(todo, engine, lambda action: told(action.describe()))
-        if todo.empty:
-            told("nothing to change")
+        told("nothing to change" if todo.empty else f"create ({time.monotonic() - begin:.0f} s)")
     if not (todo.empty and _healthy(engine, stack.reranker.name)):
         ready.wait(
             engine,
