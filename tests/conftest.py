@@ -12,7 +12,12 @@ from ragops.testing import replies
 from ragops.testing.fake_engine import FakeEngine
 from ragops.testing.stub import Behaviour
 
-CONNECTING = ("ragops.verbs.connect_engine", "ragops.cli.connect", "ragops.checks.host.connect")
+CONNECTING = (
+    "ragops.verbs.connect_engine",
+    "ragops.cli.stack.connect",
+    "ragops.cli.demo.connect",
+    "ragops.checks.host.connect",
+)
 GIB = 1 << 30
 
 

@@ -300,7 +300,7 @@ class TestBench:
             asked.update(options)
             raise BenchError("seen enough", hint="none")
 
-        monkeypatch.setattr(cli, "benchmark", benchmark)
+        monkeypatch.setattr("ragops.cli.bench.benchmark", benchmark)
         return asked
 
     def test_options_reach_the_benchmark(self, run, measured, tmp_path):
