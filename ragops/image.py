@@ -82,7 +82,7 @@ def official(engine: Engine, home: Path, told: Callable[[str], None]) -> bool:
     try:
         engine.pull(OFFICIAL)
     except EngineError as error:
-        told(f"no image registry answers: {error.evidence[:120]}")
+        told(f"it can't be pulled: {error.evidence[:120]}")
         return False
     engine.tag(OFFICIAL, DEFAULT)
     _remember(home, *([] if there else [OFFICIAL]), DEFAULT)
@@ -95,15 +95,19 @@ def remove_ours(engine: Engine, home: Path) -> None:
     Raises:
         EngineError: A container or an image of somebody else still needs one.
     """
+    _remove_pulled(engine, home)
+    while ours := engine.images():
+        refusals = [refusal for image in ours if (refusal := _refusal(engine, image.id))]
+        if len(refusals) == len(ours):
+            raise refusals[0]
+
+
+def _remove_pulled(engine: Engine, home: Path) -> None:
     pulled = _pulled_list(home)
     for name in pulled.read_text().splitlines() if pulled.exists() else ():
         if engine.image(name) is not None:
             engine.remove_image(name)
     pulled.unlink(missing_ok=True)
-    while ours := engine.images():
-        refusals = [refusal for image in ours if (refusal := _refusal(engine, image.id))]
-        if len(refusals) == len(ours):
-            raise refusals[0]
 
 
 def _refusal(engine: Engine, image: str) -> EngineError | None:

@@ -1,12 +1,11 @@
 """The image: small, without what it does not need, and started the same way as the official one."""
 
-import dataclasses
-
 import pytest
 
 from ragops import verbs
 from ragops.actions import RunContainer
 from ragops.container import ContainerSpec
+from ragops.vllm import ENTRYPOINT
 
 NAME = "ragopstest-image"
 LIMIT = 2_800_000_000
@@ -57,31 +56,29 @@ def test_it_preloads_what_makes_it_fast(built, inside):
     assert "libiomp5.so" in mapped
 
 
-def test_the_launch_is_the_same_on_an_image_shaped_like_the_official_one(engine, declared, image, tmp_path):
-    """The official image starts ``vllm serve`` in another folder; our launch names its own entrypoint."""
+@pytest.fixture
+def official(engine, image, tmp_path):
+    """Our image with the entry point, working folder and paths of the official one."""
     (tmp_path / "Dockerfile").write_text(
-        f'FROM {image.id}\nLABEL org.ragops=test\nWORKDIR /vllm-workspace\nENTRYPOINT ["vllm", "serve"]\n'
+        f"FROM {image.id}\nLABEL org.ragops=test\nRUN ln -s /opt/vllm /opt/venv\n"
+        "ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH\n"
+        'WORKDIR /vllm-workspace\nENTRYPOINT ["vllm", "serve"]\n'
     )
     list(engine.build(tmp_path, "ragopstest-official:latest", arguments={}))
-    spec = verbs.desired(declared).spec
-    bare = dataclasses.replace(
-        spec,
-        name=NAME,
-        image="ragopstest-official:latest",
-        network=None,
-        aliases=(),
-        publish=(),
-        command=("--help",),
-    )
+    yield "ragopstest-official:latest"
+    engine.remove_image("ragopstest-official:latest")
+
+
+def test_the_launch_is_the_same_on_an_image_shaped_like_the_official_one(engine, declared, client, official):
+    """That one starts ``vllm serve`` in another folder; our launch names its own entry point."""
+    reranker = declared.reranker.model_copy(update={"name": NAME, "image": official, "port": False})
+    network = declared.network.model_copy(update={"name": "ragopstest-rerank-official"})
+    shaped = declared.model_copy(update={"reranker": reranker, "network": network})
+    assert engine.image(official).id != engine.image(declared.reranker.image).id
     try:
-        made = engine.create_container(
-            dataclasses.replace(bare, mounts=(), tmpfs=(*spec.tmpfs, ("/cache", "rw,exec")), restart="no")
-        )
-        engine.start(made)
-        ended = engine._client.api.wait(made, timeout=120)["StatusCode"]
-        assert ended == 0, engine.logs(made)
-        assert "--runner" in engine.logs(made, tail=2000) or "Config Groups" in engine.logs(made, tail=2000)
-        assert engine.container(made).command[: len(spec.entrypoint)] == spec.entrypoint
+        verbs.up(shaped, engine)
+        report = verbs.verify(shaped, engine)
+        assert report.ok, report
+        assert engine.container(NAME).command[: len(ENTRYPOINT)] == ENTRYPOINT
     finally:
-        engine.remove_container(NAME)
-        engine.remove_image("ragopstest-official:latest")
+        verbs.down(shaped, engine)

@@ -1,0 +1,108 @@
+"""Pulling: from a real image registry on this host, with a small image in the official one's place."""
+
+import io
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+
+import httpx
+import pytest
+
+from ragops import image as images
+
+REPOSITORY = "vllm/vllm-openai-cpu"
+PULLED = "ragopstest-pulled:latest"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    """Debian's docker-registry, unpacked and not installed; gives host and port."""
+    folder = tmp_path_factory.mktemp("registry")
+    program = shutil.which("docker-registry") or _unpacked(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = folder / "config.yml"
+    storage = f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}"
+    settings.write_text(f"version: 0.1\nlog: {{level: error}}\n{storage}\nhttp: {{addr: {address}}}\n")
+    server = subprocess.Popen([program, "serve", settings], stderr=subprocess.DEVNULL)
+    try:
+        _wait(address)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
+def _unpacked(folder):
+    subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)
+    subprocess.run(
+        ["apt-get", "download", "-q", "docker-registry"], cwd=folder, check=True, capture_output=True
+    )
+    package = next(folder.glob("docker-registry_*.deb"))
+    subprocess.run(["dpkg-deb", "--extract", package, folder], check=True)
+    return folder / "usr/bin/docker-registry"
+
+
+def _wait(address):
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            httpx.get(f"http://{address}/v2/").raise_for_status()
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline, "the registry did not start"
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.fixture
+def published(engine, registry, tmp_path, monkeypatch):
+    """An image in the registry, known to ragops as the official one; gives its reference by digest."""
+    tar = tmp_path / "root.tar"
+    with tarfile.open(tar, "w") as archive:
+        entry = tarfile.TarInfo("hello")
+        entry.size = 5
+        archive.addfile(entry, io.BytesIO(b"hello"))
+    tagged = f"{registry}/{REPOSITORY}:{images.OFFICIAL_VERSION}"
+    engine.import_image(tar, tagged, role="elsewhere")
+    engine._client.images.push(tagged)
+    digest = next(one for one in engine.image(tagged).digests if one.startswith(registry))
+    engine.remove_image(engine.image(tagged).id)
+    monkeypatch.setattr(images, "OFFICIAL", digest)
+    monkeypatch.setattr(images, "DEFAULT", PULLED)
+    yield digest
+    for name in (PULLED, digest):
+        if engine.image(name) is not None:
+            engine.remove_image(name)
+
+
+def test_the_official_image_is_pulled_by_digest_and_named(engine, published, tmp_path):
+    told = []
+    found = images.ensure(engine, PULLED, tmp_path, told.append)
+    assert PULLED in found.tags
+    assert published in found.digests
+    assert told == [f"pulling the official image {images.OFFICIAL_VERSION}"]
+    again = []
+    assert images.ensure(engine, PULLED, tmp_path, again.append).id == found.id
+    assert again == []
+
+
+def test_an_image_that_was_pulled_is_removed_with_both_names(engine, published, tmp_path):
+    images.ensure(engine, PULLED, tmp_path, print)
+    assert (tmp_path / "pulled-images").read_text().splitlines() == [published, PULLED]
+    images._remove_pulled(engine, tmp_path)
+    assert engine.image(PULLED) is None
+    assert engine.image(published) is None
+
+
+def test_a_digest_that_the_registry_lacks_is_no_image(engine, published, tmp_path, monkeypatch):
+    absent = published.partition("@")[0] + "@sha256:" + "0" * 64
+    monkeypatch.setattr(images, "OFFICIAL", absent)
+    told = []
+    assert images.official(engine, tmp_path, told.append) is False
+    assert "manifest unknown" in told[-1]
+    assert engine.image(PULLED) is None
+    assert not (tmp_path / "pulled-images").exists()
