@@ -45,11 +45,6 @@ def as_json(run, *argv):
 
 
 class TestUsage:
-    def test_no_verb_shows_the_verbs(self, run):
-        code, out, _ = run()
-        assert code == 2
-        assert "doctor" in out
-
     @pytest.mark.parametrize(
         "argv",
         [

@@ -11,24 +11,22 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import shtab
+
+from ragops import guide
 from ragops.cli import bench, compose, demo, stack
-from ragops.cli.parts import FAILED, USAGE, Verb, tell
+from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.errors import RagopsError
 from ragops.render import as_json
+from ragops.stack import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-VERBS: Mapping[str, Verb] = {**stack.VERBS, **compose.VERBS, **bench.VERBS, **demo.VERBS}
-"""All, in the order in which help shows them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; gives back the exit code."""
     options = parser().parse_args(argv)
-    if options.run is None:
-        parser().print_help()
-        return USAGE
     try:
         return int(options.run(options))
     except RagopsError as error:
@@ -56,9 +54,21 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 well, 1 a check or action failed, 2 wrong usage, 3 changes pending.",
     )
     top.add_argument("--version", action="version", version=f"ragops {version('ragops-rerank')}")
-    top.set_defaults(run=None, json=False)
-    _verbs(top.add_subparsers(title="verbs", metavar="VERB"), common, VERBS)
+    top.set_defaults(run=_next, json=False)
+    _verbs(top.add_subparsers(title="verbs", metavar="VERB"), common, verbs())
     return top
+
+
+def _next(options: argparse.Namespace) -> int:
+    """``ragops`` alone: what is, and what comes next."""
+    show(options, guide.look(load()))
+    tell("ragops --help shows all verbs")
+    return OK
+
+
+def _completion(options: argparse.Namespace) -> int:
+    show(options, {"script": (script := shtab.complete(parser(), options.shell))}, script)
+    return OK
 
 
 def _verbs(commands: Any, common: argparse.ArgumentParser, verbs: Mapping[str, Verb]) -> None:
@@ -73,3 +83,10 @@ def _verbs(commands: Any, common: argparse.ArgumentParser, verbs: Mapping[str, V
             made.set_defaults(run=verb.run)
             for flags, settings in verb.options:
                 made.add_argument(*flags, **settings)
+
+
+def verbs() -> Mapping[str, Verb]:
+    """All, in the order in which help shows them."""
+    shells = option("shell", choices=shtab.SUPPORTED_SHELLS, help="which one")
+    completion = Verb(_completion, "print a script that completes words for a shell", (shells,))
+    return {**stack.VERBS, **compose.VERBS, **bench.VERBS, **demo.VERBS, "completion": completion}

@@ -1,0 +1,61 @@
+"""What ``ragops`` alone says: the next sensible step for each state."""
+
+import pytest
+
+from ragops import cli, guide
+from ragops.errors import EngineError
+from ragops.stack import Stack
+
+RERANKER = "ragflow-vllm-reranker"
+
+
+@pytest.fixture
+def next_command(here, fake):
+    return lambda: guide.look(Stack(), fake).command
+
+
+def test_no_engine(monkeypatch):
+    def silent():
+        raise EngineError("no Docker engine answers")
+
+    monkeypatch.setattr(guide, "connect", silent)
+    found = guide.look(Stack())
+    assert (found.found, found.command) == ("no Docker engine answers", "ragops engine start")
+
+
+def test_no_image(next_command, fake):
+    fake.remove_image("vllm-cpu:latest")
+    assert next_command() == "ragops image"
+
+
+def test_from_nothing_to_a_connected_reranker(next_command, serving, ragflow):
+    assert next_command() == "ragops plan"
+    assert cli.main(["up"]) == 0
+    serving.change(RERANKER, health="starting")
+    assert next_command() == "ragops up"
+    serving.change(RERANKER, health="healthy")
+    assert next_command() == "ragops verify"
+    serving.disconnect("ragflow-rerank", ragflow)
+    assert next_command() == "ragops up"
+
+
+def test_no_ragflow(next_command, serving):
+    assert cli.main(["up"]) == 0
+    serving.change(RERANKER, health="healthy")
+    assert next_command() == "ragops demo up"
+
+
+def test_the_command_alone_says_it(here, fake, monkeypatch, capsys):
+    monkeypatch.setattr(guide, "connect", lambda: fake)
+    assert cli.main([]) == 0
+    said = capsys.readouterr()
+    assert said.out == ("no reranker runs here yet\nnext: ragops plan  (shows what ragops up would do)\n")
+    assert said.err == "ragops --help shows all verbs\n"
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_verb(capsys, shell):
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert [verb for verb in cli.verbs() if verb not in script] == []
