@@ -29,7 +29,7 @@ docs: $(VENV)/ready ## the site, with the notebooks as last run
 	@$(BIN)/ragops demo docs
 
 lab: $(VENV)/ready ## JupyterLab with the notebooks
-	@$(BIN)/jupyter lab notebooks
+	@$(BIN)/ragops lab
 
 clean: ## undo run and test: containers, networks, volumes, images, private engine, files
 	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/ragops engine stop; fi

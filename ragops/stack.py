@@ -164,7 +164,8 @@ def load(path: Path | str | None = None) -> Stack:
     """Read a declaration.
 
     Args:
-        path: The file; ``ragops.toml`` of the working folder, if there is one, when left out.
+        path: The file; when left out, the one that ``RAGOPS_STACK`` names, else ``ragops.toml`` of the
+            working folder, if there is one.
 
     Returns:
         The stack; all defaults when no file was named and there is none.
@@ -172,6 +173,7 @@ def load(path: Path | str | None = None) -> Stack:
     Raises:
         StackError: The file is missing, isn't TOML, or has an unknown key or a wrong value.
     """
+    path = path if path is not None else os.environ.get("RAGOPS_STACK") or None
     file = Path(path) if path is not None else Path(FILE)
     if path is None and not file.exists():
         return _checked(Stack(), file, "")

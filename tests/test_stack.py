@@ -180,3 +180,14 @@ def test_any_text_is_read_or_refused_in_words(text):
         parse(text)
     except StackError as error:
         assert error.hint  # noqa: PT017
+
+
+def test_the_environment_names_a_declaration_where_no_argument_does(tmp_path, monkeypatch):
+    for name, port in (("named", 8124), ("given", 8125)):
+        (tmp_path / f"{name}.toml").write_text(f"[reranker]\nport = {port}\n")
+    monkeypatch.setenv("RAGOPS_STACK", str(tmp_path / "named.toml"))
+    assert load().reranker.port == 8124
+    assert load(tmp_path / "given.toml").reranker.port == 8125
+    monkeypatch.setenv("RAGOPS_STACK", str(tmp_path / "missing.toml"))
+    with pytest.raises(StackError, match="can't read"):
+        load()

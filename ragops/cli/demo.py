@@ -1,16 +1,17 @@
-"""The verbs for machines that have no RAGFlow, or no Docker engine."""
+"""The verbs for machines that have no RAGFlow, or no Docker engine, and the one that opens notebooks."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops import image as images
-from ragops import planning, private_engine
-from ragops.cli.parts import FAILED, OK, Verb, show, tell
+from ragops import lab, planning, private_engine
+from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.engine import connect
 from ragops.lock import held
-from ragops.stack import home, load
+from ragops.stack import FILE, home, load
 from ragops.testing import demo
 
 if TYPE_CHECKING:
@@ -63,7 +64,23 @@ def _demo_docs(options: Options) -> int:
     return OK
 
 
+def _lab(options: Options) -> int:
+    argv = lab.command(lab.notebooks(Path.cwd()), port=options.port, browser=not options.no_browser)
+    tell(f"opens {argv[-1]}; Ctrl-C ends it")
+    declared = Path(options.stack or FILE).resolve()  # notebooks have a working folder of their own
+    named = {"RAGOPS_STACK": str(declared)} if options.stack or declared.exists() else {}
+    os.execve(argv[0], argv, os.environ | named)  # noqa: S606 - it takes this process's place, and its signals
+
+
 VERBS = {
+    "lab": Verb(
+        _lab,
+        "open JupyterLab with the notebooks, on this machine only",
+        (
+            option("--port", type=int, default=8888, help="TCP port (%(default)s)"),
+            option("--no-browser", action="store_true", help="print the address, open no browser"),
+        ),
+    ),
     "demo": Verb(
         {
             "up": Verb(_demo_up, "start the demo client"),
