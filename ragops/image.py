@@ -82,7 +82,7 @@ def official(engine: Engine, home: Path, told: Callable[[str], None]) -> bool:
     try:
         engine.pull(OFFICIAL)
     except EngineError as error:
-        told(f"it can't be pulled: {error.evidence[:120]}")
+        told(f"it can't be pulled: {error.evidence[:300]}")
         return False
     engine.tag(OFFICIAL, DEFAULT)
     _remember(home, *([] if there else [OFFICIAL]), DEFAULT)

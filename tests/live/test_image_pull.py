@@ -27,7 +27,9 @@ def registry(tmp_path_factory):
     settings = folder / "config.yml"
     storage = f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}"
     settings.write_text(f"version: 0.1\nlog: {{level: error}}\n{storage}\nhttp: {{addr: {address}}}\n")
-    server = subprocess.Popen([program, "serve", settings], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [program, "serve", settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         _wait(address)
         yield address
