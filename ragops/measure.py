@@ -25,6 +25,7 @@ from ragops.errors import BenchError, EngineError, NotFoundError
 from ragops.ragflow import discovery
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from ragops.bench import Level, Provenance, Workload
@@ -54,6 +55,7 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
     warmup: int = 3,
     repeats: int = 1,
     progress: Callable[[bench.Progress], None] | None = None,
+    stop: threading.Event | None = None,
     no_order_check: str = "",
     engine: Engine | None = None,
 ) -> Path:
@@ -68,6 +70,7 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
         warmup: Requests at the head of each level that no figure counts.
         repeats: How often each level is played.
         progress: Called after each request.
+        stop: When it is set, from any thread, the run ends and keeps what there is.
         no_order_check: Why the right order is not asked for before and after, such as
             ``random weights``; a model that is marked as a stand-in says so itself.
         engine: The engine; connected when left out.
@@ -98,6 +101,7 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
         warmup=warmup,
         repeats=repeats,
         progress=progress,
+        stop=stop,
         no_order_check=no_order_check or _untrained(wanted.model),
     )
 

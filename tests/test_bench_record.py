@@ -292,3 +292,21 @@ def test_half_written_run_says_so(settings, tmp_path):
     run = load_run(folder.path)
     assert (run.info.complete, run.requests) == (False, ())
     assert run.problems == ("run.json says incomplete: still running",)
+
+
+def test_a_run_that_is_told_to_stop_keeps_what_it_has(settings):
+    stop = threading.Event()
+
+    def moved(now):
+        if now.done == 3:
+            stop.set()
+
+    run = load_run(
+        record_sync(
+            **settings | {"workload": synthetic(200, 3, 20), "levels": (Level.closed(1),)},
+            progress=moved,
+            stop=stop,
+        )
+    )
+    assert (run.info.complete, run.info.reason) == (False, "stopped by the user")
+    assert 3 <= len(run.requests) < 200

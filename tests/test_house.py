@@ -41,7 +41,7 @@ def lines(node):
     [
         ("docker", {"engine.py"}),
         ("matplotlib", {"bench/plots.py"}),
-        ("ipywidgets", {"widgets.py"}),
+        ("ipywidgets", {"widgets/parts.py"}),
         ("nbclient", {"site.py"}),
         ("uvicorn", {"testing/stub.py"}),
         ("argparse", {"cli/__init__.py", "cli/parts.py"}),

@@ -1,15 +1,19 @@
 """Widgets and their plain twins say the same; no stored output needs a frontend."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from ragops import Stack, site, widgets
+from ragops import Plan, RagopsError, Stack, planning, site, widgets
+from ragops.actions import CreateNetwork
 from ragops.ragflow.discovery import DEMO
 from ragops.stack import Ragflow
 from ragops.state import LABEL, ContainerState
+
+PLAN = Plan((CreateNetwork(planning.network_spec(Stack().network)),))
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +25,8 @@ def plain(monkeypatch):
 def shown(monkeypatch):
     """What is displayed."""
     found = []
-    monkeypatch.setattr(widgets, "display", found.append)
+    for place in ("parts", "choose"):
+        monkeypatch.setattr(f"ragops.widgets.{place}.display", lambda one, **_: found.append(one))
     return found
 
 
@@ -44,7 +49,7 @@ def step(done, errors=0):
 
 def frontend(monkeypatch, metadata):
     kernel = SimpleNamespace(get_parent=lambda _: {"metadata": metadata})
-    monkeypatch.setattr(widgets, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    monkeypatch.setattr("ragops.widgets.parts.get_ipython", lambda: SimpleNamespace(kernel=kernel))
     monkeypatch.delenv(widgets.WIDGETS)
 
 
@@ -128,6 +133,86 @@ def test_a_picker_with_frontend_offers_the_same_rows(monkeypatch, shown):
     assert [label for label, _ in shown[0].options] == ["a (v0.27.0, running)", "b (v0.27.0, running)"]
     shown[0].value = ("b",)
     assert picker.stack.ragflow.containers == ("b",)
+
+
+def test_a_plan_is_approved_by_nobody_where_nobody_watches(shown):
+    approval = widgets.approve(PLAN)
+    assert not approval.given
+    approval._ipython_display_()
+    assert shown == [PLAN]
+    approval.require()
+
+
+def test_a_plan_waits_for_its_button(monkeypatch, shown):
+    monkeypatch.setenv(widgets.WIDGETS, "1")
+    approval = widgets.approve(PLAN)
+    approval._ipython_display_()
+    with pytest.raises(RagopsError, match="not approved") as refused:
+        approval.require()
+    assert "create network ragflow-rerank" in refused.value.evidence
+    page, button = shown[0].children
+    assert page.value == PLAN._repr_html_()
+    button.value = True
+    approval.require()
+
+
+@pytest.mark.parametrize(("plan", "given"), [(PLAN, True), (Plan(()), False)])
+def test_no_button_for_what_is_approved_or_empty(monkeypatch, shown, plan, given):
+    monkeypatch.setenv(widgets.WIDGETS, "1")
+    approval = widgets.approve(plan, given=given)
+    approval._ipython_display_()
+    approval.require()
+    assert shown == [plan]
+
+
+def test_an_approval_reads_as_the_plan_and_its_commands():
+    assert str(widgets.approve(PLAN)) == f"{PLAN}\n\n{PLAN.commands()[0]}"
+
+
+def run_until_stopped(*, progress, stop, folder):
+    """A benchmark of many requests."""
+    for done in range(1, 5):
+        progress(SimpleNamespace(done=done, total=4, errors=0, level="closed-1", folder=folder))
+        if stop.wait(0.01 if done < 3 else 5):
+            break
+    return folder
+
+
+def test_a_watched_run_gives_its_folder(shown):
+    folder = asyncio.run(
+        widgets.watch("load", lambda progress, stop: (progress(step(4)), Path("results/a-run"))[1])
+    )
+    assert folder == Path("results/a-run")
+    assert str(shown[0]).startswith("load: 4/4 requests · 0 errors · ")
+
+
+def test_the_stop_button_ends_a_run_that_keeps_its_folder(monkeypatch, shown, tmp_path):
+    monkeypatch.setenv(widgets.WIDGETS, "1")
+    ended = []
+    monkeypatch.setattr("ragops.widgets.parts.Box.end", lambda _, text: ended.append(text))
+
+    async def person():
+        run = asyncio.create_task(widgets.watch("load", run_until_stopped, folder=tmp_path))
+        await asyncio.sleep(0.05)
+        head, *_ = shown[0].children
+        _, button = head.children
+        button.click()
+        return await run
+
+    assert asyncio.run(person()) == tmp_path
+    assert ended[0].startswith("load: 3/4 requests")
+
+
+def test_an_interrupted_cell_ends_the_run_too(shown, tmp_path):
+    async def person():
+        run = asyncio.create_task(widgets.watch("load", run_until_stopped, folder=tmp_path))
+        await asyncio.sleep(0.05)
+        run.cancel()
+        await run
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(person())
+    assert "kept in" in str(shown[0])
 
 
 def test_the_address_table_is_the_same_as_text_and_as_table():

@@ -7,31 +7,30 @@ conclusion, see ``stats.py`` and ``verdict.py`` for that.
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING
 
 from ragops.bench import load, order, wire
 from ragops.bench.floor import measure_floor
 from ragops.bench.level import Level, playing_order
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck, OrderReport
 from ragops.bench.records import ClientReport, Phase, Provenance, RequestRecord, RunFolder, RunInfo, Sample
+from ragops.bench.threads import cancel_when, end, in_any_thread, this
 from ragops.errors import BenchError
 
 if TYPE_CHECKING:
+    import threading
+
     import httpx
 
     from ragops.bench.workload import Workload
 
 Sampler = Callable[[], Sample]
-P = ParamSpec("P")
 
 _SAMPLE_EVERY = 1.0
 
@@ -113,6 +112,7 @@ async def record(  # noqa: PLR0913 - one keyword for each thing that a run may v
     seed: int = 1,
     fresh: bool = True,
     floor: bool = False,
+    stop: threading.Event | None = None,
 ) -> Path:
     """Measure, and keep what was measured in a new folder.
 
@@ -136,6 +136,7 @@ async def record(  # noqa: PLR0913 - one keyword for each thing that a run may v
         fresh: Number the queries of each pass, so that no request is sent twice and no cache
             answers for the model.
         floor: Also measure what the client costs by itself.
+        stop: When it is set, from any thread, the run ends and keeps what there is.
 
     Returns:
         The run's folder. A run that is stopped keeps its folder, which then says why.
@@ -152,7 +153,7 @@ async def record(  # noqa: PLR0913 - one keyword for each thing that a run may v
     async with wire.client(target) as http:
         report = await _asked_before(plan, http)
         recorder = _Recorder(plan, report, progress)
-        return await recorder.run(http, sampler)
+        return await recorder.run(http, sampler, stop)
 
 
 async def _asked_before(plan: _Plan, http: httpx.AsyncClient) -> OrderReport:
@@ -179,9 +180,12 @@ class _Recorder:
         self.folder = RunFolder(plan.results / _folder_name(now, plan.provenance.machine, plan.name))
         self.folder.write_info(self.info)
 
-    async def run(self, http: httpx.AsyncClient, sampler: Sampler | None) -> Path:
-        """Play all passes; whatever ends them is named in ``run.json``."""
+    async def run(
+        self, http: httpx.AsyncClient, sampler: Sampler | None, stop: threading.Event | None
+    ) -> Path:
+        """Play all; whatever ends it is named in ``run.json``."""
         watch = asyncio.create_task(self._watch(sampler)) if sampler else None
+        stopper = asyncio.create_task(cancel_when(stop, this())) if stop else None
         reason = "ended by an error"
         try:
             await self._play(http)
@@ -190,12 +194,14 @@ class _Recorder:
             reason = ""
         except asyncio.CancelledError:
             reason = "stopped by the user"
-            raise
+            if stop is None or not stop.is_set():
+                raise
         except BaseException as error:
             reason = f"ended by {error!r}"
             raise
         finally:
-            await _stop(watch)
+            await end(watch)
+            await end(stopper)
             self._close(reason)
         return self.folder.path
 
@@ -290,47 +296,6 @@ def _turn(plan: _Plan, level: Level, repeat: int, number: int) -> load.Pass:
     return load.Pass(level, repeat, tuple(jobs), plan.seed + repeat)
 
 
-async def _stop(watch: asyncio.Task[None] | None) -> None:
-    if watch is not None:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
-
-
-def _in_any_thread(function: Callable[P, Coroutine[Any, Any, Path]]) -> Callable[P, Path]:
-    """The same function for callers without an event loop, and for those inside one."""
-
-    @functools.wraps(function)
-    def whole(*args: P.args, **kwargs: P.kwargs) -> Path:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(function(*args, **kwargs))
-        return _beside(function(*args, **kwargs))
-
-    return whole
-
-
-def _beside(coroutine: Coroutine[Any, Any, Path]) -> Path:
-    """Run in a thread with a loop of its own, and pass an interrupt on to it."""
-    handle: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
-
-    async def held() -> Path:
-        task = asyncio.current_task()
-        if task is not None:
-            handle.append((asyncio.get_running_loop(), task))
-        return await coroutine
-
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(asyncio.run, held())
-        try:
-            return job.result()
-        except KeyboardInterrupt:
-            for loop, task in handle:
-                loop.call_soon_threadsafe(task.cancel)
-            raise
-
-
-record_sync = _in_any_thread(record)
+record_sync = in_any_thread(record)
 """As :func:`record`, but waits; also inside a running event loop, as in Jupyter. An interrupt
 (Ctrl-C, or a notebook's stop button) ends the run and keeps what there is."""
