@@ -1,0 +1,159 @@
+"""JupyterLab in a real browser, against the real stack: pick, approve, watch, stop, read the result.
+
+Nothing here skips: without Chromium these tests fail. ``make test`` installs Debian's.
+"""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from ragops import planning
+from ragops.bench import load_run
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+SWITCHES = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE = 120_000
+"""Milliseconds; the machine may be busy with vLLM."""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A working folder with the notebooks; the benchmark is set to run until it is stopped."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    file = folder / "notebooks" / "03_benchmark.ipynb"
+    notebook = json.loads(file.read_text())
+    first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    source = "".join(first["source"])
+    for name, value in (("EACH", 1), ("REQUESTS", 900), ("DOCUMENTS", (2, 4)), ("WORDS", (8, 16))):
+        source = re.sub(rf"^{name} = .*?  #", f"{name} = {value}  #", source, flags=re.MULTILINE)
+    first["source"] = source
+    file.write_text(json.dumps(notebook))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(desk, running, stack_file):
+    """JupyterLab as ``ragops lab`` starts it; gives a function from a notebook to its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = [sys.executable, "-m", "ragops", "lab", "--no-browser"]
+    server = subprocess.Popen(
+        [*argv, "--port", str(port), "--stack", str(stack_file)],
+        cwd=desk, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    said = ""
+    while not (found := re.search(rf"http://127\.0\.0\.1:{port}/lab\?token=(\w+)", said)):
+        line = server.stderr.readline()
+        assert line, said
+        said += line
+    yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}.ipynb?reset&token={found[1]}"
+    server.terminate()
+    server.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def chromium(lab):
+    program = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.fail("there is no Chromium: apt-get install chromium, or run make test as root on Debian")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+class Notebook:
+    """A notebook in the browser, as a person drives it."""
+
+    def __init__(self, tab):
+        self.tab = tab
+        self.cells = tab.locator(".jp-Notebook .jp-CodeCell")
+
+    def idle(self):
+        status = self.tab.locator(".jp-Notebook-ExecutionIndicator").first
+        expect(status).to_have_attribute("data-status", "idle", timeout=PATIENCE)
+
+    def run(self, name, *, wait=True):
+        """Run the code cell that begins with some words, and give its output back."""
+        code = self.tab.locator(".cm-content", has_text=re.compile(rf"^{re.escape(name)}"))
+        cell = self.cells.filter(has=code).first
+        cell.locator(".cm-content").first.click()
+        self.tab.keyboard.press("Control+Enter")
+        if wait:
+            time.sleep(0.3)
+            self.idle()
+        return cell.locator(".jp-OutputArea").first
+
+
+@contextmanager
+def opened(chromium, address):
+    context = chromium.new_context(viewport={"width": 1300, "height": 6000})  # every cell is drawn
+    tab = context.new_page()
+    tab.goto(address)
+    expect(tab.locator(".jp-Notebook .jp-CodeCell").first).to_be_visible(timeout=PATIENCE)
+    expect(tab.locator(".jp-Toolbar-kernelName").first).to_contain_text("Python 3", timeout=PATIENCE)
+    notebook = Notebook(tab)
+    notebook.idle()
+    try:
+        yield notebook
+    finally:
+        context.close()
+
+
+def test_setup_is_picked_and_approved_before_anything_changes(
+    chromium, lab, engine, declared, running, client
+):
+    network = declared.network.name
+    engine.disconnect(network, client)
+    with opened(chromium, lab("01_setup")) as notebook:
+        for words in ("STACK =", "import ragops"):
+            notebook.run(words)
+        picker = notebook.run("picker =")
+        expect(picker.locator("option")).to_contain_text([client])
+        picker.locator("select").select_option(index=0)
+        approval = notebook.run("stack = picker.stack")
+        expect(approval).to_contain_text(f"connect {client} to {network}")
+        refused = notebook.run("approval.require()")
+        expect(refused).to_contain_text("the plan is not approved, so nothing was changed")
+        assert engine.container(client).endpoint(network) is None
+        approval.get_by_role("button", name="Approve").click()
+        done = notebook.run("approval.require()")
+        expect(done).to_contain_text("done")
+        expect(notebook.run("status")).to_contain_text("connected")
+        expect(notebook.run("widgets.address_table")).to_contain_text(declared.internal_url)
+    assert engine.container(client).endpoint(network) is not None
+    assert planning.observe(engine).container(declared.reranker.name).id == running.reranker.id
+
+
+def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab, desk):
+    with opened(chromium, lab("03_benchmark")) as notebook:
+        for words in ("STACK =", "%matplotlib inline", "work = grid"):
+            notebook.run(words)
+        expect(notebook.run("plots.latency_by_size").locator("svg, img").first).to_be_visible()
+        watched = notebook.run("crowds =", wait=False)
+        expect(watched.locator("img").first).to_be_visible(timeout=PATIENCE)  # the figure that grows
+        expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests"))
+        watched.get_by_role("button", name="Stop").click()
+        notebook.idle()
+        expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests · 0 errors .* kept in"))
+        notebook.run("load = ragops.load_run")
+        expect(notebook.run("plots.percentile_curve").locator("svg, img").first).to_be_visible()
+        expect(notebook.run("judged = verdict")).to_contain_text("stand-in model")
+    run = load_run(max((desk / "results").glob("*-load")))
+    assert (run.info.complete, run.info.reason) == (False, "stopped by the user")
+    assert len(run.requests) > 3
