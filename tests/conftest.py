@@ -4,13 +4,14 @@ import json
 
 import pytest
 
+from ragops import bench
 from ragops import host as hosts
 from ragops.checks.probe import LAYERS
 from ragops.ragflow.request import RIGHT
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
 from ragops.testing import replies
 from ragops.testing.fake_engine import FakeEngine
-from ragops.testing.stub import Behaviour
+from ragops.testing.stub import Behaviour, StubReranker
 
 CONNECTING = (
     "ragops.verbs.connect_engine",
@@ -132,3 +133,18 @@ def serving(fake, probed):
 
     fake.respond = respond
     return fake
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory):
+    """The folder of a short run against the stub reranker."""
+    with StubReranker(Behaviour(fixed_s=0.002)) as stub:
+        return bench.record_sync(
+            base_url=stub.base_url,
+            model="stub-reranker",
+            workload=bench.ragflow(8),
+            levels=(bench.Level.closed(1), bench.Level.closed(2)),
+            name="pages",
+            results=tmp_path_factory.mktemp("results"),
+            provenance=bench.Provenance(model_is_stand_in="a stub"),
+        )

@@ -18,25 +18,9 @@ from ragops import bench, cli, errors, hints, site
 from ragops.bench import plots
 from ragops.checks import serving
 from ragops.stack import Stack
-from ragops.testing.stub import Behaviour, StubReranker
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
-
-
-@pytest.fixture(scope="session")
-def recorded(tmp_path_factory):
-    """A short run against the stub reranker."""
-    with StubReranker(Behaviour(fixed_s=0.002)) as stub:
-        return bench.record_sync(
-            base_url=stub.base_url,
-            model="stub-reranker",
-            workload=bench.ragflow(8),
-            levels=(bench.Level.closed(1), bench.Level.closed(2)),
-            name="pages",
-            results=tmp_path_factory.mktemp("results"),
-            provenance=bench.Provenance(model_is_stand_in="a stub"),
-        )
 
 
 @pytest.fixture(scope="session")
