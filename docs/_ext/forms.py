@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from generated import HOST, MODEL, PARTS, RUN_PARTS, attribute_docs, indented, inline
+from generated import HOST, MODEL, PARTS, RUN_PARTS, attribute_docs, indented, inline, row_of
 
 from ragops import stack, vllm
 from ragops.bench import records
@@ -23,12 +23,11 @@ def result(name: str) -> Iterator[str]:
     """The fields of one record of a run, as its file has them."""
     made = getattr(records, name)
     said = attribute_docs(made)
+    yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
+    yield from row_of(("field", "value", "meaning"))
     for one in fields(made):
-        kind = str(one.type).replace(" | None", " or null")
-        yield from [
-            f"``{one.name}`` : {inline(spelled(kind))}",
-            *indented(inline(said.get(one.name, "") or "\\ ")),
-        ]
+        meaning = inline(said.get(one.name, "")).replace("None", "null")
+        yield from [f"   * - ``{one.name}``", f"     - {spelled(str(one.type))}", f"     - {meaning}"]
     yield ""
 
 
@@ -43,8 +42,8 @@ def spelled(kind: str) -> str:
         "bool": "true or false",
         "Phase": "text",
     }
-    first, _, null = kind.partition(" or ")
-    return words.get(first, "object") + (f" or {null}" if null else "")
+    first, _, null = kind.partition(" | ")
+    return words.get(first, "object") + (" or null" if null else "")
 
 
 def prompt() -> Iterator[str]:

@@ -125,7 +125,7 @@ def compose_faults() -> Iterator[str]:
     yield from [
         ".. list-table::",
         "   :header-rows: 1",
-        "   :widths: 30 70",
+        "   :class: ragops-fields",
         "",
         "   * - code",
         "     - what is wrong",
