@@ -1,4 +1,4 @@
-"""A real browser on the built site, with notebooks that have outputs of every kind.
+"""A real browser on the built site.
 
 Nothing here skips: without Chromium these tests fail. ``make test`` installs Debian's.
 """
@@ -9,32 +9,14 @@ import re
 import shutil
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
-import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 
-from ragops import bench, site
-from ragops.bench import plots
-from ragops.checks import Check, Report
-
-ROOT = Path(__file__).parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-REMEDY = "docker network connect ragflow-rerank docker-ragflow-cpu-1, then ask again from inside"
-REPORT = Report(
-    "verify http://ragflow-vllm-reranker:8000/v1",
-    (
-        Check("name resolves", "ok", "172.20.0.2", "", "docker-ragflow-cpu-1"),
-        Check("published on this host only", "warn", "other machines reach 0.0.0.0:8123", REMEDY),
-        Check("port answers", "fail", "Connection refused", REMEDY, "docker-ragflow-cpu-1"),
-        Check("server is healthy", "skip", "a layer below failed", "", "docker-ragflow-cpu-1"),
-    ),
-    ("docker-ragflow-cpu-1 is the demo client, a stand-in",),
 )
 
 
@@ -42,54 +24,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in item.path.parts:
             item.add_marker(pytest.mark.browser)
-
-
-def table(made):
-    return nbformat.v4.new_output(
-        "execute_result", {"text/html": made._repr_html_(), "text/plain": str(made)}
-    )
-
-
-def figure(made, folder):
-    made.savefig(folder / "figure.svg")
-    return nbformat.v4.new_output("display_data", {"image/svg+xml": (folder / "figure.svg").read_text()})
-
-
-def text(words, name="stdout"):
-    return nbformat.v4.new_output("stream", name=name, text=words)
-
-
-@pytest.fixture(scope="session")
-def notebooks(tmp_path_factory, recorded):
-    """The notebooks with what such cells show when they run; the words are made up, the forms are real."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    run = bench.load_run(recorded)
-    outputs = {
-        "doctor": table(REPORT),
-        "up": text("ragops up\n   0.1 s  nothing to change\n"),
-        "break": table(REPORT),
-        "load-workload": text(f"{run.info.workload.description}\n"),
-        "load-figure": figure(plots.throughput(run), folder),
-        "load-table": table(bench.summary(run)),
-        "curve-figure": figure(plots.percentile_curve(run), folder),
-        "verdict": text("a warning of some library, of one long line " * 6, name="stderr"),
-    }
-    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        notebook = nbformat.read(source, as_version=4)
-        for cell in notebook.cells:
-            if cell.id in outputs:
-                cell.outputs = [outputs.pop(cell.id)]
-                cell.execution_count = 1
-        nbformat.write(notebook, folder / source.name)
-    assert outputs == {}, "cells that are in no notebook any more"
-    return folder
-
-
-@pytest.fixture(scope="session")
-def pages(tmp_path_factory, notebooks, recorded):
-    """The folder of the site, as ``make run`` builds it."""
-    out = tmp_path_factory.mktemp("pages") / "html"
-    return site.build(ROOT / "docs", out, notebooks, run=recorded)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -100,9 +34,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def address(pages):
+def address(built):
     """Where the site is served; ends in a slash."""
-    handler = functools.partial(Quiet, directory=str(pages))
+    handler = functools.partial(Quiet, directory=str(built))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

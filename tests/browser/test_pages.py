@@ -30,9 +30,9 @@ class Visit:
 
 
 @pytest.fixture(scope="module")
-def visits(pages, open_tab):
+def visits(built, open_tab):
     """Every page, looked at once."""
-    names = [one.relative_to(pages) for one in sorted(pages.rglob("*.html")) if "_static" not in one.parts]
+    names = [one.relative_to(built) for one in sorted(built.rglob("*.html")) if "_static" not in one.parts]
     with open_tab() as tab:
         return [visit(tab, str(name)) for name in names]
 
