@@ -11,7 +11,12 @@ WHOLE = {
     "resultTypes": ["violations"],
     "preload": False,
 }  # it would look for imported styles in the wrong place
+# In dark mode too it would take as long as ten others, and it has no colours that they lack.
+LONG = "api.html"
 CONTRAST = {**WHOLE, "runOnly": ["color-contrast"]}
+TOO_WIDE = """() => [...document.querySelectorAll("html, article :is(h1, h2, h3, p, li, dt)")]
+  .filter(one => one.checkVisibility() && one.clientWidth > 0 && one.scrollWidth > one.clientWidth + 1)
+  .map(one => `${one.tagName} ${one.innerText.slice(0, 60)}`)"""
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,8 @@ class Visit:
     """Files that are not there, and errors of its scripts."""
     barriers: tuple[str, ...]
     """What axe calls serious or critical, in either mode."""
-    too_wide: dict[int, int]
-    """Width of the window, and pixels by which the page is wider."""
+    too_wide: tuple[str, ...]
+    """What is cut off at a side, or makes the page scroll sideways; with the width of the window."""
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +49,13 @@ def visit(tab, name):
     tab.goto(name)
     barriers = serious(tab, WHOLE)
     set_mode(tab, "dark")
-    barriers += serious(tab, CONTRAST)
-    too_wide = {}
+    if name != LONG:
+        barriers += serious(tab, CONTRAST)
+    too_wide = []
     for size in (WIDE, NARROW):
         tab.set_viewport_size(size)
-        too_wide[size["width"]] = tab.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-    return Visit(name, tuple(tab.away), tuple(tab.broken), tuple(barriers), too_wide)
+        too_wide += [f"{size['width']}: {found}" for found in tab.evaluate(TOO_WIDE)]
+    return Visit(name, tuple(tab.away), tuple(tab.broken), tuple(barriers), tuple(too_wide))
 
 
 def serious(tab, options):
@@ -77,8 +81,8 @@ def test_axe_finds_nothing_serious_in_either_mode(visits):
     assert "\n".join(f"{one.name}: {found}" for one in visits for found in one.barriers) == ""
 
 
-def test_no_page_scrolls_sideways(visits):
-    assert {one.name: one.too_wide for one in visits if max(one.too_wide.values()) > 0} == {}
+def test_nothing_is_cut_off_and_no_page_scrolls_sideways(visits):
+    assert {one.name: one.too_wide for one in visits if one.too_wide} == {}
 
 
 def test_each_mode_shows_its_own_diagrams(open_tab):
