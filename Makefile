@@ -6,6 +6,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export RAGOPS_HOME := $(CURDIR)/.ragops
+export DEBIAN_FRONTEND := noninteractive
+
+# The browser that looks at the site; Debian's, where none is there.
+define CHROMIUM
+command -v chromium chromium-browser google-chrome > /dev/null || { \
+  echo "installing chromium ..." >&2; \
+  { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; } > $(VENV)/chromium.log 2>&1; \
+} || { tail -n 5 $(VENV)/chromium.log >&2; echo "hint: install Chromium, then make test again" >&2; exit 1; }
+endef
 
 .PHONY: help run test check docs lab clean
 
@@ -15,15 +24,16 @@ help: ## show this
 run: $(VENV)/ready ## from nothing to a running reranker, a recorded benchmark and the site
 	@$(BIN)/ragops demo run
 
-test: $(VENV)/ready ## everything: lint, types, fast and live tests, notebooks, site
+test: $(VENV)/ready ## everything: lint, types, fast and live tests, notebooks, site in a browser
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@$(BIN)/ragops engine start
 	@$(BIN)/ragops image
+	@$(CHROMIUM)
 	@$(BIN)/pytest
 
 check: $(VENV)/ready ## what needs no engine: lint, types, fast tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@$(BIN)/pytest -m "not live"
+	@$(BIN)/pytest -m "not live and not browser"
 
 docs: $(VENV)/ready ## the site, with the notebooks as last run
 	@$(BIN)/ragops demo docs

@@ -37,6 +37,8 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "generated",
+    "forms",
+    "pictures",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

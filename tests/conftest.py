@@ -1,16 +1,21 @@
 """A machine without surprises: a fake engine, four cores, a small model, a home of its own."""
 
 import json
+from pathlib import Path
 
+import nbformat
 import pytest
 
+from ragops import bench, site
 from ragops import host as hosts
+from ragops.bench import plots
+from ragops.checks import Check, Report
 from ragops.checks.probe import LAYERS
 from ragops.ragflow.request import RIGHT
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
 from ragops.testing import replies
 from ragops.testing.fake_engine import FakeEngine
-from ragops.testing.stub import Behaviour
+from ragops.testing.stub import Behaviour, StubReranker
 
 CONNECTING = (
     "ragops.verbs.connect_engine",
@@ -19,6 +24,18 @@ CONNECTING = (
     "ragops.checks.host.connect",
 )
 GIB = 1 << 30
+ROOT = Path(__file__).parents[1]
+REMEDY = "docker network connect ragflow-rerank docker-ragflow-cpu-1, then ask again from inside"
+REPORT = Report(
+    "verify http://ragflow-vllm-reranker:8000/v1",
+    (
+        Check("name resolves", "ok", "172.20.0.2", "", "docker-ragflow-cpu-1"),
+        Check("published on this host only", "warn", "other machines reach 0.0.0.0:8123", REMEDY),
+        Check("port answers", "fail", "Connection refused", REMEDY, "docker-ragflow-cpu-1"),
+        Check("server is healthy", "skip", "a layer below failed", "", "docker-ragflow-cpu-1"),
+    ),
+    ("docker-ragflow-cpu-1 is the demo client, a stand-in",),
+)
 
 
 @pytest.fixture
@@ -132,3 +149,65 @@ def serving(fake, probed):
 
     fake.respond = respond
     return fake
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory):
+    """The folder of a short run against the stub reranker."""
+    with StubReranker(Behaviour(fixed_s=0.002)) as stub:
+        return bench.record_sync(
+            base_url=stub.base_url,
+            model="stub-reranker",
+            workload=bench.ragflow(8),
+            levels=(bench.Level.closed(1), bench.Level.closed(2)),
+            name="pages",
+            results=tmp_path_factory.mktemp("results"),
+            provenance=bench.Provenance(model_is_stand_in="a stub"),
+        )
+
+
+def table(made):
+    return nbformat.v4.new_output(
+        "execute_result", {"text/html": made._repr_html_(), "text/plain": str(made)}
+    )
+
+
+def figure(made, folder):
+    made.savefig(folder / "figure.svg")
+    return nbformat.v4.new_output("display_data", {"image/svg+xml": (folder / "figure.svg").read_text()})
+
+
+def text(words, name="stdout"):
+    return nbformat.v4.new_output("stream", name=name, text=words)
+
+
+@pytest.fixture(scope="session")
+def notebooks(tmp_path_factory, recorded):
+    """The notebooks with what such cells show when they run; the words are made up, the forms are real."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    run = bench.load_run(recorded)
+    outputs = {
+        "doctor": table(REPORT),
+        "up": text("ragops up\n   0.1 s  nothing to change\n"),
+        "break": table(REPORT),
+        "load-workload": text(f"{run.info.workload.description}\n"),
+        "load-figure": figure(plots.throughput(run), folder),
+        "load-table": table(bench.summary(run)),
+        "curve-figure": figure(plots.percentile_curve(run), folder),
+        "verdict": text("a warning of some library, of one long line " * 6, name="stderr"),
+    }
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(source, as_version=4)
+        for cell in notebook.cells:
+            if cell.id in outputs:
+                cell.outputs = [outputs.pop(cell.id)]
+                cell.execution_count = 1
+        nbformat.write(notebook, folder / source.name)
+    assert outputs == {}, "cells that are in no notebook any more"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, notebooks, recorded):
+    """The folder of the site, as ``make run`` builds it."""
+    return site.build(ROOT / "docs", tmp_path_factory.mktemp("site") / "html", notebooks, run=recorded)

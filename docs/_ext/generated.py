@@ -125,7 +125,7 @@ def compose_faults() -> Iterator[str]:
     yield from [
         ".. list-table::",
         "   :header-rows: 1",
-        "   :widths: 30 70",
+        "   :class: ragops-fields",
         "",
         "   * - code",
         "     - what is wrong",
@@ -171,14 +171,15 @@ def run_figure(recorded: Any) -> Iterator[str]:
     file = Path(__file__).parents[1] / "_run" / "percentiles.svg"
     file.parent.mkdir(exist_ok=True)
     plots.percentile_curve(recorded).savefig(file)
-    said = "Latency at every percentile, a line for each load; the benchmark page has the numbers."
-    yield from [f".. figure:: /_run/{file.name}", f"   :alt: {said}", "", f"   {said}", ""]
+    said = "Latency at every percentile, a line for each load; the table below has the numbers."
+    yield from [f".. figure:: /_run/{file.name}", f"   :alt: {said}", "   :figclass: ragops-wide", ""]
+    yield from [f"   {said}", ""]
 
 
 def run_levels(recorded: Any) -> Iterator[str]:
     """A row for each level of the run."""
     head = ("load", "requests", "errors", "documents/s", "p50", "p95", "p99")
-    yield from [".. list-table::", "   :header-rows: 1", "", *row_of(head)]
+    yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-figures", "", *row_of(head)]
     for row in figures(recorded):
         shown = {found.name: str(found) for found in row.latency}
         cells = (row.level.name, row.n, row.errors, f"{row.documents_per_s:.1f}")

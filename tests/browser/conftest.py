@@ -1,0 +1,83 @@
+"""A real browser on the built site.
+
+Nothing here skips: without Chromium these tests fail. ``make test`` installs Debian's.
+"""
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+SWITCHES = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "browser" in item.path.parts:
+            item.add_marker(pytest.mark.browser)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def address(built):
+    """Where the site is served; ends in a slash."""
+    handler = functools.partial(Quiet, directory=str(built))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="package")
+def chromium(address):  # the site is built before: while a browser is open, no other event loop may run
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.fail("there is no Chromium: apt-get install chromium, or run make test as root on Debian")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def open_tab(chromium, address):
+    """Opens a page that lets nothing through but the site.
+
+    ``away`` has the addresses that were refused, ``broken`` missing files and errors of scripts.
+    """
+
+    @contextmanager
+    def opened():
+        size = {"width": 1440, "height": 900}
+        context = chromium.new_context(base_url=address, color_scheme="light", viewport=size)
+        tab = context.new_page()
+        tab.away, tab.broken = [], []
+
+        def refuse(route):
+            tab.away.append(route.request.url)
+            route.abort()
+
+        context.route(re.compile(f"^(?!{re.escape(address)}|data:|blob:)"), refuse)
+        tab.on("pageerror", lambda error: tab.broken.append(str(error)))
+        tab.on("response", lambda answer: tab.broken.append(answer.url) if answer.status >= 400 else None)
+        yield tab
+        context.close()
+
+    return opened

@@ -1,0 +1,79 @@
+"""Every docker and pip command on a page, run as it stands there, with names of our own put in."""
+
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ragops.actions import RunContainer
+from ragops.container import ContainerSpec
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.rst"))
+NAME = "ragopstest-pages"
+NAMES = {"ragflow-rerank": NAME, "docker-ragflow-cpu-1": NAME, "vllm-cpu:latest": f"{NAME}:latest"}
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "ragops")
+
+
+def lines(page, command):
+    """What a reader of a page types."""
+    found = re.findall(r"^ +\$ (.*)$", page.read_text(), re.MULTILINE)
+    return [shlex.split(line) for line in found if line.startswith(f"{command} ")]
+
+
+def run(argv, folder):
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(argv)}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def things(engine, image, tmp_path):
+    """A container and a small image under the names that are put in; all is taken away afterwards."""
+    tar = tmp_path / "small.tar"
+    with tarfile.open(tar, "w") as archive:
+        archive.addfile(tarfile.TarInfo("empty"), io.BytesIO())
+    engine.import_image(tar, NAMES["vllm-cpu:latest"], role="test")
+    RunContainer(ContainerSpec(name=NAME, image=image.id, entrypoint=("sleep", "600"), role="test")).apply(
+        engine
+    )
+    yield
+    engine.remove_container(NAME)
+    engine.remove_image(NAMES["vllm-cpu:latest"])
+    if engine.network(NAME):
+        engine.remove_network(NAME)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if lines(page, "docker")], ids=lambda page: page.stem
+)
+def test_docker_commands_do_what_the_page_says(engine, things, tmp_path, page):
+    for line in lines(page, "docker"):
+        if line[1] == "compose":
+            continue  # tests/test_pages.py has that one
+        argv = [NAMES.get(word, word) for word in line]
+        said = run(argv, tmp_path)
+        if argv[1:3] == ["network", "connect"]:
+            assert engine.container(NAME).endpoint(NAME)
+        if argv[1:3] == ["network", "disconnect"]:
+            assert not engine.container(NAME).endpoint(NAME)
+        if argv[1:3] == ["ps", "--all"]:
+            assert NAME in said
+
+
+def test_pip_commands_carry_the_package_to_another_machine(tmp_path):
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    typed = [line for page in PAGES for line in lines(page, "pip")]
+    assert [line[1] for line in typed] == ["wheel", "install"]
+    for line in typed:  # what others make is left out; the target keeps this environment as it is
+        target = ["--target", str(tmp_path / "there")] if line[1] == "install" else []
+        run([sys.executable, "-m", *line, "--no-deps", *target], tmp_path)
+    assert (tmp_path / "there" / "ragops" / "__init__.py").exists()

@@ -1,0 +1,112 @@
+"""What stands on the pages to be typed or copied works; live/test_pages.py runs what needs an engine."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from importlib import resources
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+import ragops
+from ragops import cli
+from ragops.bench import wire
+from ragops.compose import check_text
+from ragops.errors import StackError
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.rst"))
+RAGFLOW = """
+services:
+  ragflow-cpu: {image: "infiniflow/ragflow:v0.27.0", networks: [ragflow]}
+networks:
+  ragflow: {}
+"""
+
+
+def blocks(language):
+    """(page, text) of every block of a language."""
+    block = re.compile(rf"^( *)\.\. code-block:: {language}\n\n((?:\1   .*\n|\n)+)", re.MULTILINE)
+    return [(page.stem, dedent(lines)) for page in PAGES for _, lines in block.findall(page.read_text())]
+
+
+def compose(*files):
+    """What docker-compose says to the files; needs no engine."""
+    program = resources.files("compose") / "docker-compose"
+    named = [part for file in files for part in ("--file", str(file))]
+    argv = [str(program), "--project-name", "docker", *named, "config"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env=dict(os.environ))
+
+
+def test_every_block_is_of_a_kind_that_is_tried():
+    kinds = {kind for page in PAGES for kind in re.findall(r"code-block:: (\w+)", page.read_text())}
+    assert kinds <= {"console", "toml", "yaml", "python", "text"}
+    assert len(blocks("python")) >= 2
+    assert len(blocks("yaml")) >= 2
+
+
+def test_every_line_to_type_is_of_a_command_that_is_tried():
+    for page, text in blocks("console"):
+        for line in text.strip().splitlines():
+            assert re.match(r"\$ (\w+=\S+ )?(ragops|make|docker|pip) ", line), f"{page}: {line}"
+
+
+def test_commands_of_the_readme_are_ones_that_ragops_takes():
+    lines = re.findall(r"^ragops (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) > 4
+    for line in lines:
+        cli.parser().parse_args(shlex.split(line))
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("python"), ids=lambda value: value[:12])
+def test_python_on_the_pages_runs(page, text, recorded, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(recorded, tmp_path / "results" / name)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, page, "exec"), {})  # noqa: S102 - it is our own page
+    assert capsys.readouterr().out
+
+
+def test_compose_takes_the_files_on_the_pages(machine, tmp_path):
+    (tmp_path / "base.yaml").write_text(RAGFLOW)
+    for page, text in blocks("yaml"):
+        file = tmp_path / f"{page}.yaml"
+        file.write_text(check_text(text, file, machine, {}).fixed if "image:" in text else text)
+        done = compose(tmp_path / "base.yaml", file)
+        assert done.returncode == 0, f"{page}: {done.stderr}"
+        assert "name: ragflow-rerank" in done.stdout
+        assert "name: docker_ragflow" in done.stdout
+
+
+def test_files_that_start_a_reranker_have_no_faults_once_mended(machine):
+    starting = [(page, text) for page, text in blocks("yaml") if "image:" in text]
+    assert starting
+    for page, text in starting:
+        mended = check_text(text, Path(f"{page}.yaml"), machine, {}).fixed
+        assert check_text(mended, Path(f"{page}.yaml"), machine, {}).findings == ()
+
+
+def test_a_reranker_of_ones_own_is_verified_but_not_touched(here, serving, ragflow):
+    network, declared = "ragflow-rerank", ragops.load_stack()
+    serving.create_network(ragops.container.NetworkSpec(network))
+    serving.add_container("ragflow-vllm-reranker", network=network, image="vllm/vllm-openai:v0.29.0")
+    ragops.connect(declared, ragflow, serving)
+    assert ragops.verify(declared, serving).ok
+    with pytest.raises(StackError, match="ragflow-vllm-reranker"):
+        ragops.up(declared, serving)
+
+
+def test_the_diagram_of_a_request_names_ragflows_limit():
+    drawn = (ROOT / "images" / "request.dot").read_text()
+    assert f"{wire.RAGFLOW_TIMEOUT:.0f} s since v0.25.3" in drawn
+
+
+def test_the_diagram_of_the_house_has_every_folder_and_no_room_that_is_gone():
+    drawn = (ROOT / "images" / "house.dot").read_text()
+    rooms = set(re.findall(r'label="([\w/.]+)\\n', drawn)) | {"verbs.py"}
+    folders = {f"{one.parent.name}/" for one in (ROOT / "ragops").glob("*/__init__.py")} - {"data/"}
+    assert folders <= rooms
+    assert [room for room in rooms if not (ROOT / "ragops" / room).exists()] == []
