@@ -40,6 +40,11 @@ class RagopsError(Exception):
         self.evidence = evidence
         self.hint = hint
 
+    @property
+    def short(self) -> str:
+        """The message with the first line of the evidence, for where there is one line."""
+        return " - ".join(part for part in (self.message, *self.evidence.splitlines()[:1]) if part)
+
     def __str__(self) -> str:
         """The message, with the evidence indented below and the hint last."""
         lines = [self.message]
