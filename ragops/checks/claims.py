@@ -58,9 +58,8 @@ def port(stack: Stack, containers: tuple[ContainerState, ...]) -> Check:
     state = f"{where} is {'ours' if holders else 'free'}"
     if reranker.port == CLICKHOUSE_PORT and (wants := _with_clickhouse(containers)):
         remedy = f"{other}, or CLICKHOUSE_HTTP_PORT in RAGFlow's .env, before that profile is used"
-        return Check(
-            "port", "warn", f"{state}, but RAGFlow {wants}'s profile clickhouse wants it too", remedy
-        )
+        detail = f"{state}, but RAGFlow {wants}'s profile clickhouse wants it too"
+        return Check("port", "warn", detail, remedy)
     return Check("port", "ok", state)
 
 
@@ -101,9 +100,8 @@ def room(stack: Stack, observed: Observed, pools: tuple[Pool, ...], taken: tuple
     if stack.network.subnet is not None:
         if overlaps := addresses.overlapping(stack.network.subnet, subnets):
             detail = f"{stack.network.subnet} overlaps {', '.join(overlaps)} of another network"
-            return Check(
-                "addresses", "fail", detail, "choose another subnet under [network], or leave it out"
-            )
+            remedy = "choose another subnet under [network], or leave it out"
+            return Check("addresses", "fail", detail, remedy)
         return Check("addresses", "ok", f"{stack.network.subnet} is free")
     free = addresses.free(pools, (*subnets, *taken))
     if not free:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GIB = sizing.GIB
 MIB = sizing.MIB
+SHM = "/dev/shm"  # noqa: S108 - the name of a check
 
 
 def check(stack: Stack, host: Host, *, running: bool) -> Iterator[Check]:
@@ -96,8 +97,8 @@ def shared_memory(size: int) -> Check:
     given, needs = f"{size / MIB:.0f} MiB of the reranker's own", f"vLLM takes {sizing.SHARED_NEED // MIB}"
     if size < sizing.SHARED_NEED:
         remedy = "launch it with ragops up, or: docker run --shm-size 1g"
-        return Check("/dev/shm", "fail", f"{given}, {needs}", remedy)
-    return Check("/dev/shm", "ok", f"{given}, {needs}; Docker's default of 64 MiB does not matter")
+        return Check(SHM, "fail", f"{given}, {needs}", remedy)
+    return Check(SHM, "ok", f"{given}, {needs}; Docker's default of 64 MiB does not matter")
 
 
 def _parts(parts: Memory) -> str:

@@ -31,7 +31,8 @@ NO_MANAGER = (
     "to connect this node to swarm and try again."
 )
 
-NO_POOL = "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network"
+NO_POOL = "could not find an available, non-overlapping IPv4 address pool"
+"""The engine goes on: "among the defaults to assign to the network"."""
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _MISSING = re.compile(r"^No such |not found$|no such volume$|manifest unknown$|^plugin |^could not find ")
