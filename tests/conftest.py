@@ -61,6 +61,22 @@ def model_folder(tmp_path):
 
 
 @pytest.fixture
+def safetensors():
+    """Writes a safetensors file with byte tensors of the named sizes; gives it back."""
+
+    def write(file, **sizes):
+        entries, end = {"__metadata__": {"format": "pt"}}, 0
+        for name, size in sizes.items():
+            entries[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+            end += size
+        header = json.dumps(entries).encode()
+        file.write_bytes(len(header).to_bytes(8, "little") + header + b"\1" * end)
+        return file
+
+    return write
+
+
+@pytest.fixture
 def here(tmp_path, monkeypatch, fake, machine, model_folder):
     """Everything that ragops asks of its surroundings comes from these fixtures; gives the home."""
     for name in CONNECTING:
