@@ -73,6 +73,10 @@ class TestCodes:
         for hint in HINTED[kind]:
             assert getattr(errors, kind)("m", evidence=f"… {hint.words} …").code == hint.code
 
+    def test_words_of_one_class_are_not_looked_for_in_another(self):
+        assert errors.ModelError("/srv/site/m is odd").code == "model-refused"
+        assert RagopsError("/srv/site is odd").code == "site-refused"
+
     @pytest.mark.parametrize(("code", "name"), [(137, "out-of-memory"), (132, "cpu-too-old")])
     def test_how_a_container_ended_goes_before_what_it_said(self, code, name):
         message = f"x ended 3 s after the wait began (exit code {code})"

@@ -62,12 +62,9 @@ def doctor(engine, stack):
     """Checks by name; the engine is the same before and after."""
 
     def look(wanted=stack):
-        before = planning.observe(engine)
+        before = ids(engine)
         report = host.check(wanted, engine)
-        after = planning.observe(engine)
-        assert [one.id for one in after.networks] == [one.id for one in before.networks]
-        assert [one.id for one in after.containers] == [one.id for one in before.containers]
-        assert after.volumes == before.volumes
+        assert ids(engine) == before
         return {check.name: check for check in report.checks}
 
     return look
@@ -82,6 +79,13 @@ def stranger(engine, image):
         engine.start(made["Id"])
 
     return make
+
+
+def ids(engine):
+    """What there is; the engine lists it in any order."""
+    seen = planning.observe(engine)
+    names = {one.name for one in seen.volumes}
+    return {one.id for one in (*seen.networks, *seen.containers)} | names
 
 
 def changed(stack, remedy):
@@ -115,12 +119,18 @@ def test_the_engine_is_described(doctor, engine, image):
 
 
 class TestPort:
-    def test_of_another_container(self, doctor, engine, stranger, stack):
+    def test_of_another_container(self, doctor, engine, image, stranger, stack):
         port = stack.reranker.port
         settings = engine._client.api.create_host_config(port_bindings={80: ("127.0.0.1", port)})
         stranger(f"{PREFIX}-other", ports=[80], host_config=settings)
         found = doctor()["port"]
         assert found.detail == f"127.0.0.1:{port} is taken by {PREFIX}-other"
+        wants = (("127.0.0.1", port, 8000),)
+        taken = ContainerSpec(stack.reranker.name, image.tags[0], entrypoint=tuple(SLEEP), publish=wants)
+        engine.create_container(taken)
+        with pytest.raises(EngineError) as caught:
+            engine.start(taken.name)
+        assert caught.value.code == "port-taken"
         assert doctor(changed(stack, found.remedy))["port"].status == "ok"
 
     def test_of_a_process(self, doctor, stack):
@@ -164,8 +174,9 @@ class TestAddresses:
             engine.create_network(NetworkSpec(f"{PREFIX}-{number}"))
         found = doctor()["addresses"]
         assert found.status == "fail"
-        with pytest.raises(EngineError, match="non-overlapping IPv4 address pool"):
+        with pytest.raises(EngineError, match="non-overlapping IPv4 address pool") as caught:
             engine.create_network(NetworkSpec(f"{PREFIX}-more"))
+        assert caught.value.code == "addresses-used-up"
         mended = changed(stack, found.remedy)
         assert doctor(mended)["addresses"].status == "ok"
         engine.create_network(planning.network_spec(mended.network))
@@ -179,8 +190,9 @@ class TestAddresses:
         engine.create_network(NetworkSpec(f"{PREFIX}-there", subnet="10.213.8.0/24"))
         wanted = stack.model_copy(update={"network": Network(name=f"{PREFIX}-net", subnet="10.213.8.0/25")})
         assert doctor(wanted)["addresses"].status == "fail"
-        with pytest.raises(EngineError, match="Pool overlaps"):
+        with pytest.raises(EngineError, match="Pool overlaps") as caught:
             engine.create_network(planning.network_spec(wanted.network))
+        assert caught.value.code == "subnet-overlaps"
 
 
 def test_a_name_that_moved_and_the_way_back(doctor, engine, image, stack, tmp_path):
@@ -297,6 +309,7 @@ class TestPermission:
         state = engine.state()
         refused = self.ask(state.address)
         assert "Permission denied" in refused.stderr
+        assert "see: errors.html#engine-permission" in refused.stderr
         group = state.socket.stat().st_gid
         allowed = self.ask(state.address, group)
         assert allowed.stdout.strip() == state.api, allowed.stderr
