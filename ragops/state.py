@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
+IMAGE_ROLES = frozenset({"base", "image-build", "image", "demo-image"})
+"""Roles in the labels of images. Every container that is made from an image inherits them."""
+
 OLDEST_API = "1.41"
 """What ragops sends, and is tested with: that of Docker 20.10."""
 
@@ -112,8 +115,8 @@ class ContainerState:
 
     @property
     def ours(self) -> bool:
-        """Whether ragops made it."""
-        return LABEL in self.labels
+        """Whether ragops made it; a container that somebody made from our image has the image's label."""
+        return self.role not in {"", *IMAGE_ROLES}
 
     @property
     def role(self) -> str:

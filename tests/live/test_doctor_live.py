@@ -143,8 +143,10 @@ class TestPort:
 
 
 class TestNames:
-    def test_container(self, doctor, engine, stranger, stack):
+    def test_container(self, doctor, engine, image, stranger, stack):
         stranger(stack.reranker.name)
+        if image.labels:  # one that ragops built: the container inherits its label
+            assert engine.container(stack.reranker.name).labels == image.labels
         found = doctor()["names"]
         assert found.status == "fail"
         engine.rename(*re.search(r"docker rename (\S+) (\S+),", found.remedy).groups())
