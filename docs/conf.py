@@ -39,6 +39,7 @@ extensions = [
     "generated",
     "forms",
     "pictures",
+    "error_index",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

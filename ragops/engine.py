@@ -34,6 +34,7 @@ from ragops.state import (
     StatsState,
     VolumeState,
     container_of,
+    engine_of,
     image_of,
     network_of,
     stats_of,
@@ -95,16 +96,8 @@ class Engine:
         """Version, size and address of the engine."""
         with _asking("describe itself"):
             info, version = self._client.info(), self._client.version()
-        return EngineState(
-            address=self._client.api.base_url.replace("http+docker://localhost", _unix(self._client)),
-            version=version["Version"],
-            api=version["ApiVersion"],
-            root=info.get("DockerRootDir", ""),
-            cpus=info.get("NCPU", 0),
-            memory=info.get("MemTotal", 0),
-            kernel=info.get("KernelVersion", ""),
-            swarm=info.get("Swarm", {}).get("LocalNodeState") == "active",
-        )
+        address = self._client.api.base_url.replace("http+docker://localhost", _unix(self._client))
+        return engine_of(info, version, address)
 
     def networks(self) -> tuple[NetworkState, ...]:
         """All networks."""

@@ -19,10 +19,12 @@ Catch the base class to show any of them::
     try:
         ragops.up(stack)
     except ragops.RagopsError as error:
-        print(error.message, error.evidence, error.hint)
+        print(error.code, error.message, error.evidence, error.hint)
 """
 
 from __future__ import annotations
+
+from ragops import codes
 
 
 class RagopsError(Exception):
@@ -40,10 +42,22 @@ class RagopsError(Exception):
         self.evidence = evidence
         self.hint = hint
 
+    @property
+    def code(self) -> str:
+        """Its short, stable name, such as ``port-taken``: what the page of errors lists it by."""
+        kinds = [kind.__name__ for kind in type(self).__mro__]
+        return codes.find(kinds, self.message, self.evidence)
+
+    @property
+    def short(self) -> str:
+        """The message with the first line of the evidence, for where there is one line."""
+        return " - ".join(part for part in (self.message, *self.evidence.splitlines()[:1]) if part)
+
     def __str__(self) -> str:
-        """The message, with the evidence indented below and the hint last."""
+        """The message, the evidence indented below it, where it is explained, and the hint last."""
         lines = [self.message]
         lines += [f"  {line}" for line in self.evidence.splitlines()]
+        lines.append(f"see: {codes.PAGE}#{self.code}")
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)

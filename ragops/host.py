@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragops.addresses import parse_routes, parse_servers
 from ragops.errors import StackError
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Host:
     """CPU quota of this process's cgroup in cores, or None without one."""
     memory_limit: int | None = None
     """Memory limit of this process's cgroup, or None without one."""
+    available: int | None = None
+    """Memory that programs could get at this moment, or None where the kernel doesn't say."""
 
     @property
     def has_bf16(self) -> bool:
@@ -112,7 +115,8 @@ def read_host(root: Path = Path("/")) -> Host:
         root: Folder that stands for ``/``; tests name one with a few written files.
     """
     cpuinfo = _text(root / "proc/cpuinfo")
-    memory = parse_meminfo(_text(root / "proc/meminfo"))
+    meminfo = _text(root / "proc/meminfo")
+    memory = parse_meminfo(meminfo)
     allowed = parse_allowed(_text(root / "proc/self/status")) or _processors(cpuinfo)
     nodes = _nodes(root, memory)
     return Host(
@@ -121,9 +125,28 @@ def read_host(root: Path = Path("/")) -> Host:
         cpus=tuple(_core(root, cpu, nodes) for cpu in allowed),
         nodes=tuple(Node(node, size) for node, _, size in nodes),
         memory=memory,
-        quota=_quota(root),
+        quota=_tightest_quota(_cgroup_folders(root, "cpu")),
         memory_limit=_memory_limit(root),
+        available=parse_meminfo(meminfo, "MemAvailable") or None,
     )
+
+
+def read_quota(parent: str, root: Path = Path("/")) -> float | None:
+    """CPU quota in cores that holds for every cgroup below ``parent``, such as the engine's ``docker``.
+
+    Raises:
+        FileNotFoundError: There is no such cgroup, as seen from here.
+    """
+    folders = tuple(_cgroup_folders(root, "cpu", parent))
+    if not folders[0].is_dir():
+        raise FileNotFoundError(folders[0])
+    return _tightest_quota(folders)
+
+
+def read_addresses(root: Path = Path("/")) -> tuple[str, ...]:
+    """Subnets that this machine has routes to, and its name servers: networks must not overlap them."""
+    routes = parse_routes(_text(root / "proc/net/route"))
+    return (*routes, *parse_servers(_text(root / "etc/resolv.conf")))
 
 
 def parse_cpu_model(cpuinfo: str) -> str:
@@ -138,9 +161,9 @@ def parse_features(cpuinfo: str) -> frozenset[str]:
     return frozenset(match[1].split()) if match else frozenset()
 
 
-def parse_meminfo(meminfo: str) -> int:
-    """Total bytes in ``/proc/meminfo`` or a node's ``meminfo``; 0 if it doesn't say."""
-    match = re.search(r"MemTotal:\s*(\d+) kB", meminfo)
+def parse_meminfo(meminfo: str, row: str = "MemTotal") -> int:
+    """Bytes in a row of ``/proc/meminfo`` or a node's ``meminfo``; 0 if it doesn't say."""
+    match = re.search(rf"{row}:\s*(\d+) kB", meminfo)
     return int(match[1]) * 1024 if match else 0
 
 
@@ -213,8 +236,8 @@ def _core(root: Path, cpu: int, nodes: tuple[tuple[int, tuple[int, ...], int], .
     )
 
 
-def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
-    """This process's folder and those above it: a limit anywhere on the way up holds.
+def _cgroup_folders(root: Path, controller: str, named: str | None = None) -> Iterator[Path]:
+    """The named cgroup's folder, else this process's, and those above: a limit anywhere up there holds.
 
     A container may see its host's path in /proc but only its own part mounted; the
     folders that aren't there then read as empty, and the last one, the mount, counts.
@@ -222,13 +245,14 @@ def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
     paths = parse_cgroups(_text(root / "proc/self/cgroup"))
     version1 = controller in paths
     base = root / "sys/fs/cgroup" / (controller if version1 else "")
-    parts = [part for part in paths.get(controller if version1 else "", "/").split("/") if part]
+    path = paths.get(controller if version1 else "", "/") if named is None else named
+    parts = [part for part in path.split("/") if part]
     for length in range(len(parts), -1, -1):
         yield base.joinpath(*parts[:length])
 
 
-def _quota(root: Path) -> float | None:
-    folders = list(_cgroup_folders(root, "cpu"))
+def _tightest_quota(cgroups: Iterable[Path]) -> float | None:
+    folders = list(cgroups)
     texts = [_text(folder / "cpu.max") for folder in folders]
     texts += [f"{_text(f / 'cpu.cfs_quota_us')} {_text(f / 'cpu.cfs_period_us')}" for f in folders]
     return min((quota for quota in map(parse_quota, texts) if quota is not None), default=None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ragops import weights
 from ragops.errors import ModelError
 from ragops.minilm import bundled_minilm
 
@@ -107,11 +108,13 @@ def describe(folder: Path) -> Model:
         ModelError: A file is missing, would not be there inside the container, or the
             architecture gives no score for a query and a document.
     """
+    _fetched(folder)
     config = _config(folder)
     _tokenizer(folder)
-    weights = _weights(folder)
+    files = _weights(folder)
     _inside(folder)
     _readable(folder)
+    _whole(folder, files)
     architecture, kind, note = _kind(folder, config)
     return Model(
         folder=folder,
@@ -121,7 +124,7 @@ def describe(folder: Path) -> Model:
         max_tokens=_max_tokens(folder, config),
         causal=architecture.startswith(_DECODERS) and "Bidirectional" not in architecture,
         shape=_shape(config),
-        weight_bytes=sum(file.stat().st_size for file in weights),
+        weight_bytes=sum(file.stat().st_size for file in files),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
         stand_in=_stand_in(folder, kind),
         note=note,
@@ -150,6 +153,15 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"can't read {file}", evidence=str(error), hint="fetch the folder again") from error
     return found if isinstance(found, dict) else {}
+
+
+def _fetched(folder: Path) -> None:
+    if names := weights.pointers(folder):
+        raise ModelError(
+            f"{_name(folder)} has git-lfs pointers where its files should be",
+            evidence=", ".join(names),
+            hint=f"git -C {folder} lfs pull",
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -189,6 +201,12 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     if not found:
         raise _incomplete(folder, "it has no .safetensors file")
     return found
+
+
+def _whole(folder: Path, files: tuple[Path, ...]) -> None:
+    for file in files:
+        if reason := weights.cut(file):
+            raise _incomplete(folder, f"{file.name}: {reason}")
 
 
 def _inside(folder: Path) -> None:

@@ -190,6 +190,20 @@ def network_spec(network: Network) -> NetworkSpec:
     return NetworkSpec(network.name, network.driver, network.subnet, network.internal)
 
 
+def differences(declared: Network, network: NetworkState) -> tuple[str, ...]:
+    """In what a network that exists is not as declared."""
+    rows = (
+        ("driver", network.driver, declared.driver),
+        ("internal", network.internal, declared.internal),
+        ("subnet", ", ".join(network.subnets), declared.subnet),
+    )
+    return tuple(
+        f"{what} is {has}, declared {wants}"
+        for what, has, wants in rows
+        if wants is not None and wants != has
+    )
+
+
 def moves_route(container: ContainerState, network: str, *, internal: bool) -> bool:
     """Whether joining the network would take over the container's default route.
 
@@ -203,16 +217,7 @@ def _network_actions(declared: Network, network: NetworkState | None) -> Iterato
     if network is None:
         yield CreateNetwork(network_spec(declared))
         return
-    differs = [
-        f"{what} is {has}, declared {wants}"
-        for what, has, wants in (
-            ("driver", network.driver, declared.driver),
-            ("internal", network.internal, declared.internal),
-            ("subnet", ", ".join(network.subnets), declared.subnet),
-        )
-        if wants is not None and wants != has
-    ]
-    if differs:
+    if differs := differences(declared, network):
         undo = "ragops down, then ragops up" if network.ours else f"docker network inspect {network.name}"
         raise StackError(
             f"network {network.name} exists and differs from its declaration",

@@ -84,6 +84,7 @@ def _(record: Status) -> Any:
 def _(record: RagopsError) -> Any:
     return {
         "error": type(record).__name__,
+        "code": record.code,
         "message": record.message,
         "evidence": record.evidence,
         "hint": record.hint,

@@ -23,6 +23,12 @@ LONGEST = 8192
 """Tokens of query and document that are served unless the stack asks for more or fewer.
 The 40,960 of Qwen3-Reranker would need 4.4 GiB of key-value cache for one document."""
 
+SHARED = GIB
+"""``/dev/shm`` of the container, in bytes."""
+
+SHARED_NEED = (160 + 240) * MIB
+"""What vLLM 0.32's two message rings take of it, and refuse to start without."""
+
 FEW_CORES = 4
 """Up to this many cores all compute; with more, one is left to the engine's own process."""
 

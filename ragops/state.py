@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ragops.addresses import POOLS, Pool
 from ragops.container import LABEL, LABEL_CONFIG
 
 if TYPE_CHECKING:
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
+
+IMAGE_ROLES = frozenset({"base", "image-build", "image", "demo-image"})
+"""Roles in the labels of images. Every container that is made from an image inherits them."""
+
+OLDEST_API = "1.41"
+"""What ragops sends, and is tested with: that of Docker 20.10."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,25 @@ class EngineState:
     memory: int
     kernel: str
     swarm: bool
+    cgroup_driver: str = "cgroupfs"
+    pools: tuple[Pool, ...] = POOLS
+    """What subnets of networks that name none are cut from."""
+
+    @property
+    def too_old(self) -> bool:
+        """Whether its API is older than :data:`OLDEST_API`."""
+        return _numbers(self.api) < _numbers(OLDEST_API)
+
+    @property
+    def socket(self) -> Path | None:
+        """Its socket, if it is on this machine as far as its address tells."""
+        path = self.address.removeprefix("unix://")
+        return Path(path) if path != self.address else None
+
+    @property
+    def cgroup_parent(self) -> str:
+        """The cgroup that its containers' are in, unless ``daemon.json`` names another."""
+        return "system.slice" if self.cgroup_driver == "systemd" else "docker"
 
 
 @dataclass(frozen=True)
@@ -88,8 +115,8 @@ class ContainerState:
 
     @property
     def ours(self) -> bool:
-        """Whether ragops made it."""
-        return LABEL in self.labels
+        """Whether ragops made it; a container that somebody made from our image has the image's label."""
+        return self.role not in {"", *IMAGE_ROLES}
 
     @property
     def role(self) -> str:
@@ -125,6 +152,11 @@ class VolumeState:
     name: str
     labels: Mapping[str, str]
 
+    @property
+    def ours(self) -> bool:
+        """Whether ragops made it."""
+        return LABEL in self.labels
+
 
 @dataclass(frozen=True)
 class StatsState:
@@ -143,6 +175,27 @@ class ExecResult:
     exit_code: int
     stdout: str
     stderr: str
+
+
+def engine_of(info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> EngineState:
+    """The engine, from its answers to info and version."""
+    own = tuple((one["Base"], one["Size"]) for one in info.get("DefaultAddressPools") or ())
+    return EngineState(
+        address=address,
+        version=version["Version"],
+        api=version["ApiVersion"],
+        root=info.get("DockerRootDir", ""),
+        cpus=info.get("NCPU", 0),
+        memory=info.get("MemTotal", 0),
+        kernel=info.get("KernelVersion", ""),
+        swarm=info.get("Swarm", {}).get("LocalNodeState") == "active",
+        cgroup_driver=info.get("CgroupDriver", ""),
+        pools=own or POOLS,
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def network_of(raw: Mapping[str, Any]) -> NetworkState:

@@ -189,7 +189,7 @@ def launch(
         cpuset_cpus=format_cpu_list(core.cpu for core in chosen),
         cpuset_mems=format_cpu_list(core.node for core in chosen),
         memory=sizing.memory_limit(stack, model, host),
-        shm_size=sizing.GIB,  # two rings of 160 and 240 MiB; Docker's 64 MiB stops the start
+        shm_size=sizing.SHARED,  # Docker's 64 MiB stops the start
         pids_limit=4096,  # threads count too; enough for the compiler on many cores
         restart="on-failure:5",
         health=_health(stack),

@@ -73,8 +73,24 @@ def model_folder(tmp_path):
     (folder / "config.json").write_text(json.dumps({"architectures": ["BertModel"], **sizes}))
     for name in ("modules.json", "tokenizer.json"):
         (folder / name).write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"\0" * 64)
+    (folder / "model.safetensors").write_bytes((56).to_bytes(8, "little") + b"{}".ljust(56))
     return folder
+
+
+@pytest.fixture
+def safetensors():
+    """Writes a safetensors file with byte tensors of the named sizes; gives it back."""
+
+    def write(file, **sizes):
+        entries, end = {"__metadata__": {"format": "pt"}}, 0
+        for name, size in sizes.items():
+            entries[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+            end += size
+        header = json.dumps(entries).encode()
+        file.write_bytes(len(header).to_bytes(8, "little") + header + b"\1" * end)
+        return file
+
+    return write
 
 
 @pytest.fixture
@@ -84,7 +100,8 @@ def here(tmp_path, monkeypatch, fake, machine, model_folder):
         monkeypatch.setattr(name, lambda *_, **__: fake)
     monkeypatch.setattr(hosts, "read_host", lambda: machine)
     monkeypatch.setattr("ragops.checks.host.read_host", lambda: machine)
-    monkeypatch.setattr("ragops.checks.host._listens", lambda *_: False)
+    monkeypatch.setattr("ragops.checks.host.read_addresses", lambda: ())
+    monkeypatch.setattr("ragops.checks.claims._listens", lambda *_: False)
     monkeypatch.setattr("ragops.ready._INTERVAL", 0.0)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RAGOPS_MODEL_DIR", str(model_folder))

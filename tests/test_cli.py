@@ -103,7 +103,11 @@ class TestWithoutAStack:
     def test_verify_says_what_to_run(self, run):
         code, out, err = run("verify")
         assert (code, out) == (1, "")
-        assert err == "error: no reranker ragflow-vllm-reranker\nhint: ragops up\n"
+        assert err.splitlines() == [
+            "error: no reranker ragflow-vllm-reranker",
+            "see: errors.html#reranker-missing",
+            "hint: ragops up",
+        ]
 
     def test_down_of_nothing(self, run, fake):
         code, out, _ = run("down")
@@ -221,7 +225,14 @@ class TestErrors:
             raise EngineError("no Docker engine answers", evidence="a socket", hint="start one")
 
         monkeypatch.setattr("ragops.verbs.connect_engine", nobody)
-        assert run("status") == (1, "", "error: no Docker engine answers\n  a socket\nhint: start one\n")
+        code, out, err = run("status")
+        assert (code, out) == (1, "")
+        assert err.splitlines() == [
+            "error: no Docker engine answers",
+            "  a socket",
+            "see: errors.html#engine-silent",
+            "hint: start one",
+        ]
 
     def test_engine_that_refuses(self, run, fake, ragflow):
         fake.refuse("create network", "could not find an available, non-overlapping IPv4 address pool")

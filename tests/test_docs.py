@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import ragops
-from ragops import bench, cli, errors, hints, site
+from ragops import bench, cli, codes, errors, hints, site
 from ragops.bench import plots
-from ragops.checks import serving
+from ragops.checks import host, serving
 from ragops.stack import Stack
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +94,20 @@ def test_every_known_message_is_a_title_with_its_remedy(built):
     for hint in hints.ENGINE + hints.CONTAINER:
         assert f"{hint.words}#" in titles
         assert " ".join(hint.remedy.split()) in shown
+
+
+def test_every_line_of_doctor_is_explained(built, here, fake, ragflow):
+    page = text(built, "doctor")
+    assert [check.name for check in host.check(Stack(), fake).checks if check.name not in page] == []
+
+
+def test_every_code_of_an_error_is_an_anchor_and_what_is_printed_leads_there(built):
+    page = (built / codes.PAGE).read_text()
+    said = [*(row.name for row in (*codes.CODES, *codes.DEFAULTS)), *(one.code for one in hints.ENGINE)]
+    assert [name for name in said if f'id="{name}"' not in page] == []
+    printed = str(errors.EngineError("x", evidence="port is already allocated")).splitlines()[2]
+    assert printed == "see: errors.html#port-taken"
+    assert 'id="port-taken"' in page
 
 
 def test_every_layer_of_verify_is_explained(built):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragops.container import ContainerSpec, Mount
+from ragops.container import LABEL, ContainerSpec, Mount
 from ragops.errors import EngineError, RagflowError, StackError
 from ragops.planning import (
     Plan,
@@ -314,6 +314,15 @@ class TestPurge:
         assert {one.name for one in left.networks} >= {"theirs", "docker_ragflow", "bridge"}
         assert not any(one.ours for one in left.networks)
         assert left.volumes == ()
+
+    def test_a_strangers_container_from_our_image_stays(self, fake):
+        """It has the image's label, as every container has its image's labels."""
+        fake.remove_image("vllm-cpu:latest")
+        fake.add_image("vllm-cpu:latest", labels={LABEL: "image"})
+        fake.add_container("somebodys", image="vllm-cpu:latest")
+        assert fake.container("somebodys").labels == {LABEL: "image"}
+        assert not fake.container("somebodys").ours
+        assert plan_purge(observe(fake)).empty
 
 
 class TestText:

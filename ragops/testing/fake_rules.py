@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ragops import hints
+from ragops import addresses, hints
 from ragops.errors import EngineError, NotFoundError
 from ragops.state import ContainerState, Endpoint, NetworkState
 
@@ -31,8 +31,11 @@ NO_MANAGER = (
     "to connect this node to swarm and try again."
 )
 
+NO_POOL = "could not find an available, non-overlapping IPv4 address pool"
+"""The engine goes on: "among the defaults to assign to the network"."""
+
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_MISSING = re.compile(r"^No such |not found$|no such volume$|manifest unknown$|^plugin ")
+_MISSING = re.compile(r"^No such |not found$|no such volume$|manifest unknown$|^plugin |^could not find ")
 _CANT_EXECUTE = {
     "paused": "is paused, unpause the container before exec",
     "restarting": "is restarting, wait until the container is running",
@@ -72,16 +75,14 @@ def new_network(spec: NetworkSpec, networks: Iterable[NetworkState]) -> str:
         return NO_MANAGER
     if spec.driver != "bridge":
         return f'plugin "{spec.driver}" not found'
-    if spec.subnet and _overlaps(spec.subnet, there):
+    if spec.subnet and addresses.overlapping(spec.subnet, _subnets(there)):
         return "Pool overlaps with other one on this address space"
-    return ""
+    return "" if spec.subnet or free_subnet(there) else NO_POOL
 
 
 def free_subnet(networks: Iterable[NetworkState]) -> str:
-    """The subnet that a network gets when it names none."""
-    there = tuple(networks)
-    pools = (f"172.{number}.0.0/16" for number in range(17, 32))
-    return next(pool for pool in pools if not _overlaps(pool, there))
+    """The subnet that a network gets when it names none; empty when the pools are used up."""
+    return next(iter(addresses.free(addresses.POOLS, _subnets(networks))), "")
 
 
 def joining(box: ContainerState, network: NetworkState) -> str:
@@ -185,6 +186,5 @@ def executing(box: ContainerState) -> str:
     return f"Container {box.id} {_CANT_EXECUTE.get(box.status, 'is not running')}"
 
 
-def _overlaps(subnet: str, networks: Iterable[NetworkState]) -> bool:
-    wanted = ipaddress.ip_network(subnet, strict=False)
-    return any(wanted.overlaps(ipaddress.ip_network(pool)) for one in networks for pool in one.subnets)
+def _subnets(networks: Iterable[NetworkState]) -> list[str]:
+    return [subnet for one in networks for subnet in one.subnets]

@@ -72,7 +72,8 @@ class World:
         if self.image(image) is None:
             self.add_image(image)
         made = self._make_container(ContainerSpec(name, image, network=network, publish=publish))
-        self._run(self.change(made, labels=labels or {}))
+        inherited = found.labels if (found := self.image(image)) else {}
+        self._run(self.change(made, labels={**inherited, **(labels or {})}))
         return made
 
     def add_image(self, name: str, **fields: Any) -> ImageState:

@@ -1,0 +1,206 @@
+"""The page of errors, made from the code: ``.. error-index::``.
+
+Every place in the package that makes an error is read from its source, so each code is shown with the
+words that are really printed; what varies stands in capital letters. ``tests/test_errors.py`` holds that
+every place has a code, and that every code has a place.
+"""  # noqa: INP001 - a folder of Sphinx extensions is no package
+
+from __future__ import annotations
+
+import ast
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from generated import inline
+from sphinx.util.docutils import SphinxDirective
+
+import ragops
+from ragops import codes, errors, hints
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from docutils import nodes
+    from sphinx.application import Sphinx
+
+PACKAGE = Path(ragops.__file__).parent
+KINDS = dict(inspect.getmembers(errors, inspect.isclass))
+TABLES = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER}
+FAKES = {"fake_engine.py", "fake_rules.py"}
+"""They say what an engine says, and the engine's own place is shown."""
+BUILTINS = {"sorted", "set", "str", "round", "type", "Counter"}
+MANY = 3
+"""Examples of one code that are shown; the others differ in details."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An error as it is printed, with what varies in capital letters."""
+
+    kind: str
+    message: str
+    evidence: str = ""
+    hint: str = ""
+    place: str = ""
+
+    @property
+    def code(self) -> str:
+        """The code that such an error has."""
+        return KINDS[self.kind](self.message, evidence=self.evidence).code
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        return f"error: {KINDS[self.kind](self.message, evidence=self.evidence, hint=self.hint)}".splitlines()
+
+
+def places(package: Path = PACKAGE) -> Iterator[Example]:
+    """Every place in the package that makes an error."""
+    for file in sorted(package.rglob("*.py")):
+        if file.name in FAKES:
+            continue
+        module = ast.parse(file.read_text())
+        constants = _assigned(module.body)
+        for within in ast.walk(module):
+            if isinstance(within, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                known = constants | _assigned(ast.walk(within))
+                for call in _calls(within):
+                    place = f"{file.relative_to(package)}:{call.lineno}"
+                    yield _example(call, known, place)
+
+
+def known() -> Iterator[Example]:
+    """What engines and containers say, as the errors that carry it."""
+    said = {
+        "EngineError": "the Docker engine could not WHAT",
+        "LaunchError": "CONTAINER ended SECONDS s after the wait began (exit code 1)",
+    }
+    for kind, table in TABLES.items():
+        for hint in table:
+            yield Example(kind, said[kind], f"... {hint.words} ...", hint.remedy, "hints.py")
+    for code, oom in ((137, True), (132, False)):
+        message = said["LaunchError"].replace("code 1", f"code {code}")
+        remedy = hints.for_container("", exit_code=code, oom_killed=oom)
+        yield Example("LaunchError", message, "...", remedy, "hints.py")
+
+
+class ErrorIndex(SphinxDirective):
+    """``.. error-index::``."""
+
+    def run(self) -> list[nodes.Node]:
+        """Parse what :func:`page` gives back."""
+        return self.parse_text_to_nodes("\n".join(page()), allow_section_headings=True)
+
+
+def page() -> Iterator[str]:
+    """A section for each kind of error, below it one for each code."""
+    shown = _by_code([*known(), *places()])
+    rows = (*codes.CODES, *_hinted(), *codes.DEFAULTS)
+    done: set[str] = set()
+    for kind in sorted({row.kind for row in rows}, key=list(_order()).index):
+        doc = inspect.getdoc(KINDS[kind]) or ""
+        yield from [f"``{kind}``", "-" * (len(kind) + 4), "", doc.splitlines()[0], ""]
+        for row in rows:
+            if row.kind == kind and row.name not in done:
+                done.add(row.name)
+                yield from _section(row, shown.get(row.name, []))
+
+
+def _section(row: codes.Code, examples: list[Example]) -> Iterator[str]:
+    shown = f"``{row.name}``"
+    yield from [shown, "~" * len(shown), "", inline(row.meaning), ""]
+    if row.remedy:
+        yield from [f"**What to do:** {inline(row.remedy)}.", ""]
+    for one in examples[:MANY]:
+        yield from [".. code-block:: none", "", *(f"   {line}" for line in one.lines()), ""]
+
+
+def _hinted() -> tuple[codes.Code, ...]:
+    """The codes of hints, as rows; what the first hint with a code means counts."""
+    return tuple(
+        codes.Code(hint.code, kind, hint.words, hint.cause)
+        for kind, table in TABLES.items()
+        for hint in table
+    )
+
+
+def _by_code(examples: Iterable[Example]) -> dict[str, list[Example]]:
+    found: dict[str, list[Example]] = {}
+    for one in examples:
+        same = found.setdefault(one.code, [])
+        if one.lines() not in [other.lines() for other in same]:
+            same.append(one)
+    # Those with a hint first: it is the remedy.
+    return {code: sorted(same, key=lambda one: not one.hint) for code, same in found.items()}
+
+
+def _order() -> Iterator[str]:
+    """The kinds of error as the tree in the module's docstring has them, the base last."""
+    tree = [line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line]
+    yield from [*tree, "RagopsError"]
+
+
+def _calls(function: ast.AST) -> Iterator[ast.Call]:
+    """Calls that make an error, those of functions inside left to these."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and node.args and _kind(node):
+            yield node
+
+
+def _kind(call: ast.Call) -> str:
+    """Class of the error that a call makes; ``kind(..., evidence=...)`` makes the engine's."""
+    name = getattr(call.func, "id", "")
+    if name == "kind" and "evidence" in {word.arg for word in call.keywords}:
+        return "EngineError"
+    return name if name in KINDS else ""
+
+
+def _assigned(nodes: Iterable[ast.AST]) -> dict[str, ast.expr]:
+    """What is assigned to names, the last of several."""
+    named = (node for node in nodes if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name))
+    return {node.targets[0].id: node.value for node in named}  # type: ignore[attr-defined]
+
+
+def _example(call: ast.Call, known: dict[str, ast.expr], place: str) -> Example:
+    given = {word.arg: word.value for word in call.keywords}
+    evidence, hint = given.get("evidence"), given.get("hint")
+    return Example(
+        _kind(call),
+        _text(call.args[0], known),
+        _text(evidence, known) if evidence else "",
+        # A hint that a function gives is not written here.
+        _text(hint, known) if hint and not isinstance(hint, ast.Call) else "",
+        place,
+    )
+
+
+def _text(node: ast.expr, known: dict[str, ast.expr]) -> str:
+    """An expression as the words that it gives, as far as they are written there."""
+    if isinstance(node, ast.FormattedValue):
+        return _text(node.value, {})
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part, known) for part in node.values)
+    if isinstance(node, (ast.IfExp, ast.BoolOp)):
+        return _text(node.body if isinstance(node, ast.IfExp) else node.values[-1], known)
+    if isinstance(node, ast.Name) and node.id in known:
+        return _text(known[node.id], {})
+    return str(node.value) if isinstance(node, ast.Constant) else _name(node)
+
+
+def _name(node: ast.expr) -> str:
+    """What stands for a value: the name that it is called by, in capital letters."""
+    if isinstance(node, ast.Attribute):
+        return node.attr.upper()
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "len":
+        return "N"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in BUILTINS:
+        return node.func.id.strip("_").upper()
+    names = [one.id for one in ast.walk(node) if isinstance(one, ast.Name) and one.id not in BUILTINS]
+    return names[0].upper() if names else "..."
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directive."""
+    app.add_directive("error-index", ErrorIndex)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,130 @@
+"""Whether the files of a model folder are whole; what was copied badly is named by its file.
+
+``model.py`` refuses what :func:`pointers` and :func:`cut` find, so nothing starts with it;
+``ragops doctor`` compares with the index and with checksums too, which reads every byte.
+Source of the formats: safetensors' README, git-lfs' specification, huggingface_hub's
+``_local_folder.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+INDEX = "model.safetensors.index.json"
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER_SIZE = 1024
+"""git-lfs' own limit for the size of a pointer file."""
+_HEADER_SIZE = 100_000_000
+"""safetensors' own limit for the size of a header."""
+_SUMS = ("SHA256SUMS", "sha256sums.txt", "SHA256SUMS.txt", "checksums.sha256")
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+_HUB = ".cache/huggingface/download"
+
+
+def pointers(folder: Path) -> tuple[str, ...]:
+    """Names of files that are only git-lfs pointers: cloned without ``git lfs pull``."""
+    small = (one for one in folder.rglob("*") if one.is_file() and one.stat().st_size <= _POINTER_SIZE)
+    found = (one for one in small if one.read_bytes().startswith(_POINTER))
+    return tuple(sorted(one.relative_to(folder).as_posix() for one in found))
+
+
+def header(file: Path) -> dict[str, Any]:
+    """Header of a safetensors file: an entry for each tensor, and perhaps ``__metadata__``.
+
+    Raises:
+        ValueError: The file is too short for its header, or is no safetensors file.
+    """
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if not 2 <= size <= _HEADER_SIZE:
+            msg = "it does not begin like a safetensors file"
+            raise ValueError(msg)
+        text = stream.read(size)
+    if len(text) < size:
+        msg = f"it ends within its header, after {file.stat().st_size} bytes"
+        raise ValueError(msg)
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        msg = "its header is no table of tensors"
+        raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not the caller
+    return found
+
+
+def data_bytes(entries: dict[str, Any]) -> int:
+    """Bytes of all tensors that a header describes."""
+    return max((int(one["data_offsets"][1]) for one in tensors(entries).values()), default=0)
+
+
+def tensors(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a header that are tensors."""
+    return {name: one for name, one in entries.items() if name != "__metadata__"}
+
+
+def cut(file: Path) -> str:
+    """Why a safetensors file can't be whole, from its header and its size; empty when it can."""
+    try:
+        entries = header(file)
+        with file.open("rb") as stream:
+            needs = 8 + int.from_bytes(stream.read(8), "little") + data_bytes(entries)
+    except (ValueError, TypeError, LookupError) as error:
+        return str(error) or type(error).__name__
+    has = file.stat().st_size
+    return "" if has == needs else f"it has {has} bytes, its header describes {needs}"
+
+
+def against_index(folder: Path) -> tuple[str, ...]:
+    """What the shards lack of what the index names; nothing without an index."""
+    if not (folder / INDEX).is_file():
+        return ()
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    headers = {name: header(folder / name) for name in sorted(set(index["weight_map"].values()))}
+    lost = [name for name, shard in index["weight_map"].items() if name not in headers[shard]]
+    faults = [f"{len(lost)} tensors of the index are in no shard, such as {lost[0]}"] if lost else []
+    total, has = index.get("metadata", {}).get("total_size"), sum(map(data_bytes, headers.values()))
+    if total is not None and int(total) != has:
+        faults.append(f"the shards hold {has} bytes of tensors, the index says {total}")
+    return tuple(faults)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """Checksum by file, from a list such as ``SHA256SUMS``, else from what a hub's download left.
+
+    64 digits are a sha256; 40 are git's name for a file's content, which hubs keep of small files.
+    """
+    for name in _SUMS:
+        if (folder / name).is_file():
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
+            found = (_SUM.fullmatch(line.strip()) for line in lines)
+            return {one[2].removeprefix("./"): one[1].lower() for one in found if one}
+    return dict(_downloaded(folder / _HUB))
+
+
+def against_sums(folder: Path) -> tuple[str, ...]:
+    """Names of files that are there and differ from their checksum; reads every byte of them."""
+    there = {name: wanted for name, wanted in sums(folder).items() if (folder / name).is_file()}
+    return tuple(name for name, wanted in sorted(there.items()) if _digest(folder / name, wanted) != wanted)
+
+
+def _downloaded(kept: Path) -> Iterator[tuple[str, str]]:
+    """(file, checksum) that huggingface_hub kept: its second line is the server's ETag."""
+    for file in sorted(kept.rglob("*.metadata")):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        if len(lines) > 1 and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", lines[1]):
+            yield file.relative_to(kept).as_posix().removesuffix(".metadata"), lines[1]
+
+
+def _digest(file: Path, like: str) -> str:
+    """Checksum of a file, of the kind that the other one is."""
+    with file.open("rb") as stream:
+        if len(like) == 64:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        blob = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
+        blob.update(stream.read())
+        return blob.hexdigest()
