@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops import hints
+from ragops.ragflow.failures import FAILURES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -235,7 +236,7 @@ DEFAULTS = (
 )
 """What is left after :data:`CODES` and the hints; the last rows take whole kinds."""
 
-_SAID = (("EngineError", hints.ENGINE), ("LaunchError", hints.CONTAINER))
+_SAID = (("EngineError", hints.ENGINE), ("LaunchError", hints.CONTAINER), ("RagflowError", FAILURES))
 
 
 def find(kinds: Sequence[str], message: str, evidence: str) -> str:
@@ -251,6 +252,6 @@ def find(kinds: Sequence[str], message: str, evidence: str) -> str:
             return row.name
     for kind, table in _SAID:
         for hint in table:
-            if kind in kinds and hint.words in evidence:
+            if kind in kinds and hint.words.lower() in evidence.lower():
                 return hint.code
     return next(row.name for row in DEFAULTS if row.kind in kinds and re.search(row.words, message))

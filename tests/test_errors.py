@@ -13,12 +13,13 @@ import pytest
 from ragops import cli, codes, errors, hints
 from ragops.container import ContainerSpec
 from ragops.errors import EngineError, LaunchError, NotFoundError, RagopsError
+from ragops.ragflow.failures import FAILURES
 from ragops.render import plain
 
 ROOT = Path(__file__).parents[1]
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
 ROWS = (*codes.CODES, *codes.DEFAULTS)
-HINTED = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER}
+HINTED = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER, "RagflowError": FAILURES}
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import ragops
 from ragops import codes, errors, hints
+from ragops.ragflow.failures import FAILURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(ragops.__file__).parent
 KINDS = dict(inspect.getmembers(errors, inspect.isclass))
-TABLES = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER}
+TABLES = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER, "RagflowError": FAILURES}
 FAKES = {"fake_engine.py", "fake_rules.py"}
 """They say what an engine says, and the engine's own place is shown."""
 BUILTINS = {"sorted", "set", "str", "round", "type", "Counter"}
@@ -75,6 +76,7 @@ def known() -> Iterator[Example]:
     said = {
         "EngineError": "the Docker engine could not WHAT",
         "LaunchError": "CONTAINER ended SECONDS s after the wait began (exit code 1)",
+        "RagflowError": "RAGFlow refused: WHAT",
     }
     for kind, table in TABLES.items():
         for hint in table:
