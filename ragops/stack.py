@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ragops.errors import StackError
+from ragops.ragflow import releases
 
 FILE = "ragops.toml"
 
@@ -137,6 +138,16 @@ class Ragflow(_Table):
     """Container names; discovered when left out."""
     project: str | None = None
     """Compose project, where one host has several RAGFlows."""
+    release: str | None = None
+    """RAGFlow's release, such as ``v0.25.6``, where neither image nor server tells it."""
+
+    @field_validator("release")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and releases.spelled(value) not in releases.KNOWN:
+            msg = f"ragops knows {releases.KNOWN[0]} to {releases.NEWEST}"
+            raise ValueError(msg)
+        return value and releases.spelled(value)
 
 
 class Stack(_Table):

@@ -43,7 +43,7 @@ def lines(node):
         ("matplotlib", {"bench/plots.py"}),
         ("ipywidgets", {"widgets/parts.py"}),
         ("nbclient", {"site.py"}),
-        ("uvicorn", {"testing/stub.py"}),
+        ("uvicorn", {"testing/served.py"}),
         ("argparse", {"cli/__init__.py", "cli/parts.py"}),
     ],
 )

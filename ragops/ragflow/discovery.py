@@ -15,19 +15,38 @@ from ragops.ragflow import releases
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ragops.stack import Ragflow
     from ragops.state import ContainerState
 
 SERVICES = frozenset(name for fact in releases.SERVICES for name in fact.value)
 NAMES = frozenset(name for fact in releases.CONTAINERS for name in fact.value)
+API_PORT, WEB_PORT = 9380, 80
+"""Ports inside the container; the second is nginx, which passes the API on."""
+
+
+def _span(since: str, until: str = "") -> tuple[int, int]:
+    known = releases.KNOWN
+    return known.index(since), known.index(until) if until else len(known)
+
+
+FINGERPRINTS = {
+    "/v1/system/ping": _span("v0.21.0", "v0.25.0"),
+    "/api/v1/system/ping": _span("v0.25.0"),
+    "/v1/llm/factories": _span("v0.17.0", "v0.27.0"),
+    "/api/v1/providers": _span("v0.26.0"),
+}
+"""Routes that are there from one release until before another; asked without a token, 401 is there too."""
+
 DEMO = "demo"
 """Role label of the stand-in client."""
 
 _SHORT_ID = 12
 _IMAGE = re.compile(r"(^|/)infiniflow/ragflow(:|@|$)")
-_RELEASE = re.compile(r":v?(\d+\.\d+\.\d+)")
+_TAG = re.compile(r":([^/:@]+)(@|$)")
+_EXECUTOR = "task_executor"
+"""Part of the command of RAGFlow's second container, which has its image but never ranks."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +73,8 @@ class RagflowContainer:
     @property
     def release(self) -> str:
         """RAGFlow's release as in the image's tag; empty when the tag doesn't tell."""
-        found = _RELEASE.search(self.container.image)
-        return f"v{found[1]}" if found and not self.demo else ""
+        found = _TAG.search(self.container.image)
+        return releases.spelled(found[1]) if found and not self.demo else ""
 
     @property
     def demo(self) -> bool:
@@ -74,7 +93,7 @@ class RagflowContainer:
 
 def is_ragflow(container: ContainerState) -> bool:
     """Whether a container is RAGFlow's server, by compose service, name or image."""
-    return (
+    return not any(_EXECUTOR in part for part in container.command) and (
         container.labels.get(COMPOSE_SERVICE) in SERVICES
         or container.name in NAMES
         or bool(_IMAGE.search(container.image))
@@ -129,3 +148,47 @@ def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContaine
         evidence=f"containers that look like RAGFlow: {near}",
         hint="docker ps --all shows the names",
     )
+
+
+def url_of(found: RagflowContainer) -> str:
+    """Where this host reaches its API: by a published port, else by its address in a network.
+
+    Raises:
+        RagflowError: It runs in no network of this host, or not at all.
+    """
+    published = {inside: (host, port) for host, port, inside in found.container.published}
+    for inside in (API_PORT, WEB_PORT):
+        if inside in published:
+            host, port = published[inside]
+            return f"http://{_reachable(host)}:{port}"
+    addresses = [end.address for end in found.container.endpoints if end.address]
+    if not addresses:
+        raise RagflowError(
+            f"{found.name} has no address on this host",
+            evidence=f"{found.container.status}; it publishes neither {API_PORT} nor {WEB_PORT}",
+            hint="start it, or name its address with --url",
+        )
+    return f"http://{addresses[0]}:{API_PORT}"
+
+
+def candidates(answers: Mapping[str, int]) -> tuple[str, ...]:
+    """The releases whose routes answered as seen, oldest first.
+
+    Args:
+        answers: HTTP status by path, of the paths in :data:`FINGERPRINTS`.
+    """
+    there = {path for path, status in answers.items() if status in {200, 401}}
+    known = releases.KNOWN
+    return tuple(name for name in known if there & set(FINGERPRINTS) == _routes(name) & set(answers))
+
+
+def _routes(name: str) -> set[str]:
+    return {
+        path for path, (since, until) in FINGERPRINTS.items() if since <= releases.KNOWN.index(name) < until
+    }
+
+
+def _reachable(host: str) -> str:
+    if host in {"", "0.0.0.0", "::"}:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

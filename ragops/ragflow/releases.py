@@ -28,6 +28,8 @@ Texts = tuple[str, ...]
 
 Registration = Literal["add_llm", "provider", "provider-with-connection-test"]
 
+Chats = Literal["prompt.rerank_model", "rerank_id"]
+
 KNOWN = (
     *("v0.17.0", "v0.17.1", "v0.17.2", "v0.18.0", "v0.19.0", "v0.19.1"),
     *("v0.20.0", "v0.20.1", "v0.20.2", "v0.20.3", "v0.20.4", "v0.20.5"),
@@ -164,6 +166,12 @@ DEFAULTS = (
 )
 """Route that sets the default rerank model."""
 
+CHATS: Facts[Chats] = (
+    Fact("v0.17.0", "prompt.rerank_model", "api/apps/sdk/chat.py: PUT /api/v1/chats/ID, API tokens alone"),
+    Fact("v0.25.0", "rerank_id", "api/apps/restful_apis/chat_api.py:587,670: PATCH /api/v1/chats/ID"),
+)
+"""Where a chat names its rerank model; read for v0.20 and v0.27, inferred for v0.25 and v0.26."""
+
 WINDOWS = (
     Fact(
         "v0.17.0",
@@ -242,6 +250,7 @@ class Release:
     version: str
     open_version: bool
     default: str
+    chats: Chats
     documents: Window
     timeout: float
     registration_limit: float | None
@@ -307,6 +316,7 @@ def _made(name: str) -> Release:
         version=_at(name, VERSIONS),
         open_version=_at(name, OPEN_VERSIONS),
         default=_at(name, DEFAULTS),
+        chats=_at(name, CHATS),
         documents=_at(name, WINDOWS),
         timeout=_at(name, TIMEOUTS),
         registration_limit=_at(name, LIMITS),

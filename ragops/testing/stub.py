@@ -13,14 +13,11 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx
-import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -29,6 +26,7 @@ from ragops.errors import BenchError
 from ragops.testing import replies
 from ragops.testing.impostors import Impostor, score
 from ragops.testing.replies import Prompt, pair_tokens
+from ragops.testing.served import START_SECONDS, Served, listen, server
 
 __all__ = [
     "Behaviour",
@@ -43,8 +41,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-
-_START_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,11 @@ def application(behaviour: Behaviour, calls: list[Call] | None = None) -> Starle
     routes.append(Route("/tokenize", tokenize, methods=["POST"]))
     if behaviour.prompt != "none":  # vLLM has it for classifiers alone
         routes.append(Route("/classify", classify, methods=["POST"]))
-    return Starlette(routes=routes)
+    return Starlette(routes=routes, exception_handlers={404: _no_path})
+
+
+async def _no_path(_: Request, __: Exception) -> Response:
+    return JSONResponse({"detail": "Not Found"}, status_code=404)  # as vLLM's FastAPI says it
 
 
 async def _rerank(engine: _Engine, request: Request) -> Response:
@@ -216,26 +216,12 @@ def _metrics(engine: _Engine) -> str:
     return "".join(f"# TYPE {name} {kind}\n{name}{label} {float(value)}\n" for name, kind, value in rows)
 
 
-def _server(behaviour: Behaviour, calls: list[Call] | None) -> uvicorn.Server:
-    config = uvicorn.Config(
-        application(behaviour, calls), ws="none", http="h11", loop="asyncio", lifespan="off", log_config=None
-    )
-    return uvicorn.Server(config)
-
-
-def _listen() -> socket.socket:
-    """A listening socket on a free port; clients may connect before the server has started."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    listener.set_inheritable(True)
-    return listener
-
-
 class _Stub:
     """A listening port and how it behaves; the two stubs differ in where the server runs."""
 
     def __init__(self, behaviour: Behaviour = Behaviour()) -> None:
         self.behaviour = behaviour
-        self._listener = _listen()
+        self._listener = listen()
         self._port = int(self._listener.getsockname()[1])
 
     @property
@@ -260,23 +246,16 @@ class StubReranker(_Stub):
         super().__init__(behaviour)
         self.calls: list[Call] = []
         """The rerank calls that arrived, oldest first."""
-        self._server = _server(behaviour, self.calls)
-        sockets = [self._listener]
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": sockets}, daemon=True)
+        self._served = Served(application(behaviour, self.calls), self._listener)
 
     def __enter__(self) -> Self:
         """Start; returns when the server answers."""
-        self._thread.start()
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._server.started and time.monotonic() < deadline:
-            time.sleep(0.005)
+        self._served.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop, and close the port."""
-        self._server.should_exit = True
-        self._thread.join(_START_SECONDS)
-        self._listener.close()
+        self._served.__exit__()
 
 
 class StubProcess(_Stub):
@@ -305,13 +284,13 @@ class StubProcess(_Stub):
     def __exit__(self, *_: object) -> None:
         """End the process, and close the port."""
         self._process.terminate()
-        self._process.wait(_START_SECONDS)
+        self._process.wait(START_SECONDS)
         self._listener.close()
 
 
 def _main(number: str, behaviour: str) -> None:
     listener = socket.socket(fileno=int(number))
-    _server(Behaviour(**json.loads(behaviour)), None).run(sockets=[listener])
+    server(application(Behaviour(**json.loads(behaviour)))).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""A stand-in's server: an ASGI application on a free port of this machine, in a thread or alone."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+import uvicorn
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+START_SECONDS = 20.0
+
+
+def server(app: Starlette) -> uvicorn.Server:
+    """A server that only waits to be run."""
+    config = uvicorn.Config(app, ws="none", http="h11", loop="asyncio", lifespan="off", log_config=None)
+    return uvicorn.Server(config)
+
+
+def listen() -> socket.socket:
+    """A listening socket on a free port; clients may connect before the server has started."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener.set_inheritable(True)
+    return listener
+
+
+class Served:
+    """An application that answers inside a ``with`` block.
+
+    Args:
+        app: The application.
+        listener: Where it answers; a free port when left out.
+    """
+
+    def __init__(self, app: Starlette, listener: socket.socket | None = None) -> None:
+        self._listener = listener or listen()
+        self.url = f"http://127.0.0.1:{int(self._listener.getsockname()[1])}"
+        """Its address."""
+        self._server = server(app)
+        sockets = [self._listener]
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": sockets}, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start; returns when the server answers."""
+        self._thread.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop, and close the port."""
+        self._server.should_exit = True
+        self._thread.join(START_SECONDS)
+        self._listener.close()
