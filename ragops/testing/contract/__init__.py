@@ -1,0 +1,60 @@
+"""A stand-in for RAGFlow's API: the routes of registration of one release, traps included.
+
+It answers as RAGFlow's own servers did when they were recorded (v0.25.6, v0.27.0), and for the
+other releases as their source says. Tests compare it with the recordings. It calls the reranker as
+RAGFlow's client does, and keeps what it is told only as long as it runs. It is no RAGFlow: it has
+no documents, and no answers beyond these routes::
+
+    with RagflowServer("v0.27.0") as ragflow, StubReranker() as reranker:
+        httpx.get(ragflow.url + "/api/v1/system/ping").text      # pong
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+
+from ragops.ragflow import releases
+from ragops.testing.contract import llm, providers, system, use
+from ragops.testing.contract.world import World, not_found
+from ragops.testing.served import Served
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ragops.testing.contract.world import Asked
+
+__all__ = ["RagflowServer", "World", "application"]
+
+
+def application(world: World) -> Starlette:
+    """The routes that a release has, over one world."""
+    routes = (
+        *system.routes(world),
+        *llm.tenant_routes(world),
+        *(llm.routes(world) if world.before("v0.27.0") else ()),
+        *(providers.routes(world) if not world.before("v0.26.0") else ()),
+        *use.routes(world),
+    )
+    return Starlette(routes=routes, exception_handlers={404: not_found, 405: not_found})
+
+
+class RagflowServer(Served):
+    """The stand-in in a thread of this process.
+
+    Args:
+        release: The release that it answers as.
+        limit: Seconds for the test call of a registration, where the release has a limit.
+    """
+
+    def __init__(self, release: str = releases.NEWEST, *, limit: float | None = None, **changed: Any) -> None:
+        known = releases.of(release)
+        waits = known.registration_limit if limit is None else limit
+        self.world = World(release=known, limit=waits if known.registration_limit else None, **changed)
+        super().__init__(application(self.world))
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The requests that arrived, oldest first."""
+        return self.world.asked

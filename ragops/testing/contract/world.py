@@ -1,0 +1,179 @@
+"""What the stand-in's users, models and chats are, and how it answers: who may ask, and in which form."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from ragops.ragflow.releases import KNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from ragops.ragflow.releases import Release
+
+    Handler = Callable[["Asked"], Awaitable[Any]]
+
+UNAUTHORIZED = "<Unauthorized '401: Unauthorized'>"
+
+
+@dataclass
+class Asked:
+    """One request that arrived, and what it was answered."""
+
+    method: str
+    path: str
+    body: Any
+    authorization: str
+    parts: dict[str, str] = field(default_factory=dict)
+    """Parts of the path, and of its query."""
+    status: int = 0
+    answer: Any = None
+
+
+@dataclass
+class Model:
+    """One model of an instance."""
+
+    id: str
+    name: str
+    types: list[str]
+    max_tokens: int
+    extra: dict[str, Any]
+
+
+@dataclass
+class Instance:
+    """One instance of a provider."""
+
+    id: str
+    name: str
+    key: str = ""
+    url: str = ""
+    models: dict[str, Model] = field(default_factory=dict)
+
+
+@dataclass
+class Llm:
+    """One model as add_llm keeps it."""
+
+    id: int
+    type: str
+    key: str
+    url: str
+    max_tokens: int
+
+
+@dataclass
+class World:
+    """Everything that one stand-in knows."""
+
+    release: Release
+    limit: float | None = 10.0
+    token: str = "ragflow-EXAMPLE-TOKEN"  # noqa: S105 - an example
+    email: str = "ops@example.com"
+    password: str = "Ragops-Test-1"  # noqa: S105 - an example
+    private_key: Any = None
+    """To decrypt passwords with; the text is compared as it comes when there is none."""
+    session: str = ""
+    sessions: int = 0
+    tenant: dict[str, Any] = field(
+        default_factory=lambda: {
+            "tenant_id": "8b6ceaa6e75011f1aa8002fc00000001",
+            **dict.fromkeys(("asr_id", "img2txt_id", "llm_id", "rerank_id"), ""),
+            "embd_id": "bge-m3@xxxx",
+        }
+    )
+    version: str = ""
+    """What the version route says; the release when empty."""
+    provider: str = ""
+    """``VLLM`` when it was added."""
+    instances: dict[str, Instance] = field(default_factory=dict)
+    llms: dict[str, Llm] = field(default_factory=dict)
+    chats: dict[str, str] = field(default_factory=dict)
+    """Rerank id by chat."""
+    datasets: dict[str, list[str]] = field(default_factory=dict)
+    """Texts by dataset."""
+    asked: list[Asked] = field(default_factory=list)
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def before(self, release: str) -> bool:
+        """Whether this release is older than another."""
+        return KNOWN.index(self.release.name) < KNOWN.index(release)
+
+    def number(self) -> str:
+        """A new id."""
+        return f"{next(self.numbers):032x}"
+
+    def route(self, method: str, path: str, handler: Handler, *, allow: str = "web") -> Route:
+        """A route: for anybody, for those whom the web pages' routes let in, or by API token alone."""
+
+        async def answer(request: Request) -> Response:
+            asked = await _arrived(request)
+            self.asked.append(asked)
+            said = await handler(asked) if self._lets_in(asked, allow) else _refusal()
+            response = said if isinstance(said, Response) else JSONResponse(said)
+            asked.status, asked.answer = response.status_code, _body(response)
+            return response
+
+        return Route(path, answer, methods=[method])
+
+    def _lets_in(self, asked: Asked, allow: str) -> bool:
+        given = asked.authorization
+        bare = given.removeprefix("Bearer ")
+        by_token = given == f"Bearer {self.token}" and (self.release.token or allow == "token")
+        by_session = bool(self.session) and self.session == (given if self.before("v0.25.0") else bare)
+        old_sdk = allow == "token" and self.before("v0.25.0")
+        return allow == "all" or by_token or (by_session and not old_sdk)
+
+
+def done(data: Any = None, *, message: str = "") -> dict[str, Any]:
+    """Success, as most routes say it."""
+    return {"code": 0} | ({} if data is None else {"data": data}) | ({"message": message} if message else {})
+
+
+def failed(message: str, code: int = 102, **more: Any) -> dict[str, Any]:
+    """Failure, with HTTP 200."""
+    return {"code": code, "message": message, **more}
+
+
+async def not_found(request: Request, _: Exception) -> Response:
+    """A route that the release doesn't have."""
+    said = {"code": 404, "data": None, "error": "Not Found", "message": f"Not Found: {request.url.path}"}
+    return JSONResponse(said, status_code=404)
+
+
+def text(said: str) -> Response:
+    """An answer that is no JSON."""
+    return PlainTextResponse(said)
+
+
+def unauthorized(message: str) -> Response:
+    """HTTP 401."""
+    return JSONResponse({"code": 401, "data": None, "message": message}, status_code=401)
+
+
+def _refusal() -> Response:
+    return unauthorized(UNAUTHORIZED)
+
+
+async def _arrived(request: Request) -> Asked:
+    raw = await request.body()
+    parts = {**request.path_params, **request.query_params}
+    path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    body, key = (json.loads(raw) if raw else None), request.headers.get("authorization", "")
+    return Asked(request.method, path, body, key, parts)
+
+
+def _body(response: Response) -> Any:
+    try:
+        return json.loads(bytes(response.body))
+    except ValueError:
+        return bytes(response.body).decode()
