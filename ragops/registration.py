@@ -14,7 +14,7 @@ from ragops.engine import connect as connect_engine
 from ragops.errors import RagflowError
 from ragops.lock import held
 from ragops.ragflow import access as ways
-from ragops.ragflow import discovery, entering, kept
+from ragops.ragflow import discovery, entering
 from ragops.ragflow import register as rules
 from ragops.ragflow.access import Access
 from ragops.ragflow.api import address
@@ -102,7 +102,7 @@ def register(
         held(target.home, target.url, target.wanted.instance),
         ways.opened(target.url, access, target.release, told) as api,
     ):
-        seen = entering.look(api, target)
+        target, seen = entering.renewed(api, target)
         was = entering.before(target, seen)
         if error := rules.foreign(target.wanted, seen, was.model if was.entered else ""):
             raise error
@@ -140,8 +140,7 @@ def unregister(
         ways.opened(target.url, access, target.release, told) as api,
     ):
         seen = entering.look(api, target)
-        user = seen.tenant.get("tenant_id", "")
-        was = kept.load(target.home, target.url, user, target.wanted.instance)
+        was = entering.recall(target, seen)
         if was is None:
             return _record(target, source, seen, (), ("ragops has changed nothing there: nothing to undo",))
         entered = replace(target.wanted, model=was.model, chats=tuple(was.chats))

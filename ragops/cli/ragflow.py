@@ -45,7 +45,7 @@ def _access(options: Options) -> Access:
     token = secret.find("RAGOPS_RAGFLOW_TOKEN", options.token_file)
     if not options.allow_login:
         return Access(token)
-    password = secret.find("RAGOPS_RAGFLOW_PASSWORD", options.password_file, prompt="RAGFlow password")
+    password = secret.password("RAGOPS_RAGFLOW_PASSWORD", options.password_file)
     return Access(token, options.email or "", password, login=True)
 
 
@@ -82,9 +82,7 @@ VERBS = {
                 help="let this chat use it; may be repeated",
             ),
             option("--dataset", metavar="ID", help="rank one question in this dataset, as a proof"),
-            option(
-                "--key-file", metavar="FILE", type=Path, help="the reranker's key (or: RAGOPS_RERANKER_KEY)"
-            ),
+            option("--key-file", metavar="FILE", type=Path, help="reranker's key (or: RAGOPS_RERANKER_KEY)"),
         ),
     ),
     "unregister": Verb(_unregister, "put back what was in RAGFlow before register", _COMMON),

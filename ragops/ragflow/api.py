@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,6 +22,9 @@ from ragops.ragflow.secret import NONE, Secret, hide
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
+
+_PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody; for addresses without TLS, where reading every certificate takes longer than the call."""
 
 TIMEOUT = 60.0
 """Seconds for one answer; RAGFlow's own tests of a model take up to 10 s, twice on v0.26.3."""
@@ -39,7 +43,10 @@ class Api:
         self.token = token
         self._session = NONE
         self._seen: set[Secret] = {token}
-        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False)
+        encrypts = self.url.startswith("https:")
+        self._http = httpx.Client(
+            base_url=self.url, timeout=TIMEOUT, trust_env=False, verify=encrypts or _PLAIN
+        )
 
     def __enter__(self) -> Self:
         """Itself."""

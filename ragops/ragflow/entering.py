@@ -67,13 +67,40 @@ def before(target: Target, seen: Seen) -> Kept:
     Raises:
         RagflowError: What was kept can't be read.
     """
-    wanted, user = target.wanted, seen.tenant.get("tenant_id", "")
-    old = kept.load(target.home, target.url, user, wanted.instance)
-    old = old or Kept(target.url, user, wanted.instance, target.release.name, wanted.model)
-    mine = {*_ours(wanted.model, wanted.instance), *_ours(old.model, wanted.instance)}
+    wanted, mine = target.wanted, ours(target, seen)
+    old = recall(target, seen) or Kept(
+        target.url, _user(seen), wanted.instance, target.release.name, wanted.model
+    )
     default = seen.default if wanted.default and seen.default not in mine else old.default
     chats = {one: seen.chats[one] for one in wanted.chats if seen.chats[one] not in mine}
     return replace(old, default=default, chats={**old.chats, **chats})
+
+
+def recall(target: Target, seen: Seen) -> Kept | None:
+    """What was kept by an earlier call; None when there was none."""
+    return kept.load(target.home, target.url, _user(seen), target.wanted.instance)
+
+
+def ours(target: Target, seen: Seen) -> frozenset[str]:
+    """Every id by which some release names the model: after an upgrade the old one is still ours."""
+    old = recall(target, seen)
+    names = {target.wanted.model, *([old.model] if old else [])}
+    forms = {form for fact in releases.IDS for form in fact.value}
+    return frozenset(
+        form.format(name=name, instance=target.wanted.instance) for name in names for form in forms
+    )
+
+
+def renewed(api: Api, target: Target) -> tuple[Target, Seen]:
+    """What to bring up to date, and what is there: a default and chats of earlier calls are part of it."""
+    seen = look(api, target)
+    old = recall(target, seen)
+    if old is None:
+        return target, seen
+    earlier = (one for one in old.chats if one not in target.wanted.chats)
+    whole = replace(target.wanted, chats=(*target.wanted.chats, *earlier))
+    seen = look(api, replace(target, wanted=whole), gone=True)
+    return replace(target, wanted=register.carried(target.wanted, seen, ours(target, seen))), seen
 
 
 def enter(api: Api, target: Target, seen: Seen, was: Kept, told: Callable[[str], None]) -> tuple[str, ...]:
@@ -112,7 +139,7 @@ def leave(api: Api, target: Target, was: Kept, told: Callable[[str], None]) -> t
     """
     done: list[str] = []
     errors: list[RagflowError] = []
-    for request in _undoing(target, look(api, target, gone=True), was):
+    for request in tuple(_undoing(target, look(api, target, gone=True), was)):
         try:
             done += _send(api, (request,), told)
         except RagflowError as error:
@@ -135,7 +162,7 @@ def left(was: Kept, now: Seen) -> tuple[str, ...]:
 
 def _undoing(target: Target, seen: Seen, was: Kept) -> Iterator[Request]:
     """What somebody has changed since is left as it is."""
-    mine = _ours(was.model, was.instance)
+    mine = ours(target, seen)
     for chat, earlier in was.chats.items():
         if seen.chats.get(chat) in mine:
             yield register.chat_write(target.release, chat, earlier)
@@ -158,9 +185,8 @@ def _clean_up(api: Api, target: Target, seen: Seen, after: Kept) -> None:
     kept.forget(target.home, after)
 
 
-def _ours(model: str, instance: str) -> set[str]:
-    """Every id by which some release names the model: after an upgrade the old one is still ours."""
-    return {form.format(name=model, instance=instance) for fact in releases.IDS for form in fact.value}
+def _user(seen: Seen) -> str:
+    return seen.tenant.get("tenant_id", "")
 
 
 def _send(api: Api, todo: Iterable[Request], told: Callable[[str], None]) -> tuple[str, ...]:

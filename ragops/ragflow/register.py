@@ -7,7 +7,7 @@ what the answers tell (:meth:`Family.seen`), what to send so that RAGFlow has wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ragops.errors import RagflowError
@@ -169,16 +169,30 @@ def is_same(wanted: Wanted, entry: Entry | None) -> bool:
 def changes(family: Family, wanted: Wanted, seen: Seen) -> tuple[Request, ...]:
     """What to send so that RAGFlow has what is wanted; nothing when it has it.
 
-    A key that a release doesn't tell and that was given on purpose is sent again.
+    A key that a release doesn't tell and that was given on purpose is sent again. A model that is
+    made anew is no longer the default, and so is made it again.
     """
     release = family.release
     unknown = seen.entry is not None and seen.entry.same_key is None and wanted.key != KEY
     stale = unknown or not is_same(wanted, seen.entry)
     entering = tuple(family.enter(wanted, seen)) if stale else ()
     whole, short = model_id(release, wanted), chat_id(release, wanted)
-    named = (family.default(whole, seen),) if wanted.default and seen.default != whole else ()
-    chats = (one for one in wanted.chats if seen.chats[one] != short)
-    return (*entering, *named, *(chat_write(release, one, short) for one in chats))
+    lost = seen.default == whole and any(one.method == "DELETE" for one in entering)
+    named = lost or (wanted.default and seen.default != whole)
+    chats = (chat_write(release, one, short) for one in wanted.chats if seen.chats[one] != short)
+    return (*entering, *((family.default(whole, seen),) if named else ()), *chats)
+
+
+def carried(wanted: Wanted, seen: Seen, mine: frozenset[str]) -> Wanted:
+    """What is wanted, and that the default and the chats that ragops set go on to name the model.
+
+    Args:
+        wanted: What is wanted now.
+        seen: What is there, of the chats of earlier calls too.
+        mine: The ids by which RAGFlow has named the model that ragops entered.
+    """
+    chats = tuple(one for one, has in seen.chats.items() if one in wanted.chats or has in mine)
+    return replace(wanted, default=wanted.default or seen.default in mine, chats=chats)
 
 
 def differences(release: Release, wanted: Wanted, seen: Seen) -> tuple[str, ...]:

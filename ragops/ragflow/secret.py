@@ -53,19 +53,29 @@ class Secret:
 NONE = Secret("")
 
 
-def find(variable: str, file: Path | None = None, *, prompt: str = "") -> Secret:
-    """A secret from a file, else from an environment variable, else from a prompt on a terminal.
+def find(variable: str, file: Path | None = None) -> Secret:
+    """A key or token from a file, else from an environment variable.
 
     Raises:
-        StackError: The file can't be read, or what it holds can't be sent in a header.
+        StackError: The file can't be read, or what is there can't be sent in a header.
     """
     if file is not None:
         return _checked(_read(file), str(file))
-    if text := os.environ.get(variable, "").strip():
-        return _checked(text, variable)
-    if prompt and sys.stdin.isatty():
-        return _checked(getpass.getpass(f"{prompt}: ").strip(), "the prompt")
-    return NONE
+    text = os.environ.get(variable, "").strip()
+    return _checked(text, variable) if text else NONE
+
+
+def password(variable: str, file: Path | None = None) -> Secret:
+    """A password from a file, else from an environment variable, else from a prompt on a terminal.
+
+    Raises:
+        StackError: The file can't be read.
+    """
+    if file is not None:
+        return Secret(_read(file))
+    if text := os.environ.get(variable, ""):
+        return Secret(text)
+    return Secret(getpass.getpass("RAGFlow password: ")) if sys.stdin.isatty() else NONE
 
 
 def hide(text: str, secrets: Iterable[Secret]) -> str:

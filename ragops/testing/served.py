@@ -22,8 +22,13 @@ def server(app: Starlette) -> uvicorn.Server:
 
 
 def listen() -> socket.socket:
-    """A listening socket on a free port; clients may connect before the server has started."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    """A listening socket on a free port; clients may connect before the server has started.
+
+    asyncio sends without delay only where the socket names its protocol; ``create_server`` doesn't.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(512)
     listener.set_inheritable(True)
     return listener
 
