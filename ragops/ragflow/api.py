@@ -153,9 +153,13 @@ def encrypted(password: Secret) -> str:
             evidence="RAGFlow takes passwords only encrypted with its public key",
             hint="pip install 'ragops-rerank[login]', or use an API token",
         ) from None
-    pem = resources.files("ragops.data").joinpath("ragflow/public.pem").read_bytes()
-    key = load_pem_public_key(pem)
+    key = load_pem_public_key(public_key())
     if not isinstance(key, rsa.RSAPublicKey):
         raise TypeError(type(key).__name__)
     text = base64.b64encode(password.reveal().encode())
     return base64.b64encode(key.encrypt(text, padding.PKCS1v15())).decode()
+
+
+def public_key() -> bytes:
+    """RAGFlow's public key, as PEM: its own conf/public.pem."""
+    return resources.files("ragops.data").joinpath("ragflow/public.pem").read_bytes()

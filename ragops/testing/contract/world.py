@@ -102,6 +102,9 @@ class World:
     datasets: dict[str, list[str]] = field(default_factory=dict)
     """Texts by dataset."""
     asked: list[Asked] = field(default_factory=list)
+    """Requests in the order in which they came."""
+    answered: list[Asked] = field(default_factory=list)
+    """The same in the order in which they were answered."""
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def before(self, release: str) -> bool:
@@ -121,6 +124,7 @@ class World:
             said = await handler(asked) if self._lets_in(asked, allow) else _refusal()
             response = said if isinstance(said, Response) else JSONResponse(said)
             asked.status, asked.answer = response.status_code, _body(response)
+            self.answered.append(asked)
             return response
 
         return Route(path, answer, methods=[method])

@@ -1,0 +1,100 @@
+"""Every failure text of RAGFlow that is documented is told with a cause and a remedy."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ragops.ragflow.answers import FAILURES, Reply, Request, explain, refused
+
+DATA = Path(__file__).parent / "data" / "ragflow"
+ASK = Request("POST", "/api/v1/somewhere", why="try it")
+
+TOLD = [
+    ("\nFail to access model(VLLM/m).status_code: 404, body: {'detail': 'Not Found'}", "let the address end"),
+    (
+        "\nFail to access model(VLLM/m).status_code: 404, body: {'error': {'message': 'The model'}}",
+        "status shows",
+    ),
+    ("\nFail to access model(m).status_code: 401, body: {'error': 'Unauthorized'}", "RAGOPS_RERANKER_KEY"),
+    (
+        "\nFail to access model(m).status_code: 400, body: {'error': 'too long'}",
+        "max_model_len",
+    ),
+    ("\nFail to access model(VLLM/m).[Errno 111] Connection refused", "localhost"),
+    ("\nFail to access model(VLLM/m).[Errno -2] Name or service not known", "ragops connect"),
+    ("\nFail to access model(m).[Errno -3] Temporary failure in name resolution", "ragops connect"),
+    ("\nFail to access model(m).Request URL is missing an 'http://' or 'https://' protocol.", "http://NAME"),
+    ("\nFail to access model(VLLM/m).'NoneType' object is not iterable", "as a reranker"),
+    ("\nFail to access model(VLLM/m).", "ragops verify"),
+    ("\nTimeout accessing model(VLLM/m).", "when the reranker is idle"),
+    ("ReadTimeout('timed out')", "benchmark"),
+    ("Illegal header value b'Bearer '", "any key"),
+    ("No model passed verification", "report it"),
+    ("Already exist instance ragops", "RAGOPS_RERANKER_KEY"),
+    ("Model 'm' already exists for provider 'VLLM' and instance 'ragops'", "(1)"),
+    ("Instance name cannot be 'default'", "--instance"),
+    ("Provider 'vllm' is not allowed", "llm_factories"),
+    ("LookupError('Model(m) not authorized')", "form of this release"),
+    ("LookupError('Tenant Model with name m and type rerank not found')", "form of this release"),
+    ("LookupError('Instance default not found for model m@VLLM.')", "form of this release"),
+    ("ConnectError('[Errno 111] Connection refused')", "ragops status"),
+    ("Fail to crypt password", "API token"),
+    ("Email and password do not match!", "RAGOPS_RAGFLOW_PASSWORD"),
+    ("Email: who@example.com is not registered!", "--email"),
+    ("<Unauthorized '401: Unauthorized'>", "RAGOPS_RAGFLOW_TOKEN"),
+    ("Internal server error", "docker logs"),
+    ("You do not own the chat", "address of the chat"),
+    ("No authorization.", "address of the chat"),
+    ("You don't own the dataset d1", "address of the dataset"),
+    ("Model 'm@i@VLLM' is still used by chat assistant 'c' (1).", "another rerank model"),
+]
+
+
+@pytest.mark.parametrize(("message", "remedy"), TOLD)
+def test_message_has_a_cause_and_a_remedy(message, remedy):
+    error = refused(ASK, Reply(200, json.dumps({"code": 102, "message": message})))
+    assert remedy in error.hint
+    assert message.strip() in error.evidence
+    assert explain(message).cause in error.evidence
+
+
+def test_no_entry_of_the_table_is_hidden_by_another():
+    for hint in FAILURES:
+        assert explain(hint.words) is hint
+
+
+@pytest.mark.parametrize("name", ["api-v0.27.0", "api-v0.27.0-retrieval", "api-v0.25.6"])
+def test_every_recorded_failure_is_known(name):
+    harmless = {"No provider found", "Provider VLLM already exists", "No instance found", "Not Found"}
+    harmless |= {"required", "does not exist", "already registered", "already has", "Missing", "has already"}
+    harmless |= {"required argument are missing"}
+    unknown = []
+    for step in json.loads((DATA / f"{name}.json").read_text())["steps"]:
+        body = step["response"]["body"]
+        if isinstance(body, dict) and body.get("code"):
+            message = body["message"]
+            if explain(message) is None and not any(one in message for one in harmless):
+                unknown.append(message)
+    assert unknown == []
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "code"),
+    [
+        (200, '{"code": 0}', 0),
+        (200, '{"code": 102, "message": "no"}', 102),
+        (401, '{"code": 401, "data": null, "message": "x"}', 401),
+        (502, "<html>Bad Gateway</html>", 502),
+        (200, "<html>a page</html>", -1),
+        (200, "[]", -1),
+        (200, '{"code": "0"}', -1),
+    ],
+)
+def test_code_is_judged_and_the_status_only_without_one(status, text, code):
+    reply = Reply(status, text)
+    assert (reply.code, reply.ok) == (code, code == 0)
+
+
+def test_unknown_message_points_to_the_log():
+    assert "docker logs" in refused(ASK, Reply(200, '{"code": 100, "message": "new words"}')).hint

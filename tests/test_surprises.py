@@ -1,0 +1,337 @@
+"""What RAGFlow does that nobody would expect, as seen on its own servers; ragops relies on none of it."""
+
+import json
+import threading
+import time
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from ragops import registration
+from ragops.errors import RagflowError
+from ragops.ragflow import families, releases
+from ragops.ragflow.access import Access
+from ragops.ragflow.answers import explain
+from ragops.ragflow.register import Seen, Wanted, changes
+from ragops.ragflow.secret import Secret
+from ragops.stack import Ragflow, Stack
+from ragops.testing.contract import RagflowServer, World, upstream
+from ragops.testing.stub import Behaviour, StubReranker
+
+MODEL = "qwen3-reranker-0.6b"
+TOKEN = "ragflow-EXAMPLE-TOKEN"  # noqa: S105
+INFO = {"model_name": MODEL, "model_type": ["rerank"], "max_tokens": 8192}
+INSTANCES = "/api/v1/providers/VLLM/instances"
+QUESTION = {"question": "a cat", "dataset_ids": ["d1"], "vector_similarity_weight": 1.0}
+
+
+class Client:
+    """A client of one contract server."""
+
+    def __init__(self, server):
+        self.server, self.world = server, server.world
+        self.http = httpx.Client(
+            base_url=server.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60, trust_env=False
+        )
+
+    def __call__(self, method, path, body=None):
+        reply = self.http.request(method, path, json=body)
+        return reply.json()
+
+    def names(self):
+        return [one["instance_name"] for one in self("GET", INSTANCES)["data"]]
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    with StubReranker(Behaviour(model=MODEL)) as stub:
+        yield stub
+
+
+@pytest.fixture
+def client(request):
+    release = getattr(request, "param", "v0.27.0")
+    with RagflowServer(release, limit=60) as server:
+        yield Client(server)
+
+
+@pytest.fixture
+def instance(reranker):
+    return {
+        "instance_name": "ragops",
+        "api_key": "ragops-rerank",
+        "base_url": reranker.base_url,
+        "region": "",
+        "model_info": [INFO],
+    }
+
+
+@pytest.fixture
+def registered(client, instance):
+    client("PUT", "/api/v1/providers", {"provider_name": "VLLM"})
+    assert client("POST", INSTANCES, instance)["code"] == 0
+    return client
+
+
+def put(instance, **changed):
+    return {**instance, **changed}
+
+
+def test_1_put_without_extra_fails_after_writing(registered, instance):
+    said = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url="http://dead:1/v1", verify=False))
+    assert said == {"code": 102, "message": "Internal server error"}
+    assert registered("GET", f"{INSTANCES}/ragops")["data"]["base_url"] == "http://dead:1/v1"
+    whole = put(instance, model_info=[{**INFO, "extra": {}}], verify=False)
+    assert registered("PUT", f"{INSTANCES}/ragops", whole)["code"] == 0
+
+
+def test_1_ragops_always_sends_extra_and_never_skips_the_test():
+    release = releases.of("v0.27.0")
+    wanted = Wanted(MODEL, "http://new:8000/v1", 8192)
+    entry = families.Entry("http://old:8000/v1", 8192, same_key=True)
+    sent = changes(families.family(release), wanted, Seen(entry, provider=True, default=""))
+    (update,) = [one for one in sent if one.method == "PUT"]
+    assert update.body["model_info"] == [{**INFO, "extra": {}}]
+    assert "verify" not in update.body
+
+
+def test_2_verification_stops_at_the_first_that_passes(registered, instance, reranker):
+    before = len(reranker.calls)
+    both = put(instance, model_info=[INFO, {**INFO, "model_name": "wrong"}])
+    assert registered("POST", "/api/v1/providers/VLLM/connection", both)["code"] == 0
+    assert len(reranker.calls) == before + 1
+
+
+@pytest.mark.parametrize("name", ["v0.26.0", "v0.27.0"])
+def test_2_and_3_ragops_tests_one_model_a_call_and_names_its_type_as_a_list(name):
+    wanted = Wanted(MODEL, "http://new:8000/v1", 8192)
+    sent = changes(families.family(releases.of(name)), wanted, Seen(None, provider=False, default=""))
+    infos = [one.body["model_info"] for one in sent if "model_info" in (one.body or {})]
+    assert infos
+    assert all(len(info) == 1 and info[0]["model_type"] == ["rerank"] for info in infos)
+
+
+def test_3_type_as_text_reaches_no_reranker(registered, instance, reranker):
+    before = len(reranker.calls)
+    text = put(instance, model_info=[{**INFO, "model_type": "rerank"}])
+    assert registered("POST", INSTANCES, text)["message"] == "No model passed verification"
+    assert len(reranker.calls) == before
+
+
+def test_4_second_post_leaves_an_empty_duplicate(registered, instance):
+    said = registered("POST", INSTANCES, instance)
+    assert said["message"] == f"Model '{MODEL}' already exists for provider 'VLLM' and instance 'ragops'"
+    assert registered.names() == ["ragops(1)", "ragops"]
+    assert registered("GET", f"{INSTANCES}/ragops(1)/models")["data"] == []
+
+
+def test_4_unknown_key_leaves_an_empty_instance_but_a_failed_test_none(registered, instance):
+    odd = put(instance, instance_name="odd", model_info=[{**INFO, "foo": 1}])
+    assert registered("POST", INSTANCES, odd)["message"] == "Internal server error"
+    dead = put(instance, instance_name="dead", base_url="http://127.0.0.1:9/v1")
+    assert "Connection refused" in registered("POST", INSTANCES, dead)["message"]
+    assert registered.names() == ["odd", "ragops"]
+
+
+def test_5_one_unknown_name_and_nothing_is_deleted(registered):
+    said = registered("DELETE", INSTANCES, {"instances": ["ragops", "never"]})
+    assert said["message"] == "No instance found for provider 'VLLM' and instance '['never']'"
+    assert registered.names() == ["ragops"]
+
+
+def test_6_unknown_default_is_an_internal_error(registered):
+    body = {"model_type": "rerank", "model_provider": "VLLM", "model_instance": "ragops", "model_name": "no"}
+    said = registered("PATCH", "/api/v1/models/default", body)
+    assert said == {"code": 102, "message": "Internal server error"}
+    assert "may have written part" in explain(said["message"]).cause
+
+
+def test_7_list_has_no_address_and_one_has_the_key_in_clear(registered):
+    listed = registered("GET", INSTANCES)["data"][0]
+    shown = registered("GET", f"{INSTANCES}/ragops")["data"]
+    assert "base_url" not in listed
+    assert shown["api_key"] == "ragops-rerank"
+
+
+FORMS = {
+    "v0.27.0": {"NAME@ragops@VLLM": True, "NAME___VLLM@VLLM": False, "NAME": False},
+    "v0.25.6": {
+        "NAME___VLLM@VLLM": True,
+        "NAME___VLLM": True,
+        "NAME@VLLM": True,
+        "NAME@ragops@VLLM": False,
+        "NAME": False,
+    },
+    "v0.18.0": {"NAME___VLLM@VLLM": True, "NAME___VLLM": True, "NAME@VLLM": False},
+}
+
+
+@pytest.mark.parametrize("client", FORMS, indirect=True)
+def test_8_forms_of_the_rerank_id(client, reranker, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
+    monkeypatch.setattr("ragops.ragflow.api.encrypted", lambda password: password.reveal())
+    release = client.world.release
+    access = Access(Secret(TOKEN), client.world.email, Secret(client.world.password), login=True)
+    known = Stack(ragflow=Ragflow(release=release.name))
+    wanted = Wanted(MODEL, reranker.base_url, 8192)
+    registration.register(known, access, url=client.server.url, wanted=wanted)
+    client.world.datasets["d1"] = ["a cat"]
+    taken = {}
+    for form in FORMS[release.name]:
+        said = client("POST", "/api/v1/retrieval", {**QUESTION, "rerank_id": form.replace("NAME", MODEL)})
+        taken[form] = said["code"] == 0
+        assert said["code"] in {0, 100}
+        assert said["code"] == 0 or "no model of this user" in explain(said["message"]).cause
+    assert taken == FORMS[release.name]
+    known_forms = {one.format(name="NAME", instance="ragops") for one in release.rerank_ids}
+    assert {form for form, works in taken.items() if works} == known_forms
+
+
+@pytest.mark.parametrize(("name", "calls"), [("v0.20.5", 1), ("v0.25.6", 0)])
+def test_9_old_client_asks_about_no_documents_at_all(name, calls):
+    with StubReranker(Behaviour(model=MODEL)) as stub:
+        assert upstream.scores(World(releases.of(name)), stub.base_url, "x", MODEL, "q", []) == []
+        assert [one.body["documents"] for one in stub.calls] == [[]] * calls
+
+
+def test_9_old_client_waits_longer_than_30_s():
+    assert releases.of("v0.20.5").timeout == 300
+
+
+@pytest.mark.parametrize("client", ["v0.25.6"], indirect=True)
+def test_10_names_carry_a_suffix_and_a_key_left_out_stays(client, reranker):
+    body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
+    body |= {"api_base": reranker.base_url, "api_key": "kept-key"}
+    assert client("POST", "/v1/llm/add_llm", body)["code"] == 0
+    assert client("POST", "/v1/llm/add_llm", {**body, "api_key": "kept-key"})["code"] == 0
+    del body["api_key"]
+    assert client("POST", "/v1/llm/add_llm", body)["code"] == 0
+    (row,) = client("GET", "/v1/llm/my_llms?include_details=true")["data"]["VLLM"]["llm"]
+    assert row["name"] == f"{MODEL}___VLLM"
+    assert client.world.llms[row["name"]].key == "kept-key"
+
+
+@pytest.mark.parametrize("client", ["v0.25.6"], indirect=True)
+def test_10_limit_has_an_empty_reason(client):
+    client.world.limit = 0.05
+    with StubReranker(Behaviour(model=MODEL, fixed_s=0.5)) as slow:
+        body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
+        said = client("POST", "/v1/llm/add_llm", {**body, "api_base": slow.base_url, "api_key": "x"})
+    assert said["message"] == f"\nFail to access model(VLLM/{MODEL})."
+    assert "10-s limit" in explain(said["message"]).cause
+
+
+def test_11_health_says_ok_whatever_is_broken(client):
+    assert client("GET", "/api/v1/system/healthz")["storage"] == "ok"
+
+
+def test_12_wrong_key_has_two_faces_and_a_dead_reranker_no_fallback(registered, instance):
+    registered.world.datasets["d1"] = ["a cat"]
+    ask = {**QUESTION, "rerank_id": f"{MODEL}@ragops@VLLM"}
+    with StubReranker(Behaviour(model=MODEL, api_key="secret-key")) as locked:
+        one = registered.world.instances["ragops"]
+        one.url = locked.base_url
+        reply = registered.http.post("/api/v1/retrieval", json=ask)
+        assert (reply.status_code, reply.json()["message"]) == (401, "Unauthorized")
+        moved = put(instance, base_url=locked.base_url)
+        reply = registered.http.post("/api/v1/providers/VLLM/connection", json=moved)
+        assert (reply.status_code, reply.json()["code"]) == (200, 102)
+        assert "give the reranker's key" in explain(reply.json()["message"]).remedy
+    one.url = "http://127.0.0.1:9/v1"
+    reply = registered.http.post("/api/v1/retrieval", json=ask)
+    assert (reply.status_code, reply.json()["code"]) == (200, 100)
+    assert "ConnectError" in reply.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "first"), [("/api/v1/retrieval", "slow"), ("/api/v1/providers/VLLM/connection", "ping")]
+)
+def test_13_a_question_stalls_the_whole_api_and_a_connection_test_does_not(registered, instance, path, first):
+    registered.world.datasets["d1"] = ["a cat"]
+    with StubReranker(Behaviour(model=MODEL, fixed_s=1.0)) as slow:
+        registered.world.instances["ragops"].url = slow.base_url
+        ask = {**QUESTION, "rerank_id": f"{MODEL}@ragops@VLLM"}
+        body = ask if "retrieval" in path else put(instance, base_url=slow.base_url)
+        waiting = threading.Thread(target=Client(registered.server), args=("POST", path, body))
+        waiting.start()
+        while not slow.calls:
+            time.sleep(0.001)
+        registered.http.get("/api/v1/system/ping")
+        waiting.join()
+    order = ["ping" if one.path.endswith("ping") else "slow" for one in registered.world.answered[-2:]]
+    assert order[0] == first
+    assert registered.world.release.stalls
+
+
+@pytest.mark.parametrize("client", ["v0.26.0", "v0.26.4"], indirect=True)
+def test_add_llm_succeeds_on_v0_26_and_is_read_nowhere(client, reranker):
+    body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
+    said = client("POST", "/v1/llm/add_llm", {**body, "api_base": reranker.base_url, "api_key": "x"})
+    assert said["code"] == 0
+    client.world.datasets["d1"] = ["a cat"]
+    said = client("POST", "/api/v1/retrieval", {**QUESTION, "rerank_id": f"{MODEL}___VLLM@VLLM"})
+    assert said["code"] == 100
+    release = client.world.release
+    sent = changes(families.family(release), Wanted(MODEL, "http://a:8000/v1", 1), Seen(None, False, ""))
+    assert not [one for one in sent if "add_llm" in one.path]
+
+
+@pytest.mark.parametrize("client", ["v0.26.0", "v0.26.1"], indirect=True)
+def test_v0_26_0_takes_no_key_twice(registered, instance):
+    said = registered("POST", INSTANCES, put(instance, instance_name="second"))
+    assert (said["code"] == 0) is (registered.world.release.name != "v0.26.0")
+    if said["code"]:
+        assert "another key" in explain(said["message"]).remedy
+
+
+def test_default_model_is_not_used_by_a_retrieval_that_names_none(registered, reranker):
+    registered.world.datasets["d1"] = ["a cat"]
+    body = {"model_type": "rerank", "model_provider": "VLLM", "model_instance": "ragops", "model_name": MODEL}
+    assert registered("PATCH", "/api/v1/models/default", body)["code"] == 0
+    before = len(reranker.calls)
+    assert registered("POST", "/api/v1/retrieval", QUESTION)["code"] == 0
+    assert len(reranker.calls) == before
+
+
+def test_second_login_ends_the_first_session(client):
+    body = {"email": client.world.email, "password": client.world.password}
+    first, second = (client.http.post("/api/v1/auth/login", json=body) for _ in range(2))
+    for reply, status in ((first, 401), (second, 200)):
+        token = reply.headers["authorization"]
+        assert (
+            httpx.get(f"{client.server.url}/api/v1/providers", headers={"Authorization": token}).status_code
+            == status
+        )
+
+
+def test_instance_may_not_be_called_default(registered, instance):
+    said = registered("POST", INSTANCES, put(instance, instance_name="default"))
+    assert "--instance" in explain(said["message"]).remedy
+
+
+@pytest.mark.parametrize("ending", ["", "/v1", "/v1/"])
+def test_address_is_normalised(registered, instance, reranker, ending):
+    base = reranker.base_url.removesuffix("/v1") + ending
+    assert registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url=base))["code"] == 0
+    assert registered("GET", f"{INSTANCES}/ragops")["data"]["base_url"] == reranker.base_url
+
+
+def test_address_with_the_whole_path_is_not_found(registered, instance, reranker):
+    said = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url=f"{reranker.base_url}/rerank"))
+    assert "let the address end in /v1" in explain(said["message"]).remedy
+
+
+def test_http_200_with_a_code_is_a_failure_to_ragops(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
+    known = Stack(ragflow=Ragflow(release="v0.27.0"))
+    with pytest.raises(RagflowError, match="refused: test another"):
+        registration.register(
+            known,
+            Access(Secret(TOKEN)),
+            url=client.server.url,
+            wanted=replace(Wanted(MODEL, "http://127.0.0.1:9/v1", 8192), model="another"),
+        )
+    failed = [one for one in client.server.asked if one.answer["code"]]
+    assert {one.status for one in failed} == {200}
+    assert json.dumps(failed[-1].answer)
