@@ -19,6 +19,7 @@ from ragops.testing.stub import Behaviour, StubReranker
 
 CONNECTING = (
     "ragops.verbs.connect_engine",
+    "ragops.registration.connect_engine",
     "ragops.cli.stack.connect",
     "ragops.cli.demo.connect",
     "ragops.checks.host.connect",

@@ -1,0 +1,137 @@
+"""ragops register and unregister, as typed: from RAGFlow's container to what is read back."""
+
+import json
+
+import pytest
+
+from ragops import cli, registration
+from ragops.ragflow.secret import Secret
+from ragops.stack import Stack
+from ragops.testing import demo
+from ragops.testing.contract import RagflowServer
+from ragops.testing.stub import Behaviour, StubReranker
+
+TOKEN = "ragflow-EXAMPLE-TOKEN"  # noqa: S105
+MODEL = "tiny"
+
+
+@pytest.fixture
+def reranker(monkeypatch):
+    """The stub answers where the stack's address leads to."""
+    with StubReranker(Behaviour(model=MODEL)) as stub:
+        monkeypatch.setattr(Stack, "internal_url", stub.base_url)
+        yield stub
+
+
+@pytest.fixture
+def ragflow(fake, ragflow, reranker, monkeypatch):
+    """RAGFlow's container, whose published port leads to a contract server."""
+    with RagflowServer("v0.25.3", limit=60) as server:
+        port = int(server.url.rpartition(":")[2])
+        fake.change(ragflow, published=(("127.0.0.1", port, 9380),))
+        monkeypatch.setenv("RAGOPS_RAGFLOW_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture
+def run(here, capsys):
+    def ragops(*argv):
+        code = cli.main(argv)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        assert TOKEN not in said.out + said.err
+        return code, said.out, said.err
+
+    return ragops
+
+
+def test_register_finds_ragflow_and_says_what_it_did(run, ragflow, reranker):
+    code, out, err = run("register", "--default")
+    assert code == 0
+    assert f"v0.25.3 at {ragflow.url}, by the tag of infiniflow/ragflow:v0.25.3" in out
+    assert f"~ enter {MODEL} at {reranker.base_url}" in out
+    assert f"default         {MODEL}___VLLM@VLLM" in out
+    assert f"enter {MODEL}" in err
+    assert reranker.calls[-1].body["query"] == "Hello~ RAGFlower!"
+
+
+def test_again_and_out(run, ragflow):
+    run("register", "--default")
+    assert "nothing to change" in run("register", "--default")[1]
+    code, out, _ = run("unregister")
+    assert code == 0
+    assert f"~ remove {MODEL}" in out
+    assert "model           not entered" in out
+    assert "nothing to undo" in run("unregister")[1]
+
+
+def test_json(run, ragflow):
+    code, out, _ = run("register", "--json")
+    found = json.loads(out)
+    assert (code, found["release"], found["model"], len(found["changes"])) == (0, "v0.25.3", MODEL, 1)
+
+
+def test_chat_that_is_not_there(run, ragflow):
+    code, _, err = run("register", "--chat", "c9")
+    assert code == 1
+    assert "hint: the id is in the address of the chat's page" in err
+
+
+def test_chats_and_dataset(run, ragflow):
+    ragflow.world.chats |= {"c1": "", "c2": ""}
+    ragflow.world.datasets["d1"] = ["a cat"]
+    code, out, _ = run("register", "--chat", "c1", "--chat", "c2", "--dataset", "d1")
+    assert code == 0
+    assert ragflow.world.chats == dict.fromkeys(("c1", "c2"), f"{MODEL}___VLLM@VLLM")
+    assert "dataset d1 was ranked with it" in out
+
+
+def test_key_and_token_from_files(run, ragflow, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAGOPS_RAGFLOW_TOKEN", "ragflow-wrong")
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "key").write_text("from-a-file\n")
+    files = ("--token-file", str(tmp_path / "token"), "--key-file", str(tmp_path / "key"))
+    assert run("register", *files)[0] == 0
+    assert ragflow.world.llms[f"{MODEL}___VLLM"].key == "from-a-file"
+
+
+def test_login(run, ragflow, monkeypatch):
+    monkeypatch.delenv("RAGOPS_RAGFLOW_TOKEN")
+    monkeypatch.setattr("ragops.ragflow.api.encrypted", Secret.reveal)
+    assert "hint: make one on its API page" in run("register")[2]
+    monkeypatch.setenv("RAGOPS_RAGFLOW_PASSWORD", ragflow.world.password)
+    code, _, err = run("register", "--allow-login", "--email", ragflow.world.email)
+    assert code == 0
+    assert "ends this user's session" in err
+    assert ragflow.world.password not in err
+
+
+def test_several_ragflows_are_listed_and_none_is_guessed(run, ragflow, fake):
+    labels = {"com.docker.compose.project": "other", "com.docker.compose.service": "ragflow"}
+    fake.add_container("other-ragflow-1", labels=labels)
+    code, _, err = run("register")
+    assert code == 1
+    assert "2 RAGFlows run on this engine" in err
+    assert "other-ragflow-1" in err
+    assert ragflow.asked == []
+
+
+def test_no_ragflow(run, reranker):
+    code, _, err = run("register")
+    assert (code, "no RAGFlow container to register in" in err) == (1, True)
+
+
+def test_demo_client_says_that_it_is_a_stand_in(run, reranker, fake):
+    labels = {"com.docker.compose.project": "docker", "com.docker.compose.service": "ragflow-cpu"}
+    fake.add_container(demo.NAME, labels={**labels, "org.ragops": "demo"}, network="docker_ragflow")
+    code, _, err = run("register")
+    assert code == 1
+    assert "is the demo client, a stand-in" in err
+
+
+def test_url_alone_needs_no_engine(run, ragflow, monkeypatch):
+    def nobody():
+        pytest.fail("the engine was asked")
+
+    monkeypatch.setattr(registration, "connect_engine", nobody)
+    assert run("register", "--url", ragflow.url)[0] == 0
