@@ -33,11 +33,13 @@ from ragops.errors import (
 )
 from ragops.measure import benchmark, max_words
 from ragops.planning import Plan
+from ragops.registration import Access, Registered, register, unregister
 from ragops.stack import Stack
 from ragops.stack import load as load_stack
 from ragops.verbs import Status, connect, disconnect, down, plan, status, up, verify
 
 __all__ = [
+    "Access",
     "BenchError",
     "Check",
     "ComposeError",
@@ -51,6 +53,7 @@ __all__ = [
     "Plan",
     "RagflowError",
     "RagopsError",
+    "Registered",
     "Report",
     "Stack",
     "StackError",
@@ -66,7 +69,9 @@ __all__ = [
     "load_stack",
     "max_words",
     "plan",
+    "register",
     "status",
+    "unregister",
     "up",
     "verify",
 ]

@@ -11,6 +11,7 @@ from ragops import bench
 
 OPTIONAL = {
     "pandas", "matplotlib", "numpy", "ipywidgets", "nbclient", "nbformat", "sphinx", "starlette", "uvicorn",
+    "cryptography",
 }  # fmt: skip
 
 BLOCKED = f"""

@@ -41,12 +41,12 @@ def _unregister(options: Options) -> int:
 
 
 def _access(options: Options) -> Access:
-    """What was given; a password is asked for only when a login is allowed."""
-    token = secret.find("RAGOPS_RAGFLOW_TOKEN", options.token_file)
-    if not options.allow_login:
-        return Access(token)
-    password = secret.password("RAGOPS_RAGFLOW_PASSWORD", options.password_file)
-    return Access(token, options.email or "", password, login=True)
+    return Access.given(
+        token_file=options.token_file,
+        email=options.email or "",
+        password_file=options.password_file,
+        login=options.allow_login,
+    )
 
 
 _COMMON = (

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.errors import RagflowError
+from ragops.ragflow import secret
 from ragops.ragflow.api import Api
 from ragops.ragflow.secret import NONE, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ragops.ragflow.releases import Release
 
@@ -28,6 +30,27 @@ class Access:
     password: Secret = NONE
     login: bool = False
     """Whether ragops may log in, which ends the user's sessions in every browser."""
+
+    @classmethod
+    def given(
+        cls,
+        *,
+        token_file: Path | None = None,
+        email: str = "",
+        password_file: Path | None = None,
+        login: bool = False,
+    ) -> Access:
+        """From files, else from ``RAGOPS_RAGFLOW_TOKEN`` and ``RAGOPS_RAGFLOW_PASSWORD``.
+
+        A password is looked for only when a login is allowed, and asked for on a terminal.
+
+        Raises:
+            StackError: A file can't be read, or holds what is no token.
+        """
+        token = secret.find("RAGOPS_RAGFLOW_TOKEN", token_file)
+        if not login:
+            return cls(token)
+        return cls(token, email, secret.password("RAGOPS_RAGFLOW_PASSWORD", password_file), login=True)
 
     def needs_login(self, release: Release) -> bool:
         """Whether nothing but a login will do."""
