@@ -17,6 +17,8 @@ import ragops
 from ragops import bench, cli, codes, errors, hints, site
 from ragops.bench import plots
 from ragops.checks import host, serving
+from ragops.checks import serving
+from ragops.ragflow import answers, releases
 from ragops.stack import Stack
 
 ROOT = Path(__file__).parents[1]
@@ -223,3 +225,19 @@ def test_search_knows_the_words_of_messages(built):
     index = (built / "searchindex.js").read_text()
     found = json.loads(index.removeprefix("Search.setIndex(").rstrip().removesuffix(")"))
     assert "hfvalidationerror" in found["titleterms"]
+
+
+def test_release_table_and_its_sources_are_those_of_the_code(built, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    lists = {id(one) for one in vars(releases).values() if isinstance(one, tuple) and is_facts(one)}
+    assert {id(one) for one in importlib.import_module("releases").FACTS.values()} == lists
+    page = text(built, "ragflow")
+    for facts in importlib.import_module("releases").FACTS.values():
+        assert [one.source for one in facts if " ".join(one.source.split()) not in page] == []
+    assert "v0.25.3 to v0.25.6 /v1/llm/add_llm yes 64 30 s NAME___VLLM@VLLM" in page
+    for hint in answers.FAILURES:
+        assert f"{hint.words}{hint.cause}" in page
+
+
+def is_facts(value):
+    return bool(value) and isinstance(value[0], releases.Fact)

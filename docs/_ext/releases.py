@@ -36,6 +36,9 @@ FACTS = {
 }
 """The lists of facts, as the page of sources names them."""
 
+PAGES = (6, 8, 10, 30)
+"""Page sizes that RAGFlow's pages and API use unless told otherwise."""
+
 
 def table() -> Iterator[str]:
     """What matters to a reranker, a row for each run of releases that are alike in it."""
@@ -67,14 +70,14 @@ def facts() -> Iterator[str]:
 def failures() -> Iterator[str]:
     """What RAGFlow says when a registration fails, and what to do."""
     for hint in answers.FAILURES:
-        yield f"``{hint.words}``"
-        yield from [f"   {generated.inline(hint.cause)} {generated.inline(hint.remedy.capitalize())}.", ""]
+        said = f"{generated.inline(hint.cause)} **What to do:** {generated.inline(hint.remedy)}."
+        yield from [f"``{hint.words}``", f"   {said}", ""]
 
 
 def _cells(release: Release) -> tuple[str, ...]:
     if release.obstacle:
         return (f"not usable: {release.obstacle}", "", "", "", "")
-    typical, large = window(release, 8), window(release, 30)
+    counts = {window(release, size) for size in PAGES}
     ways = {
         "add_llm": "/v1/llm/add_llm",
         "provider": "/api/v1/providers",
@@ -83,7 +86,7 @@ def _cells(release: Release) -> tuple[str, ...]:
     return (
         f"``{ways[release.registration]}``".replace(", after a test``", "``, after a test"),
         "yes" if release.token else "no, a login",
-        str(typical) if typical == large else f"{min(typical, large)} to {max(typical, large)}",
+        f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(*counts),
         f"{release.timeout:.0f} s",
         f"``{releases.rerank_id(release, 'NAME', 'ragops')}``",
     )

@@ -1,0 +1,76 @@
+"""Registration with a real vLLM behind the contract server, and detection in a real container."""
+
+from dataclasses import replace
+
+import pytest
+
+from ragops import registration
+from ragops.errors import RagflowError
+from ragops.ragflow import detect
+from ragops.ragflow.access import Access
+from ragops.ragflow.secret import Secret
+from ragops.stack import Ragflow
+from ragops.testing.contract import RagflowServer
+
+RELEASES = ("v0.20.5", "v0.25.6", "v0.26.4", "v0.27.0")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
+    monkeypatch.setattr("ragops.ragflow.api.encrypted", Secret.reveal)
+
+
+@pytest.fixture
+def wanted(running, declared):
+    """The real server, at the address that the contract server on this host reaches."""
+    return replace(registration.wanted_of(declared), address=running.stack.host_url)
+
+
+@pytest.fixture(params=RELEASES)
+def register(request, declared):
+    """Registers at one release's contract server."""
+    with RagflowServer(request.param, limit=60) as server:
+        world = server.world
+        access = Access(Secret(world.token), world.email, Secret(world.password), login=True)
+        known = declared.model_copy(update={"ragflow": Ragflow(release=request.param)})
+
+        def call(wanted, verb=registration.register):
+            return verb(known, access, url=server.url, wanted=wanted)
+
+        call.server = server
+        yield call
+
+
+def test_real_server_passes_the_test_of_every_release_and_ranks(register, wanted):
+    texts = ["Bread rises because yeast makes gas.", "A text about what this is about."]
+    register.server.world.datasets["d1"] = texts
+    found = register(replace(wanted, dataset="d1"))
+    assert found.model == wanted.model
+    ranked = register.server.asked[-1].answer["data"]["chunks"]
+    assert [one["content"] for one in ranked] == [texts[1], texts[0]]
+    assert all(0 <= one["similarity"] <= 1 for one in ranked)
+    assert register(replace(wanted, dataset="d1")).changes == ()
+    assert register(wanted, registration.unregister).model == ""
+
+
+def test_real_server_refuses_as_the_table_of_failures_knows_it(register, wanted):
+    with pytest.raises(RagflowError) as caught:
+        register(replace(wanted, model="another"))
+    assert "ragops status shows the name" in caught.value.hint
+    if register.server.world.before("v0.26.0"):  # later ones append /v1, which leads elsewhere
+        with pytest.raises(RagflowError) as caught:
+            register(replace(wanted, address=f"{wanted.address}/rerank"))
+        assert "let the address end in /v1" in caught.value.hint
+
+
+def test_release_is_read_from_the_file_in_a_real_container(engine, client):
+    said, seen = detect.read(engine, client)
+    assert (said, "No such file" in seen) == ("", True)
+    write = "mkdir -p /ragflow && echo v0.25.3 full > /ragflow/VERSION"
+    try:
+        assert engine.execute(client, ("sh", "-c", write)).exit_code == 0
+        assert detect.read(engine, client) == ("v0.25.3", f"/ragflow/VERSION in {client}")
+    finally:
+        engine.execute(client, ("rm", "-f", "/ragflow/VERSION"))
+    assert detect.read(engine, "ragopstest-nobody")[0] == ""
