@@ -9,7 +9,7 @@
     ├── LaunchError      the reranker did not become ready
     ├── ModelError       the model folder is missing or not usable
     ├── ImageError       the vLLM image could not be built or pulled
-    ├── RagflowError     no RAGFlow container, or more than one to choose from
+    ├── RagflowError     no RAGFlow, more than one to choose from, or it refused
     ├── BenchError       a benchmark could not run, or its folder is not one
     ├── ComposeError     a file can't be read, or is no compose file
     └── LockedError      another ragops is changing the same engine
@@ -88,7 +88,7 @@ class ImageError(RagopsError):
 
 
 class RagflowError(RagopsError):
-    """RAGFlow's container was not found, or there are several to choose from."""
+    """RAGFlow was not found, is one of several, is of an unknown release, or refused what was asked."""
 
 
 class BenchError(RagopsError):

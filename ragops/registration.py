@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ragops.ragflow.register import Seen
     from ragops.stack import Stack
 
+GO = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ranks by words when the reranker fails, silently"
+
 __all__ = ["Access", "Registered", "Wanted", "register", "unregister", "wanted_of"]
 
 
@@ -95,7 +97,7 @@ def register(
             somebody else; nothing half made stays, and nothing of the user's is lost.
         StackError: Something that must be given is missing.
     """
-    target, source = _target(stack, url, wanted, engine)
+    target, source, notes = _target(stack, url, wanted, engine)
     dataset = target.wanted.dataset
     ways.check(access, target.release, chats=bool(target.wanted.chats or dataset))
     with (
@@ -117,7 +119,7 @@ def register(
         if dataset:
             api.do(rules.question(dataset, target.model_id))
     proof = (f"dataset {dataset} was ranked with it",) if dataset else ()
-    return _record(target, source, now, done, proof)
+    return _record(target, source, now, done, (*notes, *proof))
 
 
 def unregister(
@@ -133,7 +135,7 @@ def unregister(
 
     What somebody has changed since is left as it is. Arguments and errors as of :func:`register`.
     """
-    target, source = _target(stack, url, wanted, engine)
+    target, source, _ = _target(stack, url, wanted, engine)
     ways.check(access, target.release, chats=False)
     with (
         held(target.home, target.url, target.wanted.instance),
@@ -157,8 +159,10 @@ def wanted_of(stack: Stack) -> Wanted:
     return Wanted(desired.served, stack.internal_url, sizing.max_model_len(stack, desired.model))
 
 
-def _target(stack: Stack, url: str, wanted: Wanted | None, engine: Engine | None) -> tuple[Target, str]:
-    """The RAGFlow, and what told its release; its container is looked for only without an address."""
+def _target(
+    stack: Stack, url: str, wanted: Wanted | None, engine: Engine | None
+) -> tuple[Target, str, tuple[str, ...]]:
+    """The RAGFlow, what told its release, notes; its container is looked for only without an address."""
     found = None
     if not url:
         engine = engine or connect_engine()
@@ -166,7 +170,8 @@ def _target(stack: Stack, url: str, wanted: Wanted | None, engine: Engine | None
         url = discovery.url_of(found)
     told = detect(stack.ragflow.release, url=address(url), found=found, engine=engine)
     release = rules.usable(told.release)
-    return Target(address(url), release, wanted or wanted_of(stack), home()), told.source
+    notes = (GO,) if found is not None and found.speaks_go else ()
+    return Target(address(url), release, wanted or wanted_of(stack), home()), told.source, notes
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:

@@ -65,6 +65,11 @@ def test_again_and_out(run, ragflow):
     assert "nothing to undo" in run("unregister")[1]
 
 
+def test_server_in_go_is_noted(run, ragflow, fake):
+    fake.change("docker-ragflow-cpu-1", environment=("API_PROXY_SCHEME=hybrid",))
+    assert "note: RAGFlow's Go server is on" in run("register")[1]
+
+
 def test_json(run, ragflow):
     code, out, _ = run("register", "--json")
     found = json.loads(out)

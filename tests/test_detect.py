@@ -57,7 +57,7 @@ def test_executor_is_no_server(fake):
 class TestOrder:
     def test_declaration_goes_first(self, nightly):
         found = detect.detect("v0.26.1", url="http://127.0.0.1:9", found=nightly)
-        assert (found.release.name, found.source) == ("v0.26.1", "declared in ragops.toml")
+        assert (found.release.name, found.source) == ("v0.26.1", "ragops.toml")
 
     def test_tag_is_next(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.22.1")

@@ -11,8 +11,10 @@ import pytest
 
 from ragops import registration
 from ragops.errors import RagflowError
-from ragops.ragflow import kept, releases
+from ragops.ragflow import releases
 from ragops.ragflow.access import Access
+from ragops.ragflow.answers import Reply
+from ragops.ragflow.api import Api
 from ragops.ragflow.register import Wanted
 from ragops.ragflow.secret import Secret
 from ragops.stack import Ragflow, Stack
@@ -336,17 +338,28 @@ def test_default_and_chats_of_an_earlier_call_go_on(ragflow, wanted, change):
     assert all_of(ragflow.world) == before
 
 
-def test_after_an_upgrade_register_enters_it_anew_and_old_ids_are_known_as_ours(servers, wanted, home):
+def test_after_an_upgrade_register_enters_it_anew_and_old_ids_are_known_as_ours(servers, wanted):
     newest, old = fresh(servers["v0.27.0"]), fresh(servers["v0.25.6"])
     old.world.chats["c1"] = ""
     register(old, replace(wanted, default=True, chats=("c1",)))
-    record = kept.load(home, old.url, old.world.tenant["tenant_id"], "ragops")
     newest.world.chats["c1"] = old.world.chats["c1"]
-    kept.save(home, replace(record, url=newest.url))
     found = register(newest, replace(wanted, default=True, chats=("c1",)))
     assert found.rerank_id == f"{MODEL}@ragops@VLLM" == newest.world.chats["c1"]
     unregister(newest, wanted)
     assert newest.world.chats["c1"] == ""
+
+
+@pytest.mark.parametrize("path", ["/api/v1/providers/VLLM/instances/ragops", "/api/v1/models/default"])
+def test_what_cannot_be_read_is_not_taken_for_what_is_not_there(newest, wanted, path, monkeypatch):
+    """Else a server that stumbles would be given a second instance."""
+    register(newest, wanted)
+    sent = len(written(newest))
+    ask = Api.ask
+    broken = Reply(200, '{"code": 102, "message": "Internal server error"}')
+    monkeypatch.setattr(Api, "ask", lambda api, one: broken if one.path == path else ask(api, one))
+    with pytest.raises(RagflowError, match="refused: read the"):
+        register(newest, wanted)
+    assert len(written(newest)) == sent
 
 
 class TestAccess:

@@ -7,6 +7,7 @@ so the code is judged, and the status only where no JSON came.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ from ragops.ragflow.secret import Secret, hide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_ABSENT = re.compile(
+    r"\bno \w+ found|not found|does(n.t| not) exist|authorization|own the chat", re.IGNORECASE
+)
 
 AUTHENTICATION = frozenset({401, 403, 109})
 """Codes that mean: not logged in, or not allowed."""
@@ -62,6 +67,11 @@ class Reply:
     def ok(self) -> bool:
         """Whether RAGFlow did what was asked."""
         return self.code == 0
+
+    @property
+    def tells_absence(self) -> bool:
+        """Whether what was asked for is not there, or not this user's."""
+        return self.code in {102, 109} and bool(_ABSENT.search(self.message))
 
     @property
     def message(self) -> str:

@@ -44,7 +44,7 @@ def detect(
         RagflowError: Nobody tells it, or it is none that ragops knows; says what was seen.
     """
     if declared:
-        return Detected(releases.of(declared), "declared in ragops.toml")
+        return Detected(releases.of(declared), "ragops.toml")
     if found is not None and found.release:
         return Detected(releases.of(found.release), f"the tag of {found.container.image}")
     seen = []

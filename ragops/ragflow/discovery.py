@@ -77,6 +77,11 @@ class RagflowContainer:
         return releases.spelled(found[1]) if found and not self.demo else ""
 
     @property
+    def speaks_go(self) -> bool:
+        """Whether its server is the one in Go, which ranks without the reranker when that fails."""
+        return bool({"API_PROXY_SCHEME=go", "API_PROXY_SCHEME=hybrid"} & set(self.container.environment))
+
+    @property
     def demo(self) -> bool:
         """Whether it is the demo client, a stand-in."""
         return self.container.role == DEMO

@@ -49,13 +49,15 @@ def look(api: Api, target: Target, *, gone: bool = False) -> Seen:
     """What RAGFlow has; a chat may be ``gone`` when things are put back.
 
     Raises:
-        RagflowError: It lets nobody in, or a chat that is needed is not there.
+        RagflowError: It lets nobody in, a chat that is needed is not there, or it fails: what could
+            not be read is never taken for what is not there.
     """
     first, *others = target.family.reads(target.wanted)
     replies = {first.path: api.do(first)}
     for request in others:
         reply = api.ask(request)
-        if "/chats" in request.path and not reply.ok and not gone:
+        may_miss = gone if "/chats" in request.path else True
+        if not reply.ok and not (may_miss and reply.tells_absence):
             raise refused(request, reply)
         replies[request.path] = reply
     return target.family.seen(target.wanted, replies)

@@ -1,6 +1,6 @@
 """What ragops has entered into which RAGFlow, and what was there before, so that it can be undone.
 
-One small file for each RAGFlow, user and instance under ``RAGOPS_HOME/ragflow``, for its owner
+One small file for each user of a RAGFlow and each instance under ``RAGOPS_HOME/ragflow``, for its owner
 alone. It holds names and addresses, and no key, token or password.
 """
 
@@ -77,5 +77,6 @@ def forget(home: Path, kept: Kept) -> None:
 
 
 def _file(home: Path, url: str, user: str, instance: str) -> Path:
-    number = hashlib.sha256(f"{url}\n{user}\n{instance}".encode()).hexdigest()[:12]
+    owner = user or url  # a user's id is RAGFlow's own and stays, an address changes with the container
+    number = hashlib.sha256(f"{owner}\n{instance}".encode()).hexdigest()[:12]
     return home / "ragflow" / f"{number}.json"
