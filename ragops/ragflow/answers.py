@@ -18,9 +18,7 @@ from ragops.ragflow.secret import Secret, hide
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ABSENT = re.compile(
-    r"\bno \w+ found|not found|does(n.t| not) exist|authorization|own the chat", re.IGNORECASE
-)
+_ABSENT = re.compile(r"(?i)\bno \w+ found|not found|does(n.t| not) exist|authorization|own the chat")
 
 AUTHENTICATION = frozenset({401, 403, 109})
 """Codes that mean: not logged in, or not allowed."""
