@@ -17,7 +17,6 @@ import ragops
 from ragops import bench, cli, codes, errors, hints, site
 from ragops.bench import plots
 from ragops.checks import host, serving
-from ragops.checks import serving
 from ragops.ragflow import answers, releases
 from ragops.stack import Stack
 

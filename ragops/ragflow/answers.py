@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ragops.errors import RagflowError
-from ragops.hints import Hint
 from ragops.ragflow.secret import Secret, hide
 
 if TYPE_CHECKING:
@@ -85,153 +84,162 @@ class Reply:
         return body.get("data") if isinstance(body, dict) else None
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Words in what RAGFlow says when it refuses, what they mean, and what to do."""
+
+    words: str
+    cause: str
+    remedy: str
+
+
 FAILURES = (
-    Hint(
+    Failure(
         "status_code: 404, body: {'error'",
         "The reranker serves no model of that name.",
         "ragops status shows the name that is served; up applies a change of it, then register again",
     ),
-    Hint(
+    Failure(
         "status_code: 404, body: {'detail': 'Not Found'}",
         "The address has a path behind /v1; RAGFlow appends /rerank itself.",
         "let the address end in /v1",
     ),
-    Hint(
+    Failure(
         "status_code: 401",
         "The reranker asks for a key, and RAGFlow sent another.",
         "give the reranker's key in RAGOPS_RERANKER_KEY, or with --key-file",
     ),
-    Hint(
+    Failure(
         "status_code: 400",
         "The reranker refused the texts, most often as too long.",
         "raise max_model_len under [reranker], or let RAGFlow make smaller chunks",
     ),
-    Hint(
+    Failure(
         "Connection refused",
         "The name was found, but no reranker listens there.",
         "ragops status; RAGFlow can't use localhost or a port of the host",
     ),
-    Hint(
+    Failure(
         "Name or service not known",
         "RAGFlow's container is not in the reranker's network.",
         "ragops up, or: ragops connect CONTAINER",
     ),
-    Hint(
+    Failure(
         "Temporary failure in name resolution",
         "RAGFlow's container is not in the reranker's network.",
         "ragops up, or: ragops connect CONTAINER",
     ),
-    Hint(
+    Failure(
         "missing an 'http://' or 'https://' protocol",
         "The address has no http:// before it.",
         "give the address as http://NAME:8000/v1",
     ),
-    Hint(
+    Failure(
         "'NoneType' object is not iterable",
         "vLLM serves the model as a text generator, and answers with an error that RAGFlow doesn't read.",
         "ragops up starts it as a reranker; a compose file of your own is told by: ragops check FILE",
     ),
-    Hint(
+    Failure(
         "Timeout accessing model",
         "The reranker took longer than the 10 s that RAGFlow gives to a test.",
         "ragops verify measures it; register again when the reranker is idle",
     ),
-    Hint(
+    Failure(
         "timed out",
         "The reranker took longer than RAGFlow waits.",
         "ragops verify measures it; see the benchmark page for what fits",
     ),
-    Hint(
+    Failure(
         "Illegal header value",
         "The key is empty.",
         "enter any key; the reranker asks for none",
     ),
-    Hint(
+    Failure(
         "No model passed verification",
         "The model's type was not given as a list.",
         "a fault of ragops, or of another release: please report it with RAGFlow's release",
     ),
-    Hint(
+    Failure(
         "Already exist instance",
         "v0.26.0 takes a key only once for each provider.",
         "give another key in RAGOPS_RERANKER_KEY, or upgrade RAGFlow to v0.26.1",
     ),
-    Hint(
+    Failure(
         "already exists for provider",
         "The model is entered already, and RAGFlow has now made an empty instance beside it.",
         "remove the instance with (1) in its name in RAGFlow's model providers",
     ),
-    Hint(
+    Failure(
         "Instance name cannot be 'default'",
         "RAGFlow keeps that name for itself.",
         "name another with --instance",
     ),
-    Hint(
+    Failure(
         "is not allowed",
         "This RAGFlow has no provider VLLM.",
         "see its conf/llm_factories.json",
     ),
-    Hint(
+    Failure(
         "LookupError",
         "The rerank id names no model of this user.",
         "ragops register enters it; the id must have the form of this release",
     ),
-    Hint(
+    Failure(
         "is still used by",
         "Chats use the model.",
         "choose another rerank model in them first, then unregister again",
     ),
-    Hint(
+    Failure(
         "Fail to crypt password",
         "The password did not arrive as RAGFlow's own pages send it.",
         "its conf/public.pem is not the usual one; use an API token",
     ),
-    Hint(
+    Failure(
         "Email and password do not match",
         "The password is wrong.",
         "check RAGOPS_RAGFLOW_PASSWORD",
     ),
-    Hint(
+    Failure(
         "is not registered",
         "This RAGFlow has no user with that e-mail address.",
         "check --email",
     ),
-    Hint(
+    Failure(
         "Unauthorized",
         "RAGFlow did not take the token, or the reranker did not take RAGFlow's key.",
         "make a token under RAGFlow's API page, and give it in RAGOPS_RAGFLOW_TOKEN",
     ),
-    Hint(
+    Failure(
         "own the chat",
         "The chat belongs to another user, or there is none with that id.",
         "the id is in the address of the chat's page in RAGFlow",
     ),
-    Hint(
+    Failure(
         "No authorization",
         "The chat belongs to another user, or there is none with that id.",
         "the id is in the address of the chat's page in RAGFlow",
     ),
-    Hint(
+    Failure(
         "The chat doesn't exist",
         "There is no chat with that id.",
         "the id is in the address of the chat's page in RAGFlow",
     ),
-    Hint(
+    Failure(
         "own the dataset",
         "The dataset belongs to another user, or there is none with that id.",
         "the id is in the address of the dataset's page in RAGFlow",
     ),
-    Hint(
+    Failure(
         "Internal server error",
         "RAGFlow failed, and may have written part of it.",
         "its own log has the reason: docker logs CONTAINER; then register again",
     ),
-    Hint(
+    Failure(
         "Connection error",
         "RAGFlow could not reach the reranker.",
         "ragops verify names the layer that fails",
     ),
-    Hint(
+    Failure(
         "Fail to access model",
         "RAGFlow asked the reranker and got nothing it could use; an empty reason is its 10-s limit.",
         "ragops verify names the layer that fails",
@@ -240,7 +248,7 @@ FAILURES = (
 """RAGFlow's own words, the most telling first: the first that fits is taken."""
 
 
-def explain(message: str) -> Hint | None:
+def explain(message: str) -> Failure | None:
     """What a message of RAGFlow means; None when it is not known."""
     return next((one for one in FAILURES if one.words.lower() in message.lower()), None)
 
