@@ -59,6 +59,19 @@ CODES = (
         r"CPU list|runs backwards|which CPUs there are|can't be used here",
         "The CPUs that are named are no list, or are not there for this process.",
     ),
+    Code(
+        "secret-refused",
+        "StackError",
+        r"holds no key|no key can be read",
+        "What should be a key or token can't be read, or can't be sent.",
+    ),
+    Code(
+        "address-refused",
+        "StackError",
+        r"no address of RAGFlow",
+        "What is given as RAGFlow's address is none.",
+    ),
+    Code("extra-missing", "StackError", r"needs the package", "An optional library is not installed."),
     Code("length-refused", "StackError", r"max_model_len", "The model can't take documents of that length."),
     Code(
         "kv-cache-small", "StackError", r"key-value cache", "One document does not fit the key-value cache."
@@ -152,6 +165,35 @@ CODES = (
     Code("cannot-join", "RagflowError", r"can't join", "Docker can't connect that container to a network."),
     Code("container-missing", "RagflowError", r"no container is named", "No container has that name."),
     Code("ragflow-missing", "RagflowError", r"no RAGFlow container", "No container of RAGFlow was found."),
+    Code("ragflow-stand-in", "RagflowError", r"is the demo client", "A stand-in has no settings."),
+    Code(
+        "ragflow-release",
+        "RagflowError",
+        r"a release that ragops knows|which release of RAGFlow|can't use a vLLM",
+        "RAGFlow's release is unknown, or one that can't use the reranker; nothing is written into it.",
+    ),
+    Code(
+        "ragflow-access",
+        "RagflowError",
+        r"API token|needs an e-mail",
+        "RAGFlow needs a token or a login that was not given.",
+    ),
+    Code(
+        "ragflow-silent",
+        "RagflowError",
+        r"did not answer|no address on this host",
+        "RAGFlow can't be reached.",
+    ),
+    Code(
+        "registration-refused",
+        "RagflowError",
+        r"^RAGFlow refused",
+        "RAGFlow said no; its words are shown, with what they mean.",
+        "read what the evidence says of RAGFlow's words; the page on connecting RAGFlow lists them",
+    ),
+    Code("entry-foreign", "RagflowError", r"not by ragops alone", "Somebody else's entry is in the way."),
+    Code("entry-differs", "RagflowError", r"reads back something else", "RAGFlow has not what was sent."),
+    Code("kept-unreadable", "RagflowError", r"in RAGFlow before", "What was there before can't be read."),
     Code(
         "load-refused",
         "BenchError",

@@ -47,7 +47,7 @@ class TestSource:
         assert not text or text not in str(caught.value)
 
     def test_file_that_is_not_there(self, tmp_path):
-        with pytest.raises(StackError, match="can't read"):
+        with pytest.raises(StackError, match="no key can be read"):
             secret.find("A_KEY", tmp_path / "none")
 
     def test_password_is_asked_for_on_a_terminal_alone(self, monkeypatch):

@@ -91,7 +91,9 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise StackError(f"can't read {file}", evidence=str(reason)) from None
+        raise StackError(
+            f"no key can be read from {file}", evidence=str(reason), hint="name another file"
+        ) from None
 
 
 def _checked(text: str, where: str) -> Secret:
