@@ -14,9 +14,18 @@ WHOLE = {
 # In dark mode too it would take as long as ten others, and it has no colours that they lack.
 LONG = "api.html"
 CONTRAST = {**WHOLE, "runOnly": ["color-contrast"]}
-TOO_WIDE = """() => [...document.querySelectorAll("html, article :is(h1, h2, h3, p, li, dt)")]
-  .filter(one => one.checkVisibility() && one.clientWidth > 0 && one.scrollWidth > one.clientWidth + 1)
-  .map(one => `${one.tagName} ${one.innerText.slice(0, 60)}`)"""
+TOO_WIDE = """() => {
+  const scrolls = one => /auto|scroll/.test(getComputedStyle(one).overflowX);
+  const kept = one => one.tagName == "ARTICLE" ? false : scrolls(one) || kept(one.parentElement);
+  const edge = document.documentElement.clientWidth + 1;
+  const page = [...document.querySelectorAll("html, article :is(h1, h2, h3, p, li, dt)")]
+    .filter(one => one.clientWidth > 0 && one.scrollWidth > one.clientWidth + 1);
+  const parts = [...document.querySelectorAll("article *")]
+    .filter(one => one.getBoundingClientRect().right > edge && !kept(one.parentElement));
+  return [...page, ...parts].filter(one => one.checkVisibility())
+    .map(one => `${one.tagName} ${one.textContent.trim().slice(0, 60)}`);
+}"""
+"""What is wider than its place, or stands out of the window in nothing that scrolls."""
 
 
 @dataclass(frozen=True)
