@@ -10,7 +10,8 @@ import ragops
 from ragops import bench
 
 OPTIONAL = {
-    "pandas", "matplotlib", "numpy", "ipywidgets", "nbclient", "nbformat", "sphinx", "starlette", "uvicorn",
+    "pandas", "matplotlib", "jinja2", "numpy", "ipywidgets", "nbclient", "nbformat", "sphinx", "starlette",
+    "uvicorn",
 }  # fmt: skip
 
 BLOCKED = f"""
