@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ragops.bench.compare import Ratio
 from ragops.checks import Report
 from ragops.errors import RagopsError
 from ragops.planning import Plan
@@ -42,6 +43,11 @@ def _(record: Path) -> Any:
 @plain.register
 def _(record: BaseModel) -> Any:
     return record.model_dump(mode="json")
+
+
+@plain.register
+def _(record: Ratio) -> Any:
+    return {**dataclasses.asdict(record), "ratio": record.ratio, "is_distinct": record.is_distinct}
 
 
 @plain.register

@@ -342,7 +342,9 @@ def test_differences_of_provenance_are_listed():
     found = compare(made(one_by_one([1.0] * 8)), made(one_by_one([1.0] * 8), origin=other))
     assert [one.field for one in found.differences] == ["launch_arguments", "vllm"]
     failed = made([*one_by_one([1.0] * 8), request(9, 10, error="HTTP 500", index=8)])
-    assert compare(failed, failed).notes[0] == "A has 1 failed requests, which no ratio counts"
+    (counted,) = compare(failed, failed).failures
+    assert str(counted) == "closed-1: 1 of 9 failed in A, 1 of 9 in B"
+    assert not counted.is_more
     assert list(found.table().columns) == ["level", "figure", "A", "B", "B / A", "drawn"]
 
 
@@ -373,16 +375,16 @@ def texts(figure):
     ("draw", "parts"),
     [
         (plots.latency_by_size, ("documents in a request (n=80)", "latency (s)", "words in a document")),
-        (plots.throughput, ("documents/s", "clients (n=161 requests)", "p95", "95 % interval")),
+        (plots.throughput, ("documents/s", "load (n=241 requests)", "p95", "2 clients", ": the knee")),
         (
             plots.percentile_curve,
-            ("percentile", "latency (s)", "closed-1 (n=81, 1 failed)", "waits 30 s"),
+            ("percentile", "latency (s)", "1 client (n=81, 1 failed)", "waits 30 s"),
         ),
         (
             plots.timeline,
             ("time since the start (min), n=243", "warm-up (n=1)", "failed (n=1)", "stopped (n=1)"),
         ),
-        (plots.resources, ("CPU (cores)", "memory (GiB)", "documents", "waiting", "n=5 samples")),
+        (plots.resources, ("CPU\n(cores)", "memory\n(GiB)", "documents", "waiting", "n=5 samples")),
     ],
 )
 def test_figures_name_what_they_show(drawn, draw, parts, tmp_path):
@@ -404,11 +406,15 @@ def test_stand_ins_are_under_every_figure(drawn):
 
 
 def test_what_can_not_be_drawn_is_an_error():
-    open_only = made(one_by_one([1.0] * 8, level="poisson-2"), (Level.poisson(2),))
-    with pytest.raises(BenchError, match="no closed level"):
-        plots.throughput(open_only)
+    bare = made(one_by_one([1.0] * 8))
+    with pytest.raises(BenchError, match="no measured request"):
+        plots.throughput(made([]))
+    with pytest.raises(BenchError, match="no request"):
+        plots.timeline(made([]))
     with pytest.raises(BenchError, match="too few samples"):
-        plots.resources(open_only)
+        plots.resources(bare)
+    with pytest.raises(BenchError, match="no grid of sizes"):
+        plots.latency_map(bare)
     with pytest.raises(BenchError, match="no answered request"):
         plots.latency_by_size(made([request(0, 1, error="HTTP 500")]))
 

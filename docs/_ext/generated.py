@@ -22,9 +22,8 @@ from sphinx.util.docutils import SphinxDirective
 
 import ragops
 from ragops import cli, hints, stack, vllm
-from ragops.bench import figures, load_run, plots, verdict
+from ragops.bench import facts, figures, load_run, page, plots
 from ragops.compose import faults
-from ragops.errors import BenchError
 from ragops.host import Core, Host, Node
 from ragops.model import Model, Shape
 
@@ -158,19 +157,14 @@ def run(part: str) -> Iterator[str]:
 
 def run_verdict(recorded: Any) -> Iterator[str]:
     """The sentence that answers whether RAGFlow's calls fit, or what was measured instead."""
-    try:
-        said = verdict(recorded).sentence
-    except BenchError:  # a run of another kind of load has no verdict
-        work = recorded.info.workload
-        said = f"Measured: {work.description}. Loads of this kind give no verdict on RAGFlow's limit."
-    yield from [inline(said), "", f"Run ``{recorded.path.name}``.", ""]
+    yield from [inline(facts.headline(recorded)), "", f"Run ``{recorded.path.name}``.", ""]
 
 
 def run_figure(recorded: Any) -> Iterator[str]:
     """The percentile curve, drawn beside the pages."""
     file = Path(__file__).parents[1] / "_run" / "percentiles.svg"
     file.parent.mkdir(exist_ok=True)
-    plots.percentile_curve(recorded).savefig(file)
+    file.write_text(plots.svg(plots.percentile_curve(recorded)), encoding="utf-8")
     said = "Latency at every percentile, a line for each load; the table below has the numbers."
     yield from [f".. figure:: /_run/{file.name}", f"   :alt: {said}", "   :figclass: ragops-wide", ""]
     yield from [f"   {said}", ""]
@@ -189,24 +183,25 @@ def run_levels(recorded: Any) -> Iterator[str]:
 
 def run_origin(recorded: Any) -> Iterator[str]:
     """Where the run comes from."""
-    origin = recorded.info.provenance
-    rows = (
-        ("run", recorded.path.name),
-        ("machine", f"{origin.cpu_model}, cores {origin.cores}"),
-        ("model", f"{origin.model}, sha256 {origin.model_sha256[:12]}"),
-        ("stand-in model", origin.model_is_stand_in or "no"),
-        ("client", origin.client_is_stand_in or "RAGFlow"),
-        ("image", f"{origin.image}, {origin.image_digest.removeprefix('sha256:')[:12]}"),
-        ("vLLM", origin.vllm),
-        ("complete", "yes" if recorded.info.complete else f"no: {recorded.info.reason}"),
-        ("workload", recorded.info.workload.description),
-    )
-    for name, value in rows:
+    for name, value in facts.origin(recorded):
         yield f":{name}: {inline(value)}"
     yield ""
 
 
-RUN_PARTS = {"verdict": run_verdict, "figure": run_figure, "levels": run_levels, "origin": run_origin}
+def run_report(recorded: Any) -> Iterator[str]:
+    """A link to the whole report, which is written beside the pages."""
+    file = Path(__file__).parents[1] / "_extra" / "report.html"
+    page.write(recorded, file)
+    yield from [f"`The whole report of this run <{file.name}>`__ has every figure with its numbers.", ""]
+
+
+RUN_PARTS = {
+    "verdict": run_verdict,
+    "figure": run_figure,
+    "levels": run_levels,
+    "origin": run_origin,
+    "report": run_report,
+}
 PARTS = {
     "faults": compose_faults,
     "settings": settings,

@@ -129,11 +129,16 @@ def growth_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...
 
 
 _FOOTER_WIDTH = 125
-"""Letters of a caption that fit below a figure."""
+"""Letters of a caption that fit below a figure on a page."""
 
 
-def footer(run: Run) -> str:
-    """Where a figure comes from: machine, model, image, run; and what stands in for what."""
+def footer(run: Run, width: int = _FOOTER_WIDTH) -> str:
+    """Where a figure comes from: machine, model, image, run; and what stands in for what.
+
+    Args:
+        run: The run.
+        width: Letters in a line.
+    """
     origin = run.info.provenance
     digest = origin.image_digest.removeprefix("sha256:")[:12]
     parts = (
@@ -148,4 +153,4 @@ def footer(run: Run) -> str:
         "" if run.info.complete else f"incomplete: {run.info.reason}",
     )
     lines = (" · ".join(part for part in parts if part), "; ".join(note for note in notes if note))
-    return "\n".join(part for line in lines for part in textwrap.wrap(line, _FOOTER_WIDTH))
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, width))

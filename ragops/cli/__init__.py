@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import shtab
 
 from ragops import guide
-from ragops.cli import bench, compose, demo, ragflow, stack
+from ragops.cli import bench, compose, demo, ragflow, report, stack
 from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.errors import RagopsError
 from ragops.render import as_json
@@ -94,6 +94,7 @@ def verbs() -> Mapping[str, Verb]:
         **compose.VERBS,
         **ragflow.VERBS,
         **bench.VERBS,
+        **report.VERBS,
         **demo.VERBS,
         "completion": completion,
     }
