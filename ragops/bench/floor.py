@@ -42,11 +42,13 @@ async def measure_floor(workload: Workload, requests: int = 20) -> Floor:
         raise BenchError("the stub needs more libraries", evidence=str(error), hint=hint) from error
     with StubProcess(Behaviour(order="constant")) as stub:
         target = wire.Target(stub.base_url, _MODEL)
-        async with wire.client(target) as http:
+        async with wire.client() as http:
             return await _measure(workload, requests, http, target)
 
 
-async def _measure(workload: Workload, requests: int, http: httpx.AsyncClient, target: wire.Target) -> Floor:
+async def _measure(
+    workload: Workload, requests: int, http: httpx.AsyncBaseTransport, target: wire.Target
+) -> Floor:
     chosen = [workload.requests[number % len(workload.requests)] for number in range(requests)]
     bodies = [(wire.encode(_MODEL, r.query, r.documents), len(r.documents)) for r in chosen]
     await wire.post(http, target, *bodies[0])  # waits for the stub to start

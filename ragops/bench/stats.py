@@ -122,10 +122,13 @@ def _level_figures(run: Run, level: Level) -> LevelFigures:
 
 
 def passes(run: Run, level: str) -> list[list[RequestRecord]]:
-    """The requests of each repeat of a level that has measured ones, warm-up included."""
+    """The requests of each repeat of a level that has measured ones, warm-up included.
+
+    A repeat that was cut short and continued is two of them, with no time between.
+    """
     mine = [record for record in run.requests if record.level == level and not record.is_cancelled]
-    repeats = sorted({record.repeat for record in mine if record.phase == "measure"})
-    return [[record for record in mine if record.repeat == repeat] for repeat in repeats]
+    turns = sorted({(record.repeat, record.session) for record in mine if record.phase == "measure"})
+    return [[record for record in mine if (record.repeat, record.session) == turn] for turn in turns]
 
 
 def _mean(values: list[float]) -> float:
