@@ -9,13 +9,9 @@ import platform
 import re
 import socket
 import subprocess
-import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import httpx
 
 from ragops import bench, sizing, verbs, vllm
 from ragops import host as hosts
@@ -23,6 +19,7 @@ from ragops import model as models
 from ragops.engine import connect as connect_engine
 from ragops.errors import BenchError, EngineError, NotFoundError
 from ragops.ragflow import discovery
+from ragops.telemetry import Sampler
 
 if TYPE_CHECKING:
     import threading
@@ -97,7 +94,7 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
         name=name,
         results=Path(results),
         provenance=provenance(wanted, reranker, engine),
-        sampler=Sampler(engine, reranker.id, stack.host_url),
+        sampler=Sampler(stack.host_url, engine, reranker.id),
         warmup=warmup,
         repeats=repeats,
         progress=progress,
@@ -115,37 +112,6 @@ def max_words(stack: Stack) -> int:
     model = verbs.desired(stack).model
     template = TEMPLATE_TOKENS if vllm.template_file(model) else 0
     return bench.words_for_context(sizing.max_model_len(stack, model), template)
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Looks at the reranker once: its container's use of CPU and memory, and vLLM's queue."""
-
-    engine: Engine
-    container: str
-    host_url: str
-
-    def __call__(self) -> bench.Sample:
-        """One look; what can't be read stays empty."""
-        used = self.engine.stats(self.container)
-        queue = self._queue()
-        return bench.Sample(
-            t=time.perf_counter_ns(),
-            cpu_ns=used.cpu_ns,
-            throttled_ns=used.throttled_ns,
-            throttled_periods=used.throttled_periods,
-            memory_bytes=used.memory_bytes,
-            running=queue.get("running"),
-            waiting=queue.get("waiting"),
-        )
-
-    def _queue(self) -> dict[str, int]:
-        try:
-            text = httpx.get(self.host_url.removesuffix("/v1") + "/metrics", timeout=2).text
-        except httpx.HTTPError:
-            return {}
-        found = re.findall(r"^(vllm:num_requests_\w+)(?:\{[^}]*\})? ([0-9.e+]+)$", text, re.MULTILINE)
-        return {_GAUGES[name]: int(float(value)) for name, value in found if name in _GAUGES}
 
 
 def provenance(wanted: Desired, reranker: ContainerState, engine: Engine) -> Provenance:
