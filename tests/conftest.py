@@ -13,6 +13,7 @@ from ragops.testing.fake_engine import FakeEngine
 from ragops.testing.stub import Behaviour
 
 CONNECTING = (
+    "ragops.measure.connect_engine",
     "ragops.verbs.connect_engine",
     "ragops.cli.stack.connect",
     "ragops.cli.demo.connect",

@@ -211,7 +211,7 @@ class Limit:
     def tokens_per_s(self) -> float | None:
         """Tokens a second if nothing but those multiplications took time; None where not measured."""
         found = [one.tflops for one in self.gemms if one.dtype == self.served]
-        return found[0] * 1e12 / self.flop_per_token if found and found[0] else None
+        return found[0] * 1e12 / self.flop_per_token if found and found[0] and self.flop_per_token else None
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,9 @@ async def record(  # noqa: PLR0913 - one keyword for each thing that a run may v
         BenchError: The server does not answer or sorts wrongly, the folder can't be made or written
             to, or the server went away; what was recorded stays.
     """
-    report = OrderReport.of(order.OrderCheck(*order_check), no_order_check)
-    now = datetime.now(UTC)
     info = RunInfo(
         name=name,
-        started=now.isoformat(timespec="seconds"),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
         started_ns=time.perf_counter_ns(),
         base_url=base_url,
         model=model,
@@ -115,15 +113,26 @@ async def record(  # noqa: PLR0913 - one keyword for each thing that a run may v
         warmup=warmup,
         seed=seed,
         fresh=fresh,
-        order=report,
+        order=OrderReport.of(order.OrderCheck(*order_check), no_order_check),
         provenance=provenance,
         limit=limit,
         template_tokens=template_tokens,
     )
     plan = Plan(info, workload, wire.Target(base_url, model, api_key, timeout))
+    return await _recorded(plan, results, sampler, progress, stop, floor)
+
+
+async def _recorded(
+    plan: Plan,
+    results: Path,
+    sampler: Sampler | None,
+    progress: Callable[[Progress], None] | None,
+    stop: threading.Event | None,
+    floor: bool,
+) -> Path:
     async with wire.client() as http:
         plan = replace(plan, info=await _prepared(plan, http, floor=floor))
-        folder = RunFolder(results / _folder_name(now, provenance.machine, name))
+        folder = RunFolder(results / _folder_name(plan.info))
         return await Recorder(plan, folder, sampler, progress).run(http, stop)
 
 
@@ -204,9 +213,11 @@ def _refuse_other(info: RunInfo, workload: Workload, provenance: Provenance | No
         )
 
 
-def _folder_name(now: datetime, machine: str, name: str) -> str:
-    parts = (re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") for text in (machine or "machine", name))
-    return "-".join([now.strftime("%Y%m%dT%H%M%SZ"), *(part or "run" for part in parts)])
+def _folder_name(info: RunInfo) -> str:
+    names = (info.provenance.machine or "machine", info.name)
+    parts = (re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") for text in names)
+    moment = datetime.fromisoformat(info.started).strftime("%Y%m%dT%H%M%SZ")
+    return "-".join([moment, *(part or "run" for part in parts)])
 
 
 record_sync = in_any_thread(record)
