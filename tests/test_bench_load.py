@@ -27,7 +27,7 @@ def played(level, count, behaviour, timeout=5.0):
     jobs = tuple(Job(index, "measure", BODY, 2, 3) for index in range(count))
 
     async def whole(target):
-        async with wire.client(target) as http:
+        async with wire.client() as http:
             await play(Pass(level, 0, jobs, seed=1), http, target, records.append)
 
     with StubReranker(behaviour) as stub:
@@ -91,7 +91,7 @@ def test_an_answer_that_misses_documents_is_an_error():
 def test_nobody_listens():
     async def whole():
         target = wire.Target("http://127.0.0.1:9/v1", "m")
-        async with wire.client(target) as http:
+        async with wire.client() as http:
             return await wire.post(http, target, BODY, 2)
 
     reply = asyncio.run(whole())
@@ -104,7 +104,7 @@ def test_request_is_the_one_that_ragflow_sends():
         target = wire.Target(stub.base_url + "/", "stub-reranker")
 
         async def whole():
-            async with wire.client(target) as http:
+            async with wire.client() as http:
                 return await wire.post(http, target, BODY, 2)
 
         reply = asyncio.run(whole())
@@ -186,7 +186,7 @@ def test_repeats_are_interleaved_in_a_seeded_order():
 )
 def test_order_check(order, right):
     async def whole(target):
-        async with wire.client(target) as http:
+        async with wire.client() as http:
             return await ask(http, target, DEFAULT_CHECK)
 
     with StubReranker(Behaviour(order=order)) as stub:

@@ -11,8 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from ragops.bench import Level, Provenance, Sample, compare, figures, frame, plots, series, summary, verdict
+from ragops.bench.counters import disturbances
 from ragops.bench.order import Ordering, OrderReport
-from ragops.bench.records import RequestRecord, Run, RunInfo, WorkloadInfo
+from ragops.bench.records import Gemm, Limit, RequestRecord, Run, RunInfo, WorkloadInfo
 from ragops.bench.stats import rates
 from ragops.errors import BenchError
 
@@ -126,6 +127,93 @@ def test_warm_up_and_stopped_requests_are_no_figures():
     assert figures(made(extra)) == ()
 
 
+def test_a_gap_between_sessions_is_no_time_of_the_load():
+    """A run that was cut short and continued an hour later did not become slower by it."""
+    first, second = one_by_one([1.0] * 5), one_by_one([1.0] * 5)
+    late = [
+        replace(r, session=1, index=5 + r.index, **{t: getattr(r, t) + 3600 * 10**9 for t in TIMES})
+        for r in second
+    ]
+    (row,) = figures(made([*first, *late]))
+    assert (row.n, row.requests_per_s) == (10, pytest.approx(1.0))
+
+
+TIMES = ("t_sched", "t_send", "t_done")
+
+
+def looked(second, **counters):
+    return Sample(round(second * 1e9), **counters)
+
+
+def counting(tokens_per_call=16000, cached=0.0, calls=10, busy=0, start=100):
+    """Samples before and after ten requests of a second each, and one in between."""
+    had = int(cached * tokens_per_call * calls)
+    return [
+        looked(0, calls=start, prompt_tokens=7, cached_tokens=3, cpu_ns=0, host_busy_ns=0, client_ns=0),
+        looked(5, calls=start + 4),
+        looked(
+            10.5,
+            calls=start + calls,
+            prompt_tokens=7 + tokens_per_call * calls,
+            cached_tokens=3 + had,
+            cpu_ns=20 * 10**9,
+            host_busy_ns=20 * 10**9 + busy,
+            client_ns=0,
+            host_stolen_ns=0,
+            throttled_ns=0,
+        ),
+    ]
+
+
+def test_computed_tokens_are_those_that_no_cache_had():
+    (row,) = figures(made(one_by_one([1.0] * 10), samples=counting(cached=0.25)))
+    assert row.cached_share == pytest.approx(0.25)
+    assert row.tokens_per_s == pytest.approx(16000)
+    assert row.computed_tokens_per_s == pytest.approx(12000)
+    assert row.limit_share is None
+    (row,) = figures(made(one_by_one([1.0] * 10)))
+    assert (row.cached_share, row.computed_tokens_per_s) == (None, None)
+
+
+def test_share_of_what_the_machine_can_do():
+    limit = Limit(
+        "bfloat16", 0.88e9, 2, (Gemm("float32", 0.4), Gemm("bfloat16", 17.6), Gemm("int8", None, "x"))
+    )
+    assert limit.tokens_per_s == pytest.approx(20000)
+    run = made(one_by_one([1.0] * 10), samples=counting(cached=0.25))
+    run = replace(run, info=replace(run.info, limit=limit))
+    assert figures(run)[0].limit_share == pytest.approx(0.6)
+    assert summary(run).loc["closed-1", "share of limit"] == 0.6
+    assert replace(limit, served="int8").tokens_per_s is None
+
+
+def test_a_second_client_is_seen_by_what_the_server_counted():
+    turn = one_by_one([1.0] * 10)
+    assert disturbances(made(turn, samples=counting())) == ()
+    strange = made(turn, samples=counting(calls=13))
+    assert disturbances(strange) == ("a second client: the server answered 3 calls that were not ours",)
+    assert "a second client" in verdict(strange).sentence
+
+
+def test_other_processes_are_seen_by_the_time_they_took():
+    turn = one_by_one([1.0] * 10)
+    assert disturbances(made(turn, samples=counting(busy=10**9))) == ()
+    assert disturbances(made(turn, samples=counting(busy=4 * 10**9))) == (
+        "other processes used up to 0.4 cores",
+    )
+
+
+def test_throttling_theft_and_a_restart_are_told():
+    first, _, last = counting()
+    turn = one_by_one([1.0] * 10)
+    slowed = replace(last, throttled_ns=2 * 10**9, host_stolen_ns=10**9)
+    start = replace(first, throttled_ns=0, host_stolen_ns=0)
+    found = disturbances(made(turn, samples=[start, slowed]))
+    assert found == ("the hypervisor kept up to 0.10 cores", "the container was throttled for 2.0 s")
+    again = [replace(first, calls=500), last]
+    assert disturbances(made(turn, samples=again)) == ("the reranker was started again during the run",)
+
+
 def test_summary_prints_percentiles_only_when_they_mean_something():
     levels = (Level.closed(1), Level.closed(4))
     table = summary(made(one_by_one(noisy(120, 2.0)), levels))
@@ -155,7 +243,9 @@ def test_frame_has_a_row_for_every_request():
 def test_run_that_fits():
     found = verdict(made(one_by_one(noisy(400, 9.0))))
     assert found.fits is True
-    assert found.sentence.startswith("With one request at a time, RAGFlow's calls fit its 30 s: p99 is ")
+    assert found.sentence.startswith(
+        "With one request at a time, the calls of RAGFlow v0.27.0 fit its 30 s: p99 is "
+    )
     assert "n=400; p95 " in found.sentence
     assert found.notes == ("no line of time against tokens: all requests have the same number of tokens",)
 
@@ -196,9 +286,9 @@ def test_line_of_time_against_tokens_and_the_documents_that_fit():
     assert found.service.per_token_s == pytest.approx(0.0005)
     assert found.service.residual_s == pytest.approx(0, abs=1e-6)
     assert found.tokens_per_document == 250
-    assert found.largest_documents == pytest.approx(29.5 / 0.125, abs=1)
+    assert found.largest_documents == pytest.approx((30 / 1.1 - 0.5) / 0.125, abs=1)
     assert found.is_extrapolated
-    assert str(found.service).startswith("t = 0.500 s + 0.5 ms a token")
+    assert str(found.service).startswith("t = 0.500 ± 0.000 s + 0.5 ± ")
 
 
 def test_the_margin_takes_documents_away():

@@ -12,12 +12,24 @@ from itertools import pairwise
 
 import pytest
 
-from ragops.bench import Level, Provenance, Sample, load_run, record, record_sync, synthetic, verdict
-from ragops.bench.records import RunFolder
+from ragops.bench import (
+    DEFAULT_CHECK,
+    Level,
+    Provenance,
+    Sample,
+    load_run,
+    record,
+    record_sync,
+    synthetic,
+    verdict,
+)
+from ragops.bench.folder import RunFolder
 from ragops.errors import BenchError
 from ragops.testing.stub import Behaviour, StubReranker
 
 WORKLOAD = synthetic(4, 3, 20)
+ASKED = len(DEFAULT_CHECK.documents)
+"""Calls that the order check makes each time."""
 LEVELS = (Level.closed(1), Level.closed(2, requests=3))
 
 
@@ -54,7 +66,7 @@ def test_a_run_is_kept_and_read_back(settings):
     assert "hush" not in (path / "run.json").read_text()
     run = load_run(path)
     assert run.problems == ()
-    assert (run.info.complete, run.info.reason, run.info.schema_version) == (True, "", 1)
+    assert (run.info.complete, run.info.reason, run.info.schema_version) == (True, "", 2)
     assert run.info.provenance == origin
     assert run.info.workload == WORKLOAD.info()
     assert run.info.levels == LEVELS
@@ -91,11 +103,13 @@ def test_arrivals_differ_from_repeat_to_repeat(settings):
 def test_no_request_is_sent_twice_unless_asked(settings, stub):
     before = len(stub.calls)
     record_sync(**settings, repeats=2)
-    sent = [call.body["query"] for call in stub.calls[before + 1 : -1]]
-    assert len(set(sent)) == len(sent)
+    sent = [call.body for call in stub.calls[before + ASKED : -ASKED]]
+    assert len({body["query"] for body in sent}) == len(sent) == 22
+    documents = [text for body in sent for text in body["documents"]]
+    assert len(set(documents)) == len(documents) == 66
     before = len(stub.calls)
     record_sync(**{**settings, "name": "again"}, fresh=False)
-    assert {call.body["query"] for call in stub.calls[before + 1 : -1]} == {
+    assert {call.body["query"] for call in stub.calls[before + ASKED : -ASKED]} == {
         request.query for request in WORKLOAD.requests
     }
 
@@ -138,9 +152,10 @@ def test_server_that_does_not_answer(settings, tmp_path):
 def test_failures_are_counted(settings):
     events = []
     with StubReranker(Behaviour(fail_every=4)) as stub:
-        path = record_sync(**{**settings, "base_url": stub.base_url}, progress=events.append)
+        there = {**settings, "base_url": stub.base_url}
+        path = record_sync(**there, progress=events.append, no_order_check="a server that fails")
     run = load_run(path)
-    assert sum(bool(r.error) for r in run.requests) == events[-1].errors == 3
+    assert sum(bool(r.error) for r in run.requests) == events[-1].errors == 2
     assert run.info.complete
 
 
@@ -172,7 +187,8 @@ def test_cancelled_run_keeps_what_it_had(settings, tmp_path):
     run = load_run(path)
     assert not run.info.complete
     assert run.info.reason == "stopped by the user"
-    assert run.problems == ("run.json says incomplete: stopped by the user",)
+    assert run.problems[0] == "run.json says incomplete: stopped by the user"
+    assert "requests missing" in run.problems[1]
     assert len(run.requests) in (4, 5)
     assert all(not r.error or r.is_cancelled for r in run.requests)
 
@@ -270,8 +286,8 @@ def test_what_is_no_run(recorded, tmp_path):
     assert "results/" in caught.value.hint
     file = recorded / "run.json"
     content = json.loads(file.read_text())
-    file.write_text(json.dumps({**content, "schema_version": 2}))
-    with pytest.raises(BenchError, match="schema version 2"):
+    file.write_text(json.dumps({**content, "schema_version": 3}))
+    with pytest.raises(BenchError, match="schema version 3"):
         load_run(recorded)
     file.write_text('{"name": 1')
     with pytest.raises(BenchError, match="can't be read"):
@@ -291,7 +307,11 @@ def test_half_written_run_says_so(settings, tmp_path):
     folder.close()
     run = load_run(folder.path)
     assert (run.info.complete, run.requests) == (False, ())
-    assert run.problems == ("run.json says incomplete: still running",)
+    assert run.problems == (
+        "run.json says incomplete: still running",
+        "closed-1, repeat 0: 4 requests missing",
+        "closed-2, repeat 0: 3 requests missing",
+    )
 
 
 def test_a_run_that_is_told_to_stop_keeps_what_it_has(settings):

@@ -10,6 +10,7 @@ import pytest
 from ragops import cli, private_engine
 from ragops.bench import Level
 from ragops.errors import BenchError, EngineError
+from ragops.testing.stub import Behaviour, StubReranker
 
 CONTAINER = "docker-ragflow-cpu-1"
 
@@ -311,10 +312,93 @@ class TestBench:
 
     def test_options_reach_the_benchmark(self, run, measured, tmp_path):
         argv = ("--requests", "5", "--clients", "1", "2", "--rate", "3", "--repeats", "2", "--results", "r")
-        code, _, err = run("bench", *argv)
+        more = ("--constant", "2", "--burst", "4", "--seed", "7", "--same-texts")
+        code, _, err = run("bench", *argv, *more)
         assert (code, err.splitlines()[0]) == (1, "error: seen enough")
-        assert measured["levels"] == (Level.closed(1), Level.closed(2), Level.poisson(3.0))
+        assert [level.name for level in measured["levels"]] == [
+            "closed-1", "closed-2", "poisson-3", "constant-2", "burst-4",
+        ]  # fmt: skip
+        assert {level.requests for level in measured["levels"]} == {5}
         assert (measured["repeats"], measured["warmup"], str(measured["results"])) == (2, 3, "r")
+        assert (measured["seed"], measured["fresh"]) == (7, False)
+
+    def test_the_load_is_that_of_the_release(self, run, measured, ragflow):
+        """The running container tells its release, whose window is 64 at the most."""
+        run("bench", "--requests", "9", "--max-words", "300")
+        assert measured["workload"].release == "v0.25.3"
+        assert {len(one.documents) for one in measured["workload"].requests} == {64}
+        run("bench", "--requests", "3", "--release", "v0.27.0", "--page-size", "30", "--form", "stemmed")
+        assert {len(one.documents) for one in measured["workload"].requests} == {90}
+        assert measured["workload"].name == "ragflow-stemmed"
+
+    def test_own_requests_are_sent_whole(self, run, measured, tmp_path):
+        file = tmp_path / "mine.jsonl"
+        file.write_text('{"query": "q", "documents": ["a"]}\n' * 3)
+        run("bench", "--workload", str(file), "--clients", "2")
+        assert measured["workload"].profile == "own"
+        assert measured["levels"] == (Level.closed(2),)
+
+    def test_any_server_by_its_address_to_the_verdict(self, run, here, tmp_path):
+        with StubReranker(Behaviour(per_token_s=1e-7)) as stub:
+            argv = ("--url", stub.base_url, "--model", "stub-reranker", "--requests", "8", "--callers", "3")
+            code, out, _ = run("bench", *argv, "--max-words", "60", "--results", str(tmp_path))
+        assert code == 0
+        for part in (
+            "closed-1: n=8, 0 failed",
+            "client: ",
+            "to a server of no time",
+            "largest window",
+            "p95",
+        ):
+            assert part in out
+        assert "rerankers for 3 callers at once: 1" in out
+        assert out.splitlines()[-1].startswith(f"recorded in {tmp_path}")
+
+    def test_a_fast_wrong_reranker_fails(self, run, here, tmp_path):
+        with StubReranker(Behaviour(wrong_after=9)) as stub:
+            argv = (
+                "--url",
+                stub.base_url,
+                "--model",
+                "stub-reranker",
+                "--requests",
+                "3",
+                "--max-words",
+                "60",
+            )
+            code, out, _ = run("bench", *argv, "--results", str(tmp_path))
+        assert code == 1
+        assert "The scores were wrong, so the speed proves nothing" in out
+
+    def test_a_run_is_continued(self, run, here, tmp_path):
+        with StubReranker() as stub:
+            argv = (
+                "--url",
+                stub.base_url,
+                "--model",
+                "stub-reranker",
+                "--requests",
+                "8",
+                "--max-words",
+                "60",
+            )
+            assert run("bench", *argv, "--results", str(tmp_path / "r"))[0] == 0
+            (folder,) = (tmp_path / "r").iterdir()
+            info = json.loads((folder / "run.json").read_text())
+            (folder / "run.json").write_text(
+                json.dumps({**info, "complete": False, "reason": "still running"})
+            )
+            lines = (folder / "requests.jsonl").read_text().splitlines(keepends=True)
+            (folder / "requests.jsonl").write_text("".join(lines[:6]))
+            code, out, _ = run("bench", "--resume", str(folder), "--json")
+        assert code == 0
+        assert json.loads(out)["figures"][0]["n"] == 8
+        assert run("bench", "--resume", str(folder))[0] == 1
+
+    def test_an_address_needs_a_model(self, run, here):
+        code, _, err = run("bench", "--url", "http://127.0.0.1:9/v1")
+        assert code == 1
+        assert "--url and --model go together" in err
 
 
 def module(*argv, **environment):

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from ragops.bench.compare import Comparison, compare
 from ragops.bench.floor import measure_floor
+from ragops.bench.folder import load_run
 from ragops.bench.level import Level
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck
-from ragops.bench.records import Floor, Provenance, RequestRecord, Run, RunInfo, Sample, load_run
-from ragops.bench.run import Progress, record, record_sync
+from ragops.bench.records import Floor, Gemm, Limit, Provenance, RequestRecord, Run, RunInfo, Sample
+from ragops.bench.run import Progress, record, record_sync, resume, resume_sync
 from ragops.bench.stats import LevelFigures, figures, frame, summary
 from ragops.bench.verdict import Verdict, verdict
 from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic, words_for_context
@@ -27,8 +28,10 @@ __all__ = [
     "DEFAULT_CHECK",
     "Comparison",
     "Floor",
+    "Gemm",
     "Level",
     "LevelFigures",
+    "Limit",
     "OrderCheck",
     "Progress",
     "Provenance",
@@ -48,6 +51,8 @@ __all__ = [
     "ragflow",
     "record",
     "record_sync",
+    "resume",
+    "resume_sync",
     "summary",
     "synthetic",
     "verdict",

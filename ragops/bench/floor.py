@@ -11,45 +11,38 @@ from typing import TYPE_CHECKING
 
 from ragops.bench import wire
 from ragops.bench.records import Floor
-from ragops.errors import BenchError
+from ragops.testing.echo import MODEL, EchoProcess
 
 if TYPE_CHECKING:
     import httpx
 
     from ragops.bench.workload import Workload
 
-_MODEL = "stub-reranker"
 
-
-async def measure_floor(workload: Workload, requests: int = 20) -> Floor:
-    """Send the workload's first requests, one at a time, to a stub in a process of its own.
+async def measure_floor(workload: Workload, requests: int = 40) -> Floor:
+    """Send the workload's first requests, one at a time, to a stand-in that answers at once.
 
     Args:
         workload: Whose requests to send; they are sent again from the first when there are too few.
         requests: How many.
 
     Returns:
-        Median latency, which holds the stub's own reading and writing too, and CPU time of this
+        Median latency, which holds the stand-in's own reading and writing too, and CPU time of this
         thread for each request, both in ns.
-
-    Raises:
-        BenchError: The stub's libraries are not installed.
     """
-    try:
-        from ragops.testing.stub import Behaviour, StubProcess  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        hint = "pip install 'ragops-rerank[testing]'"
-        raise BenchError("the stub needs more libraries", evidence=str(error), hint=hint) from error
-    with StubProcess(Behaviour(order="constant")) as stub:
-        target = wire.Target(stub.base_url, _MODEL)
-        async with wire.client(target) as http:
+    with EchoProcess() as echo:
+        target = wire.Target(echo.base_url, MODEL)
+        async with wire.client() as http:
             return await _measure(workload, requests, http, target)
 
 
-async def _measure(workload: Workload, requests: int, http: httpx.AsyncClient, target: wire.Target) -> Floor:
+async def _measure(
+    workload: Workload, requests: int, http: httpx.AsyncBaseTransport, target: wire.Target
+) -> Floor:
     chosen = [workload.requests[number % len(workload.requests)] for number in range(requests)]
-    bodies = [(wire.encode(_MODEL, r.query, r.documents), len(r.documents)) for r in chosen]
-    await wire.post(http, target, *bodies[0])  # waits for the stub to start
+    bodies = [(wire.encode(MODEL, r.query, r.documents), len(r.documents)) for r in chosen]
+    for body, documents in bodies:  # waits for the process to start, and lets it learn the answers
+        await wire.post(http, target, body, documents)
     began = time.thread_time_ns()
     replies = [await wire.post(http, target, body, documents) for body, documents in bodies]
     used = time.thread_time_ns() - began

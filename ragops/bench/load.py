@@ -1,6 +1,6 @@
 """Sends a level's requests on time and notes when each was due, sent and answered.
 
-The level says when (``level.py``), the wire says what (``wire.py``); ``run.py`` keeps the notes.
+The level says when (``level.py``), the wire says what (``wire.py``); ``recorder.py`` keeps the notes.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ class Pass:
     repeat: int
     jobs: tuple[Job, ...]
     seed: int
+    session: int = 0
+    """How often the run had been continued."""
 
 
-async def play(turn: Pass, http: httpx.AsyncClient, target: wire.Target, keep: Keep) -> None:
+async def play(turn: Pass, http: httpx.AsyncBaseTransport, target: wire.Target, keep: Keep) -> None:
     """Send every request of a pass.
 
     Args:
@@ -90,6 +92,7 @@ def _note(turn: Pass, job: Job, t_sched: int, reply: wire.Reply) -> RequestRecor
         tokens=reply.tokens,
         status=reply.status,
         error=reply.error,
+        session=turn.session,
     )
 
 

@@ -59,6 +59,16 @@ class OrderReport:
     skipped: str = ""
     """Why it was not asked, such as ``random weights``; empty when it was."""
 
+    @classmethod
+    def of(cls, check: OrderCheck, skipped: str) -> OrderReport:
+        """The report of a question that has not been asked yet."""
+        return cls(check.query, tuple(check.documents), check.best, skipped=skipped)
+
+    @property
+    def check(self) -> OrderCheck:
+        """The question."""
+        return OrderCheck(self.query, self.documents, self.best)
+
     @property
     def verdict(self) -> str:
         """One clause for a report."""
@@ -82,8 +92,12 @@ def judge(scores: tuple[float, ...], best: int) -> bool:
     return all(math.isfinite(score) for score in scores) and all(scores[best] > score for score in others)
 
 
-async def ask(http: httpx.AsyncClient, target: wire.Target, check: OrderCheck) -> Ordering:
-    """Ask once.
+async def ask(http: httpx.AsyncBaseTransport, target: wire.Target, check: OrderCheck) -> Ordering:
+    """Ask, each time with another document first, so that neither luck nor a place can be right.
+
+    Returns:
+        The first answer if all were right, else the first that was wrong. Its scores are those of
+        the documents in the order of the check.
 
     Raises:
         BenchError: The check names a document that it doesn't have.
@@ -94,11 +108,20 @@ async def ask(http: httpx.AsyncClient, target: wire.Target, check: OrderCheck) -
             evidence=f"{len(check.documents)} documents, the best at {check.best}",
             hint="give two or more documents and the place of the best one, counted from 0",
         )
-    body = wire.encode(target.model, check.query, tuple(check.documents))
-    reply = await wire.post(http, target, body, len(check.documents))
+    found = [await _ask(http, target, check, first) for first in range(len(check.documents))]
+    return next((one for one in found if not one.right), found[0])
+
+
+async def _ask(
+    http: httpx.AsyncBaseTransport, target: wire.Target, check: OrderCheck, first: int
+) -> Ordering:
+    turned = check.documents[first:] + check.documents[:first]
+    body = wire.encode(target.model, check.query, tuple(turned))
+    reply = await wire.post(http, target, body, len(turned))
     if reply.error:
         return Ordering(right=False, error=reply.error)
-    return Ordering(right=judge(reply.scores, check.best), scores=reply.scores)
+    scores = reply.scores[len(turned) - first :] + reply.scores[: len(turned) - first]
+    return Ordering(right=judge(scores, check.best), scores=scores)
 
 
 def refusal(ordering: Ordering, target: wire.Target) -> BenchError:

@@ -1,28 +1,31 @@
-"""What a recorded run holds, as frozen declarations, and the folder that keeps it.
+"""What a recorded run holds, as frozen declarations; ``folder.py`` writes and reads the files.
 
-A folder has ``run.json``, ``requests.jsonl`` and ``samples.jsonl``. ``run.py`` writes one,
-``stats.py``, ``verdict.py``, ``compare.py`` and ``plots.py`` only read what :func:`load_run` gives.
+``run.py`` makes one, ``stats.py``, ``verdict.py``, ``compare.py`` and ``plots.py`` only read what
+:func:`~ragops.bench.folder.load_run` gives.
 """
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Literal, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Literal
 
 from ragops.bench.level import Level  # noqa: TC001 - pydantic reads it
 from ragops.bench.order import OrderReport  # noqa: TC001 - pydantic reads it
-from ragops.errors import BenchError
 
-SCHEMA = 1
-"""Version of the folder's form; rises when a reader of the old form would err."""
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = 2
+"""Version of the folder's form; rises when a reader of the old form would err.
+
+2 has sessions: a run that was continued has its requests and its times in several of them. It also
+has what the server counted, and the limit of the machine; a run of form 1 is read with those unknown."""
+
+READS = (1, SCHEMA)
+"""Versions that this release reads."""
 
 Phase = Literal["warmup", "measure"]
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Sample:
     """The reranker at one moment; counters only rise. None where a value can't be read."""
 
     t: int
-    """Nanoseconds of ``time.perf_counter_ns``, the clock of the requests."""
+    """When it was begun, in ns of ``time.perf_counter_ns``, the clock of the requests."""
     cpu_ns: int | None = None
     """CPU time used since the container's start."""
     throttled_ns: int | None = None
@@ -82,6 +85,18 @@ class Sample:
     """Documents that vLLM is working on."""
     waiting: int | None = None
     """Documents that wait in vLLM's queue."""
+    calls: int | None = None
+    """Rerank calls that the server has answered, from whomever."""
+    prompt_tokens: int | None = None
+    """Tokens of all prompts that the server has taken, whether computed or found in its cache."""
+    cached_tokens: int | None = None
+    """Of those, tokens that its prefix cache had."""
+    host_busy_ns: int | None = None
+    """CPU time that the whole machine has spent."""
+    host_stolen_ns: int | None = None
+    """CPU time that the hypervisor kept from it."""
+    client_ns: int | None = None
+    """CPU time of the process that measures."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,8 @@ class RequestRecord:
     tokens: int | None
     status: int | None
     error: str = ""
+    session: int = 0
+    """How often the run had been continued."""
 
     @property
     def latency(self) -> float:
@@ -132,6 +149,16 @@ class WorkloadInfo:
     requests: int
     cut_to: int | None = None
     """Words of the longest pair where documents were cut for the model; None where none was."""
+    cut_documents: int | None = None
+    """How many were cut."""
+    documents: int | None = None
+    """Documents of all requests together."""
+    query_words: float | None = None
+    """Mean words of a query."""
+    release: str = ""
+    """Release of RAGFlow whose window it has; empty where it has none's."""
+    recipe: str = ""
+    """JSON from which :func:`ragops.bench.workload.again` makes the same texts; empty for hand-made ones."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +183,35 @@ class ClientReport:
     def cpu_seconds_per_request(self) -> float:
         """Seconds of CPU that the client used for each request."""
         return self.cpu_ns / 1e9 / max(1, self.requests)
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Matrix multiplication of the model's shapes in one arithmetic."""
+
+    dtype: str
+    tflops: float | None
+    """1e12 multiplications and additions a second; None where it could not be measured."""
+    error: str = ""
+    """Why not."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the machine could do at most, measured beside the run on the reranker's own CPUs."""
+
+    served: str
+    """Arithmetic of the reranker, one of those below."""
+    flop_per_token: float
+    """Multiplications and additions of the model's linear layers; attention comes on top."""
+    threads: int
+    gemms: tuple[Gemm, ...]
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens a second if nothing but those multiplications took time; None where not measured."""
+        found = [one.tflops for one in self.gemms if one.dtype == self.served]
+        return found[0] * 1e12 / self.flop_per_token if found and found[0] and self.flop_per_token else None
 
 
 @dataclass(frozen=True)
@@ -189,6 +245,15 @@ class RunInfo:
     """Why it is not complete; empty when it is."""
     client: ClientReport | None = None
     sampler_errors: tuple[str, ...] = ()
+    limit: Limit | None = None
+    template_tokens: int = 0
+    """Tokens that the score template adds to each pair, about."""
+    resumed: tuple[str, ...] = ()
+    """When it was continued; UTC, ISO 8601."""
+
+    def planned(self, level: Level) -> int:
+        """Requests of one repeat of a level that are to be measured."""
+        return min(level.requests or self.workload.requests, self.workload.requests)
 
 
 @dataclass(frozen=True)
@@ -207,117 +272,10 @@ class Run:
         """The requests that figures count: no warm-up, none that the user stopped."""
         return tuple(r for r in self.requests if r.phase == "measure" and not r.is_cancelled)
 
-
-_INFO = TypeAdapter(RunInfo)
-_REQUEST = TypeAdapter(RequestRecord)
-_SAMPLE = TypeAdapter(Sample)
-
-
-class RunFolder:
-    """A new folder for a run; its files are only added to, and an old folder is never written.
-
-    Args:
-        path: The folder.
-
-    Raises:
-        BenchError: It is there already, or can't be made.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            hint = "recorded runs are never overwritten: give another name or results folder"
-            raise BenchError(f"can't make {path}", evidence=str(error), hint=hint) from error
-        self.path = path
-        self._requests = (path / "requests.jsonl").open("ab")
-        self._samples = (path / "samples.jsonl").open("ab")
-
-    def write_info(self, info: RunInfo) -> None:
-        """Put ``run.json`` in place at once, so that no reader meets half of it."""
-        draft = self.path / ".run.json.new"
-        draft.write_bytes(_INFO.dump_json(info, indent=2) + b"\n")
-        draft.replace(self.path / "run.json")
-
-    def add_request(self, record: RequestRecord) -> None:
-        """Append one line, and flush it."""
-        _append(self._requests, _REQUEST.dump_json(record))
-
-    def add_sample(self, sample: Sample) -> None:
-        """Append one line, and flush it."""
-        _append(self._samples, _SAMPLE.dump_json(sample))
-
-    def close(self) -> None:
-        """Put everything on disk and close the files."""
-        for file in (self._requests, self._samples):
-            os.fsync(file.fileno())
-            file.close()
-
-
-def _append(file: IO[bytes], line: bytes) -> None:
-    file.write(line + b"\n")
-    file.flush()
-
-
-def load_run(path: Path | str) -> Run:
-    """Read a recorded run.
-
-    Args:
-        path: Its folder.
-
-    Returns:
-        The run. A last line that was cut off is left out and named in ``problems``.
-
-    Raises:
-        BenchError: The folder holds no run, one of another form, or a broken line before the last.
-    """
-    folder = Path(path)
-    info = _load_info(folder)
-    problems: list[str] = []
-    requests = _load_lines(folder / "requests.jsonl", _REQUEST, problems)
-    samples = _load_lines(folder / "samples.jsonl", _SAMPLE, problems)
-    if not info.complete:
-        problems.append(f"run.json says incomplete: {info.reason}")
-    return Run(folder, info, requests, samples, tuple(problems))
-
-
-def _load_info(folder: Path) -> RunInfo:
-    try:
-        info = _INFO.validate_json((folder / "run.json").read_bytes())
-    except OSError as error:
-        hint = "name a folder under results/ that ragops bench has made"
-        raise BenchError(f"{folder} holds no recorded run", evidence=str(error), hint=hint) from error
-    except ValidationError as error:
-        hint = "it was changed by hand, or by another release of ragops"
-        raise BenchError(f"{folder}/run.json can't be read", evidence=_first(error), hint=hint) from error
-    if info.schema_version != SCHEMA:
-        raise BenchError(
-            f"{folder}/run.json has schema version {info.schema_version}",
-            evidence=f"this ragops reads version {SCHEMA}",
-            hint="read it with the release that wrote it",
-        )
-    return info
-
-
-def _load_lines(file: Path, adapter: TypeAdapter[_T], problems: list[str]) -> tuple[_T, ...]:
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        problems.append(f"{file.name} can't be read: {error.strerror}")
-        return ()
-    rows: list[_T] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(adapter.validate_json(line))
-        except ValidationError as error:
-            if number < len(lines):
-                hint = "the lines after it are good, so it was not cut off: restore the file"
-                raise BenchError(f"{file}:{number} is broken", evidence=_first(error), hint=hint) from error
-            problems.append(f"{file.name}: last line cut off, left out")
-    return tuple(rows)
-
-
-def _first(error: ValidationError) -> str:
-    detail = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in detail["loc"])
-    return f"{where}: {detail['msg']}" if where else detail["msg"]
+    @property
+    def missing(self) -> tuple[tuple[Level, int, int], ...]:
+        """Level, repeat, and how many of its requests have not ended; none when all have."""
+        done = Counter((record.level, record.repeat) for record in self.measured)
+        turns = [(level, repeat) for level in self.info.levels for repeat in range(self.info.repeats)]
+        left = [(one, repeat, self.info.planned(one) - done[one.name, repeat]) for one, repeat in turns]
+        return tuple(row for row in left if row[2] > 0)

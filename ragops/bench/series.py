@@ -94,16 +94,16 @@ def _series(name: str, dots: list[Dot], *, joined: bool) -> Series:
 
 def spans(run: Run) -> list[Span]:
     """The passes of a run in time, one after the other."""
-    groups: dict[tuple[str, int], list[RequestRecord]] = defaultdict(list)
+    groups: dict[tuple[str, int, int], list[RequestRecord]] = defaultdict(list)
     for record in run.requests:
-        groups[record.level, record.repeat].append(record)
+        groups[record.level, record.repeat, record.session].append(record)
     found = [
         Span(
             level,
             since_start(run, min(r.t_sched for r in group)),
             since_start(run, max(r.t_done for r in group)),
         )
-        for (level, _), group in groups.items()
+        for (level, _, _), group in groups.items()
     ]
     return sorted(found, key=lambda span: span.start)
 

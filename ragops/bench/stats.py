@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ragops.bench.counters import cached_share, counted
 from ragops.bench.quantiles import Percentile, percentile
 from ragops.errors import BenchError
 
@@ -40,6 +41,12 @@ class LevelFigures:
     """p50, p90, p95 and p99 from when a request was due."""
     service: tuple[Percentile, ...]
     """The same from when it was sent."""
+    cached_share: float | None = None
+    """Share of the tokens that the server's prefix cache had; None when it didn't say."""
+    computed_tokens_per_s: float | None = None
+    """Tokens that it computed; None when it didn't say."""
+    limit_share: float | None = None
+    """Computed tokens as a share of what the machine's matrix multiplication allows."""
 
 
 @dataclass(frozen=True)
@@ -109,23 +116,33 @@ def _level_figures(run: Run, level: Level) -> LevelFigures:
     records = [record for record in run.measured if record.level == level.name]
     each = [rates(turn, level.clients) for turn in passes(run, level.name)]
     tokens = [rate.tokens for rate in each if rate.tokens is not None]
+    per_s = _mean(tokens) if tokens else None
+    share = cached_share(counted(run).get(level.name, ()))
+    computed = None if per_s is None or share is None else per_s * (1 - share)
+    limit = run.info.limit.tokens_per_s if run.info.limit else None
     return LevelFigures(
         level=level,
         n=len(records),
         errors=sum(bool(record.error) for record in records),
         requests_per_s=_mean([rate.requests for rate in each]),
         documents_per_s=_mean([rate.documents for rate in each]),
-        tokens_per_s=_mean(tokens) if tokens else None,
+        tokens_per_s=per_s,
         latency=tuple(percentile(waits(records), share) for share in SHARES),
         service=tuple(percentile(waits(records, service=True), share) for share in SHARES),
+        cached_share=share,
+        computed_tokens_per_s=computed,
+        limit_share=None if computed is None or limit is None else computed / limit,
     )
 
 
 def passes(run: Run, level: str) -> list[list[RequestRecord]]:
-    """The requests of each repeat of a level that has measured ones, warm-up included."""
+    """The requests of each repeat of a level that has measured ones, warm-up included.
+
+    A repeat that was cut short and continued is two of them, with no time between.
+    """
     mine = [record for record in run.requests if record.level == level and not record.is_cancelled]
-    repeats = sorted({record.repeat for record in mine if record.phase == "measure"})
-    return [[record for record in mine if record.repeat == repeat] for repeat in repeats]
+    turns = sorted({(record.repeat, record.session) for record in mine if record.phase == "measure"})
+    return [[record for record in mine if (record.repeat, record.session) == turn] for turn in turns]
 
 
 def _mean(values: list[float]) -> float:
@@ -158,10 +175,16 @@ def _row(row: LevelFigures) -> dict[str, object]:
         "errors": row.errors,
         "documents/s": round(row.documents_per_s, 2),
         "requests/s": round(row.requests_per_s, 3),
-        "tokens/s": None if row.tokens_per_s is None else round(row.tokens_per_s),
+        "tokens/s": _whole(row.tokens_per_s),
+        "computed tokens/s": _whole(row.computed_tokens_per_s),
+        "share of limit": None if row.limit_share is None else round(row.limit_share, 3),
         **{found.name: str(found) for found in row.latency},
         **{f"{found.name} from sending": str(found) for found in row.service},
     }
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
 def frame(run: Run) -> pd.DataFrame:
@@ -170,6 +193,7 @@ def frame(run: Run) -> pd.DataFrame:
         {
             "level": r.level,
             "repeat": r.repeat,
+            "session": r.session,
             "phase": r.phase,
             "index": r.index,
             "documents": r.documents,

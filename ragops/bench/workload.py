@@ -9,34 +9,27 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from ragops.bench.records import WorkloadInfo
+from ragops.bench.sizes import RAGFLOW_WINDOW, TAIL_TOKENS, TOKENS_PER_WORD, pair_tokens, windows
 from ragops.bench.text import Passage, Writer, count_words, cut, stemmed
 from ragops.errors import BenchError
 
-Form = Literal["natural", "stemmed"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
-TOKENS_PER_WORD = 1.3
-"""Tokens that a word of the source text costs, about; used to turn lengths in tokens into words."""
+Form = Literal["natural", "stemmed"]
 
 MOST_TOKENS_PER_WORD = 2.2
 """What a word may cost at most: long German ones, split up by a vocabulary made for English."""
-
-RAGFLOW_WINDOW = ((64, 0.63), (66, 0.16), (70, 0.105), (90, 0.105))
-"""Documents in one rerank call and their share: page sizes of 8, 6, 10 and 30.
-
-Of RAGFlow v0.21.1 to v0.24 and from v0.26 on; v0.25 never sends more than 64."""
-
-RAGFLOW_PAIR_TOKENS = ((0.0, 80), (0.1, 150), (0.5, 280), (0.9, 480), (0.99, 650), (1.0, 700))
-"""Quantiles of the tokens of a query and a document together, for chunks of 512 tokens (an estimate)."""
 
 _SHORTEST = 8
 
@@ -67,6 +60,9 @@ class Workload:
         seed: What the texts were drawn with; None for the user's own.
         requests: The requests.
         cut_to: Words of the longest pair where documents were cut for the model.
+        cut_documents: How many were cut.
+        release: Release of RAGFlow whose window it has; empty where it has none's.
+        recipe: JSON for :func:`again`; empty for texts that nobody can draw again.
     """
 
     name: str
@@ -75,6 +71,9 @@ class Workload:
     seed: int | None
     requests: tuple[Request, ...]
     cut_to: int | None = None
+    cut_documents: int = 0
+    release: str = ""
+    recipe: str = ""
 
     def __post_init__(self) -> None:
         if not self.requests:
@@ -94,9 +93,20 @@ class Workload:
 
     def info(self) -> WorkloadInfo:
         """What ``run.json`` keeps of it."""
-        count = len(self.requests)
+        asked = sum(count_words(request.query) * len(request.documents) for request in self.requests)
         return WorkloadInfo(
-            self.name, self.profile, self.description, self.seed, self.sha256, count, self.cut_to
+            name=self.name,
+            profile=self.profile,
+            description=self.description,
+            seed=self.seed,
+            sha256=self.sha256,
+            requests=len(self.requests),
+            cut_to=self.cut_to,
+            cut_documents=self.cut_documents,
+            documents=self.documents,
+            query_words=round(asked / self.documents, 2),
+            release=self.release,
+            recipe=self.recipe,
         )
 
 
@@ -129,7 +139,9 @@ def synthetic(
     texts = tuple(drawn if unique else drawn * requests)
     what = "new texts in every request" if unique else "the same request again and again"
     text = f"{requests} requests of {documents} documents of {words} words, {what}"
-    return _made(f"synthetic-{documents}x{words}", "synthetic", text, seed, texts, max_words)
+    made = Workload(f"synthetic-{documents}x{words}", "synthetic", text, seed, texts)
+    recipe = {"requests": requests, "documents": documents, "words": words, "unique": unique}
+    return _finished(made, max_words, recipe)
 
 
 def grid(
@@ -154,43 +166,86 @@ def grid(
     writer.chance.shuffle(sizes)
     requests = tuple(_drawn(writer, [length] * count, max_words) for count, length in sizes)
     text = f"{each} requests each of {_list(documents)} documents x {_list(words)} words"
-    return _made(f"grid-{len(sizes)}", "grid", text, seed, requests, max_words)
+    made = Workload(f"grid-{len(sizes)}", "grid", text, seed, requests)
+    return _finished(made, max_words, {"documents": documents, "words": words, "each": each})
 
 
-def ragflow(
+def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     requests: int = 100,
     seed: int = 1,
     *,
     form: Form = "natural",
-    window: tuple[tuple[int, float], ...] = RAGFLOW_WINDOW,
+    window: tuple[tuple[int, float], ...] | None = None,
+    release: str = "",
+    page_size: int | None = None,
+    tail: float = 0.0,
     max_words: int | None = None,
 ) -> Workload:
     """Requests of the sizes that RAGFlow sends.
 
-    The number of documents follows from the page size, see :data:`RAGFLOW_WINDOW`; their length
-    from chunks of 512 tokens, see :data:`RAGFLOW_PAIR_TOKENS`.
+    The number of documents follows from release and page size, see
+    :func:`ragops.bench.sizes.windows`; their length from chunks of 512 tokens, see
+    :data:`ragops.bench.sizes.RAGFLOW_PAIR_TOKENS`.
 
     Args:
         requests: How many.
         seed: What to draw the texts with.
         form: ``natural`` text, as RAGFlow sends with Infinity as its document engine, or
             ``stemmed``, as it sends with the others.
-        window: Documents in one call and their share, for a release or page size of your own.
+        window: Documents in one call and their share; otherwise the release's.
+        release: Such as ``v0.25.3``; the newest window when left out.
+        page_size: Documents that RAGFlow shows; a mixture of its pages when None.
+        tail: Share of documents of 2,000 to 8,000 tokens.
         max_words: As for :func:`synthetic`. It makes the load lighter than RAGFlow's, and the
             description says so.
+
+    Raises:
+        RagflowError: The release is not known.
     """
     writer = Writer(seed)
+    window = window or (windows(release, page_size) if release else RAGFLOW_WINDOW)
     counts = [count for count, _ in window]
     shares = [share for _, share in window]
     drawn = writer.chance.choices(counts, weights=shares, k=requests)
-    texts = tuple(_drawn_pairs(writer, count, form, max_words) for count in drawn)
+    texts = tuple(_drawn_pairs(writer, count, form, max_words, tail) for count in drawn)
     seen = Counter(drawn)
-    windows = ", ".join(f"{seen[count]} of {count}" for count in counts)
+    sent = ", ".join(f"{seen[count]} of {count}" for count in counts)
+    long = f", {tail:.1%} of {TAIL_TOKENS[0]} to {TAIL_TOKENS[1]} tokens" if tail else ""
     text = (
-        f"{requests} requests ({windows} documents), {form} text, pairs of p50 280, p90 480, p99 650 tokens "
-        f"at {TOKENS_PER_WORD} tokens a word"
+        f"{requests} requests ({sent} documents), {form} text, pairs of p50 280, p90 480, p99 650 tokens"
+        f"{long} at {TOKENS_PER_WORD} tokens a word"
     )
-    return _made(f"ragflow-{form}", "ragflow", text, seed, texts, max_words)
+    made = Workload(f"ragflow-{form}", "ragflow", text, seed, texts, release=release)
+    recipe = {"requests": requests, "form": form, "window": window, "release": release, "tail": tail}
+    return _finished(made, max_words, recipe)
+
+
+def again(info: WorkloadInfo) -> Workload:
+    """The workload of a recorded run, drawn anew.
+
+    Raises:
+        BenchError: Its texts were the user's own, or this release of ragops draws others.
+    """
+    makers: dict[str, Callable[..., Workload]] = {"synthetic": synthetic, "grid": grid, "ragflow": ragflow}
+    if info.profile not in makers or not info.recipe:
+        raise BenchError(
+            f"the texts of {info.name} can't be drawn again",
+            evidence=f"its profile is {info.profile}",
+            hint="bring them along: ragops bench --resume RUN --workload FILE",
+        )
+    arguments = {name: _frozen(value) for name, value in json.loads(info.recipe).items()}
+    made = makers[info.profile](**arguments)
+    if made.sha256 != info.sha256:
+        raise BenchError(
+            f"the texts of {info.name} are drawn differently by this release of ragops",
+            evidence=f"sha256 {made.sha256[:12]}, the run has {info.sha256[:12]}",
+            hint="go on with the release that began the run",
+        )
+    return made
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def words_for_context(tokens: int, template: int = 0) -> int:
@@ -200,7 +255,7 @@ def words_for_context(tokens: int, template: int = 0) -> int:
         tokens: The model's context, such as 256 for all-MiniLM-L6-v2.
         template: What the server's score template adds to a pair; 75 for Qwen3-Reranker.
     """
-    spare = 8  # the number of the pass before the query, and the marks between the texts
+    spare = 9  # the number of the pass before query and document, and the marks between the texts
     return max(1, int((tokens - template - spare) / MOST_TOKENS_PER_WORD))
 
 
@@ -246,10 +301,10 @@ def _drawn(writer: Writer, lengths: list[int], max_words: int | None) -> Request
     return Request(query, tuple(passage.text for passage in passages))
 
 
-def _drawn_pairs(writer: Writer, count: int, form: Form, max_words: int | None) -> Request:
+def _drawn_pairs(writer: Writer, count: int, form: Form, max_words: int | None, tail: float) -> Request:
     query = writer.query()
     asked, room = count_words(query), _room(query, max_words)
-    pairs = [_quantile(writer.chance.random()) / TOKENS_PER_WORD for _ in range(count)]
+    pairs = [pair_tokens(writer.chance, tail) / TOKENS_PER_WORD for _ in range(count)]
     passages = [writer.passage(min(max(round(pair) - asked, _SHORTEST), room)) for pair in pairs]
     return Request(query, tuple(_formed(passage, form, room) for passage in passages))
 
@@ -263,27 +318,21 @@ def _room(query: str, max_words: int | None) -> int:
     return sys.maxsize if max_words is None else max(1, max_words - count_words(query))
 
 
-def _quantile(share: float) -> float:
-    """Tokens of a pair at this share of all pairs, on straight lines between the known ones."""
-    for (low, start), (high, end) in pairwise(RAGFLOW_PAIR_TOKENS):
-        if share <= high:
-            return start + (end - start) * (share - low) / (high - low)
-    return RAGFLOW_PAIR_TOKENS[-1][1]
+def _finished(made: Workload, max_words: int | None, recipe: Mapping[str, object]) -> Workload:
+    """With its recipe; it says so where the limit on words was reached."""
+    whole = {**recipe, "seed": made.seed, "max_words": max_words}
+    made = replace(made, recipe=json.dumps(whole, separators=(",", ":")))
+    cut = sum(_cut(request, max_words) for request in made.requests) if max_words else 0
+    if not cut:
+        return made
+    text = f"{made.description}; cut to {max_words} words a pair (max_words), so lighter than the sizes say"
+    return replace(made, description=text, cut_to=max_words, cut_documents=cut)
 
 
-def _made(
-    name: str, profile: str, text: str, seed: int, requests: tuple[Request, ...], max_words: int | None
-) -> Workload:
-    """The workload, which says so when the limit on words was reached."""
-    if max_words is None or max(map(_longest, requests), default=0) < max_words:
-        return Workload(name, profile, text, seed, requests)
-    text = f"{text}; cut to {max_words} words a pair (max_words), so lighter than the sizes say"
-    return Workload(name, profile, text, seed, requests, max_words)
-
-
-def _longest(request: Request) -> int:
-    """Words of the longest pair."""
-    return count_words(request.query) + max(map(count_words, request.documents))
+def _cut(request: Request, max_words: int) -> int:
+    """Documents that reach the limit."""
+    asked = count_words(request.query)
+    return sum(asked + count_words(text) >= max_words for text in request.documents)
 
 
 def _list(numbers: tuple[int, ...]) -> str:

@@ -74,6 +74,8 @@ class Behaviour:
     """Documents left out of each answer."""
     max_tokens: int = 0
     """Longest pair; a longer one is refused with 400, as vLLM does. 0 is no limit."""
+    cached: float = 0.0
+    """Share of all tokens that it says its prefix cache had."""
     model: str = "stub-reranker"
     """Served model name; any other is answered with 404."""
     api_key: str = ""
@@ -98,6 +100,7 @@ class _Engine:
     running: int = 0
     waiting: int = 0
     tokens: int = 0
+    answered: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def serve(self, documents: int, tokens: int) -> None:
@@ -118,6 +121,7 @@ class _Engine:
             if seconds:
                 await asyncio.sleep(seconds)
             self.tokens += tokens
+            self.answered += 1
         finally:
             self.running -= documents
 
@@ -212,8 +216,12 @@ def _metrics(engine: _Engine) -> str:
         ("vllm:num_requests_running", "gauge", engine.running),
         ("vllm:num_requests_waiting", "gauge", engine.waiting),
         ("vllm:prompt_tokens_total", "counter", engine.tokens),
+        ("vllm:prefix_cache_hits_total", "counter", int(engine.tokens * engine.behaviour.cached)),
     )
-    return "".join(f"# TYPE {name} {kind}\n{name}{label} {float(value)}\n" for name, kind, value in rows)
+    said = "".join(f"# TYPE {name} {kind}\n{name}{label} {float(value)}\n" for name, kind, value in rows)
+    calls = f'http_requests_total{{handler="/v1/rerank",method="POST",status="2xx"}} {engine.answered}.0'
+    other = 'http_requests_total{handler="/metrics",method="GET",status="2xx"} 7.0'
+    return f"{said}# TYPE http_requests_total counter\n{other}\n{calls}\n"
 
 
 class _Stub:

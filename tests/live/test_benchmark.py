@@ -1,10 +1,17 @@
 """A short benchmark of the real server: the run folder, its figures, and where it comes from."""
 
+import os
+import signal
+import threading
+
+import httpx
 import pytest
 
 import ragops
 from ragops import measure
-from ragops.bench import Level, load_run, summary, synthetic, verdict
+from ragops.bench import Level, figures, load_run, ragflow, summary, synthetic, verdict
+from ragops.bench.counters import counted, disturbances
+from ragops.ragflow.request import RerankRequest
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +61,34 @@ def test_the_server_was_watched(run):
     assert any(sample.running is not None for sample in run.samples)
 
 
+def test_the_servers_own_counters_are_those_of_our_requests(run):
+    """vLLM and the stub count alike: calls of the rerank route, and all tokens of their prompts."""
+    for level, passes in counted(run).items():
+        sent = [record for record in run.requests if record.level == level]
+        assert sum(one.calls for one in passes) == sum(one.ours for one in passes) == len(sent)
+        assert sum(one.prompt_tokens for one in passes) == sum(record.tokens for record in sent)
+        assert sum(one.cached_tokens or 0 for one in passes) == 0  # an encoder has no prefix cache
+        assert all(one.cpu_ns > 0 and one.client_ns > 0 and one.host_busy_ns > 0 for one in passes)
+    assert not any("client" in line for line in disturbances(run))
+    assert all(row.computed_tokens_per_s == pytest.approx(row.tokens_per_s) for row in figures(run))
+
+
+def test_the_machines_limit_was_measured_in_the_image(run):
+    limit = run.info.limit
+    assert {one.dtype for one in limit.gemms} == {"float32", "bfloat16", "int8"}
+    assert all(one.tflops or one.error for one in limit.gemms)
+    assert limit.tokens_per_s > 0
+    shares = [row.limit_share for row in figures(run)]
+    assert all(0 < share < 1.5 for share in shares)
+
+
+def test_the_client_was_measured_against_a_server_of_no_time(run):
+    floor = run.info.client.floor
+    assert floor.errors == 0
+    fastest = min(record.t_done - record.t_send for record in run.requests)
+    assert 0 < floor.p50_ns < 10 * fastest
+
+
 def test_it_ends_with_figures(run):
     assert list(summary(run)["errors"]) == [0, 0, 0]
 
@@ -61,3 +96,70 @@ def test_it_ends_with_figures(run):
 def test_sizes_that_ragflow_does_not_send_give_no_verdict(run):
     with pytest.raises(ragops.BenchError, match="nothing about RAGFlow"):
         verdict(run)
+
+
+def test_a_second_client_is_flagged_by_its_effect(engine, declared, running, tmp_path):
+    stop = threading.Event()
+
+    def strangers():
+        request = RerankRequest(running.served).body()
+        while not stop.is_set():
+            httpx.post(
+                declared.host_url + "/rerank", content=request, headers={"content-type": "application/json"}
+            )
+
+    other = threading.Thread(target=strangers)
+    other.start()
+    try:
+        folder = measure.benchmark(
+            declared,
+            workload=synthetic(8, documents=8, words=40, max_words=measure.max_words(declared)),
+            levels=(Level.closed(1),),
+            results=tmp_path,
+            with_limits=False,
+            engine=engine,
+        )
+    finally:
+        stop.set()
+        other.join()
+    assert any(line.startswith("a second client") for line in disturbances(load_run(folder)))
+
+
+def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running, tmp_path):
+    asked = {
+        "workload": ragflow(12, max_words=measure.max_words(declared), release="v0.27.0"),
+        "levels": (Level.closed(1),),
+        "results": tmp_path,
+        "with_limits": False,
+        "engine": engine,
+    }
+    with pytest.raises(KeyboardInterrupt):
+        measure.benchmark(
+            declared, **asked, progress=lambda now: now.done == 6 and os.kill(os.getpid(), signal.SIGINT)
+        )
+    (folder,) = tmp_path.iterdir()
+    cut = load_run(folder)
+    assert cut.missing
+    run = load_run(measure.resume(declared, folder, engine=engine))
+    assert run.info.complete
+    assert len(run.measured) == 12
+    found = verdict(run)
+    assert found.release == "v0.27.0"
+    assert found.largest_documents > 64
+    assert found.callers >= 1
+    assert "stand-in model" in found.sentence
+
+
+def test_any_server_is_measured_by_its_address(declared, running, tmp_path):
+    folder = measure.benchmark_url(
+        declared.host_url,
+        running.served,
+        workload=synthetic(6, documents=4, words=20),
+        levels=(Level.burst(3),),
+        results=tmp_path,
+    )
+    run = load_run(folder)
+    assert run.info.complete
+    assert run.info.provenance.vantage == "host, by address"
+    assert run.info.order.after.right
+    assert all(sample.prompt_tokens is not None and sample.cpu_ns is None for sample in run.samples)

@@ -1,0 +1,184 @@
+"""The folder of a recorded run: ``run.json``, ``requests.jsonl`` and ``samples.jsonl``.
+
+Lines are written as requests end and never changed, so that whatever ends a run, a killed client
+or a full disk too, leaves what it had.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ragops.bench.records import READS, RequestRecord, Run, RunInfo, Sample
+from ragops.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INFO, REQUESTS, SAMPLES = "run.json", "requests.jsonl", "samples.jsonl"
+
+_T = TypeVar("_T")
+
+_INFO = TypeAdapter(RunInfo)
+_REQUEST = TypeAdapter(RequestRecord)
+_SAMPLE = TypeAdapter(Sample)
+
+
+class RunFolder:
+    """The folder of a run that is being recorded; its files are only added to.
+
+    Args:
+        path: The folder.
+        again: Whether a run that was cut short is continued; otherwise the folder must be new.
+
+    Raises:
+        BenchError: It is there already, can't be made, or another process writes to it.
+    """
+
+    def __init__(self, path: Path, *, again: bool = False) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=again)
+        except OSError as error:
+            hint = "recorded runs are never overwritten: give another name or results folder"
+            raise BenchError(f"can't make {path}", evidence=str(error), hint=hint) from error
+        self.path = path
+        self._requests, self._samples = (_opened(path / name) for name in (REQUESTS, SAMPLES))
+
+    def write_info(self, info: RunInfo) -> None:
+        """Put ``run.json`` in place at once, so that no reader meets half of it."""
+        draft = self.path / ".run.json.new"
+        with _told_when_full(self.path):
+            draft.write_bytes(_INFO.dump_json(info, indent=2) + b"\n")
+            draft.replace(self.path / INFO)
+
+    def add_request(self, record: RequestRecord) -> None:
+        """Append one line, and flush it."""
+        with _told_when_full(self.path):
+            _append(self._requests, _REQUEST.dump_json(record))
+
+    def add_sample(self, sample: Sample) -> None:
+        """Append one line, and flush it."""
+        with _told_when_full(self.path):
+            _append(self._samples, _SAMPLE.dump_json(sample))
+
+    def close(self) -> None:
+        """Put everything on disk and close the files; what a full disk did not take is lost."""
+        for file in (self._requests, self._samples):
+            with suppress(OSError):
+                os.fsync(file.fileno())
+            with suppress(OSError):
+                file.close()
+
+
+def _opened(file: Path) -> IO[bytes]:
+    """Open to append without a buffer; a last line that a killed client left half written goes."""
+    stream = file.open("a+b", buffering=0)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however that ends
+    except BlockingIOError as error:
+        stream.close()
+        hint = "wait until it is done, or stop it"
+        raise BenchError(f"another process is recording {file.parent}", hint=hint) from error
+    stream.seek(0)
+    stream.truncate(stream.read().rfind(b"\n") + 1)
+    return stream
+
+
+def _append(stream: IO[bytes], line: bytes) -> None:
+    """Write a line whole, or take back the part that a full disk took."""
+    end = os.fstat(stream.fileno()).st_size
+    data = line + b"\n"
+    try:
+        if stream.write(data) == len(data):
+            return
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as caught:
+        error = caught
+    with suppress(OSError):
+        stream.truncate(end)
+    raise error
+
+
+@contextmanager
+def _told_when_full(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(
+            f"can't write to {path}, so the run ends here and keeps what it had",
+            evidence=str(error),
+            hint=f"make room, then go on: ragops bench --resume {path}",
+        ) from error
+
+
+def load_run(path: Path | str) -> Run:
+    """Read a recorded run.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        The run. A last line that was cut off is left out and named in ``problems``.
+
+    Raises:
+        BenchError: The folder holds no run, one of another form, or a broken line before the last.
+    """
+    folder = Path(path)
+    info = _load_info(folder)
+    problems: list[str] = []
+    requests = _load_lines(folder / REQUESTS, _REQUEST, problems)
+    samples = _load_lines(folder / SAMPLES, _SAMPLE, problems)
+    run = Run(folder, info, requests, samples)
+    if not info.complete:
+        problems.append(f"run.json says incomplete: {info.reason}")
+        problems += [f"{level.name}, repeat {n}: {left} requests missing" for level, n, left in run.missing]
+    return replace(run, problems=tuple(problems))
+
+
+def _load_info(folder: Path) -> RunInfo:
+    try:
+        info = _INFO.validate_json((folder / INFO).read_bytes())
+    except OSError as error:
+        hint = "name a folder under results/ that ragops bench has made"
+        raise BenchError(f"{folder} holds no recorded run", evidence=str(error), hint=hint) from error
+    except ValidationError as error:
+        hint = "it was changed by hand, or by another release of ragops"
+        raise BenchError(f"{folder}/run.json can't be read", evidence=_first(error), hint=hint) from error
+    if info.schema_version not in READS:
+        raise BenchError(
+            f"{folder}/run.json has schema version {info.schema_version}",
+            evidence=f"this ragops reads versions {READS[0]} to {READS[-1]}",
+            hint="read it with the release that wrote it",
+        )
+    return info
+
+
+def _load_lines(file: Path, adapter: TypeAdapter[_T], problems: list[str]) -> tuple[_T, ...]:
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        problems.append(f"{file.name} can't be read: {error.strerror}")
+        return ()
+    rows: list[_T] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(adapter.validate_json(line))
+        except ValidationError as error:
+            if number < len(lines):
+                hint = "the lines after it are good, so it was not cut off: restore the file"
+                raise BenchError(f"{file}:{number} is broken", evidence=_first(error), hint=hint) from error
+            problems.append(f"{file.name}: last line cut off, left out")
+    return tuple(rows)
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in detail["loc"])
+    return f"{where}: {detail['msg']}" if where else detail["msg"]
