@@ -12,6 +12,7 @@
     ├── RagflowError     no RAGFlow container, or more than one to choose from
     ├── BenchError       a benchmark could not run, or its folder is not one
     ├── ComposeError     a file can't be read, or is no compose file
+    ├── InUseError       a network can't be removed: containers that ragops did not connect are in it
     └── LockedError      another ragops is changing the same engine
 
 Catch the base class to show any of them::
@@ -97,6 +98,10 @@ class BenchError(RagopsError):
 
 class ComposeError(RagopsError):
     """A compose file can't be read, or is none; the message names the line where there is one."""
+
+
+class InUseError(RagopsError):
+    """A network can't be removed, because containers that ragops did not connect are in it."""
 
 
 class LockedError(RagopsError):

@@ -75,7 +75,7 @@ def wait(
         log = engine.logs(name, tail=_TAIL)
         now = phase_of(log)
         listens = _LISTENS in log or container.health == "healthy"  # a log may have gone far beyond
-        if listens and _answers(engine, name, served):
+        if listens and answers(engine, name, served):
             now = "ready"
         if now != phase:
             phase = now
@@ -122,7 +122,8 @@ def _too_late(container: ContainerState, elapsed: float, log: str) -> LaunchErro
     )
 
 
-def _answers(engine: Engine, name: str, served: str) -> bool:
+def answers(engine: Engine, name: str, served: str) -> bool:
+    """Whether a rerank of one document, asked inside the container, is answered within a minute."""
     program = (resources.files("ragops.data") / "probe.py").read_text()
     request = RerankRequest(served)
     order = {

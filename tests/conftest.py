@@ -21,6 +21,9 @@ CONNECTING = (
     "ragops.verbs.connect_engine",
     "ragops.cli.stack.connect",
     "ragops.cli.demo.connect",
+    "ragops.cli.compose.connect",
+    "ragops.cli.watch.connect",
+    "ragops.watcher.connect",
     "ragops.checks.host.connect",
 )
 GIB = 1 << 30

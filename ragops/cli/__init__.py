@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import shtab
 
 from ragops import guide
-from ragops.cli import bench, compose, demo, stack
+from ragops.cli import bench, compose, demo, stack, watch
 from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.errors import RagopsError
 from ragops.render import as_json
@@ -89,4 +89,11 @@ def verbs() -> Mapping[str, Verb]:
     """All, in the order in which help shows them."""
     shells = option("shell", choices=shtab.SUPPORTED_SHELLS, help="which one")
     completion = Verb(_completion, "print a script that completes words for a shell", (shells,))
-    return {**stack.VERBS, **compose.VERBS, **bench.VERBS, **demo.VERBS, "completion": completion}
+    return {
+        **stack.VERBS,
+        **watch.VERBS,
+        **compose.VERBS,
+        **bench.VERBS,
+        **demo.VERBS,
+        "completion": completion,
+    }
