@@ -101,7 +101,8 @@ class Status:
 
     def _joined(self, one: RagflowContainer) -> str:
         what = "the demo client, " if one.demo else ""
-        return what + ("connected" if self.connected(one) else "not connected")
+        stopped = "" if one.container.running else f", {one.container.status}"
+        return what + ("connected" if self.connected(one) else "not connected") + stopped
 
 
 def desired(stack: Stack) -> Desired:

@@ -185,7 +185,8 @@ class Watcher:
         try:
             stack = self._read()
             with closing(connect(self._address)) as engine:
-                ok = ready.answers(engine, stack.reranker.name, verbs.desired(stack).served)
+                served, patience = verbs.desired(stack).served, self._memory.pace.patience
+                ok = ready.answers(engine, stack.reranker.name, served, patience=patience)
         except RagopsError:
             pass  # its declaration can't be read, say, or the engine is gone: no fault of its own
         self._words.put(_Answer(ok))

@@ -36,9 +36,11 @@ class Pace:
     """Between two looks when nothing happens: an event may have been missed."""
     probe: float = 30.0
     """Between the end of one rerank of one document and the next."""
+    patience: float = 60.0
+    """For the answer to one."""
     misses: int = 3
-    """Unanswered ones in a row that make a restart, each after a minute. RAGFlow gives up after half a
-    minute and vLLM drops what nobody waits for, so one that is only busy answers long before."""
+    """Unanswered ones in a row that make a restart. RAGFlow gives up after half a minute and vLLM drops
+    what nobody waits for any more, so that one that is only busy answers in time."""
     launch: float = 5.0
     """Before the reranker is started a second time; doubles with each time."""
     longest: float = 300.0
