@@ -260,8 +260,10 @@ class Engine:
                 raw.close()
             code = api.exec_inspect(made["Id"])["ExitCode"]
         if code is None and time.monotonic() - begin >= timeout:
-            what, hint = f"did not end within {timeout:g} s", f"docker top {container} shows what runs"
-            raise EngineError(f"{argv[0]} in {container} {what}", evidence=_text(err)[-300:], hint=hint)
+            what = f"{argv[0]} in {container} did not end within {timeout:g} s"
+            raise EngineError(
+                what, evidence=_text(err)[-300:], hint=f"docker top {container} shows what runs"
+            )
         return ExecResult(-1 if code is None else code, _text(out), _text(err))
 
     def pull(self, name: str) -> None:

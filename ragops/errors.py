@@ -13,7 +13,7 @@
     ├── BenchError       a benchmark could not run, or its folder is not one
     ├── ComposeError     a file can't be read, or is no compose file
     ├── InUseError       a network can't be removed: containers that ragops did not connect are in it
-    └── LockedError      another ragops is changing the same engine
+    └── LockedError      another ragops is changing or watching the same stack
 
 Catch the base class to show any of them::
 
@@ -105,4 +105,4 @@ class InUseError(RagopsError):
 
 
 class LockedError(RagopsError):
-    """Another ragops is changing the same stack at this moment."""
+    """Another ragops is changing or watching the same stack."""

@@ -138,7 +138,7 @@ class Watcher:
         except LockedError:
             self._memory = self._memory.later(time.monotonic())
         except RagopsError as error:
-            said, before = _line(error), self._memory.error
+            said, before = error.short, self._memory.error
             self._memory = self._memory.failed(said, time.monotonic())
             if said != before:
                 self._told(f"error: {said}")
@@ -153,7 +153,7 @@ class Watcher:
             try:
                 self._apply(launches, engine)
             except EngineError as error:  # the port is taken, say; the rest is done nevertheless
-                self._told(f"error: {_line(error)}")
+                self._told(f"error: {error.short}")
             return status, bool(launches)
 
     def _apply(self, actions: tuple[Action, ...], engine: Engine) -> None:
@@ -190,8 +190,3 @@ class Watcher:
         except RagopsError:
             pass  # its declaration can't be read, say, or the engine is gone: no fault of its own
         self._words.put(_Answer(ok))
-
-
-def _line(error: RagopsError) -> str:
-    """An error as one line."""
-    return " - ".join([error.message, *error.evidence.splitlines()[:1]])
