@@ -40,6 +40,7 @@ extensions = [
     "forms",
     "pictures",
     "error_index",
+    "durability",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
