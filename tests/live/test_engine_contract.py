@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import secrets
 import socket
@@ -478,7 +479,8 @@ class TestEvents:
                     told.append(f"{one.kind} {one.action} {one.name.removeprefix(scene.prefix)}")
                 if told and told[-1] == "network destroy -net":
                     break
-        assert told == [
+        folded = [one for one, _ in itertools.groupby(told)]  # a real one tells twice of one that disconnects
+        assert folded == [
             "container create -box",
             "network connect -net",
             "container start -box",

@@ -18,11 +18,12 @@ from ragops import verbs
 from ragops.compose import render
 from ragops.container import ContainerSpec, HealthCheck
 from ragops.errors import InUseError
+from ragops.lock import held
 from ragops.model import Model, Shape
 from ragops.planning import network_spec
 from ragops.ragflow import compose as overrides
 from ragops.ragflow import discovery
-from ragops.stack import Network, Ragflow, Reranker, Stack
+from ragops.stack import Network, Ragflow, Reranker, Stack, home
 from ragops.watcher import Watcher
 from ragops.watching import Pace
 
@@ -86,13 +87,18 @@ OLD = NEW.replace("ragflow-cpu: &server", "ragflow:\n    container_name: ragopst
 class Project:
     """A compose project of RAGFlow's shape."""
 
-    def __init__(self, engine, image, folder):
-        self.engine, self.image = engine, image
+    def __init__(self, engine, image, folder, cheap):
+        self.engine, self.image, self.cheap = engine, image, cheap
         self.file = folder / "docker-compose.yml"
-        self.shape(NEW)
+        self._desired = verbs.desired
+
+    def desired(self, stack):
+        """The cheap reranker for this stack, the real one for another."""
+        return self.cheap if stack is STACK else self._desired(stack)
 
     def shape(self, text):
         self.file.write_text(text.format(image=self.image))
+        self.compose("up", "-d", "--remove-orphans", "--timeout", "1")
 
     def compose(self, *argv, files=None):
         named = [part for one in files or (self.file,) for part in ("-f", str(one))]
@@ -133,23 +139,34 @@ def cheap(image):
     )
 
 
-@pytest.fixture
-def ragflow(engine, image, cheap, tmp_path, monkeypatch):
-    """RAGFlow's project, up and connected to a reranker; everything is taken away again."""
+@pytest.fixture(scope="module")
+def project(engine, image, cheap, tmp_path_factory):
+    """RAGFlow's project and a reranker; everything is taken away again."""
+    folder = tmp_path_factory.mktemp("ragflow")
     shape = Shape(layers=1, hidden=1, intermediate=1, kv_heads=1, head_dim=1, vocabulary=1)
-    model = Model(tmp_path, "cheap", "none", "cross-encoder", 32, False, shape, 1, "float32")
-    monkeypatch.setattr(verbs, "desired", lambda stack: verbs.Desired(stack, model, cheap))
-    monkeypatch.setenv("DOCKER_HOST", engine.state().address)
-    project = Project(engine, image.tags[0], tmp_path)
-    project.compose("up", "-d")
-    try:
-        verbs.up(STACK, engine)
-        yield project
-    finally:
-        verbs.down(STACK, engine)
-        project.compose("down", "--remove-orphans", "--timeout", "1")
+    model = Model(folder, "cheap", "none", "cross-encoder", 32, False, shape, 1, "float32")
+    with pytest.MonkeyPatch.context() as patched:
+        made = Project(engine, image.tags[0], folder, verbs.Desired(STACK, model, cheap))
+        patched.setattr(verbs, "desired", made.desired)
+        patched.setenv("DOCKER_HOST", engine.state().address)
+        try:
+            yield made
+        finally:
+            verbs.down(STACK, engine)
+            made.compose("down", "--remove-orphans", "--timeout", "1")
     assert engine.network(NET) is None
     assert engine.container(RERANKER) is None
+
+
+@pytest.fixture
+def ragflow(engine, project):
+    """The project, up and connected, in the shape of today's releases and without an override."""
+    for file in project.file.parent.glob("*override*"):
+        file.unlink()
+    project.shape(NEW)
+    verbs.up(STACK, engine)
+    assert drift(engine) == []
+    return project
 
 
 @pytest.fixture
@@ -202,16 +219,15 @@ def recreate(ragflow):
 
 
 def upgrade(ragflow):
-    """From the shape of v0.21 to that of v0.22."""
     ragflow.shape(NEW)
-    ragflow.compose("up", "-d", "--remove-orphans", "--timeout", "1")
 
 
 def lose_network(ragflow):
-    """Everybody is thrown out of the network, and it is removed."""
-    for name in (ragflow.box.name, RERANKER):
-        ragflow.engine._client.api.disconnect_container_from_network(name, NET, force=True)
-    ragflow.engine.remove_network(NET)
+    """Everybody is thrown out of the network, and it is removed before anybody mends that."""
+    with held(home(), ragflow.engine.state().address, RERANKER):
+        for name in (ragflow.box.name, RERANKER):
+            ragflow.engine._client.api.disconnect_container_from_network(name, NET, force=True)
+        ragflow.engine.remove_network(NET)
 
 
 def lose_network_while_stopped(ragflow):
@@ -243,24 +259,25 @@ CASES = {
 }
 
 
+def before(ragflow, mishap):
+    """What an upgrade begins with."""
+    if mishap is upgrade:
+        ragflow.shape(OLD)
+        assert verbs.up(STACK, ragflow.engine).ok
+
+
 @pytest.mark.parametrize("event", CASES)
 def test_mishap_is_named_by_status_and_repaired(engine, ragflow, watch, durability, event):
     """First with ``up``, then once more with ``watch``; the repair leaves RAGFlow's container as it was."""
     mishap, wanted = CASES[event]
-    if mishap is upgrade:
-        ragflow.shape(OLD)
-        recreate(ragflow)
-        verbs.up(STACK, engine)
+    before(ragflow, mishap)
     mishap(ragflow)
     after = ragflow.box
     named = drift(engine)
     assert named == [line.format(after.name) for line in wanted]
     assert verbs.up(STACK, engine).ok
     assert same(ragflow.box) == same(after)
-    if mishap is upgrade:
-        ragflow.shape(OLD)
-        ragflow.compose("up", "-d", "--remove-orphans", "--timeout", "1")
-        verbs.up(STACK, engine)
+    before(ragflow, mishap)
     told = watch()
     mishap(ragflow)
     seconds = until(lambda: ragflow.joined and engine.container(RERANKER).health == "healthy")
@@ -311,15 +328,12 @@ def test_override_keeps_what_a_connection_by_hand_loses(engine, ragflow, durabil
     assert overrides.applied(engine.containers(), NET) == (file,)
     recreate(ragflow)  # with -f for RAGFlow's own file only
     assert drift(engine) == [CONNECT.format(ragflow.box.name)]
-    record(
-        durability, engine, "RAGFlow is made anew, with -f that leaves the override out", drift(engine), None
-    )
+    record(durability, "RAGFlow is made anew, with -f that leaves the override out", drift(engine), None)
 
 
 def test_override_keeps_the_default_network_of_a_service_that_names_none(engine, ragflow):
     text = NEW[: NEW.index("networks:\n  ragflow:")].replace("    networks: [ragflow]\n", "")
     ragflow.shape(textwrap.dedent(text))
-    recreate(ragflow)
     made = overrides.override(ragflow.found(), STACK.network, engine.networks())
     overrides.write(made)
     ragflow.run(made.command)
