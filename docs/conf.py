@@ -41,6 +41,7 @@ extensions = [
     "pictures",
     "error_index",
     "releases",
+    "durability",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

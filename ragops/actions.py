@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ragops.errors import EngineError
+from ragops.errors import EngineError, InUseError
 
 if TYPE_CHECKING:
     from ragops.container import ContainerSpec, NetworkSpec
@@ -136,6 +136,24 @@ class StartContainer:
 
 
 @dataclass(frozen=True)
+class RestartContainer:
+    """Stop a container that does not do its work, by force if need be, and start it again."""
+
+    name: str
+    reason: str
+
+    def describe(self) -> str:
+        return f"~ restart container {self.name}: {self.reason}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "restart", self.name),)
+
+    def apply(self, engine: Engine) -> None:
+        engine.stop(self.name)
+        engine.start(self.name)
+
+
+@dataclass(frozen=True)
 class Connect:
     """Join a container to the network; its default route may move."""
 
@@ -175,7 +193,7 @@ class Disconnect:
 
 @dataclass(frozen=True)
 class Remove:
-    """Remove a container, network or volume of ours."""
+    """Remove a container or volume of ours."""
 
     kind: str
     name: str
@@ -189,9 +207,39 @@ class Remove:
         return (("docker", self.kind, "rm", *force, self.name),)
 
     def apply(self, engine: Engine) -> None:
-        remove = {
-            "container": engine.remove_container,
-            "network": engine.remove_network,
-            "volume": engine.remove_volume,
-        }
+        remove = {"container": engine.remove_container, "volume": engine.remove_volume}
         remove[self.kind](self.id)
+
+
+@dataclass(frozen=True)
+class RemoveNetwork:
+    """Remove a network of ours that no container is in, running or stopped.
+
+    The engine itself minds the running ones only. A stopped one that is left behind can never be
+    started again: it remembers the network by its id.
+    """
+
+    name: str
+    id: str
+
+    def describe(self) -> str:
+        return f"- remove network {self.name}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "network", "rm", self.name),)
+
+    def apply(self, engine: Engine) -> None:
+        places = ((one.name, one.endpoint(self.name)) for one in engine.containers())
+        if users := [name for name, place in places if place and place.network_id in ("", self.id)]:
+            raise in_use(self.name, users)
+        engine.remove_network(self.id)
+
+
+def in_use(network: str, users: list[str]) -> InUseError:
+    """The error for a network that these containers are in."""
+    return InUseError(
+        f"network {network} is in use by {', '.join(sorted(users))}",
+        evidence="ragops takes only RAGFlow and what it made itself out of a network; "
+        "a stopped container could not start again without it",
+        hint=f"ragops disconnect {min(users)}, then try again",
+    )

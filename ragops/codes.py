@@ -195,6 +195,18 @@ CODES = (
     Code("entry-differs", "RagflowError", r"reads back something else", "RAGFlow has not what was sent."),
     Code("kept-unreadable", "RagflowError", r"in RAGFlow before", "What was there before can't be read."),
     Code(
+        "override-excluded",
+        "RagflowError",
+        r"network_mode|not made by compose",
+        "There is no compose file in which RAGFlow's server can be given a network.",
+    ),
+    Code(
+        "override-unwritten",
+        "RagflowError",
+        r"not on this machine|can't write",
+        "The override file can't be put beside RAGFlow's own.",
+    ),
+    Code(
         "load-refused",
         "BenchError",
         r"is no load|is no level|has no due times|nothing to play|key is empty",
@@ -273,7 +285,13 @@ DEFAULTS = (
         "read the evidence; what was recorded before stays",
     ),
     Code("compose-unreadable", "ComposeError", "", "A compose file can't be read, or is none."),
-    Code("locked", "LockedError", "", "Another ragops is changing the same stack at this moment."),
+    Code(
+        "network-in-use",
+        "InUseError",
+        "",
+        "Containers that ragops did not connect are in a network that it should remove.",
+    ),
+    Code("locked", "LockedError", "", "Another ragops is changing or watching the same stack."),
     Code("failed", "RagopsError", "", "Something could not be done; the message says what."),
 )
 """What is left after :data:`CODES` and the hints; the last rows take whole kinds."""

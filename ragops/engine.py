@@ -1,8 +1,7 @@
 """The Docker engine: the only module that imports ``docker``.
 
-Each method asks one thing, gives back records of ``state.py`` and turns every failure
-into an :class:`~ragops.errors.EngineError` that says what to do. ``testing/fake_engine.py``
-behaves the same without an engine.
+Each method asks one thing, gives back records of ``state.py``, and turns every failure into an
+:class:`~ragops.errors.EngineError` that says what to do. ``testing/fake_engine.py`` is its twin in memory.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import docker
 import docker.errors
@@ -28,6 +27,7 @@ from ragops.stack import engine_socket
 from ragops.state import (
     ContainerState,
     EngineState,
+    EventState,
     ExecResult,
     ImageState,
     NetworkState,
@@ -35,6 +35,7 @@ from ragops.state import (
     VolumeState,
     container_of,
     engine_of,
+    event_of,
     image_of,
     network_of,
     stats_of,
@@ -127,19 +128,15 @@ class Engine:
 
     def container(self, name: str) -> ContainerState | None:
         """The container of that name or id, or None."""
-        try:
-            with _asking(f"inspect container {name}"):
-                return container_of(self._client.api.inspect_container(name))
-        except NotFoundError:
-            return None
+        with contextlib.suppress(NotFoundError), _asking(f"inspect container {name}"):
+            return container_of(self._client.api.inspect_container(name))
+        return None
 
     def image(self, name: str) -> ImageState | None:
         """The image of that name or id, or None."""
-        try:
-            with _asking(f"inspect image {name}"):
-                return image_of(self._client.api.inspect_image(name))
-        except NotFoundError:
-            return None
+        with contextlib.suppress(NotFoundError), _asking(f"inspect image {name}"):
+            return image_of(self._client.api.inspect_image(name))
+        return None
 
     def images(self, *, label: str = LABEL) -> tuple[ImageState, ...]:
         """All images with a label, intermediate ones too."""
@@ -162,6 +159,14 @@ class Engine:
         """CPU and memory that a running container has used."""
         with _asking(f"measure {container}"):
             return stats_of(self._client.api.stats(container, stream=False, one_shot=True))
+
+    @contextlib.contextmanager
+    def events(self) -> Iterator[Iterator[EventState]]:
+        """What happens to containers and networks from now on, as it happens; ends when the engine does."""
+        with _asking("tell what happens"):
+            stream = self._client.api.events(decode=True, filters={"type": ["container", "network"]})
+        with contextlib.closing(stream):
+            yield _told(stream)
 
     def create_network(self, spec: NetworkSpec) -> str:
         """Make a network; gives back its id."""
@@ -231,13 +236,7 @@ class Engine:
     def execute(
         self, container: str, argv: tuple[str, ...], *, stdin: str = "", timeout: float = TIMEOUT
     ) -> ExecResult:
-        """Run a command in a running container and wait for it.
-
-        Args:
-            container: Name or id.
-            argv: The command; no shell stands between.
-            stdin: What it reads from its standard input.
-            timeout: Seconds after which it counts as hung.
+        """Run a command, without a shell, in a running container; wait ``timeout`` seconds for its end.
 
         Raises:
             EngineError: The engine refused, or the command did not end in time.
@@ -269,9 +268,8 @@ class Engine:
 
     def pull(self, name: str) -> None:
         """Fetch an image, by tag or digest."""
-        repository, tag = parse_repository_tag(name)
         with _asking(f"pull {name}"):
-            self._client.images.pull(repository, tag=tag or "latest")
+            self._client.images.pull(name)
 
     def tag(self, image: str, name: str) -> None:
         """Give an image another name."""
@@ -323,14 +321,18 @@ def _asking(what: str) -> Iterator[None]:
         ) from error
 
 
+def _told(stream: Iterator[Any]) -> Iterator[EventState]:
+    with _asking("go on telling what happens"):
+        yield from map(event_of, stream)
+
+
 def _refused(kind: type[EngineError], what: str, error: docker.errors.APIError) -> EngineError:
     said = str(error.explanation or error)
     return kind(f"the Docker engine could not {what}", evidence=said, hint=hints.for_engine(said))
 
 
 def _unix(client: docker.DockerClient) -> str:
-    adapter = client.api.adapters.get("http+docker://")
-    return f"unix://{getattr(adapter, 'socket_path', '')}"
+    return f"unix://{getattr(client.api.adapters.get('http+docker://'), 'socket_path', '')}"
 
 
 def _cut(connection: socket.socket) -> None:

@@ -12,7 +12,8 @@
     ├── RagflowError     no RAGFlow, more than one to choose from, or it refused
     ├── BenchError       a benchmark could not run, or its folder is not one
     ├── ComposeError     a file can't be read, or is no compose file
-    └── LockedError      another ragops is changing the same engine
+    ├── InUseError       a network can't be removed: containers that ragops did not connect are in it
+    └── LockedError      another ragops is changing or watching the same stack
 
 Catch the base class to show any of them::
 
@@ -99,5 +100,9 @@ class ComposeError(RagopsError):
     """A compose file can't be read, or is none; the message names the line where there is one."""
 
 
+class InUseError(RagopsError):
+    """A network can't be removed, because containers that ragops did not connect are in it."""
+
+
 class LockedError(RagopsError):
-    """Another ragops is changing the same stack at this moment."""
+    """Another ragops is changing or watching the same stack."""

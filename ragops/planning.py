@@ -18,14 +18,17 @@ from ragops.actions import (
     CreateVolume,
     Disconnect,
     Remove,
+    RemoveNetwork,
     ReplaceContainer,
+    RestartContainer,
     RunContainer,
     StartContainer,
+    in_use,
     old_name,
 )
 from ragops.container import NetworkSpec
 from ragops.errors import StackError
-from ragops.ragflow.discovery import RagflowContainer, find, joinable
+from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow, joinable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,22 +154,34 @@ def plan_connect(found: RagflowContainer, network: NetworkState) -> Plan:
 
 
 def plan_down(stack: Stack, spec_volumes: tuple[str, ...], observed: Observed) -> Plan:
-    """What takes the stack away again: only what carries our label, and RAGFlow out of its network."""
+    """What takes the stack away again: only what carries our label, and RAGFlow out of its network.
+
+    RAGFlow's containers leave the network whether they run or not: one that is stopped could not
+    start again without it. Whoever else is in it was put there by somebody who is to decide.
+
+    Raises:
+        InUseError: Containers that are neither RAGFlow's nor ours are in the network, running or stopped.
+    """
     names = (stack.reranker.name, old_name(stack.reranker.name))
     rerankers = [one for one in map(observed.container, names) if one is not None and one.ours]
     network = observed.network(stack.network.name)
     actions: list[Action] = [Remove("container", one.name, one.id) for one in rerankers]
     if network is not None and network.ours:
         others = [one for one in observed.members(network.name) if one not in rerankers]
+        if strangers := [one.name for one in others if not _known(one, stack)]:
+            raise in_use(network.name, strangers)
         actions += [Disconnect(network.name, one.name) for one in others]
-        actions.append(Remove("network", network.name, network.id))
+        actions.append(RemoveNetwork(network.name, network.id))
     ours = {one.name for one in observed.volumes if "org.ragops" in one.labels}
     actions += [Remove("volume", name, name) for name in spec_volumes if name in ours]
     return Plan(tuple(actions))
 
 
 def plan_purge(observed: Observed) -> Plan:
-    """What takes everything of ours away, whatever stack or demo it belongs to."""
+    """What takes everything of ours away, whatever stack or demo it belongs to.
+
+    Strangers leave our networks too, running or stopped, so that each of them can be started again.
+    """
     containers = [one for one in observed.containers if one.ours]
     networks = [one for one in observed.networks if one.ours]
     strangers = [
@@ -179,7 +194,7 @@ def plan_purge(observed: Observed) -> Plan:
         (
             *(Remove("container", one.name, one.id) for one in containers),
             *strangers,
-            *(Remove("network", one.name, one.id) for one in networks),
+            *(RemoveNetwork(one.name, one.id) for one in networks),
             *(Remove("volume", one.name, one.name) for one in observed.volumes if "org.ragops" in one.labels),
         )
     )
@@ -211,6 +226,11 @@ def moves_route(container: ContainerState, network: str, *, internal: bool) -> b
     """
     names = [one.network for one in container.endpoints]
     return not internal and bool(names) and network < min(names)
+
+
+def _known(container: ContainerState, stack: Stack) -> bool:
+    """Whether ragops may take a container out of the network without asking."""
+    return container.ours or is_ragflow(container) or container.name in stack.ragflow.containers
 
 
 def _network_actions(declared: Network, network: NetworkState | None) -> Iterator[Action]:
@@ -256,6 +276,8 @@ def _reranker_actions(
         yield from _joining(container, network, Connect(network.name, spec.name, aliases=spec.aliases))
     if not container.running:
         yield StartContainer(spec.name)
+    elif container.health == "unhealthy":
+        yield RestartContainer(spec.name, "it is unhealthy")
 
 
 def _outdated(

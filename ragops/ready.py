@@ -75,7 +75,7 @@ def wait(
         log = engine.logs(name, tail=_TAIL)
         now = phase_of(log)
         listens = _LISTENS in log or container.health == "healthy"  # a log may have gone far beyond
-        if listens and _answers(engine, name, served):
+        if listens and answers(engine, name, served):
             now = "ready"
         if now != phase:
             phase = now
@@ -122,7 +122,8 @@ def _too_late(container: ContainerState, elapsed: float, log: str) -> LaunchErro
     )
 
 
-def _answers(engine: Engine, name: str, served: str) -> bool:
+def answers(engine: Engine, name: str, served: str, *, patience: float = 60) -> bool:
+    """Whether a rerank of one document, asked inside the container, is answered within some seconds."""
     program = (resources.files("ragops.data") / "probe.py").read_text()
     request = RerankRequest(served)
     order = {
@@ -131,11 +132,13 @@ def _answers(engine: Engine, name: str, served: str) -> bool:
         "model": served,
         "query": request.query,
         "documents": request.documents[:1],
-        "timeout": 60,
+        "timeout": patience,
         "connect_timeout": 5,
     }
     try:
-        done = engine.execute(name, ("python3", "-c", program), stdin=json.dumps(order), timeout=90)
+        done = engine.execute(
+            name, ("python3", "-c", program), stdin=json.dumps(order), timeout=patience + 30
+        )
         return bool(json.loads(done.stdout)["steps"]["rerank"]["ok"])
     except (EngineError, ValueError, KeyError):
         return False  # it may just have ended: the next look tells

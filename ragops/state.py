@@ -198,6 +198,15 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
+@dataclass(frozen=True)
+class EventState:
+    """Something that happened: ``container start``, ``network disconnect`` …; ``name`` is the object's."""
+
+    kind: str
+    action: str
+    name: str
+
+
 def network_of(raw: Mapping[str, Any]) -> NetworkState:
     """A network, from the engine's answer."""
     pools = (raw.get("IPAM") or {}).get("Config") or []
@@ -244,6 +253,13 @@ def _published(ports: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
         for port, bound in sorted(ports.items())
         for one in bound or ()
     )
+
+
+def event_of(raw: Mapping[str, Any]) -> EventState:
+    """An event, from the engine's stream of them."""
+    about = raw.get("Actor") or {}
+    name = (about.get("Attributes") or {}).get("name", "")
+    return EventState(raw.get("Type", ""), raw.get("Action", ""), name)
 
 
 def image_of(raw: Mapping[str, Any]) -> ImageState:

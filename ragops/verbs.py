@@ -21,8 +21,9 @@ from ragops.checks import Check, Report, exposure, scores, serving
 from ragops.checks.questions import Expected
 from ragops.engine import connect as connect_engine
 from ragops.errors import NotFoundError, RagflowError
-from ragops.lock import held
+from ragops.lock import held, refuse_while_watched
 from ragops.ragflow import discovery
+from ragops.ragflow.compose import applied
 from ragops.ragflow.request import RerankRequest
 from ragops.stack import Ragflow, Stack, home
 
@@ -100,7 +101,8 @@ class Status:
 
     def _joined(self, one: RagflowContainer) -> str:
         what = "the demo client, " if one.demo else ""
-        return what + ("connected" if self.connected(one) else "not connected")
+        stopped = "" if one.container.running else f", {one.container.status}"
+        return what + ("connected" if self.connected(one) else "not connected") + stopped
 
 
 def desired(stack: Stack) -> Desired:
@@ -185,6 +187,7 @@ def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> pl
     """Take a container out of the network; gives back what was done, nothing if it was not there."""
     engine = engine or connect_engine()
     with held(home(), engine.state().address, stack.reranker.name):
+        refuse_while_watched(home(), engine.state().address, stack.reranker.name)
         found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         there = found.container.endpoint(stack.network.name)
         todo = planning.Plan((Disconnect(stack.network.name, found.name),) if there else ())
@@ -239,19 +242,32 @@ def _inside(
 
 
 def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
-    """Take the stack away: only what carries our label; RAGFlow's containers leave the network."""
+    """Take the stack away: only what carries our label; RAGFlow's containers leave the network.
+
+    Raises:
+        InUseError: Somebody else's container is in the network.
+        LockedError: ``ragops watch`` keeps the stack.
+    """
     engine = engine or connect_engine()
     with held(home(), engine.state().address, stack.reranker.name):
-        todo = planning.plan_down(stack, (f"{stack.reranker.name}-cache",), planning.observe(engine))
+        refuse_while_watched(home(), engine.state().address, stack.reranker.name)
+        observed = planning.observe(engine)
+        todo = planning.plan_down(stack, (f"{stack.reranker.name}-cache",), observed)
         planning.apply(todo, engine)
-    return todo
+    lasting = applied(observed.containers, stack.network.name)
+    notes = [f"{file} still names the network: without it compose can't start RAGFlow" for file in lasting]
+    return planning.Plan(todo.actions, tuple(notes))
 
 
 def purge(engine: Engine | None = None) -> planning.Plan:
     """Take everything of ours away: every stack, demo clients, images that were built or pulled."""
     engine = engine or connect_engine()
     with held(home(), engine.state().address, "*"):
-        todo = planning.plan_purge(planning.observe(engine))
+        observed = planning.observe(engine)
+        for one in observed.containers:
+            if one.role == "reranker":
+                refuse_while_watched(home(), engine.state().address, one.name)
+        todo = planning.plan_purge(observed)
         planning.apply(todo, engine)
         images.remove_ours(engine, home())
     return todo

@@ -23,6 +23,9 @@ CONNECTING = (
     "ragops.registration.connect_engine",
     "ragops.cli.stack.connect",
     "ragops.cli.demo.connect",
+    "ragops.cli.compose.connect",
+    "ragops.cli.watch.connect",
+    "ragops.watcher.connect",
     "ragops.checks.host.connect",
 )
 GIB = 1 << 30

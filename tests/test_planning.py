@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragops.container import LABEL, ContainerSpec, Mount
-from ragops.errors import EngineError, RagflowError, StackError
+from ragops.errors import EngineError, InUseError, RagflowError, StackError
 from ragops.planning import (
     Plan,
     apply,
@@ -89,6 +89,12 @@ class TestUp:
         fake.stop(RERANKER)
         assert said(up(fake)) == [f"~ start container {RERANKER}"]
         assert plan(fake).empty
+
+    def test_one_that_is_unhealthy_is_restarted(self, fake, ragflow):
+        up(fake)
+        fake.change(RERANKER, health="unhealthy")
+        assert said(up(fake)) == [f"~ restart container {RERANKER}: it is unhealthy"]
+        assert fake.calls[-2:] == [f"stop {RERANKER}", f"start {RERANKER}"]
 
     def test_recreated_ragflow_is_connected_again(self, fake, ragflow):
         up(fake)
@@ -291,10 +297,47 @@ class TestDown:
     def test_foreign_container_of_the_rerankers_name_stays(self, fake):
         up(fake)
         fake.remove_container(RERANKER)
-        fake.add_container(RERANKER, network=NET)
+        fake.add_container(RERANKER)
         apply(plan_down(STACK, (), observe(fake)), fake)
         assert fake.container(RERANKER).status == "running"
         assert fake.network(NET) is None
+
+    def test_stopped_ragflow_leaves_the_network_and_can_be_started_again(self, fake, ragflow):
+        up(fake)
+        fake.stop(RAGFLOW)
+        apply(plan_down(STACK, (CACHE,), observe(fake)), fake)
+        fake.start(RAGFLOW)
+        assert fake.network(NET) is None
+
+    @pytest.mark.parametrize("stopped", [True, False])
+    def test_network_that_a_stranger_is_in_is_kept_and_the_stranger_named(self, fake, ragflow, stopped):
+        up(fake)
+        fake.add_container("stranger", network=NET)
+        if stopped:
+            fake.stop("stranger")
+        fake.calls.clear()
+        with pytest.raises(InUseError, match="in use by stranger") as caught:
+            plan_down(STACK, (CACHE,), observe(fake))
+        assert "ragops disconnect stranger" in caught.value.hint
+
+    def test_one_that_was_declared_is_no_stranger(self, fake):
+        stack = STACK.model_copy(update={"ragflow": Ragflow(containers=("mine",))})
+        fake.add_container("mine")
+        up(fake, stack)
+        apply(plan_down(stack, (CACHE,), observe(fake)), fake)
+        assert fake.container("mine").endpoint(NET) is None
+
+    @pytest.mark.parametrize("stopped", [True, False])
+    def test_one_that_comes_between_is_seen_when_the_network_is_removed(self, fake, stopped):
+        up(fake)
+        found = plan_down(STACK, (CACHE,), observe(fake))
+        fake.add_container("late", network=NET)
+        if stopped:
+            fake.stop("late")
+        with pytest.raises(InUseError, match="in use by late"):
+            apply(found, fake)
+        assert fake.network(NET) is not None
+        fake.start("late")
 
     def test_foreign_volume_stays(self, fake):
         fake.create_container(dataclasses.replace(SPEC, name="other"))  # the engine makes it, unlabelled

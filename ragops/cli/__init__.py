@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import shtab
 
 from ragops import guide
-from ragops.cli import bench, compose, demo, ragflow, report, stack
+from ragops.cli import bench, compose, demo, ragflow, report, stack, watch
 from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.errors import RagopsError
 from ragops.render import as_json
@@ -91,6 +91,7 @@ def verbs() -> Mapping[str, Verb]:
     completion = Verb(_completion, "print a script that completes words for a shell", (shells,))
     return {
         **stack.VERBS,
+        **watch.VERBS,
         **compose.VERBS,
         **ragflow.VERBS,
         **bench.VERBS,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops import wheels
-from ragops.actions import Remove
+from ragops.actions import Remove, RemoveNetwork
 from ragops.container import ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
 from ragops.planning import Plan
@@ -100,7 +100,7 @@ def plan_down(observed: Observed) -> Plan:
         (
             *(Remove("container", one.name, one.id) for one in demos),
             *(
-                Remove("network", one.name, one.id)
+                RemoveNetwork(one.name, one.id)
                 for one in observed.networks
                 if one.name in networks and one.ours
             ),

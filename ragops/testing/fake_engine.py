@@ -7,13 +7,15 @@ containers don't run: :attr:`FakeEngine.respond` and :attr:`FakeEngine.output` s
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from ragops.container import LABEL, ContainerSpec, NetworkSpec
 from ragops.engine import TIMEOUT, Engine
 from ragops.errors import EngineError
-from ragops.state import Endpoint, EngineState, ExecResult, StatsState, VolumeState
+from ragops.state import Endpoint, EngineState, EventState, ExecResult, StatsState, VolumeState
 from ragops.testing import fake_rules as rules
 from ragops.testing.fake_world import World
 
@@ -71,6 +73,17 @@ class FakeEngine(World, Engine):
         box = self._found(container, f"measure {container}")
         return self.used.get(box.name, _UNUSED) if box.running else _UNUSED
 
+    @contextmanager
+    def events(self) -> Iterator[Iterator[EventState]]:
+        """Until :meth:`end_events`."""
+        ear: SimpleQueue[EventState | None] = SimpleQueue()
+        self._ears.append(ear)
+        try:
+            yield iter(ear.get, None)
+        finally:
+            self._ears.remove(ear)
+            ear.put(None)
+
     # -- changing --------------------------------------------------------------------------
 
     def create_network(self, spec: NetworkSpec) -> str:
@@ -90,6 +103,7 @@ class FakeEngine(World, Engine):
             said = f"error while removing network: network {net.name} id {net.id} has active endpoints"
             self._allow(what, said)
         del self._networks[net.id]
+        self._tell("network", "destroy", net.name)
 
     def connect(self, network: str, container: str, aliases: tuple[str, ...] = ()) -> None:
         """A container that does not run gets its address when it starts."""
@@ -100,6 +114,8 @@ class FakeEngine(World, Engine):
         place = rules.placed(place, net, self.containers()) if box.running else place
         others = (one for one in box.endpoints if one.network != net.name)
         self.change(box.id, endpoints=tuple(sorted((*others, place), key=lambda one: one.network)))
+        if box.running:
+            self._tell("network", "connect", net.name)
 
     def disconnect(self, network: str, container: str) -> None:
         """Also out of a network that is gone, as long as the container does not run."""
@@ -111,6 +127,8 @@ class FakeEngine(World, Engine):
             the = "" if box.running else "the "
             self._allow(what, f"container {box.id} is not connected to {the}network {name}")
         self.change(box.id, endpoints=tuple(one for one in box.endpoints if one.network != name))
+        if box.running:
+            self._tell("network", "disconnect", name)
 
     def create_volume(self, name: str, *, role: str) -> None:
         """A volume that is there stays as it is."""
@@ -151,6 +169,7 @@ class FakeEngine(World, Engine):
         if box.status in {"running", "paused", "restarting"}:
             left = tuple(replace(one, address="") for one in box.endpoints)
             self.change(box.id, status="exited", exit_code=143, endpoints=left, published=())
+            self._tell("container", "stop", box.name)
 
     def rename(self, container: str, name: str) -> None:
         """Refused when the name is taken."""
@@ -159,11 +178,15 @@ class FakeEngine(World, Engine):
         if said := rules.new_name(name, self.containers()):
             self._allow(what, f"Error when allocating new name: {said}")
         self.change(box.id, name=name)
+        self._tell("container", "rename", name)
 
     def remove_container(self, container: str) -> None:
         """Running or not."""
         box = self._found(container, self._called(f"remove container {self._name(container)}"))
+        if box.running:
+            self.change(box.id, status="exited")
         del self._containers[box.id], self._specs[box.id]
+        self._tell("container", "destroy", box.name)
 
     def execute(
         self, container: str, argv: tuple[str, ...], *, stdin: str = "", timeout: float = TIMEOUT

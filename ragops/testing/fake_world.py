@@ -9,11 +9,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ragops.container import LABEL, ContainerSpec, NetworkSpec
-from ragops.state import ContainerState, ExecResult, ImageState, NetworkState, StatsState, VolumeState
+from ragops.state import (
+    ContainerState,
+    EventState,
+    ExecResult,
+    ImageState,
+    NetworkState,
+    StatsState,
+    VolumeState,
+)
 from ragops.testing import fake_rules as rules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from queue import SimpleQueue
 
 Respond = Callable[[ContainerState, tuple[str, ...], str], ExecResult | None]
 """Plays a program: container, arguments and standard input in; None where there is no such program."""
@@ -48,6 +57,7 @@ class World:
         self._images: dict[str, ImageState] = {}
         self._volumes: dict[str, VolumeState] = {}
         self._refusals: dict[str, str] = {}
+        self._ears: list[SimpleQueue[EventState | None]] = []
         for name in images or ("vllm-cpu:latest",):
             self.add_image(name)
 
@@ -86,8 +96,17 @@ class World:
     def change(self, container: str, **fields: Any) -> ContainerState:
         """Set fields of a container's state, such as ``status="paused"`` or ``health="healthy"``."""
         box = self._found(container, "change it")
-        self._containers[box.id] = replace(box, **fields)
-        return self._containers[box.id]
+        now = self._containers[box.id] = replace(box, **fields)
+        if now.health not in ("", "starting", box.health):
+            self._tell("container", f"health_status: {now.health}", now.name)
+        if now.status != box.status and now.status in {"running", "exited"}:
+            self._tell_of_places(now, "connect" if now.running else "disconnect")
+        return now
+
+    def end_events(self) -> None:
+        """Whoever follows the events hears no more, as when the engine ends."""
+        for ear in self._ears:
+            ear.put(None)
 
     def refuse(self, call: str, said: str) -> None:
         """Refuse the next call that begins with these words, as if the engine had said so."""
@@ -135,6 +154,19 @@ class World:
             self._allow(what, self._refusals.pop(words))
         return what
 
+    def _tell(self, kind: str, action: str, name: str) -> None:
+        for ear in self._ears:
+            ear.put(EventState(kind, action, name))
+
+    def _tell_of_places(self, box: ContainerState, action: str) -> None:
+        """That a container joined or left its networks, because it started or ended."""
+        if not box.running:
+            self._tell("container", "die", box.name)
+        for place in box.endpoints:
+            self._tell("network", action, place.network)
+        if box.running:
+            self._tell("container", "start", box.name)
+
     def _allow(self, what: str, objection: str) -> None:
         if objection:
             raise rules.refused(what, objection)
@@ -171,6 +203,7 @@ class World:
         subnet = spec.subnet or rules.free_subnet(self.networks())
         made = NetworkState(number, spec.name, spec.driver, spec.internal, (subnet,), labels)
         self._networks[number] = made
+        self._tell("network", "create", spec.name)
         return number
 
     def _make_container(self, spec: ContainerSpec) -> str:
@@ -183,6 +216,7 @@ class World:
         self._containers[number] = rules.created(
             spec, number, image.id if image else "", shares.id if shares else ""
         )
+        self._tell("container", "create", spec.name)
         return number
 
     def _hindrance(self, box: ContainerState) -> str:

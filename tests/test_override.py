@@ -1,0 +1,204 @@
+"""RAGFlow's override file: made from labels alone, refused with the reason, never over somebody's own."""
+
+import dataclasses
+import io
+
+import pytest
+from ruamel.yaml import YAML
+
+from ragops.errors import RagflowError
+from ragops.ragflow import compose
+from ragops.ragflow.discovery import RagflowContainer
+from ragops.stack import Network
+from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
+from ragops.testing.fake_engine import FakeEngine
+
+NETWORK = Network()
+LABEL = "com.docker.compose"
+
+
+class Project:
+    """A RAGFlow that compose has made from files in a folder."""
+
+    def __init__(self, folder):
+        self.folder, self.engine = folder, FakeEngine()
+
+    def add(self, service="ragflow-cpu", network="docker_ragflow", files=("docker-compose.yml",), **labels):
+        named = ",".join(str(self.folder / file) for file in files)
+        mine = {
+            COMPOSE_PROJECT: "docker",
+            COMPOSE_SERVICE: service,
+            f"{LABEL}.project.working_dir": str(self.folder),
+            **({f"{LABEL}.project.config_files": named} if files else {}),
+            **{f"{LABEL}.{key}": value for key, value in labels.items()},
+        }
+        self.engine.add_container(f"docker-{service}-1", network=network, labels=mine)
+
+    def override(self, network=NETWORK):
+        found = [RagflowContainer(one) for one in self.engine.containers()]
+        return compose.override(found, network, self.engine.networks())
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+def parsed(made):
+    return YAML(typ="safe").load(io.StringIO(made.text))
+
+
+def test_joins_the_service_to_an_external_network(project):
+    project.add()
+    assert parsed(project.override()) == {
+        "services": {"ragflow-cpu": {"networks": {"ragops": {}}}},
+        "networks": {"ragops": {"name": "ragflow-rerank", "external": True}},
+    }
+
+
+def test_keeps_the_default_network_of_a_service_that_names_none(project):
+    project.add(network="docker_default")
+    network = project.engine.network("docker_default")
+    labels = {COMPOSE_PROJECT: "docker", f"{LABEL}.network": "default"}
+    project.engine._networks[network.id] = dataclasses.replace(network, labels=labels)
+    assert parsed(project.override())["services"]["ragflow-cpu"]["networks"] == {"default": {}, "ragops": {}}
+
+
+def test_every_file_in_use_is_named_and_this_one_last(project, tmp_path):
+    project.add(files=("docker-compose.yml", "mine.yml"))
+    command = project.override().command
+    files = [command[at + 1] for at, part in enumerate(command) if part == "-f"]
+    assert files == [str(tmp_path / name) for name in ("docker-compose.yml", "mine.yml", compose.DEFAULT)]
+    assert command[:4] == ("docker", "compose", "-p", "docker")
+    assert command[-4:] == ("up", "-d", "--no-deps", "ragflow-cpu")
+
+
+def test_folder_and_environment_file_are_named_where_they_are_others(project, tmp_path):
+    env = {"project.environment_file": "/srv/ragflow.env", "project.working_dir": "/srv/elsewhere"}
+    project.add(**env)
+    command = " ".join(project.override().command)
+    assert "--project-directory /srv/elsewhere --env-file /srv/ragflow.env -f" in command
+
+
+def test_command_stands_in_the_file(project):
+    project.add()
+    made = project.override()
+    assert f"# Apply it: {' '.join(made.command)}" in made.text.splitlines()
+    assert made.text.startswith(f"# {compose.MARK}\n")
+
+
+def test_applied_one_is_named_once(project, tmp_path):
+    project.add()
+    made = project.override()
+    compose.write(made)
+    applied = Project(tmp_path)
+    applied.add(files=("docker-compose.yml", compose.DEFAULT))
+    again = applied.override()
+    assert again.command.count(str(tmp_path / compose.DEFAULT)) == 1
+    assert again.text == made.text
+    assert compose.applied(applied.engine.containers(), NETWORK.name) == (tmp_path / compose.DEFAULT,)
+    assert compose.applied(applied.engine.containers(), "other") == ()
+    assert compose.applied(project.engine.containers(), NETWORK.name) == ()
+
+
+@pytest.mark.parametrize("mode", ["host", "none", "bridge", "container:other"])
+def test_network_mode_is_refused_with_the_reason(project, mode):
+    project.engine.add_container("other")
+    project.add(network=mode)
+    found = [RagflowContainer(project.engine.container("docker-ragflow-cpu-1"))]
+    with pytest.raises(RagflowError, match="sets network_mode") as caught:
+        compose.override(found, NETWORK, ())
+    assert "network_mode excludes networks" in caught.value.evidence
+
+
+def test_one_that_compose_did_not_make_is_refused(project):
+    project.engine.add_container("ragflow-server")
+    with pytest.raises(RagflowError, match="not made by compose"):
+        project.override()
+
+
+def test_none_is_refused(project):
+    with pytest.raises(RagflowError, match="no RAGFlow container found"):
+        project.override()
+
+
+def test_two_servers_of_one_project_are_both_joined(project):
+    project.add("ragflow-gpu")
+    project.add("ragflow-cpu")
+    made = project.override()
+    assert list(parsed(made)["services"]) == ["ragflow-cpu", "ragflow-gpu"]
+    assert made.command[-2:] == ("ragflow-cpu", "ragflow-gpu")
+
+
+class TestNotes:
+    def test_tell_what_applying_does(self, project):
+        project.add()
+        assert "makes ragflow-cpu anew once" in project.override().notes[0]
+
+    def test_missing_network(self, project):
+        project.add()
+        assert any("ragops up makes it" in note for note in project.override().notes)
+        project.engine.add_network(NETWORK.name)
+        assert not any("ragops up makes it" in note for note in project.override().notes)
+
+    def test_default_route(self, project):
+        project.add()
+        assert any("route moves" in note for note in project.override(Network(name="aaa")).notes)
+        assert not any("route moves" in note for note in project.override().notes)
+
+    def test_unknown_files(self, project):
+        project.add(files=())
+        made = project.override()
+        assert made.file is None
+        assert any("add -f for each" in note for note in made.notes)
+
+
+class TestWriting:
+    def test_goes_beside_ragflows_own(self, project, tmp_path):
+        project.add()
+        made = project.override()
+        assert compose.write(made) == (tmp_path / "docker-compose.override.yml", None)
+        assert (tmp_path / "docker-compose.override.yml").read_text() == made.text
+
+    def test_twice_changes_nothing(self, project, tmp_path):
+        project.add()
+        compose.write(project.override())
+        assert compose.write(project.override())[1] is None
+        assert [file.name for file in tmp_path.iterdir()] == ["docker-compose.override.yml"]
+
+    def test_one_of_ours_that_differs_is_kept_as_a_backup(self, project, tmp_path):
+        project.add()
+        compose.write(project.override(Network(name="former")))
+        file, backup = compose.write(project.override())
+        assert "former" in backup.read_text()
+        assert "ragflow-rerank" in file.read_text()
+        assert {one.name for one in tmp_path.iterdir()} == {file.name, backup.name}
+
+    @pytest.mark.parametrize("name", compose.AUTOMATIC)
+    def test_somebody_elses_stays_and_ours_gets_another_name(self, project, tmp_path, name):
+        (tmp_path / name).write_text("services: {}\n")
+        project.add(files=("docker-compose.yml", name))
+        made = project.override()
+        file, backup = compose.write(made)
+        assert (file.name, backup) == (compose.BESIDE, None)
+        assert (tmp_path / name).read_text() == "services: {}\n"
+        assert any(f"COMPOSE_FILE=docker-compose.yml:{name}:{compose.BESIDE}" in note for note in made.notes)
+
+    def test_whatever_stands_there_under_our_other_name_is_kept(self, project, tmp_path):
+        (tmp_path / compose.DEFAULT).write_text("services: {}\n")
+        (tmp_path / compose.BESIDE).write_text("precious\n")
+        project.add()
+        _, backup = compose.write(project.override())
+        assert backup.read_text() == "precious\n"
+
+    def test_folder_on_another_machine_is_refused(self, project):
+        project.folder = project.folder / "gone"
+        project.add()
+        with pytest.raises(RagflowError, match="not on this machine"):
+            compose.write(project.override())
+
+    def test_folder_that_is_a_file_writes_nothing(self, project, tmp_path):
+        project.add(files=())
+        with pytest.raises(RagflowError, match="not on this machine"):
+            compose.write(project.override())
+        assert list(tmp_path.iterdir()) == []

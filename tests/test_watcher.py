@@ -1,0 +1,265 @@
+"""The loop of watch on a fake engine: it repairs what happens, tells each in a line, and ends well."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ragops import verbs
+from ragops.errors import LockedError, StackError
+from ragops.lock import held
+from ragops.stack import Stack, home
+from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
+from ragops.watcher import Watcher
+from ragops.watching import Pace
+
+STACK = Stack()
+NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
+FAST = Pace(settle=0.01, apart=0.01, look=60.0, probe=0.02, launch=0.01, longest=0.05)
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.fixture
+def up(serving, ragflow, monkeypatch):
+    monkeypatch.setattr("ragops.watcher._RETRY", (0.01,))
+    verbs.up(STACK, serving)
+    serving.change(RERANKER, health="healthy")
+    serving.calls.clear()
+    return serving
+
+
+class Run:
+    """A watcher in a thread of its own."""
+
+    def __init__(self, read=lambda: STACK, pace=FAST):
+        self.told = []
+        self.watcher = Watcher(read, self.told.append, pace)
+        self.thread = threading.Thread(target=self.watcher.run, daemon=True)
+        self.thread.start()
+
+    def until(self, seen):
+        """Wait for something to be so; a line that was told, or a function that says yes."""
+        done = (lambda: seen in self.told) if isinstance(seen, str) else seen
+        deadline = time.monotonic() + 20
+        while not done():
+            assert time.monotonic() < deadline, self.told
+            assert self.thread.is_alive(), self.told
+            time.sleep(0.005)
+
+    def settled(self):
+        """Wait until it has looked at an engine that has what was declared."""
+        self.until(
+            lambda: not self.watcher._memory.away and self.watcher._memory.look_at > time.monotonic() + 1
+        )
+
+
+@pytest.fixture
+def start(up):
+    made = []
+
+    def begin(**options):
+        made.append(Run(**options))
+        made[-1].settled()
+        return made[-1]
+
+    yield begin
+    for run in made:
+        run.watcher.stop()
+        up.end_events()
+        run.thread.join(10)
+        assert not run.thread.is_alive()
+
+
+def recreate(engine):
+    engine.remove_container(RAGFLOW)
+    labels = {COMPOSE_PROJECT: "docker", COMPOSE_SERVICE: "ragflow-cpu"}
+    engine.add_container(RAGFLOW, network="docker_ragflow", labels=labels)
+
+
+def test_nothing_to_repair_changes_nothing(up, start):
+    run = start()
+    assert (up.calls, run.told) == ([], [f"watching {RERANKER} and {NET}"])
+
+
+def test_recreated_ragflow_is_connected(up, start):
+    run = start()
+    recreate(up)
+    run.until(f"+ connect {RAGFLOW} to {NET}")
+    run.settled()
+    assert up.container(RAGFLOW).endpoint(NET).address
+    assert run.watcher.repairs == 1
+
+
+@pytest.mark.parametrize("end", ["stop", "remove_container"])
+def test_reranker_that_is_gone_comes_back(up, start, end):
+    run = start()
+    getattr(up, end)(RERANKER)
+    run.until(lambda: (box := up.container(RERANKER)) is not None and box.running)
+
+
+def test_unhealthy_reranker_is_restarted(up, start):
+    run = start()
+    up.change(RERANKER, health="unhealthy")
+    run.until(f"~ restart container {RERANKER}: it is unhealthy")
+    run.until(lambda: up.container(RERANKER).health == "starting")
+
+
+def test_reranker_that_hangs_though_it_is_healthy_is_restarted(up, start):
+    answer = up.respond
+    up.respond = lambda *_: None
+    run = start()
+    run.until(f"~ restart container {RERANKER}: it did not answer 3 times")
+    assert "the reranker did not answer, 2 in a row" in run.told
+    up.respond = answer
+    up.change(RERANKER, health="healthy")
+    run.until(lambda: run.watcher._memory.serving and not run.watcher._memory.launches)
+
+
+def test_network_that_is_gone_is_made_again(up, start):
+    run = start()
+    with held(home(), up.state().address, RERANKER):  # so that nothing is repaired in between
+        up.disconnect(NET, RAGFLOW)
+        up.stop(RERANKER)
+        up.remove_network(NET)
+    run.until(lambda: up.container(RERANKER).running and up.container(RAGFLOW).endpoint(NET) is not None)
+    assert up.container(RERANKER).endpoint(NET).network_id == up.network(NET).id
+
+
+def test_engine_that_went_away_is_waited_for_and_all_is_looked_at(up, start):
+    run = start()
+    with held(home(), up.state().address, RERANKER):
+        up.disconnect(NET, RAGFLOW)
+        up.end_events()
+        run.until("the engine answers again")
+    run.until(f"+ connect {RAGFLOW} to {NET}")
+    assert "the engine went away: waiting for it" in run.told
+
+
+def test_whoever_changes_the_stack_goes_first(up, start):
+    run = start()
+    with held(home(), up.state().address, RERANKER):
+        up.disconnect(NET, RAGFLOW)
+        time.sleep(0.1)
+        assert up.container(RAGFLOW).endpoint(NET) is None
+    run.until(f"+ connect {RAGFLOW} to {NET}")
+    assert not any(line.startswith("error") for line in run.told)
+
+
+def test_reranker_that_can_not_start_keeps_nobody_out(up, start):
+    run = start()
+    up.host_ports.add(8123)
+    with held(home(), up.state().address, RERANKER):
+        up.stop(RERANKER)
+        recreate(up)
+    run.until(lambda: up.container(RAGFLOW).endpoint(NET) is not None)
+    run.until(lambda: any("address already in use" in line for line in run.told))
+    up.host_ports.clear()
+    run.until(lambda: up.container(RERANKER).running)
+
+
+def test_failure_is_told_once_and_mended_later(up, start):
+    broken = []
+
+    def read():
+        if broken:
+            raise StackError("ragops.toml is not TOML", evidence="line 1")
+        return STACK
+
+    run = start(read=read)
+    broken.append(True)
+    up.disconnect(NET, RAGFLOW)
+    run.until("error: ragops.toml is not TOML - line 1")
+    time.sleep(0.2)
+    broken.clear()
+    run.until(f"+ connect {RAGFLOW} to {NET}")
+    assert sum("not TOML" in line for line in run.told) == 1
+
+
+def test_ragflow_is_never_started_stopped_or_removed(up, start):
+    run = start()
+    recreate(up)
+    run.until(f"+ connect {RAGFLOW} to {NET}")
+    up.stop(RAGFLOW)
+    up.remove_container(RERANKER)
+    run.until(lambda: up.container(RERANKER) is not None and up.container(RERANKER).running)
+    mine = [f"stop {RAGFLOW}", f"remove container {RAGFLOW}"]
+    touched = [call for call in up.calls if RAGFLOW in call and call not in mine]
+    assert set(touched) == {f"connect {RAGFLOW} to {NET}"}
+    assert up.container(RAGFLOW).status == "exited"
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda engine: verbs.down(STACK, engine),
+        lambda engine: verbs.disconnect(STACK, RAGFLOW, engine),
+        verbs.purge,
+    ],
+)
+def test_what_is_watched_is_not_taken_away(up, start, verb):
+    start()
+    with pytest.raises(LockedError, match="watching the stack") as caught:
+        verb(up)
+    assert "end ragops watch first" in caught.value.hint
+    assert up.calls == []
+
+
+def test_second_one_is_refused(up, start):
+    start()
+    with pytest.raises(LockedError, match="watching the stack"):
+        Watcher(lambda: STACK, print).run()
+
+
+def surroundings(tmp_path, model_folder):
+    """The environment of a process of its own."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "RAGOPS_HOME": str(tmp_path),
+        "RAGOPS_MODEL_DIR": str(model_folder),
+        "HOME": str(tmp_path),
+    }
+
+
+def test_without_an_engine_it_does_not_begin(tmp_path, model_folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "ragops", "watch"],
+        env=surroundings(tmp_path, model_folder) | {"DOCKER_HOST": f"unix://{tmp_path}/none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "error: no Docker engine answers")
+
+
+ENDING = """
+import sys
+from ragops.cli import main, watch
+from ragops.testing.fake_engine import FakeEngine
+engine = FakeEngine()
+import ragops.watcher, ragops.verbs
+ragops.watcher.connect = lambda *_: engine
+sys.exit(main(["watch", "--json"]))
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_well_when_told_to(tmp_path, model_folder, sign):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDING],
+        env=surroundings(tmp_path, model_folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr.readline().startswith("watching")
+    process.send_signal(sign)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert set(json.loads(out)) == {"repairs"}

@@ -1,0 +1,198 @@
+"""What watch decides: pure, with a clock of its own."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragops.actions import (
+    Connect,
+    CreateNetwork,
+    ReplaceContainer,
+    RestartContainer,
+    RunContainer,
+    StartContainer,
+)
+from ragops.container import ContainerSpec, NetworkSpec
+from ragops.planning import Plan
+from ragops.stack import Stack
+from ragops.state import EventState
+from ragops.testing.fake_engine import FakeEngine
+from ragops.verbs import Status
+from ragops.watching import Memory, Pace, matters
+
+STACK = Stack()
+NET, RERANKER = STACK.network.name, STACK.reranker.name
+SPEC = ContainerSpec(RERANKER, "vllm-cpu:latest", network=NET)
+PACE = Pace()
+START, RUN, RESTART = (
+    StartContainer(RERANKER),
+    RunContainer(SPEC),
+    RestartContainer(RERANKER, "it is unhealthy"),
+)
+REPLACE = ReplaceContainer(SPEC, "its declaration changed")
+CONNECT = Connect(NET, "docker-ragflow-cpu-1")
+
+
+def status(*actions, network=True, **reranker):
+    """A look with this drift; fields of the reranker, or ``reranker=None`` for none."""
+    engine = FakeEngine()
+    engine.add_network(NET)
+    box = None
+    if reranker.get("reranker", True):
+        engine.add_container(RERANKER, network=NET)
+        box = engine.change(RERANKER, **{"health": "healthy", **reranker})
+    there = engine.network(NET) if network else None
+    return Status(STACK, "tiny", "", there, box, (), Plan(actions))
+
+
+def watching(**fields):
+    return dataclasses.replace(Memory(PACE).back(0.0), **fields)
+
+
+class TestEvents:
+    @pytest.mark.parametrize(
+        "event",
+        [
+            EventState("container", "start", "any"),
+            EventState("container", "die", RERANKER),
+            EventState("container", "destroy", "docker-ragflow-cpu-1"),
+            EventState("container", "health_status: unhealthy", RERANKER),
+            EventState("network", "destroy", NET),
+            EventState("network", "disconnect", NET),
+        ],
+    )
+    def test_of_consequence_bring_the_next_look_forward(self, event):
+        memory = watching(look_at=60.0).heard(event, STACK, now=10.0)
+        assert memory.look_at == 10.0 + PACE.settle
+        assert matters(event, STACK)
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            EventState("container", "exec_start: python3", RERANKER),
+            EventState("container", "exec_die", RERANKER),
+            EventState("container", "health_status: healthy", "other"),
+            EventState("network", "connect", "docker_ragflow"),
+        ],
+    )
+    def test_others_change_nothing(self, event):
+        memory = watching(look_at=60.0)
+        assert memory.heard(event, STACK, now=10.0) == memory
+
+    def test_many_do_not_make_many_looks(self):
+        memory = watching().looked(status(), now=10.0, launched=False)
+        for moment in (10.1, 10.2, 10.3):
+            memory = memory.heard(EventState("container", "die", "any"), STACK, now=moment)
+        assert memory.look_at == 10.0 + PACE.apart
+
+    def test_a_repair_comes_within_five_seconds_after_any_number_of_failures(self):
+        memory = watching()
+        for _ in range(20):
+            memory = memory.failed("it says no", now=100.0)
+        memory = memory.heard(EventState("container", "start", "ragflow-server"), STACK, now=101.0)
+        assert memory.look_at <= 106.0
+
+
+class TestRepairs:
+    def test_are_the_drift_and_what_brings_the_reranker_up_comes_last(self):
+        create = CreateNetwork(NetworkSpec(NET))
+        assert watching().repairs(status(create, RUN, CONNECT, reranker=None), 0.0) == (create, CONNECT, RUN)
+
+    def test_none_without_drift(self):
+        assert watching().repairs(status(), 0.0) == ()
+
+    @pytest.mark.parametrize("launch", [START, RUN, RESTART])
+    def test_a_reranker_that_keeps_ending_backs_off_and_ragflow_is_connected_nevertheless(self, launch):
+        memory, now, waits = watching(), 0.0, []
+        found = status(launch, CONNECT, status="exited")
+        for _ in range(9):
+            assert memory.repairs(found, now) == (CONNECT, launch)
+            memory = memory.looked(found, now, launched=True)
+            assert memory.repairs(found, memory.launch_at - 0.1) == (CONNECT,)
+            waits.append(memory.launch_at - now)
+            now = memory.launch_at
+        assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+    def test_one_that_answered_is_started_at_once_the_next_time(self):
+        memory = watching().looked(status(START, status="exited"), 0.0, launched=True)
+        assert memory.answered(ok=True, now=1.0).repairs(status(START, status="exited"), 1.0) == (START,)
+
+    def test_update_is_left_to_up_while_the_reranker_runs(self):
+        assert watching().repairs(status(REPLACE, CONNECT), 0.0) == (CONNECT,)
+        assert watching().repairs(status(REPLACE, status="exited"), 0.0) == (REPLACE,)
+
+    def test_replacement_that_the_network_needs_is_no_update(self):
+        assert watching().repairs(status(REPLACE, network=False), 0.0) == (REPLACE,)
+
+    def test_restart_by_the_engine_itself_is_left_to_it(self):
+        assert watching().repairs(status(START, CONNECT, status="restarting"), 0.0) == (CONNECT,)
+
+
+class TestProbes:
+    def test_begin_when_the_reranker_serves(self):
+        memory = watching().looked(status(health="starting"), 5.0, launched=False)
+        assert not memory.probes(1000.0)
+        memory = memory.looked(status(), 7.0, launched=False)
+        assert memory.probes(7.0)
+        assert not memory.asked().probes(1000.0)
+
+    def test_a_look_does_not_put_the_next_one_off(self):
+        memory = watching().looked(status(), 0.0, launched=False).asked().answered(ok=True, now=1.0)
+        assert memory.looked(status(), 20.0, launched=False).probe_at == 1.0 + PACE.probe
+
+    def test_three_misses_in_a_row_are_a_hang(self):
+        memory = watching().looked(status(), 0.0, launched=False)
+        for moment in (60.0, 150.0):
+            memory = memory.asked().answered(ok=False, now=moment)
+            assert memory.repairs(status(), moment) == ()
+        memory = memory.asked().answered(ok=False, now=240.0)
+        assert memory.looks(240.0)
+        (restart,) = memory.repairs(status(), 240.0)
+        assert restart.describe() == f"~ restart container {RERANKER}: it did not answer 3 times"
+        assert memory.looked(status(), 241.0, launched=True).missed == 0
+
+    def test_an_answer_between_is_no_hang(self):
+        memory = watching().looked(status(), 0.0, launched=False)
+        for ok in (False, False, True, False, False):
+            memory = memory.answered(ok=ok, now=1.0)
+        assert memory.repairs(status(), 1.0) == ()
+
+    @pytest.mark.parametrize("ok", [False, None])
+    def test_one_that_is_starting_or_was_not_asked_has_missed_nothing(self, ok):
+        memory = watching(serving=ok is None)
+        for _ in range(5):
+            memory = memory.answered(ok=ok, now=1.0)
+        assert memory.missed == 0
+
+    def test_no_second_restart_beside_one_that_is_planned(self):
+        assert watching(missed=3).repairs(status(RESTART), 0.0) == (RESTART,)
+
+
+class TestEngine:
+    def test_nothing_is_due_until_it_is_back(self):
+        gone = watching().lost()
+        assert gone.wakes(1000.0) is None
+        assert not gone.looks(1000.0)
+        assert not gone.probes(1000.0)
+        assert gone.back(1000.0).looks(1000.0)
+
+
+@given(st.lists(st.sampled_from(["look", "event", "miss", "answer", "fail", "launch", "lost", "back"])))
+def test_whatever_happens_it_wakes_within_the_longest_wait(steps):
+    memory, now = Memory(PACE), 0.0
+    event = EventState("container", "die", "any")
+    for step in [*steps, "back"]:
+        now += 1.0
+        memory = {
+            "look": lambda m, t: m.looked(status(), t, launched=False),
+            "launch": lambda m, t: m.looked(status(), t, launched=True),
+            "event": lambda m, t: m.heard(event, STACK, t),
+            "miss": lambda m, t: m.answered(ok=False, now=t),
+            "answer": lambda m, t: m.answered(ok=True, now=t),
+            "fail": lambda m, t: m.failed("no", t),
+            "lost": lambda m, _: m.lost(),
+            "back": lambda m, t: m.back(t),
+        }[step](memory, now)
+        assert memory.away or 0.0 <= memory.wakes(now) <= PACE.longest
