@@ -35,9 +35,11 @@ class Durability(SphinxDirective):
 def table(record: dict[str, Any]) -> Iterator[str]:
     """The record as a list table."""
     yield (
-        f"Recorded on {record['recorded']} with Docker {record['docker']} and Compose {record['compose']}, by the "
-        "project's live tests. RAGFlow is a compose project of its shape there, and the reranker a small server: "
-        "neither is what it stands in for. No repair changed the id or the start time of RAGFlow's container."
+        f"Recorded on {record['recorded']} with Docker {record['docker']} and Compose {record['compose']}, "
+        "by the project's live tests. RAGFlow is a compose project of its shape there, and the reranker a "
+        "small server: neither is what it stands in for. No repair changed the id or the start time of "
+        "RAGFlow's container. Seconds are those from the end of what happened until watch had RAGFlow "
+        "joined and the reranker healthy."
     )
     yield from ["", ".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
     yield from row("what happens", "what ragops status says", "repaired by")

@@ -308,7 +308,7 @@ def test_hang_that_health_does_not_show_is_ended_by_watch(engine, ragflow, watch
     assert f"~ restart container {RERANKER}: it did not answer 2 times" in told
     until(lambda: drift(engine) == [])
     event = "the reranker hangs, and its /health does not show it"
-    record(durability, event, [], None, by="watch, after three minutes")
+    record(durability, event, [], None, by="watch, after three reranks without an answer")
 
 
 def test_override_keeps_what_a_connection_by_hand_loses(engine, ragflow, durability):
