@@ -32,7 +32,8 @@ from ragops.errors import (
     RagopsError,
     StackError,
 )
-from ragops.measure import benchmark, max_words
+from ragops.measure import benchmark, benchmark_url, max_words
+from ragops.measure import resume as resume_benchmark
 from ragops.planning import Plan
 from ragops.registration import Access, Registered, register, unregister
 from ragops.stack import Stack
@@ -61,6 +62,7 @@ __all__ = [
     "StackError",
     "Status",
     "benchmark",
+    "benchmark_url",
     "check_file",
     "connect",
     "connect_engine",
@@ -72,6 +74,7 @@ __all__ = [
     "max_words",
     "plan",
     "register",
+    "resume_benchmark",
     "status",
     "unregister",
     "up",

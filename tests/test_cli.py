@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -394,6 +395,29 @@ class TestBench:
         assert code == 0
         assert json.loads(out)["figures"][0]["n"] == 8
         assert run("bench", "--resume", str(folder))[0] == 1
+
+    def test_a_stopped_run_tells_how_to_go_on(self, run, here, tmp_path, monkeypatch):
+        def stop(line):
+            sys.stderr.write(line + "\n")
+            if line.startswith("4/"):
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr("ragops.cli.bench.tell", stop)
+        with StubReranker() as stub:
+            argv = (
+                "--url",
+                stub.base_url,
+                "--model",
+                "stub-reranker",
+                "--requests",
+                "9",
+                "--max-words",
+                "60",
+            )
+            code, _, err = run("bench", *argv, "--results", str(tmp_path / "r"))
+        (folder,) = (tmp_path / "r").iterdir()
+        assert code == 130
+        assert f"to go on: ragops bench --resume {folder}" in err
 
     def test_an_address_needs_a_model(self, run, here):
         code, _, err = run("bench", "--url", "http://127.0.0.1:9/v1")

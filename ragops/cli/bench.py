@@ -89,12 +89,17 @@ def _level(row: LevelFigures) -> str:
 
 
 def _bench(options: Options) -> int:
-    stack = load(options.stack)
-    if options.resume:
-        own = from_jsonl(options.workload) if options.workload else None
-        folder = measure.resume(stack, options.resume, workload=own, progress=_progress)
-    else:
-        folder = _recorded(stack, options)
+    stack, told = load(options.stack), _Told()
+    try:
+        if options.resume:
+            own = from_jsonl(options.workload) if options.workload else None
+            folder = measure.resume(stack, options.resume, workload=own, progress=told)
+        else:
+            folder = _recorded(stack, options, told)
+    except KeyboardInterrupt:
+        if told.folder:
+            tell(f"to go on: ragops bench --resume {told.folder}")
+        raise
     run = load_run(folder)
     found = outcome(run, release=options.release or "", callers=options.callers)
     show(options, found)
@@ -102,7 +107,7 @@ def _bench(options: Options) -> int:
     return FAILED if failed else OK
 
 
-def _recorded(stack: Stack, options: Options) -> Path:
+def _recorded(stack: Stack, options: Options, told: _Told) -> Path:
     if bool(options.url) != bool(options.model):
         raise BenchError("--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME")
     settings = {
@@ -115,7 +120,7 @@ def _recorded(stack: Stack, options: Options) -> Path:
         "seed": options.seed,
         "fresh": not options.same_texts,
         "no_order_check": options.no_order_check,
-        "progress": _progress,
+        "progress": told,
     }
     if options.url:
         return benchmark_url(options.url, options.model, **settings)
@@ -153,10 +158,16 @@ def _levels(options: Options) -> tuple[Level, ...]:
     return tuple(make(value, requests=count) for make, values in kinds for value in values)
 
 
-def _progress(now: Progress) -> None:
-    if now.done % max(1, now.total // 10) == 0:
-        last = f"last {now.latency:.2f} s ({now.level})"
-        tell(f"{now.done}/{now.total} requests, {now.errors} errors, {last}")
+class _Told:
+    """Tells how far a run is, ten times, and remembers where it is kept."""
+
+    folder: Path | None = None
+
+    def __call__(self, now: Progress) -> None:
+        self.folder = now.folder
+        if now.done % max(1, now.total // 10) == 0:
+            last = f"last {now.latency:.2f} s ({now.level})"
+            tell(f"{now.done}/{now.total} requests, {now.errors} errors, {last}")
 
 
 _WHAT = (

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m ragops.testing.client_cost ragops/data/client.json
+    python -m ragops.testing.client_cost docs/_data/client.json
 
 measures for about a minute and writes what it saw. It is no test: it depends on how quiet the machine is,
 which the file says too.
@@ -30,7 +30,8 @@ from ragops.testing.echo import MODEL, EchoProcess
 
 DOCUMENTS, WORDS = 64, 100
 AIPERF_CPU_S = 13.4
-"""CPU-seconds of AIPerf 0.13 for 1,000 such requests, measured on a machine of this kind."""
+"""CPU-seconds of AIPerf 0.13 for 1,000 such requests, on two cores of an Intel Xeon with AMX; on another
+machine the share is one of two machines too."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Measured:
     cpus: int
     python: str
     httpx: str
+    niceness: int
+    """Of the client and the server; below 0 where others were to wait, on a machine that is not quiet."""
     used_by_others: float
     """Cores that other processes used meanwhile."""
     cost: tuple[Cost, ...]
@@ -99,6 +102,7 @@ def main(file: str) -> None:
         cpus=len(cpus),
         python=platform.python_version(),
         httpx=version("httpx"),
+        niceness=os.getpriority(os.PRIO_PROCESS, 0),
         used_by_others=max(0.0, (_busy() - busy - used) / (time.monotonic() - began)),
         cost=cost,
         accuracy=accuracy,
