@@ -82,7 +82,7 @@ def cost(run: Run) -> Chapter:
     told = [f"{shape.load_name(row.level)}: {row.documents_per_s:.3g} documents/s" for row in rows]
     table = Table(
         "Throughput of answered requests",
-        ("load", "documents/s", "requests/s", "tokens/s", "p50", "p95", ""),
+        ("load", "documents/s", "requests/s", "tokens/s", "p50", "p95", "is the knee"),
         tuple(
             (
                 shape.load_name(row.level),
@@ -91,7 +91,7 @@ def cost(run: Run) -> Chapter:
                 f"{row.tokens_per_s:.0f}" if row.tokens_per_s is not None else "not counted",
                 str(row.latency[0]),
                 str(row.latency[2]),
-                "knee" if row is best else "",
+                "yes" if row is best else "no",
             )
             for row in rows
         ),
@@ -108,7 +108,7 @@ def sizes(run: Run) -> Chapter:
         return Chapter("", title, why)
     fast, slow = (choose(grid.cells, key=lambda cell: cell.seconds) for choose in (min, max))
     ends = [
-        f"{cell.documents} documents of {grid.length(cell.words)} take {seconds(cell.seconds)}"
+        f"{seconds(cell.seconds)} for {cell.documents} documents of {grid.length(cell.words)}"
         for cell in (fast, slow)
     ]
     table = Table(

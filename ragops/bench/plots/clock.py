@@ -66,20 +66,20 @@ def timeline(run: Run, *, narrow: bool = False) -> Figure:
     _requests(made, ax, run, scale)
     label(made, ax, "", LATENCY)
     from_zero(ax)
-    name_ends(made, ax, limit(made, ax, far=False))
+    ends = [(ax, limit(made, ax, far=False))]
     for span in shape.stalls(run):
         ax.axvspan(
             span.start / scale, span.end / scale, facecolor="none", edgecolor=GREY, hatch="///", linewidth=0
         )
     _bands(made, ax, run, scale, named=True)
-    _lines(made, made.axes[1:], panels, run, scale)
+    ends += _lines(made, made.axes[1:], panels, run, scale)
     label(
         made,
         made.axes[-1],
         f"time since the start ({unit}), n={len(run.requests)}",
         made.axes[-1].get_ylabel(),
     )
-    return made.figure
+    return name_ends(made, ends).figure
 
 
 def resources(run: Run, *, narrow: bool = False) -> Figure:
@@ -97,11 +97,11 @@ def resources(run: Run, *, narrow: bool = False) -> Figure:
         raise BenchError(f"{run.path} has too few samples", hint="record for longer, with a sampler")
     made = frame(run, "The reranker while it was measured", [1.7] * len(panels), narrow=narrow)
     scale, unit = _clock(run)
-    _lines(made, made.axes, panels, run, scale)
+    ends = _lines(made, made.axes, panels, run, scale)
     _bands(made, made.axes[0], run, scale, named=True)
     last = made.axes[-1]
     label(made, last, f"time since the start ({unit}), n={len(run.samples)} samples", last.get_ylabel())
-    return made.figure
+    return name_ends(made, ends).figure
 
 
 def _requests(made: Frame, ax: Axes, run: Run, scale: float) -> None:
@@ -129,7 +129,10 @@ def _requests(made: Frame, ax: Axes, run: Run, scale: float) -> None:
     )  # fmt: skip
 
 
-def _lines(made: Frame, axes: Sequence[Axes], panels: list[Panel], run: Run, scale: float) -> None:
+def _lines(
+    made: Frame, axes: Sequence[Axes], panels: list[Panel], run: Run, scale: float
+) -> list[tuple[Axes, list[End]]]:
+    named = []
     for ax, (name, lines) in zip(axes, panels, strict=True):
         ends = []
         for one, look in zip(lines, LOOKS, strict=False):
@@ -139,7 +142,8 @@ def _lines(made: Frame, axes: Sequence[Axes], panels: list[Panel], run: Run, sca
         label(made, ax, "", name)
         from_zero(ax)
         _bands(made, ax, run, scale, named=False)
-        name_ends(made, ax, ends)
+        named.append((ax, ends))
+    return named
 
 
 def _panels(run: Run) -> list[Panel]:

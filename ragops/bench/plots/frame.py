@@ -136,22 +136,35 @@ def limit(made: Frame, ax: Axes, *, far: bool = True) -> list[End]:
     return []
 
 
-def name_ends(made: Frame, ax: Axes, ends: Sequence[End]) -> None:
-    """Put names at the right of the axes beside the ends of their lines, none over another."""
-    engine = made.figure.get_layout_engine()
+def name_ends(made: Frame, ends: Sequence[tuple[Axes, Sequence[End]]]) -> Frame:
+    """Put names at the right of panels beside the ends of their lines, none over another; the last step."""
+    _settle(made.figure)
+    for ax, mine in ends:
+        line = made.small * 1.25 / 72 * made.figure.dpi / ax.get_window_extent().height
+        to_share = ax.transData + ax.transAxes.inverted()
+        rows = sorted(((to_share.transform((end.x, end.y))[1], end) for end in mine), key=lambda row: row[0])
+        tall = [line * (1 + end.name.count("\n")) for _, end in rows]
+        for end, place in zip([end for _, end in rows], spread([y for y, _ in rows], tall), strict=True):
+            ax.annotate(
+                end.name, (end.x, end.y), (1.03, place), textcoords="axes fraction", va="center",
+                fontsize=made.small, color=INK, annotation_clip=False,
+                arrowprops={
+                    "arrowstyle": "-", "color": end.colour, "linewidth": 0.9, "shrinkA": 1, "shrinkB": 2,
+                    "relpos": (0, 0.5),
+                },
+            )  # fmt: skip
+    _settle(made.figure)
+    made.figure.set_layout_engine("none")
+    for ax in made.axes:  # the solver's last digits change from one process to the next
+        left, bottom, width, height = (round(part, 5) for part in ax.get_position().bounds)
+        ax.set_position((left, bottom, width, height))
+    return made
+
+
+def _settle(figure: Figure) -> None:
+    engine = figure.get_layout_engine()
     if engine is not None:
-        engine.execute(made.figure)
-    line = made.small * 1.25 / 72 * made.figure.dpi / ax.get_window_extent().height
-    to_share = ax.transData + ax.transAxes.inverted()
-    rows = sorted(((to_share.transform((end.x, end.y))[1], end) for end in ends), key=lambda row: row[0])
-    tall = [line * (1 + end.name.count("\n")) for _, end in rows]
-    for end, place in zip([end for _, end in rows], spread([y for y, _ in rows], tall), strict=True):
-        ax.annotate(
-            end.name, (end.x, end.y), (1.03, place), textcoords="axes fraction", va="center",
-            fontsize=made.small, color=INK, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": end.colour, "linewidth": 0.9, "shrinkA": 1,
-                "shrinkB": 2, "relpos": (0, 0.5)},
-        )  # fmt: skip
+        engine.execute(figure)
 
 
 def spread(wanted: Sequence[float], tall: Sequence[float], top: float = 1.04) -> list[float]:

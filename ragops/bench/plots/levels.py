@@ -54,8 +54,7 @@ def throughput(run: Run, *, narrow: bool = False) -> Figure:
         raise BenchError(f"{run.path} has no measured request", hint="record again; see its run.json for why")
     made = frame(run, "Throughput, and the latency that it costs", [3.6], columns=2, narrow=narrow)
     _speeds(made, made.axes[0], run, rows)
-    _costs(made, made.axes[1], rows)
-    return made.figure
+    return name_ends(made, [(made.axes[1], _costs(made, made.axes[1], rows))]).figure
 
 
 def percentile_curve(run: Run, *, narrow: bool = False) -> Figure:
@@ -84,8 +83,7 @@ def percentile_curve(run: Run, *, narrow: bool = False) -> Figure:
     ax.xaxis.set_minor_locator(NullLocator())
     label(made, ax, "percentile; dotted: too few requests for a 95 % interval", LATENCY)
     from_zero(ax)
-    name_ends(made, ax, [*ends, *limit(made, ax)])
-    return made.figure
+    return name_ends(made, [(ax, [*ends, *limit(made, ax)])]).figure
 
 
 def _speeds(made: Frame, ax: Axes, run: Run, rows: list[LevelFigures]) -> None:
@@ -105,7 +103,7 @@ def _speeds(made: Frame, ax: Axes, run: Run, rows: list[LevelFigures]) -> None:
     from_zero(ax)
 
 
-def _costs(made: Frame, ax: Axes, rows: list[LevelFigures]) -> None:
+def _costs(made: Frame, ax: Axes, rows: list[LevelFigures]) -> list[End]:
     ends: list[End] = []
     for place, look in ((0, BLUE), (_surest_tail(rows), VERMILION)):
         named = False
@@ -127,7 +125,7 @@ def _costs(made: Frame, ax: Axes, rows: list[LevelFigures]) -> None:
         _name_load(made, ax, row, ": the knee" if row is best else "")
     count = sum(row.n for row in rows)
     label(made, ax, f"documents/s (n={count} requests)", f"{LATENCY}, bars: 95 % interval")
-    name_ends(made, ax, ends)
+    return ends
 
 
 def _surest_tail(rows: list[LevelFigures]) -> int:

@@ -49,11 +49,11 @@ def latency_by_size(run: Run, *, narrow: bool = False) -> Figure:
     )
     by_documents = series.by_size(good, lambda r: r.documents, lambda r: r.words)
     by_words = series.by_size(good, lambda r: r.words, lambda r: r.documents)
-    _draw(made, made.axes[0], by_documents, " words")
-    _draw(made, made.axes[1], by_words, " documents")
     label(made, made.axes[0], f"documents in a request (n={len(good)})", LATENCY)
     label(made, made.axes[1], f"words in a document, mean (n={len(good)})", LATENCY)
-    return made.figure
+    drawn = ((by_documents, " words"), (by_words, " documents"))
+    panels = zip(made.axes, drawn, strict=True)
+    return name_ends(made, [(ax, _draw(made, ax, *one)) for ax, one in panels]).figure
 
 
 def latency_map(run: Run, *, narrow: bool = False) -> Figure:
@@ -90,7 +90,7 @@ def latency_map(run: Run, *, narrow: bool = False) -> Figure:
     ax.spines[:].set_visible(False)
     count = sum(cell.n for cell in grid.cells)
     label(made, ax, f"length of a document, with its query (n={count}; median latency)", "documents")
-    return made.figure
+    return name_ends(made, []).figure
 
 
 def _cell(made: Frame, ax: Axes, grid: Grid, cell: shape.Cell) -> None:
@@ -107,7 +107,7 @@ def _cell(made: Frame, ax: Axes, grid: Grid, cell: shape.Cell) -> None:
     ax.text(x + 0.5, y + 0.5, said, ha="center", va="center", fontsize=made.small + 0.5, color=_CELL_INK)
 
 
-def _draw(made: Frame, ax: Axes, found: Sequence[Series], unit: str) -> None:
+def _draw(made: Frame, ax: Axes, found: Sequence[Series], unit: str) -> list[End]:
     ends = []
     for one, look in zip(found, cycle(LOOKS), strict=False):
         x, y = zip(*one.dots, strict=True)
@@ -117,4 +117,4 @@ def _draw(made: Frame, ax: Axes, found: Sequence[Series], unit: str) -> None:
         if len(found) > 1:
             ends.append(End(*(one.line or sorted(one.dots))[-1], one.name + unit, look.colour))
     from_zero(ax)
-    name_ends(made, ax, [*ends, *limit(made, ax)])
+    return [*ends, *limit(made, ax)]

@@ -1,0 +1,368 @@
+"""A recorded run as one page: what it says, what it looks like, and that it is the same each time."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragops import cli
+from ragops.bench import Level, Sample, facts, load_run, page, plots, shape
+from ragops.bench.chapters import chapters
+from ragops.bench.plots.frame import LOOKS, spread
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+LOAD = load_run(RESULTS / "20261123T201612Z-intel-xeon-2cpu-load")
+SIZES = load_run(RESULTS / "20261123T201607Z-intel-xeon-2cpu-sizes")
+BARE = replace(LOAD, requests=(), samples=())
+
+
+class Read(HTMLParser):
+    """Ids, what is fetched, and labels of pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.fetched, self.labels = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        self.ids += [named["id"]] if "id" in named else []
+        self.fetched += [value for name, value in attrs if name.endswith(("src", "href", "srcset")) and value]
+        self.labels += [named["aria-label"]] if named.get("role") == "img" else []
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return page.page(LOAD)
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    return page.page(SIZES)
+
+
+def words(text):
+    """A page as a reader sees it, figures left out."""
+    text = re.sub(r"<(style|svg)\b.*?</\1>", "", text, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", text).replace("&#39;", "'").split())
+
+
+# --- the page
+
+
+def test_page_needs_nothing_beside_it(shown):
+    read = Read(shown)
+    assert read.fetched
+    assert [one for one in read.fetched if not one.startswith("#")] == []
+    assert re.findall(r"url\((?!#)[^)]*\)|@import", shown) == []
+    assert "<script" not in shown
+
+
+def test_ids_are_single_and_every_reference_finds_one(shown):
+    read = Read(shown)
+    assert len(set(read.ids)) == len(read.ids)
+    named = set(re.findall(r"url\(#([^)]*)\)", shown)) | {one[1:] for one in read.fetched}
+    assert named - set(read.ids) == set()
+
+
+def test_verdict_comes_first_then_what_stands_in(shown, sizes):
+    text = words(shown).split("report ", 1)[1]
+    assert text.startswith(
+        f"{LOAD.path.name} With one request at a time, RAGFlow's calls fit its 30 s: p95 is"
+    )
+    assert "stand-in model: a real bi-encoder" in text.split("How slow")[0]
+    assert "Stand-in model: a real bi-encoder" in words(sizes).split("How slow")[0]
+
+
+def test_every_figure_has_words_and_its_numbers(shown):
+    read = Read(shown)
+    assert shown.count("<svg ") == len(read.labels) == 8  # four figures in two widths
+    assert [one for one in read.labels if len(one) < 60] == []
+    for section in re.findall(r"<section>.*?</section>", shown, flags=re.DOTALL):
+        assert "<svg " not in section or "<table>" in section
+
+
+def test_words_for_a_figure_come_from_the_data(shown):
+    tail = Read(shown).labels[0]
+    row = shape.by_load(LOAD)[0]
+    assert f"1 client (n=120): p50 {row.latency[0]}, p90 {row.latency[1]}, p95 {row.latency[2]}." in tail
+    assert "RAGFlow waits 30 s" in tail
+
+
+def test_origin_is_whole(shown):
+    text = words(shown)
+    made = LOAD.info.provenance
+    for part in (
+        LOAD.path.name, made.cpu_model, made.model_sha256, made.image_digest.removeprefix("sha256:"),
+        "--max-model-len 256", "VLLM_CPU_OMP_THREADS_BIND=0-1", made.kernel, made.docker, made.vllm,
+        made.git_commit, LOAD.info.workload.sha256, "workload 1, arrivals and order 1",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_what_has_no_data_is_left_out_with_a_reason(shown, sizes):
+    assert "are not a grid of documents by lengths" in words(shown)
+    assert "One load was played, so there is no throughput" in words(sizes)
+    empty = page.page(BARE)
+    assert "<svg " not in empty
+    for said in ("No request was measured", "No request was answered", "No request was sent"):
+        assert said in words(empty)
+
+
+def test_figures_take_the_colours_of_the_page(shown):
+    styles = "".join(re.findall(r"<svg .*?</svg>", shown, flags=re.DOTALL))
+    assert set(re.findall(r"#[0-9a-f]{6}\b", styles)) == set()
+    used = set(re.findall(r"var\(--(\w+)\)", shown))
+    for mode in re.findall(r":root \{(.*?)\}", shown, flags=re.DOTALL):
+        assert used <= set(re.findall(r"--(\w+):", mode))
+
+
+def test_cells_of_the_map_stay_light_so_that_dark_letters_show(sizes):
+    svgs = "".join(re.findall(r"<svg .*?</svg>", sizes, flags=re.DOTALL))
+    cells = set(re.findall(r"#[0-9a-f]{6}\b", svgs)) - {"#111111"}
+    assert len(cells) == 9
+    for colour in cells:
+        assert contrast(colour, "#111111") > 4.5
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_letters_and_lines_show_in_both_modes(shown, mode):
+    found = dict(
+        re.findall(r"--(\w+): (#[0-9a-f]{6})", re.findall(r":root \{(.*?)\}", shown, re.DOTALL)[mode])
+    )
+    for name in ("ink", "quiet"):
+        assert contrast(found[name], found["paper"]) > 4.5
+        assert contrast(found[name], found["card"]) > 4.5
+    lines = {name: contrast(found[name], found["paper"]) for name in ("blue", "vermilion", "green", "black")}
+    assert {name: value for name, value in lines.items() if value < 3} == {}
+
+
+def contrast(one, two):
+    """As WCAG has it."""
+    light, dark = sorted((_luminance(one), _luminance(two)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour):
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_what_others_wrote_is_text_not_markup():
+    made = replace(SIZES.info.provenance, machine="<b>x</b>", model_is_stand_in="<script>alert(1)</script>")
+    run = replace(SIZES, info=replace(SIZES.info, provenance=made))
+    text = page.page(replace(run, requests=())) + plots.svg(plots.latency_map(run))
+    assert "<script>" not in text
+    assert "<b>x" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_same_run_same_bytes_in_another_process(sizes, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "ragops",
+        "report",
+        str(SIZES.path),
+        "--out",
+        str(tmp_path / "page.html"),
+    ]
+    subprocess.run(
+        command, check=True, capture_output=True, cwd=ROOT, env={"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    )
+    assert (tmp_path / "page.html").read_text() == sizes
+
+
+# --- what it looks for
+
+
+def test_what_a_run_does_not_show_follows_from_it():
+    said = " ".join(facts.not_shown(LOAD))
+    assert "Not everywhere enough requests to tell: p95, p99." in said
+    assert "cut to 112 words" in said
+    assert "Each load was played once" in said
+    assert "no samples were taken" in " ".join(facts.not_shown(BARE))
+    assert "More than one client at once was not tried." in facts.not_shown(SIZES)
+    whole = replace(LOAD.info, repeats=5, workload=replace(LOAD.info.workload, cut_to=None))
+    assert "played once" not in " ".join(facts.not_shown(replace(LOAD, info=whole)))
+
+
+def test_sizes_are_a_grid_where_each_was_sent():
+    grid = shape.grid_of(SIZES)
+    assert (grid.documents, grid.words) == ([8, 32, 64], [16, 40, 72])
+    assert {cell.n for cell in grid.cells} == {5}
+    assert grid.length(72) == "97 tokens"
+    assert shape.grid_of(LOAD) is None
+    (row,) = [one.rows for one in chapters(SIZES)[2].tables]
+    assert row[2][3].endswith("(n=5)")
+
+
+def played(gaps, level="closed-1"):
+    """Requests of one client, each taking so many seconds."""
+    now, records = 0, []
+    for index, gap in enumerate(gaps):
+        one = replace(LOAD.requests[-1], level=level, index=index, phase="measure", t_sched=now, t_send=now)
+        now += round(gap * 1e9)
+        records.append(replace(one, t_done=now))
+    info = replace(LOAD.info, started_ns=0, levels=(Level.closed(1),))
+    return replace(LOAD, info=info, requests=tuple(records), samples=())
+
+
+def test_a_stall_is_seen_where_it_was():
+    (found,) = shape.stalls(played([1.0] * 10 + [5.0] + [1.0] * 10))
+    assert (found.start, found.end) == (10.0, 15.0)
+    assert shape.stalls(played([1.0] * 20 + [2.5])) == []
+    assert shape.stalls(played([1.0] * 5 + [50.0])) == []
+    assert "1 stalls, the longest 5 s" in chapters(played([1.0] * 10 + [5.0] + [1.0] * 10))[4].said
+    assert shape.stalls(LOAD) == []
+
+
+def test_time_without_requests_is_no_stall():
+    run = played([1.0] * 20)
+    late = tuple(
+        replace(r, t_sched=r.t_sched + shift, t_send=r.t_send + shift, t_done=r.t_done + shift)
+        for r in run.requests
+        for shift in [60_000_000_000 if r.index > 9 else 0]
+    )
+    assert shape.stalls(replace(run, requests=late)) == []
+
+
+def test_knee_is_the_load_with_most_throughput_for_its_latency():
+    rows = shape.by_load(LOAD)
+    power = [row.documents_per_s / row.latency[0].value for row in rows]
+    assert shape.knee(rows) is rows[power.index(max(power))]
+    assert shape.knee(rows[:2]) is None
+
+
+def test_throttling_is_told():
+    samples = [Sample(n * 10**9, n * 10**9, n * 250_000_000) for n in range(5)]
+    run = replace(LOAD, samples=tuple(samples))
+    assert shape.cpu_use(run) == (1.0, 0.25)
+    assert "1.00 cores in use on average, throttled for 25.0% of the time" in chapters(run)[4].said
+    assert "not throttled" in chapters(LOAD)[4].said
+    assert "CPU was not sampled" in chapters(replace(LOAD, samples=()))[4].said
+
+
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [
+        (Level.closed(1), "1 client"),
+        (Level.closed(4), "4 clients"),
+        (Level.poisson(0.5), "0.5/s at random"),
+        (Level.constant(2), "2/s evenly"),
+        (Level.burst(8), "8 at once"),
+    ],
+)
+def test_loads_have_names_in_words(level, name):
+    assert shape.load_name(level) == name
+
+
+# --- figures
+
+
+def test_every_series_has_a_marker_of_its_own_and_neighbours_another_line():
+    assert len({look.marker for look in LOOKS}) == len({look.colour for look in LOOKS}) == len(LOOKS)
+    assert all(one.line != two.line for one, two in pairwise(LOOKS))
+
+
+@pytest.mark.parametrize(
+    "draw", [plots.percentile_curve, plots.throughput, plots.latency_by_size, plots.timeline, plots.resources]
+)
+def test_figures_for_a_phone_are_narrow_with_letters_as_large(draw):
+    narrow = draw(LOAD, narrow=True)
+    assert narrow.get_figwidth() < 4
+    sizes = [
+        text.get_fontsize()
+        for ax in narrow.axes
+        for text in (*ax.texts, *ax.get_xticklabels(), ax.xaxis.label)
+    ]
+    assert min(sizes) >= 8.5
+
+
+def test_a_figure_gives_the_same_files_each_time():
+    one, two = plots.percentile_curve(SIZES), plots.percentile_curve(SIZES)
+    assert plots.svg(one) == plots.svg(two)
+    assert plots.png(one) == plots.png(two)
+    assert plots.png(one).startswith(b"\x89PNG")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.12))
+def test_names_beside_lines_never_overlap(wanted, tall):
+    places = spread(sorted(wanted), [tall] * len(wanted))
+    assert places[-1] + tall / 2 <= 1.04 + 1e-9
+    assert all(b - a >= tall - 1e-9 for a, b in pairwise(places))
+
+
+def test_names_stay_where_there_is_room():
+    assert spread([0.2, 0.5, 0.9], [0.1] * 3) == pytest.approx([0.2, 0.5, 0.9])
+    assert spread([0.5, 0.5], [0.1] * 2) == pytest.approx([0.45, 0.55])
+
+
+# --- the command
+
+
+def said(capsys, *argv):
+    code = cli.main(["report", *map(str, argv)])
+    return code, *capsys.readouterr()
+
+
+def test_command_writes_page_and_figures(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = said(capsys, SIZES.path.name, "--results", RESULTS, "--figures", "figures")
+    file = Path(f"{SIZES.path.name}.html")
+    assert code == 0
+    assert out.splitlines()[0].startswith("Measured: 5 requests each")
+    assert out.splitlines()[-1] == str(file)
+    assert sorted(one.name for one in Path("figures").iterdir()) == [
+        "latency_by_size.svg", "latency_map.svg", "percentile_curve.svg", "timeline.svg",
+    ]  # fmt: skip
+    assert [one.name for one in Path().iterdir() if one.name.startswith(".")] == []
+
+
+def test_command_as_json(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "chapters", lambda run: chapters(replace(run, requests=()))[1:2])
+    code, out, _ = said(capsys, SIZES.path, "--out", tmp_path / "a" / "page.html", "--json")
+    found = json.loads(out)
+    assert (code, found["page"], found["run"]) == (0, str(tmp_path / "a" / "page.html"), SIZES.path.name)
+    assert found["left_out"] == ["One load was played, so there is no throughput to set beside another."]
+
+
+def test_command_leaves_nothing_half_made(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "chapters", lambda _: ())
+    (tmp_path / "page.html").mkdir()
+    code, _, err = said(capsys, SIZES.path, "--out", tmp_path / "page.html")
+    assert code == 1
+    assert "can't write" in err
+    assert "hint: name another place with --out" in err
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+
+
+# --- numbers on pages
+
+
+MEASURED = re.compile(
+    r"\d[\d.,]*\s*(?:ms\b|(?:tokens|documents|docs|requests|pairs)/s|TFLOP|\S* ?(?:faster|slower))"
+)
+
+
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))], ids=lambda file: file.name
+)
+def test_no_measured_number_is_typed_into_a_page(file):
+    """Those come from a recorded run, through ``.. generated::``; limits that others set may be typed."""
+    assert MEASURED.findall(file.read_text()) == []
+
+
+def test_a_typed_number_would_be_seen():
+    for typed in ("takes 235 ms", "2,475 tokens/s", "271 documents/s", "9 times faster", "2.5x faster"):
+        assert MEASURED.search(typed)
