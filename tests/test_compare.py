@@ -164,6 +164,13 @@ def test_incomplete_and_wrong_runs_are_refused():
         compare(LOAD, replace(LOAD, info=replace(LOAD.info, order=wrong)))
 
 
+def test_what_disturbed_a_run_is_noted():
+    end = max(r.t_done for r in LOAD.requests)
+    held = [replace(LOAD.samples[0], t=t, throttled_ns=ns) for t, ns in ((0, 0), (end + 1, 3 * 10**9))]
+    b = replace(LOAD, samples=tuple(held))
+    assert [note for note in compare(LOAD, b).notes if note.startswith("B: the container was throttled for")]
+
+
 def test_how_it_was_measured_counts_as_a_difference():
     cached = replace(LOAD, info=replace(LOAD.info, fresh=False, timeout=60.0))
     assert [one.field for one in compare(LOAD, cached).differences] == ["timeout", "fresh"]

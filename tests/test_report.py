@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragops import cli
-from ragops.bench import Level, Sample, facts, load_run, page, plots, shape
+from ragops.bench import Level, Sample, facts, load_run, page, plots, shape, verdict
 from ragops.bench.chapters import chapters
 from ragops.bench.plots.frame import LOOKS, spread
+from ragops.bench.records import Gemm, Limit
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -76,9 +77,7 @@ def test_ids_are_single_and_every_reference_finds_one(shown):
 
 def test_verdict_comes_first_then_what_stands_in(shown, sizes):
     text = words(shown).split("report ", 1)[1]
-    assert text.startswith(
-        f"{LOAD.path.name} With one request at a time, RAGFlow's calls fit its 30 s: p95 is"
-    )
+    assert text.startswith(f"{LOAD.path.name} {facts.headline(LOAD)}")
     assert "stand-in model: a real bi-encoder" in text.split("How slow")[0]
     assert "Stand-in model: a real bi-encoder" in words(sizes).split("How slow")[0]
 
@@ -195,6 +194,25 @@ def test_what_a_run_does_not_show_follows_from_it():
     assert "More than one client at once was not tried." in facts.not_shown(SIZES)
     whole = replace(LOAD.info, repeats=5, workload=replace(LOAD.info.workload, cut_to=None))
     assert "played once" not in " ".join(facts.not_shown(replace(LOAD, info=whole)))
+
+
+def test_answers_behind_the_verdict_are_shown():
+    rows = dict(facts.judged(LOAD))
+    found = verdict(LOAD)
+    assert rows["p95"] == f"fits: {found.p95}"
+    assert rows["p99"].startswith("can't be told: n/a (n=120 < 368)")
+    assert rows["callers at once"].startswith(f"{found.callers:,}, ")
+    assert rows["rerankers for 8 callers"].startswith(f"{found.replicas(8)}, ")
+    assert facts.judged(SIZES) == ()
+
+
+def test_the_limit_of_the_machine_is_shown_where_it_was_measured():
+    limit = Limit("bfloat16", 1e9, 2, (Gemm("bfloat16", 2.5), Gemm("int8", None, "no kernel")))
+    run = replace(LOAD, info=replace(LOAD.info, limit=limit))
+    said = "bfloat16 2.50 TFLOP/s, int8: no kernel, so at most 2500 tokens/s"
+    assert dict(facts.origin(run))["matrix multiplication limit"] == said
+    assert "the matrix multiplication limit was not measured" not in " ".join(facts.not_shown(run))
+    assert "the matrix multiplication limit was not measured" in " ".join(facts.not_shown(LOAD))
 
 
 def test_sizes_are_a_grid_where_each_was_sent():

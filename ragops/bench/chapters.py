@@ -82,13 +82,25 @@ def cost(run: Run) -> Chapter:
     told = [f"{shape.load_name(row.level)}: {row.documents_per_s:.3g} documents/s" for row in rows]
     table = Table(
         "Throughput of answered requests",
-        ("load", "documents/s", "requests/s", "tokens/s", "p50", "p95", "is the knee"),
+        (
+            "load",
+            "documents/s",
+            "requests/s",
+            "tokens/s",
+            "computed",
+            "of the limit",
+            "p50",
+            "p95",
+            "is the knee",
+        ),
         tuple(
             (
                 shape.load_name(row.level),
                 f"{row.documents_per_s:.1f}",
                 f"{row.requests_per_s:.2f}",
-                f"{row.tokens_per_s:.0f}" if row.tokens_per_s is not None else "not counted",
+                _known(row.tokens_per_s, "{:.0f}"),
+                _known(row.computed_tokens_per_s, "{:.0f}"),
+                _known(row.limit_share, "{:.0%}"),
                 str(row.latency[0]),
                 str(row.latency[2]),
                 "yes" if row is best else "no",
@@ -169,6 +181,10 @@ def clock(run: Run) -> Chapter:
         ),
     )
     return Chapter("timeline", title, f"{', '.join(told)}.", (passes, found) if stalls else (passes,))
+
+
+def _known(value: float | None, form: str) -> str:
+    return "not counted" if value is None else form.format(value)
 
 
 def _answered(run: Run) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
+from ragops.bench.counters import disturbances
 from ragops.bench.quantiles import needed
 from ragops.bench.resample import Point, interval, more_failed, rate, share_below
 from ragops.bench.stats import table
@@ -250,6 +251,7 @@ def _notes(a: Run, b: Run, ratios: tuple[Ratio, ...]) -> tuple[str, ...]:
         )
         if said
     ]
+    notes += [f"{which}: {line}" for which, run in (("A", a), ("B", b)) for line in disturbances(run)]
     if any(row.unit == _NAMES["index"] for row in ratios):
         notes.append(f"fewer than {_FEWEST_REPEATS} repeats: the intervals leave out drift within a run")
     return tuple(notes)

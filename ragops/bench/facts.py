@@ -9,6 +9,8 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
+from ragops.bench import capacity
+from ragops.bench.counters import disturbances
 from ragops.bench.quantiles import seconds
 from ragops.bench.stats import figures
 from ragops.bench.verdict import verdict
@@ -21,6 +23,8 @@ Fact = tuple[str, str]
 """A name and a value."""
 
 _GIB = 2**30
+_FITS = {True: "fits", False: "does not fit", None: "can't be told"}
+_MANY = 8
 
 
 def headline(run: Run) -> str:
@@ -38,20 +42,26 @@ def judged(run: Run) -> tuple[Fact, ...]:
         found = verdict(run)
     except BenchError:
         return ()
-    fits = {True: "yes", False: "no", None: "can't be told"}[found.fits]
     rows = [
-        (f"fits {found.budget:g} s", fits),
+        ("RAGFlow", f"{found.release}, which waits {found.budget:g} s"),
         ("judged by", f"{found.level.name}, n={found.p95.n}"),
-        ("p95", str(found.p95)),
-        ("p99", str(found.p99)),
+        ("p95", f"{_FITS[found.fits_p95]}: {found.p95}"),
+        ("p99", f"{_FITS[found.fits_p99]}: {found.p99}"),
+        ("largest window", _upto(found.largest_documents, "documents a call", beyond=found.is_extrapolated)),
+        ("largest chunk size", _upto(found.largest_chunk, "tokens, as set in RAGFlow")),
+        ("callers at once", _upto(found.callers, "asking back to back")),
+        (f"rerankers for {_MANY} callers", _upto(found.replicas(_MANY), "each with callers of its own")),
+        ("time of one request", str(found.service) if found.service else "no line, see the notes"),
+        ("worked out", f"window, chunk size and callers, {capacity.MARGIN:.0%} below the limit"),
     ]
-    if found.service is not None:
-        rows.append(("time of one request", str(found.service)))
-    if found.largest_documents is not None and found.tokens_per_document is not None:
-        beyond = ", beyond what was measured" if found.is_extrapolated else ""
-        size = f"of {found.tokens_per_document:.0f} tokens, the mean of this load"
-        rows.append(("most documents that fit", f"{found.largest_documents} {size}{beyond}"))
     return (*rows, *(("note", note) for note in found.notes if note not in found.sentence))
+
+
+def _upto(number: int | None, unit: str, *, beyond: bool = False) -> str:
+    if number is None:
+        return "can't be told"
+    more = "more than " if number >= capacity.MOST else ""
+    return f"{more}{number:,}, {unit}{', beyond what was measured' if beyond else ''}"
 
 
 def stand_ins(run: Run) -> tuple[Fact, ...]:
@@ -72,7 +82,7 @@ def _subject(run: Run) -> tuple[Fact, ...]:
     digest = made.image_digest.removeprefix("sha256:")
     return (
         ("run", run.path.name),
-        ("started", info.started),
+        ("started", _joined(info.started, *(f"continued {one}" for one in info.resumed))),
         ("complete", "yes" if info.complete else f"no: {info.reason}"),
         ("model", _joined(made.model or info.model, made.model_sha256 and f"sha256 {made.model_sha256}")),
         ("stand-in model", made.model_is_stand_in or "no"),
@@ -91,14 +101,27 @@ def _machine(run: Run) -> tuple[Fact, ...]:
         f"{made.cgroup_cpu_cores:g} cores" if made.cgroup_cpu_cores else "",
         f"{made.cgroup_memory_bytes / _GIB:.2f} GiB of memory" if made.cgroup_memory_bytes else "",
     )
-    gemm = f"{made.gemm_tflops:.2f} TFLOP/s in {made.gemm_dtype}" if made.gemm_tflops else ""
     return (
         ("machine", _joined(made.machine, made.cpu_model, memory)),
         ("CPU features", " ".join(made.cpu_features)),
         ("cores", _joined(made.cores, f"{made.core_count} in all" if made.core_count else "")),
         ("container's limits", _joined(*limits)),
-        ("matrix multiplication limit", gemm),
+        ("matrix multiplication limit", _limit(run)),
     )
+
+
+def _limit(run: Run) -> str:
+    """What the machine's multiplications allow, and what share of it was reached."""
+    limit = run.info.limit
+    if limit is None:
+        return ""
+    each = [
+        f"{one.dtype} {one.tflops:.2f} TFLOP/s" if one.tflops else f"{one.dtype}: {one.error}"
+        for one in limit.gemms
+    ]
+    reached = max((row.limit_share or 0 for row in figures(run)), default=0)
+    allowed = f"so at most {limit.tokens_per_s:.0f} tokens/s" if limit.tokens_per_s else ""
+    return _joined(*each, allowed, f"of which {reached:.0%} were reached" if reached else "")
 
 
 def _software(run: Run) -> tuple[Fact, ...]:
@@ -146,7 +169,7 @@ def _joined(*parts: str) -> str:
 
 def not_shown(run: Run) -> tuple[str, ...]:
     """What a reader might take from this run and must not."""
-    info, made = run.info, run.info.provenance
+    info = run.info
     unsure = sorted(
         {found.name for row in figures(run) for found in row.latency if found.value is None},
         key=lambda name: float(name[1:]),
@@ -154,6 +177,7 @@ def not_shown(run: Run) -> tuple[str, ...]:
     candidates = (
         *(f"{name.capitalize()}: {said}." for name, said in stand_ins(run)),
         *(f"{problem}." for problem in run.problems),
+        *(f"Not alone: {one}." for one in disturbances(run)),
         "RAGFlow itself, its search and its chat model are in no number here.",
         f"Not everywhere enough requests to tell: {', '.join(unsure)}." if unsure else "",
         f"Documents were cut to {info.workload.cut_to} words a pair, so the load is lighter than RAGFlow's."
@@ -171,7 +195,7 @@ def not_shown(run: Run) -> tuple[str, ...]:
         if not (info.client and info.client.floor)
         else "",
         "How near it comes to what the machine can do: the matrix multiplication limit was not measured."
-        if not made.gemm_tflops
+        if not (info.limit and info.limit.tokens_per_s)
         else "",
         "Other machines, other models, other days: this is one run.",
     )
