@@ -124,7 +124,7 @@ def test_none_is_refused(project):
 
 def test_two_projects_are_never_mixed(project):
     project.add("ragflow-cpu")
-    project.add("ragflow-gpu", **{"project": "second"})
+    project.add("ragflow-gpu", project="second")
     with pytest.raises(RagflowError, match="2 RAGFlows run here"):
         project.override()
 
