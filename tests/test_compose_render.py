@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import shlex
+import subprocess
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,17 @@ def test_service_has_the_socket_and_the_files_where_they_are_here(checkout):
     assert cli.parser().parse_args(made["command"][2:]).stack == "/srv/100%/ragops.toml"
     wanted = "pip install --no-cache-dir /src\n" if checkout else "pip install --no-cache-dir ragops-rerank=="
     assert wanted in made["build"]["dockerfile_inline"]
+
+
+@pytest.mark.parametrize("text", [render.reranker(FULL, NetworkSpec("net")), service.compose(WHERE)])
+def test_compose_itself_takes_the_file(text, tmp_path):
+    file = tmp_path / "compose.yml"
+    file.write_text(text)
+    program = resources.files("compose") / "docker-compose"
+    argv = [str(program), "--file", str(file), "config", "--no-interpolate"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower()
 
 
 class TestCommand:

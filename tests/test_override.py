@@ -122,6 +122,13 @@ def test_none_is_refused(project):
         project.override()
 
 
+def test_two_projects_are_never_mixed(project):
+    project.add("ragflow-cpu")
+    project.add("ragflow-gpu", project="second")
+    with pytest.raises(RagflowError, match="2 RAGFlows run here"):
+        project.override()
+
+
 def test_two_servers_of_one_project_are_both_joined(project):
     project.add("ragflow-gpu")
     project.add("ragflow-cpu")

@@ -32,7 +32,7 @@ class Nested:
         ({"site": Path("/a")}, {"site": "/a"}),
         (
             EngineError("m", evidence="e", hint="h"),
-            {"error": "EngineError", "message": "m", "evidence": "e", "hint": "h"},
+            {"error": "EngineError", "message": "m", "evidence": "e", "hint": "h", "code": "engine-refused"},
         ),
         ("schön", "schön"),
     ],

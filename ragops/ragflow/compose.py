@@ -73,6 +73,12 @@ def override(
         )
     for one in found:
         _check(one)
+    if len(projects := sorted({one.project for one in found})) > 1:
+        raise RagflowError(
+            f"{len(projects)} RAGFlows run here, and each has files of its own",
+            evidence=", ".join(projects),
+            hint=f'name one in ragops.toml: [ragflow] project = "{projects[0]}"',
+        )
     services = sorted({one.service for one in found})
     file = _place(_files(found[0])) if _files(found[0]) else None
     command = _command(found[0], services, file)

@@ -388,7 +388,7 @@ def fields(raw, name):
             for key in (*same_name, "RestartPolicy", "ReadonlyRootfs", "Privileged", "Tmpfs", "PortBindings")
         },
         **{key: sorted(host[key] or ()) for key in lists},
-        "Init": bool(host["Init"]),
+        "Init": bool(host.get("Init")),
         "Image": raw["Image"],
         "Command": [raw["Path"], *raw["Args"]],
         "Env": sorted(config["Env"]),
