@@ -231,6 +231,23 @@ CODES = (
         "The recorded run has too little for what is asked of it.",
     ),
     Code("runs-differ", "BenchError", r"in common|different workloads", "The two runs can't be compared."),
+    Code(
+        "run-not-continued",
+        "BenchError",
+        r"is complete$|not the texts of|not the one that the run|can't be drawn again|drawn differently",
+        "A run can't be continued: nothing is missing, or what it measured is not what is there now.",
+    ),
+    Code("run-busy", "BenchError", r"another process is recording", "Two processes want to write one run."),
+    Code(
+        "disk-full", "BenchError", r"can't write to", "A run could not be written on; it keeps what it had."
+    ),
+    Code("reranker-gone", "BenchError", r"the reranker is gone", "Nobody answers any more; the run ends."),
+    Code(
+        "limit-unknown",
+        "BenchError",
+        r"limit could not|tell its shape",
+        "How fast the machine multiplies is unknown.",
+    ),
     Code("verdict-missing", "BenchError", r"says nothing about", "A run of that workload has no verdict."),
     Code(
         "order-wrong",
@@ -243,7 +260,10 @@ CODES = (
         "not-published", "BenchError", r"not published", "Nothing of the reranker is published on this host."
     ),
     Code(
-        "extra-missing", "BenchError", r"need pandas|more libraries", "An optional library is not installed."
+        "extra-missing",
+        "BenchError",
+        r"needs? (pandas|numpy)|more libraries",
+        "An optional library is not installed.",
     ),
     Code("extra-missing", "RagopsError", r"not installed|no dot command", "A program is not installed."),
     Code("wheel-missing", "RagopsError", r"pip could not", "pip could not get a package."),

@@ -41,7 +41,11 @@ def shapes(model: Model) -> tuple[Shape, ...]:
     config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
     heads, sizes = config.get("num_attention_heads"), model.shape
     if not isinstance(heads, int) or not all((sizes.hidden, sizes.intermediate, sizes.layers)):
-        raise BenchError(f"{model.name} does not tell its shape", evidence=f"num_attention_heads: {heads}")
+        raise BenchError(
+            f"{model.name} does not tell its shape",
+            evidence=f"num_attention_heads: {heads}",
+            hint="config.json names heads, hidden size and layers in the folders that vLLM serves",
+        )
     queries, keys = heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     gates = 2 if str(config.get("model_type", "")).startswith(_GATED) else 1
     return (
@@ -81,6 +85,7 @@ def measure(engine: Engine, image: str, model: Model, served: str, cpus: str, th
         said = json.loads(done.stdout)
     except json.JSONDecodeError as error:
         evidence = (done.stderr or done.stdout)[-600:]
-        raise BenchError("the machine's limit could not be measured", evidence=evidence) from error
+        hint = "the image needs python3 with torch, as vLLM's own images have"
+        raise BenchError("the machine's limit could not be measured", evidence=evidence, hint=hint) from error
     gemms = tuple(Gemm(name, row.get("tflops"), row.get("error", "")) for name, row in said["gemms"].items())
     return Limit(served, flop_per_token(wanted), said["threads"], gemms)

@@ -14,7 +14,7 @@ from ragops.bench import Level, wire
 from ragops.bench.floor import measure_floor
 from ragops.bench.level import due_times, playing_order
 from ragops.bench.load import Job, Pass, play
-from ragops.bench.order import DEFAULT_CHECK, OrderCheck, ask, judge
+from ragops.bench.order import DEFAULT_CHECK, OrderCheck, _ask, ask, judge
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
 from ragops.testing.stub import Behaviour, StubReranker
@@ -212,3 +212,28 @@ def test_floor_is_measured_against_a_stub_of_its_own():
     assert (floor.requests, floor.errors) == (4, 0)
     assert floor.cpu_ns_per_request > 0
     assert 0 < floor.p50_ns < time.perf_counter_ns() - began
+
+
+@pytest.mark.parametrize("who", ["constant", "shuffled", "random", "input-order", "nan", "inverted"])
+def test_luck_or_a_place_is_no_right_order(who):
+    """One answer in five is right by chance; five with another document first are not."""
+
+    async def whole(target):
+        async with wire.client() as http:
+            return await ask(http, target, DEFAULT_CHECK)
+
+    for seed in range(4):
+        with StubReranker(Behaviour(impostor=who, seed=seed)) as stub:
+            target = wire.Target(stub.base_url, "stub-reranker")
+            assert not asyncio.run(whole(target)).right
+
+
+def test_scores_of_an_order_check_are_in_the_order_of_its_documents():
+    async def whole(target):
+        async with wire.client() as http:
+            return [await _ask(http, target, DEFAULT_CHECK, first) for first in range(5)]
+
+    with StubReranker() as stub:
+        found = asyncio.run(whole(wire.Target(stub.base_url, "stub-reranker")))
+    assert len({one.scores for one in found}) == 1
+    assert all(one.right for one in found)
