@@ -1,8 +1,7 @@
 """Which containers are RAGFlow's server, and of which release; pure.
 
-Facts: from v0.22 on the compose services are ``ragflow-cpu`` and ``ragflow-gpu``, before that
-``ragflow`` with the container name ``ragflow-server``; the project is ``docker`` unless named.
-Only the server container calls the reranker, so only it needs the network.
+Services and container names are those of ``releases.py``; the compose project is ``docker`` unless
+named. Only the server container calls the reranker, so only it needs the network.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.errors import RagflowError
+from ragops.ragflow import releases
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ragops.stack import Ragflow
     from ragops.state import ContainerState
 
-SERVICES = frozenset({"ragflow", "ragflow-cpu", "ragflow-gpu"})
-NAMES = frozenset({"ragflow-server"})
+SERVICES = frozenset(name for fact in releases.SERVICES for name in fact.value)
+NAMES = frozenset(name for fact in releases.CONTAINERS for name in fact.value)
 DEMO = "demo"
 """Role label of the stand-in client."""
 

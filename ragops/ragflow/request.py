@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-TIMEOUT = 30.0
-"""Seconds that RAGFlow (from v0.25.3 on) waits for a rerank answer."""
+from ragops.ragflow import releases
+
+TIMEOUT = releases.of(releases.NEWEST).timeout
+"""Seconds that the newest RAGFlow waits for a rerank answer; older ones wait as long or longer."""
 
 KEY = "x"
 """RAGFlow needs some key; this one is sent to servers that ask for none."""

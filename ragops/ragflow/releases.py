@@ -1,0 +1,325 @@
+"""What each release of RAGFlow needs, as one table of facts with their sources; pure.
+
+A fact is a list of changes: what holds from a release on, and where that was read. Everything that
+differs between releases is asked of a :class:`Release`, which :func:`of` makes from those lists::
+
+    release = releases.of("v0.25.3")
+    release.timeout            # 30.0
+    window(release, 8)         # 64 documents a call
+
+Sources are places in infiniflow/ragflow at that tag, or the number of a pull request or issue there.
+A release that is not in :data:`KNOWN` is not guessed at: nothing is written into it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+from ragops.errors import RagflowError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+Texts = tuple[str, ...]
+
+Registration = Literal["add_llm", "provider", "provider-with-connection-test"]
+
+KNOWN = (
+    *("v0.17.0", "v0.17.1", "v0.17.2", "v0.18.0", "v0.19.0", "v0.19.1"),
+    *("v0.20.0", "v0.20.1", "v0.20.2", "v0.20.3", "v0.20.4", "v0.20.5"),
+    *("v0.21.0", "v0.21.1", "v0.22.0", "v0.22.1", "v0.23.0", "v0.23.1", "v0.24.0"),
+    *("v0.25.0", "v0.25.1", "v0.25.2", "v0.25.3", "v0.25.4", "v0.25.5", "v0.25.6"),
+    *("v0.26.0", "v0.26.1", "v0.26.2", "v0.26.3", "v0.26.4", "v0.27.0"),
+)
+"""The releases whose source was read, oldest first."""
+
+NEWEST = KNOWN[-1]
+
+_SPELLING = re.compile(r"v?(\d+\.\d+\.\d+)(-slim|-full)?(\s+(slim|full))?")
+
+
+@dataclass(frozen=True)
+class Fact(Generic[T]):
+    """What holds from one release until the next fact of its kind."""
+
+    since: str
+    value: T
+    source: str
+
+
+Facts = tuple[Fact[T], ...]
+"""Oldest first; the first holds from the oldest known release on."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many documents one question sends to the reranker."""
+
+    rule: str
+    count: Callable[[int, int], int]
+    """From the page size and ``top_k``."""
+
+
+def _rounded(page: int, _top: int) -> int:
+    return max(1, math.floor(64 / page + 0.5) * page) if page > 1 else 1
+
+
+def _whole_pages(page: int, _top: int) -> int:
+    return math.ceil(64 / page) * page if page > 1 else 1
+
+
+def _at_least_30(page: int, top: int) -> int:
+    return max(30, _whole_pages(page, top))
+
+
+def _at_most_64(page: int, top: int) -> int:
+    return min(_at_least_30(page, top), top, 64)
+
+
+def _bounded_pages(page: int, top: int) -> int:
+    return min(math.ceil(64 / page), math.ceil(top / page)) * page if page > 1 else min(30, top)
+
+
+SERVICES: Facts[Texts] = (
+    Fact(
+        "v0.17.0",
+        ("ragflow",),
+        "docker/docker-compose.yml",
+    ),
+    Fact("v0.22.0", ("ragflow-cpu", "ragflow-gpu", "ragflow"), "docker-compose.yml, -macos.yml"),
+)
+"""Compose services that are RAGFlow's server."""
+
+CONTAINERS: Facts[Texts] = (
+    Fact("v0.17.0", ("ragflow-server",), "docker/docker-compose.yml:10, container_name"),
+    Fact(
+        "v0.22.0",
+        ("docker-ragflow-cpu-1", "docker-ragflow-gpu-1", "docker-ragflow-1"),
+        "no container_name any more; README.md:218",
+    ),
+)
+"""Container names when it is started from the folder ``docker`` of RAGFlow's repository."""
+
+OBSTACLES = (
+    Fact(
+        "v0.17.0",
+        "it ignores the address and sends every text to api.cohere.com",
+        "rag/llm/rerank_model.py:382; PR 5784",
+    ),
+    Fact(
+        "v0.17.1",
+        "it asks vLLM for a model named NAME___VLLM, which vLLM answers with 404",
+        "rag/llm/rerank_model.py; PR 6306",
+    ),
+    Fact("v0.18.0", "", "rag/llm/rerank_model.py: the name is cut at ___"),
+)
+"""Why it can't use a vLLM reranker at all; empty when it can."""
+
+REGISTRATIONS: Facts[Registration] = (
+    Fact("v0.17.0", "add_llm", "api/apps/llm_app.py: POST /v1/llm/add_llm"),
+    Fact("v0.26.0", "provider", "api/apps/restful_apis/provider_api.py; add_llm writes a table nobody reads"),
+    Fact("v0.27.0", "provider-with-connection-test", "provider_api.py:376-454; llm_app.py is gone"),
+)
+"""The routes that register a model."""
+
+LOGINS = (
+    Fact("v0.17.0", "/v1/user/login", "api/apps/user_app.py"),
+    Fact("v0.25.1", "/api/v1/auth/login", "api/apps/restful_apis/user_api.py:61"),
+)
+"""Route that takes e-mail and password; it ends the user's other session at every release."""
+
+TOKENS = (
+    Fact("v0.17.0", False, "api/apps/__init__.py: session tokens alone"),
+    Fact("v0.24.0", True, "api/apps/__init__.py: an API token is tried after the session token"),
+)
+"""Whether an API token is accepted on the routes of registration."""
+
+PINGS = (
+    Fact("v0.17.0", "", "no such route"),
+    Fact("v0.21.0", "/v1/system/ping", "api/apps/system_app.py"),
+    Fact("v0.25.0", "/api/v1/system/ping", "api/apps/restful_apis/system_api.py"),
+)
+"""Route that answers "pong" to anybody; empty where there is none."""
+
+VERSIONS = (
+    Fact("v0.17.0", "/v1/system/version", "api/apps/system_app.py"),
+    Fact("v0.25.0", "/api/v1/system/version", "api/apps/restful_apis/system_api.py"),
+)
+"""Route that tells the release."""
+
+OPEN_VERSIONS = (
+    Fact("v0.17.0", False, "login_required"),
+    Fact("v0.25.2", True, "api/apps/restful_apis/system_api.py"),
+)
+"""Whether the release is told to anybody."""
+
+DEFAULTS = (
+    Fact("v0.17.0", "/v1/user/set_tenant_info", "api/apps/user_app.py:791, read at /v1/user/tenant_info"),
+    Fact("v0.25.1", "/api/v1/users/me/models", "api/apps/restful_apis/user_api.py:567,605"),
+    Fact("v0.26.0", "/api/v1/models/default", "api/apps/restful_apis/models_api.py"),
+)
+"""Route that sets the default rerank model."""
+
+WINDOWS = (
+    Fact(
+        "v0.17.0",
+        Window("3 x page size, at least 128", lambda page, _top: max(3 * page, 128)),
+        "rag/nlp/search.py:347-348",
+    ),
+    Fact("v0.18.0", Window("whole pages, near 64", _rounded), "rag/nlp/search.py:356-357"),
+    Fact("v0.21.1", Window("whole pages, 64 or more", _whole_pages), "rag/nlp/search.py:363"),
+    Fact(
+        "v0.24.0", Window("whole pages, 64 or more; at least 30", _at_least_30), "rag/nlp/search.py:384-385"
+    ),
+    Fact("v0.25.0", Window("30 to 64, at most top_k", _at_most_64), "rag/nlp/search.py:395-398; PR 14084"),
+    Fact(
+        "v0.26.0",
+        Window("whole pages, 64 or more, at most the pages of top_k", _bounded_pages),
+        "rag/nlp/search.py:549-570; PR 15434",
+    ),
+)
+"""Documents a call."""
+
+TIMEOUTS = (
+    Fact("v0.17.0", 300.0, "cohere 5.6.2, its own default; there is no second try"),
+    Fact("v0.25.3", 30.0, "rag/llm/rerank_model.py; PR 14264, 14265, 14313"),
+)
+"""Seconds that RAGFlow waits for an answer of the reranker."""
+
+LIMITS: Facts[float | None] = (
+    Fact("v0.17.0", None, "api/apps/llm_app.py: nothing ends the wait"),
+    Fact("v0.24.0", 10.0, "LLM_TIMEOUT_SECONDS, 10 unless set in RAGFlow's environment"),
+)
+"""Seconds for the test call of a registration; None is no limit."""
+
+IDS: Facts[Texts] = (
+    Fact("v0.17.0", ("{name}___VLLM@VLLM", "{name}___VLLM"), "api/db/services/llm_service.py"),
+    Fact(
+        "v0.20.0",
+        ("{name}___VLLM@VLLM", "{name}___VLLM", "{name}@VLLM"),
+        "api/db/services/llm_service.py:52-61; issue 8017",
+    ),
+    Fact("v0.26.0", ("{name}@{instance}@VLLM",), "api/db/joint_services/tenant_model_service.py"),
+)
+"""Forms of the rerank id that a chat or a retrieval names; the first is the one that ragops writes."""
+
+NORMALISES = (
+    Fact("v0.17.0", False, "rag/llm/rerank_model.py: scores are taken as they are"),
+    Fact("v0.26.0", True, "rag/llm/rerank_model.py:70-95; PR 15429: spread to 0..1 if any is outside"),
+)
+"""Whether scores outside 0..1 are moved into it before they are mixed with RAGFlow's own."""
+
+STALLS = (
+    Fact("v0.17.0", False, "api/ragflow_server.py: a thread a request"),
+    Fact("v0.22.1", True, "api/ragflow_server.py: one event loop, on which the rerank call waits"),
+)
+"""Whether RAGFlow's whole API waits while it waits for the reranker."""
+
+PROMOTES = (
+    Fact("v0.17.0", True, "rag/nlp/search.py"),
+    Fact("v0.21.1", False, "rag/nlp/search.py:399-404; issue 11038: a page is cut out before it is sorted"),
+    Fact("v0.23.0", True, "rag/nlp/search.py; PR 11400"),
+)
+"""Whether a document from below the first page can be ranked into it."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release; every field but the name is the value of the fact list of that kind."""
+
+    name: str
+    services: tuple[str, ...]
+    containers: tuple[str, ...]
+    obstacle: str
+    registration: Registration
+    login: str
+    token: bool
+    ping: str
+    version: str
+    open_version: bool
+    default: str
+    documents: Window
+    timeout: float
+    registration_limit: float | None
+    rerank_ids: tuple[str, ...]
+    normalises: bool
+    stalls: bool
+    promotes: bool
+
+
+def of(text: str) -> Release:
+    """A release by its name, with or without ``v``, ``-slim`` and the edition after a space.
+
+    Raises:
+        RagflowError: Nobody has read that release's source.
+    """
+    name = spelled(text)
+    if name not in KNOWN:
+        raise RagflowError(
+            f"RAGFlow {text or '(release not told)'} is not a release that ragops knows",
+            evidence=f"known: {KNOWN[0]} to {NEWEST}; nothing was changed",
+            hint=f'if its routes are those of a known one, name that: [ragflow] release = "{NEWEST}"',
+        )
+    return _RELEASES[name]
+
+
+def spelled(text: str) -> str:
+    """``v0.25.3`` from ``0.25.3-slim`` or ``v0.25.3 full``; empty when it is no plain release."""
+    found = _SPELLING.fullmatch(text.strip())
+    return f"v{found[1]}" if found else ""
+
+
+def window(release: Release, page_size: int, top_k: int = 1024) -> int:
+    """Most documents that one question sends to the reranker in one call."""
+    return release.documents.count(page_size, top_k)
+
+
+def rerank_id(release: Release, name: str, instance: str) -> str:
+    """The id by which a chat or a retrieval names the model; old releases have no instances."""
+    return release.rerank_ids[0].format(name=name, instance=instance)
+
+
+def ranges() -> Iterator[tuple[Release, Release]]:
+    """First and last release of each run in which every fact is the same."""
+    first = last = _RELEASES[KNOWN[0]]
+    for release in _RELEASES.values():
+        if replace(release, name="") != replace(first, name=""):
+            yield first, last
+            first = release
+        last = release
+    yield first, last
+
+
+def _made(name: str) -> Release:
+    return Release(
+        name=name,
+        services=_at(name, SERVICES),
+        containers=_at(name, CONTAINERS),
+        obstacle=_at(name, OBSTACLES),
+        registration=_at(name, REGISTRATIONS),
+        login=_at(name, LOGINS),
+        token=_at(name, TOKENS),
+        ping=_at(name, PINGS),
+        version=_at(name, VERSIONS),
+        open_version=_at(name, OPEN_VERSIONS),
+        default=_at(name, DEFAULTS),
+        documents=_at(name, WINDOWS),
+        timeout=_at(name, TIMEOUTS),
+        registration_limit=_at(name, LIMITS),
+        rerank_ids=_at(name, IDS),
+        normalises=_at(name, NORMALISES),
+        stalls=_at(name, STALLS),
+        promotes=_at(name, PROMOTES),
+    )
+
+
+def _at(name: str, facts: Facts[T]) -> T:
+    known = KNOWN.index(name)
+    return [fact.value for fact in facts if KNOWN.index(fact.since) <= known][-1]
+
+
+_RELEASES = {name: _made(name) for name in KNOWN}

@@ -1,0 +1,92 @@
+"""The table of releases says what was read in RAGFlow's source and seen on its servers."""
+
+import pytest
+
+from ragops.errors import RagflowError
+from ragops.ragflow import releases
+from ragops.ragflow.releases import KNOWN, NEWEST, of, rerank_id, window
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("v0.17.2", (128, 128, 128, 128, 128, 128, 150, 128)),
+        ("v0.18.0", (65, 66, 64, 60, 60, 60, 50, 1)),
+        ("v0.21.0", (65, 66, 64, 60, 60, 60, 50, 1)),
+        ("v0.21.1", (65, 66, 64, 70, 80, 90, 100, 1)),
+        ("v0.24.0", (65, 66, 64, 70, 80, 90, 100, 30)),
+        ("v0.25.0", (64, 64, 64, 64, 64, 64, 64, 30)),
+        ("v0.26.0", (65, 66, 64, 70, 80, 90, 100, 30)),
+        ("v0.27.0", (65, 66, 64, 70, 80, 90, 100, 30)),
+    ],
+)
+def test_window(name, counts):
+    assert tuple(window(of(name), page) for page in (5, 6, 8, 10, 20, 30, 50, 1)) == counts
+
+
+@pytest.mark.parametrize(("name", "count"), [("v0.24.0", 64), ("v0.25.6", 20), ("v0.27.0", 24)])
+def test_top_k_bounds_the_window_from_v0_25_on(name, count):
+    assert window(of(name), 8, top_k=20) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "timeout", "limit"),
+    [("v0.23.1", 300, None), ("v0.24.0", 300, 10), ("v0.25.2", 300, 10), ("v0.25.3", 30, 10)],
+)
+def test_times(name, timeout, limit):
+    assert (of(name).timeout, of(name).registration_limit) == (timeout, limit)
+
+
+def test_registration():
+    styles = {name: of(name).registration for name in ("v0.18.0", "v0.25.6", "v0.26.0", "v0.26.4", "v0.27.0")}
+    assert list(styles.values()) == [
+        "add_llm",
+        "add_llm",
+        "provider",
+        "provider",
+        "provider-with-connection-test",
+    ]
+
+
+def test_early_releases_cannot_use_a_reranker():
+    assert [name for name in KNOWN if of(name).obstacle] == ["v0.17.0", "v0.17.1", "v0.17.2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("v0.18.0", "m___VLLM@VLLM"), ("v0.25.6", "m___VLLM@VLLM"), ("v0.26.0", "m@ragops@VLLM")],
+)
+def test_rerank_id(name, expected):
+    assert rerank_id(of(name), "m", "ragops") == expected
+
+
+@pytest.mark.parametrize("text", ["0.25.3", "v0.25.3", "v0.25.3-slim", "v0.25.3 full", " v0.25.3\n"])
+def test_spellings(text):
+    assert of(text).name == "v0.25.3"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nightly", "v0.16.0", "v0.27.1", "v1.0.0", "v0.27.0-rc1", "v0.25.3-12-gabcdef0"]
+)
+def test_unknown_release_is_refused(text):
+    with pytest.raises(RagflowError, match="not a release that ragops knows") as caught:
+        of(text)
+    assert NEWEST in caught.value.evidence
+
+
+def test_every_fact_has_a_source_and_its_changes_are_in_order():
+    lists = [value for value in vars(releases).values() if isinstance(value, tuple) and value]
+    lists = [value for value in lists if isinstance(value[0], releases.Fact)]
+    assert len(lists) == len(releases.Release.__dataclass_fields__) - 1
+    for facts in lists:
+        places = [KNOWN.index(fact.since) for fact in facts]
+        assert places[0] == 0
+        assert places == sorted(set(places))
+        assert all(fact.source for fact in facts)
+
+
+def test_ranges_hold_every_release_once():
+    held = []
+    for first, last in releases.ranges():
+        held += KNOWN[KNOWN.index(first.name) : KNOWN.index(last.name) + 1]
+    assert tuple(held) == KNOWN
