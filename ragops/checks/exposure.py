@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 OUTSIDE = "bridge"
 """Docker's default network, which every engine has unless it was told otherwise."""
 
+_CONNECT_TIMEOUT = 1.5
+"""Seconds; a second try of the kernel fits in. Two containers of one host need milliseconds."""
+
 
 def check(engine: Engine, reranker: ContainerState, network: str, image: str) -> list[Check]:
     """Try name and address from outside the network, and look at what is published."""
@@ -42,7 +45,8 @@ def _outside(engine: Engine, reranker: ContainerState, network: str, image: str)
 
 def _reaches(engine: Engine, outsider: str, image: str, target: str) -> bool:
     url = f"http://{target}:8000/v1"
-    answer = ask(engine, outsider, image, url, RerankRequest(""), depth=2)
+    request = RerankRequest("")
+    answer = ask(engine, outsider, image, url, request, depth=2, connect_timeout=_CONNECT_TIMEOUT)
     return "tcp" in answer.steps and answer.steps["tcp"].ok
 
 
