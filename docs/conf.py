@@ -40,6 +40,7 @@ extensions = [
     "forms",
     "pictures",
     "error_index",
+    "layers",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

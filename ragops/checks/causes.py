@@ -74,6 +74,8 @@ class Rule:
     remedy: str
     """May name ``{host}``, ``{where}`` and ``{timeout}``."""
     evidence: Callable[[Seen], str] = lambda seen: seen.step.detail
+    more: str = ""
+    """What else the page says."""
 
 
 def _http(*statuses: int, words: str = "") -> Callable[[Seen], bool]:
@@ -100,6 +102,9 @@ RULES: tuple[Rule, ...] = (
         lambda seen: seen.layer == "dns",
         "the name is not known there: the two containers share no network",
         "ragops connect {where}",
+        more="Also: Unknown host, Temporary failure in name resolution, Could not resolve host. It often "
+        "happens after an upgrade of RAGFlow, because compose then made a new container, which is in the "
+        "networks of its compose file alone. Docker's default network has no names at all.",
     ),
     Rule(
         "Connection refused, though the container is healthy",
@@ -112,6 +117,8 @@ RULES: tuple[Rule, ...] = (
         lambda seen: seen.layer == "tcp" and "refused" in seen.text.lower(),
         "nobody listens there: the server is loading its model, or has ended",
         "ragops status; when it is still loading, ragops up waits for it",
+        more="When only RAGFlow says so, its base URL names localhost, 127.0.0.1 or port 8123, which inside "
+        "its container all mean RAGFlow itself: it is http://ragflow-vllm-reranker:8000/v1.",
     ),
     Rule(
         "No route to host",
@@ -131,6 +138,9 @@ RULES: tuple[Rule, ...] = (
         "a proxy stands between RAGFlow's client and the reranker",
         "add {host} to NO_PROXY and no_proxy in RAGFlow's .env, then recreate {where}",
         lambda seen: f"{seen.proxy}: {seen.step.detail}",
+        more="NO_PROXY takes names, with all below them, and names with a port; a range of addresses such as "
+        "172.16.0.0/12 excepts no name, as none is looked up. Where both spellings are set, the one in small "
+        "letters counts. Compose reads .env when it makes a container: a restart is not enough.",
     ),
     Rule(
         "HTTP 307, a redirect to ...",
@@ -147,24 +157,29 @@ RULES: tuple[Rule, ...] = (
         "find what answers as {host}: docker network inspect shows whose name it is; a gateway's own error "
         "page means that its way to the reranker is broken",
         lambda seen: f'HTTP {seen.step.status}, "{seen.title}"',
+        more="RAGFlow says: Expecting value: line 1 column 1 (char 0).",
     ),
     Rule(
         '401 {"error": "Unauthorized"}',
         lambda seen: seen.step.status == 401 and '"error"' in seen.text and '"message"' not in seen.text,
         "vLLM wants the key of its --api-key",
         "enter that key in RAGFlow, or take --api-key and VLLM_API_KEY away: ragops up starts it without",
+        more="RAGFlow shows it as if your own login had ended. A reranker that ragops started wants no key, "
+        "and takes any but an empty one.",
     ),
     Rule(
         "401 Unauthorized",
         _http(401, 403),
         "something before the reranker, a gateway as a rule, wants a key of its own",
         "enter the gateway's key in RAGFlow, or give RAGFlow the reranker's own address",
+        more="RAGFlow shows it as if your own login had ended.",
     ),
     Rule(
         "The model ... does not exist",
         _http(404, words="does not exist"),
         "wrong model: the path is right, the server knows no model of this name",
         "RAGFlow must send the name that is served: ragops status shows it (served_name sets it)",
+        more="RAGFlow v0.17.1 and v0.17.2 append ___VLLM to the name: upgrade those two.",
     ),
     Rule(
         "404 {'detail': 'Not Found'}",
@@ -172,12 +187,15 @@ RULES: tuple[Rule, ...] = (
         "wrong path: the server has no such route, whatever the model",
         "the base URL in RAGFlow ends in /v1 and nothing behind it; when it does, the server is no reranker: "
         "ragops up starts it with --runner pooling",
+        more="A path of /v1/rerank/v1/rerank or /v1/rerank/rerank in the server's log tells that the base "
+        "URL is too long. A server that writes text lists its model and has no such route either.",
     ),
     Rule(
         "This model's maximum context length is",
         lambda seen: seen.step.status == 400 and "maximum context length" in seen.text,
         "over-long: one document is longer than the model takes, and the whole call is refused for it",
         "raise max_model_len under [reranker] if the model can, or a smaller chunk_token_num in RAGFlow",
+        more="RAGFlow's VLLM provider cuts nothing. A table or paragraph can be longer than the chunk size.",
     ),
     Rule(
         "The model does not support Rerank (Score) API",
@@ -215,6 +233,7 @@ RULES: tuple[Rule, ...] = (
         lambda seen: seen.step.error in _TIMEOUTS,
         "the connection was taken and no answer came: the server hangs, is paused, or is too slow",
         "ragops status; when it is healthy, ragops verify says how many documents it does in {timeout:g} s",
+        more="RAGFlow waits 30 s, and 300 s before v0.25.3, for one call, and never tries again.",
     ),
     Rule(
         "HTTP 500",
@@ -223,7 +242,7 @@ RULES: tuple[Rule, ...] = (
         "docker logs {host} shows why",
     ),
     Rule(
-        "Expecting value: line 1 column 1 (char 0)",
+        "An answer that is no ranking",
         lambda seen: seen.step.status == 200,
         "an answer that is no ranking: another kind of server",
         "find what answers as {host}: docker network inspect shows whose name it is",
