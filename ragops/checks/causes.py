@@ -110,7 +110,7 @@ RULES: tuple[Rule, ...] = (
         "Connection refused, though the container is healthy",
         lambda seen: seen.layer == "tcp" and seen.listens == "loopback",
         "the server listens on 127.0.0.1 of its own container, where its own health check is the only guest",
-        "start it with --host 0.0.0.0, as ragops up does",
+        "start it with --host 0.0.0.0, or without --host: ragops up does so",
     ),
     Rule(
         "Connection refused",
