@@ -325,6 +325,10 @@ class TestCurl:
         step = ask_with(box, models=http(page)).steps["models"]
         assert (step.ok, step.status, step.text) == (False, 200, page)
 
+    def test_page_is_no_health(self, box):
+        step = ask_with(box, health=http("<html>", kind="text/html")).steps["health"]
+        assert (step.ok, step.status, step.kind) == (False, 200, "text/html")
+
     def test_depth(self, box):
         box.respond = Played(curl=curl())
         assert list(ask(box, depth=2).steps)[:2] == ["dns", "tcp"]

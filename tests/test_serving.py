@@ -158,6 +158,11 @@ def test_below_http(layer, detail, listens, cause, remedy):
     assert remedy in found.remedy
 
 
+def test_port_that_refuses_curl():
+    found = only(answer("tcp", "curl: (7) Couldn't connect to server", error="curl exit code 7"))
+    assert "nobody listens" in found.detail
+
+
 CAUGHT = {
     "html": ("health", "HTML instead of JSON", '"Company proxy"', "docker network inspect"),
     "html-502": ("health", "HTML instead of JSON", '"502 Bad Gateway"', "gateway"),

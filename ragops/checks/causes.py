@@ -78,6 +78,11 @@ class Rule:
     """What else the page says."""
 
 
+def is_refused(step: Step) -> bool:
+    """Whether nobody listens on the port; curl has its own words for it."""
+    return "refused" in step.detail.lower() or step.error == "curl exit code 7"
+
+
 def _http(*statuses: int, words: str = "") -> Callable[[Seen], bool]:
     return lambda seen: seen.step.status in statuses and words in seen.text
 
@@ -114,7 +119,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "Connection refused",
-        lambda seen: seen.layer == "tcp" and "refused" in seen.text.lower(),
+        lambda seen: seen.layer == "tcp" and is_refused(seen.step),
         "nobody listens there: the server is loading its model, or has ended",
         "ragops status; when it is still loading, ragops up waits for it",
         more="When only RAGFlow says so, its base URL names localhost, 127.0.0.1 or port 8123, which inside "

@@ -7,7 +7,7 @@ container in its network namespace. The program that runs there is ``data/probe.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -253,7 +253,7 @@ def _by_curl(engine: Engine, container: str, base_url: str, request: RerankReque
         reached: dict[Layer, Step] = {name: Step(True, "") for name in LAYERS[: LAYERS.index(failed)]}
         return Answer("curl", {**reached, failed: _curl_step(health)})
     steps = {"dns": Step(True, "resolved by curl"), "tcp": Step(True, "connected by curl")}
-    steps["health"] = _curl_step(health)
+    steps["health"] = _curl_health(health)
     found: dict[str, tuple[Any, ...]] = {}
     asked = (
         ("routes", f"{root}/openapi.json", "", lambda data: sorted(data["paths"])),
@@ -305,6 +305,12 @@ def _curl_step(done: ExecResult) -> Step:
         return Step(True, "HTTP 200", status=200, kind=kind, text=text)
     seen = f"HTTP {status}: {text[:300]}".rstrip(": ")
     return Step(False, seen, 0.0, "HttpError", int(status or 0), kind, location, text[:_KEPT])
+
+
+def _curl_health(done: ExecResult) -> Step:
+    step = _curl_step(done)
+    is_page = step.ok and "html" in step.kind
+    return replace(step, ok=False, detail="HTTP 200", error="HttpError") if is_page else step
 
 
 def _curl_json(done: ExecResult, pick: Callable[[Any], list[Any]]) -> tuple[tuple[Any, ...], Step]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragops.checks import Check, routes
-from ragops.checks.causes import Seen, explain
+from ragops.checks.causes import Seen, explain, is_refused
 from ragops.checks.layers import TITLES, stopped_by
 from ragops.checks.probe import LAYERS, Answer, Step, ask
 from ragops.checks.proxies import catcher, settings
@@ -83,7 +83,7 @@ def check(engine: Engine, found: RagflowContainer, image: str, about: Asked, rer
         return [Check("container runs", "fail", f"it is {state}", remedy, found.name)]
     answer = ask(engine, found.name, image, about.url, about.request)
     tcp = answer.steps.get("tcp", _NOTHING)
-    listens = _listens(engine, reranker, image) if not tcp.ok and "refused" in tcp.detail.lower() else ""
+    listens = _listens(engine, reranker, image) if not tcp.ok and is_refused(tcp) else ""
     return judge(answer, about, listens)
 
 
