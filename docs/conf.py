@@ -42,6 +42,7 @@ extensions = [
     "error_index",
     "releases",
     "durability",
+    "layers",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from ragops.state import ContainerState
     from ragops.verbs import Desired
 
-TEMPLATE_TOKENS = 80
-"""What the score template of Qwen3-Reranker adds to a query and a document, rounded up."""
-
 
 def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
     stack: Stack,
@@ -244,7 +241,7 @@ def _running(stack: Stack, engine: Engine | None) -> _Running:
 
 
 def _template_tokens(model: Model) -> int:
-    return TEMPLATE_TOKENS if vllm.template_file(model) else 0
+    return vllm.TEMPLATE_TOKENS if vllm.template_file(model) else 0
 
 
 def release(stack: Stack, engine: Engine | None = None) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
 from ragops import hints
+from ragops.checks.probe import order, program
 from ragops.errors import EngineError, LaunchError
-from ragops.ragflow.request import KEY, RerankRequest
+from ragops.ragflow.request import RerankRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,21 +124,10 @@ def _too_late(container: ContainerState, elapsed: float, log: str) -> LaunchErro
 
 def answers(engine: Engine, name: str, served: str, *, patience: float = 60) -> bool:
     """Whether a rerank of one document, asked inside the container, is answered within some seconds."""
-    program = (resources.files("ragops.data") / "probe.py").read_text()
-    request = RerankRequest(served)
-    order = {
-        "base_url": "http://127.0.0.1:8000/v1",
-        "key": KEY,
-        "model": served,
-        "query": request.query,
-        "documents": request.documents[:1],
-        "timeout": patience,
-        "connect_timeout": 5,
-    }
+    request = RerankRequest(served, documents=RerankRequest(served).documents[:1])
+    said = order("http://127.0.0.1:8000/v1", request, connect_timeout=5, timeout=patience)
     try:
-        done = engine.execute(
-            name, ("python3", "-c", program), stdin=json.dumps(order), timeout=patience + 30
-        )
+        done = engine.execute(name, ("python3", "-c", program()), stdin=said, timeout=patience + 30)
         return bool(json.loads(done.stdout)["steps"]["rerank"]["ok"])
     except (EngineError, ValueError, KeyError):
         return False  # it may just have ended: the next look tells

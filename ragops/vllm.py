@@ -28,6 +28,9 @@ PORT = 8000
 ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 """Named, because images differ: the official one has ``vllm serve``, ours has this."""
 
+TEMPLATE_TOKENS = 80
+"""What the score template of Qwen3-Reranker adds to a query and a document, rounded up."""
+
 TEMPLATES = Path(__file__).parent / "data" / "templates"
 
 

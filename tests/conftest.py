@@ -10,7 +10,6 @@ from ragops import bench, site
 from ragops import host as hosts
 from ragops.bench import plots
 from ragops.checks import Check, Report
-from ragops.checks.probe import LAYERS
 from ragops.ragflow.request import RIGHT
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
 from ragops.testing import replies
@@ -117,25 +116,26 @@ def here(tmp_path, monkeypatch, fake, machine, model_folder):
 
 @pytest.fixture
 def probed():
-    """An answer as ``data/probe.py`` writes it; layers may be changed, those after a failure are cut."""
+    """An answer as ``data/probe.py`` writes it; layers may be changed, those that need one go."""
 
     def answer(order, **changed):
-        count = len(order["documents"])
+        body = json.loads(order["body"])
+        count = len(body["documents"])
         scores = [[index, 0.9 if index == RIGHT else 0.1] for index in range(count)]
         steps = {
             "dns": {"ok": True, "detail": "172.20.0.2"},
             "tcp": {"ok": True, "detail": "172.20.0.2:8000"},
             "health": {"ok": True, "detail": "HTTP 200"},
-            "models": {"ok": True, "detail": "listed", "names": [order["model"]]},
-            "rerank": {"ok": True, "detail": "scored", "client": "cohere 5.6.2", "scores": scores},
+            "routes": {"ok": True, "detail": "listed", "names": ["/health", "/v1/rerank"]},
+            "models": {"ok": True, "detail": "listed", "names": [body["model"]]},
+            "rerank": {"ok": True, "detail": "scored", "scores": scores},
         }
         steps |= {name: {**steps[name], **change} for name, change in changed.items()}
         kept = {}
-        for name in LAYERS[: order.get("depth", len(LAYERS))]:
-            kept[name] = {"ms": 1.0, **steps[name]}
-            if not steps[name]["ok"]:
-                break
-        return {"proxies": {}, "steps": kept}
+        for name, needs in order["layers"]:
+            if all(need in kept and kept[need]["ok"] for need in needs):
+                kept[name] = {"ms": 1.0, **steps[name]}
+        return {"steps": kept, "client": "cohere 5.6.2"}
 
     return answer
 
@@ -152,8 +152,9 @@ def replied(path, text):
 
 
 @pytest.fixture
-def serving(fake, probed):
-    """The reranker starts at once, and answers those who share a network with it."""
+def serving(fake, probed, monkeypatch):
+    """The reranker starts at once, and answers those who share a network with it; few calls are timed."""
+    monkeypatch.setattr("ragops.checks.calls.CALLS", 4)
     name = "ragflow-vllm-reranker"
     fake.output[name] = "INFO Application startup complete."
 

@@ -145,11 +145,17 @@ class TestWithAStack:
         assert code == 0
         assert "RAGFlow's call" in out
 
+    def test_verify_times_calls_unless_told_not_to(self, run, up):
+        assert "ok    calls end in time" in run("verify")[1]
+        code, out, _ = run("verify", "--no-budget")
+        assert code == 0
+        assert "skip  time is enough" in out
+
     def test_verify_fails_when_disconnected(self, run, up):
         up.disconnect("ragflow-rerank", CONTAINER)
         code, out, _ = run("verify")
         assert code == 1
-        assert f"hint: the containers share no network: ragops connect {CONTAINER}" in out
+        assert f"hint: ragops connect {CONTAINER}" in out
 
     def test_down(self, run, up):
         code, out, _ = run("down")

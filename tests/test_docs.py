@@ -16,7 +16,8 @@ import pytest
 import ragops
 from ragops import bench, cli, codes, errors, hints, site
 from ragops.bench import plots
-from ragops.checks import host, serving
+from ragops.checks import budget, causes, exposure, host, scores
+from ragops.checks.layers import TABLE
 from ragops.ragflow import failures, releases
 from ragops.stack import Stack
 
@@ -105,9 +106,22 @@ def test_every_code_of_an_error_is_an_anchor_and_what_is_printed_leads_there(bui
     assert 'id="port-taken"' in page
 
 
-def test_every_layer_of_verify_is_explained(built):
+def test_every_check_of_verify_is_explained(built):
     page = text(built, "verification")
-    assert [name for name in serving.TITLES.values() if name not in page] == []
+    titles = [row.title for row in TABLE if row.by_hand]
+    titles += [name for name, _ in scores.LAYERS]
+    titles += [*budget.PROVES, *exposure.PROVES]
+    assert [name for name in titles if name not in page] == []
+
+
+def test_every_failure_that_verify_recognises_is_a_title_with_its_remedy(built):
+    page = (built / "troubleshooting.html").read_text()
+    titles = re.findall(r"<h3>.*?</h3>", page)
+    shown = {" ".join(unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in titles}
+    said = text(built, "troubleshooting")
+    for rule in causes.RULES:
+        assert f"{rule.words}#" in shown
+        assert rule.remedy.partition("{")[0] in said
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -27,16 +27,7 @@ LISTING = json.dumps({"data": [{"id": "stub-reranker"}]})
 
 def run(url, *, timeout=5.0, environment=None, **changed):
     """Run the program; gives the answer that it wrote."""
-    order = {
-        "base_url": url,
-        "key": "x",
-        "model": REQUEST.model,
-        "query": REQUEST.query,
-        "documents": REQUEST.documents,
-        "timeout": timeout,
-        "connect_timeout": 2,
-        **changed,
-    }
+    order = json.loads(probe.order(url, REQUEST, timeout=timeout, **changed)) | {"look_timeout": timeout}
     done = subprocess.run(
         [sys.executable, "-S", str(PROGRAM)],  # -S: without site-packages, so without cohere
         input=json.dumps(order),
@@ -48,18 +39,21 @@ def run(url, *, timeout=5.0, environment=None, **changed):
     return json.loads(done.stdout)
 
 
-def last(url, **options):
-    """Name and answer of the last layer that was tried."""
+def first(url, **options):
+    """Name and answer of the first layer that failed."""
     steps = run(url, **options)["steps"]
-    name = list(steps)[-1]
-    return name, steps[name]
+    return next((name, step) for name, step in steps.items() if not step["ok"])
 
 
 @contextlib.contextmanager
 def server(**answers):
-    """A server that answers health, models and rerank as told: (status, type, body), or None to hang."""
+    """A server that answers each route as told: (status, type, body), or None to hang."""
     over = threading.Event()
-    told = {"health": (200, "", ""), "models": (200, "application/json", LISTING)} | answers
+    told = {
+        "health": (200, "", ""),
+        "openapi.json": (200, "application/json", '{"paths": {}}'),
+        "models": (200, "application/json", LISTING),
+    } | answers
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self):
@@ -100,79 +94,89 @@ def scored(*pairs):
 class TestProgram:
     def test_all_layers(self):
         with StubReranker(Behaviour(model="stub-reranker")) as stub:
-            steps = run(stub.base_url)["steps"]
+            answer = run(stub.base_url)
+            steps = answer["steps"]
             sent = stub.calls[-1]
         assert list(steps) == list(probe.LAYERS)
         assert all(step["ok"] and step["ms"] >= 0 for step in steps.values())
         assert steps["dns"]["detail"] == "127.0.0.1"
         assert steps["models"]["names"] == ["stub-reranker"]
         assert sorted(index for index, _ in steps["rerank"]["scores"]) == [0, 1, 2]
-        assert steps["rerank"]["client"] == "http.client"
+        assert "/v1/rerank" in steps["routes"]["names"]
+        assert answer["client"] == "http.client"
         assert sent.path == "/v1/rerank"
         assert sent.headers["authorization"] == "Bearer x"
 
     def test_sends_what_ragflow_sends(self):
         with StubReranker() as stub:
             run(stub.base_url)
-            assert stub.calls[-1].body == json.loads(REQUEST.body())
+            sent = stub.calls[-1]
+        assert sent.body == json.loads(REQUEST.body())
+        wanted = {name.lower(): value for name, value in RerankRequest.headers().items()}
+        assert {name: sent.headers[name] for name in wanted} == wanted
 
     def test_depth_stops_early(self):
         with server() as url:
             assert list(run(url, depth=2)["steps"]) == ["dns", "tcp"]
 
     def test_name_that_does_not_resolve(self):
-        name, step = last("http://nobody.invalid:8000/v1")
+        name, step = first("http://nobody.invalid:8000/v1")
         assert (name, step["ok"], step["error"]) == ("dns", False, "gaierror")
 
     def test_port_that_refuses(self):
         with socket.create_server(("127.0.0.1", 0)) as closed:
             port = closed.getsockname()[1]
-        name, step = last(f"http://127.0.0.1:{port}/v1")
+        name, step = first(f"http://127.0.0.1:{port}/v1")
         assert (name, step["error"]) == ("tcp", "ConnectionRefusedError")
 
     def test_server_that_is_not_healthy(self):
         with server(health=(503, "", "")) as url:
-            assert last(url)[0] == "health"
-            assert last(url)[1]["detail"] == "HTTP 503"
+            steps = run(url)["steps"]
+        assert (steps["health"]["ok"], steps["health"]["status"]) == (False, 503)
+        assert steps["models"]["ok"], "a failure of health stops no other layer"
 
     def test_server_that_hangs(self):
         with server(rerank=None) as url:
-            name, step = last(url, timeout=0.3)
+            name, step = first(url, timeout=0.3)
         assert (name, step["error"]) == ("rerank", "TimeoutError")
 
     def test_missing_route(self):
         with server() as url:
-            name, step = last(url)
+            name, step = first(url)
         assert name == "rerank"
         assert step["detail"] == 'HTTP 404: {"detail":"Not Found"}'
 
     def test_key_that_is_wanted(self):
-        with StubReranker(Behaviour(api_key="secret")) as stub:
-            name, step = last(stub.base_url)
-        assert name == "rerank"
+        with StubReranker(Behaviour(fault="unauthorized")) as stub:
+            name, step = first(stub.base_url)
+        assert name == "models"
         assert step["detail"].startswith("HTTP 401")
 
     def test_page_in_place_of_data(self):
         with server(models=(200, "text/html", "<html>a proxy</html>")) as url:
-            name, step = last(url)
+            name, step = first(url)
         assert name == "models"
-        assert step["detail"] == "not JSON but text/html: <html>a proxy</html>"
+        assert (step["status"], step["kind"], step["text"]) == (200, "text/html", "<html>a proxy</html>")
 
     def test_data_without_results(self):
         with server(rerank=(200, "application/json", "{}")) as url:
-            assert last(url)[1]["error"] == "KeyError"
+            assert first(url)[1]["text"] == "{}"
 
     def test_scores_are_passed_on_as_they_came(self):
         with server(rerank=scored((0, "NaN"), (7, 0.5))) as url:
-            (first, nan), second = last(url)[1]["scores"]
-        assert (first, second) == (0, [7, 0.5])
+            (index, nan), second = run(url)["steps"]["rerank"]["scores"]
+        assert (index, second) == (0, [7, 0.5])
         assert math.isnan(nan)
 
-    def test_proxies_are_told_in_either_case(self):
-        environment = {"HTTP_PROXY": "http://proxy.test:3128", "no_proxy": "localhost"}
-        with server() as url:
-            told = run(url, environment=environment, depth=1)["proxies"]
-        assert told == {"http_proxy": "http://proxy.test:3128", "no_proxy": "localhost"}
+    def test_nothing_is_asked_after_a_server_that_hangs(self):
+        with server(**{"openapi.json": None}) as url:
+            steps = run(url, timeout=0.3)["steps"]
+        assert list(steps) == ["dns", "tcp", "health", "routes"]
+
+    def test_answer_that_leads_elsewhere_keeps_the_place(self):
+        with StubReranker(Behaviour(fault="redirect-308")) as stub:
+            _, step = first(stub.base_url)
+        assert (step["status"], step["location"]) == (308, "https://ragflow.example/v1/rerank")
 
     def test_asks_directly_although_a_proxy_is_set(self):
         with StubReranker() as stub:
@@ -256,18 +260,29 @@ class TestVehicles:
         box.respond = Played(python=right)
         ask(box, depth=3)
         order = json.loads(box.respond.asked[0][1])
-        assert (order["depth"], order["timeout"], order["model"]) == (3, 30.0, "stub-reranker")
+        assert [name for name, _ in order["layers"]] == ["dns", "tcp", "health"]
+        assert (order["timeout"], order["body"]) == (30.0, REQUEST.body().decode())
+
+
+def http(body="", status=200, kind="application/json", location=""):
+    """What curl writes for an answer: its body, and the line that it is asked for."""
+    return 0, f"{body}\n{status} {location} {kind}", ""
 
 
 def curl(**answers):
     """Plays curl: exit code, output and error by the end of the address."""
     results = {"results": [{"index": index, "relevance_score": 0.5} for index in range(3)]}
-    told = {"health": (0, "", ""), "models": (0, LISTING, ""), "rerank": (0, json.dumps(results), "")}
+    told = {
+        "health": http(),
+        "openapi": http('{"paths": {"/v1/rerank": {}}}'),
+        "models": http(LISTING),
+        "rerank": http(json.dumps(results)),
+    }
 
     def play(argv, _stdin):
         if argv[1] == "--version":
             return ExecResult(0, "curl 7.88.1", "")
-        return ExecResult(*(told | answers)[argv[-1].rpartition("/")[2]])
+        return ExecResult(*(told | answers)[argv[-1].rpartition("/")[2].partition(".")[0]])
 
     return play
 
@@ -279,10 +294,12 @@ class TestCurl:
         assert list(answer.steps) == list(probe.LAYERS)
         assert all(step.ok for step in answer.steps.values())
         assert answer.models == ("stub-reranker",)
+        assert answer.paths == ("/v1/rerank",)
         assert answer.scores == ((0, 0.5), (1, 0.5), (2, 0.5))
         argv, body = box.respond.asked[-1]
         assert argv[-1] == "http://reranker:8000/v1/rerank"
         assert body == REQUEST.body().decode()
+        assert "Authorization: Bearer x" in argv
 
     @pytest.mark.parametrize(("code", "layer"), [(6, "dns"), (7, "tcp"), (28, "tcp")])
     def test_exit_code_tells_the_layer(self, box, code, layer):
@@ -292,20 +309,32 @@ class TestCurl:
         assert (steps[layer].ok, steps[layer].detail) == (False, "curl: no")
 
     @pytest.mark.parametrize("layer", ["health", "models", "rerank"])
-    def test_http_error(self, box, layer):
-        box.respond = Played(curl=curl(**{layer: (22, '{"detail":"Not Found"}', "curl: (22) error: 404")}))
+    def test_http_error_stops_no_other_layer(self, box, layer):
+        box.respond = Played(curl=curl(**{layer: http('{"detail":"Not Found"}', 404)}))
         steps = ask(box).steps
-        assert list(steps)[-1] == layer
-        assert not steps[layer].ok
-        assert "404" in steps[layer].detail
+        assert [name for name in probe.LAYERS if not steps[name].ok] == [layer]
+        assert (steps[layer].status, steps[layer].text) == (404, '{"detail":"Not Found"}')
+
+    def test_redirect_and_type_are_kept(self, box):
+        moved = http("<html>", 307, "text/html; charset=utf-8", "https://away.test/")
+        step = ask_with(box, rerank=moved).steps["rerank"]
+        assert (step.location, step.kind) == ("https://away.test/", "text/html; charset=utf-8")
 
     @pytest.mark.parametrize("page", ["<html>", "{}", "[]", '{"data": 1, "results": 1}'])
     def test_something_else_than_data(self, box, page):
-        box.respond = Played(curl=curl(models=(0, page, "")))
-        step = ask(box).steps["models"]
-        assert (step.ok, step.detail) == (False, f"not the expected JSON: {page}")
+        step = ask_with(box, models=http(page)).steps["models"]
+        assert (step.ok, step.status, step.text) == (False, 200, page)
+
+    def test_page_is_no_health(self, box):
+        step = ask_with(box, health=http("<html>", kind="text/html")).steps["health"]
+        assert (step.ok, step.status, step.kind) == (False, 200, "text/html")
 
     def test_depth(self, box):
         box.respond = Played(curl=curl())
         assert list(ask(box, depth=2).steps)[:2] == ["dns", "tcp"]
         assert "models" not in ask(box, depth=2).steps
+
+
+def ask_with(box, **answers):
+    box.respond = Played(curl=curl(**answers))
+    return ask(box)

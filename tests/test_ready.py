@@ -75,7 +75,8 @@ def test_it_is_asked_on_its_own_port_with_one_document(box):
     argv, order = orders[0]
     assert argv == ("python3", "-c")
     assert order["base_url"] == "http://127.0.0.1:8000/v1"
-    assert (order["model"], len(order["documents"])) == ("model", 1)
+    body = json.loads(order["body"])
+    assert (body["model"], len(body["documents"])) == ("model", 1)
 
 
 def test_answer_that_is_none_is_asked_again(box):

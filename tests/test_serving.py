@@ -1,32 +1,51 @@
 """Judging what a probe saw: each failure has its layer, its words and its remedy."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from ragops.checks import Check, Report, serving
+from ragops import vllm
+from ragops.checks import Check, Report, probe, serving
+from ragops.checks.causes import RULES
+from ragops.checks.layers import NEEDS, TABLE, TITLES, stopped_by
 from ragops.checks.probe import LAYERS, Answer, Step
+from ragops.data import __file__ as data
+from ragops.ragflow import releases
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.ragflow.request import RerankRequest
 from ragops.state import ExecResult
+from ragops.testing.faults import FAULTS, spoiled
+from ragops.testing.stub import Behaviour, StubReranker
 
 URL = "http://reranker:8000/v1"
-REQUEST = RerankRequest("model")
 SCORES = ((0, 0.1), (1, 0.9), (2, 0.2))
+EMBEDDING = next(row for row in vllm.KNOWN if row.kind == "embedding")
+QWEN3 = next(row for row in vllm.KNOWN if row.kind == "qwen3-reranker")
+HTTP = ("health", "routes", "models", "rerank")
+
+
+def asked(*, url=URL, name="model", known=EMBEDDING, release=releases.NEWEST, proxies=None):
+    return serving.Asked("ragflow-server", url, name, known, releases.of(release), proxies or {})
 
 
 def answer(failed=None, detail="", **changed):
-    """All well, or well up to a layer that failed."""
+    """All well but one layer; those that need it could not be asked."""
+    seen = {
+        name: changed.pop(name) for name in ("status", "kind", "location", "text", "error") if name in changed
+    }
     steps = {name: Step(ok=True, detail="fine", ms=2.0) for name in LAYERS}
-    if failed:
+    if failed in {"dns", "tcp"}:
         steps = {name: steps[name] for name in LAYERS[: LAYERS.index(failed)]}
-        steps[failed] = Step(ok=False, detail=detail)
-    fields = {"vehicle": "python", "models": ("model",), "client": "cohere 5.6.2", "scores": SCORES}
-    return Answer(steps=steps, **{**fields, **changed})
+    if failed:
+        steps[failed] = Step(ok=False, detail=detail, **seen)
+    fields = {"vehicle": "python", "paths": ("/v1/rerank",), "models": ("model",), "client": "cohere 5.6.2"}
+    return Answer(steps=steps, **{**fields, "scores": SCORES, **changed})
 
 
-def judge(found, request=REQUEST, url=URL):
-    return serving.judge(found, "ragflow-server", url, request)
+def judge(found, listens="", **options):
+    return serving.judge(found, asked(**options), listens)
 
 
 def only(found, **options):
@@ -39,36 +58,208 @@ def only(found, **options):
 
 def test_all_well():
     checks = judge(answer())
-    assert [check.status for check in checks] == ["ok"] * 5
-    assert checks[4].detail == "3 documents, 3 scores, best 0.900 (2 ms, cohere 5.6.2)"
+    assert [check.status for check in checks] == ["ok"] * 6
+    assert [check.name for check in checks] == [TITLES[layer] for layer in LAYERS]
+    assert checks[5].detail == "3 documents, 3 scores, best 0.900 (2 ms, cohere 5.6.2)"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_layers_above_a_failure_are_skipped(layer):
-    number = LAYERS.index(layer)
-    statuses = [check.status for check in judge(answer(layer, "no"))]
-    assert statuses == ["ok"] * number + ["fail"] + ["skip"] * (4 - number)
+def test_table_names_what_each_layer_stands_on():
+    order = [row.layer for row in TABLE]
+    for layer, needs in NEEDS.items():
+        assert all(order.index(need) < order.index(layer) for need in needs)
+    assert stopped_by("rerank", {"health", "models"}) is None
+    assert stopped_by("exposure", set(order)) is None
+    assert stopped_by("budget", {"rerank"}) == "rerank"
 
 
 @pytest.mark.parametrize(
-    ("layer", "detail", "remedy"),
+    ("layer", "skipped"),
     [
-        ("dns", "Name or service not known", "ragops connect ragflow-server"),
-        ("tcp", "Connection refused", "ragops status"),
-        ("health", "HTTP 503", "engine has died"),
-        ("models", "HTTP 404", "must end in /v1"),
-        ("models", "not JSON but text/html: <html>", "NO_PROXY"),
-        ("models", "HTTP 401: Unauthorized", "--api-key"),
-        ("rerank", 'HTTP 404: {"detail":"Not Found"}', "--runner pooling"),
-        ("rerank", "HTTP 401: Unauthorized", "--api-key"),
-        ("rerank", "HTTP 500: oops", "docker logs"),
+        ("dns", LAYERS[1:]),
+        ("tcp", LAYERS[2:]),
+        ("health", ()),
+        ("models", ()),
+        ("rerank", ()),
     ],
 )
-def test_each_failure_has_a_remedy(layer, detail, remedy):
-    found = only(answer(layer, detail))
-    assert found.name == serving.TITLES[layer]
-    assert found.detail == detail
+def test_a_failure_stops_what_needs_it_and_nothing_else(layer, skipped):
+    statuses = dict(zip(LAYERS, (check.status for check in judge(answer(layer, "no"))), strict=True))
+    assert statuses[layer] == "fail"
+    assert {name for name, status in statuses.items() if status == "skip"} == set(skipped)
+
+
+def test_no_rerank_route_stops_the_call():
+    checks = judge(answer(paths=("/health", "/v1/chat/completions")))
+    assert [check.status for check in checks] == ["ok", "ok", "ok", "fail", "ok", "skip"]
+    assert "rerank is served" in checks[5].detail
+
+
+def test_layers_that_were_not_asked_after_a_time_out_are_skipped():
+    found = answer("health", "timed out", error="TimeoutError")
+    steps = {name: found.steps[name] for name in ("dns", "tcp", "health")}
+    checks = judge(Answer("python", steps, client="cohere 5.6.2"))
+    assert [check.status for check in checks] == ["ok", "ok", "fail", "skip", "skip", "skip"]
+
+
+@pytest.mark.parametrize("step", ["health", "models"])
+def test_route_that_another_server_lacks_is_a_warning(step):
+    found = only(answer(step, "HTTP 404", status=404))
+    assert (found.name, found.status) == (TITLES[step], "warn")
+
+
+def test_list_of_routes_that_another_server_lacks_is_skipped():
+    statuses = [check.status for check in judge(answer("routes", "HTTP 404", status=404))]
+    assert statuses == ["ok", "ok", "ok", "skip", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "known", "detail", "flags"),
+    [
+        (("/v1/chat/completions",), EMBEDDING, "writes text", "--runner pooling"),
+        (("/v1/completions",), QWEN3, "writes text", "--runner pooling --hf-overrides '{\"arch"),
+        (("/v1/embeddings", "/pooling"), EMBEDDING, "embeddings only", "--runner pooling"),
+        (("/classify", "/pooling"), QWEN3, "not of one label", "--hf-overrides"),
+        (("/classify", "/pooling"), EMBEDDING, "not of one label", "--convert classify"),
+        (("/pooling",), QWEN3, "each token", "--chat-template qwen3_reranker.jinja"),
+        (("/api/generate",), QWEN3, "another kind of server", "address"),
+        (("/rerank", "/v2/rerank"), QWEN3, "wrong path", "ends in /v1"),
+        (("/v1/rerank", "/v1/embeddings"), QWEN3, "as a cosine", "--hf-overrides"),
+    ],
+)
+def test_routes_tell_which_flags_were_missing(paths, known, detail, flags):
+    found = next(check for check in judge(answer(paths=paths), known=known) if check.status == "fail")
+    assert found.name == TITLES["routes"]
+    assert detail in found.detail
+    assert flags in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("paths", "known"),
+    [(("/v1/rerank", "/classify"), QWEN3), (("/v1/rerank", "/v1/embeddings"), EMBEDDING)],
+)
+def test_routes_of_a_reranker_that_is_well(paths, known):
+    assert judge(answer(paths=paths), known=known)[3].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("layer", "detail", "listens", "cause", "remedy"),
+    [
+        ("dns", "Name or service not known", "", "share no network", "ragops connect ragflow-server"),
+        ("tcp", "[Errno 111] Connection refused", "loopback", "127.0.0.1", "--host 0.0.0.0"),
+        ("tcp", "[Errno 111] Connection refused", "nowhere", "nobody listens", "ragops status"),
+        ("tcp", "timed out", "", "firewall", "restart the engine"),
+    ],
+)
+def test_below_http(layer, detail, listens, cause, remedy):
+    found = only(answer(layer, detail), listens=listens)
+    assert (found.name, found.status) == (TITLES[layer], "fail")
+    assert cause in found.detail
+    assert detail in found.detail
     assert remedy in found.remedy
+
+
+def test_port_that_refuses_curl():
+    found = only(answer("tcp", "curl: (7) Couldn't connect to server", error="curl exit code 7"))
+    assert "nobody listens" in found.detail
+
+
+CAUGHT = {
+    "html": ("health", "HTML instead of JSON", '"Company proxy"', "docker network inspect"),
+    "html-502": ("health", "HTML instead of JSON", '"502 Bad Gateway"', "gateway"),
+    "redirect-301": ("health", "a redirect", "HTTP 301 to https://ragflow.example/", "becomes a GET"),
+    "redirect-302": ("health", "a redirect", "HTTP 302 to https://ragflow.example/", "becomes a GET"),
+    "redirect-307": ("health", "a redirect", "HTTP 307 to https://ragflow.example/", "leads to"),
+    "redirect-308": ("health", "a redirect", "HTTP 308 to https://ragflow.example/", "leads to"),
+    "unauthorized": ("models", "vLLM wants the key", '{"error": "Unauthorized"}', "--api-key"),
+    "unauthorized-gateway": ("health", "wants a key of its own", "Invalid API key", "gateway's key"),
+    "generates": ("routes", "writes text", "/v1/chat/completions", "--runner pooling"),
+    "embeds": ("routes", "embeddings only", "/v1/embeddings", "--runner pooling"),
+    "classifies": ("routes", "not of one label", "/classify", "--convert classify"),
+    "pools": ("routes", "each token", "/pooling", "--convert classify"),
+    "wrong-path": ("rerank", "wrong path", "Not Found", "ends in /v1"),
+    "says-200": ("rerank", "an old vLLM", "does not support Rerank", "--runner pooling"),
+    "busy": ("rerank", "the queue is full", "HTTP 503", "--max-num-queued-reqs"),
+    "backlog": ("rerank", "the queue is full", "backlog limit", "--max-num-queued-tokens"),
+    "dead": ("health", "engine has died", "HTTP 503", "ragops up"),
+    "fails": ("rerank", "refused the call", "HTTP 500", "docker logs"),
+    "reset": ("rerank", "cut before the answer", "", "docker logs"),
+    "hangs": ("rerank", "no answer came", "timed out", "ragops verify"),
+    "no-results": ("rerank", "no ranking", "relevance", "docker network inspect"),
+    "empty": ("rerank", "no ranking", "HTTP 200", "docker network inspect"),
+}
+"""The stub's faults: first layer that fails, cause, evidence, words of the remedy."""
+
+HARMLESS = {"no-openapi", "only-rerank"}
+
+
+WITH_COHERE = {"html", "redirect-301", "unauthorized", "says-200", "reset", "hangs", "only-rerank"}
+"""Faults that are also asked with RAGFlow's client, whose import takes a second."""
+
+
+def played(behaviour, **options):
+    """What verify's program sees of a stub, with RAGFlow's client and without, judged."""
+    with StubReranker(behaviour) as stub:
+        about = asked(url=stub.base_url, name="stub-reranker", **options)
+        told = json.loads(probe.order(about.url, about.request, timeout=1)) | {"look_timeout": 1}
+        for flags in ((), ("-S",)):  # -S: without site-packages, so without cohere
+            argv = [sys.executable, *flags, str(Path(data).parent / "probe.py")]
+            done = subprocess.run(
+                argv, input=json.dumps(told), capture_output=True, text=True, check=True, env={}
+            )
+            found = probe._read(ExecResult(0, done.stdout, ""), "python")
+            assert found.client == ("http.client" if flags else "cohere 5.6.2")
+            yield serving.judge(found, about)
+
+
+def test_every_fault_of_the_stub_is_judged():
+    assert set(CAUGHT) | HARMLESS == set(FAULTS)
+    with pytest.raises(ValueError, match="no fault 'typo'"):
+        spoiled(None, "typo")
+
+
+@pytest.mark.parametrize("fault", CAUGHT)
+def test_fault_is_caught_by_its_layer_and_named(fault):
+    layer, cause, evidence, remedy = CAUGHT[fault]
+    for checks in played(Behaviour(fault=fault)):
+        failed = next(check for check in checks if check.status == "fail")
+        assert failed.name == TITLES[layer]
+        assert cause in failed.detail
+        assert evidence in failed.detail or fault == "no-results"
+        assert remedy in failed.remedy
+
+
+@pytest.mark.parametrize("fault", sorted(HARMLESS))
+def test_server_that_ranks_is_no_failure(fault):
+    for checks in played(Behaviour(fault=fault)):
+        assert [check for check in checks if check.status == "fail"] == []
+        assert serving.reaches(checks)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "layer", "cause"),
+    [
+        (Behaviour(model="other"), "models", "stub-reranker is not among: other"),
+        (Behaviour(max_tokens=4), "rerank", "over-long: one document is longer"),
+    ],
+)
+def test_wrong_model_and_long_document(behaviour, layer, cause):
+    for checks in played(behaviour):
+        failed = [check for check in checks if check.status == "fail"]
+        assert failed[0].name == TITLES[layer]
+        assert cause in failed[0].detail
+        if layer == "models":
+            assert "wrong model" in failed[1].detail, "the call tells a wrong model from a wrong path"
+
+
+def test_first_words_of_a_page_without_a_title():
+    found = only(answer("health", "HTTP 200", status=200, kind="text/html", text="<html><b>Go\n away</b>"))
+    assert '"Go away"' in found.detail
+
+
+def test_rules_can_be_searched_and_none_is_hidden():
+    words = [rule.words for rule in RULES]
+    assert len(set(words)) == len(words)
+    assert all(rule.remedy.format(host="h", where="w", timeout=30.0) for rule in RULES)
 
 
 def test_model_that_is_not_served_names_the_one_that_is():
@@ -76,6 +267,23 @@ def test_model_that_is_not_served_names_the_one_that_is():
     assert found.status == "fail"
     assert found.detail == "model is not among: other"
     assert "served now: other" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "detail"),
+    [
+        ("model___VLLM", "v0.25.3", "cuts a name at ___ and sends model"),
+        ("model@home", "v0.25.3", "first @"),
+        ("model", "v0.17.2", "model___VLLM (RAGFlow v0.17.2 makes it of model) is not among"),
+    ],
+)
+def test_model_is_asked_for_by_the_name_that_ragflow_makes(name, release, detail):
+    assert detail in only(answer(models=(name,)), name=name, release=release).detail
+
+
+def test_slashes_go_through():
+    found = judge(answer(models=("Qwen/Qwen3-Reranker-0.6B",)), name="Qwen/Qwen3-Reranker-0.6B")
+    assert found[4].status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -96,45 +304,76 @@ def test_scores_are_numbers(score):
 
 def test_wrong_order_is_a_warning():
     found = only(answer(scores=((0, 0.9), (1, 0.1), (2, 0.2))))
-    assert (found.status, "template" in found.remedy) == ("warn", True)
+    assert (found.status, "scores look wrong" in found.remedy) == ("warn", True)
 
 
-def test_order_of_other_documents_is_not_judged():
-    own = RerankRequest("model", documents=("a", "b", "c"))
-    checks = judge(answer(scores=((0, 0.9), (1, 0.1), (2, 0.2))), request=own)
-    assert checks[4].status == "ok"
+PROXIES = {"http": "http://me:secret@proxy.test:3128", "no": "localhost, db"}
 
 
-@pytest.mark.parametrize("name", ["http_proxy", "all_proxy"])
-def test_proxy_that_would_catch_the_call(name):
-    found = only(answer(proxies={name: "http://proxy.test:3128", "no_proxy": "localhost, db"}))
-    assert (found.name, found.status) == ("no proxy in between", "warn")
-    assert "add reranker to NO_PROXY" in found.remedy
+class TestProxy:
+    def test_that_would_catch_the_call(self):
+        found = only(answer(), proxies=PROXIES)
+        assert (found.name, found.status) == (serving.PROXY, "warn")
+        assert "HTTP_PROXY=http://proxy.test:3128 would catch reranker" in found.detail
+        assert "NO_PROXY=localhost, db does not except it" in found.detail
+        assert "secret" not in found.detail
+        assert "add reranker to NO_PROXY" in found.remedy
 
+    def test_with_an_exception(self):
+        assert len(judge(answer(), proxies=PROXIES | {"no": "db, reranker"})) == 6
 
-@pytest.mark.parametrize("excepted", ["reranker", "db, reranker", "*"])
-def test_proxy_with_an_exception(excepted):
-    seen = answer(proxies={"http_proxy": "http://proxy.test:3128", "no_proxy": excepted})
-    assert len(judge(seen)) == 5
+    def test_that_caught_it(self):
+        checks = judge(answer("rerank", "status_code: 403, body: no", error="ApiError"), proxies=PROXIES)
+        failed = next(check for check in checks if check.status == "fail")
+        assert "a proxy stands between" in failed.detail
+        assert "http://proxy.test:3128: status_code: 403" in failed.detail
 
+    def test_that_is_not_the_cause(self):
+        failed = answer("rerank", "HTTP 500: oops", error="HttpError", status=500)
+        checks = judge(failed, proxies=PROXIES)
+        assert "docker logs" in next(check for check in checks if check.status == "fail").remedy
 
-def test_proxy_for_https_alone_is_none():
-    assert len(judge(answer(proxies={"https_proxy": "http://proxy.test:3128"}))) == 5
+    def test_of_a_kind_that_the_client_can_not_use(self):
+        failed = answer("rerank", "Using SOCKS proxy, but the 'socksio' package is not installed.")
+        checks = judge(failed, proxies={"all": "socks5://proxy.test:1080"})
+        assert "ALL_PROXY" in next(check for check in checks if check.status == "fail").remedy
 
 
 class TestCheck:
     @pytest.fixture
     def ask(self, fake, ragflow, probed):
-        fake.respond = lambda _box, _argv, stdin: ExecResult(0, json.dumps(probed(json.loads(stdin))), "")
+        """Asks; ``inside`` is whether the port answers in the server's own container."""
+        fake.add_container("reranker")
 
-        def checks():
+        def checks(inside=None, **changed):
+            def respond(box, _argv, stdin):
+                own = {"tcp": {"ok": inside}} if box.name == "reranker" else changed
+                return ExecResult(0, json.dumps(probed(json.loads(stdin), **own)), "")
+
+            fake.respond = respond
             found = RagflowContainer(fake.container(ragflow))
-            return serving.check(fake, found, "vllm-cpu:latest", URL, REQUEST)
+            about = serving.asked(found, URL, "model", EMBEDDING)
+            return serving.check(fake, found, "vllm-cpu:latest", about, "reranker")
 
         return checks
 
     def test_asks_from_inside(self, ask, ragflow):
         assert {(check.status, check.where) for check in ask()} == {("ok", ragflow)}
+
+    @pytest.mark.parametrize(("inside", "cause"), [(True, "127.0.0.1"), (False, "nobody listens")])
+    def test_looks_into_the_server_that_refuses(self, ask, inside, cause):
+        refused = {"ok": False, "detail": "[Errno 111] Connection refused"}
+        failed = next(check for check in ask(inside=inside, tcp=refused) if check.status == "fail")
+        assert cause in failed.detail
+
+    def test_server_that_ended_listens_nowhere(self, ask, fake):
+        fake.stop("reranker")
+        failed = ask(tcp={"ok": False, "detail": "Connection refused"})[1]
+        assert "nobody listens" in failed.detail
+
+    def test_environment_of_the_container_tells_its_proxies(self, ask, fake, ragflow):
+        fake.change(ragflow, environment=("HTTP_PROXY=http://proxy.test:3128",))
+        assert ask()[-1].name == serving.PROXY
 
     @pytest.mark.parametrize(
         ("status", "remedy"), [("paused", "docker unpause {}"), ("exited", "docker start {}")]

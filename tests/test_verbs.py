@@ -6,6 +6,7 @@ import pytest
 
 import ragops
 from ragops import verbs
+from ragops.checks import exposure
 from ragops.errors import EngineError, ImageError, LaunchError, LockedError, NotFoundError, RagflowError
 from ragops.lock import held
 from ragops.model import describe
@@ -186,6 +187,15 @@ class TestVerify:
         assert report.first_failure().where == "second"
         verbs.connect(stack, "second", stack_up)
         assert verbs.verify(stack, stack_up).ok
+
+    def test_without_the_connection_only_outsiders_are_looked_at(self, stack_up, ragflow):
+        stack_up.disconnect(NET, ragflow)
+        found = {check.name: check.status for check in verbs.verify(STACK, stack_up).checks}
+        assert found.pop("name resolves") == "fail"
+        outside = {name: found.pop(name) for name in exposure.PROVES}
+        assert set(outside.values()) == {"ok"}
+        assert set(found.values()) == {"skip"}
+        assert {"scores are right", "time is enough"} <= set(found)
 
     def test_leaves_no_container_behind(self, stack_up, ragflow):
         verbs.verify(STACK, stack_up)

@@ -61,6 +61,14 @@ def needed(share: float) -> int:
     return math.ceil(math.log(_TAIL) / math.log(max(share, 1 - share)))
 
 
+def share_at_least(n: int) -> float:
+    """Share of all calls that fit, at least, when each of n did; what few samples can say.
+
+    All n fit with a chance of ``share ** n``; this is the share at which that is one in twenty.
+    """
+    return (1 - CONFIDENCE) ** (1 / n) if n else 0.0
+
+
 @lru_cache(maxsize=4096)
 def interval_ranks(n: int, share: float) -> tuple[int, int] | None:
     """Ranks, counted from 1, between which the percentile lies with the confidence.

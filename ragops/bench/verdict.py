@@ -106,7 +106,7 @@ def verdict(run: Run, *, release: str = "", budget: float | None = None) -> Verd
     share = p95.share if p99.value is None else p99.share
     largest = capacity.largest_window(found, share, budget) if found else None
     wrong = run.info.order.failed
-    fits_p95, fits_p99 = (False if wrong else _fits(one, budget) for one in (p95, p99))
+    fits_p95, fits_p99 = (False if wrong else fits_in(one, budget) for one in (p95, p99))
     fits = fits_p95 if p99.value is None else fits_p99
     return Verdict(
         sentence=_sentence(run, level, records, (p95, p99), (named.name, budget), fits),
@@ -119,7 +119,7 @@ def verdict(run: Run, *, release: str = "", budget: float | None = None) -> Verd
         release=named.name,
         budget=budget,
         service=found.line if found else None,
-        tokens_per_document=_tokens_per_document(records),
+        tokens_per_document=tokens_per_document(records),
         largest_documents=largest,
         is_extrapolated=largest is not None and largest > max(record.documents for record in records),
         largest_chunk=_largest_chunk(run, found, share, budget),
@@ -143,7 +143,8 @@ def _judged(run: Run) -> tuple[Level, list[RequestRecord]]:
     raise BenchError(f"{run.path} has no measured request", hint="record again; see its run.json for why")
 
 
-def _tokens_per_document(records: list[RequestRecord]) -> float | None:
+def tokens_per_document(records: list[RequestRecord]) -> float | None:
+    """Mean tokens of a query and a document, as the server counted them; None when it did not."""
     counted = [record for record in records if record.tokens]
     documents = sum(record.documents for record in counted)
     return sum(record.tokens or 0 for record in counted) / documents if documents else None
@@ -169,7 +170,7 @@ def _callers(run: Run, records: list[RequestRecord], share: float, budget: float
     gain = rows[max(rows)].documents_per_s / rows[1].documents_per_s
     callers = capacity.most_callers([record.service for record in records], share, budget, gain=gain)
     for clients, row in sorted(rows.items()):
-        seen = next((_fits(one, budget) for one in row.latency if one.share == share), None)
+        seen = next((fits_in(one, budget) for one in row.latency if one.share == share), None)
         if seen is True:
             callers = max(callers, clients)
         elif seen is False:
@@ -177,7 +178,8 @@ def _callers(run: Run, records: list[RequestRecord], share: float, budget: float
     return callers
 
 
-def _fits(found: Percentile, budget: float) -> bool | None:
+def fits_in(found: Percentile, budget: float) -> bool | None:
+    """Whether a percentile is surely below, or surely not; None where that can't be told."""
     if found.low is None or found.high is None:
         return None
     if found.high < budget:

@@ -1,7 +1,7 @@
 """Checks: each says ok, warn, fail or skip, what was seen, and what to do about it.
 
-One file a layer: ``host`` (before anything changes), ``network``, ``serving`` and ``exposure``
-(from inside RAGFlow's container).
+``host`` before anything changes; from inside RAGFlow's container ``serving``, ``scores`` and
+``budget``, and from outside ``exposure``. ``layers`` is the table of what stands on what.
 """
 
 from __future__ import annotations

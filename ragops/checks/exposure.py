@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 OUTSIDE = "bridge"
 """Docker's default network, which every engine has unless it was told otherwise."""
 
+CLOSED = "outsiders can't reach it"
+PUBLISHED = "published on this host only"
+PROVES = {
+    CLOSED: "a container outside the network gets no answer",
+    PUBLISHED: "other machines are not let in",
+}
+"""What each check shows."""
+
+_CONNECT_TIMEOUT = 1.5
+"""Seconds; a second try of the kernel fits in. Two containers of one host need milliseconds."""
+
 
 def check(engine: Engine, reranker: ContainerState, network: str, image: str) -> list[Check]:
     """Try name and address from outside the network, and look at what is published."""
@@ -24,7 +35,7 @@ def check(engine: Engine, reranker: ContainerState, network: str, image: str) ->
 
 
 def _outside(engine: Engine, reranker: ContainerState, network: str, image: str) -> list[Check]:
-    title = "outsiders can't reach it"
+    title = CLOSED
     if engine.network(OUTSIDE) is None:
         return [Check(title, "skip", f"the engine has no network {OUTSIDE} to try it from")]
     endpoint = reranker.endpoint(network)
@@ -42,12 +53,13 @@ def _outside(engine: Engine, reranker: ContainerState, network: str, image: str)
 
 def _reaches(engine: Engine, outsider: str, image: str, target: str) -> bool:
     url = f"http://{target}:8000/v1"
-    answer = ask(engine, outsider, image, url, RerankRequest(""), depth=2)
+    request = RerankRequest("")
+    answer = ask(engine, outsider, image, url, request, depth=2, connect_timeout=_CONNECT_TIMEOUT)
     return "tcp" in answer.steps and answer.steps["tcp"].ok
 
 
 def _published(reranker: ContainerState) -> Check:
-    title = "published on this host only"
+    title = PUBLISHED
     open_to_all = [one for one in reranker.published if not _loopback(one[0])]
     if open_to_all:
         detail = ", ".join(f"{ip or '0.0.0.0'}:{port}" for ip, port, _ in open_to_all)

@@ -7,56 +7,71 @@ container in its network namespace. The program that runs there is ``data/probe.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ragops.checks.layers import NEEDS
 from ragops.errors import EngineError
 from ragops.ragflow.request import KEY, TIMEOUT, RerankRequest
 from ragops.sidecar import sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from ragops.checks.layers import Layer
     from ragops.engine import Engine
     from ragops.state import ExecResult
 
-Layer = Literal["dns", "tcp", "health", "models", "rerank"]
-LAYERS: tuple[Layer, ...] = ("dns", "tcp", "health", "models", "rerank")
+LAYERS: tuple[Layer, ...] = ("dns", "tcp", "health", "routes", "models", "rerank")
+"""Those that are asked in one go; the HTTP ones don't wait for each other's answer to be right."""
 
 PYTHONS = ("/ragflow/.venv/bin/python", "python3", "python")
 """RAGFlow's own interpreter first: it has RAGFlow's client library."""
 
 _NOT_FOUND = (126, 127)
-_CONNECT_TIMEOUT = 3
+_CONNECT_TIMEOUT = 3.0
+_LOOK_TIMEOUT = 10.0
 _CURL_LAYER: Mapping[int, Layer] = {6: "dns", 7: "tcp"}
 _CURL_TIMEOUT = 28
+_CURL_FORM = r"\n%{http_code} %{redirect_url} %{content_type}"
+_KEPT = 600
 
 
 @dataclass(frozen=True)
 class Step:
-    """How one layer answered; ``ms`` in milliseconds."""
+    """How one layer answered; ``ms`` in milliseconds.
+
+    Of an HTTP answer that is not the wanted one the status, the type, the place that it leads to and
+    the beginning of its body are kept.
+    """
 
     ok: bool
     detail: str
     ms: float = 0.0
     error: str = ""
+    """Name of the exception."""
+    status: int = 0
+    kind: str = ""
+    location: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a container can reach. Layers after the first failure are missing."""
+    """What a container can reach. Layers that could not be asked are missing."""
 
     vehicle: str
     """``python``, ``curl`` or ``probe container``."""
     steps: Mapping[Layer, Step]
+    paths: tuple[str, ...] = ()
+    """Routes that the server lists."""
     models: tuple[str, ...] = ()
     client: str = ""
-    """Library that made the rerank call, such as ``cohere 5.6.2``."""
+    """Library that makes the rerank call, such as ``cohere 5.6.2``."""
     scores: tuple[tuple[int, float], ...] = ()
     """(index, score) as answered."""
-    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Reply:
     ms: float = 0.0
 
 
-def ask_all(
+def ask_all(  # noqa: PLR0913 - as for ask
     engine: Engine,
     container: str,
     image: str,
@@ -88,6 +103,7 @@ def ask_all(
     questions: tuple[Question, ...],
     *,
     seconds: float = 25.0,
+    timeout: float = TIMEOUT,
 ) -> tuple[Reply, ...]:
     """Ask many questions in one go from inside a container, over one connection.
 
@@ -98,24 +114,25 @@ def ask_all(
         base_url: The reranker's address, as RAGFlow would be given it.
         questions: In the order in which they are asked.
         seconds: Time after which no further question is asked.
+        timeout: Seconds that one of them may take.
 
     Returns:
         A reply for each question that was asked: fewer than there are when the time was over, or
         when one got no answer.
     """
-    program = _program()
     posts = [(one.path, one.body) for one in questions]
-    order = json.dumps(
-        {"base_url": base_url, "key": KEY, "timeout": TIMEOUT, "seconds": seconds, "posts": posts}
-    )
-    done = _by_python(engine, container, program, order)
+    sent = {"base_url": base_url, "headers": RerankRequest.headers(), "timeout": timeout}
+    said = json.dumps({**sent, "seconds": seconds, "posts": posts})
+    patience = seconds + 2 * timeout
+    done = _by_python(engine, container, program(), said, patience)
     if done is None:
         with sidecar(engine, f"container:{container}", image) as probe:
-            done = engine.execute(probe, ("python3", "-c", program), stdin=order)
+            argv = ("python3", "-c", program())
+            done = engine.execute(probe, argv, stdin=said, timeout=patience)
     return tuple(_reply(one) for one in _said(done)["replies"])
 
 
-def ask(
+def ask(  # noqa: PLR0913 - one keyword for each thing that may differ
     engine: Engine,
     container: str,
     image: str,
@@ -123,6 +140,7 @@ def ask(
     request: RerankRequest,
     *,
     depth: int = len(LAYERS),
+    connect_timeout: float = _CONNECT_TIMEOUT,
 ) -> Answer:
     """Try each layer from inside a container.
 
@@ -133,38 +151,52 @@ def ask(
         base_url: The reranker's address, as RAGFlow would be given it.
         request: The rerank call to make.
         depth: How many layers to try, from the name on.
+        connect_timeout: Seconds for the port to answer.
     """
-    program = _program()
-    order = json.dumps(
-        {
-            "base_url": base_url,
-            "key": KEY,
-            "model": request.model,
-            "query": request.query,
-            "documents": request.documents,
-            "timeout": TIMEOUT,
-            "connect_timeout": _CONNECT_TIMEOUT,
-            "depth": depth,
-        }
-    )
-    done = _by_python(engine, container, program, order)
+    said = order(base_url, request, depth=depth, connect_timeout=connect_timeout)
+    done = _by_python(engine, container, program(), said)
     if done is not None:
         return _read(done, "python")
     done = _execute(engine, container, ("curl", "--version"), "")
     if done is not None:
         return _by_curl(engine, container, base_url, request, depth)
     with sidecar(engine, f"container:{container}", image) as probe:
-        return _read(engine.execute(probe, ("python3", "-c", program), stdin=order), "probe container")
+        return _read(engine.execute(probe, ("python3", "-c", program()), stdin=said), "probe container")
 
 
-def _program() -> str:
+def order(
+    base_url: str,
+    request: RerankRequest,
+    *,
+    depth: int = len(LAYERS),
+    connect_timeout: float = _CONNECT_TIMEOUT,
+    timeout: float = TIMEOUT,
+) -> str:
+    """What ``data/probe.py`` is told: the request's own bytes, and which layers stand on which."""
+    asked = LAYERS[:depth]
+    return json.dumps(
+        {
+            "base_url": base_url,
+            "key": KEY,
+            "headers": RerankRequest.headers(),
+            "body": request.body().decode(),
+            "timeout": timeout,
+            "look_timeout": _LOOK_TIMEOUT,
+            "connect_timeout": connect_timeout,
+            "layers": [(one, [need for need in NEEDS[one] if need in {"dns", "tcp"}]) for one in asked],
+        }
+    )
+
+
+def program() -> str:
+    """The source of ``data/probe.py``."""
     return (resources.files("ragops.data") / "probe.py").read_text()
 
 
 def _by_python(
-    engine: Engine, container: str, program: str, order: str, patience: float = 2 * TIMEOUT
+    engine: Engine, container: str, program: str, said: str, patience: float = 3 * TIMEOUT
 ) -> ExecResult | None:
-    tries = (_execute(engine, container, (python, "-c", program), order, patience) for python in PYTHONS)
+    tries = (_execute(engine, container, (python, "-c", program), said, patience) for python in PYTHONS)
     return next((done for done in tries if done is not None), None)
 
 
@@ -198,10 +230,10 @@ def _read(done: ExecResult, vehicle: str) -> Answer:
     return Answer(
         vehicle=vehicle,
         steps={name: _step(steps[name]) for name in LAYERS if name in steps},
+        paths=tuple(steps.get("routes", {}).get("names", ())),
         models=tuple(steps.get("models", {}).get("names", ())),
-        client=steps.get("rerank", {}).get("client", ""),
+        client=said["client"],
         scores=tuple((index, score) for index, score in steps.get("rerank", {}).get("scores", ())),
-        proxies=said["proxies"],
     )
 
 
@@ -210,30 +242,38 @@ def _reply(raw: Mapping[str, Any]) -> Reply:
 
 
 def _step(raw: Mapping[str, Any]) -> Step:
-    return Step(raw["ok"], raw.get("detail", ""), raw.get("ms", 0.0), raw.get("error", ""))
+    known = ("ok", "detail", "ms", "error", "status", "kind", "location", "text")
+    return Step(**{"detail": "", **{name: raw[name] for name in known if name in raw}})
 
 
 def _by_curl(engine: Engine, container: str, base_url: str, request: RerankRequest, depth: int) -> Answer:
     root = base_url.removesuffix(urlsplit(base_url).path)
-    steps: dict[Layer, Step] = {}
-    health = _curl(engine, container, (f"{root}/health",))
+    health = _curl(engine, container, f"{root}/health")
     if failed := _curl_failure(health):
-        steps |= {name: Step(True, "") for name in LAYERS[: LAYERS.index(failed)]}
-        return Answer("curl", {**steps, failed: Step(False, health.stderr.strip())})
-    steps |= {"dns": Step(True, "resolved by curl"), "tcp": Step(True, "connected by curl")}
-    steps["health"] = Step(health.exit_code == 0, health.stderr.strip() or "HTTP 200")
-    if not steps["health"].ok or depth <= LAYERS.index("models"):
-        return Answer("curl", steps)
-    listed = _curl(engine, container, (f"{base_url}/models",))
-    names, steps["models"] = _curl_json(listed, lambda data: tuple(one["id"] for one in data["data"]))
-    if not steps["models"].ok:
-        return Answer("curl", steps)
-    post = ("--header", "Content-Type: application/json", "--data-binary", "@-", f"{base_url}/rerank")
-    answered = _curl(engine, container, post, request.body().decode())
-    scores, steps["rerank"] = _curl_json(
-        answered, lambda data: tuple((one["index"], one["relevance_score"]) for one in data["results"])
+        reached: dict[Layer, Step] = {name: Step(True, "") for name in LAYERS[: LAYERS.index(failed)]}
+        return Answer("curl", {**reached, failed: _curl_step(health)})
+    steps = {"dns": Step(True, "resolved by curl"), "tcp": Step(True, "connected by curl")}
+    steps["health"] = _curl_health(health)
+    found: dict[str, tuple[Any, ...]] = {}
+    asked = (
+        ("routes", f"{root}/openapi.json", "", lambda data: sorted(data["paths"])),
+        ("models", f"{base_url}/models", "", lambda data: [one["id"] for one in data["data"]]),
+        ("rerank", f"{base_url}/rerank", request.body().decode(), _pairs),
     )
-    return Answer("curl", steps, models=names, client="curl", scores=scores)
+    for name, url, body, pick in asked[: max(0, depth - len(steps))]:
+        found[name], steps[name] = _curl_json(_curl(engine, container, url, body), pick)
+    return Answer(
+        "curl",
+        {name: steps[name] for name in LAYERS if name in steps},
+        paths=found.get("routes", ()),
+        models=found.get("models", ()),
+        client="curl",
+        scores=found.get("rerank", ()),
+    )
+
+
+def _pairs(data: Any) -> list[tuple[int, float]]:
+    return [(one["index"], one["relevance_score"]) for one in data["results"]]
 
 
 def _curl_failure(done: ExecResult) -> Layer | None:
@@ -245,20 +285,40 @@ def _curl_failure(done: ExecResult) -> Layer | None:
     return _CURL_LAYER.get(done.exit_code)
 
 
-def _curl(engine: Engine, container: str, argv: tuple[str, ...], stdin: str = "") -> ExecResult:
-    timeouts = ("--connect-timeout", str(_CONNECT_TIMEOUT), "--max-time", str(int(TIMEOUT)))
-    key = ("--header", f"Authorization: Bearer {KEY}")
-    return engine.execute(
-        container,
-        ("curl", "--silent", "--show-error", "--fail-with-body", *timeouts, *key, *argv),
-        stdin=stdin,
-    )
+def _curl(engine: Engine, container: str, url: str, stdin: str = "") -> ExecResult:
+    """One call past every proxy, as the Python program makes it; its last line tells of the answer."""
+    times = ("--connect-timeout", f"{_CONNECT_TIMEOUT:g}", "--max-time", f"{TIMEOUT:g}")
+    headers = [f"{name}: {value}" for name, value in RerankRequest.headers().items()]
+    sent = [part for header in headers for part in ("--header", header)]
+    posted = ("--data-binary", "@-") if stdin else ()
+    shown = ("--silent", "--show-error", "--noproxy", "*", "--write-out", _CURL_FORM)
+    return engine.execute(container, ("curl", *shown, *times, *sent, *posted, url), stdin=stdin)
 
 
-def _curl_json(done: ExecResult, pick: Any) -> tuple[Any, Step]:
+def _curl_step(done: ExecResult) -> Step:
+    """What curl's exit code and the line below the body say."""
     if done.exit_code:
-        return (), Step(False, f"{done.stderr.strip()} {done.stdout[:300]}".strip())
+        return Step(False, done.stderr.strip(), error=f"curl exit code {done.exit_code}")
+    text, _, line = done.stdout.rpartition("\n")
+    status, location, kind = (*line.split(" ", 2), "", "")[:3]
+    if status == "200":
+        return Step(True, "HTTP 200", status=200, kind=kind, text=text)
+    seen = f"HTTP {status}: {text[:300]}".rstrip(": ")
+    return Step(False, seen, 0.0, "HttpError", int(status or 0), kind, location, text[:_KEPT])
+
+
+def _curl_health(done: ExecResult) -> Step:
+    step = _curl_step(done)
+    is_page = step.ok and "html" in step.kind
+    return replace(step, ok=False, detail="HTTP 200", error="HttpError") if is_page else step
+
+
+def _curl_json(done: ExecResult, pick: Callable[[Any], list[Any]]) -> tuple[tuple[Any, ...], Step]:
+    step = _curl_step(done)
+    if not step.ok:
+        return (), step
     try:
-        return pick(json.loads(done.stdout)), Step(True, "answered")
+        return tuple(pick(json.loads(step.text))), Step(True, "answered")
     except (ValueError, KeyError, TypeError):
-        return (), Step(False, f"not the expected JSON: {done.stdout[:200]}")
+        seen = f"HTTP 200: {step.text[:300]}"
+        return (), Step(False, seen, 0.0, "HttpError", 200, step.kind, "", step.text[:_KEPT])

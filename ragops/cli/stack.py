@@ -63,7 +63,7 @@ def _disconnect(options: Options) -> int:
 
 
 def _verify(options: Options) -> int:
-    report = verbs.verify(load(options.stack), full=options.full)
+    report = verbs.verify(load(options.stack), full=options.full, budget=options.budget, told=tell)
     show(options, report)
     return OK if report.ok else FAILED
 
@@ -107,8 +107,20 @@ VERBS = {
     "disconnect": Verb(_disconnect, "take a container out of the network", (_CONTAINER,)),
     "verify": Verb(
         _verify,
-        "prove connection and scores from inside each RAGFlow container",
-        (option("--full", action="store_true", help="ask the whole golden set, however long it takes"),),
+        "prove connection, scores and time from inside each RAGFlow container",
+        (
+            option(
+                "--full",
+                action="store_true",
+                help="ask the whole golden set and make all calls, however long it takes",
+            ),
+            option(
+                "--no-budget",
+                dest="budget",
+                action="store_false",
+                help="leave out RAGFlow's timed calls, which take less than a minute",
+            ),
+        ),
     ),
     "down": Verb(
         _down,

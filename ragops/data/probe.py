@@ -7,14 +7,21 @@ with whatever Python the container has. cohere, RAGFlow's own client, is used wh
 
 import http.client
 import json
-import os
 import socket
 import sys
 import time
 from functools import partial
 from urllib.parse import urlsplit
 
-PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+TIMEOUTS = ("TimeoutError", "timeout", "ReadTimeout")
+
+
+class HttpError(Exception):
+    """An HTTP answer that is not the wanted one."""
+
+    def __init__(self, status, kind, location, text):
+        super().__init__(f"HTTP {status}: {text[:300]}".rstrip(": "))
+        self.seen = {"status": status, "kind": kind, "location": location, "text": text[:2000]}
 
 
 def main():
@@ -24,19 +31,21 @@ def main():
     if "posts" in ask:
         json.dump({"replies": replies(host, port, ask)}, sys.stdout)
         return
-    steps = (
-        ("dns", lambda: dns(host, port)),
-        ("tcp", lambda: tcp(host, port, ask["connect_timeout"])),
-        ("health", lambda: health(host, port, ask["timeout"])),
-        ("models", lambda: models(host, port, url.path, ask)),
-        ("rerank", lambda: rerank(host, port, url.path, ask)),
-    )
-    answer = {"proxies": proxies(), "steps": {}}
-    for name, step in steps[: ask.get("depth", len(steps))]:
-        answer["steps"][name] = timed(step)
-        if not answer["steps"][name]["ok"]:
-            break
-    json.dump(answer, sys.stdout)
+    steps = {
+        "dns": lambda: dns(host, port),
+        "tcp": lambda: tcp(host, port, ask["connect_timeout"]),
+        "health": lambda: health(host, port, ask),
+        "routes": lambda: routes(host, port, ask),
+        "models": lambda: models(host, port, url.path, ask),
+        "rerank": lambda: rerank(host, port, url.path, ask),
+    }
+    answers = {}
+    for name, needs in ask["layers"]:
+        if all(need in answers and answers[need]["ok"] for need in needs):
+            answers[name] = timed(steps[name])
+            if answers[name].get("error") in TIMEOUTS:
+                break  # a server that hangs would cost each of the others its whole time
+    json.dump({"steps": answers, "client": library()}, sys.stdout)
 
 
 def timed(step):
@@ -45,13 +54,9 @@ def timed(step):
         result = {"ok": True, **step()}
     except Exception as error:  # every failure is an answer here
         result = {"ok": False, "error": type(error).__name__, "detail": str(error)[:600]}
+        result.update(getattr(error, "seen", {}))
     result["ms"] = round(1000 * (time.perf_counter() - begin), 1)
     return result
-
-
-def proxies():
-    seen = {name: os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES}
-    return {name: value for name, value in seen.items() if value}
 
 
 def dns(host, port):
@@ -64,17 +69,31 @@ def tcp(host, port, timeout):
         return {"detail": "{}:{}".format(*connection.getpeername()[:2])}
 
 
-def health(host, port, timeout):
-    status, _, _ = request(host, port, "GET", "/health", None, {}, timeout)
-    if status != 200:
-        raise RuntimeError(f"HTTP {status}")
+def health(host, port, ask):
+    status, kind, location, body = request(host, port, "GET", "/health", b"", {}, ask["look_timeout"])
+    if status != 200 or "html" in kind:
+        raise HttpError(status, kind, location, body)
     return {"detail": f"HTTP {status}"}
 
 
+def routes(host, port, ask):
+    data = parsed(request(host, port, "GET", "/openapi.json", b"", ask["headers"], ask["look_timeout"]))
+    return {"detail": "listed", "names": sorted(data["paths"])}
+
+
 def models(host, port, path, ask):
-    status, kind, body = request(host, port, "GET", path + "/models", None, headers(ask), ask["timeout"])
-    data = parsed(status, kind, body)
+    data = parsed(request(host, port, "GET", path + "/models", b"", ask["headers"], ask["look_timeout"]))
     return {"detail": "listed", "names": [one["id"] for one in data.get("data", [])]}
+
+
+def library():
+    """RAGFlow's client library, or what stands in for it."""
+    try:
+        from importlib.metadata import version
+
+        return "cohere " + version("cohere")
+    except Exception:  # no library, or a Python without that module's data
+        return "http.client"
 
 
 def rerank(host, port, path, ask):
@@ -82,34 +101,27 @@ def rerank(host, port, path, ask):
         import cohere
     except ImportError:
         return by_hand(host, port, path, ask)
-    from importlib.metadata import version
-
+    body = json.loads(ask["body"])
     client = cohere.Client(api_key=ask["key"], base_url=ask["base_url"], timeout=ask["timeout"])
-    documents = ask["documents"]
-    found = client.rerank(
-        model=ask["model"],
-        query=ask["query"],
-        documents=documents,
-        top_n=len(documents),
-        return_documents=False,
-    )
-    scores = [[one.index, one.relevance_score] for one in found.results]
-    return {"detail": "scored", "client": "cohere " + version("cohere"), "scores": scores}
+    try:
+        found = client.rerank(**body)
+        scores = [[one.index, one.relevance_score] for one in found.results]
+    except Exception as error:
+        if type(error).__name__ not in TIMEOUTS:
+            by_hand(host, port, path, ask)  # says more of what came, when it fails too
+        error.seen = {"status": getattr(error, "status_code", 0), "text": str(getattr(error, "body", ""))}
+        raise
+    return {"detail": "scored", "scores": scores}
 
 
 def by_hand(host, port, path, ask):
-    body = {
-        "model": ask["model"],
-        "query": ask["query"],
-        "documents": ask["documents"],
-        "top_n": len(ask["documents"]),
-        "return_documents": False,
-    }
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    status, kind, answer = request(host, port, "POST", path + "/rerank", text, headers(ask), ask["timeout"])
-    data = parsed(status, kind, answer)
+    """The same bytes without the library."""
+    sent = request(host, port, "POST", path + "/rerank", ask["body"].encode(), ask["headers"], ask["timeout"])
+    data = parsed(sent)
+    if not isinstance(data.get("results"), list):
+        raise HttpError(sent[0], sent[1], "", sent[3])
     scores = [[one["index"], one["relevance_score"]] for one in data["results"]]
-    return {"detail": "scored", "client": "http.client", "scores": scores}
+    return {"detail": "scored", "scores": scores}
 
 
 def replies(host, port, ask):
@@ -120,7 +132,7 @@ def replies(host, port, ask):
     for path, body in ask["posts"]:
         if time.monotonic() > end:
             break
-        found.append(timed(partial(reply, connection, path, body, headers(ask))))
+        found.append(timed(partial(reply, connection, path, body, ask["headers"])))
         if not found[-1]["ok"]:
             break
     connection.close()
@@ -145,27 +157,28 @@ def slim(text):
     return json.dumps(data)
 
 
-def headers(ask):
-    return {"Authorization": "Bearer " + ask["key"], "Content-Type": "application/json"}
-
-
 def request(host, port, method, path, body, sent, timeout):
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        connection.request(method, path, body, sent)
+        connection.request(method, path, body or None, sent)
         answer = connection.getresponse()
-        return answer.status, answer.getheader("content-type", ""), answer.read()
+        kind, location = answer.getheader("content-type", ""), answer.getheader("location", "")
+        return answer.status, kind, location, answer.read().decode(errors="replace")
     finally:
         connection.close()
 
 
-def parsed(status, kind, body):
-    text = body.decode(errors="replace")
-    if status != 200:
-        raise RuntimeError(f"HTTP {status}: {text[:300]}")
-    if "json" not in kind:
-        raise RuntimeError(f"not JSON but {kind or 'something without a type'}: {text[:200]}")
-    return json.loads(text)
+def parsed(answer):
+    status, kind, _, text = answer
+    if status != 200 or "json" not in kind:
+        raise HttpError(*answer)
+    try:
+        data = json.loads(text)
+    except ValueError:
+        raise HttpError(*answer) from None
+    if not isinstance(data, dict):
+        raise HttpError(*answer)
+    return data
 
 
 if __name__ == "__main__":

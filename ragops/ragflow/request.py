@@ -36,6 +36,30 @@ class RerankRequest:
     query: str = QUERY
     documents: tuple[str, ...] = DOCUMENTS
 
+    @staticmethod
+    def headers(key: str = KEY) -> dict[str, str]:
+        """The headers that say something; the client adds host, length and what it can unpack.
+
+        ``Authorization`` is never empty: the client's library refuses to send an empty key, and
+        so does this.
+
+        Raises:
+            ValueError: The key is empty.
+        """
+        if not key.strip():
+            msg = "an empty key is one that RAGFlow's client can't send: give it any, such as x"
+            raise ValueError(msg)
+        return {
+            "Accept": "*/*",
+            "Connection": "keep-alive",
+            "User-Agent": "python-httpx/0.28.1",
+            "X-Fern-Language": "Python",
+            "X-Fern-SDK-Name": "cohere",
+            "X-Fern-SDK-Version": "5.6.2",
+            "Authorization": f"Bearer {key}",
+            "Content-Type": "application/json",
+        }
+
     def body(self) -> bytes:
         """The bytes that cohere 5.6.2 with httpx 0.28 puts on the wire."""
         fields = {

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Self
 import uvicorn
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
 START_SECONDS = 20.0
 
 
-def server(app: Starlette) -> uvicorn.Server:
+def server(app: ASGIApp) -> uvicorn.Server:
     """A server that only waits to be run."""
     config = uvicorn.Config(app, ws="none", http="h11", loop="asyncio", lifespan="off", log_config=None)
     return uvicorn.Server(config)
@@ -41,7 +41,7 @@ class Served:
         listener: Where it answers; a free port when left out.
     """
 
-    def __init__(self, app: Starlette, listener: socket.socket | None = None) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket | None = None) -> None:
         self._listener = listener or listen()
         self.url = f"http://127.0.0.1:{int(self._listener.getsockname()[1])}"
         """Its address."""

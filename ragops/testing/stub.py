@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ragops.errors import BenchError
-from ragops.testing import replies
+from ragops.testing import faults, replies
 from ragops.testing.impostors import Impostor, score
 from ragops.testing.replies import Prompt, pair_tokens
 from ragops.testing.served import START_SECONDS, Served, listen, server
@@ -41,6 +41,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+    from ragops.testing.faults import Fault
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Behaviour:
     """Every n-th rerank call fails; 0 is never."""
     fail_status: int = 500
     """HTTP status of a failure."""
+    fault: Fault | Literal[""] = ""
+    """What goes wrong below the scores, as :data:`~ragops.testing.faults.FAULTS` describes it."""
     missing: int = 0
     """Documents left out of each answer."""
     max_tokens: int = 0
@@ -131,7 +136,7 @@ def service_seconds(behaviour: Behaviour, documents: int, tokens: int) -> float:
     return behaviour.fixed_s + behaviour.per_document_s * documents + behaviour.per_token_s * tokens
 
 
-def application(behaviour: Behaviour, calls: list[Call] | None = None) -> Starlette:
+def application(behaviour: Behaviour, calls: list[Call] | None = None) -> ASGIApp:
     """The stub as an ASGI application.
 
     Args:
@@ -158,12 +163,17 @@ def application(behaviour: Behaviour, calls: list[Call] | None = None) -> Starle
     async def health(_: Request) -> Response:
         return Response(status_code=200)
 
+    async def openapi(_: Request) -> Response:
+        listed = faults.paths(behaviour.fault, classifier=behaviour.prompt != "none")
+        return JSONResponse({"openapi": "3.1.0", "paths": {path: {} for path in sorted(listed)}})
+
     routes = [Route(path, rerank, methods=["POST"]) for path in ("/rerank", "/v1/rerank", "/v2/rerank")]
     routes += [Route("/v1/models", models), Route("/metrics", metrics), Route("/health", health)]
-    routes.append(Route("/tokenize", tokenize, methods=["POST"]))
+    routes += [Route("/tokenize", tokenize, methods=["POST"]), Route("/openapi.json", openapi)]
     if behaviour.prompt != "none":  # vLLM has it for classifiers alone
         routes.append(Route("/classify", classify, methods=["POST"]))
-    return Starlette(routes=routes, exception_handlers={404: _no_path})
+    routed = Starlette(routes=routes, exception_handlers={404: _no_path})
+    return faults.spoiled(routed, behaviour.fault)
 
 
 async def _no_path(_: Request, __: Exception) -> Response:
@@ -200,7 +210,10 @@ def _refusal(behaviour: Behaviour, model: str, longest: int) -> Response | None:
     if model != behaviour.model:
         return _error(404, "NotFoundError", f"The model `{model}` does not exist.")
     if behaviour.max_tokens and longest > behaviour.max_tokens:
-        text = f"This model's maximum context length is {behaviour.max_tokens} tokens, not {longest}."
+        text = (
+            f"This model's maximum context length is {behaviour.max_tokens} tokens. However, your prompt "
+            f"contains at least {longest} input tokens."
+        )
         return _error(400, "BadRequestError", text)
     return None
 

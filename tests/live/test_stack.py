@@ -79,7 +79,7 @@ def test_it_answers_on_this_host(declared, running):
 
 
 def test_verify_proves_it_with_ragflows_own_client(engine, declared, running, client):
-    report = verbs.verify(declared, engine)
+    report = verbs.verify(declared, engine, budget=False)
     assert report.ok, str(report)
     call = next(check for check in report.checks if check.name == "RAGFlow's call")
     assert "cohere 5.6.2" in call.detail
@@ -90,20 +90,20 @@ def test_verify_proves_it_with_ragflows_own_client(engine, declared, running, cl
 
 def test_verify_names_the_missing_attachment_and_its_remedy_heals(engine, declared, running, client):
     verbs.disconnect(declared, client, engine)
-    broken = verbs.verify(declared, engine)
+    broken = verbs.verify(declared, engine, budget=False)
     failed = broken.first_failure()
     assert failed.name == "name resolves"
     assert failed.remedy.endswith(f"ragops connect {client}")
     assert [check.status for check in broken.checks if check.where == client][1:5] == ["skip"] * 4
     assert not verbs.status(declared, engine).ok
     verbs.connect(declared, client, engine)
-    assert verbs.verify(declared, engine).ok
+    assert verbs.verify(declared, engine, budget=False).ok
 
 
 def test_verify_tells_a_reranker_that_does_not_run(engine, declared, running, client):
     engine._client.api.pause(declared.reranker.name)
     try:
-        failed = verbs.verify(declared, engine).first_failure()
+        failed = verbs.verify(declared, engine, budget=False).first_failure()
     finally:
         engine._client.api.unpause(declared.reranker.name)
     assert failed is not None
@@ -124,7 +124,7 @@ def test_verify_works_without_python_in_the_container(
         network=declared.network.name,
     )
     only = declared.model_copy(update={"ragflow": stack.Ragflow(containers=(name,))})
-    report = verbs.verify(only, engine)
+    report = verbs.verify(only, engine, budget=False)
     assert report.ok, str(report)
     assert f"({vehicle})" in report.checks[0].detail
 

@@ -1,0 +1,57 @@
+"""The parts of pages that are made from ``ragops/checks``: the layers of verify, and the causes it names."""  # noqa: INP001 - a folder of Sphinx extensions is no package
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from generated import PARTS, inline, row_of, title
+
+from ragops import stack
+from ragops.checks import budget, causes, exposure, scores
+from ragops.checks.layers import TABLE, TITLES
+from ragops.ragflow.request import TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sphinx.application import Sphinx
+
+HOST = stack.Stack().reranker.name
+
+BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "scores": tuple((name, (inspect.getdoc(rule) or "").rstrip(".")) for name, rule in scores.LAYERS),
+    "budget": tuple(budget.PROVES.items()),
+    "exposure": tuple(exposure.PROVES.items()),
+}
+"""The checks of those layers that have several."""
+
+
+def layers() -> Iterator[str]:
+    """Every check of verify: what it needs, what it proves, and how to ask by hand."""
+    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 20 36 22", ""]
+    yield from row_of(("layer", "stopped by", "what it proves", "by hand, in the container"))
+    for row in TABLE:
+        stopped = ", ".join(TITLES[need] for need in row.needs) or "nothing"
+        hand = row.by_hand.format(host=HOST)
+        checks = BELOW.get(row.layer) or ((row.title, row.proves),)
+        for name, proves in checks:
+            shown = f"``{hand}``" if hand.startswith(("curl", "getent")) else hand
+            yield from row_of((name, stopped, proves, shown))
+    yield ""
+
+
+def recognised() -> Iterator[str]:
+    """Every failure that verify recognises, titled by its words."""
+    for number, rule in enumerate(causes.RULES):
+        yield from title(rule.words, "~", f"cause-{number}")
+        cause = f"{rule.cause[0].upper()}{rule.cause[1:]}."
+        yield from [inline(f"{cause} {rule.more}"), ""]
+        remedy = rule.remedy.format(host=HOST, where="CONTAINER", timeout=TIMEOUT)
+        yield from [f"**What to do:** {inline(remedy)}.", ""]
+
+
+def setup(_: Sphinx) -> dict[str, bool]:
+    """Add the parts to those of ``generated.py``."""
+    PARTS.update({"layers": layers, "causes": recognised})
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

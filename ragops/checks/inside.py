@@ -1,0 +1,77 @@
+"""All that is asked from inside one RAGFlow container, layer upon layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ragops import host as hosts
+from ragops import sizing, vllm
+from ragops.checks import Check, budget, calls, scores, serving, speed
+from ragops.checks.layers import TITLES, stopped_by
+from ragops.checks.questions import Expected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ragops.checks.layers import Layer
+    from ragops.engine import Engine
+    from ragops.ragflow.discovery import RagflowContainer
+    from ragops.state import ContainerState
+    from ragops.verbs import Desired
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is looked at, and how closely."""
+
+    engine: Engine
+    wanted: Desired
+    reranker: ContainerState
+    full: bool
+    """Everything, however long it takes."""
+    budget: bool
+    """Whether RAGFlow's calls are timed."""
+    told: Callable[[str], None]
+
+    @property
+    def url(self) -> str:
+        """The reranker's address as RAGFlow has it."""
+        return self.wanted.stack.internal_url
+
+    @property
+    def expected(self) -> Expected:
+        """The reranker as it is declared."""
+        stack, model = self.wanted.stack, self.wanted.model
+        longest = sizing.max_model_len(stack, model)
+        return Expected(self.wanted.served, model.kind, longest, model.stand_in)
+
+    def inside(self, found: RagflowContainer) -> Iterator[Check]:
+        """The checks from one container, in the order of the table of layers."""
+        image, served = self.reranker.image, self.wanted.served
+        about = serving.asked(found, self.url, served, vllm.known(self.wanted.model))
+        reached = serving.check(self.engine, found, image, about, self.reranker.name)
+        yield from reached
+        broken: set[Layer] = set() if serving.reaches(reached) else {"rerank"}
+        asks: tuple[tuple[Layer, Callable[[RagflowContainer], list[Check]]], ...]
+        asks = (("scores", self._scores), ("budget", self._budget))
+        for layer, ask in asks:
+            if need := stopped_by(layer, broken):
+                yield Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}", "", found.name)
+            else:
+                yield from ask(found)
+
+    def _scores(self, found: RagflowContainer) -> list[Check]:
+        image = self.reranker.image
+        return scores.check(self.engine, found, image, self.url, self.expected, full=self.full)
+
+    def _budget(self, found: RagflowContainer) -> list[Check]:
+        if not self.budget:
+            return [Check(TITLES["budget"], "skip", "not asked for", "", found.name)]
+        model, expected = self.wanted.model, self.expected
+        seen = calls.measure(
+            self.engine, found, self.reranker.image, self.url, expected, full=self.full, told=self.told
+        )
+        faster = speed.advice(self.reranker, model, hosts.read_host())
+        judged = budget.judge(seen, calls.profile(found, expected), expected, model.max_tokens, faster)
+        return [replace(check, where=found.name) for check in judged]

@@ -1,0 +1,173 @@
+"""What verify says of real vLLM, healthy and not, and that the stub says the same words."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from ragops import ready, verbs, vllm
+from ragops.actions import RunContainer
+from ragops.checks import budget, calls, serving
+from ragops.checks.inside import Look
+from ragops.checks.layers import TITLES
+from ragops.container import ContainerSpec
+from ragops.ragflow import discovery
+from ragops.testing import faults
+from ragops.testing.stub import Behaviour, StubReranker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GUARDED = "ragopstest-guarded"
+LOCAL = "ragopstest-local"
+
+
+@pytest.fixture
+def ask(engine, declared, running, client):
+    """Verify's layers from inside the demo client, against a server of this name and path."""
+    found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
+    known = vllm.known(verbs.desired(declared).model)
+
+    def judge(host=declared.reranker.name, path="/v1", name=running.served):
+        about = serving.asked(found, f"http://{host}:8000{path}", name, known)
+        return {one.name: one for one in serving.check(engine, found, running.reranker.image, about, host)}
+
+    return judge
+
+
+@contextmanager
+def started(engine, spec: ContainerSpec) -> Iterator[str]:
+    if engine.container(spec.name) is not None:  # else a run before this one was killed
+        engine.remove_container(spec.name)
+    try:
+        RunContainer(spec).apply(engine)
+        yield spec.name
+    finally:
+        engine.remove_container(spec.name)
+
+
+def same(real, stub, path, **changes):
+    """Status and message of both for one request."""
+    body = {"query": "q", "documents": ["a", "b"], **changes}
+    answers = [httpx.post(f"{url}{path}", json=body, timeout=60, trust_env=False) for url in (real, stub)]
+    return [(one.status_code, one.json()["error"]["message"]) for one in answers]
+
+
+def test_ragflows_calls_are_timed(engine, declared, running, client, monkeypatch):
+    monkeypatch.setattr(calls, "SECONDS", 0.0)
+    monkeypatch.setattr(calls, "RAMP", (1,))
+    monkeypatch.setattr(calls, "_TOLD_EVERY", 0.0)
+    told = []
+    report = verbs.verify(declared, engine, told=told.append)
+    found = {one.name: one for one in report.checks if one.where == client}
+    assert report.ok, str(report)
+    assert "1 chunks in " in found[budget.TIME].detail
+    assert found[budget.REGISTER].status == "ok"
+    assert found[budget.LONG].status == "warn"
+    assert "makes the whole call a 400" in found[budget.LONG].detail
+    assert told
+
+
+def test_whole_calls_fit_and_are_counted_in_tokens(engine, declared, running, client, monkeypatch):
+    monkeypatch.setattr(calls, "CALLS", 4)
+    monkeypatch.setattr(calls, "SECONDS", 600.0)
+    found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
+    image, url = running.reranker.image, declared.internal_url
+    look = Look(engine, verbs.desired(declared), running.reranker, full=False, budget=True, told=print)
+    seen = calls.measure(engine, found, image, url, look.expected)
+    assert [one.error for one in seen.calls] == [""] * 6
+    assert [one.documents for one in seen.calls][:2] == list(calls.RAMP)
+    assert min(one.documents for one in seen.calls[2:]) >= 64
+    assert all(one.tokens > one.documents for one in seen.calls)
+    assert (seen.too_long.status, "maximum context length" in seen.too_long.text) == (400, True)
+
+
+def test_wrong_path_and_wrong_model_are_told_apart(ask):
+    path = ask(path="/v1/rerank")[TITLES["routes"]]
+    assert (path.status, path.detail.startswith("wrong path")) == ("fail", True)
+    model = ask(name="some-other-model")
+    assert "is not among" in model[TITLES["models"]].detail
+    assert "wrong model" in model[TITLES["rerank"]].detail
+    assert model[TITLES["health"]].status == "ok"
+
+
+def test_stub_has_the_routes_and_the_words_of_vllm(declared, running):
+    real = declared.host_url
+    listed = httpx.get(real.removesuffix("/v1") + "/openapi.json", timeout=30, trust_env=False).json()[
+        "paths"
+    ]
+    assert set(faults.paths("", classifier=False)) <= set(listed)
+    assert "/classify" not in listed
+    with StubReranker(Behaviour(model=running.served, max_tokens=256)) as stub:
+        one, other = same(real, stub.base_url, "/rerank", model="some-other-model")
+        assert one == other
+        long = ["word " * 400]
+        one, other = same(real, stub.base_url, "/rerank", model=running.served, documents=long)
+        words = "This model's maximum context length is 256 tokens. However, your prompt contains at least "
+        assert one[0] == other[0] == 400
+        assert one[1].startswith(words)
+        assert other[1].startswith(words)
+
+
+def test_key_and_full_queue_of_vllm_are_named(engine, declared, running, ask):
+    wanted = verbs.desired(declared).spec
+    command = (*wanted.command, "--api-key", "secret", "--max-num-queued-reqs", "2")
+    mounts = tuple(one for one in wanted.mounts if one.kind != "volume")
+    image = running.reranker.image
+    spec = dataclasses.replace(
+        wanted, name=GUARDED, image=image, aliases=(GUARDED,), command=command, publish=(), mounts=mounts
+    )
+    spec = dataclasses.replace(spec, read_only=False, role="test")
+    with started(engine, spec):
+        wait_for_health(engine, ask)
+        guarded = ask(GUARDED)
+        with StubReranker(Behaviour(fault="unauthorized")) as stub:
+            said = httpx.post(f"{stub.base_url}/rerank", json={}, trust_env=False).text
+        full = ask(GUARDED, path="")
+    assert "vLLM wants the key" in guarded[TITLES["models"]].detail
+    assert said.replace(" ", "") in guarded[TITLES["rerank"]].detail.replace(" ", "")
+    assert "the queue is full" in full[TITLES["rerank"]].detail
+    assert "cannot accept new requests" in full[TITLES["rerank"]].detail
+
+
+def wait_for_health(engine, ask):
+    """Until it listens; its phases are told by its log."""
+    for _ in range(300):
+        if ready._LISTENS in engine.logs(GUARDED, tail=400):
+            return
+        assert engine.container(GUARDED).status == "running", engine.logs(GUARDED, tail=40)
+        assert ask(GUARDED)[TITLES["tcp"]].status in {"fail", "ok"}
+    pytest.fail(engine.logs(GUARDED, tail=40))
+
+
+def listening(declared, image, address):
+    return ContainerSpec(
+        name=LOCAL,
+        image=image,
+        entrypoint=("python3", "-m", "http.server", "8000", "--bind", address),
+        network=declared.network.name,
+        aliases=(LOCAL,),
+        role="test",
+    )
+
+
+def test_server_on_its_own_loopback_is_named_and_the_remedy_heals(engine, declared, running, ask):
+    image = running.reranker.image
+    with started(engine, listening(declared, image, "127.0.0.1")):
+        refused = until(lambda: ask(LOCAL)[TITLES["tcp"]], lambda one: "127.0.0.1" in one.detail)
+        assert "--host 0.0.0.0" in refused.remedy
+    with started(engine, listening(declared, image, "0.0.0.0")):
+        healed = until(lambda: ask(LOCAL), lambda found: found[TITLES["tcp"]].status == "ok")
+    assert "HTML instead of JSON" in healed[TITLES["rerank"]].detail
+
+
+def until(look, is_right):
+    """What is seen once it is right; Python takes a moment to listen."""
+    for _ in range(30):
+        if is_right(found := look()):
+            return found
+    pytest.fail(f"still {found}")

@@ -1,0 +1,335 @@
+"""Do RAGFlow's calls end in time: what is sent, and what is said of what was seen."""
+
+import dataclasses
+import json
+
+import pytest
+
+from ragops.bench.quantiles import needed, share_at_least
+from ragops.bench.records import RequestRecord
+from ragops.checks import budget, calls, speed
+from ragops.checks.calls import Measured
+from ragops.checks.probe import Reply
+from ragops.checks.questions import Expected
+from ragops.container import ContainerSpec
+from ragops.host import Core, Host, Node
+from ragops.model import describe
+from ragops.ragflow import releases
+from ragops.ragflow.discovery import RagflowContainer
+from ragops.state import ExecResult
+from ragops.testing import replies
+from ragops.testing.stub import Behaviour, service_seconds
+
+MINILM = Expected("m", "embedding", 256, "a stand-in")
+QWEN3 = Expected("m", "qwen3-reranker", 8192)
+REFUSED = Reply(400, '{"error":{"message":"This model\'s maximum context length is 256 tokens."}}')
+
+
+def box(fake, image="infiniflow/ragflow:v0.25.3", name="ragflow-server"):
+    fake.add_container(name, image=image)
+    return RagflowContainer(fake.container(name))
+
+
+@pytest.fixture
+def about(fake):
+    """The profile of a release for a model."""
+
+    def make(tag="v0.25.3", expected=QWEN3):
+        return calls.profile(box(fake, f"infiniflow/ragflow:{tag}", f"box-{tag}"), expected)
+
+    return make
+
+
+def record(seconds, documents=64, *, tokens=20000, error="", phase="measure", form="natural"):
+    done = int(seconds * 1e9)
+    return RequestRecord(form, 0, phase, 0, documents, 200, 0, 0, done, tokens, 200, error)
+
+
+def seen(*times, ramp=(0.2, 0.8), too_long=REFUSED, cut_to=None, **fields):
+    """Calls of 64 chunks that took so long, after two small ones."""
+    small = [
+        record(took, count, tokens=count * 300, phase="warmup")
+        for took, count in zip(ramp, calls.RAMP, strict=True)
+    ]
+    forms = ("natural", "stemmed")
+    large = [record(took, form=forms[place % 2], **fields) for place, took in enumerate(times)]
+    return Measured((*small, *large), too_long, cut_to)
+
+
+def judge(measured, profile, expected=QWEN3, can=40960):
+    return {one.name: one for one in budget.judge(measured, profile, expected, can, ("first", "second"))}
+
+
+class TestProfile:
+    def test_window_is_the_release_s(self, about):
+        assert dict(about("v0.25.3").window) == {64: pytest.approx(1)}
+        assert dict(about("v0.27.0").window) == pytest.approx({64: 0.63, 66: 0.16, 70: 0.105, 90: 0.105})
+        assert about("v0.27.0").most == 90
+
+    def test_release_that_is_not_told_is_the_newest_and_said(self, fake):
+        found = calls.profile(box(fake, "ragflow:mine", "mine"), QWEN3)
+        assert found.release.name == releases.NEWEST
+        assert "is assumed" in found.assumed
+
+    def test_documents_are_cut_to_the_model(self, about):
+        assert about(expected=MINILM).max_words < 256 / 2
+        assert about(expected=QWEN3).max_words > 1000
+
+
+class Server:
+    """Answers the programs that ask, in times that are made up."""
+
+    def __init__(self, behaviour=None, limit=None):
+        behaviour = behaviour or Behaviour()
+        self.behaviour, self.limit, self.sent = behaviour, limit, []
+
+    def __call__(self, _box, _argv, stdin):
+        order = json.loads(stdin)
+        return ExecResult(0, json.dumps({"replies": list(self.answers(order))}), "")
+
+    def answers(self, order):
+        for path, text in order["posts"]:
+            body = json.loads(text)
+            self.sent.append((path, body, order["timeout"]))
+            found = self.answer(body, order["timeout"])
+            yield found
+            if not found["ok"]:
+                return
+
+    def answer(self, body, timeout):
+        longest = max(len(one.split()) for one in body["documents"])
+        tokens = replies.tokens(self.behaviour, body["query"], body["documents"])
+        took = service_seconds(self.behaviour, len(body["documents"]), tokens)
+        if self.limit and longest > self.limit:
+            answer = {"ok": True, "status": 400, "text": REFUSED.text}
+        elif took > timeout:
+            answer = {"ok": False, "detail": "timed out"}
+        else:
+            said = replies.ranking(self.behaviour, body, tokens, 1)
+            answer = {"ok": True, "status": 200, "text": json.dumps(said)}
+        return {**answer, "ms": took * 1000}
+
+
+@pytest.fixture
+def measure(fake, monkeypatch):
+    """Measures a made-up server with few calls."""
+    monkeypatch.setattr(calls, "CALLS", 6)
+
+    def run(server, expected=QWEN3, told=lambda _: None, **options):
+        fake.respond = server
+        found = box(fake)
+        url = "http://reranker:8000/v1"
+        return calls.measure(fake, found, "vllm-cpu:latest", url, expected, told=told, **options)
+
+    return run
+
+
+class TestMeasure:
+    def test_sends_small_calls_then_both_forms_by_turns_then_one_too_long(self, measure):
+        server = Server(Behaviour(per_token_s=0.0001), limit=7000)
+        found = measure(server)
+        assert [one.documents for one in found.calls] == [2, 8, 64, 64, 64, 64, 64, 64]
+        assert [one.level for one in found.calls[2:]] == ["natural", "stemmed"] * 3
+        assert [one.phase for one in found.calls] == ["warmup"] * 2 + ["measure"] * 6
+        assert found.calls[2].latency == pytest.approx(found.calls[2].tokens * 0.0001)
+        path, body, timeout = server.sent[0]
+        assert (path, timeout, body["top_n"]) == ("/v1/rerank", 30.0, 2)
+        assert server.sent[3][1]["documents"][0].islower()
+        assert found.too_long.status == 400
+        assert len(server.sent[-1][1]["documents"]) == 2
+
+    def test_no_text_comes_twice(self, measure):
+        server = Server()
+        measure(server)
+        queries = [body["query"] for _, body, _ in server.sent[1:]]
+        assert len(set(queries)) == len(queries)
+
+    def test_texts_stay_below_the_model_s_limit_and_it_is_said(self, measure):
+        server = Server(limit=256)
+        found = measure(server, MINILM)
+        assert found.cut_to
+        assert [one.error for one in found.calls] == [""] * 8
+        assert found.too_long.status == 400
+
+    def test_stops_at_the_first_call_without_an_answer(self, measure):
+        found = measure(Server(Behaviour(per_document_s=1.0)))
+        assert [bool(one.error) for one in found.calls] == [False, False, True]
+
+    def test_stops_when_the_time_is_over_unless_everything_is_wanted(self, measure, monkeypatch):
+        monkeypatch.setattr(calls, "SECONDS", -1.0)
+        assert len(measure(Server()).calls) == 1
+        assert len(measure(Server(), full=True).calls) == 8
+
+    def test_progress_is_told(self, measure, monkeypatch):
+        monkeypatch.setattr(calls, "_TOLD_EVERY", -1.0)
+        told = []
+        measure(Server(), told=told.append)
+        assert told[-1].startswith("ragflow-server: 8 of at most 8 timed calls")
+
+    @pytest.mark.parametrize(
+        ("reply", "error"),
+        [
+            (Reply(503, "busy"), "HTTP 503: busy"),
+            (Reply(0, "timed out"), "timed out"),
+            (Reply(200, "[]"), "no ranking"),
+            (Reply(200, '{"results": []}'), "0 scores for 3 documents"),
+        ],
+    )
+    def test_answers_that_are_none(self, reply, error):
+        assert error in calls._read(reply, 3)[0]
+
+
+class TestInTime:
+    def test_enough_calls_give_p95_with_its_interval(self, about):
+        found = judge(seen(*[1.0 + place / 100 for place in range(needed(0.95))]), about())[budget.TIME]
+        assert found.status == "ok"
+        assert "fits: p95 1.68 s (1." in found.detail
+        assert "n=72 calls of 64 chunks, of the 30 s that RAGFlow v0.25.3 waits" in found.detail
+
+    def test_few_calls_say_what_so_few_can_say(self, about):
+        found = judge(seen(*[2.0] * 5), about())[budget.TIME]
+        assert found.status == "ok"
+        assert "n=5 calls of 64 chunks: so few show that 54 % of calls fit" in found.detail
+        assert "p95 needs 72" in found.detail
+
+    @pytest.mark.parametrize(("took", "status"), [(14.9, "ok"), (15.1, "warn"), (29.0, "warn")])
+    def test_few_calls_near_the_limit_are_a_warning(self, about, took, status):
+        found = judge(seen(took, took), about())[budget.TIME]
+        assert found.status == status
+        assert found.remedy == "1. first; 2. second"
+
+    def test_call_without_an_answer(self, about):
+        found = judge(seen(2.0, 30.0, error="timed out"), about())[budget.TIME]
+        assert (found.status, "no answer in the 30 s" in found.detail) == ("fail", True)
+
+    def test_release_that_waits_longer_than_is_waited_here(self, about):
+        found = judge(seen(30.0, error="timed out"), about("v0.25.2"))[budget.TIME]
+        assert (found.status, "of the 300 s that RAGFlow v0.25.2 waits" in found.detail) == ("warn", True)
+
+    def test_refused_call_is_no_matter_of_speed(self, about):
+        found = judge(seen(0.1, error="HTTP 503: busy"), about())[budget.TIME]
+        assert (found.status, "docker logs" in found.remedy) == ("fail", True)
+
+    def test_p95_beyond_the_limit(self, about):
+        slow = judge(seen(*[31.0] * 72), about())[budget.TIME]
+        assert (slow.status, "does not fit" in slow.detail) == ("fail", True)
+        near = judge(seen(*[29.0] * 69, *[31.0] * 3), about())[budget.TIME]
+        assert (near.status, "can't be told" in near.detail) == ("warn", True)
+
+    def test_what_differs_from_ragflow_is_said(self, fake):
+        profile = calls.profile(box(fake, "mine:1"), MINILM)
+        found = judge(seen(1.0, cut_to=112), profile, MINILM)[budget.TIME]
+        assert "is assumed" in found.detail
+        assert "cut to 112 words for the model, so lighter" in found.detail
+
+    def test_nothing_but_small_calls(self, about):
+        assert judge(seen(), about())[budget.TIME].status == "warn"
+
+
+class TestRoom:
+    def test_line_of_time_tells_how_many_chunks(self, about):
+        times = [(tokens / 1000, tokens) for tokens in (18000, 19000, 20000, 21000)]
+        large = tuple(record(took, tokens=tokens) for took, tokens in times)
+        small = tuple(record(count * 0.3, count, tokens=count * 300, phase="warmup") for count in (2, 8))
+        found = judge(Measured((*small, *large), REFUSED), about())[budget.ROOM]
+        assert found.status == "ok"
+        assert "of 30" in found.detail
+        assert "RAGFlow sends up to 64; more than were tried" in found.detail
+
+    def test_slow_server_of_which_only_small_calls_are_known(self, about):
+        found = judge(seen(30.0, ramp=(4.0, 16.0), error="timed out"), about())[budget.ROOM]
+        assert found.status == "warn"
+        assert found.detail.startswith("about 15, as the slowest took 2.00 s for each chunk")
+        assert "top_k = 15" in found.remedy
+
+    def test_no_answer_at_all(self, about):
+        none = Measured((record(30.0, 2, error="timed out", phase="warmup"),), REFUSED)
+        found = judge(none, about())
+        assert (found[budget.ROOM].status, found[budget.REGISTER].status) == ("skip", "fail")
+
+
+class TestRegistration:
+    def test_against_its_own_limit(self, about):
+        assert judge(seen(1.0), about())[budget.REGISTER].status == "ok"
+        assert judge(seen(1.0, ramp=(11.0, 20.0)), about())[budget.REGISTER].status == "fail"
+
+    def test_older_releases_have_none(self, about):
+        assert budget.REGISTER not in judge(seen(1.0), about("v0.23.1"))
+
+
+class TestLongChunk:
+    def test_long_enough_model(self, about):
+        found = judge(seen(1.0), about())[budget.LONG]
+        assert (found.status, "makes the whole call a 400" in found.detail) == ("ok", True)
+
+    def test_short_model_names_the_chunk_size(self, about):
+        found = judge(seen(1.0), about(expected=MINILM), MINILM, 256)[budget.LONG]
+        assert found.status == "warn"
+        assert found.remedy == "chunk_token_num of 150 or less in RAGFlow's dataset, then parse it again"
+
+    def test_model_that_can_more(self, about):
+        short = Expected("m", "qwen3-reranker", 512)
+        found = judge(seen(1.0), about(expected=short), short, 40960)[budget.LONG]
+        assert found.remedy.startswith("max_model_len = 1024 under [reranker], then ragops up; or chunk_")
+
+    @pytest.mark.parametrize(
+        ("reply", "status", "words"),
+        [
+            (Reply(200, "{}"), "ok", "is read or cut"),
+            (Reply(500, "oops"), "warn", "HTTP 500: oops"),
+            (Reply(0, "Remote end closed connection"), "warn", "got no answer: Remote end"),
+        ],
+    )
+    def test_other_answers(self, about, reply, status, words):
+        found = judge(seen(1.0, too_long=reply), about())[budget.LONG]
+        assert (found.status, words in found.detail) == (status, True)
+
+
+def test_share_that_few_calls_show():
+    assert share_at_least(0) == 0
+    assert share_at_least(1) == pytest.approx(0.05)
+    assert share_at_least(59) == pytest.approx(0.95, abs=0.002)
+
+
+class TestSpeed:
+    HOST = Host(
+        "a CPU",
+        frozenset({"avx512_bf16"}),
+        tuple(Core(number, number) for number in range(4)),
+        (Node(0, 1 << 34),),
+        1 << 34,
+    )
+    BOUND = (("VLLM_CPU_OMP_THREADS_BIND", "0-3"),)
+
+    @pytest.fixture
+    def advice(self, fake, model_folder):
+        def give(*command, environment=self.BOUND, causal=False):
+            spec = ContainerSpec("reranker", "vllm-cpu:latest", command=command, environment=environment)
+            fake.create_container(spec)
+            model = dataclasses.replace(describe(model_folder), causal=causal)
+            return speed.advice(fake.container("reranker"), model, self.HOST)
+
+        return give
+
+    def test_well_launched_has_only_the_last_two(self, advice):
+        found = advice("--dtype", "bfloat16")
+        assert [one.split()[0] for one in found] == ["shorter", "more"]
+
+    def test_in_this_order(self, advice):
+        found = advice("--dtype", "float32", environment=(("VLLM_CPU_OMP_THREADS_BIND", "0-1"),))
+        assert [one.split()[0] for one in found] == ["dtype", "cores", "shorter", "more"]
+        assert "2 of 4" in found[1]
+
+    def test_threads_that_vllm_binds_itself(self, advice):
+        assert "leaves one out" in advice("--dtype", "bfloat16", environment=())[0]
+
+    @pytest.mark.parametrize(
+        ("command", "first"),
+        [
+            ((), "--enable-prefix-caching"),
+            (("--enable-prefix-caching", "--block-size", "128"), "--block-size"),
+            (("--enable-prefix-caching", "--block-size", "32"), "shorter"),
+        ],
+    )
+    def test_caches_of_a_causal_model(self, advice, command, first):
+        assert advice("--dtype", "bfloat16", *command, causal=True)[0].startswith(first)

@@ -1,0 +1,89 @@
+"""NO_PROXY is read as httpx reads it, on which RAGFlow's client stands."""
+
+import httpx
+import pytest
+
+from ragops.checks.proxies import catcher, settings, without_secret
+
+URL = "http://ragflow-vllm-reranker:8000/v1"
+PROXY = "http://proxy.test:3128"
+
+
+def httpx_catches(monkeypatch, environment):
+    """Whether httpx would ask a proxy for the address."""
+    for name in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name}_PROXY".upper(), raising=False)
+    for line in environment:
+        monkeypatch.setenv(*line.split("=", 1))
+    with httpx.Client() as client:
+        return client._transport_for_url(httpx.URL(f"{URL}/rerank")) is not client._transport
+
+
+@pytest.mark.parametrize(
+    ("caught", "excepted"),
+    [
+        (True, ""),
+        (True, "localhost,127.0.0.1"),
+        (True, "172.16.0.0/12"),
+        (True, "10.0.0.0/8, 192.168.0.0/16"),
+        (True, "vllm-reranker"),
+        (True, ".ragflow-vllm-reranker"),
+        (True, "ragflow-vllm-reranker:8123"),
+        (True, "https://ragflow-vllm-reranker"),
+        (True, "ragflow"),
+        (True, "*.internal"),
+        (False, "ragflow-vllm-reranker"),
+        (False, "localhost, ragflow-vllm-reranker ,db"),
+        (False, "RAGFLOW-VLLM-RERANKER"),
+        (False, "ragflow-vllm-reranker:8000"),
+        (False, "http://ragflow-vllm-reranker"),
+        (False, "all://ragflow-vllm-reranker:8000"),
+        (False, "*"),
+        (False, "db,*"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
+def test_forms_of_exceptions(monkeypatch, caught, excepted, variable):
+    environment = (f"HTTP_PROXY={PROXY}", f"{variable}={excepted}")
+    assert bool(catcher(settings(environment), URL)) is caught
+    assert httpx_catches(monkeypatch, environment) is caught
+
+
+@pytest.mark.parametrize(
+    ("caught", "environment"),
+    [
+        (False, ()),
+        (False, ("HTTPS_PROXY=http://proxy.test:3128",)),
+        (True, ("http_proxy=proxy.test:3128",)),
+        (True, ("ALL_PROXY=http://proxy.test:3128",)),
+        (True, ("all_proxy=http://proxy.test:3128",)),
+        (False, ("HTTP_PROXY=http://proxy.test:3128", "http_proxy=")),
+        (True, ("NO_PROXY=ragflow-vllm-reranker", "no_proxy=db", "http_proxy=http://proxy.test:3128")),
+        (False, ("NO_PROXY=db", "no_proxy=ragflow-vllm-reranker", "http_proxy=http://proxy.test:3128")),
+    ],
+)
+def test_which_variable_counts(monkeypatch, caught, environment):
+    assert bool(catcher(settings(environment), URL)) is caught
+    assert httpx_catches(monkeypatch, environment) is caught
+
+
+@pytest.mark.parametrize("entry", ["reranker.corp.test", "corp.test", ".corp.test", "*", "corp.test:8000"])
+def test_names_with_dots_are_excepted_by_what_is_above_them(entry):
+    proxies = settings((f"http_proxy={PROXY}", f"no_proxy={entry}"))
+    assert catcher(proxies, "http://reranker.corp.test:8000/v1") == ""
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "caught"),
+    [("10.0.0.5", "10.0.0.5", False), ("10.0.0.0/8", "10.0.0.5", True), ("10.0.0.0/8", "10.0.0.0", False)],
+)
+def test_addresses(entry, host, caught):
+    proxies = settings((f"http_proxy={PROXY}", f"no_proxy={entry}"))
+    assert bool(catcher(proxies, f"http://{host}:8000/v1")) is caught
+
+
+def test_secrets_are_left_out():
+    proxies = settings(("HTTP_PROXY=http://me:secret@proxy.test:3128/?token=abc",))
+    assert catcher(proxies, URL) == "http://proxy.test:3128/"
+    assert without_secret("https://u:p@h/x?y=z#f") == "https://h/x"
