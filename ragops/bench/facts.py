@@ -50,7 +50,7 @@ def judged(run: Run) -> tuple[Fact, ...]:
         ("largest window", _upto(found.largest_documents, "documents a call", beyond=found.is_extrapolated)),
         ("largest chunk size", _upto(found.largest_chunk, "tokens, as set in RAGFlow")),
         ("callers at once", _upto(found.callers, "asking back to back")),
-        (f"rerankers for {_MANY} callers", _upto(found.replicas(_MANY), "each with callers of its own")),
+        (f"rerankers for {_MANY} callers", _upto(found.replicas(_MANY), "in all")),
         ("time of one request", str(found.service) if found.service else "no line, see the notes"),
         ("worked out", f"window, chunk size and callers, {capacity.MARGIN:.0%} below the limit"),
     ]
@@ -61,7 +61,7 @@ def _upto(number: int | None, unit: str, *, beyond: bool = False) -> str:
     if number is None:
         return "can't be told"
     more = "more than " if number >= capacity.MOST else ""
-    return f"{more}{number:,}, {unit}{', beyond what was measured' if beyond else ''}"
+    return f"{more}{number:,} {unit}{', beyond what was measured' if beyond else ''}"
 
 
 def stand_ins(run: Run) -> tuple[Fact, ...]:
