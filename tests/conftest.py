@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import hypothesis
 import nbformat
 import pytest
 
@@ -40,6 +41,9 @@ REPORT = Report(
     ),
     ("docker-ragflow-cpu-1 is the demo client, a stand-in",),
 )
+
+hypothesis.settings.register_profile("ragops", deadline=None)  # no test depends on speed
+hypothesis.settings.load_profile("ragops")
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """Each fault is told at its line under its code, and nothing else is."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
+from ragops.cli import main
 from ragops.compose import check_file, check_text, faults
 from ragops.host import Core, Host, Node
 
@@ -220,3 +223,40 @@ def test_a_folder_on_this_machine_tells_what_its_model_can(machine, model_folder
 def test_dollars_of_compose_are_no_variables(machine):
     text = changed(("    environment:\n", "    environment:\n      PASSWORD: a$$b\n"))
     assert told(text, machine) == ()
+
+
+class TestCommand:
+    """``ragops check``, as one types it."""
+
+    @pytest.mark.parametrize(("case", "code"), [("handwritten", 1), ("clean", 0), ("others", 0)])
+    def test_the_exit_code_is_1_when_a_finding_is_an_error(self, case, code, capsys, monkeypatch, machine):
+        monkeypatch.setattr("ragops.host.read_host", lambda: machine)
+        assert main(["check", str(CASES / f"{case}.yaml")]) == code
+        assert "errors" in capsys.readouterr().out
+
+    def test_warnings_alone_are_no_failure(self, tmp_path, capsys, monkeypatch, machine):
+        monkeypatch.setattr("ragops.host.read_host", lambda: machine)
+        (tmp_path / "compose.yaml").write_text(CLEAN.replace("on-failure:5", "always"))
+        assert main(["check", str(tmp_path / "compose.yaml")]) == 0
+        assert "0 errors, 1 warnings" in capsys.readouterr().out
+
+    def test_json_has_the_documented_form(self, capsys, monkeypatch, machine):
+        monkeypatch.setattr("ragops.host.read_host", lambda: machine)
+        assert main(["check", "--json", str(CASES / "handwritten.yaml")]) == 1
+        said = json.loads(capsys.readouterr().out)
+        assert set(said) == {"findings"}
+        assert all(list(one) == ["code", "severity", "line", "message", "fix"] for one in said["findings"])
+        assert {one["severity"] for one in said["findings"]} == {"error", "warning"}
+
+    def test_fix_prints_the_file_alone(self, capsys, monkeypatch, machine):
+        monkeypatch.setattr("ragops.host.read_host", lambda: machine)
+        main(["check", "--fix", str(CASES / "handwritten.yaml")])
+        said = capsys.readouterr().out
+        assert YAML(typ="safe").load(said)["services"]["rerank"]["restart"] == "on-failure:5"
+
+    def test_what_is_no_yaml_ends_with_its_line_and_a_hint(self, tmp_path, capsys):
+        (tmp_path / "compose.yaml").write_text("services:\n\ta: {}\n")
+        assert main(["check", str(tmp_path / "compose.yaml")]) == 1
+        said = capsys.readouterr().err
+        assert "compose.yaml:2:" in said
+        assert "hint:" in said

@@ -200,3 +200,11 @@ def test_empty_sections_of_the_file_are_filled(machine):
     text = (CASES / "clean.yaml").read_text() + "configs:\n"
     mended = fixed(text.replace("      - --chat-template=/templates/qwen3.jinja\n", ""), machine)
     assert len(YAML(typ="safe").load(mended)["configs"]) == 1
+
+
+def test_a_scalar_that_others_name_keeps_its_one_anchor(machine):
+    text = (CASES / "odd" / "merge-keys.yaml").read_text().replace("on-failure:5", "always")
+    mended = fixed(text, machine)
+    assert mended.count("&image") <= 1
+    assert service(mended, "reranker")["restart"] == "on-failure:5"
+    assert service(mended, "migrate") == service(text, "migrate")

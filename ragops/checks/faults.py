@@ -1,5 +1,7 @@
 """The rules of the score gate: each looks for one family of faults and names the one it finds; pure.
 
+``steady.py`` and ``reading.py`` have one each of their own.
+
 The limits were set from measurements, which ``data/golden/measured.json`` holds.
 """
 
@@ -7,11 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ragops.checks.measures import accuracy, by_language, measure, word_overlap
-from ragops.checks.questions import PAIR
+from ragops.checks.measures import accuracy, by_language, concordance, measure, word_overlap
+from ragops.checks.questions import pair_prompts
+from ragops.checks.texts import PAIR, QUERY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +26,14 @@ if TYPE_CHECKING:
 NEEDED = 0.80
 """Pairwise accuracy that a trained reranker reaches; five standard deviations above chance."""
 
+NEEDED_IN_EACH = 0.70
+"""The same in each language alone, where a model was trained in several; fewer queries, so less certain."""
+
 ROUNDING = 0.02
 """Most that bfloat16 moves a score when the other documents of a request change."""
+
+ROUNDING_LOGIT = 0.5
+"""The same for the logit of a score, where a trained model is so sure that its scores hardly differ."""
 
 NARROW = 0.06
 """Spread of all scores below which they are those of texts that all look alike to the model."""
@@ -35,10 +43,10 @@ FEWEST = 12
 
 _EDGE = 0.005
 """Beyond the range, for what bfloat16 rounds up."""
-_SAME = 0.005
-"""Two scores that are the same one, computed in other company."""
-_SAME_COUNTED = 0.0001
-"""The same, where the token count has already shown that nothing was cut off."""
+_WORDS = 0.70
+"""Share of pairs ordered as shared words order them, from which on it is these that are counted."""
+_STEP = 0.05
+"""Scores that are all multiples of it were rounded, by more than bfloat16 moves them."""
 _SPECIAL = 4
 """Tokens that a tokenizer may put around a pair or a text."""
 
@@ -50,8 +58,10 @@ RANGES: Mapping[Kind, tuple[float, float]] = {
 }
 """Lowest and highest score of each kind of model."""
 
-_REWRITTEN = "something between RAGFlow and vLLM rewrites answers: give RAGFlow the reranker's own address"
-_RELAUNCH = "launch it as ragops does: ragops up"
+REWRITTEN = "something between RAGFlow and vLLM rewrites answers: give RAGFlow the reranker's own address"
+RELAUNCH = "launch it as ragops does: ragops up"
+
+UNHEARD = "the question is not read: another one gives the same documents the same scores"
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,11 @@ def formed(expected: Expected, seen: Transcript) -> Finding:
         return Finding("fail", "no question was answered", "see the checks above: ragops status")
     scores = [score for answer in seen.answers for score in answer.told]
     if all(_width(answer.told) < 1e-6 for answer in seen.answers):
-        remedy = f"the scoring head holds nothing: upgrade vLLM (0.11 converts some wrongly), {_RELAUNCH}"
+        remedy = f"the scoring head holds nothing: upgrade vLLM (0.11 converts some wrongly), {RELAUNCH}"
         return Finding("fail", f"constant scores: every document gets {scores[0]:.3f}", remedy)
+    if all(abs(one) <= 1 and abs(one / _STEP - round(one / _STEP)) < 1e-6 for one in scores):
+        detail = f"rounded: {len(set(scores))} different scores for {len(scores)} documents"
+        return Finding("fail", detail, f"labels in place of probabilities? {REWRITTEN}")
     return Finding("ok", f"{len(seen.answers)} answers with {len(scores)} scores")
 
 
@@ -85,16 +98,16 @@ def prompted(expected: Expected, seen: Transcript) -> Finding:
     pair = seen.of("pair")
     if not seen.counts or not pair or pair[0].tokens < 0:
         return Finding("skip", "the server counts no tokens")
-    query, first, second = seen.counts[:3]
-    tokens, alone = pair[0].tokens, query + first + second
+    query = seen.tokens(QUERY)
+    tokens, alone = pair[0].tokens, query + seen.tokens(*PAIR)
     if alone <= tokens <= alone + 3 * _SPECIAL:
         return _apart(expected)
     if not expected.template:
         return Finding("ok", f"query and document together, {tokens - alone - query} tokens around two pairs")
     if tokens - alone - query <= 2 * _SPECIAL:
         detail = f"template missing: {tokens} tokens for two pairs, which are those of the texts alone"
-        return Finding("fail", detail, f"--chat-template is not given to vLLM: {_RELAUNCH}")
-    return _template(seen, tokens)
+        return Finding("fail", detail, f"--chat-template is not given to vLLM: {RELAUNCH}")
+    return _template(expected, seen, tokens)
 
 
 def ranged(expected: Expected, seen: Transcript) -> Finding:
@@ -105,42 +118,8 @@ def ranged(expected: Expected, seen: Transcript) -> Finding:
     possible = f"{lowest:g} to {highest:g} is possible"
     if lowest - _EDGE <= least and most <= highest + _EDGE:
         return Finding("ok", f"{least:.3f} to {most:.3f}, where {possible}")
-    remedy = f"these are raw logits: no use_activation=false, no --pooler-config; {_RELAUNCH}"
+    remedy = f"these are raw logits: no use_activation=false, no --pooler-config; {RELAUNCH}"
     return Finding("fail", f"outside the range: {least:.3f} to {most:.3f}, where {possible}", remedy)
-
-
-def whole(_: Expected, seen: Transcript) -> Finding:
-    """What stands at the end of a long document counts."""
-    tail = seen.of("tail")
-    if not tail:
-        return Finding("skip", "there was no time to ask")
-    answer, remedy = tail[0], "stop truncation: no truncate_prompt_tokens, max_tokens_per_doc or gateway"
-    counted = bool(seen.counts) and answer.tokens >= 0
-    there = seen.counts[0] + sum(seen.counts[3:5]) if counted else 0
-    if counted and answer.tokens < there:
-        return Finding("fail", f"truncated: {answer.tokens} of {there} tokens were read", remedy)
-    words = len(answer.ranking.documents[0].split())
-    moved = abs(answer.scores[0] - answer.scores[1])
-    if moved <= (_SAME_COUNTED if counted else _SAME):
-        detail = f"truncated: the last sentence of a document of {words} words changes no score"
-        return Finding("fail", detail, remedy)
-    return Finding("ok", f"the last sentence of a document of {words} words moves its score by {moved:.3f}")
-
-
-def steady(_: Expected, seen: Transcript) -> Finding:
-    """A score belongs to its document: not to the call, the place, or the documents beside it."""
-    first = {one.ranking.item: one for one in seen.of("golden")}
-    most = 0.0
-    for answer in (*seen.of("again"), *seen.of("moved")):
-        before = first[answer.ranking.item]
-        moved = _apart_most(before.scores, answer.own)
-        if moved > ROUNDING:
-            return _unsteady(seen, before, answer, moved)
-        most = max(most, moved)
-    for answer in seen.of("top"):
-        if found := _not_best(first[answer.ranking.item], answer):
-            return found
-    return Finding("ok", f"asked again and in other company they move by {most:.4f} at most")
 
 
 def order(expected: Expected, seen: Transcript) -> Finding:
@@ -152,11 +131,30 @@ def order(expected: Expected, seen: Transcript) -> Finding:
         return Finding("warn", f"too slow: {len(judged)} queries answered in time", "ragops verify --full")
     found = measure(judged)
     detail = _figures(found, judged, expected)
+    if lost := _languages(judged, expected):
+        return Finding("fail", f"{lost}: {detail}", f"name a model for these languages; {REWRITTEN}")
     others = [pair for pair in by_language(seen.judged("golden")) if pair[0] not in expected.languages]
     told = "".join(f"; {lang} {one.accuracy:.2f}" for lang, one in others)
     if found.accuracy >= NEEDED:
         return Finding("ok", detail + told)
-    return _disordered(found, judged, detail)
+    return _disordered(seen, found, judged, detail)
+
+
+def heard(_: Expected, seen: Transcript) -> Finding:
+    """Another question gives the same documents other scores."""
+    if not seen.of("other"):
+        return Finding("skip", "there was no time to ask")
+    if unheard(seen):
+        remedy = f"answers come from a cache that looks at the documents alone; {REWRITTEN}"
+        return Finding("fail", UNHEARD, remedy)
+    return Finding("ok", "another question gives the same documents other scores")
+
+
+def unheard(seen: Transcript) -> bool:
+    """Whether two questions on the same documents were answered alike."""
+    first = {one.ranking.item: one.scores for one in seen.of("golden")}
+    pairs = [(first[one.ranking.item], one.scores) for one in seen.of("other")]
+    return any(apart_most(before, after) <= 0.1 * _width(before) for before, after in pairs)
 
 
 def ragflow_form(expected: Expected, seen: Transcript) -> Finding:
@@ -178,7 +176,11 @@ def _unusable(answer: Answer) -> Finding | None:
         return _not_a_number()
     if answer.error:
         said = f"HTTP {answer.status}: {answer.error}" if answer.status else answer.error
-        return Finding("fail", f"no scores: {said}", "docker logs shows why the server refused the call")
+        size = len(answer.ranking.documents)
+        many = f" for {size} documents in one call" if answer.ranking.purpose == "wide" else ""
+        return Finding(
+            "fail", f"no scores{many}: {said}", "docker logs shows why the server refused the call"
+        )
     return None
 
 
@@ -186,15 +188,24 @@ def _misplaced(answer: Answer) -> Finding | None:
     size, asked = len(answer.ranking.documents), answer.ranking.top_n
     indices = [index for index, _ in answer.rows]
     if strange := [index for index in indices if not 0 <= index < size]:
-        return Finding("fail", f"wrong indices: {strange[0]} of {size} documents", _REWRITTEN)
+        return Finding("fail", f"wrong indices: {strange[0]} of {size} documents", REWRITTEN)
     if len(set(indices)) < len(indices):
-        return Finding("fail", f"duplicated indices: {sorted(indices)} for {size} documents", _REWRITTEN)
+        return Finding("fail", f"duplicated indices: {sorted(indices)} for {size} documents", REWRITTEN)
     if len(indices) > asked:
         detail = f"top_n ignored: {asked} documents asked for, {len(indices)} came back"
-        return Finding("fail", detail, _REWRITTEN)
+        return Finding("fail", detail, REWRITTEN)
+    if len(indices) < asked and (merged := _merged(answer)):
+        return Finding("fail", f"equal documents are merged: {merged} of {asked} came back", REWRITTEN)
     if len(indices) < asked:
-        return Finding("fail", f"documents lost: {asked} went out, {len(indices)} came back", _REWRITTEN)
+        return Finding("fail", f"documents lost: {asked} went out, {len(indices)} came back", REWRITTEN)
     return None
+
+
+def _merged(answer: Answer) -> int:
+    """How many rows came back when it is one for each different document; else 0."""
+    documents = answer.ranking.documents
+    back = {documents[index] for index, _ in answer.rows}
+    return len(answer.rows) if back == set(documents) else 0
 
 
 def _not_finite(answer: Answer) -> Finding | None:
@@ -209,61 +220,53 @@ def _not_a_number() -> Finding:
 def _apart(expected: Expected) -> Finding:
     detail = "cosine of a generative model: query and documents are read apart, each on its own"
     if not expected.template:
-        return Finding("fail", "query and documents are read apart: served as an embedding model", _RELAUNCH)
-    remedy = f"--hf-overrides is missing (vLLM reads no VLLM_HF_OVERRIDES): {_RELAUNCH}"
+        return Finding("fail", "query and documents are read apart: served as an embedding model", RELAUNCH)
+    remedy = f"--hf-overrides is missing (vLLM reads no VLLM_HF_OVERRIDES): {RELAUNCH}"
     return Finding("fail", detail, remedy)
 
 
-def _template(seen: Transcript, tokens: int) -> Finding:
-    wanted = sum(seen.counts[-len(PAIR) :])
-    remedy = f"give vLLM the packaged template: {_RELAUNCH}"
+def _template(expected: Expected, seen: Transcript, tokens: int) -> Finding:
+    wanted = seen.tokens(*pair_prompts(expected))
+    remedy = f"give vLLM the packaged template: {RELAUNCH}"
     if tokens != wanted:
         detail = f"template is not the model card's: {tokens} tokens instead of {wanted} for two pairs"
         return Finding("fail", detail, remedy)
     if not seen.direct:
         return Finding("ok", f"{wanted} tokens for two pairs, as with the model card's template")
-    moved = _apart_most(seen.of("pair")[0].scores, seen.direct)
-    if moved > ROUNDING:
+    moved = apart_most(seen.of("pair")[0].scores, seen.direct)
+    if moved > ROUNDING or _logits_apart(seen.of("pair")[0].scores, seen.direct) > ROUNDING_LOGIT:
         detail = (
-            f"template is not the model card's: as long, but scores are {moved:.3f} from the card's prompt"
+            f"template is not the model card's: as long, but scores are {moved:.2g} from the card's prompt"
         )
-        return Finding("fail", detail, f"one newline at the end instead of two? {remedy}")
+        return Finding("fail", detail, f"one newline instead of two, or query and document swapped? {remedy}")
     return Finding(
         "ok", f"{wanted} tokens for two pairs, scores within {moved:.4f} of the model card's prompt"
     )
 
 
-def _unsteady(seen: Transcript, before: Answer, after: Answer, moved: float) -> Finding:
-    if all(_falls(answer) for answer in seen.answers):
-        return Finding("fail", "input order: documents come back as they went out", _REWRITTEN)
-    if _same_numbers(before, after):
-        detail = f"shuffled: a document gets another's score, {moved:.3f} from its own"
-        return Finding("fail", detail, f"indices are mixed up; {_REWRITTEN}")
-    if after.ranking.purpose == "again":
-        detail = f"random: the same question gives scores that differ by {moved:.3f}"
-        return Finding("fail", detail, f"the scoring head holds random weights: {_RELAUNCH}")
-    detail = f"a document's score moves by {moved:.3f} with its place and its neighbours"
-    return Finding("fail", detail, "this model reads documents together, or its server is broken")
+def _languages(judged: Sequence[Judged], expected: Expected) -> str:
+    """Which languages come out wrong while others come out right; empty when it is all or none."""
+    told = [(lang, one.accuracy) for lang, one in by_language(judged)]
+    lost = [f"{lang} {one:.2f}" for lang, one in told if one < NEEDED_IN_EACH]
+    read = [lang for lang, one in told if one >= NEEDED]
+    if not lost or not read or len(expected.languages) < 2:
+        return ""
+    return f"languages are lost ({', '.join(lost)}, needs {NEEDED_IN_EACH:.2f} in each)"
 
 
-def _not_best(before: Answer, answer: Answer) -> Finding | None:
-    best = sorted(before.scores, reverse=True)[answer.ranking.top_n - 1]
-    if any(before.scores[index] < best - ROUNDING for index, _ in answer.rows):
-        return Finding("fail", "top_n cuts before sorting: the best documents are left out", _REWRITTEN)
-    return None
-
-
-def _disordered(found: Measures, judged: Sequence[Judged], detail: str) -> Finding:
+def _disordered(seen: Transcript, found: Measures, judged: Sequence[Judged], detail: str) -> Finding:
     if found.accuracy <= 1 - NEEDED:
-        remedy = f'classifier_from_token is ["no", "yes"], in this order; {_RELAUNCH}'
+        remedy = f'classifier_from_token is ["no", "yes"], in this order; {RELAUNCH}'
         return Finding("fail", f"upside down, wrong documents come first: {detail}", remedy)
-    if found.spread < NARROW:
-        remedy = f"hidden states are compared, nothing is judged: serve a reranker, {_RELAUNCH}"
+    if found.spread < NARROW and found.lowest > 1 / 2:
+        remedy = f"hidden states are compared, nothing is judged: serve a reranker, {RELAUNCH}"
         told = f"cosine of a generative model, all scores alike (spread {found.spread:.3f})"
         return Finding("fail", f"{told}: {detail}", remedy)
-    floor = accuracy(word_overlap(one.item) for one in judged)
-    if found.accuracy < min(floor, 0.65):
-        remedy = f"the scoring head is random, or its weights were not loaded: {_RELAUNCH}"
+    if unheard(seen):
+        return Finding("fail", f"{UNHEARD}: {detail}", f"the question gets lost; {REWRITTEN}")
+    words = concordance(judged, [word_overlap(one.item) for one in judged])
+    if found.accuracy < 0.65 and words < _WORDS:
+        remedy = f"the scoring head is random, or its weights were not loaded: {RELAUNCH}"
         return Finding("fail", f"random, no better than chance: {detail}", remedy)
     remedy = "the model is not a trained reranker for this language: name another under [reranker]"
     return Finding("fail", f"hardly better than shared words: {detail}", remedy)
@@ -279,19 +282,18 @@ def _figures(found: Measures, judged: Sequence[Judged], expected: Expected) -> s
     )
 
 
-def _falls(answer: Answer) -> bool:
-    told = [score for _, score in sorted(answer.rows)]
-    return all(one >= other for one, other in pairwise(told))
-
-
-def _same_numbers(before: Answer, after: Answer) -> bool:
-    rest = sorted(after.scores)
-    pairs = ((one, min(rest, key=lambda other: abs(other - one))) for one in before.scores)
-    return all(abs(one - other) <= _SAME for one, other in pairs)
-
-
-def _apart_most(some: Sequence[float], others: Sequence[float]) -> float:
+def apart_most(some: Sequence[float], others: Sequence[float]) -> float:
+    """The greatest difference between two lists of scores of the same documents."""
     return max(abs(one - other) for one, other in zip(some, others, strict=True))
+
+
+def _logits_apart(some: Sequence[float], others: Sequence[float]) -> float:
+    return apart_most([_logit(one) for one in some], [_logit(one) for one in others])
+
+
+def _logit(score: float) -> float:
+    sure = min(max(score, 1e-6), 1 - 1e-6)
+    return math.log(sure / (1 - sure))
 
 
 def _width(scores: Sequence[float]) -> float:

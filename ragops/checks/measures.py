@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,16 @@ def accuracy(judged: Iterable[Judged]) -> float:
         for wrong in _scores(one, right=False)
     ]
     return fmean(wins)
+
+
+def concordance(judged: Iterable[Judged], others: Iterable[Judged]) -> float:
+    """Share of the pairs of documents of a query that two lists of scores order alike."""
+    alike = [
+        _won(*mine) if _won(*theirs) == 1 else 1 - _won(*mine) if _won(*theirs) == 0 else 0.5
+        for one, other in zip(judged, others, strict=True)
+        for mine, theirs in zip(combinations(one.scores, 2), combinations(other.scores, 2), strict=True)
+    ]
+    return fmean(alike)
 
 
 def ndcg(one: Judged) -> float:

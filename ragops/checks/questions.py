@@ -9,49 +9,29 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragops import golden, vllm
 from ragops.checks.measures import Judged
 from ragops.checks.probe import Question
+from ragops.checks.texts import LETTERS, LETTERS_BARE, LETTERS_QUERY, PAIR, QUERY, long_documents, prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ragops.checks.probe import Reply
     from ragops.golden import Form, Item
     from ragops.model import Kind
 
-Purpose = Literal["pair", "tail", "top", "golden", "again", "moved", "ragflow"]
+Purpose = Literal["pair", "tail", "letters", "top", "golden", "again", "moved", "wide", "other", "ragflow"]
 
-QUERY = (
-    "Which word opens the reserve tank of the old water tower when nobody of the day shift can be reached?"
-)
-"""Long, so that a server that tokenizes it once for all documents can be told from one that doesn't."""
-PAIR = (
-    "The reserve tank is opened by the word that the night shift keeps in a sealed envelope.",
-    "Swallows leave in September and come back in April, when the first insects are in the air.",
-)
-_FILLER = (
-    "The tower was painted grey in spring.",
-    "Visitors meet at the gate on Sunday mornings.",
-    "A map of the pipes hangs beside the stairs.",
-    "The lamps are changed before winter comes.",
-    "Two benches stand below the lime tree.",
-)
-_DECISIVE = "The word that opens the reserve tank of the old water tower is marigold."
-_IDLE = "The stairs to the roof garden of the new town hall are closed today."
-_TOKENS_A_WORD = 1.2
-"""Of the filler, rounded up; both tokenizers that were tried make 1.13 of a word."""
-LONGEST = 1000
-"""Tokens of a document that asks whether all of it is read; more would only take longer."""
 REPEATED = 2
 """Golden queries that are asked again, and asked once more among other documents; with ``full`` all."""
 STRANGERS = 3
 """Documents put around those of a query when they are moved."""
+WIDE = 70
+"""Documents in the call that is as long as RAGFlow's usual one; all but a query's own are short."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +123,16 @@ class Transcript:
     """All that was asked and answered."""
 
     answers: tuple[Answer, ...]
-    counts: tuple[int, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
     """Tokens of each counted text; empty when the server does not count."""
     direct: tuple[float, ...] = ()
     """Scores of the plan's prompts as they are; empty when the server gives none."""
     unasked: int = 0
     """Rankings for which there was no time."""
+
+    def tokens(self, *texts: str) -> int:
+        """Tokens of some of the counted texts together; 0 when the server does not count."""
+        return sum(self.counts.get(text, 0) for text in texts)
 
     def of(self, purpose: Purpose) -> tuple[Answer, ...]:
         """The answers that were asked for one purpose."""
@@ -168,7 +152,7 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
         full: The whole golden set in both forms, instead of a fixed part of it.
     """
     tail = tail_documents(expected)
-    prompts = tuple(prompt(expected.template, QUERY, one) for one in PAIR) if expected.template else ()
+    prompts = pair_prompts(expected)
     items = golden.load() if full else golden.subset(_quick(expected))
     first = items if full else tuple(item for item in items if item.lang == "en")[:REPEATED]
     rest = tuple(item for item in items if item not in first)
@@ -176,14 +160,18 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
     rankings = (
         Ranking("pair", QUERY, PAIR, len(PAIR)),
         Ranking("tail", QUERY, tail, len(tail)),
+        Ranking("letters", LETTERS_QUERY, LETTERS, len(LETTERS)),
         *(_golden("golden", item) for item in first),
         *(_golden("again", item) for item in first),
         *(_moved(item, items) for item in first),
         Ranking("top", first[0].query, first[0].texts(), 2, first[0]),
+        Ranking("other", _unlike(first[0], items), first[0].texts(), len(first[0].documents), first[0]),
+        _wide(first[0]),
         *(_golden("golden", item) for item in rest),
         *(_golden("ragflow", item, "ragflow") for item in as_sent),
     )
-    return Plan((QUERY, *PAIR, *tail, *prompts), prompts, rankings)
+    counted = (QUERY, *PAIR, *tail, LETTERS_QUERY, *LETTERS, LETTERS_BARE, *prompts)
+    return Plan(counted, prompts, rankings)
 
 
 def questions(expected: Expected, asked: Plan, path: str) -> tuple[Question, ...]:
@@ -220,29 +208,18 @@ def read(asked: Plan, replies: Iterable[Reply]) -> Transcript:
     direct = tuple(_probabilities(next(rest, None))) if asked.prompts else ()
     answers = tuple(_answer(one, reply) for one, reply in zip(asked.rankings, rest, strict=False))
     unasked = len(asked.rankings) - len(answers)
-    return Transcript(answers, counts if all(counts) else (), direct, unasked)
+    told = dict(zip(asked.counted, counts, strict=False)) if all(counts) else {}
+    return Transcript(answers, told, direct, unasked)
 
 
-def tail_documents(expected: Expected) -> tuple[str, str]:
-    """Two long documents that differ in their last sentence only: it answers :data:`QUERY`, or not."""
-    spare = 140 if expected.template else 60
-    words = (min(expected.max_tokens, LONGEST) - spare) / _TOKENS_A_WORD
-    sentences = [_FILLER[number % len(_FILLER)] for number in range(max(1, int(words / 7.6)))]
-    body = " ".join(sentences)
-    return f"{body} {_DECISIVE}", f"{body} {_IDLE}"
+def tail_documents(expected: Expected) -> tuple[str, str, str]:
+    """Long documents that answer :data:`~ragops.checks.texts.QUERY` at their end, nowhere, or first."""
+    return long_documents(expected.max_tokens, 160 if expected.template else 80)
 
 
-@cache
-def prompt(template: str, query: str, document: str) -> str:
-    """The text that vLLM makes of a score template and a pair.
-
-    Knows what our own templates use of Jinja, and no more.
-    """
-    usual = re.search(r'set usual = "([^"]*)"', template)
-    text = re.sub(r"\{#-.*?-#\}\s*|\{%-.*?-%\}\s*", "", template, flags=re.DOTALL).removesuffix("\n")
-    values = {"query": query, "document": document, r'"\n\n"': "\n\n"}
-    values["instruction | default(usual, true)"] = usual[1] if usual else ""
-    return re.sub(r"\{\{ (.*?) \}\}", lambda found: values[found[1]], text)
+def pair_prompts(expected: Expected) -> tuple[str, ...]:
+    """The model card's prompts of :data:`~ragops.checks.texts.PAIR`; none for a model without one."""
+    return tuple(prompt(expected.template, QUERY, one) for one in PAIR) if expected.template else ()
 
 
 def _quick(expected: Expected) -> tuple[tuple[str, int], ...]:
@@ -263,6 +240,23 @@ def _moved(item: Item, others: Sequence[Item]) -> Ranking:
     texts = dict(zip(places, own, strict=True))
     documents = (texts[place] if place in texts else strangers.pop() for place in range(size))
     return Ranking("moved", item.query, tuple(documents), size, item, places)
+
+
+def _unlike(item: Item, others: Sequence[Item]) -> str:
+    """A question of the same language that none of the documents answers."""
+    return next(one.query for one in others if one.lang == item.lang and one.domain != item.domain)
+
+
+def _wide(item: Item) -> Ranking:
+    """A query's documents spread over a long call of titles; the last document is there twice."""
+    own = item.texts()
+    titles = dict.fromkeys(one.title for other in golden.load() for one in other.documents)
+    strangers = (title for title in titles if all(title not in text for text in own))
+    every = (WIDE - 2) // len(own)
+    places = tuple(2 + number * every for number in range(len(own)))
+    there = {**dict(zip(places, own, strict=True)), WIDE - 1: own[-1]}
+    documents = tuple(there[place] if place in there else next(strangers) for place in range(WIDE))
+    return Ranking("wide", item.query, documents, WIDE, item, places)
 
 
 def _direct(expected: Expected, asked: Plan) -> Iterator[Question]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragops.checks import Check
-from ragops.checks.faults import Finding, formed, order, prompted, ragflow_form, ranged, steady, whole
+from ragops.checks.faults import Finding, formed, heard, order, prompted, ragflow_form, ranged
 from ragops.checks.probe import ask_all
 from ragops.checks.questions import plan, questions, read
+from ragops.checks.reading import whole
+from ragops.checks.steady import steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +30,7 @@ LAYERS: tuple[tuple[str, Callable[[Expected, Transcript], Finding]], ...] = (
     ("scores are in range", ranged),
     ("documents are read whole", whole),
     ("right documents come first", order),
+    ("the question counts", heard),
     ("as RAGFlow sends them", ragflow_form),
 )
 """The checks and their rules, in the order in which one explains the next."""

@@ -6,9 +6,11 @@ follows a service, blank lines and comments, belongs to its last line.
 
 from __future__ import annotations
 
+from copy import copy as duplicate
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from ruamel.yaml.anchor import Anchor
 from ruamel.yaml.comments import Comment, CommentedBase, CommentedMap, CommentedSeq, Format
 from ruamel.yaml.error import CommentMark
 from ruamel.yaml.tokens import CommentToken
@@ -248,7 +250,7 @@ def _shares(raw: Any, depth: int = 0) -> bool:
 def _own(raw: Any, depth: int = 0) -> Any:
     """A copy with everything written out, comments and style kept."""
     if depth > _DEEP or not isinstance(raw, (dict, list)):
-        return raw
+        return _bare(raw)
     copy: Any
     if isinstance(raw, dict):
         copy = CommentedMap((key, _own(raw[key], depth + 1)) for key in raw)
@@ -258,3 +260,12 @@ def _own(raw: Any, depth: int = 0) -> Any:
         if hasattr(raw, kept):
             setattr(copy, kept, getattr(raw, kept))
     return copy
+
+
+def _bare(scalar: Any) -> Any:
+    """A scalar without its anchor: written out twice, it would name two places."""
+    if getattr(scalar, Anchor.attrib, None) is None:
+        return scalar
+    kept = duplicate(scalar)
+    delattr(kept, Anchor.attrib)
+    return kept

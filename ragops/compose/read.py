@@ -30,7 +30,9 @@ _CHAIN = 10
 """Services that extend services are followed this far."""
 
 _IMAGE = re.compile(r"(^|[-_])vllm([-_]|$)")
-_NO_SERVER = re.compile(r"router|proxy|gateway|exporter|nginx|bench|client|webui|dashboard|metrics")
+_NO_SERVER = re.compile(
+    r"router|proxy|gateway|exporter|nginx|bench|client|webui|dashboard|metrics|^(alpine|busybox|debian|ubuntu|curl)$"
+)
 _OWN_FLAGS = (
     *("--max-model-len", "--hf-overrides", "--max-num-batched-tokens", "--max-num-seqs"),
     *("--kv-cache-memory-bytes", "--gpu-memory-utilization"),
@@ -113,6 +115,7 @@ def read(source: Source, project: str, look: Callable[[str], Model | None]) -> C
     for name, view in _services(root):
         service = _service(name, _based(view, root), root, project, look)
         if not _vllm(service):
+            notes += _elsewhere(service)
             continue
         if _reranks(service):
             rerankers.append(service)
@@ -222,6 +225,13 @@ def _reranks(service: Service) -> bool:
 
 def _overrides(key: str) -> bool:
     return OVERRIDES_VARIABLE.fullmatch(key) is not None
+
+
+def _elsewhere(service: Service) -> Iterator[str]:
+    """For a service of which too little is seen to say what it is."""
+    if service.inherits and "image" not in service.view.raw:
+        where = f"line {service.line}: {service.name}"
+        yield f"{where} extends a service of another file, which is not looked into"
 
 
 def _unseen(service: Service) -> Iterator[str]:

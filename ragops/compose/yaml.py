@@ -161,6 +161,7 @@ def _yaml() -> YAML:
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
     yaml.width = 4096
+    yaml.composer.warn_double_anchors = False  # YAML allows it, and compose takes the last one too
     return yaml
 
 

@@ -86,6 +86,7 @@ class Limits:
     """The limits of the gate when this was measured."""
 
     accuracy: float
+    in_each: float
     rounding: float
     narrow: float
 
@@ -136,7 +137,7 @@ def measured(expected: Expected, seen: Transcript, about: About, *, draws: int =
     tail = seen.of("tail")[0].scores
     return Measured(
         about=about,
-        limits=Limits(faults.NEEDED, faults.ROUNDING, faults.NARROW),
+        limits=Limits(faults.NEEDED, faults.NEEDED_IN_EACH, faults.ROUNDING, faults.NARROW),
         healthy=tuple(_groups(seen)),
         accuracy=accuracy(judged),
         resampled=_distribution(_resampled(judged, draws)),

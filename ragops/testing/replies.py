@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragops import vllm
-from ragops.checks.questions import prompt
+from ragops.checks.texts import prompt
 from ragops.testing import impostors
 from ragops.testing.impostors import Row, score
 
@@ -31,8 +31,8 @@ def pair_tokens(query: str, document: str) -> int:
 
 def tokens(behaviour: Behaviour, query: str, documents: Sequence[str]) -> int:
     """Tokens that it reports for a request."""
-    if behaviour.impostor == "truncated":
-        documents = [" ".join(document.split()[: impostors.READ]) for document in documents]
+    if behaviour.impostor and behaviour.impostor != "truncated-quietly":
+        documents = [impostors.received(behaviour.impostor, document) for document in documents]
     plain = sum(pair_tokens(query, document) for document in documents)
     if behaviour.prompt == "none":
         return plain
@@ -85,6 +85,7 @@ def count(body: dict[str, Any]) -> dict[str, Any]:
 def classes(behaviour: Behaviour, body: dict[str, Any]) -> dict[str, Any]:
     """The answer to ``/classify``: the scores of prompts as they are, by the same model."""
     who = behaviour.impostor or "healthy"
+    who = "healthy" if who in impostors.BESIDE else who
     pairs = [found.groups() for text in body["input"] if (found := _PAIR.search(text))]
     scores = (impostors.scored(who, query, [text], seed=behaviour.seed)[0] for query, text in pairs)
     rows = [{"index": place, "label": "LABEL_0", "probs": [one]} for place, one in enumerate(scores)]
@@ -95,9 +96,9 @@ def _rows(behaviour: Behaviour, query: str, documents: list[str], top: int, numb
     if who := behaviour.impostor:
         found = impostors.scored(who, query, documents, call=number, seed=behaviour.seed)
         scores = [one * 0.7 for one in found] if behaviour.prompt == "newline" else found
-        return impostors.rows(who, scores, top)
+        return impostors.rows(who, scores, documents, top)
     told = [_told(behaviour, number, query, document) for document in documents]
-    return impostors.rows("healthy", told, top)
+    return impostors.rows("healthy", told, documents, top)
 
 
 def _told(behaviour: Behaviour, number: int, query: str, document: str) -> float:

@@ -159,6 +159,19 @@ def without(spec: ContainerSpec, flag: str) -> ContainerSpec:
     return dataclasses.replace(spec, command=(*spec.command[:at], *spec.command[at + 2 :]))
 
 
+def with_template(spec: ContainerSpec, folder: Path, old: str, new: str) -> ContainerSpec:
+    """The same launch with a score template that differs in one place."""
+    text = (vllm.TEMPLATES / "qwen3_reranker.jinja").read_text()
+    assert old in text
+    file = folder / "changed.jinja"
+    file.write_text(text.replace(old, new))
+    mounts = (
+        dataclasses.replace(one, source=str(file)) if one.target.startswith("/templates/") else one
+        for one in spec.mounts
+    )
+    return dataclasses.replace(spec, mounts=tuple(mounts))
+
+
 def apart(one: list[float], other: list[float]) -> list[float]:
     assert len(one) == len(other) == len(PAIRS)
     return [abs(a - b) for a, b in zip(one, other, strict=True)]
@@ -176,8 +189,12 @@ def test_scores_are_the_model_cards(engine, launch, reference):
     assert median(apart(expected, told)) > TOLERANCE, "the instruction must matter, or it proves nothing"
 
 
-def test_one_newline_at_the_end_would_be_seen(reference):
-    assert median(apart(reference(), reference(suffix=ONE_NEWLINE))) > TOLERANCE
+def test_one_newline_at_the_end_is_seen(engine, launch, reference, tmp_path):
+    """The server's scores move as the reference's do, and by more than rounding."""
+    tmp_path.chmod(0o755)
+    one = served(engine, with_template(launch, tmp_path, '{{ "\\n\\n" }}', '{{ "\\n" }}'))
+    assert max(apart(one, reference(suffix=ONE_NEWLINE))) < TOLERANCE
+    assert median(apart(one, reference())) > TOLERANCE
 
 
 @pytest.mark.parametrize("flag", ["--chat-template", "--hf-overrides"])

@@ -1,0 +1,202 @@
+"""Valid compose files of any form: no crash, no false alarm, and the same faults however they are written."""
+
+import json
+import os
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from ragops.compose import check_file, check_text
+from ragops.host import Core, Host, Node
+
+CASES = Path(__file__).parent / "data" / "compose"
+ODD = sorted((CASES / "odd").glob("*.yaml"))
+HOST = Host("one", frozenset({"amx_bf16"}), (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)
+
+
+def compose_takes(file):
+    """Whether docker-compose itself calls the file valid; needs no engine."""
+    program = resources.files("compose") / "docker-compose"
+    argv = [str(program), "--project-name", "odd", "--profile", "*", "--file", str(file), "config", "--quiet"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ)
+
+
+@pytest.mark.parametrize("file", ODD, ids=lambda file: file.stem)
+def test_the_corpus_is_valid(file):
+    done = compose_takes(file)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("file", ODD, ids=lambda file: file.stem)
+def test_nothing_is_wrong_with_it(file):
+    checked = check_file(file, HOST)
+    assert [str(one) for one in checked.findings] == []
+    assert checked.fixed == file.read_text(encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("extends", "included files are not looked into"),
+        ("extends", "elsewhere extends a service of another file"),
+        ("long-forms", "takes variables from an env_file"),
+        ("not-vllm", "vllm is vLLM, but nothing says that it reranks"),
+    ],
+)
+def test_what_is_not_looked_into_is_named(name, told):
+    assert told in " ".join(check_file(CASES / "odd" / f"{name}.yaml", HOST).notes)
+
+
+BASE = json.loads(json.dumps(YAML(typ="safe").load((CASES / "clean.yaml").read_text())))["services"][
+    "reranker"
+]
+FAULTS = {
+    "none": {},
+    "task": {"--runner": None, "--task": "score"},
+    "slow": {"--dtype": "float32"},
+    "template": {"--chat-template": None},
+    "overrides": {"--hf-overrides": None},
+    "broken": {"--hf-overrides": "{architectures"},
+    "slash": {"--served-model-name": "me/rerank"},
+    "loopback": {"--host": "127.0.0.1"},
+    "block": {"--block-size": "16"},
+}
+CODES = {
+    "none": set(),
+    "task": {"task-removed", "runner-missing"},
+    "slow": {"dtype-slow"},
+    "template": {"template-missing"},
+    "overrides": {"hf-overrides-missing"},
+    "broken": {"hf-overrides-broken"},
+    "slash": {"model-name-slash"},
+    "loopback": {"host-loopback"},
+    "block": {"block-size"},
+}
+
+
+def flags(fault):
+    found = dict(row.split("=", 1) for row in BASE["command"]) | FAULTS[fault]
+    return [(name, value) for name, value in found.items() if value is not None]
+
+
+def quoted(text):
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def as_list(pairs):
+    return [f"{name}={value}" for name, value in pairs]
+
+
+def as_words(pairs):
+    return [word for pair in pairs for word in pair]
+
+
+def as_text(pairs):
+    return " ".join(f"{name} {quoted(value)}" for name, value in pairs)
+
+
+def with_underscores(pairs):
+    return [f"{name.replace('-', '_').replace('__', '--', 1)}={value}" for name, value in pairs]
+
+
+def with_defaults(pairs):
+    return [
+        f"{name}={value}" if "{" in value else f"{name}=${{UNSET_OF_TEST:-{value}}}" for name, value in pairs
+    ]
+
+
+COMMANDS = st.sampled_from([as_list, as_words, as_text, with_underscores, with_defaults])
+PORTS = st.sampled_from(
+    [
+        BASE["ports"],
+        ["${ADDRESS_OF_TEST:-127.0.0.1}:8123:8000/tcp"],
+        ["[::1]:8123:8000"],
+        [{"target": 8000, "published": "8123", "host_ip": "127.0.0.1"}],
+        [],
+    ]
+)
+MOUNTS = st.sampled_from(
+    [
+        lambda text: text,
+        lambda text: {"type": "bind", "source": text.split(":")[0], "target": text.split(":")[1]},
+    ]
+)
+SHM = st.sampled_from(
+    [
+        {"shm_size": "1gb"},
+        {"shm_size": 1 << 30},
+        {"shm_size": "${UNSET_OF_TEST:-1024m}"},
+        {"tmpfs": ["/dev/shm:size=1g"]},  # noqa: S108 - a mount's target
+        {"ipc": "host"},
+    ]
+)
+RESTARTS = st.sampled_from(
+    [
+        {"restart": "on-failure:5"},
+        {"restart": "no"},
+        {},
+        {"deploy": {"restart_policy": {"condition": "on-failure", "max_attempts": 3}}},
+        {"deploy": {"restart_policy": {"condition": "none"}}},
+    ]
+)
+ENVIRONMENTS = st.sampled_from(
+    [
+        {"VLLM_CPU_OMP_THREADS_BIND": "0-3"},
+        ["VLLM_CPU_OMP_THREADS_BIND=0-3", "TZ"],
+        {"VLLM_CPU_OMP_THREADS_BIND": "${UNSET_OF_TEST:-0-3}", "TZ": None},
+    ]
+)
+
+
+@given(
+    fault=st.sampled_from(list(FAULTS)),
+    command=COMMANDS,
+    ports=PORTS,
+    mount=MOUNTS,
+    shm=SHM,
+    restart=RESTARTS,
+    environment=ENVIRONMENTS,
+    inherited=st.booleans(),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_fault_is_told_however_the_file_is_written(
+    fault, command, ports, mount, shm, restart, environment, inherited, order
+):
+    service = {
+        **{key: value for key, value in BASE.items() if key not in {"shm_size", "restart"}},
+        **shm,
+        **restart,
+        "command": command(order.sample(pairs := flags(fault), len(pairs))),
+        "ports": ports,
+        "volumes": [mount(one) for one in BASE["volumes"]],
+        "environment": environment,
+    }
+    services = {"reranker": service}
+    if inherited:
+        services = {
+            "reranker": {"extends": {"service": "base"}},
+            "base": {**service, "image": "vllm-cpu:0.32.0"},
+        }
+    networks = {"ragflow-rerank": {"external": True}}
+    text = json.dumps({"services": services, "networks": networks})
+    checked = check_text(text, Path("/nowhere/compose.yaml"), HOST, {})
+    assert {one.code for one in checked.findings} == CODES[fault], text
+    again = check_text(checked.fixed, Path("/nowhere/compose.yaml"), HOST, {})
+    assert {one.code for one in again.findings} == set(), checked.fixed
+
+
+@pytest.mark.parametrize("command", [as_list, as_words, as_text, with_underscores, with_defaults])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_compose_takes_what_was_mended(fault, command, tmp_path):
+    service = {**BASE, "command": command(flags(fault))}
+    document = {"services": {"reranker": service}, "networks": {"ragflow-rerank": {"external": True}}}
+    text = check_text(json.dumps(document), Path("/nowhere/compose.yaml"), HOST, {}).fixed
+    file = tmp_path / "compose.yaml"
+    file.write_text(text)
+    done = compose_takes(file)
+    assert done.returncode == 0, done.stderr
