@@ -50,6 +50,16 @@ def test_address_that_answers_is_a_failure(look, fake):
     assert "docker network inspect bridge" in outside.remedy
 
 
+def test_address_in_another_network_is_tried_too(look, fake):
+    """One in the default network is open to whatever container is in it."""
+    fake.connect("bridge", "reranker")
+    inside = fake.container("reranker").endpoint("bridge").address
+    (outside, _), asked = look(inside)
+    assert [host for host, _ in asked] == ["reranker", address(fake), inside]
+    assert outside.status == "fail"
+    assert outside.detail.endswith(inside)
+
+
 def test_asked_from_a_container_of_the_default_network_that_goes_again(look, fake):
     look()
     assert [one.name for one in fake.containers()] == ["reranker"]

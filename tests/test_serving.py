@@ -1,5 +1,6 @@
 """Judging what a probe saw: each failure has its layer, its words and its remedy."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -86,6 +87,13 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(layer, skipped):
     statuses = dict(zip(LAYERS, (check.status for check in judge(answer(layer, "no"))), strict=True))
     assert statuses[layer] == "fail"
     assert {name for name, status in statuses.items() if status == "skip"} == set(skipped)
+
+
+def test_random_weights_that_say_so_are_not_judged_by_their_order():
+    found = answer(scores=((0, 0.9), (1, 0.1), (2, 0.2)))
+    assert only(found).name == TITLES["rerank"]
+    checks = serving.judge(found, dataclasses.replace(asked(), trained=False))
+    assert {check.status for check in checks} == {"ok"}
 
 
 def test_no_rerank_route_stops_the_call():

@@ -38,8 +38,8 @@ def _outside(engine: Engine, reranker: ContainerState, network: str, image: str)
     title = CLOSED
     if engine.network(OUTSIDE) is None:
         return [Check(title, "skip", f"the engine has no network {OUTSIDE} to try it from")]
-    endpoint = reranker.endpoint(network)
-    targets = [reranker.name, *([endpoint.address] if endpoint and endpoint.address else [])]
+    own = sorted(reranker.endpoints, key=lambda end: end.network != network)
+    targets = [reranker.name, *(end.address for end in own if end.address)]
     with sidecar(engine, OUTSIDE, image) as outsider:
         reached = [target for target in targets if _reaches(engine, outsider, image, target)]
     if reached:

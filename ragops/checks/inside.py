@@ -49,7 +49,8 @@ class Look:
     def inside(self, found: RagflowContainer) -> Iterator[Check]:
         """The checks from one container, in the order of the table of layers."""
         image, served = self.reranker.image, self.wanted.served
-        about = serving.asked(found, self.url, served, vllm.known(self.wanted.model))
+        known, trained = vllm.known(self.wanted.model), self.expected.trained
+        about = serving.asked(found, self.url, served, known, trained=trained)
         reached = serving.check(self.engine, found, image, about, self.reranker.name)
         yield from reached
         broken: set[Layer] = set() if serving.reaches(reached) else {"rerank"}
