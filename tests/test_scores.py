@@ -345,6 +345,7 @@ class TestImpostors:
         ("prompt", "cause"),
         [
             ("none", "template missing: 74 tokens"),
+            ("bare", "template missing: 74 tokens"),
             ("longer", "not the model card's: 170 tokens instead of 164"),
             ("newline", "as long, but scores are"),
             ("apart", "cosine of a generative model"),

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from ragops.testing.stub import Behaviour
 
-Prompt = Literal["none", "card", "longer", "newline", "apart"]
-"""What becomes of a pair: nothing but its words; Qwen3-Reranker's prompt from the model card; a longer
-one; one of the same length that scores otherwise; or texts that are read apart."""
+Prompt = Literal["none", "bare", "card", "longer", "newline", "apart"]
+"""What becomes of a pair: nothing but its words, in a server of embeddings; the same in one that
+classifies; Qwen3-Reranker's prompt from the model card; a longer one; one of the same length that
+scores otherwise; or texts that are read apart."""
 
 _PAIR = re.compile(r"<Query>: (.*)\n<Document>: (.*)<\|im_end\|>", re.DOTALL)
 
@@ -34,7 +35,7 @@ def tokens(behaviour: Behaviour, query: str, documents: Sequence[str]) -> int:
     if behaviour.impostor and behaviour.impostor != "truncated-quietly":
         documents = [impostors.received(behaviour.impostor, document) for document in documents]
     plain = sum(pair_tokens(query, document) for document in documents)
-    if behaviour.prompt == "none":
+    if behaviour.prompt in {"none", "bare"}:
         return plain
     if behaviour.prompt == "apart":
         return plain - (len(documents) - 1) * len(query.split())

@@ -1,0 +1,81 @@
+"""The stub reranker in a container: what runs there, and that nothing is left of it."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+
+import httpx
+import pytest
+
+from ragops.container import NetworkSpec
+from ragops.errors import EngineError
+from ragops.state import ExecResult
+from ragops.testing import box
+from ragops.testing.box import Switched, stub_box
+from ragops.testing.stub import Behaviour
+
+
+def asked(*calls):
+    """Answers of one switched stub to several calls."""
+
+    async def ask():
+        transport = httpx.ASGITransport(app=Switched())
+        async with httpx.AsyncClient(transport=transport, base_url="http://stub") as client:
+            return [await client.request(method, path, content=body) for method, path, body in calls]
+
+    return asyncio.run(ask())
+
+
+def test_a_request_makes_it_another_one():
+    other = json.dumps(asdict(Behaviour(model="other", fault="dead")))
+    before, switched, after, models = asked(
+        ("GET", "/health", ""),
+        ("POST", box._SWITCH, other),
+        ("GET", "/health", ""),
+        ("GET", "/v1/models", ""),
+    )
+    assert (before.status_code, switched.status_code, after.status_code) == (200, 204, 503)
+    assert models.json()["data"][0]["id"] == "other"
+
+
+def test_the_copy_of_the_package_needs_no_docker(tmp_path):
+    """The image that it runs in has neither Docker's library nor those of the notebooks."""
+    folder = box._package(tmp_path)
+    missing = "docker", "ruamel", "matplotlib", "pandas", "ipywidgets"
+    hide = f"import sys; sys.modules |= dict.fromkeys({missing})"
+    argv = [sys.executable, "-c", f"{hide}; from ragops.testing.box import Switched; Switched()"]
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def options(fake):
+    fake.create_network(NetworkSpec("net"))
+    fake.add_image("vllm-cpu:latest")
+    return {"name": "stub", "network": "net", "publish": ("127.0.0.1", 8123)}
+
+
+def test_a_container_that_answers_is_given_and_removed(fake, options):
+    fake.respond = lambda *_: ExecResult(0, "", "")
+    with stub_box(fake, "vllm-cpu:latest", **options, listen="127.0.0.1") as made:
+        there = fake.container("stub")
+        assert there.running
+        assert there.published == (("127.0.0.1", 8123, 8000),)
+        assert (made.name, made.port) == ("stub", 8123)
+    assert fake.container("stub") is None
+
+
+def test_one_that_does_not_answer_is_told_with_its_log_and_removed(fake, options, monkeypatch):
+    monkeypatch.setattr(box, "_PATIENCE", 0.0)
+    fake.output["stub"] = "ModuleNotFoundError: uvicorn"
+    with (
+        pytest.raises(EngineError, match="does not answer") as caught,
+        stub_box(fake, "vllm-cpu:latest", **options),
+    ):
+        pass
+    assert "uvicorn" in caught.value.evidence
+    assert fake.container("stub") is None
