@@ -96,11 +96,12 @@ class Recorder:
 
     async def _play(self, http: httpx.AsyncBaseTransport) -> None:
         for turn in self.plan.turns():
+            encoded = self.plan.encoded(turn)  # beforehand, so that it is not measured
             await self._sample()
             watch = asyncio.create_task(self._watch())
             began = time.thread_time_ns()
             try:
-                await load.play(self.plan.encoded(turn), http, self.plan.target, self._keep)
+                await load.play(encoded, http, self.plan.target, self._keep)
             finally:
                 self.cpu_ns += time.thread_time_ns() - began
                 await end(watch)
