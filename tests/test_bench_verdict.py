@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragops.bench import Level, Provenance, verdict
+from ragops.bench import Level, Provenance, affordable, verdict
 from ragops.bench.capacity import MARGIN
 from ragops.bench.order import Ordering, OrderReport
 from ragops.bench.records import RequestRecord, Run, RunInfo, WorkloadInfo
@@ -220,3 +220,29 @@ def test_the_law_is_not_forced_on_what_does_not_follow_it():
     assert fit(batching)[0] is None
     assert "alpha < 0" in fit(batching)[1] or "beta < 0" in fit(batching)[1]
     assert fit([(float(n), usl(n)) for n in (2, 4, 8, 16, 32, 64)])[0] is None
+
+
+class TestAffordable:
+    """How many requests a notebook sends is chosen by what the largest size took."""
+
+    @staticmethod
+    def records(*rows):
+        second = 1_000_000_000
+        return [
+            RequestRecord(
+                "closed-1", 0, "measure", n, documents, words, 0, 0, int(time * second), error=error
+            )
+            for n, (documents, words, time, error) in enumerate(rows)
+        ]
+
+    def test_as_many_as_end_in_time_at_the_largest_size(self):
+        seen = self.records((8, 16, 0.1, ""), (64, 72, 1.5, ""), (64, 72, 2.5, ""))
+        assert affordable(seen, 100, most=120) == 50
+
+    def test_no_more_than_wanted_and_no_fewer_than_a_few(self):
+        assert affordable(self.records((64, 72, 0.01, "")), 100, most=120) == 120
+        assert affordable(self.records((64, 72, 60.0, "")), 100, most=120) == 12
+
+    def test_failed_requests_tell_nothing(self):
+        assert affordable(self.records((64, 72, 30.0, "timed out")), 100, most=120) == 12
+        assert affordable(self.records((64, 72, 30.0, "timed out"), (8, 16, 1.0, "")), 100, most=120) == 100

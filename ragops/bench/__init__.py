@@ -13,6 +13,7 @@ itself; ``summary``, ``compare`` and the plots need the extra ``bench``.
 
 from __future__ import annotations
 
+from ragops.bench.capacity import affordable
 from ragops.bench.compare import Comparison, compare
 from ragops.bench.floor import measure_floor
 from ragops.bench.folder import load_run
@@ -41,6 +42,7 @@ __all__ = [
     "Sample",
     "Verdict",
     "Workload",
+    "affordable",
     "compare",
     "figures",
     "frame",

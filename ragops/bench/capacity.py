@@ -124,6 +124,23 @@ def _with_errors(
     )
 
 
+def affordable(records: list[RequestRecord], seconds: float, *, most: int, fewest: int = 12) -> int:
+    """How many requests as large as the largest of some end in a time, sent one after the other.
+
+    Args:
+        records: Requests that were sent one at a time, such as those of a run of sizes.
+        seconds: The time.
+        most: No more than these.
+        fewest: No fewer, however long they take.
+    """
+    answered = [record for record in records if not record.error]
+    if not answered:
+        return fewest
+    largest = max(record.documents * record.words for record in answered)
+    times = [record.service for record in answered if record.documents * record.words == largest]
+    return min(most, max(fewest, int(seconds / fmean(times))))
+
+
 def largest_window(found: Calls, share: float, budget: float) -> int:
     """Most documents a call, of the lengths that were measured, that end in time.
 

@@ -38,7 +38,13 @@ def desk(tmp_path_factory):
     notebook = json.loads(file.read_text())
     first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     source = "".join(first["source"])
-    for name, value in (("EACH", 1), ("REQUESTS", 900), ("DOCUMENTS", (2, 4)), ("WORDS", (8, 16))):
+    for name, value in (
+        ("EACH", 1),
+        ("REQUESTS", 900),
+        ("SECONDS", 3600),
+        ("DOCUMENTS", (2, 4)),
+        ("WORDS", (8, 16)),
+    ):
         source = re.sub(rf"^{name} = .*?  #", f"{name} = {value}  #", source, flags=re.MULTILINE)
     first["source"] = source
     file.write_text(json.dumps(notebook))
@@ -145,12 +151,12 @@ def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab
         for words in ("STACK =", "%matplotlib inline", "work = grid"):
             notebook.run(words)
         expect(notebook.run("plots.latency_by_size").locator("svg, img").first).to_be_visible()
-        watched = notebook.run("crowds =", wait=False)
+        watched = notebook.run("count =", wait=False)
         expect(watched.locator("img").first).to_be_visible(timeout=PATIENCE)  # the figure that grows
         expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests"))
         watched.get_by_role("button", name="Stop").click()
         notebook.idle()
-        expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests · 0 errors .* kept in"))
+        expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests · 0 errors · .* kept in"))
         notebook.run("load = ragops.load_run")
         expect(notebook.run("plots.percentile_curve").locator("svg, img").first).to_be_visible()
         expect(notebook.run("judged = verdict")).to_contain_text("stand-in model")
