@@ -227,13 +227,13 @@ class TestAffordable:
 
     @staticmethod
     def records(*rows):
-        second = 1_000_000_000
         return [
             RequestRecord(
-                "closed-1", 0, "measure", n, documents, words, 0, 0, int(time * second), error=error
+                level="closed-1", repeat=0, phase="measure", index=index, documents=documents, words=words,
+                t_sched=0, t_send=0, t_done=int(1e9 * seconds), tokens=None, status=200, error=error,
             )
-            for n, (documents, words, time, error) in enumerate(rows)
-        ]
+            for index, (documents, words, seconds, error) in enumerate(rows)
+        ]  # fmt: skip
 
     def test_as_many_as_end_in_time_at_the_largest_size(self):
         seen = self.records((8, 16, 0.1, ""), (64, 72, 1.5, ""), (64, 72, 2.5, ""))
