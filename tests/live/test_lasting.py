@@ -154,6 +154,9 @@ def project(engine, image, cheap, tmp_path_factory):
         finally:
             verbs.down(STACK, engine)
             made.compose("down", "--remove-orphans", "--timeout", "1")
+            if engine.network(f"{PROJECT}_default"):  # of a shape that its file no longer has
+                engine.remove_network(f"{PROJECT}_default")
+    assert not [one.name for one in engine.networks() if one.name.startswith(PROJECT)]
     assert engine.network(NET) is None
     assert engine.container(RERANKER) is None
 
