@@ -43,6 +43,7 @@ extensions = [
     "releases",
     "durability",
     "layers",
+    "fault_table",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

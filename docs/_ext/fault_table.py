@@ -1,0 +1,65 @@
+"""What ``verify`` says to each fault, as the live tests recorded it: ``.. fault-table:: PART``.
+
+``tests/live/test_faults_live.py`` writes the table anew at each run and fails when it differs.
+"""  # noqa: INP001 - a folder of Sphinx extensions is no package
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from generated import inline, row_of
+from sphinx.util.docutils import SphinxDirective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from docutils import nodes
+    from sphinx.application import Sphinx
+
+RECORDED = Path(__file__).parents[1] / "faults.json"
+
+
+class FaultTable(SphinxDirective):
+    """``.. fault-table:: faults`` or ``healthy`` or ``origin``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Parse what the named part gives back."""
+        self.env.note_dependency(str(RECORDED))
+        recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+        return self.parse_text_to_nodes("\n".join(PARTS[self.arguments[0]](recorded)))
+
+
+def faults(recorded: dict[str, Any]) -> Iterator[str]:
+    """A row for each fault: who caught it, what it was told to be, and what was done."""
+    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 18 34 26", ""]
+    yield from row_of(("fault", "layer that caught it", "cause named", "remedy named (and applied)"))
+    for row in recorded["rows"]:
+        if row["layer"]:
+            yield from row_of((row["fault"], row["layer"], row["cause"]))
+            yield f"     - {inline(row['remedy'])} *({inline(row['applied'])})*"
+    yield ""
+
+
+def healthy(recorded: dict[str, Any]) -> Iterator[str]:
+    """The stacks that nothing was said against."""
+    yield from (f"* {inline(row['fault'])}" for row in recorded["rows"] if not row["layer"])
+    yield ""
+
+
+def origin(recorded: dict[str, Any]) -> Iterator[str]:
+    """When and where it was recorded."""
+    yield from (f":{name}: {inline(str(said))}" for name, said in recorded["about"].items())
+    yield ""
+
+
+PARTS = {"faults": faults, "healthy": healthy, "origin": origin}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directive."""
+    app.add_directive("fault-table", FaultTable)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

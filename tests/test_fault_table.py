@@ -1,0 +1,55 @@
+"""The recorded table of faults: whole, and shown on the site. The live tests hold it to what they see."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from ragops.checks import scores
+from ragops.testing import impostors
+
+ROOT = Path(__file__).parents[1]
+RECORDED = json.loads((ROOT / "docs" / "faults.json").read_text(encoding="utf-8"))
+FAULTS = [row for row in RECORDED["rows"] if row["layer"]]
+HEALTHY = [row for row in RECORDED["rows"] if not row["layer"]]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    table = importlib.import_module("fault_table")
+    return lambda part: "\n".join(table.PARTS[part](RECORDED))
+
+
+def test_it_has_every_impostor_and_enough_healthy_stacks():
+    assert len(FAULTS) >= max(20, len(impostors.IMPOSTORS))
+    assert len(HEALTHY) >= 4
+    assert len({row["fault"] for row in RECORDED["rows"]}) == len(RECORDED["rows"])
+
+
+def test_every_layer_of_scores_has_caught_something_but_the_one_that_only_warns():
+    caught = {row["layer"] for row in FAULTS}
+    assert {name for name, _ in scores.LAYERS} - caught == {"as RAGFlow sends them"}
+
+
+def test_every_fault_has_a_cause_and_a_remedy_after_which_verify_passed():
+    assert [row for row in FAULTS if not (row["cause"] and row["remedy"] and row["applied"])] == []
+    assert all(row["passes"] for row in RECORDED["rows"])
+    assert [row for row in HEALTHY if row["cause"] or row["remedy"]] == []
+
+
+def test_it_says_when_and_where_and_what_stands_in():
+    about = RECORDED["about"]
+    assert {"date", "machine", "docker", "python", "ragops"} <= set(about)
+    assert "stand-in" in about["client"]
+    assert "stand-in" in about["server"]
+
+
+def test_the_page_shows_every_row(shown):
+    page = shown("faults").replace("\\", "")
+    assert page.count("   * - ") == len(FAULTS) + 1
+    for row in FAULTS:
+        assert all(" ".join(row[key].split()) in page for key in ("fault", "layer", "cause", "remedy"))
+    assert all(row["fault"] in shown("healthy") for row in HEALTHY)
+    assert RECORDED["about"]["date"] in shown("origin")
