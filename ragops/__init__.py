@@ -38,7 +38,7 @@ from ragops.planning import Plan
 from ragops.registration import Access, Registered, register, unregister
 from ragops.stack import Stack
 from ragops.stack import load as load_stack
-from ragops.verbs import Status, connect, disconnect, down, plan, status, up, verify
+from ragops.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
 
 __all__ = [
     "Access",
@@ -72,6 +72,7 @@ __all__ = [
     "load_run",
     "load_stack",
     "max_words",
+    "override",
     "plan",
     "register",
     "resume_benchmark",

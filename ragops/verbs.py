@@ -23,8 +23,8 @@ from ragops.checks.inside import Look
 from ragops.engine import connect as connect_engine
 from ragops.errors import NotFoundError, RagflowError
 from ragops.lock import held, refuse_while_watched
+from ragops.ragflow import compose as files
 from ragops.ragflow import discovery
-from ragops.ragflow.compose import applied
 from ragops.stack import Ragflow, Stack, home
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ragops.container import ContainerSpec
     from ragops.engine import Engine
     from ragops.model import Model
+    from ragops.ragflow.compose import Override
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.state import ContainerState, NetworkState
 
@@ -183,6 +184,20 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> plann
     return todo
 
 
+def override(stack: Stack, engine: Engine | None = None) -> Override:
+    """The compose file that keeps RAGFlow in the network when compose makes its container anew.
+
+    Changes nothing; ``ragops compose override --write`` puts it beside RAGFlow's own files.
+
+    Raises:
+        RagflowError: No RAGFlow is there, or compose can't give its service a network.
+    """
+    engine = engine or connect_engine()
+    return files.override(
+        discovery.find(engine.containers(), stack.ragflow), stack.network, engine.networks()
+    )
+
+
 def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
     """Take a container out of the network; gives back what was done, nothing if it was not there."""
     engine = engine or connect_engine()
@@ -248,7 +263,7 @@ def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
         observed = planning.observe(engine)
         todo = planning.plan_down(stack, (f"{stack.reranker.name}-cache",), observed)
         planning.apply(todo, engine)
-    lasting = applied(observed.containers, stack.network.name)
+    lasting = files.applied(observed.containers, stack.network.name)
     notes = [f"{file} still names the network: without it compose can't start RAGFlow" for file in lasting]
     return planning.Plan(todo.actions, tuple(notes))
 

@@ -216,6 +216,24 @@ def test_an_interrupted_cell_ends_the_run_too(shown, tmp_path):
     assert "kept in" in str(shown[0])
 
 
+@pytest.mark.parametrize(
+    ("role", "words"), [(DEMO, "a stand-in: it has no settings"), ("", "REGISTER = True")]
+)
+def test_nothing_is_entered_into_a_stand_in_nor_unasked(monkeypatch, role, words):
+    monkeypatch.setattr("ragops.widgets.choose.connect", lambda: engine(container("a", role=role)))
+    assert words in str(widgets.enter(Stack(), wanted=False))
+
+
+def test_it_is_entered_when_asked(monkeypatch):
+    calls = []
+    monkeypatch.setattr("ragops.widgets.choose.connect", lambda: engine(container("a")))
+    monkeypatch.setattr("ragops.widgets.choose.register", lambda *given: calls.append(given) or "entered")
+    monkeypatch.setenv("RAGOPS_RAGFLOW_TOKEN", "ragflow-secret")
+    assert widgets.enter(Stack(), wanted=True) == "entered"
+    (stack, access) = calls[0]
+    assert (stack, access.token.reveal(), access.login) == (Stack(), "ragflow-secret", False)
+
+
 def test_the_address_table_is_the_same_as_text_and_as_table():
     table = widgets.address_table(Stack(), "qwen3-reranker-0.6b")
     for cell in (

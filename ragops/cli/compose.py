@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.compose import check_file
 from ragops.compose.render import reranker
-from ragops.engine import connect
 from ragops.planning import network_spec
-from ragops.ragflow.compose import override, write
-from ragops.ragflow.discovery import find
+from ragops.ragflow.compose import write
 from ragops.render import plain
 from ragops.stack import load
-from ragops.verbs import desired
+from ragops.verbs import desired, override
 
 if TYPE_CHECKING:
     from ragops.cli.parts import Options
@@ -31,8 +29,7 @@ def _check(options: Options) -> int:
 
 
 def _override(options: Options) -> int:
-    stack, engine = load(options.stack), connect()
-    made = override(find(engine.containers(), stack.ragflow), stack.network, engine.networks())
+    made = override(load(options.stack))
     if not options.write:
         show(options, made)
     else:

@@ -5,7 +5,7 @@ Everything has a plain twin, so that a notebook reads the same without a live fr
 
 from __future__ import annotations
 
-from ragops.widgets.choose import Approval, Picker, approve, pick
+from ragops.widgets.choose import Approval, Picker, approve, enter, pick
 from ragops.widgets.parts import WIDGETS, Text, live
 from ragops.widgets.tables import Table, address_table
 from ragops.widgets.watch import progress, telling, watch
@@ -18,6 +18,7 @@ __all__ = [
     "Text",
     "address_table",
     "approve",
+    "enter",
     "live",
     "pick",
     "progress",

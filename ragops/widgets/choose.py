@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.engine import connect
 from ragops.errors import RagopsError
-from ragops.ragflow.discovery import RagflowContainer, is_ragflow
+from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
+from ragops.registration import Access, Registered, register
 from ragops.stack import Ragflow
 from ragops.widgets.parts import Text, choice, column, display, live, page, switch
 
@@ -123,6 +124,26 @@ def approve(plan: Plan, *, given: bool = False) -> Approval:
         given: True asks nobody.
     """
     return Approval(plan, given=given)
+
+
+def enter(stack: Stack, *, wanted: bool) -> Registered | Text:
+    """Enter the reranker into RAGFlow through its API, or say what it would take.
+
+    RAGFlow's API token is taken from ``RAGOPS_RAGFLOW_TOKEN``; it is shown nowhere.
+
+    Args:
+        stack: The declaration.
+        wanted: Whether to do it.
+
+    Raises:
+        RagflowError: RAGFlow refuses, or is of an unknown release; nothing half made stays.
+    """
+    found = find(connect().containers(), stack.ragflow)
+    if any(one.demo for one in found):
+        return Text(f"{found[0].name} is the demo client, a stand-in: it has no settings")
+    if not wanted:
+        return Text("nothing was entered: REGISTER = True does it, with a token in RAGOPS_RAGFLOW_TOKEN")
+    return register(stack, Access.given())
 
 
 def _described(one: RagflowContainer) -> str:
