@@ -45,7 +45,7 @@ def address(built):
         thread.join()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def chromium(address):  # the site is built before: while a browser is open, no other event loop may run
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
@@ -56,7 +56,7 @@ def chromium(address):  # the site is built before: while a browser is open, no 
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def open_tab(chromium, address):
     """Opens a page that lets nothing through but the site.
 
