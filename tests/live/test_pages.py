@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
 NAME = "ragopstest-pages"
 NAMES = {"ragflow-rerank": NAME, "docker-ragflow-cpu-1": NAME, "vllm-cpu:latest": f"{NAME}:latest"}
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "ragops")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "notebooks", "ragops")
 
 
 def lines(page, command):
@@ -53,7 +53,8 @@ def things(engine, image, tmp_path):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if lines(page, "docker")], ids=lambda page: page.stem
 )
-def test_docker_commands_do_what_the_page_says(engine, things, tmp_path, page):
+def test_docker_commands_do_what_the_page_says(engine, things, tmp_path, page, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", engine.state().address)
     for line in lines(page, "docker"):
         if line[1] == "compose":
             continue  # tests/test_pages.py has that one
