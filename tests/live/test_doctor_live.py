@@ -235,10 +235,9 @@ class TestInside:
     def test_quota_of_a_container_is_read_in_it(self, engine, image, stranger, tmp_path, limit, quota):
         """ragops' own process in a container; whole CPUs, as the remedy says, are no quota."""
         package = tmp_path / "ragops"
-        package.mkdir()
-        for name in ("host", "errors", "codes", "addresses", "hints"):
-            if (PACKAGE / f"{name}.py").exists():
-                (package / f"{name}.py").write_text((PACKAGE / f"{name}.py").read_text())
+        (package / "ragflow").mkdir(parents=True)
+        for name in ("host", "errors", "codes", "addresses", "hints", "ragflow/__init__", "ragflow/failures"):
+            (package / f"{name}.py").write_text((PACKAGE / f"{name}.py").read_text())
         (package / "__init__.py").write_text("")
         name = f"{PREFIX}-quota"
         bind = {str(tmp_path): {"bind": "/here", "mode": "ro"}}
