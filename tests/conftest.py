@@ -1,6 +1,7 @@
 """A machine without surprises: a fake engine, four cores, a small model, a home of its own."""
 
 import json
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -41,6 +42,9 @@ REPORT = Report(
     ),
     ("docker-ragflow-cpu-1 is the demo client, a stand-in",),
 )
+
+# A shell that starts a command in the background makes it deaf to Ctrl-C, which some tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("ragops", deadline=None)  # no test depends on speed
 hypothesis.settings.load_profile("ragops")
