@@ -143,7 +143,7 @@ def test_setup_is_picked_and_approved_before_anything_changes(
 
 def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab, desk):
     with opened(chromium, lab("03_benchmark")) as notebook:
-        for words in ("STACK =", "%matplotlib inline", "work = grid"):
+        for words in ("STACK =", "%matplotlib inline", "folder = await"):
             notebook.run(words)
         expect(notebook.run("plots.latency_by_size").locator("svg, img").first).to_be_visible()
         watched = notebook.run("count =", wait=False)
