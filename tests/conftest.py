@@ -24,7 +24,6 @@ CONNECTING = (
     "ragops.registration.connect_engine",
     "ragops.cli.stack.connect",
     "ragops.cli.demo.connect",
-    "ragops.cli.compose.connect",
     "ragops.cli.watch.connect",
     "ragops.watcher.connect",
     "ragops.checks.host.connect",

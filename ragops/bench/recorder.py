@@ -113,7 +113,7 @@ class Recorder:
     def _keep(self, record: RequestRecord) -> None:
         self.folder.add_request(self._on_the_runs_clock(record))
         self.done += 1
-        self.errors += bool(record.error)
+        self.errors += bool(record.error) and not record.is_cancelled
         if self.progress:
             self.progress(
                 Progress(self.done, self.total, self.errors, record.latency, record.level, self.folder.path)
