@@ -330,3 +330,17 @@ def test_a_run_that_is_told_to_stop_keeps_what_it_has(settings):
     )
     assert (run.info.complete, run.info.reason) == (False, "stopped by the user")
     assert 3 <= len(run.requests) < 200
+
+
+def test_requests_that_a_stop_cuts_off_are_no_errors(settings):
+    stop, told = threading.Event(), []
+
+    def moved(now):
+        told.append(now)
+        stop.set()
+
+    with StubReranker(Behaviour(fixed_s=0.5)) as slow:
+        address = {"base_url": slow.base_url, "levels": (Level.closed(2),)}
+        run = load_run(record_sync(**settings | address, progress=moved, stop=stop))
+    assert any(record.is_cancelled for record in run.requests)
+    assert told[-1].errors == 0
