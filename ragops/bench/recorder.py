@@ -66,7 +66,8 @@ class Recorder:
         self.info = plan.info
         self.total = plan.total
         kept = plan.before.requests if plan.before else ()
-        self.done, self.errors = len(kept), sum(bool(record.error) and not record.is_cancelled for record in kept)
+        self.done = len(kept)
+        self.errors = sum(bool(one.error) and not one.is_cancelled for one in kept)
         self.cpu_ns = self.info.client.cpu_ns if self.info.client else 0
         self.unreached = 0
         self.shift = _shift(plan)
