@@ -301,7 +301,7 @@ def stub_replies(expected, who):
 def asked_by_program(url, expected):
     sent = questions.questions(expected, questions.plan(expected), "/v1")
     posts = [(one.path, one.body) for one in sent]
-    order = {"base_url": url, "headers": {}, "timeout": 5, "seconds": 60, "posts": posts}
+    order = {"base_url": url, "headers": {}, "timeout": 5, "seconds": 60, "at_once": 4, "posts": posts}
     program = (files("ragops.data") / "probe.py").read_text()
     done = run_program(program, json.dumps(order))
     return [Reply(one["status"], one["text"], one["ms"]) for one in json.loads(done.stdout)["replies"]]

@@ -104,8 +104,9 @@ def ask_all(  # noqa: PLR0913 - as for ask
     *,
     seconds: float = 25.0,
     timeout: float = TIMEOUT,
+    at_once: int = 1,
 ) -> tuple[Reply, ...]:
-    """Ask many questions in one go from inside a container, over one connection.
+    """Ask many questions in one go from inside a container.
 
     Args:
         engine: Where the container runs.
@@ -115,13 +116,15 @@ def ask_all(  # noqa: PLR0913 - as for ask
         questions: In the order in which they are asked.
         seconds: Time after which no further question is asked.
         timeout: Seconds that one of them may take.
+        at_once: Questions under way at a time, each over a connection of its own; 1 where they are timed.
 
     Returns:
         A reply for each question that was asked: fewer than there are when the time was over, or
         when one got no answer.
     """
     posts = [(one.path, one.body) for one in questions]
-    sent = {"base_url": base_url, "headers": RerankRequest.headers(), "timeout": timeout}
+    how = {"timeout": timeout, "at_once": at_once}
+    sent = {"base_url": base_url, "headers": RerankRequest.headers(), **how}
     said = json.dumps({**sent, "seconds": seconds, "posts": posts})
     patience = seconds + 2 * timeout
     done = _by_python(engine, container, program(), said, patience)

@@ -223,7 +223,8 @@ def pair_prompts(expected: Expected) -> tuple[str, ...]:
 
 
 def _quick(expected: Expected) -> tuple[tuple[str, int], ...]:
-    return (("en", 12), ("de", 6), ("zh", 6)) if expected.template else (("en", 24), ("de", 3), ("zh", 3))
+    """Queries of each language that it is judged in; others would only take their time."""
+    return (("en", 12), ("de", 6), ("zh", 6)) if expected.template else (("en", 24),)
 
 
 def _golden(purpose: Purpose, item: Item, form: Form = "natural") -> Ranking:

@@ -35,6 +35,9 @@ LAYERS: tuple[tuple[str, Callable[[Expected, Transcript], Finding]], ...] = (
 )
 """The checks and their rules, in the order in which one explains the next."""
 
+AT_ONCE = 4
+"""Questions under way at a time: a small model's server spends more on a call than on its documents."""
+
 SECONDS = 25.0
 """Time for the questions; a large model on few cores answers a part of them in it."""
 
@@ -71,7 +74,8 @@ def ask(
     asked = plan(expected, full=full)
     sent = questions(expected, asked, urlsplit(url).path)
     seconds = 3600.0 if full else SECONDS
-    return read(asked, ask_all(engine, container, image, url, sent, seconds=seconds))
+    replies = ask_all(engine, container, image, url, sent, seconds=seconds, at_once=AT_ONCE)
+    return read(asked, replies)
 
 
 def judge(expected: Expected, seen: Transcript, where: str = "") -> list[Check]:

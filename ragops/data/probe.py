@@ -9,6 +9,7 @@ import http.client
 import json
 import socket
 import sys
+import threading
 import time
 from functools import partial
 from urllib.parse import urlsplit
@@ -125,18 +126,33 @@ def by_hand(host, port, path, ask):
 
 
 def replies(host, port, ask):
-    """Many questions over one connection, until one has no answer or the time is over."""
-    connection = http.client.HTTPConnection(host, port, timeout=ask["timeout"])
+    """Many questions, some of them at once, until one has no answer or the time is over.
+
+    Replies stand in the order of the questions; none of them is left out in between.
+    """
+    waiting = iter(enumerate(ask["posts"]))
+    found, taking = {}, threading.Lock()
     end = time.monotonic() + ask["seconds"]
-    found = []
-    for path, body in ask["posts"]:
-        if time.monotonic() > end:
-            break
-        found.append(timed(partial(reply, connection, path, body, ask["headers"])))
-        if not found[-1]["ok"]:
-            break
-    connection.close()
-    return found
+
+    def work():
+        connection = http.client.HTTPConnection(host, port, timeout=ask["timeout"])
+        while True:
+            with taking:
+                over = time.monotonic() > end or any(not one["ok"] for one in found.values())
+                place, post = (None, None) if over else next(waiting, (None, None))
+            if post is None:
+                break
+            found[place] = timed(partial(reply, connection, *post, ask["headers"]))
+        connection.close()
+
+    workers = [threading.Thread(target=work) for _ in range(ask["at_once"])]
+    for one in workers:
+        one.start()
+    for one in workers:
+        one.join()
+    said = [found[place] for place in sorted(found)]
+    kept = next((place for place, one in enumerate(said) if not one["ok"]), len(said))
+    return said[: kept + 1]
 
 
 def reply(connection, path, body, sent):
