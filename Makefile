@@ -24,14 +24,14 @@ help: ## show this
 run: $(VENV)/ready ## from nothing to a running reranker, a recorded benchmark and the site
 	@$(BIN)/ragops demo run
 
-test: $(VENV)/ready ## everything: lint, types, fast and live tests, notebooks, site in a browser
+test: $(VENV)/tests ## everything: lint, types, fast and live tests, notebooks, site in a browser
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@$(BIN)/ragops engine start
 	@$(BIN)/ragops image
 	@$(CHROMIUM)
 	@$(BIN)/pytest
 
-check: $(VENV)/ready ## what needs no engine: lint, types, fast tests
+check: $(VENV)/tests ## what needs no engine: lint, types, fast tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@$(BIN)/pytest -m "not live and not browser"
 
@@ -45,10 +45,17 @@ clean: ## undo run and test: containers, networks, volumes, images, private engi
 	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/ragops engine stop; fi
 	@rm -rf $(VENV) .ragops build .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
+# pip in the virtual environment; its output is shown when it fails.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
 $(VENV)/ready: pyproject.toml
 	@begin=$$SECONDS; echo "1 virtual environment ..." >&2; \
 	$(PYTHON) -m venv $(VENV) \
 	  || { echo "hint: apt-get install python3-venv, or name another: make PYTHON=python3.11" >&2; exit 1; }; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 2> $(VENV)/pip.log \
-	  || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }; \
+	$(INSTALL) '.[docs,testing]' 2> $(VENV)/pip.log || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }; \
 	touch $@; echo "1 virtual environment: done in $$((SECONDS - begin)) s" >&2
+
+$(VENV)/tests: $(VENV)/ready
+	@echo "what tests need ..." >&2; \
+	$(INSTALL) '.[dev]' 2> $(VENV)/pip.log || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }; \
+	touch $@

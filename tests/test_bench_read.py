@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from ragops.bench import Level, Provenance, Sample, compare, figures, frame, plots, series, summary, verdict
+from ragops.bench import (
+    Level,
+    Provenance,
+    Sample,
+    compare,
+    figures,
+    frame,
+    meanwhile,
+    plots,
+    series,
+    summary,
+    verdict,
+)
 from ragops.bench.counters import disturbances
 from ragops.bench.order import Ordering, OrderReport
 from ragops.bench.records import Gemm, Limit, RequestRecord, Run, RunInfo, WorkloadInfo
@@ -485,6 +497,17 @@ def test_figures_name_what_they_show(drawn, draw, parts, tmp_path):
     shown = texts(figure)
     for part in (*parts, "two cores · small · image 0123456789ab · run 20260101T000000Z-made"):
         assert part in shown
+
+
+def test_what_the_reranker_did_meanwhile_in_numbers():
+    samples = [Sample(n * 10**9, n * 2 * 10**9, 0, 0, (n + 1) * 2**30, n, 4) for n in range(5)]
+    found = meanwhile(made([request(1, 3), request(3, 3.5)], (Level.closed(1),), samples=samples))
+    assert list(found.index) == ["closed-1"]
+    row = found.loc["closed-1"]
+    assert row["CPU (cores) in use, mean"] == row["CPU (cores) in use, most"] == 2
+    assert (row["memory (GiB) in use, mean"], row["memory (GiB) in use, most"]) == (3, 4)
+    assert (row["documents running, mean"], row["documents waiting, most"]) == (2, 4)
+    assert meanwhile(made([])).empty
 
 
 def test_stand_ins_are_under_every_figure(drawn):

@@ -17,8 +17,10 @@ from ragops.bench.capacity import affordable
 from ragops.bench.compare import Comparison, compare
 from ragops.bench.floor import measure_floor
 from ragops.bench.folder import load_run
+from ragops.bench.gauges import meanwhile
 from ragops.bench.level import Level
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck
+from ragops.bench.page import write as report
 from ragops.bench.records import Floor, Gemm, Limit, Provenance, RequestRecord, Run, RunInfo, Sample
 from ragops.bench.run import Progress, record, record_sync, resume, resume_sync
 from ragops.bench.stats import LevelFigures, figures, frame, summary
@@ -49,10 +51,12 @@ __all__ = [
     "from_jsonl",
     "grid",
     "load_run",
+    "meanwhile",
     "measure_floor",
     "ragflow",
     "record",
     "record_sync",
+    "report",
     "resume",
     "resume_sync",
     "summary",

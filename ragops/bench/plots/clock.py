@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ragops.bench import series, shape
+from ragops.bench.gauges import gauges
 from ragops.bench.plots.frame import (
     BLACK,
     BLUE,
@@ -30,17 +31,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ragops.bench.gauges import Gauge
     from ragops.bench.plots.frame import Frame
     from ragops.bench.records import Run
-    from ragops.bench.series import Series
 
 _FAILED = Look(VERMILION.colour, "X", "none")
 _SECONDS_SHOWN = 600
-_GIB = 2**30
 _POINTS_DRAWN = 4000
 """Beyond this many points a figure holds them as an image."""
 
-Panel = tuple[str, list["Series"]]
+Panel = tuple[str, list["Gauge"]]
 
 
 def timeline(run: Run, *, narrow: bool = False) -> Figure:
@@ -147,20 +147,10 @@ def _lines(
 
 
 def _panels(run: Run) -> list[Panel]:
-    """The panels that have something to show: a label of the y axis, and lines."""
-    line = series.Series
-    memory = tuple((t, y / _GIB) for t, y in series.levels_of(run, lambda s: s.memory_bytes))
-    wanted = (
-        ("CPU\n(cores)", line("in use", series.growth_of(run, lambda s: s.cpu_ns))),
-        ("CPU\n(cores)", line("throttled", series.growth_of(run, lambda s: s.throttled_ns))),
-        ("memory\n(GiB)", line("in use", memory)),
-        ("documents", line("running", series.levels_of(run, lambda s: s.running))),
-        ("documents", line("waiting", series.levels_of(run, lambda s: s.waiting))),
-    )
-    panels: dict[str, list[Series]] = {}
-    for name, one in wanted:
-        if len(one.dots) > 1:
-            panels.setdefault(name, []).append(one)
+    """The panels that have something to show: a label of the y axis, and gauges."""
+    panels: dict[str, list[Gauge]] = {}
+    for one in gauges(run):
+        panels.setdefault(one.panel.replace(" (", "\n("), []).append(one)
     return list(panels.items())
 
 
