@@ -222,7 +222,7 @@ def _wheels(folder: Path) -> None:
         raise ImageError(
             "pip's sources have no CPU build of torch 2.13.0",
             evidence=error.evidence,
-            hint="add PyTorch's CPU index to pip: pip config set global.extra-index-url URL",
+            hint="pip config set global.extra-index-url URL; pytorch.org/get-started names the one for CPU",
         ) from error
     with resources.as_file(lock) as path:
         wheels.download(folder, "--requirement", str(path), python=wheels.IMAGE_PYTHON, hashes=True)
