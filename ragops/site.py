@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def execute_notebooks(
         results: Folder for recorded runs, the parameter ``RESULTS``.
         parameters: Values for names that first cells declare; each notebook gets those it knows.
         timeout: Longest time of one cell, in seconds.
-        told: Called with the name of each notebook before it runs.
+        told: Called with a line before and after each notebook.
 
     Returns:
         The copies, in the order in which they ran.
@@ -112,10 +113,12 @@ def execute_notebooks(
     into.mkdir(parents=True, exist_ok=True)
     copies = []
     for file, notebook in notebooks.items():
-        told(file.name)
+        begin = time.monotonic()
+        told(f"{file.stem} ...")
         _inject(notebook, values)
         copies.append(into / file.name)
         _execute(notebook, sources, copies[-1], timeout)
+        told(f"{file.stem}: done in {time.monotonic() - begin:.0f} s")
     return tuple(copies)
 
 
