@@ -74,6 +74,12 @@ CODES = (
     Code("extra-missing", "StackError", r"needs the package", "An optional library is not installed."),
     Code("length-refused", "StackError", r"max_model_len", "The model can't take documents of that length."),
     Code(
+        "setting-refused",
+        "StackError",
+        r"max_num_batched_tokens|is an encoder",
+        "vLLM would not start with that setting, or the model has nothing that it could change.",
+    ),
+    Code(
         "kv-cache-small", "StackError", r"key-value cache", "One document does not fit the key-value cache."
     ),
     Code("memory-short", "StackError", r"of memory", "The machine, or its NUMA node, has too little memory."),
