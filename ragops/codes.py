@@ -243,6 +243,7 @@ CODES = (
         r"is complete$|not the texts of|not the one that the run|can't be drawn again|drawn differently",
         "A run can't be continued: nothing is missing, or what it measured is not what is there now.",
     ),
+    Code("cores-shared", "BenchError", r"would share the cores", "Two rerankers would compute at once."),
     Code("run-busy", "BenchError", r"another process is recording", "Two processes want to write one run."),
     Code(
         "disk-full", "BenchError", r"can't write to", "A run could not be written on; it keeps what it had."

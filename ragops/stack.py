@@ -192,6 +192,11 @@ class Stack(_Table):
         return f"http://{f'[{address}]' if ':' in address else address}:{self.reranker.port}/v1"
 
 
+def declaration(path: Path | str | None = None) -> Path:
+    """The file that is read: the named one, else ``RAGOPS_STACK``'s, else ``ragops.toml`` here."""
+    return Path(path or os.environ.get("RAGOPS_STACK") or FILE)
+
+
 def load(path: Path | str | None = None) -> Stack:
     """Read a declaration.
 
@@ -205,9 +210,8 @@ def load(path: Path | str | None = None) -> Stack:
     Raises:
         StackError: The file is missing, isn't TOML, or has an unknown key or a wrong value.
     """
-    path = path if path is not None else os.environ.get("RAGOPS_STACK") or None
-    file = Path(path) if path is not None else Path(FILE)
-    if path is None and not file.exists():
+    file = declaration(path)
+    if not (path or os.environ.get("RAGOPS_STACK") or file.exists()):
         return _checked(Stack(), file, "")
     try:
         text = file.read_text(encoding="utf-8")
