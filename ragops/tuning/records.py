@@ -111,6 +111,8 @@ class Trial:
     documents: int
     seconds: float
     tokens: int
+    others: float = 0.0
+    """Cores that other programs, or the hypervisor, used meanwhile."""
     error: str = ""
 
     @property

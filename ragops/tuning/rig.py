@@ -17,10 +17,12 @@ from ragops import host as hosts
 from ragops import model as models
 from ragops.actions import RunContainer
 from ragops.bench import Level, load, ragflow, wire, words_for_context
+from ragops.bench.counters import between
 from ragops.bench.threads import in_any_thread
 from ragops.checks import scores as gate
 from ragops.checks.questions import Expected
 from ragops.errors import BenchError, NotFoundError, StackError
+from ragops.telemetry import Sampler
 from ragops.tuning.candidates import applied
 from ragops.tuning.records import Launch, Size
 from ragops.tuning.search import Block
@@ -139,7 +141,8 @@ class ContainerRig:
         """Scores of golden queries, in the language that every model knows."""
         self._only(slot)
         target = self._target(slot)
-        replies = _asked(target, tuple(one.query for one in _items(size)), _texts(size))
+        asked = [(one.query, one.texts()) for one in golden.subset((("en", size.queries),))]
+        replies = _asked(target, asked)
         if error := next((one.error for one in replies if one.error), ""):
             raise BenchError(f"{target.url} did not answer", evidence=error, hint="docker ps")
         return tuple(one.scores for one in replies)
@@ -147,8 +150,7 @@ class ContainerRig:
     def gate(self, slot: Slot) -> str:
         """Ask the score gate's questions from inside the container itself."""
         self._only(slot)
-        name = names(self._stack.reranker.name)[SLOTS.index(slot)]
-        seen = gate.ask(self._engine, name, self._stack.reranker.image, INSIDE, self.expected)
+        seen = gate.ask(self._engine, self._name(slot), self._stack.reranker.image, INSIDE, self.expected)
         failed = (one for one in gate.judge(self.expected, seen) if one.status == "fail")
         return next((f"{one.name}: {one.detail}" for one in failed), "")
 
@@ -172,16 +174,20 @@ class ContainerRig:
             for place, one in enumerate(drawn)
         )
         warm = wire.encode(target.model, f"warm {number}", tuple(drawn[0].documents[:1]))
+        look = Sampler(target.base_url, self._engine, self._name(slot))
+        before = look()
         seconds, kept = _played(load.Pass(level, 0, jobs, seed=1), target, warm)
+        seen = between(before, look(), len(kept))
         error = next((one.error for one in kept if one.error), "")
         documents = sum(one.documents for one in kept if not one.error)
-        return Block(documents, seconds, sum(one.tokens or 0 for one in kept), error)
+        tokens, others = sum(one.tokens or 0 for one in kept), (seen.others or 0.0) + seen.stolen
+        return Block(documents, seconds, tokens, round(others, 3), error)
 
     def drop(self, slot: Slot) -> None:
         """Remove the container, if there is one."""
         self._awake.pop(slot, None)
         with suppress(NotFoundError):
-            self._engine.remove_container(names(self._stack.reranker.name)[SLOTS.index(slot)])
+            self._engine.remove_container(self._name(slot))
 
     def close(self) -> None:
         """Remove all that was made: both containers, then their volume."""
@@ -198,13 +204,12 @@ class ContainerRig:
         return verbs.desired(kept.model_copy(update={"reranker": served}), model)
 
     def _spec(self, slot: Slot, wanted: Desired) -> ContainerSpec:
-        reranker = self._stack.reranker.name
         self._ports[slot] = _free_port()
-        own = cache(reranker)
+        own = cache(self._stack.reranker.name)
         mounts = (replace(one, source=own) if one.kind == "volume" else one for one in wanted.spec.mounts)
         return replace(
             wanted.spec,
-            name=names(reranker)[SLOTS.index(slot)],
+            name=self._name(slot),
             mounts=tuple(mounts),
             network=None,
             aliases=(),
@@ -217,7 +222,7 @@ class ContainerRig:
     def _freeze(self) -> None:
         """Let nobody compute."""
         for slot in [slot for slot, awake in self._awake.items() if awake]:
-            self._engine.pause(names(self._stack.reranker.name)[SLOTS.index(slot)])
+            self._engine.pause(self._name(slot))
             self._awake[slot] = False
 
     def _only(self, slot: Slot) -> None:
@@ -225,7 +230,7 @@ class ContainerRig:
         if self._awake[slot]:
             return
         self._freeze()
-        self._engine.unpause(names(self._stack.reranker.name)[SLOTS.index(slot)])
+        self._engine.unpause(self._name(slot))
         self._awake[slot] = True
 
     def _room(self) -> None:
@@ -254,6 +259,9 @@ class ContainerRig:
             )
         self._engine.remove_container(left.id)
 
+    def _name(self, slot: Slot) -> str:
+        return names(self._stack.reranker.name)[SLOTS.index(slot)]
+
     @property
     def _template(self) -> int:
         return TEMPLATE_TOKENS if template_file(self.wanted.model) else 0
@@ -265,22 +273,14 @@ class ContainerRig:
         return wire.Target(self._url(slot), self.wanted.served, timeout=TIMEOUT)
 
 
-def _items(size: Size) -> tuple[golden.Item, ...]:
-    return golden.subset((("en", size.queries),))
-
-
-def _texts(size: Size) -> tuple[tuple[str, ...], ...]:
-    return tuple(one.texts() for one in _items(size))
-
-
-async def _ask(
-    target: wire.Target, queries: tuple[str, ...], texts: tuple[tuple[str, ...], ...]
-) -> tuple[wire.Reply, ...]:
+async def _ask(target: wire.Target, asked: list[tuple[str, tuple[str, ...]]]) -> tuple[wire.Reply, ...]:
+    """The replies to some queries with their documents, one after the other."""
     async with wire.client() as http:
-        bodies = [wire.encode(target.model, *pair) for pair in zip(queries, texts, strict=True)]
-        return tuple(
-            [await wire.post(http, target, body, len(sent)) for body, sent in zip(bodies, texts, strict=True)]
-        )
+        replies = [
+            await wire.post(http, target, wire.encode(target.model, query, texts), len(texts))
+            for query, texts in asked
+        ]
+    return tuple(replies)
 
 
 async def _play(turn: load.Pass, target: wire.Target, warm: bytes) -> tuple[float, tuple[RequestRecord, ...]]:

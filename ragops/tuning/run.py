@@ -8,11 +8,13 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from ragops import host as hosts
 from ragops import image as images
 from ragops import origins
+from ragops.bench.counters import OTHERS
 from ragops.engine import connect as connect_engine
 from ragops.errors import BenchError
 from ragops.lock import held, refuse_while_watched
@@ -175,10 +177,19 @@ def _quantized(source: Path, engine: Engine, image: str) -> Path:
     return made
 
 
+def _disturbed(trials: tuple[Trial, ...]) -> tuple[str, ...]:
+    """What else computed: it makes intervals wide, and fewer threads look better than they are."""
+    others = median(one.others for one in trials) if trials else 0.0
+    if others <= OTHERS:
+        return ()
+    return (f"other programs used {others:.1f} cores in half of the blocks: search on a quiet machine",)
+
+
 def _report(info: TuneInfo, path: Path, file: Path | None) -> Tuned:
     changed = file is not None and declare.write(file, info.settings)
+    _, trials = folder.load(path)
     hidden = "model" in dict(info.settings) and os.environ.get("RAGOPS_MODEL_DIR")
-    notes = ("RAGOPS_MODEL_DIR goes before the model of the declaration: unset it",) if hidden else ()
+    notes = (*_disturbed(trials), *(("RAGOPS_MODEL_DIR goes before the model that won",) if hidden else ()))
     return Tuned(
         folder=path,
         model=info.model,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Slot = Literal["a", "b"]
 
 _OTHER: dict[Slot, Slot] = {"a": "b", "b": "a"}
+_WARM = -3
+"""Number of a block that each challenger answers once, uncounted."""
 _DEFAULT = Candidate("default", (), "the launch without tuning")
 
 
@@ -37,6 +39,8 @@ class Block:
     documents: int
     seconds: float
     tokens: int
+    others: float = 0.0
+    """Cores that other programs, or the hypervisor, used meanwhile."""
     error: str = ""
 
 
@@ -96,7 +100,7 @@ class Search:
         self._king: Slot = "a"
 
     def run(self) -> TuneInfo:
-        """Try what is left, then measure the best against the launch without tuning.
+        """Try what is left or there is time for; then the best against the launch without tuning.
 
         Raises:
             RagopsError: The best launch so far does not start, fails the score gate, or went away.
@@ -105,12 +109,13 @@ class Search:
         self._begin()
         for candidate in self.info.left:
             if self._over():
-                self._keep(replace(self.info, reason="the time was over"))
-                return self.info
+                break
             row = self._tried(candidate)
             self._told(f"{row.name}: {row.verdict}, {row.ratio or row.detail}")
             self._keep(replace(self.info, rows=(*self.info.rows, row)))
-        self._keep(replace(self.info, total=self._total(), complete=True, reason=""))
+        done = not self.info.left
+        reason = "" if done else "the time was over"
+        self._keep(replace(self.info, total=self._total(), complete=done, reason=reason))
         return self.info
 
     def _keep(self, info: TuneInfo) -> None:
@@ -168,6 +173,9 @@ class Search:
             return replace(row, verdict="failed", detail=_short(error))
         if moved := _moved(row.agreement, self.info.tolerance):
             return replace(row, verdict="scores moved", detail=moved)
+        warm = self._rig.block(slot, _WARM, self._size)  # the champion is warm already
+        if warm.error:
+            return replace(row, verdict="failed", detail=warm.error)
         decision, ratios, said = self._match(row.name, slot)
         if said:
             return replace(row, verdict="failed", detail=said)
@@ -208,6 +216,7 @@ class Search:
             documents=found.documents,
             seconds=found.seconds,
             tokens=found.tokens,
+            others=found.others,
             error=found.error,
         )
         self._folder.add(trial)
