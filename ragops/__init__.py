@@ -38,6 +38,8 @@ from ragops.planning import Plan
 from ragops.registration import Access, Registered, register, unregister
 from ragops.stack import Stack
 from ragops.stack import load as load_stack
+from ragops.tuning.report import Tuned
+from ragops.tuning.run import tune
 from ragops.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "Stack",
     "StackError",
     "Status",
+    "Tuned",
     "benchmark",
     "benchmark_url",
     "check_file",
@@ -77,6 +80,7 @@ __all__ = [
     "register",
     "resume_benchmark",
     "status",
+    "tune",
     "unregister",
     "up",
     "verify",

@@ -74,6 +74,12 @@ CODES = (
     Code("extra-missing", "StackError", r"needs the package", "An optional library is not installed."),
     Code("length-refused", "StackError", r"max_model_len", "The model can't take documents of that length."),
     Code(
+        "setting-refused",
+        "StackError",
+        r"max_num_batched_tokens|is an encoder",
+        "vLLM would not start with that setting, or the model has nothing that it could change.",
+    ),
+    Code(
         "kv-cache-small", "StackError", r"key-value cache", "One document does not fit the key-value cache."
     ),
     Code("memory-short", "StackError", r"of memory", "The machine, or its NUMA node, has too little memory."),
@@ -237,6 +243,7 @@ CODES = (
         r"is complete$|not the texts of|not the one that the run|can't be drawn again|drawn differently",
         "A run can't be continued: nothing is missing, or what it measured is not what is there now.",
     ),
+    Code("cores-shared", "BenchError", r"would share the cores", "Two rerankers would compute at once."),
     Code("run-busy", "BenchError", r"another process is recording", "Two processes want to write one run."),
     Code(
         "disk-full", "BenchError", r"can't write to", "A run could not be written on; it keeps what it had."

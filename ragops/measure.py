@@ -218,7 +218,7 @@ class _Running:
         """What the machine can do at most; what keeps it from being measured is in it."""
         stack, host = self.wanted.stack, hosts.read_host()
         served = sizing.dtype(stack, host)
-        threads = len(sizing.compute_cpus(sizing.cores(stack, host)))
+        threads = len(sizing.compute(stack, host))
         cpus, model = self.wanted.spec.cpuset_cpus, self.wanted.model
         try:
             return limit.measure(self.engine, self.container.image_id, model, served, cpus, threads)

@@ -35,7 +35,7 @@ def of_url(model: str) -> Provenance:
     """All that is known of a server that only has an address."""
     host, (commit, dirty) = hosts.read_host(), _git()
     return bench.Provenance(
-        machine=_machine(host.cpu_model, len(host.cpus)),
+        machine=machine(host.cpu_model, len(host.cpus)),
         vantage=BY_URL,
         model=model,
         client_is_stand_in=_client(demo=False),
@@ -53,7 +53,7 @@ def of_container(wanted: Desired, reranker: ContainerState, engine: Engine) -> P
     ragflow = discovery.find(engine.containers(), wanted.stack.ragflow)
     commit, dirty = _git()
     return bench.Provenance(
-        machine=_machine(host.cpu_model, len(host.cpus)),
+        machine=machine(host.cpu_model, len(host.cpus)),
         vantage="host, published port",
         launch_arguments=reranker.command,
         environment=wanted.spec.environment,
@@ -87,7 +87,7 @@ def _client(*, demo: bool) -> str:
     return "ragops' own load generator" + (", beside the demo client in RAGFlow's place" if demo else "")
 
 
-def _machine(cpu_model: str, cpus: int) -> str:
+def machine(cpu_model: str, cpus: int) -> str:
     """A short name without the host's own, which may be private."""
     words = [word for word in re.findall(r"[a-z0-9]+", cpu_model.lower()) if word not in _FILLERS]
     return "-".join([*words[:3], f"{cpus}cpu"]) or socket.gethostname()

@@ -162,7 +162,8 @@ def plan_down(stack: Stack, spec_volumes: tuple[str, ...], observed: Observed) -
     Raises:
         InUseError: Containers that are neither RAGFlow's nor ours are in the network, running or stopped.
     """
-    names = (stack.reranker.name, old_name(stack.reranker.name))
+    own = stack.reranker.name
+    names = (own, old_name(own), *(f"{own}-tune-{slot}" for slot in "ab"))
     rerankers = [one for one in map(observed.container, names) if one is not None and one.ours]
     network = observed.network(stack.network.name)
     actions: list[Action] = [Remove("container", one.name, one.id) for one in rerankers]

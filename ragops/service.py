@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml.scalarstring import LiteralScalarString, SingleQuotedScalarString
 
 from ragops.compose.render import commented, literal, written
-from ragops.stack import FILE, Stack, home, load
+from ragops.stack import Stack, declaration, home, load
 
 _SOCKET = Path("/var/run/docker.sock")
 _PACKAGE = "ragops-rerank"
@@ -56,7 +56,7 @@ def here(file: str | None, address: str) -> Surroundings:
     Raises:
         StackError: The declaration can't be read.
     """
-    declared = Path(file or os.environ.get("RAGOPS_STACK") or FILE).resolve()
+    declared = declaration(file).resolve()
     stack: Stack = load(file)
     model = os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model
     root = Path(__file__).resolve().parents[1]

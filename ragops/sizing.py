@@ -29,6 +29,12 @@ SHARED = GIB
 SHARED_NEED = (160 + 240) * MIB
 """What vLLM 0.32's two message rings take of it, and refuse to start without."""
 
+BATCHED = 2048
+"""Tokens in one step of vLLM where nothing else is said, on a CPU."""
+
+SEQUENCES = 128
+"""Documents in one step, likewise."""
+
 FEW_CORES = 4
 """Up to this many cores all compute; with more, one is left to the engine's own process."""
 
@@ -81,6 +87,25 @@ def cores(stack: Stack, host: Host) -> tuple[Core, ...]:
     return tuple(first.values())
 
 
+def compute(stack: Stack, host: Host) -> tuple[int, ...]:
+    """CPUs that OpenMP threads are bound to: the stack's, else :func:`compute_cpus` of its cores.
+
+    Raises:
+        StackError: The stack names a CPU that is not the container's.
+    """
+    chosen = cores(stack, host)
+    if stack.reranker.compute == "auto":
+        return compute_cpus(chosen)
+    wanted, there = parse_cpu_list(stack.reranker.compute), {core.cpu for core in chosen}
+    if missing := [cpu for cpu in wanted if cpu not in there]:
+        raise StackError(
+            f"reranker.compute: CPU {format_cpu_list(missing)} can't be used here",
+            evidence=f"the container's cores: {format_cpu_list(there)}",
+            hint="leave compute out, or name more cores",
+        )
+    return wanted
+
+
 def compute_cpus(chosen: tuple[Core, ...]) -> tuple[int, ...]:
     """CPUs that OpenMP threads are bound to.
 
@@ -113,6 +138,29 @@ def max_model_len(stack: Stack, model: Model) -> int:
     return wanted or min(model.max_tokens, LONGEST)
 
 
+def batched_tokens(stack: Stack, model: Model) -> int:
+    """Tokens in one step. An encoder reads each document in one piece, so the longest has to fit.
+
+    Raises:
+        StackError: vLLM would not start with so few.
+    """
+    least = 1 if model.causal else max_model_len(stack, model)
+    wanted = stack.reranker.max_num_batched_tokens
+    if wanted is None:
+        return max(BATCHED, least)
+    if wanted < least:
+        raise StackError(
+            f"reranker.max_num_batched_tokens = {wanted}, but {model.name} reads {least} tokens in one piece",
+            hint=f"set it to {least} or more, or leave it out",
+        )
+    if wanted < (documents := stack.reranker.max_num_seqs or SEQUENCES):
+        raise StackError(
+            f"reranker.max_num_batched_tokens = {wanted} is too few for {documents} documents in a step",
+            hint=f"set it to {documents} or more, or max_num_seqs to {wanted} or less",
+        )
+    return wanted
+
+
 def memory(stack: Stack, model: Model, host: Host) -> Memory:
     """What the container needs.
 
@@ -127,7 +175,7 @@ def memory(stack: Stack, model: Model, host: Host) -> Memory:
     most, where this adds up to 6.75.
     """
     shape = model.shape
-    batch = max(2048, 0 if model.causal else max_model_len(stack, model))
+    batch = batched_tokens(stack, model)
     head = shape.vocabulary * shape.hidden * 2 if model.kind == "qwen3-reranker" else 0
     return Memory(
         weights=model.weights_as(dtype(stack, host)) + head,

@@ -95,10 +95,23 @@ class Reranker(_Table):
     """Arithmetic; ``auto`` is bfloat16 where the CPU has instructions for it, else float32."""
     cores: str = "auto"
     """CPU list such as ``0-3``; ``auto`` is one thread of each core of one NUMA node."""
+    compute: str = "auto"
+    """CPU list, part of ``cores``, whose CPUs compute; ``auto`` is all of up to four, else all but one."""
     max_model_len: Annotated[int, Field(strict=True, ge=32)] | None = None
     """Longest query and document together in tokens; the model's own, at most 8192, if left out."""
     kv_cache_gib: Annotated[int, Field(strict=True, ge=1)] = 2
     """Key-value cache in GiB; encoder models use none."""
+    block_size: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Tokens in a block of the key-value cache, a multiple of 32; 32 if left out. Only whole blocks are
+    shared between documents. Encoder models have none."""
+    prefix_caching: bool | None = None
+    """Compute once what documents have in common; on if left out. Encoder models can't."""
+    max_num_batched_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Tokens in one step of vLLM; 2048 if left out, for encoder models at least ``max_model_len``."""
+    max_num_seqs: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Documents in one step of vLLM; 128 if left out."""
+    eager: bool = False
+    """Compile nothing: starts sooner, and mostly computes more slowly."""
     memory_gib: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Memory limit of the container in GiB; worked out from the model if left out."""
     ready_timeout: Annotated[int, Field(strict=True, ge=10)] = 600
@@ -117,7 +130,15 @@ class Reranker(_Table):
             raise ValueError(msg)
         return value
 
-    @field_validator("cores")
+    @field_validator("block_size")
+    @classmethod
+    def _whole_blocks(cls, value: int | None) -> int | None:
+        if value is not None and value % 32:
+            msg = "take a multiple of 32: 16 ends vLLM at the first request, others are slow"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("cores", "compute")
     @classmethod
     def _cpu_list(cls, value: str) -> str:
         if value != "auto" and not _CORES.fullmatch(value):
@@ -171,6 +192,11 @@ class Stack(_Table):
         return f"http://{f'[{address}]' if ':' in address else address}:{self.reranker.port}/v1"
 
 
+def declaration(path: Path | str | None = None) -> Path:
+    """The file that is read: the named one, else ``RAGOPS_STACK``'s, else ``ragops.toml`` here."""
+    return Path(path or os.environ.get("RAGOPS_STACK") or FILE)
+
+
 def load(path: Path | str | None = None) -> Stack:
     """Read a declaration.
 
@@ -184,9 +210,8 @@ def load(path: Path | str | None = None) -> Stack:
     Raises:
         StackError: The file is missing, isn't TOML, or has an unknown key or a wrong value.
     """
-    path = path if path is not None else os.environ.get("RAGOPS_STACK") or None
-    file = Path(path) if path is not None else Path(FILE)
-    if path is None and not file.exists():
+    file = declaration(path)
+    if not (path or os.environ.get("RAGOPS_STACK") or file.exists()):
         return _checked(Stack(), file, "")
     try:
         text = file.read_text(encoding="utf-8")

@@ -106,14 +106,18 @@ class Status:
         return what + ("connected" if self.connected(one) else "not connected") + stopped
 
 
-def desired(stack: Stack) -> Desired:
+def desired(stack: Stack, model: Model | None = None) -> Desired:
     """Work a declaration out: find the model, read the machine, make the launch arguments.
+
+    Args:
+        stack: The declaration.
+        model: The model, where it is not the one that the declaration and the environment name.
 
     Raises:
         ModelError: The model folder can't be served.
         StackError: The stack asks for what this machine lacks.
     """
-    model = models.resolve(stack, home())
+    model = model or models.resolve(stack, home())
     template = _lasting(vllm.template_file(model))
     spec = vllm.launch(stack, model, hosts.read_host(), image=stack.reranker.image, template=template)
     return Desired(stack, model, spec)
@@ -261,7 +265,9 @@ def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     with held(home(), engine.state().address, stack.reranker.name):
         refuse_while_watched(home(), engine.state().address, stack.reranker.name)
         observed = planning.observe(engine)
-        todo = planning.plan_down(stack, (f"{stack.reranker.name}-cache",), observed)
+        todo = planning.plan_down(
+            stack, (f"{stack.reranker.name}-cache", f"{stack.reranker.name}-tune-cache"), observed
+        )
         planning.apply(todo, engine)
     lasting = files.applied(observed.containers, stack.network.name)
     notes = [f"{file} still names the network: without it compose can't start RAGFlow" for file in lasting]

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 
 from ragops import sizing
 from ragops.container import ContainerSpec, HealthCheck, Mount
+from ragops.errors import StackError
 from ragops.host import format_cpu_list
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ragops.host import Host
     from ragops.model import Kind, Model
     from ragops.stack import Stack
@@ -89,12 +92,6 @@ class Setting:
     why: str
 
 
-_CAUSAL = (
-    Setting("--block-size", "32", "128 shares no short query; 16 ends the engine at the first request"),
-    Setting("--enable-prefix-caching", "", "what stands before each document is computed once"),
-)
-
-
 def known(model: Model) -> Known:
     """The row of :data:`KNOWN` for a model."""
     return next(row for row in KNOWN if row.kind == model.kind)
@@ -126,7 +123,7 @@ def arguments(stack: Stack, model: Model, host: Host) -> tuple[Setting, ...]:
         Setting("--max-model-len", str(sizing.max_model_len(stack, model)), "bounds one document's memory"),
         Setting("--kv-cache-memory-bytes", kv_cache, "else vLLM takes 92 % of the memory"),
     )
-    return (*rows, *_prompting(known(model)), *(_CAUSAL if model.causal else ()))
+    return (*rows, *_prompting(known(model)), *_caching(stack, model), *_batching(stack, model))
 
 
 def environment(stack: Stack, host: Host) -> tuple[Setting, ...]:
@@ -136,7 +133,7 @@ def environment(stack: Stack, host: Host) -> tuple[Setting, ...]:
     vLLM computes on one core.
     """
     chosen = sizing.cores(stack, host)
-    threads = format_cpu_list(sizing.compute_cpus(chosen))
+    threads = format_cpu_list(sizing.compute(stack, host))
     patience = str(max(600, stack.reranker.ready_timeout))
     return (
         Setting("VLLM_CPU_OMP_THREADS_BIND", threads, "auto leaves out a core even when there are two"),
@@ -217,6 +214,35 @@ def _prompting(needs: Known) -> tuple[Setting, ...]:
         "the prompt of the training; else the order is near random",
     )
     return (*((overrides,) if needs.overrides else ()), *((template,) if needs.template else ()))
+
+
+def _caching(stack: Stack, model: Model) -> Iterator[Setting]:
+    size, shared = stack.reranker.block_size, stack.reranker.prefix_caching
+    if not model.causal:
+        if size or shared:
+            raise StackError(
+                f"{model.name} is an encoder: it keeps no keys and values that documents could share",
+                evidence="reranker.block_size and prefix_caching are for models that read from left to right",
+                hint="leave both out",
+            )
+        return
+    why = "128 shares no short query; 16 ends the engine at the first request"
+    yield Setting("--block-size", str(size or 32), why)
+    if shared is False:
+        yield Setting("--no-enable-prefix-caching", "", "the stack says so; documents are computed whole")
+    else:
+        yield Setting("--enable-prefix-caching", "", "what stands before each document is computed once")
+
+
+def _batching(stack: Stack, model: Model) -> Iterator[Setting]:
+    """Only what the stack names: vLLM's own defaults are the right ones on most machines."""
+    tokens = sizing.batched_tokens(stack, model)
+    if stack.reranker.max_num_batched_tokens:
+        yield Setting("--max-num-batched-tokens", str(tokens), "the stack says so; larger steps, more memory")
+    if sequences := stack.reranker.max_num_seqs:
+        yield Setting("--max-num-seqs", str(sequences), "the stack says so; documents in one step")
+    if stack.reranker.eager:
+        yield Setting("--enforce-eager", "", "the stack says so; nothing is compiled")
 
 
 def _flat(rows: tuple[Setting, ...]) -> tuple[str, ...]:

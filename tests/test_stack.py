@@ -191,3 +191,10 @@ def test_the_environment_names_a_declaration_where_no_argument_does(tmp_path, mo
     monkeypatch.setenv("RAGOPS_STACK", str(tmp_path / "missing.toml"))
     with pytest.raises(StackError, match="can't read"):
         load()
+
+
+@pytest.mark.parametrize("size", [16, 31, 48, 100])
+def test_blocks_that_end_the_engine_are_refused(size):
+    error = refused(f"[reranker]\nblock_size = {size}")
+    assert error.message == f"ragops.toml:2: reranker.block_size = {size} can't be used"
+    assert "16 ends vLLM" in error.evidence

@@ -329,3 +329,57 @@ def test_the_prompt_is_the_model_cards(query, document):
 def test_an_instruction_takes_the_place_of_the_usual_one():
     assert render("a", "b", instruction="Find birds") == prompt("Find birds", "a", "b")
     assert render("a", "b", instruction="") == prompt(USUAL, "a", "b")
+
+
+class TestWhatTuneMayChange:
+    def test_nothing_named_is_the_launch_as_it_was(self):
+        named = {
+            "--max-num-batched-tokens",
+            "--max-num-seqs",
+            "--enforce-eager",
+            "--no-enable-prefix-caching",
+        }
+        assert not named & set(flags(launch()))
+
+    def test_named_settings_are_taken(self):
+        settings = {"block_size": 64, "prefix_caching": False, "max_num_batched_tokens": 4096}
+        found = flags(launch(**settings, max_num_seqs=64, eager=True))
+        assert (found["--block-size"], found["--max-num-batched-tokens"]) == ("64", "4096")
+        assert (found["--max-num-seqs"], found["--enforce-eager"]) == ("64", "")
+        assert "--no-enable-prefix-caching" in found
+        assert "--enable-prefix-caching" not in found
+
+    def test_named_cpus_compute_and_the_container_keeps_all(self):
+        spec = launch(machine=host(4), compute="1,3")
+        assert dict(spec.environment)["VLLM_CPU_OMP_THREADS_BIND"] == "1,3"
+        assert spec.cpuset_cpus == "0-3"
+
+    def test_cpus_that_are_not_the_containers_are_refused(self):
+        with pytest.raises(StackError, match="compute: CPU 2-3 can't be used here") as caught:
+            launch(machine=host(4), cores="0-1", compute="1-3")
+        assert caught.value.code == "cores-missing"
+
+    def test_memory_follows_the_batched_tokens(self):
+        usual, more = (
+            sizing.memory(stack(**it), QWEN3, host()) for it in ({}, {"max_num_batched_tokens": 8192})
+        )
+        assert more.activations == 4 * usual.activations
+
+    @pytest.mark.parametrize("settings", [{"block_size": 32}, {"prefix_caching": True}])
+    def test_an_encoder_has_nothing_to_share(self, settings):
+        with pytest.raises(StackError, match="is an encoder") as caught:
+            launch(MINILM, **settings)
+        assert caught.value.code == "setting-refused"
+
+    @pytest.mark.parametrize(
+        ("model", "settings"),
+        [
+            (MINILM, {"max_num_batched_tokens": 255}),
+            (QWEN3, {"max_num_batched_tokens": 127}),
+            (QWEN3, {"max_num_batched_tokens": 256, "max_num_seqs": 257}),
+        ],
+    )
+    def test_steps_that_vllm_refuses(self, model, settings):
+        with pytest.raises(StackError, match="max_num_batched_tokens") as caught:
+            launch(model, **settings)
+        assert caught.value.code == "setting-refused"

@@ -105,9 +105,14 @@ def _pass(records: list[RequestRecord], samples: tuple[Sample, ...]) -> Counted 
     last = min((one for one in samples if one.t >= end), key=lambda one: one.t, default=None)
     if first is None or last is None or last.t <= first.t:
         return None
+    return between(first, last, len(records))
+
+
+def between(first: Sample, last: Sample, ours: int) -> Counted:
+    """What was counted from one sample to a later one, while so many rerank calls were sent."""
     rises = {name: _rise(getattr(first, name), getattr(last, name)) for name in _RISING}
     return Counted(
-        ours=len(records),
+        ours=ours,
         seconds=(last.t - first.t) / 1e9,
         restarted=any((rises[name] or 0) < 0 for name in _SERVERS),
         **{name: None if rise is None or rise < 0 else rise for name, rise in rises.items()},

@@ -49,7 +49,7 @@ class RunFolder:
             hint = "recorded runs are never overwritten: give another name or results folder"
             raise BenchError(f"can't make {path}", evidence=str(error), hint=hint) from error
         self.path = path
-        self._requests, self._samples = (_opened(path / name) for name in (REQUESTS, SAMPLES))
+        self._requests, self._samples = (opened(path / name) for name in (REQUESTS, SAMPLES))
 
     def write_info(self, info: RunInfo) -> None:
         """Put ``run.json`` in place at once, so that no reader meets half of it."""
@@ -61,12 +61,12 @@ class RunFolder:
     def add_request(self, record: RequestRecord) -> None:
         """Append one line, and flush it."""
         with _told_when_full(self.path):
-            _append(self._requests, _REQUEST.dump_json(record))
+            append(self._requests, _REQUEST.dump_json(record))
 
     def add_sample(self, sample: Sample) -> None:
         """Append one line, and flush it."""
         with _told_when_full(self.path):
-            _append(self._samples, _SAMPLE.dump_json(sample))
+            append(self._samples, _SAMPLE.dump_json(sample))
 
     def close(self) -> None:
         """Put everything on disk and close the files; what a full disk did not take is lost."""
@@ -77,7 +77,7 @@ class RunFolder:
                 file.close()
 
 
-def _opened(file: Path) -> IO[bytes]:
+def opened(file: Path) -> IO[bytes]:
     """Open to append without a buffer; a last line that a killed client left half written goes."""
     stream = file.open("a+b", buffering=0)
     try:
@@ -91,7 +91,7 @@ def _opened(file: Path) -> IO[bytes]:
     return stream
 
 
-def _append(stream: IO[bytes], line: bytes) -> None:
+def append(stream: IO[bytes], line: bytes) -> None:
     """Write a line whole, or take back the part that a full disk took."""
     end = os.fstat(stream.fileno()).st_size
     data = line + b"\n"

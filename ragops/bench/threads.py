@@ -6,14 +6,14 @@ import asyncio
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Coroutine
-    from pathlib import Path
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 _STOP_EVERY = 0.1
 
@@ -38,11 +38,11 @@ async def end(watch: asyncio.Task[None] | None) -> None:
             await watch
 
 
-def in_any_thread(function: Callable[P, Coroutine[Any, Any, Path]]) -> Callable[P, Path]:
+def in_any_thread(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     """The same function for callers without an event loop, and for those inside one, as in Jupyter."""
 
     @functools.wraps(function)
-    def whole(*args: P.args, **kwargs: P.kwargs) -> Path:
+    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -52,11 +52,11 @@ def in_any_thread(function: Callable[P, Coroutine[Any, Any, Path]]) -> Callable[
     return whole
 
 
-def _beside(coroutine: Coroutine[Any, Any, Path]) -> Path:
+def _beside(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run in a thread with a loop of its own, and pass an interrupt on to it."""
     handle: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
 
-    async def held() -> Path:
+    async def held() -> T:
         handle.append((asyncio.get_running_loop(), this()))
         return await coroutine
 

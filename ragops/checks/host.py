@@ -117,7 +117,7 @@ def own_quota(stack: Stack, host: Host) -> Check:
 
 def _threads(stack: Stack, host: Host) -> tuple[int, ...]:
     try:
-        return sizing.compute_cpus(sizing.cores(stack, host))
+        return sizing.compute(stack, host)
     except RagopsError:
         return ()  # cores() says why
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import shtab
 
 from ragops import guide
-from ragops.cli import bench, compose, demo, ragflow, report, stack, watch
+from ragops.cli import bench, compose, demo, ragflow, report, stack, tune, watch
 from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.errors import RagopsError
 from ragops.render import as_json
@@ -96,6 +96,7 @@ def verbs() -> Mapping[str, Verb]:
         **ragflow.VERBS,
         **bench.VERBS,
         **report.VERBS,
+        **tune.VERBS,
         **demo.VERBS,
         "completion": completion,
     }

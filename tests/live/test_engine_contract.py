@@ -293,6 +293,28 @@ class TestContainers:
         assert seen == ["created", "running", "exited"]
         assert scene.engine.container(name).exit_code != 0
 
+    def test_paused_and_going_on(self, scene):
+        name = scene.started()
+        scene.engine.pause(name)
+        assert (scene.engine.container(name).status, scene.engine.container(name).running) == ("paused", True)
+        with refused("is already paused"):
+            scene.engine.pause(name)
+        scene.engine.unpause(name)
+        assert scene.engine.container(name).status == "running"
+        with refused("is not paused"):
+            scene.engine.unpause(name)
+
+    def test_only_what_runs_is_paused(self, scene):
+        name = scene.created()
+        with refused("is not running"):
+            scene.engine.pause(name)
+
+    def test_removed_while_paused(self, scene):
+        name = scene.started()
+        scene.engine.pause(name)
+        scene.engine.remove_container(name)
+        assert scene.engine.container(name) is None
+
     def test_removed_while_running(self, scene):
         name = scene.started()
         scene.engine.remove_container(name)
@@ -427,10 +449,7 @@ class TestExecute:
 
     def test_not_while_paused(self, scene):
         name = scene.started()
-        if isinstance(scene.engine, FakeEngine):
-            scene.engine.change(name, status="paused")
-        else:
-            scene.engine._client.api.pause(name)
+        scene.engine.pause(name)
         with refused("is paused, unpause the container before exec"):
             scene.engine.execute(name, ("true",))
 
