@@ -97,7 +97,8 @@ class Engine:
         """Version, size and address of the engine."""
         with _asking("describe itself"):
             info, version = self._client.info(), self._client.version()
-        address = self._client.api.base_url.replace("http+docker://localhost", _unix(self._client))
+        path = getattr(self._client.api.adapters.get("http+docker://"), "socket_path", "")
+        address = self._client.api.base_url.replace("http+docker://localhost", f"unix://{path}")
         return engine_of(info, version, address)
 
     def networks(self) -> tuple[NetworkState, ...]:
@@ -223,6 +224,16 @@ class Engine:
         with _asking(f"stop {container}"):
             self._client.api.stop(container, timeout=timeout)
 
+    def pause(self, container: str) -> None:
+        """Freeze all processes of a running container; it keeps its memory and takes no CPU."""
+        with _asking(f"pause {container}"):
+            self._client.api.pause(container)
+
+    def unpause(self, container: str) -> None:
+        """Let a paused container go on."""
+        with _asking(f"unpause {container}"):
+            self._client.api.unpause(container)
+
     def rename(self, container: str, name: str) -> None:
         """Give a container another name."""
         with _asking(f"rename {container}"):
@@ -261,9 +272,8 @@ class Engine:
             code = api.exec_inspect(made["Id"])["ExitCode"]
         if code is None and time.monotonic() - begin >= timeout:
             what = f"{argv[0]} in {container} did not end within {timeout:g} s"
-            raise EngineError(
-                what, evidence=_text(err)[-300:], hint=f"docker top {container} shows what runs"
-            )
+            hint = f"docker top {container} shows what runs"
+            raise EngineError(what, evidence=_text(err)[-300:], hint=hint)
         return ExecResult(-1 if code is None else code, _text(out), _text(err))
 
     def pull(self, name: str) -> None:
@@ -279,10 +289,9 @@ class Engine:
     def import_image(self, tar: Path, name: str, *, role: str) -> None:
         """Make an image of a tar file with a root file system."""
         repository, tag = parse_repository_tag(name)
+        named = {"repository": repository, "tag": tag, "changes": [f"LABEL {LABEL}={role}"]}
         with _asking(f"import {name}"):
-            self._client.api.import_image_from_file(
-                str(tar), repository=repository, tag=tag, changes=[f"LABEL {LABEL}={role}"]
-            )
+            self._client.api.import_image_from_file(str(tar), **named)
 
     def build(self, folder: Path, name: str, *, arguments: Mapping[str, str]) -> Iterator[str]:
         """Build an image with no network, line by line of the builder's output.
@@ -329,10 +338,6 @@ def _told(stream: Iterator[Any]) -> Iterator[EventState]:
 def _refused(kind: type[EngineError], what: str, error: docker.errors.APIError) -> EngineError:
     said = str(error.explanation or error)
     return kind(f"the Docker engine could not {what}", evidence=said, hint=hints.for_engine(said))
-
-
-def _unix(client: docker.DockerClient) -> str:
-    return f"unix://{getattr(client.api.adapters.get('http+docker://'), 'socket_path', '')}"
 
 
 def _cut(connection: socket.socket) -> None:

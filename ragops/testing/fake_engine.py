@@ -171,6 +171,18 @@ class FakeEngine(World, Engine):
             self.change(box.id, status="exited", exit_code=143, endpoints=left, published=())
             self._tell("container", "stop", box.name)
 
+    def pause(self, container: str) -> None:
+        """Refused unless it runs."""
+        box = self._found(container, what := self._called(f"pause {self._name(container)}"))
+        self._allow(what, rules.pausing(box))
+        self.change(box.id, status="paused")
+
+    def unpause(self, container: str) -> None:
+        """Refused unless it is paused."""
+        box = self._found(container, what := self._called(f"unpause {self._name(container)}"))
+        self._allow(what, "" if box.status == "paused" else f"Container {box.id} is not paused")
+        self.change(box.id, status="running")
+
     def rename(self, container: str, name: str) -> None:
         """Refused when the name is taken."""
         what = self._called(f"rename {self._name(container)} to {name}")

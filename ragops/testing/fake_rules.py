@@ -186,5 +186,12 @@ def executing(box: ContainerState) -> str:
     return f"Container {box.id} {_CANT_EXECUTE.get(box.status, 'is not running')}"
 
 
+def pausing(box: ContainerState) -> str:
+    """Why a container can't be paused; empty when it can."""
+    if box.status == "paused":
+        return f"Container {box.id} is already paused"
+    return "" if box.status == "running" else f"Container {box.id} is not running"
+
+
 def _subnets(networks: Iterable[NetworkState]) -> list[str]:
     return [subnet for one in networks for subnet in one.subnets]

@@ -23,6 +23,7 @@ from ragops.container import ContainerSpec, Mount, NetworkSpec
 from ragops.host import read_host
 from ragops.model import describe
 from ragops.stack import Network, Reranker, Stack
+from ragops.testing import checkpoint as made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,10 +57,9 @@ ONE_NEWLINE = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n"
 
 
 @pytest.fixture(scope="module")
-def workspace(tokenizer, tmp_path_factory) -> Path:
+def workspace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("qwen3")
     folder.chmod(0o755)
-    (folder / "qwen.tiktoken").write_bytes(tokenizer)
     return folder
 
 
@@ -78,11 +78,8 @@ def tool(engine, image, workspace) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(engine, tool, workspace) -> Path:
-    argv = ("python3", "/proof/make_checkpoint.py", "/work/qwen.tiktoken", "/work/Qwen3-Reranker-random")
-    done = engine.execute(tool, argv, timeout=300)
-    assert done.exit_code == 0, done.stderr
-    return workspace / "Qwen3-Reranker-random"
+def checkpoint(engine, image, workspace, tokenizer) -> Path:
+    return made.make(engine, image.id, workspace / "Qwen3-Reranker-random", made.SMALL, tokenizer)
 
 
 @pytest.fixture(scope="module")

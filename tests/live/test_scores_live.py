@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,18 +15,20 @@ import pytest
 from ragops import ready, sizing, verbs, vllm
 from ragops.checks import scores
 from ragops.checks.questions import Expected
-from ragops.container import ContainerSpec, Mount
 from ragops.host import read_host
 from ragops.model import describe
 from ragops.ragflow import discovery
 from ragops.stack import Reranker, Stack
+from ragops.testing import checkpoint as made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from ragops.container import ContainerSpec
 
 NAME = "ragopstest-gate"
 SERVED = "qwen3-reranker-random"
-PROOF = Path(__file__).parent / "qwen3"
 
 
 @pytest.fixture
@@ -58,16 +59,7 @@ def started(engine, spec: ContainerSpec) -> Iterator[str]:
 def checkpoint(engine, image, tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gate")
     folder.chmod(0o755)
-    (folder / "qwen.tiktoken").write_bytes(tokenizer)
-    mounts = (Mount(str(PROOF), "/proof", read_only=True), Mount(str(folder), "/work"))
-    tool = ContainerSpec(
-        name=f"{NAME}-tool", image=image.id, entrypoint=("sleep", "600"), mounts=mounts, role="test"
-    )
-    with started(engine, tool) as name:
-        argv = ("python3", "/proof/make_checkpoint.py", "/work/qwen.tiktoken", "/work/Qwen3-Reranker-random")
-        done = engine.execute(name, argv, timeout=300)
-    assert done.exit_code == 0, done.stderr
-    return folder / "Qwen3-Reranker-random"
+    return made.make(engine, image.id, folder / "Qwen3-Reranker-random", made.SMALL, tokenizer)
 
 
 @pytest.fixture(scope="module")
