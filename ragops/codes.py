@@ -161,6 +161,18 @@ CODES = (
         r"pip could not|not the file that was",
         "The stand-in model could not be fetched, or is another file than the one that was examined.",
     ),
+    Code(
+        "model-not-int",
+        "ModelError",
+        r"made int8|int8 folder",
+        "No int8 copy of the model can be made: its kind, its files, or the place for it.",
+    ),
+    Code(
+        "image-lacks-library",
+        "ImageError",
+        r"a library is missing",
+        "The image has no compressed-tensors, which makes and reads int8 weights.",
+    ),
     Code("image-missing", "ImageError", r"has no image|is not there after", "The image can't be had."),
     Code("build-needs-root", "ImageError", r"needs root", "Building the image makes a root file system."),
     Code("build-needs-tool", "ImageError", r"needs debootstrap", "A program for building is not there."),

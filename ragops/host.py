@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BF16_FEATURES = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 """Names in ``/proc/cpuinfo`` of instructions that multiply bfloat16 (the last is Arm's)."""
 
+INT8_FEATURES = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+"""Instructions that sum products of int8 in 32 bits (the last two are Arm's)."""
+
 _NO_LIMIT = 1 << 62
 """cgroup v1 says "no memory limit" with a number just below 2^63."""
 
@@ -68,6 +71,11 @@ class Host:
     def has_bf16(self) -> bool:
         """Whether the processor multiplies bfloat16 in hardware."""
         return bool(self.features & BF16_FEATURES)
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether the processor multiplies int8 in hardware, with sums that do not overflow."""
+        return bool(self.features & INT8_FEATURES)
 
     @property
     def physical_cores(self) -> int:

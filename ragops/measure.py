@@ -217,7 +217,7 @@ class _Running:
     def limit(self) -> Limit:
         """What the machine can do at most; what keeps it from being measured is in it."""
         stack, host = self.wanted.stack, hosts.read_host()
-        served = sizing.dtype(stack, host)
+        served = sizing.arithmetic(stack, self.wanted.model, host)
         threads = len(sizing.compute(stack, host))
         cpus, model = self.wanted.spec.cpuset_cpus, self.wanted.model
         try:

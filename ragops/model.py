@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ragops import weights
 from ragops.errors import ModelError
 from ragops.minilm import bundled_minilm
+from ragops.weights import fingerprint as fingerprint  # noqa: PLC0414 - of a folder, so it is asked for here
 
 if TYPE_CHECKING:
     from ragops.stack import Stack
@@ -65,6 +65,10 @@ class Model:
     """Size of the safetensors files."""
     dtype: str
     """Arithmetic that the files are stored in, such as ``bfloat16``."""
+    quantized: str = ""
+    """How the weights are quantized, such as ``compressed-tensors``; empty when they are not."""
+    int8_bytes: int = 0
+    """Of the weights, what stays int8 in whatever arithmetic the rest is served."""
     stand_in: str = ""
     """Why scores aren't those of a trained reranker; empty when they are."""
     note: str = ""
@@ -72,7 +76,8 @@ class Model:
 
     def weights_as(self, dtype: str) -> int:
         """Bytes of the weights once loaded as ``dtype``."""
-        return self.weight_bytes * _DTYPE_BYTES.get(dtype, 4) // _DTYPE_BYTES.get(self.dtype, 4)
+        rest = self.weight_bytes - self.int8_bytes
+        return self.int8_bytes + rest * _DTYPE_BYTES.get(dtype, 4) // _DTYPE_BYTES.get(self.dtype, 4)
 
     def kv_bytes(self, dtype: str) -> int:
         """Key-value cache per token in bytes; encoders keep none."""
@@ -126,23 +131,11 @@ def describe(folder: Path) -> Model:
         shape=_shape(config),
         weight_bytes=sum(file.stat().st_size for file in files),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
+        quantized=_quantized(config),
+        int8_bytes=sum(map(weights.int8_bytes, files)),
         stand_in=_stand_in(folder, kind),
         note=note,
     )
-
-
-def fingerprint(folder: Path) -> str:
-    """sha256 over names and contents of everything in the folder that can change a score.
-
-    Reads all weights, so a second or two for each gigabyte.
-    """
-    kinds = {".json", ".safetensors", ".txt", ".model", ".jinja"}
-    total = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.suffix in kinds and file.is_file()):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.relative_to(folder).as_posix()} {digest}\n".encode())
-    return total.hexdigest()
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -336,6 +329,12 @@ def _shape(config: dict[str, Any]) -> Shape:
         head_dim=int(config.get("head_dim") or hidden // heads),
         vocabulary=int(config.get("vocab_size") or 0),
     )
+
+
+def _quantized(config: dict[str, Any]) -> str:
+    """The method, from where vLLM takes it too."""
+    found = config.get("quantization_config")
+    return str(found.get("quant_method") or "unnamed") if isinstance(found, dict) else ""
 
 
 def _stand_in(folder: Path, kind: Kind) -> str:

@@ -11,11 +11,20 @@ from ragops.container import ContainerSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ragops.container import Mount
     from ragops.engine import Engine
 
 
 @contextmanager
-def sidecar(engine: Engine, network: str, image: str, *, cpus: str = "") -> Iterator[str]:
+def sidecar(
+    engine: Engine,
+    network: str,
+    image: str,
+    *,
+    cpus: str = "",
+    mounts: tuple[Mount, ...] = (),
+    seconds: float = 300,
+) -> Iterator[str]:
     """Start one, give its id, and remove it whatever happens.
 
     Args:
@@ -23,11 +32,14 @@ def sidecar(engine: Engine, network: str, image: str, *, cpus: str = "") -> Iter
         network: A network, or ``container:NAME`` for another's names and routes.
         image: An image with ``sleep``.
         cpus: CPUs that it may use, such as ``0-3``; all when empty.
+        mounts: Folders of the engine's host that it sees.
+        seconds: When it ends by itself, should nobody be left to remove it.
     """
     spec = ContainerSpec(
         name=f"ragops-probe-{secrets.token_hex(4)}",
         image=image,
-        entrypoint=("sleep", "300"),
+        entrypoint=("sleep", f"{seconds:.0f}"),
+        mounts=mounts,
         network=network,
         cpuset_cpus=cpus,
         role="probe",

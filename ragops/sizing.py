@@ -66,6 +66,11 @@ def dtype(stack: Stack, host: Host) -> str:
     return "bfloat16" if host.has_bf16 else "float32"
 
 
+def arithmetic(stack: Stack, model: Model, host: Host) -> str:
+    """What the linear layers compute in: int8 where the weights are, whatever the rest is in."""
+    return "int8" if model.int8_bytes else dtype(stack, host)
+
+
 def cores(stack: Stack, host: Host) -> tuple[Core, ...]:
     """CPUs of the container, ascending.
 

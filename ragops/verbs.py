@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ragops import host as hosts
 from ragops import image as images
 from ragops import model as models
-from ragops import planning, ready, vllm
+from ragops import planning, quantize, ready, vllm
 from ragops.actions import Disconnect
 from ragops.checks import Report, exposure
 from ragops.checks.inside import Look
@@ -302,7 +302,9 @@ def _network(stack: Stack, engine: Engine) -> NetworkState:
 
 def _stand_in(model: Model) -> tuple[str, ...]:
     stand_in = (f"{model.name} is a stand-in: {model.stand_in}",) if model.stand_in else ()
-    return (*stand_in, *((f"{model.name}: {model.note}",) if model.note else ()))
+    note = (f"{model.name}: {model.note}",) if model.note else ()
+    wrong = quantize.unfit(hosts.read_host()) if model.int8_bytes else ""
+    return (*stand_in, *note, *((f"{model.name}: {wrong}",) if wrong else ()))
 
 
 def _lasting(template: Path | None) -> Path | None:

@@ -67,6 +67,12 @@ def tensors(entries: dict[str, Any]) -> dict[str, Any]:
     return {name: one for name, one in entries.items() if name != "__metadata__"}
 
 
+def int8_bytes(file: Path) -> int:
+    """Bytes of a whole safetensors file's int8 tensors."""
+    found = (one for one in tensors(header(file)).values() if one.get("dtype") == "I8")
+    return sum(int(one["data_offsets"][1]) - int(one["data_offsets"][0]) for one in found)
+
+
 def cut(file: Path) -> str:
     """Why a safetensors file can't be whole, from its header and its size; empty when it can."""
     try:
@@ -77,6 +83,20 @@ def cut(file: Path) -> str:
         return str(error) or type(error).__name__
     has = file.stat().st_size
     return "" if has == needs else f"it has {has} bytes, its header describes {needs}"
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over names and contents of everything in the folder that can change a score.
+
+    Reads all weights, so a second or two for each gigabyte.
+    """
+    kinds = {".json", ".safetensors", ".txt", ".model", ".jinja"}
+    total = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.suffix in kinds and file.is_file()):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{file.relative_to(folder).as_posix()} {digest}\n".encode())
+    return total.hexdigest()
 
 
 def against_index(folder: Path) -> tuple[str, ...]:

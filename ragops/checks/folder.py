@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ragops import model as models
-from ragops import sizing, weights
+from ragops import quantize, sizing, weights
 from ragops.checks import Check
 from ragops.errors import RagopsError
 from ragops.minilm import NAME as MINILM
@@ -42,13 +42,15 @@ def check(stack: Stack, host: Host, *, running: bool) -> Iterator[Check]:
         yield Check("model", "fail", error.short, error.hint)
         return
     if named is not None:
-        yield _model(model)
+        yield _model(model, host)
     yield files(folder)
     yield memory(stack, model, host, running=running)
 
 
-def _model(model: Model) -> Check:
+def _model(model: Model, host: Host) -> Check:
     detail = f"{model.name}, {model.kind}"
+    if model.int8_bytes and (reason := quantize.unfit(host)):
+        return Check("model", "fail", f"{detail}, int8: {reason}", "name the folder that it was made from")
     if model.stand_in:
         return Check("model", "warn", f"{detail}: {model.stand_in}", "scores mean nothing here")
     if model.note:

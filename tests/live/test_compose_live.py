@@ -11,14 +11,14 @@ import pytest
 
 from ragops import stack, verbs
 from ragops.compose import check_file
-from ragops.container import ContainerSpec, Mount, NetworkSpec
+from ragops.container import NetworkSpec
 from ragops.minilm import bundled_minilm
+from ragops.testing import checkpoint as made
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
 PROJECT = "ragopstest-compose"
 NAME = "ragopstest-compose-reranker"
 NETWORK = "ragopstest-compose"
-CHECKPOINT_TOOL = "ragopstest-compose-tool"
 
 
 @pytest.fixture(scope="module")
@@ -119,23 +119,4 @@ def checkpoint(engine, image, tokenizer, tmp_path_factory):
     """Random weights in the form of Qwen3-Reranker, made inside the serving image."""
     folder = tmp_path_factory.mktemp("compose-qwen3")
     folder.chmod(0o755)
-    (folder / "qwen.tiktoken").write_bytes(tokenizer)
-    proof = Path(__file__).parent / "qwen3"
-    mounts = (Mount(str(proof), "/proof", read_only=True), Mount(str(folder), "/work"))
-    spec = ContainerSpec(
-        name=CHECKPOINT_TOOL, image=image.id, entrypoint=("sleep", "600"), mounts=mounts, role="test"
-    )
-    engine.create_container(spec)
-    try:
-        engine.start(CHECKPOINT_TOOL)
-        script = (
-            "python3",
-            "/proof/make_checkpoint.py",
-            "/work/qwen.tiktoken",
-            "/work/Qwen3-Reranker-random",
-        )
-        done = engine.execute(CHECKPOINT_TOOL, script, timeout=300)
-    finally:
-        engine.remove_container(CHECKPOINT_TOOL)
-    assert done.exit_code == 0, done.stderr
-    return folder / "Qwen3-Reranker-random"
+    return made.make(engine, image.id, folder / "Qwen3-Reranker-random", made.SMALL, tokenizer)

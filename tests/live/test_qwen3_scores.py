@@ -27,6 +27,7 @@ from ragops.host import read_host
 from ragops.model import describe
 from ragops.ragflow import discovery
 from ragops.stack import Reranker, Stack
+from ragops.testing import checkpoint as made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,10 +73,9 @@ class Launched:
 
 
 @pytest.fixture(scope="module")
-def workspace(tokenizer, tmp_path_factory) -> Path:
+def workspace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("qwen3")
     folder.chmod(0o755)
-    (folder / "qwen.tiktoken").write_bytes(tokenizer)
     return folder
 
 
@@ -94,11 +94,8 @@ def tool(engine, image, workspace) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(engine, tool, workspace) -> Path:
-    argv = ("python3", "/proof/make_checkpoint.py", "/work/qwen.tiktoken", "/work/Qwen3-Reranker-random")
-    done = engine.execute(tool, argv, timeout=300)
-    assert done.exit_code == 0, done.stderr
-    return workspace / "Qwen3-Reranker-random"
+def checkpoint(engine, image, tokenizer, workspace) -> Path:
+    return made.make(engine, image.id, workspace / "Qwen3-Reranker-random", made.SMALL, tokenizer)
 
 
 @pytest.fixture(scope="module")

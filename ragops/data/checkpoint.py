@@ -1,17 +1,17 @@
-"""Write a small checkpoint in the form of Qwen3-Reranker, with random weights.
+"""Runs inside the vLLM image: writes a checkpoint in the form of Qwen3-Reranker, with random weights.
 
-Runs inside the vLLM image, which has torch and transformers::
+Reads a JSON order from standard input: the file of the tokenizer's byte pairs, the folder to make, and sizes
+that differ from the released model's. ``testing/checkpoint.py`` sends it.
 
-    python3 make_checkpoint.py qwen.tiktoken FOLDER
-
-Two layers, but the released model's vocabulary, tokenizer, tied embedding, bfloat16 and
-parameter names, so that vLLM takes the same way through its code. The weights are random
-with a seed, and large enough that scores lie all over 0 to 1 and depend on every part of
-the prompt.
+The released model's vocabulary, tokenizer, tied embedding, bfloat16 and parameter names, so that vLLM takes
+the same way through its code. The weights are random with a seed, and large enough that scores lie all over
+0 to 1 and depend on every part of the prompt.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -41,21 +41,19 @@ def tokenizer(ranks: Path) -> Qwen2Tokenizer:
     return made
 
 
-def config(vocabulary: int) -> Qwen3Config:
-    """The released model's, but small."""
-    return Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=128,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        rope_theta=1_000_000,
-        use_cache=True,
-    )
+def config(vocabulary: int, sizes: dict[str, int]) -> Qwen3Config:
+    """The released 0.6B model's, with other sizes where the order names them."""
+    released = {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+    }
+    fixed = {"tie_word_embeddings": True, "rope_theta": 1_000_000, "use_cache": True}
+    return Qwen3Config(vocab_size=vocabulary, **released | sizes, **fixed)
 
 
 def weights(model: Qwen3ForCausalLM) -> None:
@@ -70,21 +68,25 @@ def weights(model: Qwen3ForCausalLM) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * scale)
 
 
-def main(ranks: Path, folder: Path) -> None:
+def main() -> None:
     """Write the checkpoint."""
-    words = tokenizer(ranks)
+    order = json.load(sys.stdin)
+    folder = Path(order["folder"])
+    words = tokenizer(Path(order["ranks"]))
     expected = {"no": 2152, "yes": 9693, "<|im_start|>": 151644, "<think>": 151667, "</think>": 151668}
     found = {token: words.convert_tokens_to_ids(token) for token in expected}
     if found != expected:
         sys.exit(f"not the tokenizer of Qwen3: {found}")
-    model = Qwen3ForCausalLM(config(len(words)))
+    model = Qwen3ForCausalLM(config(len(words), order["sizes"])).to(torch.bfloat16)
     weights(model)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.save_pretrained(folder)
     words.save_pretrained(folder)
     (folder / "ragops-stand-in.txt").write_text("random weights in the form of Qwen3-Reranker\n")
+    owner = folder.parent.stat()
     for file in (folder, *folder.iterdir()):
+        os.chown(file, owner.st_uid, owner.st_gid)
         file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()
