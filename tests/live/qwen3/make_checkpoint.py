@@ -2,10 +2,11 @@
 
 Runs inside the vLLM image, which has torch and transformers::
 
-    python3 make_checkpoint.py qwen.tiktoken FOLDER
+    python3 make_checkpoint.py qwen.tiktoken FOLDER [LAYERS]
 
-Two layers, but the released model's vocabulary, tokenizer, tied embedding, bfloat16 and
-parameter names, so that vLLM takes the same way through its code. The weights are random
+Two small layers, or so many of the released 0.6B model's width, but the released model's
+vocabulary, tokenizer, tied embedding, bfloat16 and parameter names, so that vLLM takes the
+same way through its code. The weights are random
 with a seed, and large enough that scores lie all over 0 to 1 and depend on every part of
 the prompt.
 """
@@ -41,15 +42,16 @@ def tokenizer(ranks: Path) -> Qwen2Tokenizer:
     return made
 
 
-def config(vocabulary: int) -> Qwen3Config:
-    """The released model's, but small."""
+def config(vocabulary: int, layers: int = 0) -> Qwen3Config:
+    """The released model's, but small; with ``layers`` as wide as that, for measuring speed."""
+    hidden, inner, heads, shared = (1024, 3072, 16, 8) if layers else (256, 512, 4, 2)
     return Qwen3Config(
         vocab_size=vocabulary,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers or 2,
+        num_attention_heads=heads,
+        num_key_value_heads=shared,
         head_dim=128,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
@@ -70,21 +72,24 @@ def weights(model: Qwen3ForCausalLM) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * scale)
 
 
-def main(ranks: Path, folder: Path) -> None:
+def main(ranks: Path, folder: Path, layers: int = 0) -> None:
     """Write the checkpoint."""
     words = tokenizer(ranks)
     expected = {"no": 2152, "yes": 9693, "<|im_start|>": 151644, "<think>": 151667, "</think>": 151668}
     found = {token: words.convert_tokens_to_ids(token) for token in expected}
     if found != expected:
         sys.exit(f"not the tokenizer of Qwen3: {found}")
-    model = Qwen3ForCausalLM(config(len(words)))
+    model = Qwen3ForCausalLM(config(len(words), layers))
     weights(model)
     model.to(torch.bfloat16).save_pretrained(folder)
     words.save_pretrained(folder)
-    (folder / "ragops-stand-in.txt").write_text("random weights in the form of Qwen3-Reranker\n")
+    stand_in = "random weights in the form of Qwen3-Reranker"
+    if layers:
+        stand_in += f", {layers} of the 0.6B model's 28 layers"
+    (folder / "ragops-stand-in.txt").write_text(stand_in + "\n")
     for file in (folder, *folder.iterdir()):
         file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))
