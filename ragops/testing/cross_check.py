@@ -41,7 +41,7 @@ CLOSE = 0.05
 """Share by which another tool's median ratio may lie off ours."""
 CLIENTS = (1, 4)
 ROUNDS, REQUESTS = 4, 24
-SIZE = Size(documents=16, tokens=240)
+SIZE = Size(documents=8, tokens=240)
 """Large enough that a request takes long against what the clients cost, which share the server's cores."""
 RESULTS = Path("results/cross-check")
 """Where the runs of ragops are recorded."""
