@@ -167,7 +167,7 @@ class VllmBench:
 
     def measure(self, clients: int) -> tuple[Seen, str]:
         """See :class:`Tool`."""
-        return read_vllm(self.play(self.url, clients)), ""
+        return read_vllm(self.play(self.url, clients), self.requests), ""
 
     def play(self, url: str, clients: int) -> str:
         """Play against any address of this host; gives back what it wrote."""
