@@ -1,18 +1,27 @@
 """The logic of the other server: prompts, padding, batches, and what it answers; the model is a toy here."""
 
 import asyncio
+import importlib
+import json
+import re
+import shlex
+import textwrap
 import threading
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
 
-from ragops.bench import Agreement, synthetic, wire
+from ragops import cli
+from ragops.bench import Agreement, compare, figures, load_run, synthetic, wire
 from ragops.data import peer
 from ragops.errors import BenchError
 from ragops.testing import side_by_side
 from ragops.testing.peer import spec
+
+ROOT = Path(__file__).parents[1]
 
 
 def toy(query, documents):
@@ -141,3 +150,55 @@ def test_no_speed_is_told_of_servers_that_sort_differently():
         with pytest.raises(BenchError, match="sort differently") as caught:
             side_by_side.gate(Agreement(tau, top1, 0.3, 10))
         assert f"{tau:.3f}" in caught.value.evidence
+
+
+def test_the_pages_code_gates_two_servers():
+    page = (ROOT / "docs" / "other_servers.rst").read_text()
+    (code,) = re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", page)
+    with served() as one, served() as other:
+        code = textwrap.dedent(code).replace("qwen3-reranker-0.6b", "toy")
+        code = code.replace("http://127.0.0.1:8123/v1", one).replace("http://127.0.0.1:8124/v1", other)
+        names = {}
+        exec(code, names)  # noqa: S102 - the page's own words are what is tested
+    assert names["found"].kendall_tau == 1.0
+    assert names["found"].rankings == 10
+
+
+def test_the_pages_commands_measure_two_servers_and_compare_them(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "other_servers.rst").read_text()
+    lines = re.findall(r"^   \$ ragops (bench --url .*--repeats .*|compare .*)$", page, re.MULTILINE)
+    assert [line.partition(" ")[0] for line in lines] == ["bench", "bench", "compare"]
+    with served() as one, served() as other:
+        for line in lines:
+            words = line.replace("qwen3-reranker-0.6b", "toy").replace("http://127.0.0.1:8123/v1", one)
+            words = words.replace("http://127.0.0.1:8124/v1", other)
+            for name in ("vllm", "other"):
+                made = next(iter(Path("results").glob(f"*-{name}")), Path())
+                words = words.replace(f"results/RUN-{name}", str(made))
+            few = ["--requests", "4"] if words.startswith("bench") else []
+            assert cli.main([*shlex.split(words), *few]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "p50" in out
+    assert "-vllm" in out
+    assert "-other" in out
+
+
+def test_the_recorded_comparison_is_that_of_its_runs(capsys, monkeypatch):
+    made = json.loads((ROOT / "docs" / "_data" / "peer.json").read_text())
+    runs = [load_run(ROOT / "results" / side["run"]) for side in made["sides"]]
+    for run, side in zip(runs, made["sides"], strict=True):
+        (row,) = figures(run)
+        assert (row.n, row.errors) == (made["requests"], 0)
+        assert row.latency[0].value == pytest.approx(side["p50_s"], abs=1e-6)
+        assert row.documents_per_s == pytest.approx(side["documents_per_s"], abs=1e-6)
+        assert run.info.order.skipped == made["stand_in"]
+    side_by_side.gate(Agreement(**made["agreement"]))
+    assert [str(row) for row in compare(*runs).ratios] == [row["ratio"] for row in made["ratios"]]
+    assert cli.main(["compare", *(run.path.name for run in runs), "--results", str(ROOT / "results")]) == 0
+    assert "B / A" in capsys.readouterr().out
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    shown = importlib.import_module("comparisons").peer
+    assert "Both sort alike" in "\n".join(shown("verdict"))
+    assert all(side["run"] in "\n".join(shown("figures")) for side in made["sides"])
+    assert "random weights" in "\n".join(shown("origin"))

@@ -43,8 +43,10 @@ def cross_verdict(made: dict[str, Any]) -> Iterator[str]:
 def cross_ratios(made: dict[str, Any]) -> Iterator[str]:
     """Each other tool's figure divided by that of ragops."""
     rows = (
-        (one["tool"], clients(one["clients"]), one["figure"], f"{one['median']:.3f}")
-        + (f"{one['least']:.3f} to {one['most']:.3f}", one["rounds"])
+        (
+            *(one["tool"], clients(one["clients"]), one["figure"], f"{one['median']:.3f}"),
+            *(f"{one['least']:.3f} to {one['most']:.3f}", one["rounds"]),
+        )
         for one in made["ratios"]
     )
     yield from table(("tool", "load", "figure", "median ratio", "range", "rounds"), rows)
@@ -53,8 +55,11 @@ def cross_ratios(made: dict[str, Any]) -> Iterator[str]:
 def cross_turns(made: dict[str, Any]) -> Iterator[str]:
     """Every turn, in the order of playing."""
     rows = (
-        (one["round"] + 1, clients(one["clients"]), one["tool"], f"{one['seen']['p50_s'] * 1e3:.0f} ms")
-        + (f"{one['seen']['requests_per_s']:.3f}", seconds(one["seen"]["client_cpu_s"]), one["run"] or "-")
+        (
+            *(one["round"] + 1, clients(one["clients"]), one["tool"], time(one["seen"]["p50_s"])),
+            f"{one['seen']['requests_per_s']:.3f}",
+            *(seconds(one["seen"]["client_cpu_s"]), one["run"] or "-"),
+        )
         for one in made["turns"]
     )
     yield from table(("round", "load", "tool", "p50", "requests/s", "its own CPU time", "recorded run"), rows)
@@ -64,12 +69,13 @@ def cross_origin(made: dict[str, Any]) -> Iterator[str]:
     """Where and with what."""
     size, versions = made["size"], dict(made["versions"])
     texts = (
-        f"{size['documents']} documents a request, query and document together {size['tokens']} tokens, drawn by "
-        f"vllm bench serve (random-rerank, seed 1); sha256 {made['texts_sha256'][:12]}"
+        f"{size['documents']} documents a request, query and document together {size['tokens']} tokens, "
+        f"drawn by vllm bench serve (random-rerank, seed 1); sha256 {made['texts_sha256'][:12]}"
     )
     yield from fields(
         ("recorded", made["date"]),
-        ("machine", f"{made['cpu_model']}, {made['cpus']} CPUs, clients and server on the same ones"),
+        ("machine", f"{made['cpu_model']}, {made['cpus']} CPUs"),
+        ("CPUs", f"{made['server_cpus']} for the server, {made['client_cpus']} for vLLM's client and AIPerf"),
         ("model", f"{made['model']}: {made['stand_in']}" if made["stand_in"] else made["model"]),
         ("texts", texts),
         ("requests", f"{made['requests']} in each turn, {made['warmup']} before them for warm-up"),
@@ -98,8 +104,10 @@ def peer_verdict(made: dict[str, Any]) -> Iterator[str]:
 def peer_figures(made: dict[str, Any]) -> Iterator[str]:
     """A row for each server."""
     rows = (
-        (one["server"], time(one["p50_s"]), f"{one['documents_per_s']:.2f}")
-        + (f"{one['tokens_per_s']:.0f}" if one["tokens_per_s"] else "-", one["run"])
+        (
+            *(one["server"], time(one["p50_s"]), f"{one['documents_per_s']:.2f}"),
+            *(f"{one['tokens_per_s']:.0f}" if one["tokens_per_s"] else "-", one["run"]),
+        )
         for one in made["sides"]
     )
     yield from table(("server", "p50", "documents/s", "tokens/s", "recorded run"), rows)

@@ -26,6 +26,7 @@ from ragops.bench.workload import Request as Texts
 from ragops.bench.workload import Workload
 from ragops.container import ContainerSpec, Mount
 from ragops.errors import BenchError
+from ragops.host import format_cpu_list, parse_cpu_list
 from ragops.testing.reports import read_aiperf, read_ragops, read_vllm
 from ragops.testing.served import Served
 
@@ -61,6 +62,23 @@ class Size:
     documents: int
     tokens: int
     """Of the query and one document together; half of them are the query's."""
+
+
+def spare(server: str) -> tuple[int, ...]:
+    """CPUs that the server leaves to its clients; all where it takes all."""
+    allowed = os.sched_getaffinity(0)
+    return tuple(sorted(allowed - set(parse_cpu_list(server)) or allowed))
+
+
+@contextmanager
+def _pinned(cpus: Sequence[int]) -> Iterator[None]:
+    """What is started inside runs on these CPUs only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class Tool(Protocol):
@@ -146,6 +164,7 @@ class VllmBench:
             environment=(("HF_HUB_OFFLINE", "1"), ("HOME", "/tmp")),  # noqa: S108 - inside the container
             mounts=(Mount(str(folder), _FOLDER), Mount(str(wanted.model.folder), _MODEL, read_only=True)),
             network="host",
+            cpuset_cpus=format_cpu_list(spare(wanted.spec.cpuset_cpus)),
             init=True,
             role="test",
         )
@@ -202,6 +221,7 @@ class AIPerf:
     tokenizer: Path
     url: str
     requests: int
+    cpus: tuple[int, ...]
     version: str
     name: str = "AIPerf"
 
@@ -216,9 +236,15 @@ class AIPerf:
         python = executable.with_name("python")
         ask = "from importlib.metadata import version; print(version('aiperf'))"
         told = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
-        requests, root = len(texts.requests), _root(wanted.stack)
         return cls(
-            executable, folder, wanted.served, wanted.model.folder, root, requests, told.stdout.strip()
+            executable=executable,
+            folder=folder,
+            model=wanted.served,
+            tokenizer=wanted.model.folder,
+            url=_root(wanted.stack),
+            requests=len(texts.requests),
+            cpus=spare(wanted.spec.cpuset_cpus),
+            version=told.stdout.strip(),
         )
 
     @property
@@ -232,14 +258,15 @@ class AIPerf:
         argv = self._arguments(str(clients), self.folder / "texts.jsonl", self.tokenizer, out)
         offline = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
         before = os.times()
-        done = subprocess.run(
-            [str(self.executable), *argv],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            env=offline,
-            check=False,
-        )
+        with _pinned(self.cpus):
+            done = subprocess.run(
+                [str(self.executable), *argv],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                env=offline,
+                check=False,
+            )
         after = os.times()
         found = sorted(out.rglob("profile_export_aiperf.json"))
         if done.returncode or not found:

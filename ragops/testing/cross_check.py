@@ -5,6 +5,8 @@
     python -m ragops.testing.cross_check docs/_data/cross_check.json AIPERF/bin/aiperf [ragops.toml]
 
 needs a running reranker of a stack, published on this host, and AIPerf in a virtual environment of its own.
+Let the declaration leave a CPU to the clients (``cores = "0"`` on a machine of two): AIPerf takes some 20
+CPU-seconds for a turn, and a server that shares its cores is slower for it than for the others.
 All three send the same texts: those of ``vllm bench serve --dataset-name random-rerank``, the only one that
 takes no texts of ours, are caught by a stand-in and given to the other two. It is no test: it depends on how
 quiet the machine is. ``testing/clients.py`` knows how each tool is called and what it writes.
@@ -29,7 +31,7 @@ from ragops import host as hosts
 from ragops import stack as stacks
 from ragops import verbs
 from ragops.bench import load_run
-from ragops.testing.clients import WARMUP, AIPerf, Ragops, Size, VllmBench, catch
+from ragops.testing.clients import WARMUP, AIPerf, Ragops, Size, VllmBench, catch, spare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,6 +89,9 @@ class CrossCheck:
     date: str
     cpu_model: str
     cpus: int
+    server_cpus: str
+    client_cpus: str
+    """Those of ``vllm bench serve`` and AIPerf; the client of ragops may run anywhere."""
     python: str
     versions: tuple[tuple[str, str], ...]
     """Of ragops, vLLM and AIPerf."""
@@ -156,6 +161,8 @@ def main(file: str, aiperf: Path, declaration: Path | None = None) -> None:
             date=datetime.now(UTC).date().isoformat(),
             cpu_model=host.cpu_model,
             cpus=len(host.cpus),
+            server_cpus=wanted.spec.cpuset_cpus,
+            client_cpus=hosts.format_cpu_list(spare(wanted.spec.cpuset_cpus)),
             python=platform.python_version(),
             versions=tuple((tool.name, tool.version) for tool in tools),
             model=wanted.served,

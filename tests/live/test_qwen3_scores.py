@@ -19,10 +19,14 @@ import httpx
 import pytest
 
 from ragops import ready, vllm
+from ragops.bench import Workload, agreement
+from ragops.bench.workload import Request
 from ragops.container import ContainerSpec, Mount, NetworkSpec
 from ragops.host import read_host
 from ragops.model import describe
 from ragops.stack import Network, Reranker, Stack
+from ragops.testing import side_by_side
+from ragops.testing.peer import peer, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,3 +204,20 @@ def test_one_newline_at_the_end_is_seen(engine, launch, reference, tmp_path):
 @pytest.mark.parametrize("flag", ["--chat-template", "--hf-overrides"])
 def test_a_launch_without_it_scores_otherwise(engine, launch, reference, flag):
     assert median(apart(served(engine, without(launch, flag)), reference())) > 5 * TOLERANCE
+
+
+def test_the_peer_over_plain_transformers_computes_the_same(engine, image, checkpoint, reference):
+    """Documents of unlike lengths share a batch in it, so that wrong padding would show."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    texts = Workload("pairs", "own", "", None, tuple(Request(query, DOCUMENTS) for query in QUERIES))
+    name, count = "qwen3-reranker-random", len(DOCUMENTS)
+    declared = spec(image.id, checkpoint, name, container="ragops-test-qwen3-peer", port=port)
+    with peer(engine, declared) as url:
+        found = side_by_side.scores(url, name, texts)
+    assert engine.container(declared.name) is None
+    expected = reference()
+    alike = agreement(found, [expected[n : n + count] for n in range(0, len(expected), count)])
+    side_by_side.gate(alike)
+    assert alike.max_difference < 1e-3
