@@ -44,6 +44,7 @@ extensions = [
     "durability",
     "layers",
     "fault_table",
+    "comparisons",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

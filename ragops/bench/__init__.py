@@ -13,6 +13,7 @@ itself; ``summary``, ``compare`` and the plots need the extra ``bench``.
 
 from __future__ import annotations
 
+from ragops.bench.agreement import Agreement, agreement
 from ragops.bench.capacity import affordable
 from ragops.bench.compare import Comparison, compare
 from ragops.bench.floor import measure_floor
@@ -29,6 +30,7 @@ from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
 
 __all__ = [
     "DEFAULT_CHECK",
+    "Agreement",
     "Comparison",
     "Floor",
     "Gemm",
@@ -45,6 +47,7 @@ __all__ = [
     "Verdict",
     "Workload",
     "affordable",
+    "agreement",
     "compare",
     "figures",
     "frame",

@@ -20,6 +20,8 @@ from transformers import AddedToken, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausal
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 SEED = 20
+LAYERS = 28
+"""Of the released 0.6B model."""
 SPREAD = 0.1
 """Standard deviation of the embedding, and so of the two answers' logits."""
 
@@ -46,7 +48,7 @@ def config(vocabulary: int, sizes: dict[str, int]) -> Qwen3Config:
     released = {
         "hidden_size": 1024,
         "intermediate_size": 3072,
-        "num_hidden_layers": 28,
+        "num_hidden_layers": LAYERS,
         "num_attention_heads": 16,
         "num_key_value_heads": 8,
         "head_dim": 128,
@@ -81,7 +83,10 @@ def main() -> None:
     weights(model)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
-    (folder / "ragops-stand-in.txt").write_text("random weights in the form of Qwen3-Reranker\n")
+    stand_in = "random weights in the form of Qwen3-Reranker"
+    if layers := order["sizes"].get("num_hidden_layers"):
+        stand_in += f", {layers} of the 0.6B model's {LAYERS} layers"
+    (folder / "ragops-stand-in.txt").write_text(stand_in + "\n")
     owner = folder.parent.stat()
     for file in (folder, *folder.iterdir()):
         os.chown(file, owner.st_uid, owner.st_gid)

@@ -20,6 +20,8 @@ import httpx
 import pytest
 
 from ragops import ready, vllm
+from ragops.bench import Workload, agreement
+from ragops.bench.workload import Request
 from ragops.checks import scores
 from ragops.checks.questions import Expected
 from ragops.container import ContainerSpec, Mount
@@ -28,6 +30,8 @@ from ragops.model import describe
 from ragops.ragflow import discovery
 from ragops.stack import Reranker, Stack
 from ragops.testing import checkpoint as made
+from ragops.testing import side_by_side
+from ragops.testing.peer import peer, spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,10 +122,7 @@ def reference(engine, tool, checkpoint):
 @pytest.fixture(scope="module")
 def launch(engine, declared, running, checkpoint) -> Iterator[ContainerSpec]:
     """The product's own launch, in the network that RAGFlow's container has joined."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = Stack(network=declared.network, reranker=Reranker(name=NAME, port=port))
+    own = Stack(network=declared.network, reranker=Reranker(name=NAME, port=free_port()))
     model = describe(checkpoint)
     assert model.kind == "qwen3-reranker"
     assert model.stand_in
@@ -148,6 +149,12 @@ def launched(request, engine, declared, client, running, launch, workspace) -> I
     with started(engine, spec):
         ready.wait(engine, NAME, SERVED, 600)
         yield request.param, Launched(rerank(spec), rerank(spec, instruction=INSTRUCTION), judge)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @contextmanager
@@ -244,3 +251,16 @@ def test_same_weights_taken_for_trained_ones_are_a_random_head(launched):
     found = failure(launched[1].judge(Expected(SERVED, "qwen3-reranker", 4096)))
     assert found.name == "right documents come first"
     assert "random" in found.detail
+
+
+def test_the_peer_over_plain_transformers_computes_the_same(engine, image, checkpoint, reference):
+    """Documents of unlike lengths share a batch in it, so that wrong padding would show."""
+    texts = Workload("pairs", "own", "", None, tuple(Request(query, DOCUMENTS) for query in QUERIES))
+    declared = spec(image.id, checkpoint, SERVED, container=f"{NAME}-peer", port=free_port())
+    with peer(engine, declared) as url:
+        found = side_by_side.scores(url, SERVED, texts)
+    assert engine.container(declared.name) is None
+    expected, count = reference(), len(DOCUMENTS)
+    alike = agreement(found, [expected[n : n + count] for n in range(0, len(expected), count)])
+    side_by_side.gate(alike)
+    assert alike.max_difference < 1e-3
