@@ -316,20 +316,9 @@ DEFAULTS = (
     Code("model-refused", "ModelError", "", "The model folder can't be used."),
     Code("image-failed", "ImageError", "", "Making the image failed; the end of its log is shown."),
     Code("ragflow-refused", "RagflowError", "", "RAGFlow can't be used as asked."),
-    Code(
-        "bench-failed",
-        "BenchError",
-        "",
-        "The benchmark could not do what was asked.",
-        "read the evidence; what was recorded before stays",
-    ),
+    Code("bench-failed", "BenchError", "", "The benchmark could not do it.", "what was recorded stays"),
     Code("compose-unreadable", "ComposeError", "", "A compose file can't be read, or is none."),
-    Code(
-        "network-in-use",
-        "InUseError",
-        "",
-        "Containers that ragops did not connect are in a network that it should remove.",
-    ),
+    Code("network-in-use", "InUseError", "", "Others' containers are in a network that is to be removed."),
     Code("locked", "LockedError", "", "Another ragops is changing or watching the same stack."),
     Code("failed", "RagopsError", "", "Something could not be done; the message says what."),
 )

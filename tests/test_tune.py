@@ -160,14 +160,14 @@ def test_one_that_can_not_start_is_a_row(tune, bench):
 def test_int8_checkpoint_is_made_when_its_turn_comes(tune, bench, model_folder, monkeypatch, tmp_path):
     made = tmp_path / "tiny-int8"
 
-    def quantize(source, engine, image):
+    def quantize(source, *, engine, image):
         assert [one.status for one in bench.containers() if one.role == "tune"] == ["paused"]
         made.mkdir()
         for file in source.iterdir():
             (made / file.name).write_bytes(file.read_bytes())
         return made
 
-    monkeypatch.setattr("ragops.tuning.run._quantized", quantize)
+    monkeypatch.setattr("ragops.quantize.int8", quantize)
     monkeypatch.delenv("RAGOPS_MODEL_DIR")
     (tmp_path / "ragops.toml").write_text(f'[reranker]\nmodel = "{model_folder}"\n')
     found = tune(only=("eager",), int8=True)
@@ -177,10 +177,10 @@ def test_int8_checkpoint_is_made_when_its_turn_comes(tune, bench, model_folder, 
 
 
 def test_int8_that_can_not_be_made_is_a_row(tune, monkeypatch):
-    def quantize(*_):
+    def quantize(*_, **__):
         raise ragops.ModelError("there is too little disk", hint="make room")
 
-    monkeypatch.setattr("ragops.tuning.run._quantized", quantize)
+    monkeypatch.setattr("ragops.quantize.int8", quantize)
     found = tune(only=("int8",))
     assert (found.rows[0].verdict, found.rows[0].detail) == (
         "did not start",

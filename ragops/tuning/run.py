@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ragops import host as hosts
 from ragops import image as images
-from ragops import origins
+from ragops import origins, quantize
 from ragops.bench.counters import OTHERS
 from ragops.engine import connect as connect_engine
 from ragops.errors import BenchError
@@ -86,7 +85,11 @@ def tune(  # noqa: PLR0913 - one keyword for each thing that a search may vary
         refuse_while_watched(home(), address, name)
         _refuse_beside(engine, name)
         image = images.ensure(engine, stack.reranker.image, home(), told)
-        rig = ContainerRig(engine, untuned(stack), lambda source: _quantized(source, engine, image.id))
+        rig = ContainerRig(
+            engine,
+            untuned(stack),
+            lambda source: quantize.int8(source, engine=engine, image=image.id),
+        )
         try:
             if resume:
                 kept, info, trials = _continued(Path(resume), rig, image.id)
@@ -169,12 +172,6 @@ def _continued(
 def _clock(minutes: float | None) -> Callable[[], bool]:
     end = None if minutes is None else time.monotonic() + 60 * minutes
     return lambda: end is not None and time.monotonic() >= end
-
-
-def _quantized(source: Path, engine: Engine, image: str) -> Path:
-    """The int8 checkpoint of a model folder; the module that makes it is loaded only when it is asked for."""
-    made: Path = importlib.import_module("ragops.quantize").int8(source, engine=engine, image=image)
-    return made
 
 
 def _disturbed(trials: tuple[Trial, ...]) -> tuple[str, ...]:
