@@ -44,6 +44,7 @@ extensions = [
     "durability",
     "layers",
     "fault_table",
+    "first_contact",
     "comparisons",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
