@@ -44,6 +44,7 @@ extensions = [
     "durability",
     "layers",
     "fault_table",
+    "launch_targets",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
