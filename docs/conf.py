@@ -46,6 +46,7 @@ extensions = [
     "fault_table",
     "first_contact",
     "comparisons",
+    "launch_targets",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

@@ -63,7 +63,7 @@ def unfit(host: Host) -> str:
 
     Without instructions that sum int8 products in 32 bits (VNNI, AMX, Arm's dot product) vLLM's kernel
     adds two products in 16 bits, which overflow. On such a machine single sums were off by more than their
-    mean size, scores of a small model by 0.14, and nothing was faster.
+    mean size, and scores of a small model by 0.14; ``tests/live/test_int8.py`` holds both halves of this.
     """
     if host.has_int8:
         return ""

@@ -1,0 +1,137 @@
+"""int8 folders: made by the real library, held against arithmetic of our own, and served.
+
+The checkpoint is random; what is shown is rounding, not whether a model still sorts well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from ragops import quantize, ready, vllm
+from ragops.bench.agreement import agreement
+from ragops.container import Mount, NetworkSpec
+from ragops.errors import ImageError
+from ragops.host import read_host
+from ragops.model import STAND_IN_FILE, describe
+from ragops.sidecar import sidecar
+from ragops.stack import Network, Reranker, Stack
+from ragops.testing import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME = "ragops-test-int8"
+PROOF = Path(__file__).parent / "qwen3"
+QUERIES = ("What is the capital of France?", "Warum ist der Himmel blau?", "When do swallows fly south?")
+DOCUMENTS = (
+    "Paris is the capital of France.",
+    "docker network connect NETWORK CONTAINER joins a running container.",
+    "Short waves of light are scattered more by air than long ones.",
+    "Schwalben ziehen im September nach Afrika und kehren im April zurück. 燕子南飞。",
+    "RAGFlow waits thirty seconds for its reranker. " * 10,
+)
+ROUNDING = 0.05
+"""Of a score: more than rounding does to this checkpoint, less than sums do that overflow."""
+
+
+@pytest.fixture(scope="module")
+def source(engine, image, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    folder.chmod(0o755)
+    return checkpoint.make(engine, image.id, folder / "Qwen3-Reranker-random", checkpoint.SMALL, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def made(engine, image, source) -> Path:
+    return quantize.int8(source, engine=engine, image=image.id)
+
+
+@pytest.fixture(scope="module")
+def expected(engine, image, source, made):
+    mounts = (
+        Mount(str(PROOF), "/proof", read_only=True),
+        Mount(str(source.parent), "/work", read_only=True),
+    )
+    argv = ("python3", "/proof/int8_reference.py", f"/work/{source.name}", f"/work/{made.name}")
+    pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
+    with sidecar(engine, "none", image.id, mounts=mounts) as box:
+        done = engine.execute(box, argv, stdin=json.dumps({"pairs": pairs}), timeout=200)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def served(engine, image, made) -> Iterator[list[float]]:
+    """Scores of the product's own launch; it compiles nothing, to be there sooner."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    stack = Stack(network=Network(name=NAME), reranker=Reranker(name=NAME, port=port, served_name="int8"))
+    spec = vllm.launch(stack, describe(made), read_host(), image=image.id)
+    spec = dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
+    if engine.network(NAME) is None:
+        engine.create_network(NetworkSpec(NAME))
+    engine.create_container(spec)
+    try:
+        engine.start(NAME)
+        ready.wait(engine, NAME, "int8", 600)
+        yield [score for query in QUERIES for score in rerank(port, query)]
+    finally:
+        engine.remove_container(NAME)
+        engine.remove_network(NAME)
+        engine.remove_volume(f"{NAME}-cache")
+
+
+def rerank(port: int, query: str) -> list[float]:
+    body = {"model": "int8", "query": query, "documents": DOCUMENTS}
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/rerank", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    rows = sorted(answer.json()["results"], key=lambda row: row["index"])
+    return [row["relevance_score"] for row in rows]
+
+
+def apart(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def each(scores: list[float]) -> list[list[float]]:
+    size = len(DOCUMENTS)
+    return [scores[at : at + size] for at in range(0, len(scores), size)]
+
+
+def test_linear_layers_are_int8_and_all_else_is_as_it_was(made, expected):
+    model = describe(made)
+    assert (model.quantized, model.int8_bytes) == ("compressed-tensors", 1572864)
+    assert (made / STAND_IN_FILE).is_file()
+    assert (expected["kept"], expected["all"]) == (10, 24)  # 14 of 2 layers: q, k, v, o, gate, up, down
+    assert expected["untouched"]
+    assert 0.4 < expected["worst"] < 0.51, "each weight is rounded to the nearest step"
+
+
+def test_files_belong_to_whoever_asked(source, made):
+    assert {path.stat().st_uid for path in (made, *made.iterdir())} == {source.parent.stat().st_uid}
+    assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {0o644}
+
+
+def test_an_image_without_the_library_is_told(engine, client, source, tmp_path):
+    """The demo client's image has Python, and nothing that makes weights."""
+    image = engine.container(client).image_id
+    with pytest.raises(ImageError, match="a library is missing"):
+        quantize.int8(source, engine=engine, image=image, target=tmp_path / "never")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_its_scores_are_rounded_ones_where_the_processor_can(expected, served, record_property):
+    """And where it can't, they are not: that is why doctor refuses it there."""
+    alike = agreement(each(expected["plain"]), each(served))
+    record_property("int8 against float32", str(alike))
+    assert 0 < apart(expected["plain"], expected["rounded"]) < ROUNDING
+    off = apart(served, expected["rounded"])
+    assert (off < ROUNDING) == (quantize.unfit(read_host()) == ""), f"{off:.3f} from rounding; {alike}"
