@@ -1,5 +1,6 @@
 """What stands on the pages to be typed or copied works; live/test_pages.py runs what needs an engine."""
 
+import importlib
 import os
 import re
 import shlex
@@ -50,8 +51,15 @@ def test_every_block_is_of_a_kind_that_is_tried():
 
 def test_every_line_to_type_is_of_a_command_that_is_tried():
     for page, text in blocks("console"):
-        for line in text.strip().splitlines():
-            assert re.match(r"\$ (\w+=\S+ )?(ragops|make|docker|pip) ", line), f"{page}: {line}"
+        for line in text.replace(" \\\n", " ").strip().splitlines():
+            assert re.match(r"\$ (\w+=\S+ )?(ragops|make|docker|pip|python3?) ", line), f"{page}: {line}"
+
+
+def test_programs_that_pages_name_are_there():
+    named = {name for page in PAGES for name in re.findall(r"python -m (ragops[\w.]*)", page.read_text())}
+    assert len(named) > 2
+    for name in named:
+        assert callable(importlib.import_module(name).main)
 
 
 def test_commands_of_the_readme_are_ones_that_ragops_takes():
@@ -61,7 +69,11 @@ def test_commands_of_the_readme_are_ones_that_ragops_takes():
         cli.parser().parse_args(shlex.split(line))
 
 
-@pytest.mark.parametrize(("page", "text"), blocks("python"), ids=lambda value: value[:12])
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [one for one in blocks("python") if one[0] != "other_servers"],  # test_peer.py has its two servers
+    ids=lambda value: value[:12],
+)
 def test_python_on_the_pages_runs(page, text, recorded, tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         shutil.copytree(recorded, tmp_path / "results" / name)
