@@ -1,0 +1,149 @@
+"""The program that compares launches: what it starts, what it sends, and how the site shows its record."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from ragops import model as models
+from ragops.bench import Limit, Provenance
+from ragops.bench.records import Gemm
+from ragops.errors import BenchError, LaunchError
+from ragops.stack import Stack
+from ragops.state import ExecResult
+from ragops.testing import checkpoint, launches, targets, turns
+from ragops.testing.targets import Series, Timed
+
+ROOT = Path(__file__).parents[1]
+LIMIT = Limit("float32", 0.88e9, 2, (Gemm("float32", 0.13), Gemm("int8", None, "no kernel")))
+CALL = Timed(20.0, 5, 1775, 1700, (0.9, 0.5, 0.1, 0.2, 0.3), 0.25)
+
+
+@pytest.fixture
+def rig(here, fake, machine, model_folder):
+    model = models.describe(model_folder)
+    return turns.Rig(fake, "vllm-cpu:latest", machine, model, model)
+
+
+class TestRecipe:
+    def test_it_is_what_people_copy_on_the_same_cores(self, rig):
+        recipe, ours = rig.recipe(), rig.ours("default", rig.model)
+        said = " ".join(recipe.command)
+        assert "--dtype float32" in said
+        assert "--max-model-len 8192" in said
+        assert "--chat-template" not in said
+        assert dict(recipe.environment)["VLLM_HF_OVERRIDES"].startswith("{")
+        assert "VLLM_CPU_OMP_THREADS_BIND" not in dict(recipe.environment)
+        assert recipe.cpuset_cpus == ours.cpuset_cpus
+        assert recipe.image == ours.image
+
+    def test_what_is_mended_is_said(self):
+        assert "--task" not in turns.RECIPE
+        assert "--task score" in turns.MENDED
+
+
+class TestServer:
+    def ask(self, fake, monkeypatch, reply):
+        fake.add_container(name := "one", network="n", image="vllm-cpu:latest")
+        fake.pause(name)
+
+        async def sent(*_):
+            assert fake.container(name).status == "running"
+            return reply
+
+        monkeypatch.setattr(turns, "_sent", sent)
+        server = turns.Server(fake, name, "http://127.0.0.1:9/v1", "m", 1.0)
+        request = type("R", (), {"documents": ("a", "b")})()
+        try:
+            return server.ask(request)
+        finally:
+            assert fake.container(name).status == "paused"
+
+    def test_it_runs_only_while_it_is_asked(self, fake, monkeypatch):
+        reply = turns.wire.Reply(0, 2_000_000_000, 200, 700, (0.9, 0.1))
+        found = self.ask(fake, monkeypatch, reply)
+        assert (found.seconds, found.documents, found.tokens) == (2.0, 2, 700)
+
+    def test_a_failed_call_is_no_time(self, fake, monkeypatch):
+        with pytest.raises(BenchError, match="did not answer"):
+            self.ask(fake, monkeypatch, turns.wire.Reply(0, 1, error="timeout"))
+
+
+def test_calls_are_of_the_length_that_targets_name():
+    (request,) = launches.synthetic(1, 40, launches._words(280)).requests
+    words = request.words + len(request.query.split())
+    assert words * launches.TOKENS_PER_WORD == pytest.approx(280, rel=0.03)
+
+
+def test_a_server_that_does_not_start_is_an_answer(rig, monkeypatch):
+    def refuse(*_):
+        raise LaunchError("int8 ended", evidence="no kernel")
+
+    monkeypatch.setattr(turns.Rig, "up", refuse)
+    assert launches._int8(rig, None, ()) == ((), (), "int8 ended - no kernel")
+
+
+class TestCheckpoint:
+    def test_a_failure_leaves_nothing(self, fake, tmp_path):
+        fake.respond = lambda *_: ExecResult(1, "", "not the tokenizer of Qwen3")
+        with pytest.raises(models.ModelError, match="no checkpoint") as caught:
+            checkpoint.make(fake, "vllm-cpu:latest", tmp_path / "m", checkpoint.SMALL, b"ranks")
+        assert "not the tokenizer" in caught.value.evidence
+        assert list(tmp_path.iterdir()) == []
+        assert fake.containers() == ()
+
+    def test_it_is_made_once(self, here, fake, monkeypatch):
+        monkeypatch.delenv("RAGOPS_MODEL_DIR")
+        made = []
+        monkeypatch.setattr(checkpoint, "tokenizer", lambda: b"ranks")
+        monkeypatch.setattr(
+            checkpoint, "make", lambda _, __, folder, *___: (folder.mkdir(), made.append(folder))
+        )
+        assert launches._folder(fake, "i") == launches._folder(fake, "i") == made[0]
+        assert len(made) == 1
+        assert models.named_folder(Stack()) is None
+
+
+class TestPage:
+    @pytest.fixture
+    def page(self, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+        return importlib.import_module("launch_targets")
+
+    @pytest.fixture
+    def record(self):
+        default, recipe = (
+            Series("default", (CALL,) * 3),
+            Series("recipe", (dataclasses.replace(CALL, seconds=40.0),)),
+        )
+        made = launches.Measured(
+            date="2026-01-02",
+            origin=Provenance(cpu_model="A CPU", memory_bytes=2**34, model="m", model_is_stand_in="random"),
+            seconds=600,
+            limit=LIMIT,
+            recipe_is_mended=turns.MENDED,
+            launches=(launches.Launch("default", ("--dtype", "float32"), (90.0, 40.0)),),
+            series=(default, recipe),
+            targets=(targets.against_recipe(default, recipe, LIMIT), targets.second_start(90, 40)),
+        )
+        return json.loads(json.dumps(dataclasses.asdict(made)))
+
+    def said(self, page, record, part):
+        return " ".join("\n".join(page.PARTS[part](record)).split())
+
+    def test_it_names_machine_day_and_stand_in(self, page, record):
+        said = self.said(page, record, "origin")
+        assert "Recorded on 2026-01-02 on A CPU" in said
+        assert "which is random" in said
+        assert "float32 0.130 TFLOP/s; int8: no kernel" in said
+
+    def test_every_target_has_its_answer(self, page, record):
+        said = self.said(page, record, "targets")
+        assert "*beyond this machine.* 2.0 times" in said
+        assert "*met.* 44%: 40 s after 90 s" in said
+
+    def test_every_call_and_start_is_shown(self, page, record):
+        assert "20.0, 20.0, 20.0 - 85 - 0.25" in self.said(page, record, "calls")
+        assert "90, then 40 - ``--dtype float32``" in self.said(page, record, "starts")
