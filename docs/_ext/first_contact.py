@@ -26,14 +26,16 @@ _PARTS = "6 notebooks"
 
 
 class FirstContact(SphinxDirective):
-    """The table of both trials."""
+    """The table of the trials that were made."""
 
     def run(self) -> list[nodes.Node]:
         """Parse what the logs say."""
-        files = [FOLDER / f"{name}.log" for name in TRIALS]
-        for file in files:
+        files = {name: FOLDER / f"{name}.log" for name in TRIALS}
+        there = {name: file for name, file in files.items() if file.exists()}
+        for file in there.values():
             self.env.note_dependency(str(file))
-        return self.parse_text_to_nodes("\n".join(table(*(read(file.read_text()) for file in files))))
+        trials = {name: read(file.read_text()) for name, file in there.items()}
+        return self.parse_text_to_nodes("\n".join(table(trials)))
 
 
 def read(log: str) -> dict[str, int]:
@@ -47,15 +49,15 @@ def until(steps: dict[str, int], last: str) -> int:
     return sum(steps[name] for name in names[: names.index(last) + 1])
 
 
-def table(before: dict[str, int], after: dict[str, int]) -> Iterator[str]:
-    """Both trials side by side, in seconds."""
+def table(trials: dict[str, dict[str, int]]) -> Iterator[str]:
+    """The trials side by side, in seconds."""
+    steps = [name for name in next(iter(trials.values())) if name != _PARTS]
     yield from [".. list-table::", "   :header-rows: 1", ""]
-    yield from _row("step", "before (s)", "after (s)")
-    for name, seconds in before.items():
-        if name != _PARTS:
-            yield from _row(name, str(seconds), str(after[name]))
-    for said, last in (("until the first verified rerank", _VERIFIED), ("all", list(before)[-1])):
-        yield from _row(f"**{said}**", f"**{until(before, last)}**", f"**{until(after, last)}**")
+    yield from _row("step", *(f"{name} (s)" for name in trials))
+    for step in steps:
+        yield from _row(step, *(str(one[step]) for one in trials.values()))
+    for said, last in (("until the first verified rerank", _VERIFIED), ("all", steps[-1])):
+        yield from _row(f"**{said}**", *(f"**{until(one, last)}**" for one in trials.values()))
     yield ""
 
 
