@@ -144,6 +144,10 @@ class TestPage:
         assert "*beyond this machine.* 2.0 times" in said
         assert "*met.* 44%: 40 s after 90 s" in said
 
+    def test_without_a_record_it_says_so(self, page, monkeypatch, tmp_path):
+        monkeypatch.setattr(page, "FILE", tmp_path / "none.json")
+        assert next(iter(page.part("targets"))).startswith("No run has been recorded")
+
     def test_every_call_and_start_is_shown(self, page, record):
         assert "20.0, 20.0, 20.0 - 85 - 0.25" in self.said(page, record, "calls")
         assert "90, then 40 - ``--dtype float32``" in self.said(page, record, "starts")
