@@ -32,7 +32,7 @@ class TestRecipe:
         recipe, ours = rig.recipe(), rig.ours("default", rig.model)
         said = " ".join(recipe.command)
         assert "--dtype float32" in said
-        assert "--max-model-len 8192" in said
+        assert f"--max-model-len {rig.model.max_tokens}" in said  # the recipe's 8192 would be refused
         assert "--chat-template" not in said
         assert dict(recipe.environment)["VLLM_HF_OVERRIDES"].startswith("{")
         assert "VLLM_CPU_OMP_THREADS_BIND" not in dict(recipe.environment)
@@ -143,6 +143,10 @@ class TestPage:
         said = self.said(page, record, "targets")
         assert "*beyond this machine.* 2.0 times" in said
         assert "*met.* 44%: 40 s after 90 s" in said
+
+    def test_without_a_record_it_says_so(self, page, monkeypatch, tmp_path):
+        monkeypatch.setattr(page, "FILE", tmp_path / "none.json")
+        assert next(iter(page.part("targets"))).startswith("No run has been recorded")
 
     def test_every_call_and_start_is_shown(self, page, record):
         assert "20.0, 20.0, 20.0 - 85 - 0.25" in self.said(page, record, "calls")

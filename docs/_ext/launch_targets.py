@@ -31,7 +31,14 @@ class LaunchTargets(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Parse what the named part gives back."""
         self.env.note_dependency(str(FILE))
-        return self.parse_text_to_nodes("\n".join(PARTS[self.arguments[0]](json.loads(FILE.read_text()))))
+        return self.parse_text_to_nodes("\n".join(part(self.arguments[0])))
+
+
+def part(name: str) -> Iterator[str]:
+    """One part of the record, or that there is none."""
+    if not FILE.exists():
+        return iter(["No run has been recorded here yet: the program above makes the record.", ""])
+    return PARTS[name](json.loads(FILE.read_text()))
 
 
 def targets(record: dict[str, Any]) -> Iterator[str]:

@@ -34,17 +34,7 @@ PREFIX = "ragops-launches"
 
 PATIENCE = 600.0
 
-RECIPE = (
-    "--runner",
-    "pooling",
-    "--dtype",
-    "float32",
-    "--port",
-    "8000",
-    "--trust-remote-code",
-    "--max-model-len",
-    "8192",
-)
+RECIPE = ("--runner", "pooling", "--dtype", "float32", "--port", "8000", "--trust-remote-code")
 """As in compose files, but for ``--task score``, which vLLM refuses since 0.13: with it nothing starts."""
 RECIPE_VARIABLES = (
     ("VLLM_HF_OVERRIDES", vllm.KNOWN[0].overrides),
@@ -125,7 +115,7 @@ class Rig:
             name=ours.name,
             image=self.image,
             entrypoint=vllm.ENTRYPOINT,
-            command=("--model", where, *RECIPE),
+            command=("--model", where, *RECIPE, "--max-model-len", str(min(8192, self.model.max_tokens))),
             environment=RECIPE_VARIABLES,
             mounts=(Mount(str(self.model.folder), where, read_only=True),),
             network=PREFIX,
