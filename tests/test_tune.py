@@ -168,6 +168,7 @@ def test_int8_checkpoint_is_made_when_its_turn_comes(tune, bench, model_folder, 
         return made
 
     monkeypatch.setattr("ragops.quantize.int8", quantize)
+    monkeypatch.setattr("ragops.quantize.unfit", lambda _: "")
     monkeypatch.delenv("RAGOPS_MODEL_DIR")
     (tmp_path / "ragops.toml").write_text(f'[reranker]\nmodel = "{model_folder}"\n')
     found = tune(only=("eager",), int8=True)
@@ -181,11 +182,20 @@ def test_int8_that_can_not_be_made_is_a_row(tune, monkeypatch):
         raise ragops.ModelError("there is too little disk", hint="make room")
 
     monkeypatch.setattr("ragops.quantize.int8", quantize)
+    monkeypatch.setattr("ragops.quantize.unfit", lambda _: "")
     found = tune(only=("int8",))
     assert (found.rows[0].verdict, found.rows[0].detail) == (
         "did not start",
         "there is too little disk - make room",
     )
+
+
+def test_int8_is_not_made_where_its_scores_would_be_wrong(tune, monkeypatch):
+    monkeypatch.setattr("ragops.quantize.int8", lambda *_, **__: pytest.fail("it was made"))
+    monkeypatch.setattr("ragops.quantize.unfit", lambda _: "this processor has no VNNI")
+    row = tune(only=("int8",)).rows[0]
+    assert row.verdict == "did not start"
+    assert "int8 is not tried here" in row.detail
 
 
 def test_interrupt_leaves_nothing_and_the_search_goes_on(tune, bench, monkeypatch):

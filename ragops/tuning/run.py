@@ -15,7 +15,7 @@ from ragops import image as images
 from ragops import origins, quantize
 from ragops.bench.counters import OTHERS
 from ragops.engine import connect as connect_engine
-from ragops.errors import BenchError
+from ragops.errors import BenchError, StackError
 from ragops.lock import held, refuse_while_watched
 from ragops.stack import home
 from ragops.tuning import declare, folder
@@ -85,11 +85,7 @@ def tune(  # noqa: PLR0913 - one keyword for each thing that a search may vary
         refuse_while_watched(home(), address, name)
         _refuse_beside(engine, name)
         image = images.ensure(engine, stack.reranker.image, home(), told)
-        rig = ContainerRig(
-            engine,
-            untuned(stack),
-            lambda source: quantize.int8(source, engine=engine, image=image.id),
-        )
+        rig = ContainerRig(engine, untuned(stack), lambda source: _int8_copy(source, engine, image.id))
         try:
             if resume:
                 kept, info, trials = _continued(Path(resume), rig, image.id)
@@ -172,6 +168,13 @@ def _continued(
 def _clock(minutes: float | None) -> Callable[[], bool]:
     end = None if minutes is None else time.monotonic() + 60 * minutes
     return lambda: end is not None and time.monotonic() >= end
+
+
+def _int8_copy(source: Path, engine: Engine, image: str) -> Path:
+    """The int8 checkpoint of a model folder; none is made where its scores would be wrong."""
+    if why := quantize.unfit(hosts.read_host()):
+        raise StackError("int8 is not tried here", evidence=why, hint="search where it will be served")
+    return quantize.int8(source, engine=engine, image=image)
 
 
 def _disturbed(trials: tuple[Trial, ...]) -> tuple[str, ...]:
