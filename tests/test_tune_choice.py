@@ -13,7 +13,7 @@ from ragops.model import Model, Shape
 from ragops.stack import Reranker, Stack, parse
 from ragops.tuning import declare
 from ragops.tuning.candidates import applied, candidates, chosen, merged, untuned
-from ragops.tuning.compare import Rule, agreement, kendall
+from ragops.tuning.compare import Rule
 
 GIB = 1 << 30
 AMX = frozenset({"avx512f", "avx512_bf16", "amx_bf16"})
@@ -176,30 +176,6 @@ class TestRule:
         found = Rule(doubt=0.05, least=3, most=3).ratio([1.1, 1.2, 1.3])
         # mean of logs 0.18, standard error 0.0483 of them, t(0.975, 2) = 4.303
         assert (found.middle, found.low, found.high) == pytest.approx((1.1972, 0.9727, 1.4735), abs=2e-3)
-
-
-class TestScores:
-    def test_same_scores_agree(self):
-        found = agreement(((0.9, 0.1, 0.5),), ((0.9, 0.1, 0.5),))
-        assert (found.difference, found.kendall, found.top, found.queries) == (0, 1, 1, 1)
-
-    def test_moved_scores_are_told(self):
-        found = agreement(((0.9, 0.1, 0.5), (0.2, 0.3)), ((0.8, 0.1, 0.85), (0.2, 0.3)))
-        assert found.difference == pytest.approx(0.35)
-        assert found.kendall == pytest.approx((1 / 3 + 1) / 2)
-        assert (found.top, found.queries) == (1, 2)
-
-    @pytest.mark.parametrize(
-        ("one", "two", "tau"),
-        [
-            ((1, 2, 3, 4), (1, 2, 3, 4), 1.0),
-            ((1, 2, 3, 4), (4, 3, 2, 1), -1.0),
-            ((1, 2, 3, 4), (1, 1, 1, 1), 0.0),
-            ((12, 2, 1, 12, 2), (1, 4, 7, 1, 0), -0.4714045),  # the example of scipy.stats.kendalltau
-        ],
-    )
-    def test_kendall(self, one, two, tau):
-        assert kendall(one, two) == pytest.approx(tau, abs=1e-6)
 
 
 TEXT = """\

@@ -151,7 +151,7 @@ def test_faster_with_other_scores_is_not_kept(search):
     rig.moved = {"sloppy": 0.03, "near": 0.01}
     found = search(rig, begun("sloppy", "near"))
     assert verdicts(found) == {"sloppy": "scores moved", "near": "kept"}
-    assert found.rows[1].agreement.difference == pytest.approx(0.01)
+    assert found.rows[1].agreement.max_difference == pytest.approx(0.01)
     assert "tolerance is 0.02" in found.rows[0].detail
 
 

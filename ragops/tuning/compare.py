@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
@@ -80,40 +79,3 @@ class Rule:
         if seen.high < 1:
             return "worse"
         return "same" if seen.high < self.gain or len(ratios) >= self.most else "go on"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far the scores of one launch are those of another."""
-
-    difference: float
-    """Largest difference of a score."""
-    kendall: float
-    """Kendall's tau-b over the documents of a query, the mean of all queries."""
-    top: int
-    """Queries with the same document in the first place."""
-    queries: int
-
-    def __str__(self) -> str:
-        """Such as ``scores differ by 0.0031 at most, Kendall 0.99, first place the same in 6 of 6``."""
-        first = f"first place the same in {self.top} of {self.queries}"
-        return f"scores differ by {self.difference:.4f} at most, Kendall {self.kendall:.2f}, {first}"
-
-
-def agreement(reference: Scores, other: Scores) -> Agreement:
-    """Compare scores of the same queries and documents."""
-    both = tuple(zip(reference, other, strict=True))
-    apart = [abs(a - b) for one, two in both for a, b in zip(one, two, strict=True)]
-    same = sum(one.index(max(one)) == two.index(max(two)) for one, two in both)
-    return Agreement(max(apart), fmean(kendall(one, two) for one, two in both), same, len(both))
-
-
-def kendall(one: Sequence[float], two: Sequence[float]) -> float:
-    """Kendall's tau-b of two rankings: 1 for the same order, -1 for the reverse; 0 where all are tied."""
-    signs = [(_sign(one[a] - one[b]), _sign(two[a] - two[b])) for a, b in combinations(range(len(one)), 2)]
-    untied = math.sqrt(sum(a != 0 for a, _ in signs) * sum(b != 0 for _, b in signs))
-    return sum(a * b for a, b in signs) / untied if untied else 0.0
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)

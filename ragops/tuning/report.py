@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
+from ragops.bench.agreement import Agreement  # noqa: TC001 - pydantic reads the rows' types
 from ragops.tuning.candidates import INT8, Settings
-from ragops.tuning.compare import NEAR, Agreement, Ratio
+from ragops.tuning.compare import NEAR, Ratio
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,16 +11,17 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
+from ragops.bench.agreement import agreement
 from ragops.errors import BenchError, RagopsError
 from ragops.tuning.candidates import Candidate, Settings, merged
-from ragops.tuning.compare import agreement
 from ragops.tuning.records import Size, Trial, TuneInfo
 from ragops.tuning.report import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ragops.tuning.compare import Agreement, Decision, Ratio, Scores
+    from ragops.bench.agreement import Agreement
+    from ragops.tuning.compare import Decision, Ratio, Scores
     from ragops.tuning.folder import TuneFolder
     from ragops.tuning.report import Verdict
 
@@ -253,7 +254,7 @@ _VERDICTS: dict[Decision, Verdict] = {"better": "kept", "worse": "slower", "same
 
 def _moved(found: Agreement | None, tolerance: float) -> str:
     """Why scores are not the same; empty when they are. One that is no number is never the same."""
-    if found is None or (math.isfinite(found.difference) and found.difference <= tolerance):
+    if found is None or (math.isfinite(found.max_difference) and found.max_difference <= tolerance):
         return ""
     return f"{found}; the tolerance is {tolerance:g}"
 
