@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragops.bench import from_jsonl, grid, ragflow, synthetic, words_for_context
+from ragops.bench.sizes import RAGFLOW_WINDOW, TOKENS_PER_WORD
 from ragops.bench.text import Passage, Writer, count_words, cut, stem, stemmed, topics
-from ragops.bench.workload import RAGFLOW_WINDOW, TOKENS_PER_WORD, Request, Workload
+from ragops.bench.workload import Request, Workload
 from ragops.errors import BenchError
 
 

@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 
 from ragops.compose import check_file, check_text
 from ragops.compose.words import arguments, launch, split_colons, words
-from ragops.compose.yaml import ComposeError, dotenv, parse, resolve
+from ragops.compose.yaml import dotenv, parse, resolve
+from ragops.errors import ComposeError
 from ragops.host import Core, Host, Node
 
 CASES = Path(__file__).parent / "data" / "compose"

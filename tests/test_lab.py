@@ -14,7 +14,7 @@ def packaged(tmp_path, monkeypatch):
     data = tmp_path / "package"
     (data / "notebooks").mkdir(parents=True)
     (data / "notebooks" / "01_setup.ipynb").write_text("packaged")
-    monkeypatch.setattr(lab.resources, "files", lambda _: data)
+    monkeypatch.setattr("ragops.lab.resources.files", lambda _: data)
     return data
 
 
@@ -34,7 +34,7 @@ def test_else_the_packages_copies_are_laid_down_once(tmp_path, packaged):
 
 
 def test_none_anywhere_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr("ragops.lab.resources.files", lambda _: tmp_path)
     with pytest.raises(RagopsError, match="no notebooks below"):
         lab.notebooks(tmp_path)
 
@@ -48,7 +48,7 @@ def test_the_command_listens_here_only_and_asks_no_other_host(tmp_path):
 
 
 def test_without_jupyterlab_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("ragops.lab.importlib.util.find_spec", lambda _: None)
     with pytest.raises(RagopsError) as caught:
         lab.command(tmp_path, port=8888, browser=True)
     assert "ragops-rerank[notebooks]" in caught.value.hint

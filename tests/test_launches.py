@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ragops import model as models
-from ragops.bench import Limit, Provenance
+from ragops.bench import Limit, Provenance, synthetic, wire
 from ragops.bench.records import Gemm
-from ragops.errors import BenchError, LaunchError
+from ragops.bench.sizes import TOKENS_PER_WORD
+from ragops.errors import BenchError, LaunchError, ModelError
 from ragops.stack import Stack
 from ragops.state import ExecResult
 from ragops.testing import checkpoint, launches, targets, turns
@@ -62,19 +63,19 @@ class TestServer:
             assert fake.container(name).status == "paused"
 
     def test_it_runs_only_while_it_is_asked(self, fake, monkeypatch):
-        reply = turns.wire.Reply(0, 2_000_000_000, 200, 700, (0.9, 0.1))
+        reply = wire.Reply(0, 2_000_000_000, 200, 700, (0.9, 0.1))
         found = self.ask(fake, monkeypatch, reply)
         assert (found.seconds, found.documents, found.tokens) == (2.0, 2, 700)
 
     def test_a_failed_call_is_no_time(self, fake, monkeypatch):
         with pytest.raises(BenchError, match="did not answer"):
-            self.ask(fake, monkeypatch, turns.wire.Reply(0, 1, error="timeout"))
+            self.ask(fake, monkeypatch, wire.Reply(0, 1, error="timeout"))
 
 
 def test_calls_are_of_the_length_that_targets_name():
-    (request,) = launches.synthetic(1, 40, launches._words(280)).requests
+    (request,) = synthetic(1, 40, launches._words(280)).requests
     words = request.words + len(request.query.split())
-    assert words * launches.TOKENS_PER_WORD == pytest.approx(280, rel=0.03)
+    assert words * TOKENS_PER_WORD == pytest.approx(280, rel=0.03)
 
 
 def test_a_server_that_does_not_start_is_an_answer(rig, monkeypatch):
@@ -88,7 +89,7 @@ def test_a_server_that_does_not_start_is_an_answer(rig, monkeypatch):
 class TestCheckpoint:
     def test_a_failure_leaves_nothing(self, fake, tmp_path):
         fake.respond = lambda *_: ExecResult(1, "", "not the tokenizer of Qwen3")
-        with pytest.raises(models.ModelError, match="no checkpoint") as caught:
+        with pytest.raises(ModelError, match="no checkpoint") as caught:
             checkpoint.make(fake, "vllm-cpu:latest", tmp_path / "m", checkpoint.SMALL, b"ranks")
         assert "not the tokenizer" in caught.value.evidence
         assert list(tmp_path.iterdir()) == []

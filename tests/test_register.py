@@ -500,7 +500,7 @@ if __name__ == "__main__":
     import tempfile
 
     os.environ["RAGOPS_HOME"] = tempfile.mkdtemp()
-    sys.modules["ragops.ragflow.api"].encrypted = lambda password: password.reveal()
+    vars(sys.modules["ragops.ragflow.api"])["encrypted"] = lambda password: password.reveal()
     made = {}
     with StubReranker(Behaviour(model=MODEL)) as served:
         for name in FAMILIES:

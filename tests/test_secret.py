@@ -15,6 +15,7 @@ from ragops import cli, registration
 from ragops.errors import RagopsError, StackError
 from ragops.ragflow import api, secret
 from ragops.ragflow.access import Access
+from ragops.ragflow.answers import Request
 from ragops.ragflow.register import Wanted
 from ragops.ragflow.secret import NONE, Secret, hide
 from ragops.render import as_json
@@ -189,4 +190,4 @@ def test_missing_package_is_named(monkeypatch):
 def test_no_proxy_and_no_redirect_gets_the_token(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with RagflowServer("v0.27.0") as server, api.Api(server.url, NONE) as opened:
-        assert opened.ask(api.Request("GET", "/api/v1/system/ping")).text == "pong"
+        assert opened.ask(Request("GET", "/api/v1/system/ping")).text == "pong"

@@ -13,7 +13,7 @@ from ragops.errors import RagflowError
 from ragops.ragflow import families, releases
 from ragops.ragflow.access import Access
 from ragops.ragflow.answers import explain
-from ragops.ragflow.register import Seen, Wanted, changes
+from ragops.ragflow.register import Entry, Seen, Wanted, changes
 from ragops.ragflow.secret import Secret
 from ragops.stack import Ragflow, Stack
 from ragops.testing.contract import RagflowServer, World, upstream
@@ -89,7 +89,7 @@ def test_1_put_without_extra_fails_after_writing(registered, instance):
 def test_1_ragops_always_sends_extra_and_never_skips_the_test():
     release = releases.of("v0.27.0")
     wanted = Wanted(MODEL, "http://new:8000/v1", 8192)
-    entry = families.Entry("http://old:8000/v1", 8192, same_key=True)
+    entry = Entry("http://old:8000/v1", 8192, same_key=True)
     sent = changes(families.family(release), wanted, Seen(entry, provider=True, default=""))
     (update,) = [one for one in sent if one.method == "PUT"]
     assert update.body["model_info"] == [{**INFO, "extra": {}}]

@@ -71,7 +71,9 @@ def bench(here, fake, probed, monkeypatch, speeds):
         if "posts" in order:
             return ExecResult(
                 0,
-                json.dumps({"replies": [answered(*post, box, order, probed) for post in order["posts"]]}),
+                json.dumps(
+                    {"replies": [answered(path, text, box, order, probed) for path, text in order["posts"]]}
+                ),
                 "",
             )
         return ExecResult(0, json.dumps(probed(order)), "")
@@ -255,7 +257,7 @@ def test_leftovers_of_an_earlier_search_go_and_those_of_others_stay(tune, bench)
 
 
 def test_two_have_to_fit_into_memory(tune, machine, monkeypatch):
-    monkeypatch.setattr(ragops.verbs.hosts, "read_host", lambda: small(machine))
+    monkeypatch.setattr("ragops.verbs.hosts.read_host", lambda: small(machine))
     with pytest.raises(StackError, match="two rerankers take turns and need") as caught:
         tune(only=("eager",))
     assert caught.value.code == "memory-short"

@@ -10,9 +10,10 @@ import pytest
 
 from ragops import Plan, RagopsError, Stack, planning, site, widgets
 from ragops.actions import CreateNetwork
+from ragops.container import LABEL
 from ragops.ragflow.discovery import DEMO
 from ragops.stack import Ragflow
-from ragops.state import LABEL, ContainerState
+from ragops.state import ContainerState
 
 PLAN = Plan((CreateNetwork(planning.network_spec(Stack().network)),))
 

@@ -85,7 +85,7 @@ def ids(engine):
     """What there is; the engine lists it in any order."""
     seen = planning.observe(engine)
     names = {one.name for one in seen.volumes}
-    return {one.id for one in (*seen.networks, *seen.containers)} | names
+    return {one.id for one in seen.networks} | {one.id for one in seen.containers} | names
 
 
 def changed(stack, remedy):

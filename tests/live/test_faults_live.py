@@ -296,8 +296,8 @@ class Stage:
 
     def row(self, fault: str, found: Check | None, applied: str, after: Check | None) -> Row:
         assert after is None, f"{fault}: after it was mended: {after}"
-        said = (found.name, found.detail, found.remedy) if found else ("", "", "")
-        return Row(fault, *map(self.plain, said), applied, passes=True)
+        name, detail, remedy = (found.name, found.detail, found.remedy) if found else ("", "", "")
+        return Row(fault, self.plain(name), self.plain(detail), self.plain(remedy), applied, passes=True)
 
     def plain(self, text: str) -> str:
         """Without the names and addresses of this test."""
@@ -448,7 +448,7 @@ def rows(engine, image, client, tmp_path_factory) -> Iterator[list[Row]]:
             for number, one in enumerate(engines_of_two)
         ]
         patched = undone.enter_context(pytest.MonkeyPatch.context())
-        patched.setattr(verbs.exposure, "check", lambda *_: [])  # it has rows of its own, below
+        patched.setattr("ragops.verbs.exposure.check", lambda *_: [])  # it has rows of its own, below
         with ThreadPoolExecutor(2) as pool:
             played = list(pool.map(play, stages, (CASES[::2], CASES[1::2])))
         patched.undo()

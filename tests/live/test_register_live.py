@@ -38,16 +38,16 @@ def register(request, declared):
         def call(wanted, verb=registration.register):
             return verb(known, access, url=server.url, wanted=wanted)
 
-        call.server = server
-        yield call
+        yield call, server
 
 
 def test_real_server_passes_the_test_of_every_release_and_ranks(register, wanted):
+    register, server = register
     texts = ["Bread rises because yeast makes gas.", "A text about what this is about."]
-    register.server.world.datasets["d1"] = texts
+    server.world.datasets["d1"] = texts
     found = register(replace(wanted, dataset="d1"))
     assert found.model == wanted.model
-    ranked = register.server.asked[-1].answer["data"]["chunks"]
+    ranked = server.asked[-1].answer["data"]["chunks"]
     assert [one["content"] for one in ranked] == [texts[1], texts[0]]
     assert all(0 <= one["similarity"] <= 1 for one in ranked)
     assert register(replace(wanted, dataset="d1")).changes == ()
@@ -55,10 +55,11 @@ def test_real_server_passes_the_test_of_every_release_and_ranks(register, wanted
 
 
 def test_real_server_refuses_as_the_table_of_failures_knows_it(register, wanted):
+    register, server = register
     with pytest.raises(RagflowError) as caught:
         register(replace(wanted, model="another"))
     assert "ragops status shows the name" in caught.value.hint
-    if register.server.world.before("v0.26.0"):  # later ones append /v1, which leads elsewhere
+    if server.world.before("v0.26.0"):  # later ones append /v1, which leads elsewhere
         with pytest.raises(RagflowError) as caught:
             register(replace(wanted, address=f"{wanted.address}/rerank"))
         assert "let the address end in /v1" in caught.value.hint

@@ -1,4 +1,4 @@
-"""ragops tune on the real engine: one core does not win, too little memory does not start, nothing is left."""
+"""ragops tune on the real engine: one core does not win, too little memory does not start."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(rig, "BLOCK_S", 1.2)
 
 
-def test_one_core_does_not_win_one_that_can_not_start_says_why_and_nothing_is_left(engine, image, quick, tmp_path):
+def test_one_core_does_not_win_what_can_not_start_says_why_nothing_is_left(engine, image, quick, tmp_path):
     told = []
     file = tmp_path / "ragops.toml"
     found = ragops.tune(
