@@ -47,6 +47,7 @@ extensions = [
     "first_contact",
     "comparisons",
     "launch_targets",
+    "searches",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]

@@ -3,7 +3,9 @@
 import dataclasses
 import importlib
 import json
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,6 +78,25 @@ def test_calls_are_of_the_length_that_targets_name():
     (request,) = synthetic(1, 40, launches._words(280)).requests
     words = request.words + len(request.query.split())
     assert words * TOKENS_PER_WORD == pytest.approx(280, rel=0.03)
+
+
+def test_no_launch_gets_a_text_twice_as_its_prefix_cache_would_answer(rig, monkeypatch):
+    seen = {}
+
+    @contextmanager
+    def up(_, spec, model=""):
+        def ask(request):
+            seen.setdefault(spec.name, []).extend(request.documents)
+            return dataclasses.replace(CALL, scores=tuple(range(len(request.documents))))
+
+        yield SimpleNamespace(name=spec.name, ready=9.0, ask=ask)
+
+    monkeypatch.setattr(turns.Rig, "up", up)
+    monkeypatch.setattr(turns.Rig, "limit", lambda *_: LIMIT)
+    monkeypatch.setattr(turns.Rig, "origin", lambda *_: None)
+    assert len(launches.measured(rig).series) >= 4
+    assert {name.removeprefix(f"{turns.PREFIX}-") for name in seen} == {"default", "recipe", "int8"}
+    assert all(len(texts) == len(set(texts)) for texts in seen.values())
 
 
 def test_a_server_that_does_not_start_is_an_answer(rig, monkeypatch):

@@ -102,7 +102,9 @@ def tune(  # noqa: PLR0913 - one keyword for each thing that a search may vary
                 kept.close()
         finally:
             rig.close()
-    return _report(found, kept.path, Path(write) if write else None)
+    file = Path(write) if write else None
+    written = declare.write(file, found.settings) if file else False
+    return recorded(kept.path, written=file if written else None)
 
 
 def _refuse_beside(engine: Engine, name: str) -> None:
@@ -185,9 +187,17 @@ def _disturbed(trials: tuple[Trial, ...]) -> tuple[str, ...]:
     return (f"other programs used {others:.1f} cores in half of the blocks: search on a quiet machine",)
 
 
-def _report(info: TuneInfo, path: Path, file: Path | None) -> Tuned:
-    changed = file is not None and declare.write(file, info.settings)
-    _, trials = folder.load(path)
+def recorded(path: Path, *, written: Path | None = None) -> Tuned:
+    """What the search in a folder found.
+
+    Args:
+        path: The search's folder.
+        written: The declaration that got the winner.
+
+    Raises:
+        BenchError: There is no search in it.
+    """
+    info, trials = folder.load(path)
     hidden = "model" in dict(info.settings) and os.environ.get("RAGOPS_MODEL_DIR")
     notes = (*_disturbed(trials), *(("RAGOPS_MODEL_DIR goes before the model that won",) if hidden else ()))
     return Tuned(
@@ -201,6 +211,6 @@ def _report(info: TuneInfo, path: Path, file: Path | None) -> Tuned:
         settings=info.settings,
         total=info.total,
         gate=info.gate,
-        written=file if changed else None,
+        written=written,
         notes=notes,
     )
