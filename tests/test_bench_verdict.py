@@ -21,6 +21,8 @@ from ragops.bench.order import Ordering, OrderReport
 from ragops.bench.records import RequestRecord, Run, RunInfo, WorkloadInfo
 from ragops.bench.sizes import CHUNK_SIZE, LARGEST_CHUNK_SIZE, pair_tokens, windows
 from ragops.bench.usl import fit
+from ragops.bench.workload import Request as Texts
+from ragops.bench.workload import Workload
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
 from ragops.testing.stub import Behaviour, service_seconds
@@ -235,14 +237,24 @@ class TestAffordable:
             for index, (documents, words, seconds, error) in enumerate(rows)
         ]  # fmt: skip
 
+    @staticmethod
+    def wanted(documents=64, words=72):
+        return Workload("w", "own", "", None, (Texts("q", ("word " * words,) * documents),) * 120)
+
     def test_as_many_as_end_in_time_at_the_largest_size(self):
         seen = self.records((8, 16, 0.1, ""), (64, 72, 1.5, ""), (64, 72, 2.5, ""))
-        assert affordable(seen, 100, most=120) == 50
+        assert affordable(seen, self.wanted(), 100) == 50
+
+    def test_longer_texts_than_were_seen_take_longer(self):
+        seen = self.records((64, 72, 2.0, ""))
+        assert affordable(seen, self.wanted(words=144), 100) == 25
+        assert affordable(seen, self.wanted(documents=32), 100) == 100
 
     def test_no_more_than_wanted_and_no_fewer_than_a_few(self):
-        assert affordable(self.records((64, 72, 0.01, "")), 100, most=120) == 120
-        assert affordable(self.records((64, 72, 60.0, "")), 100, most=120) == 12
+        assert affordable(self.records((64, 72, 0.01, "")), self.wanted(), 100) == 120
+        assert affordable(self.records((64, 72, 60.0, "")), self.wanted(), 100) == 12
 
     def test_failed_requests_tell_nothing(self):
-        assert affordable(self.records((64, 72, 30.0, "timed out")), 100, most=120) == 12
-        assert affordable(self.records((64, 72, 30.0, "timed out"), (8, 16, 1.0, "")), 100, most=120) == 100
+        failed = (64, 72, 30.0, "timed out")
+        assert affordable(self.records(failed), self.wanted(), 100) == 12
+        assert affordable(self.records(failed, (32, 144, 1.0, "")), self.wanted(), 100) == 100

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ragops.bench.records import RequestRecord
+    from ragops.bench.workload import Workload
 
 MARGIN = 0.10
 """What is predicted must lie this far below a limit to be called within it."""
@@ -124,21 +125,25 @@ def _with_errors(
     )
 
 
-def affordable(records: list[RequestRecord], seconds: float, *, most: int, fewest: int = 12) -> int:
-    """How many requests as large as the largest of some end in a time, sent one after the other.
+def affordable(records: list[RequestRecord], workload: Workload, seconds: float, *, fewest: int = 12) -> int:
+    """How many requests of a workload end in a time, sent one after the other.
+
+    Its requests take as long as the largest that was seen, in proportion to their words.
 
     Args:
         records: Requests that were sent one at a time, such as those of a run of sizes.
+        workload: What is to be sent; no more than it has.
         seconds: The time.
-        most: No more than these.
         fewest: No fewer, however long they take.
     """
+    requests = workload.requests
     answered = [record for record in records if not record.error]
     if not answered:
         return fewest
     largest = max(record.documents * record.words for record in answered)
     times = [record.service for record in answered if record.documents * record.words == largest]
-    return min(most, max(fewest, int(seconds / fmean(times))))
+    each = fmean(len(one.documents) * one.words for one in requests)
+    return min(len(requests), max(fewest, int(seconds / (fmean(times) * each / largest))))
 
 
 def largest_window(found: Calls, share: float, budget: float) -> int:
