@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 CLOSE = 0.05
 """Share by which another tool's median ratio may lie off ours."""
 CLIENTS = (1, 4)
-ROUNDS, REQUESTS = 4, 32
+ROUNDS, REQUESTS = 5, 48
 SIZE = Size(documents=8, tokens=240)
 """Large enough that a request takes long against what the clients cost, which share the server's cores."""
 RESULTS = Path("results/cross-check")
