@@ -539,6 +539,13 @@ def test_cpu_is_the_growth_of_its_counter():
     assert series.levels_of(run, lambda s: s.memory_bytes) == ()
 
 
+def test_two_looks_at_once_are_no_burst_of_cpu():
+    """The engine answers late: a second look at the end of a pass saw a second of work in no time."""
+    values = ((0.0, 0.0), (1.0, 1.8), (1.1, 2.9), (2.0, 3.8))
+    run = made([], samples=[Sample(int(t * 1e9), int(cpu * 1e9)) for t, cpu in values])
+    assert [cores for _, cores in series.growth_of(run, lambda s: s.cpu_ns)] == [1.8, 2.0]
+
+
 def test_sizes_are_joined_where_they_repeat():
     records = [request(0, documents, documents=documents) for documents in (8, 16) for _ in range(2)]
     (one,) = series.by_size(records, lambda r: r.documents, lambda r: r.words)

@@ -172,4 +172,6 @@ class TestPage:
 
     def test_every_call_and_start_is_shown(self, page, record):
         assert "20.0, 20.0, 20.0 - 85 - 0.25" in self.said(page, record, "calls")
-        assert "90, then 40 - ``--dtype float32``" in self.said(page, record, "starts")
+        assert "90 s, then 40 s to the first answer, with .. code-block:: text --dtype float32" in self.said(
+            page, record, "starts"
+        )

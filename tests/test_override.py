@@ -50,6 +50,7 @@ def parsed(made):
 
 def test_joins_the_service_to_an_external_network(project):
     project.add()
+    assert repr(project.override()) == str(project.override())
     assert parsed(project.override()) == {
         "services": {"ragflow-cpu": {"networks": {"ragops": {}}}},
         "networks": {"ragops": {"name": "ragflow-rerank", "external": True}},

@@ -1,6 +1,6 @@
-"""``.. generated:: crosscheck PART`` and ``.. generated:: peer PART``: recorded comparisons as tables.
+"""``.. generated:: crosscheck PART``, ``peer PART`` and ``client``: recorded comparisons as tables.
 
-``python -m ragops.testing.cross_check`` and ``python -m ragops.testing.side_by_side`` write what is shown.
+``python -m ragops.testing.cross_check``, ``side_by_side`` and ``client_cost`` write what is shown.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -28,6 +28,32 @@ def crosscheck(part: str) -> Iterator[str]:
 def peer(part: str) -> Iterator[str]:
     """A part of what two servers with the same weights did."""
     yield from PEER[part](json.loads((DATA / "peer.json").read_text(encoding="utf-8")))
+
+
+def client() -> Iterator[str]:
+    """What the client costs, how well it keeps the time of a known server, and where that was seen."""
+    made = json.loads((DATA / "client.json").read_text(encoding="utf-8"))
+    costs = (
+        (one["at_once"], f"{one['requests_per_core_s']:.0f}", f"{one['share_of_aiperf']:.0%}")
+        for one in made["cost"]
+    )
+    yield from table(("requests at once", "requests a second on one core", "of AIPerf's CPU time"), costs)
+    kept = (
+        (
+            *(one["at_once"], f"{one['least_s']:g} to {one['most_s']:g} s"),
+            *(f"{one['p50_error']:.1%}", f"{one['p99_error']:.1%}", one["requests"]),
+        )
+        for one in made["accuracy"]
+    )
+    yield from table(("requests at once", "server's time", "p50 above it", "p99 above it", "requests"), kept)
+    yield from fields(
+        ("recorded", f"{made['date']}; Python {made['python']}, httpx {made['httpx']}"),
+        (
+            "machine",
+            f"{made['cpu_model']}, {made['cpus']} CPUs, of which others used {made['used_by_others']:.2f}",
+        ),
+        ("sent", "64 documents of 100 words; AIPerf's CPU time was taken on another machine, with AMX"),
+    )
 
 
 def cross_verdict(made: dict[str, Any]) -> Iterator[str]:
@@ -172,11 +198,11 @@ def seconds(value: float | None) -> str:
 
 def time(value: float | None) -> str:
     """A median of some hundred ms or some seconds."""
-    return UNTOLD if value is None else f"{value * 1e3:.0f} ms"
+    return UNTOLD if value is None else f"{value * 1e3:.0f}\N{NO-BREAK SPACE}ms"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add to what ``.. generated::`` knows."""
     app.setup_extension("generated")
-    PARTS.update(crosscheck=crosscheck, peer=peer)
+    PARTS.update(crosscheck=crosscheck, peer=peer, client=client)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -55,7 +55,7 @@ def table(trials: dict[str, dict[str, int]]) -> Iterator[str]:
     yield from [".. list-table::", "   :header-rows: 1", ""]
     yield from _row("step", *(f"{name} (s)" for name in trials))
     for step in steps:
-        yield from _row(step, *(str(one.get(step, "-")) for one in trials.values()))
+        yield from _row(step, *(str(one.get(step, 0)) for one in trials.values()))
     for said, last in (("until the first verified rerank", _VERIFIED), ("all", steps[-1])):
         yield from _row(f"**{said}**", *(f"**{until(one, last)}**" for one in trials.values()))
     yield ""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 GIB = 1 << 30
+_USAGE_WIDTH = 76
 
 HOST = Host(
     cpu_model="an example",
@@ -89,8 +90,7 @@ def command() -> Iterator[str]:
     for name, verb in verbs(top):
         yield from title(f"ragops {name}", "-", f"verb-{name.replace(' ', '-')}")
         yield from [inline(verb.description or ""), ""]
-        usage = " ".join(verb.format_usage().removeprefix("usage: ").split())
-        yield from [".. code-block:: console", "", f"   $ {usage}", ""]
+        yield from [".. code-block:: text", "", *indented(usage(verb)), ""]
         for action in verb._actions:  # noqa: SLF001 - argparse tells it nowhere else
             if not isinstance(action, argparse._HelpAction):  # noqa: SLF001
                 said = (action.help or "").replace("%(default)s", str(action.default))
@@ -280,6 +280,17 @@ def verbs(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tuple[s
             for name, verb in action.choices.items():
                 below = list(verbs(verb, f"{before}{name} "))
                 yield from below or [(f"{before}{name}", verb)]
+
+
+def usage(verb: argparse.ArgumentParser) -> list[str]:
+    """How a verb is called, in lines that fit a page."""
+    words = re.findall(r"\[.*?\](?=\s|$)|\S+", " ".join(verb.format_usage().removeprefix("usage: ").split()))
+    lines = [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > _USAGE_WIDTH:
+            lines.append("   ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines
 
 
 def spelled(action: argparse.Action) -> str:

@@ -6,12 +6,11 @@ The parts are ``targets``, ``calls``, ``starts`` and ``origin``; the record is `
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from generated import inline, row_of
+from generated import folded, indented, inline, row_of
 from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:
@@ -45,8 +44,9 @@ def targets(record: dict[str, Any]) -> Iterator[str]:
     """Each target with its answer and what that rests on."""
     for one in record["targets"]:
         yield from [f"**{inline(one['name'])}**: {inline(one['asked'])}", ""]
-        yield f"   *{one['answer']}.* {inline(one['figure'])}. This machine's limit: {inline(one['limit'])}."
-        yield from [f"   {inline(one['note'])}.".replace("..", ".") if one["note"] else "", ""]
+        figure, limit = _sentence(one["figure"]), inline(one["limit"])
+        yield f"   *{one['answer']}.* {figure} This machine's limit: {limit}."
+        yield from [f"   {_sentence(one['note'])}" if one["note"] else "", ""]
 
 
 def calls(record: dict[str, Any]) -> Iterator[str]:
@@ -64,11 +64,13 @@ def calls(record: dict[str, Any]) -> Iterator[str]:
 
 def starts(record: dict[str, Any]) -> Iterator[str]:
     """How each server was started, and how long that took."""
-    yield from _head("launch", "seconds to the first answer", "arguments of vLLM")
     for one in record["launches"]:
-        took = ", then ".join(f"{seconds:.0f}" for seconds in one["ready"]) or one["error"]
-        yield from row_of((one["name"], took, f"``{shlex.join(one['command'])}``"))
-    yield ""
+        took = ", then ".join(f"{seconds:.0f} s" for seconds in one["ready"])
+        said = (
+            f"{took} to the first answer, with" if took else f"did not start: {inline(one['error'])}; it had"
+        )
+        yield from [f"**{one['name']}**: {said}", "", ".. code-block:: text", ""]
+        yield from [*indented(folded(one["command"])), ""]
 
 
 def origin(record: dict[str, Any]) -> Iterator[str]:
@@ -78,7 +80,7 @@ def origin(record: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Recorded on {record['date']} on {inline(came['cpu_model'])}, CPUs {came['cores']} of it "
         f"({inline(', '.join(came['cpu_features']))}), {came['memory_bytes'] / 2**30:.0f} GiB, Docker "
-        f"{came['docker']}, {came['vllm']}, ragops at {came['git_commit']}, "
+        f"{', '.join(filter(None, (came['docker'], came['vllm'])))}, ragops at {came['git_commit']}, "
         f"in {record['seconds'] / 60:.0f} minutes. "
         f"Model: {inline(came['model'])}" + (f", which is {inline(stand_in)}" if stand_in else "") + "."
     )
@@ -95,6 +97,10 @@ def origin(record: dict[str, Any]) -> Iterator[str]:
 
 
 PARTS = {"targets": targets, "calls": calls, "starts": starts, "origin": origin}
+
+
+def _sentence(text: str) -> str:
+    return inline(f"{text[:1].upper()}{text[1:]}.").replace("..", ".")
 
 
 def _head(*titles: str) -> Iterator[str]:

@@ -158,7 +158,7 @@ class WorkloadInfo:
     release: str = ""
     """Release of RAGFlow whose window it has; empty where it has none's."""
     recipe: str = ""
-    """JSON from which :func:`ragops.bench.workload.again` makes the same texts; empty for hand-made ones."""
+    """JSON from which ``ragops.bench.workload.again`` makes the same texts; empty for hand-made ones."""
 
 
 @dataclass(frozen=True)

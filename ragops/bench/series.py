@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Dot = tuple[float, float]
 
+_APART_NS = 500_000_000
+"""Between two looks at a counter, at least."""
 _KINDS = 7
 _STEPS = 12
 
@@ -117,10 +119,14 @@ def levels_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...
 def growth_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...]:
     """How fast a counter of nanoseconds rose, in seconds a second, so cores for CPU time.
 
-    A counter that fell, because the container was started again, leaves a gap.
+    A counter that fell, because the container was started again, leaves a gap. The engine reads counters
+    up to a second after it was asked, so of looks close to each other only the first one counts.
     """
-    found = [(sample.t, value(sample)) for sample in run.samples]
-    known = [(t, y) for t, y in found if y is not None]
+    known: list[tuple[int, int]] = []
+    for sample in run.samples:
+        seen = value(sample)
+        if seen is not None and (not known or sample.t - known[-1][0] >= _APART_NS):
+            known.append((sample.t, seen))
     return tuple(
         (since_start(run, after), (high - low) / (after - before))
         for (before, low), (after, high) in pairwise(known)

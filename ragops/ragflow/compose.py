@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ DEFAULT, BESIDE = "docker-compose.override.yml", "docker-compose.ragops.yml"
 _LABEL = "com.docker.compose"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Override:
     """An override file, where it goes, and how it is applied."""
 
@@ -51,6 +52,12 @@ class Override:
     def __str__(self) -> str:
         """The file's text."""
         return self.text.rstrip("\n")
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The same, for notebooks."""
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def override(
