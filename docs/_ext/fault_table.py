@@ -35,7 +35,8 @@ class FaultTable(SphinxDirective):
 
 def faults(recorded: dict[str, Any]) -> Iterator[str]:
     """A row for each fault: who caught it, what it was told to be, and what was done."""
-    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 18 34 26", ""]
+    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 18 34 26"]
+    yield from ["   :class: ragops-fields", ""]
     yield from row_of(("fault", "layer that caught it", "cause named", "remedy named (and applied)"))
     for row in recorded["rows"]:
         if row["layer"]:

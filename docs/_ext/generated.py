@@ -222,7 +222,7 @@ def title(text: str, line: str, label: str = "") -> list[str]:
 def inline(text: str) -> str:
     """Plain text, with reStructuredText's marks taken literally; ``code`` stays code."""
     parts = re.split(r"(``.+?``)", " ".join(text.split()))
-    return "".join(part if part.startswith("``") else re.sub(r"([*`|_\\])", r"\\\1", part) for part in parts)
+    return "".join(part if part.startswith("``") else re.sub(r"([*`|_@\\])", r"\\\1", part) for part in parts)
 
 
 def indented(text: str | Iterable[str]) -> list[str]:
