@@ -39,6 +39,12 @@ def run(url, *, timeout=5.0, environment=None, **changed):
     return json.loads(done.stdout)
 
 
+def beside(timeout=5.0, rerank="q"):
+    body = {"model": "stub-reranker", "query": rerank, "documents": ["a", "b"], "top_n": 2}
+    count = probe.Question("/tokenize", '{"prompt": "a b"}')
+    return probe.Round((count, probe.Question("/v1/rerank", json.dumps(body))), timeout=timeout)
+
+
 def first(url, **options):
     """Name and answer of the first layer that failed."""
     steps = run(url, **options)["steps"]
@@ -173,6 +179,28 @@ class TestProgram:
             steps = run(url, timeout=0.3)["steps"]
         assert list(steps) == ["dns", "tcp", "health", "routes"]
 
+    def test_more_questions_are_asked_before_ragflows_call(self):
+        with StubReranker() as stub:
+            found = run(stub.base_url, beside=beside(rerank="other"))
+            sent = [call.body["query"] for call in stub.calls]
+        assert sent == ["other", REQUEST.query]
+        assert json.loads(found["replies"][0]["text"])["count"] == 2
+        assert [one["status"] for one in found["replies"]] == [200, 200]
+        assert found["steps"]["rerank"]["ok"]
+
+    def test_they_stop_with_what_they_need(self):
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        assert "replies" not in run(url, beside=beside())
+        with server(**{"openapi.json": (200, "application/json", '{"paths": {"/v1/score": {}}}')}) as url:
+            assert "replies" not in run(url, beside=beside())
+
+    def test_server_that_hangs_over_them_is_not_asked_again(self):
+        with server(tokenize=None, **{"openapi.json": (404, "", "")}) as url:
+            found = run(url, beside=beside(timeout=0.3), timeout=0.3)
+        assert found["steps"]["rerank"]["error"] == "TimeoutError"
+        assert [one["ok"] for one in found["replies"]] == [False]
+
     def test_answer_that_leads_elsewhere_keeps_the_place(self):
         with StubReranker(Behaviour(fault="redirect-308")) as stub:
             _, step = first(stub.base_url)
@@ -255,6 +283,16 @@ class TestVehicles:
         box.stop("box")
         with pytest.raises(EngineError, match="is not running"):
             ask(box)
+
+    def test_replies_to_more_questions_come_back(self, box):
+        told = {"ok": True, "status": 200, "text": "{}", "ms": 1.0}
+        said = ExecResult(0, json.dumps({"steps": {}, "client": "", "replies": [told]}), "")
+        box.respond = Played(python=said)
+        assert ask(box, beside=beside()).replies == (probe.Reply(200, "{}", 1.0),)
+        order = json.loads(box.respond.asked[0][1])
+        assert [path for path, _ in order["posts"]] == ["/tokenize", "/v1/rerank"]
+        box.respond = Played(curl=curl())
+        assert ask(box, beside=beside()).replies is None
 
     def test_order_is_ragflows_request(self, box, right):
         box.respond = Played(python=right)

@@ -519,8 +519,9 @@ class TestFromInside:
     def test_no_time_is_no_answer(self, fake, found):
         with StubReranker() as stub:
             sent = (probe.Question("/tokenize", '{"prompt": "a b"}'),) * 3
-            told = probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, sent, seconds=-1)
-            more = probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, sent)
+            over, open_ = probe.Round(sent, seconds=-1), probe.Round(sent)
+            told = probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, over)
+            more = probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, open_)
         assert told == ()
         assert [json.loads(one.text)["count"] for one in more] == [2, 2, 2]
 

@@ -240,7 +240,7 @@ def test_fault_is_caught_by_its_layer_and_named(fault):
 def test_server_that_ranks_is_no_failure(fault):
     for checks in played(Behaviour(fault=fault)):
         assert [check for check in checks if check.status == "fail"] == []
-        assert serving.reaches(checks)
+        assert serving.Reached(tuple(checks)).through
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ class TestCheck:
             fake.respond = respond
             found = RagflowContainer(fake.container(ragflow))
             about = serving.asked(found, URL, "model", EMBEDDING)
-            return serving.check(fake, found, "vllm-cpu:latest", about, "reranker")
+            return serving.check(fake, found, "vllm-cpu:latest", about, "reranker").checks
 
         return checks
 

@@ -15,7 +15,7 @@ from ragops.bench import workload
 from ragops.bench.quantiles import needed
 from ragops.bench.records import RequestRecord
 from ragops.bench.text import Writer
-from ragops.checks.probe import Question, ask_all
+from ragops.checks.probe import Question, Round, ask_all
 from ragops.ragflow import releases
 from ragops.ragflow.names import assumed
 from ragops.ragflow.request import RerankRequest
@@ -129,7 +129,7 @@ def measure(  # noqa: PLR0913 - one keyword for each thing that may differ
     def send(*requests: Request) -> tuple[Reply, ...]:
         bodies = (RerankRequest(expected.model, one.query, one.documents).body() for one in requests)
         asked = tuple(Question(path, body.decode()) for body in bodies)
-        return ask_all(engine, found.name, image, url, asked, seconds=limit * len(asked), timeout=limit)
+        return ask_all(engine, found.name, image, url, Round(asked, limit * len(asked), limit))
 
     drawn, cut_to = _drawn(about)
     records: list[RequestRecord] = []

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from ragops import host as hosts
 from ragops import sizing, vllm
-from ragops.checks import Check, budget, calls, scores, serving, speed
+from ragops.checks import Check, budget, calls, questions, scores, serving, speed
 from ragops.checks.layers import TITLES, stopped_by
+from ragops.checks.probe import ask_all
 from ragops.checks.questions import Expected
 
 if TYPE_CHECKING:
@@ -49,22 +50,23 @@ class Look:
     def inside(self, found: RagflowContainer) -> Iterator[Check]:
         """The checks from one container, in the order of the table of layers."""
         image, served = self.reranker.image, self.wanted.served
-        known, trained = vllm.known(self.wanted.model), self.expected.trained
-        about = serving.asked(found, self.url, served, known, trained=trained)
-        reached = serving.check(self.engine, found, image, about, self.reranker.name)
-        yield from reached
-        broken: set[Layer] = set() if serving.reaches(reached) else {"rerank"}
-        asks: tuple[tuple[Layer, Callable[[RagflowContainer], list[Check]]], ...]
-        asks = (("scores", self._scores), ("budget", self._budget))
-        for layer, ask in asks:
+        known, expected = vllm.known(self.wanted.model), self.expected
+        about = serving.asked(found, self.url, served, known, trained=expected.trained)
+        asked = questions.plan(expected, full=self.full)
+        gate = scores.sent(expected, asked, self.url, full=self.full)
+        reached = serving.check(self.engine, found, image, about, self.reranker.name, gate)
+        yield from reached.checks
+        broken: set[Layer] = set() if reached.through else {"rerank"}
+        for layer in ("scores", "budget"):
             if need := stopped_by(layer, broken):
                 yield Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}", "", found.name)
+            elif layer == "budget":
+                yield from self._budget(found)
             else:
-                yield from ask(found)
-
-    def _scores(self, found: RagflowContainer) -> list[Check]:
-        image = self.reranker.image
-        return scores.check(self.engine, found, image, self.url, self.expected, full=self.full)
+                replies = reached.replies
+                if replies is None:  # curl can't ask so many
+                    replies = ask_all(self.engine, found.name, image, self.url, gate)
+                yield from scores.judge(expected, questions.read(asked, replies), found.name)
 
     def _budget(self, found: RagflowContainer) -> list[Check]:
         if not self.budget:

@@ -18,7 +18,7 @@ from ragops.ragflow.request import KEY, TIMEOUT, RerankRequest
 from ragops.sidecar import sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ragops.checks.layers import Layer
     from ragops.engine import Engine
@@ -37,6 +37,51 @@ _CURL_LAYER: Mapping[int, Layer] = {6: "dns", 7: "tcp"}
 _CURL_TIMEOUT = 28
 _CURL_FORM = r"\n%{http_code} %{redirect_url} %{content_type}"
 _KEPT = 600
+
+
+@dataclass(frozen=True)
+class Question:
+    """One POST to the reranker."""
+
+    path: str
+    """From the server's root, such as ``/v1/rerank``."""
+    body: str
+    """JSON."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back; ``ms`` in milliseconds."""
+
+    status: int
+    """HTTP status; 0 when nothing came back, and then the text says why."""
+    text: str
+    """JSON without the documents or the tokens that it repeats; else the first 600 characters."""
+    ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """Many questions, and how they are asked."""
+
+    questions: tuple[Question, ...]
+    """In the order in which they are asked."""
+    seconds: float = 25.0
+    """Time after which no further question is asked."""
+    timeout: float = TIMEOUT
+    """Seconds that one of them may take."""
+    at_once: int = 1
+    """Questions under way at a time, each over a connection of its own; 1 where they are timed."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which nothing comes any more."""
+        return self.seconds + 2 * self.timeout
+
+    def order(self) -> dict[str, Any]:
+        """What ``data/probe.py`` is told of it."""
+        posts = [(one.path, one.body) for one in self.questions]
+        return {"seconds": self.seconds, "timeout": self.timeout, "at_once": self.at_once, "posts": posts}
 
 
 @dataclass(frozen=True)
@@ -72,40 +117,11 @@ class Answer:
     """Library that makes the rerank call, such as ``cohere 5.6.2``."""
     scores: tuple[tuple[int, float], ...] = ()
     """(index, score) as answered."""
+    replies: tuple[Reply, ...] | None = None
+    """To the questions that were asked on the way; None when they were not."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """One POST to the reranker."""
-
-    path: str
-    """From the server's root, such as ``/v1/rerank``."""
-    body: str
-    """JSON."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back; ``ms`` in milliseconds."""
-
-    status: int
-    """HTTP status; 0 when nothing came back, and then the text says why."""
-    text: str
-    """JSON without the documents or the tokens that it repeats; else the first 600 characters."""
-    ms: float = 0.0
-
-
-def ask_all(  # noqa: PLR0913 - as for ask
-    engine: Engine,
-    container: str,
-    image: str,
-    base_url: str,
-    questions: tuple[Question, ...],
-    *,
-    seconds: float = 25.0,
-    timeout: float = TIMEOUT,
-    at_once: int = 1,
-) -> tuple[Reply, ...]:
+def ask_all(engine: Engine, container: str, image: str, base_url: str, asked: Round) -> tuple[Reply, ...]:
     """Ask many questions in one go from inside a container.
 
     Args:
@@ -113,26 +129,19 @@ def ask_all(  # noqa: PLR0913 - as for ask
         container: Its name or id; it must be running.
         image: An image with Python, for the probe container if one is needed.
         base_url: The reranker's address, as RAGFlow would be given it.
-        questions: In the order in which they are asked.
-        seconds: Time after which no further question is asked.
-        timeout: Seconds that one of them may take.
-        at_once: Questions under way at a time, each over a connection of its own; 1 where they are timed.
+        asked: The questions.
 
     Returns:
         A reply for each question that was asked: fewer than there are when the time was over, or
         when one got no answer.
     """
-    posts = [(one.path, one.body) for one in questions]
-    how = {"timeout": timeout, "at_once": at_once}
-    sent = {"base_url": base_url, "headers": RerankRequest.headers(), **how}
-    said = json.dumps({**sent, "seconds": seconds, "posts": posts})
-    patience = seconds + 2 * timeout
-    done = _by_python(engine, container, program(), said, patience)
+    said = json.dumps({"base_url": base_url, "headers": RerankRequest.headers(), **asked.order()})
+    done = _by_python(engine, container, program(), said, asked.patience)
     if done is None:
         with sidecar(engine, f"container:{container}", image) as probe:
             argv = ("python3", "-c", program())
-            done = engine.execute(probe, argv, stdin=said, timeout=patience)
-    return tuple(_reply(one) for one in _said(done)["replies"])
+            done = engine.execute(probe, argv, stdin=said, timeout=asked.patience)
+    return _replies(_said(done)["replies"])
 
 
 def ask(  # noqa: PLR0913 - one keyword for each thing that may differ
@@ -144,6 +153,7 @@ def ask(  # noqa: PLR0913 - one keyword for each thing that may differ
     *,
     depth: int = len(LAYERS),
     connect_timeout: float = _CONNECT_TIMEOUT,
+    beside: Round | None = None,
 ) -> Answer:
     """Try each layer from inside a container.
 
@@ -155,16 +165,19 @@ def ask(  # noqa: PLR0913 - one keyword for each thing that may differ
         request: The rerank call to make.
         depth: How many layers to try, from the name on.
         connect_timeout: Seconds for the port to answer.
+        beside: More questions, asked on the way while RAGFlow's client library is loaded; curl asks none.
     """
-    said = order(base_url, request, depth=depth, connect_timeout=connect_timeout)
-    done = _by_python(engine, container, program(), said)
+    said = order(base_url, request, depth=depth, connect_timeout=connect_timeout, beside=beside)
+    patience = 3 * TIMEOUT + (beside.patience if beside else 0)
+    done = _by_python(engine, container, program(), said, patience)
     if done is not None:
         return _read(done, "python")
     done = _execute(engine, container, ("curl", "--version"), "")
     if done is not None:
         return _by_curl(engine, container, base_url, request, depth)
     with sidecar(engine, f"container:{container}", image) as probe:
-        return _read(engine.execute(probe, ("python3", "-c", program()), stdin=said), "probe container")
+        argv = ("python3", "-c", program())
+        return _read(engine.execute(probe, argv, stdin=said, timeout=patience), "probe container")
 
 
 def order(
@@ -174,11 +187,13 @@ def order(
     depth: int = len(LAYERS),
     connect_timeout: float = _CONNECT_TIMEOUT,
     timeout: float = TIMEOUT,
+    beside: Round | None = None,
 ) -> str:
     """What ``data/probe.py`` is told: the request's own bytes, and which layers stand on which."""
     asked = LAYERS[:depth]
     return json.dumps(
         {
+            **(beside.order() if beside else {}),
             "base_url": base_url,
             "key": KEY,
             "headers": RerankRequest.headers(),
@@ -196,9 +211,7 @@ def program() -> str:
     return (resources.files("ragops.data") / "probe.py").read_text()
 
 
-def _by_python(
-    engine: Engine, container: str, program: str, said: str, patience: float = 3 * TIMEOUT
-) -> ExecResult | None:
+def _by_python(engine: Engine, container: str, program: str, said: str, patience: float) -> ExecResult | None:
     tries = (_execute(engine, container, (python, "-c", program), said, patience) for python in PYTHONS)
     return next((done for done in tries if done is not None), None)
 
@@ -237,7 +250,12 @@ def _read(done: ExecResult, vehicle: str) -> Answer:
         models=tuple(steps.get("models", {}).get("names", ())),
         client=said["client"],
         scores=tuple((index, score) for index, score in steps.get("rerank", {}).get("scores", ())),
+        replies=_replies(said["replies"]) if "replies" in said else None,
     )
+
+
+def _replies(rows: Sequence[Mapping[str, Any]]) -> tuple[Reply, ...]:
+    return tuple(_reply(one) for one in rows)
 
 
 def _reply(raw: Mapping[str, Any]) -> Reply:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ragops.checks import Check
 from ragops.checks.faults import Finding, formed, heard, order, prompted, ragflow_form, ranged
-from ragops.checks.probe import ask_all
+from ragops.checks.probe import Round, ask_all
 from ragops.checks.questions import plan, questions, read
 from ragops.checks.reading import whole
 from ragops.checks.steady import steady
@@ -19,7 +19,7 @@ from ragops.checks.steady import steady
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ragops.checks.questions import Expected, Transcript
+    from ragops.checks.questions import Expected, Plan, Transcript
     from ragops.engine import Engine
     from ragops.ragflow.discovery import RagflowContainer
 
@@ -72,10 +72,13 @@ def ask(
 ) -> Transcript:
     """Ask all questions from inside a container; the arguments are those of :func:`check`."""
     asked = plan(expected, full=full)
-    sent = questions(expected, asked, urlsplit(url).path)
+    return read(asked, ask_all(engine, container, image, url, sent(expected, asked, url, full=full)))
+
+
+def sent(expected: Expected, asked: Plan, url: str, *, full: bool = False) -> Round:
+    """A plan as the questions that go to a reranker; the arguments are those of :func:`check`."""
     seconds = 3600.0 if full else SECONDS
-    replies = ask_all(engine, container, image, url, sent, seconds=seconds, at_once=AT_ONCE)
-    return read(asked, replies)
+    return Round(questions(expected, asked, urlsplit(url).path), seconds, at_once=AT_ONCE)
 
 
 def judge(expected: Expected, seen: Transcript, where: str = "") -> list[Check]:

@@ -21,10 +21,11 @@ from ragops.ragflow.names import assumed, sent, trouble
 from ragops.ragflow.request import RIGHT, RerankRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from ragops.checks.causes import Listens
     from ragops.checks.layers import Layer
+    from ragops.checks.probe import Reply, Round
     from ragops.engine import Engine
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.ragflow.releases import Release
@@ -70,7 +71,28 @@ def asked(found: RagflowContainer, url: str, name: str, known: Known, *, trained
     return Asked(found.name, url, name, known, release, proxies, trained=trained)
 
 
-def check(engine: Engine, found: RagflowContainer, image: str, about: Asked, reranker: str) -> list[Check]:
+@dataclass(frozen=True)
+class Reached:
+    """How far one RAGFlow container gets."""
+
+    checks: tuple[Check, ...]
+    replies: tuple[Reply, ...] | None = None
+    """To the questions that were asked beside; None when they were not."""
+
+    @property
+    def through(self) -> bool:
+        """Whether RAGFlow's own call got through."""
+        return any(one.name == TITLES["rerank"] and one.status in {"ok", "warn"} for one in self.checks)
+
+
+def check(
+    engine: Engine,
+    found: RagflowContainer,
+    image: str,
+    about: Asked,
+    reranker: str,
+    beside: Round | None = None,
+) -> Reached:
     """Ask from inside one RAGFlow container and judge the answer.
 
     Args:
@@ -79,15 +101,16 @@ def check(engine: Engine, found: RagflowContainer, image: str, about: Asked, rer
         image: An image with Python, for a container that has none.
         about: What it is asked to reach.
         reranker: Container of the server, in which is looked when it refuses.
+        beside: More questions for the reranker; the replies come back as they are.
     """
     if found.container.status != "running":
         state = found.container.status
         remedy = f"docker unpause {found.name}" if state == "paused" else f"docker start {found.name}"
-        return [Check("container runs", "fail", f"it is {state}", remedy, found.name)]
-    answer = ask(engine, found.name, image, about.url, about.request)
+        return Reached((Check("container runs", "fail", f"it is {state}", remedy, found.name),))
+    answer = ask(engine, found.name, image, about.url, about.request, beside=beside)
     tcp = answer.steps.get("tcp", _NOTHING)
     listens = _listens(engine, reranker, image) if not tcp.ok and is_refused(tcp) else ""
-    return judge(answer, about, listens)
+    return Reached(tuple(judge(answer, about, listens)), answer.replies)
 
 
 def judge(answer: Answer, about: Asked, listens: Listens = "") -> list[Check]:
@@ -114,11 +137,6 @@ def judge(answer: Answer, about: Asked, listens: Listens = "") -> list[Check]:
     if about.proxy:
         checks.append(_through(about))
     return checks
-
-
-def reaches(checks: Iterable[Check]) -> bool:
-    """Whether RAGFlow's own call got through."""
-    return any(check.name == TITLES["rerank"] and check.status in {"ok", "warn"} for check in checks)
 
 
 _NOTHING = Step(ok=True, detail="")

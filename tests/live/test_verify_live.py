@@ -34,7 +34,8 @@ def ask(engine, declared, running, client):
 
     def judge(host=declared.reranker.name, path="/v1", name=running.served):
         about = serving.asked(found, f"http://{host}:8000{path}", name, known)
-        return {one.name: one for one in serving.check(engine, found, running.reranker.image, about, host)}
+        reached = serving.check(engine, found, running.reranker.image, about, host)
+        return {one.name: one for one in reached.checks}
 
     return judge
 
@@ -115,13 +116,11 @@ def test_stub_has_the_routes_and_the_words_of_vllm(declared, running):
 
 def test_key_and_full_queue_of_vllm_are_named(engine, declared, running, ask):
     wanted = verbs.desired(declared).spec
-    command = (*wanted.command, "--api-key", "secret", "--max-num-queued-reqs", "2")
-    mounts = tuple(one for one in wanted.mounts if one.kind != "volume")
+    command = (*wanted.command, "--api-key", "secret", "--max-num-queued-reqs", "2", "--enforce-eager")
     image = running.reranker.image
     spec = dataclasses.replace(
-        wanted, name=GUARDED, image=image, aliases=(GUARDED,), command=command, publish=(), mounts=mounts
+        wanted, name=GUARDED, image=image, aliases=(GUARDED,), command=command, publish=(), role="test"
     )
-    spec = dataclasses.replace(spec, read_only=False, role="test")
     with started(engine, spec):
         wait_for_health(engine, ask)
         guarded = ask(GUARDED)
