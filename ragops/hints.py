@@ -165,7 +165,7 @@ CONTAINER = (
     Hint(
         "Available memory on node",
         "The key-value cache does not fit into the memory that is free.",
-        "set kv_cache_gib = 1 under [reranker], or stop the other server",
+        "under [reranker] a smaller kv_cache_gib, or a larger memory_gib; or stop the other server",
         "memory-short",
     ),
     Hint(

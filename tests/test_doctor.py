@@ -214,7 +214,8 @@ class TestMemory:
     def test_parts_are_shown(self, doctor):
         detail = doctor()["memory"].detail
         assert re.fullmatch(
-            r"\d\.\d of 16\.0 GiB \(weights 0\.0, activations 0\.0, processes \d\.\d\)", detail
+            r"\d\.\d of 16\.0 GiB \(weights 0\.0, activations 0\.0, processes \d\.\d, page cache 1\.0\)",
+            detail,
         )
 
     def test_too_little_fails(self, doctor):

@@ -213,9 +213,18 @@ def test_memory_adds_up():
     assert need.kv_cache == 2 * GIB
     assert need.weights == QWEN3.weight_bytes + 151669 * 1024 * 2
     assert 0 < need.activations < GIB // 4
-    parts = need.weights + need.kv_cache + need.activations + need.processes
-    assert 0 <= need.total - parts < GIB // 4
+    held = need.weights + need.kv_cache + need.activations + need.processes
+    assert 0 <= need.held - held < GIB // 4
+    assert need.files == QWEN3.weight_bytes + GIB
+    assert 0 <= need.total - held - need.files < GIB // 4
     assert launch().memory == need.total
+
+
+def test_page_cache_gets_what_the_machine_has():
+    held = sizing.memory(stack(), QWEN3, host()).held
+    assert launch(machine=host(memory=held)).memory == held
+    with pytest.raises(StackError, match="of memory"):
+        launch(machine=host(memory=held - 1))
 
 
 def test_float32_weights_are_twice_as_large():

@@ -79,16 +79,16 @@ def files(folder: Path) -> Check:
 def memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
     """What the container takes, part by part, beside what there is, and what is free now."""
     try:
-        need = sizing.memory_limit(stack, model, host)
+        limit = sizing.memory_limit(stack, model, host)
         sizing.kv_cache(stack, model, host)
         parts = sizing.memory(stack, model, host)
     except RagopsError as error:
         return Check("memory", "fail", error.short, error.hint)
-    detail = f"{need / GIB:.1f} of {host.usable_memory / GIB:.1f} GiB ({_parts(parts)})"
-    if stack.reranker.memory_gib and need < parts.total:
+    detail = f"{limit / GIB:.1f} of {host.usable_memory / GIB:.1f} GiB ({_parts(parts)})"
+    if stack.reranker.memory_gib and limit < parts.total:
         remedy = f"memory_gib = {-(-parts.total // GIB)} under [reranker], or leave it out"
         return Check("memory", "warn", f"{detail}: memory_gib is less than the parts", remedy)
-    if not running and host.available is not None and host.available < need:
+    if not running and host.available is not None and host.available < min(limit, parts.held):
         remedy = "ps --sort=-rss -eo rss,comm | head shows what takes it; or lower kv_cache_gib"
         return Check("memory", "warn", f"{detail}, but {host.available / GIB:.1f} GiB are free now", remedy)
     return Check("memory", "ok", detail)
@@ -109,6 +109,7 @@ def _parts(parts: Memory) -> str:
         ("KV cache", parts.kv_cache),
         ("activations", parts.activations),
         ("processes", parts.processes),
+        ("page cache", parts.files),
     )
     return ", ".join(f"{name} {size / GIB:.1f}" for name, size in rows if size)
 
