@@ -90,10 +90,12 @@ async def post(http: httpx.AsyncBaseTransport, target: Target, body: bytes, docu
     Returns:
         The reply; whatever goes wrong is in its ``error``. Only cancellation is raised.
     """
+    headers = {"Authorization": f"Bearer {target.api_key}", "Content-Type": "application/json"}
+    request = httpx.Request("POST", _parsed(target.url), headers=headers, content=body)
     t_send = time.perf_counter_ns()
     try:
         async with asyncio.timeout(target.timeout):
-            status, content = await _exchange(http, target, body)
+            status, content = await _exchange(http, request)
     except (TimeoutError, httpx.TimeoutException):
         return Reply(t_send, time.perf_counter_ns(), error=f"timeout: no answer in {target.timeout:g} s")
     except httpx.HTTPError as error:
@@ -106,11 +108,8 @@ async def post(http: httpx.AsyncBaseTransport, target: Target, body: bytes, docu
     return _read(content, documents, t_send, t_done)
 
 
-async def _exchange(http: httpx.AsyncBaseTransport, target: Target, body: bytes) -> tuple[int, bytes]:
-    headers = {"Authorization": f"Bearer {target.api_key}", "Content-Type": "application/json"}
-    response = await http.handle_async_request(
-        httpx.Request("POST", _parsed(target.url), headers=headers, content=body)
-    )
+async def _exchange(http: httpx.AsyncBaseTransport, request: httpx.Request) -> tuple[int, bytes]:
+    response = await http.handle_async_request(request)
     try:
         return response.status_code, await response.aread()
     finally:

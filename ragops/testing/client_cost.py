@@ -92,7 +92,7 @@ def main(file: str) -> None:
     mine = time.process_time()
     texts = synthetic(64, DOCUMENTS, WORDS)
     cost = tuple(_cost(texts, at_once, cpus) for at_once in (1, 4, 16))
-    laws = ((0.2, 0.2, 4), (0.1, 0.6, 8), (2.0, 3.0, 16))
+    laws = ((0.2, 0.2, 1), (0.2, 0.2, 4), (0.1, 0.6, 8), (2.0, 3.0, 16))
     accuracy = tuple(_accuracy(texts, *law) for law in laws)
     children = os.times().children_user + os.times().children_system
     used = time.process_time() - mine + children
