@@ -83,7 +83,7 @@ class RunContainer:
     def apply(self, engine: Engine) -> None:
         made = engine.create_container(self.spec)
         try:
-            engine.start(made)
+            engine.start(self.spec.name)  # by name, which an error then tells
         except EngineError:
             engine.remove_container(made)
             raise
