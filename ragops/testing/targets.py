@@ -200,7 +200,7 @@ def second_start(first: float, second: float) -> Target:
         f"at most {SECOND_START_SHARE:.0%} of the first start's time, and {READY_SECONDS:.0f} s",
         answered(met=met, possible=True),
         f"{second / first:.0%}: {second:.0f} s after {first:.0f} s",
-        "starting Python with torch, and reading the weights",
+        "three processes that load torch one after the other, tracing the model, and reading the weights",
     )
 
 
