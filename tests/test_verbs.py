@@ -11,6 +11,7 @@ from ragops.errors import EngineError, ImageError, LaunchError, LockedError, Not
 from ragops.lock import held
 from ragops.model import describe
 from ragops.stack import Ragflow, Reranker, Stack, home
+from ragops.state import ExecResult
 
 STACK = Stack()
 NET, RERANKER = STACK.network.name, STACK.reranker.name
@@ -196,6 +197,27 @@ class TestVerify:
         assert set(outside.values()) == {"ok"}
         assert set(found.values()) == {"skip"}
         assert {"scores are right", "time is enough"} <= set(found)
+
+    def test_the_scores_are_asked_apart_where_they_could_not_be_asked_on_the_way(self, stack_up):
+        """As with curl: then a visit of its own asks them, and the report is the same."""
+        whole, visits = stack_up.respond, []
+
+        def respond(box, argv, stdin):
+            done = whole(box, argv, stdin)
+            said = json.loads(done.stdout) if done else {}
+            if "layers" in json.loads(stdin or "{}"):
+                visits.append("replies" in said)
+                said.pop("replies", None)
+            return done and ExecResult(0, json.dumps(said), "")
+
+        before = verbs.verify(STACK, stack_up)
+        stack_up.respond = respond
+        after = verbs.verify(STACK, stack_up)
+        assert any(visits)
+        assert [(one.name, one.status) for one in after.checks] == [
+            (one.name, one.status) for one in before.checks
+        ]
+        assert after.ok
 
     def test_leaves_no_container_behind(self, stack_up, ragflow):
         verbs.verify(STACK, stack_up)
