@@ -140,7 +140,7 @@ def build(source: Path, out: Path, notebooks: Path | None = None, *, run: Path |
     """Build the site, with warnings as errors.
 
     Args:
-        source: The folder ``docs`` of a checkout; ``images`` and ``notebooks`` lie beside it.
+        source: The folder ``docs`` of a checkout; ``images``, ``notebooks`` and ``results`` lie beside it.
         out: Folder for the pages; a site that is there is replaced.
         notebooks: Folder with executed notebooks; the sources, without outputs, when left out.
         run: Folder of the recorded run that pages show; none when left out.
@@ -157,6 +157,8 @@ def build(source: Path, out: Path, notebooks: Path | None = None, *, run: Path |
         stage = Path(name)
         for folder in (source, source.parent / "images"):
             shutil.copytree(folder, stage / folder.name)
+        if (kept := source.parent / "results").is_dir():  # some pages show the runs that lie there
+            (stage / kept.name).symlink_to(kept.resolve())
         environment = {NOTEBOOKS: str((notebooks or source.parent / "notebooks").resolve())}
         if run is not None:
             environment[RUN] = str(run.resolve())

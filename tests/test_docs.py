@@ -106,6 +106,13 @@ def test_every_code_of_an_error_is_an_anchor_and_what_is_printed_leads_there(bui
     assert 'id="port-taken"' in page
 
 
+def test_runs_that_lie_in_results_are_shown(built):
+    page = text(built, "tune")
+    kept = [one.name for one in (ROOT / "results").glob("*-tune")]
+    assert kept
+    assert [name for name in kept if name not in page] == []
+
+
 def test_every_check_of_verify_is_explained(built):
     page = text(built, "verification")
     titles = [row.title for row in TABLE if row.by_hand]
