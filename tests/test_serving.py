@@ -413,5 +413,11 @@ class TestReport:
         assert lines[5] == "on this host"
         assert lines[-1] == "note: a note"
 
-    def test_html_is_escaped(self):
-        assert "&lt;broken&gt;" in Report("r", self.CHECKS)._repr_html_()
+    def test_html_groups_as_the_text_does_and_is_escaped(self):
+        page = Report("r", self.CHECKS, ("a note",))._repr_html_()
+        places = ['rowgroup">from box</th>', 'rowgroup">on this host</th>']
+        assert [page.count(place) for place in places] == [1, 1]
+        assert "odd<br>hint: look" in page
+        assert "&lt;broken&gt;<br>hint: mend" in page
+        assert "fine</td>" in page
+        assert "note: a note" in page

@@ -60,18 +60,22 @@ class Report:
 
     def _repr_html_(self) -> str:
         """The same as a table, for notebooks."""
-        asked = any(check.where for check in self.checks)
-        head = (["from"] if asked else []) + ["check", "result", "seen", "remedy"]
-        rows = "".join(_row(check, asked=asked) for check in self.checks)
+        rows, where = [], ""
+        for check in self.checks:
+            if check.where != where:
+                where = check.where
+                asked = f"from {where}" if where else "on this host"
+                rows.append(f'<tr><th colspan="3" scope="rowgroup">{escape(asked)}</th></tr>')
+            rows.append(_row(check))
         notes = "".join(f"<p>note: {escape(note)}</p>" for note in self.notes)
-        titles = "".join(f"<th>{title}</th>" for title in head)
-        return f"<p>{escape(self.title)}</p><table><tr>{titles}</tr>{rows}</table>{notes}"
+        head = "<tr><th>check</th><th>result</th><th>seen</th></tr>"
+        table = f'<table class="ragops-checks">{head}{"".join(rows)}</table>'
+        return f"<p>{escape(self.title)}</p>{table}{notes}"
 
 
-def _row(check: Check, *, asked: bool) -> str:
-    remedy = check.remedy if check.status in {"warn", "fail"} else ""
-    cells = [check.where or "this host"] if asked else []
-    cells = [f"<td>{escape(cell)}</td>" for cell in [*cells, check.name]]
-    cells.append(f'<td class="ragops-{check.status}">{check.status}</td>')
-    cells += [f"<td>{escape(cell)}</td>" for cell in (check.detail, remedy)]
-    return f"<tr>{''.join(cells)}</tr>"
+def _row(check: Check) -> str:
+    seen = escape(check.detail)
+    if check.remedy and check.status in {"warn", "fail"}:
+        seen += f"<br>hint: {escape(check.remedy)}"
+    result = f'<td class="ragops-{check.status}">{check.status}</td>'
+    return f"<tr><td>{escape(check.name)}</td>{result}<td>{seen}</td></tr>"
