@@ -18,7 +18,7 @@ TOO_WIDE = """() => {
   const scrolls = one => /auto|scroll/.test(getComputedStyle(one).overflowX);
   const kept = one => one.tagName == "ARTICLE" ? false : scrolls(one) || kept(one.parentElement);
   const edge = document.documentElement.clientWidth + 1;
-  const page = [...document.querySelectorAll("html, article :is(h1, h2, h3, p, li, dt)")]
+  const page = [...document.querySelectorAll("html, .prev-next-area a, article :is(h1, h2, h3, p, li, dt)")]
     .filter(one => one.clientWidth > 0 && one.scrollWidth > one.clientWidth + 1);
   const parts = [...document.querySelectorAll("article *")]
     .filter(one => one.getBoundingClientRect().right > edge && !kept(one.parentElement));
