@@ -193,13 +193,13 @@ def _text(node: ast.expr, known: dict[str, ast.expr]) -> str:
 def _name(node: ast.expr) -> str:
     """What stands for a value: the name that it is called by, in capital letters."""
     if isinstance(node, ast.Attribute):
-        return node.attr.upper()
+        return node.attr.strip("_").upper()
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "len":
         return "N"
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in BUILTINS:
         return node.func.id.strip("_").upper()
     names = [one.id for one in ast.walk(node) if isinstance(one, ast.Name) and one.id not in BUILTINS]
-    return names[0].upper() if names else "..."
+    return names[0].strip("_").upper() if names else "..."
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
