@@ -20,8 +20,11 @@ class OrderCheck(NamedTuple):
     """A query, documents, and the place of the one document that answers it."""
 
     query: str
+    """What is asked."""
     documents: tuple[str, ...]
+    """Two or more."""
     best: int
+    """Place of the one that answers it, from 0."""
 
 
 DEFAULT_CHECK = OrderCheck(
