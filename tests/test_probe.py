@@ -196,10 +196,20 @@ class TestProgram:
             assert "replies" not in run(url, beside=beside())
 
     def test_server_that_hangs_over_them_is_not_asked_again(self):
-        with server(tokenize=None, **{"openapi.json": (404, "", "")}) as url:
-            found = run(url, beside=beside(timeout=0.3), timeout=0.3)
+        with server(tokenize=(200, "", "{}"), rerank=None, **{"openapi.json": (404, "", "")}) as url:
+            found = run(url, beside=beside(timeout=0.6), timeout=0.6)
+        assert [one["ok"] for one in found["replies"]] == [True, False]
         assert found["steps"]["rerank"]["error"] == "TimeoutError"
-        assert [one["ok"] for one in found["replies"]] == [False]
+        assert found["steps"]["rerank"] == found["replies"][1]
+
+    def test_server_that_is_slow_over_a_long_one_still_gets_ragflows_call(self):
+        """Three documents take it 0.3 s, thirty 3 s."""
+        body = {"model": "stub-reranker", "query": "q", "documents": ["a"] * 30, "top_n": 30}
+        asked = (*beside().questions, probe.Question("/v1/rerank", json.dumps(body)))
+        with StubReranker(Behaviour(per_document_s=0.1, serial=False)) as stub:
+            found = run(stub.base_url, beside=probe.Round(asked, timeout=1.0), timeout=1.0)
+        assert [one["ok"] for one in found["replies"]] == [True, True, False]
+        assert found["steps"]["rerank"]["ok"]
 
     def test_answer_that_leads_elsewhere_keeps_the_place(self):
         with StubReranker(Behaviour(fault="redirect-308")) as stub:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ragops.checks.layers import Layer
+    from ragops.checks.probe import Reply, Round
+    from ragops.checks.questions import Plan
     from ragops.engine import Engine
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.state import ContainerState
@@ -57,16 +59,23 @@ class Look:
         reached = serving.check(self.engine, found, image, about, self.reranker.name, gate)
         yield from reached.checks
         broken: set[Layer] = set() if reached.through else {"rerank"}
-        for layer in ("scores", "budget"):
+        asks: tuple[tuple[Layer, Callable[[], list[Check]]], ...]
+        asks = (
+            ("scores", lambda: self._scores(found, asked, gate, reached.replies)),
+            ("budget", lambda: self._budget(found)),
+        )
+        for layer, ask in asks:
             if need := stopped_by(layer, broken):
                 yield Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}", "", found.name)
-            elif layer == "budget":
-                yield from self._budget(found)
             else:
-                replies = reached.replies
-                if replies is None:  # curl can't ask so many
-                    replies = ask_all(self.engine, found.name, image, self.url, gate)
-                yield from scores.judge(expected, questions.read(asked, replies), found.name)
+                yield from ask()
+
+    def _scores(
+        self, found: RagflowContainer, asked: Plan, gate: Round, replies: tuple[Reply, ...] | None
+    ) -> list[Check]:
+        if replies is None:  # curl can't ask so many
+            replies = ask_all(self.engine, found.name, self.reranker.image, self.url, gate)
+        return scores.judge(self.expected, questions.read(asked, replies), found.name)
 
     def _budget(self, found: RagflowContainer) -> list[Check]:
         if not self.budget:
