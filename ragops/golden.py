@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
 from ragops.bench.text import Passage, stemmed
@@ -75,10 +76,13 @@ def load() -> tuple[Item, ...]:
 def subset(counts: Iterable[tuple[str, int]]) -> tuple[Item, ...]:
     """So many items of each language, spread evenly over the file; always the same ones.
 
+    The languages take turns, so that the first few items hold some of each.
+
     Args:
         counts: Pairs of a language and a number of items.
     """
-    return tuple(item for lang, count in counts for item in _spread(lang, count))
+    turns = zip_longest(*(_spread(lang, count) for lang, count in counts))
+    return tuple(item for turn in turns for item in turn if item)
 
 
 def _spread(lang: str, count: int) -> tuple[Item, ...]:

@@ -46,7 +46,7 @@ def most_at_once(records):
 
 def test_closed_level_keeps_its_clients_busy_and_no_more():
     records = played(Level.closed(3), 12, Behaviour(fixed_s=0.04, serial=False))
-    assert [r.index for r in sorted(records, key=lambda r: r.t_send)] == list(range(12))
+    assert [r.index for r in sorted(records, key=lambda r: r.t_sched)] == list(range(12))
     assert most_at_once(records) == 3
     assert all(r.t_sched <= r.t_send < r.t_done for r in records)
     assert all((r.status, r.tokens, r.error) == (200, 9, "") for r in records)

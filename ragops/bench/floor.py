@@ -14,8 +14,6 @@ from ragops.bench.records import Floor
 from ragops.testing.echo import MODEL, EchoProcess
 
 if TYPE_CHECKING:
-    import httpx
-
     from ragops.bench.workload import Workload
 
 
@@ -36,9 +34,7 @@ async def measure_floor(workload: Workload, requests: int = 40) -> Floor:
             return await _measure(workload, requests, http, target)
 
 
-async def _measure(
-    workload: Workload, requests: int, http: httpx.AsyncBaseTransport, target: wire.Target
-) -> Floor:
+async def _measure(workload: Workload, requests: int, http: wire.Client, target: wire.Target) -> Floor:
     chosen = [workload.requests[number % len(workload.requests)] for number in range(requests)]
     bodies = [(wire.encode(MODEL, r.query, r.documents), len(r.documents)) for r in chosen]
     for body, documents in bodies:  # waits for the process to start, and lets it learn the answers

@@ -10,14 +10,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from ragops.bench import wire
 from ragops.bench.level import Level, due_times
 from ragops.bench.records import Phase, RequestRecord
-
-if TYPE_CHECKING:
-    import httpx
 
 Fire = Callable[["Job", int], Awaitable[None]]
 Keep = Callable[[RequestRecord], None]
@@ -50,7 +46,7 @@ class Pass:
     """How often the run had been continued."""
 
 
-async def play(turn: Pass, http: httpx.AsyncBaseTransport, target: wire.Target, keep: Keep) -> None:
+async def play(turn: Pass, http: wire.Client, target: wire.Target, keep: Keep) -> None:
     """Send every request of a pass.
 
     Args:

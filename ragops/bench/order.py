@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ragops.bench import wire
 from ragops.errors import BenchError
-
-if TYPE_CHECKING:
-    import httpx
 
 
 class OrderCheck(NamedTuple):
@@ -95,7 +92,7 @@ def judge(scores: tuple[float, ...], best: int) -> bool:
     return all(math.isfinite(score) for score in scores) and all(scores[best] > score for score in others)
 
 
-async def ask(http: httpx.AsyncBaseTransport, target: wire.Target, check: OrderCheck) -> Ordering:
+async def ask(http: wire.Client, target: wire.Target, check: OrderCheck) -> Ordering:
     """Ask, each time with another document first, so that neither luck nor a place can be right.
 
     Returns:
@@ -115,9 +112,7 @@ async def ask(http: httpx.AsyncBaseTransport, target: wire.Target, check: OrderC
     return next((one for one in found if not one.right), found[0])
 
 
-async def _ask(
-    http: httpx.AsyncBaseTransport, target: wire.Target, check: OrderCheck, first: int
-) -> Ordering:
+async def _ask(http: wire.Client, target: wire.Target, check: OrderCheck, first: int) -> Ordering:
     turned = check.documents[first:] + check.documents[:first]
     body = wire.encode(target.model, check.query, tuple(turned))
     reply = await wire.post(http, target, body, len(turned))

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import threading
     from pathlib import Path
 
-    import httpx
-
+    from ragops.bench import wire
     from ragops.bench.folder import RunFolder
     from ragops.bench.plan import Plan
 
@@ -74,7 +73,7 @@ class Recorder:
         self.sampler_errors = list(self.info.sampler_errors)
         folder.write_info(self.info)
 
-    async def run(self, http: httpx.AsyncBaseTransport, stop: threading.Event | None) -> Path:
+    async def run(self, http: wire.Client, stop: threading.Event | None) -> Path:
         """Play all; whatever ends it is named in ``run.json``."""
         stopper = asyncio.create_task(cancel_when(stop, this())) if stop else None
         reason = "ended by an error"
@@ -95,7 +94,7 @@ class Recorder:
             self._close(reason)
         return self.folder.path
 
-    async def _play(self, http: httpx.AsyncBaseTransport) -> None:
+    async def _play(self, http: wire.Client) -> None:
         for turn in self.plan.turns():
             encoded = self.plan.encoded(turn)  # beforehand, so that it is not measured
             await self._sample()

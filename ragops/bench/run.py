@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    import httpx
-
     from ragops.bench.level import Level
     from ragops.bench.workload import Workload
 
@@ -178,7 +176,7 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
         return await Recorder(replace(plan, info=checked), folder, sampler, progress).run(http, stop)
 
 
-async def _prepared(plan: Plan, http: httpx.AsyncBaseTransport, *, floor: bool) -> RunInfo:
+async def _prepared(plan: Plan, http: wire.Client, *, floor: bool) -> RunInfo:
     """What is known once the order was asked for and the client's own cost measured."""
     info, report = plan.info, plan.info.order
     if not report.skipped:

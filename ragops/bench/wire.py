@@ -1,6 +1,7 @@
 """One rerank call as RAGFlow makes it: the body, the headers, and what an answer must hold.
 
-``load.py`` sends many of them and keeps the time, ``order.py`` sends one and looks at the scores.
+``load.py`` sends many of them, ``order.py`` sends one and looks at the scores; ``stopwatch.py`` keeps
+the time.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import httpcore
 import httpx
 
+from ragops.bench.stopwatch import Stopwatch
 from ragops.ragflow.request import TIMEOUT, RerankRequest
+
+Client = httpcore.AsyncConnectionPool
+"""What carries requests; made by :func:`client`."""
 
 RAGFLOW_TIMEOUT = TIMEOUT
 
@@ -63,14 +69,18 @@ class Reply:
     """Why the answer can't be used; empty when it can."""
 
 
-def client() -> httpx.AsyncBaseTransport:
-    """What carries the requests: httpx without the parts of its client that cost time and add nothing.
+def client() -> Client:
+    """What carries the requests: httpx's engine without the client around it, which costs time here.
 
     A connection is used again only within a second, long before any server closes it for being idle;
     RAGFlow makes a new one for each call, which on one machine takes a fraction of a millisecond.
     """
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE)
-    return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+    return httpcore.AsyncConnectionPool(
+        max_connections=None,
+        max_keepalive_connections=None,
+        keepalive_expiry=_IDLE,
+        network_backend=Stopwatch(),
+    )
 
 
 def encode(model: str, query: str, documents: tuple[str, ...]) -> bytes:
@@ -78,7 +88,7 @@ def encode(model: str, query: str, documents: tuple[str, ...]) -> bytes:
     return RerankRequest(model, query, documents).body()
 
 
-async def post(http: httpx.AsyncBaseTransport, target: Target, body: bytes, documents: int) -> Reply:
+async def post(http: Client, target: Target, body: bytes, documents: int) -> Reply:
     """Send one request and wait for the whole answer.
 
     Args:
@@ -90,35 +100,47 @@ async def post(http: httpx.AsyncBaseTransport, target: Target, body: bytes, docu
     Returns:
         The reply; whatever goes wrong is in its ``error``. Only cancellation is raised.
     """
-    headers = {"Authorization": f"Bearer {target.api_key}", "Content-Type": "application/json"}
-    request = httpx.Request("POST", _parsed(target.url), headers=headers, content=body)
-    t_send = time.perf_counter_ns()
+    begun = time.perf_counter_ns()
     try:
         async with asyncio.timeout(target.timeout):
-            status, content = await _exchange(http, request)
-    except (TimeoutError, httpx.TimeoutException):
-        return Reply(t_send, time.perf_counter_ns(), error=f"timeout: no answer in {target.timeout:g} s")
-    except httpx.HTTPError as error:
-        return Reply(t_send, time.perf_counter_ns(), error=f"connection: {error!r}"[:_SHORT])
-    t_done = time.perf_counter_ns()
-    if status != httpx.codes.OK:
-        text = f"HTTP {status}: {content.decode(errors='replace')}"[:_SHORT]
-        return Reply(t_send, t_done, status=status, error=text)
-    await asyncio.sleep(0)  # answers that came at the same moment are timed before one of them is read
+            response = await http.handle_async_request(_request(target, body))
+            try:
+                content = await response.aread()
+            finally:
+                await response.aclose()
+    except TimeoutError:
+        return Reply(begun, time.perf_counter_ns(), error=f"timeout: no answer in {target.timeout:g} s")
+    except _BROKEN as error:
+        return Reply(begun, time.perf_counter_ns(), error=f"connection: {error!r}"[:_SHORT])
+    over = response.extensions["network_stream"]
+    t_send, t_done = over.sent, over.received
+    if response.status != httpx.codes.OK:
+        text = f"HTTP {response.status}: {content.decode(errors='replace')}"[:_SHORT]
+        return Reply(t_send, t_done, status=response.status, error=text)
     return _read(content, documents, t_send, t_done)
 
 
-async def _exchange(http: httpx.AsyncBaseTransport, request: httpx.Request) -> tuple[int, bytes]:
-    response = await http.handle_async_request(request)
-    try:
-        return response.status_code, await response.aread()
-    finally:
-        await response.aclose()
+_BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
+"""What becomes of connections that fail, of answers that are no HTTP, and of an address without http."""
+
+
+def _request(target: Target, body: bytes) -> httpcore.Request:
+    host, url = _parsed(target.url)
+    headers = (
+        (b"Host", host),
+        (b"Authorization", f"Bearer {target.api_key}".encode()),
+        (b"Content-Type", b"application/json"),
+        (b"Content-Length", str(len(body)).encode()),
+    )
+    return httpcore.Request(b"POST", url, headers=headers, content=body)
 
 
 @lru_cache(maxsize=8)
-def _parsed(url: str) -> httpx.URL:
-    return httpx.URL(url)
+def _parsed(address: str) -> tuple[bytes, httpcore.URL]:
+    """The Host header and the address."""
+    told = httpx.URL(address)
+    url = httpcore.URL(scheme=told.raw_scheme, host=told.raw_host, port=told.port, target=told.raw_path)
+    return told.netloc, url
 
 
 def _read(content: bytes, documents: int, t_send: int, t_done: int) -> Reply:

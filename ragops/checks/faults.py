@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.checks.measures import accuracy, by_language, concordance, measure, word_overlap
-from ragops.checks.questions import pair_prompts
+from ragops.checks.questions import FEWEST, pair_prompts
 from ragops.checks.texts import PAIR, QUERY
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ ROUNDING_LOGIT = 0.5
 NARROW = 0.06
 """Spread of all scores below which they are those of texts that all look alike to the model."""
 
-FEWEST = 12
-"""Golden queries below which an order is not judged."""
+FEWEST_IN_EACH = 6
+"""Golden queries of a language below which it is not judged alone."""
 
 _EDGE = 0.005
 """Beyond the range, for what bfloat16 rounds up."""
@@ -135,6 +135,8 @@ def order(expected: Expected, seen: Transcript) -> Finding:
         return Finding("fail", f"{lost}: {detail}", f"name a model for these languages; {REWRITTEN}")
     others = [pair for pair in by_language(seen.judged("golden")) if pair[0] not in expected.languages]
     told = "".join(f"; {lang} {one.accuracy:.2f}" for lang, one in others)
+    if seen.unasked:
+        told += f"; no time for {seen.unasked} more questions: ragops verify --full"
     if found.accuracy >= NEEDED:
         return Finding("ok", detail + told)
     return _disordered(seen, found, judged, detail)
@@ -246,7 +248,7 @@ def _template(expected: Expected, seen: Transcript, tokens: int) -> Finding:
 
 def _languages(judged: Sequence[Judged], expected: Expected) -> str:
     """Which languages come out wrong while others come out right; empty when it is all or none."""
-    told = [(lang, one.accuracy) for lang, one in by_language(judged)]
+    told = [(lang, one.accuracy) for lang, one in by_language(judged) if one.queries >= FEWEST_IN_EACH]
     lost = [f"{lang} {one:.2f}" for lang, one in told if one < NEEDED_IN_EACH]
     read = [lang for lang, one in told if one >= NEEDED]
     if not lost or not read or len(expected.languages) < 2:

@@ -72,6 +72,10 @@ class Round:
     """Seconds that one of them may take."""
     at_once: int = 1
     """Questions under way at a time, each over a connection of its own; 1 where they are timed."""
+    needed: int | None = None
+    """How many of the questions have all that time; None for all of them."""
+    spare: float = 0.0
+    """Time after which none of the others is asked."""
 
     @property
     def patience(self) -> float:
@@ -81,7 +85,9 @@ class Round:
     def order(self) -> dict[str, Any]:
         """What ``data/probe.py`` is told of it."""
         posts = [(one.path, one.body) for one in self.questions]
-        return {"seconds": self.seconds, "timeout": self.timeout, "at_once": self.at_once, "posts": posts}
+        needed = len(posts) if self.needed is None else self.needed
+        times = {"seconds": self.seconds, "spare": self.spare, "timeout": self.timeout}
+        return {**times, "needed": needed, "at_once": self.at_once, "posts": posts}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What the score gate asks, and what it makes of the replies; pure.
 
 :func:`plan` writes the questions, :func:`read` turns the replies into a :class:`Transcript`, and
-``scores.py`` judges it. The order is such that the rules that name a cause come first when time
-is short.
+``scores.py`` judges it. What every rule needs is asked first; a server that is slow is asked no more
+than that.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ REPEATED = 2
 """Golden queries that are asked again, and asked once more among other documents; with ``full`` all."""
 STRANGERS = 3
 """Documents put around those of a query when they are moved."""
+FEWEST = 12
+"""Golden queries below which an order is not judged."""
 WIDE = 70
 """Documents in the call that is as long as RAGFlow's usual one; all but a query's own are short."""
 
@@ -86,6 +88,8 @@ class Plan:
     prompts: tuple[str, ...]
     """The model card's prompts of :data:`PAIR`, which the server also scores as they are."""
     rankings: tuple[Ranking, ...]
+    needed: int
+    """How many of the rankings the rules need; the others make a good order surer."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,9 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
     items = golden.load() if full else golden.subset(_quick(expected))
     first = items if full else tuple(item for item in items if item.lang == "en")[:REPEATED]
     rest = tuple(item for item in items if item not in first)
-    as_sent = items if full else tuple(item for item in items if item.lang in expected.languages)[::3]
-    rankings = (
+    soon = rest[: FEWEST - len(first)] if len(first) < FEWEST else ()
+    as_sent = items if full else _third(items, expected.languages)
+    needed = (
         Ranking("pair", QUERY, PAIR, len(PAIR)),
         Ranking("tail", QUERY, tail, len(tail)),
         Ranking("letters", LETTERS_QUERY, LETTERS, len(LETTERS)),
@@ -167,11 +172,14 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
         Ranking("top", first[0].query, first[0].texts(), 2, first[0]),
         Ranking("other", _unlike(first[0], items), first[0].texts(), len(first[0].documents), first[0]),
         _wide(first[0]),
-        *(_golden("golden", item) for item in rest),
+        *(_golden("golden", item) for item in soon),
+    )
+    others = (
+        *(_golden("golden", item) for item in rest if item not in soon),
         *(_golden("ragflow", item, "ragflow") for item in as_sent),
     )
     counted = (QUERY, *PAIR, *tail, LETTERS_QUERY, *LETTERS, LETTERS_BARE, *prompts)
-    return Plan(counted, prompts, rankings)
+    return Plan(counted, prompts, (*needed, *others), len(needed))
 
 
 def questions(expected: Expected, asked: Plan, path: str) -> tuple[Question, ...]:
@@ -225,6 +233,12 @@ def pair_prompts(expected: Expected) -> tuple[str, ...]:
 def _quick(expected: Expected) -> tuple[tuple[str, int], ...]:
     """Queries of each language that it is judged in; others would only take their time."""
     return (("en", 12), ("de", 6), ("zh", 6)) if expected.template else (("en", 24),)
+
+
+def _third(items: Sequence[Item], languages: Sequence[str]) -> tuple[Item, ...]:
+    """Every third item of each language."""
+    by_language = [[item for item in items if item.lang == lang] for lang in languages]
+    return tuple(item for group in by_language for item in group[::3])
 
 
 def _golden(purpose: Purpose, item: Item, form: Form = "natural") -> Ranking:

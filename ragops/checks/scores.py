@@ -39,7 +39,12 @@ AT_ONCE = 4
 """Questions under way at a time: a small model's server spends more on a call than on its documents."""
 
 SECONDS = 25.0
-"""Time for the questions; a large model on few cores answers a part of them in it."""
+"""Time for the questions that the rules need; a large model on few cores answers a part of them in it."""
+
+SPARE = 3.0
+"""The others are asked within this time: a server that is fast answers all, a slow one is not kept busy."""
+
+_WHOLE = 3600.0
 
 
 def check(
@@ -77,8 +82,11 @@ def ask(
 
 def sent(expected: Expected, asked: Plan, url: str, *, full: bool = False) -> Round:
     """A plan as the questions that go to a reranker; the arguments are those of :func:`check`."""
-    seconds = 3600.0 if full else SECONDS
-    return Round(questions(expected, asked, urlsplit(url).path), seconds, at_once=AT_ONCE)
+    every = questions(expected, asked, urlsplit(url).path)
+    if full:
+        return Round(every, _WHOLE, at_once=AT_ONCE)
+    spared = len(asked.rankings) - asked.needed
+    return Round(every, SECONDS, at_once=AT_ONCE, needed=len(every) - spared, spare=SPARE)
 
 
 def judge(expected: Expected, seen: Transcript, where: str = "") -> list[Check]:

@@ -19,8 +19,9 @@ LETTERS = ("Tank 7: 水箱满了以后亮绿色的灯。", "Tank 7: 食堂中午
 LETTERS_BARE = "Tank 7: "
 """What is left of both where only ASCII gets through."""
 
-LONGEST = 1000
-"""Tokens of a document that asks whether all of it is read; more would only take longer."""
+LONGEST = 720
+"""Tokens of a pair that asks whether all of it is read: its document is longer than the 512 at which most
+servers that cut off do so; more would only take longer."""
 
 _FILLER = (
     "The tower was painted grey in spring.",

@@ -161,19 +161,20 @@ def by_hand(host, port, path, ask):
 def replies(host, port, ask):
     """Many questions, some of them at once, until one has no answer or the time is over.
 
-    Replies stand in the order of the questions; none of them is left out in between.
+    Those behind the needed ones have less time. Replies stand in the order of the questions; none of
+    them is left out in between.
     """
     waiting = iter(enumerate(ask["posts"]))
     found, taking = {}, threading.Lock()
-    end = time.monotonic() + ask["seconds"]
+    begun = time.monotonic()
 
     def work():
         connection = http.client.HTTPConnection(host, port, timeout=ask["timeout"])
         while True:
             with taking:
-                over = time.monotonic() > end or any(not one["ok"] for one in found.values())
-                place, post = (None, None) if over else next(waiting, (None, None))
-            if post is None:
+                failed = any(not one["ok"] for one in found.values())
+                place, post = next(waiting, (None, None))
+            if post is None or failed or time.monotonic() - begun > patience(place, ask):
                 break
             found[place] = timed(partial(reply, connection, *post, ask["headers"]))
         connection.close()
@@ -186,6 +187,10 @@ def replies(host, port, ask):
     said = [found[place] for place in sorted(found)]
     kept = next((place for place, one in enumerate(said) if not one["ok"]), len(said))
     return said[: kept + 1]
+
+
+def patience(place, ask):
+    return ask["seconds"] if place < ask["needed"] else min(ask["spare"], ask["seconds"])
 
 
 def reply(connection, path, body, sent):

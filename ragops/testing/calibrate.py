@@ -79,6 +79,8 @@ class Caught:
     """How many of them failed."""
     checks: tuple[str, ...]
     """The checks that failed."""
+    at_least: int
+    """How many failed by the needed questions alone, which is all that a slow server is asked."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,19 @@ class Limits:
     in_each: float
     rounding: float
     narrow: float
+
+
+@dataclass(frozen=True)
+class Few:
+    """The accuracies on the needed queries alone."""
+
+    queries: int
+    accuracy: float
+    resampled: Distribution
+    floor: float
+    random: Distribution
+    shuffled: Distribution
+    generative: Distribution
 
 
 @dataclass(frozen=True)
@@ -119,6 +134,7 @@ class Measured:
     """Of simulated cosines of a generative model."""
     generative_spread: Distribution
     """Standard deviation of all its scores."""
+    few: Few
     impostors: tuple[Caught, ...]
 
 
@@ -151,6 +167,7 @@ def measured(expected: Expected, seen: Transcript, about: About, *, draws: int =
         generative_spread=_distribution(
             measure(_played("generative", items, seed)).spread for seed in range(draws)
         ),
+        few=_few(expected, seen, draws),
         impostors=tuple(catch(who, expected, draws // 10) for who in impostors.IMPOSTORS),
     )
 
@@ -158,9 +175,10 @@ def measured(expected: Expected, seen: Transcript, about: About, *, draws: int =
 def catch(who: Impostor, expected: Expected, draws: int) -> Caught:
     """Play one impostor with many seeds."""
     prompt: Prompt = "card" if expected.template else "none"
-    said = (gate(Behaviour(impostor=who, seed=seed, prompt=prompt), expected) for seed in range(draws))
-    failed = [next((one.name for one in checks if one.status == "fail"), "") for checks in said]
-    return Caught(who, draws, sum(map(bool, failed)), tuple(sorted(set(failed))))
+    played = [Behaviour(impostor=who, seed=seed, prompt=prompt) for seed in range(draws)]
+    failed = [_failing(gate(one, expected)) for one in played]
+    few = [_failing(gate(one, expected, needed=True)) for one in played]
+    return Caught(who, draws, sum(map(bool, failed)), tuple(sorted(set(failed))), sum(map(bool, few)))
 
 
 def write(found: Measured, file: Path) -> None:
@@ -169,18 +187,45 @@ def write(found: Measured, file: Path) -> None:
     file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def play(behaviour: Behaviour, expected: Expected, *, full: bool = False) -> Transcript:
-    """What the gate would hear from a stub that behaves so; no server is started."""
+def play(behaviour: Behaviour, expected: Expected, *, full: bool = False, needed: bool = False) -> Transcript:
+    """What the gate would hear from a stub that behaves so; no server is started.
+
+    Args:
+        behaviour: The stub's.
+        expected: How the gate believes it was launched.
+        full: The whole golden set.
+        needed: The needed questions alone, as from a server that is slow.
+    """
     asked = plan(expected, full=full)
-    return read_replies(asked, _replies(behaviour, asked))
+    return read_replies(asked, _replies(behaviour, asked, needed=needed))
 
 
-def gate(behaviour: Behaviour, expected: Expected) -> list[Check]:
-    """What the gate says to a stub that behaves so."""
-    return scores.judge(expected, play(behaviour, expected))
+def gate(behaviour: Behaviour, expected: Expected, *, needed: bool = False) -> list[Check]:
+    """What the gate says to a stub that behaves so; the arguments are those of :func:`play`."""
+    return scores.judge(expected, play(behaviour, expected, needed=needed))
 
 
-def _replies(behaviour: Behaviour, asked: Plan) -> Iterator[Reply]:
+def _failing(checks: list[Check]) -> str:
+    return next((one.name for one in checks if one.status == "fail"), "")
+
+
+def _few(expected: Expected, seen: Transcript, draws: int) -> Few:
+    asked = plan(expected)
+    items = tuple(one.item for one in asked.rankings[: asked.needed] if one.purpose == "golden" and one.item)
+    judged = [one for one in seen.judged("golden") if one.item in items]
+    return Few(
+        queries=len(items),
+        accuracy=accuracy(judged),
+        resampled=_distribution(_resampled(judged, draws)),
+        floor=accuracy(word_overlap(item) for item in items),
+        random=_accuracies("random", items, draws),
+        shuffled=_accuracies("shuffled", items, draws),
+        generative=_accuracies("generative", items, draws),
+    )
+
+
+def _replies(behaviour: Behaviour, asked: Plan, *, needed: bool = False) -> Iterator[Reply]:
+    rankings = asked.rankings[: asked.needed] if needed else asked.rankings
     yield from (_reply(replies.count({"prompt": text})) for text in asked.counted)
     if asked.prompts:
         yield (
@@ -188,7 +233,7 @@ def _replies(behaviour: Behaviour, asked: Plan) -> Iterator[Reply]:
             if behaviour.prompt != "none"
             else Reply(404, "")
         )
-    for number, one in enumerate(asked.rankings, start=1):
+    for number, one in enumerate(rankings, start=1):
         body = json.loads(rerank_body(behaviour.model, one))
         used = replies.tokens(behaviour, one.query, one.documents)
         yield _reply(replies.ranking(behaviour, body, used, number))
