@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.checks.measures import accuracy, by_language, concordance, measure, word_overlap
-from ragops.checks.questions import FEWEST, pair_prompts
+from ragops.checks.questions import FEWEST, MANY, pair_prompts
 from ragops.checks.texts import PAIR, QUERY
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 NEEDED = 0.80
 """Pairwise accuracy that a trained reranker reaches; five standard deviations above chance."""
+
+SURE = 0.85
+"""The same where fewer than :data:`~ragops.checks.questions.MANY` queries were answered: three standard
+deviations above what chance and a generative model's cosines reach on twelve."""
 
 NEEDED_IN_EACH = 0.70
 """The same in each language alone, where a model was trained in several; fewer queries, so less certain."""
@@ -137,8 +141,10 @@ def order(expected: Expected, seen: Transcript) -> Finding:
     told = "".join(f"; {lang} {one.accuracy:.2f}" for lang, one in others)
     if seen.unasked:
         told += f"; no time for {seen.unasked} more questions: ragops verify --full"
-    if found.accuracy >= NEEDED:
+    if found.accuracy >= (NEEDED if len(judged) >= MANY else SURE):
         return Finding("ok", detail + told)
+    if found.accuracy >= NEEDED:
+        return Finding("warn", f"so few can't tell, below {SURE:.2f}: {detail}{told}", "ragops verify --full")
     return _disordered(seen, found, judged, detail)
 
 

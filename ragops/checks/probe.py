@@ -71,9 +71,9 @@ class Round:
     timeout: float = TIMEOUT
     """Seconds that one of them may take."""
     at_once: int = 1
-    """Questions under way at a time, each over a connection of its own; 1 where they are timed."""
-    needed: int | None = None
-    """How many of the questions have all that time; None for all of them."""
+    """Questions under way, each over a connection of its own; 1 where they are timed."""
+    needed: int = 1 << 30
+    """How many of the questions have all that time; by default all."""
     spare: float = 0.0
     """Time after which none of the others is asked."""
 
@@ -85,9 +85,8 @@ class Round:
     def order(self) -> dict[str, Any]:
         """What ``data/probe.py`` is told of it."""
         posts = [(one.path, one.body) for one in self.questions]
-        needed = len(posts) if self.needed is None else self.needed
         times = {"seconds": self.seconds, "spare": self.spare, "timeout": self.timeout}
-        return {**times, "needed": needed, "at_once": self.at_once, "posts": posts}
+        return {**times, "needed": self.needed, "at_once": self.at_once, "posts": posts}
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ REPEATED = 2
 """Golden queries that are asked again, and asked once more among other documents; with ``full`` all."""
 STRANGERS = 3
 """Documents put around those of a query when they are moved."""
-FEWEST = 12
-"""Golden queries below which an order is not judged."""
+FEWEST, MANY = 12, 24
+"""Golden queries below which an order is not judged, and those that are asked when there is time."""
 WIDE = 70
 """Documents in the call that is as long as RAGFlow's usual one; all but a query's own are short."""
 
@@ -161,7 +161,9 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
     first = items if full else tuple(item for item in items if item.lang == "en")[:REPEATED]
     rest = tuple(item for item in items if item not in first)
     soon = rest[: FEWEST - len(first)] if len(first) < FEWEST else ()
-    as_sent = items if full else _third(items, expected.languages)
+    as_sent = (
+        items if full else tuple(item for item in (*first, *soon) if item.lang in expected.languages)[::2]
+    )
     needed = (
         Ranking("pair", QUERY, PAIR, len(PAIR)),
         Ranking("tail", QUERY, tail, len(tail)),
@@ -175,8 +177,8 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
         *(_golden("golden", item) for item in soon),
     )
     others = (
-        *(_golden("golden", item) for item in rest if item not in soon),
         *(_golden("ragflow", item, "ragflow") for item in as_sent),
+        *(_golden("golden", item) for item in rest if item not in soon),
     )
     counted = (QUERY, *PAIR, *tail, LETTERS_QUERY, *LETTERS, LETTERS_BARE, *prompts)
     return Plan(counted, prompts, (*needed, *others), len(needed))
@@ -232,13 +234,7 @@ def pair_prompts(expected: Expected) -> tuple[str, ...]:
 
 def _quick(expected: Expected) -> tuple[tuple[str, int], ...]:
     """Queries of each language that it is judged in; others would only take their time."""
-    return (("en", 12), ("de", 6), ("zh", 6)) if expected.template else (("en", 24),)
-
-
-def _third(items: Sequence[Item], languages: Sequence[str]) -> tuple[Item, ...]:
-    """Every third item of each language."""
-    by_language = [[item for item in items if item.lang == lang] for lang in languages]
-    return tuple(item for group in by_language for item in group[::3])
+    return (("en", 12), ("de", 6), ("zh", 6)) if expected.template else (("en", MANY),)
 
 
 def _golden(purpose: Purpose, item: Item, form: Form = "natural") -> Ranking:

@@ -88,6 +88,7 @@ class Limits:
     """The limits of the gate when this was measured."""
 
     accuracy: float
+    few: float
     in_each: float
     rounding: float
     narrow: float
@@ -153,7 +154,7 @@ def measured(expected: Expected, seen: Transcript, about: About, *, draws: int =
     tail = seen.of("tail")[0].scores
     return Measured(
         about=about,
-        limits=Limits(faults.NEEDED, faults.NEEDED_IN_EACH, faults.ROUNDING, faults.NARROW),
+        limits=Limits(faults.NEEDED, faults.SURE, faults.NEEDED_IN_EACH, faults.ROUNDING, faults.NARROW),
         healthy=tuple(_groups(seen)),
         accuracy=accuracy(judged),
         resampled=_distribution(_resampled(judged, draws)),
