@@ -375,7 +375,8 @@ class TestImpostors:
         few = questions.Transcript(tuple(answers), unasked=18)
         found = faults.order(MINILM, few)
         assert found.status == "warn"
-        assert "so few can't tell, below 0.85: pairwise accuracy 0.8" in found.detail
+        assert "too few queries to tell: pairwise accuracy 0.8" in found.detail
+        assert "on 12 queries in English (needs 0.85;" in found.detail
         assert found.remedy == "ragops verify --full"
         many = questions.Transcript(tuple(answers) * 2)
         assert faults.order(MINILM, many).status == "ok"

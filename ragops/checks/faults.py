@@ -141,10 +141,10 @@ def order(expected: Expected, seen: Transcript) -> Finding:
     told = "".join(f"; {lang} {one.accuracy:.2f}" for lang, one in others)
     if seen.unasked:
         told += f"; no time for {seen.unasked} more questions: ragops verify --full"
-    if found.accuracy >= (NEEDED if len(judged) >= MANY else SURE):
+    if found.accuracy >= _needed(found):
         return Finding("ok", detail + told)
     if found.accuracy >= NEEDED:
-        return Finding("warn", f"so few can't tell, below {SURE:.2f}: {detail}{told}", "ragops verify --full")
+        return Finding("warn", f"too few queries to tell: {detail}{told}", "ragops verify --full")
     return _disordered(seen, found, judged, detail)
 
 
@@ -280,12 +280,16 @@ def _disordered(seen: Transcript, found: Measures, judged: Sequence[Judged], det
     return Finding("fail", f"hardly better than shared words: {detail}", remedy)
 
 
+def _needed(found: Measures) -> float:
+    return NEEDED if found.queries >= MANY else SURE
+
+
 def _figures(found: Measures, judged: Sequence[Judged], expected: Expected) -> str:
     floor = accuracy(word_overlap(one.item) for one in judged)
     where = "" if expected.languages != ("en",) else " in English"
     return (
         f"pairwise accuracy {found.accuracy:.2f} on {found.queries} queries{where} "
-        f"(needs {NEEDED:.2f}; chance 0.50, shared words {floor:.2f}), nDCG@10 {found.ndcg:.2f}, "
+        f"(needs {_needed(found):.2f}; chance 0.50, shared words {floor:.2f}), nDCG@10 {found.ndcg:.2f}, "
         f"MRR {found.mrr:.2f}, separation {found.separation:.3f} ({found.deviations:.1f} SD)"
     )
 

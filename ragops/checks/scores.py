@@ -41,7 +41,7 @@ AT_ONCE = 4
 SECONDS = 25.0
 """Time for the questions that the rules need; a large model on few cores answers a part of them in it."""
 
-SPARE = 3.0
+SPARE = 2.0
 """The others are asked within this time: a server that is fast answers all, a slow one is not kept busy."""
 
 _WHOLE = 3600.0
