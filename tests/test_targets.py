@@ -103,7 +103,9 @@ class TestInt8:
     [(100, 45, "met"), (100, 51, "missed"), (200, 70, "missed"), (50, 25, "met")],
 )
 def test_the_second_start_is_short_by_itself_and_beside_the_first(first, second, answer):
-    assert targets.second_start(first, second).answer == answer
+    found = targets.second_start(first, second)
+    assert found.answer == answer
+    assert found.note.startswith("tried: ") is (answer == "missed")
 
 
 class TestCalls:

@@ -161,9 +161,7 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
     first = items if full else tuple(item for item in items if item.lang == "en")[:REPEATED]
     rest = tuple(item for item in items if item not in first)
     soon = rest[: FEWEST - len(first)] if len(first) < FEWEST else ()
-    as_sent = (
-        items if full else tuple(item for item in (*first, *soon) if item.lang in expected.languages)[::2]
-    )
+    as_sent = items if full else (*first, *soon)[::2]
     needed = (
         Ranking("pair", QUERY, PAIR, len(PAIR)),
         Ranking("tail", QUERY, tail, len(tail)),

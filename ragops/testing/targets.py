@@ -201,7 +201,15 @@ def second_start(first: float, second: float) -> Target:
         answered(met=met, possible=True),
         f"{second / first:.0%}: {second:.0f} s after {first:.0f} s",
         "three processes that load torch one after the other, tracing the model, and reading the weights",
+        "" if met else _TRIED,
     )
+
+
+_TRIED = (
+    "tried: half as many tokens in a step, which changes nothing; the engine and the model in one process, "
+    "which starts sooner, but some calls take a third longer; --enforce-eager, which traces nothing, but is "
+    "slower ever after"
+)
 
 
 def call(asked: Call, default: Series, limit: Limit, sent: Series | None, int8: Series | None) -> Target:
