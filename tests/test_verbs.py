@@ -6,7 +6,7 @@ import pytest
 
 import ragops
 from ragops import verbs
-from ragops.checks import exposure
+from ragops.checks import exposure, scores
 from ragops.errors import EngineError, ImageError, LaunchError, LockedError, NotFoundError, RagflowError
 from ragops.lock import held
 from ragops.model import describe
@@ -218,6 +218,25 @@ class TestVerify:
             (one.name, one.status) for one in before.checks
         ]
         assert after.ok
+
+    @pytest.mark.parametrize(
+        ("more", "spare"),
+        [({}, scores.SPARE), ({"budget": False}, scores.HURRIED), ({"full": True}, 0.0)],
+        ids=str,
+    )
+    def test_more_questions_are_asked_where_there_is_time(self, stack_up, more, spare):
+        whole, asked = stack_up.respond, []
+
+        def respond(box, argv, stdin):
+            said = json.loads(stdin or "{}")
+            if "layers" in said and "posts" in said:
+                asked.append(said)
+            return whole(box, argv, stdin)
+
+        stack_up.respond = respond
+        verbs.verify(STACK, stack_up, **more)
+        assert {one["spare"] for one in asked} == {spare}
+        assert {one["needed"] < len(one["posts"]) for one in asked} == {spare > 0}
 
     def test_leaves_no_container_behind(self, stack_up, ragflow):
         verbs.verify(STACK, stack_up)

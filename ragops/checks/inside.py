@@ -55,7 +55,8 @@ class Look:
         known, expected = vllm.known(self.wanted.model), self.expected
         about = serving.asked(found, self.url, served, known, trained=expected.trained)
         asked = questions.plan(expected, full=self.full)
-        gate = scores.sent(expected, asked, self.url, full=self.full)
+        spare = scores.SPARE if self.budget else scores.HURRIED
+        gate = scores.sent(expected, asked, self.url, full=self.full, spare=spare)
         reached = serving.check(self.engine, found, image, about, self.reranker.name, gate)
         yield from reached.checks
         broken: set[Layer] = set() if reached.through else {"rerank"}

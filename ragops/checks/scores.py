@@ -41,8 +41,9 @@ AT_ONCE = 4
 SECONDS = 25.0
 """Time for the questions that the rules need; a large model on few cores answers a part of them in it."""
 
-SPARE = 2.0
-"""The others are asked within this time: a server that is fast answers all, a slow one is not kept busy."""
+SPARE, HURRIED = 10.0, 2.0
+"""Time for the others, and for them where the calls of the budget are left out, which take longer than all of
+them: a server that is fast answers all, a slow one is not kept busy."""
 
 _WHOLE = 3600.0
 
@@ -80,13 +81,25 @@ def ask(
     return read(asked, ask_all(engine, container, image, url, sent(expected, asked, url, full=full)))
 
 
-def sent(expected: Expected, asked: Plan, url: str, *, full: bool = False) -> Round:
-    """A plan as the questions that go to a reranker; the arguments are those of :func:`check`."""
+def sent(
+    expected: Expected, asked: Plan, url: str, *, full: bool = False, spare: float | None = None
+) -> Round:
+    """A plan as the questions that go to a reranker.
+
+    Args:
+        expected: As in :func:`check`.
+        asked: What is asked.
+        url: As in :func:`check`.
+        full: As in :func:`check`.
+        spare: Seconds for the questions that only make an order surer; :data:`SPARE` when left out.
+    """
     every = questions(expected, asked, urlsplit(url).path)
     if full:
         return Round(every, _WHOLE, at_once=AT_ONCE)
     spared = len(asked.rankings) - asked.needed
-    return Round(every, SECONDS, at_once=AT_ONCE, needed=len(every) - spared, spare=SPARE)
+    return Round(
+        every, SECONDS, at_once=AT_ONCE, needed=len(every) - spared, spare=SPARE if spare is None else spare
+    )
 
 
 def judge(expected: Expected, seen: Transcript, where: str = "") -> list[Check]:
