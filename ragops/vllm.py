@@ -131,7 +131,8 @@ def environment(stack: Stack, host: Host) -> tuple[Setting, ...]:
 
     LD_PRELOAD is never among them: images preload tcmalloc and OpenMP, and without them
     vLLM computes on one core. Nor is VLLM_ENABLE_V1_MULTIPROCESSING=0, which starts one process
-    fewer and a quarter sooner: some calls then take a third longer (all-MiniLM-L6-v2, two cores).
+    fewer: that is ready sooner, but engine and arithmetic then share an interpreter, and calls
+    take longer.
     """
     chosen = sizing.cores(stack, host)
     threads = format_cpu_list(sizing.compute(stack, host))

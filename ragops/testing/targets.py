@@ -207,8 +207,8 @@ def second_start(first: float, second: float) -> Target:
 
 _TRIED = (
     "tried: half as many tokens in a step, which changes nothing; the engine and the model in one process, "
-    "which starts sooner, but some calls take a third longer; --enforce-eager, which traces nothing, but is "
-    "slower ever after"
+    "which starts sooner and answers more slowly; --enforce-eager, which traces nothing, and is slower ever "
+    "after"
 )
 
 
