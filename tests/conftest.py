@@ -1,12 +1,15 @@
 """A machine without surprises: a fake engine, four cores, a small model, a home of its own."""
 
 import json
+import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
 import nbformat
 import pytest
+from playwright.sync_api import sync_playwright
 
 from ragops import bench, site
 from ragops import host as hosts
@@ -28,6 +31,11 @@ CONNECTING = (
     "ragops.cli.watch.connect",
     "ragops.watcher.connect",
     "ragops.checks.host.connect",
+)
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+SWITCHES = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 GIB = 1 << 30
 ROOT = Path(__file__).parents[1]
@@ -170,6 +178,8 @@ def serving(fake, probed, monkeypatch):
         if argv[:2] != ("python3", "-c") or not stdin:
             return None
         order = json.loads(stdin)
+        if "hosts" in order:  # from outside the network
+            return ExecResult(0, "[]", "")
         told = {"replies": [replied(*post) for post in order["posts"]]} if "posts" in order else {}
         if "layers" not in order:
             return ExecResult(0, json.dumps(told), "")
@@ -243,3 +253,20 @@ def notebooks(tmp_path_factory, recorded):
 def built(tmp_path_factory, notebooks, recorded):
     """The folder of the site, as ``make run`` builds it."""
     return site.build(ROOT / "docs", tmp_path_factory.mktemp("site") / "html", notebooks, run=recorded)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Opens a real Chromium; while one is open, no other event loop may run in this thread."""
+
+    @contextmanager
+    def opened():
+        program = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+        if program is None:
+            pytest.fail("there is no Chromium: apt-get install chromium, or run make test as root on Debian")
+        with sync_playwright() as playwright:
+            chromium = playwright.chromium.launch(executable_path=program, args=SWITCHES)
+            yield chromium
+            chromium.close()
+
+    return opened

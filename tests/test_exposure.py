@@ -1,17 +1,22 @@
 """Who else reaches the reranker."""
 
 import json
+import socket
+import subprocess
+import sys
+from importlib import resources
 
 import pytest
 
 from ragops.checks import exposure
+from ragops.errors import EngineError
 from ragops.state import ExecResult
 
 NET, IMAGE = "ragflow-rerank", "vllm-cpu:latest"
 
 
 @pytest.fixture
-def look(fake, probed):
+def look(fake):
     """Looks from outside; ``reached`` are the hosts that answer there."""
     fake.add_container("reranker", network=NET, publish=(("127.0.0.1", 8123, 8000),))
 
@@ -20,10 +25,8 @@ def look(fake, probed):
 
         def respond(_box, _argv, stdin):
             order = json.loads(stdin)
-            host = order["base_url"].split("/")[2].split(":")[0]
-            asked.append((host, len(order["layers"])))
-            closed = {} if host in reached else {"tcp": {"ok": False, "detail": "timed out"}}
-            return ExecResult(0, json.dumps(probed(order, **closed)), "")
+            asked.extend(order["hosts"])
+            return ExecResult(0, json.dumps([host for host in order["hosts"] if host in reached]), "")
 
         fake.respond = respond
         found = exposure.check(fake, fake.container("reranker"), NET, IMAGE)
@@ -39,7 +42,7 @@ def address(fake):
 def test_neither_name_nor_address_answers(look, fake):
     (outside, published), asked = look()
     assert (outside.status, published.status) == ("ok", "ok")
-    assert asked == [("reranker", 2), (address(fake), 2)]
+    assert asked == ["reranker", address(fake)]
     assert published.detail == "127.0.0.1:8123"
 
 
@@ -55,7 +58,7 @@ def test_address_in_another_network_is_tried_too(look, fake):
     fake.connect("bridge", "reranker")
     inside = fake.container("reranker").endpoint("bridge").address
     (outside, _), asked = look(inside)
-    assert [host for host, _ in asked] == ["reranker", address(fake), inside]
+    assert asked == ["reranker", address(fake), inside]
     assert outside.status == "fail"
     assert outside.detail.endswith(inside)
 
@@ -69,7 +72,7 @@ def test_asked_from_a_container_of_the_default_network_that_goes_again(look, fak
 def test_stopped_reranker_has_no_address_to_try(look, fake):
     fake.stop("reranker")
     _, asked = look()
-    assert asked == [("reranker", 2)]
+    assert asked == ["reranker"]
 
 
 def test_engine_without_the_default_network_is_skipped(look, fake):
@@ -95,3 +98,27 @@ def test_port_of_this_host_is_well(look, fake, ports, detail):
     fake.change("reranker", published=ports)
     (_, published), _ = look()
     assert (published.status, published.detail) == ("ok", detail)
+
+
+def test_probe_that_fails_is_no_closed_door(look, fake):
+    look()
+    fake.respond = lambda *_: ExecResult(1, "", "python3: error while loading shared libraries")
+    with pytest.raises(EngineError, match="gave no answer") as caught:
+        exposure.check(fake, fake.container("reranker"), NET, IMAGE)
+    assert "shared libraries" in caught.value.evidence
+
+
+def test_program_tells_what_answers():
+    """The real one, on this host: an open port, the same port of an address where nobody listens, no name."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hosts = ["127.0.0.1", "127.0.0.9", "no-such-host.invalid"]
+        order = json.dumps({"hosts": hosts, "port": server.getsockname()[1], "timeout": 1.5})
+        program = resources.files("ragops.data") / "knock.py"
+        done = subprocess.run(
+            [sys.executable, "-c", program.read_text()],
+            input=order,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert json.loads(done.stdout) == ["127.0.0.1"]

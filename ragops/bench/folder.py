@@ -54,18 +54,18 @@ class RunFolder:
     def write_info(self, info: RunInfo) -> None:
         """Put ``run.json`` in place at once, so that no reader meets half of it."""
         draft = self.path / ".run.json.new"
-        with _told_when_full(self.path):
+        with room(self.path, "run", "bench"):
             draft.write_bytes(_INFO.dump_json(info, indent=2) + b"\n")
             draft.replace(self.path / INFO)
 
     def add_request(self, record: RequestRecord) -> None:
         """Append one line, and flush it."""
-        with _told_when_full(self.path):
+        with room(self.path, "run", "bench"):
             append(self._requests, _REQUEST.dump_json(record))
 
     def add_sample(self, sample: Sample) -> None:
         """Append one line, and flush it."""
-        with _told_when_full(self.path):
+        with room(self.path, "run", "bench"):
             append(self._samples, _SAMPLE.dump_json(sample))
 
     def close(self) -> None:
@@ -107,14 +107,24 @@ def append(stream: IO[bytes], line: bytes) -> None:
 
 
 @contextmanager
-def _told_when_full(path: Path) -> Iterator[None]:
+def room(path: Path, what: str, verb: str) -> Iterator[None]:
+    """Tell of a full disk.
+
+    Args:
+        path: The folder that is written to.
+        what: What ends when it is full, such as ``run``.
+        verb: The command that goes on with it.
+
+    Raises:
+        BenchError: The disk is full, or the folder can't be written to.
+    """
     try:
         yield
     except OSError as error:
         raise BenchError(
-            f"can't write to {path}, so the run ends here and keeps what it had",
+            f"can't write to {path}, so the {what} ends here and keeps what it had",
             evidence=str(error),
-            hint=f"make room, then go on: ragops bench --resume {path}",
+            hint=f"make room, then go on: ragops {verb} --resume {path}",
         ) from error
 
 

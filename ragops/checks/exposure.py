@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from ragops.checks import Check
-from ragops.checks.probe import ask
-from ragops.ragflow.request import RerankRequest
+from ragops.errors import EngineError
 from ragops.sidecar import sidecar
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ PROVES = {
 
 _CONNECT_TIMEOUT = 1.5
 """Seconds; a second try of the kernel fits in. Two containers of one host need milliseconds."""
+_PATIENCE = 60.0
+"""Seconds; a resolver that does not answer takes its time to say so."""
 
 
 def check(engine: Engine, reranker: ContainerState, network: str, image: str) -> list[Check]:
@@ -41,7 +44,7 @@ def _outside(engine: Engine, reranker: ContainerState, network: str, image: str)
     own = sorted(reranker.endpoints, key=lambda end: end.network != network)
     targets = [reranker.name, *(end.address for end in own if end.address)]
     with sidecar(engine, OUTSIDE, image) as outsider:
-        reached = [target for target in targets if _reaches(engine, outsider, image, target)]
+        reached = _reached(engine, outsider, targets)
     if reached:
         remedy = (
             f"docker network inspect {OUTSIDE} shows whether the reranker is connected to it; if it is not, "
@@ -51,11 +54,17 @@ def _outside(engine: Engine, reranker: ContainerState, network: str, image: str)
     return [Check(title, "ok", f"neither {' nor '.join(targets)} answers an unconnected container")]
 
 
-def _reaches(engine: Engine, outsider: str, image: str, target: str) -> bool:
-    url = f"http://{target}:8000/v1"
-    request = RerankRequest("")
-    answer = ask(engine, outsider, image, url, request, depth=2, connect_timeout=_CONNECT_TIMEOUT)
-    return "tcp" in answer.steps and answer.steps["tcp"].ok
+def _reached(engine: Engine, outsider: str, targets: list[str]) -> list[str]:
+    """Which of them answer there; one program asks all, as each start of one costs the reranker time."""
+    program = (resources.files("ragops.data") / "knock.py").read_text()
+    said = json.dumps({"hosts": targets, "port": 8000, "timeout": _CONNECT_TIMEOUT})
+    done = engine.execute(outsider, ("python3", "-c", program), stdin=said, timeout=_PATIENCE)
+    try:
+        return list(json.loads(done.stdout))
+    except json.JSONDecodeError as error:
+        seen = (done.stderr or done.stdout)[-600:]
+        hint = f"it ended with exit code {done.exit_code}; does the image have a working python3?"
+        raise EngineError("the probe outside the network gave no answer", evidence=seen, hint=hint) from error
 
 
 def _published(reranker: ContainerState) -> Check:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 Purpose = Literal["pair", "tail", "letters", "top", "golden", "again", "moved", "wide", "other", "ragflow"]
 
-REPEATED = 2
-"""Golden queries that are asked again, and asked once more among other documents; with ``full`` all."""
+REPEATED = 1
+"""Golden queries that are asked again, and as many others whose documents are moved; with ``full`` all."""
 STRANGERS = 3
 """Documents put around those of a query when they are moved."""
 FEWEST, MANY = 12, 24
@@ -158,7 +158,8 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
     tail = tail_documents(expected)
     prompts = pair_prompts(expected)
     items = golden.load() if full else golden.subset(_quick(expected))
-    first = items if full else tuple(item for item in items if item.lang == "en")[:REPEATED]
+    first = items if full else tuple(item for item in items if item.lang == "en")[: 2 * REPEATED]
+    repeated, moved = (first, first) if full else (first[:REPEATED], first[REPEATED:])
     rest = tuple(item for item in items if item not in first)
     soon = rest[: FEWEST - len(first)] if len(first) < FEWEST else ()
     as_sent = items if full else (*first, *soon)[::2]
@@ -167,8 +168,8 @@ def plan(expected: Expected, *, full: bool = False) -> Plan:
         Ranking("tail", QUERY, tail, len(tail)),
         Ranking("letters", LETTERS_QUERY, LETTERS, len(LETTERS)),
         *(_golden("golden", item) for item in first),
-        *(_golden("again", item) for item in first),
-        *(_moved(item, items) for item in first),
+        *(_golden("again", item) for item in repeated),
+        *(_moved(item, items) for item in moved),
         Ranking("top", first[0].query, first[0].texts(), 2, first[0]),
         Ranking("other", _unlike(first[0], items), first[0].texts(), len(first[0].documents), first[0]),
         _wide(first[0]),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
-from ragops.bench.folder import append, opened
+from ragops.bench.folder import append, opened, room
 from ragops.errors import BenchError
 from ragops.tuning.records import FORM, Trial, TuneInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 INFO, TRIALS = "tune.json", "trials.jsonl"
@@ -45,13 +44,13 @@ class TuneFolder:
     def write(self, info: TuneInfo) -> None:
         """Put ``tune.json`` in place at once."""
         draft = self.path / ".tune.json.new"
-        with _room(self.path):
+        with room(self.path, "search", "tune"):
             draft.write_bytes(_INFO.dump_json(info, indent=2) + b"\n")
             draft.replace(self.path / INFO)
 
     def add(self, trial: Trial) -> None:
         """Append one line, and flush it."""
-        with _room(self.path):
+        with room(self.path, "search", "tune"):
             append(self._trials, _TRIAL.dump_json(trial))
 
     def close(self) -> None:
@@ -85,15 +84,3 @@ def load(path: Path) -> tuple[TuneInfo, tuple[Trial, ...]]:
             hint="go on with the release that began it",
         )
     return info, trials
-
-
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise BenchError(
-            f"can't write to {path}, so the search ends here and keeps what it had",
-            evidence=str(error),
-            hint=f"make room, then go on: ragops tune --resume {path}",
-        ) from error

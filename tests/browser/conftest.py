@@ -6,18 +6,10 @@ Nothing here skips: without Chromium these tests fail. ``make test`` installs De
 import functools
 import http.server
 import re
-import shutil
 import threading
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import sync_playwright
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-SWITCHES = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 
 
 def pytest_collection_modifyitems(items):
@@ -46,14 +38,10 @@ def address(built):
 
 
 @pytest.fixture(scope="module")
-def chromium(address):  # the site is built before: while a browser is open, no other event loop may run
-    program = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.fail("there is no Chromium: apt-get install chromium, or run make test as root on Debian")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
-        yield browser
-        browser.close()
+def chromium(address, browser):  # the site is built before
+    del address
+    with browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from ragops import planning
 from ragops.bench import load_run
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-SWITCHES = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 PATIENCE = 120_000
 """Milliseconds; the machine may be busy with vLLM."""
 
@@ -68,14 +63,10 @@ def lab(desk, running, stack_file):
 
 
 @pytest.fixture(scope="module")
-def chromium(lab):
-    program = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.fail("there is no Chromium: apt-get install chromium, or run make test as root on Debian")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
-        yield browser
-        browser.close()
+def chromium(lab, browser):
+    del lab
+    with browser() as opened:
+        yield opened
 
 
 class Notebook:
