@@ -176,6 +176,8 @@ def _tokenizer(folder: Path) -> None:
     names = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
     if not any((folder / name).is_file() for name in names):
         raise _incomplete(folder, "it has no tokenizer.json")
+    if (file := folder / names[0]).is_file() and not weights.ends(file):
+        raise _incomplete(folder, f"{file.name} ends after {file.stat().st_size} bytes, in its middle")
 
 
 def _weights(folder: Path) -> tuple[Path, ...]:
@@ -284,11 +286,7 @@ def _pipeline_tag(folder: Path) -> str:
 
 
 def _answers(folder: Path) -> None:
-    vocabulary = _json(folder / "tokenizer.json").get("model", {}).get("vocab") or _json(
-        folder / "vocab.json"
-    )
-    missing = [word for word in ("yes", "no") if word not in vocabulary]
-    if missing:
+    if missing := weights.no_tokens(folder, ("yes", "no")):
         raise ModelError(
             f"{_name(folder)} can't be asked as a Qwen3-Reranker",
             evidence=f"its tokenizer has no single token for {' and '.join(missing)}",

@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 INDEX = "model.safetensors.index.json"
@@ -83,6 +83,24 @@ def cut(file: Path) -> str:
         return str(error) or type(error).__name__
     has = file.stat().st_size
     return "" if has == needs else f"it has {has} bytes, its header describes {needs}"
+
+
+def ends(file: Path) -> bool:
+    """Whether a file of JSON has its last brace, which one that was copied halfway lacks."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - 64))
+        return stream.read().rstrip().endswith(b"}")
+
+
+def no_tokens(folder: Path, words: Iterable[str]) -> tuple[str, ...]:
+    """Words that the folder's tokenizer has no single token for.
+
+    They are searched for as text: reading its megabytes as JSON takes half a second of every command.
+    """
+    files = (folder / name for name in ("tokenizer.json", "vocab.json"))
+    texts = [file.read_bytes() for file in files if file.is_file()]
+    entries = {word: re.compile(rb'"%b"\s*:\s*\d' % word.encode()) for word in words}
+    return tuple(word for word, entry in entries.items() if not any(map(entry.search, texts)))
 
 
 def fingerprint(folder: Path) -> str:

@@ -113,6 +113,26 @@ def test_qwen3_without_yes_and_no(tmp_path):
     assert "token for no" in caught.value.evidence
 
 
+def test_a_tokenizer_is_searched_as_it_may_be_written(tmp_path):
+    spaced = '{\n "model": {\n "vocab": {\n "no" : 2152,\n "yes":9693\n}, "merges": ["y es"]}}\n'
+    made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3, tokenizer__json=spaced)
+    assert describe(made).kind == "qwen3-reranker"
+
+
+def test_a_vocabulary_of_its_own_counts_too(tmp_path):
+    two = {"tokenizer__json": '{"model": {}}', "vocab__json": '{"yes": 1, "no": 0}'}
+    assert describe(folder(tmp_path, "Qwen3-Reranker-x", QWEN3, **two)).kind == "qwen3-reranker"
+
+
+def test_a_tokenizer_that_was_copied_halfway_is_named(tmp_path):
+    half = '{"model": {"vocab": {"yes": 1, "no": 0}, "merges": ["y e'
+    made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3, tokenizer__json=half)
+    with pytest.raises(ModelError) as caught:
+        describe(made)
+    assert "tokenizer.json ends after" in caught.value.evidence
+    assert "hf download" in caught.value.hint
+
+
 def test_cross_encoder(tmp_path):
     made = folder(tmp_path, "bge-reranker-v2-m3", BGE, tokenizer_config__json='{"model_max_length": 8192}')
     model = describe(made)
