@@ -258,10 +258,15 @@ def _unlike(item: Item, others: Sequence[Item]) -> str:
 
 
 def _wide(item: Item) -> Ranking:
-    """A query's documents spread over a long call of titles; the last document is there twice."""
+    """A query's documents spread over a long call of two titles each; the last document is there twice.
+
+    With Qwen3's prompt two titles end soon after a block of the prefix cache, one title ends before it: asked
+    again, a pair is computed from there on.
+    """
     own = item.texts()
-    titles = dict.fromkeys(one.title for other in golden.load() for one in other.documents)
-    strangers = (title for title in titles if all(title not in text for text in own))
+    every_title = dict.fromkeys(one.title for other in golden.load() for one in other.documents)
+    titles = (title for title in every_title if all(title not in text for text in own))
+    strangers = map(", ".join, zip(titles, titles, strict=False))
     every = (WIDE - 2) // len(own)
     places = tuple(2 + number * every for number in range(len(own)))
     there = {**dict(zip(places, own, strict=True)), WIDE - 1: own[-1]}
