@@ -238,6 +238,12 @@ class TestVerify:
         assert {one["spare"] for one in asked} == {spare}
         assert {one["needed"] < len(one["posts"]) for one in asked} == {spare > 0}
 
+    @pytest.mark.parametrize(("full", "most"), [(False, "60 s at most"), (True, "the whole golden set")])
+    def test_says_what_may_take_long_before_it_does(self, stack_up, ragflow, full, most):
+        told = []
+        verbs.verify(STACK, stack_up, full=full, budget=False, told=told.append)
+        assert told == [f"{ragflow}: connection and scores, {most}"]
+
     def test_leaves_no_container_behind(self, stack_up, ragflow):
         verbs.verify(STACK, stack_up)
         assert {one.name for one in stack_up.containers()} == {RERANKER, ragflow}

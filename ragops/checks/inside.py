@@ -57,6 +57,8 @@ class Look:
         asked = questions.plan(expected, full=self.full)
         spare = scores.SPARE if self.budget else scores.HURRIED
         gate = scores.sent(expected, asked, self.url, full=self.full, spare=spare)
+        most = "the whole golden set" if self.full else f"{gate.seconds:.0f} s at most"
+        self.told(f"{found.name}: connection and scores, {most}")
         reached = serving.check(self.engine, found, image, about, self.reranker.name, gate)
         yield from reached.checks
         broken: set[Layer] = set() if reached.through else {"rerank"}
