@@ -95,7 +95,7 @@ def ends(file: Path) -> bool:
 def no_tokens(folder: Path, words: Iterable[str]) -> tuple[str, ...]:
     """Words that the folder's tokenizer has no single token for.
 
-    They are searched for as text: reading its megabytes as JSON takes half a second of every command.
+    They are searched for as text: every command asks, and to read megabytes as JSON takes long.
     """
     files = (folder / name for name in ("tokenizer.json", "vocab.json"))
     texts = [file.read_bytes() for file in files if file.is_file()]

@@ -39,8 +39,7 @@ AT_ONCE = 4
 """Questions under way at a time: a small model's server spends more on a call than on its documents."""
 
 SECONDS = 60.0
-"""Time for the questions that the rules need, which a server of some 200 tokens a second answers; one that is
-slower is not judged by its order."""
+"""Time for the questions that the rules need; where it is not enough, the order is not judged."""
 
 SPARE, HURRIED = 10.0, 2.0
 """Time for the others, and for them where the calls of the budget are left out, which take longer than all of
