@@ -106,6 +106,7 @@ def test_probe_that_fails_is_no_closed_door(look, fake):
     with pytest.raises(EngineError, match="gave no answer") as caught:
         exposure.check(fake, fake.container("reranker"), NET, IMAGE)
     assert "shared libraries" in caught.value.evidence
+    assert caught.value.code == "probe-silent"
 
 
 def test_program_tells_what_answers():

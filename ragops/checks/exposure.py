@@ -8,7 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from ragops.checks import Check
-from ragops.errors import EngineError
+from ragops.checks.probe import answered
 from ragops.sidecar import sidecar
 
 if TYPE_CHECKING:
@@ -59,12 +59,7 @@ def _reached(engine: Engine, outsider: str, targets: list[str]) -> list[str]:
     program = (resources.files("ragops.data") / "knock.py").read_text()
     said = json.dumps({"hosts": targets, "port": 8000, "timeout": _CONNECT_TIMEOUT})
     done = engine.execute(outsider, ("python3", "-c", program), stdin=said, timeout=_PATIENCE)
-    try:
-        return list(json.loads(done.stdout))
-    except json.JSONDecodeError as error:
-        seen = (done.stderr or done.stdout)[-600:]
-        hint = f"it ended with exit code {done.exit_code}; does the image have a working python3?"
-        raise EngineError("the probe outside the network gave no answer", evidence=seen, hint=hint) from error
+    return list(answered(done))
 
 
 def _published(reranker: ContainerState) -> Check:

@@ -144,9 +144,8 @@ def ask_all(engine: Engine, container: str, image: str, base_url: str, asked: Ro
     done = _by_python(engine, container, program(), said, asked.patience)
     if done is None:
         with sidecar(engine, f"container:{container}", image) as probe:
-            argv = ("python3", "-c", program())
-            done = engine.execute(probe, argv, stdin=said, timeout=asked.patience)
-    return _replies(_said(done)["replies"])
+            done = engine.execute(probe, ("python3", "-c", program()), stdin=said, timeout=asked.patience)
+    return _replies(answered(done)["replies"])
 
 
 def ask(  # noqa: PLR0913 - one keyword for each thing that may differ
@@ -234,7 +233,8 @@ def _execute(
     return None if done.exit_code in _NOT_FOUND else done
 
 
-def _said(done: ExecResult) -> Any:
+def answered(done: ExecResult) -> Any:
+    """The JSON that a program in a container wrote; an :class:`EngineError` with its last words if none."""
     try:
         return json.loads(done.stdout)
     except json.JSONDecodeError as error:
@@ -246,7 +246,7 @@ def _said(done: ExecResult) -> Any:
 
 
 def _read(done: ExecResult, vehicle: str) -> Answer:
-    said = _said(done)
+    said = answered(done)
     steps = said["steps"]
     return Answer(
         vehicle=vehicle,
