@@ -1,15 +1,12 @@
 """A machine without surprises: a fake engine, four cores, a small model, a home of its own."""
 
 import json
-import shutil
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
 import nbformat
 import pytest
-from playwright.sync_api import sync_playwright
 
 from ragops import bench, site
 from ragops import host as hosts
@@ -31,11 +28,6 @@ CONNECTING = (
     "ragops.cli.watch.connect",
     "ragops.watcher.connect",
     "ragops.checks.host.connect",
-)
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-SWITCHES = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 GIB = 1 << 30
 ROOT = Path(__file__).parents[1]
@@ -253,20 +245,3 @@ def notebooks(tmp_path_factory, recorded):
 def built(tmp_path_factory, notebooks, recorded):
     """The folder of the site, as ``make run`` builds it."""
     return site.build(ROOT / "docs", tmp_path_factory.mktemp("site") / "html", notebooks, run=recorded)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Opens a real Chromium; while one is open, no other event loop may run in this thread."""
-
-    @contextmanager
-    def opened():
-        program = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
-        if program is None:
-            pytest.fail("there is no Chromium: apt-get install chromium, or run make test as root on Debian")
-        with sync_playwright() as playwright:
-            chromium = playwright.chromium.launch(executable_path=program, args=SWITCHES)
-            yield chromium
-            chromium.close()
-
-    return opened

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.support.chromium import open_chromium
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -38,10 +40,10 @@ def address(built):
 
 
 @pytest.fixture(scope="module")
-def chromium(address, browser):  # the site is built before
+def chromium(address):  # the site is built before
     del address
-    with browser() as opened:
-        yield opened
+    with open_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from playwright.sync_api import expect
 
 from ragops import planning
 from ragops.bench import load_run
+from tests.support.chromium import open_chromium
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120_000
@@ -63,10 +64,10 @@ def lab(desk, running, stack_file):
 
 
 @pytest.fixture(scope="module")
-def chromium(lab, browser):
+def chromium(lab):
     del lab
-    with browser() as opened:
-        yield opened
+    with open_chromium() as browser:
+        yield browser
 
 
 class Notebook:

@@ -15,7 +15,7 @@ from ragops.compose.yaml import dotenv, parse, resolve
 from ragops.errors import ComposeError
 from ragops.host import Core, Host, Node
 
-CASES = Path(__file__).parent / "data" / "compose"
+CASES = Path(__file__).parents[1] / "data" / "compose"
 HOST = Host("one", frozenset({"amx_bf16"}), (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)
 
 

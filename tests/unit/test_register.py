@@ -29,7 +29,7 @@ UNLIKE = ("v0.20.5", "v0.25.6", "v0.26.0", "v0.27.0")
 """Those that differ in how they keep a model."""
 TOKEN = Secret("ragflow-EXAMPLE-TOKEN")
 LOGIN = Access(TOKEN, "ops@example.com", Secret("Ragops-Test-1"), login=True)
-SEQUENCES = Path(__file__).parent / "data" / "ragflow" / "sequences.json"
+SEQUENCES = Path(__file__).parents[1] / "data" / "ragflow" / "sequences.json"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from ragops.bench.order import Ordering
 from ragops.bench.resample import more_failed, student
 from ragops.errors import BenchError
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 RECORDED = RESULTS / "20261123T201612Z-intel-xeon-2cpu-load"
 LOAD = load_run(RECORDED)
 LEVELS = (Level.closed(1), Level.closed(4))

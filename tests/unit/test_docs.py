@@ -21,7 +21,7 @@ from ragops.checks.layers import TABLE
 from ragops.ragflow import failures, releases
 from ragops.stack import Stack
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
 
 

@@ -21,7 +21,7 @@ from ragops.errors import BenchError
 from ragops.testing import side_by_side
 from ragops.testing.peer import spec
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def toy(query, documents):

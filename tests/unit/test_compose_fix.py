@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ragops import vllm
 from ragops.compose import check_file, check_text
 
-CASES = Path(__file__).parent / "data" / "compose"
+CASES = Path(__file__).parents[1] / "data" / "compose"
 HANDWRITTEN = (CASES / "handwritten.yaml").read_text()
 SET = {"NAME": "reranker-x", "PORT": "8200", "MODEL": "/srv/all-MiniLM-L6-v2", "NETWORK": "b-net"}
 LEFT = {"handwritten": {"image-unpinned"}, "minilm": {"image-unpinned"}, "qwen3": {"image-unpinned"}}

@@ -18,7 +18,7 @@ from ragops.bench import wire
 from ragops.compose import check_text
 from ragops.errors import StackError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
 RAGFLOW = """
 services:

@@ -13,7 +13,7 @@ from ragops.checks.probe import order
 from ragops.ragflow import releases
 from ragops.ragflow.request import KEY, TIMEOUT, RerankRequest
 
-DATA = Path(__file__).parent / "data" / "ragflow"
+DATA = Path(__file__).parents[1] / "data" / "ragflow"
 
 
 def recorded():

@@ -53,7 +53,7 @@ def test_nothing_to_stop(tmp_path):
     assert private_engine.stop(tmp_path) is False
 
 
-@pytest.mark.parametrize("text", ["", "words", str(os.getpid()), "4194305"])
+@pytest.mark.parametrize("text", ["", "words", pytest.param(str(os.getpid()), id="pytest"), "4194305"])
 def test_pid_file_of_something_else_is_no_engine(tmp_path, text):
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "docker.pid").write_text(text)

@@ -8,7 +8,7 @@ import pytest
 from ragops.container import LABEL
 from ragops.state import COMPOSE_SERVICE, container_of, image_of, network_of, stats_of
 
-FOLDER = Path(__file__).parent / "data" / "inspect"
+FOLDER = Path(__file__).parents[1] / "data" / "inspect"
 
 
 def recorded(name):

@@ -11,7 +11,7 @@ from ragops.cli import main
 from ragops.compose import check_file, check_text, faults
 from ragops.host import Core, Host, Node
 
-CASES = Path(__file__).parent / "data" / "compose"
+CASES = Path(__file__).parents[1] / "data" / "compose"
 CLEAN = (CASES / "clean.yaml").read_text()
 OVERRIDES = re.search(r"      - '--hf-overrides=.*\n", CLEAN)[0]
 HEALTH = re.search(r"    healthcheck:\n.*\n", CLEAN)[0]

@@ -19,7 +19,7 @@ from ragops.bench.chapters import chapters
 from ragops.bench.plots.frame import LOOKS, spread
 from ragops.bench.records import Gemm, Limit
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 LOAD = load_run(RESULTS / "20261123T201612Z-intel-xeon-2cpu-load")
 SIZES = load_run(RESULTS / "20261123T201607Z-intel-xeon-2cpu-sizes")

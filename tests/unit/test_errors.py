@@ -16,7 +16,7 @@ from ragops.errors import EngineError, LaunchError, NotFoundError, RagopsError
 from ragops.ragflow.failures import FAILURES
 from ragops.render import plain
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
 ROWS = (*codes.CODES, *codes.DEFAULTS)
 HINTED = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER, "RagflowError": FAILURES}

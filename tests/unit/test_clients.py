@@ -14,8 +14,8 @@ from ragops.testing import clients, cross_check
 from ragops.testing.cross_check import Turn, agrees, order, ratios
 from ragops.testing.reports import Seen, read_aiperf, read_ragops, read_vllm
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parents[2]
+DATA = Path(__file__).parents[1] / "data"
 RECORDED = json.loads((ROOT / "docs" / "_data" / "cross_check.json").read_text())
 SEEN = Seen(requests=24, errors=0, p50_s=0.4, requests_per_s=2.0)
 

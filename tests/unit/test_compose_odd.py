@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ragops.compose import check_file, check_text
 from ragops.host import Core, Host, Node
 
-CASES = Path(__file__).parent / "data" / "compose"
+CASES = Path(__file__).parents[1] / "data" / "compose"
 ODD = sorted((CASES / "odd").glob("*.yaml"))
 HOST = Host("one", frozenset({"amx_bf16"}), (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)
 

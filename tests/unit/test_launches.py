@@ -19,7 +19,7 @@ from ragops.state import ExecResult
 from ragops.testing import checkpoint, launches, targets, turns
 from ragops.testing.targets import Series, Timed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIMIT = Limit("float32", 0.88e9, 2, (Gemm("float32", 0.13), Gemm("int8", None, "no kernel")))
 CALL = Timed(20.0, 5, 1775, 1700, (0.9, 0.5, 0.1, 0.2, 0.3), 0.25)
 

@@ -8,7 +8,7 @@ import pytest
 from ragops.ragflow.answers import Reply, Request, explain, refused
 from ragops.ragflow.failures import FAILURES
 
-DATA = Path(__file__).parent / "data" / "ragflow"
+DATA = Path(__file__).parents[1] / "data" / "ragflow"
 ASK = Request("POST", "/api/v1/somewhere", why="try it")
 
 TOLD = [

@@ -11,7 +11,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from ragops import site
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 FILES = sorted(FOLDER.glob("*.ipynb"))
 
 pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

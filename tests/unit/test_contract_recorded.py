@@ -16,7 +16,7 @@ from ragops.testing.contract.world import Instance
 from ragops.testing.served import Served
 from ragops.testing.stub import Behaviour, StubReranker
 
-DATA = Path(__file__).parent / "data" / "ragflow"
+DATA = Path(__file__).parents[1] / "data" / "ragflow"
 MODEL = "qwen3-reranker-0.6b"
 ELSEWHERE = {  # beyond registration: users, embeddings, documents
     *("user_create", "user_create_again", "providers_available", "token_list", "add_embed", "embed_instance"),

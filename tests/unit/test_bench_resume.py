@@ -126,7 +126,7 @@ record_sync(base_url=sys.argv[1], model="stub-reranker", workload=synthetic(200,
 def test_a_killed_client_leaves_its_requests(tmp_path):
     with StubReranker(Behaviour(fixed_s=0.05)) as stub:
         argv = [sys.executable, "-c", CLIENT, stub.base_url, str(tmp_path)]
-        child = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+        child = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
         while len(stub.calls) < 5 + 6:
             assert child.poll() is None
             time.sleep(0.01)
@@ -214,5 +214,5 @@ def test_a_run_of_the_first_form_is_read(settings):
     file.write_text(json.dumps({**content, "schema_version": 1}))
     run = load_run(path)
     assert (run.problems, run.info.limit, run.info.resumed) == ((), None, ())
-    for old in (Path(__file__).parents[1] / "results").glob("*/run.json"):
+    for old in (Path(__file__).parents[2] / "results").glob("*/run.json"):
         assert load_run(old.parent).problems == ()

@@ -9,7 +9,7 @@ import pytest
 from ragops.checks import scores
 from ragops.testing import impostors
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECORDED = json.loads((ROOT / "docs" / "faults.json").read_text(encoding="utf-8"))
 FAULTS = [row for row in RECORDED["rows"] if row["layer"]]
 HEALTHY = [row for row in RECORDED["rows"] if not row["layer"]]
