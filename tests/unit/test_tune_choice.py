@@ -81,7 +81,9 @@ class TestCandidates:
         assert found["compute-all"] == {"compute": "0-7"}
 
     @pytest.mark.parametrize(
-        ("features", "dtypes"), [(AMX, set()), (AVX512_BF16, {"float32"}), (AVX2, set())], ids=str
+        ("features", "dtypes"),
+        [(AMX, set()), (AVX512_BF16, {"float32"}), (AVX2, set())],
+        ids=["amx", "avx512", "avx2"],
     )
     def test_arithmetic_is_tried_where_it_may_gain(self, qwen3, features, dtypes):
         known = {"float32", "float16", "bfloat16"}
