@@ -5,8 +5,7 @@ Joins ``bench`` (which knows no Docker) with the engine: :func:`benchmark` is th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragops import bench, limit, origins, sizing, verbs, vllm
@@ -21,8 +20,9 @@ from ragops.telemetry import Sampler
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
+    from pathlib import Path
 
-    from ragops.bench import Level, Provenance, Workload
+    from ragops.bench import BenchmarkConfig, Provenance, Workload
     from ragops.engine import Engine
     from ragops.model import Model
     from ragops.stack import Stack
@@ -30,69 +30,43 @@ if TYPE_CHECKING:
     from ragops.verbs import Desired
 
 
-def benchmark(  # noqa: PLR0913 - one keyword for each thing that a run may vary
+def benchmark(
     stack: Stack,
+    config: BenchmarkConfig,
     *,
-    workload: Workload,
-    levels: tuple[Level, ...],
-    name: str = "bench",
-    results: Path | str = "results",
-    warmup: int = 3,
-    repeats: int = 1,
     progress: Callable[[bench.Progress], None] | None = None,
     stop: threading.Event | None = None,
-    no_order_check: str = "",
-    seed: int = 1,
-    fresh: bool = True,
-    with_limits: bool = True,
     engine: Engine | None = None,
 ) -> Path:
-    """Measure the running reranker from this host; gives back the run's folder.
+    """Measure the running reranker from this host, through its published port.
 
     Args:
-        stack: The declaration; the reranker must run and be published on this host.
-        workload: What to send; see :mod:`ragops.bench`.
-        levels: How it arrives.
-        name: What the run is about; part of the folder's name.
-        results: Folder below which the run's own folder is made.
-        warmup: Requests at the head of each level that no figure counts.
-        repeats: How often each level is played.
+        stack: The configuration.
+        config: What to send, and where to store the run; the order check is skipped for a substitute
+            model that is marked as untrained.
         progress: Called after each request.
-        stop: When it is set, from any thread, the run ends and keeps what there is.
-        no_order_check: Why the right order is not asked for before and after, such as
-            ``random weights``; a model that is marked as a stand-in says so itself.
-        seed: Seed of the arrivals and of the order of levels.
-        fresh: New texts in each pass; False where the server's cache is what is measured.
-        with_limits: Also measure, beforehand, what the machine can do at most and what the client
-            costs; takes about half a minute.
-        engine: The engine; connected when left out.
+        stop: Ends the run when it is set, from any thread.
+        engine: The Docker engine; connected when left out.
+
+    Returns:
+        The run's folder.
 
     Raises:
         NotFoundError: The reranker does not run.
         BenchError: It is not published on this host, ranks wrongly, or nothing was measured.
     """
-    found = _running(stack, engine)
-    return bench.record_sync(
-        base_url=found.url,
-        model=found.wanted.served,
-        workload=workload,
-        levels=levels,
-        name=name,
-        results=Path(results),
-        provenance=found.provenance(),
-        sampler=found.sampler(),
-        warmup=warmup,
-        repeats=repeats,
-        progress=progress,
-        stop=stop,
-        no_order_check=no_order_check or _untrained(found.wanted.model),
-        timeout=patience(workload),
-        seed=seed,
-        fresh=fresh,
-        floor=with_limits,
-        limit=found.limit() if with_limits else None,
-        template_tokens=_template_tokens(found.wanted.model),
+    running = _running(stack, engine)
+    model = running.wanted.model
+    server = bench.Server(
+        running.url,
+        running.wanted.served,
+        provenance=running.provenance(),
+        sampler=running.sampler(),
+        limit=running.limit() if config.with_limits else None,
+        template_tokens=_template_tokens(model),
     )
+    config = replace(config, no_order_check=config.no_order_check or _untrained(model))
+    return bench.record_sync(server, config, progress=progress, stop=stop)
 
 
 def resume(
@@ -137,66 +111,33 @@ def resume(
     )
 
 
-def benchmark_url(  # noqa: PLR0913 - one keyword for each thing that a run may vary
+def benchmark_url(
     url: str,
     model: str,
+    config: BenchmarkConfig,
     *,
-    workload: Workload,
-    levels: tuple[Level, ...],
-    name: str = "bench",
-    results: Path | str = "results",
-    warmup: int = 3,
-    repeats: int = 1,
     progress: Callable[[bench.Progress], None] | None = None,
-    no_order_check: str = "",
-    seed: int = 1,
-    fresh: bool = True,
+    stop: threading.Event | None = None,
     api_key: str = "x",
 ) -> Path:
-    """Measure any server that answers ``/v1/rerank``, of which nothing else is known.
+    """Measure any server with a ``/v1/rerank`` route.
 
     Args:
         url: Its address, ending in ``/v1``.
-        model: The model's name as it serves it.
-        workload: As for :func:`benchmark`, like all that follows.
-        levels: How it arrives.
-        name: Part of the folder's name.
-        results: Folder below which the run's own folder is made.
-        warmup: Requests at the head of each level that no figure counts.
-        repeats: How often each level is played.
+        model: Served model name.
+        config: What to send, and where to store the run.
         progress: Called after each request.
-        no_order_check: Why the right order is not asked for.
-        seed: Seed of the arrivals and of the order of levels.
-        fresh: New texts in each pass.
-        api_key: Sent as the bearer, and kept nowhere.
+        stop: Ends the run when it is set, from any thread.
+        api_key: Bearer token; never recorded.
+
+    Returns:
+        The run's folder.
 
     Raises:
-        BenchError: It does not answer, or ranks wrongly.
+        BenchError: It does not respond, or ranks wrongly.
     """
-    return bench.record_sync(
-        base_url=url,
-        model=model,
-        workload=workload,
-        levels=levels,
-        name=name,
-        results=Path(results),
-        provenance=origins.of_url(model),
-        sampler=Sampler(url),
-        warmup=warmup,
-        repeats=repeats,
-        progress=progress,
-        no_order_check=no_order_check,
-        timeout=patience(workload),
-        api_key=api_key,
-        seed=seed,
-        fresh=fresh,
-        floor=True,
-    )
-
-
-def patience(workload: Workload) -> float:
-    """Seconds until a request is given up: twice what RAGFlow waits, to see by how much a call is late."""
-    return 2 * releases.of(workload.release or releases.NEWEST).timeout
+    server = bench.Server(url, model, api_key, origins.of_url(model), Sampler(url))
+    return bench.record_sync(server, config, progress=progress, stop=stop)
 
 
 @dataclass(frozen=True)

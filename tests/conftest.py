@@ -189,15 +189,16 @@ def serving(fake, probed, monkeypatch):
 def recorded(tmp_path_factory):
     """The folder of a short run against the stub reranker."""
     with StubReranker(Behaviour(fixed_s=0.002)) as stub:
-        return bench.record_sync(
-            base_url=stub.base_url,
-            model="stub-reranker",
+        config = bench.BenchmarkConfig(
             workload=bench.ragflow(8),
             levels=(bench.Level.closed(1), bench.Level.closed(2)),
             name="pages",
             results=tmp_path_factory.mktemp("results"),
-            provenance=bench.Provenance(model_is_stand_in="a stub"),
+            with_limits=False,
         )
+        provenance = bench.Provenance(model_is_stand_in="a stub")
+        server = bench.Server(stub.base_url, "stub-reranker", provenance=provenance)
+        return bench.record_sync(server, config)
 
 
 def table(made):

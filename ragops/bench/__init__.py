@@ -2,7 +2,7 @@
 
 ::
 
-    path = await record(base_url=..., model=..., workload=ragflow(), levels=(Level.closed(1),), name="first")
+    path = await record(Server("http://127.0.0.1:8123/v1", "reranker"), BenchmarkConfig(ragflow()))
     run = load_run(path)
     summary(run)
     verdict(run).sentence
@@ -22,6 +22,7 @@ from ragops.bench.gauges import meanwhile
 from ragops.bench.level import Level
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck
 from ragops.bench.page import write as report
+from ragops.bench.plan import BenchmarkConfig, Server
 from ragops.bench.records import Floor, Gemm, Limit, Provenance, RequestRecord, Run, RunInfo, Sample
 from ragops.bench.run import Progress, record, record_sync, resume, resume_sync
 from ragops.bench.stats import LevelFigures, figures, frame, summary
@@ -31,6 +32,7 @@ from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
 __all__ = [
     "DEFAULT_CHECK",
     "Agreement",
+    "BenchmarkConfig",
     "Comparison",
     "Floor",
     "Gemm",
@@ -44,6 +46,7 @@ __all__ = [
     "Run",
     "RunInfo",
     "Sample",
+    "Server",
     "Verdict",
     "Workload",
     "affordable",

@@ -1,23 +1,100 @@
-"""What a run is going to send: its passes in order, and what is left of them; pure.
+"""What a benchmark is configured to send, and the trials of a run in order; pure.
 
-``run.py`` makes a plan, ``recorder.py`` carries it out pass by pass.
+``run.py`` makes a plan from the configuration, ``recorder.py`` executes it trial by trial.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.bench import load, wire
-from ragops.bench.level import playing_order
+from ragops.bench.level import Level, playing_order
+from ragops.bench.order import DEFAULT_CHECK, OrderCheck
+from ragops.bench.records import Limit, Provenance, Sample
 from ragops.errors import BenchError
+from ragops.ragflow import releases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from ragops.bench.level import Level
     from ragops.bench.records import Phase, Run, RunInfo
     from ragops.bench.workload import Workload
+
+Sampler = Callable[[], Sample]
+"""Reads the counters of server and machine once."""
+
+UNKNOWN = Provenance()
+"""Provenance of a server of which nothing is recorded."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What a benchmark sends, how it arrives, and where the run is stored.
+
+    ::
+
+        config = BenchmarkConfig(workload=ragflow(400), levels=(Level.closed(1),), repeats=5)
+
+    Args:
+        workload: The requests; see :mod:`ragops.bench.workload`.
+        levels: The load levels, sent in a seeded random order in each repetition.
+        name: Part of the run folder's name.
+        results: Folder of all runs.
+        warmup: Requests at the head of each trial that are recorded but not counted.
+        repeats: Repetitions of each load level.
+        seed: Seed of the arrival times and of the order of load levels.
+        fresh: Number the texts of each trial, so that no text is sent twice and no cache is hit; False
+            to measure the cache.
+        timeout: Seconds until a request is cancelled; twice RAGFlow's own timeout when None.
+        order_check: Query, documents and the index of the relevant one, sent before and after the run.
+        no_order_check: Why the order is not checked, such as ``random weights``; empty to check it.
+        with_limits: Also measure, before the load, the client's overhead and, for a reranker that ragops
+            runs, the matrix multiplication limit of the machine; takes about half a minute.
+    """
+
+    workload: Workload
+    levels: tuple[Level, ...] = (Level.closed(1),)
+    name: str = "bench"
+    results: Path | str = "results"
+    warmup: int = 3
+    repeats: int = 1
+    seed: int = 1
+    fresh: bool = True
+    timeout: float | None = None
+    order_check: OrderCheck = DEFAULT_CHECK
+    no_order_check: str = ""
+    with_limits: bool = True
+
+    @property
+    def request_timeout(self) -> float:
+        """Seconds until a request is cancelled."""
+        return self.timeout or 2 * releases.of(self.workload.release or releases.NEWEST).timeout
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server that is measured, and what is known of it.
+
+    Args:
+        base_url: Address as registered in RAGFlow, ending in ``/v1``.
+        model: Served model name.
+        api_key: Bearer token; never recorded.
+        provenance: Image, model, machine and versions.
+        sampler: Called before and after each trial and once a second, in its own thread.
+        limit: Matrix multiplication limit of the machine, from :func:`ragops.limit.measure`.
+        template_tokens: Tokens that the score template adds to each pair.
+    """
+
+    base_url: str
+    model: str
+    api_key: str = "x"
+    provenance: Provenance = UNKNOWN
+    sampler: Sampler | None = None
+    limit: Limit | None = None
+    template_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ragops.bench import load, order
-from ragops.bench.records import ClientReport, RequestRecord, Sample
+from ragops.bench.records import ClientReport
 from ragops.bench.threads import cancel_when, end, this
 from ragops.errors import BenchError
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
     from pathlib import Path
 
     from ragops.bench import wire
     from ragops.bench.folder import RunFolder
-    from ragops.bench.plan import Plan
-
-Sampler = Callable[[], Sample]
+    from ragops.bench.plan import Plan, Sampler
+    from ragops.bench.records import RequestRecord
 
 _SAMPLE_EVERY = 1.0
 _GONE_AFTER = 5

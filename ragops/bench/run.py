@@ -1,7 +1,6 @@
-"""Records a run: plays levels against a reranker and keeps everything below ``results/``.
+"""Record a benchmark run: send each load level to a reranker, store every request below ``results/``.
 
-The load is in ``load.py``, what to send in ``plan.py``, the keeping in ``recorder.py``; nothing here
-draws a conclusion, see ``stats.py`` and ``verdict.py`` for that.
+``load.py`` sends, ``plan.py`` says what, ``recorder.py`` stores; ``stats.py`` and ``verdict.py`` evaluate.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from ragops.bench import order, wire
 from ragops.bench.floor import measure_floor
 from ragops.bench.folder import RunFolder, load_run
 from ragops.bench.level import playing_order
-from ragops.bench.order import DEFAULT_CHECK, OrderReport
+from ragops.bench.order import OrderReport
 from ragops.bench.plan import Plan
-from ragops.bench.recorder import Progress, Recorder, Sampler
-from ragops.bench.records import ClientReport, Limit, Provenance, RunInfo
+from ragops.bench.recorder import Progress, Recorder
+from ragops.bench.records import ClientReport, RunInfo
 from ragops.bench.threads import in_any_thread
 from ragops.bench.workload import again
 from ragops.errors import BenchError
@@ -29,109 +28,64 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from ragops.bench.level import Level
+    from ragops.bench.plan import BenchmarkConfig, Sampler, Server
+    from ragops.bench.records import Provenance
     from ragops.bench.workload import Workload
 
-__all__ = ["UNKNOWN", "Progress", "Sampler", "record", "record_sync", "resume", "resume_sync"]
-
-UNKNOWN = Provenance()
-"""Where a run comes from when the caller does not say."""
+__all__ = ["Progress", "record", "record_sync", "resume", "resume_sync"]
 
 _MUST_STAY = ("image_digest", "model_sha256", "launch_arguments", "cores", "cpu_model")
 
 
-async def record(  # noqa: PLR0913 - one keyword for each thing that a run may vary
+async def record(
+    server: Server,
+    config: BenchmarkConfig,
     *,
-    base_url: str,
-    model: str,
-    workload: Workload,
-    levels: tuple[Level, ...],
-    name: str,
-    results: Path = Path("results"),
-    provenance: Provenance = UNKNOWN,
-    sampler: Sampler | None = None,
-    warmup: int = 3,
-    repeats: int = 1,
     progress: Callable[[Progress], None] | None = None,
-    order_check: tuple[str, tuple[str, ...], int] = DEFAULT_CHECK,
-    no_order_check: str = "",
-    timeout: float = wire.RAGFLOW_TIMEOUT,  # noqa: ASYNC109 - of each request, not of this call
-    api_key: str = "x",
-    seed: int = 1,
-    fresh: bool = True,
-    floor: bool = False,
-    limit: Limit | None = None,
-    template_tokens: int = 0,
     stop: threading.Event | None = None,
 ) -> Path:
-    """Measure, and keep what was measured in a new folder.
+    """Measure a server, and record the run in a new folder.
 
     Args:
-        base_url: Address as registered in RAGFlow, ending in ``/v1``.
-        model: Served model name.
-        workload: What to send; see :mod:`ragops.bench.workload`.
-        levels: How it arrives; played in a seeded random order, anew in each repeat.
-        name: What the run is about; part of the folder's name.
-        results: The folder of all runs.
-        provenance: Where the run comes from.
-        sampler: Called before and after each pass and once a second, in a thread of its own.
-        warmup: Requests at the head of each pass that are kept but that no figure counts.
-        repeats: How often each level is played.
+        server: What is measured.
+        config: What to send, and where to store the run.
         progress: Called after each request.
-        order_check: Query, documents, and the place of the one that answers it.
-        no_order_check: Why the order is not checked, such as ``random weights``.
-        timeout: Seconds until a request is given up; RAGFlow's 30.
-        api_key: Sent as the bearer, and kept nowhere.
-        seed: Seed of the arrivals and of the order of levels.
-        fresh: Number the queries and documents of each pass, so that no text is sent twice and no
-            cache answers for the model; False where the cache is what is measured.
-        floor: Also measure what the client costs by itself, beforehand.
-        limit: What the machine could do at most, from :func:`ragops.limit.measure`.
-        template_tokens: Tokens that the server's score template adds to each pair.
-        stop: When it is set, from any thread, the run ends and keeps what there is.
+        stop: Ends the run when it is set, from any thread.
 
     Returns:
-        The run's folder. A run that is stopped keeps its folder, which then says why.
+        The run's folder; of a run that was stopped, what was recorded until then.
 
     Raises:
-        BenchError: The server does not answer or sorts wrongly, the folder can't be made or written
-            to, or the server went away; what was recorded stays.
+        BenchError: The server does not respond or ranks wrongly, the folder is not writable, or the
+            server stopped responding; what was recorded stays.
     """
+    timeout = config.request_timeout
+    order_of_trials = playing_order(tuple(config.levels), config.repeats, config.seed)
     info = RunInfo(
-        name=name,
+        name=config.name,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         started_ns=time.perf_counter_ns(),
-        base_url=base_url,
-        model=model,
+        base_url=server.base_url,
+        model=server.model,
         timeout=timeout,
-        workload=workload.info(),
-        levels=tuple(levels),
-        order_played=tuple(f"{one.name}#{n}" for one, n in playing_order(tuple(levels), repeats, seed)),
-        repeats=repeats,
-        warmup=warmup,
-        seed=seed,
-        fresh=fresh,
-        order=OrderReport.of(order.OrderCheck(*order_check), no_order_check),
-        provenance=provenance,
-        limit=limit,
-        template_tokens=template_tokens,
+        workload=config.workload.info(),
+        levels=tuple(config.levels),
+        order_played=tuple(f"{level.name}#{repeat}" for level, repeat in order_of_trials),
+        repeats=config.repeats,
+        warmup=config.warmup,
+        seed=config.seed,
+        fresh=config.fresh,
+        order=OrderReport.of(order.OrderCheck(*config.order_check), config.no_order_check),
+        provenance=server.provenance,
+        limit=server.limit,
+        template_tokens=server.template_tokens,
     )
-    plan = Plan(info, workload, wire.Target(base_url, model, api_key, timeout))
-    return await _recorded(plan, results, sampler, progress, stop, floor)
-
-
-async def _recorded(
-    plan: Plan,
-    results: Path,
-    sampler: Sampler | None,
-    progress: Callable[[Progress], None] | None,
-    stop: threading.Event | None,
-    floor: bool,
-) -> Path:
+    target = wire.Target(server.base_url, server.model, server.api_key, timeout)
+    plan = Plan(info, config.workload, target)
     async with wire.client() as http:
-        plan = replace(plan, info=await _prepared(plan, http, floor=floor))
-        folder = RunFolder(results / _folder_name(plan.info))
-        return await Recorder(plan, folder, sampler, progress).run(http, stop)
+        plan = replace(plan, info=await _prepared(plan, http, floor=config.with_limits))
+        folder = RunFolder(Path(config.results) / _folder_name(plan.info))
+        return await Recorder(plan, folder, server.sampler, progress).run(http, stop)
 
 
 async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is continued with

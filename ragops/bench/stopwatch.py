@@ -1,7 +1,14 @@
-"""Keeps the time of each request where its bytes leave and arrive; a network backend of httpcore.
+"""A network backend of httpcore that records when a request's bytes are sent and received.
 
-Times taken around a call hold what the client does besides: other requests that are sent first, and
-answers that came at the same moment and are read first. ``wire.py`` asks for these here instead.
+``extensions={"trace": ...}`` of httpcore reads the clock only when the event loop resumes the request's
+task. Against the echo server, whose response takes no time, in interleaved rounds on two shared cores,
+p50 in ms (client CPU per request in ms)::
+
+    body, clients        this backend    httpcore, trace    httpx, trace
+    0.6 kB, 1 client     0.12 (0.40)     0.57 (0.76)         0.68 (1.05)
+    0.6 kB, 4 clients    0.49 (0.37)     1.60 (0.58)         2.44 (0.84)
+    99 kB, 1 client      0.28 (0.88)     0.66 (1.00)         0.83 (1.36)
+    99 kB, 4 clients     2.83 (0.89)     8.69 (1.19)        11.59 (1.59)
 """
 
 from __future__ import annotations

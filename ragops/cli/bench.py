@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops import measure
-from ragops.bench import Level, figures, from_jsonl, grid, load_run, ragflow, verdict
+from ragops.bench import BenchmarkConfig, Level, figures, from_jsonl, grid, load_run, ragflow, verdict
 from ragops.bench.counters import disturbances
 from ragops.bench.sizes import TAIL
 from ragops.bench.usl import scalability
@@ -110,21 +110,20 @@ def _bench(options: Options) -> int:
 def _recorded(stack: Stack, options: Options, told: _Told) -> Path:
     if bool(options.url) != bool(options.model):
         raise BenchError("--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME")
-    settings = {
-        "workload": _workload(stack, options),
-        "levels": _levels(options),
-        "name": options.name,
-        "results": options.results,
-        "warmup": options.warmup,
-        "repeats": options.repeats,
-        "seed": options.seed,
-        "fresh": not options.same_texts,
-        "no_order_check": options.no_order_check,
-        "progress": told,
-    }
+    config = BenchmarkConfig(
+        workload=_workload(stack, options),
+        levels=_levels(options),
+        name=options.name,
+        results=options.results,
+        warmup=options.warmup,
+        repeats=options.repeats,
+        seed=options.seed,
+        fresh=not options.same_texts,
+        no_order_check=options.no_order_check,
+    )
     if options.url:
-        return benchmark_url(options.url, options.model, **settings)
-    return benchmark(stack, **settings)
+        return benchmark_url(options.url, options.model, config, progress=told)
+    return benchmark(stack, config, progress=told)
 
 
 def _workload(stack: Stack, options: Options) -> Workload:

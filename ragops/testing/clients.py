@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ragops import measure
-from ragops.bench import Level, load_run
+from ragops.bench import BenchmarkConfig, Level, load_run
 from ragops.bench.workload import Request as Texts
 from ragops.bench.workload import Workload
 from ragops.container import ContainerSpec, Mount
@@ -123,8 +123,7 @@ class Ragops:
 
     def measure(self, clients: int) -> tuple[Seen, str]:
         """See :class:`Tool`."""
-        folder = measure.benchmark(
-            self.stack,
+        config = BenchmarkConfig(
             workload=self.texts,
             levels=(Level.closed(clients),),
             name=f"cross-check-{clients}",
@@ -132,8 +131,8 @@ class Ragops:
             warmup=WARMUP,
             fresh=False,
             with_limits=False,
-            engine=self.engine,
         )
+        folder = measure.benchmark(self.stack, config, engine=self.engine)
         return read_ragops(load_run(folder)), folder.name
 
 

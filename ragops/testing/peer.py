@@ -3,7 +3,7 @@
 ::
 
     with peer(engine, spec(image, folder, "qwen3-reranker-0.6b", container="a-peer", port=8124)) as url:
-        benchmark_url(url, "qwen3-reranker-0.6b", ...)
+        benchmark_url(url, "qwen3-reranker-0.6b", config)
 
 What runs inside is ``data/peer.py``.
 """

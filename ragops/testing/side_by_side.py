@@ -24,7 +24,17 @@ from ragops import engine as engines
 from ragops import host as hosts
 from ragops import stack as stacks
 from ragops import verbs
-from ragops.bench import Agreement, Level, agreement, compare, figures, load_run, synthetic, wire
+from ragops.bench import (
+    Agreement,
+    BenchmarkConfig,
+    Level,
+    agreement,
+    compare,
+    figures,
+    load_run,
+    synthetic,
+    wire,
+)
 from ragops.errors import BenchError
 from ragops.measure import benchmark_url
 from ragops.testing.peer import peer, spec
@@ -154,9 +164,7 @@ def main(file: str, declaration: Path) -> None:
 
 
 def _recorded(url: str, model: str, texts: Workload, name: str, stand_in: str) -> Run:
-    folder = benchmark_url(
-        url,
-        model,
+    config = BenchmarkConfig(
         workload=texts,
         levels=(Level.closed(1, requests=_REQUESTS),),
         name=f"other-servers-{name}",
@@ -165,7 +173,7 @@ def _recorded(url: str, model: str, texts: Workload, name: str, stand_in: str) -
         repeats=_REPEATS,
         no_order_check=stand_in,
     )
-    return load_run(folder)
+    return load_run(benchmark_url(url, model, config))
 
 
 def _sides(runs: Iterable[Run]) -> Iterable[Side]:

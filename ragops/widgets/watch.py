@@ -97,29 +97,25 @@ async def watch(
     benchmark: Callable[..., Path],
     *args: Any,
     figure: Callable[[Run], Any] | None = None,
-    **options: Any,
 ) -> Path:
     """Run a benchmark beside the notebook and show how far it is, with a figure that grows.
 
-    Use it as ``folder = await watch("load", ragops.benchmark, stack, workload=work, levels=levels)``.
+    Use it as ``folder = await watch("load", ragops.benchmark, stack, config)``.
     It runs in a thread, so that the button below the bar is heard: pressed, it ends the run and
     keeps what there is. The notebook's own stop button does so too, and ends the cell.
 
     Args:
         title: What is going on.
-        benchmark: Called with the other arguments, ``progress`` and ``stop``.
-        args: Its arguments.
+        benchmark: Called with ``args``, ``progress`` and ``stop``.
+        args: Its positional arguments, such as stack and configuration.
         figure: Draws what there is so far, in a process of its own; only for those who watch.
-        options: Its keyword arguments.
 
     Returns:
         The run's folder, also of a run that the button ended.
     """
     stop = threading.Event()
     meter = _Meter(title, Box(bar=True, stop=stop.set))
-    work = asyncio.create_task(
-        asyncio.to_thread(benchmark, *args, progress=meter.moved, stop=stop, **options)
-    )
+    work = asyncio.create_task(asyncio.to_thread(benchmark, *args, progress=meter.moved, stop=stop))
     draw = asyncio.create_task(_grow(meter, figure)) if figure and meter.box.live else None
     try:
         return await asyncio.shield(work)

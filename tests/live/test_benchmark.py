@@ -9,23 +9,21 @@ import pytest
 
 import ragops
 from ragops import measure
-from ragops.bench import Level, figures, load_run, ragflow, summary, synthetic, verdict
+from ragops.bench import BenchmarkConfig, Level, figures, load_run, ragflow, summary, synthetic, verdict
 from ragops.bench.counters import counted, disturbances
 from ragops.ragflow.request import RerankRequest
 
 
 @pytest.fixture(scope="module")
 def run(engine, declared, running, tmp_path_factory):
-    folder = measure.benchmark(
-        declared,
+    config = BenchmarkConfig(
         workload=synthetic(12, documents=8, words=40, max_words=measure.max_words(declared)),
         levels=(Level.closed(1), Level.closed(4), Level.poisson(2.0)),
         name="live",
         results=tmp_path_factory.mktemp("results"),
         warmup=2,
-        engine=engine,
     )
-    return load_run(folder)
+    return load_run(measure.benchmark(declared, config, engine=engine))
 
 
 def test_every_request_is_kept_and_answered(run):
@@ -111,14 +109,9 @@ def test_a_second_client_is_flagged_by_its_effect(engine, declared, running, tmp
     other = threading.Thread(target=strangers)
     other.start()
     try:
-        folder = measure.benchmark(
-            declared,
-            workload=synthetic(8, documents=8, words=40, max_words=measure.max_words(declared)),
-            levels=(Level.closed(1),),
-            results=tmp_path,
-            with_limits=False,
-            engine=engine,
-        )
+        work = synthetic(8, documents=8, words=40, max_words=measure.max_words(declared))
+        config = BenchmarkConfig(work, results=tmp_path, with_limits=False)
+        folder = measure.benchmark(declared, config, engine=engine)
     finally:
         stop.set()
         other.join()
@@ -126,17 +119,15 @@ def test_a_second_client_is_flagged_by_its_effect(engine, declared, running, tmp
 
 
 def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running, tmp_path):
-    asked = {
-        "workload": ragflow(12, max_words=measure.max_words(declared), release="v0.27.0"),
-        "levels": (Level.closed(1),),
-        "results": tmp_path,
-        "with_limits": False,
-        "engine": engine,
-    }
+    work = ragflow(12, max_words=measure.max_words(declared), release="v0.27.0")
+    config = BenchmarkConfig(work, results=tmp_path, with_limits=False)
+
+    def interrupt(now):
+        if now.done == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
-        measure.benchmark(
-            declared, **asked, progress=lambda now: now.done == 6 and os.kill(os.getpid(), signal.SIGINT)
-        )
+        measure.benchmark(declared, config, progress=interrupt, engine=engine)
     (folder,) = tmp_path.iterdir()
     cut = load_run(folder)
     assert cut.missing
@@ -150,13 +141,8 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
 
 
 def test_any_server_is_measured_by_its_address(declared, running, tmp_path):
-    folder = measure.benchmark_url(
-        declared.host_url,
-        running.served,
-        workload=synthetic(6, documents=4, words=20),
-        levels=(Level.burst(3),),
-        results=tmp_path,
-    )
+    config = BenchmarkConfig(synthetic(6, documents=4, words=20), (Level.burst(3),), results=tmp_path)
+    folder = measure.benchmark_url(declared.host_url, running.served, config)
     run = load_run(folder)
     assert run.info.complete
     assert run.info.provenance.vantage == "host, by address"

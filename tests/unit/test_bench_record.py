@@ -12,14 +12,16 @@ from itertools import pairwise
 
 import pytest
 
+from ragops import bench
 from ragops.bench import (
     DEFAULT_CHECK,
+    BenchmarkConfig,
     Level,
     Provenance,
     Sample,
+    Server,
     load_run,
     record,
-    record_sync,
     synthetic,
     verdict,
 )
@@ -27,10 +29,18 @@ from ragops.bench.folder import RunFolder
 from ragops.errors import BenchError
 from ragops.testing.stub import Behaviour, StubReranker
 
+SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 WORKLOAD = synthetic(4, 3, 20)
 ASKED = len(DEFAULT_CHECK.documents)
 """Calls that the order check makes each time."""
 LEVELS = (Level.closed(1), Level.closed(2, requests=3))
+
+
+def record_sync(*, progress=None, stop=None, **options):
+    """Record a run; the options are those of a server and of a configuration together."""
+    of_server = {name: options.pop(name) for name in SERVER if name in options}
+    config = BenchmarkConfig(**{"with_limits": False} | options)
+    return bench.record_sync(Server(**of_server), config, progress=progress, stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +181,7 @@ def test_a_faulty_sampler_does_not_end_the_run(settings):
 
 
 def test_floor_is_recorded(settings):
-    floor = load_run(record_sync(**settings, floor=True)).info.client.floor
+    floor = load_run(record_sync(**settings, with_limits=True)).info.client.floor
     assert floor.errors == 0
     assert floor.p50_ns > 0
 
@@ -179,7 +189,9 @@ def test_floor_is_recorded(settings):
 def test_cancelled_run_keeps_what_it_had(settings, tmp_path):
     async def whole():
         task = asyncio.current_task()
-        await record(**settings, progress=lambda event: task.cancel() if event.done == 4 else None)
+        server = Server(settings.pop("base_url"), settings.pop("model"))
+        config = BenchmarkConfig(**settings, with_limits=False)
+        await record(server, config, progress=lambda event: task.cancel() if event.done == 4 else None)
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(whole())

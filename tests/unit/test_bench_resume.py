@@ -13,13 +13,31 @@ from pathlib import Path
 
 import pytest
 
-from ragops.bench import Level, Provenance, from_jsonl, load_run, record_sync, resume_sync, synthetic
+from ragops import bench
+from ragops.bench import (
+    BenchmarkConfig,
+    Level,
+    Provenance,
+    Server,
+    from_jsonl,
+    load_run,
+    resume_sync,
+    synthetic,
+)
 from ragops.bench.folder import RunFolder
 from ragops.errors import BenchError
 from ragops.testing.stub import Behaviour, StubReranker
 
+SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 WORKLOAD = synthetic(12, 3, 20)
 ORIGIN = Provenance(machine="two cores", model_sha256="a" * 64)
+
+
+def record_sync(*, progress=None, stop=None, **options):
+    """Record a run; the options are those of a server and of a configuration together."""
+    of_server = {name: options.pop(name) for name in SERVER if name in options}
+    config = BenchmarkConfig(**{"with_limits": False} | options)
+    return bench.record_sync(Server(**of_server), config, progress=progress, stop=stop)
 
 
 @pytest.fixture
@@ -116,10 +134,9 @@ def test_a_wrong_order_is_not_continued(cut):
 
 CLIENT = """
 import sys
-from pathlib import Path
-from ragops.bench import Level, record_sync, synthetic
-record_sync(base_url=sys.argv[1], model="stub-reranker", workload=synthetic(200, 3, 20), name="killed",
-            levels=(Level.closed(1),), results=Path(sys.argv[2]), warmup=1)
+from ragops.bench import BenchmarkConfig, Server, record_sync, synthetic
+config = BenchmarkConfig(synthetic(200, 3, 20), results=sys.argv[2], warmup=1, with_limits=False)
+record_sync(Server(sys.argv[1], "stub-reranker"), config)
 """
 
 

@@ -310,8 +310,8 @@ class TestBench:
     def measured(self, monkeypatch):
         asked = {}
 
-        def benchmark(_stack, **options):
-            asked.update(options)
+        def benchmark(_stack, config, **_):
+            asked.update(vars(config))
             raise BenchError("seen enough", hint="none")
 
         monkeypatch.setattr("ragops.cli.bench.benchmark", benchmark)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,7 +195,7 @@ def test_the_stop_button_ends_a_run_that_keeps_its_folder(monkeypatch, shown, tm
     monkeypatch.setattr("ragops.widgets.parts.Box.end", lambda _, text: ended.append(text))
 
     async def person():
-        run = asyncio.create_task(widgets.watch("load", run_until_stopped, folder=tmp_path))
+        run = asyncio.create_task(widgets.watch("load", partial(run_until_stopped, folder=tmp_path)))
         await asyncio.sleep(0.05)
         head, *_ = shown[0].children
         _, button = head.children
@@ -207,7 +208,7 @@ def test_the_stop_button_ends_a_run_that_keeps_its_folder(monkeypatch, shown, tm
 
 def test_an_interrupted_cell_ends_the_run_too(shown, tmp_path):
     async def person():
-        run = asyncio.create_task(widgets.watch("load", run_until_stopped, folder=tmp_path))
+        run = asyncio.create_task(widgets.watch("load", partial(run_until_stopped, folder=tmp_path)))
         await asyncio.sleep(0.05)
         run.cancel()
         await run
