@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from ragops.actions import (
@@ -29,6 +28,7 @@ from ragops.actions import (
 from ragops.container import NetworkSpec
 from ragops.errors import StackError
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow, joinable
+from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ class Observed:
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(Shown):
     """Actions in order, and what the reader should know beside them."""
 
     actions: tuple[Action, ...]
@@ -76,23 +76,15 @@ class Plan:
         """The equivalent docker commands, to read or to paste."""
         return tuple(shlex.join(command) for action in self.actions for command in action.commands())
 
-    def __str__(self) -> str:
-        """One line an action, then the notes."""
-        lines = [action.describe() for action in self.actions] or ["nothing to change"]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The same as a table with the docker commands beside it, for notebooks."""
-        rows = "".join(
-            f"<tr><td>{escape(action.describe())}</td><td><code>"
-            f"{'<br>'.join(escape(shlex.join(command)) for command in action.commands())}</code></td></tr>"
+    def table(self) -> Table:
+        """One row for each action, in HTML with its docker commands; then the notes."""
+        rows = tuple(
+            (action.describe(), "\n".join(shlex.join(command) for command in action.commands()))
             for action in self.actions
         )
-        table = f"<table><tr><th>change</th><th>as docker commands</th></tr>{rows}</table>"
-        notes = "".join(f"<p>note: {escape(note)}</p>" for note in self.notes)
-        return (table if self.actions else "<p>nothing to change</p>") + notes
+        columns = (Column("change"), Column("as docker commands", code=True, html_only=True))
+        title = "" if rows else "nothing to change"
+        return Table(columns, rows, title, tuple(f"note: {note}" for note in self.notes))
 
 
 def observe(engine: Engine) -> Observed:

@@ -22,6 +22,7 @@ from ragops.ragflow.detect import detect
 from ragops.ragflow.entering import Target
 from ragops.ragflow.register import Wanted
 from ragops.stack import home
+from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ __all__ = ["Access", "Registered", "Wanted", "register", "unregister", "wanted_o
 
 
 @dataclass(frozen=True, repr=False)
-class Registered:
+class Registered(Shown):
     """What RAGFlow has, read back, and what was changed for it."""
 
     url: str
@@ -56,21 +57,20 @@ class Registered:
     changes: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        """What it is called there, then what was changed."""
+    def table(self) -> Table:
+        """RAGFlow's settings of the reranker, then the changes."""
         rows = (
             ("RAGFlow", f"{self.release} at {self.url}, by {self.source}"),
             ("model", self.model or "not entered"),
             ("address", self.address or "none"),
             ("rerank id", self.rerank_id),
             ("default", self.default or "none"),
-            *(("chat", one) for one in self.chats),
+            *(("chat", chat) for chat in self.chats),
         )
-        done = [f"~ {one}" for one in self.changes] or ["nothing to change"]
-        notes = [f"note: {one}" for one in self.notes]
-        return "\n".join([*(f"{name:<15} {value}" for name, value in rows), "", *done, *notes])
-
-    __repr__ = __str__
+        changes = tuple(f"~ {change}" for change in self.changes) or ("nothing to change",)
+        notes = tuple(f"note: {note}" for note in self.notes)
+        below = Table(notes=(*changes, *notes))
+        return Table((Column("setting"), Column("value")), rows, below=(below,))
 
 
 def register(

@@ -15,6 +15,7 @@ from ragops.bench.compare import Ratio
 from ragops.checks import Report
 from ragops.errors import RagopsError
 from ragops.planning import Plan
+from ragops.table import Table
 from ragops.tuning.report import Tuned
 from ragops.verbs import Status
 
@@ -44,6 +45,11 @@ def _(record: Path) -> Any:
 @plain.register
 def _(record: BaseModel) -> Any:
     return record.model_dump(mode="json")
+
+
+@plain.register
+def _(record: Table) -> Any:
+    return record.records()
 
 
 @plain.register

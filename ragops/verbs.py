@@ -10,7 +10,6 @@ import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from ragops import host as hosts
@@ -26,6 +25,7 @@ from ragops.lock import held, refuse_while_watched
 from ragops.ragflow import compose as files
 from ragops.ragflow import discovery
 from ragops.stack import Ragflow, Stack, home
+from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +54,8 @@ class Desired:
 
 
 @dataclass(frozen=True, repr=False)
-class Status:
-    """What is, and what differs from the declaration."""
+class Status(Shown):
+    """State of the stack, and how it differs from its configuration."""
 
     stack: Stack
     served: str
@@ -71,39 +71,27 @@ class Status:
         return self.drift.empty and self.reranker is not None and self.reranker.running
 
     def connected(self, one: RagflowContainer) -> bool:
-        """Whether a RAGFlow container is in the network."""
+        """Whether a RAGFlow container is connected to the network."""
         return one.container.endpoint(self.stack.network.name) is not None
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
         """Network, reranker, RAGFlow, addresses; then the drift."""
-        lines = [f"{name:<15} {value}" for name, value in self._rows()]
-        return "\n".join([*lines, "", f"{self.drift}"])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The same as a table, for notebooks."""
-        rows = "".join(
-            f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._rows()
-        )
-        return f"<table>{rows}</table>{self.drift._repr_html_()}"
-
-    def _rows(self) -> tuple[tuple[str, str], ...]:
         reranker, network = self.reranker, self.stack.network.name
         health = f"{reranker.status} {reranker.health}".strip() if reranker else "missing"
-        return (
+        rows = (
             ("network", network if self.network else f"{network} is missing"),
             ("reranker", f"{self.stack.reranker.name}: {health}"),
-            *(("RAGFlow", f"{one.name}: {self._joined(one)}") for one in self.ragflow),
+            *(("RAGFlow", f"{container.name}: {self._connection(container)}") for container in self.ragflow),
             ("model", self.served + (f" ({self.stand_in})" if self.stand_in else "")),
             ("in the network", self.stack.internal_url),
             ("on this host", self.stack.host_url or "not published"),
         )
+        return Table((Column("part"), Column("state")), rows, below=(self.drift.table(),))
 
-    def _joined(self, one: RagflowContainer) -> str:
-        what = "the demo client, " if one.demo else ""
-        stopped = "" if one.container.running else f", {one.container.status}"
-        return what + ("connected" if self.connected(one) else "not connected") + stopped
+    def _connection(self, ragflow: RagflowContainer) -> str:
+        client = "the demo client, " if ragflow.demo else ""
+        stopped = "" if ragflow.container.running else f", {ragflow.container.status}"
+        return client + ("connected" if self.connected(ragflow) else "not connected") + stopped
 
 
 def desired(stack: Stack, model: Model | None = None) -> Desired:

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from ragops.bench.counters import disturbances
 from ragops.bench.quantiles import needed
 from ragops.bench.resample import Point, interval, more_failed, rate, share_below
-from ragops.bench.stats import table
 from ragops.errors import BenchError
+from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import pandas as pd
 
     from ragops.bench.level import Level
     from ragops.bench.records import RequestRecord, Run
@@ -116,8 +114,8 @@ class Difference:
     b: str
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Run B against run A."""
 
     a: Path
@@ -142,16 +140,21 @@ class Comparison:
         )
         return lost + tuple(f"{row}: more than chance explains" for row in self.failures if row.is_more)
 
-    def table(self) -> pd.DataFrame:
-        """The ratios as rows, for people."""
-        return table([dict(zip(HEAD, cells, strict=True)) for cells in self.rows()])
+    def table(self) -> Table:
+        """One row for each ratio; then failed requests, differences and notes."""
+        rows = tuple(
+            (r.level, r.figure, f"{r.a:.4g}", f"{r.b:.4g}", str(r), f"{r.n} {r.unit}") for r in self.ratios
+        )
+        notes = (
+            "~: inconclusive; the confidence intervals hold together in 95 % of comparisons",
+            *(f"failed: {failures}" for failures in self.failures),
+            *(f"differs: {fact.field}: {fact.a} | {fact.b}" for fact in self.differences),
+            *(f"note: {note}" for note in self.notes),
+        )
+        return Table(_COLUMNS, rows, f"A  {self.a.name}\nB  {self.b.name}", notes, header=True)
 
-    def rows(self) -> tuple[tuple[object, ...], ...]:
-        """The same without pandas; :data:`HEAD` names the columns."""
-        return tuple((r.level, r.figure, r.a, r.b, str(r), f"{r.n} {r.unit}") for r in self.ratios)
 
-
-HEAD = ("level", "figure", "A", "B", "B / A", "drawn")
+_COLUMNS = tuple(map(Column, ("level", "figure", "A", "B", "B / A", "resampled")))
 
 
 def compare(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) -> Comparison:

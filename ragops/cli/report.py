@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops.bench import compare, load_run, page
-from ragops.bench.compare import HEAD
 from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.errors import BenchError
 
 if TYPE_CHECKING:
-    from ragops.bench import Comparison, Run
+    from ragops.bench import Run
     from ragops.cli.parts import Options
 
 
@@ -26,7 +25,7 @@ def _compare(options: Options) -> int:
     a, b = (_find(options, name) for name in (options.a, options.b))
     found = compare(a, b, across_models=options.across_models)
     worse = () if options.fail_over is None else found.regressions(options.fail_over)
-    show(options, {"comparison": found, "regressions": worse}, _text(found))
+    show(options, {"comparison": found, "regressions": worse}, str(found))
     for line in worse:
         tell(f"regression: {line}")
     return FAILED if worse else OK
@@ -43,24 +42,6 @@ def _find(options: Options, name: str) -> Run:
         evidence=f"below {options.results}: {', '.join(known[-5:]) or 'no run'}",
         hint="ragops bench records one; --results names another folder of runs",
     )
-
-
-def _text(found: Comparison) -> str:
-    cells = [HEAD, *((r[0], r[1], f"{r[2]:.4g}", f"{r[3]:.4g}", *r[4:]) for r in found.rows())]
-    widths = [max(len(str(row[n])) for row in cells) for n in range(len(HEAD))]
-    lines = [
-        f"A  {found.a.name}",
-        f"B  {found.b.name}",
-        *(
-            "  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ),
-        "~: can't be told apart; the intervals hold together in 95 % of comparisons",
-        *(f"failed: {row}" for row in found.failures),
-        *(f"differs: {one.field}: {one.a} | {one.b}" for one in found.differences),
-        *(f"note: {note}" for note in found.notes),
-    ]
-    return "\n".join(lines)
 
 
 _RESULTS = option(

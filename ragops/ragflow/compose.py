@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +53,6 @@ class Override:
         return self.text.rstrip("\n")
 
     __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The same, for notebooks."""
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def override(
