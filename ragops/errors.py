@@ -21,11 +21,20 @@ Catch the base class to show any of them::
         ragops.up(stack)
     except ragops.RagopsError as error:
         print(error.code, error.message, error.evidence, error.hint)
+
+Each class has a default :attr:`~RagopsError.code`, a place that raises may give a narrower one; ``codes.py``
+says what each means.
 """
 
 from __future__ import annotations
 
-from ragops import codes
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = "errors.html"
+"""The page of the site that explains the codes, each at an anchor of its name."""
 
 
 class RagopsError(Exception):
@@ -33,21 +42,35 @@ class RagopsError(Exception):
 
     Args:
         message: One sentence: what went wrong.
-        evidence: What was seen: a log line, an engine's answer. May be empty.
+        code: Short, stable name of the error, such as ``port-taken``; else that of its class.
+        evidence: What was seen: a log line, a response of the engine. May be empty.
         hint: What to do next, as a command where there is one.
+        container: Name of the container that it is about, or an empty string.
+        url: Address that was requested, or an empty string.
+        file: File or folder that it is about.
     """
 
-    def __init__(self, message: str, *, evidence: str = "", hint: str = "") -> None:
+    code = "failed"
+
+    def __init__(  # noqa: PLR0913 - each is an attribute that a program can act on
+        self,
+        message: str,
+        *,
+        code: str = "",
+        evidence: str = "",
+        hint: str = "",
+        container: str = "",
+        url: str = "",
+        file: Path | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.code = code or type(self).code
         self.evidence = evidence
         self.hint = hint
-
-    @property
-    def code(self) -> str:
-        """Its short, stable name, such as ``port-taken``: what the page of errors lists it by."""
-        kinds = [kind.__name__ for kind in type(self).__mro__]
-        return codes.find(kinds, self.message, self.evidence)
+        self.container = container
+        self.url = url
+        self.file = file
 
     @property
     def short(self) -> str:
@@ -58,7 +81,7 @@ class RagopsError(Exception):
         """The message, the evidence indented below it, where it is explained, and the hint last."""
         lines = [self.message]
         lines += [f"  {line}" for line in self.evidence.splitlines()]
-        lines.append(f"see: {codes.PAGE}#{self.code}")
+        lines.append(f"see: {PAGE}#{self.code}")
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
@@ -67,42 +90,64 @@ class RagopsError(Exception):
 class StackError(RagopsError):
     """ragops.toml can't be read, or says something that can't be done."""
 
+    code = "stack-refused"
+
 
 class EngineError(RagopsError):
     """The Docker engine is missing, or refused what was asked of it."""
+
+    code = "engine-refused"
 
 
 class NotFoundError(EngineError):
     """The engine knows no network, container or image of that name."""
 
+    code = "not-found"
+
 
 class LaunchError(RagopsError):
     """The reranker's container ended, or was not ready in time."""
+
+    code = "start-failed"
 
 
 class ModelError(RagopsError):
     """The model folder is missing, incomplete, or of a kind that can't rerank."""
 
+    code = "model-refused"
+
 
 class ImageError(RagopsError):
     """The vLLM image could be neither found, pulled nor built."""
+
+    code = "image-failed"
 
 
 class RagflowError(RagopsError):
     """RAGFlow was not found, is one of several, is of an unknown release, or refused what was asked."""
 
+    code = "ragflow-refused"
+
 
 class BenchError(RagopsError):
     """A benchmark could not run, or a folder does not hold a recorded run."""
+
+    code = "bench-failed"
 
 
 class ComposeError(RagopsError):
     """A compose file can't be read, or is none; the message names the line where there is one."""
 
+    code = "compose-unreadable"
+
 
 class InUseError(RagopsError):
     """A network can't be removed, because containers that ragops did not connect are in it."""
 
+    code = "network-in-use"
+
 
 class LockedError(RagopsError):
     """Another ragops is changing or watching the same stack."""
+
+    code = "locked"

@@ -7,7 +7,11 @@ generated from the same tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -194,19 +198,39 @@ CONTAINER = (
     ),
 )
 
+EXITS = {
+    137: Hint(
+        "exit code 137",
+        "The kernel ended the server, because the container or the machine ran out of memory.",
+        "it ran out of memory: raise memory_gib, or lower kv_cache_gib under [reranker]",
+        "out-of-memory",
+    ),
+    132: Hint(
+        "exit code 132",
+        "The server ended at an instruction that this processor does not have (SIGILL).",
+        "the image needs CPU instructions that this machine lacks; ragops doctor names them",
+        "cpu-too-old",
+    ),
+}
+"""How a container ended, by its exit code; looked up before its log."""
 
-def for_engine(said: str) -> str:
-    """The remedy for what the engine said, or an empty string."""
-    return next((hint.remedy for hint in ENGINE if hint.words in said), "")
+UNKNOWN = Hint("", "", "", "")
 
 
-def for_container(log: str, *, exit_code: int, oom_killed: bool) -> str:
-    """The remedy for a container that ended, from how it ended and what it said."""
-    if oom_killed or exit_code == 137:
-        return "it ran out of memory: raise memory_gib, or lower kv_cache_gib under [reranker]"
-    if exit_code == 132:
-        return "the image needs CPU instructions that this machine lacks; ragops doctor names them"
-    return next((hint.remedy for hint in CONTAINER if hint.words in log), "docker logs shows the whole log")
+def find(table: Iterable[Hint], text: str) -> Hint:
+    """The first hint whose words are in the text, else :data:`UNKNOWN`, whose parts are empty."""
+    return next((hint for hint in table if hint.words.lower() in text.lower()), UNKNOWN)
+
+
+def for_engine(text: str) -> Hint:
+    """What a response of the engine means."""
+    return find(ENGINE, text)
+
+
+def for_container(log: str, *, exit_code: int, oom_killed: bool) -> Hint:
+    """Why a container ended, from its exit code and its log; without a code where that is unknown."""
+    hint = EXITS.get(137 if oom_killed else exit_code) or find(CONTAINER, log)
+    return hint if hint.code else replace(hint, remedy="docker logs shows the whole log")
 
 
 def telling(log: str, last: int = 6) -> str:

@@ -97,10 +97,12 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
     numbers: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         if not (match := re.fullmatch(r"(\d+)(?:-(\d+))?", part)):
-            raise StackError(f"{text!r} is not a CPU list", hint="write it like 0-3,8")
+            raise StackError(f"{text!r} is not a CPU list", code="cores-missing", hint="write it like 0-3,8")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise StackError(f"the range {part!r} runs backwards", hint=f"write {last}-{first}")
+            raise StackError(
+                f"the range {part!r} runs backwards", code="cores-missing", hint=f"write {last}-{first}"
+            )
         numbers.update(range(first, last + 1))
     return tuple(sorted(numbers))
 

@@ -161,6 +161,7 @@ def _pulled(engine: Engine, name: str, home: Path, told: Callable[[str], None]) 
     except EngineError as error:
         raise ImageError(
             f"the engine has no image {name}, and could not pull it",
+            code="image-missing",
             evidence=error.evidence,
             hint=f"load or build it, or leave image out of ragops.toml for {DEFAULT}",
         ) from error
@@ -171,7 +172,9 @@ def _pulled(engine: Engine, name: str, home: Path, told: Callable[[str], None]) 
 def _present(engine: Engine, name: str) -> ImageState:
     image = engine.image(name)
     if image is None:
-        raise ImageError(f"{name} is not there after it was made", hint="docker images shows what is")
+        raise ImageError(
+            f"{name} is not there after it was made", code="image-missing", hint="docker images shows what is"
+        )
     return image
 
 
@@ -204,12 +207,17 @@ def _require_debootstrap(log: Path) -> None:
     if os.geteuid() != 0:
         raise ImageError(
             "building the image needs root: debootstrap makes a root file system",
+            code="build-needs-root",
             hint="run it with sudo, or on a machine that reaches an image registry",
         )
     if shutil.which("debootstrap"):
         return
     if not shutil.which("apt-get"):
-        raise ImageError("building the image needs debootstrap", hint="install debootstrap, then try again")
+        raise ImageError(
+            "building the image needs debootstrap",
+            code="build-needs-tool",
+            hint="install debootstrap, then try again",
+        )
     _run(["apt-get", "update", "-q"], log)
     _run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "debootstrap"], log)
 
@@ -221,6 +229,7 @@ def _wheels(folder: Path) -> None:
     except RagopsError as error:
         raise ImageError(
             "pip's sources have no CPU build of torch 2.13.0",
+            code="wheels-missing",
             evidence=error.evidence,
             hint="pip config set global.extra-index-url URL; pytorch.org/get-started names the one for CPU",
         ) from error

@@ -37,6 +37,7 @@ def notebooks(here: Path) -> Path:
     if not packaged.is_dir():
         raise RagopsError(
             f"no notebooks below {here}",
+            code="notebook-refused",
             evidence=f"looked for {' and '.join(f'{name}/{_FIRST}' for name in FOLDERS)}",
             hint="go to the checkout of ragops, then: ragops lab",
         )
@@ -56,7 +57,9 @@ def command(folder: Path, *, port: int, browser: bool) -> list[str]:
         RagopsError: JupyterLab is not installed.
     """
     if importlib.util.find_spec("jupyterlab") is None:
-        raise RagopsError("JupyterLab is not installed", hint="pip install 'ragops-rerank[notebooks]'")
+        raise RagopsError(
+            "JupyterLab is not installed", code="extra-missing", hint="pip install 'ragops-rerank[notebooks]'"
+        )
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     root = ["--allow-root"] if os.geteuid() == 0 else []
     silent = [] if browser else ["--no-browser"]

@@ -43,6 +43,7 @@ def shapes(model: Model) -> tuple[Shape, ...]:
     if not isinstance(heads, int) or not all((sizes.hidden, sizes.intermediate, sizes.layers)):
         raise BenchError(
             f"{model.name} does not tell its shape",
+            code="limit-unknown",
             evidence=f"num_attention_heads: {heads}",
             hint="config.json names heads, hidden size and layers in the folders that vLLM serves",
         )
@@ -86,6 +87,8 @@ def measure(engine: Engine, image: str, model: Model, served: str, cpus: str, th
     except json.JSONDecodeError as error:
         evidence = (done.stderr or done.stdout)[-600:]
         hint = "the image needs python3 with torch, as vLLM's own images have"
-        raise BenchError("the machine's limit could not be measured", evidence=evidence, hint=hint) from error
+        raise BenchError(
+            "the machine's limit could not be measured", code="limit-unknown", evidence=evidence, hint=hint
+        ) from error
     gemms = tuple(Gemm(name, row.get("tflops"), row.get("error", "")) for name, row in said["gemms"].items())
     return Limit(served, flop_per_token(wanted), said["threads"], gemms)

@@ -172,10 +172,13 @@ def _running(stack: Stack, engine: Engine | None) -> _Running:
     wanted = verbs.desired(stack)
     reranker = engine.container(stack.reranker.name)
     if reranker is None or not reranker.running:
-        raise NotFoundError(f"no reranker {stack.reranker.name} runs", hint="ragops up")
+        raise NotFoundError(
+            f"no reranker {stack.reranker.name} runs", code="reranker-missing", hint="ragops up"
+        )
     if stack.host_url is None:
         raise BenchError(
             "the reranker is not published on this host, where the load comes from",
+            code="not-published",
             hint="set port = 8123 under [reranker] while you measure",
         )
     return _Running(wanted, reranker, engine, stack.host_url)

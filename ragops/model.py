@@ -144,7 +144,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"can't read {file}", evidence=str(error), hint="fetch the folder again") from error
+        raise ModelError(
+            f"can't read {file}", code="model-unreadable", evidence=str(error), hint="fetch the folder again"
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
@@ -152,6 +154,7 @@ def _fetched(folder: Path) -> None:
     if names := weights.pointers(folder):
         raise ModelError(
             f"{_name(folder)} has git-lfs pointers where its files should be",
+            code="model-pointers",
             evidence=", ".join(names),
             hint=f"git -C {folder} lfs pull",
         )
@@ -159,13 +162,18 @@ def _fetched(folder: Path) -> None:
 
 def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise ModelError(f"there is no model folder {folder}", hint="see reranker.model or RAGOPS_MODEL_DIR")
+        raise ModelError(
+            f"there is no model folder {folder}",
+            code="model-missing",
+            hint="see reranker.model or RAGOPS_MODEL_DIR",
+        )
     config = _json(folder / "config.json")
     if not config:
         raise _incomplete(folder, "it has no config.json")
     if "auto_map" in config:
         raise ModelError(
             f"{folder.name} asks to run Python code of its own",
+            code="model-runs-code",
             evidence=f"config.json: auto_map = {config['auto_map']}",
             hint="ragops never runs code from a model folder; take a model that vLLM knows itself",
         )
@@ -190,6 +198,7 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     if not found and list(folder.glob("*.bin")):
         raise ModelError(
             f"{folder.name} has its weights only as pickle files",
+            code="model-pickled",
             evidence=", ".join(sorted(file.name for file in folder.glob("*.bin"))),
             hint="a pickle runs code when it is read; fetch the safetensors files of the model",
         )
@@ -211,6 +220,7 @@ def _inside(folder: Path) -> None:
     if out:
         raise ModelError(
             f"{_name(folder)} has links to files outside its folder",
+            code="model-links",
             evidence=f"{out[0].name} -> {out[0].resolve()}; a container sees the folder only",
             hint=f"make a plain copy and name that: cp -rL {folder} {_name(folder)}",
         )
@@ -223,6 +233,7 @@ def _readable(folder: Path) -> None:
         if status.st_uid != 0 and not status.st_mode & 0o004:
             raise ModelError(
                 f"the container could not read {_name(folder)}",
+                code="model-unreadable",
                 evidence=f"{path} has the mode {status.st_mode & 0o777:o}",
                 hint=f"chmod -R a+rX {folder}",
             )
@@ -232,6 +243,7 @@ def _incomplete(folder: Path, reason: str) -> ModelError:
     name = _name(folder)
     return ModelError(
         f"{folder} is not a complete model",
+        code="model-incomplete",
         evidence=reason,
         hint=f"fetch all of it: hf download <owner>/{name} --local-dir {folder}",
     )
@@ -257,6 +269,7 @@ def _kind(folder: Path, config: dict[str, Any]) -> tuple[str, Kind, str]:
         return architecture, "embedding", ""
     raise ModelError(
         f"{_name(folder)} can't rerank: its architecture is {architecture}",
+        code="model-no-reranker",
         evidence=f"these can: {RERANKS}",
         hint="name another folder with reranker.model or RAGOPS_MODEL_DIR",
     )
@@ -289,6 +302,7 @@ def _answers(folder: Path) -> None:
     if missing := weights.no_tokens(folder, ("yes", "no")):
         raise ModelError(
             f"{_name(folder)} can't be asked as a Qwen3-Reranker",
+            code="model-no-reranker",
             evidence=f"its tokenizer has no single token for {' and '.join(missing)}",
             hint="a Qwen3-Reranker's score is the share of 'yes' against 'no'",
         )
@@ -300,6 +314,7 @@ def _one_label(folder: Path, config: dict[str, Any]) -> None:
     if labels != 1:
         raise ModelError(
             f"{_name(folder)} sorts into {labels} classes; a reranker gives one score",
+            code="model-no-reranker",
             evidence=f"config.json: {labels} labels",
             hint=f"these can rerank: {RERANKS}",
         )

@@ -234,6 +234,7 @@ def _network_actions(declared: Network, network: NetworkState | None) -> Iterato
         undo = "ragops down, then ragops up" if network.ours else f"docker network inspect {network.name}"
         raise StackError(
             f"network {network.name} exists and differs from its declaration",
+            code="network-differs",
             evidence="\n".join(differs),
             hint=f"declare it as it is, or make it anew: {undo}",
         )
@@ -259,6 +260,7 @@ def _reranker_actions(
     if not container.ours:
         raise StackError(
             f"a container that ragops did not make is named {spec.name}",
+            code="name-taken",
             evidence=f"image {container.image}, {container.status}",
             hint="remove or rename it, or set another name under [reranker]",
         )

@@ -101,13 +101,19 @@ def _start(folder: Path) -> str:
             return address
     _end(daemon.pid)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
-    raise EngineError("the private Docker engine did not start", evidence=tail, hint=f"its log is {log}")
+    raise EngineError(
+        "the private Docker engine did not start",
+        code="engine-not-started",
+        evidence=tail,
+        hint=f"its log is {log}",
+    )
 
 
 def _require_dockerd(told: Callable[[str], None], none_answers: EngineError) -> None:
     if os.geteuid() != 0:
         raise EngineError(
             "no Docker engine answers, and starting one needs root",
+            code="engine-not-started",
             evidence=none_answers.evidence,
             hint=none_answers.hint or "start Docker, or run this as root",
         )
@@ -116,6 +122,7 @@ def _require_dockerd(told: Callable[[str], None], none_answers: EngineError) -> 
     if not shutil.which("apt-get"):
         raise EngineError(
             "no Docker engine answers, and this is neither Debian nor Ubuntu",
+            code="engine-not-started",
             evidence=none_answers.evidence,
             hint="install Docker Engine with your system's packages and start it",
         )
@@ -143,6 +150,7 @@ def _apt(*argv: str) -> None:
     if done.returncode:
         raise EngineError(
             "docker.io could not be installed",
+            code="engine-not-started",
             evidence="\n".join((done.stdout + done.stderr).splitlines()[-8:]),
             hint="apt-get install docker.io shows the whole reason",
         )

@@ -121,12 +121,14 @@ def _refuse(model: Model) -> None:
     if model.quantized:
         raise ModelError(
             f"{model.name} can't be made int8: its weights are quantized already",
+            code="model-not-int",
             evidence=f"config.json: quantization_config, quant_method {model.quantized}",
             hint=hint,
         )
     if not model.architecture.startswith(KNOWN):
         raise ModelError(
             f"{model.name} can't be made int8: its architecture is {model.architecture}",
+            code="model-not-int",
             evidence=f"known are {', '.join(KNOWN)}",
             hint=hint,
         )
@@ -152,6 +154,7 @@ def _before(place: Path) -> Record | None:
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
             f"{place} is in the way: it is no int8 folder that ragops made",
+            code="model-not-int",
             evidence=str(error),
             hint="name another folder, or move that one away",
         ) from error
@@ -163,11 +166,14 @@ def _make_room(parent: Path, model: Model) -> None:
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
     except OSError as error:
-        raise ModelError(f"{parent} can't take an int8 folder", evidence=str(error), hint=_OTHER) from error
+        raise ModelError(
+            f"{parent} can't take an int8 folder", code="model-not-int", evidence=str(error), hint=_OTHER
+        ) from error
     need = model.weight_bytes + _MARGIN
     if free < need:
         raise ModelError(
             f"{parent} has no space for an int8 folder of {model.name}",
+            code="model-not-int",
             evidence=f"{free / 1e9:.2f} GB are free, up to {need / 1e9:.2f} GB are needed",
             hint=_OTHER,
         )
@@ -189,6 +195,7 @@ def _convert(engine: Engine, image: str, model: Model, made: Path) -> _Said:
     if not said.linear:
         raise ModelError(
             f"{model.name} can't be made int8: no linear layer was found in its files",
+            code="model-not-int",
             hint="the layers of known models are named layers.0, layers.1 and so on",
         )
     return said
@@ -198,11 +205,13 @@ def _failed(image: str, model: Model, text: str) -> ModelError | ImageError:
     if "No module named" in text:
         return ImageError(
             f"{image} can't make int8 weights: a library is missing in it",
+            code="image-lacks-library",
             evidence=text.splitlines()[-1],
             hint="ragops image --build makes an image that has it",
         )
     return ModelError(
         f"{model.name} could not be made int8",
+        code="model-not-int",
         evidence="\n".join(text.splitlines()[-6:]),
         hint="ragops doctor looks at the files of the model and at the disk",
     )

@@ -95,28 +95,36 @@ def phase_of(log: str) -> Phase:
 def _alive(engine: Engine, name: str, elapsed: float, restarts: int) -> ContainerState:
     container = engine.container(name)
     if container is None:
-        raise LaunchError(f"{name} was removed while it was starting", hint="ragops up starts it again")
+        raise LaunchError(
+            f"{name} was removed while it was starting",
+            code="reranker-removed",
+            hint="ragops up starts it again",
+        )
     if container.status == "running" and container.restart_count <= restarts:
         return container
     if container.status == "paused":
-        raise LaunchError(f"{name} is paused", hint=f"docker unpause {name}")
+        raise LaunchError(f"{name} is paused", code="reranker-paused", hint=f"docker unpause {name}")
     raise _ended(container, engine.logs(name, tail=_TAIL), elapsed)
 
 
 def _ended(container: ContainerState, log: str, elapsed: float) -> LaunchError:
     killed = ", killed for want of memory" if container.oom_killed else ""
     again = f", restarted {container.restart_count} times" if container.restart_count else ""
+    hint = hints.for_container(log, exit_code=container.exit_code, oom_killed=container.oom_killed)
     return LaunchError(
         f"{container.name} ended {elapsed:.0f} s after the wait began "
         f"(exit code {container.exit_code}{killed}{again})",
         evidence=hints.telling(log) or container.error or "it wrote nothing",
-        hint=hints.for_container(log, exit_code=container.exit_code, oom_killed=container.oom_killed),
+        code=hint.code,
+        hint=hint.remedy,
+        container=container.name,
     )
 
 
 def _too_late(container: ContainerState, elapsed: float, log: str) -> LaunchError:
     return LaunchError(
         f"{container.name} did not answer within {elapsed:.0f} s; it is {container.status}",
+        code="start-slow",
         evidence="\n".join(log.splitlines()[-8:]),
         hint=f"docker logs --follow {container.name} shows how far it is; raise ready_timeout if it goes on",
     )

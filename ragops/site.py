@@ -108,7 +108,9 @@ def execute_notebooks(
     declared = {name for notebook in notebooks.values() for name in declared_parameters(notebook)}
     if unknown := sorted(values.keys() - declared):
         raise RagopsError(
-            f"no notebook has a parameter {', '.join(unknown)}", hint=f"known: {', '.join(sorted(declared))}"
+            f"no notebook has a parameter {', '.join(unknown)}",
+            code="notebook-refused",
+            hint=f"known: {', '.join(sorted(declared))}",
         )
     into.mkdir(parents=True, exist_ok=True)
     copies = []
@@ -152,7 +154,9 @@ def build(source: Path, out: Path, notebooks: Path | None = None, *, run: Path |
         RagopsError: ``out`` holds something else, or a page has a fault.
     """
     if out.exists() and any(out.iterdir()) and not (out / "objects.inv").exists():
-        raise RagopsError(f"{out} is not empty and holds no site", hint="name another folder")
+        raise RagopsError(
+            f"{out} is not empty and holds no site", code="site-refused", hint="name another folder"
+        )
     with tempfile.TemporaryDirectory(prefix="ragops-site-") as name:
         stage = Path(name)
         for folder in (source, source.parent / "images"):
@@ -173,9 +177,9 @@ def _dot(source: Path) -> str:
         done = subprocess.run(["dot", "-Tsvg", str(source)], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         hint = "install graphviz: apt-get install graphviz"
-        raise RagopsError("there is no dot command", hint=hint) from error
+        raise RagopsError("there is no dot command", code="extra-missing", hint=hint) from error
     if done.returncode:
-        raise RagopsError(f"dot can't draw {source.name}", evidence=done.stderr.strip())
+        raise RagopsError(f"dot can't draw {source.name}", code="site-refused", evidence=done.stderr.strip())
     return done.stdout
 
 
@@ -221,7 +225,12 @@ def _failure(copy: Path, notebook: Any, error: Exception) -> RagopsError:
     where = f"code cell {ran[-1]}" if ran else "its first code cell"
     detail = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
     evidence = "\n".join(detail.strip().splitlines()[:12])
-    return RagopsError(f"notebook {copy.stem} failed in {where}", evidence=evidence, hint=f"look at {copy}")
+    return RagopsError(
+        f"notebook {copy.stem} failed in {where}",
+        code="notebook-failed",
+        evidence=evidence,
+        hint=f"look at {copy}",
+    )
 
 
 def _sphinx(stage: Path, source: Path, environment: Mapping[str, str]) -> None:
@@ -239,6 +248,7 @@ def _sphinx(stage: Path, source: Path, environment: Mapping[str, str]) -> None:
         said = (done.stderr or done.stdout).replace(str(pages), source.name)
         raise RagopsError(
             "the site has faults",
+            code="site-refused",
             evidence="\n".join(_faults(said.splitlines())),
             hint="each line names a page and what to mend there",
         )

@@ -90,7 +90,9 @@ def cores(stack: Stack, host: Host) -> tuple[Core, ...]:
     if stack.reranker.cores != "auto":
         return _named_cores(stack.reranker.cores, host)
     if not host.cpus:
-        raise StackError("can't tell which CPUs there are", hint="set reranker.cores, such as 0-3")
+        raise StackError(
+            "can't tell which CPUs there are", code="cores-missing", hint="set reranker.cores, such as 0-3"
+        )
     nodes = [core.node for core in host.cpus]
     node = min(set(nodes), key=lambda one: (-nodes.count(one), one))
     first: dict[tuple[int, int], Core] = {}
@@ -112,6 +114,7 @@ def compute(stack: Stack, host: Host) -> tuple[int, ...]:
     if missing := [cpu for cpu in wanted if cpu not in there]:
         raise StackError(
             f"reranker.compute: CPU {format_cpu_list(missing)} can't be used here",
+            code="cores-missing",
             evidence=f"the container's cores: {format_cpu_list(there)}",
             hint="leave compute out, or name more cores",
         )
@@ -145,6 +148,7 @@ def max_model_len(stack: Stack, model: Model) -> int:
     if wanted is not None and wanted > model.max_tokens:
         raise StackError(
             f"reranker.max_model_len = {wanted}, but {model.name} takes {model.max_tokens} tokens",
+            code="length-refused",
             hint=f"set it to {model.max_tokens} or less, or leave it out",
         )
     return wanted or min(model.max_tokens, LONGEST)
@@ -163,11 +167,13 @@ def batched_tokens(stack: Stack, model: Model) -> int:
     if wanted < least:
         raise StackError(
             f"reranker.max_num_batched_tokens = {wanted}, but {model.name} reads {least} tokens in one piece",
+            code="setting-refused",
             hint=f"set it to {least} or more, or leave it out",
         )
     if wanted < (documents := stack.reranker.max_num_seqs or SEQUENCES):
         raise StackError(
             f"reranker.max_num_batched_tokens = {wanted} is too few for {documents} documents in a step",
+            code="setting-refused",
             hint=f"set it to {documents} or more, or max_num_seqs to {wanted} or less",
         )
     return wanted
@@ -212,6 +218,7 @@ def kv_cache(stack: Stack, model: Model, host: Host) -> int:
     if need > size:
         raise StackError(
             f"a document of {max_model_len(stack, model)} tokens does not fit the key-value cache",
+            code="kv-cache-small",
             evidence=f"it takes {need / GIB:.2f} GiB, reranker.kv_cache_gib = {size // GIB}",
             hint=f"set kv_cache_gib = {-(-need // GIB)}, or a smaller max_model_len",
         )
@@ -235,6 +242,7 @@ def memory_limit(stack: Stack, model: Model, host: Host) -> int:
     if need > has:
         raise StackError(
             f"the reranker needs {need / GIB:.1f} GiB of memory, this machine offers {has / GIB:.1f}",
+            code="memory-short",
             evidence=f"{model.name} in {dtype(stack, host)}, NUMA node {format_cpu_list(nodes)}",
             hint="set reranker.memory_gib, a smaller kv_cache_gib, or a smaller model",
         )
@@ -251,6 +259,7 @@ def _named_cores(text: str, host: Host) -> tuple[Core, ...]:
     if missing := [cpu for cpu in wanted if cpu not in allowed]:
         raise StackError(
             f"reranker.cores = {text}, but CPU {format_cpu_list(missing)} can't be used here",
+            code="cores-missing",
             evidence=f"allowed: {format_cpu_list(allowed)}",
             hint="leave cores out for one thread of each core",
         )

@@ -217,7 +217,9 @@ def load(path: Path | str | None = None) -> Stack:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"can't read {file}"
-        raise StackError(msg, evidence=str(error), hint="name another with --stack FILE") from error
+        raise StackError(
+            msg, code="stack-unreadable", evidence=str(error), hint="name another with --stack FILE"
+        ) from error
     return parse(text, file)
 
 
@@ -231,7 +233,9 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         msg = f"{file} is not TOML"
-        raise StackError(msg, evidence=str(error), hint="see https://toml.io for the form") from error
+        raise StackError(
+            msg, code="stack-unreadable", evidence=str(error), hint="see https://toml.io for the form"
+        ) from error
     try:
         stack = Stack.model_validate(tables)
     except ValidationError as error:
@@ -260,6 +264,7 @@ def _checked(stack: Stack, file: Path, text: str) -> Stack:
         line = _line(text, ("reranker", "publish"))
         raise StackError(
             f"{file}:{line}: reranker.publish = {reranker.publish} is reached from other machines",
+            code="port-exposed",
             evidence="a published port passes the host's firewall rules, and rerank has no password",
             hint="leave it at 127.0.0.1, or add expose = true to [reranker] if that is wanted",
         )
@@ -273,12 +278,14 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
     if first["type"] == "extra_forbidden":
         return StackError(
             f"{place}: unknown key {'.'.join(where)}",
+            code="key-unknown",
             evidence=f"known here: {', '.join(_known(where))}",
             hint=_nearest(where),
         )
     reason = str(first["msg"]).removeprefix("Value error, ")
     return StackError(
         f"{place}: {'.'.join(where)} = {first['input']!r} can't be used",
+        code="value-refused",
         evidence=reason,
         hint=f"see the settings page, or leave {where[-1]} out for the default",
     )

@@ -141,7 +141,9 @@ def newest_run(results: Path, besides: frozenset[Path] = frozenset()) -> Path:
     for folder in sorted(_runs(results) - besides, reverse=True):
         if load_run(folder).info.workload.profile == "ragflow":
             return folder
-    raise RagopsError(f"no recorded run of RAGFlow's profile in {results}", hint="make run records one")
+    raise RagopsError(
+        f"no recorded run of RAGFlow's profile in {results}", code="run-missing", hint="make run records one"
+    )
 
 
 def _runs(results: Path) -> frozenset[Path]:

@@ -228,10 +228,14 @@ def verify(
     wanted = desired(stack)
     reranker = engine.container(stack.reranker.name)
     if reranker is None:
-        raise NotFoundError(f"no reranker {stack.reranker.name}", hint="ragops up")
+        raise NotFoundError(f"no reranker {stack.reranker.name}", code="reranker-missing", hint="ragops up")
     found = discovery.find(engine.containers(), stack.ragflow)
     if not found:
-        raise RagflowError("no RAGFlow container to verify from", hint="start RAGFlow, or: ragops demo up")
+        raise RagflowError(
+            "no RAGFlow container to verify from",
+            code="ragflow-missing",
+            hint="start RAGFlow, or: ragops demo up",
+        )
     look = Look(engine, wanted, reranker, full=full, budget=budget, told=told)
     with ThreadPoolExecutor(1) as beside:  # it waits for what does not answer, as it should
         asked = beside.submit(exposure.check, engine, reranker, stack.network.name, reranker.image)
@@ -284,7 +288,9 @@ def _healthy(engine: Engine, name: str) -> bool:
 def _network(stack: Stack, engine: Engine) -> NetworkState:
     network = engine.network(stack.network.name)
     if network is None:
-        raise NotFoundError(f"there is no network {stack.network.name} yet", hint="ragops up makes it")
+        raise NotFoundError(
+            f"there is no network {stack.network.name} yet", code="network-missing", hint="ragops up makes it"
+        )
     return network
 
 

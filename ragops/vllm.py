@@ -224,6 +224,7 @@ def _caching(stack: Stack, model: Model) -> Iterator[Setting]:
         if size or shared:
             raise StackError(
                 f"{model.name} is an encoder: it keeps no keys and values that documents could share",
+                code="setting-refused",
                 evidence="reranker.block_size and prefix_caching are for models that read from left to right",
                 hint="leave both out",
             )

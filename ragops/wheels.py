@@ -39,6 +39,7 @@ def download(folder: Path, *requirements: str, python: str | None = None, hashes
     if done.returncode:
         raise RagopsError(
             f"pip could not get {requirements[-1]}",
+            code="wheel-missing",
             evidence="\n".join(done.stderr.strip().splitlines()[-6:]),
             hint="check pip's index settings: python -m pip config list",
         )

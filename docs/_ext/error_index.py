@@ -1,8 +1,8 @@
 """The page of errors, made from the code: ``.. error-index::``.
 
 Every place in the package that makes an error is read from its source, so each code is shown with the
-words that are really printed; what varies stands in capital letters. ``tests/test_errors.py`` holds that
-every place has a code, and that every code has a place.
+message that is really printed; what varies stands in capital letters. ``tests/test_errors.py`` holds that
+the table of codes has the code of every place, and that every code has a place.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(ragops.__file__).parent
 KINDS = dict(inspect.getmembers(errors, inspect.isclass))
-TABLES = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER, "RagflowError": FAILURES}
+TABLES = {
+    "EngineError": hints.ENGINE,
+    "LaunchError": (*hints.CONTAINER, *hints.EXITS.values()),
+    "RagflowError": FAILURES,
+}
+TRANSLATORS = {"file_errors", "http_errors"}
+"""Context managers that raise the class that is their first argument."""
 FAKES = {"fake_engine.py", "fake_rules.py"}
 """They say what an engine says, and the engine's own place is shown."""
 BUILTINS = {"sorted", "set", "str", "round", "type", "Counter"}
@@ -41,19 +47,16 @@ class Example:
     """An error as it is printed, with what varies in capital letters."""
 
     kind: str
+    code: str
     message: str
     evidence: str = ""
     hint: str = ""
     place: str = ""
 
-    @property
-    def code(self) -> str:
-        """The code that such an error has."""
-        return KINDS[self.kind](self.message, evidence=self.evidence).code
-
     def lines(self) -> list[str]:
         """What the command prints."""
-        return f"error: {KINDS[self.kind](self.message, evidence=self.evidence, hint=self.hint)}".splitlines()
+        error = KINDS[self.kind](self.message, code=self.code, evidence=self.evidence, hint=self.hint)
+        return f"error: {error}".splitlines()
 
 
 def places(package: Path = PACKAGE) -> Iterator[Example]:
@@ -74,17 +77,16 @@ def places(package: Path = PACKAGE) -> Iterator[Example]:
 def known() -> Iterator[Example]:
     """What engines and containers say, as the errors that carry it."""
     said = {
-        "EngineError": "the Docker engine could not WHAT",
+        "EngineError": "the Docker engine could not ACTION",
         "LaunchError": "CONTAINER ended SECONDS s after the wait began (exit code 1)",
         "RagflowError": "RAGFlow refused: WHAT",
     }
     for kind, table in TABLES.items():
         for hint in table:
-            yield Example(kind, said[kind], f"... {hint.words} ...", hint.remedy, "hints.py")
-    for code, oom in ((137, True), (132, False)):
-        message = said["LaunchError"].replace("code 1", f"code {code}")
-        remedy = hints.for_container("", exit_code=code, oom_killed=oom)
-        yield Example("LaunchError", message, "...", remedy, "hints.py")
+            words = "..." if hint in hints.EXITS.values() else f"... {hint.words} ..."
+            message = said[kind].replace("exit code 1", hint.words) if words == "..." else said[kind]
+            yield Example(kind, hint.code, message, words, hint.remedy, "hints.py")
+    yield Example("NotFoundError", "not-found", said["EngineError"], "No such OBJECT: NAME")
 
 
 class ErrorIndex(SphinxDirective):
@@ -97,34 +99,26 @@ class ErrorIndex(SphinxDirective):
 
 def page() -> Iterator[str]:
     """A section for each kind of error, below it one for each code."""
-    shown = _by_code([*known(), *places()])
-    rows = (*codes.CODES, *_hinted(), *codes.DEFAULTS)
+    examples = [*known(), *places()]
+    by_code = _by_code(examples)
     done: set[str] = set()
-    for kind in sorted({row.kind for row in rows}, key=list(_order()).index):
-        doc = inspect.getdoc(KINDS[kind]) or ""
-        yield from [f"``{kind}``", "-" * (len(kind) + 4), "", doc.splitlines()[0], ""]
-        for row in rows:
-            if row.kind == kind and row.name not in done:
-                done.add(row.name)
-                yield from _section(row, shown.get(row.name, []))
+    for kind in _order():
+        used = {example.code for example in examples if example.kind == kind} - done
+        if used:
+            doc = inspect.getdoc(KINDS[kind]) or ""
+            yield from [f"``{kind}``", "-" * (len(kind) + 4), "", doc.splitlines()[0], ""]
+        for name in sorted(used, key=list(codes.CODES | codes.EXPLAINED).index):
+            yield from _section(name, by_code[name])
+        done |= used
 
 
-def _section(row: codes.Code, examples: list[Example]) -> Iterator[str]:
-    shown = f"``{row.name}``"
-    yield from [shown, "~" * len(shown), "", inline(row.meaning), ""]
-    if row.remedy:
-        yield from [f"**What to do:** {inline(row.remedy)}.", ""]
-    for one in examples[:MANY]:
-        yield from [".. code-block:: none", "", *(f"   {line}" for line in one.lines()), ""]
-
-
-def _hinted() -> tuple[codes.Code, ...]:
-    """The codes of hints, as rows; what the first hint with a code means counts."""
-    return tuple(
-        codes.Code(hint.code, kind, hint.words, hint.cause)
-        for kind, table in TABLES.items()
-        for hint in table
-    )
+def _section(name: str, examples: list[Example]) -> Iterator[str]:
+    title, code = f"``{name}``", codes.EXPLAINED[name]
+    yield from [title, "~" * len(title), "", inline(code.meaning), ""]
+    if name in codes.CODES and code.remedy:
+        yield from [f"**What to do:** {inline(code.remedy)}.", ""]
+    for example in examples[:MANY]:
+        yield from [".. code-block:: none", "", *(f"   {line}" for line in example.lines()), ""]
 
 
 def _by_code(examples: Iterable[Example]) -> dict[str, list[Example]]:
@@ -151,11 +145,22 @@ def _calls(function: ast.AST) -> Iterator[ast.Call]:
 
 
 def _kind(call: ast.Call) -> str:
-    """Class of the error that a call makes; ``kind(..., evidence=...)`` makes the engine's."""
+    """Class of the error that a call makes, or an empty string; ``kind(...)`` makes the engine's."""
     name = getattr(call.func, "id", "")
+    if name in TRANSLATORS:
+        return getattr(call.args[0], "id", "")
     if name == "kind" and "evidence" in {word.arg for word in call.keywords}:
         return "EngineError"
     return name if name in KINDS else ""
+
+
+def codes_of(call: ast.Call) -> list[str]:
+    """The codes that a call can give: what is written after ``code=``, else the default of the class."""
+    code = next((word.value for word in call.keywords if word.arg == "code"), None)
+    written = [node.value for node in ast.walk(code) if isinstance(node, ast.Constant)] if code else []
+    if getattr(call.func, "id", "") == "kind":
+        return ["not-found", "engine-refused"]
+    return [*map(str, written)] or [KINDS[_kind(call)].code]
 
 
 def _assigned(nodes: Iterable[ast.AST]) -> dict[str, ast.expr]:
@@ -167,9 +172,11 @@ def _assigned(nodes: Iterable[ast.AST]) -> dict[str, ast.expr]:
 def _example(call: ast.Call, known: dict[str, ast.expr], place: str) -> Example:
     given = {word.arg: word.value for word in call.keywords}
     evidence, hint = given.get("evidence"), given.get("hint")
+    message = call.args[getattr(call.func, "id", "") in TRANSLATORS]
     return Example(
         _kind(call),
-        _text(call.args[0], known),
+        codes_of(call)[-1],
+        _text(message, known),
         _text(evidence, known) if evidence else "",
         # A hint that a function gives is not written here.
         _text(hint, known) if hint and not isinstance(hint, ast.Call) else "",

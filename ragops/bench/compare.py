@@ -182,6 +182,7 @@ def compare(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) -> Co
     if not pairs:
         raise BenchError(
             "the runs have no measured level in common",
+            code="runs-differ",
             evidence=f"A: {_levels(a)}; B: {_levels(b)}",
             hint="record both with the same levels",
         )
@@ -224,6 +225,7 @@ def _refuse_unlike(a: Run, b: Run, *, across_models: bool) -> None:
     if one.sha256 != two.sha256:
         raise BenchError(
             "the runs played different workloads, so their ratio means nothing",
+            code="runs-differ",
             evidence=f"A: {one.name} {one.sha256[:12]}; B: {two.name} {two.sha256[:12]}",
             hint="record B again with A's workload and seed",
         )

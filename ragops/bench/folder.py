@@ -47,7 +47,9 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=again)
         except OSError as error:
             hint = "recorded runs are never overwritten: give another name or results folder"
-            raise BenchError(f"can't make {path}", evidence=str(error), hint=hint) from error
+            raise BenchError(
+                f"can't make {path}", code="run-unreadable", evidence=str(error), hint=hint
+            ) from error
         self.path = path
         self._requests, self._samples = (opened(path / name) for name in (REQUESTS, SAMPLES))
 
@@ -85,7 +87,7 @@ def opened(file: Path) -> IO[bytes]:
     except BlockingIOError as error:
         stream.close()
         hint = "wait until it is done, or stop it"
-        raise BenchError(f"another process is recording {file.parent}", hint=hint) from error
+        raise BenchError(f"another process is recording {file.parent}", code="run-busy", hint=hint) from error
     stream.seek(0)
     stream.truncate(stream.read().rfind(b"\n") + 1)
     return stream
@@ -123,6 +125,7 @@ def room(path: Path, what: str, verb: str) -> Iterator[None]:
     except OSError as error:
         raise BenchError(
             f"can't write to {path}, so the {what} ends here and keeps what it had",
+            code="disk-full",
             evidence=str(error),
             hint=f"make room, then go on: ragops {verb} --resume {path}",
         ) from error
@@ -157,13 +160,18 @@ def _load_info(folder: Path) -> RunInfo:
         info = _INFO.validate_json((folder / INFO).read_bytes())
     except OSError as error:
         hint = "name a folder under results/ that ragops bench has made"
-        raise BenchError(f"{folder} holds no recorded run", evidence=str(error), hint=hint) from error
+        raise BenchError(
+            f"{folder} holds no recorded run", code="run-unreadable", evidence=str(error), hint=hint
+        ) from error
     except ValidationError as error:
         hint = "it was changed by hand, or by another release of ragops"
-        raise BenchError(f"{folder}/run.json can't be read", evidence=_first(error), hint=hint) from error
+        raise BenchError(
+            f"{folder}/run.json can't be read", code="run-unreadable", evidence=_first(error), hint=hint
+        ) from error
     if info.schema_version not in READS:
         raise BenchError(
             f"{folder}/run.json has schema version {info.schema_version}",
+            code="run-unreadable",
             evidence=f"this ragops reads versions {READS[0]} to {READS[-1]}",
             hint="read it with the release that wrote it",
         )
@@ -183,7 +191,9 @@ def _load_lines(file: Path, adapter: TypeAdapter[_T], problems: list[str]) -> tu
         except ValidationError as error:
             if number < len(lines):
                 hint = "the lines after it are good, so it was not cut off: restore the file"
-                raise BenchError(f"{file}:{number} is broken", evidence=_first(error), hint=hint) from error
+                raise BenchError(
+                    f"{file}:{number} is broken", code="run-unreadable", evidence=_first(error), hint=hint
+                ) from error
             problems.append(f"{file.name}: last line cut off, left out")
     return tuple(rows)
 

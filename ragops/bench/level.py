@@ -36,6 +36,7 @@ class Level:
         if not self.value > 0 or counted or (self.requests is not None and self.requests < 1):
             raise BenchError(
                 f"{self.kind} level with {self.value:g} and {self.requests} requests is no load",
+                code="load-refused",
                 hint="give a number above 0, a whole one of clients, and at least one request",
             )
 
@@ -81,7 +82,7 @@ class Level:
             return cls(_KINDS[kind], float(value), requests)
         except (KeyError, ValueError) as error:
             hint = "closed-4, poisson-0.5, constant-2 and burst-8 are levels"
-            raise BenchError(f"{text!r} is no level", hint=hint) from error
+            raise BenchError(f"{text!r} is no level", code="load-refused", hint=hint) from error
 
 
 def due_times(level: Level, count: int, seed: int) -> list[int]:
@@ -104,7 +105,7 @@ def due_times(level: Level, count: int, seed: int) -> list[int]:
         chance = random.Random(f"{seed} {level.name}")  # noqa: S311 - a repeatable load, no secret
         gaps = [chance.expovariate(level.value) for _ in range(count - 1)]
     else:
-        raise BenchError(f"{level.name} waits for answers and has no due times")
+        raise BenchError(f"{level.name} waits for answers and has no due times", code="load-refused")
     return [round(seconds * _NANO) for seconds in accumulate(gaps, initial=0.0)][:count]
 
 

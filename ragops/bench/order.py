@@ -105,6 +105,7 @@ async def ask(http: wire.Client, target: wire.Target, check: OrderCheck) -> Orde
     if not (len(check.documents) >= 2 and 0 <= check.best < len(check.documents)):
         raise BenchError(
             "the order check is no question",
+            code="order-wrong",
             evidence=f"{len(check.documents)} documents, the best at {check.best}",
             hint="give two or more documents and the place of the best one, counted from 0",
         )
@@ -127,11 +128,13 @@ def refusal(ordering: Ordering, target: wire.Target) -> BenchError:
     if ordering.error:
         return BenchError(
             f"{target.url} did not answer",
+            code="server-silent",
             evidence=ordering.error,
             hint="ragops status shows whether the reranker is up and what its model is called",
         )
     return BenchError(
         f"{target.model} sorts a known question wrongly, so its speed is not measured",
+        code="order-wrong",
         evidence=f"scores: {', '.join(f'{score:.3f}' for score in ordering.scores)}",
         hint="look at the score template and at hf-overrides; "
         "for random weights give no_order_check='random weights'",

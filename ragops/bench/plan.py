@@ -134,11 +134,14 @@ class Plan:
             counts = f"{info.repeats} repeats, {info.warmup} warm-up requests"
             raise BenchError(
                 "there is nothing to play, or a level is named twice",
+                code="load-refused",
                 evidence=f"levels: {', '.join(names) or 'none'}; {counts}",
                 hint="give each level once, repeats of at least 1 and a warm-up of at least 0",
             )
         if not self.target.api_key.strip():
-            raise BenchError("the key is empty", hint="leave api_key out if the server asks for none")
+            raise BenchError(
+                "the key is empty", code="load-refused", hint="leave api_key out if the server asks for none"
+            )
 
     @property
     def session(self) -> int:

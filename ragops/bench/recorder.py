@@ -134,6 +134,7 @@ class Recorder:
         if self.unreached >= _GONE_AFTER:
             raise BenchError(
                 f"the reranker is gone: {_GONE_AFTER} requests in a row found nobody there",
+                code="reranker-gone",
                 evidence=record.error,
                 hint=f"when it is back, go on: ragops bench --resume {self.folder.path}",
             )

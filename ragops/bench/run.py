@@ -118,7 +118,7 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
     before = load_run(path)
     info = before.info
     if info.complete:
-        raise BenchError(f"{path} is complete", hint="record a new run instead")
+        raise BenchError(f"{path} is complete", code="run-not-continued", hint="record a new run instead")
     texts = workload or again(info.workload)
     _refuse_other(info, texts, provenance)
     moment = datetime.now(UTC).isoformat(timespec="seconds")
@@ -147,6 +147,7 @@ def _refuse_other(info: RunInfo, workload: Workload, provenance: Provenance | No
     if workload.sha256 != info.workload.sha256:
         raise BenchError(
             "these are not the texts of that run",
+            code="run-not-continued",
             evidence=f"sha256 {workload.sha256[:12]}, the run has {info.workload.sha256[:12]}",
             hint="bring the same file along",
         )
@@ -160,6 +161,7 @@ def _refuse_other(info: RunInfo, workload: Workload, provenance: Provenance | No
     if changed:
         raise BenchError(
             "the reranker is not the one that the run began with",
+            code="run-not-continued",
             evidence="\n".join(changed),
             hint="record a new run, and put the two side by side with ragops compare",
         )

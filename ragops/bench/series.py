@@ -58,7 +58,11 @@ def calmest(run: Run) -> tuple[str, list[RequestRecord]]:
         good = [r for r in run.measured if r.level == level.name and not r.error]
         if good:
             return level.name, good
-    raise BenchError(f"{run.path} has no answered request", hint="record again; see its run.json for why")
+    raise BenchError(
+        f"{run.path} has no answered request",
+        code="run-too-small",
+        hint="record again; see its run.json for why",
+    )
 
 
 def by_size(

@@ -216,5 +216,7 @@ def table(rows: list[dict[str, object]]) -> pd.DataFrame:
     try:
         import pandas as pd  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise BenchError("tables need pandas", hint="pip install 'ragops-rerank[bench]'") from error
+        raise BenchError(
+            "tables need pandas", code="extra-missing", hint="pip install 'ragops-rerank[bench]'"
+        ) from error
     return pd.DataFrame(rows)

@@ -145,6 +145,7 @@ class Writer:
                 return text
         raise BenchError(
             f"no new text after {_TRIES} draws",
+            code="workload-refused",
             evidence=f"the last one drawn: {text[:80]!r}",
             hint="ask for longer documents or fewer of them, or for unique=False",
         )

@@ -94,7 +94,9 @@ def _solved(points: list[Point]) -> Scalability:
     try:
         import numpy as np  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise BenchError("the fit needs numpy", hint="pip install 'ragops-rerank[bench]'") from error
+        raise BenchError(
+            "the fit needs numpy", code="extra-missing", hint="pip install 'ragops-rerank[bench]'"
+        ) from error
     n, rate = np.array(points).T
     weight = rate / n  # so that the error of each point is relative to its throughput
     table = np.stack([np.ones_like(n), n - 1, n * (n - 1)], axis=1) * weight[:, None]

@@ -132,6 +132,7 @@ def _judged(run: Run) -> tuple[Level, list[RequestRecord]]:
     if run.info.workload.profile not in PROFILES:
         raise BenchError(
             f"the workload {run.info.workload.name} says nothing about RAGFlow's limit",
+            code="verdict-missing",
             evidence=f"its profile is {run.info.workload.profile}",
             hint="record with the ragflow workload, or with requests of your own",
         )
@@ -140,7 +141,11 @@ def _judged(run: Run) -> tuple[Level, list[RequestRecord]]:
         records = [record for record in run.measured if record.level == level.name]
         if records:
             return level, records
-    raise BenchError(f"{run.path} has no measured request", hint="record again; see its run.json for why")
+    raise BenchError(
+        f"{run.path} has no measured request",
+        code="run-too-small",
+        hint="record again; see its run.json for why",
+    )
 
 
 def tokens_per_document(records: list[RequestRecord]) -> float | None:

@@ -77,7 +77,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         if not self.requests:
-            raise BenchError("a workload needs at least one request")
+            raise BenchError("a workload needs at least one request", code="workload-refused")
 
     @cached_property
     def sha256(self) -> str:
@@ -230,6 +230,7 @@ def again(info: WorkloadInfo) -> Workload:
     if info.profile not in makers or not info.recipe:
         raise BenchError(
             f"the texts of {info.name} can't be drawn again",
+            code="run-not-continued",
             evidence=f"its profile is {info.profile}",
             hint="bring them along: ragops bench --resume RUN --workload FILE",
         )
@@ -238,6 +239,7 @@ def again(info: WorkloadInfo) -> Workload:
     if made.sha256 != info.sha256:
         raise BenchError(
             f"the texts of {info.name} are drawn differently by this release of ragops",
+            code="run-not-continued",
             evidence=f"sha256 {made.sha256[:12]}, the run has {info.sha256[:12]}",
             hint="go on with the release that began the run",
         )
@@ -272,11 +274,11 @@ def from_jsonl(path: Path | str) -> Workload:
     try:
         lines = file.read_bytes().splitlines()
     except OSError as error:
-        raise BenchError(f"can't read {file}", evidence=str(error)) from error
+        raise BenchError(f"can't read {file}", code="workload-refused", evidence=str(error)) from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     requests = tuple(_parsed(file, number, line) for number, line in numbered)
     if not requests:
-        raise BenchError(f"{file} holds no request", hint=_FORM)
+        raise BenchError(f"{file} holds no request", code="workload-refused", hint=_FORM)
     return Workload(file.stem, "own", f"{len(requests)} requests of the user's own", None, requests)
 
 
@@ -291,7 +293,9 @@ def _parsed(file: Path, number: int, line: bytes) -> Request:
         detail = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in detail["loc"])
         evidence = f"{where}: {detail['msg']}" if where else detail["msg"]
-        raise BenchError(f"{file}:{number} is no request", evidence=evidence, hint=_FORM) from error
+        raise BenchError(
+            f"{file}:{number} is no request", code="workload-refused", evidence=evidence, hint=_FORM
+        ) from error
 
 
 def _drawn(writer: Writer, lengths: list[int], max_words: int | None) -> Request:

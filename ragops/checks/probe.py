@@ -240,6 +240,7 @@ def answered(done: ExecResult) -> Any:
     except json.JSONDecodeError as error:
         raise EngineError(
             "the probe inside the container gave no answer",
+            code="probe-silent",
             evidence=(done.stderr or done.stdout)[-600:],
             hint=f"it ended with exit code {done.exit_code}; does the container have a working Python?",
         ) from error

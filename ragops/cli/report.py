@@ -39,6 +39,7 @@ def _find(options: Options, name: str) -> Run:
     known = sorted(file.parent.name for file in options.results.glob("*/run.json"))
     raise BenchError(
         f"there is no recorded run {name}",
+        code="run-unreadable",
         evidence=f"below {options.results}: {', '.join(known[-5:]) or 'no run'}",
         hint="ragops bench records one; --results names another folder of runs",
     )

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ragops import hints
 from ragops.errors import RagflowError
 from ragops.ragflow.failures import FAILURES
 from ragops.ragflow.secret import Secret, hide
@@ -89,7 +90,8 @@ class Reply:
 
 def explain(message: str) -> Hint | None:
     """What a message of RAGFlow means; None when it is not known."""
-    return next((one for one in FAILURES if one.words.lower() in message.lower()), None)
+    hint = hints.find(FAILURES, message)
+    return hint if hint.code else None
 
 
 def refused(request: Request, reply: Reply) -> RagflowError:
@@ -100,6 +102,7 @@ def refused(request: Request, reply: Reply) -> RagflowError:
     said = f"{request.method} {request.path}: code {reply.code}, HTTP {reply.status}: {reply.message}"
     return RagflowError(
         f"RAGFlow refused: {request.why or request.path}",
+        code=known.code if known else "registration-refused",
         evidence=said + (f"\n{known.cause}" if known else ""),
         hint=known.remedy if known else "RAGFlow's log has more: docker logs CONTAINER",
     )

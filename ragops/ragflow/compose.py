@@ -71,13 +71,16 @@ def override(
     """
     if not found:
         raise RagflowError(
-            "no RAGFlow container found", hint="start RAGFlow: its labels tell which files it has"
+            "no RAGFlow container found",
+            code="ragflow-missing",
+            hint="start RAGFlow: its labels tell which files it has",
         )
     for one in found:
         _check(one)
     if len(projects := sorted({one.project for one in found})) > 1:
         raise RagflowError(
             f"{len(projects)} RAGFlows run here, and each has files of its own",
+            code="ragflow-ambiguous",
             evidence=", ".join(projects),
             hint=f'name one in ragops.toml: [ragflow] project = "{projects[0]}"',
         )
@@ -113,7 +116,12 @@ def write(made: Override) -> tuple[Path, Path | None]:
     if file is None or not file.parent.is_dir():
         where = str(file.parent) if file else "compose's labels name no file"
         hint = "print it, and put it beside RAGFlow's compose file yourself"
-        raise RagflowError("RAGFlow's compose files are not on this machine", evidence=where, hint=hint)
+        raise RagflowError(
+            "RAGFlow's compose files are not on this machine",
+            code="override-unwritten",
+            evidence=where,
+            hint=hint,
+        )
     try:
         old = file.read_text() if file.exists() else made.text
         backup = None
@@ -125,7 +133,10 @@ def write(made: Override) -> tuple[Path, Path | None]:
         fresh.replace(file)
     except OSError as error:
         raise RagflowError(
-            f"can't write {file}", evidence=str(error), hint="print it, and put it there"
+            f"can't write {file}",
+            code="override-unwritten",
+            evidence=str(error),
+            hint="print it, and put it there",
         ) from error
     return file, backup
 
@@ -142,11 +153,13 @@ def _check(found: RagflowContainer) -> None:
     if not found.project or not found.service:
         raise RagflowError(
             f"{found.name} was not made by compose: there is no file to extend",
+            code="override-excluded",
             hint=f"ragops connect {found.name} joins it now, ragops watch keeps it joined",
         )
     if found.obstacle or mode in {"bridge", "default"}:
         raise RagflowError(
             f"service {found.service} can't be given a network: its compose file sets network_mode",
+            code="override-excluded",
             evidence=f"network_mode excludes networks; {found.name} has {mode}",
             hint="take network_mode out of the service and recreate it; then ragops compose override",
         )

@@ -60,6 +60,7 @@ def detect(
         seen.append(source)
     raise RagflowError(
         "nothing tells which release of RAGFlow this is",
+        code="ragflow-release",
         evidence="\n".join([*seen, "nothing was changed"]),
         hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
     )

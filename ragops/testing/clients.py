@@ -320,5 +320,9 @@ def _named(name: str, contents: tuple[str, ...]) -> dict[str, Any]:
 def _root(stack: Stack) -> str:
     """Address of the reranker on this host, without ``/v1``."""
     if stack.host_url is None:
-        raise BenchError("the reranker is not published on this host", hint="set port under [reranker]")
+        raise BenchError(
+            "the reranker is not published on this host",
+            code="not-published",
+            hint="set port under [reranker]",
+        )
     return stack.host_url.removesuffix("/v1")

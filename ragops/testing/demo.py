@@ -60,6 +60,7 @@ def up(
     if there is not None and there.role != DEMO:
         raise EngineError(
             f"a container that ragops did not make is named {name}",
+            code="name-taken",
             evidence=f"image {there.image}, {there.status}",
             hint="this machine seems to have a RAGFlow: ragops up finds it, no demo is needed",
         )

@@ -45,7 +45,8 @@ _CANT_EXECUTE = {
 def refused(what: str, said: str) -> EngineError:
     """The error that ``engine.py`` raises for such an answer."""
     kind = NotFoundError if _MISSING.search(said) else EngineError
-    return kind(f"the Docker engine could not {what}", evidence=said, hint=hints.for_engine(said))
+    hint = hints.for_engine(said)
+    return kind(f"the Docker engine could not {what}", code=hint.code, evidence=said, hint=hint.remedy)
 
 
 def tagged(image: str) -> str:

@@ -91,6 +91,7 @@ def _wait(engine: Engine, container: str, url: str) -> None:
         time.sleep(0.3)
     raise EngineError(
         f"the peer in {container} does not answer",
+        code="engine-silent",
         evidence=engine.logs(container)[-1000:],
         hint=f"docker logs {container}",
     )

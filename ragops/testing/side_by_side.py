@@ -117,7 +117,9 @@ def scores(url: str, model: str, workload: Workload) -> list[tuple[float, ...]]:
                 body = wire.encode(model, one.query, one.documents)
                 reply = await wire.post(http, target, body, len(one.documents))
                 if reply.error:
-                    raise BenchError(f"{target.url} did not answer", evidence=reply.error)
+                    raise BenchError(
+                        f"{target.url} did not answer", code="server-silent", evidence=reply.error
+                    )
                 found.append(reply.scores)
         return found
 
@@ -130,7 +132,11 @@ def main(file: str, declaration: Path) -> None:
     wanted = verbs.desired(stack)
     ours, model = stack.host_url, wanted.model
     if ours is None:
-        raise BenchError("the reranker is not published on this host", hint="set port under [reranker]")
+        raise BenchError(
+            "the reranker is not published on this host",
+            code="not-published",
+            hint="set port under [reranker]",
+        )
     texts = synthetic(_REQUESTS + _WARMUP, _DOCUMENTS, _WORDS)
     other = spec(
         wanted.spec.image,

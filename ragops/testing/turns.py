@@ -72,7 +72,7 @@ class Server:
         finally:
             self.engine.pause(self.name)
         if reply.error:
-            raise BenchError(f"{self.name} did not answer", evidence=reply.error)
+            raise BenchError(f"{self.name} did not answer", code="server-silent", evidence=reply.error)
         tokens = reply.tokens or 0
         computed = tokens - (after.cached_tokens or 0) + (before.cached_tokens or 0)
         took, count = (reply.t_done - reply.t_send) / 1e9, len(request.documents)

@@ -30,7 +30,9 @@ def changed(text: str, settings: Settings) -> str:
         document = tomlkit.parse(text)
     except tomlkit.exceptions.TOMLKitError as error:
         what = "the declaration is not TOML"
-        raise StackError(what, evidence=str(error), hint="see https://toml.io for the form") from error
+        raise StackError(
+            what, code="stack-unreadable", evidence=str(error), hint="see https://toml.io for the form"
+        ) from error
     table: Any = document.get("reranker")
     if table is None:
         if not settings:
@@ -65,7 +67,9 @@ def write(file: Path, settings: Settings) -> bool:
         _replace(file.resolve(), after)
     except OSError as error:
         what = f"can't read or write {file}"
-        raise StackError(what, evidence=str(error), hint="name another with --stack FILE") from error
+        raise StackError(
+            what, code="stack-unreadable", evidence=str(error), hint="name another with --stack FILE"
+        ) from error
     return True
 
 

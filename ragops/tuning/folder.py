@@ -37,7 +37,9 @@ class TuneFolder:
             path.mkdir(parents=True, exist_ok=again)
         except OSError as error:
             hint = "give another folder: --results FOLDER"
-            raise BenchError(f"can't make {path}", evidence=str(error), hint=hint) from error
+            raise BenchError(
+                f"can't make {path}", code="run-unreadable", evidence=str(error), hint=hint
+            ) from error
         self.path = path
         self._trials = opened(path / TRIALS)
 
@@ -72,14 +74,19 @@ def load(path: Path) -> tuple[TuneInfo, tuple[Trial, ...]]:
         trials = tuple(map(_TRIAL.validate_json, lines))
     except OSError as error:
         hint = "name a folder that ragops tune has made"
-        raise BenchError(f"{path} holds no recorded run of tune", evidence=str(error), hint=hint) from error
+        raise BenchError(
+            f"{path} holds no recorded run of tune", code="run-unreadable", evidence=str(error), hint=hint
+        ) from error
     except ValidationError as error:
         hint = "it was changed by hand, or by another release of ragops"
         seen = str(error.errors(include_url=False)[0]["msg"])
-        raise BenchError(f"the recorded run {path} is broken", evidence=seen, hint=hint) from error
+        raise BenchError(
+            f"the recorded run {path} is broken", code="run-unreadable", evidence=seen, hint=hint
+        ) from error
     if info.form != FORM:
         raise BenchError(
             f"the recorded run {path} is broken",
+            code="run-unreadable",
             evidence=f"form {info.form}, this ragops reads {FORM}",
             hint="go on with the release that began it",
         )

@@ -130,7 +130,12 @@ class ContainerRig:
         small = Size(FEW, 1, words, 0)
         seen = [self.block(slot, number, small) for number in (-2, -1)][-1]
         if seen.error:
-            raise BenchError(f"{self._url(slot)} did not answer", evidence=seen.error, hint="docker ps")
+            raise BenchError(
+                f"{self._url(slot)} did not answer",
+                code="server-silent",
+                evidence=seen.error,
+                hint="docker ps",
+            )
         rate = seen.documents / seen.seconds
         documents = min(WINDOW, max(FEW, round(rate * REQUEST_S)))
         requests = max(1, round(BLOCK_S * rate / documents))
@@ -144,7 +149,9 @@ class ContainerRig:
         asked = [(one.query, one.texts()) for one in golden.subset((("en", size.queries),))]
         replies = _asked(target, asked)
         if error := next((one.error for one in replies if one.error), ""):
-            raise BenchError(f"{target.url} did not answer", evidence=error, hint="docker ps")
+            raise BenchError(
+                f"{target.url} did not answer", code="server-silent", evidence=error, hint="docker ps"
+            )
         return tuple(one.scores for one in replies)
 
     def gate(self, slot: Slot) -> str:
@@ -242,6 +249,7 @@ class ContainerRig:
             raise StackError(
                 f"two rerankers take turns and need {need / gib:.1f} GiB of memory, "
                 f"this machine has {has / gib:.1f} to give",
+                code="memory-short",
                 evidence=f"each may use {need / gib / 2:.1f} GiB",
                 hint="set a smaller kv_cache_gib or memory_gib, or stop what else runs here",
             )
@@ -254,6 +262,7 @@ class ContainerRig:
         if not left.ours:
             raise StackError(
                 f"a container that ragops did not make is named {name}",
+                code="name-taken",
                 evidence=f"image {left.image}, {left.status}",
                 hint=f"docker rm --force {name}",
             )

@@ -113,6 +113,7 @@ def _refuse_beside(engine: Engine, name: str) -> None:
     if reranker is not None and reranker.status in {"running", "restarting"}:
         raise BenchError(
             f"{name} runs, and would share the cores with what is measured",
+            code="cores-shared",
             evidence="tune starts rerankers of its own",
             hint=f"docker stop {name}; ragops up starts it again, with what was found",
         )
@@ -152,13 +153,16 @@ def _continued(
 ) -> tuple[folder.TuneFolder, TuneInfo, tuple[Trial, ...]]:
     info, trials = folder.load(path)
     if info.complete:
-        raise BenchError(f"{path} is complete", hint="begin a new search: ragops tune")
+        raise BenchError(
+            f"{path} is complete", code="run-not-continued", hint="begin a new search: ragops tune"
+        )
     now = rig.launch(image_id)
     if now != info.launch:
         before, after = vars(info.launch), vars(now)
         changed = [f"{key}: {before[key]}, now {after[key]}" for key in before if before[key] != after[key]]
         raise BenchError(
             "the reranker is not the one that the run began with",
+            code="run-not-continued",
             evidence="\n".join(changed),
             hint="begin a new search: ragops tune",
         )

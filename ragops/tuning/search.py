@@ -201,6 +201,7 @@ class Search:
                 if trial.error:
                     raise BenchError(
                         "the reranker is gone: the launch that others are measured against failed",
+                        code="reranker-gone",
                         evidence=trial.error,
                         hint=f"ragops tune --resume {self._folder.path} goes on from there",
                     )
@@ -245,7 +246,9 @@ class Search:
         self._rig.start(slot, ())
         _, ratios, error = self._match(_DEFAULT.name, slot)
         if error:
-            raise BenchError("the launch without tuning did not answer any more", evidence=error)
+            raise BenchError(
+                "the launch without tuning did not answer any more", code="server-silent", evidence=error
+            )
         return self.info.rule.ratio([1 / one for one in ratios])
 
 

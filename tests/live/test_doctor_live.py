@@ -236,7 +236,7 @@ class TestInside:
         """ragops' own process in a container; whole CPUs, as the remedy says, are no quota."""
         package = tmp_path / "ragops"
         (package / "ragflow").mkdir(parents=True)
-        for name in ("host", "errors", "codes", "addresses", "hints", "ragflow/__init__", "ragflow/failures"):
+        for name in ("host", "errors", "addresses", "hints", "ragflow/__init__", "ragflow/failures"):
             (package / f"{name}.py").write_text((PACKAGE / f"{name}.py").read_text())
         (package / "__init__.py").write_text("")
         name = f"{PREFIX}-quota"

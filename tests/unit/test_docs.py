@@ -98,10 +98,10 @@ def test_every_line_of_doctor_is_explained(built, here, fake, ragflow):
 
 
 def test_every_code_of_an_error_is_an_anchor_and_what_is_printed_leads_there(built):
-    page = (built / codes.PAGE).read_text()
-    said = [*(row.name for row in (*codes.CODES, *codes.DEFAULTS)), *(one.code for one in hints.ENGINE)]
-    assert [name for name in said if f'id="{name}"' not in page] == []
-    printed = str(errors.EngineError("x", evidence="port is already allocated")).splitlines()[2]
+    page = (built / errors.PAGE).read_text()
+    raised = {kind.code for kind in vars(errors).values() if is_error(kind)}
+    assert [code for code in raised | {hint.code for hint in codes.HINTS} if f'id="{code}"' not in page] == []
+    printed = str(errors.EngineError("x", code="port-taken")).splitlines()[1]
     assert printed == "see: errors.html#port-taken"
     assert 'id="port-taken"' in page
 
@@ -251,6 +251,10 @@ def test_release_table_and_its_sources_are_those_of_the_code(built, monkeypatch)
     assert "v0.25.3 to v0.25.6 /v1/llm/add_llm yes 64 30 s NAME___VLLM@VLLM" in page
     for hint in failures.FAILURES:
         assert f"{hint.words}{hint.cause}" in page
+
+
+def is_error(value):
+    return isinstance(value, type) and issubclass(value, errors.RagopsError)
 
 
 def is_facts(value):

@@ -9,16 +9,26 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from docker.errors import APIError, NotFound
 
 from ragops import cli, codes, errors, hints
 from ragops.container import ContainerSpec
-from ragops.errors import EngineError, LaunchError, NotFoundError, RagopsError
+from ragops.engine import _engine_errors
+from ragops.errors import EngineError, NotFoundError, RagopsError
+from ragops.ragflow import answers
 from ragops.ragflow.failures import FAILURES
 from ragops.render import plain
 
 ROOT = Path(__file__).parents[2]
-KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
-ROWS = (*codes.CODES, *codes.DEFAULTS)
+KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RagopsError)]
+PENDING = {
+    "address-refused",
+    "entry-differs",
+    "entry-foreign",
+    "kept-unreadable",
+    "ragflow-access",
+    "ragflow-demo",
+}  # the modules of registration get their codes with their rework
 HINTED = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER, "RagflowError": FAILURES}
 
 
@@ -56,32 +66,30 @@ def test_the_drawn_tree_is_complete():
 
 class TestCodes:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_each_kind_has_a_code_of_its_own_and_so_has_one_made_from_it(self, kind):
-        code = kind("words that nobody knows").code
-        assert [row.name for row in codes.DEFAULTS if row.kind == kind.__name__ and not row.words] == [code]
-        assert type("NewError", (kind,), {})("words that nobody knows").code == code
+    def test_each_kind_has_a_code_of_its_own(self, kind):
+        assert kind("m").code == kind.code
+        assert [other for other in KINDS if other.code == kind.code] == [kind]
+        assert kind("m", code="port-taken").code == "port-taken"
 
     def test_names_are_short_and_plain(self):
-        named = [row.name for row in ROWS] + [hint.code for table in HINTED.values() for hint in table]
-        assert [name for name in named if not re.fullmatch(r"[a-z]+(-[a-z]+){0,3}", name)] == []
+        names = codes.EXPLAINED
+        assert [name for name in names if not re.fullmatch(r"[a-z]+(-[a-z]+){0,3}", name)] == []
 
     def test_every_meaning_is_a_sentence(self):
-        assert [row.meaning for row in ROWS if not re.fullmatch(r"[^.].*\.", row.meaning)] == []
-        assert {row.kind for row in ROWS} == {kind.__name__ for kind in KINDS}
+        meanings = [code.meaning for code in codes.EXPLAINED.values()]
+        assert [meaning for meaning in meanings if not re.fullmatch(r"[^.].*\.", meaning)] == []
 
-    @pytest.mark.parametrize("kind", HINTED)
-    def test_what_engines_and_containers_say_has_the_hints_code(self, kind):
-        for hint in HINTED[kind]:
-            assert getattr(errors, kind)("m", evidence=f"… {hint.words} …").code == hint.code
-
-    def test_words_of_one_class_are_not_looked_for_in_another(self):
-        assert errors.ModelError("/srv/site/m is odd").code == "model-refused"
-        assert RagopsError("/srv/site is odd").code == "site-refused"
+    @pytest.mark.parametrize("hint", FAILURES)
+    def test_messages_of_ragflow_give_the_code_of_their_hint(self, hint):
+        request = answers.Request("GET", "/x")
+        error = answers.refused(request, answers.Reply(200, json.dumps({"code": 1, "message": hint.words})))
+        assert error.code == hint.code
 
     @pytest.mark.parametrize(("code", "name"), [(137, "out-of-memory"), (132, "cpu-too-old")])
-    def test_how_a_container_ended_goes_before_what_it_said(self, code, name):
-        message = f"x ended 3 s after the wait began (exit code {code})"
-        assert LaunchError(message, evidence="unrecognized arguments: --x").code == name
+    def test_the_exit_code_of_a_container_goes_before_its_log(self, code, name):
+        log = "unrecognized arguments: --x"
+        assert hints.for_container(log, exit_code=code, oom_killed=False).code == name
+        assert hints.for_container(log, exit_code=1, oom_killed=False).code == "flag-unknown"
 
     def test_a_refusal_of_the_engine(self, fake):
         spec = ContainerSpec("one", "vllm-cpu:latest", publish=(("127.0.0.1", 8123, 8000),))
@@ -93,11 +101,35 @@ class TestCodes:
         assert "\nsee: errors.html#port-taken\nhint: " in str(caught.value)
         assert plain(caught.value)["code"] == "port-taken"
 
+    @pytest.mark.parametrize(
+        ("error", "kind", "code"),
+        [
+            (
+                APIError("500", explanation="driver failed: port is already allocated"),
+                EngineError,
+                "port-taken",
+            ),
+            (NotFound("404", explanation="No such container: one"), NotFoundError, "not-found"),
+            (ConnectionResetError("reset"), EngineError, "engine-silent"),
+        ],
+    )
+    def test_exceptions_of_the_docker_library_become_ours(self, error, kind, code):
+        with pytest.raises(EngineError) as caught, _engine_errors("start one", "one"):
+            raise error
+        assert (type(caught.value), caught.value.code, caught.value.container) == (kind, code, "one")
+
     def test_the_command_says_it_in_both_forms(self, here, ragflow, capsys):
         assert cli.main(("verify", "--json")) == 1
         said = capsys.readouterr()
         assert json.loads(said.out)["code"] == "reranker-missing"
         assert said.err.endswith("see: errors.html#reranker-missing\nhint: ragops up\n")
+
+
+def calls(index):
+    """Every call in the package that makes an error, but for the fakes'."""
+    for file in index.PACKAGE.rglob("*.py"):
+        if file.name not in index.FAKES:
+            yield from index._calls(ast.parse(file.read_text()))
 
 
 class TestPlaces:
@@ -110,24 +142,12 @@ class TestPlaces:
                 lines = (call.lineno for call in calls if getattr(call.func, "id", "") in names)
                 made |= {f"{file.relative_to(index.PACKAGE)}:{line}" for line in lines}
         assert made - {one.place for one in index.places()} == set()
-        assert "the Docker engine could not WHAT" in {one.message for one in index.places()}
+        assert "the Docker engine could not ACTION" in {one.message for one in index.places()}
 
-    def test_every_one_has_a_code_and_most_have_one_of_their_own(self, index):
-        whole = {row.name for row in codes.DEFAULTS if not row.words} - {"compose-unreadable", "locked"}
-        places = list(index.places())
-        assert {one.code for one in places} <= {row.name for row in ROWS}
-        general = sorted(f"{one.place} {one.message}" for one in places if one.code in whole)
-        assert len(general) < len(places) / 2, general
-
-    def test_every_row_has_a_place(self, index):
-        """A message that is worded anew takes its code along, or this fails."""
-        unused = set(codes.CODES)
-        for one in [*index.places(), *index.known()]:
-            fits = (row for row in codes.CODES if row.kind == one.kind and re.search(row.words, one.message))
-            unused.discard(next(fits, None))
-        assert unused == set()
-        messages = [one.message for one in index.places() if one.kind == "EngineError"]
-        assert any(EngineError(message).code == "engine-silent" for message in messages)
+    def test_every_code_is_in_the_table_and_every_code_of_the_table_has_a_place(self, index):
+        raised = {code for call in calls(index) for code in index.codes_of(call)}
+        assert raised - {*codes.CODES} == set()
+        assert {*codes.CODES} - raised - PENDING == set()
 
 
 class TestPage:
@@ -136,12 +156,12 @@ class TestPage:
         ends = (line for line, below in pairwise(lines) if below.startswith("~~"))
         titles = [line.strip("`") for line in ends]
         assert len(titles) == len(set(titles))
-        assert set(titles) == {row.name for row in ROWS} | {h.code for t in HINTED.values() for h in t}
+        assert {*codes.EXPLAINED} - {*titles} - PENDING == set()
 
-    def test_every_code_that_is_made_has_a_remedy(self, index):
-        shown = index._by_code([*index.known(), *index.places()])
-        said = {row.name for row in codes.DEFAULTS} | {row.name for row in codes.CODES if row.remedy}
-        assert [name for name, them in shown.items() if name not in said and not them[0].hint] == []
+    def test_every_code_that_is_raised_has_a_remedy(self, index):
+        examples = index._by_code([*index.known(), *index.places()])
+        said = {kind.code for kind in KINDS} | {name for name, code in codes.CODES.items() if code.remedy}
+        assert [name for name, them in examples.items() if name not in said and not them[0].hint] == []
 
     def test_examples_are_what_is_printed(self, index):
         (one,) = [one for one in index.places() if one.message.startswith("there is no network")]

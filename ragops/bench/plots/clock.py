@@ -94,7 +94,9 @@ def resources(run: Run, *, narrow: bool = False) -> Figure:
     """
     panels = _panels(run)
     if not panels:
-        raise BenchError(f"{run.path} has too few samples", hint="record for longer, with a sampler")
+        raise BenchError(
+            f"{run.path} has too few samples", code="run-too-small", hint="record for longer, with a sampler"
+        )
     made = frame(run, "The reranker while it was measured", [1.7] * len(panels), narrow=narrow)
     scale, unit = _clock(run)
     ends = _lines(made, made.axes, panels, run, scale)

@@ -51,7 +51,11 @@ def throughput(run: Run, *, narrow: bool = False) -> Figure:
     """
     rows = shape.by_load(run)
     if not rows:
-        raise BenchError(f"{run.path} has no measured request", hint="record again; see its run.json for why")
+        raise BenchError(
+            f"{run.path} has no measured request",
+            code="run-too-small",
+            hint="record again; see its run.json for why",
+        )
     made = frame(run, "Throughput, and the latency that it costs", [3.6], columns=2, narrow=narrow)
     _speeds(made, made.axes[0], run, rows)
     return name_ends(made, [(made.axes[1], _costs(made, made.axes[1], rows))]).figure
