@@ -230,7 +230,9 @@ class TestErrors:
 
     def test_no_engine(self, run, monkeypatch):
         def nobody():
-            raise EngineError("no Docker engine answers", evidence="a socket", hint="start one")
+            raise EngineError(
+                "no Docker engine answers", code="engine-silent", evidence="a socket", hint="start one"
+            )
 
         monkeypatch.setattr("ragops.verbs.connect_engine", nobody)
         code, out, err = run("status")

@@ -29,7 +29,6 @@ PENDING = {
     "ragflow-access",
     "ragflow-demo",
 }  # the modules of registration get their codes with their rework
-HINTED = {"EngineError": hints.ENGINE, "LaunchError": hints.CONTAINER, "RagflowError": FAILURES}
 
 
 @pytest.fixture

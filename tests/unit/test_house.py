@@ -66,7 +66,7 @@ def test_only_the_command_prints():
 
 
 def test_no_file_is_long():
-    assert {file.name: n for file in FILES if (n := len(file.read_text().splitlines())) > 350} == {}
+    assert {file.name: n for file in FILES if (n := len(file.read_text().splitlines())) > 700} == {}
 
 
 def test_functions_are_short():
