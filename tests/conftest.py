@@ -50,6 +50,20 @@ hypothesis.settings.register_profile("ragops", deadline=None)  # no test depends
 hypothesis.settings.load_profile("ragops")
 
 
+def pytest_report_header():
+    host = hosts.read_host(Path("/"))
+    known = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+    sets = " ".join(name for name in known if name in host.features)
+    return f"processor: {host.cpu_model}, {len(host.cpus)} CPUs, {sets}"
+
+
+def pytest_collection_modifyitems(items):
+    """One process of pytest-xdist builds the site."""
+    for item in items:
+        if "built" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("site"))
+
+
 @pytest.fixture
 def fake():
     return FakeEngine()

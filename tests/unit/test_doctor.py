@@ -555,6 +555,6 @@ def test_error_text_is_its_message_and_first_line():
 
 
 def test_the_machine_that_runs_this_can_be_read():
-    assert hosts.read_addresses()
+    assert hosts.read_addresses(Path("/"))
     with pytest.raises(FileNotFoundError):
         hosts.read_quota("no/such/cgroup", Path("/"))

@@ -176,3 +176,10 @@ def test_cpu_lists_are_written_short():
 def test_wrong_cpu_lists_are_refused(text):
     with pytest.raises(StackError):
         parse_cpu_list(text)
+
+
+def test_each_recorded_host(each_host):
+    assert each_host.has_bf16 == each_host.has_int8 == ("avx512f" in each_host.features)
+    assert ("amx_bf16" in each_host.features) == ("Xeon" in each_host.cpu_model)
+    assert each_host.physical_cores == 2
+    assert (each_host.quota, each_host.memory_limit) == (None, None)

@@ -225,12 +225,12 @@ def test_a_hub_cache_has_links_that_lead_out(tmp_path):
     assert caught.value.hint.startswith("make a plain copy")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
 def test_files_that_the_container_could_not_read(tmp_path):
     made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3)
     (made / "config.json").chmod(0o600)
-    describe(made)  # root's own
-    os.chown(made / "config.json", 1000, 1000)
+    if os.getuid() == 0:
+        describe(made)  # root's own
+        os.chown(made / "config.json", 1000, 1000)
     with pytest.raises(ModelError, match="could not read") as caught:
         describe(made)
     assert "mode 600" in caught.value.evidence
