@@ -1,17 +1,14 @@
-"""Two recorded runs of one workload side by side: how much faster, and is that more than noise.
-
-Reads what ``records.load_run`` gives; ``stats.py`` has the figures of one run by itself, and
-``resample.py`` the intervals.
-"""
+"""Compare two recorded runs of one workload; ``resample.py`` computes the intervals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from ragops.bench.counters import disturbances
 from ragops.bench.quantiles import needed
-from ragops.bench.resample import Point, interval, more_failed, rate, share_below
+from ragops.bench.resample import Point, interval, more_failures, nearest_rank, rate
 from ragops.errors import BenchError
 from ragops.table import Column, Shown, Table
 
@@ -21,30 +18,29 @@ if TYPE_CHECKING:
 
     from ragops.bench.level import Level
     from ragops.bench.records import RequestRecord, Run
-    from ragops.bench.resample import Figure
+    from ragops.bench.resample import Statistic
 
 LEAST = 0.05
-"""Differences are only called ones when the whole interval lies beyond this share: runs of one
-launch on two quiet cores drift from one to the next by about half of it, and no interval that comes
-from inside a run knows of that."""
+"""Smallest relative change that is reported: runs with the same vLLM options drift by about half of it,
+which no interval from inside a run contains."""
 
-DOUBT = 0.05
-"""Chance that an interval of a comparison misses its true ratio, for all intervals together."""
+ALPHA = 0.05
+"""Probability that an interval of a comparison misses its true ratio, for all intervals together."""
 
 Unit = Literal["repeat", "index"]
 
 _NAMES = {"repeat": "repeats", "index": "requests"}
-_FEWEST = 5
-_FEWEST_REPEATS = 5
+_MIN_UNITS = 5
+_MIN_REPEATS = 5
 _SECONDS = {"p50 s": 0.5, "p95 s": 0.95}
 _RATE = "documents/s"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One figure of one level in both runs, and B divided by A with its interval.
+    """One value of one load level in both runs, and B divided by A with its interval.
 
-    The intervals of a comparison hold together in 95 % of comparisons.
+    All intervals of a comparison hold together in 95 % of comparisons.
     """
 
     level: str
@@ -55,9 +51,9 @@ class Ratio:
     """None when there are too few requests for an interval."""
     high: float | None
     unit: str
-    """What was drawn again: ``repeats``, or ``requests`` when there are fewer than five repeats."""
+    """What was resampled: ``repeats``, or ``requests`` when there are fewer than five repeats."""
     n: int
-    """How many of them."""
+    """Number of units."""
 
     @property
     def ratio(self) -> float:
@@ -73,14 +69,14 @@ class Ratio:
 
     @property
     def loss(self) -> float:
-        """Share by which B is worse than A: fewer documents, or more seconds; below 0 when better."""
+        """Fraction by which B is worse than A: fewer documents, or more seconds; below 0 when better."""
         return 1 - self.ratio if self.figure == _RATE else self.ratio - 1
 
     def __str__(self) -> str:
-        """The ratio with its interval, behind ``~`` when the runs can't be told apart."""
+        """The ratio with its interval, after ``~`` when inconclusive."""
         mark = "" if self.is_distinct else "~ "
         if self.low is None or self.high is None:
-            return f"{mark}{self.ratio:.3f} (n/a, n={self.n} < {_FEWEST})"
+            return f"{mark}{self.ratio:.3f} (n/a, n={self.n} < {_MIN_UNITS})"
         return f"{mark}{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
@@ -97,8 +93,8 @@ class Failures:
 
     @property
     def is_more(self) -> bool:
-        """Whether B failed more often than chance explains."""
-        return more_failed((self.a, self.of_a), (self.b, self.of_b)) < DOUBT / 2
+        """Whether B failed significantly more often."""
+        return more_failures((self.a, self.of_a), (self.b, self.of_b)) < ALPHA / 2
 
     def __str__(self) -> str:
         """The counts of both runs."""
@@ -128,17 +124,17 @@ class Comparison(Shown):
     notes: tuple[str, ...]
 
     def regressions(self, percent: float) -> tuple[str, ...]:
-        """What got worse, one sentence each; none when B is as good as A or can't be told from it.
+        """What is worse in B, one sentence each; inconclusive values are left out.
 
         Args:
-            percent: Losses up to this are let pass. More failed requests never are.
+            percent: Accepted loss of a value. More failed requests are never accepted.
         """
         lost = tuple(
             f"{row.level}: {row.figure} is {row.loss:.0%} worse ({row})"
             for row in self.ratios
             if row.is_distinct and row.loss > percent / 100
         )
-        return lost + tuple(f"{row}: more than chance explains" for row in self.failures if row.is_more)
+        return lost + tuple(f"{row}: significantly more" for row in self.failures if row.is_more)
 
     def table(self) -> Table:
         """One row for each ratio; then failed requests, differences and notes."""
@@ -158,11 +154,10 @@ _COLUMNS = tuple(map(Column, ("level", "figure", "A", "B", "B / A", "resampled")
 
 
 def compare(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) -> Comparison:
-    """Put run B beside run A, level by level.
+    """Compare run B with run A, level by level.
 
-    With five repeats or more the repeats are drawn again, which holds the drift from one to the
-    next. With fewer, requests are drawn again, in pairs of the same place in the workload; that
-    interval knows nothing of drift.
+    With five repeats or more the repeats are resampled, so the interval contains the drift between them.
+    With fewer, requests are resampled, in pairs of the same place in the workload, without that drift.
 
     Args:
         a: The run to compare with.
@@ -178,15 +173,15 @@ def compare(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) -> Co
     _refuse_unlike(a, b, across_models=across_models)
     names = {level.name for level in b.info.levels}
     common = [level for level in a.info.levels if level.name in names]
-    pairs = [pair for level in common for pair in _pairs(a, b, level)]
-    if not pairs:
+    count = sum(len(_statistics(level, min(map(len, _common(a, b, level))))) for level in common)
+    if not count:
         raise BenchError(
             "the runs have no measured level in common",
             code="runs-differ",
             evidence=f"A: {_levels(a)}; B: {_levels(b)}",
             hint="record both with the same levels",
         )
-    ratios = tuple(pair.ratio(DOUBT / len(pairs), seed) for pair in pairs)
+    ratios = tuple(row for level in common for row in _ratios(a, b, level, ALPHA / count, seed))
     failures = tuple(row for level in common if (row := _failures(a, b, level)).a or row.b)
     return Comparison(a.path, b.path, ratios, failures, differences(a, b), _notes(a, b, ratios))
 
@@ -258,7 +253,7 @@ def _notes(a: Run, b: Run, ratios: tuple[Ratio, ...]) -> tuple[str, ...]:
     ]
     notes += [f"{which}: {line}" for which, run in (("A", a), ("B", b)) for line in disturbances(run)]
     if any(row.unit == _NAMES["index"] for row in ratios):
-        notes.append(f"fewer than {_FEWEST_REPEATS} repeats: the intervals leave out drift within a run")
+        notes.append(f"fewer than {_MIN_REPEATS} repeats: the intervals leave out drift within a run")
     return tuple(notes)
 
 
@@ -268,51 +263,47 @@ def _failures(a: Run, b: Run, level: Level) -> Failures:
     return Failures(level.name, count[0], len(of_a), count[1], len(of_b))
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """One figure of one level in both runs, not yet compared."""
-
-    level: Level
-    name: str
-    unit: Unit
-    figures: tuple[Figure, Figure]
-    units: tuple[int, int]
-
-    def ratio(self, doubt: float, seed: int) -> Ratio:
-        scale = self.level.clients or 1 if self.name == _RATE else 1
-        a, b = (one([1] * count) * scale for one, count in zip(self.figures, self.units, strict=True))
-        few, paired = min(self.units), self.unit == "index"
-        found = None
-        if few >= _FEWEST:
-            found = interval(self.figures, self.units, paired=paired, doubt=doubt, seed=seed)
-        low, high = (found.low, found.high) if found else (None, None)
-        return Ratio(self.level.name, self.name, a, b, low, high, _NAMES[self.unit], few)
+def _ratios(a: Run, b: Run, level: Level, alpha: float, seed: int) -> list[Ratio]:
+    """The ratios of a level; empty when a run has no successful request."""
+    records = _common(a, b, level)
+    repeats = min(len({record.repeat for record in side}) for side in records)
+    unit: Unit = "repeat" if repeats >= _MIN_REPEATS else "index"
+    units_a, units_b = (_units(side, unit) for side in records)
+    n = min(len(units_a), len(units_b))
+    rows = []
+    for name, statistic in _statistics(level, min(map(len, records))).items():
+        ends = None
+        if n >= _MIN_UNITS:
+            ends = interval(statistic, units_a, units_b, paired=unit == "index", alpha=alpha, seed=seed)
+        low, high = ends or (None, None)
+        scale = level.clients or 1 if name == _RATE else 1
+        value_a, value_b = (scale * statistic([*chain(*units)]) for units in (units_a, units_b))
+        rows.append(Ratio(level.name, name, value_a, value_b, low, high, _NAMES[unit], n))
+    return rows
 
 
-def _pairs(a: Run, b: Run, level: Level) -> list[_Pair]:
-    """The figures that both runs can tell of a level."""
-    old, new = (_answered(run, level) for run in (a, b))
-    repeats = min(len({record.repeat for record in records}) for records in (old, new))
-    unit: Unit = "repeat" if repeats >= _FEWEST_REPEATS else "index"
-    if unit == "index":
-        common = {record.index for record in old} & {record.index for record in new}
-        old, new = ([r for r in records if r.index in common] for records in (old, new))
-    if not old or not new:
-        return []
-    points = (_points(old, unit), _points(new, unit))
-    units = (1 + max(p.unit for p in points[0]), 1 + max(p.unit for p in points[1]))
-    made = {_RATE: (rate(points[0]), rate(points[1]))} if level.clients else {}
-    for name, share in _SECONDS.items():
-        if name == "p50 s" or min(map(len, points)) >= needed(share):
-            made[name] = (share_below(points[0], share), share_below(points[1], share))
-    return [_Pair(level, name, unit, both, units) for name, both in made.items()]
+def _statistics(level: Level, requests: int) -> dict[str, Statistic]:
+    """The values that can be compared, by name."""
+    if not requests:
+        return {}
+    statistics: dict[str, Statistic] = {_RATE: rate} if level.clients else {}
+    for name, quantile in _SECONDS.items():
+        if name == "p50 s" or requests >= needed(quantile):
+            statistics[name] = nearest_rank(quantile)
+    return statistics
 
 
-def _answered(run: Run, level: Level) -> list[RequestRecord]:
-    return [record for record in run.measured if record.level == level.name and not record.error]
+def _common(a: Run, b: Run, level: Level) -> tuple[list[RequestRecord], list[RequestRecord]]:
+    """The successful requests of both runs; with too few repeats only those that both have."""
+    of_a, of_b = ([r for r in run.measured if r.level == level.name and not r.error] for run in (a, b))
+    if min(len({record.repeat for record in side}) for side in (of_a, of_b)) < _MIN_REPEATS:
+        common = {record.index for record in of_a} & {record.index for record in of_b}
+        of_a, of_b = ([r for r in side if r.index in common] for side in (of_a, of_b))
+    return of_a, of_b
 
 
-def _points(records: Sequence[RequestRecord], unit: Unit) -> list[Point]:
-    keys = sorted({getattr(record, unit) for record in records})
-    place = {key: number for number, key in enumerate(keys)}
-    return [Point(place[getattr(r, unit)], r.documents, r.latency) for r in records]
+def _units(records: Sequence[RequestRecord], unit: Unit) -> list[list[Point]]:
+    groups: dict[int, list[Point]] = {}
+    for record in sorted(records, key=lambda record: int(getattr(record, unit))):
+        groups.setdefault(getattr(record, unit), []).append(Point(record.documents, record.latency))
+    return list(groups.values())

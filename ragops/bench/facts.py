@@ -9,7 +9,6 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
-from ragops.bench import capacity
 from ragops.bench.counters import disturbances
 from ragops.bench.quantiles import seconds
 from ragops.bench.stats import figures
@@ -23,8 +22,6 @@ Fact = tuple[str, str]
 """A name and a value."""
 
 _GIB = 2**30
-_FITS = {True: "fits", False: "does not fit", None: "can't be told"}
-_MANY = 8
 
 
 def headline(run: Run) -> str:
@@ -39,29 +36,10 @@ def headline(run: Run) -> str:
 def judged(run: Run) -> tuple[Fact, ...]:
     """What stands behind the headline and is not in it; nothing for loads that give no verdict."""
     try:
-        found = verdict(run)
+        result = verdict(run)
     except BenchError:
         return ()
-    rows = [
-        ("RAGFlow", f"{found.release}, which waits {found.budget:g} s"),
-        ("judged by", f"{found.level.name}, n={found.p95.n}"),
-        ("p95", f"{_FITS[found.fits_p95]}: {found.p95}"),
-        ("p99", f"{_FITS[found.fits_p99]}: {found.p99}"),
-        ("largest window", _upto(found.largest_documents, "documents a call", beyond=found.is_extrapolated)),
-        ("largest chunk size", _upto(found.largest_chunk, "tokens, as set in RAGFlow")),
-        ("callers at once", _upto(found.callers, "asking back to back")),
-        (f"rerankers for {_MANY} callers", _upto(found.replicas(_MANY), "in all")),
-        ("time of one request", str(found.service) if found.service else "no line, see the notes"),
-        ("worked out", f"window, chunk size and callers, {capacity.MARGIN:.0%} below the limit"),
-    ]
-    return (*rows, *(("note", note) for note in found.notes if note not in found.sentence))
-
-
-def _upto(number: int | None, unit: str, *, beyond: bool = False) -> str:
-    if number is None:
-        return "can't be told"
-    more = "more than " if number >= capacity.MOST else ""
-    return f"{more}{number:,} {unit}{', beyond what was measured' if beyond else ''}"
+    return (*result.rows(), *(("note", note) for note in result.notes if note not in result.sentence))
 
 
 def stand_ins(run: Run) -> tuple[Fact, ...]:

@@ -30,12 +30,6 @@ Of RAGFlow v0.21.1 to v0.24 and from v0.26 on; v0.25 never sends more than 64.""
 RAGFLOW_PAIR_TOKENS = ((0.0, 80), (0.1, 150), (0.5, 280), (0.9, 480), (0.99, 650), (1.0, 700))
 """Quantiles of the tokens of a query and a document together, for chunks of 512 tokens (an estimate)."""
 
-CHUNK_SIZE = 512
-"""RAGFlow's setting ``chunk_token_num`` that those lengths belong to."""
-
-LARGEST_CHUNK_SIZE = 2048
-"""The most that RAGFlow takes for it."""
-
 TAIL = 0.001
 """Share of documents that no setting holds back, such as tables and whole laws (an estimate)."""
 

@@ -117,7 +117,7 @@ def _small(seen: Measured) -> str:
 def _room(seen: Measured, about: Profile) -> Check:
     good = [one for one in seen.calls if not one.error]
     limit = about.release.timeout
-    calls, why = capacity.calls(good)
+    calls, why = capacity.fit_requests(good)
     if calls is not None:
         fitting = capacity.largest_window(calls, SHARE, limit)
         detail = f"{fitting} of {calls.tokens_per_document:.0f} tokens ({calls.line})"

@@ -10,7 +10,6 @@ from ragops import measure
 from ragops.bench import BenchmarkConfig, Level, figures, from_jsonl, grid, load_run, ragflow, verdict
 from ragops.bench.counters import disturbances
 from ragops.bench.sizes import TAIL
-from ragops.bench.usl import scalability
 from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.errors import BenchError
 from ragops.measure import benchmark, benchmark_url, max_words
@@ -28,15 +27,11 @@ class Outcome:
 
     verdict: Verdict | None
     figures: tuple[LevelFigures, ...]
-    callers: int
-    replicas: int | None
-    """Rerankers that so many callers need; None where it can't be told, or none will do."""
     disturbances: tuple[str, ...]
     client_cpu_s: float | None
     """CPU-seconds of the client for each request."""
     floor_s: float | None
     """Median of the same requests to a server that takes no time."""
-    scalability: str
     folder: Path
 
     def __str__(self) -> str:
@@ -47,28 +42,21 @@ class Outcome:
                 "" if self.floor_s is None else f"; p50 {self.floor_s * 1e3:.2f} ms to a server of no time"
             )
             lines.append(f"client: {self.client_cpu_s * 1e3:.2f} ms of CPU a request{floor}")
-        if len(self.figures) > 1:
-            lines.append(f"scalability: {self.scalability}")
         if self.verdict:
-            need = f"{self.replicas}" if self.replicas else "can't be told, or none will do"
-            lines += ["", str(self.verdict), f"rerankers for {self.callers} callers at once: {need}"]
+            lines += ["", str(self.verdict)]
         return "\n".join([*lines, f"recorded in {self.folder}"])
 
 
-def outcome(run: Run, *, release: str = "", callers: int = 1) -> Outcome:
+def outcome(run: Run, *, release: str = "") -> Outcome:
     """What a recorded run says."""
     judged = verdict(run, release=release) if run.info.workload.profile in ("ragflow", "own") else None
     client = run.info.client
-    law, why = scalability(run)
     return Outcome(
         verdict=judged,
         figures=figures(run),
-        callers=callers,
-        replicas=judged.replicas(callers) if judged else None,
         disturbances=disturbances(run),
         client_cpu_s=client.cpu_seconds_per_request if client else None,
         floor_s=client.floor.p50_ns / 1e9 if client and client.floor else None,
-        scalability=str(law) if law else f"no fit: {why}",
         folder=run.path,
     )
 
@@ -101,7 +89,7 @@ def _bench(options: Options) -> int:
             tell(f"to go on: ragops bench --resume {told.folder}")
         raise
     run = load_run(folder)
-    found = outcome(run, release=options.release or "", callers=options.callers)
+    found = outcome(run, release=options.release or "")
     show(options, found)
     failed = run.info.order.failed or (found.verdict is not None and found.verdict.fits is False)
     return FAILED if failed else OK
@@ -206,9 +194,6 @@ _WHERE = (
     option("--name", default="bench", help="part of the run folder's name (%(default)s)"),
     option("--results", type=Path, default=Path("results"), help="where run folders go (%(default)s)"),
     option("--resume", type=Path, metavar="RUN", help="go on with a run that was cut short"),
-    option(
-        "--callers", type=int, default=1, metavar="N", help="how many rerankers so many need (%(default)s)"
-    ),
 )
 
 VERBS = {

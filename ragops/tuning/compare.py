@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
-from ragops.bench.resample import student
+from ragops.bench.resample import t_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Rule:
         """The ratio after so many pairs; two or more."""
         logs = [math.log(one) for one in ratios]
         share = self.doubt / (self.most - self.least + 1)
-        spread = student(1 - share / 2, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+        spread = t_quantile(1 - share / 2, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
         middle = fmean(logs)
         return Ratio(math.exp(middle), math.exp(middle - spread), math.exp(middle + spread), len(logs))
 

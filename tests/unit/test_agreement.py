@@ -21,9 +21,6 @@ def test_rankings_are_averaged_and_another_first_is_seen():
     found = agreement([[0.9, 0.1], [0.9, 0.1]], [[0.8, 0.2], [0.2, 0.8]])
     assert (found.kendall_tau, found.top1, found.rankings) == (0.0, 0.5, 2)
     assert found.max_difference == pytest.approx(0.7)
-    assert str(found) == (
-        "Kendall's tau 0.000, same document first in 50% of 2 rankings, scores at most 0.7 apart"
-    )
 
 
 def test_ties_count_as_tau_b_does():
@@ -34,12 +31,6 @@ def test_ties_count_as_tau_b_does():
 def test_a_server_that_sorts_nothing_agrees_only_with_its_like():
     assert kendall_tau([0.5, 0.5, 0.5], [0.1, 0.2, 0.3]) == 0.0
     assert kendall_tau([0.5, 0.5, 0.5], [0.1, 0.1, 0.1]) == 1.0
-
-
-def test_a_large_ranking_turned_round():
-    scores = [(37 * place) % 64 for place in range(64)]  # every number once
-    assert kendall_tau(scores, [-one for one in scores]) == pytest.approx(-1)
-    assert kendall_tau(scores, [math.log(one + 1) for one in scores]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def test_run_that_fits():
         "With one request at a time, the calls of RAGFlow v0.27.0 fit its 30 s: p99 is "
     )
     assert "n=400; p95 " in found.sentence
-    assert found.notes == ("no line of time against tokens: all requests have the same number of tokens",)
+    assert "all requests have the same number of tokens" in found.notes[0]
 
 
 def test_run_that_does_not_fit_and_one_that_can_not_be_told():
@@ -267,15 +267,15 @@ def test_run_that_does_not_fit_and_one_that_can_not_be_told():
     assert "do not fit" in verdict(made(one_by_one(noisy(100, 40.0)))).sentence
     edge = verdict(made(one_by_one(noisy(100, 28.0))))
     assert edge.fits is None
-    assert "it can't be told" in edge.sentence
+    assert "inconclusive" in edge.sentence
     assert "p99 needs 368 requests" in edge.sentence
 
 
 def test_too_few_requests_for_a_verdict():
     found = verdict(made(one_by_one([9.0, 10.0, 12.5])))
     assert found.fits is None
-    assert "not enough requests to say: p95 n/a (n=3 < 72)" in found.sentence
-    assert "the slowest answer took 12.5 s of the 30 s" in found.sentence
+    assert "p95 n/a (n=3 < 72)" in found.sentence
+    assert "12.5 s of the 30 s" in found.sentence
 
 
 def test_failed_requests_do_not_fit():
@@ -317,7 +317,7 @@ def test_no_line_where_time_does_not_rise_with_tokens():
     times = [10 - documents / 10 for documents in (64, 66, 70, 90)] * 5
     found = verdict(made(one_by_one(times, sizes=(64, 66, 70, 90))))
     assert (found.service, found.largest_documents) == (None, None)
-    assert found.notes == ("no line of time against tokens: time does not rise with tokens",)
+    assert "time does not rise with tokens" in found.notes[0]
 
 
 def test_the_highest_percentile_that_is_known_decides():
