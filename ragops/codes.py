@@ -114,6 +114,10 @@ CODES = {
     "entry-foreign": Code("RAGFlow has an entry for the model that ragops did not create."),
     "entry-differs": Code("RAGFlow returns another entry than the one that was sent."),
     "kept-unreadable": Code("The record of RAGFlow's earlier settings can't be read."),
+    "compose-no-reranker": Code("No service of the compose file serves a reranker with vLLM."),
+    "compose-gpu": Code("``check --fix`` renders rerankers on CPUs only."),
+    "compose-model-missing": Code("The model of the compose file is not in a folder of this machine."),
+    "compose-value-refused": Code("A value of the compose file is not valid in ragops.toml."),
     "override-excluded": Code("No compose file can add a network to RAGFlow's service."),
     "override-unwritten": Code("The override file can't be written beside RAGFlow's compose files."),
     # BenchError

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
 from ragops.compose import check_file
-from ragops.compose.render import reranker
+from ragops.compose.render import not_taken_over, reranker, take_over
+from ragops.errors import ComposeError
+from ragops.model import named_folder
 from ragops.planning import network_spec
 from ragops.ragflow.compose import write
 from ragops.render import plain
@@ -17,15 +19,49 @@ from ragops.verbs import desired, override
 
 if TYPE_CHECKING:
     from ragops.cli.parts import Options
+    from ragops.compose import CheckedFile
+    from ragops.stack import Stack
 
 
 def _check(options: Options) -> int:
-    found = check_file(options.file)
-    show(options, found.to_json(), found.fixed.rstrip("\n") if options.fix else str(found))
-    if options.json or options.fix:
-        for note in found.notes:
-            tell(f"note: {note}")
-    return OK if found.ok else FAILED
+    checked = check_file(options.file)
+    if not options.fix:
+        show(options, checked.to_json(), str(checked))
+        return OK if checked.ok else FAILED
+    tell(str(checked))
+    text, left_out = _corrected(checked, load(options.stack))
+    for item in left_out:
+        tell(f"not taken over: {item}")
+    show(options, {**checked.to_json(), "text": text, "not_taken_over": left_out}, text.rstrip("\n"))
+    return OK if checked.ok else FAILED
+
+
+def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
+    """The first reranker of a compose file as ``ragops compose reranker`` renders it, and what it lacks."""
+    if not checked.rerankers:
+        raise ComposeError(
+            f"no service in {checked.path} serves a reranker with vLLM",
+            code="compose-no-reranker",
+            hint="ragops compose reranker prints a compose file with one",
+        )
+    service, *others = checked.rerankers
+    model = service.served.model
+    if service.gpu:
+        raise ComposeError(
+            f"{service.name} uses a GPU; ragops renders rerankers on CPUs only",
+            code="compose-gpu",
+            hint="follow the findings of: ragops check FILE",
+        )
+    if not (model or named_folder(stack)):
+        raise ComposeError(
+            f"the model folder of {service.name} is not on this machine",
+            code="compose-model-missing",
+            evidence=f"model: {service.served.path or 'not in the file'}",
+            hint="RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
+        )
+    wanted = desired(take_over(service, stack), model)
+    left_out = [*not_taken_over(service, wanted.spec), *(f"service {other.name}" for other in others)]
+    return reranker(wanted.spec, network_spec(wanted.stack.network)), left_out
 
 
 def _override(options: Options) -> int:
@@ -75,7 +111,11 @@ VERBS = {
         "find the faults of a compose file that starts a vLLM reranker",
         (
             option("file", type=Path, help="the compose file"),
-            option("--fix", action="store_true", help="print the file without its faults instead"),
+            option(
+                "--fix",
+                action="store_true",
+                help="also print its reranker as ragops would start it; the file is not changed",
+            ),
         ),
     ),
 }

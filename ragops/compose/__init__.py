@@ -1,24 +1,25 @@
-"""Compose files: what is wrong with one that someone wrote for a vLLM reranker.
+"""Faults of a compose file that starts a vLLM reranker.
 
 ::
 
     checked = check_file("docker-compose.yaml")
-    print(checked)          # each fault with its line, its reason and its fix
-    print(checked.fixed)    # the same file without them
+    print(checked)  # each fault with its line, its reason and its fix
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dotenv import dotenv_values
+
 from ragops import host as hosts
-from ragops.compose import faults, fix
+from ragops.compose import faults
 from ragops.compose.read import read
-from ragops.compose.yaml import dotenv, parse
+from ragops.compose.yaml import parse
 from ragops.errors import ComposeError, ModelError
 from ragops.model import describe
 
@@ -26,21 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ragops.compose.faults import Finding
-    from ragops.compose.read import ComposeFile
+    from ragops.compose.read import Service
     from ragops.host import Host
     from ragops.model import Model
 
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """The faults of one compose file."""
+    """A compose file with its faults; it is only read, never changed."""
 
     path: Path
     findings: tuple[Finding, ...]
-    fixed: str
-    """The file's text without the faults that can be mended; the same text if there are none."""
+    rerankers: tuple[Service, ...] = ()
+    """Services that serve a reranker with vLLM."""
     notes: tuple[str, ...] = ()
-    """What was not looked into, and why."""
+    """What was not checked, and why."""
 
     @property
     def ok(self) -> bool:
@@ -48,100 +49,61 @@ class CheckedFile:
         return not self.count("error")
 
     def count(self, severity: str) -> int:
-        """How many findings are of that severity."""
-        return sum(one.severity == severity for one in self.findings)
+        """Number of findings of that severity."""
+        return sum(finding.severity == severity for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """``{"findings": [{"code", "severity", "line", "message", "fix"}]}``."""
-        return {"findings": [one.to_json() for one in self.findings]}
+        """``{"findings": [{"code", "severity", "line", "message", "fix", "service"}]}``."""
+        return {"findings": [asdict(finding) for finding in self.findings]}
 
     def __str__(self) -> str:
-        """One finding a paragraph, its fix below it; the count last."""
+        """Each finding with its fix on the next line, then notes, then the counts."""
         lines = []
-        for one in self.findings:
-            lines.append(f"{self.path}:{one.line}: {one.severity}: {one.message} [{one.code}]")
-            lines.append(f"    fix: {one.fix}")
+        for finding in self.findings:
+            place = f"{self.path}:{finding.line}"
+            lines.append(f"{place}: {finding.severity}: {finding.message} [{finding.code}]")
+            lines.append(f"    fix: {finding.fix}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, f"{self.count('error')} errors, {self.count('warning')} warnings"])
 
 
 def check_file(path: Path | str, host: Host | None = None) -> CheckedFile:
-    """Find the faults of a compose file, and mend a copy of its text.
+    """Find the faults of a compose file.
 
-    Variables come from the environment and from ``.env`` beside the file, as compose takes them.
+    As in compose, variables come from the environment and from ``.env`` in the file's folder.
 
     Args:
         path: The file.
-        host: The machine that it shall run on; this one when left out.
+        host: The machine that the reranker will run on; this machine by default.
 
     Raises:
-        ComposeError: The file can't be read, or is no compose file.
+        ComposeError: The file can't be read, or is not a compose file.
     """
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8-sig")
+        variables = dotenv_values(file.parent / ".env")
     except (OSError, UnicodeDecodeError) as error:
         raise ComposeError(f"can't read {file}", evidence=str(error), hint="name a compose file") from error
-    return check_text(text, file, host or hosts.read_host(), _variables(file.parent))
+    defined = {name: value for name, value in variables.items() if value is not None}
+    return check_text(text, file, host or hosts.read_host(), {**defined, **os.environ})
 
 
-def check_text(text: str, path: Path, host: Host, values: Mapping[str, str]) -> CheckedFile:
-    """As :func:`check_file`, with the text and the variables given."""
-    found = _read(text, path, values)
-    findings = faults.find(found, host)
-    return CheckedFile(path, findings, _fixed(text, path, host, values), found.notes)
-
-
-def _read(text: str, path: Path, values: Mapping[str, str]) -> ComposeFile:
-    source = parse(text, path.name, values)
-    named = source.root.get("name")
-    project = (named.text if named else None) or _project(path)
-    return read(source, project, lambda folder: _model(path.parent / Path(folder).expanduser()))
-
-
-def _fixed(text: str, path: Path, host: Host, values: Mapping[str, str]) -> str:
-    """The mended text, with what is left to do as comments at its top."""
-    found = _read(text, path, values)
-    if not faults.find(found, host):
-        return text
-    plain = fix.without_version(text)
-    file = _read(plain, path, values)
-    before = faults.find(file, host)
-    mended, steps = fix.mend(file, before, host) if before else (plain, ())
-    left = faults.find(_read(mended, path, values), host)
-    if plain == text and _same(before, left):
-        return text
-    return _header(steps, left) + mended
-
-
-def _same(before: tuple[Finding, ...], after: tuple[Finding, ...]) -> bool:
-    """Whether mending changed nothing."""
-    return sorted(one.code for one in before) == sorted(one.code for one in after)
-
-
-def _header(steps: tuple[str, ...], left: tuple[Finding, ...]) -> str:
-    rows = ["Corrected by: ragops check --fix"]
-    rows += [f"To do: {step}" for step in steps]
-    rows += [f"Left as it was ({one.code}): {one.fix}" for one in left]
-    return "".join(f"# {row}\n" for row in rows)
-
-
-def _project(path: Path) -> str:
-    """The project's name as compose makes it of the folder's."""
-    return re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()).lstrip("_-") or "default"
-
-
-def _variables(folder: Path) -> dict[str, str]:
-    file = folder / ".env"
-    try:
-        return {**dotenv(file.read_text(encoding="utf-8", errors="replace")), **os.environ}
-    except OSError:
-        return dict(os.environ)
+def check_text(text: str, path: Path, host: Host, variables: Mapping[str, str]) -> CheckedFile:
+    """As :func:`check_file`, for the text of a file and the variables that compose substitutes."""
+    root = parse(text, path.name, variables)
+    # Compose derives the project's name from the folder's.
+    folder = re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()).lstrip("_-")
+    project = root.scalar("name") or folder or "default"
+    rerankers, notes = read(root, project, lambda model: _model(path.parent / Path(model).expanduser()))
+    version = root.get("version")
+    findings = faults.find(rerankers, version.line if version else 0, host)
+    return CheckedFile(path, findings, rerankers, notes)
 
 
 def _model(folder: Path) -> Model | None:
-    """The model in a folder of this machine, if there is one that can be told."""
+    """The model in a folder of this machine; None if there is none that can be served."""
     try:
-        return describe(folder) if (folder / "config.json").is_file() else None
+        return describe(folder.resolve()) if (folder / "config.json").is_file() else None
     except (ModelError, OSError):
         return None

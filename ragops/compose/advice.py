@@ -1,6 +1,6 @@
-"""What a rule says about a service, and the values that would be right for it; pure.
+"""What the rules look at, and the values that they recommend; pure.
 
-The values come from ``vllm.py`` and ``sizing.py``, so that a mended file and ``ragops up`` agree.
+The values come from ``vllm.py`` and ``sizing.py``, so they are those that ``ragops up`` uses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ragops import sizing, vllm
-from ragops.compose.read import OVERRIDES_VARIABLE
 from ragops.errors import StackError
 from ragops.host import format_cpu_list
 from ragops.stack import Stack
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ragops.compose.read import Service
-    from ragops.host import Core, Host
+    from ragops.host import Host
     from ragops.vllm import Known
 
 Severity = Literal["error", "warning"]
@@ -33,7 +32,7 @@ _DEFAULTS = Stack()
 
 @dataclass(frozen=True)
 class Fault:
-    """What one rule found at one place."""
+    """A fault at one place, without the code of its rule."""
 
     severity: Severity
     line: int
@@ -43,93 +42,75 @@ class Fault:
 
 @dataclass(frozen=True)
 class Case:
-    """One reranker on one machine: all that a rule looks at."""
+    """One reranker on one machine: the input of a rule."""
 
     service: Service
     host: Host
-    share: tuple[int, int] = (0, 1)
-    """Which of how many rerankers in the file; they divide the cores."""
+    version_line: int = 0
+    """Line of the file's obsolete ``version:``, for its first reranker; 0 if there is none."""
 
     @property
     def known(self) -> Known | None:
-        """What the model's kind needs from vLLM; None when the kind isn't known."""
-        return next((row for row in vllm.KNOWN if row.kind == self.service.served.kind), None)
+        """What the model's kind needs from vLLM; None if the kind is unknown."""
+        for row in vllm.KNOWN:
+            if row.kind == self.service.served.kind:
+                return row
+        return None
+
+    @property
+    def overrides(self) -> str:
+        """Value of ``--hf-overrides`` for the model's kind; empty if it needs none."""
+        return self.known.overrides if self.known else ""
 
     @property
     def causal(self) -> bool:
-        """Whether the model keeps a key-value cache; unknown ones may."""
+        """Whether the model has a key-value cache; a model of unknown kind may have one."""
         return self.service.served.kind not in {"cross-encoder", "embedding"}
 
     @property
     def dtype(self) -> str:
-        """The fastest arithmetic of this machine's processor."""
+        """The fastest data type on this machine's processor."""
         return sizing.dtype(_DEFAULTS, self.host)
 
     @property
     def max_len(self) -> int:
-        """Longest input that the file asks for, else the usual one, within what the model can."""
-        wanted = parse_size(self.service.launch.value("--max-model-len")) or sizing.LONGEST
-        return min(wanted, self.service.served.max_tokens or wanted)
+        """``--max-model-len`` of the file, else the default, at most the model's maximum."""
+        wanted = parse_size(self.service.command.value("--max-model-len")) or sizing.LONGEST
+        model = self.service.served.model
+        return min(wanted, (model.max_tokens if model else None) or wanted)
 
     @property
     def kv_need(self) -> int:
-        """Bytes of key-value cache that one document of the greatest length takes."""
+        """Bytes of key-value cache for one document of the greatest length."""
         small = "0.6b" in f"{self.service.served.name} {self.service.served.path}".lower()
         per_token = (112 if small else 144) * 1024 * (2 if self.dtype == "float32" else 1)
         return per_token * self.max_len if self.causal else 0
 
     @property
     def kv_cache(self) -> int:
-        """Key-value cache in bytes: whole GiB, at least two; an encoder has to be told a size too."""
+        """Recommended key-value cache in bytes: whole GiB, at least two; 64 MiB for an encoder."""
         if not self.causal:
             return 64 * sizing.MIB
         return max(2, math.ceil(self.kv_need / sizing.GIB)) * sizing.GIB
 
     @property
     def name(self) -> str:
-        """Name to serve under: what RAGFlow and URLs take as it is."""
-        found = self.service.served.name or self.service.name
-        return re.sub(r"[^a-z0-9._-]+|_{3,}", "-", found.lower()).strip("-._") or "reranker"
-
-    @property
-    def overrides(self) -> str:
-        """Value of ``--hf-overrides``: what the model needs over what the file says; may be empty."""
-        said = _overrides(self.service)
-        needed = json.loads(self.known.overrides) if self.known and self.known.overrides else {}
-        return json.dumps({**said, **needed}) if said or needed else ""
-
-    @property
-    def cores(self) -> tuple[Core, ...]:
-        """CPUs for this reranker: as many as its quota, at most its share of the machine's."""
-        try:
-            free = sizing.cores(_DEFAULTS, self.host)
-        except StackError:
-            return ()
-        index, count = self.share
-        size = len(free) // count or len(free)
-        own = free[index * size : (index + 1) * size] or free
-        return own[: max(1, int(self.quota))] if self.quota else own
+        """Recommended served name, which RAGFlow and URLs take unchanged."""
+        name = self.service.served.name or self.service.name
+        return re.sub(r"[^a-z0-9._-]+|_{3,}", "-", name.lower()).strip("-._") or "reranker"
 
     @property
     def cpuset(self) -> str:
-        """The CPUs as a list; empty when this machine's aren't known."""
-        return format_cpu_list(core.cpu for core in self.cores)
-
-    @property
-    def threads(self) -> str:
-        """CPUs that compute, as a list."""
-        return format_cpu_list(sizing.compute_cpus(self.cores))
-
-    @property
-    def quota(self) -> float:
-        """The CPU quota in cores that the file sets; 0 for none."""
-        texts = (self.service.text(*keys) for keys in (("deploy", "resources", "limits", "cpus"), ("cpus",)))
-        return next((float(text) for text in texts if re.fullmatch(r"\d*\.?\d+", text)), 0.0)
+        """Recommended CPU list; empty if the machine's cores are unknown."""
+        try:
+            return format_cpu_list(core.cpu for core in sizing.cores(_DEFAULTS, self.host))
+        except StackError:
+            return ""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A fault that can be told, under a name of its own."""
+    """A kind of fault, with a stable code."""
 
     code: str
     summary: str
@@ -137,22 +118,15 @@ class Rule:
 
 
 def parse_size(text: str) -> int | None:
-    """Bytes or tokens in texts such as ``4g``, ``512mb`` and ``8192``; None for anything else."""
+    """Bytes or tokens from ``4g``, ``512mb`` or ``8192``; None for anything else."""
     match = _SIZE.fullmatch(text.strip())
     return int(float(match[1]) * 1024 ** _UNITS[match[2].lower()]) if match else None
 
 
-def as_map(text: str) -> dict[str, object] | None:
-    """A JSON object, or None."""
+def parse_object(text: str) -> dict[str, object] | None:
+    """A JSON object; None for anything else."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
-
-
-def _overrides(service: Service) -> dict[str, object]:
-    """Overrides that the file gives, as a flag or in a variable that nothing reads."""
-    texts = [view.text for name, view in service.environment.items() if OVERRIDES_VARIABLE.fullmatch(name)]
-    texts.append(service.launch.value("--hf-overrides"))
-    return {key: value for text in texts if text for key, value in (as_map(text) or {}).items()}
+    return value if isinstance(value, dict) else None

@@ -1,7 +1,4 @@
-"""Faults of a compose file, each with its line, its reason and its fix; pure.
-
-The rules are in ``vllm.py`` and ``container.py``; :data:`RULES` is their table.
-"""
+"""Faults of a compose file, each with its line, its reason and its fix; pure."""
 
 from __future__ import annotations
 
@@ -10,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from ragops.compose import container as container_rules
 from ragops.compose import vllm as vllm_rules
-from ragops.compose.advice import Case, Rule
+from ragops.compose.advice import Case, Fault, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ragops.compose.advice import Fault, Severity
-    from ragops.compose.read import ComposeFile
+    from ragops.compose.advice import Severity
+    from ragops.compose.read import Service
     from ragops.host import Host
 
 
@@ -26,52 +23,36 @@ class Finding:
 
     code: str
     severity: Severity
-    """``error``: it can't work or gives wrong scores; ``warning``: slower or less safe than it could be."""
+    """``error``: the server does not start or its scores are wrong; ``warning``: slower or less safe."""
     line: int
     message: str
     fix: str
-    service: str = ""
-    """Empty for what concerns the whole file."""
-
-    def to_json(self) -> dict[str, str | int]:
-        """What ``ragops check --json`` says about it."""
-        names = ("code", "severity", "line", "message", "fix")
-        return {name: getattr(self, name) for name in names}
+    service: str
 
 
-def _nothing(_: Case) -> Iterator[Fault]:
-    """For a fault of the file, which no service has."""
-    yield from ()
+def _obsolete_version(case: Case) -> Iterator[Fault]:
+    if case.version_line:
+        message = "compose ignores version: and prints a warning each time"
+        yield Fault("warning", case.version_line, message, "remove the line")
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("compose-version", "a line that compose ignores and warns of", _nothing),
+    Rule("compose-version", "an obsolete line, which compose ignores with a warning", _obsolete_version),
     *vllm_rules.RULES,
     *container_rules.RULES,
 )
-"""All that can be told; the documentation's table is made from it."""
+"""All rules; the table of the documentation is made from them."""
 
 
-def find(file: ComposeFile, host: Host) -> tuple[Finding, ...]:
-    """All faults, in the order of their lines. A file without a vLLM reranker has none."""
-    found = list(_version(file)) if file.rerankers else []
-    for case in cases(file, host):
-        for rule in (*vllm_rules.RULES, *container_rules.RULES):
-            found += [_finding(rule.code, fault, case) for fault in rule.find(case)]
-    return tuple(sorted(found, key=lambda one: (one.line, one.service)))
-
-
-def cases(file: ComposeFile, host: Host) -> tuple[Case, ...]:
-    """Each reranker on the machine, with its share of the cores."""
-    count = len(file.rerankers)
-    return tuple(Case(service, host, (index, count)) for index, service in enumerate(file.rerankers))
-
-
-def _version(file: ComposeFile) -> Iterator[Finding]:
-    if found := file.source.root.get("version"):
-        message = "compose ignores version: and warns of it each time"
-        yield Finding("compose-version", "warning", found.line, message, "take the line out")
-
-
-def _finding(code: str, fault: Fault, case: Case) -> Finding:
-    return Finding(code, fault.severity, fault.line, fault.message, fault.fix, case.service.name)
+def find(rerankers: tuple[Service, ...], version_line: int, host: Host) -> tuple[Finding, ...]:
+    """All faults of a file's rerankers, in the order of their lines; ``version_line`` as in :class:`Case`."""
+    findings: list[Finding] = []
+    for index, service in enumerate(rerankers):
+        case = Case(service, host, 0 if index else version_line)
+        for rule in RULES:
+            for fault in rule.find(case):
+                finding = Finding(
+                    rule.code, fault.severity, fault.line, fault.message, fault.fix, service.name
+                )
+                findings.append(finding)
+    return tuple(sorted(findings, key=lambda finding: (finding.line, finding.service)))

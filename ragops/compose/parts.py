@@ -1,8 +1,4 @@
-"""Parts of a compose service as frozen records: ports, volumes, networks, variables; pure.
-
-Each of them can be written in two or three ways; here they become one. ``read.py`` puts
-a service together from them.
-"""
+"""Parts of a compose service as frozen records: ports, mounts, networks, variables; pure."""
 
 from __future__ import annotations
 
@@ -11,138 +7,124 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.compose.words import split_colons
-from ragops.compose.yaml import View, resolve
+from ragops.compose.yaml import YamlNode, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
-class Port:
-    """A published port. ``address`` is empty for all addresses, None when it isn't known."""
+class PublishedPort:
+    """An entry of ``ports``; a part with an undefined variable is None."""
 
     address: str | None
-    inside: str | None
+    """Address on the host; empty for all addresses."""
+    published: str | None
+    """Port on the host; empty if Docker chooses it."""
+    target: str | None
+    """Port in the container."""
     line: int
-    index: int
 
 
 @dataclass(frozen=True)
-class Mount:
-    """A volume entry; parts that have unknown variables are None."""
+class VolumeMount:
+    """An entry of ``volumes`` or ``tmpfs``; a part with an undefined variable is None."""
 
     source: str | None
     target: str | None
     kind: str
+    """``bind``, ``volume`` or ``tmpfs``."""
     size: str | None = None
 
 
 @dataclass(frozen=True)
-class Joined:
-    """A network that a service is in; ``shared`` when others may join it by this name."""
+class NetworkConnection:
+    """A network of a service."""
 
-    key: str
     name: str | None
+    """Name on the Docker engine; None if it has an undefined variable."""
     line: int
     shared: bool
+    """Whether containers outside the compose project can use it: it is external, or has a fixed name."""
     internal: bool
+    aliases: tuple[str, ...] = ()
 
 
-def environment(view: View) -> dict[str, View]:
+def environment(service: YamlNode) -> dict[str, YamlNode]:
     """Variables of a service, from a map or a list."""
-    found = view.get("environment")
-    if found is None:
+    node = service.get("environment")
+    if node is None:
         return {}
-    if isinstance(found.raw, list):
-        pairs = ((item, (item.written or "").partition("=")) for item in found.each())
-        return {name: View(value, item.line, item.source) for item, (name, _, value) in pairs if name}
-    return dict(found.items())
+    if not isinstance(node.raw, list):
+        return dict(node.items())
+    variables = {}
+    for item in node.elements():
+        name, _, value = (item.written or "").partition("=")
+        if name:
+            variables[name] = YamlNode(value, item.line, item.source)
+    return variables
 
 
-def scalar(view: View | None) -> str | None:
-    """The text of a view that may be missing."""
-    return view.text if view else None
-
-
-def mounts(view: View) -> Iterator[Mount]:
-    """Volumes of a service, and its file systems in memory."""
-    found = view.get("volumes")
-    for item in found.each() if found else ():
+def mounts(service: YamlNode) -> Iterator[VolumeMount]:
+    """Volumes and tmpfs mounts of a service."""
+    volumes, tmpfs = service.get("volumes"), service.get("tmpfs")
+    for item in volumes.elements() if volumes else ():
         if isinstance(item.raw, dict):
-            size = scalar(item.get("tmpfs", "size"))
-            kind = scalar(item.get("type")) or "volume"
-            yield Mount(scalar(item.get("source")), scalar(item.get("target")), kind, size)
+            kind, size = item.scalar("type") or "volume", item.scalar("tmpfs", "size")
+            yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, size)
         elif item.text is not None:
-            parts = item.text.split(":")
-            yield Mount(parts[0] if len(parts) > 1 else "", parts[min(1, len(parts) - 1)], "bind")
-    for target, size in _tmpfs(view):
-        yield Mount("", target, "tmpfs", size)
-
-
-def _tmpfs(view: View) -> Iterator[tuple[str, str | None]]:
-    found = view.get("tmpfs")
-    for item in (list(found.each()) or [found]) if found else ():
+            source, colon, rest = item.text.partition(":")
+            yield VolumeMount(source if colon else "", rest.partition(":")[0] if colon else source, "bind")
+    for item in (list(tmpfs.elements()) or [tmpfs]) if tmpfs else ():
         target, _, options = (item.text or "").partition(":")
-        size = re.search(r"size=(\w+)", options)
-        yield target, size[1] if size else None
+        limit = re.search(r"size=(\w+)", options)
+        yield VolumeMount("", target, "tmpfs", limit[1] if limit else None)
 
 
-def ports(view: View) -> Iterator[Port]:
-    """Published ports of a service."""
-    found = view.get("ports")
-    for index, item in enumerate(found.each() if found else ()):
+def ports(service: YamlNode) -> Iterator[PublishedPort]:
+    """Published ports of a service, short form ``[[address:]published:]target[/protocol]`` or long."""
+    node = service.get("ports")
+    for item in node.elements() if node else ():
         if isinstance(item.raw, dict):
-            host = item.get("host_ip")
-            yield Port(host.text if host else "", scalar(item.get("target")), item.line, index)
-        else:
-            yield _short_port(item, index)
+            address = item.scalar("host_ip") if item.get("host_ip") else ""
+            published = item.scalar("published") if item.get("published") else ""
+            yield PublishedPort(address, published, item.scalar("target"), item.line)
+            continue
+        parts = [resolve(part, item.source.variables) for part in split_colons(item.written or "")]
+        known = None not in parts[:-2]
+        address = ":".join(part or "" for part in parts[:-2]).strip("[]") if known else None
+        target = parts[-1].partition("/")[0] if parts[-1] is not None else None
+        yield PublishedPort(address, parts[-2] if len(parts) > 1 else "", target, item.line)
 
 
-def _short_port(item: View, index: int) -> Port:
-    """``[[address:]host:]inside[/protocol]``."""
-    parts = [resolve(part, item.source.values) for part in split_colons(item.written or "")]
-    address = ":".join(part or "" for part in parts[:-2]).strip("[]")
-    known = all(part is not None for part in parts[:-2])
-    inside = parts[-1].partition("/")[0] if parts[-1] is not None else None
-    return Port(address if known else None, inside, item.line, index)
-
-
-def networks(view: View, root: View, project: str) -> Iterator[Joined]:
-    """Networks of a service; ``project`` begins the names of those that have none."""
-    found = view.get("networks")
-    if found is None:
+def networks(service: YamlNode, root: YamlNode, project: str) -> Iterator[NetworkConnection]:
+    """Networks of a service; compose puts ``project`` before the key of a network without a name."""
+    node = service.get("networks")
+    if node is None:
         return
-    listed = [(item.text or "", item) for item in found.each()] or list(found.items())
-    for key, place in listed:
-        declared = root.get("networks", key)
-        external = _external(declared)
-        name = scalar(declared.get("name")) if declared and declared.get("name") else None
-        legacy = declared.get("external", "name") if declared else None
-        known = name or scalar(legacy) or (key if external else f"{project}_{key}")
-        internal = scalar(declared.get("internal")) == "true" if declared else False
-        line = declared.line if declared and external else place.line
-        yield Joined(key, None if _unknown(declared) else known, line, external or name is not None, internal)
+    for key, item in [(item.text or "", item) for item in node.elements()] or list(node.items()):
+        listed = item.get("aliases")
+        aliases = tuple(alias.text or alias.written or "" for alias in listed.elements()) if listed else ()
+        network = root.get("networks", key)
+        if network is None:
+            yield NetworkConnection(f"{project}_{key}", item.line, False, False, aliases)
+            continue
+        external = network.scalar("external") == "true"
+        named = network.get("name") is not None
+        name = network.scalar("name") if named else key if external else f"{project}_{key}"
+        line = network.line if external else item.line
+        internal = network.scalar("internal") == "true"
+        yield NetworkConnection(name, line, external or named, internal, aliases)
 
 
-def _external(declared: View | None) -> bool:
-    found = declared.get("external") if declared else None
-    return found is not None and (isinstance(found.raw, dict) or found.text == "true")
-
-
-def _unknown(declared: View | None) -> bool:
-    """Whether the network's name is a variable that isn't known."""
-    named = declared.get("name") if declared else None
-    return named is not None and named.text is None
-
-
-def gpu(view: View) -> bool:
+def uses_gpu(service: YamlNode) -> bool:
     """Whether a service computes on a GPU."""
-    image = scalar(view.get("image")) or ""
+    devices = str(service.raw.get("devices") or "")
     return bool(
-        view.get("gpus")
-        or view.get("deploy", "resources", "reservations", "devices")
-        or scalar(view.get("runtime")) == "nvidia"
-        or re.search(r"/vllm-openai(:|@|$)|rocm|cuda", image)
-        or "/dev/kfd" in str(view.raw.get("devices") or "")
-        or "/dev/dri" in str(view.raw.get("devices") or "")
+        service.get("gpus")
+        or service.get("deploy", "resources", "reservations", "devices")
+        or service.scalar("runtime") == "nvidia"
+        or re.search(r"/vllm-openai(:|@|$)|rocm|cuda", service.scalar("image") or "")
+        or "/dev/kfd" in devices
+        or "/dev/dri" in devices
     )

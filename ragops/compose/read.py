@@ -1,7 +1,4 @@
-"""A compose file as frozen records: which services are vLLM rerankers, and what each declares; pure.
-
-:func:`read` finds them; ``faults.py`` judges them, ``fix.py`` mends them.
-"""
+"""A compose file as frozen records: which services are vLLM rerankers, and how each is configured; pure."""
 
 from __future__ import annotations
 
@@ -11,51 +8,55 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from ragops.compose import parts, words
-from ragops.compose.parts import environment, scalar
-from ragops.compose.yaml import View, key_line
+from ragops.compose import parts
+from ragops.compose.words import read_command
+from ragops.compose.yaml import YamlNode, key_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ragops.compose.parts import Joined, Mount, Port
-    from ragops.compose.words import Launch
-    from ragops.compose.yaml import Source
+    from ragops.compose.parts import NetworkConnection, PublishedPort, VolumeMount
+    from ragops.compose.words import CommandLine
     from ragops.model import Kind, Model
 
 OVERRIDES_VARIABLE = re.compile(r"VLLM_HF_OVERRIDES?")
-"""Environment variables that people set for ``--hf-overrides``; vLLM reads none of them."""
+"""Environment variables that are mistaken for ``--hf-overrides``; vLLM reads neither."""
 
-_CHAIN = 10
-"""Services that extend services are followed this far."""
+_MAX_EXTENDS = 10
+"""Longest chain of ``extends`` that is followed."""
 
-_IMAGE = re.compile(r"(^|[-_])vllm([-_]|$)")
+_VLLM_IMAGE = re.compile(r"(^|[-_])vllm([-_]|$)")
 _NO_SERVER = re.compile(
     r"router|proxy|gateway|exporter|nginx|bench|client|webui|dashboard|metrics|^(alpine|busybox|debian|ubuntu|curl)$"
 )
-_OWN_FLAGS = (
+_VLLM_OPTIONS = (
     *("--max-model-len", "--hf-overrides", "--max-num-batched-tokens", "--max-num-seqs"),
     *("--kv-cache-memory-bytes", "--gpu-memory-utilization"),
 )
-_OWN_VARIABLES = re.compile(r"VLLM_(CPU_\w+|HF_OVERRIDES?|USE_V1|ATTENTION_BACKEND)")
+_VLLM_VARIABLES = re.compile(r"VLLM_(CPU_\w+|HF_OVERRIDES?|USE_V1|ATTENTION_BACKEND)")
 _CROSS_ENCODER = re.compile(r"bge-reranker-(base|large|v2-m3)|ms-marco|cross-encoder|ettin-reranker")
 _EMBEDDING = re.compile(r"minilm|embed|/e5-|/gte-|bge-(m3|small|base|large)|mpnet")
 
 
 @dataclass(frozen=True)
-class Served:
-    """The model that a service names."""
+class ServedModel:
+    """The model that a service serves."""
 
     path: str
-    """As vLLM gets it; empty when the file does not say."""
+    """As vLLM gets it; empty if the file does not say."""
     name: str
-    """Last part of the path, or of the mounted folder's when that tells more."""
+    """Last part of the path, or of the mounted folder if that says which kind of model it is."""
     kind: Kind | None
-    max_tokens: int | None = None
-    """Known when the folder is on this machine."""
-    line: int = 1
-    mounted: bool = True
-    """Whether a volume holds the path; also true of a name on a model hub."""
+    line: int
+    mount: VolumeMount | None
+    """The volume that has the path."""
+    model: Model | None
+    """The model, if its folder is on this machine."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether the path is a folder in the container that no volume has; false for a name on a hub."""
+        return self.path.startswith("/") and self.mount is None
 
 
 @dataclass(frozen=True)
@@ -63,115 +64,100 @@ class Service:
     """A reranker that is served with vLLM."""
 
     name: str
-    view: View
-    launch: Launch
-    environment: Mapping[str, View]
-    ports: tuple[Port, ...]
-    mounts: tuple[Mount, ...]
-    networks: tuple[Joined, ...]
-    served: Served
+    node: YamlNode
+    command: CommandLine
+    environment: Mapping[str, YamlNode]
+    ports: tuple[PublishedPort, ...]
+    mounts: tuple[VolumeMount, ...]
+    networks: tuple[NetworkConnection, ...]
+    served: ServedModel
     gpu: bool
     inherits: bool
-    """It extends a service of another file: what isn't seen may be there."""
-    env_file: bool
+    """It extends a service of another file, which may set what is missing here."""
 
     @property
     def line(self) -> int:
         """Line of the service's name."""
-        return self.view.line
+        return self.node.line
 
     @property
     def command_line(self) -> int:
-        """Where a flag that is missing belongs."""
-        found = self.view.get("command") or self.view.get("entrypoint") or self.view
-        return found.line
+        """Line where a missing option belongs."""
+        return (self.node.get("command") or self.node.get("entrypoint") or self.node).line
+
+    @property
+    def listening_port(self) -> str | None:
+        """Port in the container that vLLM listens on; None if it is not known."""
+        option = self.command.get("--port")
+        if option:
+            return option.value
+        return "8000" if self.command.complete else None
 
     def text(self, *keys: str) -> str:
-        """A scalar below the service; empty when there is none or it isn't known."""
-        found = self.view.get(*keys)
-        return (found.text or "") if found else ""
+        """A scalar below the service; empty if it is missing or has an undefined variable."""
+        return self.node.scalar(*keys) or ""
 
 
-@dataclass(frozen=True)
-class ComposeFile:
-    """What was found in one file."""
-
-    source: Source
-    rerankers: tuple[Service, ...]
-    notes: tuple[str, ...]
-    """What was not looked into, and why."""
-
-
-def read(source: Source, project: str, look: Callable[[str], Model | None]) -> ComposeFile:
-    """Find the rerankers.
+def read(
+    root: YamlNode, project: str, find_model: Callable[[str], Model | None]
+) -> tuple[tuple[Service, ...], tuple[str, ...]]:
+    """The rerankers of a compose file, and notes on what is not checked.
 
     Args:
-        source: The parsed file.
-        project: Compose project, which begins the names of networks that have none.
-        look: Gives the model in a folder of this machine, or None when there is none.
+        root: The parsed document.
+        project: Name of the compose project.
+        find_model: Returns the model in a folder of this machine, or None if there is none.
     """
-    root = source.root
-    rerankers, notes = [], list(_not_read(root))
-    for name, view in _services(root):
-        service = _service(name, _based(view, root), root, project, look)
-        if not _vllm(service):
-            notes += _elsewhere(service)
-            continue
-        if _reranks(service):
-            rerankers.append(service)
-            notes += _unseen(service)
-        else:
-            notes.append(f"line {view.line}: {name} is vLLM, but nothing says that it reranks")
-    if not rerankers:
-        notes.append("no service here serves a reranker with vLLM")
-    return ComposeFile(source, tuple(rerankers), tuple(notes))
-
-
-def _services(root: View) -> Iterator[tuple[str, View]]:
-    found = root.get("services")
-    for name, view in found.items() if found else ():
-        if isinstance(view.raw, dict):
-            yield name, view
-
-
-def _not_read(root: View) -> Iterator[str]:
+    rerankers: list[Service] = []
+    notes: list[str] = []
     if include := root.get("include"):
-        yield f"line {include.line}: included files are not looked into; check each of them"
+        notes.append(f"line {include.line}: include: check each included file as well")
+    services = root.get("services")
+    for name, node in services.items() if services else ():
+        if not isinstance(node.raw, dict):
+            continue
+        service = _service(name, _extended(node, root), root, project, find_model)
+        if not _is_vllm(service):
+            if service.inherits and "image" not in service.node.raw:
+                notes.append(f"line {service.line}: {name} extends a service of another file: not checked")
+        elif _is_reranker(service):
+            rerankers.append(service)
+            notes += [f"line {service.line}: {name} {note}" for note in _unchecked(service)]
+        else:
+            notes.append(f"line {service.line}: {name} runs vLLM, but not recognizably as a reranker")
+    if not rerankers:
+        notes.append("no service serves a reranker with vLLM")
+    return tuple(rerankers), tuple(notes)
 
 
-def _based(view: View, root: View, depth: int = 0) -> View:
-    """The service with what it extends from the same file; ``extends`` stays when that is elsewhere."""
-    extended = view.get("extends")
-    if extended is None or view.get("extends", "file") or depth > _CHAIN:
-        return view
-    base = root.get("services", extended.text or scalar(extended.get("service")) or "")
+def _extended(node: YamlNode, root: YamlNode, depth: int = 0) -> YamlNode:
+    """The service merged with what it extends; ``extends`` stays if that is in another file."""
+    extends = node.get("extends")
+    if extends is None or extends.get("file") or depth > _MAX_EXTENDS:
+        return node
+    base = root.get("services", extends.text or extends.scalar("service") or "")
     if base is None or not isinstance(base.raw, dict):
-        return view
-    return View(_layered(view.raw, _based(base, root, depth + 1).raw), view.line, view.source)
-
-
-def _layered(top: Any, base: Any) -> CommentedMap:
-    """A service over its base as compose merges them; each key keeps its line."""
+        return node
     merged = CommentedMap()
-    for origin in (base, top):
-        for key in origin:
-            if key == "extends" and origin is top:
+    for origin in (_extended(base, root, depth + 1).raw, node.raw):
+        for key, value in origin.items():
+            if key == "extends" and origin is node.raw:
                 continue
-            merged[key] = _joined(key, merged[key], origin[key]) if key in merged else origin[key]
+            merged[key] = _merged(key, merged[key], value) if key in merged else value
             line = key_line(origin, key, 1) - 1
             merged.lc.add_kv_line_col(key, [line, 0, line, 0])
-    return merged
+    return YamlNode(merged, node.line, node.source)
 
 
-def _joined(key: str, below: Any, above: Any) -> Any:
-    """Maps are united and lists put together, but commands are replaced."""
+def _merged(key: str, base: Any, value: Any) -> Any:
+    """Maps are united and lists concatenated, but commands are replaced."""
     if key == "environment":
-        below, above = _as_map(below), _as_map(above)
-    if isinstance(below, dict) and isinstance(above, dict):
-        return CommentedMap({**below, **above})
-    if isinstance(below, list) and isinstance(above, list) and key not in {"command", "entrypoint"}:
-        return CommentedSeq([*below, *above])
-    return above
+        base, value = _as_map(base), _as_map(value)
+    if isinstance(base, dict) and isinstance(value, dict):
+        return CommentedMap({**base, **value})
+    if isinstance(base, list) and isinstance(value, list) and key not in {"command", "entrypoint"}:
+        return CommentedSeq([*base, *value])
+    return value
 
 
 def _as_map(variables: Any) -> Any:
@@ -181,101 +167,110 @@ def _as_map(variables: Any) -> Any:
     return CommentedMap((name, value if equals else None) for name, equals, value in pairs)
 
 
-def _service(name: str, view: View, root: View, project: str, look: Callable[[str], Model | None]) -> Service:
-    launch = words.launch(view.get("entrypoint"), view.get("command"))
-    mounts = tuple(parts.mounts(view))
+def _service(
+    name: str, node: YamlNode, root: YamlNode, project: str, find_model: Callable[[str], Model | None]
+) -> Service:
+    command = read_command(node.get("entrypoint"), node.get("command"))
+    mounts = tuple(parts.mounts(node))
     return Service(
         name=name,
-        view=view,
-        launch=launch,
-        environment=environment(view),
-        ports=tuple(parts.ports(view)),
+        node=node,
+        command=command,
+        environment=parts.environment(node),
+        ports=tuple(parts.ports(node)),
         mounts=mounts,
-        networks=tuple(parts.networks(view, root, project)),
-        served=_served(view, launch, mounts, look),
-        gpu=parts.gpu(view),
-        inherits=view.get("extends") is not None,
-        env_file=view.get("env_file") is not None,
+        networks=tuple(parts.networks(node, root, project)),
+        served=_served(node, command, mounts, find_model),
+        gpu=parts.uses_gpu(node),
+        inherits=node.get("extends") is not None,
     )
 
 
-def _vllm(service: Service) -> bool:
-    """Whether it is vLLM's server, by its program, its image, or flags that only vLLM has."""
-    image = (service.text("image").partition("@")[0].rsplit("/", 1)[-1]).partition(":")[0].lower()
-    if service.launch.entry in {"serve", "module"} and service.launch.prefix:
+def _is_vllm(service: Service) -> bool:
+    """Whether it is vLLM's server, by its program, its image, or options that only vLLM has."""
+    if service.command.entry in {"serve", "module"}:
         return True
-    if service.launch.entry == "other" or _NO_SERVER.search(image):
+    image = service.text("image").partition("@")[0].rsplit("/", 1)[-1].partition(":")[0].lower()
+    if service.command.entry == "other" or _NO_SERVER.search(image):
         return False
-    own = any(service.launch.get(flag) for flag in _OWN_FLAGS)
-    return bool(_IMAGE.search(image) or own or any(map(_OWN_VARIABLES.fullmatch, service.environment)))
+    return bool(
+        _VLLM_IMAGE.search(image)
+        or any(service.command.get(name) for name in _VLLM_OPTIONS)
+        or any(map(_VLLM_VARIABLES.fullmatch, service.environment))
+    )
 
 
-def _reranks(service: Service) -> bool:
-    launch, served = service.launch, service.served
+def _is_reranker(service: Service) -> bool:
+    command, served = service.command, service.served
     names = (service.name, service.text("container_name"), served.path, served.name)
-    overrides = [launch.value("--hf-overrides")]
-    overrides += [view.text or "" for key, view in service.environment.items() if _overrides(key)]
+    overrides = [command.value("--hf-overrides")]
+    for name, node in service.environment.items():
+        if OVERRIDES_VARIABLE.fullmatch(name):
+            overrides.append(node.text or "")
     return (
-        any("rerank" in name.lower() for name in (*names, launch.value("--served-model-name")))
+        any("rerank" in name.lower() for name in (*names, command.value("--served-model-name")))
         or served.kind in {"qwen3-reranker", "qwen3-reranker-seq-cls", "cross-encoder"}
-        or launch.value("--task") in {"score", "rerank"}
+        or command.value("--task") in {"score", "rerank"}
         or any("ForSequenceClassification" in text for text in overrides)
     )
 
 
-def _overrides(key: str) -> bool:
-    return OVERRIDES_VARIABLE.fullmatch(key) is not None
-
-
-def _elsewhere(service: Service) -> Iterator[str]:
-    """For a service of which too little is seen to say what it is."""
-    if service.inherits and "image" not in service.view.raw:
-        where = f"line {service.line}: {service.name}"
-        yield f"{where} extends a service of another file, which is not looked into"
-
-
-def _unseen(service: Service) -> Iterator[str]:
-    where = f"line {service.line}: {service.name}"
+def _unchecked(service: Service) -> Iterator[str]:
     if service.inherits:
-        yield f"{where} extends a service of another file, which is not looked into"
-    if service.env_file:
-        yield f"{where} takes variables from an env_file, which is not looked into"
-    if not service.launch.sure:
-        yield f"{where}: its flags come from a script, a config file or a variable; missing ones are not told"
+        yield "extends a service of another file: not checked"
+    if service.node.get("env_file"):
+        yield "reads variables from an env_file: not checked"
+    if not service.command.complete:
+        yield "gets options from a script, a config file or a variable: missing options are not reported"
     if service.gpu:
-        yield f"{where} uses a GPU; what concerns the CPU is not judged"
+        yield "uses a GPU: rules for CPUs do not apply"
     if service.served.kind is None:
-        yield f"{where}: ragops does not know the model; overrides and template are not judged"
+        yield "serves a model of unknown kind: overrides and template are not checked"
     if service.served.kind == "embedding":
-        yield f"{where} serves an embedding model: its scores are cosine similarities"
+        yield "serves an embedding model: its scores are cosine similarities"
 
 
 def _served(
-    view: View, launch: Launch, mounts: tuple[Mount, ...], look: Callable[[str], Model | None]
-) -> Served:
-    found = launch.get("--model") or launch.get("")
-    path = (found.value if found else "") or ""
-    folder = _host_folder(path, mounts)
-    names = [part for part in (path, folder or "", launch.value("--served-model-name")) if part]
-    model = look(folder) if folder else None
-    return Served(
+    node: YamlNode,
+    command: CommandLine,
+    mounts: tuple[VolumeMount, ...],
+    find_model: Callable[[str], Model | None],
+) -> ServedModel:
+    option = command.get("--model") or command.get("")
+    path = (option.value if option else "") or ""
+    mount = _mount_of(path, mounts)
+    folder = ""
+    if mount and mount.source and mount.target:
+        folder = mount.source.rstrip("/") + path[len(mount.target.rstrip("/")) :]
+    model = find_model(folder) if folder else None
+    names = [text.rstrip("/").rsplit("/", 1)[-1] for text in (path, folder)]
+    kind = _kind(path) or _kind(folder) or _kind(command.value("--served-model-name"))
+    return ServedModel(
         path=path,
-        name=_telling(path, folder or ""),
-        kind=model.kind if model else next(filter(None, map(_kind, names)), None),
-        max_tokens=model.max_tokens if model else None,
-        line=found.line if found else view.line,
-        mounted=not path.startswith("/") or any(_holds(mount, path) for mount in mounts),
+        name=names[1] if _kind(names[1]) and not _kind(names[0]) else names[0],
+        kind=model.kind if model else kind,
+        line=option.line if option else node.line,
+        mount=mount,
+        model=model,
     )
 
 
-def _telling(path: str, folder: str) -> str:
-    """The name that says more: the path's last part, or the mounted folder's."""
-    parts = [text.rstrip("/").rsplit("/", 1)[-1] for text in (path, folder)]
-    return next((part for part in parts if _kind(part)), parts[0])
+def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
+    """The first volume that has the path; a volume with an undefined target may have it."""
+    possible = None
+    for mount in mounts if path.startswith("/") else ():
+        target = (mount.target or "").rstrip("/")
+        if mount.target is None:
+            possible = mount
+        elif path == target or path.startswith(f"{target}/"):
+            if mount.source:
+                return mount
+            possible = mount
+    return possible
 
 
 def _kind(name: str) -> Kind | None:
-    """Kind of a model by its name; None when the name doesn't tell."""
+    """Kind of a model by its name; None if the name does not show it."""
     plain = name.lower().replace("_", "-")
     if "qwen3-reranker" in plain:
         converted = re.search(r"seq-?cls|sequence-classification", plain)
@@ -283,16 +278,3 @@ def _kind(name: str) -> Kind | None:
     if _CROSS_ENCODER.search(plain):
         return "cross-encoder"
     return "embedding" if "rerank" not in plain and _EMBEDDING.search(plain) else None
-
-
-def _holds(mount: Mount, path: str) -> bool:
-    target = (mount.target or "").rstrip("/")
-    return mount.target is None or path == target or path.startswith(f"{target}/")
-
-
-def _host_folder(path: str, mounts: tuple[Mount, ...]) -> str | None:
-    """Folder of the host that a path inside is, if it is one."""
-    for mount in mounts:
-        if path.startswith("/") and mount.source and mount.target and _holds(mount, path):
-            return mount.source.rstrip("/") + path[len(mount.target.rstrip("/")) :]
-    return None

@@ -1,7 +1,8 @@
-"""A container's declaration as a compose file; pure.
+"""A reranker's container as a compose file; pure.
 
-:class:`~ragops.container.ContainerSpec` says what the reranker is, once; ``engine.py`` makes it of
-that, and this makes the same of it for those who want to start it with Docker Compose.
+``engine.py`` creates the container of a :class:`~ragops.container.ContainerSpec` through Docker's API; this
+module renders the same specification for Docker Compose. :func:`take_over` and :func:`not_taken_over` are
+for ``ragops check --fix``, which renders the reranker of an existing compose file.
 """
 
 from __future__ import annotations
@@ -10,36 +11,128 @@ import shlex
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from ragops.compose.container import moves_route
+from ragops.compose.words import Word, parse_options
 from ragops.container import LABEL
+from ragops.errors import ComposeError
+from ragops.stack import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from ragops.compose.read import Service
     from ragops.container import ContainerSpec, HealthCheck, Mount, NetworkSpec
 
 NETWORK = "ragops"
-"""What our network is called inside compose files; its name on the engine is another thing."""
+"""Key of the network in compose files; its name on the Docker engine is that of the configuration."""
 
 
 def reranker(spec: ContainerSpec, network: NetworkSpec) -> str:
     """The compose file that starts the same container as ``ragops up``.
 
-    Its service has the container's name: compose adds a service's name to those that the container
-    answers to, so that it answers to the same ones either way.
+    The key of the service is the container's name, because compose adds that key to the container's network
+    aliases.
     """
-    volumes = {mount.source: _volume(mount) for mount in spec.mounts if mount.kind == "volume"}
-    document = {
+    volumes = {
+        mount.source: {"name": mount.source, "labels": {LABEL: "cache"}}
+        for mount in spec.mounts
+        if mount.kind == "volume"
+    }
+    document: dict[str, Any] = {
         "services": {spec.name: _service(spec)},
         "networks": {NETWORK: {"name": network.name, "external": True}},
-        **({"volumes": volumes} if volumes else {}),
     }
-    return commented(_header(spec, network)) + written(document)
+    if volumes:
+        document["volumes"] = volumes
+    header = [
+        "The reranker as ragops up starts it on this machine; rendered by: ragops compose reranker",
+        "Use either this file or ragops up; before this file: ragops down",
+        f"Once before the first start: {shlex.join(network.command())}",
+        f"The image {spec.image} comes from: ragops image",
+    ]
+    if spec.cpuset_mems:
+        header.append(f"Left out, because compose has no key for it: --cpuset-mems {spec.cpuset_mems}")
+    return commented(header) + written(document)
+
+
+def take_over(service: Service, stack: Stack) -> Stack:
+    """The configuration with the container name, model folder, published port and network of a service.
+
+    A value that is missing, has an undefined variable or has a fault stays that of the configuration.
+
+    Raises:
+        ComposeError: A value is not allowed in ``ragops.toml``.
+    """
+    changes: dict[str, Any] = {"name": service.text("container_name") or service.name}
+    if service.served.model:
+        changes["model"] = service.served.model.folder
+    if not service.ports:
+        changes["port"] = False
+    for port in service.ports:
+        if port.target == service.listening_port and port.published and port.published.isdigit():
+            changes["port"] = int(port.published)
+            break
+    tables = stack.model_dump()
+    tables["reranker"] |= changes
+    for network in service.networks:
+        if network.shared and network.name and not moves_route(network):
+            tables["network"]["name"] = network.name
+            break
+    try:
+        return Stack.model_validate(tables)
+    except ValidationError as error:
+        reasons = "\n".join(f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors())
+        message = f"line {service.line}: {service.name} has a value that ragops does not accept"
+        raise ComposeError(
+            message, code="compose-value-refused", evidence=reasons, hint="change it in the file"
+        ) from error
+
+
+def not_taken_over(service: Service, spec: ContainerSpec) -> tuple[str, ...]:
+    """What a service sets and its rendered container does not, such as ``option --task=score``."""
+    names = (
+        [f"service name {service.name}: the host name is {spec.name}"] if service.name != spec.name else []
+    )
+    if not service.served.model:
+        names.append(f"model {service.served.path or '(not named)'}: {spec.mounts[0].source} is served")
+    return (*names, *_replaced_settings(service, spec), *_replaced_connections(service, spec))
+
+
+def _replaced_settings(service: Service, spec: ContainerSpec) -> Iterator[str]:
+    options = parse_options([Word(text, text, 0) for text in spec.command])
+    values = {"", "--model"} | {f"{option.name}={option.value}" for option in options}
+    for option in service.command.options:
+        setting = f"{option.name}={'(variable)' if option.value is None else option.value}"
+        if not values & {option.name, setting}:
+            yield f"option {setting.rstrip('=')}"
+    for name, node in service.environment.items():
+        if (name, node.text) not in spec.environment:
+            yield f"environment variable {name}"
+    rendered = _service(spec)
+    compared = {"command", "entrypoint", "environment", "volumes", "tmpfs", "ports", "networks"}
+    for key, node in service.node.items():
+        if node.raw is not None and key not in compared and str(rendered.get(key)) != node.text:
+            yield f"key {key}"
+
+
+def _replaced_connections(service: Service, spec: ContainerSpec) -> Iterator[str]:
+    for mount in service.mounts:
+        if mount != service.served.mount or not service.served.model:
+            yield f"mount {mount.source or mount.kind}:{mount.target}"
+    for port in service.ports:
+        if port.published not in {str(published) for _, published, _ in spec.publish}:
+            yield f"port {port.published or '(variable)'}:{port.target}"
+    for network in service.networks:
+        if network.name != spec.network:
+            yield f"network {network.name}"
+        yield from (f"network alias {alias}" for alias in network.aliases if alias not in spec.aliases)
 
 
 def written(document: dict[str, Any]) -> str:
-    """A document as YAML, in the order of its keys."""
+    """A document as YAML; the keys keep their order."""
     yaml, out = YAML(), StringIO()
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -50,18 +143,6 @@ def written(document: dict[str, Any]) -> str:
 def commented(lines: Iterable[str]) -> str:
     """Lines as comments."""
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
-
-
-def _header(spec: ContainerSpec, network: NetworkSpec) -> list[str]:
-    lines = [
-        "The reranker as ragops up starts it on this machine; made by: ragops compose reranker",
-        "One of the two starts it: ragops down first, if ragops up did.",
-        f"Before the first time: {shlex.join(network.command())}",
-        f"The image {spec.image} comes from: ragops image",
-    ]
-    if spec.cpuset_mems:
-        lines.append(f"Left out, because compose has no word for it: --cpuset-mems {spec.cpuset_mems}")
-    return lines
 
 
 def _service(spec: ContainerSpec) -> dict[str, Any]:
@@ -95,16 +176,10 @@ def _service(spec: ContainerSpec) -> dict[str, Any]:
 def _mount(mount: Mount) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": mount.kind, "source": mount.source, "target": mount.target}
     if mount.read_only:
-        entry |= {"read_only": True}
+        entry["read_only"] = True
     if mount.kind == "bind":
-        entry |= {
-            "bind": {"create_host_path": False}
-        }  # a folder that is missing is an error, not an empty one
+        entry["bind"] = {"create_host_path": False}  # a missing folder is an error
     return entry
-
-
-def _volume(mount: Mount) -> dict[str, Any]:
-    return {"name": mount.source, "labels": {LABEL: "cache"}}
 
 
 def _health(check: HealthCheck) -> dict[str, Any]:
@@ -118,9 +193,9 @@ def _health(check: HealthCheck) -> dict[str, Any]:
 
 
 def literal(value: Any) -> Any:
-    """The value with its dollars doubled, so that compose takes none of them for a variable."""
+    """The value with doubled dollar signs, so that compose substitutes no variables."""
     if isinstance(value, dict):
-        return {key: literal(one) for key, one in value.items()}
+        return {key: literal(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [literal(one) for one in value]
+        return [literal(item) for item in value]
     return value.replace("$", "$$") if isinstance(value, str) else value

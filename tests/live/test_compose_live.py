@@ -1,4 +1,4 @@
-"""A compose file that can't work is mended, brought up, and passes verify: real and random weights."""
+"""The output of ``check --fix`` starts and passes verify: real and random weights."""
 
 import os
 import socket
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ragops import stack, verbs
+from ragops.cli import main
 from ragops.compose import check_file
 from ragops.container import NetworkSpec
 from ragops.minilm import bundled_minilm
@@ -37,7 +38,7 @@ def port():
 
 @pytest.fixture
 def compose(engine, network, port, tmp_path, monkeypatch):
-    """Run docker-compose on a file; what it brought up is taken away."""
+    """Runs docker-compose on a file; removes the containers afterwards."""
     monkeypatch.setenv("DOCKER_HOST", engine.state().address)
     for name, value in (("NAME", NAME), ("PORT", str(port)), ("NETWORK", network)):
         monkeypatch.setenv(name, value)
@@ -49,20 +50,19 @@ def compose(engine, network, port, tmp_path, monkeypatch):
         return subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ)
 
     yield run
-    gone = run(tmp_path / "fixed.yaml", "down", "--volumes", "--timeout", "5")
-    assert gone.returncode == 0, gone.stderr
+    down = run(tmp_path / "fixed.yaml", "down", "--volumes", "--timeout", "5")
+    assert down.returncode == 0, down.stderr
     assert engine.container(NAME) is None
 
 
-def mended(case, tmp_path, monkeypatch, model):
-    """The mended file beside a copy of the case."""
+def fix(case, tmp_path, monkeypatch, model, capsys):
+    """The output of ``check --fix`` as a file in the folder of the case's copy."""
     monkeypatch.setenv("MODEL", str(model))
     (tmp_path / "docker-compose.yaml").write_text((CASES / case).read_text())
-    checked = check_file(tmp_path / "docker-compose.yaml")
-    assert not checked.ok
+    assert main(["check", "--fix", str(tmp_path / "docker-compose.yaml")]) == 1
     fixed = tmp_path / "fixed.yaml"
-    fixed.write_text(checked.fixed)
-    assert {one.code for one in check_file(fixed).findings} <= {"image-unpinned"}
+    fixed.write_text(capsys.readouterr().out)
+    assert {finding.code for finding in check_file(fixed).findings} <= {"image-unpinned"}
     return fixed
 
 
@@ -78,9 +78,11 @@ def bundled():
     return bundled_minilm(stack.home())
 
 
-def test_a_mended_file_passes_verify(engine, image, client, compose, network, model, tmp_path, monkeypatch):
+def test_a_fixed_file_passes_verify(
+    engine, image, client, compose, network, model, tmp_path, monkeypatch, capsys
+):
     case, folder = model
-    fixed = mended(f"{case}.yaml", tmp_path, monkeypatch, folder)
+    fixed = fix(f"{case}.yaml", tmp_path, monkeypatch, folder, capsys)
     config = compose(fixed, "config")
     assert config.returncode == 0, config.stderr
     up = compose(fixed, "up", "--detach", "--wait", "--wait-timeout", "600")
@@ -101,8 +103,8 @@ def test_a_mended_file_passes_verify(engine, image, client, compose, network, mo
     assert {"minilm": "pairwise accuracy 0.9", "qwen3": "of the model card's prompt"}[case] in said[judged]
 
 
-def test_the_file_as_it_was_never_starts(engine, image, compose, tmp_path, monkeypatch):
-    fixed = mended("minilm.yaml", tmp_path, monkeypatch, bundled_minilm(stack.home()))
+def test_the_original_file_never_starts(engine, image, compose, tmp_path, monkeypatch, capsys):
+    fixed = fix("minilm.yaml", tmp_path, monkeypatch, bundled_minilm(stack.home()), capsys)
     text = fixed.with_name("docker-compose.yaml").read_text()
     # Its quota may be refused at once by a small machine; --task is what this is about.
     fixed.write_text(text.replace('cpus: "1.5", ', "").replace("unless-stopped", '"no"'))

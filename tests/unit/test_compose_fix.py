@@ -1,5 +1,6 @@
-"""The mended file keeps what was right, has no fault left that can be mended, and compose takes it."""
+"""``ragops check --fix`` renders the reranker of a compose file as ragops would start it."""
 
+import json
 import os
 import subprocess
 from importlib import resources
@@ -8,203 +9,129 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ragops import vllm
-from ragops.compose import check_file, check_text
+from ragops.cli import main
+from ragops.compose import check_text, render
+from ragops.errors import ComposeError
+from ragops.stack import Stack
 
-CASES = Path(__file__).parents[1] / "data" / "compose"
-HANDWRITTEN = (CASES / "handwritten.yaml").read_text()
-SET = {"NAME": "reranker-x", "PORT": "8200", "MODEL": "/srv/all-MiniLM-L6-v2", "NETWORK": "b-net"}
-LEFT = {"handwritten": {"image-unpinned"}, "minilm": {"image-unpinned"}, "qwen3": {"image-unpinned"}}
-
-
-def fixed(text, host, **values):
-    return check_text(text, Path("/nowhere/compose.yaml"), host, values).fixed
-
-
-def service(text, name):
-    return YAML(typ="safe").load(text)["services"][name]
-
-
-def config(text, tmp_path, **values):
-    """What docker-compose makes of the text; needs no engine."""
-    file = tmp_path / "compose.yaml"
-    file.write_text(text)
-    program = resources.files("compose") / "docker-compose"
-    argv = [str(program), "--project-name", "x", "--file", str(file), "config"]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ | values)
-
-
-@pytest.mark.parametrize("case", ["handwritten", "anchors", "minilm", "qwen3", "clean", "others"])
-def test_a_mended_file_has_no_more_to_mend(case, machine):
-    text = fixed((CASES / f"{case}.yaml").read_text(), machine, **SET)
-    again = check_text(text, Path("/nowhere/compose.yaml"), machine, SET)
-    assert {one.code for one in again.findings} == LEFT.get(case, set())
-    assert again.fixed == text
+FILE = """
+services:
+  rerank:
+    image: vllm-cpu:latest
+    container_name: my-reranker
+    command: [--model, /weights/tiny, --task, score, --port=8000]
+    ports: ["8200:8000"]
+    volumes: ["{model}:/weights/tiny:ro", "logs:/logs"]
+    environment: {{TZ: UTC, HF_HUB_OFFLINE: "1"}}
+    restart: always
+    depends_on: [db]
+    networks:
+      back: {{aliases: [scores]}}
+  db:
+    image: postgres:17
+networks:
+  back: {{name: {network}, external: true}}
+"""
 
 
-@pytest.mark.parametrize("case", ["handwritten", "anchors", "minilm", "qwen3", "clean"])
-def test_compose_takes_a_mended_file(case, machine, tmp_path):
-    done = config(fixed((CASES / f"{case}.yaml").read_text(), machine, **SET), tmp_path, **SET)
-    assert done.returncode == 0, done.stderr
-    assert "obsolete" not in done.stderr
+@pytest.fixture
+def file(here, model_folder, monkeypatch, tmp_path):
+    """A compose file whose model is only named in the file itself."""
+    monkeypatch.delenv("RAGOPS_MODEL_DIR")
+    path = tmp_path / "docker-compose.yaml"
+    path.write_text(FILE.format(model="./tiny", network="my-net"))
+    return path
 
 
-def test_a_file_without_faults_stays_as_it_is(machine):
-    text = (CASES / "clean.yaml").read_text()
-    assert fixed(text, machine) == text
+def fix(file, capsys):
+    """The rendered document, and what is not taken over."""
+    assert main(["check", "--fix", "--json", str(file)]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert "task-removed" in {finding["code"] for finding in record["findings"]}
+    return YAML(typ="safe").load(record["text"]), record["not_taken_over"]
 
 
-def test_comments_and_order_are_kept(machine):
-    text = fixed(HANDWRITTEN, machine)
-    for comment in (
-        "# A reranker as",
-        "# scores for",
-        "# for trying it out",
-        "# started by",
-        "# half the machine",
-    ):
-        assert comment in text
-    keys = list(service(text, "rerank"))
-    assert keys[0] == "image"
-    assert keys[-1] == "networks"
-    assert text.index("# half the machine") < text.index("deploy:")
+def test_name_model_port_and_network_come_from_the_file(file, capsys, model_folder):
+    document, _ = fix(file, capsys)
+    service = document["services"]["my-reranker"]
+    assert service["container_name"] == "my-reranker"
+    assert service["volumes"][0]["source"] == str(model_folder)
+    assert service["ports"] == ["127.0.0.1:8200:8000"]
+    assert [network["name"] for network in document["networks"].values()] == ["my-net"]
 
 
-def test_the_command_is_what_vllm_gets(machine):
-    found = service(fixed(HANDWRITTEN, machine), "rerank")
-    assert found["entrypoint"] == list(vllm.ENTRYPOINT)
-    flags = dict(row.split("=", 1) for row in found["command"])
-    assert flags == {
-        "--model": "/weights/Qwen3-Reranker-0.6B",
-        "--dtype": "bfloat16",
-        "--hf-overrides": vllm.KNOWN[0].overrides,
-        "--runner": "pooling",
-        "--chat-template": "/templates/qwen3_reranker.jinja",
-        "--kv-cache-memory-bytes": str(2 << 30),
-        "--served-model-name": "qwen3-reranker-0.6b",
-        "--max-model-len": "4096",
+def test_everything_else_that_the_file_sets_is_listed(file, capsys):
+    _, left_out = fix(file, capsys)
+    assert {item.partition(":")[0] for item in left_out} == {
+        *("service name rerank", "option --task=score", "environment variable TZ", "mount logs"),
+        *("network alias scores", "key restart", "key depends_on"),
     }
 
 
-def test_the_template_in_the_file_is_the_packaged_one(machine):
-    document = YAML(typ="safe").load(fixed(HANDWRITTEN, machine))
-    (content,) = (one["content"] for one in document["configs"].values())
-    assert content.replace("$$", "$") == (vllm.TEMPLATES / "qwen3_reranker.jinja").read_text()
+def test_the_rendered_service_has_no_fault_and_the_file_is_unchanged(file, capsys, machine, tmp_path):
+    before = file.read_text()
+    assert main(["check", "--fix", str(file)]) == 1
+    output = capsys.readouterr()
+    findings = check_text(output.out, tmp_path / "fixed.yaml", machine, {}).findings
+    assert {finding.code for finding in findings} <= {"image-unpinned"}
+    assert "[task-removed]" in output.err
+    assert file.read_text() == before
 
 
-def test_the_container_gets_what_a_launch_by_ragops_has(machine):
-    found = service(fixed(HANDWRITTEN, machine), "rerank")
-    assert found["ports"] == ["127.0.0.1:8200:8000"]
-    assert found["cpuset"] == "0"  # a quota of one core becomes one core
-    assert found["environment"] == {"VLLM_CPU_OMP_THREADS_BIND": "0", "TZ": "Europe/Vienna"}
-    assert found["deploy"] == {"resources": {"limits": {"memory": "6G"}}}
-    assert found["restart"] == "on-failure:5"
-    assert found["shm_size"] == "1gb"
-    assert "/health" in found["healthcheck"]["test"][-1]
+def test_compose_accepts_the_rendered_service(file, capsys, tmp_path):
+    main(["check", "--fix", str(file)])
+    fixed = tmp_path / "fixed.yaml"
+    fixed.write_text(capsys.readouterr().out)
+    argv = [str(resources.files("compose") / "docker-compose"), "--file", str(fixed), "config", "--quiet"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
 
 
-def test_what_is_left_to_the_user_is_said_at_the_top(machine):
-    head = [line for line in fixed(HANDWRITTEN, machine).splitlines()[:6] if line.startswith("# ")]
-    assert any("docker network create ragflow-rerank" in line for line in head)
-    assert any("call the model qwen3-reranker-0.6b" in line for line in head)
-    assert any("image-unpinned" in line for line in head)
+def test_a_network_that_moves_the_route_is_not_taken_over(file, capsys):
+    file.write_text(FILE.format(model="./tiny", network="a-net"))
+    document, left_out = fix(file, capsys)
+    assert [network["name"] for network in document["networks"].values()] == [Stack().network.name]
+    assert "network a-net" in left_out
 
 
-def test_others_that_share_an_anchor_keep_theirs(machine):
-    before, after = (CASES / "anchors.yaml").read_text(), check_file(CASES / "anchors.yaml", machine).fixed
-    assert service(after, "web") == service(before, "web")
-    assert "environment: *variables" in after
-    assert service(after, "first-reranker")["restart"] == "on-failure:5"
-    assert "VLLM_CPU_KVCACHE_SPACE" not in service(after, "first-reranker")["environment"]
-    assert service(after, "second-reranker")["volumes"] == service(after, "first-reranker")["volumes"]
+def test_without_ports_nothing_is_published(file, capsys):
+    file.write_text(file.read_text().replace('    ports: ["8200:8000"]\n', ""))
+    assert "ports" not in fix(file, capsys)[0]["services"]["my-reranker"]
 
 
-def test_two_rerankers_get_cores_of_their_own(machine):
-    text = (
-        (CASES / "anchors.yaml")
-        .read_text()
-        .replace("    environment:\n      <<", "    cpus: 2\n    environment:\n      <<")
-    )
-    mended = fixed(text, machine)
-    assert service(mended, "first-reranker")["cpuset"] == "0-1"
-    assert service(mended, "second-reranker")["cpuset"] == "2-3"
+def test_a_model_that_is_not_here_is_never_guessed(file, capsys, monkeypatch, model_folder):
+    file.write_text(FILE.format(model="/elsewhere", network="my-net"))
+    assert main(["check", "--fix", str(file)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "RAGOPS_MODEL_DIR" in output.err
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", str(model_folder))
+    document, left_out = fix(file, capsys)
+    assert document["services"]["my-reranker"]["volumes"][0]["source"] == str(model_folder)
+    assert any(item.startswith("model /weights/tiny") for item in left_out)
 
 
-def test_forms_are_mended_in_their_own_form(machine):
-    text = fixed((CASES / "forms.yaml").read_text(), machine)
-    found = service(text, "shell")
-    assert found["entrypoint"] == ["vllm", "serve"]
-    assert "--dtype=bfloat16" in found["command"]
-    assert found["environment"] == ["VLLM_CPU_OMP_THREADS_BIND=0-1", "TZ"]  # two of four cores
-    assert found["ports"][0] == {"target": 8000, "published": "8300", "host_ip": "127.0.0.1"}
-    assert found["ports"][1] == "127.0.0.1:8301:8000/tcp"
-    assert found["ports"][2] == "${UNSET}:8302:8000"
-    assert found["ports"][3] == "127.0.0.1::8000"
-    assert "@sha256:" in found["image"]
-    assert service(text, "unseen") == service((CASES / "forms.yaml").read_text(), "unseen")
+@pytest.mark.parametrize(
+    ("image", "code"), [("nginx", "compose-no-reranker"), ("vllm/vllm-openai:v0.32.0", "compose-gpu")]
+)
+def test_no_reranker_and_a_gpu_are_refused(file, capsys, image, code):
+    file.write_text(file.read_text().replace("vllm-cpu:latest", image))
+    assert main(["check", "--fix", "--json", str(file)]) == 1
+    assert json.loads(capsys.readouterr().out)["code"] == code
 
 
-def test_a_script_that_does_more_is_not_rewritten(machine):
-    text = (CASES / "forms.yaml").read_text().replace("exec vllm", "pip install x && vllm")
-    found = service(fixed(text, machine), "shell")
-    assert found["entrypoint"] == ["/bin/bash", "-c"]
-    assert "pip install x" in found["command"][0]
-    assert "Left as it was (dtype-slow)" in fixed(text, machine)
+def test_other_rerankers_of_the_file_are_listed(file, capsys):
+    second = "  second-rerank: {extends: rerank, container_name: other}\n  db:"
+    file.write_text(file.read_text().replace("  db:", second))
+    document, left_out = fix(file, capsys)
+    assert list(document["services"]) == ["my-reranker"]
+    assert "service second-rerank" in left_out
 
 
-def test_variables_stay_variables(machine):
-    text = HANDWRITTEN.replace("8200:8000", "${PORT:-8200}:8000").replace("4096", "${LENGTH:-4096}")
-    found = service(fixed(text, machine), "rerank")
-    assert found["ports"] == ["127.0.0.1:${PORT:-8200}:8000"]
-    assert "--max-model-len=${LENGTH:-4096}" in found["command"]
-
-
-def test_a_list_of_words_is_changed_in_place(machine):
-    text = (CASES / "clean.yaml").read_text().replace("--dtype=bfloat16", "--dtype\n      - float32 # slow")
-    found = service(fixed(text, machine), "reranker")
-    assert "--dtype=bfloat16" in found["command"]
-    assert "float32" not in found["command"]
-    assert len(found["command"]) == len(service((CASES / "clean.yaml").read_text(), "reranker")["command"])
-
-
-def test_the_hosts_network_is_left(machine):
-    text = (
-        (CASES / "clean.yaml").read_text().replace("    networks: [ragflow-rerank]", "    network_mode: host")
-    )
-    text = text.replace('    ports: ["127.0.0.1:8123:8000"]\n', "")
-    found = service(fixed(text, machine), "reranker")
-    assert "network_mode" not in found
-    assert found["networks"] == ["ragflow-rerank"]
-    assert found["ports"] == ["127.0.0.1:8000:8000"]
-
-
-@pytest.mark.parametrize("before", ["", "--port 8000 "])
-def test_a_model_by_position_comes_first(machine, before):
-    """vllm serve refuses --served-model-name when the model is anywhere else."""
-    head = "services:\n  rerank:\n    image: vllm/vllm-openai-cpu:v0.29.0\n"
-    text = f"{head}    command: serve {before}BAAI/bge-reranker-base\n"
-    assert service(fixed(text, machine), "rerank")["command"][:2] == ["serve", "BAAI/bge-reranker-base"]
-
-
-def test_comments_in_a_list_of_arguments_are_kept(machine):
-    head = "services:\n  rerank:\n    image: vllm-cpu:1\n    command:\n      - --model\n"
-    words = "      - a/bge-reranker-base # the model\n      - --task\n      - score\n"
-    mended = fixed(f"{head}{words}      # below the command\n\n  other:\n    image: x\n", machine)
-    assert "a/bge-reranker-base # the model" in mended
-    assert "# below the command" in mended
-    assert "--task" not in mended
-    assert mended.index("# below the command") < mended.index("  other:")
-
-
-def test_empty_sections_of_the_file_are_filled(machine):
-    text = (CASES / "clean.yaml").read_text() + "configs:\n"
-    mended = fixed(text.replace("      - --chat-template=/templates/qwen3.jinja\n", ""), machine)
-    assert len(YAML(typ="safe").load(mended)["configs"]) == 1
-
-
-def test_a_scalar_that_others_name_keeps_its_one_anchor(machine):
-    text = (CASES / "odd" / "merge-keys.yaml").read_text().replace("on-failure:5", "always")
-    mended = fixed(text, machine)
-    assert mended.count("&image") <= 1
-    assert service(mended, "reranker")["restart"] == "on-failure:5"
-    assert service(mended, "migrate") == service(text, "migrate")
+def test_a_name_that_ragops_does_not_accept_is_refused(machine):
+    text = FILE.format(model="/srv", network="my-net").replace("my-reranker", "'@'")
+    (service,) = check_text(text, Path("/nowhere/compose.yaml"), machine, {}).rerankers
+    with pytest.raises(ComposeError) as caught:
+        render.take_over(service, Stack())
+    assert caught.value.code == "compose-value-refused"
+    assert "name" in caught.value.evidence

@@ -1,4 +1,4 @@
-"""Valid compose files of any form: no crash, no false alarm, and the same faults however they are written."""
+"""Valid compose files of any form: no crash, no false finding, and the same faults in each form."""
 
 import json
 import os
@@ -19,8 +19,8 @@ ODD = sorted((CASES / "odd").glob("*.yaml"))
 HOST = Host("one", frozenset({"amx_bf16"}), (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)
 
 
-def compose_takes(file):
-    """Whether docker-compose itself calls the file valid; needs no engine."""
+def compose_config(file):
+    """The result of ``docker-compose config``; needs no engine."""
     program = resources.files("compose") / "docker-compose"
     argv = [str(program), "--project-name", "odd", "--profile", "*", "--file", str(file), "config", "--quiet"]
     return subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ)
@@ -28,28 +28,26 @@ def compose_takes(file):
 
 @pytest.mark.parametrize("file", ODD, ids=lambda file: file.stem)
 def test_the_corpus_is_valid(file):
-    done = compose_takes(file)
+    done = compose_config(file)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("file", ODD, ids=lambda file: file.stem)
-def test_nothing_is_wrong_with_it(file):
-    checked = check_file(file, HOST)
-    assert [str(one) for one in checked.findings] == []
-    assert checked.fixed == file.read_text(encoding="utf-8-sig")
+def test_the_corpus_has_no_faults(file):
+    assert check_file(file, HOST).findings == ()
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "note"),
     [
-        ("extends", "included files are not looked into"),
-        ("extends", "elsewhere extends a service of another file"),
-        ("long-forms", "takes variables from an env_file"),
-        ("not-vllm", "vllm is vLLM, but nothing says that it reranks"),
+        ("extends", "include:"),
+        ("extends", "elsewhere extends"),
+        ("long-forms", "env_file"),
+        ("not-vllm", "vllm runs vLLM"),
     ],
 )
-def test_what_is_not_looked_into_is_named(name, told):
-    assert told in " ".join(check_file(CASES / "odd" / f"{name}.yaml", HOST).notes)
+def test_what_is_not_checked_is_named(name, note):
+    assert note in " ".join(check_file(CASES / "odd" / f"{name}.yaml", HOST).notes)
 
 
 BASE = json.loads(json.dumps(YAML(typ="safe").load((CASES / "clean.yaml").read_text())))["services"][
@@ -79,9 +77,9 @@ CODES = {
 }
 
 
-def flags(fault):
-    found = dict(row.split("=", 1) for row in BASE["command"]) | FAULTS[fault]
-    return [(name, value) for name, value in found.items() if value is not None]
+def options(fault):
+    values = dict(row.split("=", 1) for row in BASE["command"]) | FAULTS[fault]
+    return [(name, value) for name, value in values.items() if value is not None]
 
 
 def quoted(text):
@@ -164,16 +162,16 @@ ENVIRONMENTS = st.sampled_from(
     inherited=st.booleans(),
     order=st.randoms(use_true_random=False),
 )
-def test_a_fault_is_told_however_the_file_is_written(
+def test_a_fault_is_reported_in_every_form_of_the_file(
     fault, command, ports, mount, shm, restart, environment, inherited, order
 ):
     service = {
         **{key: value for key, value in BASE.items() if key not in {"shm_size", "restart"}},
         **shm,
         **restart,
-        "command": command(order.sample(pairs := flags(fault), len(pairs))),
+        "command": command(order.sample(pairs := options(fault), len(pairs))),
         "ports": ports,
-        "volumes": [mount(one) for one in BASE["volumes"]],
+        "volumes": [mount(text) for text in BASE["volumes"]],
         "environment": environment,
     }
     services = {"reranker": service}
@@ -185,18 +183,4 @@ def test_a_fault_is_told_however_the_file_is_written(
     networks = {"ragflow-rerank": {"external": True}}
     text = json.dumps({"services": services, "networks": networks})
     checked = check_text(text, Path("/nowhere/compose.yaml"), HOST, {})
-    assert {one.code for one in checked.findings} == CODES[fault], text
-    again = check_text(checked.fixed, Path("/nowhere/compose.yaml"), HOST, {})
-    assert {one.code for one in again.findings} == set(), checked.fixed
-
-
-@pytest.mark.parametrize("command", [as_list, as_words, as_text, with_underscores, with_defaults])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_compose_takes_what_was_mended(fault, command, tmp_path):
-    service = {**BASE, "command": command(flags(fault))}
-    document = {"services": {"reranker": service}, "networks": {"ragflow-rerank": {"external": True}}}
-    text = check_text(json.dumps(document), Path("/nowhere/compose.yaml"), HOST, {}).fixed
-    file = tmp_path / "compose.yaml"
-    file.write_text(text)
-    done = compose_takes(file)
-    assert done.returncode == 0, done.stderr
+    assert {finding.code for finding in checked.findings} == CODES[fault], text
