@@ -128,14 +128,14 @@ def test_setup_is_picked_and_approved_before_anything_changes(
         done = notebook.run("approval.require()")
         expect(done).to_contain_text("done")
         expect(notebook.run("status")).to_contain_text("connected")
-        expect(notebook.run("widgets.address_table")).to_contain_text(declared.internal_url)
+        expect(notebook.run("notebook.ragflow_settings")).to_contain_text(declared.internal_url)
     assert engine.container(client).endpoint(network) is not None
     assert planning.observe(engine).container(declared.reranker.name).id == running.reranker.id
 
 
 def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab, desk):
     with opened(chromium, lab("03_benchmark")) as notebook:
-        for words in ("STACK =", "%matplotlib inline", "folder = await"):
+        for words in ("STACK =", "%matplotlib inline", "config = bench"):
             notebook.run(words)
         expect(notebook.run("plots.latency_by_size").locator("svg, img").first).to_be_visible()
         watched = notebook.run("count =", wait=False)
@@ -144,10 +144,10 @@ def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab
         expect(watched).to_contain_text(counted, timeout=PATIENCE)
         watched.get_by_role("button", name="Stop").click()
         notebook.idle()
-        expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests · 0 errors · .* kept in"))
+        expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests · 0 errors · .* saved in"))
         notebook.run("load = ragops.load_run")
         expect(notebook.run("plots.percentile_curve").locator("svg, img").first).to_be_visible()
-        expect(notebook.run("judged = bench.verdict")).to_contain_text("stand-in model")
+        expect(notebook.run("print(bench.verdict")).to_contain_text("stand-in model")
     run = load_run(max((desk / "results").glob("*-load")))
     assert (run.info.complete, run.info.reason) == (False, "stopped by the user")
     assert len(run.requests) > 3

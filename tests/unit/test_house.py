@@ -42,7 +42,7 @@ def lines(node):
         ("docker", {"engine.py"}),
         ("matplotlib", {"bench/plots/"}),  # a package: its figures share one frame
         ("jinja2", {"bench/page.py"}),
-        ("ipywidgets", {"widgets/parts.py"}),
+        ("ipywidgets", {"notebook.py"}),
         ("nbclient", {"site.py"}),
         ("uvicorn", {"testing/served.py"}),
         ("argparse", {"cli/__init__.py", "cli/parts.py"}),

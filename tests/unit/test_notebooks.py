@@ -74,10 +74,15 @@ def test_names_nothing_of_one_machine(file):
     assert not re.search(r"ghp_|hf_[A-Za-z0-9]{8}|ragflow-[A-Za-z0-9]{16}", text)
 
 
-def test_says_what_it_does_to_what_for_how_long_and_how_to_undo_it(file):
+def test_begins_with_purpose_changes_duration_and_undo(file):
     first, *_, last = [cell for cell in read(file).cells if cell.cell_type == "markdown"]
     assert first.source.startswith("# ")
-    for said in ("**What it does.**", "**To what.**", "**For how long.**", "**To undo it.**"):
+    for said in (
+        "**What it does.**",
+        "**What it changes.**",
+        "**How long it takes.**",
+        "**How to undo it.**",
+    ):
         assert said in first.source
     assert last.source.startswith("## Next")
 

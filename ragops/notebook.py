@@ -1,0 +1,333 @@
+"""What the notebooks call: select containers, approve a plan, follow progress, register in RAGFlow.
+
+The only module that imports ipywidgets. With a live frontend a cell shows widgets, which are replaced by
+plain text at the end; without one it shows the text only. So no stored output holds a widget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from IPython import display as ipython
+from IPython import get_ipython
+
+from ragops import measure, registration
+from ragops.bench import load_run
+from ragops.engine import connect
+from ragops.errors import RagopsError
+from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
+from ragops.stack import Ragflow
+from ragops.table import Column, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ragops.bench import BenchmarkConfig, Progress, Run
+    from ragops.engine import Engine
+    from ragops.planning import Plan
+    from ragops.registration import Registered
+    from ragops.stack import Stack
+
+__all__ = [
+    "WIDGETS",
+    "Approval",
+    "Picker",
+    "benchmark",
+    "log",
+    "ragflow_settings",
+    "register",
+    "widgets_shown",
+]
+
+WIDGETS = "RAGOPS_WIDGETS"
+"""Environment variable: ``1`` shows widgets, ``0`` plain text; unset, the frontend decides."""
+
+display: Any = ipython.display  # it has no types
+
+_LAST_LINES = 8
+_LOG_INTERVAL = 1.0
+_CHART_INTERVAL = 5.0
+"""Seconds between two charts: drawing one takes about a third of a second of one core."""
+
+
+def widgets_shown() -> bool:
+    """Whether cells show widgets: :data:`WIDGETS` if set, else whether a person runs the cell.
+
+    JupyterLab, Notebook and VS Code send ``cellId`` with each request to run a cell; nbclient, nbconvert
+    and papermill do not.
+    """
+    setting = os.environ.get(WIDGETS, "")
+    if setting in {"0", "1"}:
+        return setting == "1"
+    kernel = getattr(get_ipython(), "kernel", None)
+    request = kernel.get_parent("shell") if kernel is not None else {}
+    return "cellId" in request.get("metadata", {})
+
+
+class Picker:
+    """A list of RAGFlow's containers in which the user selects those to connect.
+
+    Args:
+        stack: The configuration; the containers that it names are selected at first, else all.
+        engine: The Docker engine; connected when left out.
+    """
+
+    def __init__(self, stack: Stack, engine: Engine | None = None) -> None:
+        self._stack = stack
+        self._labels: dict[str, str] = {}
+        for container in filter(is_ragflow, (engine or connect()).containers()):
+            ragflow = RagflowContainer(container)
+            kind = "demo client" if ragflow.demo else ragflow.release or container.image
+            self._labels[container.name] = f"{container.name} ({kind}, {container.status})"
+        configured = tuple(name for name in self._labels if name in stack.ragflow.containers)
+        self._selected = configured or tuple(self._labels)
+        self._list: Any = None
+
+    @property
+    def selected(self) -> tuple[str, ...]:
+        """Names of the containers that are selected now."""
+        return tuple(self._list.value) if self._list is not None else self._selected
+
+    @property
+    def stack(self) -> Stack:
+        """The configuration with the selected containers."""
+        return self._stack.model_copy(update={"ragflow": Ragflow(containers=self.selected)})
+
+    def __repr__(self) -> str:
+        """One line for each container; ``*`` marks those that are selected."""
+        lines = [f"{'*' if name in self.selected else ' '} {label}" for name, label in self._labels.items()]
+        return "\n".join(lines) or "no RAGFlow container found"
+
+    def _ipython_display_(self) -> None:
+        if not (widgets_shown() and self._labels):
+            _display_text(str(self))
+            return
+        self._list = _ipywidgets().SelectMultiple(
+            options=[(label, name) for name, label in self._labels.items()],
+            value=self._selected,
+            rows=max(2, len(self._labels)),
+            description="Connect",
+            layout=_ipywidgets().Layout(width="100%"),
+        )
+        display(self._list)
+
+
+class Approval:
+    """A plan that the user approves with a button; approved at once without a frontend.
+
+    Args:
+        plan: The changes.
+        approved: Whether it is approved already; shows no button.
+    """
+
+    def __init__(self, plan: Plan, *, approved: bool = False) -> None:
+        self.plan = plan
+        self._approved = approved or plan.empty
+        self._button: Any = None
+
+    @property
+    def approved(self) -> bool:
+        """Whether the plan may be applied now."""
+        return self._approved or (self._button is not None and bool(self._button.value))
+
+    def require(self) -> None:
+        """Continue only with an approved plan.
+
+        Raises:
+            RagopsError: The button was not pressed.
+        """
+        if not self.approved:
+            raise RagopsError(
+                "the plan is not approved, so nothing was changed",
+                evidence=str(self.plan),
+                hint="press Approve below the plan, then run this cell again",
+            )
+
+    def _ipython_display_(self) -> None:
+        if self._approved or not widgets_shown():
+            self._approved = True
+            display(self.plan)
+            return
+        library = _ipywidgets()
+        self._button = library.ToggleButton(description="Approve", button_style="primary")
+        display(library.VBox([library.HTML(self.plan._repr_html_()), self._button]))
+
+
+def ragflow_settings(stack: Stack, model: str) -> Table:
+    """Settings of the reranker for RAGFlow's model provider page, and its address on this host.
+
+    Args:
+        stack: The configuration.
+        model: Name of the model as it is served, ``status.served``.
+    """
+    rows = (
+        ("provider in RAGFlow", "VLLM"),
+        ("model type", "rerank"),
+        ("base URL", stack.internal_url),
+        ("model name", model),
+        ("API key", "x"),
+        ("on this host", stack.host_url or "not published"),
+    )
+    return Table((Column("setting"), Column("value", code=True)), rows)
+
+
+def register(stack: Stack, *, confirmed: bool) -> Registered | Table:
+    """Register the reranker in RAGFlow through its API, with the token in ``RAGOPS_RAGFLOW_TOKEN``.
+
+    Args:
+        stack: The configuration.
+        confirmed: False changes nothing and shows how to do it.
+
+    Raises:
+        RagflowError: RAGFlow refuses, or its release is unknown; no partial change stays.
+    """
+    containers = find(connect().containers(), stack.ragflow)
+    if any(container.demo for container in containers):
+        return Table(title=f"{containers[0].name} is the demo client: it has no settings to register in")
+    if not confirmed:
+        return Table(title="not registered: set REGISTER = True, and the token in RAGOPS_RAGFLOW_TOKEN")
+    return registration.register(stack, registration.Access.given())
+
+
+@contextmanager
+def log(title: str, *, container: str = "") -> Iterator[Callable[[str], None]]:
+    """Show the progress of a verb as lines with their times; they stay, also when the verb fails.
+
+    Use it as ``with log("ragops up") as line: ragops.up(stack, told=line)``.
+
+    Args:
+        title: First line.
+        container: With a live frontend, the end of this container's log is shown meanwhile.
+    """
+    output, ended = _Output(title), threading.Event()
+    start, lines = time.monotonic(), list[str]()
+
+    def add(text: str) -> None:
+        lines.append(f"{time.monotonic() - start:6.1f} s  {text}")
+        output.show("\n".join([title, *lines[-_LAST_LINES:]]))
+
+    def follow_log() -> None:
+        while not ended.wait(_LOG_INTERVAL):
+            with suppress(RagopsError):  # the container does not exist yet
+                output.log.value = f"<pre>{escape(connect().logs(container, tail=_LAST_LINES))}</pre>"
+
+    if container and output.live:
+        threading.Thread(target=follow_log, daemon=True).start()
+    result = "failed"
+    try:
+        yield add
+        result = "done"
+    finally:
+        ended.set()
+        add(result)
+        output.end("\n".join([title, *lines]))
+
+
+async def benchmark(
+    stack: Stack, config: BenchmarkConfig, *, chart: Callable[[Run], Any] | None = None
+) -> Path:
+    """Run :func:`ragops.benchmark` in a thread and show its progress, with a button that stops it.
+
+    A stopped run keeps the requests that it has sent, also when the kernel is interrupted.
+
+    Args:
+        stack: The configuration.
+        config: What to measure.
+        chart: Draws the requests so far, in a process of its own; only with a live frontend.
+
+    Returns:
+        The run's folder.
+    """
+    stop, start = threading.Event(), time.monotonic()
+    output = _Output(config.name, stop=stop.set)
+    run = asyncio.create_task(
+        asyncio.to_thread(measure.benchmark, stack, config, progress=output.advance, stop=stop)
+    )
+    charts = asyncio.create_task(_update_chart(output, chart)) if chart and output.live else None
+    try:
+        return await asyncio.shield(run)
+    except asyncio.CancelledError:
+        stop.set()
+        await run
+        raise
+    finally:
+        if charts is not None:
+            charts.cancel()
+        folder = f" · saved in {output.last.folder.name}" if output.last else ""
+        output.end(f"{output.count} · {time.monotonic() - start:.1f} s{folder}")
+
+
+class _Output:
+    """Updatable output of a cell that ends as plain text; without a live frontend only the end is shown."""
+
+    def __init__(self, title: str, *, stop: Callable[[], None] | None = None) -> None:
+        self.title, self.count = title, f"{title}: no request was sent"
+        self.last: Progress | None = None
+        self.live = widgets_shown()
+        if not self.live:
+            return
+        library = _ipywidgets()
+        self._bar = library.FloatProgress(max=1.0, layout=library.Layout(width="60%"))
+        self._text, self.log = library.HTML(), library.HTML()
+        self.chart = library.Image(format="png", layout=library.Layout(max_width="100%", display="none"))
+        parts = [self._text, self.chart, self.log]
+        if stop is not None:
+            button = library.Button(description="Stop", tooltip="ends the run and keeps its requests")
+            button.on_click(lambda _: stop())
+            parts.insert(0, library.HBox([self._bar, button]))
+        self._handle = display(library.VBox(parts), display_id=True)
+
+    def show(self, text: str) -> None:
+        if self.live:
+            self._text.value = f"<pre>{escape(text)}</pre>"
+
+    def advance(self, step: Progress) -> None:
+        self.last = step
+        self.count = f"{self.title}: {step.done}/{step.total} requests · {step.errors} errors"
+        self.show(f"{self.count} · {step.level}")
+        if self.live:
+            self._bar.value = step.done / max(1, step.total)
+
+    def end(self, text: str) -> None:
+        if self.live:
+            self._handle.update({"text/plain": text}, raw=True)
+        else:
+            _display_text(text)
+
+
+async def _update_chart(output: _Output, chart: Callable[[Run], Any]) -> None:
+    """Draw in another process: drawing in this one would delay the load generator."""
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        while True:
+            await asyncio.sleep(_CHART_INTERVAL)
+            if output.last is not None:
+                with suppress(RagopsError, ValueError):  # too few requests for a chart
+                    output.chart.value = await loop.run_in_executor(pool, _png, chart, output.last.folder)
+                    output.chart.layout.display = "block"
+
+
+def _png(chart: Callable[[Run], Any], folder: Path) -> bytes:
+    out = io.BytesIO()
+    chart(load_run(folder)).savefig(out, format="png", dpi=110)
+    return out.getvalue()
+
+
+def _display_text(text: str) -> None:
+    display({"text/plain": text}, raw=True)
+
+
+def _ipywidgets() -> Any:
+    import ipywidgets  # noqa: PLC0415 - an extra, and only for a live frontend
+
+    return ipywidgets

@@ -1,0 +1,271 @@
+"""Widgets and their plain text; no stored output needs a frontend."""
+
+import asyncio
+import re
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+
+from ragops import Plan, RagopsError, Stack, bench, notebook, planning, site
+from ragops.actions import CreateNetwork
+from ragops.container import LABEL
+from ragops.ragflow.discovery import DEMO
+from ragops.stack import Ragflow
+from ragops.state import ContainerState
+
+PLAN = Plan((CreateNetwork(planning.network_spec(Stack().network)),))
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    monkeypatch.setenv(notebook.WIDGETS, "0")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed; text as a string."""
+    outputs = []
+
+    def display(output, *, raw=False, **_):
+        outputs.append(output["text/plain"] if raw else output)
+
+    monkeypatch.setattr("ragops.notebook.display", display)
+    return outputs
+
+
+def container(name, service="ragflow-cpu", role="", image="infiniflow/ragflow:v0.27.0"):
+    labels = {"com.docker.compose.service": service} | ({LABEL: role} if role else {})
+    return ContainerState(
+        id=name, name=name, image=image, image_id="i", status="running", exit_code=0, oom_killed=False,
+        error="", started_at="", restart_count=0, health="", network_mode="docker_ragflow", endpoints=(),
+        published=(), labels=labels, command=(),
+    )  # fmt: skip
+
+
+def engine(*containers):
+    return SimpleNamespace(containers=lambda: containers)
+
+
+def frontend(monkeypatch, metadata):
+    kernel = SimpleNamespace(get_parent=lambda _: {"metadata": metadata})
+    monkeypatch.setattr("ragops.notebook.get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    monkeypatch.delenv(notebook.WIDGETS)
+
+
+def test_a_frontend_is_one_that_names_its_cells(monkeypatch):
+    frontend(monkeypatch, {"cellId": "a", "deletedCells": []})
+    assert notebook.widgets_shown()
+    monkeypatch.setenv(notebook.WIDGETS, "0")
+    assert not notebook.widgets_shown()
+    frontend(monkeypatch, {})
+    assert not notebook.widgets_shown()
+
+
+def test_outside_of_a_notebook_there_are_no_widgets(monkeypatch):
+    monkeypatch.delenv(notebook.WIDGETS)
+    assert not notebook.widgets_shown()
+    monkeypatch.setenv(notebook.WIDGETS, "1")
+    assert notebook.widgets_shown()
+
+
+def test_log_lines_are_shown_once_at_the_end(shown):
+    with notebook.log("up") as line:
+        line("create network")
+        line("load (3 s)")
+        assert shown == []
+    (text,) = shown
+    first, *others = text.splitlines()
+    assert first == "up"
+    assert [line.split("s  ")[1] for line in others] == ["create network", "load (3 s)", "done"]
+
+
+def test_a_failure_keeps_the_log(shown):
+    def fail():
+        with notebook.log("up") as line:
+            line("create network")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert "create network" in shown[0]
+    assert shown[0].endswith("failed")
+
+
+def test_selects_all_of_ragflow_at_first():
+    picker = notebook.Picker(
+        Stack(), engine(container("a"), container("db", service="mysql", image="mysql:8"))
+    )
+    assert picker.selected == ("a",)
+    assert picker.stack.ragflow.containers == ("a",)
+    assert str(picker) == "* a (v0.27.0, running)"
+
+
+def test_selects_the_configured_ones_and_names_the_demo_client():
+    declared = Stack(ragflow=Ragflow(containers=("b",)))
+    picker = notebook.Picker(declared, engine(container("a"), container("b", role=DEMO)))
+    assert picker.stack.ragflow.containers == ("b",)
+    assert str(picker) == "  a (v0.27.0, running)\n* b (demo client, running)"
+
+
+def test_a_picker_without_frontend_is_text(shown):
+    notebook.Picker(Stack(), engine())._ipython_display_()
+    assert str(shown[0]) == "no RAGFlow container found"
+
+
+def test_a_picker_with_frontend_offers_the_same_rows(monkeypatch, shown):
+    monkeypatch.setenv(notebook.WIDGETS, "1")
+    picker = notebook.Picker(Stack(), engine(container("a"), container("b")))
+    picker._ipython_display_()
+    assert [label for label, _ in shown[0].options] == ["a (v0.27.0, running)", "b (v0.27.0, running)"]
+    shown[0].value = ("b",)
+    assert picker.stack.ragflow.containers == ("b",)
+
+
+def test_a_plan_is_approved_without_a_frontend(shown):
+    approval = notebook.Approval(PLAN)
+    assert not approval.approved
+    approval._ipython_display_()
+    assert shown == [PLAN]
+    approval.require()
+
+
+def test_a_plan_waits_for_its_button(monkeypatch, shown):
+    monkeypatch.setenv(notebook.WIDGETS, "1")
+    approval = notebook.Approval(PLAN)
+    approval._ipython_display_()
+    with pytest.raises(RagopsError, match="not approved") as refused:
+        approval.require()
+    assert "create network ragflow-rerank" in refused.value.evidence
+    page, button = shown[0].children
+    assert page.value == PLAN._repr_html_()
+    button.value = True
+    approval.require()
+
+
+@pytest.mark.parametrize(("plan", "approved"), [(PLAN, True), (Plan(()), False)])
+def test_no_button_for_what_is_approved_or_empty(monkeypatch, shown, plan, approved):
+    monkeypatch.setenv(notebook.WIDGETS, "1")
+    approval = notebook.Approval(plan, approved=approved)
+    approval._ipython_display_()
+    approval.require()
+    assert shown == [plan]
+
+
+@pytest.fixture
+def config(tmp_path):
+    return bench.BenchmarkConfig(
+        workload=bench.ragflow(4), levels=(bench.Level.closed(1),), name="load", results=tmp_path
+    )
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A benchmark of four requests, each slower than the one before it."""
+
+    def run(stack, config, *, progress, stop):
+        folder = config.results / "a-run"
+        for done in range(1, 5):
+            progress(SimpleNamespace(done=done, total=4, errors=1, level="closed-1", folder=folder))
+            if stop.wait(0.01 if done < 3 else 1):
+                break
+        return folder
+
+    monkeypatch.setattr("ragops.measure.benchmark", run)
+
+
+def test_a_benchmark_ends_in_one_line_with_counts_and_the_folder(benchmark, config, shown):
+    folder = asyncio.run(notebook.benchmark(Stack(), config))
+    assert folder == config.results / "a-run"
+    assert re.fullmatch(r"load: 4/4 requests · 1 errors · [\d.]+ s · saved in a-run", shown[0])
+
+
+def test_a_benchmark_that_fails_at_once_has_no_folder(monkeypatch, config, shown):
+    def fail(*_, **__):
+        raise RagopsError("not ready")
+
+    monkeypatch.setattr("ragops.measure.benchmark", fail)
+    with pytest.raises(RagopsError, match="not ready"):
+        asyncio.run(notebook.benchmark(Stack(), config))
+    assert shown[0].startswith("load: no request was sent")
+
+
+def test_the_stop_button_ends_a_run_that_keeps_its_folder(benchmark, config, monkeypatch, shown):
+    monkeypatch.setenv(notebook.WIDGETS, "1")
+    ended = []
+    monkeypatch.setattr("ragops.notebook._Output.end", lambda _, text: ended.append(text))
+
+    async def person():
+        run = asyncio.create_task(notebook.benchmark(Stack(), config))
+        await asyncio.sleep(0.05)
+        head, *_ = shown[0].children
+        _, button = head.children
+        button.click()
+        return await run
+
+    assert asyncio.run(person()) == config.results / "a-run"
+    assert re.match(r"load: [123]/4 requests", ended[0])
+
+
+def test_an_interrupted_cell_ends_the_run_too(benchmark, config, shown):
+    async def person():
+        run = asyncio.create_task(notebook.benchmark(Stack(), config))
+        await asyncio.sleep(0.05)
+        run.cancel()
+        await run
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(person())
+    assert "saved in a-run" in shown[0]
+
+
+@pytest.mark.parametrize("role", [DEMO, ""])
+def test_nothing_is_registered_in_the_demo_client_nor_unconfirmed(monkeypatch, role):
+    monkeypatch.setattr("ragops.notebook.connect", lambda: engine(container("a", role=role)))
+    monkeypatch.setattr("ragops.registration.register", lambda *_: pytest.fail("registered"))
+    assert ("REGISTER" in str(notebook.register(Stack(), confirmed=False))) == (not role)
+
+
+def test_it_is_registered_when_confirmed(monkeypatch):
+    calls = []
+    monkeypatch.setattr("ragops.notebook.connect", lambda: engine(container("a")))
+    monkeypatch.setattr("ragops.registration.register", lambda *given: calls.append(given) or "registered")
+    monkeypatch.setenv("RAGOPS_RAGFLOW_TOKEN", "ragflow-secret")
+    assert notebook.register(Stack(), confirmed=True) == "registered"
+    (stack, access) = calls[0]
+    assert (stack, access.token.reveal(), access.login) == (Stack(), "ragflow-secret", False)
+
+
+def test_the_settings_for_ragflow_are_the_same_as_text_and_as_html():
+    table = notebook.ragflow_settings(Stack(), "qwen3-reranker-0.6b")
+    for cell in (
+        "http://ragflow-vllm-reranker:8000/v1",
+        "qwen3-reranker-0.6b",
+        "http://127.0.0.1:8123/v1",
+        "VLLM",
+    ):
+        assert cell in str(table)
+        assert cell in table._repr_html_()
+
+
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_outputs_that_are_stored_hold_no_widget(wanted, monkeypatch, tmp_path):
+    monkeypatch.setenv(notebook.WIDGETS, wanted)
+    source = """from types import SimpleNamespace
+from ragops import Stack, bench, measure, notebook
+def run(stack, config, progress, stop):
+    progress(SimpleNamespace(done=1, total=1, errors=0, level="closed-1", folder=SimpleNamespace(name="run")))
+measure.benchmark = run
+config = bench.BenchmarkConfig(workload=bench.ragflow(4), levels=(bench.Level.closed(1),), name="load")
+await notebook.benchmark(Stack(), config)
+with notebook.log("up") as line:
+    line("ready")
+"""
+    (tmp_path / "in").mkdir()
+    source_notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbformat.write(source_notebook, tmp_path / "in" / "a.ipynb")
+    (copy,) = site.execute_notebooks(tmp_path / "in", tmp_path / "out")
+    (cell,) = nbformat.read(copy, as_version=4).cells
+    stored = [out.data for out in cell.outputs]
+    assert all(list(data) == ["text/plain"] for data in stored)
+    assert [data["text/plain"].split()[0] for data in stored] == ["load:", "up"]
