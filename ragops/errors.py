@@ -28,9 +28,11 @@ says what each means.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PAGE = "errors.html"
@@ -151,3 +153,23 @@ class LockedError(RagopsError):
     """Another ragops is changing or watching the same stack."""
 
     code = "locked"
+
+
+@contextmanager
+def file_errors(
+    kind: type[RagopsError], message: str, file: Path, *, code: str = "", hint: str = ""
+) -> Iterator[None]:
+    """Raise ``kind`` in place of what the file system, JSON, TOML and pydantic raise about a file."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise kind(message, code=code, evidence=reason(error), hint=hint, file=file) from error
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line; of pydantic's the first error, with the place in the data."""
+    if not hasattr(error, "errors"):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

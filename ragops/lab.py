@@ -40,6 +40,7 @@ def notebooks(here: Path) -> Path:
             code="notebook-refused",
             evidence=f"looked for {' and '.join(f'{name}/{_FIRST}' for name in FOLDERS)}",
             hint="go to the checkout of ragops, then: ragops lab",
+            file=here,
         )
     with resources.as_file(packaged) as folder:
         return Path(shutil.copytree(folder, here / FOLDERS[-1], dirs_exist_ok=True))

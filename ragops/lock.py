@@ -45,6 +45,7 @@ def held(home: Path, address: str, name: str, doing: Doing = "changing") -> Iter
                 f"another ragops is {doing} the stack of {name}",
                 evidence=f"{file} is locked",
                 hint=_HINT[doing],
+                file=file,
             ) from error
         yield
 

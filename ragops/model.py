@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragops import weights
-from ragops.errors import ModelError
+from ragops.errors import ModelError, file_errors
 from ragops.minilm import bundled_minilm
 from ragops.weights import fingerprint as fingerprint  # noqa: PLC0414 - of a folder, so it is asked for here
 
@@ -141,12 +141,9 @@ def describe(folder: Path) -> Model:
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
-    try:
+    hint = "fetch the folder again"
+    with file_errors(ModelError, f"can't read {file}", file, code="model-unreadable", hint=hint):
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"can't read {file}", code="model-unreadable", evidence=str(error), hint="fetch the folder again"
-        ) from error
     return found if isinstance(found, dict) else {}
 
 
@@ -157,6 +154,7 @@ def _fetched(folder: Path) -> None:
             code="model-pointers",
             evidence=", ".join(names),
             hint=f"git -C {folder} lfs pull",
+            file=folder,
         )
 
 
@@ -166,6 +164,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"there is no model folder {folder}",
             code="model-missing",
             hint="see reranker.model or RAGOPS_MODEL_DIR",
+            file=folder,
         )
     config = _json(folder / "config.json")
     if not config:
@@ -176,6 +175,7 @@ def _config(folder: Path) -> dict[str, Any]:
             code="model-runs-code",
             evidence=f"config.json: auto_map = {config['auto_map']}",
             hint="ragops never runs code from a model folder; take a model that vLLM knows itself",
+            file=folder,
         )
     return config
 
@@ -201,6 +201,7 @@ def _weights(folder: Path) -> tuple[Path, ...]:
             code="model-pickled",
             evidence=", ".join(sorted(file.name for file in folder.glob("*.bin"))),
             hint="a pickle runs code when it is read; fetch the safetensors files of the model",
+            file=folder,
         )
     if not found:
         raise _incomplete(folder, "it has no .safetensors file")
@@ -223,6 +224,7 @@ def _inside(folder: Path) -> None:
             code="model-links",
             evidence=f"{out[0].name} -> {out[0].resolve()}; a container sees the folder only",
             hint=f"make a plain copy and name that: cp -rL {folder} {_name(folder)}",
+            file=folder,
         )
 
 
@@ -236,6 +238,7 @@ def _readable(folder: Path) -> None:
                 code="model-unreadable",
                 evidence=f"{path} has the mode {status.st_mode & 0o777:o}",
                 hint=f"chmod -R a+rX {folder}",
+                file=folder,
             )
 
 
@@ -246,6 +249,7 @@ def _incomplete(folder: Path, reason: str) -> ModelError:
         code="model-incomplete",
         evidence=reason,
         hint=f"fetch all of it: hf download <owner>/{name} --local-dir {folder}",
+        file=folder,
     )
 
 
@@ -272,6 +276,7 @@ def _kind(folder: Path, config: dict[str, Any]) -> tuple[str, Kind, str]:
         code="model-no-reranker",
         evidence=f"these can: {RERANKS}",
         hint="name another folder with reranker.model or RAGOPS_MODEL_DIR",
+        file=folder,
     )
 
 
@@ -305,6 +310,7 @@ def _answers(folder: Path) -> None:
             code="model-no-reranker",
             evidence=f"its tokenizer has no single token for {' and '.join(missing)}",
             hint="a Qwen3-Reranker's score is the share of 'yes' against 'no'",
+            file=folder,
         )
 
 
@@ -317,6 +323,7 @@ def _one_label(folder: Path, config: dict[str, Any]) -> None:
             code="model-no-reranker",
             evidence=f"config.json: {labels} labels",
             hint=f"these can rerank: {RERANKS}",
+            file=folder,
         )
 
 

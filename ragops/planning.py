@@ -263,6 +263,7 @@ def _reranker_actions(
             code="name-taken",
             evidence=f"image {container.image}, {container.status}",
             hint="remove or rename it, or set another name under [reranker]",
+            container=spec.name,
         )
     if reason := _outdated(container, spec, image_id, network):
         yield ReplaceContainer(spec, reason)

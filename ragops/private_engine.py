@@ -106,6 +106,7 @@ def _start(folder: Path) -> str:
         code="engine-not-started",
         evidence=tail,
         hint=f"its log is {log}",
+        file=log,
     )
 
 

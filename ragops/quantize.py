@@ -19,9 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from ragops import model as models
 from ragops.container import Mount
-from ragops.errors import ImageError, ModelError
+from ragops.errors import ImageError, ModelError, file_errors
 from ragops.sidecar import sidecar
 from ragops.stack import home
 
@@ -124,6 +126,7 @@ def _refuse(model: Model) -> None:
             code="model-not-int",
             evidence=f"config.json: quantization_config, quant_method {model.quantized}",
             hint=hint,
+            file=model.folder,
         )
     if not model.architecture.startswith(KNOWN):
         raise ModelError(
@@ -131,6 +134,7 @@ def _refuse(model: Model) -> None:
             code="model-not-int",
             evidence=f"known are {', '.join(KNOWN)}",
             hint=hint,
+            file=model.folder,
         )
 
 
@@ -149,26 +153,20 @@ def _before(place: Path) -> Record | None:
     """
     if not place.exists():
         return None
-    try:
-        return Record(**json.loads((place / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"{place} is in the way: it is no int8 folder that ragops made",
-            code="model-not-int",
-            evidence=str(error),
-            hint="name another folder, or move that one away",
-        ) from error
+    what, hint = (
+        f"{place} is not an int8 folder that ragops created",
+        "name another folder, or move that one away",
+    )
+    with file_errors(ModelError, what, place, code="model-not-int", hint=hint):
+        return TypeAdapter(Record).validate_json((place / RECORD).read_bytes())
 
 
 def _make_room(parent: Path, model: Model) -> None:
     """Make the parent folder, and see that it can take the result: never more than the model itself."""
-    try:
+    what = f"{parent} can't take an int8 folder"
+    with file_errors(ModelError, what, parent, code="model-not-int", hint=_OTHER):
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
-    except OSError as error:
-        raise ModelError(
-            f"{parent} can't take an int8 folder", code="model-not-int", evidence=str(error), hint=_OTHER
-        ) from error
     need = model.weight_bytes + _MARGIN
     if free < need:
         raise ModelError(
@@ -176,6 +174,7 @@ def _make_room(parent: Path, model: Model) -> None:
             code="model-not-int",
             evidence=f"{free / 1e9:.2f} GB are free, up to {need / 1e9:.2f} GB are needed",
             hint=_OTHER,
+            file=parent,
         )
 
 
@@ -197,6 +196,7 @@ def _convert(engine: Engine, image: str, model: Model, made: Path) -> _Said:
             f"{model.name} can't be made int8: no linear layer was found in its files",
             code="model-not-int",
             hint="the layers of known models are named layers.0, layers.1 and so on",
+            file=model.folder,
         )
     return said
 
@@ -214,4 +214,5 @@ def _failed(image: str, model: Model, text: str) -> ModelError | ImageError:
         code="model-not-int",
         evidence="\n".join(text.splitlines()[-6:]),
         hint="ragops doctor looks at the files of the model and at the disk",
+        file=model.folder,
     )

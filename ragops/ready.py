@@ -99,11 +99,14 @@ def _alive(engine: Engine, name: str, elapsed: float, restarts: int) -> Containe
             f"{name} was removed while it was starting",
             code="reranker-removed",
             hint="ragops up starts it again",
+            container=name,
         )
     if container.status == "running" and container.restart_count <= restarts:
         return container
     if container.status == "paused":
-        raise LaunchError(f"{name} is paused", code="reranker-paused", hint=f"docker unpause {name}")
+        raise LaunchError(
+            f"{name} is paused", code="reranker-paused", hint=f"docker unpause {name}", container=name
+        )
     raise _ended(container, engine.logs(name, tail=_TAIL), elapsed)
 
 
@@ -127,6 +130,7 @@ def _too_late(container: ContainerState, elapsed: float, log: str) -> LaunchErro
         code="start-slow",
         evidence="\n".join(log.splitlines()[-8:]),
         hint=f"docker logs --follow {container.name} shows how far it is; raise ready_timeout if it goes on",
+        container=container.name,
     )
 
 

@@ -155,7 +155,7 @@ def build(source: Path, out: Path, notebooks: Path | None = None, *, run: Path |
     """
     if out.exists() and any(out.iterdir()) and not (out / "objects.inv").exists():
         raise RagopsError(
-            f"{out} is not empty and holds no site", code="site-refused", hint="name another folder"
+            f"{out} is not empty and holds no site", code="site-refused", hint="name another folder", file=out
         )
     with tempfile.TemporaryDirectory(prefix="ragops-site-") as name:
         stage = Path(name)
@@ -179,7 +179,9 @@ def _dot(source: Path) -> str:
         hint = "install graphviz: apt-get install graphviz"
         raise RagopsError("there is no dot command", code="extra-missing", hint=hint) from error
     if done.returncode:
-        raise RagopsError(f"dot can't draw {source.name}", code="site-refused", evidence=done.stderr.strip())
+        raise RagopsError(
+            f"dot can't draw {source.name}", code="site-refused", evidence=done.stderr.strip(), file=source
+        )
     return done.stdout
 
 
@@ -230,6 +232,7 @@ def _failure(copy: Path, notebook: Any, error: Exception) -> RagopsError:
         code="notebook-failed",
         evidence=evidence,
         hint=f"look at {copy}",
+        file=copy,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ragops.errors import StackError
+from ragops.errors import StackError, file_errors
 from ragops.ragflow import releases
 
 FILE = "ragops.toml"
@@ -213,13 +213,9 @@ def load(path: Path | str | None = None) -> Stack:
     file = declaration(path)
     if not (path or os.environ.get("RAGOPS_STACK") or file.exists()):
         return _checked(Stack(), file, "")
-    try:
+    hint = "name another with --stack FILE"
+    with file_errors(StackError, f"can't read {file}", file, code="stack-unreadable", hint=hint):
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"can't read {file}"
-        raise StackError(
-            msg, code="stack-unreadable", evidence=str(error), hint="name another with --stack FILE"
-        ) from error
     return parse(text, file)
 
 
@@ -229,13 +225,9 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
     Raises:
         StackError: As :func:`load`.
     """
-    try:
+    hint = "see https://toml.io for the form"
+    with file_errors(StackError, f"{file} is not TOML", file, code="stack-unreadable", hint=hint):
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        msg = f"{file} is not TOML"
-        raise StackError(
-            msg, code="stack-unreadable", evidence=str(error), hint="see https://toml.io for the form"
-        ) from error
     try:
         stack = Stack.model_validate(tables)
     except ValidationError as error:
@@ -267,6 +259,7 @@ def _checked(stack: Stack, file: Path, text: str) -> Stack:
             code="port-exposed",
             evidence="a published port passes the host's firewall rules, and rerank has no password",
             hint="leave it at 127.0.0.1, or add expose = true to [reranker] if that is wanted",
+            file=file,
         )
     return stack
 
@@ -281,6 +274,7 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
             code="key-unknown",
             evidence=f"known here: {', '.join(_known(where))}",
             hint=_nearest(where),
+            file=file,
         )
     reason = str(first["msg"]).removeprefix("Value error, ")
     return StackError(
@@ -288,6 +282,7 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
         code="value-refused",
         evidence=reason,
         hint=f"see the settings page, or leave {where[-1]} out for the default",
+        file=file,
     )
 
 

@@ -142,7 +142,10 @@ def newest_run(results: Path, besides: frozenset[Path] = frozenset()) -> Path:
         if load_run(folder).info.workload.profile == "ragflow":
             return folder
     raise RagopsError(
-        f"no recorded run of RAGFlow's profile in {results}", code="run-missing", hint="make run records one"
+        f"no recorded run of RAGFlow's profile in {results}",
+        code="run-missing",
+        hint="make run records one",
+        file=results,
     )
 
 

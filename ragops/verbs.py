@@ -228,7 +228,12 @@ def verify(
     wanted = desired(stack)
     reranker = engine.container(stack.reranker.name)
     if reranker is None:
-        raise NotFoundError(f"no reranker {stack.reranker.name}", code="reranker-missing", hint="ragops up")
+        raise NotFoundError(
+            f"no reranker {stack.reranker.name}",
+            code="reranker-missing",
+            hint="ragops up",
+            container=stack.reranker.name,
+        )
     found = discovery.find(engine.containers(), stack.ragflow)
     if not found:
         raise RagflowError(

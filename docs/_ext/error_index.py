@@ -33,8 +33,8 @@ TABLES = {
     "LaunchError": (*hints.CONTAINER, *hints.EXITS.values()),
     "RagflowError": FAILURES,
 }
-TRANSLATORS = {"file_errors", "http_errors"}
-"""Context managers that raise the class that is their first argument."""
+TRANSLATORS = {"file_errors"}
+"""Context managers that raise the class that is their first argument, with the second as message."""
 FAKES = {"fake_engine.py", "fake_rules.py"}
 """They say what an engine says, and the engine's own place is shown."""
 BUILTINS = {"sorted", "set", "str", "round", "type", "Counter"}

@@ -212,6 +212,7 @@ def _refuse_unfinished(a: Run, b: Run) -> None:
                 f"run {which} sorted a known question wrongly, so its speed means nothing",
                 evidence=f"{run.path.name}: {run.info.order.verdict}",
                 hint="ragops verify names the cause",
+                code="order-wrong",
             )
 
 
@@ -229,6 +230,7 @@ def _refuse_unlike(a: Run, b: Run, *, across_models: bool) -> None:
             "the runs measured different models",
             evidence=f"A: {_model(a)}; B: {_model(b)}",
             hint="record B again with A's model, or ask for it with --across-models",
+            code="runs-differ",
         )
 
 

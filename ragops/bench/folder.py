@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ragops.bench.records import READS, RequestRecord, Run, RunInfo, Sample
-from ragops.errors import BenchError
+from ragops.errors import BenchError, file_errors, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,13 +43,9 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, *, again: bool = False) -> None:
-        try:
+        hint = "recorded runs are never overwritten: give another name or results folder"
+        with file_errors(BenchError, f"can't make {path}", path, code="run-unreadable", hint=hint):
             path.mkdir(parents=True, exist_ok=again)
-        except OSError as error:
-            hint = "recorded runs are never overwritten: give another name or results folder"
-            raise BenchError(
-                f"can't make {path}", code="run-unreadable", evidence=str(error), hint=hint
-            ) from error
         self.path = path
         self._requests, self._samples = (opened(path / name) for name in (REQUESTS, SAMPLES))
 
@@ -87,7 +83,9 @@ def opened(file: Path) -> IO[bytes]:
     except BlockingIOError as error:
         stream.close()
         hint = "wait until it is done, or stop it"
-        raise BenchError(f"another process is recording {file.parent}", code="run-busy", hint=hint) from error
+        raise BenchError(
+            f"another process is recording {file.parent}", code="run-busy", hint=hint, file=file.parent
+        ) from error
     stream.seek(0)
     stream.truncate(stream.read().rfind(b"\n") + 1)
     return stream
@@ -128,6 +126,7 @@ def room(path: Path, what: str, verb: str) -> Iterator[None]:
             code="disk-full",
             evidence=str(error),
             hint=f"make room, then go on: ragops {verb} --resume {path}",
+            file=path,
         ) from error
 
 
@@ -156,24 +155,19 @@ def load_run(path: Path | str) -> Run:
 
 
 def _load_info(folder: Path) -> RunInfo:
-    try:
-        info = _INFO.validate_json((folder / INFO).read_bytes())
-    except OSError as error:
-        hint = "name a folder under results/ that ragops bench has made"
-        raise BenchError(
-            f"{folder} holds no recorded run", code="run-unreadable", evidence=str(error), hint=hint
-        ) from error
-    except ValidationError as error:
-        hint = "it was changed by hand, or by another release of ragops"
-        raise BenchError(
-            f"{folder}/run.json can't be read", code="run-unreadable", evidence=_first(error), hint=hint
-        ) from error
+    hint = "name a folder under results/ that ragops bench has made"
+    with file_errors(BenchError, f"{folder} holds no recorded run", folder, code="run-unreadable", hint=hint):
+        data = (folder / INFO).read_bytes()
+    what, hint = f"{folder / INFO} can't be read", "it was changed by hand, or by another release of ragops"
+    with file_errors(BenchError, what, folder / INFO, code="run-unreadable", hint=hint):
+        info = _INFO.validate_json(data)
     if info.schema_version not in READS:
         raise BenchError(
             f"{folder}/run.json has schema version {info.schema_version}",
             code="run-unreadable",
             evidence=f"this ragops reads versions {READS[0]} to {READS[-1]}",
             hint="read it with the release that wrote it",
+            file=folder / INFO,
         )
     return info
 
@@ -192,13 +186,11 @@ def _load_lines(file: Path, adapter: TypeAdapter[_T], problems: list[str]) -> tu
             if number < len(lines):
                 hint = "the lines after it are good, so it was not cut off: restore the file"
                 raise BenchError(
-                    f"{file}:{number} is broken", code="run-unreadable", evidence=_first(error), hint=hint
+                    f"{file}:{number} is broken",
+                    code="run-unreadable",
+                    evidence=reason(error),
+                    hint=hint,
+                    file=file,
                 ) from error
             problems.append(f"{file.name}: last line cut off, left out")
     return tuple(rows)
-
-
-def _first(error: ValidationError) -> str:
-    detail = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in detail["loc"])
-    return f"{where}: {detail['msg']}" if where else detail["msg"]

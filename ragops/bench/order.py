@@ -131,6 +131,7 @@ def refusal(ordering: Ordering, target: wire.Target) -> BenchError:
             code="server-silent",
             evidence=ordering.error,
             hint="ragops status shows whether the reranker is up and what its model is called",
+            url=target.url,
         )
     return BenchError(
         f"{target.model} sorts a known question wrongly, so its speed is not measured",
@@ -138,4 +139,5 @@ def refusal(ordering: Ordering, target: wire.Target) -> BenchError:
         evidence=f"scores: {', '.join(f'{score:.3f}' for score in ordering.scores)}",
         hint="look at the score template and at hf-overrides; "
         "for random weights give no_order_check='random weights'",
+        url=target.url,
     )

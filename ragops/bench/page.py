@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ragops.bench import facts
 from ragops.bench.chapters import Chapter, chapters
-from ragops.errors import BenchError
+from ragops.errors import BenchError, file_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,14 +97,13 @@ def write(run: Run, out: Path, *, figures: Path | None = None) -> Written:
 
 def _put(file: Path, text: str) -> None:
     draft = file.with_name(f".{file.name}.new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        hint = "name another place with --out"
-        raise BenchError(f"can't write {file}", evidence=str(error), hint=hint) from error
+    with file_errors(BenchError, f"can't write {file}", file, hint="name another place with --out"):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def _drawn(run: Run, chapter: Chapter) -> Drawn:
@@ -113,7 +112,7 @@ def _drawn(run: Run, chapter: Chapter) -> Drawn:
     try:
         from ragops.bench import plots  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise BenchError(_NEEDS, hint="pip install 'ragops-rerank[bench]'") from error
+        raise BenchError(_NEEDS, hint="pip install 'ragops-rerank[bench]'", code="extra-missing") from error
     draw = getattr(plots, chapter.figure)
     return Drawn(chapter, plots.svg(draw(run)), plots.svg(draw(run, narrow=True)))
 
@@ -123,7 +122,7 @@ def _lay_out(run: Run, drawn: list[Drawn]) -> str:
         from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - an extra
         from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja2
     except ImportError as error:
-        raise BenchError(_NEEDS, hint="pip install 'ragops-rerank[bench]'") from error
+        raise BenchError(_NEEDS, hint="pip install 'ragops-rerank[bench]'", code="extra-missing") from error
     source = (resources.files("ragops.data") / "report.html.jinja").read_text(encoding="utf-8")
     layout = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     parts = [

@@ -118,7 +118,9 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
     before = load_run(path)
     info = before.info
     if info.complete:
-        raise BenchError(f"{path} is complete", code="run-not-continued", hint="record a new run instead")
+        raise BenchError(
+            f"{path} is complete", code="run-not-continued", hint="record a new run instead", file=path
+        )
     texts = workload or again(info.workload)
     _refuse_other(info, texts, provenance)
     moment = datetime.now(UTC).isoformat(timespec="seconds")

@@ -62,6 +62,7 @@ def calmest(run: Run) -> tuple[str, list[RequestRecord]]:
         f"{run.path} has no answered request",
         code="run-too-small",
         hint="record again; see its run.json for why",
+        file=run.path,
     )
 
 

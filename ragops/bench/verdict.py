@@ -142,6 +142,7 @@ def _judged(run: Run) -> tuple[Level, list[RequestRecord]]:
             code="verdict-missing",
             evidence=f"its profile is {run.info.workload.profile}",
             hint="record with the ragflow workload, or with requests of your own",
+            file=run.path,
         )
     levels = sorted(run.info.levels, key=lambda level: level.clients or math.inf)
     for level in levels:
@@ -152,6 +153,7 @@ def _judged(run: Run) -> tuple[Level, list[RequestRecord]]:
         f"{run.path} has no measured request",
         code="run-too-small",
         hint="record again; see its run.json for why",
+        file=run.path,
     )
 
 

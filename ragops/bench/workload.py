@@ -15,13 +15,13 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from ragops.bench.records import WorkloadInfo
 from ragops.bench.sizes import RAGFLOW_WINDOW, TAIL_TOKENS, TOKENS_PER_WORD, pair_tokens, windows
 from ragops.bench.text import Passage, Writer, count_words, cut, stemmed
-from ragops.errors import BenchError
+from ragops.errors import BenchError, file_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -271,14 +271,12 @@ def from_jsonl(path: Path | str) -> Workload:
         BenchError: The file can't be read, or a line is of another form; the line is named.
     """
     file = Path(path)
-    try:
+    with file_errors(BenchError, f"can't read {file}", file, code="workload-refused"):
         lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise BenchError(f"can't read {file}", code="workload-refused", evidence=str(error)) from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     requests = tuple(_parsed(file, number, line) for number, line in numbered)
     if not requests:
-        raise BenchError(f"{file} holds no request", code="workload-refused", hint=_FORM)
+        raise BenchError(f"{file} holds no request", code="workload-refused", hint=_FORM, file=file)
     return Workload(file.stem, "own", f"{len(requests)} requests of the user's own", None, requests)
 
 
@@ -287,15 +285,9 @@ _FORM = 'each line is {"query": "...", "documents": ["...", ...]}'
 
 
 def _parsed(file: Path, number: int, line: bytes) -> Request:
-    try:
+    what = f"{file}:{number} is no request"
+    with file_errors(BenchError, what, file, code="workload-refused", hint=_FORM):
         return _REQUEST.validate_json(line)
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in detail["loc"])
-        evidence = f"{where}: {detail['msg']}" if where else detail["msg"]
-        raise BenchError(
-            f"{file}:{number} is no request", code="workload-refused", evidence=evidence, hint=_FORM
-        ) from error
 
 
 def _drawn(writer: Writer, lengths: list[int], max_words: int | None) -> Request:

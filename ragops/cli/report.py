@@ -42,6 +42,7 @@ def _find(options: Options, name: str) -> Run:
         code="run-unreadable",
         evidence=f"below {options.results}: {', '.join(known[-5:]) or 'no run'}",
         hint="ragops bench records one; --results names another folder of runs",
+        file=options.results,
     )
 
 

@@ -20,7 +20,7 @@ from ragops import host as hosts
 from ragops.compose import faults
 from ragops.compose.read import read
 from ragops.compose.yaml import parse
-from ragops.errors import ComposeError, ModelError
+from ragops.errors import ComposeError, ModelError, file_errors
 from ragops.model import describe
 
 if TYPE_CHECKING:
@@ -80,11 +80,9 @@ def check_file(path: Path | str, host: Host | None = None) -> CheckedFile:
         ComposeError: The file can't be read, or is not a compose file.
     """
     file = Path(path)
-    try:
+    with file_errors(ComposeError, f"can't read {file}", file, hint="name a compose file"):
         text = file.read_text(encoding="utf-8-sig")
         variables = dotenv_values(file.parent / ".env")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ComposeError(f"can't read {file}", evidence=str(error), hint="name a compose file") from error
     defined = {name: value for name, value in variables.items() if value is not None}
     return check_text(text, file, host or hosts.read_host(), {**defined, **os.environ})
 

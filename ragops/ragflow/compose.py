@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops.compose.render import NETWORK, commented, written
-from ragops.errors import RagflowError
+from ragops.errors import RagflowError, file_errors
 from ragops.planning import moves_route
 from ragops.ragflow.discovery import RagflowContainer, is_ragflow
 from ragops.state import COMPOSE_PROJECT
@@ -121,8 +121,10 @@ def write(made: Override) -> tuple[Path, Path | None]:
             code="override-unwritten",
             evidence=where,
             hint=hint,
+            file=file,
         )
-    try:
+    hint = "print it, and put it there"
+    with file_errors(RagflowError, f"can't write {file}", file, code="override-unwritten", hint=hint):
         old = file.read_text() if file.exists() else made.text
         backup = None
         if old != made.text:
@@ -131,13 +133,6 @@ def write(made: Override) -> tuple[Path, Path | None]:
         fresh = file.with_name(f".{file.name}.new")
         fresh.write_text(made.text)
         fresh.replace(file)
-    except OSError as error:
-        raise RagflowError(
-            f"can't write {file}",
-            code="override-unwritten",
-            evidence=str(error),
-            hint="print it, and put it there",
-        ) from error
     return file, backup
 
 
@@ -155,6 +150,7 @@ def _check(found: RagflowContainer) -> None:
             f"{found.name} was not made by compose: there is no file to extend",
             code="override-excluded",
             hint=f"ragops connect {found.name} joins it now, ragops watch keeps it joined",
+            container=found.name,
         )
     if found.obstacle or mode in {"bridge", "default"}:
         raise RagflowError(
@@ -162,6 +158,7 @@ def _check(found: RagflowContainer) -> None:
             code="override-excluded",
             evidence=f"network_mode excludes networks; {found.name} has {mode}",
             hint="take network_mode out of the service and recreate it; then ragops compose override",
+            container=found.name,
         )
 
 

@@ -63,6 +63,7 @@ def detect(
         code="ragflow-release",
         evidence="\n".join([*seen, "nothing was changed"]),
         hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
+        url=url,
     )
 
 

@@ -140,6 +140,7 @@ def joinable(found: RagflowContainer) -> RagflowContainer:
             code="cannot-join",
             evidence=f"network mode {found.container.network_mode}",
             hint="take network_mode out of its compose file and recreate it, then connect it",
+            container=found.name,
         )
     return found
 
@@ -155,6 +156,7 @@ def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContaine
         code="container-missing",
         evidence=f"containers that look like RAGFlow: {near}",
         hint="docker ps --all shows the names",
+        container=name,
     )
 
 
@@ -176,6 +178,7 @@ def url_of(found: RagflowContainer) -> str:
             code="ragflow-silent",
             evidence=f"{found.container.status}; it publishes neither {API_PORT} nor {WEB_PORT}",
             hint="start it, or name its address with --url",
+            container=found.name,
         )
     return f"http://{addresses[0]}:{API_PORT}"
 

@@ -96,6 +96,7 @@ def _read(file: Path) -> str:
             code="secret-refused",
             evidence=str(reason),
             hint="name another file",
+            file=file,
         ) from None
 
 

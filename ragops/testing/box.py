@@ -142,4 +142,5 @@ def _wait(engine: Engine, name: str) -> None:
         code="engine-silent",
         evidence=engine.logs(name),
         hint=f"docker logs {name}",
+        container=name,
     )

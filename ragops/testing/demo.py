@@ -63,6 +63,7 @@ def up(
             code="name-taken",
             evidence=f"image {there.image}, {there.status}",
             hint="this machine seems to have a RAGFlow: ragops up finds it, no demo is needed",
+            container=name,
         )
     if engine.image(IMAGE) is None:
         told(f"building the demo client with {COHERE}")

@@ -94,4 +94,6 @@ def _wait(engine: Engine, container: str, url: str) -> None:
         code="engine-silent",
         evidence=engine.logs(container)[-1000:],
         hint=f"docker logs {container}",
+        container=container,
+        url=url,
     )

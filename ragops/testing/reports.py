@@ -54,7 +54,9 @@ def read_ragops(run: Run) -> Seen:
     sent, done = min(one.t_send for one in run.measured), max(one.t_done for one in run.measured)
     p50 = row.service[0].value
     if p50 is None:
-        raise BenchError("too few requests for a median", evidence=f"{row.n} in {run.path.name}")
+        raise BenchError(
+            "too few requests for a median", evidence=f"{row.n} in {run.path.name}", code="run-too-small"
+        )
     cpu = run.info.client.cpu_seconds_per_request if run.info.client else None
     return Seen(
         requests=row.n - row.errors,

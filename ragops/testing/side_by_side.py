@@ -118,7 +118,10 @@ def scores(url: str, model: str, workload: Workload) -> list[tuple[float, ...]]:
                 reply = await wire.post(http, target, body, len(one.documents))
                 if reply.error:
                     raise BenchError(
-                        f"{target.url} did not answer", code="server-silent", evidence=reply.error
+                        f"{target.url} did not answer",
+                        code="server-silent",
+                        evidence=reply.error,
+                        url=target.url,
                     )
                 found.append(reply.scores)
         return found
@@ -136,6 +139,7 @@ def main(file: str, declaration: Path) -> None:
             "the reranker is not published on this host",
             code="not-published",
             hint="set port under [reranker]",
+            container=stack.reranker.name,
         )
     texts = synthetic(_REQUESTS + _WARMUP, _DOCUMENTS, _WORDS)
     other = spec(

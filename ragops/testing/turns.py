@@ -153,7 +153,7 @@ class Rig:
         """Where the record comes from."""
         container = self.engine.container(spec.name)
         if container is None:
-            raise BenchError(f"{spec.name} is gone")
+            raise BenchError(f"{spec.name} is gone", container=spec.name)
         found = origins.of_container(
             verbs.Desired(self.stack("default"), self.model, spec), container, self.engine
         )

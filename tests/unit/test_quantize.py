@@ -119,7 +119,7 @@ class TestRefused:
         other = model_folder.with_name("tiny-int8")
         other.mkdir()
         (other / "notes.txt").write_text("mine")
-        with pytest.raises(ModelError, match="is in the way") as caught:
+        with pytest.raises(ModelError, match="not an int8 folder") as caught:
             make(fake, model_folder)
         assert caught.value.code == "model-not-int"
         assert [one.name for one in other.iterdir()] == ["notes.txt"]

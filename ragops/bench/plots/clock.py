@@ -57,7 +57,12 @@ def timeline(run: Run, *, narrow: bool = False) -> Figure:
         BenchError: Nothing was sent.
     """
     if not run.requests:
-        raise BenchError(f"{run.path} has no request", hint="record again; see its run.json for why")
+        raise BenchError(
+            f"{run.path} has no request",
+            hint="record again; see its run.json for why",
+            code="run-too-small",
+            file=run.path,
+        )
     panels = _panels(run)
     heights, room = [2.9, *([1.35] * len(panels))], 0.45 if narrow else 0
     made = frame(run, "Every request in time", heights, narrow=narrow, room=room)
@@ -95,7 +100,10 @@ def resources(run: Run, *, narrow: bool = False) -> Figure:
     panels = _panels(run)
     if not panels:
         raise BenchError(
-            f"{run.path} has too few samples", code="run-too-small", hint="record for longer, with a sampler"
+            f"{run.path} has too few samples",
+            code="run-too-small",
+            hint="record for longer, with a sampler",
+            file=run.path,
         )
     made = frame(run, "The reranker while it was measured", [1.7] * len(panels), narrow=narrow)
     scale, unit = _clock(run)

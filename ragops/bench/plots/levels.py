@@ -55,6 +55,7 @@ def throughput(run: Run, *, narrow: bool = False) -> Figure:
             f"{run.path} has no measured request",
             code="run-too-small",
             hint="record again; see its run.json for why",
+            file=run.path,
         )
     made = frame(run, "Throughput, and the latency that it costs", [3.6], columns=2, narrow=narrow)
     _speeds(made, made.axes[0], run, rows)

@@ -69,7 +69,10 @@ def latency_map(run: Run, *, narrow: bool = False) -> Figure:
     grid = shape.grid_of(run)
     if grid is None:
         raise BenchError(
-            f"{run.path} has no grid of sizes", hint="record one with ragops bench --profile grid"
+            f"{run.path} has no grid of sizes",
+            hint="record one with ragops bench --profile grid",
+            code="run-too-small",
+            file=run.path,
         )
     height = 1.2 + 0.62 * len(grid.documents)
     made = frame(
