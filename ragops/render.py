@@ -108,4 +108,7 @@ def _(record: RagopsError) -> Any:
         "message": record.message,
         "evidence": record.evidence,
         "hint": record.hint,
+        "container": record.container,
+        "url": record.url,
+        "file": plain(record.file),
     }

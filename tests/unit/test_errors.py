@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from docker.errors import APIError, NotFound
+from pydantic import BaseModel
 
 from ragops import cli, codes, errors, hints
 from ragops.container import ContainerSpec
 from ragops.engine import _engine_errors
-from ragops.errors import EngineError, NotFoundError, RagopsError
+from ragops.errors import EngineError, NotFoundError, RagopsError, StackError
 from ragops.ragflow import answers
 from ragops.ragflow.failures import FAILURES
 from ragops.render import plain
@@ -61,6 +62,30 @@ def test_missing_things_are_engine_errors():
 def test_the_drawn_tree_is_complete():
     drawn = set(re.findall(r"\b\w+Error\b", errors.__doc__ or ""))
     assert drawn == {kind.__name__ for kind in KINDS}
+
+
+class Form(BaseModel):
+    number: int
+
+
+@pytest.mark.parametrize(
+    ("action", "evidence"),
+    [
+        (lambda file: file.read_text(), "No such file"),
+        (lambda _: json.loads("{"), "Expecting property name"),
+        (lambda _: Form.model_validate({"number": "x"}), "number: Input should be a valid integer"),
+    ],
+)
+def test_exceptions_about_a_file_become_ours(tmp_path, action, evidence):
+    file = tmp_path / "x"
+    with (
+        pytest.raises(StackError) as caught,
+        errors.file_errors(StackError, "m", file, code="stack-unreadable"),
+    ):
+        action(file)
+    assert (caught.value.code, caught.value.file) == ("stack-unreadable", file)
+    assert evidence in caught.value.evidence
+    assert plain(caught.value)["file"] == str(file)
 
 
 class TestCodes:

@@ -31,8 +31,11 @@ class Nested:
         ),
         ({"site": Path("/a")}, {"site": "/a"}),
         (
-            EngineError("m", evidence="e", hint="h"),
-            {"error": "EngineError", "message": "m", "evidence": "e", "hint": "h", "code": "engine-refused"},
+            EngineError("m", evidence="e", hint="h", container="c", file=Path("/a")),
+            {
+                "error": "EngineError", "message": "m", "evidence": "e", "hint": "h",
+                "code": "engine-refused", "container": "c", "url": "", "file": "/a",
+            },
         ),
         ("schön", "schön"),
     ],
