@@ -64,7 +64,10 @@ def _port_mismatch(case: Case) -> Iterator[Fault]:
 def _route_moves(case: Case) -> Iterator[Fault]:
     for network in case.service.networks:
         if moves_route(network):
-            message = f"RAGFlow's default route moves to {network.name}, which sorts before {RAGFLOW_NETWORK}"
+            message = (
+                f"{network.name} sorts before {RAGFLOW_NETWORK}, so RAGFlow's default route moves to it when "
+                "RAGFlow is connected: open connections break"
+            )
             fix = f"a name that sorts after it, such as {_NETWORK}: docker network create {_NETWORK}"
             yield Fault("warning", network.line, message, fix)
 

@@ -36,11 +36,8 @@ def reranker(spec: ContainerSpec, network: NetworkSpec) -> str:
     The key of the service is the container's name, because compose adds that key to the container's network
     aliases.
     """
-    volumes = {
-        mount.source: {"name": mount.source, "labels": {LABEL: "cache"}}
-        for mount in spec.mounts
-        if mount.kind == "volume"
-    }
+    named = [mount.source for mount in spec.mounts if mount.kind == "volume"]
+    volumes = {name: {"name": name, "labels": {LABEL: "cache"}} for name in named}
     document: dict[str, Any] = {
         "services": {spec.name: _service(spec)},
         "networks": {NETWORK: {"name": network.name, "external": True}},
@@ -93,9 +90,9 @@ def take_over(service: Service, stack: Stack) -> Stack:
 
 def not_taken_over(service: Service, spec: ContainerSpec) -> tuple[str, ...]:
     """What a service sets and its rendered container does not, such as ``option --task=score``."""
-    names = (
-        [f"service name {service.name}: the host name is {spec.name}"] if service.name != spec.name else []
-    )
+    names = []
+    if service.name != spec.name:
+        names.append(f"service name {service.name}: the host name is {spec.name}")
     if not service.served.model:
         names.append(f"model {service.served.path or '(not named)'}: {spec.mounts[0].source} is served")
     return (*names, *_replaced_settings(service, spec), *_replaced_connections(service, spec))

@@ -28,9 +28,8 @@ def _overrides_variable(case: Case) -> Iterator[Fault]:
             kind, option = case.service.served.kind, case.service.command.get("--hf-overrides")
             wrong = kind in {"qwen3-reranker", None} and not option
             effect = f"; {_COSINE}" if kind == "qwen3-reranker" and not option else ""
-            fix = f"use the option: --hf-overrides '{case.overrides}'" if case.overrides else "remove it"
-            if wrong and kind is None:
-                fix = "use the option --hf-overrides with the same value"
+            value = case.overrides or ("{...}" if kind is None else "")
+            fix = f"use the option: --hf-overrides '{value}'" if value else "remove it"
             message = f"vLLM reads no variable {name}, so its value has no effect{effect}"
             yield Fault("error" if wrong else "warning", node.line, message, fix)
 
@@ -76,7 +75,7 @@ def _runner_missing(case: Case) -> Iterator[Fault]:
     if value == "auto" and command.value("--convert") in {"classify", "embed"}:
         return
     wrong = value != "auto" or kind == "qwen3-reranker"
-    message = f"with --runner {value} the model may start as a chat model, without a rerank route"
+    message = "without --runner pooling the model may start as a chat model, without a rerank route"
     line = option.line if option else case.service.command_line
     yield Fault("error" if wrong else "warning", line, message, "--runner pooling")
 
@@ -85,7 +84,9 @@ def _template_missing(case: Case) -> Iterator[Fault]:
     service = case.service
     needed = case.known is not None and case.known.template != ""
     if needed and service.command.complete and not service.command.get("--chat-template"):
-        message = "without the prompt of its training the model's order is near random"
+        message = (
+            "without --chat-template the model lacks the prompt of its training: the order is near random"
+        )
         yield Fault("error", service.command_line, message, "--chat-template with Qwen3-Reranker's prompt")
 
 
@@ -101,7 +102,7 @@ def _dtype_slow(case: Case) -> Iterator[Fault]:
         dtype = _AUTO_DTYPES.get(kind, "float16") if kind else case.dtype
         auto = " (--dtype auto for this model)"
     if dtype != case.dtype:
-        message = f"{dtype}{auto} is slower on this processor than {case.dtype}"
+        message = f"{dtype}{auto} is slow on this processor; {case.dtype} is faster"
         if case.dtype == "bfloat16":
             message += f": {5.7 if dtype == 'float32' else 2.5} times, measured with AMX"
         yield Fault(

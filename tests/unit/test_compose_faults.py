@@ -151,8 +151,8 @@ def test_what_is_not_checked_is_named(machine):
 
 def test_a_script_a_list_and_long_forms_are_read(machine):
     text = (CASES / "forms.yaml").read_text()
-    found = set(codes(text, machine))
-    assert found >= {
+    reported = set(codes(text, machine))
+    assert reported >= {
         "dtype-slow",
         "model-name-split",
         "threads-all",
@@ -160,8 +160,8 @@ def test_a_script_a_list_and_long_forms_are_read(machine):
         "port-mismatch",
         "restart-loop",
     }
-    assert "shm-small" not in found
-    assert "model-positional" not in found
+    assert "shm-small" not in reported
+    assert "model-positional" not in reported
 
 
 def test_merged_and_extended_keys_are_reported_at_their_lines(machine):

@@ -64,9 +64,9 @@ def test_every_field_of_the_specification_is_in_the_file():
 
 def test_service_has_the_containers_name_and_the_network_is_external():
     document = rendered()
-    made = document["services"]["my-reranker"]
-    assert made["container_name"] == "my-reranker"
-    assert made["networks"] == {"ragops": {"aliases": ["my-reranker"]}}
+    service = document["services"]["my-reranker"]
+    assert service["container_name"] == "my-reranker"
+    assert service["networks"] == {"ragops": {"aliases": ["my-reranker"]}}
     assert document["networks"] == {"ragops": {"name": "net", "external": True}}
     assert document["volumes"] == {"my-cache": {"name": "my-cache", "labels": {"org.ragops": "cache"}}}
 
@@ -76,9 +76,9 @@ def test_labels_make_it_the_one_that_up_would_find():
 
 
 def test_dollar_signs_are_escaped():
-    made = rendered()["services"]["my-reranker"]
-    assert made["command"] == ["--name", "$$HOME $${X}"]
-    assert made["environment"]["B"] == "$$b"
+    service = rendered()["services"]["my-reranker"]
+    assert service["command"] == ["--name", "$$HOME $${X}"]
+    assert service["environment"]["B"] == "$$b"
 
 
 def test_an_option_without_a_compose_key_is_in_a_comment():
@@ -120,17 +120,17 @@ def test_unit_starts_watch_with_what_is_used_here():
 @pytest.mark.parametrize("checkout", [None, Path("/src/ragops")])
 def test_service_has_the_socket_and_the_files_where_they_are_here(checkout):
     document = parsed(service.compose(dataclasses.replace(WHERE, checkout=checkout)))
-    made = document["services"]["watch"]
-    assert made["volumes"] == [
+    watch = document["services"]["watch"]
+    assert watch["volumes"] == [
         "/run/docker.sock:/run/docker.sock",
         "/srv/home:/srv/home",
         "/srv/100%/ragops.toml:/srv/100%/ragops.toml:ro",
         "/srv/models/one:/srv/models/one:ro",
     ]
-    assert (made["network_mode"], made["user"]) == ("none", "1000:998")
-    assert cli.parser().parse_args(made["command"][2:]).stack == "/srv/100%/ragops.toml"
+    assert (watch["network_mode"], watch["user"]) == ("none", "1000:998")
+    assert cli.parser().parse_args(watch["command"][2:]).stack == "/srv/100%/ragops.toml"
     wanted = "pip install --no-cache-dir /src\n" if checkout else "pip install --no-cache-dir ragops-rerank=="
-    assert wanted in made["build"]["dockerfile_inline"]
+    assert wanted in watch["build"]["dockerfile_inline"]
 
 
 @pytest.mark.parametrize("text", [render.reranker(FULL, NetworkSpec("net")), service.compose(WHERE)])
@@ -146,23 +146,23 @@ def test_compose_accepts_the_file(text, tmp_path):
 
 class TestCommand:
     @pytest.fixture
-    def said(self, here, capsys):
-        def run(*argv):
+    def run(self, here, capsys):
+        def run_command(*argv):
             assert cli.main(argv) == 0
             return capsys.readouterr()
 
-        return run
+        return run_command
 
-    def test_reranker(self, said):
-        document = parsed(said("compose", "reranker").out)
+    def test_reranker(self, run):
+        document = parsed(run("compose", "reranker").out)
         assert list(document["services"]) == ["ragflow-vllm-reranker"]
 
-    def test_override(self, said, fake, ragflow):
-        got = said("compose", "override")
-        assert list(parsed(got.out)["services"]) == ["ragflow-cpu"]
-        assert "apply it with: docker compose -p docker" in got.err
+    def test_override(self, run, fake, ragflow):
+        output = run("compose", "override")
+        assert list(parsed(output.out)["services"]) == ["ragflow-cpu"]
+        assert "apply it with: docker compose -p docker" in output.err
 
-    def test_override_is_written(self, said, fake, tmp_path):
+    def test_override_is_written(self, run, fake, tmp_path):
         labels = {
             "com.docker.compose.project": "docker",
             "com.docker.compose.service": "ragflow-cpu",
@@ -170,9 +170,9 @@ class TestCommand:
         }
         fake.add_container("docker-ragflow-cpu-1", network="docker_ragflow", labels=labels)
         file = tmp_path / "docker-compose.override.yml"
-        assert said("compose", "override", "--write").out == f"{file}\n"
+        assert run("compose", "override", "--write").out == f"{file}\n"
         assert file.exists()
 
     @pytest.mark.parametrize("kind", ["systemd", "compose"])
-    def test_watch_prints_what_keeps_it_running(self, said, kind):
-        assert "ragops" in said("watch", "--print", kind).out
+    def test_watch_prints_what_keeps_it_running(self, run, kind):
+        assert "ragops" in run("watch", "--print", kind).out
