@@ -4,14 +4,14 @@
 
     RagopsError
     ├── StackError       ragops.toml is wrong
-    ├── EngineError      the Docker engine is missing, or refused what was asked
+    ├── EngineError      the Docker engine is missing, or refused a request
     │   └── NotFoundError    no such network, container or image
     ├── LaunchError      the reranker did not become ready
     ├── ModelError       the model folder is missing or not usable
     ├── ImageError       the vLLM image could not be built or pulled
-    ├── RagflowError     no RAGFlow, more than one to choose from, or it refused
+    ├── RagflowError     no RAGFlow, several to choose from, or it refused a request
     ├── BenchError       a benchmark could not run, or its folder is not one
-    ├── ComposeError     a file can't be read, or is no compose file
+    ├── ComposeError     a file can't be read, or is not a compose file
     ├── InUseError       a network can't be removed: containers that ragops did not connect are in it
     └── LockedError      another ragops is changing or watching the same stack
 
@@ -22,8 +22,8 @@ Catch the base class to show any of them::
     except ragops.RagopsError as error:
         print(error.code, error.message, error.evidence, error.hint)
 
-Each class has a default :attr:`~RagopsError.code`, a place that raises may give a narrower one; ``codes.py``
-says what each means.
+Each class has a default code; where an error is raised, a narrower one may be given. ``codes.py`` has what
+each means.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class StackError(RagopsError):
 
 
 class EngineError(RagopsError):
-    """The Docker engine is missing, or refused what was asked of it."""
+    """The Docker engine is missing, or refused a request."""
 
     code = "engine-refused"
 
@@ -126,7 +126,7 @@ class ImageError(RagopsError):
 
 
 class RagflowError(RagopsError):
-    """RAGFlow was not found, is one of several, is of an unknown release, or refused what was asked."""
+    """RAGFlow was not found, is one of several, is of an unknown release, or refused a request."""
 
     code = "ragflow-refused"
 

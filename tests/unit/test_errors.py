@@ -59,6 +59,15 @@ def test_missing_things_are_engine_errors():
     assert issubclass(NotFoundError, EngineError)
 
 
+def test_the_module_of_errors_imports_nothing_of_ragops():
+    names = {
+        node.module
+        for node in ast.walk(ast.parse(inspect.getsource(errors)))
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert names == {"__future__", "collections.abc", "contextlib", "pathlib", "typing"}
+
+
 def test_the_drawn_tree_is_complete():
     drawn = set(re.findall(r"\b\w+Error\b", errors.__doc__ or ""))
     assert drawn == {kind.__name__ for kind in KINDS}

@@ -33,8 +33,14 @@ class Nested:
         (
             EngineError("m", evidence="e", hint="h", container="c", file=Path("/a")),
             {
-                "error": "EngineError", "message": "m", "evidence": "e", "hint": "h",
-                "code": "engine-refused", "container": "c", "url": "", "file": "/a",
+                "error": "EngineError",
+                "message": "m",
+                "evidence": "e",
+                "hint": "h",
+                "code": "engine-refused",
+                "container": "c",
+                "url": "",
+                "file": "/a",
             },
         ),
         ("schön", "schön"),
