@@ -1,7 +1,7 @@
-"""What has to change so that the engine has what was declared, and doing it.
+"""Plans: the changes that bring the Docker engine to the configuration.
 
-:func:`plan_up` and :func:`plan_down` are pure: declaration and observation in, actions out.
-:func:`apply` carries the actions of ``actions.py`` out, one after the other.
+:func:`plan_up` and :func:`plan_down` are pure: configuration and observed state in, actions out.
+:func:`apply` runs the actions of ``actions.py`` in order.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observed:
-    """What the engine has at one moment."""
+    """Networks, containers and volumes of the Docker engine at one moment."""
 
     networks: tuple[NetworkState, ...]
     containers: tuple[ContainerState, ...]
@@ -49,20 +49,20 @@ class Observed:
 
     def network(self, name: str) -> NetworkState | None:
         """The network of that name."""
-        return next((one for one in self.networks if one.name == name), None)
+        return next((network for network in self.networks if network.name == name), None)
 
     def container(self, name: str) -> ContainerState | None:
         """The container of that name."""
-        return next((one for one in self.containers if one.name == name), None)
+        return next((container for container in self.containers if container.name == name), None)
 
     def members(self, network: str) -> tuple[ContainerState, ...]:
-        """Containers, stopped ones too, that belong to a network."""
-        return tuple(one for one in self.containers if one.endpoint(network))
+        """Containers that are connected to a network, running or stopped."""
+        return tuple(container for container in self.containers if container.endpoint(network))
 
 
 @dataclass(frozen=True, repr=False)
 class Plan(Shown):
-    """Actions in order, and what the reader should know beside them."""
+    """Actions in order, with notes for the user."""
 
     actions: tuple[Action, ...]
     notes: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class Plan(Shown):
 
 
 def observe(engine: Engine) -> Observed:
-    """Look at everything once, without changing anything."""
+    """Read the state of the Docker engine."""
     return Observed(engine.networks(), engine.containers(), engine.volumes())
 
 
@@ -110,149 +110,151 @@ def apply(plan: Plan, engine: Engine, told: Callable[[Action], None] = lambda _:
 
 
 def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed) -> Plan:
-    """What has to be done so that the reranker runs and RAGFlow reaches it.
+    """The actions after which the reranker runs and RAGFlow reaches it.
 
     Args:
-        stack: What is declared.
-        spec: The reranker's container, as ``vllm.launch`` makes it.
-        image_id: The image that ``spec.image`` names at this moment.
-        observed: What the engine has.
+        stack: The configuration.
+        spec: The reranker's container, from ``vllm.launch``.
+        image_id: The image that ``spec.image`` refers to now.
+        observed: State of the Docker engine.
 
     Raises:
-        StackError: A name is taken by something that is not ours, or the network that exists
-            differs from the declared one.
+        StackError: A name belongs to an object that ragops did not create, or the network exists and
+            differs from its configuration.
         RagflowError: RAGFlow's container is missing, ambiguous, or can't join a network.
     """
     network = observed.network(stack.network.name)
-    members = [joinable(one) for one in find(observed.containers, stack.ragflow)]
+    members = [joinable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
     actions = [
         *_network_actions(stack.network, network),
         *_volume_actions(spec, observed),
         *_reranker_actions(spec, image_id, network, observed),
-        *(action for one in members for action in _connect_actions(one, stack.network, network)),
+        *(action for ragflow in members for action in _connect_actions(ragflow, stack.network, network)),
     ]
     return Plan(tuple(actions), tuple(_notes(stack, network, members)))
 
 
-def plan_connect(found: RagflowContainer, network: NetworkState) -> Plan:
-    """What joins one container to a network that exists; empty when it is there already.
+def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
+    """The actions that connect a container to an existing network; empty if it is connected.
 
     Raises:
         RagflowError: Docker can't connect it to any network.
     """
-    joinable(found)
-    wanted = _connect(found, network.name, internal=network.internal)
-    return Plan(tuple(_joining(found.container, network, wanted)))
+    joinable(ragflow)
+    connect = _connect(ragflow, network.name, internal=network.internal)
+    return Plan(tuple(_reconnect(ragflow.container, network, connect)))
 
 
 def plan_down(stack: Stack, spec_volumes: tuple[str, ...], observed: Observed) -> Plan:
-    """What takes the stack away again: only what carries our label, and RAGFlow out of its network.
+    """The actions that remove the stack: objects with the ragops label, and RAGFlow's connections.
 
-    RAGFlow's containers leave the network whether they run or not: one that is stopped could not
-    start again without it. Whoever else is in it was put there by somebody who is to decide.
+    RAGFlow's containers are disconnected also when they are stopped: Docker cannot start a container
+    whose network is gone.
 
     Raises:
-        InUseError: Containers that are neither RAGFlow's nor ours are in the network, running or stopped.
+        InUseError: Containers that are neither RAGFlow's nor ours are connected, running or stopped.
     """
     own = stack.reranker.name
     names = (own, old_name(own), *(f"{own}-tune-{slot}" for slot in "ab"))
-    rerankers = [one for one in map(observed.container, names) if one is not None and one.ours]
+    containers = [observed.container(name) for name in names]
+    rerankers = [container for container in containers if container is not None and container.ours]
     network = observed.network(stack.network.name)
-    actions: list[Action] = [Remove("container", one.name, one.id) for one in rerankers]
+    actions: list[Action] = [Remove("container", reranker.name, reranker.id) for reranker in rerankers]
     if network is not None and network.ours:
-        others = [one for one in observed.members(network.name) if one not in rerankers]
-        if strangers := [one.name for one in others if not _known(one, stack)]:
+        others = [member for member in observed.members(network.name) if member not in rerankers]
+        if strangers := [member.name for member in others if not _removable(member, stack)]:
             raise in_use(network.name, strangers)
-        actions += [Disconnect(network.name, one.name) for one in others]
+        actions += [Disconnect(network.name, member.name) for member in others]
         actions.append(RemoveNetwork(network.name, network.id))
-    ours = {one.name for one in observed.volumes if "org.ragops" in one.labels}
+    ours = {volume.name for volume in observed.volumes if "org.ragops" in volume.labels}
     actions += [Remove("volume", name, name) for name in spec_volumes if name in ours]
     return Plan(tuple(actions))
 
 
 def plan_purge(observed: Observed) -> Plan:
-    """What takes everything of ours away, whatever stack or demo it belongs to.
+    """The actions that remove every object with the ragops label, of all stacks and demos.
 
-    Strangers leave our networks too, running or stopped, so that each of them can be started again.
+    Other containers are disconnected from these networks, running or stopped, so that they can start again.
     """
-    containers = [one for one in observed.containers if one.ours]
-    networks = [one for one in observed.networks if one.ours]
+    containers = [container for container in observed.containers if container.ours]
+    networks = [network for network in observed.networks if network.ours]
     strangers = [
-        Disconnect(network.name, one.name)
+        Disconnect(network.name, member.name)
         for network in networks
-        for one in observed.members(network.name)
-        if not one.ours
+        for member in observed.members(network.name)
+        if not member.ours
     ]
+    volumes = [volume.name for volume in observed.volumes if "org.ragops" in volume.labels]
     return Plan(
         (
-            *(Remove("container", one.name, one.id) for one in containers),
+            *(Remove("container", container.name, container.id) for container in containers),
             *strangers,
-            *(RemoveNetwork(one.name, one.id) for one in networks),
-            *(Remove("volume", one.name, one.name) for one in observed.volumes if "org.ragops" in one.labels),
+            *(RemoveNetwork(network.name, network.id) for network in networks),
+            *(Remove("volume", name, name) for name in volumes),
         )
     )
 
 
 def network_spec(network: Network) -> NetworkSpec:
-    """The declared network as it is asked of the engine."""
+    """The configured network as Docker creates it."""
     return NetworkSpec(network.name, network.driver, network.subnet, network.internal)
 
 
-def differences(declared: Network, network: NetworkState) -> tuple[str, ...]:
-    """In what a network that exists is not as declared."""
+def differences(configured: Network, network: NetworkState) -> tuple[str, ...]:
+    """The options of an existing network that differ from its configuration."""
     rows = (
-        ("driver", network.driver, declared.driver),
-        ("internal", network.internal, declared.internal),
-        ("subnet", ", ".join(network.subnets), declared.subnet),
+        ("driver", network.driver, configured.driver),
+        ("internal", network.internal, configured.internal),
+        ("subnet", ", ".join(network.subnets), configured.subnet),
     )
     return tuple(
-        f"{what} is {has}, declared {wants}"
-        for what, has, wants in rows
-        if wants is not None and wants != has
+        f"{option} is {actual}, configured {wanted}"
+        for option, actual, wanted in rows
+        if wanted is not None and wanted != actual
     )
 
 
 def moves_route(container: ContainerState, network: str, *, internal: bool) -> bool:
-    """Whether joining the network would take over the container's default route.
+    """Whether a connection to the network would move the container's default route.
 
-    The engine gives it to the network whose name sorts first, internal ones left out.
+    Docker routes through the network whose name sorts first, without internal ones.
     """
-    names = [one.network for one in container.endpoints]
+    names = [endpoint.network for endpoint in container.endpoints]
     return not internal and bool(names) and network < min(names)
 
 
-def _known(container: ContainerState, stack: Stack) -> bool:
-    """Whether ragops may take a container out of the network without asking."""
+def _removable(container: ContainerState, stack: Stack) -> bool:
+    """Whether ragops may disconnect a container from the network without confirmation."""
     return container.ours or is_ragflow(container) or container.name in stack.ragflow.containers
 
 
-def _network_actions(declared: Network, network: NetworkState | None) -> Iterator[Action]:
+def _network_actions(configured: Network, network: NetworkState | None) -> Iterator[Action]:
     if network is None:
-        yield CreateNetwork(network_spec(declared))
+        yield CreateNetwork(network_spec(configured))
         return
-    if differs := differences(declared, network):
+    if differing := differences(configured, network):
         undo = "ragops down, then ragops up" if network.ours else f"docker network inspect {network.name}"
         raise StackError(
-            f"network {network.name} exists and differs from its declaration",
+            f"network {network.name} exists and differs from its configuration",
             code="network-differs",
-            evidence="\n".join(differs),
-            hint=f"declare it as it is, or make it anew: {undo}",
+            evidence="\n".join(differing),
+            hint=f"configure it as it is, or recreate it: {undo}",
         )
 
 
 def _volume_actions(spec: ContainerSpec, observed: Observed) -> Iterator[Action]:
-    there = {one.name for one in observed.volumes}
+    existing = {volume.name for volume in observed.volumes}
     for mount in spec.mounts:
-        if mount.kind == "volume" and mount.source not in there:
+        if mount.kind == "volume" and mount.source not in existing:
             yield CreateVolume(mount.source)
 
 
 def _reranker_actions(
     spec: ContainerSpec, image_id: str, network: NetworkState | None, observed: Observed
 ) -> Iterator[Action]:
-    aside = observed.container(old_name(spec.name))
-    if aside is not None and aside.ours:  # a replacement was killed half-way
-        yield Remove("container", aside.name, aside.id)
+    old = observed.container(old_name(spec.name))
+    if old is not None and old.ours:  # a replacement was interrupted
+        yield Remove("container", old.name, old.id)
     container = observed.container(spec.name)
     if container is None:
         yield RunContainer(spec)
@@ -269,7 +271,7 @@ def _reranker_actions(
         yield ReplaceContainer(spec, reason)
         return
     if network is not None:
-        yield from _joining(container, network, Connect(network.name, spec.name, aliases=spec.aliases))
+        yield from _reconnect(container, network, Connect(network.name, spec.name, aliases=spec.aliases))
     if not container.running:
         yield StartContainer(spec.name)
     elif container.health == "unhealthy":
@@ -280,7 +282,7 @@ def _outdated(
     container: ContainerState, spec: ContainerSpec, image_id: str, network: NetworkState | None
 ) -> str:
     if container.config != spec.config_hash():
-        return "its declaration changed"
+        return "its configuration changed"
     if container.image_id != image_id:
         return f"{spec.image} is another image now"
     if network is None:
@@ -289,38 +291,38 @@ def _outdated(
 
 
 def _connect_actions(
-    found: RagflowContainer, declared: Network, network: NetworkState | None
+    ragflow: RagflowContainer, configured: Network, network: NetworkState | None
 ) -> Iterator[Action]:
-    wanted = _connect(found, declared.name, internal=declared.internal)
+    connect = _connect(ragflow, configured.name, internal=configured.internal)
     if network is not None:
-        yield from _joining(found.container, network, wanted)
+        yield from _reconnect(ragflow.container, network, connect)
         return
-    if found.container.endpoint(declared.name):  # it still remembers a network that is gone
-        yield Disconnect(declared.name, found.name)
-    yield wanted
+    if ragflow.container.endpoint(configured.name):  # of a network of that name that is gone
+        yield Disconnect(configured.name, ragflow.name)
+    yield connect
 
 
-def _connect(found: RagflowContainer, network: str, *, internal: bool) -> Connect:
-    moves = moves_route(found.container, network, internal=internal)
-    return Connect(network, found.name, "moves its default route: open connections break" if moves else "")
+def _connect(ragflow: RagflowContainer, network: str, *, internal: bool) -> Connect:
+    moves = moves_route(ragflow.container, network, internal=internal)
+    return Connect(network, ragflow.name, "moves its default route: open connections break" if moves else "")
 
 
-def _joining(container: ContainerState, network: NetworkState, wanted: Connect) -> Iterator[Action]:
+def _reconnect(container: ContainerState, network: NetworkState, connect: Connect) -> Iterator[Action]:
     endpoint = container.endpoint(network.name)
     if endpoint is None:
-        yield wanted
-    elif endpoint.network_id not in ("", network.id):  # a network of that name that is gone
+        yield connect
+    elif endpoint.network_id not in ("", network.id):  # of a network of that name that is gone
         yield Disconnect(network.name, container.name)
-        yield wanted
+        yield connect
 
 
 def _notes(stack: Stack, network: NetworkState | None, members: list[RagflowContainer]) -> Iterator[str]:
     if network is not None and not network.ours:
-        yield f"network {network.name} was not made by ragops: it is used, and never removed"
+        yield f"network {network.name} was not created by ragops: it is used, and never removed"
     if not members:
-        yield "no RAGFlow container found: start RAGFlow, or a stand-in with: ragops demo up"
-    for one in members:
-        if one.demo:
-            yield f"{one.name} is the demo client, a stand-in for RAGFlow"
+        yield "no RAGFlow container found: start RAGFlow, or the demo client with: ragops demo up"
+    for ragflow in members:
+        if ragflow.demo:
+            yield f"{ragflow.name} is the demo client, a substitute for RAGFlow"
     if stack.network.internal and stack.reranker.port:
         yield "the network is internal: nothing is published on this host"

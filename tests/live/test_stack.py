@@ -162,7 +162,7 @@ def test_a_network_that_is_not_ours_is_used_and_kept(engine, declared, running):
     try:
         other = declared.model_copy(update={"network": stack.Network(name="ragopstest-foreign")})
         todo = verbs.plan(other, engine)
-        assert any("not made by ragops" in note for note in todo.notes)
+        assert any("not created by ragops" in note for note in todo.notes)
         assert not any(
             "network" in action.describe() and action.describe()[0] == "-" for action in todo.actions
         )

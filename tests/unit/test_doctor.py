@@ -483,7 +483,7 @@ class TestNetwork:
     def test_one_that_differs_fails(self, doctor, fake):
         fake.add_network(STACK.network.name, internal=True)
         found = doctor()["network"]
-        assert (found.status, "internal is True, declared False" in found.detail) == ("fail", True)
+        assert (found.status, "internal is True, configured False" in found.detail) == ("fail", True)
 
     def test_two_of_a_name_fail_and_the_remedy_helps(self, doctor, fake):
         fake.add_network(STACK.network.name)
