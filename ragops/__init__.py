@@ -35,7 +35,8 @@ from ragops.errors import (
 from ragops.measure import benchmark, benchmark_url, max_words
 from ragops.measure import resume as resume_benchmark
 from ragops.planning import Plan
-from ragops.registration import Access, Registered, register, unregister
+from ragops.ragflow.secret import Secret
+from ragops.registration import Registration, register, unregister
 from ragops.stack import Stack
 from ragops.stack import load as load_stack
 from ragops.tuning.report import Tuned
@@ -43,7 +44,6 @@ from ragops.tuning.run import tune
 from ragops.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
 
 __all__ = [
-    "Access",
     "BenchError",
     "Check",
     "ComposeError",
@@ -58,8 +58,9 @@ __all__ = [
     "Plan",
     "RagflowError",
     "RagopsError",
-    "Registered",
+    "Registration",
     "Report",
+    "Secret",
     "Stack",
     "StackError",
     "Status",

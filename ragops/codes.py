@@ -37,7 +37,10 @@ CODES = {
     ),
     "model-refused": Code("The model folder can't be used."),
     "image-failed": Code("The image could not be built; the end of its log is shown."),
-    "ragflow-refused": Code("RAGFlow can't be used in that way."),
+    "ragflow-refused": Code(
+        "RAGFlow refused a request; its message is shown.",
+        "the page on connecting RAGFlow lists RAGFlow's messages",
+    ),
     "bench-failed": Code("The benchmark failed.", "requests that were recorded are kept"),
     "compose-unreadable": Code("The file can't be read, or is not a compose file."),
     "network-in-use": Code("A network that should be removed has containers that ragops did not connect."),
@@ -105,15 +108,15 @@ CODES = {
     "ragflow-release": Code(
         "RAGFlow's release is unknown, or can't use the reranker; nothing is written to it."
     ),
-    "ragflow-access": Code("RAGFlow needs an API token or a login."),
-    "ragflow-silent": Code("RAGFlow can't be reached."),
-    "registration-refused": Code(
-        "RAGFlow refused a request; its message is shown, with what it means.",
-        "the page on connecting RAGFlow lists RAGFlow's messages",
+    "ragflow-access": Code("RAGFlow needs an API token."),
+    "registration-manual": Code(
+        "RAGFlow's release takes no API token for its model settings; nothing is sent to it.",
+        "enter the printed values by hand on RAGFlow's page of model providers",
     ),
+    "ragflow-silent": Code("RAGFlow can't be reached."),
     "entry-foreign": Code("RAGFlow has an entry for the model that ragops did not create."),
     "entry-differs": Code("RAGFlow returns another entry than the one that was sent."),
-    "kept-unreadable": Code("The record of RAGFlow's earlier settings can't be read."),
+    "undo-unreadable": Code("The record of RAGFlow's earlier settings can't be read."),
     "compose-no-reranker": Code("No service of the compose file serves a reranker with vLLM."),
     "compose-gpu": Code("``check --fix`` renders rerankers on CPUs only."),
     "compose-model-missing": Code("The model of the compose file is not in a folder of this machine."),

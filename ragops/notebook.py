@@ -25,6 +25,8 @@ from ragops.bench import load_run
 from ragops.engine import connect
 from ragops.errors import RagopsError
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
+from ragops.ragflow.register import KEY
+from ragops.ragflow.secret import TOKEN_VARIABLE, read_secret
 from ragops.stack import Ragflow
 from ragops.table import Column, Table
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from ragops.bench import BenchmarkConfig, Progress, Run
     from ragops.engine import Engine
     from ragops.planning import Plan
-    from ragops.registration import Registered
+    from ragops.registration import Registration
     from ragops.stack import Stack
 
 __all__ = [
@@ -175,13 +177,13 @@ def ragflow_settings(stack: Stack, model: str) -> Table:
         ("model type", "rerank"),
         ("base URL", stack.internal_url),
         ("model name", model),
-        ("API key", "x"),
+        ("API key", KEY.reveal()),
         ("on this host", stack.host_url or "not published"),
     )
     return Table((Column("setting"), Column("value", code=True)), rows)
 
 
-def register(stack: Stack, *, confirmed: bool) -> Registered | Table:
+def register(stack: Stack, *, confirmed: bool) -> Registration | Table:
     """Register the reranker in RAGFlow through its API, with the token in ``RAGOPS_RAGFLOW_TOKEN``.
 
     Args:
@@ -196,7 +198,7 @@ def register(stack: Stack, *, confirmed: bool) -> Registered | Table:
         return Table(title=f"{containers[0].name} is the demo client: it has no settings to register in")
     if not confirmed:
         return Table(title="not registered: set REGISTER = True, and the token in RAGOPS_RAGFLOW_TOKEN")
-    return registration.register(stack, registration.Access.given())
+    return registration.register(stack, read_secret(TOKEN_VARIABLE))
 
 
 @contextmanager

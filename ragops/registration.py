@@ -1,11 +1,12 @@
-"""Registers the reranker in RAGFlow and takes it out again: what the command and notebooks call.
+"""Registers the reranker in RAGFlow through its API, and unregisters it.
 
-Read what is there, keep it, send what is missing, read it back. ``ragflow/register.py`` says what
-to send; a second :func:`register` sends nothing. Addresses, names and ids are told, keys never.
+Read the settings, record them, send what is missing, read back and compare; a second
+:func:`register` changes nothing. Addresses, names and ids are logged; secrets are not.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,47 +14,54 @@ from ragops import sizing, verbs
 from ragops.engine import connect as connect_engine
 from ragops.errors import RagflowError
 from ragops.lock import held
-from ragops.ragflow import access as ways
-from ragops.ragflow import discovery, entering
-from ragops.ragflow import register as rules
-from ragops.ragflow.access import Access
-from ragops.ragflow.api import address
+from ragops.ragflow import discovery
+from ragops.ragflow.api import Api, base_url
 from ragops.ragflow.detect import detect
-from ragops.ragflow.entering import Target
-from ragops.ragflow.register import Wanted
+from ragops.ragflow.entering import Registrar, remaining
+from ragops.ragflow.register import (
+    RegistrationSpec,
+    chat_id,
+    check_ownership,
+    check_supported,
+    differences,
+    model_id,
+    rank_dataset,
+)
 from ragops.stack import home
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ragops.engine import Engine
     from ragops.ragflow.discovery import RagflowContainer
-    from ragops.ragflow.register import Seen
+    from ragops.ragflow.register import RagflowState
+    from ragops.ragflow.secret import Secret
     from ragops.stack import Stack
 
-GO = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ranks by words when the reranker fails, silently"
+GO_SERVER = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ignores failures of the reranker"
 
-__all__ = ["Access", "Registered", "Wanted", "register", "unregister", "wanted_of"]
+__all__ = ["Registration", "RegistrationSpec", "register", "registration_spec", "unregister"]
 
 
 @dataclass(frozen=True, repr=False)
-class Registered(Shown):
-    """What RAGFlow has, read back, and what was changed for it."""
+class Registration(Shown):
+    """RAGFlow's settings as read back, and the changes that were made."""
 
     url: str
     release: str
     source: str
-    """What told the release."""
+    """Where the release was read."""
     model: str
     """The model's name; empty when RAGFlow does not have it."""
-    address: str
+    base_url: str
+    """The reranker's address."""
     rerank_id: str
     """The id by which a chat or a retrieval names the model."""
     default: str
-    """The user's default rerank model."""
+    """Id of the user's default rerank model."""
     chats: tuple[str, ...]
-    """Chats that use it, of those that were named."""
+    """The named chats that use the model."""
     changes: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -62,7 +70,7 @@ class Registered(Shown):
         rows = (
             ("RAGFlow", f"{self.release} at {self.url}, by {self.source}"),
             ("model", self.model or "not entered"),
-            ("address", self.address or "none"),
+            ("address", self.base_url or "none"),
             ("rerank id", self.rerank_id),
             ("default", self.default or "none"),
             *(("chat", chat) for chat in self.chats),
@@ -75,131 +83,151 @@ class Registered(Shown):
 
 def register(
     stack: Stack,
-    access: Access,
+    token: Secret,
     *,
     url: str = "",
-    wanted: Wanted | None = None,
+    spec: RegistrationSpec | None = None,
     engine: Engine | None = None,
-    told: Callable[[str], None] = lambda _: None,
-) -> Registered:
-    """Enter the reranker into RAGFlow, and read it back. Idempotent.
+    log: Callable[[str], None] = lambda _: None,
+) -> Registration:
+    """Enter the reranker into RAGFlow v0.24 or later, and read it back. Idempotent.
 
     Args:
-        stack: The declaration.
-        access: How RAGFlow lets ragops in.
-        url: RAGFlow's address; found from its container when left out.
-        wanted: What it is to have; :func:`wanted_of` makes it from the stack when left out.
-        engine: The engine; connected when left out and needed.
-        told: Gets a line for each thing that is changed.
+        stack: The configuration.
+        token: An API token of RAGFlow.
+        url: RAGFlow's address; that of its container by default.
+        spec: The entry that RAGFlow should have; :func:`registration_spec` of the stack by default.
+        engine: The Docker engine; connected when needed by default.
+        log: Called with a message after each change.
 
     Raises:
-        RagflowError: RAGFlow is not found or of an unknown release, refuses, or has an entry of
-            somebody else; nothing half made stays, and nothing of the user's is lost.
-        StackError: Something that must be given is missing.
+        RagflowError: RAGFlow is not found, of an unknown or older release, refuses, or has an entry
+            of the user; an unfinished entry is removed, and nothing of the user's is lost. For an
+            older release the evidence has the values to enter by hand.
+        StackError: The address can't be used.
     """
-    target, source, notes = _target(stack, url, wanted, engine)
-    dataset = target.wanted.dataset
-    ways.check(access, target.release, chats=bool(target.wanted.chats or dataset))
-    with (
-        held(target.home, target.url, target.wanted.instance),
-        ways.opened(target.url, access, target.release, told) as api,
-    ):
-        target, seen = entering.renewed(api, target)
-        was = entering.before(target, seen)
-        if error := rules.foreign(target.wanted, seen, was.model if was.entered else ""):
-            raise error
-        done = entering.enter(api, target, seen, was, told)
-        now = entering.look(api, target) if done else seen
-        if wrong := rules.differences(target.release, target.wanted, now):
+    with _connected(stack, token, url, spec, engine, log) as opened:
+        registrar, source, notes = opened
+        state = registrar.read()
+        record = registrar.load_record(state)
+        if record is not None:
+            registrar, state = registrar.with_earlier(record)
+        record = record or registrar.new_record(state)
+        spec = registrar.spec
+        check_ownership(spec, state.entry, record.model if record.entered else "")
+        if sent := registrar.enter(state, record):
+            state = registrar.read()
+        if wrong := differences(registrar.release, spec, state):
             raise RagflowError(
-                "RAGFlow took the model, but reads back something else",
+                "RAGFlow took the model, but returns another entry than the one that was sent",
+                code="entry-differs",
                 evidence="\n".join(wrong),
                 hint="ragops unregister undoes it",
+                url=registrar.api.url,
             )
-        if dataset:
-            api.do(rules.question(dataset, target.model_id))
-    proof = (f"dataset {dataset} was ranked with it",) if dataset else ()
-    return _record(target, source, now, done, (*notes, *proof))
+        if spec.dataset:
+            registrar.api.call(rank_dataset(spec.dataset, model_id(registrar.release, spec)))
+            notes = (*notes, f"dataset {spec.dataset} was ranked with it")
+        return _result(registrar, source, state, sent, notes)
 
 
 def unregister(
     stack: Stack,
-    access: Access,
+    token: Secret,
     *,
     url: str = "",
-    wanted: Wanted | None = None,
+    spec: RegistrationSpec | None = None,
     engine: Engine | None = None,
-    told: Callable[[str], None] = lambda _: None,
-) -> Registered:
-    """Put back what was in RAGFlow before: chats, default, then take the model out.
+    log: Callable[[str], None] = lambda _: None,
+) -> Registration:
+    """Restore RAGFlow's settings from before :func:`register`: chats, default, then the model.
 
-    What somebody has changed since is left as it is. Arguments and errors as of :func:`register`.
+    Settings that the user has changed since stay. Arguments and errors as of :func:`register`.
     """
-    target, source, _ = _target(stack, url, wanted, engine)
-    ways.check(access, target.release, chats=False)
-    with (
-        held(target.home, target.url, target.wanted.instance),
-        ways.opened(target.url, access, target.release, told) as api,
-    ):
-        seen = entering.look(api, target)
-        was = entering.recall(target, seen)
-        if was is None:
-            return _record(target, source, seen, (), ("ragops has changed nothing there: nothing to undo",))
-        entered = replace(target.wanted, model=was.model, chats=tuple(was.chats))
-        target = replace(target, wanted=entered)
-        ways.check(access, target.release, chats=bool(was.chats))
-        done = entering.leave(api, target, was, told)
-        now = entering.look(api, target, gone=True)
-    return _record(target, source, now, done, entering.left(was, now))
+    with _connected(stack, token, url, spec, engine, log) as opened:
+        registrar, source, _ = opened
+        state = registrar.read()
+        record = registrar.load_record(state)
+        if record is None:
+            notes = ("ragops has changed nothing there: nothing to undo",)
+            return _result(registrar, source, state, (), notes)
+        spec = replace(registrar.spec, model=record.model, chats=tuple(record.chats))
+        registrar = replace(registrar, spec=spec)
+        sent = registrar.undo(record)
+        state = registrar.read(chats_may_be_missing=True)
+        return _result(registrar, source, state, sent, remaining(record, state))
 
 
-def wanted_of(stack: Stack) -> Wanted:
-    """What RAGFlow is to have, from the declaration; the model is found as ``up`` finds it."""
+def registration_spec(stack: Stack) -> RegistrationSpec:
+    """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``."""
     desired = verbs.desired(stack)
-    return Wanted(desired.served, stack.internal_url, sizing.max_model_len(stack, desired.model))
+    return RegistrationSpec(desired.served, stack.internal_url, sizing.max_model_len(stack, desired.model))
 
 
-def _target(
-    stack: Stack, url: str, wanted: Wanted | None, engine: Engine | None
-) -> tuple[Target, str, tuple[str, ...]]:
-    """The RAGFlow, what told its release, notes; its container is looked for only without an address."""
-    found = None
+@contextmanager
+def _connected(
+    stack: Stack,
+    token: Secret,
+    url: str,
+    spec: RegistrationSpec | None,
+    engine: Engine | None,
+    log: Callable[[str], None],
+) -> Iterator[tuple[Registrar, str, tuple[str, ...]]]:
+    """The registrar of one RAGFlow, where its release was read, and notes; locked against a second ragops."""
+    container = None
     if not url:
         engine = engine or connect_engine()
-        found = _container(stack, engine)
-        url = discovery.url_of(found)
-    told = detect(stack.ragflow.release, url=address(url), found=found, engine=engine)
-    release = rules.usable(told.release)
-    notes = (GO,) if found is not None and found.speaks_go else ()
-    return Target(address(url), release, wanted or wanted_of(stack), home()), told.source, notes
+        container = _container(stack, engine)
+        url = discovery.url_of(container)
+    url = base_url(url)
+    detected = detect(stack.ragflow.release, url=url, found=container, engine=engine)
+    spec = spec or registration_spec(stack)
+    check_supported(detected.release, spec)
+    if not token:
+        raise RagflowError(
+            f"RAGFlow {detected.release.name} needs an API token, and none was given",
+            code="ragflow-access",
+            hint="create one on RAGFlow's API page; give it in RAGOPS_RAGFLOW_TOKEN or with --token-file",
+            url=url,
+        )
+    notes = (GO_SERVER,) if container is not None and container.speaks_go else ()
+    with held(home(), url, spec.instance), Api(url, token) as api:
+        yield Registrar(api, detected.release, spec, home(), log), detected.source, notes
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:
-    found = discovery.find(engine.containers(), stack.ragflow)
-    if not found:
-        raise RagflowError("no RAGFlow container to register in", hint="start RAGFlow, or give --url")
-    if found[0].demo:
+    containers = discovery.find(engine.containers(), stack.ragflow)
+    if not containers:
         raise RagflowError(
-            f"{found[0].name} is the demo client, a stand-in: it has no settings to register in",
+            "no RAGFlow container to register in",
+            code="ragflow-missing",
             hint="start RAGFlow, or give --url",
         )
-    return found[0]
+    if containers[0].demo:
+        raise RagflowError(
+            f"{containers[0].name} is the demo client: it has no model settings",
+            code="ragflow-demo",
+            container=containers[0].name,
+            hint="start RAGFlow, or give --url",
+        )
+    return containers[0]
 
 
-def _record(
-    target: Target, source: str, now: Seen, done: tuple[str, ...], notes: tuple[str, ...]
-) -> Registered:
-    short = rules.chat_id(target.release, target.wanted)
-    there = now.entry is not None and now.entry.model
-    return Registered(
-        url=target.url,
-        release=target.release.name,
+def _result(
+    registrar: Registrar, source: str, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
+) -> Registration:
+    release, spec = registrar.release, registrar.spec
+    entry = state.entry if state.entry and state.entry.model else None
+    used = chat_id(release, spec)
+    return Registration(
+        url=registrar.api.url,
+        release=release.name,
         source=source,
-        model=target.wanted.model if there else "",
-        address=now.entry.address if now.entry and there else "",
-        rerank_id=target.model_id,
-        default=now.default,
-        chats=tuple(one for one, has in now.chats.items() if has == short),
-        changes=done,
+        model=spec.model if entry else "",
+        base_url=entry.base_url if entry else "",
+        rerank_id=model_id(release, spec),
+        default=state.default,
+        chats=tuple(chat for chat, model in state.chats.items() if model == used),
+        changes=changes,
         notes=notes,
     )

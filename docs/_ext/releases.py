@@ -16,24 +16,14 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 FACTS = {
-    "Compose services": releases.SERVICES,
-    "Container names": releases.CONTAINERS,
     "Why it can't use a vLLM reranker": releases.OBSTACLES,
     "How a model is registered": releases.REGISTRATIONS,
-    "Where one logs in": releases.LOGINS,
-    "Takes an API token for registering": releases.TOKENS,
-    "Says that it lives": releases.PINGS,
-    "Tells its release": releases.VERSIONS,
-    "Tells its release to anybody": releases.OPEN_VERSIONS,
     "Default model": releases.DEFAULTS,
     "Where a chat names its model": releases.CHATS,
     "Documents of one question": releases.WINDOWS,
     "Seconds for an answer": releases.TIMEOUTS,
     "Seconds for the test of a registration": releases.LIMITS,
     "Rerank ids": releases.IDS,
-    "Moves scores into 0 to 1": releases.NORMALISES,
-    "Its whole API waits for the reranker": releases.STALLS,
-    "A document from below the first page can be ranked into it": releases.PROMOTES,
 }
 """The lists of facts, as the page of sources names them."""
 
@@ -44,15 +34,15 @@ PAGES = (6, 8, 10, 30)
 def table() -> Iterator[str]:
     """What matters to a reranker, a row for each run of releases that are alike in it."""
     yield from [".. list-table::", "   :header-rows: 1", ""]
-    head = ("RAGFlow", "registers by", "API token", "documents a question", "waits", "rerank id")
+    head = ("RAGFlow", "registers by", "documents a query", "waits", "rerank id")
     yield from generated.row_of(head)
     rows: list[tuple[str, str, tuple[str, ...]]] = []
-    for first, last in releases.ranges():
-        cells = _cells(first)
+    for name in releases.KNOWN:
+        cells = _cells(releases.of(name))
         if rows and rows[-1][2] == cells:
-            rows[-1] = (rows[-1][0], last.name, cells)
+            rows[-1] = (rows[-1][0], name, cells)
         else:
-            rows.append((first.name, last.name, cells))
+            rows.append((name, name, cells))
     for start, end, cells in rows:
         yield from generated.row_of((start if start == end else f"{start} to {end}", *cells))
     yield ""
@@ -77,16 +67,16 @@ def failures() -> Iterator[str]:
 
 def _cells(release: Release) -> tuple[str, ...]:
     if release.obstacle:
-        return (f"not usable: {release.obstacle}", "", "", "", "")
+        return (f"not usable: {release.obstacle}", "", "", "")
     counts = {window(release, size) for size in PAGES}
-    ways = {
-        "add_llm": "/v1/llm/add_llm",
-        "provider": "/api/v1/providers",
-        "provider-with-connection-test": "/api/v1/providers, after a test",
+    routes = {
+        "manual": "by hand",
+        "add_llm": "``/v1/llm/add_llm``",
+        "provider": "``/api/v1/providers``",
+        "provider-with-connection-test": "``/api/v1/providers``, after a test",
     }
     return (
-        f"``{ways[release.registration]}``".replace(", after a test``", "``, after a test"),
-        "yes" if release.token else "no, a login",
+        routes[release.registration],
         f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(*counts),
         f"{release.timeout:.0f} s",
         f"``{releases.rerank_id(release, 'NAME', 'ragops')}``",
@@ -99,8 +89,8 @@ def _said(fact: Fact[object]) -> str:
         return value.rule
     if isinstance(value, tuple):
         return ", ".join(f"``{one}``" for one in value)
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "no limit"}[value]
+    if value is None:
+        return "no limit"
     return f"``{value}``" if str(value).startswith("/") else str(value) or "no"
 
 

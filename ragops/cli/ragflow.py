@@ -1,4 +1,4 @@
-"""The verbs that tell RAGFlow about the reranker, and take it out again."""
+"""The verbs that register the reranker in RAGFlow, and undo it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from ragops import registration
 from ragops.cli.parts import OK, Verb, option, show, tell
-from ragops.ragflow import secret
-from ragops.ragflow.access import Access
 from ragops.ragflow.register import INSTANCE, KEY
+from ragops.ragflow.secret import KEY_VARIABLE, TOKEN_VARIABLE, read_secret
 from ragops.stack import load
 
 if TYPE_CHECKING:
@@ -19,34 +18,25 @@ if TYPE_CHECKING:
 
 def _register(options: Options) -> int:
     stack = load(options.stack)
-    wanted = replace(
-        registration.wanted_of(stack),
-        key=secret.find("RAGOPS_RERANKER_KEY", options.key_file) or KEY,
+    spec = replace(
+        registration.registration_spec(stack),
+        key=read_secret(KEY_VARIABLE, options.key_file) or KEY,
         instance=options.instance,
         default=options.default,
         chats=tuple(options.chat),
         dataset=options.dataset or "",
     )
-    found = registration.register(stack, _access(options), url=options.url or "", wanted=wanted, told=tell)
-    show(options, found)
+    token = read_secret(TOKEN_VARIABLE, options.token_file)
+    show(options, registration.register(stack, token, url=options.url or "", spec=spec, log=tell))
     return OK
 
 
 def _unregister(options: Options) -> int:
     stack = load(options.stack)
-    wanted = replace(registration.wanted_of(stack), instance=options.instance)
-    found = registration.unregister(stack, _access(options), url=options.url or "", wanted=wanted, told=tell)
-    show(options, found)
+    spec = replace(registration.registration_spec(stack), instance=options.instance)
+    token = read_secret(TOKEN_VARIABLE, options.token_file)
+    show(options, registration.unregister(stack, token, url=options.url or "", spec=spec, log=tell))
     return OK
-
-
-def _access(options: Options) -> Access:
-    return Access.given(
-        token_file=options.token_file,
-        email=options.email or "",
-        password_file=options.password_file,
-        login=options.allow_login,
-    )
 
 
 _COMMON = (
@@ -55,16 +45,6 @@ _COMMON = (
         "--instance", metavar="NAME", default=INSTANCE, help="the provider's instance (default: %(default)s)"
     ),
     option("--token-file", metavar="FILE", type=Path, help="RAGFlow's API token (or: RAGOPS_RAGFLOW_TOKEN)"),
-    option(
-        "--allow-login", action="store_true", help="log in if need be; ends the user's sessions in browsers"
-    ),
-    option("--email", metavar="ADDRESS", help="who logs in"),
-    option(
-        "--password-file",
-        metavar="FILE",
-        type=Path,
-        help="the password (or: RAGOPS_RAGFLOW_PASSWORD, or a prompt)",
-    ),
 )
 
 VERBS = {
@@ -81,10 +61,10 @@ VERBS = {
                 default=[],
                 help="let this chat use it; may be repeated",
             ),
-            option("--dataset", metavar="ID", help="rank one question in this dataset, as a proof"),
+            option("--dataset", metavar="ID", help="rank one query in this dataset at the end, as a check"),
             option("--key-file", metavar="FILE", type=Path, help="reranker's key (or: RAGOPS_RERANKER_KEY)"),
         ),
     ),
-    "unregister": Verb(_unregister, "put back what was in RAGFlow before register", _COMMON),
+    "unregister": Verb(_unregister, "restore RAGFlow's settings from before register", _COMMON),
 }
 """By name."""

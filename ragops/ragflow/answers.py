@@ -1,7 +1,7 @@
-"""What is asked of RAGFlow's API, what it answers, and what the answers mean; pure.
+"""Requests to RAGFlow's API, its responses, and what they mean; pure.
 
-RAGFlow tells success by ``code`` 0 in the JSON it answers, and gives HTTP 200 with most failures;
-so the code is judged, and the status only where no JSON came.
+RAGFlow reports success by ``code`` 0 in its JSON, and sends HTTP 200 with most failures; so the
+code decides, and the HTTP status only where no JSON came.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ragops import hints
 from ragops.errors import RagflowError
 from ragops.ragflow.failures import FAILURES
-from ragops.ragflow.secret import Secret, hide
+from ragops.ragflow.secret import Secret, mask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,31 +22,27 @@ if TYPE_CHECKING:
     from ragops.hints import Hint
 
 _ABSENT = re.compile(r"(?i)\bno \w+ found|not found|does(n.t| not) exist|authorization|own the chat")
-
-AUTHENTICATION = frozenset({401, 403, 109})
-"""Codes that mean: not logged in, or not allowed."""
+_AUTHENTICATION = frozenset({401, 403, 109})
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call of RAGFlow's API; values of the body may be secrets."""
+    """One API call; values of the body may be secrets."""
 
     method: str
     path: str
     body: Mapping[str, Any] | None = None
-    why: str = ""
-    token_only: bool = False
-    """Whether the route takes API tokens alone, at every release."""
+    purpose: str = ""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What came back."""
+class Response:
+    """The response to one API call."""
 
     status: int
     text: str = field(repr=False)
     secrets: frozenset[Secret] = frozenset()
-    """What was sent and must not be shown."""
+    """The secrets that were sent, to be masked in messages."""
 
     @property
     def body(self) -> Any:
@@ -58,7 +54,7 @@ class Reply:
 
     @property
     def code(self) -> int:
-        """RAGFlow's own code; the HTTP status where no JSON object came, -1 for a page that is no API's."""
+        """RAGFlow's own code; without a JSON object the HTTP status, or -1 where that is no failure."""
         body = self.body
         if isinstance(body, dict) and isinstance(body.get("code"), int):
             return int(body["code"])
@@ -66,24 +62,24 @@ class Reply:
 
     @property
     def ok(self) -> bool:
-        """Whether RAGFlow did what was asked."""
+        """Whether RAGFlow reports success."""
         return self.code == 0
 
     @property
-    def tells_absence(self) -> bool:
-        """Whether what was asked for is not there, or not this user's."""
+    def is_absent(self) -> bool:
+        """Whether the requested object does not exist, or is not this user's."""
         return self.code in {102, 109} and bool(_ABSENT.search(self.message))
 
     @property
     def message(self) -> str:
-        """RAGFlow's own words, without secrets and the line breaks it puts before them."""
+        """RAGFlow's message, without secrets and leading line breaks."""
         body = self.body
-        said = body.get("message") if isinstance(body, dict) else self.text[:200]
-        return hide(str(said or "").strip(), self.secrets)
+        message = body.get("message") if isinstance(body, dict) else self.text[:200]
+        return mask(str(message or "").strip(), self.secrets)
 
     @property
     def data(self) -> Any:
-        """What was asked for; None when there is nothing."""
+        """The requested data; None without any."""
         body = self.body
         return body.get("data") if isinstance(body, dict) else None
 
@@ -94,15 +90,17 @@ def explain(message: str) -> Hint | None:
     return hint if hint.code else None
 
 
-def refused(request: Request, reply: Reply) -> RagflowError:
-    """The error for an answer whose code is not 0."""
-    known = explain(reply.message)
-    if known is None and reply.code in AUTHENTICATION:
-        known = explain("Unauthorized")
-    said = f"{request.method} {request.path}: code {reply.code}, HTTP {reply.status}: {reply.message}"
+def refused(request: Request, response: Response) -> RagflowError:
+    """The error for a response whose code is not 0."""
+    hint = explain(response.message)
+    if hint is None and response.code in _AUTHENTICATION:
+        hint = explain("Unauthorized")
+    evidence = (
+        f"{request.method} {request.path}: code {response.code}, HTTP {response.status}: {response.message}"
+    )
     return RagflowError(
-        f"RAGFlow refused: {request.why or request.path}",
-        code=known.code if known else "registration-refused",
-        evidence=said + (f"\n{known.cause}" if known else ""),
-        hint=known.remedy if known else "RAGFlow's log has more: docker logs CONTAINER",
+        f"RAGFlow refused: {request.purpose or request.path}",
+        code=hint.code if hint else "ragflow-refused",
+        evidence=evidence + (f"\n{hint.cause}" if hint else ""),
+        hint=hint.remedy if hint else "RAGFlow's log has more: docker logs CONTAINER",
     )

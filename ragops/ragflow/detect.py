@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ragops.ragflow.releases import Release
 
 VERSION_FILE = "/ragflow/VERSION"
+VERSION_ROUTE = "/api/v1/system/version"
+"""Needs no token from v0.25.2 on (api/apps/restful_apis/system_api.py)."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ def detect(
 
 def ask(url: str) -> tuple[str, str]:
     """The release that the server tells to anybody; empty, with what was seen, when it tells none."""
-    route = next(fact.value for fact in reversed(releases.VERSIONS))
+    route = VERSION_ROUTE
     with Api(url) as api:
-        told = api.ask(Request("GET", route))
+        told = api.send(Request("GET", route))
         if told.ok and releases.spelled(str(told.data)):
             return releases.spelled(str(told.data)), f"{api.url}{route}"
-        answers = {path: api.ask(Request("GET", path)).status for path in FINGERPRINTS}
+        answers = {path: api.send(Request("GET", path)).status for path in FINGERPRINTS}
     if all(status >= 500 for status in answers.values()):
         return "", f"{url} answers with HTTP {max(answers.values())}: RAGFlow is starting, or is none"
     near = candidates(answers)

@@ -1,7 +1,7 @@
 """Which containers are RAGFlow's server, and of which release; pure.
 
-Services and container names are those of ``releases.py``; the compose project is ``docker`` unless
-named. Only the server container calls the reranker, so only it needs the network.
+The compose project is ``docker`` unless named. Only the server container calls the reranker, so
+only it needs the network.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from ragops.stack import Ragflow
     from ragops.state import ContainerState
 
-SERVICES = frozenset(name for fact in releases.SERVICES for name in fact.value)
-NAMES = frozenset(name for fact in releases.CONTAINERS for name in fact.value)
+SERVICES = frozenset({"ragflow", "ragflow-cpu", "ragflow-gpu"})
+"""Compose services of RAGFlow's server: ``ragflow`` up to v0.21 and on macOS (its docker-compose*.yml)."""
+
+NAMES = frozenset({"ragflow-server", "docker-ragflow-cpu-1", "docker-ragflow-gpu-1", "docker-ragflow-1"})
+"""Container names when it is started from RAGFlow's folder ``docker``; the first up to v0.21."""
+
 API_PORT, WEB_PORT = 9380, 80
 """Ports inside the container; the second is nginx, which passes the API on."""
 

@@ -1,7 +1,7 @@
-"""Looks into one RAGFlow, keeps what is there, changes it, and puts it back.
+"""Reads, changes and restores the settings of one RAGFlow user.
 
-Order matters: what was there is on disk before the first change; chats and the default are put
-back before the model is taken out, since later releases refuse to remove a model in use.
+The previous settings are on disk before the first change. Chats and the default are restored before
+the model is removed, since later releases refuse to remove a model in use.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragops.errors import RagflowError
-from ragops.ragflow import kept, register, releases
+from ragops.ragflow import kept, releases
 from ragops.ragflow.answers import refused
-from ragops.ragflow.families import family
-from ragops.ragflow.kept import Kept
+from ragops.ragflow.families import changes, registration_api
+from ragops.ragflow.kept import UndoRecord
+from ragops.ragflow.register import set_chat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,180 +22,167 @@ if TYPE_CHECKING:
 
     from ragops.ragflow.answers import Request
     from ragops.ragflow.api import Api
-    from ragops.ragflow.register import Family, Seen, Wanted
+    from ragops.ragflow.families import RegistrationApi
+    from ragops.ragflow.register import RagflowState, RegistrationSpec
     from ragops.ragflow.releases import Release
 
 
 @dataclass(frozen=True)
-class Target:
-    """One RAGFlow, and what it is to have."""
+class Registrar:
+    """One user's settings in one RAGFlow, and the entry that they should have."""
 
-    url: str
+    api: Api
     release: Release
-    wanted: Wanted
+    spec: RegistrationSpec
     home: Path
+    log: Callable[[str], None]
 
     @property
-    def family(self) -> Family:
-        """Its routes."""
-        return family(self.release)
+    def routes(self) -> RegistrationApi:
+        """The requests of the release."""
+        return registration_api(self.release)
 
-    @property
-    def model_id(self) -> str:
-        """The model's id in RAGFlow."""
-        return register.model_id(self.release, self.wanted)
+    def read(self, *, chats_may_be_missing: bool = False) -> RagflowState:
+        """Read the settings.
 
+        Raises:
+            RagflowError: RAGFlow refuses the token, a chat does not exist, or a request failed: an
+                object that could not be read is never taken for one that does not exist.
+        """
+        first, *others = self.routes.reads(self.spec)
+        responses = {first.path: self.api.call(first)}
+        for request in others:
+            response = self.api.send(request)
+            required = "/chats" in request.path and not chats_may_be_missing
+            if not response.ok and (required or not response.is_absent):
+                raise refused(request, response)
+            responses[request.path] = response
+        return self.routes.parse(self.spec, responses)
 
-def look(api: Api, target: Target, *, gone: bool = False) -> Seen:
-    """What RAGFlow has; a chat may be ``gone`` when things are put back.
+    def new_record(self, state: RagflowState) -> UndoRecord:
+        """An undo record without any change."""
+        user = state.tenant.get("tenant_id", "")
+        return UndoRecord(self.api.url, user, self.spec.instance, self.release.name, self.spec.model)
 
-    Raises:
-        RagflowError: It lets nobody in, a chat that is needed is not there, or it fails: what could
-            not be read is never taken for what is not there.
-    """
-    first, *others = target.family.reads(target.wanted)
-    replies = {first.path: api.do(first)}
-    for request in others:
-        reply = api.ask(request)
-        may_miss = gone if "/chats" in request.path else True
-        if not reply.ok and not (may_miss and reply.tells_absence):
-            raise refused(request, reply)
-        replies[request.path] = reply
-    return target.family.seen(target.wanted, replies)
+    def load_record(self, state: RagflowState) -> UndoRecord | None:
+        """The undo record of earlier calls; None without any.
 
+        Raises:
+            RagflowError: The file can't be read.
+        """
+        return kept.load(self.home, self.new_record(state))
 
-def before(target: Target, seen: Seen) -> Kept:
-    """What was there before: as kept, else as seen now; what the user chose since goes before it.
+    def with_earlier(self, record: UndoRecord) -> tuple[Registrar, RagflowState]:
+        """Add the default and the chats of earlier calls to the spec, as far as they still name the model."""
+        spec = self.spec
+        earlier = tuple(chat for chat in record.chats if chat not in spec.chats)
+        everything = replace(spec, chats=(*spec.chats, *earlier))
+        state = replace(self, spec=everything).read(chats_may_be_missing=True)
+        own = self._own_ids(record)
+        chats = tuple(chat for chat, model in state.chats.items() if chat in spec.chats or model in own)
+        spec = replace(spec, default=spec.default or state.default in own, chats=chats)
+        return replace(self, spec=spec), state
 
-    Raises:
-        RagflowError: What was kept can't be read.
-    """
-    wanted, mine = target.wanted, ours(target, seen)
-    old = recall(target, seen) or Kept(
-        target.url, _user(seen), wanted.instance, target.release.name, wanted.model
-    )
-    default = seen.default if wanted.default and seen.default not in mine else old.default
-    chats = {one: seen.chats[one] for one in wanted.chats if seen.chats[one] not in mine}
-    return replace(old, default=default, chats={**old.chats, **chats})
+    def enter(self, state: RagflowState, record: UndoRecord) -> tuple[str, ...]:
+        """Send the missing changes, and return them.
 
-
-def recall(target: Target, seen: Seen) -> Kept | None:
-    """What was kept by an earlier call; None when there was none."""
-    return kept.load(target.home, target.url, _user(seen), target.wanted.instance)
-
-
-def ours(target: Target, seen: Seen) -> frozenset[str]:
-    """Every id by which some release names the model: after an upgrade the old one is still ours."""
-    old = recall(target, seen)
-    names = {target.wanted.model, *([old.model] if old else [])}
-    forms = {form for fact in releases.IDS for form in fact.value}
-    return frozenset(
-        form.format(name=name, instance=target.wanted.instance) for name in names for form in forms
-    )
-
-
-def renewed(api: Api, target: Target) -> tuple[Target, Seen]:
-    """What to bring up to date, and what is there: a default and chats of earlier calls are part of it."""
-    seen = look(api, target)
-    old = recall(target, seen)
-    if old is None:
-        return target, seen
-    earlier = (one for one in old.chats if one not in target.wanted.chats)
-    whole = replace(target.wanted, chats=(*target.wanted.chats, *earlier))
-    seen = look(api, replace(target, wanted=whole), gone=True)
-    return replace(target, wanted=register.carried(target.wanted, seen, ours(target, seen))), seen
-
-
-def enter(api: Api, target: Target, seen: Seen, was: Kept, told: Callable[[str], None]) -> tuple[str, ...]:
-    """Send what is missing; gives back what was done.
-
-    Raises:
-        RagflowError: RAGFlow refused; what was made by then is taken out again.
-    """
-    todo = list(register.changes(target.family, target.wanted, seen))
-    if was.entered and was.model != target.wanted.model:
-        todo += target.family.replaced(was.model)
-    if not todo:
-        return ()
-    fresh = seen.entry is None
-    after = replace(
-        was,
-        release=target.release.name,
-        model=target.wanted.model,
-        entered=was.entered or fresh,
-        provider=was.provider or not seen.provider,
-    )
-    kept.save(target.home, after)
-    try:
-        return _send(api, todo, told)
-    except RagflowError:
-        if fresh and not was.entered:
-            _clean_up(api, target, seen, after)
-        raise
-
-
-def leave(api: Api, target: Target, was: Kept, told: Callable[[str], None]) -> tuple[str, ...]:
-    """Put back what was there; gives back what was done. What fails doesn't stop the rest.
-
-    Raises:
-        RagflowError: Something was refused; what is kept stays, so that it can be tried again.
-    """
-    done: list[str] = []
-    errors: list[RagflowError] = []
-    for request in tuple(_undoing(target, look(api, target, gone=True), was)):
+        Raises:
+            RagflowError: RAGFlow refused; what was created by then is removed again.
+        """
+        requests = list(changes(self.routes, self.spec, state))
+        if record.entered and record.model != self.spec.model:
+            requests += self.routes.replace(record.model)
+        if not requests:
+            return ()
+        created = state.entry is None and not record.entered
+        record = replace(
+            self._with_previous(state, record),
+            release=self.release.name,
+            model=self.spec.model,
+            entered=record.entered or created,
+            provider=record.provider or not state.provider,
+        )
+        kept.save(self.home, record)
         try:
-            done += _send(api, (request,), told)
-        except RagflowError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    kept.forget(target.home, was)
-    return tuple(done)
+            return self._send(requests)
+        except RagflowError:
+            if created:
+                self._clean_up(record, provider=not state.provider)
+            raise
+
+    def undo(self, record: UndoRecord) -> tuple[str, ...]:
+        """Restore the previous settings, and return the changes. A refused request does not stop the others.
+
+        Raises:
+            RagflowError: A request was refused; the undo record stays, so that it can be repeated.
+        """
+        sent: list[str] = []
+        errors: list[RagflowError] = []
+        for request in tuple(self._undo_requests(self.read(chats_may_be_missing=True), record)):
+            try:
+                sent += self._send((request,))
+            except RagflowError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        kept.delete(self.home, record)
+        return tuple(sent)
+
+    def _undo_requests(self, state: RagflowState, record: UndoRecord) -> Iterator[Request]:
+        """Settings that the user has changed since stay."""
+        own = self._own_ids(record)
+        for chat, previous in record.chats.items():
+            if state.chats.get(chat) in own:
+                yield set_chat(self.release, chat, previous)
+        if record.default is not None and state.default in own:
+            yield from self.routes.restore_default(record.default, state)
+        if record.entered:
+            yield from self.routes.remove(self.spec, state, provider=record.provider)
+
+    def _with_previous(self, state: RagflowState, record: UndoRecord) -> UndoRecord:
+        """The record with the settings that are about to change; a later choice of the user replaces it."""
+        own = self._own_ids(record)
+        default = record.default
+        if self.spec.default and state.default not in own:
+            default = state.default
+        chats = {chat: state.chats[chat] for chat in self.spec.chats if state.chats[chat] not in own}
+        return replace(record, default=default, chats={**record.chats, **chats})
+
+    def _own_ids(self, record: UndoRecord) -> frozenset[str]:
+        """Every id by which any release names the model: one from before an upgrade is still ours."""
+        return frozenset(
+            form.format(name=name, instance=self.spec.instance)
+            for name in (self.spec.model, record.model)
+            for fact in releases.IDS
+            for form in fact.value
+        )
+
+    def _clean_up(self, record: UndoRecord, *, provider: bool) -> None:
+        """After a failure: remove what was created, unless the model is in, and the record with it."""
+        try:
+            state = self.read()
+            if state.entry is not None and state.entry.model:
+                return
+            for request in self.routes.remove(self.spec, state, provider=provider):
+                self.api.send(request)
+        except RagflowError:
+            return  # no response any more: unregister can repeat it with the record
+        kept.delete(self.home, record)
+
+    def _send(self, requests: Iterable[Request]) -> tuple[str, ...]:
+        sent = []
+        for request in requests:
+            self.api.call(request)
+            self.log(request.purpose)
+            sent.append(request.purpose)
+        return tuple(sent)
 
 
-def left(was: Kept, now: Seen) -> tuple[str, ...]:
-    """What is not as it was before, and why."""
+def remaining(record: UndoRecord, state: RagflowState) -> tuple[str, ...]:
+    """The settings that differ from those before registration, and why."""
     notes = []
-    if not was.entered:
-        notes.append(f"{was.model} was entered before ragops came, and stays")
-    if was.default is not None and now.default != was.default:
-        notes.append(f"the default is {now.default or 'none'} and was {was.default or 'none'}")
+    if not record.entered:
+        notes.append(f"{record.model} was entered before ragops came, and stays")
+    if record.default is not None and state.default != record.default:
+        notes.append(f"the default is {state.default or 'none'} and was {record.default or 'none'}")
     return tuple(notes)
-
-
-def _undoing(target: Target, seen: Seen, was: Kept) -> Iterator[Request]:
-    """What somebody has changed since is left as it is."""
-    mine = ours(target, seen)
-    for chat, earlier in was.chats.items():
-        if seen.chats.get(chat) in mine:
-            yield register.chat_write(target.release, chat, earlier)
-    if was.default is not None and seen.default in mine:
-        yield from target.family.restore(was.default, seen)
-    if was.entered:
-        yield from target.family.remove(target.wanted, seen, provider=was.provider)
-
-
-def _clean_up(api: Api, target: Target, seen: Seen, after: Kept) -> None:
-    """After a failure: take out what was made, unless the model is in; then nothing is kept either."""
-    try:
-        now = look(api, target)
-        if now.entry is not None and now.entry.model:
-            return
-        for request in target.family.remove(target.wanted, now, provider=not seen.provider):
-            api.ask(request)
-    except RagflowError:
-        return  # it no longer answers; unregister can try again with what is kept
-    kept.forget(target.home, after)
-
-
-def _user(seen: Seen) -> str:
-    return seen.tenant.get("tenant_id", "")
-
-
-def _send(api: Api, todo: Iterable[Request], told: Callable[[str], None]) -> tuple[str, ...]:
-    done = []
-    for request in todo:
-        api.do(request)
-        told(request.why)
-        done.append(request.why)
-    return tuple(done)

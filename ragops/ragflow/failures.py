@@ -123,24 +123,6 @@ FAILURES = (
         "ragflow-in-use",
     ),
     Hint(
-        "Fail to crypt password",
-        "The password did not arrive as RAGFlow's own pages send it.",
-        "its conf/public.pem is not the usual one; use an API token",
-        "ragflow-password",
-    ),
-    Hint(
-        "Email and password do not match",
-        "The password is wrong.",
-        "check RAGOPS_RAGFLOW_PASSWORD",
-        "ragflow-password",
-    ),
-    Hint(
-        "is not registered",
-        "This RAGFlow has no user with that e-mail address.",
-        "check --email",
-        "ragflow-user-unknown",
-    ),
-    Hint(
         "Unauthorized",
         "RAGFlow did not take the token, or the reranker did not take RAGFlow's key.",
         "make a token under RAGFlow's API page, and give it in RAGOPS_RAGFLOW_TOKEN",

@@ -1,7 +1,8 @@
-"""The routes by which each release of RAGFlow takes a model; pure.
+"""The requests by which each release of RAGFlow takes a model; pure.
 
-:class:`AddLlm` is v0.18 to v0.25, :class:`Providers` v0.26 and later. Recorded on RAGFlow's own
-servers for v0.25.6 and v0.27.0; read in the source for the others.
+:class:`LlmApi` is v0.24 to v0.25, :class:`ProviderApi` v0.26 and later. Each lists the requests that
+read the settings, parses the responses, and makes the requests that enter and remove the model.
+Recorded on RAGFlow's own servers for v0.25.6 and v0.27.0; read in the source for the others.
 """
 
 from __future__ import annotations
@@ -9,8 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ragops.ragflow.answers import Reply, Request
-from ragops.ragflow.register import PROVIDER, Entry, Family, Seen, Wanted, chat_reads, chats_seen
+from ragops.ragflow.answers import Request, Response
+from ragops.ragflow.register import (
+    KEY,
+    PROVIDER,
+    ModelEntry,
+    RagflowState,
+    RegistrationSpec,
+    chat_id,
+    chat_models,
+    model_id,
+    read_chat,
+    set_chat,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,204 +38,213 @@ _TENANT = ("tenant_id", "asr_id", "embd_id", "img2txt_id", "llm_id")
 
 
 @dataclass(frozen=True)
-class AddLlm(Family):
-    """``/v1/llm/add_llm``: sending a model again updates it; its test call comes before it is written."""
+class LlmApi:
+    """``/v1/llm/add_llm``: sending a model again updates it; RAGFlow tests it before writing."""
 
     release: Release
 
-    def reads(self, wanted: Wanted) -> tuple[Request, ...]:
-        """The user's models, the defaults, the chats."""
-        models = Request("GET", _MODELS, why="read the models")
-        defaults = Request("GET", self._defaults, why="read the defaults")
-        return (models, defaults, *chat_reads(self.release, wanted.chats))
+    def reads(self, spec: RegistrationSpec) -> tuple[Request, ...]:
+        """The requests that read the settings; the first must succeed, a later one may find nothing."""
+        return (
+            Request("GET", _MODELS, purpose="read the models"),
+            Request("GET", self._defaults, purpose="read the defaults"),
+            *(read_chat(self.release, chat) for chat in spec.chats),
+        )
 
-    def seen(self, wanted: Wanted, replies: Mapping[str, Reply]) -> Seen:
-        """Names carry a suffix here; the key is told nowhere."""
-        models = ((replies[_MODELS].data or {}).get(PROVIDER) or {}).get("llm") or []
-        tenant = replies[self._defaults].data or {}
-        same = (one for one in models if one.get("name") in {wanted.model, wanted.model + _SUFFIX})
-        return Seen(
-            entry=next((_model_entry(one) for one in same), None),
+    def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
+        """The settings, from the responses by path. Model names have a suffix; keys are not reported."""
+        models = ((responses[_MODELS].data or {}).get(PROVIDER) or {}).get("llm") or []
+        tenant = responses[self._defaults].data or {}
+        entry = None
+        for row in models:
+            if entry is None and row.get("name") in {spec.model, spec.model + _SUFFIX}:
+                kind = row.get("type")
+                others = () if kind == "rerank" else (f"{row.get('name')} as {kind}",)
+                url = str(row.get("api_base") or "")
+                entry = ModelEntry(url, row.get("max_tokens"), None, others, model=not others)
+        return RagflowState(
+            entry=entry,
             provider=bool(models),
             default=str(tenant.get("rerank_id") or ""),
-            chats=chats_seen(self.release, wanted.chats, replies),
+            chats=chat_models(self.release, spec.chats, responses),
             tenant={name: str(tenant.get(name) or "") for name in _TENANT},
         )
 
-    def enter(self, wanted: Wanted, seen: Seen) -> Iterator[Request]:
-        """One call, which tests the model first."""
-        del seen
+    def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
+        """The requests that enter or update the model."""
+        del state
         body = {
             "llm_factory": PROVIDER,
             "model_type": "rerank",
-            "llm_name": wanted.model,
-            "api_base": wanted.address,
-            "api_key": wanted.key,
-            "max_tokens": wanted.max_tokens,
+            "llm_name": spec.model,
+            "api_base": spec.base_url,
+            "api_key": spec.key,
+            "max_tokens": spec.max_tokens,
         }
-        yield Request("POST", "/v1/llm/add_llm", body, f"enter {wanted.model} at {wanted.address}")
+        yield Request("POST", "/v1/llm/add_llm", body, f"enter {spec.model} at {spec.base_url}")
 
-    def default(self, model_id: str, seen: Seen) -> Request:
-        """All the other defaults are sent back as they were read: RAGFlow refuses to keep them."""
-        body = {**seen.tenant, "rerank_id": model_id}
+    def set_default(self, rerank_id: str, state: RagflowState) -> Request:
+        """Make a model the default; RAGFlow requires the other defaults in the same request."""
+        body = {**state.tenant, "rerank_id": rerank_id}
         method = "PATCH" if self.release.default == self._defaults else "POST"
-        return Request(method, self.release.default, body, f"make {model_id or 'no model'} the default")
+        return Request(method, self.release.default, body, f"make {rerank_id or 'no model'} the default")
 
-    def restore(self, model_id: str, seen: Seen) -> tuple[Request, ...]:
-        """As it is set; empty is none."""
-        return (self.default(model_id, seen),)
+    def restore_default(self, rerank_id: str, state: RagflowState) -> tuple[Request, ...]:
+        """Restore the previous default; empty is none."""
+        return (self.set_default(rerank_id, state),)
 
-    def replaced(self, model: str) -> tuple[Request, ...]:
-        """A model of another name is another entry."""
-        body = {"llm_factory": PROVIDER, "llm_name": model + _SUFFIX}
-        return (Request("POST", "/v1/llm/delete_llm", body, f"remove {model}"),)
+    def replace(self, previous: str) -> tuple[Request, ...]:
+        """Remove the model that was entered under a previous name, which is an entry of its own."""
+        body = {"llm_factory": PROVIDER, "llm_name": previous + _SUFFIX}
+        return (Request("POST", "/v1/llm/delete_llm", body, f"remove {previous}"),)
 
-    def remove(self, wanted: Wanted, seen: Seen, *, provider: bool) -> Iterator[Request]:
-        """One call; there is no provider apart from its models."""
+    def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> Iterator[Request]:
+        """Remove the model; a provider without models does not exist."""
         del provider
-        if seen.entry is not None:
-            yield from self.replaced(wanted.model)
+        if state.entry is not None:
+            yield from self.replace(spec.model)
 
     @property
     def _defaults(self) -> str:
-        """Where the defaults are read."""
         return self.release.default.replace("set_tenant_info", "tenant_info")
 
 
 @dataclass(frozen=True)
-class Providers(Family):
+class ProviderApi:
     """``/api/v1/providers``: a model is part of an instance of a provider."""
 
     release: Release
 
-    def reads(self, wanted: Wanted) -> tuple[Request, ...]:
-        """The providers, our instance and its models, the default, the chats."""
-        instance = f"{_INSTANCES}/{wanted.instance}"
+    def reads(self, spec: RegistrationSpec) -> tuple[Request, ...]:
+        """The requests that read the settings; the first must succeed, a later one may find nothing."""
+        instance = f"{_INSTANCES}/{spec.instance}"
         return (
-            Request("GET", _PROVIDERS, why="read the providers"),
-            Request("GET", _INSTANCES, why="read the instances"),
-            Request("GET", instance, why="read the instance"),
-            Request("GET", f"{instance}/models", why="read its models"),
-            Request("GET", self.release.default, why="read the default"),
-            Request("GET", _USER, why="read whose models they are"),
-            *chat_reads(self.release, wanted.chats),
+            Request("GET", _PROVIDERS, purpose="read the providers"),
+            Request("GET", _INSTANCES, purpose="read the instances"),
+            Request("GET", instance, purpose="read the instance"),
+            Request("GET", f"{instance}/models", purpose="read its models"),
+            Request("GET", self.release.default, purpose="read the default"),
+            Request("GET", _USER, purpose="read the user"),
+            *(read_chat(self.release, chat) for chat in spec.chats),
         )
 
-    def seen(self, wanted: Wanted, replies: Mapping[str, Reply]) -> Seen:
-        """An instance by name shows its key, which is compared and forgotten."""
-        instance = f"{_INSTANCES}/{wanted.instance}"
-        listed = replies[_PROVIDERS].data or []
-        defaults = (replies[self.release.default].data or {}).get("models") or []
-        return Seen(
-            entry=_instance_entry(wanted, replies[instance].data, replies[f"{instance}/models"].data),
-            provider=any(one.get("name") == PROVIDER for one in listed),
-            default=next((_composed(one) for one in defaults if one.get("model_type") == "rerank"), ""),
-            chats=chats_seen(self.release, wanted.chats, replies),
-            siblings=tuple(name for name in _names(replies[_INSTANCES].data) if name != wanted.instance),
-            tenant={"tenant_id": str((replies[_USER].data or {}).get("tenant_id") or "")},
+    def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
+        """The settings, from the responses by path. An instance shows its key, which is only compared."""
+        instance = f"{_INSTANCES}/{spec.instance}"
+        providers = responses[_PROVIDERS].data or []
+        instances = responses[_INSTANCES].data or []
+        names = tuple(str(row.get("instance_name")) for row in instances)
+        default = ""
+        for row in (responses[self.release.default].data or {}).get("models") or []:
+            if row.get("model_type") == "rerank":
+                parts = (row.get(f"model_{part}") for part in ("name", "instance", "provider"))
+                default = "@".join(str(part or "") for part in parts)
+        return RagflowState(
+            entry=_instance_entry(spec, responses[instance].data, responses[f"{instance}/models"].data),
+            provider=any(row.get("name") == PROVIDER for row in providers),
+            default=default,
+            chats=chat_models(self.release, spec.chats, responses),
+            siblings=tuple(name for name in names if name != spec.instance),
+            tenant={"tenant_id": str((responses[_USER].data or {}).get("tenant_id") or "")},
         )
 
-    def enter(self, wanted: Wanted, seen: Seen) -> Iterator[Request]:
-        """Add the provider, test the connection where that is offered, then make or update the instance.
+    def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
+        """The requests that enter or update the model, after a connection test where the release has one.
 
-        POST of an instance that is there makes an empty second one, so it is never sent for one.
+        POST of an existing instance creates an empty second one, so it is never sent for one. The
+        type must be a list: of a text RAGFlow takes every letter for a type.
         """
-        where = f"{wanted.model} at {wanted.address}"
-        if not seen.provider:
+        target = f"{spec.model} at {spec.base_url}"
+        if not state.provider:
             yield Request("PUT", _PROVIDERS, {"provider_name": PROVIDER}, f"add the provider {PROVIDER}")
-        tests = self.release.registration == "provider-with-connection-test"
-        if tests:
-            body = {**_connection(wanted), "model_info": [_info(wanted)]}
-            yield Request("POST", f"{_PROVIDERS}/{PROVIDER}/connection", body, f"test {where}")
-        whole = {
-            "instance_name": wanted.instance,
-            **_connection(wanted),
-            "region": "",
-            "model_info": [{**_info(wanted), "extra": {}} if tests and seen.entry else _info(wanted)],
-        }
-        if seen.entry is not None and tests:
-            yield Request("PUT", f"{_INSTANCES}/{wanted.instance}", whole, f"update {where}")
-            return
-        if seen.entry is not None:
-            yield Request("DELETE", _INSTANCES, {"instances": [wanted.instance]}, "remove the old instance")
-        yield Request("POST", _INSTANCES, whole, f"enter {where}")
+        info = {"model_name": spec.model, "model_type": ["rerank"], "max_tokens": spec.max_tokens}
+        connection = {"api_key": spec.key, "base_url": spec.base_url}
+        instance = {"instance_name": spec.instance, **connection, "region": "", "model_info": [info]}
+        if self.release.registration == "provider-with-connection-test":
+            body = {**connection, "model_info": [info]}
+            yield Request("POST", f"{_PROVIDERS}/{PROVIDER}/connection", body, f"test {target}")
+            if state.entry is not None:
+                body = {**instance, "model_info": [{**info, "extra": {}}]}
+                yield Request("PUT", f"{_INSTANCES}/{spec.instance}", body, f"update {target}")
+                return
+        elif state.entry is not None:
+            yield Request("DELETE", _INSTANCES, {"instances": [spec.instance]}, "remove the old instance")
+        yield Request("POST", _INSTANCES, instance, f"enter {target}")
 
-    def default(self, model_id: str, seen: Seen) -> Request:
-        """By the parts of the id."""
-        del seen
-        name, instance, provider = model_id.rsplit("@", 2)
+    def set_default(self, rerank_id: str, state: RagflowState) -> Request:
+        """Make a model the default."""
+        del state
+        name, instance, provider = rerank_id.rsplit("@", 2)
         body = {
             "model_type": "rerank",
             "model_provider": provider,
             "model_instance": instance,
             "model_name": name,
         }
-        return Request("PATCH", self.release.default, body, f"make {model_id} the default")
+        return Request("PATCH", self.release.default, body, f"make {rerank_id} the default")
 
-    def restore(self, model_id: str, seen: Seen) -> tuple[Request, ...]:
-        """None can't be set: the default goes with the model. An id of an old release names nothing."""
-        return (self.default(model_id, seen),) if model_id.count("@") >= 2 else ()
+    def restore_default(self, rerank_id: str, state: RagflowState) -> tuple[Request, ...]:
+        """Restore the previous default; none, or an id of an older release, needs no request."""
+        return (self.set_default(rerank_id, state),) if rerank_id.count("@") >= 2 else ()
 
-    def replaced(self, model: str) -> tuple[Request, ...]:
-        """Entering another model replaces what is in the instance."""
-        del model
+    def replace(self, previous: str) -> tuple[Request, ...]:
+        """Nothing: entering another model replaces the models of the instance."""
+        del previous
         return ()
 
-    def remove(self, wanted: Wanted, seen: Seen, *, provider: bool) -> Iterator[Request]:
-        """The instance by its name alone: one unknown name in the list and nothing is deleted.
+    def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> Iterator[Request]:
+        """Remove the instance, and the provider when ragops added it and no other instance uses it.
 
-        What the user has added to it stays, and so does a provider that has other instances.
+        Models that the user added to the instance stay. One unknown name in the list of instances
+        makes RAGFlow delete nothing, so that each request names one.
         """
-        entry = seen.entry
-        if entry is not None and entry.others:
-            models = {"model_name": [wanted.model]}
-            where = f"{_INSTANCES}/{wanted.instance}/models"
-            yield Request("DELETE", where, models, f"remove {wanted.model}")
+        if state.entry is not None and state.entry.others:
+            models = {"model_name": [spec.model]}
+            yield Request("DELETE", f"{_INSTANCES}/{spec.instance}/models", models, f"remove {spec.model}")
             return
-        if entry is not None:
-            instances = {"instances": [wanted.instance]}
-            yield Request("DELETE", _INSTANCES, instances, f"remove instance {wanted.instance}")
-        if provider and seen.provider and not seen.siblings:
+        if state.entry is not None:
+            instances = {"instances": [spec.instance]}
+            yield Request("DELETE", _INSTANCES, instances, f"remove instance {spec.instance}")
+        if provider and state.provider and not state.siblings:
             yield Request("DELETE", f"{_PROVIDERS}/{PROVIDER}", None, f"remove the provider {PROVIDER}")
 
 
-def family(release: Release) -> Family:
-    """The routes of a release."""
-    return AddLlm(release) if release.registration == "add_llm" else Providers(release)
+RegistrationApi = LlmApi | ProviderApi
 
 
-def _model_entry(raw: Mapping[str, Any]) -> Entry:
-    kind = raw.get("type")
-    others = () if kind == "rerank" else (f"{raw.get('name')} as {kind}",)
-    return Entry(str(raw.get("api_base") or ""), raw.get("max_tokens"), None, others, model=not others)
+def registration_api(release: Release) -> RegistrationApi:
+    """The requests of a release."""
+    return LlmApi(release) if release.registration == "add_llm" else ProviderApi(release)
 
 
-def _instance_entry(wanted: Wanted, instance: Any, models: Any) -> Entry | None:
+def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> tuple[Request, ...]:
+    """The requests after which RAGFlow's settings match the spec; empty when they do.
+
+    A given key that a release doesn't report is sent again. A recreated instance is no longer the
+    default, and so is made it again.
+    """
+    release, entry = api.release, state.entry
+    unknown_key = entry is not None and entry.same_key is None and spec.key != KEY
+    requests: list[Request] = []
+    if entry is None or unknown_key or not entry.matches(spec):
+        requests += api.enter(spec, state)
+    whole, short = model_id(release, spec), chat_id(release, spec)
+    recreated = state.default == whole and any(request.method == "DELETE" for request in requests)
+    if recreated or (spec.default and state.default != whole):
+        requests.append(api.set_default(whole, state))
+    requests += [set_chat(release, chat, short) for chat in spec.chats if state.chats[chat] != short]
+    return tuple(requests)
+
+
+def _instance_entry(spec: RegistrationSpec, instance: Any, models: Any) -> ModelEntry | None:
     if not isinstance(instance, dict):
         return None
-    listed = {one.get("name"): one for one in models or []}
+    by_name = {row.get("name"): row for row in models or []}
     key = instance.get("api_key")
-    return Entry(
-        address=str(instance.get("base_url") or ""),
-        max_tokens=(listed.get(wanted.model) or {}).get("max_tokens"),
-        same_key=None if key is None else key == wanted.key.reveal(),
-        others=tuple(str(name) for name in listed if name != wanted.model),
-        model=wanted.model in listed,
+    return ModelEntry(
+        base_url=str(instance.get("base_url") or ""),
+        max_tokens=(by_name.get(spec.model) or {}).get("max_tokens"),
+        same_key=None if key is None else key == spec.key.reveal(),
+        others=tuple(str(name) for name in by_name if name != spec.model),
+        model=spec.model in by_name,
     )
-
-
-def _names(instances: Any) -> tuple[str, ...]:
-    return tuple(str(one.get("instance_name")) for one in instances or [])
-
-
-def _connection(wanted: Wanted) -> dict[str, Any]:
-    return {"api_key": wanted.key, "base_url": wanted.address}
-
-
-def _info(wanted: Wanted) -> dict[str, Any]:
-    """The type must be a list: of a text RAGFlow takes every letter for a type."""
-    return {"model_name": wanted.model, "model_type": ["rerank"], "max_tokens": wanted.max_tokens}
-
-
-def _composed(raw: Mapping[str, Any]) -> str:
-    return "@".join(str(raw.get(f"model_{part}") or "") for part in ("name", "instance", "provider"))

@@ -1,7 +1,7 @@
-"""What ragops has entered into which RAGFlow, and what was there before, so that it can be undone.
+"""The undo record: what ragops entered into which RAGFlow, and the settings before that.
 
-One small file for each user of a RAGFlow and each instance under ``RAGOPS_HOME/ragflow``, for its owner
-alone. It holds names and addresses, and no key, token or password.
+One small file for each user of a RAGFlow and each instance under ``RAGOPS_HOME/ragflow``, readable
+by its owner only. It holds names and addresses, and no key or token.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What was done to one RAGFlow, for one of its users."""
+class UndoRecord:
+    """What ``register`` changed in one RAGFlow, for one of its users."""
 
     url: str
     user: str
@@ -29,7 +29,7 @@ class Kept:
     release: str
     model: str
     entered: bool = False
-    """Whether ragops entered the model; else it was there."""
+    """Whether ragops entered the model; else it existed before."""
     provider: bool = False
     """Whether ragops added the provider."""
     default: str | None = None
@@ -37,46 +37,48 @@ class Kept:
     chats: Mapping[str, str] = field(default_factory=dict)
     """Each chat's rerank id before ragops set one."""
 
+    def file(self, home: Path) -> Path:
+        """Where the record is stored below ``RAGOPS_HOME``."""
+        owner = self.user or self.url  # a user's id lasts, an address changes with the container
+        digest = hashlib.sha256(f"{owner}\n{self.instance}".encode()).hexdigest()[:12]
+        return home / "ragflow" / f"{digest}.json"
 
-def load(home: Path, url: str, user: str, instance: str) -> Kept | None:
-    """What is kept for a RAGFlow; None when nothing is.
+
+def load(home: Path, new: UndoRecord) -> UndoRecord | None:
+    """The stored record of the user and instance of a new one; None without a file.
 
     Raises:
         RagflowError: The file can't be read.
     """
-    file = _file(home, url, user, instance)
+    file = new.file(home)
     try:
-        return Kept(**json.loads(file.read_text(encoding="utf-8")))
+        return UndoRecord(**json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise RagflowError(
-            "can't read what was in RAGFlow before",
-            evidence=f"{file}: {error}",
-            hint="mend the file, or move it away and set the default and the chats by hand",
+            f"can't read the record of RAGFlow's previous settings, {file}",
+            code="undo-unreadable",
+            evidence=str(error),
+            hint="repair the file, or move it away and restore the default and the chats by hand",
+            file=file,
         ) from None
 
 
-def save(home: Path, kept: Kept) -> None:
-    """Write it, whole or not at all, readable by its owner alone."""
-    file = _file(home, kept.url, kept.user, kept.instance)
+def save(home: Path, record: UndoRecord) -> None:
+    """Write the record atomically, readable by its owner only."""
+    file = record.file(home)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = file.with_suffix(".new")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        json.dump(asdict(kept), out, indent=2, ensure_ascii=False)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        json.dump(asdict(record), out, indent=2, ensure_ascii=False)
         out.write("\n")
         out.flush()
         os.fsync(out.fileno())
     draft.replace(file)
 
 
-def forget(home: Path, kept: Kept) -> None:
-    """Take it away, when all is undone."""
-    _file(home, kept.url, kept.user, kept.instance).unlink(missing_ok=True)
-
-
-def _file(home: Path, url: str, user: str, instance: str) -> Path:
-    owner = user or url  # a user's id is RAGFlow's own and stays, an address changes with the container
-    number = hashlib.sha256(f"{owner}\n{instance}".encode()).hexdigest()[:12]
-    return home / "ragflow" / f"{number}.json"
+def delete(home: Path, record: UndoRecord) -> None:
+    """Delete the record once everything is undone."""
+    record.file(home).unlink(missing_ok=True)

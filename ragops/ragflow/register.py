@@ -1,148 +1,161 @@
-"""Enters the reranker into RAGFlow, reads it back, and undoes it: the requests alone; pure.
-
-A :class:`Family` knows the routes of some releases. It says what to read (:meth:`Family.reads`),
-what the answers tell (:meth:`Family.seen`), what to send so that RAGFlow has what is
-:class:`Wanted`, and what to send to undo it. ``registration.py`` sends.
-"""
+"""The model entry that RAGFlow should have, the settings it reports, and their differences; pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
-from ragops.ragflow.answers import Reply, Request
+from ragops.ragflow.answers import Request, Response
 from ragops.ragflow.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from ragops.ragflow.releases import Release
 
 INSTANCE = "ragops"
-"""Name of the provider's instance that ragops makes, from v0.26 on."""
+"""Name of the provider instance that ragops creates, from v0.26 on."""
 
 KEY = Secret("ragops-rerank")
-"""Entered where the reranker asks for none: it can't be empty, and v0.26.0 takes no key twice."""
+"""Sent where the reranker checks no key: RAGFlow needs one, and v0.26.0 accepts no key twice."""
 
 PROVIDER = "VLLM"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What RAGFlow is to have."""
+class RegistrationSpec:
+    """The model entry that RAGFlow should have, and what should use it."""
 
     model: str
-    """As the reranker serves it."""
-    address: str
-    """Inside the network, ending in ``/v1``."""
+    """Name that the reranker serves."""
+    base_url: str
+    """The reranker's address inside the network, ending in ``/v1``."""
     max_tokens: int
     key: Secret = KEY
     instance: str = INSTANCE
     default: bool = False
     """Whether to make it the user's default rerank model."""
     chats: tuple[str, ...] = ()
-    """Ids of the chats that are to use it."""
+    """Ids of the chats that should use it."""
     dataset: str = ""
-    """Id of a dataset in which one question is ranked in the end, as a proof."""
+    """Id of a dataset in which one query is ranked at the end, as a check."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A model as RAGFlow has it entered; what a release doesn't tell is None."""
+class ModelEntry:
+    """RAGFlow's entry of the model; what a release doesn't report is None."""
 
-    address: str
+    base_url: str
     max_tokens: int | None
     same_key: bool | None
     others: tuple[str, ...] = ()
-    """Other models in the same instance, or what else has the model's name."""
+    """Other models in the same instance, or an entry of another type with the model's name."""
     model: bool = True
-    """Whether the model is in it, or the instance alone is there."""
+    """Whether the model is in the instance; else the instance exists without it."""
+
+    def matches(self, spec: RegistrationSpec) -> bool:
+        """Whether the entry has the values of the spec, in all that the release reports."""
+        return (
+            self.model
+            and self.base_url == spec.base_url
+            and self.max_tokens in {None, spec.max_tokens}
+            and self.same_key is not False
+        )
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What RAGFlow has."""
+class RagflowState:
+    """RAGFlow's current settings of one user."""
 
-    entry: Entry | None
+    entry: ModelEntry | None
     provider: bool
     default: str
     """Id of the default rerank model; empty when there is none."""
     chats: Mapping[str, str] = field(default_factory=dict)
-    """Rerank ids by chat; empty where a chat uses none."""
+    """Rerank id by chat; empty where a chat uses none."""
     siblings: tuple[str, ...] = ()
     """Other instances of the provider."""
     tenant: Mapping[str, str] = field(default_factory=dict)
-    """What must be sent back unchanged when the default is set, up to v0.25; has the ``tenant_id``."""
+    """``tenant_id``; up to v0.25 also the other defaults, which are sent back unchanged."""
 
 
-class Family(Protocol):
-    """The routes of some releases."""
+def check_supported(release: Release, spec: RegistrationSpec) -> None:
+    """Check that a release can use the reranker and takes an API token for its settings.
 
-    release: Release
-
-    def reads(self, wanted: Wanted) -> tuple[Request, ...]:
-        """What tells what RAGFlow has; the first must succeed, a later one may find nothing."""
-
-    def seen(self, wanted: Wanted, replies: Mapping[str, Reply]) -> Seen:
-        """What the answers tell, by the path that was asked."""
-
-    def enter(self, wanted: Wanted, seen: Seen) -> Iterator[Request]:
-        """Enter the model, or bring its entry up to date."""
-
-    def default(self, model_id: str, seen: Seen) -> Request:
-        """Make a model the default."""
-
-    def restore(self, model_id: str, seen: Seen) -> tuple[Request, ...]:
-        """Put an earlier default back; empty was none."""
-
-    def replaced(self, model: str) -> tuple[Request, ...]:
-        """Take out the model that ragops entered under an earlier name, where entering doesn't."""
-
-    def remove(self, wanted: Wanted, seen: Seen, *, provider: bool) -> Iterator[Request]:
-        """Take the model out, and the provider with it when ragops added it."""
+    Raises:
+        RagflowError: It can't; an older release gets the values to enter by hand.
+    """
+    if release.obstacle:
+        raise RagflowError(
+            f"RAGFlow {release.name} can't use a vLLM reranker: {release.obstacle}",
+            code="ragflow-release",
+            hint="upgrade RAGFlow to v0.18.0 or later; nothing was changed",
+        )
+    if release.registration == "manual":
+        raise RagflowError(
+            f"RAGFlow {release.name} takes no API token for its model settings",
+            code="registration-manual",
+            evidence="\n".join(f"{name}: {value}" for name, value in manual_entry(spec)),
+            hint="edit the entry by hand on RAGFlow's page of model providers, with these values",
+        )
 
 
-def model_id(release: Release, wanted: Wanted) -> str:
+def manual_entry(spec: RegistrationSpec) -> tuple[tuple[str, str], ...]:
+    """The fields of RAGFlow's form for a model, and their values; a key of the reranker's own is masked."""
+    return (
+        ("provider", PROVIDER),
+        ("model type", "rerank"),
+        ("model name", spec.model),
+        ("base URL", spec.base_url),
+        ("API key", KEY.reveal() if spec.key == KEY else str(spec.key)),
+        ("max tokens", str(spec.max_tokens)),
+    )
+
+
+def model_id(release: Release, spec: RegistrationSpec) -> str:
     """The id by which the default setting, and chats from v0.25 on, name the model."""
-    return releases.rerank_id(release, wanted.model, wanted.instance)
+    return releases.rerank_id(release, spec.model, spec.instance)
 
 
-def chat_id(release: Release, wanted: Wanted) -> str:
-    """The id by which a chat names it: up to v0.24 the name alone as RAGFlow keeps it."""
-    whole = model_id(release, wanted)
+def chat_id(release: Release, spec: RegistrationSpec) -> str:
+    """The id by which a chat names the model: up to v0.24 without the provider."""
+    whole = model_id(release, spec)
     return whole if release.chats == "rerank_id" else whole.removesuffix(f"@{PROVIDER}")
 
 
-def chat_reads(release: Release, chats: tuple[str, ...]) -> tuple[Request, ...]:
-    """What tells the rerank models of chats."""
-    return tuple(_chat_read(release, one) for one in chats)
+def read_chat(release: Release, chat: str) -> Request:
+    """Read the settings of a chat."""
+    path = f"/api/v1/chats/{chat}" if release.chats == "rerank_id" else f"/api/v1/chats?id={chat}"
+    return Request("GET", path, purpose=f"read chat {chat}")
 
 
-def chats_seen(release: Release, chats: tuple[str, ...], replies: Mapping[str, Reply]) -> dict[str, str]:
+def chat_models(
+    release: Release, chats: tuple[str, ...], responses: Mapping[str, Response]
+) -> dict[str, str]:
     """The rerank id of each chat; empty where it has none."""
-    found = {}
-    for one in chats:
-        data = replies[_chat_read(release, one).path].data
+    models = {}
+    for chat in chats:
+        data = responses[read_chat(release, chat).path].data
         if release.chats == "rerank_id":
-            found[one] = str((data or {}).get("rerank_id") or "")
+            models[chat] = str((data or {}).get("rerank_id") or "")
         else:
-            found[one] = str(((data or [{}])[0].get("prompt") or {}).get("rerank_model") or "")
-    return found
+            models[chat] = str(((data or [{}])[0].get("prompt") or {}).get("rerank_model") or "")
+    return models
 
 
-def chat_write(release: Release, chat: str, rerank_id: str) -> Request:
-    """Let a chat use a rerank model; an empty id is none."""
-    why = f"let chat {chat} use {rerank_id or 'no rerank model'}"
+def set_chat(release: Release, chat: str, rerank_id: str) -> Request:
+    """Set the rerank model of a chat; an empty id is none."""
+    purpose = f"let chat {chat} use {rerank_id or 'no rerank model'}"
+    path = f"/api/v1/chats/{chat}"
     if release.chats == "rerank_id":
-        return Request("PATCH", f"/api/v1/chats/{chat}", {"rerank_id": rerank_id}, why)
-    body = {"prompt": {"rerank_model": rerank_id}}
-    return Request("PUT", f"/api/v1/chats/{chat}", body, why, token_only=True)
+        return Request("PATCH", path, {"rerank_id": rerank_id}, purpose)
+    return Request("PUT", path, {"prompt": {"rerank_model": rerank_id}}, purpose)
 
 
-def question(dataset: str, rerank_id: str) -> Request:
-    """A retrieval in a dataset that the model ranks: the proof that RAGFlow finds it by its id."""
+def rank_dataset(dataset: str, rerank_id: str) -> Request:
+    """Rank one query in a dataset, by the rerank score only."""
     body = {
         "question": "What is this about?",
         "dataset_ids": [dataset],
@@ -152,99 +165,48 @@ def question(dataset: str, rerank_id: str) -> Request:
         "similarity_threshold": 0,
         "vector_similarity_weight": 1.0,
     }
-    return Request("POST", "/api/v1/retrieval", body, f"rank dataset {dataset}", token_only=True)
+    return Request("POST", "/api/v1/retrieval", body, f"rank dataset {dataset}")
 
 
-def is_same(wanted: Wanted, entry: Entry | None) -> bool:
-    """Whether an entry is as wanted, in all that the release tells of it."""
-    return (
-        entry is not None
-        and entry.model
-        and entry.address == wanted.address
-        and entry.max_tokens in {None, wanted.max_tokens}
-        and entry.same_key is not False
+def differences(release: Release, spec: RegistrationSpec, state: RagflowState) -> tuple[str, ...]:
+    """Where RAGFlow's settings differ from the spec."""
+    whole, short = model_id(release, spec), chat_id(release, spec)
+    entry = state.entry
+    rows = [
+        ("address", spec.base_url, entry.base_url if entry else "no entry"),
+        ("model", spec.model, spec.model if entry and entry.model else "not entered"),
+        ("max tokens", spec.max_tokens, (entry and entry.max_tokens) or spec.max_tokens),
+        ("key", "as sent", "as sent" if not entry or entry.same_key is not False else "another"),
+    ]
+    if spec.default:
+        rows.append(("default", whole, state.default))
+    rows += [(f"chat {chat}", short, state.chats.get(chat, "")) for chat in spec.chats]
+    return tuple(
+        f"{name}: {current or 'none'} instead of {expected}"
+        for name, expected, current in rows
+        if expected != current
     )
 
 
-def changes(family: Family, wanted: Wanted, seen: Seen) -> tuple[Request, ...]:
-    """What to send so that RAGFlow has what is wanted; nothing when it has it.
-
-    A key that a release doesn't tell and that was given on purpose is sent again. A model that is
-    made anew is no longer the default, and so is made it again.
-    """
-    release = family.release
-    unknown = seen.entry is not None and seen.entry.same_key is None and wanted.key != KEY
-    stale = unknown or not is_same(wanted, seen.entry)
-    entering = tuple(family.enter(wanted, seen)) if stale else ()
-    whole, short = model_id(release, wanted), chat_id(release, wanted)
-    lost = seen.default == whole and any(one.method == "DELETE" for one in entering)
-    named = lost or (wanted.default and seen.default != whole)
-    chats = (chat_write(release, one, short) for one in wanted.chats if seen.chats[one] != short)
-    return (*entering, *((family.default(whole, seen),) if named else ()), *chats)
-
-
-def carried(wanted: Wanted, seen: Seen, mine: frozenset[str]) -> Wanted:
-    """What is wanted, and that the default and the chats that ragops set go on to name the model.
+def check_ownership(spec: RegistrationSpec, entry: ModelEntry | None, previous: str) -> None:
+    """Check that an existing entry may be overwritten, or need not be.
 
     Args:
-        wanted: What is wanted now.
-        seen: What is there, of the chats of earlier calls too.
-        mine: The ids by which RAGFlow has named the model that ragops entered.
-    """
-    chats = tuple(one for one, has in seen.chats.items() if one in wanted.chats or has in mine)
-    return replace(wanted, default=wanted.default or seen.default in mine, chats=chats)
-
-
-def differences(release: Release, wanted: Wanted, seen: Seen) -> tuple[str, ...]:
-    """Where what RAGFlow has differs from what is wanted."""
-    whole, short = model_id(release, wanted), chat_id(release, wanted)
-    entry = seen.entry
-    rows = [
-        ("address", wanted.address, entry.address if entry else "no entry"),
-        ("model", wanted.model, wanted.model if entry and entry.model else "not entered"),
-        ("max tokens", wanted.max_tokens, (entry and entry.max_tokens) or wanted.max_tokens),
-        ("key", "as sent", "as sent" if not entry or entry.same_key is not False else "another"),
-        *([("default", whole, seen.default)] if wanted.default else []),
-        *((f"chat {one}", short, seen.chats.get(one, "")) for one in wanted.chats),
-    ]
-    return tuple(f"{name}: {has or 'none'} instead of {want}" for name, want, has in rows if want != has)
-
-
-def usable(release: Release) -> Release:
-    """The release itself.
+        spec: The entry that RAGFlow should have.
+        entry: The entry that it has.
+        previous: Name of the model that ragops entered before; empty when it did not.
 
     Raises:
-        RagflowError: It can't use a vLLM reranker at all.
+        RagflowError: It belongs to the user, or contains models of the user.
     """
-    if release.obstacle:
+    if entry is None or entry.matches(spec):
+        return
+    others = tuple(name for name in entry.others if name != previous)
+    if not previous or others:
         raise RagflowError(
-            f"RAGFlow {release.name} can't use a vLLM reranker: {release.obstacle}",
-            hint="upgrade RAGFlow to v0.18.0 or later; nothing was changed",
+            f"RAGFlow has an entry for {spec.model} that ragops did not create",
+            code="entry-foreign",
+            evidence=f"address {entry.base_url or '(none)'} instead of {spec.base_url}"
+            + (f"; there is also {', '.join(others)}" if others else ""),
+            hint="remove it in RAGFlow's model providers, or name another instance with --instance",
         )
-    return release
-
-
-def foreign(wanted: Wanted, seen: Seen, entered: str) -> RagflowError | None:
-    """Why an entry must not be written over; None when it may, or needn't be.
-
-    Args:
-        wanted: What is wanted.
-        seen: What is there.
-        entered: Name of the model that ragops has entered before; empty when it has not.
-    """
-    entry = seen.entry
-    others = tuple(one for one in entry.others if one != entered) if entry else ()
-    if entry is None or is_same(wanted, entry) or (entered and not others):
-        return None
-    return RagflowError(
-        f"RAGFlow has an entry for {wanted.model} already, and not by ragops alone",
-        evidence=f"address {entry.address or '(none)'}, wanted {wanted.address}"
-        + (f"; there is also {', '.join(others)}" if others else ""),
-        hint="remove it in RAGFlow's model providers, or name another instance with --instance",
-    )
-
-
-def _chat_read(release: Release, chat: str) -> Request:
-    if release.chats == "rerank_id":
-        return Request("GET", f"/api/v1/chats/{chat}", why=f"read chat {chat}")
-    return Request("GET", f"/api/v1/chats?id={chat}", why=f"read chat {chat}", token_only=True)

@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from ragops.errors import RagflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 T = TypeVar("T")
 Texts = tuple[str, ...]
 
-Registration = Literal["add_llm", "provider", "provider-with-connection-test"]
+RegistrationRoutes = Literal["manual", "add_llm", "provider", "provider-with-connection-test"]
 
 Chats = Literal["prompt.rerank_model", "rerank_id"]
 
@@ -86,26 +86,6 @@ def _bounded_pages(page: int, top: int) -> int:
     return min(math.ceil(64 / page), math.ceil(top / page)) * page if page > 1 else min(30, top)
 
 
-SERVICES: Facts[Texts] = (
-    Fact(
-        "v0.17.0",
-        ("ragflow",),
-        "docker/docker-compose.yml",
-    ),
-    Fact("v0.22.0", ("ragflow-cpu", "ragflow-gpu", "ragflow"), "docker-compose.yml, -macos.yml"),
-)
-"""Compose services that are RAGFlow's server."""
-
-CONTAINERS: Facts[Texts] = (
-    Fact("v0.17.0", ("ragflow-server",), "docker/docker-compose.yml:10, container_name"),
-    Fact(
-        "v0.22.0",
-        ("docker-ragflow-cpu-1", "docker-ragflow-gpu-1", "docker-ragflow-1"),
-        "no container_name any more; README.md:218",
-    ),
-)
-"""Container names when it is started from the folder ``docker`` of RAGFlow's repository."""
-
 OBSTACLES = (
     Fact(
         "v0.17.0",
@@ -121,43 +101,13 @@ OBSTACLES = (
 )
 """Why it can't use a vLLM reranker at all; empty when it can."""
 
-REGISTRATIONS: Facts[Registration] = (
-    Fact("v0.17.0", "add_llm", "api/apps/llm_app.py: POST /v1/llm/add_llm"),
+REGISTRATIONS: Facts[RegistrationRoutes] = (
+    Fact("v0.17.0", "manual", "api/apps/__init__.py: session tokens alone"),
+    Fact("v0.24.0", "add_llm", "api/apps/__init__.py: API tokens too; api/apps/llm_app.py"),
     Fact("v0.26.0", "provider", "api/apps/restful_apis/provider_api.py; add_llm writes a table nobody reads"),
     Fact("v0.27.0", "provider-with-connection-test", "provider_api.py:376-454; llm_app.py is gone"),
 )
-"""The routes that register a model."""
-
-LOGINS = (
-    Fact("v0.17.0", "/v1/user/login", "api/apps/user_app.py"),
-    Fact("v0.25.1", "/api/v1/auth/login", "api/apps/restful_apis/user_api.py:61"),
-)
-"""Route that takes e-mail and password; it ends the user's other session at every release."""
-
-TOKENS = (
-    Fact("v0.17.0", False, "api/apps/__init__.py: session tokens alone"),
-    Fact("v0.24.0", True, "api/apps/__init__.py: an API token is tried after the session token"),
-)
-"""Whether an API token is accepted on the routes of registration."""
-
-PINGS = (
-    Fact("v0.17.0", "", "no such route"),
-    Fact("v0.21.0", "/v1/system/ping", "api/apps/system_app.py"),
-    Fact("v0.25.0", "/api/v1/system/ping", "api/apps/restful_apis/system_api.py"),
-)
-"""Route that answers "pong" to anybody; empty where there is none."""
-
-VERSIONS = (
-    Fact("v0.17.0", "/v1/system/version", "api/apps/system_app.py"),
-    Fact("v0.25.0", "/api/v1/system/version", "api/apps/restful_apis/system_api.py"),
-)
-"""Route that tells the release."""
-
-OPEN_VERSIONS = (
-    Fact("v0.17.0", False, "login_required"),
-    Fact("v0.25.2", True, "api/apps/restful_apis/system_api.py"),
-)
-"""Whether the release is told to anybody."""
+"""The routes that register a model; by hand where they take no API token."""
 
 DEFAULTS = (
     Fact("v0.17.0", "/v1/user/set_tenant_info", "api/apps/user_app.py:791, read at /v1/user/tenant_info"),
@@ -215,49 +165,20 @@ IDS: Facts[Texts] = (
 )
 """Forms of the rerank id that a chat or a retrieval names; the first is the one that ragops writes."""
 
-NORMALISES = (
-    Fact("v0.17.0", False, "rag/llm/rerank_model.py: scores are taken as they are"),
-    Fact("v0.26.0", True, "rag/llm/rerank_model.py:70-95; PR 15429: spread to 0..1 if any is outside"),
-)
-"""Whether scores outside 0..1 are moved into it before they are mixed with RAGFlow's own."""
-
-STALLS = (
-    Fact("v0.17.0", False, "api/ragflow_server.py: a thread a request"),
-    Fact("v0.22.1", True, "api/ragflow_server.py: one event loop, on which the rerank call waits"),
-)
-"""Whether RAGFlow's whole API waits while it waits for the reranker."""
-
-PROMOTES = (
-    Fact("v0.17.0", True, "rag/nlp/search.py"),
-    Fact("v0.21.1", False, "rag/nlp/search.py:399-404; issue 11038: a page is cut out before it is sorted"),
-    Fact("v0.23.0", True, "rag/nlp/search.py; PR 11400"),
-)
-"""Whether a document from below the first page can be ranked into it."""
-
 
 @dataclass(frozen=True)
 class Release:
     """One release; every field but the name is the value of the fact list of that kind."""
 
     name: str
-    services: tuple[str, ...]
-    containers: tuple[str, ...]
     obstacle: str
-    registration: Registration
-    login: str
-    token: bool
-    ping: str
-    version: str
-    open_version: bool
+    registration: RegistrationRoutes
     default: str
     chats: Chats
     documents: Window
     timeout: float
     registration_limit: float | None
     rerank_ids: tuple[str, ...]
-    normalises: bool
-    stalls: bool
-    promotes: bool
 
 
 def of(text: str) -> Release:
@@ -293,38 +214,17 @@ def rerank_id(release: Release, name: str, instance: str) -> str:
     return release.rerank_ids[0].format(name=name, instance=instance)
 
 
-def ranges() -> Iterator[tuple[Release, Release]]:
-    """First and last release of each run in which every fact is the same."""
-    first = last = _RELEASES[KNOWN[0]]
-    for release in _RELEASES.values():
-        if replace(release, name="") != replace(first, name=""):
-            yield first, last
-            first = release
-        last = release
-    yield first, last
-
-
 def _made(name: str) -> Release:
     return Release(
         name=name,
-        services=_at(name, SERVICES),
-        containers=_at(name, CONTAINERS),
         obstacle=_at(name, OBSTACLES),
         registration=_at(name, REGISTRATIONS),
-        login=_at(name, LOGINS),
-        token=_at(name, TOKENS),
-        ping=_at(name, PINGS),
-        version=_at(name, VERSIONS),
-        open_version=_at(name, OPEN_VERSIONS),
         default=_at(name, DEFAULTS),
         chats=_at(name, CHATS),
         documents=_at(name, WINDOWS),
         timeout=_at(name, TIMEOUTS),
         registration_limit=_at(name, LIMITS),
         rerank_ids=_at(name, IDS),
-        normalises=_at(name, NORMALISES),
-        stalls=_at(name, STALLS),
-        promotes=_at(name, PROMOTES),
     )
 
 

@@ -7,61 +7,58 @@ import pytest
 from ragops import registration
 from ragops.errors import RagflowError
 from ragops.ragflow import detect
-from ragops.ragflow.access import Access
 from ragops.ragflow.secret import Secret
 from ragops.stack import Ragflow
 from ragops.testing.contract import RagflowServer
 
-RELEASES = ("v0.20.5", "v0.25.6", "v0.26.4", "v0.27.0")
+RELEASES = ("v0.24.0", "v0.25.6", "v0.26.4", "v0.27.0")
 
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
-    monkeypatch.setattr("ragops.ragflow.api.encrypted", Secret.reveal)
 
 
 @pytest.fixture
-def wanted(running, declared):
+def spec(running, declared):
     """The real server, at the address that the contract server on this host reaches."""
-    return replace(registration.wanted_of(declared), address=running.stack.host_url)
+    return replace(registration.registration_spec(declared), base_url=running.stack.host_url)
 
 
 @pytest.fixture(params=RELEASES)
 def register(request, declared):
     """Registers at one release's contract server."""
     with RagflowServer(request.param, limit=60) as server:
-        world = server.world
-        access = Access(Secret(world.token), world.email, Secret(world.password), login=True)
+        token = Secret(server.world.token)
         known = declared.model_copy(update={"ragflow": Ragflow(release=request.param)})
 
-        def call(wanted, verb=registration.register):
-            return verb(known, access, url=server.url, wanted=wanted)
+        def call(spec, verb=registration.register):
+            return verb(known, token, url=server.url, spec=spec)
 
         yield call, server
 
 
-def test_real_server_passes_the_test_of_every_release_and_ranks(register, wanted):
+def test_real_server_passes_the_test_of_every_release_and_ranks(register, spec):
     register, server = register
     texts = ["Bread rises because yeast makes gas.", "A text about what this is about."]
     server.world.datasets["d1"] = texts
-    found = register(replace(wanted, dataset="d1"))
-    assert found.model == wanted.model
+    found = register(replace(spec, dataset="d1"))
+    assert found.model == spec.model
     ranked = server.asked[-1].answer["data"]["chunks"]
     assert [one["content"] for one in ranked] == [texts[1], texts[0]]
     assert all(0 <= one["similarity"] <= 1 for one in ranked)
-    assert register(replace(wanted, dataset="d1")).changes == ()
-    assert register(wanted, registration.unregister).model == ""
+    assert register(replace(spec, dataset="d1")).changes == ()
+    assert register(spec, registration.unregister).model == ""
 
 
-def test_real_server_refuses_as_the_table_of_failures_knows_it(register, wanted):
+def test_real_server_refuses_as_the_table_of_failures_knows_it(register, spec):
     register, server = register
     with pytest.raises(RagflowError) as caught:
-        register(replace(wanted, model="another"))
+        register(replace(spec, model="another"))
     assert "ragops status shows the name" in caught.value.hint
     if server.world.before("v0.26.0"):  # later ones append /v1, which leads elsewhere
         with pytest.raises(RagflowError) as caught:
-            register(replace(wanted, address=f"{wanted.address}/rerank"))
+            register(replace(spec, base_url=f"{spec.base_url}/rerank"))
         assert "let the address end in /v1" in caught.value.hint
 
 

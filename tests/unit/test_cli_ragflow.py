@@ -2,11 +2,11 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from ragops import cli, registration
-from ragops.ragflow.secret import Secret
 from ragops.stack import Stack
 from ragops.testing import demo
 from ragops.testing.contract import RagflowServer
@@ -78,9 +78,8 @@ def test_json(run, ragflow):
 
 
 def test_chat_that_is_not_there(run, ragflow):
-    code, _, err = run("register", "--chat", "c9")
-    assert code == 1
-    assert "hint: the id is in the address of the chat's page" in err
+    code, out, _ = run("register", "--chat", "c9", "--json")
+    assert (code, json.loads(out)["code"]) == (1, "ragflow-chat-unknown")
 
 
 def test_chats_and_dataset(run, ragflow):
@@ -101,38 +100,43 @@ def test_key_and_token_from_files(run, ragflow, tmp_path, monkeypatch):
     assert ragflow.world.llms[f"{MODEL}___VLLM"].key == "from-a-file"
 
 
-def test_login(run, ragflow, monkeypatch):
+def test_no_token(run, ragflow, monkeypatch):
     monkeypatch.delenv("RAGOPS_RAGFLOW_TOKEN")
-    monkeypatch.setattr("ragops.ragflow.api.encrypted", Secret.reveal)
-    assert "hint: make one on its API page" in run("register")[2]
-    monkeypatch.setenv("RAGOPS_RAGFLOW_PASSWORD", ragflow.world.password)
-    code, _, err = run("register", "--allow-login", "--email", ragflow.world.email)
-    assert code == 0
-    assert "ends this user's session" in err
-    assert ragflow.world.password not in err
+    code, out, _ = run("register", "--json")
+    assert (code, json.loads(out)["code"]) == (1, "ragflow-access")
+
+
+def test_older_release_gets_the_values_to_enter_by_hand(run, ragflow, reranker):
+    Path("ragops.toml").write_text('[ragflow]\nrelease = "v0.22.1"\n')
+    code, out, _ = run("register", "--json")
+    error = json.loads(out)
+    evidence = error["evidence"]
+    assert (code, error["code"]) == (1, "registration-manual")
+    assert f"model name: {MODEL}" in evidence
+    assert f"base URL: {reranker.base_url}" in evidence
+    assert ragflow.asked == []
 
 
 def test_several_ragflows_are_listed_and_none_is_guessed(run, ragflow, fake):
     labels = {"com.docker.compose.project": "other", "com.docker.compose.service": "ragflow"}
     fake.add_container("other-ragflow-1", labels=labels)
-    code, _, err = run("register")
-    assert code == 1
-    assert "2 RAGFlows run on this engine" in err
-    assert "other-ragflow-1" in err
+    code, out, _ = run("register", "--json")
+    error = json.loads(out)
+    assert (code, error["code"]) == (1, "ragflow-ambiguous")
+    assert "other-ragflow-1" in error["evidence"]
     assert ragflow.asked == []
 
 
 def test_no_ragflow(run, reranker):
-    code, _, err = run("register")
-    assert (code, "no RAGFlow container to register in" in err) == (1, True)
+    code, out, _ = run("register", "--json")
+    assert (code, json.loads(out)["code"]) == (1, "ragflow-missing")
 
 
 def test_demo_client_says_that_it_is_a_stand_in(run, reranker, fake):
     labels = {"com.docker.compose.project": "docker", "com.docker.compose.service": "ragflow-cpu"}
     fake.add_container(demo.NAME, labels={**labels, "org.ragops": "demo"}, network="docker_ragflow")
-    code, _, err = run("register")
-    assert code == 1
-    assert "is the demo client, a stand-in" in err
+    code, out, _ = run("register", "--json")
+    assert (code, json.loads(out)["code"]) == (1, "ragflow-demo")
 
 
 def test_url_alone_needs_no_engine(run, ragflow, monkeypatch):

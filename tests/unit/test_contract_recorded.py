@@ -18,9 +18,8 @@ from ragops.testing.stub import Behaviour, StubReranker
 
 DATA = Path(__file__).parents[1] / "data" / "ragflow"
 MODEL = "qwen3-reranker-0.6b"
-ELSEWHERE = {  # beyond registration: users, embeddings, documents
-    *("user_create", "user_create_again", "providers_available", "token_list", "add_embed", "embed_instance"),
-    *("list_rerank", "login_plaintext_password"),
+ELSEWHERE = {  # beyond registration: embeddings, documents
+    *("providers_available", "add_embed", "embed_instance", "list_rerank"),
     *("dataset", "dataset:stub-embed___VLLM@VLLM", *(f"chunk{n}" for n in range(5)), "dataset_search"),
 }
 TEXTS = [
@@ -77,25 +76,14 @@ def moved(value, ports):
     return json.loads(re.sub(r":(18\d\d\d)", lambda one: f":{ports.get(one[1], one[1])}", text))
 
 
-def with_session(step, world):
-    headers = dict(step["request"]["headers"])
-    if headers.get("Authorization") == "SESSION-TOKEN-EXAMPLE":
-        old = step["id"] == "session1_after_second_login"
-        headers["Authorization"] = "SESSION-TOKEN-1" if old else world.session
-    if step["id"] == "providers_badtoken":
-        headers["Authorization"] = "Bearer ragflow-another"
-    return headers
-
-
 def sent(http, step, server, ports):
     """One recorded request, sent to the contract server."""
     body = moved(step["request"]["body"], ports)
-    world = server.world
-    if step["id"] in {"login", "login2", "login_wrong_password", "login_unknown_email"}:
-        body["password"] = "wrong" if "wrong" in step["id"] else world.password
-    world.limit = 0.2 if "slow" in step["id"] else 60.0
-    asked, headers = step["request"], with_session(step, world)
-    return http.request(asked["method"], server.url + asked["path"], json=body, headers=headers)
+    server.world.limit = 0.2 if "slow" in step["id"] else 60.0
+    request, headers = step["request"], dict(step["request"]["headers"])
+    if step["id"] == "providers_badtoken":
+        headers["Authorization"] = "Bearer ragflow-another"
+    return http.request(request["method"], server.url + request["path"], json=body, headers=headers)
 
 
 def is_number(name):

@@ -248,7 +248,7 @@ def test_release_table_and_its_sources_are_those_of_the_code(built, monkeypatch)
     page = text(built, "ragflow")
     for facts in importlib.import_module("releases").FACTS.values():
         assert [one.source for one in facts if " ".join(one.source.split()) not in page] == []
-    assert "v0.25.3 to v0.25.6 /v1/llm/add_llm yes 64 30 s NAME___VLLM@VLLM" in page
+    assert "v0.25.3 to v0.25.6 /v1/llm/add_llm 64 30 s NAME___VLLM@VLLM" in page
     for hint in failures.FAILURES:
         assert f"{hint.words}{hint.cause}" in page
 

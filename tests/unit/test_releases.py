@@ -38,9 +38,9 @@ def test_times(name, timeout, limit):
 
 
 def test_registration():
-    styles = {name: of(name).registration for name in ("v0.18.0", "v0.25.6", "v0.26.0", "v0.26.4", "v0.27.0")}
+    styles = {name: of(name).registration for name in ("v0.23.1", "v0.24.0", "v0.26.0", "v0.26.4", "v0.27.0")}
     assert list(styles.values()) == [
-        "add_llm",
+        "manual",
         "add_llm",
         "provider",
         "provider",
@@ -83,10 +83,3 @@ def test_every_fact_has_a_source_and_its_changes_are_in_order():
         assert places[0] == 0
         assert places == sorted(set(places))
         assert all(fact.source for fact in facts)
-
-
-def test_ranges_hold_every_release_once():
-    held = []
-    for first, last in releases.ranges():
-        held += KNOWN[KNOWN.index(first.name) : KNOWN.index(last.name) + 1]
-    assert tuple(held) == KNOWN

@@ -1,4 +1,4 @@
-"""A stand-in for RAGFlow's API: the routes of registration of one release, traps included.
+"""A stand-in for RAGFlow's API: the routes of registration of one release from v0.24 on, traps included.
 
 It answers as RAGFlow's own servers did when they were recorded (v0.25.6, v0.27.0), and for the
 other releases as their source says. Tests compare it with the recordings. It calls the reranker as

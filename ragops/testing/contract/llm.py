@@ -1,4 +1,4 @@
-"""The stand-in's routes by which v0.17 to v0.25 take models; v0.26 has them too, and reads them nowhere."""
+"""The contract server's routes by which v0.24 and v0.25 take models; v0.26 has them too, and ignores them."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def tenant_routes(world: World) -> Iterator[Route]:
 async def _add(world: World, body: dict[str, Any]) -> Any:
     name = body["llm_name"] + _SUFFIX
     saved = world.llms.get(name)
-    key = body.get("api_key", saved.key if saved and not world.before("v0.24.0") else "x")
+    key = body.get("api_key", saved.key if saved else "x")
     wrong = await _wrong(world, body, key)
-    if body.get("verify") and not world.before("v0.24.0"):
+    if body.get("verify"):
         return done({"message": wrong, "success": not wrong}, message="success")
     if wrong:
         return failed(wrong)
@@ -77,7 +77,7 @@ async def _add(world: World, body: dict[str, Any]) -> Any:
 
 
 async def _wrong(world: World, body: dict[str, Any], key: str) -> str:
-    shown = body["llm_name"] if world.before("v0.20.3") else f"VLLM/{body['llm_name']}"
+    shown = f"VLLM/{body['llm_name']}"
     try:
         wrong = await upstream.tested(world, body["api_base"], key, body["llm_name"])
     except TimeoutError:

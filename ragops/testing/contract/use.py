@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from ragops.testing.contract import upstream
@@ -25,7 +24,7 @@ def routes(world: World) -> Iterator[Route]:
         return await _retrieve(world, asked.body)
 
     yield from _old_chats(world) if world.before("v0.25.0") else _chats(world)
-    yield world.route("POST", "/api/v1/retrieval", retrieve, allow="token")
+    yield world.route("POST", "/api/v1/retrieval", retrieve)
 
 
 def _chats(world: World) -> Iterator[Route]:
@@ -64,8 +63,8 @@ def _old_chats(world: World) -> Iterator[Route]:
         world.chats[name] = rerank_id
         return done()
 
-    yield world.route("GET", "/api/v1/chats", read, allow="token")
-    yield world.route("PUT", "/api/v1/chats/{chat}", write, allow="token")
+    yield world.route("GET", "/api/v1/chats", read)
+    yield world.route("PUT", "/api/v1/chats/{chat}", write)
 
 
 async def _retrieve(world: World, body: dict[str, Any]) -> Any:
@@ -79,23 +78,17 @@ async def _retrieve(world: World, body: dict[str, Any]) -> Any:
     if isinstance(found, str):
         return failed(f"LookupError('{found}')", 100, data=None)
     url, key, model = found
-    call = (world, url, key, model, body["question"], texts)
     try:
-        if world.release.stalls:
-            ranks = upstream.scores(*call)  # on the loop, as RAGFlow does it: nobody else is answered
-        else:
-            ranks = await asyncio.to_thread(upstream.scores, *call)
+        # on the event loop, as RAGFlow does from v0.22.1 on (api/ragflow_server.py): other requests wait
+        ranks = upstream.scores(world, url, key, model, body["question"], texts)
     except upstream.ClientError as error:
-        return _broken(world, error)
+        if error.status == 401:
+            return unauthorized(
+                "Unauthorized"
+            )  # a reranker that refuses RAGFlow's key looks like a wrong token
+        return failed(f"{error.kind}({str(error)!r})", 100, data=None)
     order = sorted(range(len(texts)), key=lambda index: -ranks[index])
     return done({"chunks": [{"content": texts[one], "similarity": ranks[one]} for one in order]})
-
-
-def _broken(world: World, error: upstream.ClientError) -> Any:
-    """From v0.24 on a reranker that refuses RAGFlow's key looks like an expired login."""
-    if error.status == 401 and not world.before("v0.24.0"):
-        return unauthorized("Unauthorized")
-    return failed(f"{error.kind}({str(error)!r})", 100, data=None)
 
 
 def _model(world: World, rerank_id: str) -> tuple[str, str, str] | str:
@@ -105,7 +98,7 @@ def _model(world: World, rerank_id: str) -> tuple[str, str, str] | str:
 
 def _by_name(world: World, rerank_id: str) -> tuple[str, str, str] | str:
     name = rerank_id.removesuffix("@VLLM")
-    if name + "___VLLM" in world.llms and rerank_id != name and not world.before("v0.20.0"):
+    if name + "___VLLM" in world.llms and rerank_id != name:
         name += "___VLLM"
     one = world.llms.get(name)
     if one is None:

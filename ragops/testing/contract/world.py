@@ -78,12 +78,6 @@ class World:
     release: Release
     limit: float | None = 10.0
     token: str = "ragflow-EXAMPLE-TOKEN"  # noqa: S105 - an example
-    email: str = "ops@example.com"
-    password: str = "Ragops-Test-1"  # noqa: S105 - an example
-    private_key: Any = None
-    """To decrypt passwords with; the text is compared as it comes when there is none."""
-    session: str = ""
-    sessions: int = 0
     tenant: dict[str, Any] = field(
         default_factory=lambda: {
             "tenant_id": "8b6ceaa6e75011f1aa8002fc00000001",
@@ -115,13 +109,13 @@ class World:
         """A new id."""
         return f"{next(self.numbers):032x}"
 
-    def route(self, method: str, path: str, handler: Handler, *, allow: str = "web") -> Route:
-        """A route: for anybody, for those whom the web pages' routes let in, or by API token alone."""
+    def route(self, method: str, path: str, handler: Handler, *, public: bool = False) -> Route:
+        """A route, which takes requests without an API token only where it is public."""
 
         async def answer(request: Request) -> Response:
             asked = await _arrived(request)
             self.asked.append(asked)
-            said = await handler(asked) if self._lets_in(asked, allow) else _refusal()
+            said = await handler(asked) if public or self._lets_in(asked) else _refusal()
             response = said if isinstance(said, Response) else JSONResponse(said)
             asked.status, asked.answer = response.status_code, _body(response)
             self.answered.append(asked)
@@ -129,13 +123,8 @@ class World:
 
         return Route(path, answer, methods=[method])
 
-    def _lets_in(self, asked: Asked, allow: str) -> bool:
-        given = asked.authorization
-        bare = given.removeprefix("Bearer ")
-        by_token = given == f"Bearer {self.token}" and (self.release.token or allow == "token")
-        by_session = bool(self.session) and self.session == (given if self.before("v0.25.0") else bare)
-        old_sdk = allow == "token" and self.before("v0.25.0")
-        return allow == "all" or by_token or (by_session and not old_sdk)
+    def _lets_in(self, asked: Asked) -> bool:
+        return self.release.registration != "manual" and asked.authorization == f"Bearer {self.token}"
 
 
 def done(data: Any = None, *, message: str = "") -> dict[str, Any]:
