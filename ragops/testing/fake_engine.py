@@ -109,7 +109,7 @@ class FakeEngine(World, Engine):
         """A container that does not run gets its address when it starts."""
         what = self._called(f"connect {self._name(container)} to {network}")
         box, net = self._found(container, what), self._network(network, what)
-        self._allow(what, rules.joining(box, net))
+        self._allow(what, rules.joining(box, net), container)
         place = Endpoint(net.name, "", "", rules.aliases(net.name, aliases, box.id))
         place = rules.placed(place, net, self.containers()) if box.running else place
         others = (one for one in box.endpoints if one.network != net.name)
@@ -148,8 +148,8 @@ class FakeEngine(World, Engine):
         """Refuses missing images and names that are taken; a missing network shows when it is started."""
         what = self._called(f"create container {spec.name}")
         if self.image(spec.image) is None:
-            self._allow(what, f"No such image: {spec.image}")
-        self._allow(what, rules.new_container(spec, self.containers()))
+            self._allow(what, f"No such image: {spec.image}", spec.name)
+        self._allow(what, rules.new_container(spec, self.containers()), spec.name)
         return self._make_container(spec)
 
     def start(self, container: str) -> None:
@@ -158,7 +158,7 @@ class FakeEngine(World, Engine):
         box = self._found(container, what)
         if not box.running and (said := self._hindrance(box)):
             self.change(box.id, error=said, exit_code=128 if box.status == "created" else box.exit_code)
-            self._allow(what, said)
+            self._allow(what, said, container)
         if not box.running:
             self._run(box)
 
@@ -174,13 +174,13 @@ class FakeEngine(World, Engine):
     def pause(self, container: str) -> None:
         """Refused unless it runs."""
         box = self._found(container, what := self._called(f"pause {self._name(container)}"))
-        self._allow(what, rules.pausing(box))
+        self._allow(what, rules.pausing(box), container)
         self.change(box.id, status="paused")
 
     def unpause(self, container: str) -> None:
         """Refused unless it is paused."""
         box = self._found(container, what := self._called(f"unpause {self._name(container)}"))
-        self._allow(what, "" if box.status == "paused" else f"Container {box.id} is not paused")
+        self._allow(what, "" if box.status == "paused" else f"Container {box.id} is not paused", container)
         self.change(box.id, status="running")
 
     def rename(self, container: str, name: str) -> None:
@@ -188,7 +188,7 @@ class FakeEngine(World, Engine):
         what = self._called(f"rename {self._name(container)} to {name}")
         box = self._found(container, what)
         if said := rules.new_name(name, self.containers()):
-            self._allow(what, f"Error when allocating new name: {said}")
+            self._allow(what, f"Error when allocating new name: {said}", container)
         self.change(box.id, name=name)
         self._tell("container", "rename", name)
 
@@ -207,7 +207,7 @@ class FakeEngine(World, Engine):
         del timeout
         what = f"run {argv[0]} in {container}"
         box = self._found(container, what)
-        self._allow(what, rules.executing(box))
+        self._allow(what, rules.executing(box), container)
         return self.respond(box, argv, stdin) or ExecResult(126, _NO_PROGRAM.format(argv[0]), "")
 
     # -- images ----------------------------------------------------------------------------

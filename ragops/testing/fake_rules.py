@@ -42,11 +42,17 @@ _CANT_EXECUTE = {
 }
 
 
-def refused(what: str, said: str) -> EngineError:
+def refused(what: str, said: str, container: str = "") -> EngineError:
     """The error that ``engine.py`` raises for such an answer."""
     kind = NotFoundError if _MISSING.search(said) else EngineError
     hint = hints.for_engine(said)
-    return kind(f"the Docker engine could not {what}", code=hint.code, evidence=said, hint=hint.remedy)
+    return kind(
+        f"the Docker engine could not {what}",
+        code=hint.code,
+        evidence=said,
+        hint=hint.remedy,
+        container=container,
+    )
 
 
 def tagged(image: str) -> str:

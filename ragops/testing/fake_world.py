@@ -167,9 +167,9 @@ class World:
         if box.running:
             self._tell("container", "start", box.name)
 
-    def _allow(self, what: str, objection: str) -> None:
+    def _allow(self, what: str, objection: str, container: str = "") -> None:
         if objection:
-            raise rules.refused(what, objection)
+            raise rules.refused(what, objection, container)
 
     def _name(self, container: str) -> str:
         found = self.container(container)
@@ -181,7 +181,7 @@ class World:
     def _found(self, container: str, what: str) -> ContainerState:
         found = self.container(container)
         if found is None:
-            raise rules.refused(what, f"No such container: {container}")
+            raise rules.refused(what, f"No such container: {container}", container)
         return found
 
     def _image(self, image: str, what: str) -> ImageState:

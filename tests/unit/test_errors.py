@@ -124,7 +124,7 @@ class TestCodes:
         fake.create_container(spec)
         with pytest.raises(EngineError) as caught:
             fake.start("one")
-        assert caught.value.code == "port-taken"
+        assert (caught.value.code, caught.value.container) == ("port-taken", "one")
         assert "\nsee: errors.html#port-taken\nhint: " in str(caught.value)
         assert plain(caught.value)["code"] == "port-taken"
 
