@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Desired:
-    """A declaration worked out for this machine."""
+    """The configuration resolved for this machine: model and container."""
 
     stack: Stack
     model: Model
@@ -49,7 +49,7 @@ class Desired:
 
     @property
     def served(self) -> str:
-        """The model's name as served, and as RAGFlow must be told it."""
+        """Served model name, which RAGFlow sends in its requests."""
         return vllm.served_name(self.stack, self.model)
 
 
@@ -67,7 +67,7 @@ class Status(Shown):
 
     @property
     def ok(self) -> bool:
-        """Whether all is as declared."""
+        """Whether the reranker runs and nothing differs from the configuration."""
         return self.drift.empty and self.reranker is not None and self.reranker.running
 
     def connected(self, one: RagflowContainer) -> bool:
@@ -95,24 +95,24 @@ class Status(Shown):
 
 
 def desired(stack: Stack, model: Model | None = None) -> Desired:
-    """Work a declaration out: find the model, read the machine, make the launch arguments.
+    """Resolve the configuration: find the model, read the machine, build the container.
 
     Args:
-        stack: The declaration.
-        model: The model, where it is not the one that the declaration and the environment name.
+        stack: The configuration.
+        model: Replaces the model that the configuration or the environment names.
 
     Raises:
-        ModelError: The model folder can't be served.
-        StackError: The stack asks for what this machine lacks.
+        ModelError: vLLM cannot serve the model folder.
+        StackError: The machine lacks what the configuration requires.
     """
     model = model or models.resolve(stack, home())
-    template = _lasting(vllm.template_file(model))
+    template = _template_copy(vllm.template_file(model))
     spec = vllm.launch(stack, model, hosts.read_host(), image=stack.reranker.image, template=template)
     return Desired(stack, model, spec)
 
 
 def plan(stack: Stack, engine: Engine | None = None) -> planning.Plan:
-    """What :func:`up` would do; changes nothing."""
+    """The actions of :func:`up`; changes nothing."""
     engine = engine or connect_engine()
     wanted = desired(stack)
     image = engine.image(stack.reranker.image)
@@ -147,7 +147,7 @@ def up(stack: Stack, engine: Engine | None = None, told: Callable[[str], None] =
 
 
 def status(stack: Stack, engine: Engine | None = None) -> Status:
-    """What is, beside what is declared; changes nothing."""
+    """State of the stack and its differences from the configuration; changes nothing."""
     engine = engine or connect_engine()
     wanted = desired(stack)
     return Status(
@@ -162,27 +162,27 @@ def status(stack: Stack, engine: Engine | None = None) -> Status:
 
 
 def connect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
-    """Join a container to the network now; gives back what was done, nothing if it was there.
+    """Connect a container to the network; returns the applied plan, empty if it was connected.
 
     Raises:
         NotFoundError: The network does not exist yet.
-        RagflowError: There is no such container, or Docker can't connect it.
+        RagflowError: The container does not exist, or Docker cannot connect it.
     """
     engine = engine or connect_engine()
     with held(home(), engine.state().address, stack.reranker.name):
-        found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
-        todo = planning.plan_connect(found, _network(stack, engine))
-        planning.apply(todo, engine)
-    return todo
+        ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
+        changes = planning.plan_connect(ragflow, _network(stack, engine))
+        planning.apply(changes, engine)
+    return changes
 
 
 def override(stack: Stack, engine: Engine | None = None) -> Override:
-    """The compose file that keeps RAGFlow in the network when compose makes its container anew.
+    """The compose file that keeps the connection when compose recreates RAGFlow's container.
 
-    Changes nothing; ``ragops compose override --write`` puts it beside RAGFlow's own files.
+    Changes nothing; ``ragops compose override --write`` writes it beside RAGFlow's own files.
 
     Raises:
-        RagflowError: No RAGFlow is there, or compose can't give its service a network.
+        RagflowError: No RAGFlow container was found, or compose cannot connect its service to a network.
     """
     engine = engine or connect_engine()
     return files.override(
@@ -191,15 +191,15 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
 
 
 def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
-    """Take a container out of the network; gives back what was done, nothing if it was not there."""
+    """Disconnect a container from the network; returns the applied plan, empty if it was not connected."""
     engine = engine or connect_engine()
     with held(home(), engine.state().address, stack.reranker.name):
         refuse_while_watched(home(), engine.state().address, stack.reranker.name)
-        found = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
-        there = found.container.endpoint(stack.network.name)
-        todo = planning.Plan((Disconnect(stack.network.name, found.name),) if there else ())
-        planning.apply(todo, engine)
-    return todo
+        ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
+        endpoint = ragflow.container.endpoint(stack.network.name)
+        changes = planning.Plan((Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
+        planning.apply(changes, engine)
+    return changes
 
 
 def verify(
@@ -252,37 +252,36 @@ def verify(
 
 
 def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
-    """Take the stack away: only what carries our label; RAGFlow's containers leave the network.
+    """Remove the objects with the ragops label, and disconnect RAGFlow's containers.
 
     Raises:
-        InUseError: Somebody else's container is in the network.
-        LockedError: ``ragops watch`` keeps the stack.
+        InUseError: A container that is neither RAGFlow's nor ours is connected to the network.
+        LockedError: ``ragops watch`` runs.
     """
     engine = engine or connect_engine()
     with held(home(), engine.state().address, stack.reranker.name):
         refuse_while_watched(home(), engine.state().address, stack.reranker.name)
         observed = planning.observe(engine)
-        todo = planning.plan_down(
-            stack, (f"{stack.reranker.name}-cache", f"{stack.reranker.name}-tune-cache"), observed
-        )
-        planning.apply(todo, engine)
+        volumes = (f"{stack.reranker.name}-cache", f"{stack.reranker.name}-tune-cache")
+        changes = planning.plan_down(stack, volumes, observed)
+        planning.apply(changes, engine)
     lasting = files.applied(observed.containers, stack.network.name)
     notes = [f"{file} still names the network: without it compose can't start RAGFlow" for file in lasting]
-    return planning.Plan(todo.actions, tuple(notes))
+    return planning.Plan(changes.actions, tuple(notes))
 
 
 def purge(engine: Engine | None = None) -> planning.Plan:
-    """Take everything of ours away: every stack, demo clients, images that were built or pulled."""
+    """Remove every stack, demo client and image that ragops created, built or pulled."""
     engine = engine or connect_engine()
     with held(home(), engine.state().address, "*"):
         observed = planning.observe(engine)
-        for one in observed.containers:
-            if one.role == "reranker":
-                refuse_while_watched(home(), engine.state().address, one.name)
-        todo = planning.plan_purge(observed)
-        planning.apply(todo, engine)
+        for container in observed.containers:
+            if container.role == "reranker":
+                refuse_while_watched(home(), engine.state().address, container.name)
+        changes = planning.plan_purge(observed)
+        planning.apply(changes, engine)
         images.remove_ours(engine, home())
-    return todo
+    return changes
 
 
 def _healthy(engine: Engine, name: str) -> bool:
@@ -306,8 +305,8 @@ def _stand_in(model: Model) -> tuple[str, ...]:
     return (*stand_in, *note, *((f"{model.name}: {wrong}",) if wrong else ()))
 
 
-def _lasting(template: Path | None) -> Path | None:
-    """A copy of the score template that stays when the package moves: containers mount it."""
+def _template_copy(template: Path | None) -> Path | None:
+    """Copy the score template out of the package: containers mount it by path."""
     if template is None:
         return None
     text = template.read_bytes()
