@@ -16,6 +16,15 @@ command -v chromium chromium-browser google-chrome > /dev/null || { \
 } || { tail -n 5 $(VENV)/chromium.log >&2; echo "hint: install Chromium, then make test again" >&2; exit 1; }
 endef
 
+# Lint, types and fast tests; mypy runs beside the tests.
+define FAST
+$(BIN)/ruff check . && $(BIN)/ruff format --check . || exit 1; \
+$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
+$(BIN)/pytest -n auto --dist loadgroup -m "not live and not browser"; tests=$$?; \
+wait $$types; types=$$?; cat $(VENV)/mypy.log; \
+test $$tests -eq 0 -a $$types -eq 0
+endef
+
 .PHONY: help run test check docs lab clean
 
 help: ## show this
@@ -25,15 +34,14 @@ run: $(VENV)/ready ## from nothing to a running reranker, a recorded benchmark a
 	@$(BIN)/ragops demo run
 
 test: $(VENV)/tests ## everything: lint, types, fast and live tests, notebooks, site in a browser
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(FAST)
 	@$(BIN)/ragops engine start
 	@$(BIN)/ragops image
 	@$(CHROMIUM)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -m "live or browser"
 
 check: $(VENV)/tests ## what needs no engine: lint, types, fast tests
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@$(BIN)/pytest -m "not live and not browser"
+	@$(FAST)
 
 docs: $(VENV)/ready ## the site, with the notebooks as last run
 	@$(BIN)/ragops demo docs

@@ -80,18 +80,20 @@ class Picker:
     """A list of RAGFlow's containers in which the user selects those to connect.
 
     Args:
-        stack: The configuration; the containers that it names are selected at first, else all.
+        stack: The configuration; its containers or those of its project are selected at first, else all.
         engine: The Docker engine; connected when left out.
     """
 
     def __init__(self, stack: Stack, engine: Engine | None = None) -> None:
         self._stack = stack
         self._labels: dict[str, str] = {}
+        configured: tuple[str, ...] = ()
         for container in filter(is_ragflow, (engine or connect()).containers()):
             ragflow = RagflowContainer(container)
             kind = "demo client" if ragflow.demo else ragflow.release or container.image
             self._labels[container.name] = f"{container.name} ({kind}, {container.status})"
-        configured = tuple(name for name in self._labels if name in stack.ragflow.containers)
+            if container.name in stack.ragflow.containers or ragflow.project == stack.ragflow.project:
+                configured += (container.name,)
         self._selected = configured or tuple(self._labels)
         self._list: Any = None
 

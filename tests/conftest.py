@@ -46,7 +46,7 @@ REPORT = Report(
 # A shell that starts a command in the background makes it deaf to Ctrl-C, which some tests press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-hypothesis.settings.register_profile("ragops", deadline=None)  # no test depends on speed
+hypothesis.settings.register_profile("ragops", deadline=None, max_examples=50)  # no test depends on speed
 hypothesis.settings.load_profile("ragops")
 
 

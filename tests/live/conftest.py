@@ -51,6 +51,14 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
+def qwen3(engine, image, tokenizer, tmp_path_factory):
+    """A small Qwen3-Reranker with random weights, alone in a folder that every user may enter."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    folder.chmod(0o755)
+    return checkpoint.make(engine, image.id, folder / "Qwen3-Reranker-random", checkpoint.SMALL, tokenizer)
+
+
+@pytest.fixture(scope="session")
 def stack_file(tmp_path_factory):
     """A declaration whose names and port belong to these tests alone."""
     with socket.socket() as free:

@@ -14,7 +14,6 @@ from ragops.cli import main
 from ragops.compose import check_file
 from ragops.container import NetworkSpec
 from ragops.minilm import bundled_minilm
-from ragops.testing import checkpoint as made
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
 PROJECT = "ragopstest-compose"
@@ -69,7 +68,7 @@ def fix(case, tmp_path, monkeypatch, model, capsys):
 @pytest.fixture(params=["minilm", "qwen3"])
 def model(request):
     """A folder that can be served: real weights of an embedding model, or random ones of Qwen3-Reranker."""
-    name = {"minilm": "bundled", "qwen3": "checkpoint"}[request.param]
+    name = {"minilm": "bundled", "qwen3": "qwen3"}[request.param]
     return request.param, request.getfixturevalue(name)
 
 
@@ -114,11 +113,3 @@ def test_the_original_file_never_starts(engine, image, compose, tmp_path, monkey
         time.sleep(1)
     assert engine.container(NAME).exit_code == 2
     assert "unrecognized arguments" in engine.logs(NAME)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(engine, image, tokenizer, tmp_path_factory):
-    """Random weights in the form of Qwen3-Reranker, made inside the serving image."""
-    folder = tmp_path_factory.mktemp("compose-qwen3")
-    folder.chmod(0o755)
-    return made.make(engine, image.id, folder / "Qwen3-Reranker-random", made.SMALL, tokenizer)

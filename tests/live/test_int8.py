@@ -22,7 +22,6 @@ from ragops.host import read_host
 from ragops.model import STAND_IN_FILE, describe
 from ragops.sidecar import sidecar
 from ragops.stack import Network, Reranker, Stack
-from ragops.testing import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,24 +41,17 @@ ROUNDING = 0.05
 
 
 @pytest.fixture(scope="module")
-def source(engine, image, tokenizer, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("int8")
-    folder.chmod(0o755)
-    return checkpoint.make(engine, image.id, folder / "Qwen3-Reranker-random", checkpoint.SMALL, tokenizer)
+def made(engine, image, qwen3) -> Path:
+    return quantize.int8(qwen3, engine=engine, image=image.id)
 
 
 @pytest.fixture(scope="module")
-def made(engine, image, source) -> Path:
-    return quantize.int8(source, engine=engine, image=image.id)
-
-
-@pytest.fixture(scope="module")
-def expected(engine, image, source, made):
+def expected(engine, image, qwen3, made):
     mounts = (
         Mount(str(PROOF), "/proof", read_only=True),
-        Mount(str(source.parent), "/work", read_only=True),
+        Mount(str(qwen3.parent), "/work", read_only=True),
     )
-    argv = ("python3", "/proof/int8_reference.py", f"/work/{source.name}", f"/work/{made.name}")
+    argv = ("python3", "/proof/int8_reference.py", f"/work/{qwen3.name}", f"/work/{made.name}")
     pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
     with sidecar(engine, "none", image.id, mounts=mounts) as box:
         done = engine.execute(box, argv, stdin=json.dumps({"pairs": pairs}), timeout=200)
@@ -115,16 +107,16 @@ def test_linear_layers_are_int8_and_all_else_is_as_it_was(made, expected):
     assert 0.4 < expected["worst"] < 0.51, "each weight is rounded to the nearest step"
 
 
-def test_files_belong_to_whoever_asked(source, made):
-    assert {path.stat().st_uid for path in (made, *made.iterdir())} == {source.parent.stat().st_uid}
+def test_files_belong_to_whoever_asked(qwen3, made):
+    assert {path.stat().st_uid for path in (made, *made.iterdir())} == {qwen3.parent.stat().st_uid}
     assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {0o644}
 
 
-def test_an_image_without_the_library_is_told(engine, client, source, tmp_path):
+def test_an_image_without_the_library_is_told(engine, client, qwen3, tmp_path):
     """The demo client's image has Python, and nothing that makes weights."""
     image = engine.container(client).image_id
     with pytest.raises(ImageError, match="a library is missing"):
-        quantize.int8(source, engine=engine, image=image, target=tmp_path / "never")
+        quantize.int8(qwen3, engine=engine, image=image, target=tmp_path / "never")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -117,8 +117,9 @@ def test_setup_is_picked_and_approved_before_anything_changes(
         for words in ("STACK =", "import ragops"):
             notebook.run(words)
         picker = notebook.run("picker =")
-        expect(picker.locator("option")).to_contain_text([client])
-        picker.locator("select").select_option(index=0)
+        option = picker.locator("option", has_text=client)
+        expect(option).to_have_count(1)
+        picker.locator("select").select_option(label=option.text_content())
         approval = notebook.run("stack = picker.stack")
         expect(approval).to_contain_text(f"connect {client} to {network}")
         refused = notebook.run("approval.require()")

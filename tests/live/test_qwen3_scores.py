@@ -29,7 +29,6 @@ from ragops.host import read_host
 from ragops.model import describe
 from ragops.ragflow import discovery
 from ragops.stack import Reranker, Stack
-from ragops.testing import checkpoint as made
 from ragops.testing import side_by_side
 from ragops.testing.peer import peer, spec
 
@@ -77,20 +76,13 @@ class Launched:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("qwen3")
-    folder.chmod(0o755)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tool(engine, image, workspace) -> Iterator[str]:
+def tool(engine, image, qwen3) -> Iterator[str]:
     """A container of the serving image, to run transformers in."""
     spec = ContainerSpec(
         name=f"{NAME}-tool",
         image=Reranker().image,
         entrypoint=("sleep", "3600"),
-        mounts=(Mount(str(PROOF), "/proof", read_only=True), Mount(str(workspace), "/work")),
+        mounts=(Mount(str(PROOF), "/proof", read_only=True), Mount(str(qwen3.parent), "/work")),
         role="test",
     )
     with started(engine, spec):
@@ -98,19 +90,14 @@ def tool(engine, image, workspace) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(engine, image, tokenizer, workspace) -> Path:
-    return made.make(engine, image.id, workspace / "Qwen3-Reranker-random", made.SMALL, tokenizer)
-
-
-@pytest.fixture(scope="module")
-def reference(engine, tool, checkpoint):
+def reference(engine, tool, qwen3):
     """Scores by the model card's recipe, computed once for each order."""
     known: dict[tuple[tuple[str, str], ...], list[float]] = {}
 
     def scores(**order: str) -> list[float]:
         key = tuple(sorted(order.items()))
         if key not in known:
-            argv = ("python3", "/proof/reference.py", f"/work/{checkpoint.name}")
+            argv = ("python3", "/proof/reference.py", f"/work/{qwen3.name}")
             done = engine.execute(tool, argv, stdin=json.dumps({"pairs": PAIRS, **order}), timeout=300)
             assert done.exit_code == 0, done.stderr
             known[key] = json.loads(done.stdout)
@@ -120,10 +107,10 @@ def reference(engine, tool, checkpoint):
 
 
 @pytest.fixture(scope="module")
-def launch(engine, declared, running, checkpoint) -> Iterator[ContainerSpec]:
+def launch(engine, declared, running, qwen3) -> Iterator[ContainerSpec]:
     """The product's own launch, in the network that RAGFlow's container has joined."""
     own = Stack(network=declared.network, reranker=Reranker(name=NAME, port=free_port()))
-    model = describe(checkpoint)
+    model = describe(qwen3)
     assert model.kind == "qwen3-reranker"
     assert model.stand_in
     engine.create_volume(f"{NAME}-cache", role="test")
@@ -132,13 +119,15 @@ def launch(engine, declared, running, checkpoint) -> Iterator[ContainerSpec]:
 
 
 @pytest.fixture(scope="module", params=["whole", "newline", "template", "overrides"])
-def launched(request, engine, declared, client, running, launch, workspace) -> Iterator[tuple[str, Launched]]:
+def launched(request, engine, declared, client, running, launch, qwen3) -> Iterator[tuple[str, Launched]]:
     """A launch by what is wrong with it; ``whole`` is the product's."""
     spec = {
         "whole": lambda: launch,
-        "newline": lambda: with_one_newline(launch, workspace),
+        "newline": lambda: with_one_newline(launch, qwen3.parent),
         "template": lambda: without(launch, "--chat-template"),
-        "overrides": lambda: without(launch, "--hf-overrides"),
+        "overrides": lambda: eager(
+            without(launch, "--hf-overrides")
+        ),  # no other launch has its compile cache
     }[request.param]()
     found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
 
@@ -186,6 +175,10 @@ def rerank(spec: ContainerSpec, **fields: str) -> list[float]:
 def without(spec: ContainerSpec, flag: str) -> ContainerSpec:
     at = spec.command.index(flag)
     return dataclasses.replace(spec, command=(*spec.command[:at], *spec.command[at + 2 :]))
+
+
+def eager(spec: ContainerSpec) -> ContainerSpec:
+    return dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
 
 
 def with_one_newline(spec: ContainerSpec, folder: Path) -> ContainerSpec:
@@ -253,10 +246,10 @@ def test_same_weights_taken_for_trained_ones_are_a_random_head(launched):
     assert "random" in found.detail
 
 
-def test_the_peer_over_plain_transformers_computes_the_same(engine, image, checkpoint, reference):
+def test_the_peer_over_plain_transformers_computes_the_same(engine, image, qwen3, reference):
     """Documents of unlike lengths share a batch in it, so that wrong padding would show."""
     texts = Workload("pairs", "own", "", None, tuple(Request(query, DOCUMENTS) for query in QUERIES))
-    declared = spec(image.id, checkpoint, SERVED, container=f"{NAME}-peer", port=free_port())
+    declared = spec(image.id, qwen3, SERVED, container=f"{NAME}-peer", port=free_port())
     with peer(engine, declared) as url:
         found = side_by_side.scores(url, SERVED, texts)
     assert engine.container(declared.name) is None

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -162,6 +162,7 @@ ENVIRONMENTS = st.sampled_from(
     inherited=st.booleans(),
     order=st.randoms(use_true_random=False),
 )
+@settings(max_examples=30)
 def test_a_fault_is_reported_in_every_form_of_the_file(
     fault, command, ports, mount, shm, restart, environment, inherited, order
 ):

@@ -1,6 +1,7 @@
 """Widgets and their plain text; no stored output needs a frontend."""
 
 import asyncio
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -106,6 +107,16 @@ def test_selects_the_configured_ones_and_names_the_demo_client():
     picker = notebook.Picker(declared, engine(container("a"), container("b", role=DEMO)))
     assert picker.stack.ragflow.containers == ("b",)
     assert str(picker) == "  a (v0.27.0, running)\n* b (demo client, running)"
+
+
+def test_picker_selects_those_of_the_configured_project_of_two():
+    def of(project, name):
+        labels = {"com.docker.compose.project": project} | container(name).labels
+        return dataclasses.replace(container(name), labels=labels)
+
+    offered = engine(of("docker", "a"), of("other", "b"))
+    assert notebook.Picker(Stack(ragflow=Ragflow(project="other")), offered).selected == ("b",)
+    assert notebook.Picker(Stack(), offered).selected == ("a", "b")
 
 
 def test_a_picker_without_frontend_is_text(shown):

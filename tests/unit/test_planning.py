@@ -441,7 +441,7 @@ MISHAPS = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(sorted(MISHAPS)), max_size=8))
 def test_after_any_mishaps_one_up_puts_it_right(mishaps):
     engine = FakeEngine()
