@@ -53,7 +53,7 @@ class CheckedFile:
         return sum(finding.severity == severity for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """``{"findings": [{"code", "severity", "line", "message", "fix", "service"}]}``."""
+        """``{"findings": [{"severity", "line", "message", "fix", "code", "service"}]}``."""
         return {"findings": [asdict(finding) for finding in self.findings]}
 
     def __str__(self) -> str:

@@ -32,9 +32,10 @@ _DEFAULTS = Stack()
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault at one place, without the code of its rule."""
+    """A fault at one place."""
 
     severity: Severity
+    """``error``: the server does not start or its scores are wrong; ``warning``: slower or less safe."""
     line: int
     message: str
     fix: str

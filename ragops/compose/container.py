@@ -27,6 +27,12 @@ _QUOTAS = (("deploy", "resources", "limits", "cpus"), ("cpus",), ("cpu_quota",))
 _MOVING_TAG = re.compile(r"(latest|nightly|main|dev|edge|stable)([-_.].*)?")
 
 
+def _obsolete_version(case: Case) -> Iterator[Fault]:
+    if case.version_line:
+        message = "compose ignores version: and prints a warning each time"
+        yield Fault("warning", case.version_line, message, "remove the line")
+
+
 def _cpu_quota(case: Case) -> Iterator[Fault]:
     service = case.service
     for keys in _QUOTAS:
@@ -135,7 +141,8 @@ def moves_route(network: NetworkConnection) -> bool:
     return shared and network.name is not None and network.name < RAGFLOW_NETWORK
 
 
-RULES = (
+CONTAINER_RULES = (
+    Rule("compose-version", "an obsolete line, which compose ignores with a warning", _obsolete_version),
     Rule("cpu-quota", "a CPU quota instead of a CPU set", _cpu_quota),
     Rule("port-exposed", "a port that other machines reach", _port_exposed),
     Rule("port-mismatch", "a published port without a server", _port_mismatch),

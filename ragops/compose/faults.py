@@ -5,43 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ragops.compose import container as container_rules
-from ragops.compose import vllm as vllm_rules
-from ragops.compose.advice import Case, Fault, Rule
+from ragops.compose.advice import Case, Fault
+from ragops.compose.container import CONTAINER_RULES
+from ragops.compose.vllm import VLLM_RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ragops.compose.advice import Severity
     from ragops.compose.read import Service
     from ragops.host import Host
 
+RULES = (*VLLM_RULES, *CONTAINER_RULES)
+"""All rules; the table of the documentation is made from them."""
+
 
 @dataclass(frozen=True)
-class Finding:
-    """One fault at one place."""
+class Finding(Fault):
+    """A fault with the code of its rule and the name of its service."""
 
     code: str
-    severity: Severity
-    """``error``: the server does not start or its scores are wrong; ``warning``: slower or less safe."""
-    line: int
-    message: str
-    fix: str
     service: str
-
-
-def _obsolete_version(case: Case) -> Iterator[Fault]:
-    if case.version_line:
-        message = "compose ignores version: and prints a warning each time"
-        yield Fault("warning", case.version_line, message, "remove the line")
-
-
-RULES: tuple[Rule, ...] = (
-    Rule("compose-version", "an obsolete line, which compose ignores with a warning", _obsolete_version),
-    *vllm_rules.RULES,
-    *container_rules.RULES,
-)
-"""All rules; the table of the documentation is made from them."""
 
 
 def find(rerankers: tuple[Service, ...], version_line: int, host: Host) -> tuple[Finding, ...]:
@@ -50,9 +31,6 @@ def find(rerankers: tuple[Service, ...], version_line: int, host: Host) -> tuple
     for index, service in enumerate(rerankers):
         case = Case(service, host, 0 if index else version_line)
         for rule in RULES:
-            for fault in rule.find(case):
-                finding = Finding(
-                    rule.code, fault.severity, fault.line, fault.message, fault.fix, service.name
-                )
-                findings.append(finding)
+            faults = rule.find(case)
+            findings += [Finding(**vars(fault), code=rule.code, service=service.name) for fault in faults]
     return tuple(sorted(findings, key=lambda finding: (finding.line, finding.service)))

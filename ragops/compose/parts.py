@@ -50,7 +50,7 @@ class NetworkConnection:
     aliases: tuple[str, ...] = ()
 
 
-def environment(service: YamlNode) -> dict[str, YamlNode]:
+def read_environment(service: YamlNode) -> dict[str, YamlNode]:
     """Variables of a service, from a map or a list."""
     node = service.get("environment")
     if node is None:
@@ -65,7 +65,7 @@ def environment(service: YamlNode) -> dict[str, YamlNode]:
     return variables
 
 
-def mounts(service: YamlNode) -> Iterator[VolumeMount]:
+def read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
     """Volumes and tmpfs mounts of a service."""
     volumes, tmpfs = service.get("volumes"), service.get("tmpfs")
     for item in volumes.elements() if volumes else ():
@@ -81,7 +81,7 @@ def mounts(service: YamlNode) -> Iterator[VolumeMount]:
         yield VolumeMount("", target, "tmpfs", limit[1] if limit else None)
 
 
-def ports(service: YamlNode) -> Iterator[PublishedPort]:
+def read_ports(service: YamlNode) -> Iterator[PublishedPort]:
     """Published ports of a service, short form ``[[address:]published:]target[/protocol]`` or long."""
     node = service.get("ports")
     for item in node.elements() if node else ():
@@ -97,7 +97,7 @@ def ports(service: YamlNode) -> Iterator[PublishedPort]:
         yield PublishedPort(address, parts[-2] if len(parts) > 1 else "", target, item.line)
 
 
-def networks(service: YamlNode, root: YamlNode, project: str) -> Iterator[NetworkConnection]:
+def read_networks(service: YamlNode, root: YamlNode, project: str) -> Iterator[NetworkConnection]:
     """Networks of a service; compose puts ``project`` before the key of a network without a name."""
     node = service.get("networks")
     if node is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from ragops.compose import parts
+from ragops.compose.parts import read_environment, read_mounts, read_networks, read_ports, uses_gpu
 from ragops.compose.words import read_command
 from ragops.compose.yaml import YamlNode, key_line
 
@@ -171,17 +171,17 @@ def _service(
     name: str, node: YamlNode, root: YamlNode, project: str, find_model: Callable[[str], Model | None]
 ) -> Service:
     command = read_command(node.get("entrypoint"), node.get("command"))
-    mounts = tuple(parts.mounts(node))
+    mounts = tuple(read_mounts(node))
     return Service(
         name=name,
         node=node,
         command=command,
-        environment=parts.environment(node),
-        ports=tuple(parts.ports(node)),
+        environment=read_environment(node),
+        ports=tuple(read_ports(node)),
         mounts=mounts,
-        networks=tuple(parts.networks(node, root, project)),
+        networks=tuple(read_networks(node, root, project)),
         served=_served(node, command, mounts, find_model),
-        gpu=parts.uses_gpu(node),
+        gpu=uses_gpu(node),
         inherits=node.get("extends") is not None,
     )
 
@@ -256,17 +256,11 @@ def _served(
 
 
 def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
-    """The first volume that has the path; a volume with an undefined target may have it."""
-    possible = None
+    """The first volume that has the path, or whose undefined target may have it."""
     for mount in mounts if path.startswith("/") else ():
-        target = (mount.target or "").rstrip("/")
-        if mount.target is None:
-            possible = mount
-        elif path == target or path.startswith(f"{target}/"):
-            if mount.source:
-                return mount
-            possible = mount
-    return possible
+        if mount.target is None or f"{path}/".startswith(f"{mount.target.rstrip('/')}/"):
+            return mount
+    return None
 
 
 def _kind(name: str) -> Kind | None:

@@ -238,7 +238,7 @@ def _threads_all(case: Case) -> Iterator[Fault]:
         yield Fault("error", node.line, message, f"VLLM_CPU_OMP_THREADS_BIND={case.cpuset or 'auto'}")
 
 
-RULES = (
+VLLM_RULES = (
     Rule("hf-overrides-env", "overrides in a variable that vLLM does not read", _overrides_variable),
     Rule("hf-overrides-missing", "Qwen3-Reranker without overrides", _overrides_missing),
     Rule(
