@@ -13,6 +13,7 @@ demonstrations in :mod:`ragops.testing`.
 from __future__ import annotations
 
 from ragops.bench import load_run
+from ragops.bench.tune import TuneResult, tune
 from ragops.checks import Check, Report
 from ragops.checks.host import check as doctor
 from ragops.compose import check_file
@@ -39,8 +40,6 @@ from ragops.ragflow.secret import Secret
 from ragops.registration import Registration, register, unregister
 from ragops.stack import Stack
 from ragops.stack import load as load_stack
-from ragops.tuning.report import Tuned
-from ragops.tuning.run import tune
 from ragops.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
 
 __all__ = [
@@ -64,7 +63,7 @@ __all__ = [
     "Stack",
     "StackError",
     "Status",
-    "Tuned",
+    "TuneResult",
     "benchmark",
     "benchmark_url",
     "check_file",

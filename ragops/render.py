@@ -16,7 +16,6 @@ from ragops.checks import Report
 from ragops.errors import RagopsError
 from ragops.planning import Plan
 from ragops.table import Table
-from ragops.tuning.report import Tuned
 from ragops.verbs import Status
 
 
@@ -55,13 +54,6 @@ def _(record: Table) -> Any:
 @plain.register
 def _(record: Ratio) -> Any:
     return {**dataclasses.asdict(record), "ratio": record.ratio, "is_distinct": record.is_distinct}
-
-
-@plain.register
-def _(record: Tuned) -> Any:
-    fields = {field.name: plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
-    said = {"default_is_near": record.near, "sentence": record.sentence}
-    return {**fields, **said, "settings": dict(record.settings)}
 
 
 @plain.register

@@ -262,8 +262,8 @@ def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     with held(home(), engine.state().address, stack.reranker.name):
         refuse_while_watched(home(), engine.state().address, stack.reranker.name)
         observed = planning.observe(engine)
-        volumes = (f"{stack.reranker.name}-cache", f"{stack.reranker.name}-tune-cache")
-        changes = planning.plan_down(stack, volumes, observed)
+        names = (stack.reranker.name, f"{stack.reranker.name}-tune-a", f"{stack.reranker.name}-tune-b")
+        changes = planning.plan_down(stack, tuple(f"{name}-cache" for name in names), observed)
         planning.apply(changes, engine)
     lasting = files.applied(observed.containers, stack.network.name)
     notes = [f"{file} still names the network: without it compose can't start RAGFlow" for file in lasting]

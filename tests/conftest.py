@@ -22,7 +22,7 @@ CONNECTING = (
     "ragops.measure.connect_engine",
     "ragops.verbs.connect_engine",
     "ragops.registration.connect_engine",
-    "ragops.tuning.run.connect_engine",
+    "ragops.bench.tune.connect_engine",
     "ragops.cli.stack.connect",
     "ragops.cli.demo.connect",
     "ragops.cli.watch.connect",

@@ -1,15 +1,13 @@
-"""``.. generated:: search``: what ``ragops tune`` found in the searches that lie in ``results/``."""  # noqa: INP001 - a folder of Sphinx extensions is no package
+"""``.. generated:: search``: the searches of ``ragops tune`` that are recorded in ``results/``."""  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comparisons import fields, table
-from generated import PARTS, inline, title
-
-from ragops.tuning import folder
-from ragops.tuning.run import recorded
+from generated import PARTS, title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,31 +18,33 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 def search() -> Iterator[str]:
-    """A section for each recorded search: the sentence, the rows, where it ran."""
-    found = sorted(RESULTS.glob("*-tune"))
-    if not found:
+    """A section for each recorded search: the candidates, the model and the run folder."""
+    files = sorted(RESULTS.glob("*-tune/tune.json"))
+    if not files:
         yield from ["No search has been recorded here yet: ``ragops tune --no-write`` makes one.", ""]
-    for path in found:
-        yield from one(path)
+    for file in files:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        yield from title(file.parent.name, "~")
+        cells = map(current if "schema_version" in record else before_schema, record["rows"])
+        yield from table(
+            ("candidate", "documents per second, candidate / baseline", "decision", "reason"), cells
+        )
+        substitute = record.get("stand_in")
+        yield from fields(("model", f"{record['model']}, {substitute}" if substitute else record["model"]))
 
 
-def one(path: Path) -> Iterator[str]:
-    """One search."""
-    found, (info, trials) = recorded(path), folder.load(path)
-    yield from title(f"{found.model}, {found.machine}", "~")
-    yield from [f"**{inline(found.sentence)}**", ""]
-    head = ("setting", "documents a second, with / without", "verdict", "seen")
-    yield from table(head, (row.cells() for row in found.rows))
-    untried = ", ".join(found.untried)
-    yield from fields(
-        ("recorded", f"{info.started}, {len(trials)} blocks; {path.name}"),
-        ("model", f"{found.model}, a stand-in: {found.stand_in}" if found.stand_in else found.model),
-        ("machine", f"{info.launch.cpu_model}, CPUs {info.launch.cores} of it"),
-        ("sent", found.request),
-        ("score gate", found.gate),
-        *((("not tried", f"{untried}: the time was over"),) if untried else ()),
-        *(("note", note) for note in found.notes),
-    )
+def current(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """The cells of a row."""
+    ratio = "-"
+    if row["interval"]:
+        ratio = f"{row['ratio']:.2f} ({row['interval'][0]:.2f} to {row['interval'][1]:.2f})"
+    return row["candidate"], ratio, row["decision"], row["reason"] or "-"
+
+
+def before_schema(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """The cells of a row of the form before the schema version, which had other names."""
+    ratio = row["ratio"] and "{middle:.2f} ({low:.2f} to {high:.2f})".format(**row["ratio"])
+    return row["name"], ratio or "-", row["verdict"], row["detail"] or row["why"]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
