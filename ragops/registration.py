@@ -180,7 +180,7 @@ def _connected(
         container = _container(stack, engine)
         url = discovery.url_of(container)
     url = base_url(url)
-    detected = detect(stack.ragflow.release, url=url, found=container, engine=engine)
+    detected = detect(stack.ragflow.release, url=url, container=container, engine=engine)
     spec = spec or registration_spec(stack)
     check_supported(detected.release, spec)
     if not token:

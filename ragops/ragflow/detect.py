@@ -1,7 +1,7 @@
-"""Which release of RAGFlow runs: asked of the declaration, the image, the server, the container.
+"""Detect RAGFlow's release from the configuration, the image, the server or the container.
 
-The only part of discovery that has effects: it sends requests without a token, and reads one file
-inside the container. Routes that answer only narrow the release down, and are told as such.
+The only part of discovery with effects: it sends requests without a token, and reads one file
+inside the container. The routes that exist only narrow the release down.
 """
 
 from __future__ import annotations
@@ -27,74 +27,72 @@ VERSION_ROUTE = "/api/v1/system/version"
 
 @dataclass(frozen=True)
 class Detected:
-    """A release, and what told it."""
+    """A release, and where it was read."""
 
     release: Release
     source: str
 
 
 def detect(
-    declared: str | None,
+    configured: str | None,
     *,
     url: str = "",
-    found: RagflowContainer | None = None,
+    container: RagflowContainer | None = None,
     engine: Engine | None = None,
 ) -> Detected:
-    """The release: as declared, as tagged, as the server says, as a file in the container says.
+    """The release: as configured, else of the image's tag, the server, or a file in the container.
 
     Raises:
-        RagflowError: Nobody tells it, or it is none that ragops knows; says what was seen.
+        RagflowError: It is in none of them, or not known to ragops; the evidence says what was found.
     """
-    if declared:
-        return Detected(releases.of(declared), "ragops.toml")
-    if found is not None and found.release:
-        return Detected(releases.of(found.release), f"the tag of {found.container.image}")
-    seen = []
+    if configured:
+        return Detected(releases.of(configured), "ragops.toml")
+    if container is not None and container.release:
+        return Detected(releases.of(container.release), f"the tag of {container.container.image}")
+    failures = []
     if url:
-        said, source = ask(url)
-        if said:
-            return Detected(releases.of(said), source)
-        seen.append(source)
-    if found is not None and engine is not None:
-        said, source = read(engine, found.name)
-        if said:
-            return Detected(releases.of(said), source)
-        seen.append(source)
+        name, source = server_release(url)
+        if name:
+            return Detected(releases.of(name), source)
+        failures.append(source)
+    if container is not None and engine is not None:
+        name, source = file_release(engine, container.name)
+        if name:
+            return Detected(releases.of(name), source)
+        failures.append(source)
     raise RagflowError(
-        "nothing tells which release of RAGFlow this is",
+        "the release of RAGFlow is unknown",
         code="ragflow-release",
-        evidence="\n".join([*seen, "nothing was changed"]),
+        evidence="\n".join([*failures, "nothing was changed"]),
         hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
         url=url,
     )
 
 
-def ask(url: str) -> tuple[str, str]:
-    """The release that the server tells to anybody; empty, with what was seen, when it tells none."""
-    route = VERSION_ROUTE
+def server_release(url: str) -> tuple[str, str]:
+    """The release that the server reports without a token, and its source; else empty, and the reason."""
     with Api(url) as api:
-        told = api.send(Request("GET", route))
-        if told.ok and releases.spelled(str(told.data)):
-            return releases.spelled(str(told.data)), f"{api.url}{route}"
-        answers = {path: api.send(Request("GET", path)).status for path in FINGERPRINTS}
-    if all(status >= 500 for status in answers.values()):
-        return "", f"{url} answers with HTTP {max(answers.values())}: RAGFlow is starting, or is none"
-    near = candidates(answers)
-    if not near:
+        version = api.send(Request("GET", VERSION_ROUTE))
+        if version.ok and (name := releases.spelled(str(version.data))):
+            return name, f"{api.url}{VERSION_ROUTE}"
+        statuses = {path: api.send(Request("GET", path)).status for path in FINGERPRINTS}
+    if all(status >= 500 for status in statuses.values()):
+        return "", f"{url} responds with HTTP {max(statuses.values())}: RAGFlow is starting, or is none"
+    possible = candidates(statuses)
+    if not possible:
         return "", f"{url} has routes of no release that ragops knows"
-    return (
-        "",
-        f"{url} has the routes of {near[0]} to {near[-1]}, and tells no more: {told.data or 'no version'}",
-    )
+    routes = f"{url} has the routes of {possible[0]} to {possible[-1]}"
+    return "", f"{routes}; its version route reports {version.data or 'no version'}"
 
 
-def read(engine: Engine, container: str) -> tuple[str, str]:
-    """The release in the container's own file; empty, with what was seen, when there is none."""
+def file_release(engine: Engine, container: str) -> tuple[str, str]:
+    """The release in a file of the container, and its source; else empty, and the reason."""
     source = f"{VERSION_FILE} in {container}"
     try:
-        done = engine.execute(container, ("cat", VERSION_FILE))
+        result = engine.execute(container, ("cat", VERSION_FILE))
     except EngineError as error:
         return "", f"{source}: {error.message}"
-    said = done.stdout.strip()
-    plain = releases.spelled(said)
-    return plain, source if plain else f"{source}: {said or done.stderr.strip() or 'empty'}"
+    text = result.stdout.strip()
+    if name := releases.spelled(text):
+        return name, source
+    return "", f"{source}: {text or result.stderr.strip() or 'empty'}"

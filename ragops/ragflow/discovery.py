@@ -1,4 +1,4 @@
-"""Which containers are RAGFlow's server, and of which release; pure.
+"""Find the containers of RAGFlow's server, and their release; pure.
 
 The compose project is ``docker`` unless named. Only the server container calls the reranker, so
 only it needs the network.
@@ -30,9 +30,9 @@ API_PORT, WEB_PORT = 9380, 80
 """Ports inside the container; the second is nginx, which passes the API on."""
 
 
-def _span(since: str, until: str = "") -> tuple[int, int]:
+def _span(since: str, until: str = "") -> range:
     known = releases.KNOWN
-    return known.index(since), known.index(until) if until else len(known)
+    return range(known.index(since), known.index(until) if until else len(known))
 
 
 FINGERPRINTS = {
@@ -41,10 +41,10 @@ FINGERPRINTS = {
     "/v1/llm/factories": _span("v0.17.0", "v0.27.0"),
     "/api/v1/providers": _span("v0.26.0"),
 }
-"""Routes that are there from one release until before another; asked without a token, 401 is there too."""
+"""Routes that exist from one release until before another; without a token they respond with 200 or 401."""
 
 DEMO = "demo"
-"""Role label of the stand-in client."""
+"""Role label of the demo client."""
 
 _SHORT_ID = 12
 _IMAGE = re.compile(r"(^|/)infiniflow/ragflow(:|@|$)")
@@ -55,7 +55,7 @@ _EXECUTOR = "task_executor"
 
 @dataclass(frozen=True)
 class RagflowContainer:
-    """A container in which RAGFlow's server runs, or the demo client that stands in for it."""
+    """A container of RAGFlow's server, or the demo client in its place."""
 
     container: ContainerState
 
@@ -76,18 +76,18 @@ class RagflowContainer:
 
     @property
     def release(self) -> str:
-        """RAGFlow's release as in the image's tag; empty when the tag doesn't tell."""
-        found = _TAG.search(self.container.image)
-        return releases.spelled(found[1]) if found and not self.demo else ""
+        """RAGFlow's release in the image's tag; empty when it has none."""
+        match = _TAG.search(self.container.image)
+        return releases.spelled(match[1]) if match and not self.demo else ""
 
     @property
     def speaks_go(self) -> bool:
-        """Whether its server is the one in Go, which ranks without the reranker when that fails."""
+        """Whether its server is the one in Go, which ranks without the reranker if that fails."""
         return bool({"API_PROXY_SCHEME=go", "API_PROXY_SCHEME=hybrid"} & set(self.container.environment))
 
     @property
     def demo(self) -> bool:
-        """Whether it is the demo client, a stand-in."""
+        """Whether it is the demo client."""
         return self.container.role == DEMO
 
     @property
@@ -109,27 +109,27 @@ def is_ragflow(container: ContainerState) -> bool:
     )
 
 
-def find(containers: Iterable[ContainerState], declared: Ragflow) -> tuple[RagflowContainer, ...]:
-    """RAGFlow's containers: the declared ones, else those discovered.
+def find(containers: Iterable[ContainerState], configured: Ragflow) -> tuple[RagflowContainer, ...]:
+    """RAGFlow's containers: the configured ones, else those discovered.
 
     Raises:
-        RagflowError: A declared one is missing, or several projects have one and none is named.
+        RagflowError: A configured one is missing, or several projects have one and none is configured.
     """
-    there = tuple(containers)
-    if declared.containers:
-        return tuple(_named(name, there) for name in declared.containers)
-    found = [RagflowContainer(one) for one in there if is_ragflow(one)]
-    if declared.project is not None:
-        found = [one for one in found if one.project == declared.project]
-    projects = sorted({one.project or one.name for one in found})
+    containers = tuple(containers)
+    if configured.containers:
+        return tuple(_named(name, containers) for name in configured.containers)
+    servers = [RagflowContainer(container) for container in containers if is_ragflow(container)]
+    if configured.project is not None:
+        servers = [server for server in servers if server.project == configured.project]
+    projects = sorted({server.project or server.name for server in servers})
     if len(projects) > 1:
         raise RagflowError(
             f"{len(projects)} RAGFlows run on this engine",
             code="ragflow-ambiguous",
-            evidence="\n".join(f"{one.project or '(no project)'}: {one.name}" for one in found),
+            evidence="\n".join(f"{server.project or '(no project)'}: {server.name}" for server in servers),
             hint=f'name one in ragops.toml: [ragflow] project = "{projects[0]}"',
         )
-    return tuple(sorted(found, key=lambda one: one.name))
+    return tuple(sorted(servers, key=lambda server: server.name))
 
 
 def joinable(found: RagflowContainer) -> RagflowContainer:
@@ -150,15 +150,17 @@ def joinable(found: RagflowContainer) -> RagflowContainer:
 
 
 def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContainer:
-    same = [one for one in containers if one.name == name]
-    short = [one for one in containers if len(name) >= _SHORT_ID and one.id.startswith(name)]
-    if found := (same or short)[:1]:
-        return RagflowContainer(found[0])
-    near = ", ".join(one.name for one in containers if is_ragflow(one)) or "none"
+    for container in containers:
+        if container.name == name:
+            return RagflowContainer(container)
+    for container in containers:
+        if len(name) >= _SHORT_ID and container.id.startswith(name):
+            return RagflowContainer(container)
+    similar = ", ".join(container.name for container in containers if is_ragflow(container)) or "none"
     raise RagflowError(
         f"no container is named {name}",
         code="container-missing",
-        evidence=f"containers that look like RAGFlow: {near}",
+        evidence=f"containers that look like RAGFlow: {similar}",
         hint="docker ps --all shows the names",
         container=name,
     )
@@ -187,21 +189,18 @@ def url_of(found: RagflowContainer) -> str:
     return f"http://{addresses[0]}:{API_PORT}"
 
 
-def candidates(answers: Mapping[str, int]) -> tuple[str, ...]:
-    """The releases whose routes answered as seen, oldest first.
+def candidates(statuses: Mapping[str, int]) -> tuple[str, ...]:
+    """The releases that have exactly the routes that exist, oldest first.
 
     Args:
-        answers: HTTP status by path, of the paths in :data:`FINGERPRINTS`.
+        statuses: HTTP status by path, of the paths in :data:`FINGERPRINTS`.
     """
-    there = {path for path, status in answers.items() if status in {200, 401}}
-    known = releases.KNOWN
-    return tuple(name for name in known if there & set(FINGERPRINTS) == _routes(name) & set(answers))
-
-
-def _routes(name: str) -> set[str]:
-    return {
-        path for path, (since, until) in FINGERPRINTS.items() if since <= releases.KNOWN.index(name) < until
-    }
+    existing = {path for path, status in statuses.items() if status in {200, 401}}
+    names = []
+    for number, name in enumerate(releases.KNOWN):
+        if existing == {path for path in statuses if number in FINGERPRINTS[path]}:
+            names.append(name)
+    return tuple(names)
 
 
 def _reachable(host: str) -> str:

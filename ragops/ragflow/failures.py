@@ -59,7 +59,7 @@ FAILURES = (
     Hint(
         "'NoneType' object is not iterable",
         "vLLM serves the model as a text generator, and answers with an error that RAGFlow doesn't read.",
-        "ragops up starts it as a reranker; a compose file of your own is told by: ragops check FILE",
+        "ragops up starts it as a reranker; for a compose file of your own: ragops check FILE",
         "ragflow-no-reranker",
     ),
     Hint(
@@ -166,7 +166,7 @@ FAILURES = (
     ),
     Hint(
         "Fail to access model",
-        "RAGFlow asked the reranker and got nothing it could use; an empty reason is its 10-s limit.",
+        "RAGFlow's test request to the reranker failed; an empty reason is its 10-s limit.",
         "ragops verify names the layer that fails",
         "ragflow-model-refused",
     ),

@@ -1,4 +1,4 @@
-"""What RAGFlow makes of a model's name on its way to the reranker; pure."""
+"""The model name in RAGFlow's rerank requests; pure."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SPLITS_FROM_THE_RIGHT = "v0.26.4"
 
 
 def assumed(text: str) -> tuple[Release, str]:
-    """The release, or the newest where nobody has read that one, and then why.
+    """The release, or the newest in place of an unknown one, and then why.
 
-    For looking only: what changes RAGFlow asks :func:`ragops.ragflow.releases.of`, which refuses.
+    For checks only: what changes RAGFlow calls :func:`ragops.ragflow.releases.of`, which refuses.
     """
     try:
         return releases.of(text), ""

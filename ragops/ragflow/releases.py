@@ -1,14 +1,14 @@
 """What each release of RAGFlow needs, as one table of facts with their sources; pure.
 
-A fact is a list of changes: what holds from a release on, and where that was read. Everything that
-differs between releases is asked of a :class:`Release`, which :func:`of` makes from those lists::
+A fact is a list of changes: what holds from a release on, and where that was read. :func:`of` makes
+a :class:`Release` from those lists::
 
     release = releases.of("v0.25.3")
     release.timeout            # 30.0
     window(release, 8)         # 64 documents a call
 
 Sources are places in infiniflow/ragflow at that tag, or the number of a pull request or issue there.
-A release that is not in :data:`KNOWN` is not guessed at: nothing is written into it.
+Nothing is written into a release that is not in :data:`KNOWN`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Facts = tuple[Fact[T], ...]
 
 @dataclass(frozen=True)
 class Window:
-    """How many documents one question sends to the reranker."""
+    """How many documents one query sends to the reranker."""
 
     rule: str
     count: Callable[[int, int], int]
@@ -104,7 +104,11 @@ OBSTACLES = (
 REGISTRATIONS: Facts[RegistrationRoutes] = (
     Fact("v0.17.0", "manual", "api/apps/__init__.py: session tokens alone"),
     Fact("v0.24.0", "add_llm", "api/apps/__init__.py: API tokens too; api/apps/llm_app.py"),
-    Fact("v0.26.0", "provider", "api/apps/restful_apis/provider_api.py; add_llm writes a table nobody reads"),
+    Fact(
+        "v0.26.0",
+        "provider",
+        "api/apps/restful_apis/provider_api.py; add_llm writes a table that is not read",
+    ),
     Fact("v0.27.0", "provider-with-connection-test", "provider_api.py:376-454; llm_app.py is gone"),
 )
 """The routes that register a model; by hand where they take no API token."""
@@ -146,7 +150,7 @@ TIMEOUTS = (
     Fact("v0.17.0", 300.0, "cohere 5.6.2, its own default; there is no second try"),
     Fact("v0.25.3", 30.0, "rag/llm/rerank_model.py; PR 14264, 14265, 14313"),
 )
-"""Seconds that RAGFlow waits for an answer of the reranker."""
+"""Seconds that RAGFlow waits for a response of the reranker."""
 
 LIMITS: Facts[float | None] = (
     Fact("v0.17.0", None, "api/apps/llm_app.py: nothing ends the wait"),
@@ -185,12 +189,12 @@ def of(text: str) -> Release:
     """A release by its name, with or without ``v``, ``-slim`` and the edition after a space.
 
     Raises:
-        RagflowError: Nobody has read that release's source.
+        RagflowError: The source of that release has not been read.
     """
     name = spelled(text)
     if name not in KNOWN:
         raise RagflowError(
-            f"RAGFlow {text or '(release not told)'} is not a release that ragops knows",
+            f"RAGFlow {text or '(unknown release)'} is not a release that ragops knows",
             code="ragflow-release",
             evidence=f"known: {KNOWN[0]} to {NEWEST}; nothing was changed",
             hint=f'if its routes are those of a known one, name that: [ragflow] release = "{NEWEST}"',
@@ -200,12 +204,12 @@ def of(text: str) -> Release:
 
 def spelled(text: str) -> str:
     """``v0.25.3`` from ``0.25.3-slim`` or ``v0.25.3 full``; empty when it is no plain release."""
-    found = _SPELLING.fullmatch(text.strip())
-    return f"v{found[1]}" if found else ""
+    match = _SPELLING.fullmatch(text.strip())
+    return f"v{match[1]}" if match else ""
 
 
 def window(release: Release, page_size: int, top_k: int = 1024) -> int:
-    """Most documents that one question sends to the reranker in one call."""
+    """Most documents that one query sends to the reranker in one request."""
     return release.documents.count(page_size, top_k)
 
 
@@ -214,7 +218,7 @@ def rerank_id(release: Release, name: str, instance: str) -> str:
     return release.rerank_ids[0].format(name=name, instance=instance)
 
 
-def _made(name: str) -> Release:
+def _release(name: str) -> Release:
     return Release(
         name=name,
         obstacle=_at(name, OBSTACLES),
@@ -233,4 +237,4 @@ def _at(name: str, facts: Facts[T]) -> T:
     return [fact.value for fact in facts if KNOWN.index(fact.since) <= known][-1]
 
 
-_RELEASES = {name: _made(name) for name in KNOWN}
+_RELEASES = {name: _release(name) for name in KNOWN}

@@ -63,12 +63,12 @@ def test_real_server_refuses_as_the_table_of_failures_knows_it(register, spec):
 
 
 def test_release_is_read_from_the_file_in_a_real_container(engine, client):
-    said, seen = detect.read(engine, client)
+    said, seen = detect.file_release(engine, client)
     assert (said, "No such file" in seen) == ("", True)
     write = "mkdir -p /ragflow && echo v0.25.3 full > /ragflow/VERSION"
     try:
         assert engine.execute(client, ("sh", "-c", write)).exit_code == 0
-        assert detect.read(engine, client) == ("v0.25.3", f"/ragflow/VERSION in {client}")
+        assert detect.file_release(engine, client) == ("v0.25.3", f"/ragflow/VERSION in {client}")
     finally:
         engine.execute(client, ("rm", "-f", "/ragflow/VERSION"))
-    assert detect.read(engine, "ragopstest-nobody")[0] == ""
+    assert detect.file_release(engine, "ragopstest-nobody")[0] == ""

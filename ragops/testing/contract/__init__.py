@@ -1,9 +1,8 @@
-"""A stand-in for RAGFlow's API: the routes of registration of one release from v0.24 on, traps included.
+"""A contract server: RAGFlow's registration routes of one release from v0.24 on, with their defects.
 
-It answers as RAGFlow's own servers did when they were recorded (v0.25.6, v0.27.0), and for the
+It responds as RAGFlow's own servers did when they were recorded (v0.25.6, v0.27.0), and for the
 other releases as their source says. Tests compare it with the recordings. It calls the reranker as
-RAGFlow's client does, and keeps what it is told only as long as it runs. It is no RAGFlow: it has
-no documents, and no answers beyond these routes::
+RAGFlow's client does, keeps its state in memory, and has no documents and no other routes::
 
     with RagflowServer("v0.27.0") as ragflow, StubReranker() as reranker:
         httpx.get(ragflow.url + "/api/v1/system/ping").text      # pong
@@ -41,7 +40,7 @@ def application(world: World) -> Starlette:
 
 
 class RagflowServer(Served):
-    """The stand-in in a thread of this process.
+    """The contract server in a thread of this process.
 
     Args:
         release: The release that it answers as.

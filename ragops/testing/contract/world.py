@@ -1,4 +1,4 @@
-"""What the stand-in's users, models and chats are, and how it answers: who may ask, and in which form."""
+"""The contract server's state, its responses, and the check of the API token."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Llm:
 
 @dataclass
 class World:
-    """Everything that one stand-in knows."""
+    """The state of one contract server."""
 
     release: Release
     limit: float | None = 10.0
