@@ -107,7 +107,7 @@ REGISTRATIONS: Facts[RegistrationRoutes] = (
     Fact(
         "v0.26.0",
         "provider",
-        "api/apps/restful_apis/provider_api.py; add_llm writes a table that is not read",
+        "api/apps/restful_apis/provider_api.py; add_llm writes an unused table",
     ),
     Fact("v0.27.0", "provider-with-connection-test", "provider_api.py:376-454; llm_app.py is gone"),
 )

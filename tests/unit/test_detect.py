@@ -81,8 +81,9 @@ class TestOrder:
 
     def test_unknown_tag_is_not_asked_around(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.9.0")
-        with pytest.raises(RagflowError, match=r"v0\.9\.0"):
+        with pytest.raises(RagflowError) as caught:
             detect.detect(None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x")))
+        assert (caught.value.code, "v0.9.0" in caught.value.message) == ("ragflow-release", True)
 
 
 def test_unknown_release_lists_all_that_was_tried(nightly, fake):
@@ -155,9 +156,9 @@ class TestAddress:
 
     def test_none(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.25.3", network="host")
-        with pytest.raises(RagflowError, match="no address on this host") as caught:
+        with pytest.raises(RagflowError) as caught:
             url_of(RagflowContainer(fake.container("x")))
-        assert "--url" in caught.value.hint
+        assert (caught.value.code, caught.value.container) == ("ragflow-silent", "x")
 
 
 def test_declared_release_is_checked():

@@ -1,15 +1,12 @@
 """What RAGFlow does that nobody would expect, as seen on its own servers; ragops relies on none of it."""
 
-import json
 import threading
 import time
-from dataclasses import replace
 
 import httpx
 import pytest
 
 from ragops import registration
-from ragops.errors import RagflowError
 from ragops.ragflow import families, releases
 from ragops.ragflow.answers import explain
 from ragops.ragflow.families import changes
@@ -311,18 +308,3 @@ def test_address_is_normalised(registered, instance, reranker, ending):
 def test_address_with_the_whole_path_is_not_found(registered, instance, reranker):
     said = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url=f"{reranker.base_url}/rerank"))
     assert "let the address end in /v1" in explain(said["message"]).remedy
-
-
-def test_http_200_with_a_code_is_a_failure_to_ragops(client, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
-    known = Stack(ragflow=Ragflow(release="v0.27.0"))
-    with pytest.raises(RagflowError, match="refused: test another"):
-        registration.register(
-            known,
-            Secret(TOKEN),
-            url=client.server.url,
-            spec=replace(RegistrationSpec(MODEL, "http://127.0.0.1:9/v1", 8192), model="another"),
-        )
-    failed = [one for one in client.server.asked if one.answer["code"]]
-    assert {one.status for one in failed} == {200}
-    assert json.dumps(failed[-1].answer)

@@ -1,4 +1,4 @@
-"""The contract server's routes by which v0.26 and later take models: providers, their instances, their models."""
+"""The contract server's routes by which v0.26 and later take models: providers, instances, models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract server's routes that use a model: chats, datasets, and a retrieval that the reranker orders."""
+"""The contract server's routes that use a model: chats, datasets, and a retrieval that it ranks."""
 
 from __future__ import annotations
 
