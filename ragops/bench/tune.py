@@ -221,7 +221,8 @@ class Search:
         except RagopsError as error:
             if name == self.baseline:
                 raise
-            return replace(row, decision="failed", reason=error.short)
+            parts = (error.message, *error.evidence.splitlines()[-1:], error.hint)
+            return replace(row, decision="failed", reason=" - ".join(filter(None, parts)))
 
     def _gated(self, row: Row) -> Row:
         """A faster candidate is rejected unless its scores pass the checks and are equal."""
