@@ -1,7 +1,4 @@
-"""Benchmarks of the running stack, and of any other server.
-
-Joins ``bench`` (which knows no Docker) with the engine: :func:`benchmark` is the verb.
-"""
+"""Benchmarks of the running reranker, and of any other server; joins ``bench`` with the Docker engine."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING
 from ragops import bench, limit, origins, sizing, verbs, vllm
 from ragops import host as hosts
 from ragops import model as models
-from ragops.bench import Gemm, Limit
+from ragops.bench import Gemm, GemmPeak
 from ragops.engine import connect as connect_engine
 from ragops.errors import BenchError, NotFoundError, RagopsError
 from ragops.ragflow import discovery, releases
@@ -78,19 +75,19 @@ def resume(
     stop: threading.Event | None = None,
     engine: Engine | None = None,
 ) -> Path:
-    """Go on with a run that was cut short; what it has stays, and what is missing is measured.
+    """Resume an incomplete run: measure what is missing, into the same folder.
 
     Args:
-        stack: The declaration that the run was made with.
+        stack: The configuration that the run was recorded with.
         run: The run's folder.
-        workload: Its texts where they were the user's own.
+        workload: Its requests where they were the user's own.
         progress: Called after each request.
-        stop: When it is set, from any thread, the run ends and keeps what there is.
-        engine: The engine; connected when left out.
+        stop: Ends the run when it is set, from any thread.
+        engine: The Docker engine; connected when left out.
 
     Raises:
         NotFoundError: The reranker does not run.
-        BenchError: The run is complete, or another reranker or other texts are there now.
+        BenchError: The run is complete, or the reranker or the requests have changed.
     """
     if bench.load_run(run).info.provenance.vantage == origins.BY_URL:
         return bench.resume_sync(
@@ -100,12 +97,12 @@ def resume(
             progress=progress,
             stop=stop,
         )
-    found = _running(stack, engine)
+    running = _running(stack, engine)
     return bench.resume_sync(
         run,
         workload=workload,
-        provenance=found.provenance(),
-        sampler=found.sampler(),
+        provenance=running.provenance(),
+        sampler=running.sampler(),
         progress=progress,
         stop=stop,
     )
@@ -142,7 +139,7 @@ def benchmark_url(
 
 @dataclass(frozen=True)
 class _Running:
-    """The reranker that runs, worked out and looked up."""
+    """The running reranker."""
 
     wanted: Desired
     container: ContainerState
@@ -155,8 +152,8 @@ class _Running:
     def sampler(self) -> Sampler:
         return Sampler(self.url, self.engine, self.container.id)
 
-    def limit(self) -> Limit:
-        """What the machine can do at most; what keeps it from being measured is in it."""
+    def limit(self) -> GemmPeak:
+        """The matrix multiplication peak, or why it could not be measured."""
         stack, host = self.wanted.stack, hosts.read_host()
         served = sizing.arithmetic(stack, self.wanted.model, host)
         threads = len(sizing.compute(stack, host))
@@ -164,7 +161,7 @@ class _Running:
         try:
             return limit.measure(self.engine, self.container.image_id, model, served, cpus, threads)
         except RagopsError as error:
-            return Limit(served, 0.0, threads, (Gemm(served, None, error.message),))
+            return GemmPeak(served, 0.0, threads, (Gemm(served, None, error.message),))
 
 
 def _running(stack: Stack, engine: Engine | None) -> _Running:
@@ -193,10 +190,11 @@ def _template_tokens(model: Model) -> int:
 
 
 def release(stack: Stack, engine: Engine | None = None) -> str:
-    """RAGFlow's release as its container tells it; the newest known one where it doesn't."""
-    found = discovery.find((engine or connect_engine()).containers(), stack.ragflow)
-    told = [one.release for one in found if one.release in releases.KNOWN]
-    return told[0] if told else releases.NEWEST
+    """RAGFlow's release by its container; the newest known one otherwise."""
+    for ragflow in discovery.find((engine or connect_engine()).containers(), stack.ragflow):
+        if ragflow.release in releases.KNOWN:
+            return ragflow.release
+    return releases.NEWEST
 
 
 def _untrained(model: Model) -> str:
@@ -204,6 +202,6 @@ def _untrained(model: Model) -> str:
 
 
 def max_words(stack: Stack) -> int:
-    """Longest query and document together, in words, that the served model surely takes."""
+    """Longest query and document together, in words, that fit the served model's context."""
     model = verbs.desired(stack).model
     return bench.words_for_context(sizing.max_model_len(stack, model), _template_tokens(model))

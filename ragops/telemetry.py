@@ -1,7 +1,4 @@
-"""Looks at a running reranker once: its container, its own counters, and the machine below.
-
-``bench`` calls it before and after each pass and once a second; what can't be read stays empty.
-"""
+"""Sample the counters of a running reranker: its container, vLLM's metrics, and the machine."""
 
 from __future__ import annotations
 
@@ -33,13 +30,13 @@ _NANO = 1_000_000_000
 
 @dataclass(frozen=True)
 class Sampler:
-    """Looks once.
+    """Takes one sample; values that can't be read are None.
 
     Args:
         base_url: Address of the reranker, ending in ``/v1``.
-        engine: Where its container runs; None for a server that is no container of ours.
+        engine: The Docker engine; None for a server without a container of ragops.
         container: The container's id.
-        proc: The machine's own counters.
+        proc: The machine's CPU counters.
     """
 
     base_url: str
@@ -48,10 +45,10 @@ class Sampler:
     proc: Path = Path("/proc/stat")
 
     def __call__(self) -> Sample:
-        """One look, begun at the sample's time."""
+        """One sample; its time is that of the start."""
         t = time.perf_counter_ns()
         used = self.engine.stats(self.container) if self.engine else None
-        told = self._told()
+        metrics = self._metrics()
         busy, stolen = _machine(self.proc)
         return Sample(
             t=t,
@@ -59,17 +56,17 @@ class Sampler:
             throttled_ns=used.throttled_ns if used else None,
             throttled_periods=used.throttled_periods if used else None,
             memory_bytes=used.memory_bytes if used else None,
-            running=told.get("running"),
-            waiting=told.get("waiting"),
-            calls=told.get("calls"),
-            prompt_tokens=told.get("prompt_tokens"),
-            cached_tokens=told.get("cached_tokens"),
+            running=metrics.get("running"),
+            waiting=metrics.get("waiting"),
+            calls=metrics.get("calls"),
+            prompt_tokens=metrics.get("prompt_tokens"),
+            cached_tokens=metrics.get("cached_tokens"),
             host_busy_ns=busy,
             host_stolen_ns=stolen,
             client_ns=time.process_time_ns(),
         )
 
-    def _told(self) -> dict[str, int]:
+    def _metrics(self) -> dict[str, int]:
         try:
             address = self.base_url.removesuffix("/v1") + "/metrics"
             return parse(httpx.get(address, timeout=2, trust_env=False).raise_for_status().text)
@@ -78,10 +75,10 @@ class Sampler:
 
 
 def parse(metrics: str) -> dict[str, int]:
-    """The numbers of a sample out of what ``/metrics`` says, summed over engines and models.
+    """The values of a sample in the text of ``/metrics``, summed over engines and models.
 
-    Of all HTTP requests only those of the rerank routes count. A counter that vLLM makes at its
-    first use is 0 until then.
+    Of HTTP requests only those of the rerank routes count. A counter that vLLM creates at its first use
+    is 0 until then.
     """
     found: dict[str, float] = defaultdict(float)
     for name, labels, value in _LINE.findall(metrics):
@@ -93,7 +90,7 @@ def parse(metrics: str) -> dict[str, int]:
 
 
 def _machine(proc: Path) -> tuple[int | None, int | None]:
-    """CPU time of the whole machine that was spent, and that the hypervisor kept, in ns."""
+    """CPU time of the whole machine, and withheld by the hypervisor, in ns."""
     try:
         first = proc.read_text(encoding="ascii").partition("\n")[0].split()[1:9]
     except (OSError, UnicodeDecodeError):

@@ -16,14 +16,23 @@ from __future__ import annotations
 from ragops.bench.agreement import Agreement, agreement
 from ragops.bench.capacity import affordable
 from ragops.bench.compare import Comparison, compare
-from ragops.bench.floor import measure_floor
+from ragops.bench.floor import measure_overhead
 from ragops.bench.folder import load_run
 from ragops.bench.gauges import meanwhile
 from ragops.bench.level import Level
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck
 from ragops.bench.page import write as report
 from ragops.bench.plan import BenchmarkConfig, Server
-from ragops.bench.records import Floor, Gemm, Limit, Provenance, RequestRecord, Run, RunInfo, Sample
+from ragops.bench.records import (
+    ClientOverhead,
+    Gemm,
+    GemmPeak,
+    Provenance,
+    RequestRecord,
+    Run,
+    RunInfo,
+    Sample,
+)
 from ragops.bench.run import Progress, record, record_sync, resume, resume_sync
 from ragops.bench.stats import LevelFigures, figures, frame, summary
 from ragops.bench.verdict import Verdict, verdict
@@ -33,12 +42,12 @@ __all__ = [
     "DEFAULT_CHECK",
     "Agreement",
     "BenchmarkConfig",
+    "ClientOverhead",
     "Comparison",
-    "Floor",
     "Gemm",
+    "GemmPeak",
     "Level",
     "LevelFigures",
-    "Limit",
     "OrderCheck",
     "Progress",
     "Provenance",
@@ -58,7 +67,7 @@ __all__ = [
     "grid",
     "load_run",
     "meanwhile",
-    "measure_floor",
+    "measure_overhead",
     "ragflow",
     "record",
     "record_sync",

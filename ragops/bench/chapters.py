@@ -1,8 +1,4 @@
-"""What a report shows of a recorded run: figures in words and numbers; pure, and without matplotlib.
-
-Each chapter is a question, the answer in words (what those read who don't see the figure), and the
-numbers as tables. ``page.py`` draws and lays out.
-"""
+"""The sections of a report: a question, a text alternative of its chart, and tables; pure."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers beside a figure."""
+    """Values of a chart."""
 
     title: str
     head: tuple[str, ...]
@@ -28,35 +24,35 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """A question and what the run says to it."""
+class Section:
+    """A question, its chart, text and tables."""
 
     figure: str
-    """Name of the function of ``ragops.bench.plots`` that draws it; empty when the run has no data for it."""
+    """Name of the function of ``ragops.bench.plots``; empty when the run has no data for it."""
     title: str
-    said: str
-    """What the figure shows, in words; or why there is none."""
+    text: str
+    """What the chart shows, in words; or why there is none."""
     tables: tuple[Table, ...] = ()
 
 
-def chapters(run: Run) -> tuple[Chapter, ...]:
+def sections(run: Run) -> tuple[Section, ...]:
     """All questions, in the order of the report."""
     return tuple(make(run) for make in (tail, cost, sizes, lengths, clock))
 
 
-def tail(run: Run) -> Chapter:
+def tail(run: Run) -> Section:
     """How slow the slowest are."""
     rows = shape.by_load(run)
     title = "How slow are the slowest?"
     if not rows:
-        return Chapter("", title, "No request was measured, so there is no percentile.")
-    told = [
+        return Section("", title, "No request was measured, so there is no percentile.")
+    parts = [
         f"{shape.load_name(row.level)} (n={row.n}): "
         + ", ".join(f"{one.name} {one}" for one in row.latency if one.value is not None)
         for row in rows
     ]
     slowest = max((r.latency for r in run.measured if not r.error), default=0)
-    end = f"The slowest answer took {seconds(slowest)}; RAGFlow waits {RAGFLOW_TIMEOUT:g} s."
+    end = f"The slowest response took {seconds(slowest)}; RAGFlow's timeout is {RAGFLOW_TIMEOUT:g} s."
     table = Table(
         "Latency from when a request was due, with 95 % intervals",
         ("load", "n", "failed", *(one.name for one in rows[0].latency), "p95 from sending"),
@@ -68,20 +64,20 @@ def tail(run: Run) -> Chapter:
             for row in rows
         ),
     )  # fmt: skip
-    return Chapter("percentile_curve", title, f"{'. '.join(told)}. {end}", (table,))
+    return Section("percentile_curve", title, f"{'. '.join(parts)}. {end}", (table,))
 
 
-def cost(run: Run) -> Chapter:
+def cost(run: Run) -> Section:
     """What throughput costs."""
     rows = shape.by_load(run)
     title = "How much at once, and what does it cost?"
     if len(rows) < 2:
-        return Chapter("", title, "One load was played, so there is no throughput to set beside another.")
+        return Section("", title, "There is one load level, so there is no throughput to compare.")
     best = shape.knee(rows)
     knee = f"The knee is at {shape.load_name(best.level)}: beyond it requests mostly wait." if best else ""
-    told = [f"{shape.load_name(row.level)}: {row.documents_per_s:.3g} documents/s" for row in rows]
+    parts = [f"{shape.load_name(row.level)}: {row.documents_per_s:.3g} documents/s" for row in rows]
     table = Table(
-        "Throughput of answered requests",
+        "Throughput of successful requests",
         (
             "load",
             "documents/s",
@@ -108,16 +104,16 @@ def cost(run: Run) -> Chapter:
             for row in rows
         ),
     )
-    return Chapter("throughput", title, f"{', '.join(told)}. {knee}".strip(), (table,))
+    return Section("throughput", title, f"{', '.join(parts)}. {knee}".strip(), (table,))
 
 
-def sizes(run: Run) -> Chapter:
+def sizes(run: Run) -> Section:
     """How long each size takes, where sizes are a grid."""
     title = "How long for how many documents of which length?"
     grid = shape.grid_of(run) if _answered(run) else None
     if grid is None:
         why = "Sizes of this run are not a grid of documents by lengths, so there is no map of them."
-        return Chapter("", title, why)
+        return Section("", title, why)
     fast, slow = (choose(grid.cells, key=lambda cell: cell.seconds) for choose in (min, max))
     ends = [
         f"{seconds(cell.seconds)} for {cell.documents} documents of {grid.length(cell.words)}"
@@ -128,14 +124,14 @@ def sizes(run: Run) -> Chapter:
         ("documents", *(grid.length(words) for words in grid.words)),
         tuple((str(count), *(_cell(grid, count, words) for words in grid.words)) for count in grid.documents),
     )
-    return Chapter("latency_map", title, f"Medians go from {ends[0]} to {ends[1]}.", (table,))
+    return Section("latency_map", title, f"Medians go from {ends[0]} to {ends[1]}.", (table,))
 
 
-def lengths(run: Run) -> Chapter:
+def lengths(run: Run) -> Section:
     """How latency grows with documents and with words."""
     title = "How does it grow?"
     if not _answered(run):
-        return Chapter("", title, "No request was answered, so nothing grows.")
+        return Section("", title, "No request was successful.")
     level, good = series.calmest(run)
     table = Table(
         f"Latency by number of documents, {shape.words_for(run, level)}",
@@ -145,27 +141,27 @@ def lengths(run: Run) -> Chapter:
     first, last = table.rows[0], table.rows[-1]
     one = f"All requests have {first[0]} documents"
     many = f"p50 goes from {first[3]} for {first[0]} documents to {last[3]} for {last[0]}"
-    return Chapter("latency_by_size", title, f"{many if first != last else one}.", (table,))
+    return Section("latency_by_size", title, f"{many if first != last else one}.", (table,))
 
 
-def clock(run: Run) -> Chapter:
+def clock(run: Run) -> Section:
     """What happened when."""
     title = "What happened when?"
     if not run.requests:
-        return Chapter("", title, "No request was sent.")
+        return Section("", title, "No request was sent.")
     stalls, use = shape.stalls(run), shape.cpu_use(run)
     held = f"{max((span.end - span.start for span in stalls), default=0):.3g} s"
-    told = [
+    parts = [
         f"{len(run.requests)} requests, {sum(r.phase == 'warmup' for r in run.requests)} of them warm-up",
         f"{sum(bool(r.error) and not r.is_cancelled for r in run.requests)} failed",
         f"{len(stalls)} stalls, the longest {held}" if stalls else "no stall",
         f"{use.cores:.2f} cores in use on average" if use else "CPU was not sampled",
     ]
     if use and use.throttled is not None:
-        told.append(f"throttled for {use.throttled:.1%} of the time" if use.throttled else "not throttled")
+        parts.append(f"throttled for {use.throttled:.1%} of the time" if use.throttled else "not throttled")
     spans = series.spans(run)
     passes = Table(
-        "Passes, warm-up included",
+        "Trials, warm-up included",
         ("load", "starts at", "lasts"),
         tuple(
             (shape.words_for(run, one.level), f"{one.start:.1f} s", f"{one.end - one.start:.1f} s")
@@ -173,14 +169,14 @@ def clock(run: Run) -> Chapter:
         ),
     )
     found = Table(
-        "Stalls: nothing answered for over three times as long as nine of ten waits of the pass",
+        "Stalls: no response for more than three times the p90 of the trial's gaps",
         ("load", "starts at", "lasts"),
         tuple(
             (shape.words_for(run, one.level), f"{one.start:.1f} s", f"{one.end - one.start:.1f} s")
             for one in stalls
         ),
     )
-    return Chapter("timeline", title, f"{', '.join(told)}.", (passes, found) if stalls else (passes,))
+    return Section("timeline", title, f"{', '.join(parts)}.", (passes, found) if stalls else (passes,))
 
 
 def _known(value: float | None, form: str) -> str:

@@ -103,7 +103,7 @@ class Failures:
 
 @dataclass(frozen=True)
 class Difference:
-    """A fact of provenance in which two runs differ."""
+    """A field of the provenance in which two runs differ."""
 
     field: str
     a: str
@@ -160,14 +160,14 @@ def compare(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) -> Co
     With fewer, requests are resampled, in pairs of the same place in the workload, without that drift.
 
     Args:
-        a: The run to compare with.
-        b: The run in question.
+        a: The baseline.
+        b: The candidate.
         seed: Seed of the bootstrap.
         across_models: Compare runs of different models, as of a checkpoint and its int8 form.
 
     Raises:
-        BenchError: The runs played different workloads or models, are incomplete, sorted a known
-            question wrongly, or have no level in common.
+        BenchError: The runs have different workloads or models, are incomplete, failed the order check, or
+            have no load level in common.
     """
     _refuse_unfinished(a, b)
     _refuse_unlike(a, b, across_models=across_models)
@@ -187,7 +187,7 @@ def compare(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) -> Co
 
 
 def differences(a: Run, b: Run) -> tuple[Difference, ...]:
-    """The facts of provenance, and of how it was measured, that are not the same in both runs."""
+    """The differences in provenance and method."""
     old, new = _facts(a), _facts(b)
     return tuple(Difference(name, old[name], new[name]) for name in old if old[name] != new[name])
 
@@ -203,13 +203,13 @@ def _refuse_unfinished(a: Run, b: Run) -> None:
     for which, run in (("A", a), ("B", b)):
         if run.problems or not run.info.complete:
             raise BenchError(
-                f"run {which} is incomplete, so its figures are not comparable",
+                f"run {which} is incomplete, so its values are not comparable",
                 evidence=f"{run.path.name}: {'; '.join(run.problems) or run.info.reason}",
                 hint="record it again to the end",
             )
         if run.info.order.failed:
             raise BenchError(
-                f"run {which} sorted a known question wrongly, so its speed means nothing",
+                f"run {which} failed the order check, so its speed means nothing",
                 evidence=f"{run.path.name}: {run.info.order.verdict}",
                 hint="ragops verify names the cause",
                 code="order-wrong",
@@ -220,7 +220,7 @@ def _refuse_unlike(a: Run, b: Run, *, across_models: bool) -> None:
     one, two = a.info.workload, b.info.workload
     if one.sha256 != two.sha256:
         raise BenchError(
-            "the runs played different workloads, so their ratio means nothing",
+            "the runs have different workloads, so their ratio means nothing",
             code="runs-differ",
             evidence=f"A: {one.name} {one.sha256[:12]}; B: {two.name} {two.sha256[:12]}",
             hint="record B again with A's workload and seed",
@@ -245,13 +245,13 @@ def _levels(run: Run) -> str:
 
 def _notes(a: Run, b: Run, ratios: tuple[Ratio, ...]) -> tuple[str, ...]:
     notes = [
-        f"{which}: stand-in {kind}: {said}"
+        f"{which}: substitute {kind}: {reason}"
         for which, run in (("A", a), ("B", b))
-        for kind, said in (
+        for kind, reason in (
             ("model", run.info.provenance.model_is_stand_in),
             ("client", run.info.provenance.client_is_stand_in),
         )
-        if said
+        if reason
     ]
     notes += [f"{which}: {line}" for which, run in (("A", a), ("B", b)) for line in disturbances(run)]
     if any(row.unit == _NAMES["index"] for row in ratios):

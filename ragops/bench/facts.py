@@ -1,7 +1,4 @@
-"""Where a recorded run comes from and what it does not show, in words; pure.
-
-The report and the site show these, so that both say the same.
-"""
+"""Verdict, provenance and limits of a recorded run as text, for report and site; pure."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _GIB = 2**30
 
 
 def headline(run: Run) -> str:
-    """The sentence that answers whether RAGFlow's calls fit, or what was measured instead."""
+    """The sentence of the verdict, or what was measured instead."""
     try:
         return verdict(run).sentence
     except BenchError:  # a run of another kind of load has no verdict
@@ -34,7 +31,7 @@ def headline(run: Run) -> str:
 
 
 def judged(run: Run) -> tuple[Fact, ...]:
-    """What stands behind the headline and is not in it; nothing for loads that give no verdict."""
+    """The rows of the verdict; empty for workloads without one."""
     try:
         result = verdict(run)
     except BenchError:
@@ -43,14 +40,14 @@ def judged(run: Run) -> tuple[Fact, ...]:
 
 
 def stand_ins(run: Run) -> tuple[Fact, ...]:
-    """What stands in for what; empty when nothing does."""
+    """Substitute model and client, if any."""
     origin = run.info.provenance
-    kinds = (("stand-in model", origin.model_is_stand_in), ("stand-in client", origin.client_is_stand_in))
-    return tuple((name, said) for name, said in kinds if said)
+    kinds = (("substitute model", origin.model_is_stand_in), ("substitute client", origin.client_is_stand_in))
+    return tuple((name, reason) for name, reason in kinds if reason)
 
 
 def origin(run: Run) -> tuple[Fact, ...]:
-    """The run, the machine, what was served and how it was measured; only what is known."""
+    """The run, the machine, the software and the method; only what is known."""
     rows = (*_subject(run), *_machine(run), *_software(run), *_method(run))
     return tuple((name, value) for name, value in rows if value)
 
@@ -63,11 +60,11 @@ def _subject(run: Run) -> tuple[Fact, ...]:
         ("started", _joined(info.started, *(f"continued {one}" for one in info.resumed))),
         ("complete", "yes" if info.complete else f"no: {info.reason}"),
         ("model", _joined(made.model or info.model, made.model_sha256 and f"sha256 {made.model_sha256}")),
-        ("stand-in model", made.model_is_stand_in or "no"),
-        ("client", made.client_is_stand_in and f"a stand-in: {made.client_is_stand_in}"),
+        ("substitute model", made.model_is_stand_in or "no"),
+        ("client", made.client_is_stand_in and f"substitute: {made.client_is_stand_in}"),
         ("measured from", made.vantage),
         ("image", _joined(made.image, digest and f"sha256 {digest}")),
-        ("launch arguments", shlex.join(made.launch_arguments)),
+        ("vLLM options", shlex.join(made.launch_arguments)),
         ("environment", " ".join(f"{name}={value}" for name, value in made.environment)),
     )
 
@@ -89,7 +86,7 @@ def _machine(run: Run) -> tuple[Fact, ...]:
 
 
 def _limit(run: Run) -> str:
-    """What the machine's multiplications allow, and what share of it was reached."""
+    """The GEMM peak of the machine, and the fraction of it that was reached."""
     limit = run.info.limit
     if limit is None:
         return ""
@@ -117,16 +114,16 @@ def _software(run: Run) -> tuple[Fact, ...]:
 def _method(run: Run) -> tuple[Fact, ...]:
     info = run.info
     repeats = "once" if info.repeats == 1 else f"{info.repeats} times"
-    fresh = "no request sent twice" if info.fresh else "requests sent again as they were: a cache may answer"
+    fresh = "no request sent twice" if info.fresh else "the same texts in each trial, so a cache may be hit"
     return (
         ("workload", info.workload.description),
         ("workload's sha256", info.workload.sha256),
         ("seeds", f"workload {info.workload.seed}, arrivals and order {info.seed}"),
-        ("played", f"each load {repeats}, in the order {', '.join(info.order_played)}; {fresh}"),
-        ("warm-up", f"{info.warmup} requests at the head of each pass, in no figure"),
-        ("given up after", f"{info.timeout:g} s"),
+        ("load levels", f"each {repeats}, in the order {', '.join(info.order_played)}; {fresh}"),
+        ("warm-up", f"{info.warmup} requests at the head of each trial, not counted"),
+        ("timeout", f"{info.timeout:g} s"),
         ("scores", info.order.verdict),
-        ("client's own cost", _client(run)),
+        ("client overhead", _client(run)),
     )
 
 
@@ -136,9 +133,7 @@ def _client(run: Run) -> str:
         return ""
     cost = f"{client.cpu_seconds_per_request * 1e3:.1f} ms of CPU a request"
     floor = client.floor
-    return _joined(
-        cost, (floor and f"{seconds(floor.p50_ns / 1e9)} against a server that takes no time") or ""
-    )
+    return _joined(cost, (floor and f"{seconds(floor.p50_ns / 1e9)} against the echo server") or "")
 
 
 def _joined(*parts: str) -> str:
@@ -146,22 +141,22 @@ def _joined(*parts: str) -> str:
 
 
 def not_shown(run: Run) -> tuple[str, ...]:
-    """What a reader might take from this run and must not."""
+    """What the run does not show."""
     info = run.info
     unsure = sorted(
         {found.name for row in figures(run) for found in row.latency if found.value is None},
         key=lambda name: float(name[1:]),
     )
     candidates = (
-        *(f"{name.capitalize()}: {said}." for name, said in stand_ins(run)),
+        *(f"{name.capitalize()}: {reason}." for name, reason in stand_ins(run)),
         *(f"{problem}." for problem in run.problems),
-        *(f"Not alone: {one}." for one in disturbances(run)),
+        *(f"Disturbed: {line}." for line in disturbances(run)),
         "RAGFlow itself, its search and its chat model are in no number here.",
-        f"Not everywhere enough requests to tell: {', '.join(unsure)}." if unsure else "",
+        f"Too few requests on some load levels for: {', '.join(unsure)}." if unsure else "",
         f"Documents were cut to {info.workload.cut_to} words a pair, so the load is lighter than RAGFlow's."
         if info.workload.cut_to
         else "",
-        "Each load was played once, so drift from one pass to the next is not seen."
+        "One repetition of each load level, so the drift between repetitions is unknown."
         if info.repeats == 1
         else "",
         _one_client(run),
@@ -169,10 +164,8 @@ def not_shown(run: Run) -> tuple[str, ...]:
         if info.order.skipped or info.order.failed
         else "",
         "CPU, memory and vLLM's queue: no samples were taken." if not run.samples else "",
-        "What the client costs by itself: it was not measured against an empty server."
-        if not (info.client and info.client.floor)
-        else "",
-        "How near it comes to what the machine can do: the matrix multiplication limit was not measured."
+        "The client's overhead was not measured." if not (info.client and info.client.floor) else "",
+        "The matrix multiplication limit of the machine was not measured."
         if not (info.limit and info.limit.tokens_per_s)
         else "",
         "Other machines, other models, other days: this is one run.",
@@ -182,4 +175,4 @@ def not_shown(run: Run) -> tuple[str, ...]:
 
 def _one_client(run: Run) -> str:
     most = max((level.clients or math.inf for level in run.info.levels), default=0)
-    return "More than one client at once was not tried." if most == 1 else ""
+    return "Several concurrent clients were not measured." if most == 1 else ""

@@ -1,7 +1,4 @@
-"""What the client costs by itself: the same requests to a server that takes no time.
-
-``run.py`` keeps the result beside a run, so that a reader sees how much of a latency is ours.
-"""
+"""Overhead of the client: the same requests to a server whose response takes no time."""
 
 from __future__ import annotations
 
@@ -10,23 +7,23 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ragops.bench import wire
-from ragops.bench.records import Floor
+from ragops.bench.records import ClientOverhead
 from ragops.testing.echo import MODEL, EchoProcess
 
 if TYPE_CHECKING:
     from ragops.bench.workload import Workload
 
 
-async def measure_floor(workload: Workload, requests: int = 40) -> Floor:
-    """Send the workload's first requests, one at a time, to a stand-in that answers at once.
+async def measure_overhead(workload: Workload, requests: int = 40) -> ClientOverhead:
+    """Send the workload's first requests, one at a time, to the echo server.
 
     Args:
-        workload: Whose requests to send; they are sent again from the first when there are too few.
-        requests: How many.
+        workload: Whose requests to send, repeatedly if there are too few.
+        requests: Number of requests.
 
     Returns:
-        Median latency, which holds the stand-in's own reading and writing too, and CPU time of this
-        thread for each request, both in ns.
+        Median latency, which includes the echo server's own time, and CPU time of this thread for each
+        request, both in ns.
     """
     with EchoProcess() as echo:
         target = wire.Target(echo.base_url, MODEL)
@@ -34,14 +31,16 @@ async def measure_floor(workload: Workload, requests: int = 40) -> Floor:
             return await _measure(workload, requests, http, target)
 
 
-async def _measure(workload: Workload, requests: int, http: wire.Client, target: wire.Target) -> Floor:
+async def _measure(
+    workload: Workload, requests: int, http: wire.Client, target: wire.Target
+) -> ClientOverhead:
     chosen = [workload.requests[number % len(workload.requests)] for number in range(requests)]
     bodies = [(wire.encode(MODEL, r.query, r.documents), len(r.documents)) for r in chosen]
-    for body, documents in bodies:  # waits for the process to start, and lets it learn the answers
+    for body, documents in bodies:  # warm-up
         await wire.post(http, target, body, documents)
     began = time.thread_time_ns()
     replies = [await wire.post(http, target, body, documents) for body, documents in bodies]
     used = time.thread_time_ns() - began
     times = [reply.t_done - reply.t_send for reply in replies]
     errors = sum(bool(reply.error) for reply in replies)
-    return Floor(requests, int(median(times)), used // requests, errors)
+    return ClientOverhead(requests, int(median(times)), used // requests, errors)

@@ -1,7 +1,6 @@
 """The folder of a recorded run: ``run.json``, ``requests.jsonl`` and ``samples.jsonl``.
 
-Lines are written as requests end and never changed, so that whatever ends a run, a killed client
-or a full disk too, leaves what it had.
+Lines are appended as requests end and never changed, so that a killed client or a full disk loses none.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ _SAMPLE = TypeAdapter(Sample)
 
 
 class RunFolder:
-    """The folder of a run that is being recorded; its files are only added to.
+    """The folder of a run that is being recorded; its files are append-only.
 
     Args:
         path: The folder.
-        again: Whether a run that was cut short is continued; otherwise the folder must be new.
+        again: Whether an incomplete run is resumed; otherwise the folder must be new.
 
     Raises:
-        BenchError: It is there already, can't be made, or another process writes to it.
+        BenchError: It exists, can't be created, or another process writes to it.
     """
 
     def __init__(self, path: Path, *, again: bool = False) -> None:
@@ -50,7 +49,7 @@ class RunFolder:
         self._requests, self._samples = (opened(path / name) for name in (REQUESTS, SAMPLES))
 
     def write_info(self, info: RunInfo) -> None:
-        """Put ``run.json`` in place at once, so that no reader meets half of it."""
+        """Replace ``run.json`` atomically."""
         draft = self.path / ".run.json.new"
         with room(self.path, "run", "bench"):
             draft.write_bytes(_INFO.dump_json(info, indent=2) + b"\n")
@@ -67,7 +66,7 @@ class RunFolder:
             append(self._samples, _SAMPLE.dump_json(sample))
 
     def close(self) -> None:
-        """Put everything on disk and close the files; what a full disk did not take is lost."""
+        """Sync and close the files."""
         for file in (self._requests, self._samples):
             with suppress(OSError):
                 os.fsync(file.fileno())
@@ -76,7 +75,7 @@ class RunFolder:
 
 
 def opened(file: Path) -> IO[bytes]:
-    """Open to append without a buffer; a last line that a killed client left half written goes."""
+    """Open to append without a buffer, and truncate an incomplete last line."""
     stream = file.open("a+b", buffering=0)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however that ends
@@ -92,7 +91,7 @@ def opened(file: Path) -> IO[bytes]:
 
 
 def append(stream: IO[bytes], line: bytes) -> None:
-    """Write a line whole, or take back the part that a full disk took."""
+    """Write a complete line, or nothing of it when the disk is full."""
     end = os.fstat(stream.fileno()).st_size
     data = line + b"\n"
     try:
@@ -108,12 +107,12 @@ def append(stream: IO[bytes], line: bytes) -> None:
 
 @contextmanager
 def room(path: Path, what: str, verb: str) -> Iterator[None]:
-    """Tell of a full disk.
+    """Turn write errors, as of a full disk, into a BenchError.
 
     Args:
-        path: The folder that is written to.
-        what: What ends when it is full, such as ``run``.
-        verb: The command that goes on with it.
+        path: The folder.
+        what: Name of the recording, such as ``run``.
+        verb: The command that resumes it.
 
     Raises:
         BenchError: The disk is full, or the folder can't be written to.
@@ -125,7 +124,7 @@ def room(path: Path, what: str, verb: str) -> Iterator[None]:
             f"can't write to {path}, so the {what} ends here and keeps what it had",
             code="disk-full",
             evidence=str(error),
-            hint=f"make room, then go on: ragops {verb} --resume {path}",
+            hint=f"free disk space, then resume: ragops {verb} --resume {path}",
             file=path,
         ) from error
 
@@ -137,10 +136,10 @@ def load_run(path: Path | str) -> Run:
         path: Its folder.
 
     Returns:
-        The run. A last line that was cut off is left out and named in ``problems``.
+        The run. An incomplete last line is left out and listed in ``problems``.
 
     Raises:
-        BenchError: The folder holds no run, one of another form, or a broken line before the last.
+        BenchError: The folder holds no run, one of another format, or an invalid line before the last.
     """
     folder = Path(path)
     info = _load_info(folder)

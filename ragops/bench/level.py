@@ -1,7 +1,4 @@
-"""How a load arrives: one level of a benchmark, and when its requests are due; pure.
-
-``load.py`` carries a level out, ``run.py`` plays several of them in turn.
-"""
+"""Load levels, and when their requests are due; pure."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ _NANO = 1_000_000_000
 
 @dataclass(frozen=True)
 class Level:
-    """One kind of load.
+    """One load level.
 
-    Make one with :meth:`closed`, :meth:`poisson`, :meth:`constant` or :meth:`burst`.
+    Create one with :meth:`closed`, :meth:`poisson`, :meth:`constant` or :meth:`burst`.
     """
 
     kind: Kind
@@ -47,27 +44,27 @@ class Level:
 
     @property
     def clients(self) -> int | None:
-        """Requests kept in flight; None when the load does not wait for answers."""
+        """Concurrent clients of a closed loop; None for other loads."""
         return int(self.value) if self.kind == "closed" else None
 
     @classmethod
     def closed(cls, clients: int, *, requests: int | None = None) -> Level:
-        """As many clients, each sending its next request when the last is answered."""
+        """As many clients, each sending its next request when the last is complete."""
         return cls("closed", clients, requests)
 
     @classmethod
     def poisson(cls, rate: float, *, requests: int | None = None) -> Level:
-        """Requests at random, ``rate`` a second on average, whether or not answers come."""
+        """Requests at random, ``rate`` a second on average, whether or not earlier ones are complete."""
         return cls("poisson", rate, requests)
 
     @classmethod
     def constant(cls, rate: float, *, requests: int | None = None) -> Level:
-        """Requests at even distances, ``rate`` a second, whether or not answers come."""
+        """Requests at even distances, ``rate`` a second, whether or not earlier ones are complete."""
         return cls("constant", rate, requests)
 
     @classmethod
     def burst(cls, size: int, *, requests: int | None = None) -> Level:
-        """``size`` requests at the same moment; the next burst when all are answered."""
+        """``size`` requests at the same moment; the next burst when all are complete."""
         return cls("burst", size, requests)
 
     @classmethod
@@ -105,16 +102,16 @@ def due_times(level: Level, count: int, seed: int) -> list[int]:
         chance = random.Random(f"{seed} {level.name}")  # noqa: S311 - a repeatable load, no secret
         gaps = [chance.expovariate(level.value) for _ in range(count - 1)]
     else:
-        raise BenchError(f"{level.name} waits for answers and has no due times", code="load-refused")
+        raise BenchError(f"{level.name} is a closed loop without due times", code="load-refused")
     return [round(seconds * _NANO) for seconds in accumulate(gaps, initial=0.0)][:count]
 
 
-def playing_order(levels: tuple[Level, ...], repeats: int, seed: int) -> list[tuple[Level, int]]:
-    """Each level once a repeat, in a new order each time, so that drift falls on all alike.
+def trial_order(levels: tuple[Level, ...], repeats: int, seed: int) -> list[tuple[Level, int]]:
+    """Each level once a repeat, in a new random order each time, so that drift affects all alike.
 
     Args:
         levels: The levels.
-        repeats: How often each is played.
+        repeats: Repetitions of each.
         seed: Seed of the order.
 
     Returns:

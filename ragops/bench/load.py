@@ -1,7 +1,4 @@
-"""Sends a level's requests on time and notes when each was due, sent and answered.
-
-The level says when (``level.py``), the wire says what (``wire.py``); ``recorder.py`` keeps the notes.
-"""
+"""Send the requests of a load level on time; record when each was due, sent and completed."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ from ragops.bench import wire
 from ragops.bench.level import Level, due_times
 from ragops.bench.records import Phase, RequestRecord
 
-Fire = Callable[["Job", int], Awaitable[None]]
-Keep = Callable[[RequestRecord], None]
+Send = Callable[["EncodedRequest", int], Awaitable[None]]
+Store = Callable[[RequestRecord], None]
 
 _NANO = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Job:
-    """One request, encoded beforehand so that encoding is not measured."""
+class EncodedRequest:
+    """One request, encoded before the trial so that encoding is not measured."""
 
     index: int
     """Place in the workload."""
@@ -35,92 +32,92 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One level played once."""
+class Trial:
+    """One repetition of a load level."""
 
     level: Level
     repeat: int
-    jobs: tuple[Job, ...]
+    requests: tuple[EncodedRequest, ...]
     seed: int
     session: int = 0
-    """How often the run had been continued."""
+    """Number of times that the run had been resumed."""
 
 
-async def play(turn: Pass, http: wire.Client, target: wire.Target, keep: Keep) -> None:
-    """Send every request of a pass.
+async def play(trial: Trial, http: wire.Client, target: wire.Target, store: Store) -> None:
+    """Send every request of a trial.
 
     Args:
-        turn: What to send, and how it arrives.
+        trial: The requests and their load level.
         http: From :func:`ragops.bench.wire.client`.
-        target: Where to.
-        keep: Takes each record as its request ends, failed and cancelled ones too.
+        target: The server.
+        store: Called with each record when its request ends, also if it failed or was cancelled.
     """
 
-    async def fire(job: Job, t_sched: int) -> None:
+    async def send(request: EncodedRequest, t_sched: int) -> None:
         t_send = time.perf_counter_ns()
         try:
-            reply = await wire.post(http, target, job.body, job.documents)
+            reply = await wire.post(http, target, request.body, request.documents)
         except asyncio.CancelledError:
             reply = wire.Reply(t_send, time.perf_counter_ns(), error="cancelled")
-            keep(_note(turn, job, t_sched, reply))
+            store(_record(trial, request, t_sched, reply))
             raise
-        keep(_note(turn, job, t_sched, reply))
+        store(_record(trial, request, t_sched, reply))
 
-    if turn.level.kind == "closed":
-        await _closed(int(turn.level.value), turn.jobs, fire)
-    elif turn.level.kind == "burst":
-        await _bursts(int(turn.level.value), turn.jobs, fire)
+    if trial.level.kind == "closed":
+        await _closed(int(trial.level.value), trial.requests, send)
+    elif trial.level.kind == "burst":
+        await _bursts(int(trial.level.value), trial.requests, send)
     else:
-        await _open(due_times(turn.level, len(turn.jobs), turn.seed), turn.jobs, fire)
+        await _open(due_times(trial.level, len(trial.requests), trial.seed), trial.requests, send)
 
 
-def _note(turn: Pass, job: Job, t_sched: int, reply: wire.Reply) -> RequestRecord:
+def _record(trial: Trial, request: EncodedRequest, t_sched: int, reply: wire.Reply) -> RequestRecord:
     return RequestRecord(
-        level=turn.level.name,
-        repeat=turn.repeat,
-        phase=job.phase,
-        index=job.index,
-        documents=job.documents,
-        words=job.words,
+        level=trial.level.name,
+        repeat=trial.repeat,
+        phase=request.phase,
+        index=request.index,
+        documents=request.documents,
+        words=request.words,
         t_sched=t_sched,
         t_send=reply.t_send,
         t_done=reply.t_done,
         tokens=reply.tokens,
         status=reply.status,
         error=reply.error,
-        session=turn.session,
+        session=trial.session,
     )
 
 
-async def _closed(clients: int, jobs: tuple[Job, ...], fire: Fire) -> None:
-    queue = iter(jobs)
+async def _closed(clients: int, requests: tuple[EncodedRequest, ...], send: Send) -> None:
+    queue = iter(requests)
 
     async def one_client() -> None:
-        for job in queue:
-            await fire(job, time.perf_counter_ns())
+        for request in queue:
+            await send(request, time.perf_counter_ns())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(one_client())
 
 
-async def _open(due: list[int], jobs: tuple[Job, ...], fire: Fire) -> None:
+async def _open(due: list[int], requests: tuple[EncodedRequest, ...], send: Send) -> None:
     start = time.perf_counter_ns()
     async with asyncio.TaskGroup() as group:
-        for job, offset in zip(jobs, due, strict=True):
+        for request, offset in zip(requests, due, strict=True):
             t_sched = start + offset
             await asyncio.sleep(max(0, t_sched - time.perf_counter_ns()) / _NANO)
-            group.create_task(_awaited(fire, job, t_sched))
+            group.create_task(_awaited(send, request, t_sched))
 
 
-async def _bursts(size: int, jobs: tuple[Job, ...], fire: Fire) -> None:
-    queue = iter(jobs)
+async def _bursts(size: int, requests: tuple[EncodedRequest, ...], send: Send) -> None:
+    queue = iter(requests)
     while burst := list(islice(queue, size)):
         now = time.perf_counter_ns()
         async with asyncio.TaskGroup() as group:
-            for job in burst:
-                group.create_task(_awaited(fire, job, now))
+            for request in burst:
+                group.create_task(_awaited(send, request, now))
 
 
-async def _awaited(fire: Fire, job: Job, t_sched: int) -> None:
-    await fire(job, t_sched)
+async def _awaited(send: Send, request: EncodedRequest, t_sched: int) -> None:
+    await send(request, t_sched)

@@ -1,7 +1,4 @@
-"""A question whose right answer is known, asked before and after a run.
-
-A fast reranker that sorts wrongly is no reranker; ``run.py`` refuses to measure one.
-"""
+"""Order check: a query whose relevant document is known, sent before and after a run."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from ragops.errors import BenchError
 
 
 class OrderCheck(NamedTuple):
-    """A query, documents, and the place of the one document that answers it."""
+    """A query, documents, and the index of the relevant one."""
 
     query: str
-    """What is asked."""
+    """The query."""
     documents: tuple[str, ...]
     """Two or more."""
     best: int
-    """Place of the one that answers it, from 0."""
+    """Index of the relevant document, from 0."""
 
 
 DEFAULT_CHECK = OrderCheck(
@@ -35,12 +32,12 @@ DEFAULT_CHECK = OrderCheck(
     ),
     best=3,
 )
-"""The question asked when the caller brings none."""
+"""The default check."""
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """How the question was answered once."""
+    """Result of one check."""
 
     right: bool
     scores: tuple[float, ...] = ()
@@ -49,7 +46,7 @@ class Ordering:
 
 @dataclass(frozen=True)
 class OrderReport:
-    """The question, and how it was answered before and after the run."""
+    """The check, and its results before and after the run."""
 
     query: str
     documents: tuple[str, ...]
@@ -57,16 +54,16 @@ class OrderReport:
     before: Ordering | None = None
     after: Ordering | None = None
     skipped: str = ""
-    """Why it was not asked, such as ``random weights``; empty when it was."""
+    """Why it was skipped, such as ``random weights``; empty when it was not."""
 
     @classmethod
     def of(cls, check: OrderCheck, skipped: str) -> OrderReport:
-        """The report of a question that has not been asked yet."""
+        """The report of a check without results."""
         return cls(check.query, tuple(check.documents), check.best, skipped=skipped)
 
     @property
     def check(self) -> OrderCheck:
-        """The question."""
+        """The check."""
         return OrderCheck(self.query, self.documents, self.best)
 
     @property
@@ -82,8 +79,8 @@ class OrderReport:
 
     @property
     def failed(self) -> bool:
-        """Whether an answer was wrong."""
-        return any(asked is not None and not asked.right for asked in (self.before, self.after))
+        """Whether a result was wrong."""
+        return any(result is not None and not result.right for result in (self.before, self.after))
 
 
 def judge(scores: tuple[float, ...], best: int) -> bool:
@@ -93,24 +90,27 @@ def judge(scores: tuple[float, ...], best: int) -> bool:
 
 
 async def ask(http: wire.Client, target: wire.Target, check: OrderCheck) -> Ordering:
-    """Ask, each time with another document first, so that neither luck nor a place can be right.
+    """Send the check with each document first in turn, so that no position can pass by chance.
 
     Returns:
-        The first answer if all were right, else the first that was wrong. Its scores are those of
-        the documents in the order of the check.
+        The first result if all were right, else the first wrong one, with scores in the order of the
+        check.
 
     Raises:
-        BenchError: The check names a document that it doesn't have.
+        BenchError: The check has fewer than two documents, or no such index.
     """
     if not (len(check.documents) >= 2 and 0 <= check.best < len(check.documents)):
         raise BenchError(
-            "the order check is no question",
+            "the order check is invalid",
             code="order-wrong",
             evidence=f"{len(check.documents)} documents, the best at {check.best}",
-            hint="give two or more documents and the place of the best one, counted from 0",
+            hint="give two or more documents and the index of the relevant one, from 0",
         )
-    found = [await _ask(http, target, check, first) for first in range(len(check.documents))]
-    return next((one for one in found if not one.right), found[0])
+    results = [await _ask(http, target, check, first) for first in range(len(check.documents))]
+    for result in results:
+        if not result.right:
+            return result
+    return results[0]
 
 
 async def _ask(http: wire.Client, target: wire.Target, check: OrderCheck, first: int) -> Ordering:
@@ -124,7 +124,7 @@ async def _ask(http: wire.Client, target: wire.Target, check: OrderCheck, first:
 
 
 def refusal(ordering: Ordering, target: wire.Target) -> BenchError:
-    """The error for a wrong answer before a run."""
+    """The error for a wrong result before a run."""
     if ordering.error:
         return BenchError(
             f"{target.url} did not answer",

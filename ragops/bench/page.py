@@ -1,7 +1,7 @@
-"""A recorded run as one HTML page that needs nothing beside it.
+"""A recorded run as one self-contained HTML page.
 
-Figures are part of the page, as SVG in two widths: for a desk and print, and for a phone. Their
-colours are the page's, so they follow its light and dark. The same run gives the same bytes.
+Charts are inline SVG in two widths: for a desk and print, and for a phone. They use the page's colours in
+light and dark. The same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from ragops.bench import facts
-from ragops.bench.chapters import Chapter, chapters
+from ragops.bench.chapters import Section, sections
 from ragops.errors import BenchError, file_errors
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _COLOURS = {
     "#d55e00": "vermilion", "#009e73": "green", "#cc79a7": "purple", "#e69f00": "orange", "#56b4e9": "sky",
     "#000000": "black",
 }  # fmt: skip
-"""Colours of the figures, and the names that they have in the page's style."""
+"""Colours of the charts, and their names in the page's style."""
 
 _PROLOGUE = re.compile(r"\A.*?(?=<svg )|<metadata>.*?</metadata>|<style .*?</style>", re.DOTALL)
 _SIZE = re.compile(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"')
@@ -36,23 +36,23 @@ _NEEDS = "reports need matplotlib and Jinja2"
 
 @dataclass(frozen=True)
 class Drawn:
-    """A chapter with its figure; the two are empty where there is none."""
+    """A section with its chart in two widths; empty where there is none."""
 
-    chapter: Chapter
+    section: Section
     wide: str = ""
     narrow: str = ""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a report left on disk."""
+    """The files of a report."""
 
     run: str
     verdict: str
     page: Path
     figures: tuple[Path, ...]
     left_out: tuple[str, ...]
-    """Why a figure is not there, a sentence each."""
+    """Why a chart is missing, a sentence each."""
 
     def __str__(self) -> str:
         """The verdict first, then where the page is."""
@@ -66,32 +66,32 @@ def page(run: Run) -> str:
         run: From :func:`ragops.bench.load_run`.
 
     Returns:
-        An HTML document that fetches nothing.
+        A self-contained HTML document.
 
     Raises:
         BenchError: matplotlib or Jinja2 is not installed.
     """
-    return _lay_out(run, [_drawn(run, chapter) for chapter in chapters(run)])
+    return _lay_out(run, [_drawn(run, section) for section in sections(run)])
 
 
 def write(run: Run, out: Path, *, figures: Path | None = None) -> Written:
-    """Write the report, all of it or nothing; what was there under its name is replaced.
+    """Write the report atomically; an existing file is replaced.
 
     Args:
         run: From :func:`ragops.bench.load_run`.
         out: The page's file.
-        figures: A folder for the figures too, as SVG files; none when left out.
+        figures: Folder for the charts as SVG files; none when left out.
 
     Raises:
         BenchError: A file can't be written, or matplotlib or Jinja2 is not installed.
     """
-    drawn = [_drawn(run, chapter) for chapter in chapters(run)]
+    drawn = [_drawn(run, section) for section in sections(run)]
     files = {out: _lay_out(run, drawn)}
     if figures is not None:
-        files |= {figures / f"{one.chapter.figure}.svg": one.wide for one in drawn if one.wide}
+        files |= {figures / f"{one.section.figure}.svg": one.wide for one in drawn if one.wide}
     for file, text in files.items():
         _put(file, text)
-    left_out = tuple(one.chapter.said for one in drawn if not one.wide)
+    left_out = tuple(one.section.text for one in drawn if not one.wide)
     return Written(run.path.name, facts.headline(run), out, tuple(files)[1:], left_out)
 
 
@@ -106,15 +106,15 @@ def _put(file: Path, text: str) -> None:
             draft.unlink(missing_ok=True)
 
 
-def _drawn(run: Run, chapter: Chapter) -> Drawn:
-    if not chapter.figure:
-        return Drawn(chapter)
+def _drawn(run: Run, section: Section) -> Drawn:
+    if not section.figure:
+        return Drawn(section)
     try:
         from ragops.bench import plots  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise BenchError(_NEEDS, hint="pip install 'ragops-rerank[bench]'", code="extra-missing") from error
-    draw = getattr(plots, chapter.figure)
-    return Drawn(chapter, plots.svg(draw(run)), plots.svg(draw(run, narrow=True)))
+    draw = getattr(plots, section.figure)
+    return Drawn(section, plots.svg(draw(run)), plots.svg(draw(run, narrow=True)))
 
 
 def _lay_out(run: Run, drawn: list[Drawn]) -> str:
@@ -126,7 +126,7 @@ def _lay_out(run: Run, drawn: list[Drawn]) -> str:
     source = (resources.files("ragops.data") / "report.html.jinja").read_text(encoding="utf-8")
     layout = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     parts = [
-        (one.chapter, [(width, Markup(inline(svg, f"{one.chapter.figure}-{width}-"))) for width, svg in svgs])  # noqa: S704 - drawn here, its texts escaped by matplotlib
+        (one.section, [(width, Markup(inline(svg, f"{one.section.figure}-{width}-"))) for width, svg in svgs])  # noqa: S704 - drawn here, its texts escaped by matplotlib
         for one in drawn
         for svgs in [(("wide", one.wide), ("narrow", one.narrow)) if one.wide else ()]
     ]
@@ -138,7 +138,7 @@ def _lay_out(run: Run, drawn: list[Drawn]) -> str:
         stand_ins=[one for one in facts.stand_ins(run) if one[1] not in headline],
         origin=facts.origin(run),
         not_shown=facts.not_shown(run),
-        chapters=parts,
+        sections=parts,
     )
 
 

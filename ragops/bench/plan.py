@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.bench import load, wire
-from ragops.bench.level import Level, playing_order
+from ragops.bench.level import Level, trial_order
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck
-from ragops.bench.records import Limit, Provenance, Sample
+from ragops.bench.records import GemmPeak, Provenance, Sample
 from ragops.errors import BenchError
 from ragops.ragflow import releases
 
@@ -93,34 +93,34 @@ class Server:
     api_key: str = "x"
     provenance: Provenance = UNKNOWN
     sampler: Sampler | None = None
-    limit: Limit | None = None
+    limit: GemmPeak | None = None
     template_tokens: int = 0
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One level to be played once, or what is left of it."""
+class Round:
+    """One repetition of a load level, or its remaining requests."""
 
     number: int
-    """Of the pass in the whole run, from 1 on."""
+    """Of the trial in the run, from 1."""
     level: Level
     repeat: int
     places: tuple[int, ...]
-    """Places in the workload that are measured."""
+    """Indices of the workload that are measured."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run to be made, or to be continued.
+    """A run to record, or to resume.
 
     Args:
-        info: What is known of it beforehand.
-        workload: The texts.
-        target: Where they go.
-        before: What an earlier session kept; None for a new run.
+        info: ``run.json`` before the first request.
+        workload: The requests.
+        target: The server.
+        before: The run as recorded so far; None for a new run.
 
     Raises:
-        BenchError: There is nothing to play, or the key is empty.
+        BenchError: There is no load level, one is given twice, or the key is empty.
     """
 
     info: RunInfo
@@ -133,7 +133,7 @@ class Plan:
         if not names or len(set(names)) < len(names) or info.repeats < 1 or info.warmup < 0:
             counts = f"{info.repeats} repeats, {info.warmup} warm-up requests"
             raise BenchError(
-                "there is nothing to play, or a level is named twice",
+                "there is no load level, or one is given twice",
                 code="load-refused",
                 evidence=f"levels: {', '.join(names) or 'none'}; {counts}",
                 hint="give each level once, repeats of at least 1 and a warm-up of at least 0",
@@ -145,46 +145,46 @@ class Plan:
 
     @property
     def session(self) -> int:
-        """How often the run has been continued."""
+        """Number of times that the run has been resumed."""
         return len(self.info.resumed)
 
     @property
     def total(self) -> int:
         """Requests of all sessions, warm-up included."""
         kept = len(self.before.requests) if self.before else 0
-        return kept + sum(self.info.warmup + len(turn.places) for turn in self.turns())
+        return kept + sum(self.info.warmup + len(round_.places) for round_ in self.rounds())
 
-    def turns(self) -> Iterator[Turn]:
-        """The passes that have something left to measure, in the order of playing."""
+    def rounds(self) -> Iterator[Round]:
+        """The trials with requests left to measure, in order."""
         kept = self.before.measured if self.before else ()
         done = {(record.level, record.repeat, record.index) for record in kept}
-        order = playing_order(self.info.levels, self.info.repeats, self.info.seed)
+        order = trial_order(self.info.levels, self.info.repeats, self.info.seed)
         for number, (level, repeat) in enumerate(order, start=1):
             planned = range(self.info.planned(level))
             places = tuple(place for place in planned if (level.name, repeat, place) not in done)
             if places:
-                yield Turn(number, level, repeat, places)
+                yield Round(number, level, repeat, places)
 
-    def encoded(self, turn: Turn) -> load.Pass:
-        """The requests of a pass: warm-up from the workload's end, then those that are measured."""
+    def encoded(self, round_: Round) -> load.Trial:
+        """The encoded requests: warm-up from the workload's end, then the measured ones."""
         warm = range(self.info.warmup)
-        jobs = [self._job(turn, -1 - n % len(self.workload.requests), "warmup") for n in warm]
-        jobs += [self._job(turn, place, "measure") for place in turn.places]
-        seed = self.info.seed + turn.repeat + 1000 * self.session
-        return load.Pass(turn.level, turn.repeat, tuple(jobs), seed, self.session)
+        requests = [self._request(round_, -1 - n % len(self.workload.requests), "warmup") for n in warm]
+        requests += [self._request(round_, place, "measure") for place in round_.places]
+        seed = self.info.seed + round_.repeat + 1000 * self.session
+        return load.Trial(round_.level, round_.repeat, tuple(requests), seed, self.session)
 
-    def _job(self, turn: Turn, place: int, phase: Phase) -> load.Job:
+    def _request(self, round_: Round, place: int, phase: Phase) -> load.EncodedRequest:
         request = self.workload.requests[place]
         query, documents = request.query, request.documents
         if self.info.fresh:
-            mark = _mark(turn.number, self.session, phase)
+            mark = _mark(round_.number, self.session, phase)
             query, documents = mark + query, tuple(mark + text for text in documents)
         body = wire.encode(self.target.model, query, documents)
         index = place % len(self.workload.requests)
-        return load.Job(index, phase, body, len(documents), request.words)
+        return load.EncodedRequest(index, phase, body, len(documents), request.words)
 
 
 def _mark(number: int, session: int, phase: Phase) -> str:
-    """What makes a text of one pass differ from the same text in another."""
+    """Prefix that makes the texts of each trial unique."""
     letters = ("w" if phase == "warmup" else "") + "r" * session
     return f"{number}{letters}. "

@@ -1,7 +1,7 @@
-"""Percentiles that say how sure they are, free of any assumption on how latencies are spread.
+"""Percentiles with distribution-free confidence intervals; pure.
 
-The interval is that of order statistics: how many of n requests lie below a percentile is
-binomial. Pure and without libraries; ``stats.py`` and ``verdict.py`` print what it gives.
+The interval is that of order statistics: the number of n requests below a percentile is binomial. It is
+exact, and needs no scipy, as ``ragops verify`` uses it without the extra ``bench``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 CONFIDENCE = 0.95
-"""Share of such intervals that hold the true percentile, at least."""
+"""Coverage of the intervals, at least."""
 
 _TAIL = (1 - CONFIDENCE) / 2
 
@@ -62,9 +62,9 @@ def needed(share: float) -> int:
 
 
 def share_at_least(n: int) -> float:
-    """Share of all calls that fit, at least, when each of n did; what few samples can say.
+    """Lower confidence bound of the fraction of requests that fit, when each of n did.
 
-    All n fit with a chance of ``share ** n``; this is the share at which that is one in twenty.
+    All n fit with probability ``share ** n``; this is the share at which that is 0.05.
     """
     return (1 - CONFIDENCE) ** (1 / n) if n else 0.0
 
@@ -78,7 +78,7 @@ def interval_ranks(n: int, share: float) -> tuple[int, int] | None:
         share: Share below the percentile, between 0 and 1.
 
     Returns:
-        The narrowest pair with at most half of the doubt on either side; None when n is too small.
+        The narrowest pair with at most half of alpha on either side; None when n is too small.
     """
     if n < needed(share):
         return None
@@ -104,7 +104,7 @@ def percentile(times: list[float], share: float) -> Percentile:
 
 
 def _cumulative(n: int, share: float) -> list[float]:
-    """Chance that at most k of n samples lie below the percentile, for k from 0 to n."""
+    """Probability that at most k of n samples are below the percentile, for k from 0 to n."""
     total = 0.0
     sums = []
     for k in range(n + 1):

@@ -1,4 +1,4 @@
-"""Carries a plan out and keeps everything in the run's folder, whatever ends it."""
+"""Execute a plan, and store every request in the run's folder, whatever ends the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SAME_CLOCK = 5_000_000_000
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; handed to the ``progress`` callback after each request."""
+    """Progress of a run, passed to the ``progress`` callback after each request."""
 
     done: int
     total: int
@@ -39,16 +39,16 @@ class Progress:
     """Seconds that the latest request took, from when it was due."""
     level: str
     folder: Path
-    """Where the run is kept, also when it is stopped now."""
+    """The run's folder."""
 
 
 class Recorder:
-    """Keeps one run: what is known of it, its folder, and how far it is.
+    """Records one run.
 
     Args:
-        plan: What to play.
-        folder: Where it is kept.
-        sampler: Looks at the server; called in a thread of its own.
+        plan: The trials.
+        folder: Where to store them.
+        sampler: Reads the server's counters; called in its own thread.
         progress: Called after each request.
     """
 
@@ -73,7 +73,7 @@ class Recorder:
         folder.write_info(self.info)
 
     async def run(self, http: wire.Client, stop: threading.Event | None) -> Path:
-        """Play all; whatever ends it is named in ``run.json``."""
+        """Send everything; ``run.json`` records the reason when it ends early."""
         stopper = asyncio.create_task(cancel_when(stop, this())) if stop else None
         reason = "ended by an error"
         try:
@@ -94,13 +94,13 @@ class Recorder:
         return self.folder.path
 
     async def _play(self, http: wire.Client) -> None:
-        for turn in self.plan.turns():
-            encoded = self.plan.encoded(turn)  # beforehand, so that it is not measured
+        for round_ in self.plan.rounds():
+            trial = self.plan.encoded(round_)
             await self._sample()
             watch = asyncio.create_task(self._watch())
             began = time.thread_time_ns()
             try:
-                await load.play(encoded, http, self.plan.target, self._keep)
+                await load.play(trial, http, self.plan.target, self._store)
             finally:
                 self.cpu_ns += time.thread_time_ns() - began
                 await end(watch)
@@ -109,34 +109,34 @@ class Recorder:
             after = await order.ask(http, self.plan.target, self.info.order.check)
             self.info = replace(self.info, order=replace(self.info.order, after=after))
 
-    def _keep(self, record: RequestRecord) -> None:
-        self.folder.add_request(self._on_the_runs_clock(record))
+    def _store(self, record: RequestRecord) -> None:
+        self.folder.add_request(self._on_run_clock(record))
         self.done += 1
         self.errors += bool(record.error) and not record.is_cancelled
         if self.progress:
             self.progress(
                 Progress(self.done, self.total, self.errors, record.latency, record.level, self.folder.path)
             )
-        self._see_whether_gone(record)
+        self._check_reachable(record)
 
-    def _on_the_runs_clock(self, record: RequestRecord) -> RequestRecord:
+    def _on_run_clock(self, record: RequestRecord) -> RequestRecord:
         if not self.shift:
             return record
         times = (record.t_sched, record.t_send, record.t_done)
         t_sched, t_send, t_done = (t + self.shift for t in times)
         return replace(record, t_sched=t_sched, t_send=t_send, t_done=t_done)
 
-    def _see_whether_gone(self, record: RequestRecord) -> None:
-        """End the run when nobody has listened for some requests, instead of failing all the others."""
+    def _check_reachable(self, record: RequestRecord) -> None:
+        """End the run after some connection errors in a row, instead of failing all other requests."""
         if record.is_cancelled:
             return
         self.unreached = self.unreached + 1 if record.error.startswith("connection:") else 0
         if self.unreached >= _GONE_AFTER:
             raise BenchError(
-                f"the reranker is gone: {_GONE_AFTER} requests in a row found nobody there",
+                f"the reranker is gone: {_GONE_AFTER} connection errors in a row",
                 code="reranker-gone",
                 evidence=record.error,
-                hint=f"when it is back, go on: ragops bench --resume {self.folder.path}",
+                hint=f"when it runs again: ragops bench --resume {self.folder.path}",
             )
 
     async def _watch(self) -> None:
@@ -145,7 +145,7 @@ class Recorder:
             await self._sample()
 
     async def _sample(self) -> None:
-        """Look at the server: before and after each pass, so that its counters tell of that pass alone."""
+        """Sample before and after each trial, so that the differences are those of the trial."""
         if self.sampler is None:
             return
         try:
@@ -175,7 +175,7 @@ class Recorder:
 
 
 def _shift(plan: Plan) -> int:
-    """Nanoseconds to add to this clock, so that a run goes on where it was: a reboot sets it back."""
+    """Nanoseconds to add to this clock, which a reboot resets, to continue the clock of the run."""
     if plan.before is None:
         return 0
     since = datetime.now(UTC) - datetime.fromisoformat(plan.info.started)

@@ -1,8 +1,4 @@
-"""What a recorded run holds, as frozen declarations; ``folder.py`` writes and reads the files.
-
-``run.py`` makes one, ``stats.py``, ``verdict.py``, ``compare.py`` and ``plots.py`` only read what
-:func:`~ragops.bench.folder.load_run` gives.
-"""
+"""The data model of a recorded run; ``folder.py`` writes and reads the files."""
 
 from __future__ import annotations
 
@@ -17,10 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = 2
-"""Version of the folder's form; rises when a reader of the old form would err.
-
-2 has sessions: a run that was continued has its requests and its times in several of them. It also
-has what the server counted, and the limit of the machine; a run of form 1 is read with those unknown."""
+"""Version of the folder's format. Version 2 added sessions of resumed runs, the server's counters and the
+machine's GEMM peak; they are empty in runs of version 1."""
 
 READS = (1, SCHEMA)
 """Versions that this release reads."""
@@ -30,7 +24,7 @@ Phase = Literal["warmup", "measure"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a run comes from; what is not known stays empty.
+    """Machine, image, model and versions of a run; unknown fields are empty.
 
     Sizes in bytes, features and arguments in their own order.
     """
@@ -38,7 +32,7 @@ class Provenance:
     machine: str = ""
     """Short name of the machine, part of the folder's name."""
     vantage: str = ""
-    """Where the client stood, such as ``inside the network`` or ``host, published port``."""
+    """Location of the client, such as ``inside the network`` or ``host, published port``."""
     launch_arguments: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     image: str = ""
@@ -46,9 +40,9 @@ class Provenance:
     model: str = ""
     model_sha256: str = ""
     model_is_stand_in: str = ""
-    """What the model stands in for and why; empty when it is the one meant."""
+    """Why the model is a substitute; empty when it is not."""
     client_is_stand_in: str = ""
-    """What the client stands in for; empty when it is RAGFlow."""
+    """What the client substitutes; empty when it is RAGFlow."""
     cpu_model: str = ""
     cpu_features: tuple[str, ...] = ()
     cores: str = ""
@@ -72,7 +66,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Sample:
-    """The reranker at one moment; counters only rise. None where a value can't be read."""
+    """Counters and gauges at one moment; None where a value can't be read."""
 
     t: int
     """When it was begun, in ns of ``time.perf_counter_ns``, the clock of the requests."""
@@ -82,26 +76,26 @@ class Sample:
     throttled_periods: int | None = None
     memory_bytes: int | None = None
     running: int | None = None
-    """Documents that vLLM is working on."""
+    """Documents in processing by vLLM."""
     waiting: int | None = None
-    """Documents that wait in vLLM's queue."""
+    """Documents in vLLM's queue."""
     calls: int | None = None
-    """Rerank calls that the server has answered, from whomever."""
+    """Rerank requests served, from all clients."""
     prompt_tokens: int | None = None
-    """Tokens of all prompts that the server has taken, whether computed or found in its cache."""
+    """Prompt tokens of all requests, computed or cached."""
     cached_tokens: int | None = None
-    """Of those, tokens that its prefix cache had."""
+    """Prompt tokens found in the prefix cache."""
     host_busy_ns: int | None = None
-    """CPU time that the whole machine has spent."""
+    """CPU time of the whole machine."""
     host_stolen_ns: int | None = None
-    """CPU time that the hypervisor kept from it."""
+    """CPU time withheld by the hypervisor (steal)."""
     client_ns: int | None = None
-    """CPU time of the process that measures."""
+    """CPU time of the measuring process."""
 
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One request. Times in ns of one clock; ``error`` is empty when the answer was good."""
+    """One request. Times in ns of one clock; ``error`` is empty when it succeeded."""
 
     level: str
     repeat: int
@@ -119,27 +113,27 @@ class RequestRecord:
     status: int | None
     error: str = ""
     session: int = 0
-    """How often the run had been continued."""
+    """Number of times that the run had been resumed."""
 
     @property
     def latency(self) -> float:
-        """Seconds from when it was due; what a user waits."""
+        """Seconds from when it was due: the user's waiting time."""
         return (self.t_done - self.t_sched) / 1e9
 
     @property
     def service(self) -> float:
-        """Seconds from when it was sent; what the server was seen to take."""
+        """Seconds from when it was sent: the server's time."""
         return (self.t_done - self.t_send) / 1e9
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the client gave it up because the run was stopped."""
+        """Whether it was cancelled because the run was stopped."""
         return self.error == "cancelled"
 
 
 @dataclass(frozen=True)
 class WorkloadInfo:
-    """Which workload was played; its texts are found again by recipe and sha256."""
+    """The workload; its texts can be generated again from the recipe and verified by sha256."""
 
     name: str
     profile: str
@@ -162,8 +156,8 @@ class WorkloadInfo:
 
 
 @dataclass(frozen=True)
-class Floor:
-    """What the client costs by itself, measured against a server that takes no time."""
+class ClientOverhead:
+    """Overhead of the client, measured against a server whose response takes no time."""
 
     requests: int
     p50_ns: int
@@ -177,7 +171,7 @@ class ClientReport:
 
     requests: int
     cpu_ns: int
-    floor: Floor | None = None
+    floor: ClientOverhead | None = None
 
     @property
     def cpu_seconds_per_request(self) -> float:
@@ -197,8 +191,8 @@ class Gemm:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """What the machine could do at most, measured beside the run on the reranker's own CPUs."""
+class GemmPeak:
+    """Peak of the matrix multiplication, measured with the run on the reranker's CPUs."""
 
     served: str
     """Arithmetic of the reranker, one of those below."""
@@ -209,9 +203,11 @@ class Limit:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens a second if nothing but those multiplications took time; None where not measured."""
-        found = [one.tflops for one in self.gemms if one.dtype == self.served]
-        return found[0] * 1e12 / self.flop_per_token if found and found[0] and self.flop_per_token else None
+        """Tokens a second if only those multiplications took time; None where not measured."""
+        for gemm in self.gemms:
+            if gemm.dtype == self.served and gemm.tflops and self.flop_per_token:
+                return gemm.tflops * 1e12 / self.flop_per_token
+        return None
 
 
 @dataclass(frozen=True)
@@ -226,16 +222,16 @@ class RunInfo:
     base_url: str
     model: str
     timeout: float
-    """Seconds until a request was given up."""
+    """Seconds until a request was cancelled."""
     workload: WorkloadInfo
     levels: tuple[Level, ...]
     order_played: tuple[str, ...]
     repeats: int
     warmup: int
-    """Requests at the head of each pass that no figure counts."""
+    """Requests at the head of each trial that are not counted."""
     seed: int
     fresh: bool
-    """Whether each pass was numbered in its queries, so that no request was sent twice."""
+    """Whether the texts of each trial were numbered, so that none was sent twice."""
     order: OrderReport
     provenance: Provenance
     schema_version: int = SCHEMA
@@ -245,14 +241,14 @@ class RunInfo:
     """Why it is not complete; empty when it is."""
     client: ClientReport | None = None
     sampler_errors: tuple[str, ...] = ()
-    limit: Limit | None = None
+    limit: GemmPeak | None = None
     template_tokens: int = 0
     """Tokens that the score template adds to each pair, about."""
     resumed: tuple[str, ...] = ()
-    """When it was continued; UTC, ISO 8601."""
+    """When it was resumed; UTC, ISO 8601."""
 
     def planned(self, level: Level) -> int:
-        """Requests of one repeat of a level that are to be measured."""
+        """Measured requests of one repetition of a load level."""
         return min(level.requests or self.workload.requests, self.workload.requests)
 
 
@@ -265,16 +261,16 @@ class Run:
     requests: tuple[RequestRecord, ...]
     samples: tuple[Sample, ...] = ()
     problems: tuple[str, ...] = field(default=())
-    """What was wrong with the files but did not keep them from being read."""
+    """Defects of the files that did not prevent reading them."""
 
     @property
     def measured(self) -> tuple[RequestRecord, ...]:
-        """The requests that figures count: no warm-up, none that the user stopped."""
+        """The requests that are counted: neither warm-up nor cancelled."""
         return tuple(r for r in self.requests if r.phase == "measure" and not r.is_cancelled)
 
     @property
     def missing(self) -> tuple[tuple[Level, int, int], ...]:
-        """Level, repeat, and how many of its requests have not ended; none when all have."""
+        """Level, repeat, and number of its requests that are missing."""
         done = Counter((record.level, record.repeat) for record in self.measured)
         turns = [(level, repeat) for level in self.info.levels for repeat in range(self.info.repeats)]
         left = [(one, repeat, self.info.planned(one) - done[one.name, repeat]) for one, repeat in turns]

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops.bench import order, wire
-from ragops.bench.floor import measure_floor
+from ragops.bench.floor import measure_overhead
 from ragops.bench.folder import RunFolder, load_run
-from ragops.bench.level import playing_order
+from ragops.bench.level import trial_order
 from ragops.bench.order import OrderReport
 from ragops.bench.plan import Plan
 from ragops.bench.recorder import Progress, Recorder
@@ -60,7 +60,7 @@ async def record(
             server stopped responding; what was recorded stays.
     """
     timeout = config.request_timeout
-    order_of_trials = playing_order(tuple(config.levels), config.repeats, config.seed)
+    order_of_trials = trial_order(tuple(config.levels), config.repeats, config.seed)
     info = RunInfo(
         name=config.name,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,12 +98,12 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
     api_key: str = "x",
     stop: threading.Event | None = None,
 ) -> Path:
-    """Go on with a run that was cut short: play what is missing, into the same folder.
+    """Resume an incomplete run: send the missing requests, into the same folder.
 
     Args:
         path: The run's folder.
-        workload: Its texts where they were the user's own; otherwise they are drawn again.
-        provenance: What is measured now; it must be what was measured before.
+        workload: The requests where they were the user's own; otherwise they are generated again.
+        provenance: Of the server now; image, model and cores must not have changed.
         sampler: As for :func:`record`.
         progress: As for :func:`record`.
         api_key: As for :func:`record`.
@@ -113,7 +113,7 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
         The run's folder.
 
     Raises:
-        BenchError: Nothing is missing, the texts or the server are not the same, or as :func:`record`.
+        BenchError: The run is complete, the requests or the server changed, or as :func:`record`.
     """
     before = load_run(path)
     info = before.info
@@ -133,39 +133,38 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
 
 
 async def _prepared(plan: Plan, http: wire.Client, *, floor: bool) -> RunInfo:
-    """What is known once the order was asked for and the client's own cost measured."""
+    """``run.json`` with the order check and the client's overhead."""
     info, report = plan.info, plan.info.order
     if not report.skipped:
         before = await order.ask(http, plan.target, report.check)
         if not before.right:
             raise order.refusal(before, plan.target)
         report = replace(report, before=report.before or before)
-    found = await measure_floor(plan.workload) if floor else None
-    client = ClientReport(0, 0, found) if found else info.client
+    client = ClientReport(0, 0, await measure_overhead(plan.workload)) if floor else info.client
     return replace(info, order=report, client=client)
 
 
 def _refuse_other(info: RunInfo, workload: Workload, provenance: Provenance | None) -> None:
     if workload.sha256 != info.workload.sha256:
         raise BenchError(
-            "these are not the texts of that run",
+            "these are not the requests of that run",
             code="run-not-continued",
             evidence=f"sha256 {workload.sha256[:12]}, the run has {info.workload.sha256[:12]}",
-            hint="bring the same file along",
+            hint="give the same file with --workload",
         )
     if provenance is None:
         return
-    pairs = [
-        (one.name, getattr(info.provenance, one.name), getattr(provenance, one.name))
-        for one in fields(provenance)
-    ]
-    changed = [f"{name}: {old}, now {new}" for name, old, new in pairs if name in _MUST_STAY and old != new]
+    changed = []
+    for name in _MUST_STAY:
+        before, now = getattr(info.provenance, name), getattr(provenance, name)
+        if before != now:
+            changed.append(f"{name}: {before}, now {now}")
     if changed:
         raise BenchError(
             "the reranker is not the one that the run began with",
             code="run-not-continued",
             evidence="\n".join(changed),
-            hint="record a new run, and put the two side by side with ragops compare",
+            hint="record a new run, and compare the two with ragops compare",
         )
 
 
@@ -177,8 +176,8 @@ def _folder_name(info: RunInfo) -> str:
 
 
 record_sync = in_any_thread(record)
-"""As :func:`record`, but waits; also inside a running event loop, as in Jupyter. An interrupt
-(Ctrl-C, or a notebook's stop button) ends the run and keeps what there is."""
+"""Blocking form of :func:`record`, also inside a running event loop, as in Jupyter. Ctrl-C ends the run
+and keeps what was recorded."""
 
 resume_sync = in_any_thread(resume)
-"""As :func:`resume`, but waits; see :func:`record_sync`."""
+"""Blocking form of :func:`resume`; see :func:`record_sync`."""

@@ -1,4 +1,4 @@
-"""What ``plots.py`` draws, worked out beforehand and without matplotlib; pure."""
+"""The data of the plots, without matplotlib; pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 Dot = tuple[float, float]
 
 _APART_NS = 500_000_000
-"""Between two looks at a counter, at least."""
+"""Smallest distance of two samples of a counter."""
 _KINDS = 7
 _STEPS = 12
 
 
 @dataclass(frozen=True)
 class Series:
-    """Dots of one kind, and a line through their medians where sizes repeat."""
+    """Points of one kind, and a line through their medians where sizes repeat."""
 
     name: str
     dots: tuple[Dot, ...]
@@ -36,7 +36,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Span:
-    """One pass in time; seconds since the run's start."""
+    """A time span of a load level; seconds since the run's start."""
 
     level: str
     start: float
@@ -49,7 +49,7 @@ def since_start(run: Run, t: int) -> float:
 
 
 def calmest(run: Run) -> tuple[str, list[RequestRecord]]:
-    """The measured level with the fewest clients, whose requests wait least for each other.
+    """The measured level with the fewest clients, and its successful requests.
 
     Raises:
         BenchError: Nothing was measured.
@@ -76,7 +76,7 @@ def by_size(
     All requests are one series when the other size has many values.
 
     Args:
-        records: Answered requests.
+        records: Successful requests.
         size: Gives the value on the x axis.
         kind: Gives the other size, which names the series.
     """
@@ -100,7 +100,7 @@ def _series(name: str, dots: list[Dot], *, joined: bool) -> Series:
 
 
 def spans(run: Run) -> list[Span]:
-    """The passes of a run in time, one after the other."""
+    """The trials of a run in time."""
     groups: dict[tuple[str, int, int], list[RequestRecord]] = defaultdict(list)
     for record in run.requests:
         groups[record.level, record.repeat, record.session].append(record)
@@ -116,22 +116,22 @@ def spans(run: Run) -> list[Span]:
 
 
 def levels_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...]:
-    """A gauge over time; samples without it are left out."""
-    found = [(sample.t, value(sample)) for sample in run.samples]
-    return tuple((since_start(run, t), float(y)) for t, y in found if y is not None)
+    """A gauge over time; samples without it are skipped."""
+    values = [(sample.t, value(sample)) for sample in run.samples]
+    return tuple((since_start(run, t), float(y)) for t, y in values if y is not None)
 
 
 def growth_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...]:
     """How fast a counter of nanoseconds rose, in seconds a second, so cores for CPU time.
 
-    A counter that fell, because the container was started again, leaves a gap. The engine reads counters
-    up to a second after it was asked, so of looks close to each other only the first one counts.
+    A counter that fell, as after a restart, leaves a gap. The Docker engine may return counters up to a
+    second old, so of samples close to each other only the first is used.
     """
     known: list[tuple[int, int]] = []
     for sample in run.samples:
-        seen = value(sample)
-        if seen is not None and (not known or sample.t - known[-1][0] >= _APART_NS):
-            known.append((sample.t, seen))
+        count = value(sample)
+        if count is not None and (not known or sample.t - known[-1][0] >= _APART_NS):
+            known.append((sample.t, count))
     return tuple(
         (since_start(run, after), (high - low) / (after - before))
         for (before, low), (after, high) in pairwise(known)
@@ -140,15 +140,15 @@ def growth_of(run: Run, value: Callable[[Sample], int | None]) -> tuple[Dot, ...
 
 
 _FOOTER_WIDTH = 125
-"""Letters of a caption that fit below a figure on a page."""
+"""Characters in a line of a chart's caption."""
 
 
 def footer(run: Run, width: int = _FOOTER_WIDTH) -> str:
-    """Where a figure comes from: machine, model, image, run; and what stands in for what.
+    """Caption of a chart: machine, model, image, run and substitutes.
 
     Args:
         run: The run.
-        width: Letters in a line.
+        width: Characters in a line.
     """
     origin = run.info.provenance
     digest = origin.image_digest.removeprefix("sha256:")[:12]
@@ -159,8 +159,8 @@ def footer(run: Run, width: int = _FOOTER_WIDTH) -> str:
         f"run {run.path.name}",
     )
     notes = (
-        f"stand-in model: {origin.model_is_stand_in}" if origin.model_is_stand_in else "",
-        f"stand-in client: {origin.client_is_stand_in}" if origin.client_is_stand_in else "",
+        f"substitute model: {origin.model_is_stand_in}" if origin.model_is_stand_in else "",
+        f"substitute client: {origin.client_is_stand_in}" if origin.client_is_stand_in else "",
         "" if run.info.complete else f"incomplete: {run.info.reason}",
     )
     lines = (" · ".join(part for part in parts if part), "; ".join(note for note in notes if note))

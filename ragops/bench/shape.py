@@ -1,7 +1,4 @@
-"""What a reader looks for in a recorded run: the knee, the sizes that fit, stalls, throttling; pure.
-
-``plots`` draws what this gives, and ``chapters.py`` puts it into words.
-"""
+"""Knee, grid of sizes, stalls and CPU use of a recorded run; pure."""
 
 from __future__ import annotations
 
@@ -37,15 +34,14 @@ def words_for(run: Run, name: str) -> str:
 
 
 def by_load(run: Run) -> list[LevelFigures]:
-    """The figures of each level, from the lightest load of its kind to the heaviest."""
+    """The statistics of each level, from the lightest load of its kind to the heaviest."""
     return sorted(stats.figures(run), key=lambda row: (row.level.kind != "closed", row.level.value))
 
 
 def knee(rows: list[LevelFigures]) -> LevelFigures | None:
-    """The level that gives most documents a second for its latency.
+    """The level with the greatest power: throughput divided by p50 (Kleinrock, 1979).
 
-    That is the one with the greatest power, throughput divided by p50 (Kleinrock, 1979). A load
-    beyond it mostly waits. None with fewer than three levels, as the knee is one of those measured.
+    None with fewer than three levels.
     """
     known = [row for row in rows if row.latency[0].value and row.documents_per_s]
     if len(known) < _FEWEST_LEVELS:
@@ -54,13 +50,13 @@ def knee(rows: list[LevelFigures]) -> LevelFigures | None:
 
 
 class Cell(NamedTuple):
-    """Answered requests of one size."""
+    """Successful requests of one size."""
 
     documents: int
     words: int
     """Words in each document."""
     tokens: float | None
-    """Tokens in each document, its share of the query and of a template counted; None when not told."""
+    """Tokens in each document with its query and template; None when not reported."""
     n: int
     seconds: float
     """Median latency."""
@@ -68,7 +64,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """Sizes that were each sent more than once, in the level with the fewest clients."""
+    """Sizes of the load level with the fewest clients."""
 
     level: str
     cells: tuple[Cell, ...]
@@ -84,7 +80,7 @@ class Grid:
         return sorted({cell.words for cell in self.cells})
 
     def length(self, words: int) -> str:
-        """A length as a reader knows it: in tokens where the server counted them."""
+        """A length in tokens, or in words where the server reported no tokens."""
         counted = [cell.tokens for cell in self.cells if cell.words == words and cell.tokens]
         return f"{mean(counted):.0f} tokens" if counted else f"{words} words"
 
@@ -108,10 +104,9 @@ def _cell(size: tuple[int, int], records: list[RequestRecord]) -> Cell:
 
 
 def stalls(run: Run) -> list[Span]:
-    """Times in which requests were on their way and none was answered for unusually long.
+    """Times with requests in flight and no response for more than three times the p90 of the trial's gaps.
 
-    That is more than three times as long as nine of ten waits for the next answer of the same pass;
-    passes with fewer than ten waits are not judged.
+    Trials with fewer than ten gaps are skipped.
     """
     passes: dict[tuple[str, int], list[RequestRecord]] = {}
     for record in run.requests:
@@ -131,7 +126,7 @@ def stalls(run: Run) -> list[Span]:
 
 
 def _waits(records: list[RequestRecord]) -> list[tuple[int, int]]:
-    """From one answer, or from when there was something to answer, to the next."""
+    """From one response, or from when a request was in flight, to the next."""
     answers = sorted(records, key=lambda record: record.t_done)
     first_sent = list(accumulate((record.t_send for record in reversed(answers)), min))[::-1]
     before = [first_sent[0], *(record.t_done for record in answers)]
@@ -142,16 +137,16 @@ def _waits(records: list[RequestRecord]) -> list[tuple[int, int]]:
 
 
 class Use(NamedTuple):
-    """The reranker's CPU while requests were on their way."""
+    """The reranker's CPU use."""
 
     cores: float
     """Cores in use, mean."""
     throttled: float | None
-    """Share of the time in which it was held back by its quota; None when not told."""
+    """Fraction of the time in which it was throttled; None when not reported."""
 
 
 def cpu_use(run: Run) -> Use | None:
-    """CPU in use and held back, over the whole run; None without two samples that tell."""
+    """CPU in use and throttled, over the whole run; None without two samples."""
     used = [(s.t, s.cpu_ns) for s in run.samples if s.cpu_ns is not None]
     held = [(s.t, s.throttled_ns) for s in run.samples if s.throttled_ns is not None]
     cores, throttled = _growth(used), _growth(held)

@@ -1,7 +1,4 @@
-"""Figures of a recorded run, level by level; reads only what ``records.load_run`` gives.
-
-:func:`figures` is for programs, :func:`summary` is the same as a table for people.
-"""
+"""Statistics of a recorded run by load level; :func:`summary` gives them as a table."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ragops.bench.counters import cached_share, counted
+from ragops.bench.counters import cached_share, trial_counters
 from ragops.bench.quantiles import Percentile, percentile
 from ragops.errors import BenchError
 
@@ -24,9 +21,9 @@ SHARES = (0.5, 0.9, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class LevelFigures:
-    """One level; rates a second, of answered requests only.
+    """One load level; rates a second, of successful requests only.
 
-    A failed request counts as slower than any answered one.
+    In the percentiles a failed request counts as slower than any successful one.
     """
 
     level: Level
@@ -36,17 +33,17 @@ class LevelFigures:
     requests_per_s: float
     documents_per_s: float
     tokens_per_s: float | None
-    """None when the server counted no tokens."""
+    """None when the server reported no tokens."""
     latency: tuple[Percentile, ...]
     """p50, p90, p95 and p99 from when a request was due."""
     service: tuple[Percentile, ...]
     """The same from when it was sent."""
     cached_share: float | None = None
-    """Share of the tokens that the server's prefix cache had; None when it didn't say."""
+    """Fraction of the tokens found in the prefix cache; None when not reported."""
     computed_tokens_per_s: float | None = None
-    """Tokens that it computed; None when it didn't say."""
+    """Computed tokens; None when not reported."""
     limit_share: float | None = None
-    """Computed tokens as a share of what the machine's matrix multiplication allows."""
+    """Computed tokens as a fraction of the machine's matrix multiplication peak."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +66,15 @@ def waits(records: list[RequestRecord], *, service: bool = False) -> list[float]
 
 
 def rates(records: list[RequestRecord], clients: int | None) -> Rates:
-    """Throughput of one pass, whose warm-up is part of ``records``.
+    """Throughput of one trial.
 
-    With clients that wait for answers, the time counts from the first measured request until
-    one of them has nothing left to send, as the load is smaller from then on; a request that
-    reaches over an edge counts by its part inside. Otherwise the time is that from the first
-    measured request to the last answer.
+    In a closed loop the time counts from the first measured request until one of the clients has nothing
+    left to send, as the load is smaller from then on; a request across an edge counts by its part inside.
+    Otherwise it is the time from the first measured request to the last response.
 
     Args:
-        records: Requests of one pass, warm-up included.
-        clients: How many waited for answers; None for open loads and bursts.
+        records: Requests of one trial, warm-up included.
+        clients: Concurrent clients of a closed loop; None for other loads.
     """
     start, end = _window(records, clients)
     good = [record for record in records if not record.error]
@@ -107,9 +103,9 @@ def _part(record: RequestRecord, start: int, end: int) -> float:
 
 
 def figures(run: Run) -> tuple[LevelFigures, ...]:
-    """The figures of each level that has measured requests, in the order of ``run.json``."""
-    found = [_level_figures(run, level) for level in run.info.levels]
-    return tuple(row for row in found if row.n)
+    """The statistics of each level with measured requests, in the order of ``run.json``."""
+    rows = [_level_figures(run, level) for level in run.info.levels]
+    return tuple(row for row in rows if row.n)
 
 
 def _level_figures(run: Run, level: Level) -> LevelFigures:
@@ -117,7 +113,7 @@ def _level_figures(run: Run, level: Level) -> LevelFigures:
     each = [rates(turn, level.clients) for turn in passes(run, level.name)]
     tokens = [rate.tokens for rate in each if rate.tokens is not None]
     per_s = _mean(tokens) if tokens else None
-    share = cached_share(counted(run).get(level.name, ()))
+    share = cached_share(trial_counters(run).get(level.name, ()))
     computed = None if per_s is None or share is None else per_s * (1 - share)
     limit = run.info.limit.tokens_per_s if run.info.limit else None
     return LevelFigures(
@@ -136,10 +132,7 @@ def _level_figures(run: Run, level: Level) -> LevelFigures:
 
 
 def passes(run: Run, level: str) -> list[list[RequestRecord]]:
-    """The requests of each repeat of a level that has measured ones, warm-up included.
-
-    A repeat that was cut short and continued is two of them, with no time between.
-    """
+    """The requests of each trial of a level, warm-up included; a resumed repetition is two trials."""
     mine = [record for record in run.requests if record.level == level and not record.is_cancelled]
     turns = sorted({(record.repeat, record.session) for record in mine if record.phase == "measure"})
     return [[record for record in mine if (record.repeat, record.session) == turn] for turn in turns]
@@ -188,7 +181,7 @@ def _whole(value: float | None) -> int | None:
 
 
 def frame(run: Run) -> pd.DataFrame:
-    """Every request as a row, times in seconds from the run's start; for figures and own analysis."""
+    """Every request as a row, times in seconds from the run's start."""
     rows: list[dict[str, object]] = [
         {
             "level": r.level,

@@ -1,4 +1,4 @@
-"""Between threads and event loops: a coroutine for callers that have none, and how to end one."""
+"""Run coroutines from synchronous code, and cancel them."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ async def end(watch: asyncio.Task[None] | None) -> None:
 
 
 def in_any_thread(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """The same function for callers without an event loop, and for those inside one, as in Jupyter."""
+    """Blocking form of a coroutine function, also inside a running event loop, as in Jupyter."""
 
     @functools.wraps(function)
-    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+    def blocking(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(function(*args, **kwargs))
-        return _beside(function(*args, **kwargs))
+        return _in_thread(function(*args, **kwargs))
 
-    return whole
+    return blocking
 
 
-def _beside(coroutine: Coroutine[Any, Any, T]) -> T:
+def _in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run in a thread with a loop of its own, and pass an interrupt on to it."""
     handle: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
 
-    async def held() -> T:
+    async def registered() -> T:
         handle.append((asyncio.get_running_loop(), this()))
         return await coroutine
 
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(asyncio.run, held())
+        job = pool.submit(asyncio.run, registered())
         try:
             return job.result()
         except KeyboardInterrupt:

@@ -1,8 +1,4 @@
-"""One rerank call as RAGFlow makes it: the body, the headers, and what an answer must hold.
-
-``load.py`` sends many of them, ``order.py`` sends one and looks at the scores; ``stopwatch.py`` keeps
-the time.
-"""
+"""One rerank request as RAGFlow sends it, and the validation of its response."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from ragops.bench.stopwatch import Stopwatch
 from ragops.ragflow.request import TIMEOUT, RerankRequest
 
 Client = httpcore.AsyncConnectionPool
-"""What carries requests; made by :func:`client`."""
+"""Connection pool; created by :func:`client`."""
 
 RAGFLOW_TIMEOUT = TIMEOUT
 
@@ -31,13 +27,13 @@ _IDLE = 1.0
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go.
+    """The server that requests are sent to.
 
     Args:
         base_url: Address as registered in RAGFlow, ending in ``/v1``.
         model: Served model name.
-        api_key: Sent as the bearer; must not be empty, as RAGFlow's client refuses that.
-        timeout: Seconds until a request is given up.
+        api_key: Bearer token; must not be empty, as RAGFlow's client refuses that.
+        timeout: Seconds until a request is cancelled.
     """
 
     base_url: str
@@ -53,24 +49,24 @@ class Target:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one request."""
+    """The result of one request."""
 
     t_send: int
     """When it was sent, ns of ``time.perf_counter_ns``."""
     t_done: int
-    """When the last byte was there, or it was given up."""
+    """When the last byte was received, or the request was cancelled."""
     status: int | None = None
-    """HTTP status; None when none came."""
+    """HTTP status; None without a response."""
     tokens: int | None = None
     """Prompt tokens that the server counted."""
     scores: tuple[float, ...] = ()
     """Score of each document, in the order in which they were sent; empty when there was an error."""
     error: str = ""
-    """Why the answer can't be used; empty when it can."""
+    """Why the response is invalid; empty when it is valid."""
 
 
 def client() -> Client:
-    """What carries the requests: httpx's engine without the client around it, which costs time here.
+    """A connection pool of httpcore, without the overhead of httpx; see ``stopwatch.py``.
 
     A connection is used again only within a second, long before any server closes it for being idle;
     RAGFlow makes a new one for each call, which on one machine takes a fraction of a millisecond.
@@ -89,16 +85,16 @@ def encode(model: str, query: str, documents: tuple[str, ...]) -> bytes:
 
 
 async def post(http: Client, target: Target, body: bytes, documents: int) -> Reply:
-    """Send one request and wait for the whole answer.
+    """Send one request and wait for the complete response.
 
     Args:
         http: From :func:`client`.
-        target: Where to.
+        target: The server.
         body: From :func:`encode`.
-        documents: How many documents must come back.
+        documents: Number of documents sent.
 
     Returns:
-        The reply; whatever goes wrong is in its ``error``. Only cancellation is raised.
+        The reply; failures are in its ``error``. Only cancellation is raised.
     """
     begun = time.perf_counter_ns()
     try:
@@ -109,7 +105,7 @@ async def post(http: Client, target: Target, body: bytes, documents: int) -> Rep
             finally:
                 await response.aclose()
     except TimeoutError:
-        return Reply(begun, time.perf_counter_ns(), error=f"timeout: no answer in {target.timeout:g} s")
+        return Reply(begun, time.perf_counter_ns(), error=f"timeout: no response in {target.timeout:g} s")
     except _BROKEN as error:
         return Reply(begun, time.perf_counter_ns(), error=f"connection: {error!r}"[:_SHORT])
     over = response.extensions["network_stream"]
@@ -121,7 +117,7 @@ async def post(http: Client, target: Target, body: bytes, documents: int) -> Rep
 
 
 _BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
-"""What becomes of connections that fail, of answers that are no HTTP, and of an address without http."""
+"""Failed connections, responses that are not HTTP, and addresses without http."""
 
 
 def _request(target: Target, body: bytes) -> httpcore.Request:
@@ -138,34 +134,36 @@ def _request(target: Target, body: bytes) -> httpcore.Request:
 @lru_cache(maxsize=8)
 def _parsed(address: str) -> tuple[bytes, httpcore.URL]:
     """The Host header and the address."""
-    told = httpx.URL(address)
-    url = httpcore.URL(scheme=told.raw_scheme, host=told.raw_host, port=told.port, target=told.raw_path)
-    return told.netloc, url
+    parsed = httpx.URL(address)
+    url = httpcore.URL(
+        scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
+    )
+    return parsed.netloc, url
 
 
 def _read(content: bytes, documents: int, t_send: int, t_done: int) -> Reply:
     status = int(httpx.codes.OK)
     try:
-        answer = json.loads(content)
-        scores = _scores(answer, documents)
-        tokens = _tokens(answer)
+        response = json.loads(content)
+        scores = _scores(response, documents)
+        tokens = _tokens(response)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         return Reply(t_send, t_done, status=status, error=f"answer: {error!r}"[:_SHORT])
     return Reply(t_send, t_done, status=status, tokens=tokens, scores=scores)
 
 
-def _scores(answer: Any, documents: int) -> tuple[float, ...]:
-    found = {int(result["index"]): float(result["relevance_score"]) for result in answer["results"]}
-    if sorted(found) != list(range(documents)):
-        msg = f"{len(found)} different documents scored, {documents} sent"
+def _scores(response: Any, documents: int) -> tuple[float, ...]:
+    scores = {int(result["index"]): float(result["relevance_score"]) for result in response["results"]}
+    if sorted(scores) != list(range(documents)):
+        msg = f"{len(scores)} different documents scored, {documents} sent"
         raise ValueError(msg)
-    if not all(map(math.isfinite, found.values())):
-        msg = "a score is no number"
+    if not all(map(math.isfinite, scores.values())):
+        msg = "a score is not finite"
         raise ValueError(msg)
-    return tuple(found[index] for index in range(documents))
+    return tuple(scores[index] for index in range(documents))
 
 
-def _tokens(answer: Any) -> int | None:
-    usage = answer.get("usage") or {}
+def _tokens(response: Any) -> int | None:
+    usage = response.get("usage") or {}
     tokens = usage.get("prompt_tokens", usage.get("total_tokens"))
     return None if tokens is None else int(tokens)

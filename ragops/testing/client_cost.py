@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ragops import host as hosts
 from ragops.bench import Level, wire
-from ragops.bench.load import Job, Pass, play
+from ragops.bench.load import EncodedRequest, Trial, play
 from ragops.bench.workload import Workload, synthetic
 from ragops.testing.echo import MODEL, EchoProcess
 
@@ -154,14 +154,16 @@ def _accuracy(texts: Workload, least: float, most: float, at_once: int, requests
 def _sent(echo: EchoProcess, texts: Workload, at_once: int, requests: int) -> list[float]:
     """Seconds of each request, as the load generator keeps them."""
     bodies = [wire.encode(MODEL, one.query, one.documents) for one in texts.requests]
-    jobs = tuple(Job(n, "measure", bodies[n % len(bodies)], DOCUMENTS, WORDS) for n in range(requests))
+    encoded = tuple(
+        EncodedRequest(n, "measure", bodies[n % len(bodies)], DOCUMENTS, WORDS) for n in range(requests)
+    )
     times: list[float] = []
 
     async def whole() -> None:
         async with wire.client() as http:
             target = wire.Target(echo.base_url, MODEL)
-            turn = Pass(Level.closed(at_once), 0, jobs, seed=1)
-            await play(turn, http, target, lambda record: times.append(record.service))
+            trial = Trial(Level.closed(at_once), 0, encoded, seed=1)
+            await play(trial, http, target, lambda record: times.append(record.service))
 
     asyncio.run(whole())
     return times

@@ -26,7 +26,7 @@ from ragops import host as hosts
 from ragops import image as images
 from ragops import model as models
 from ragops import quantize
-from ragops.bench import Limit, Provenance, synthetic
+from ragops.bench import GemmPeak, Provenance, synthetic
 from ragops.bench.sizes import TOKENS_PER_WORD
 from ragops.container import NetworkSpec
 from ragops.errors import LaunchError
@@ -66,7 +66,7 @@ class Measured:
     origin: Provenance
     seconds: float
     """That all of it took."""
-    limit: Limit
+    limit: GemmPeak
     recipe_is_mended: str
     launches: tuple[Launch, ...]
     series: tuple[Series, ...]
@@ -157,7 +157,7 @@ def _int8(
         return (), (), error.short
 
 
-def _calls(asked: Call, default: Server, known: Series, limit: Limit) -> Series | None:
+def _calls(asked: Call, default: Server, known: Series, limit: GemmPeak) -> Series | None:
     """Calls of one of RAGFlow's sizes, for as long as the time allows; None where none can end in time."""
     if not targets.worth_sending(asked, known, limit):
         return None

@@ -14,7 +14,7 @@ from ragops.bench.agreement import agreement
 from ragops.bench.quantiles import needed, seconds, share_at_least
 
 if TYPE_CHECKING:
-    from ragops.bench.records import Limit, Sample
+    from ragops.bench.records import GemmPeak, Sample
 
 Answer = Literal["met", "missed", "beyond this machine"]
 
@@ -112,13 +112,13 @@ def others(before: Sample, after: Sample) -> float:
     return max(0.0, (used[1] - used[0]) / (after.t - before.t))
 
 
-def documents(limit: Limit) -> int:
+def documents(limit: GemmPeak) -> int:
     """Documents of a call that takes some :data:`CALL_SECONDS`, at the machine's limit."""
     fit = CALL_SECONDS * (limit.tokens_per_s or 0) / (DRAWN_TOKENS + TEMPLATE_TOKENS)
     return min(MOST_DOCUMENTS, max(2, int(fit)))
 
 
-def worth_sending(asked: Call, known: Series, limit: Limit) -> bool:
+def worth_sending(asked: Call, known: Series, limit: GemmPeak) -> bool:
     """Whether a call could end in its time if the machine did nothing but multiply."""
     least = _least(asked, known, limit)
     return least is None or least <= asked.within
@@ -129,7 +129,7 @@ def answered(*, met: bool, possible: bool) -> Answer:
     return "met" if met else "missed" if possible else "beyond this machine"
 
 
-def against_recipe(default: Series, recipe: Series, limit: Limit) -> Target:
+def against_recipe(default: Series, recipe: Series, limit: GemmPeak) -> Target:
     """The default launch against what people copy by hand."""
     ratio = default.documents_per_s / recipe.documents_per_s
     most = (limit.tokens_per_s or 0) / default.computed_per_document / recipe.documents_per_s
@@ -150,7 +150,7 @@ _SAME_ARITHMETIC = (
 )
 
 
-def share_of_limit(default: Series, limit: Limit) -> Target:
+def share_of_limit(default: Series, limit: GemmPeak) -> Target:
     """How much of the machine's multiplication the served model gets."""
     name, asked = "share of the machine's own limit", f"at least {LIMIT_SHARE:.0%}, better {LIMIT_AIM:.0%}"
     if limit.tokens_per_s is None:
@@ -212,7 +212,7 @@ _TRIED = (
 )
 
 
-def call(asked: Call, default: Series, limit: Limit, sent: Series | None, int8: Series | None) -> Target:
+def call(asked: Call, default: Series, limit: GemmPeak, sent: Series | None, int8: Series | None) -> Target:
     """A call of RAGFlow's size.
 
     Args:
@@ -245,7 +245,7 @@ def _tokens(asked: Call, known: Series) -> float:
     return asked.documents * (asked.tokens + around)
 
 
-def _least(asked: Call, known: Series, limit: Limit) -> float | None:
+def _least(asked: Call, known: Series, limit: GemmPeak) -> float | None:
     return _tokens(asked, known) / limit.tokens_per_s if limit.tokens_per_s else None
 
 

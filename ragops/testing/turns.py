@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ragops import limit as limits
 from ragops import origins, ready, sizing, verbs, vllm
-from ragops.bench import Limit, Provenance, wire
+from ragops.bench import GemmPeak, Provenance, wire
 from ragops.container import ContainerSpec, Mount
 from ragops.errors import BenchError, EngineError
 from ragops.stack import Network, Reranker, Stack
@@ -142,7 +142,7 @@ class Rig:
                 self.engine.unpause(spec.name)
             self.engine.remove_container(spec.name)
 
-    def limit(self, spec: ContainerSpec) -> Limit:
+    def limit(self, spec: ContainerSpec) -> GemmPeak:
         """What the machine can do at most, on the cores of a launch."""
         chosen = sizing.cores(Stack(), self.host)
         threads = len(sizing.compute_cpus(chosen))

@@ -10,7 +10,7 @@ import pytest
 import ragops
 from ragops import measure
 from ragops.bench import BenchmarkConfig, Level, figures, load_run, ragflow, summary, synthetic, verdict
-from ragops.bench.counters import counted, disturbances
+from ragops.bench.counters import disturbances, trial_counters
 from ragops.ragflow.request import RerankRequest
 
 
@@ -61,7 +61,7 @@ def test_the_server_was_watched(run):
 
 def test_the_servers_own_counters_are_those_of_our_requests(run):
     """vLLM and the stub count alike: calls of the rerank route, and all tokens of their prompts."""
-    for level, passes in counted(run).items():
+    for level, passes in trial_counters(run).items():
         sent = [record for record in run.requests if record.level == level]
         assert sum(one.calls for one in passes) == sum(one.ours for one in passes) == len(sent)
         assert sum(one.prompt_tokens for one in passes) == sum(record.tokens for record in sent)
@@ -137,7 +137,7 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
     found = verdict(run)
     assert found.release == "v0.27.0"
     assert "largest window" in str(found)  # how large depends on the machine
-    assert "stand-in model" in found.sentence
+    assert "substitute model" in found.sentence
 
 
 def test_any_server_is_measured_by_its_address(declared, running, tmp_path):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragops.bench import Level, wire
-from ragops.bench.floor import measure_floor
-from ragops.bench.level import due_times, playing_order
-from ragops.bench.load import Job, Pass, play
+from ragops.bench.floor import measure_overhead
+from ragops.bench.level import due_times, trial_order
+from ragops.bench.load import EncodedRequest, Trial, play
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck, _ask, ask, judge
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
@@ -24,11 +24,11 @@ BODY = wire.encode("stub-reranker", "red apple", ("a red apple", "a pear"))
 
 def played(level, count, behaviour, timeout=5.0):
     records = []
-    jobs = tuple(Job(index, "measure", BODY, 2, 3) for index in range(count))
+    requests = tuple(EncodedRequest(index, "measure", BODY, 2, 3) for index in range(count))
 
     async def whole(target):
         async with wire.client() as http:
-            await play(Pass(level, 0, jobs, seed=1), http, target, records.append)
+            await play(Trial(level, 0, requests, seed=1), http, target, records.append)
 
     with StubReranker(behaviour) as stub:
         asyncio.run(whole(wire.Target(stub.base_url, "stub-reranker", timeout=timeout)))
@@ -78,7 +78,7 @@ def test_failures_are_kept_with_their_reason():
 
 def test_timeout_is_an_error_and_not_a_wait():
     records = played(Level.closed(1), 2, Behaviour(fixed_s=1, serial=False), timeout=0.2)
-    assert [r.error for r in records] == ["timeout: no answer in 0.2 s"] * 2
+    assert [r.error for r in records] == ["timeout: no response in 0.2 s"] * 2
     assert all(0.2 <= r.service < 1 for r in records)
 
 
@@ -172,8 +172,8 @@ def test_a_level_is_read_from_its_name():
 
 def test_repeats_are_interleaved_in_a_seeded_order():
     levels = tuple(Level.closed(clients) for clients in (1, 2, 3, 4, 5))
-    order = playing_order(levels, 3, seed=4)
-    assert order == playing_order(levels, 3, seed=4) != playing_order(levels, 3, seed=5)
+    order = trial_order(levels, 3, seed=4)
+    assert order == trial_order(levels, 3, seed=4) != trial_order(levels, 3, seed=5)
     assert [repeat for _, repeat in order] == [0] * 5 + [1] * 5 + [2] * 5
     rounds = [[level for level, repeat in order if repeat == number] for number in range(3)]
     assert all(set(one) == set(levels) for one in rounds)
@@ -208,7 +208,7 @@ def test_judge_takes_no_ties_and_no_nan():
 
 def test_floor_is_measured_against_a_stub_of_its_own():
     began = time.perf_counter_ns()
-    floor = asyncio.run(measure_floor(synthetic(2, 3, 20), requests=4))
+    floor = asyncio.run(measure_overhead(synthetic(2, 3, 20), requests=4))
     assert (floor.requests, floor.errors) == (4, 0)
     assert floor.cpu_ns_per_request > 0
     assert 0 < floor.p50_ns < time.perf_counter_ns() - began

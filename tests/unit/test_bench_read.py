@@ -25,7 +25,7 @@ from ragops.bench import (
 )
 from ragops.bench.counters import disturbances
 from ragops.bench.order import Ordering, OrderReport
-from ragops.bench.records import Gemm, Limit, RequestRecord, Run, RunInfo, WorkloadInfo
+from ragops.bench.records import Gemm, GemmPeak, RequestRecord, Run, RunInfo, WorkloadInfo
 from ragops.bench.stats import rates
 from ragops.errors import BenchError
 
@@ -188,7 +188,7 @@ def test_computed_tokens_are_those_that_no_cache_had():
 
 
 def test_share_of_what_the_machine_can_do():
-    limit = Limit(
+    limit = GemmPeak(
         "bfloat16", 0.88e9, 2, (Gemm("float32", 0.4), Gemm("bfloat16", 17.6), Gemm("int8", None, "x"))
     )
     assert limit.tokens_per_s == pytest.approx(20000)
@@ -203,7 +203,7 @@ def test_a_second_client_is_seen_by_what_the_server_counted():
     turn = one_by_one([1.0] * 10)
     assert disturbances(made(turn, samples=counting())) == ()
     strange = made(turn, samples=counting(calls=13))
-    assert disturbances(strange) == ("a second client: the server answered 3 calls that were not ours",)
+    assert ["second client" in line and "3 requests" in line for line in disturbances(strange)] == [True]
     assert "a second client" in verdict(strange).sentence
 
 
@@ -221,9 +221,9 @@ def test_throttling_theft_and_a_restart_are_told():
     slowed = replace(last, throttled_ns=2 * 10**9, host_stolen_ns=10**9)
     start = replace(first, throttled_ns=0, host_stolen_ns=0)
     found = disturbances(made(turn, samples=[start, slowed]))
-    assert found == ("the hypervisor kept up to 0.10 cores", "the container was throttled for 2.0 s")
+    assert ["0.10 cores" in found[0], "throttled for 2.0 s" in found[1]] == [True, True]
     again = [replace(first, calls=500), last]
-    assert disturbances(made(turn, samples=again)) == ("the reranker was started again during the run",)
+    assert disturbances(made(turn, samples=again)) == ("the reranker was restarted during the run",)
 
 
 def test_summary_prints_percentiles_only_when_they_mean_something():
@@ -346,7 +346,11 @@ def test_everything_that_a_reader_must_know_is_in_the_sentence():
     )
     run = replace(run, info=replace(run.info, complete=False, reason="stopped by the user"))
     sentence = verdict(run).sentence
-    for part in ("stand-in model: random weights", "stand-in client: the demo client", "incomplete: stopped"):
+    for part in (
+        "substitute model: random weights",
+        "substitute client: the demo client",
+        "incomplete: stopped",
+    ):
         assert part in sentence
     assert "order of the scores not checked: random weights" in sentence
     cut = replace(run.info, workload=replace(WORKLOAD, cut_to=110))
@@ -515,7 +519,7 @@ def test_stand_ins_are_under_every_figure(drawn):
     origin = replace(ORIGIN, model_is_stand_in="random weights", client_is_stand_in="the demo client")
     caption = series.footer(replace(drawn, info=replace(drawn.info, provenance=origin, complete=False)))
     assert caption.splitlines()[1].startswith(
-        "stand-in model: random weights; stand-in client: the demo client; inc"
+        "substitute model: random weights; substitute client: the demo client; inc"
     )
 
 

@@ -101,7 +101,7 @@ def test_another_reranker_or_other_texts_are_refused(cut):
     with pytest.raises(BenchError, match="not the one that the run began with") as caught:
         resume_sync(cut, provenance=replace(ORIGIN, model_sha256="b" * 64))
     assert "model_sha256" in caught.value.evidence
-    with pytest.raises(BenchError, match="not the texts of that run"):
+    with pytest.raises(BenchError, match="not the requests of that run"):
         resume_sync(cut, workload=synthetic(12, 3, 20, seed=2))
     assert not load_run(cut).info.resumed
 

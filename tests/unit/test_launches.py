@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ragops import model as models
-from ragops.bench import Limit, Provenance, synthetic, wire
+from ragops.bench import GemmPeak, Provenance, synthetic, wire
 from ragops.bench.records import Gemm
 from ragops.bench.sizes import TOKENS_PER_WORD
 from ragops.errors import BenchError, LaunchError, ModelError
@@ -20,7 +20,7 @@ from ragops.testing import checkpoint, launches, targets, turns
 from ragops.testing.targets import Series, Timed
 
 ROOT = Path(__file__).parents[2]
-LIMIT = Limit("float32", 0.88e9, 2, (Gemm("float32", 0.13), Gemm("int8", None, "no kernel")))
+LIMIT = GemmPeak("float32", 0.88e9, 2, (Gemm("float32", 0.13), Gemm("int8", None, "no kernel")))
 CALL = Timed(20.0, 5, 1775, 1700, (0.9, 0.5, 0.1, 0.2, 0.3), 0.25)
 
 

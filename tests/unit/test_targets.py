@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from ragops.bench.records import Gemm, Limit, Sample
+from ragops.bench.records import Gemm, GemmPeak, Sample
 from ragops.testing import targets
 from ragops.testing.targets import CALLS, Call, Series, Timed
 
-AMX = Limit("bfloat16", 0.88e9, 2, (Gemm("float32", 0.37), Gemm("bfloat16", 2.6)))
+AMX = GemmPeak("bfloat16", 0.88e9, 2, (Gemm("float32", 0.37), Gemm("bfloat16", 2.6)))
 """2,955 tokens/s."""
-AVX2 = Limit("float32", 0.88e9, 2, (Gemm("float32", 0.13), Gemm("bfloat16", 0.02)))
+AVX2 = GemmPeak("float32", 0.88e9, 2, (Gemm("float32", 0.13), Gemm("bfloat16", 0.02)))
 """148 tokens/s."""
 TYPICAL, HEAVY = CALLS
 
@@ -39,7 +39,7 @@ class TestSeries:
     def test_calls_are_as_large_as_the_machine_is_fast(self):
         assert targets.documents(AVX2) == 6  # 15 s x 148 tokens/s / 355 tokens
         assert targets.documents(AMX) == targets.MOST_DOCUMENTS
-        assert targets.documents(Limit("float32", 0.88e9, 2, ())) == 2
+        assert targets.documents(GemmPeak("float32", 0.88e9, 2, ())) == 2
 
 
 class TestRecipe:
@@ -63,7 +63,7 @@ class TestRecipe:
         assert targets.against_recipe(series(2.0), series(4.0), AMX).note == ""
 
     def test_a_limit_that_is_unknown_excuses_nothing(self):
-        unknown = Limit("bfloat16", 0.88e9, 2, (Gemm("bfloat16", None, "no kernel"),))
+        unknown = GemmPeak("bfloat16", 0.88e9, 2, (Gemm("bfloat16", None, "no kernel"),))
         assert targets.against_recipe(series(2.0), series(4.0), unknown).answer == "missed"
         found = targets.share_of_limit(series(2.0), unknown)
         assert (found.answer, found.figure) == ("missed", "the limit could not be measured: no kernel")
@@ -143,5 +143,5 @@ class TestCalls:
         assert "about 26 s" in found.figure  # 90 x (500 + 60) tokens at 1,943 a second
 
     def test_a_machine_of_unknown_limit_is_asked(self):
-        unknown = Limit("bfloat16", 0.88e9, 2, ())
+        unknown = GemmPeak("bfloat16", 0.88e9, 2, ())
         assert targets.worth_sending(Call("x", 9, 9, 0.001), series(20.0), unknown)

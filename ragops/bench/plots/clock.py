@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ragops.bench import series, shape
-from ragops.bench.gauges import gauges
+from ragops.bench.gauges import timeseries
 from ragops.bench.plots.frame import (
     BLACK,
     BLUE,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ragops.bench.gauges import Gauge
+    from ragops.bench.gauges import TimeSeries
     from ragops.bench.plots.frame import Frame
     from ragops.bench.records import Run
 
@@ -40,7 +40,7 @@ _SECONDS_SHOWN = 600
 _POINTS_DRAWN = 4000
 """Beyond this many points a figure holds them as an image."""
 
-Panel = tuple[str, list["Gauge"]]
+Panel = tuple[str, list["TimeSeries"]]
 
 
 def timeline(run: Run, *, narrow: bool = False) -> Figure:
@@ -158,8 +158,8 @@ def _lines(
 
 def _panels(run: Run) -> list[Panel]:
     """The panels that have something to show: a label of the y axis, and gauges."""
-    panels: dict[str, list[Gauge]] = {}
-    for one in gauges(run):
+    panels: dict[str, list[TimeSeries]] = {}
+    for one in timeseries(run):
         panels.setdefault(one.panel.replace(" (", "\n("), []).append(one)
     return list(panels.items())
 
