@@ -1,7 +1,4 @@
-"""Text for made-up workloads: our own source text, cut to length, and as RAGFlow's tokenizer leaves it.
-
-``workload.py`` asks a :class:`Writer` for queries and documents.
-"""
+"""Texts of generated workloads, as written or stemmed as by RAGFlow's tokenizer."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _TRIES = 100
 
 @dataclass(frozen=True)
 class Topic:
-    """One part of the source text; ``{n}`` in its lines is a number to fill in."""
+    """One part of the source text; ``{n}`` in its lines is replaced by a number."""
 
     title: str
     questions: tuple[str, ...]
@@ -37,7 +34,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Passage:
-    """A document and the title of the file that it would be a part of."""
+    """A document and the title of its file."""
 
     title: str
     text: str
@@ -45,7 +42,7 @@ class Passage:
 
 @cache
 def topics() -> tuple[Topic, ...]:
-    """The source text that ships with ragops, in its own order."""
+    """The source text that ships with ragops."""
     source = files("ragops").joinpath("data/workload.txt").read_text(encoding="utf-8")
     return tuple(_topic(block.splitlines()) for block in source.strip().split("\n\n"))
 
@@ -62,7 +59,7 @@ def count_words(text: str) -> int:
 
 
 def cut(text: str, words: int) -> str:
-    """The text up to the end of its n-th word, or all of it when it is shorter."""
+    """The text up to the end of its n-th word."""
     for number, word in enumerate(_WORD.finditer(text), start=1):
         if number == words:
             return text[: word.end()]
@@ -95,7 +92,7 @@ def stemmed(passage: Passage) -> str:
 
 
 class Writer:
-    """Draws queries and documents; never the same one twice.
+    """Generates queries and documents, none twice.
 
     Args:
         seed: The same seed gives the same texts.
@@ -110,7 +107,7 @@ class Writer:
         return self._new(self._query)
 
     def passage(self, words: int) -> Passage:
-        """A document of exactly so many words, which runs on into the next topics."""
+        """A document of exactly this many words, which continues with the next topics."""
         start = self.chance.randrange(len(topics()))
         title = topics()[start].title
         return Passage(title, self._new(lambda: self._passage(start, words)))

@@ -193,7 +193,7 @@ def _notes(run: Run, release: str) -> tuple[str, ...]:
         f"substitute client: {origin.client_is_stand_in}" if origin.client_is_stand_in else "",
         "" if run.info.complete else f"incomplete: {run.info.reason}",
         run.info.order.verdict if run.info.order.skipped or run.info.order.failed else "",
-        f"lighter than RAGFlow's load: {cut} truncated to {workload.cut_to} words" if workload.cut_to else "",
+        f"lighter than RAGFlow's load: {cut} cut to {workload.cut_to} words" if workload.cut_to else "",
         f"the window is that of {made_for}" if made_for and windows(made_for) != windows(release) else "",
         *disturbances(run),
     )

@@ -1,7 +1,4 @@
-"""What a benchmark sends: frozen requests, the same for the same arguments, named by their sha256.
-
-The texts come from ``text.py``; ``run.py`` sends them.
-"""
+"""Workloads: reproducible requests, identified by their sha256; ``text.py`` generates the texts."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 Form = Literal["natural", "stemmed"]
 
 MOST_TOKENS_PER_WORD = 2.2
-"""What a word may cost at most: long German ones, split up by a vocabulary made for English."""
+"""Upper bound: long German words, split by a vocabulary for English."""
 
 _SHORTEST = 8
 
@@ -38,7 +35,7 @@ _Text = Annotated[str, Field(min_length=1)]
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Request:
-    """One rerank call: a query and the documents to be sorted."""
+    """One rerank request: a query and its documents."""
 
     query: _Text
     documents: Annotated[tuple[_Text, ...], Field(min_length=1)]
@@ -56,13 +53,13 @@ class Workload:
     Args:
         name: Short name.
         profile: ``synthetic``, ``grid``, ``ragflow`` or ``own``.
-        description: How it was made, with every number, so that it can be made again.
-        seed: What the texts were drawn with; None for the user's own.
+        description: How it was generated, with all parameters.
+        seed: Seed of the texts; None for the user's own.
         requests: The requests.
-        cut_to: Words of the longest pair where documents were cut for the model.
-        cut_documents: How many were cut.
-        release: Release of RAGFlow whose window it has; empty where it has none's.
-        recipe: JSON for :func:`again`; empty for texts that nobody can draw again.
+        cut_to: Words of the longest pair where documents were truncated for the model.
+        cut_documents: Number of truncated documents.
+        release: Release of RAGFlow with this window; empty for others.
+        recipe: JSON for :func:`again`; empty for the user's own texts.
     """
 
     name: str
@@ -92,8 +89,8 @@ class Workload:
         return sum(len(request.documents) for request in self.requests)
 
     def info(self) -> WorkloadInfo:
-        """What ``run.json`` keeps of it."""
-        asked = sum(count_words(request.query) * len(request.documents) for request in self.requests)
+        """Its entry in ``run.json``."""
+        words = sum(count_words(request.query) * len(request.documents) for request in self.requests)
         return WorkloadInfo(
             name=self.name,
             profile=self.profile,
@@ -104,7 +101,7 @@ class Workload:
             cut_to=self.cut_to,
             cut_documents=self.cut_documents,
             documents=self.documents,
-            query_words=round(asked / self.documents, 2),
+            query_words=round(words / self.documents, 2),
             release=self.release,
             recipe=self.recipe,
         )
@@ -122,14 +119,14 @@ def synthetic(
     """Requests of one size.
 
     Args:
-        requests: How many.
+        requests: Number of requests.
         documents: Documents in each.
         words: Words in each document.
-        seed: What to draw the texts with.
+        seed: Seed of the texts.
         max_words: Longest query and document together, for a model with a short context; see
             :func:`words_for_context`.
-        unique: New texts in every request; otherwise all requests are the same, which is the
-            best case for the server's caches.
+        unique: New texts in every request; otherwise all requests are the same, the best case for
+            caches.
 
     Raises:
         BenchError: There are not so many different texts of that length.
@@ -158,7 +155,7 @@ def grid(
         documents: Numbers of documents.
         words: Words in each document.
         each: Requests of each pair.
-        seed: What to draw the texts and the order with.
+        seed: Seed of the texts and the order.
         max_words: As for :func:`synthetic`.
     """
     writer = Writer(seed)
@@ -188,16 +185,16 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     :data:`ragops.bench.sizes.RAGFLOW_PAIR_TOKENS`.
 
     Args:
-        requests: How many.
-        seed: What to draw the texts with.
+        requests: Number of requests.
+        seed: Seed of the texts.
         form: ``natural`` text, as RAGFlow sends with Infinity as its document engine, or
             ``stemmed``, as it sends with the others.
-        window: Documents in one call and their share; otherwise the release's.
+        window: Documents in one request and their fraction; otherwise the release's.
         release: Such as ``v0.25.3``; the newest window when left out.
-        page_size: Documents that RAGFlow shows; a mixture of its pages when None.
-        tail: Share of documents of 2,000 to 8,000 tokens.
-        max_words: As for :func:`synthetic`. It makes the load lighter than RAGFlow's, and the
-            description says so.
+        page_size: RAGFlow's page size; a mixture when None.
+        tail: Fraction of documents of 2,000 to 8,000 tokens.
+        max_words: As for :func:`synthetic`; makes the load lighter than RAGFlow's, as the description
+            says.
 
     Raises:
         RagflowError: The release is not known.
@@ -208,8 +205,8 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     shares = [share for _, share in window]
     drawn = writer.chance.choices(counts, weights=shares, k=requests)
     texts = tuple(_drawn_pairs(writer, count, form, max_words, tail) for count in drawn)
-    seen = Counter(drawn)
-    sent = ", ".join(f"{seen[count]} of {count}" for count in counts)
+    counted = Counter(drawn)
+    sent = ", ".join(f"{counted[count]} of {count}" for count in counts)
     long = f", {tail:.1%} of {TAIL_TOKENS[0]} to {TAIL_TOKENS[1]} tokens" if tail else ""
     text = (
         f"{requests} requests ({sent} documents), {form} text, pairs of p50 280, p90 480, p99 650 tokens"
@@ -221,27 +218,27 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
 
 
 def again(info: WorkloadInfo) -> Workload:
-    """The workload of a recorded run, drawn anew.
+    """The workload of a recorded run, generated again.
 
     Raises:
-        BenchError: Its texts were the user's own, or this release of ragops draws others.
+        BenchError: Its texts were the user's own, or this release of ragops generates others.
     """
     makers: dict[str, Callable[..., Workload]] = {"synthetic": synthetic, "grid": grid, "ragflow": ragflow}
     if info.profile not in makers or not info.recipe:
         raise BenchError(
-            f"the texts of {info.name} can't be drawn again",
+            f"the texts of {info.name} can't be generated again",
             code="run-not-continued",
             evidence=f"its profile is {info.profile}",
-            hint="bring them along: ragops bench --resume RUN --workload FILE",
+            hint="give them: ragops bench --resume RUN --workload FILE",
         )
     arguments = {name: _frozen(value) for name, value in json.loads(info.recipe).items()}
     made = makers[info.profile](**arguments)
     if made.sha256 != info.sha256:
         raise BenchError(
-            f"the texts of {info.name} are drawn differently by this release of ragops",
+            f"the texts of {info.name} are generated differently by this release of ragops",
             code="run-not-continued",
             evidence=f"sha256 {made.sha256[:12]}, the run has {info.sha256[:12]}",
-            hint="go on with the release that began the run",
+            hint="resume with the release that recorded the run",
         )
     return made
 
@@ -251,13 +248,13 @@ def _frozen(value: Any) -> Any:
 
 
 def words_for_context(tokens: int, template: int = 0) -> int:
-    """A ``max_words`` with which no pair is too long for a model.
+    """A ``max_words`` with which no pair exceeds a model's context.
 
     Args:
         tokens: The model's context, such as 256 for all-MiniLM-L6-v2.
-        template: What the server's score template adds to a pair; 75 for Qwen3-Reranker.
+        template: Tokens that the score template adds to a pair; 75 for Qwen3-Reranker.
     """
-    spare = 9  # the number of the pass before query and document, and the marks between the texts
+    spare = 9  # the prefix of the trial, and special tokens
     return max(1, int((tokens - template - spare) / MOST_TOKENS_PER_WORD))
 
 
@@ -276,7 +273,7 @@ def from_jsonl(path: Path | str) -> Workload:
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     requests = tuple(_parsed(file, number, line) for number, line in numbered)
     if not requests:
-        raise BenchError(f"{file} holds no request", code="workload-refused", hint=_FORM, file=file)
+        raise BenchError(f"{file} has no request", code="workload-refused", hint=_FORM, file=file)
     return Workload(file.stem, "own", f"{len(requests)} requests of the user's own", None, requests)
 
 
@@ -285,7 +282,7 @@ _FORM = 'each line is {"query": "...", "documents": ["...", ...]}'
 
 
 def _parsed(file: Path, number: int, line: bytes) -> Request:
-    what = f"{file}:{number} is no request"
+    what = f"{file}:{number} is not a request"
     with file_errors(BenchError, what, file, code="workload-refused", hint=_FORM):
         return _REQUEST.validate_json(line)
 
@@ -299,9 +296,9 @@ def _drawn(writer: Writer, lengths: list[int], max_words: int | None) -> Request
 
 def _drawn_pairs(writer: Writer, count: int, form: Form, max_words: int | None, tail: float) -> Request:
     query = writer.query()
-    asked, room = count_words(query), _room(query, max_words)
+    words, room = count_words(query), _room(query, max_words)
     pairs = [pair_tokens(writer.chance, tail) / TOKENS_PER_WORD for _ in range(count)]
-    passages = [writer.passage(min(max(round(pair) - asked, _SHORTEST), room)) for pair in pairs]
+    passages = [writer.passage(min(max(round(pair) - words, _SHORTEST), room)) for pair in pairs]
     return Request(query, tuple(_formed(passage, form, room) for passage in passages))
 
 
@@ -310,12 +307,12 @@ def _formed(passage: Passage, form: Form, room: int) -> str:
 
 
 def _room(query: str, max_words: int | None) -> int:
-    """Words that a document may have at most beside this query."""
+    """Most words of a document with this query."""
     return sys.maxsize if max_words is None else max(1, max_words - count_words(query))
 
 
 def _finished(made: Workload, max_words: int | None, recipe: Mapping[str, object]) -> Workload:
-    """With its recipe; it says so where the limit on words was reached."""
+    """With its recipe, and a note where the limit on words was reached."""
     whole = {**recipe, "seed": made.seed, "max_words": max_words}
     made = replace(made, recipe=json.dumps(whole, separators=(",", ":")))
     cut = sum(_cut(request, max_words) for request in made.requests) if max_words else 0
@@ -327,8 +324,8 @@ def _finished(made: Workload, max_words: int | None, recipe: Mapping[str, object
 
 def _cut(request: Request, max_words: int) -> int:
     """Documents that reach the limit."""
-    asked = count_words(request.query)
-    return sum(asked + count_words(text) >= max_words for text in request.documents)
+    words = count_words(request.query)
+    return sum(words + count_words(text) >= max_words for text in request.documents)
 
 
 def _list(numbers: tuple[int, ...]) -> str:

@@ -1,9 +1,7 @@
-"""Figures of a recorded run; the only package that imports matplotlib.
+"""Charts of a recorded run; the only package that imports matplotlib.
 
-Each takes what ``records.load_run`` gives and returns a Figure; what is drawn comes from
-``series.py``, ``shape.py`` and ``stats.py``. Colours are Okabe and Ito's, and every series has a
-marker or line of its own and its name beside it, so that a print in grey can be read too. With
-``narrow`` a figure is drawn for a phone: panels below each other, letters as large as on a page.
+Colours are Okabe and Ito's, and every series has its own marker or line with its name beside it, readable in
+grey too. With ``narrow`` a chart is laid out for a phone: panels below each other, text in the same size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run in time: every request, and what the reranker did meanwhile."""
+"""Charts over time: every request, and the reranker's metrics."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ Panel = tuple[str, list["TimeSeries"]]
 
 
 def timeline(run: Run, *, narrow: bool = False) -> Figure:
-    """Every request at the moment when it was due, and the reranker's CPU, memory and queue below.
+    """Every request at the time when it was due, and the reranker's CPU, memory and queue below.
 
     Warm-up, failed and stopped requests are marked; a hatched band is a stall, see
-    :func:`ragops.bench.shape.stalls`. Grey bands are passes.
+    :func:`ragops.bench.shape.stalls`. Grey bands are trials.
 
     Args:
         run: From :func:`ragops.bench.load_run`.
-        narrow: Drawn for a phone.
+        narrow: Laid out for a phone.
 
     Raises:
         BenchError: Nothing was sent.
@@ -88,11 +88,11 @@ def timeline(run: Run, *, narrow: bool = False) -> Figure:
 
 
 def resources(run: Run, *, narrow: bool = False) -> Figure:
-    """CPU, memory and vLLM's queue while the run went on; grey where a level was played.
+    """CPU, memory and vLLM's queue during the run; grey bands are trials.
 
     Args:
         run: From :func:`ragops.bench.load_run`.
-        narrow: Drawn for a phone.
+        narrow: Laid out for a phone.
 
     Raises:
         BenchError: The run has too few samples to draw.
@@ -157,7 +157,7 @@ def _lines(
 
 
 def _panels(run: Run) -> list[Panel]:
-    """The panels that have something to show: a label of the y axis, and gauges."""
+    """The panels with data: label of the y axis, and series."""
     panels: dict[str, list[TimeSeries]] = {}
     for one in timeseries(run):
         panels.setdefault(one.panel.replace(" (", "\n("), []).append(one)
@@ -170,7 +170,7 @@ def _clock(run: Run) -> tuple[float, str]:
 
 
 def _bands(made: Frame, ax: Axes, run: Run, scale: float, *, named: bool) -> None:
-    """Grey behind every second pass, with the load's name above where there is room for it."""
+    """Grey behind every second trial, with the load's name above where it fits."""
     found = series.spans(run)
     total = max((span.end for span in found), default=1.0)
     letter = 0.024 if made.narrow else 0.012

@@ -1,4 +1,4 @@
-"""What all figures share: colours, the frame with its title and origin, names beside lines, files."""
+"""Colours, frame, labels and files of all charts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LATENCY = "latency (s)"
 
 
 class Look(NamedTuple):
-    """A colour of Okabe and Ito's with a marker and a line of its own."""
+    """A colour of Okabe and Ito with its own marker and line."""
 
     colour: str
     marker: str
@@ -51,7 +51,7 @@ _STYLE: Any = {
 
 
 class Frame(NamedTuple):
-    """A figure, its panels, and how it is meant to be seen."""
+    """A figure, its panels and its layout."""
 
     figure: Figure
     axes: list[Axes]
@@ -64,7 +64,7 @@ class Frame(NamedTuple):
 
 
 class End(NamedTuple):
-    """Where a line ends, and what it is called."""
+    """The end of a line, and its name."""
 
     x: float
     y: float
@@ -75,14 +75,14 @@ class End(NamedTuple):
 def frame(
     run: Run, title: str, heights: Sequence[float], *, columns: int = 1, narrow: bool = False, room: float = 0
 ) -> Frame:
-    """A white figure with its title above and where it comes from below.
+    """A white figure with its title above and its caption below.
 
     Args:
-        run: Where it comes from.
-        title: What it shows.
+        run: Source of the caption.
+        title: The title.
         heights: Inches of each row of panels; rows of one column share their x axis.
         columns: Panels beside each other; below each other when narrow.
-        narrow: For a phone.
+        narrow: Laid out for a phone.
         room: Inches left free below the title, as for a legend.
     """
     shared = columns == 1
@@ -118,12 +118,12 @@ def label(made: Frame, ax: Axes, x: str, y: str) -> None:
 
 
 def from_zero(ax: Axes) -> None:
-    """Start the y axis at zero, with a little room above what is drawn."""
+    """Start the y axis at zero, with a margin above."""
     ax.set_ylim(0, ax.get_ylim()[1] * 1.05)
 
 
 def limit(made: Frame, ax: Axes, *, far: bool = True) -> list[End]:
-    """Mark the time that RAGFlow waits where it is near; say how far it is, if asked, where it is not."""
+    """Mark RAGFlow's timeout if it is near; else, with ``far``, write how far it is."""
     top = ax.get_ylim()[1]
     if top > RAGFLOW_TIMEOUT / 2:
         ax.axhline(RAGFLOW_TIMEOUT, color=GREY, linewidth=1.2, linestyle=(0, (6, 3)))
@@ -131,20 +131,20 @@ def limit(made: Frame, ax: Axes, *, far: bool = True) -> list[End]:
         return [End(ax.get_xlim()[1], RAGFLOW_TIMEOUT, f"RAGFlow\nwaits {RAGFLOW_TIMEOUT:g} s", GREY)]
     if far:
         times = f"{RAGFLOW_TIMEOUT / top:.0f} times as long as this axis"
-        said = textwrap.fill(f"RAGFlow waits {RAGFLOW_TIMEOUT:g} s, {times}", 40 if made.narrow else 99)
-        ax.set_title(said, fontsize=made.small, color=GREY, loc="left")
+        text = textwrap.fill(f"RAGFlow waits {RAGFLOW_TIMEOUT:g} s, {times}", 40 if made.narrow else 99)
+        ax.set_title(text, fontsize=made.small, color=GREY, loc="left")
     return []
 
 
 def name_ends(made: Frame, ends: Sequence[tuple[Axes, Sequence[End]]]) -> Frame:
-    """Put names at the right of panels beside the ends of their lines, none over another; the last step."""
+    """Write names beside the ends of the lines, without overlap; the last step."""
     _settle(made.figure)
     for ax, mine in ends:
         line = made.small * 1.25 / 72 * made.figure.dpi / ax.get_window_extent().height
         to_share = ax.transData + ax.transAxes.inverted()
         rows = sorted(((to_share.transform((end.x, end.y))[1], end) for end in mine), key=lambda row: row[0])
         tall = [line * (1 + end.name.count("\n")) for _, end in rows]
-        for end, place in zip([end for _, end in rows], spread([y for y, _ in rows], tall), strict=True):
+        for end, place in zip([end for _, end in rows], distribute([y for y, _ in rows], tall), strict=True):
             ax.annotate(
                 end.name, (end.x, end.y), (1.03, place), textcoords="axes fraction", va="center",
                 fontsize=made.small, color=INK, annotation_clip=False,
@@ -167,8 +167,8 @@ def _settle(figure: Figure) -> None:
         engine.execute(figure)
 
 
-def spread(wanted: Sequence[float], tall: Sequence[float], top: float = 1.04) -> list[float]:
-    """Places near the wanted ones, which rise, that neither overlap nor reach above the top.
+def distribute(wanted: Sequence[float], tall: Sequence[float], top: float = 1.04) -> list[float]:
+    """Positions near the wanted ones, which rise, without overlap and below the top.
 
     Args:
         wanted: Middles.
@@ -189,7 +189,7 @@ def spread(wanted: Sequence[float], tall: Sequence[float], top: float = 1.04) ->
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG text; the same figure gives the same text, whenever and wherever."""
+    """A figure as SVG; the same figure gives the same text."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "ragops"}):
         held = io.StringIO()
         figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
@@ -197,7 +197,7 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure, *, dpi: int = 144) -> bytes:
-    """A figure as PNG, to look at where no SVG is shown."""
+    """A figure as PNG."""
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=dpi, metadata={"Software": None})
     return held.getvalue()

@@ -1,4 +1,4 @@
-"""One load beside another: the tail of its latency, and what throughput costs."""
+"""Charts of load levels: latency percentiles, and throughput against latency."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 
 def throughput(run: Run, *, narrow: bool = False) -> Figure:
-    """Documents a second by load, and the latency that they cost, with the knee.
+    """Documents a second by load level, and against latency, with the knee.
 
     The dots are repeats. The bars are 95 % intervals, and percentiles that have none are left out.
     The knee is that of :func:`ragops.bench.shape.knee`.
 
     Args:
         run: From :func:`ragops.bench.load_run`.
-        narrow: Drawn for a phone.
+        narrow: Laid out for a phone.
 
     Raises:
         BenchError: Nothing was measured.
@@ -65,13 +65,12 @@ def throughput(run: Run, *, narrow: bool = False) -> Figure:
 def percentile_curve(run: Run, *, narrow: bool = False) -> Figure:
     """Latency at every percentile, level by level, with the tail drawn out.
 
-    A line is thin and dotted where there are too few requests for a 95 % interval; bars show the
-    intervals of p50, p90, p95 and p99. Failed requests count as slowest, so a line ends before
-    them.
+    A line is dotted where there are too few requests for a 95 % interval; bars show the intervals of p50,
+    p90, p95 and p99. Failed requests count as slowest, so a line ends before them.
 
     Args:
         run: From :func:`ragops.bench.load_run`.
-        narrow: Drawn for a phone.
+        narrow: Laid out for a phone.
     """
     made = frame(run, "Latency by percentile, measured requests", [3.9], narrow=narrow)
     (ax,) = made.axes
@@ -134,9 +133,9 @@ def _costs(made: Frame, ax: Axes, rows: list[LevelFigures]) -> list[End]:
 
 
 def _surest_tail(rows: list[LevelFigures]) -> int:
-    """Place of the highest percentile that most levels can tell."""
-    told = [sum(row.latency[place].value is not None for row in rows) for place in range(len(SHARES))]
-    return max(range(1, len(SHARES)), key=lambda place: (told[place], place))
+    """Index of the highest percentile that most levels have."""
+    known = [sum(row.latency[place].value is not None for row in rows) for place in range(len(SHARES))]
+    return max(range(1, len(SHARES)), key=lambda place: (known[place], place))
 
 
 def _name_load(made: Frame, ax: Axes, row: LevelFigures, more: str) -> None:
@@ -180,5 +179,5 @@ def _curve(made: Frame, run: Run, row: LevelFigures, look: Look) -> list[End]:
 
 
 def _percent(slower: float, _: int | None = None) -> str:
-    """Name of a place on the percentile axis, which counts the share of slower requests."""
+    """Label of the percentile axis, which counts the fraction of slower requests."""
     return "min" if slower >= 1 else f"p{(1 - slower) * 100:.3g}"

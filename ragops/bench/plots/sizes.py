@@ -1,4 +1,4 @@
-"""Latency against the size of a request: what a user of RAGFlow can choose."""
+"""Charts of latency against the size of a request."""
 
 from __future__ import annotations
 
@@ -27,18 +27,17 @@ if TYPE_CHECKING:
 
 _CELL_INK = "#111111"
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f8fb", "#7fb2d6"])
-"""Light enough to its end for dark letters, in grey too."""
+"""Light enough for dark text, in grey too."""
 
 
 def latency_by_size(run: Run, *, narrow: bool = False) -> Figure:
     """Latency against the number of documents, and against their length.
 
-    Shows the answered requests of the level with the fewest clients; lines join medians where
-    sizes repeat.
+    Successful requests of the level with the fewest clients; lines join medians where sizes repeat.
 
     Args:
         run: From :func:`ragops.bench.load_run`.
-        narrow: Drawn for a phone.
+        narrow: Laid out for a phone.
 
     Raises:
         BenchError: No request was answered.
@@ -61,7 +60,7 @@ def latency_map(run: Run, *, narrow: bool = False) -> Figure:
 
     Args:
         run: From :func:`ragops.bench.load_run`, of a workload such as :func:`ragops.bench.grid`.
-        narrow: Drawn for a phone.
+        narrow: Laid out for a phone.
 
     Raises:
         BenchError: Its sizes are not a grid, or no request was answered.
@@ -106,8 +105,8 @@ def _cell(made: Frame, ax: Axes, grid: Grid, cell: shape.Cell) -> None:
             hatch="////" if late else None,
         )
     )  # fmt: skip
-    said = f"{seconds(cell.seconds)}\nn={cell.n}" + ("\nover 30 s" if late else "")
-    ax.text(x + 0.5, y + 0.5, said, ha="center", va="center", fontsize=made.small + 0.5, color=_CELL_INK)
+    text = f"{seconds(cell.seconds)}\nn={cell.n}" + ("\nover 30 s" if late else "")
+    ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=made.small + 0.5, color=_CELL_INK)
 
 
 def _draw(made: Frame, ax: Axes, found: Sequence[Series], unit: str) -> list[End]:
