@@ -117,7 +117,7 @@ def test_own_texts_are_brought_along(settings, tmp_path):
             progress=lambda event: event.done == 3 and signal.raise_signal(signal.SIGINT),
         )
     (path,) = results.iterdir()
-    with pytest.raises(BenchError, match="can't be drawn again") as caught:
+    with pytest.raises(BenchError, match="can't be generated again") as caught:
         resume_sync(path)
     assert "--workload FILE" in caught.value.hint
     assert load_run(resume_sync(path, workload=from_jsonl(file))).info.complete

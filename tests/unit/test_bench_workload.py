@@ -161,14 +161,14 @@ def test_own_requests(tmp_path):
 def test_a_bad_line_is_named(tmp_path, line):
     file = tmp_path / "mine.jsonl"
     file.write_text('{"query": "q", "documents": ["a"]}\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(BenchError, match=r"mine\.jsonl:2 is no request") as caught:
+    with pytest.raises(BenchError, match=r"mine\.jsonl:2 ") as caught:
         from_jsonl(file)
     assert "documents" in caught.value.hint
 
 
 def test_no_requests(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(BenchError, match="holds no request"):
+    with pytest.raises(BenchError, match="has no request"):
         from_jsonl(tmp_path / "empty.jsonl")
     with pytest.raises(BenchError, match="can't read"):
         from_jsonl(tmp_path / "missing.jsonl")
