@@ -1,4 +1,4 @@
-"""ragops: a self-hosted vLLM reranker beside RAGFlow, connected, verified and measured.
+"""ragops: a self-hosted vLLM reranker for RAGFlow: connected, verified and measured.
 
 ::
 
@@ -6,41 +6,45 @@
     ragops.up(stack)
     print(ragops.verify(stack))
 
-The verbs are in :mod:`ragops.verbs`, benchmarks in :mod:`ragops.bench`, stand-ins for tests and
-demonstrations in :mod:`ragops.testing`.
+Names are imported when they are first used. The verbs are in :mod:`ragops.verbs`, benchmarks in
+:mod:`ragops.bench`.
 """
 
 from __future__ import annotations
 
-from ragops.bench import load_run
-from ragops.bench.tune import TuneResult, tune
-from ragops.checks import Check, Report
-from ragops.checks.host import check as doctor
-from ragops.compose import check_file
-from ragops.engine import Engine
-from ragops.engine import connect as connect_engine
-from ragops.errors import (
-    BenchError,
-    ComposeError,
-    EngineError,
-    ImageError,
-    InUseError,
-    LaunchError,
-    LockedError,
-    ModelError,
-    NotFoundError,
-    RagflowError,
-    RagopsError,
-    StackError,
-)
-from ragops.measure import benchmark, benchmark_url, max_words
-from ragops.measure import resume as resume_benchmark
-from ragops.planning import Plan
-from ragops.ragflow.secret import Secret
-from ragops.registration import Registration, register, unregister
-from ragops.stack import Stack
-from ragops.stack import load as load_stack
-from ragops.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ragops.bench import load_run
+    from ragops.bench.tune import TuneResult, tune
+    from ragops.checks import Check, Report
+    from ragops.checks.host import check as doctor
+    from ragops.compose import check_file
+    from ragops.engine import Engine
+    from ragops.engine import connect as connect_engine
+    from ragops.errors import (
+        BenchError,
+        ComposeError,
+        EngineError,
+        ImageError,
+        InUseError,
+        LaunchError,
+        LockedError,
+        ModelError,
+        NotFoundError,
+        RagflowError,
+        RagopsError,
+        StackError,
+    )
+    from ragops.measure import benchmark, benchmark_url, max_words
+    from ragops.measure import resume as resume_benchmark
+    from ragops.planning import Plan
+    from ragops.ragflow.secret import Secret
+    from ragops.registration import Registration, register, unregister
+    from ragops.stack import Stack
+    from ragops.stack import load as load_stack
+    from ragops.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
 
 __all__ = [
     "BenchError",
@@ -85,3 +89,37 @@ __all__ = [
     "up",
     "verify",
 ]
+
+_MODULES = {
+    "bench": "load_run",
+    "bench.tune": "TuneResult tune",
+    "checks": "Check Report",
+    "checks.host": "check:doctor",
+    "compose": "check_file",
+    "engine": "Engine connect:connect_engine",
+    "errors": "BenchError ComposeError EngineError ImageError InUseError LaunchError LockedError ModelError "
+    "NotFoundError RagflowError RagopsError StackError",
+    "measure": "benchmark benchmark_url max_words resume:resume_benchmark",
+    "planning": "Plan",
+    "ragflow.secret": "Secret",
+    "registration": "Registration register unregister",
+    "stack": "Stack load:load_stack",
+    "verbs": "Status connect disconnect down override plan status up verify",
+}
+"""The modules of the public names, as above; ``name:alias`` where the public name is another."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        for entry in names.split():
+            attribute, _, alias = entry.partition(":")
+            if name == (alias or attribute):
+                value = getattr(importlib.import_module(f"ragops.{module}"), attribute)
+                globals()[name] = value
+                return value
+    msg = f"module 'ragops' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

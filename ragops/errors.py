@@ -79,6 +79,12 @@ class RagopsError(Exception):
         """The message with the first line of the evidence, for where there is one line."""
         return " - ".join(part for part in (self.message, *self.evidence.splitlines()[:1]) if part)
 
+    def to_json(self) -> dict[str, str | None]:
+        """Its fields, with its class as ``error``."""
+        names = ("code", "message", "evidence", "hint", "container", "url")
+        fields = {name: getattr(self, name) for name in names}
+        return {"error": type(self).__name__, **fields, "file": self.file and str(self.file)}
+
     def __str__(self) -> str:
         """The message, the evidence indented below it, where it is explained, and the hint last."""
         lines = [self.message]

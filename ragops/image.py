@@ -7,6 +7,7 @@ wheels, and Docker puts them together without a network. The recipe lies in ``da
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING
 
 from ragops import wheels
 from ragops.errors import EngineError, ImageError, NotFoundError, RagopsError
+from ragops.progress import step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ragops.engine import Engine
     from ragops.state import ImageState
+
+_log = logging.getLogger(__name__)
 
 OFFICIAL_VERSION = "v0.29.0"
 OFFICIAL = "vllm/vllm-openai-cpu@sha256:c2414ae3dfe4fbcd1fb5d1430f032618aca92dcfb0d8e5179165d512a0336f91"
@@ -54,14 +58,13 @@ _DEAD_WEIGHT = (
 _TAIL = 20
 
 
-def ensure(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -> ImageState:
+def ensure(engine: Engine, name: str, home: Path) -> ImageState:
     """The image of that name, made available if it is not there.
 
     Args:
         engine: Where it has to be.
         name: Its name. One that is not the default is only pulled, never built.
         home: Folder for the build's log and its working files.
-        told: Called with a line for each thing that takes long.
 
     Raises:
         ImageError: It can be neither found, pulled nor built.
@@ -69,20 +72,20 @@ def ensure(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -
     if image := engine.image(name):
         return image
     if name != DEFAULT:
-        return _pulled(engine, name, home, told)
-    if not official(engine, home, told):
-        build(engine, home, told)
+        return _pulled(engine, name, home)
+    if not official(engine, home):
+        build(engine, home)
     return _present(engine, name)
 
 
-def official(engine: Engine, home: Path, told: Callable[[str], None]) -> bool:
+def official(engine: Engine, home: Path) -> bool:
     """Pull the official image under the default name; False where no registry answers."""
-    told(f"pulling the official image {OFFICIAL_VERSION}")
+    step(f"pulling the official image {OFFICIAL_VERSION}")
     there = engine.image(OFFICIAL) is not None
     try:
         engine.pull(OFFICIAL)
     except EngineError as error:
-        told(f"it can't be pulled: {error.evidence[:300]}")
+        _log.warning("%s cannot be pulled: %s", OFFICIAL, error.evidence[:300])
         return False
     engine.tag(OFFICIAL, DEFAULT)
     _remember(home, *([] if there else [OFFICIAL]), DEFAULT)
@@ -132,7 +135,7 @@ def _pulled_list(home: Path) -> Path:
     return home / "pulled-images"
 
 
-def build(engine: Engine, home: Path, told: Callable[[str], None], name: str = DEFAULT) -> None:
+def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
     """Build the image from package registries; the output goes to ``<home>/logs/image.log``.
 
     Raises:
@@ -144,18 +147,18 @@ def build(engine: Engine, home: Path, told: Callable[[str], None], name: str = D
     with _workplace(home) as folder:
         try:
             if engine.image(BASE) is None:
-                told("making the base with debootstrap")
+                step("creating the base image with debootstrap")
                 _base(engine, folder, log)
-            told("fetching torch and vLLM with pip")
+            step("downloading torch and vLLM with pip")
             _wheels(folder / "wheels")
-            told("building the image")
+            step("building the image")
             _assemble(engine, folder, log, name)
         except EngineError as error:
             raise _failed(str(error.message), log, error.evidence, error.hint) from error
 
 
-def _pulled(engine: Engine, name: str, home: Path, told: Callable[[str], None]) -> ImageState:
-    told(f"pulling {name}")
+def _pulled(engine: Engine, name: str, home: Path) -> ImageState:
+    step(f"pulling {name}")
     try:
         engine.pull(name)
     except EngineError as error:

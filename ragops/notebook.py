@@ -21,6 +21,7 @@ from IPython import display as ipython
 from IPython import get_ipython
 
 from ragops import measure, registration
+from ragops import progress as steps
 from ragops.bench import load_run
 from ragops.engine import connect
 from ragops.errors import RagopsError
@@ -204,21 +205,17 @@ def register(stack: Stack, *, confirmed: bool) -> Registration | Table:
 
 
 @contextmanager
-def log(title: str, *, container: str = "") -> Iterator[Callable[[str], None]]:
+def log(title: str, *, container: str = "") -> Iterator[None]:
     """Show the progress of a verb as lines with their times; they stay, also when the verb fails.
 
-    Use it as ``with log("ragops up") as line: ragops.up(stack, told=line)``.
+    Use it as ``with log("ragops up"): ragops.up(stack)``.
 
     Args:
         title: First line.
         container: With a live frontend, the end of this container's log is shown meanwhile.
     """
     output, ended = _Output(title), threading.Event()
-    start, lines = time.monotonic(), list[str]()
-
-    def add(text: str) -> None:
-        lines.append(f"{time.monotonic() - start:6.1f} s  {text}")
-        output.show("\n".join([title, *lines[-_LAST_LINES:]]))
+    lines = _Lines(output)
 
     def follow_log() -> None:
         while not ended.wait(_LOG_INTERVAL):
@@ -229,12 +226,28 @@ def log(title: str, *, container: str = "") -> Iterator[Callable[[str], None]]:
         threading.Thread(target=follow_log, daemon=True).start()
     result = "failed"
     try:
-        yield add
+        with steps.receiver(lines):
+            yield
         result = "done"
     finally:
         ended.set()
-        add(result)
-        output.end("\n".join([title, *lines]))
+        lines.step(result)
+        output.end("\n".join([title, *lines.lines]))
+
+
+class _Lines:
+    """The steps of a verb, a line each with its time."""
+
+    def __init__(self, output: _Output) -> None:
+        self.lines = list[str]()
+        self._output, self._start = output, time.monotonic()
+
+    def step(self, text: str) -> None:
+        self.lines.append(f"{time.monotonic() - self._start:6.1f} s  {text}")
+        self._output.show("\n".join([self._output.title, *self.lines[-_LAST_LINES:]]))
+
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        self._output.show(f"{self.lines[-1] if self.lines else ''}: {done}/{total} {text}")
 
 
 async def benchmark(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ragops.actions import (
     Action,
@@ -27,11 +27,12 @@ from ragops.actions import (
 )
 from ragops.container import NetworkSpec
 from ragops.errors import StackError
+from ragops.progress import step
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow, joinable
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ragops.container import ContainerSpec
     from ragops.engine import Engine
@@ -76,6 +77,11 @@ class Plan(Shown):
         """The equivalent docker commands, to read or to paste."""
         return tuple(shlex.join(command) for action in self.actions for command in action.commands())
 
+    def to_json(self) -> dict[str, Any]:
+        """Each change with its docker commands, and the notes."""
+        changes = [{"change": action.describe(), "commands": action.commands()} for action in self.actions]
+        return {"changes": changes, "notes": self.notes}
+
     def table(self) -> Table:
         """One row for each action, in HTML with its docker commands; then the notes."""
         rows = tuple(
@@ -92,20 +98,19 @@ def observe(engine: Engine) -> Observed:
     return Observed(engine.networks(), engine.containers(), engine.volumes())
 
 
-def apply(plan: Plan, engine: Engine, told: Callable[[Action], None] = lambda _: None) -> None:
+def apply(plan: Plan, engine: Engine) -> None:
     """Carry a plan out.
 
     Args:
         plan: The actions, in order.
         engine: Where.
-        told: Called with each action before it is done.
 
     Raises:
         EngineError: The engine refused one; those before it stay done, the next
             :func:`plan_up` goes on from there.
     """
     for action in plan.actions:
-        told(action)
+        step(action.describe())
         action.apply(engine)
 
 

@@ -15,13 +15,10 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragops.engine import connect
 from ragops.errors import EngineError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ragops.progress import step
 
 READY = 60.0
 """Seconds in which a new daemon must answer."""
@@ -32,12 +29,11 @@ _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _DEFAULT_POOL = "172.17.0.0/16"
 
 
-def ensure(home: Path, told: Callable[[str], None]) -> str:
+def ensure(home: Path) -> str:
     """The address of the engine that answers; a private one is started where none does.
 
     Args:
         home: Folder below which its data goes.
-        told: Called with a line for each thing that takes long.
 
     Raises:
         EngineError: None answers, and one can be neither installed nor started here.
@@ -47,10 +43,10 @@ def ensure(home: Path, told: Callable[[str], None]) -> str:
     except EngineError as none_answers:
         if os.environ.get("DOCKER_HOST"):
             raise
-        _require_dockerd(told, none_answers)
-        told("starting a private Docker engine")
+        _require_dockerd(none_answers)
+        step("starting a private Docker engine")
         return _start(home / "engine")
-    told(f"using the engine at {address}")
+    step(f"using the Docker engine at {address}")
     return address
 
 
@@ -110,7 +106,7 @@ def _start(folder: Path) -> str:
     )
 
 
-def _require_dockerd(told: Callable[[str], None], none_answers: EngineError) -> None:
+def _require_dockerd(none_answers: EngineError) -> None:
     if os.geteuid() != 0:
         raise EngineError(
             "no Docker engine answers, and starting one needs root",
@@ -127,7 +123,7 @@ def _require_dockerd(told: Callable[[str], None], none_answers: EngineError) -> 
             evidence=none_answers.evidence,
             hint="install Docker Engine with your system's packages and start it",
         )
-    told("installing docker.io")
+    step("installing docker.io")
     _install()
 
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ragops import hints
 from ragops.checks.probe import order, program
 from ragops.errors import EngineError, LaunchError
+from ragops.progress import step
 from ragops.ragflow.request import RerankRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ragops.engine import Engine
     from ragops.state import ContainerState
 
@@ -29,18 +27,10 @@ _MARKS: tuple[tuple[str, Phase], ...] = (
     ("Starting to load model", "load"),
     ("Loading weights", "load"),
 )
+_PHASES = {"start": "start", "load": "load the model", "compile": "compile", "ready": "ready"}
 _LISTENS = "Application startup complete"
 _TAIL = 400
 _INTERVAL = 1.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the start stands; ``elapsed`` in seconds since the wait began."""
-
-    phase: Phase
-    elapsed: float
-    last_line: str
 
 
 def wait(
@@ -48,7 +38,6 @@ def wait(
     name: str,
     served: str,
     timeout: float,
-    told: Callable[[Progress], None] = lambda _: None,
 ) -> float:
     """Wait for the first rerank answer.
 
@@ -57,7 +46,6 @@ def wait(
         name: The reranker's container.
         served: The model's name as served.
         timeout: Seconds.
-        told: Called when the phase changes.
 
     Returns:
         Seconds that it took.
@@ -79,7 +67,7 @@ def wait(
             now = "ready"
         if now != phase:
             phase = now
-            told(Progress(phase, elapsed, _last_line(log)))
+            step(f"{name}: {_PHASES[phase]}")
         if phase == "ready":
             return elapsed
         if elapsed > timeout:
@@ -143,7 +131,3 @@ def answers(engine: Engine, name: str, served: str, *, patience: float = 60) -> 
         return bool(json.loads(done.stdout)["steps"]["rerank"]["ok"])
     except (EngineError, ValueError, KeyError):
         return False  # it may just have ended: the next look tells
-
-
-def _last_line(log: str) -> str:
-    return log.splitlines()[-1].strip() if log else ""

@@ -31,7 +31,7 @@ from ragops.stack import home
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ragops.engine import Engine
     from ragops.ragflow.discovery import RagflowContainer
@@ -88,7 +88,6 @@ def register(
     url: str = "",
     spec: RegistrationSpec | None = None,
     engine: Engine | None = None,
-    log: Callable[[str], None] = lambda _: None,
 ) -> Registration:
     """Enter the reranker into RAGFlow v0.24 or later, and read it back. Idempotent.
 
@@ -98,7 +97,6 @@ def register(
         url: RAGFlow's address; that of its container by default.
         spec: The entry that RAGFlow should have; :func:`registration_spec` of the stack by default.
         engine: The Docker engine; connected when needed by default.
-        log: Called with a message after each change.
 
     Raises:
         RagflowError: RAGFlow is not found, of an unknown or older release, refuses, or has an entry
@@ -106,7 +104,7 @@ def register(
             older release the evidence has the values to enter by hand.
         StackError: The address can't be used.
     """
-    with _connected(stack, token, url, spec, engine, log) as opened:
+    with _connected(stack, token, url, spec, engine) as opened:
         registrar, source, notes = opened
         state = registrar.read()
         record = registrar.load_record(state)
@@ -138,13 +136,12 @@ def unregister(
     url: str = "",
     spec: RegistrationSpec | None = None,
     engine: Engine | None = None,
-    log: Callable[[str], None] = lambda _: None,
 ) -> Registration:
     """Restore RAGFlow's settings from before :func:`register`: chats, default, then the model.
 
     Settings that the user has changed since stay. Arguments and errors as of :func:`register`.
     """
-    with _connected(stack, token, url, spec, engine, log) as opened:
+    with _connected(stack, token, url, spec, engine) as opened:
         registrar, source, _ = opened
         state = registrar.read()
         record = registrar.load_record(state)
@@ -171,7 +168,6 @@ def _connected(
     url: str,
     spec: RegistrationSpec | None,
     engine: Engine | None,
-    log: Callable[[str], None],
 ) -> Iterator[tuple[Registrar, str, tuple[str, ...]]]:
     """The registrar of one RAGFlow, where its release was read, and notes; locked against a second ragops."""
     container = None
@@ -192,7 +188,7 @@ def _connected(
         )
     notes = (GO_SERVER,) if container is not None and container.speaks_go else ()
     with held(home(), url, spec.instance), Api(url, token) as api:
-        yield Registrar(api, detected.release, spec, home(), log), detected.source, notes
+        yield Registrar(api, detected.release, spec, home()), detected.source, notes
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:

@@ -46,7 +46,7 @@ class Surroundings:
         return {"RAGOPS_HOME": str(self.home), "DOCKER_HOST": f"unix://{self.socket}", **model}
 
 
-def here(file: str | None, address: str) -> Surroundings:
+def here(file: Path | None, address: str) -> Surroundings:
     """What is used now.
 
     Args:

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from ragops.errors import RagopsError
+from ragops.progress import step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _format: Any = nbformat  # its functions have no types
 
@@ -79,7 +79,6 @@ def execute_notebooks(
     results: Path | None = None,
     parameters: Mapping[str, object] | None = None,
     timeout: float = 1200,
-    told: Callable[[str], None] = lambda _: None,
 ) -> tuple[Path, ...]:
     """Execute the notebooks of a folder in the order of their names, into copies.
 
@@ -92,7 +91,6 @@ def execute_notebooks(
         results: Folder for recorded runs, the parameter ``RESULTS``.
         parameters: Values for names that first cells declare; each notebook gets those it knows.
         timeout: Longest time of one cell, in seconds.
-        told: Called with a line before and after each notebook.
 
     Returns:
         The copies, in the order in which they ran.
@@ -115,12 +113,10 @@ def execute_notebooks(
     into.mkdir(parents=True, exist_ok=True)
     copies = []
     for file, notebook in notebooks.items():
-        begin = time.monotonic()
-        told(f"{file.stem} ...")
+        step(f"notebook {file.stem}")
         _inject(notebook, values)
         copies.append(into / file.name)
         _execute(notebook, sources, copies[-1], timeout)
-        told(f"{file.stem}: done in {time.monotonic() - begin:.0f} s")
     return tuple(copies)
 
 

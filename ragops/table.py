@@ -40,7 +40,7 @@ class Table:
     below: tuple[Table, ...] = ()
     """Further tables, each after an empty line."""
 
-    def records(self) -> list[dict[str, str]]:
+    def to_json(self) -> list[dict[str, str]]:
         """The rows as JSON objects, by column; a heading is the field ``group`` of its rows."""
         names, objects, group = [column.name for column in self.columns], list[dict[str, str]](), {}
         for row in self.rows:

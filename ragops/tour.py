@@ -6,11 +6,9 @@ time, can be repeated, and asks nothing.
 
 from __future__ import annotations
 
+import logging
 import os
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops import image as images
@@ -19,18 +17,20 @@ from ragops import private_engine, site, verbs
 from ragops.bench import load_run, verdict
 from ragops.engine import connect
 from ragops.errors import RagopsError
+from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.stack import FILE, load
 from ragops.testing import demo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ragops.checks import Report
     from ragops.engine import Engine
     from ragops.stack import Stack
 
 
+_log = logging.getLogger(__name__)
 _EXECUTED = "build/notebooks"
 
 
@@ -67,40 +67,38 @@ class Outcome:
         )
 
 
-def run(file: str | None, home: Path, checkout: Path, told: Callable[[str], None]) -> Outcome:
+def run(file: Path | None, home: Path, checkout: Path) -> Outcome:
     """Go the whole way.
 
     Args:
         file: The declaration; the checkout's ``ragops.toml``, if there is one, when left out.
         home: Folder that ragops keeps its things in.
         checkout: The checkout, with ``notebooks`` and ``docs``; results and the site go below it.
-        told: Called with each line.
 
     Raises:
         RagopsError: A step failed; the next call starts again there.
     """
-    declared = Path(file) if file else checkout / FILE
+    declared = file or checkout / FILE
     stack = load(declared if file or declared.exists() else None)
-    with _step("2 engine", told):
-        private_engine.ensure(home, told)
-        engine = connect()
-    with _step("3 image", told):
-        image = images.ensure(engine, stack.reranker.image, home, told)
-    with _step("4 model", told):
-        model = models.resolve(stack, home)
-        told(f"  {model.name}" + (f": {model.stand_in}" if model.stand_in else ""))
-    with _step("5 RAGFlow", told):
-        _client(stack, engine, image.id, home, told)
+    step("2 engine")
+    private_engine.ensure(home)
+    engine = connect()
+    step("3 image")
+    image = images.ensure(engine, stack.reranker.image, home)
+    step("4 model")
+    model = models.resolve(stack, home)
+    _log.info("%s %s", model.name, model.stand_in)
+    step("5 RAGFlow")
+    _client(stack, engine, image.id, home)
     before = _runs(checkout / "results")
-    with _step("6 notebooks", told):
-        sources = checkout / "notebooks"
-        named = {"STACK": os.path.relpath(declared, sources)} if declared.exists() else {}
-        site.execute_notebooks(
-            sources, checkout / _EXECUTED, parameters=named, told=lambda name: told(f"  {name}")
-        )
-    with _step("7 site", told):
-        folder = newest_run(checkout / "results", besides=before)
-        page = docs(checkout, folder)
+    step("6 notebooks")
+    sources = checkout / "notebooks"
+    named = {"STACK": os.path.relpath(declared, sources)} if declared.exists() else {}
+    site.execute_notebooks(sources, checkout / _EXECUTED, parameters=named)
+    step("7 site")
+    folder = newest_run(checkout / "results", besides=before)
+    page = docs(checkout, folder)
+    step("8 verification")
     report: Report = verbs.verify(stack, engine, budget=False)
     return Outcome(
         verdict=verdict(load_run(folder)).sentence,
@@ -153,18 +151,10 @@ def _runs(results: Path) -> frozenset[Path]:
     return frozenset(file.parent for file in results.glob("*/run.json"))
 
 
-def _client(stack: Stack, engine: Engine, image: str, home: Path, told: Callable[[str], None]) -> None:
+def _client(stack: Stack, engine: Engine, image: str, home: Path) -> None:
     found = discovery.find(engine.containers(), stack.ragflow)
     if any(not one.demo for one in found):
-        told(f"  {', '.join(one.name for one in found)}")
+        _log.info("%s", ", ".join(one.name for one in found))
         return
-    demo.up(engine, image, home, told)
-    told(f"  {demo.NAME}: the demo client, a stand-in for RAGFlow")
-
-
-@contextmanager
-def _step(name: str, told: Callable[[str], None]) -> Iterator[None]:
-    begin = time.monotonic()
-    told(f"{name} ...")
-    yield
-    told(f"{name}: done in {time.monotonic() - begin:.0f} s")
+    demo.up(engine, image, home)
+    _log.info("%s is the demo client, not RAGFlow", demo.NAME)

@@ -1,16 +1,15 @@
 """One function for each verb: what the command and the notebooks call.
 
 Each takes a :class:`~ragops.stack.Stack` and an :class:`~ragops.engine.Engine` (connected when
-left out), gives back a record, and prints nothing; ``told`` gets a line for what takes long.
+left out), gives back a record, and prints nothing; long steps are reported to :mod:`ragops.progress`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ragops import host as hosts
 from ragops import image as images
@@ -28,7 +27,6 @@ from ragops.stack import Ragflow, Stack, home
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from ragops.container import ContainerSpec
@@ -69,6 +67,26 @@ class Status(Shown):
     def ok(self) -> bool:
         """Whether the reranker runs and nothing differs from the configuration."""
         return self.drift.empty and self.reranker is not None and self.reranker.running
+
+    def to_json(self) -> dict[str, Any]:
+        """The stack's addresses and states, and the differences from the configuration."""
+        reranker = self.reranker
+        return {
+            "ok": self.ok,
+            "network": self.network.name if self.network else None,
+            "reranker": {"name": reranker.name, "status": reranker.status, "health": reranker.health}
+            if reranker
+            else None,
+            "served": self.served,
+            "stand_in": self.stand_in,
+            "internal_url": self.stack.internal_url,
+            "host_url": self.stack.host_url,
+            "ragflow": [
+                {"name": one.name, "release": one.release, "demo": one.demo, "connected": self.connected(one)}
+                for one in self.ragflow
+            ],
+            "drift": self.drift,
+        }
 
     def connected(self, one: RagflowContainer) -> bool:
         """Whether a RAGFlow container is connected to the network."""
@@ -121,7 +139,7 @@ def plan(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     return planning.Plan(found.actions, (*missing, *found.notes, *_stand_in(wanted.model)))
 
 
-def up(stack: Stack, engine: Engine | None = None, told: Callable[[str], None] = lambda _: None) -> Status:
+def up(stack: Stack, engine: Engine | None = None) -> Status:
     """Make it so: network, reranker, attachments; wait for the first answer. Idempotent.
 
     Raises:
@@ -130,18 +148,15 @@ def up(stack: Stack, engine: Engine | None = None, told: Callable[[str], None] =
     engine = engine or connect_engine()
     with held(home(), engine.state().address, stack.reranker.name):
         wanted = desired(stack)
-        image = images.ensure(engine, stack.reranker.image, home(), told)
+        image = images.ensure(engine, stack.reranker.image, home())
         todo = planning.plan_up(stack, wanted.spec, image.id, planning.observe(engine))
-        begin = time.monotonic()
-        planning.apply(todo, engine, lambda action: told(action.describe()))
-        told("nothing to change" if todo.empty else f"create ({time.monotonic() - begin:.0f} s)")
+        planning.apply(todo, engine)
     if not (todo.empty and _healthy(engine, stack.reranker.name)):
         ready.wait(
             engine,
             stack.reranker.name,
             wanted.served,
             stack.reranker.ready_timeout,
-            lambda now: told(f"{now.phase} ({now.elapsed:.0f} s)"),
         )
     return status(stack, engine)
 
@@ -208,7 +223,6 @@ def verify(
     *,
     full: bool = False,
     budget: bool = True,
-    told: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Prove connection, scores and time from inside each attached RAGFlow container.
 
@@ -218,7 +232,6 @@ def verify(
         full: The whole golden set and all calls of the budget, however long they take, instead of a
             fixed part of them.
         budget: Send RAGFlow's calls and see whether they end in time, which takes less than a minute.
-        told: Given a line now and then while that goes on.
 
     Raises:
         NotFoundError: The reranker does not run.
@@ -241,7 +254,7 @@ def verify(
             code="ragflow-missing",
             hint="start RAGFlow, or: ragops demo up",
         )
-    look = Look(engine, wanted, reranker, full=full, budget=budget, told=told)
+    look = Look(engine, wanted, reranker, full=full, budget=budget)
     with ThreadPoolExecutor(1) as beside:  # it waits for what does not answer, as it should
         asked = beside.submit(exposure.check, engine, reranker, stack.network.name, reranker.image)
         inside = [check for one in found for check in look.inside(one)]

@@ -6,6 +6,7 @@ reranker's answer, which may take a minute; neither holds up a repair.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ragops import planning, ready, verbs
 from ragops.engine import connect
 from ragops.errors import EngineError, LockedError, RagopsError
 from ragops.lock import held
+from ragops.progress import step
 from ragops.stack import home
 from ragops.state import EventState
 from ragops.watching import LAUNCHES, Memory, Pace
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ragops.stack import Stack
     from ragops.verbs import Status
 
+_log = logging.getLogger(__name__)
 _RETRY = (0.5, 1.0, 2.0)
 """Seconds between tries to reach an engine that went away; the last for all later ones."""
 
@@ -57,14 +60,11 @@ class Watcher:
 
     Args:
         read: Gives the declaration; asked at each look, so that an edited file counts.
-        told: Called with one line for each repair and each failure.
         pace: How fast it goes.
     """
 
-    def __init__(
-        self, read: Callable[[], Stack], told: Callable[[str], None], pace: Pace | None = None
-    ) -> None:
-        self._read, self._told = read, told
+    def __init__(self, read: Callable[[], Stack], pace: Pace | None = None) -> None:
+        self._read = read
         self._memory = Memory(pace or Pace())
         self._words: SimpleQueue[EventState | _Lost | _Back | _Answer | None] = SimpleQueue()
         self._over = Event()
@@ -90,7 +90,7 @@ class Watcher:
             self._address = engine.state().address
         with held(home(), self._address, stack.reranker.name, "watching"):
             Thread(target=self._follow, daemon=True).start()
-            self._told(f"watching {stack.reranker.name} and {stack.network.name}")
+            step(f"watching {stack.reranker.name} and {stack.network.name}")
             while not self._over.is_set():
                 self._turn(stack)
         return self.repairs
@@ -118,13 +118,13 @@ class Watcher:
             case _Answer():
                 self._memory = self._memory.answered(word.ok, now)
                 if word.ok is False and self._memory.missed:
-                    self._told(f"the reranker did not answer, {self._memory.missed} in a row")
+                    _log.warning("the reranker did not respond, %d times in a row", self._memory.missed)
             case _Lost() if not self._memory.away:
-                self._told("the engine went away: waiting for it")
+                _log.warning("the Docker engine is unreachable: waiting for it")
                 self._memory, self._gone = self._memory.lost(), True
             case _Back():
                 if self._memory.away and self._gone:
-                    self._told("the engine answers again")
+                    _log.info("the Docker engine is reachable again")
                 self._memory = self._memory.back(now)
 
     def _look(self) -> None:
@@ -141,7 +141,7 @@ class Watcher:
             said, before = error.short, self._memory.error
             self._memory = self._memory.failed(said, time.monotonic())
             if said != before:
-                self._told(f"error: {said}")
+                _log.error("error: %s", said)
 
     def _repair(self, engine: Engine) -> tuple[Status, bool]:
         """Look again with the lock held, and do it; tells whether the reranker was brought up."""
@@ -153,15 +153,13 @@ class Watcher:
             try:
                 self._apply(launches, engine)
             except EngineError as error:  # the port is taken, say; the rest is done nevertheless
-                self._told(f"error: {error.short}")
+                _log.error("error: %s", error.short)
             return status, bool(launches)
 
     def _apply(self, actions: tuple[Action, ...], engine: Engine) -> None:
-        def told(action: Action) -> None:
+        for action in actions:
             self.repairs += 1
-            self._told(action.describe())
-
-        planning.apply(planning.Plan(actions), engine, told)
+            planning.apply(planning.Plan((action,)), engine)
 
     def _follow(self) -> None:
         """Pass the engine's events on, and that it went away or came back."""

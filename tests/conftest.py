@@ -1,6 +1,7 @@
 """A machine without surprises: a fake engine, four cores, a small model, a home of its own."""
 
 import json
+import logging
 import signal
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import hypothesis
 import nbformat
 import pytest
 
-from ragops import bench, site
+from ragops import bench, progress, site
 from ragops import host as hosts
 from ragops.bench import plots
 from ragops.checks import Check, Report
@@ -23,9 +24,8 @@ CONNECTING = (
     "ragops.verbs.connect_engine",
     "ragops.registration.connect_engine",
     "ragops.bench.tune.connect_engine",
-    "ragops.cli.stack.connect",
-    "ragops.cli.demo.connect",
-    "ragops.cli.watch.connect",
+    "ragops.cli.output.connect_engine",
+    "ragops.guide.connect",
     "ragops.watcher.connect",
     "ragops.checks.host.connect",
 )
@@ -67,6 +67,37 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def fake():
     return FakeEngine()
+
+
+class Steps(list):
+    """The steps that an operation reports, and its last count."""
+
+    done = total = 0
+    step = list.append
+
+    def advance(self, done, total, text=""):
+        del text
+        self.done, self.total = done, total
+
+
+@pytest.fixture
+def steps():
+    """What is reported to ``ragops.progress`` during a test."""
+    collected = Steps()
+    with progress.receiver(collected):
+        yield collected
+
+
+@pytest.fixture
+def messages():
+    """Messages that ragops logs during a test, from any thread."""
+    collected, handler, logger = [], logging.Handler(), logging.getLogger("ragops")
+    handler.emit = lambda record: collected.append(record.getMessage())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield collected
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ it as arguments. So settings, verbs, flags and known errors stand on the pages a
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import os
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 GIB = 1 << 30
-_USAGE_WIDTH = 76
 
 HOST = Host(
     cpu_model="an example",
@@ -86,15 +84,19 @@ def settings() -> Iterator[str]:
 
 def command() -> Iterator[str]:
     """Every verb of the command with its options."""
-    top = cli.parser()
-    for name, verb in verbs(top):
+    for name, verb in cli.commands().items():
         yield from title(f"ragops {name}", "-", f"verb-{name.replace(' ', '-')}")
-        yield from [inline(verb.description or ""), ""]
-        yield from [".. code-block:: text", "", *indented(usage(verb)), ""]
-        for action in verb._actions:  # noqa: SLF001 - argparse tells it nowhere else
-            if not isinstance(action, argparse._HelpAction):  # noqa: SLF001
-                said = (action.help or "").replace("%(default)s", str(action.default))
-                yield from [f"``{spelled(action)}``", *indented(inline(said)), ""]
+        arguments = [
+            parameter.metavar for parameter in verb.params if parameter.param_type_name == "argument"
+        ]
+        usage = " ".join(["ragops", name, *arguments, "[OPTIONS]"])
+        examples = [line.removeprefix("Example: ") for line in (verb.epilog or "").splitlines() if line]
+        yield from [inline(verb.help), "", ".. code-block:: text", "", *indented([usage, *examples]), ""]
+        for parameter in verb.params:
+            names = ", ".join(parameter.opts) if parameter.param_type_name == "option" else ""
+            default = "" if parameter.default in (None, "", False) else f" Default: ``{parameter.default}``."
+            spelled = f"{names} {parameter.metavar or ''}".strip()
+            yield from [f"``{spelled}``", *indented(inline(f"{parameter.help}{default}")), ""]
 
 
 def known(table: str) -> Iterator[str]:
@@ -271,35 +273,6 @@ def default(schema: dict[str, Any]) -> str:
 def spelling(value: object) -> str:
     """A value as TOML has it."""
     return str(value).lower() if isinstance(value, (bool, int)) else f'"{value}"'
-
-
-def verbs(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every verb, those of groups as ``demo up``."""
-    for action in parser._actions:  # noqa: SLF001 - argparse tells it nowhere else
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            for name, verb in action.choices.items():
-                below = list(verbs(verb, f"{before}{name} "))
-                yield from below or [(f"{before}{name}", verb)]
-
-
-def usage(verb: argparse.ArgumentParser) -> list[str]:
-    """How a verb is called, in lines that fit a page."""
-    words = re.findall(r"\[.*?\](?=\s|$)|\S+", " ".join(verb.format_usage().removeprefix("usage: ").split()))
-    lines = [""]
-    for word in words:
-        if len(lines[-1]) + len(word) > _USAGE_WIDTH:
-            lines.append("   ")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return lines
-
-
-def spelled(action: argparse.Action) -> str:
-    """An option or argument as one types it."""
-    if not action.option_strings:
-        return str(action.metavar or action.dest)
-    choices = "{" + ",".join(action.choices) + "}" if action.choices else ""
-    taken = choices or (str(action.metavar or action.dest.upper()) if action.nargs != 0 else "")
-    return f"{', '.join(action.option_strings)} {taken}".strip()
 
 
 def folded(command: Sequence[str]) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ragops.bench.counters import disturbances
 from ragops.bench.quantiles import needed
@@ -71,6 +71,10 @@ class Ratio:
     def loss(self) -> float:
         """Fraction by which B is worse than A: fewer documents, or more seconds; below 0 when better."""
         return 1 - self.ratio if self.figure == _RATE else self.ratio - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, the ratio, and whether it is distinct."""
+        return {**asdict(self), "ratio": self.ratio, "is_distinct": self.is_distinct}
 
     def __str__(self) -> str:
         """The ratio with its interval, after ``~`` when inconclusive."""

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +34,7 @@ from ragops.engine import connect as connect_engine
 from ragops.errors import BenchError, NotFoundError, RagopsError, StackError, file_errors
 from ragops.lock import held, refuse_while_watched
 from ragops.measure import benchmark, max_words
+from ragops.progress import step
 from ragops.stack import Reranker, Stack, home, parse
 from ragops.table import Column, Shown, Table
 from ragops.vllm import PORT
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from ragops.host import Host
     from ragops.model import Model
 
-Log = Callable[[str], None]
 Settings = Mapping[str, str | int | bool]
 """Keys of ``[reranker]`` and their values."""
 Decision = Literal["faster", "slower", "no gain", "inconclusive", "rejected", "failed"]
@@ -170,8 +170,8 @@ def write_settings(file: Path, settings: Settings) -> None:
 class Search:
     """Compares each candidate with the fastest options so far, in two containers outside the network."""
 
-    def __init__(self, engine: Engine, stack: Stack, runs: Path, tolerance: float, log: Log) -> None:
-        self._engine, self._runs, self._tolerance, self._log = engine, runs, tolerance, log
+    def __init__(self, engine: Engine, stack: Stack, runs: Path, tolerance: float) -> None:
+        self._engine, self._runs, self._tolerance = engine, runs, tolerance
         self._stack, self._stacks = stack, dict[str, Stack]()
         self.wanted = verbs.desired(stack)
         self.baseline, self.other = (f"{stack.reranker.name}-tune-{letter}" for letter in "ab")
@@ -190,9 +190,9 @@ class Search:
                 what = "the configuration fails a score check"
                 raise BenchError(what, evidence=failed, hint="ragops verify names the cause")
             for candidate in table:
-                self._log(f"{candidate.name} is starting")
+                step(f"{candidate.name} is starting")
                 self.rows.append(row := self._compared(candidate))
-                self._log(f"{row.candidate}: {row.decision} {row.reason}")
+                step(f"{row.candidate}: {row.decision} {row.reason}")
                 if row.decision == "faster":
                     self.settings |= row.settings
                     self.baseline, self.other = self.other, self.baseline
@@ -214,7 +214,7 @@ class Search:
                     role = "baseline" if name == self.baseline else "candidate"
                     rates[name] = self.documents_per_s(name, f"{row.candidate}-{len(ratios)}-{role}")
                 ratios.append(rates[self.other] / rates[self.baseline])
-                self._log(f"{row.candidate}: pair {len(ratios)}, ratio {ratios[-1]:.2f}")
+                step(f"{row.candidate}: pair {len(ratios)}, ratio {ratios[-1]:.2f}")
             name, (ratio, interval) = self.other, ratio_interval(ratios)
             row = replace(row, decision=decision, ratio=ratio, interval=interval, pairs=len(ratios))
             return self._gated(row) if decision == "faster" else row
@@ -287,14 +287,13 @@ class Search:
             self._engine.remove_container(container.id)
 
 
-def tune(  # noqa: PLR0913 - one keyword for each thing that may vary
+def tune(
     stack: Stack,
     *,
     only: Sequence[str] = (),
     tolerance: float = TOLERANCE,
     results: Path | str = "results",
     write: Path | str | None = None,
-    log: Log = lambda _: None,
     engine: Engine | None = None,
 ) -> TuneResult:
     """Compare vLLM options with the configuration; its reranker has to be stopped meanwhile.
@@ -305,7 +304,6 @@ def tune(  # noqa: PLR0913 - one keyword for each thing that may vary
         tolerance: Largest difference of a score that counts as equal.
         results: Folder below which a folder for the search is created.
         write: Configuration file that gets the settings of the fastest options; none when left out.
-        log: Called with a line of progress.
         engine: The Docker engine; connected when left out.
 
     Raises:
@@ -317,10 +315,10 @@ def tune(  # noqa: PLR0913 - one keyword for each thing that may vary
     address, reranker = engine.state().address, stack.reranker
     with held(home(), address, reranker.name):
         refuse_while_watched(home(), address, reranker.name)
-        images.ensure(engine, reranker.image, home(), log)
+        images.ensure(engine, reranker.image, home())
         machine = origins.machine(host.cpu_model, len(host.cpus))
         folder = Path(results) / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{machine}-tune"
-        search = Search(engine, stack, folder, tolerance, log)
+        search = Search(engine, stack, folder, tolerance)
         model = search.wanted.model
         _refuse(engine, reranker.name, host, 2 * search.wanted.spec.memory)
         table = {candidate.name: candidate for candidate in candidates(stack, model, host)}

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ragops.table import Column, Row, Shown, Table
 
@@ -42,6 +42,10 @@ class Report(Shown):
     def first_failure(self) -> Check | None:
         """The failure to repair first; later ones often follow from it."""
         return next((check for check in self.checks if check.status == "fail"), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, and whether it is ok."""
+        return {"title": self.title, "ok": self.ok, "checks": self.checks, "notes": self.notes}
 
     def table(self) -> Table:
         """One row for each check, grouped by container, with the hint below the detail."""

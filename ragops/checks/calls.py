@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ragops import progress
 from ragops.bench import workload
 from ragops.bench.quantiles import needed
 from ragops.bench.records import RequestRecord
@@ -22,8 +23,6 @@ from ragops.ragflow.request import RerankRequest
 from ragops.vllm import TEMPLATE_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ragops.bench.workload import Form, Request
     from ragops.checks.probe import Reply
     from ragops.checks.questions import Expected
@@ -47,7 +46,6 @@ PAGES = ((8, 0.63), (6, 0.16), (10, 0.105), (30, 0.105))
 PATIENCE = 30.0
 """Seconds that a call is waited for, where RAGFlow would wait longer."""
 
-_TOLD_EVERY = 2.0
 _USUAL_WORDS = 200
 _FAST, _GROUP = 1.0, 6
 """Seconds below which calls are fast, and how many of those are sent by one program."""
@@ -101,7 +99,7 @@ def profile(found: RagflowContainer, expected: Expected) -> Profile:
     return Profile(release, why, tuple(sorted(shares.items())), words)
 
 
-def measure(  # noqa: PLR0913 - one keyword for each thing that may differ
+def measure(
     engine: Engine,
     found: RagflowContainer,
     image: str,
@@ -109,7 +107,6 @@ def measure(  # noqa: PLR0913 - one keyword for each thing that may differ
     expected: Expected,
     *,
     full: bool = False,
-    told: Callable[[str], None] = lambda _: None,
 ) -> Measured:
     """Send RAGFlow's calls from inside its container, one at a time.
 
@@ -120,7 +117,6 @@ def measure(  # noqa: PLR0913 - one keyword for each thing that may differ
         url: The reranker's address as RAGFlow has it.
         expected: How the reranker was launched.
         full: :data:`CALLS` calls, however long they take.
-        told: Given a line every few seconds.
     """
     about = profile(found, expected)
     limit = min(about.release.timeout, PATIENCE)
@@ -133,16 +129,15 @@ def measure(  # noqa: PLR0913 - one keyword for each thing that may differ
 
     drawn, cut_to = _drawn(about)
     records: list[RequestRecord] = []
-    begin = before = time.monotonic()
+    progress.step(f"{found.name}: timed calls of RAGFlow's size")
+    begin = time.monotonic()
     while len(records) < len(drawn):
         group = drawn[len(records) :][: _together(records)]
         replies = send(*(request for _, request in group))
         for (form, request), reply in zip(group, replies, strict=False):
             records.append(_record(form, request, reply, len(records)))
         now = time.monotonic()
-        if now - before > _TOLD_EVERY:
-            before = now
-            told(f"{found.name}: {len(records)} of at most {len(drawn)} timed calls, {now - begin:.0f} s")
+        progress.advance(len(records), len(drawn), "timed calls")
         if any(one.error for one in records) or (not full and now - begin > SECONDS):
             break
     return Measured(tuple(records), send(_too_long(expected))[0], cut_to)

@@ -11,6 +11,7 @@ from ragops.checks import Check, budget, calls, questions, scores, serving, spee
 from ragops.checks.layers import TITLES, stopped_by
 from ragops.checks.probe import ask_all
 from ragops.checks.questions import Expected
+from ragops.progress import step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,6 @@ class Look:
     """Everything, however long it takes."""
     budget: bool
     """Whether RAGFlow's calls are timed."""
-    told: Callable[[str], None]
 
     @property
     def url(self) -> str:
@@ -58,7 +58,7 @@ class Look:
         spare = scores.SPARE if self.budget else scores.HURRIED
         gate = scores.sent(expected, asked, self.url, full=self.full, spare=spare)
         most = "the whole golden set" if self.full else f"{gate.seconds:.0f} s at most"
-        self.told(f"{found.name}: connection and scores, {most}")
+        step(f"{found.name}: connection and scores, {most}")
         reached = serving.check(self.engine, found, image, about, self.reranker.name, gate)
         yield from reached.checks
         broken: set[Layer] = set() if reached.through else {"rerank"}
@@ -84,9 +84,7 @@ class Look:
         if not self.budget:
             return [Check(TITLES["budget"], "skip", "not asked for", "", found.name)]
         model, expected = self.wanted.model, self.expected
-        seen = calls.measure(
-            self.engine, found, self.reranker.image, self.url, expected, full=self.full, told=self.told
-        )
+        seen = calls.measure(self.engine, found, self.reranker.image, self.url, expected, full=self.full)
         faster = speed.advice(self.reranker, model, hosts.read_host())
         judged = budget.judge(seen, calls.profile(found, expected), expected, model.max_tokens, faster)
         return [replace(check, where=found.name) for check in judged]

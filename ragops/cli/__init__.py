@@ -1,102 +1,93 @@
-"""The command: parse, call the verb, show what comes back. The only package that prints.
+"""The command ``ragops``: parses the command line, calls a verb and shows its result.
 
-One module holds the verbs of one field, as a table; ``parts.py`` is what they share.
+The only package that prints. A module holds the verbs of one field; ``output.py`` is shared by all of them.
 """
 
 from __future__ import annotations
 
-import argparse
-import signal
-from collections.abc import Mapping
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import shtab
+import typer
 
-from ragops import guide
-from ragops.cli import bench, compose, demo, ragflow, report, stack, tune, watch
-from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
-from ragops.errors import RagopsError
-from ragops.render import as_json
-from ragops.stack import load
+from ragops.cli import bench, compose, demo, ragflow, stack
+from ragops.cli.output import OK, SETUP, Call, run, verb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    invoke_without_command=True,
+    epilog="Exit codes: 0 success, 1 a check or an action failed, 2 wrong usage, 3 changes pending.",
+)
+shells = typer.Typer()
+for verbs in (stack.app, ragflow.app, compose.app, bench.app, demo.app, shells):
+    app.add_typer(verbs)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; gives back the exit code."""
-    options = parser().parse_args(argv)
+    """Run one command line; returns the exit code."""
+    if "_RAGOPS_COMPLETE" in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
-        return int(options.run(options))
-    except RagopsError as error:
-        if options.json:
-            print(as_json(error))
-        tell(f"error: {error}")
-        return FAILED
-    except KeyboardInterrupt:
-        tell("stopped. What was done stays; ragops status shows it, ragops down removes it")
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        return FAILED
+        app(None if argv is None else list(argv), prog_name="ragops")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line, from which the reference page is made too."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="data as JSON on standard output")
-    common.add_argument(
-        "--stack", metavar="FILE", help="the declaration (default: ragops.toml, if there is one)"
-    )
-    top = argparse.ArgumentParser(
-        prog="ragops",
-        description="A vLLM reranker beside RAGFlow: connected, verified and measured.",
-        epilog="Exit codes: 0 well, 1 a check or action failed, 2 wrong usage, 3 changes pending.",
-    )
-    top.add_argument("--version", action="version", version=f"ragops {version('ragops-rerank')}")
-    top.set_defaults(run=_next, json=False)
-    _verbs(top.add_subparsers(title="verbs", metavar="VERB"), common, verbs())
-    return top
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ragops {version('ragops-rerank')}")
+        raise typer.Exit
 
 
-def _next(options: argparse.Namespace) -> int:
-    """``ragops`` alone: what is, and what comes next."""
-    show(options, guide.look(load()))
-    tell("ragops --help shows all verbs")
+@app.callback()
+def start(
+    context: typer.Context,
+    *,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Run a vLLM reranker for RAGFlow in Docker, and verify that it is reachable, correct and on time."""
+    if context.invoked_subcommand is None:
+        call = Call(json=False, file=None, quiet=False)
+        raise typer.Exit(run(call, lambda: _next_step(call)))
+
+
+def _next_step(call: Call) -> int:
+    from ragops import guide
+
+    call.show(guide.look(call.stack()))
+    call.message("ragops --help lists all verbs")
     return OK
 
 
-def _completion(options: argparse.Namespace) -> int:
-    show(options, {"script": (script := shtab.complete(parser(), options.shell))}, script)
-    return OK
+@verb(shells, SETUP, "ragops completion bash > ~/.local/share/bash-completion/completions/ragops")
+def completion(
+    call: Call,
+    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], typer.Argument(metavar="SHELL")],
+) -> int:
+    """Print a completion script: bash, zsh, fish or powershell."""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+
+    script = get_completion_script(prog_name="ragops", complete_var="_RAGOPS_COMPLETE", shell=shell)
+    call.show({"script": script}, script)
+    return 0
 
 
-def _verbs(commands: Any, common: argparse.ArgumentParser, verbs: Mapping[str, Verb]) -> None:
-    for name, verb in verbs.items():
-        words = {"help": verb.text, "description": f"{verb.text[0].upper()}{verb.text[1:]}."}
-        if isinstance(verb.run, Mapping):
-            group = commands.add_parser(name, **words)
-            nested = group.add_subparsers(title="actions", metavar="ACTION", required=True)
-            _verbs(nested, common, verb.run)
-        else:
-            made = commands.add_parser(name, parents=[common], **words)
-            made.set_defaults(run=verb.run)
-            for flags, settings in verb.options:
-                made.add_argument(*flags, **settings)
-
-
-def verbs() -> Mapping[str, Verb]:
-    """All, in the order in which help shows them."""
-    shells = option("shell", choices=shtab.SUPPORTED_SHELLS, help="which one")
-    completion = Verb(_completion, "print a script that completes words for a shell", (shells,))
-    return {
-        **stack.VERBS,
-        **watch.VERBS,
-        **compose.VERBS,
-        **ragflow.VERBS,
-        **bench.VERBS,
-        **report.VERBS,
-        **tune.VERBS,
-        **demo.VERBS,
-        "completion": completion,
-    }
+def commands() -> dict[str, Any]:
+    """Every verb by its full name, such as ``demo up``, with its options; the reference page shows them."""
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    flat: dict[str, Any] = {}
+    for name, command in verbs.items():
+        nested = getattr(command, "commands", None)
+        flat |= {f"{name} {action}": value for action, value in nested.items()} if nested else {name: command}
+    return flat

@@ -1,46 +1,47 @@
-"""The verbs that measure, and show what was measured."""
+"""The verbs that measure, and show and compare recorded runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ragops import measure
-from ragops.bench import BenchmarkConfig, Level, figures, from_jsonl, grid, load_run, ragflow, verdict
-from ragops.bench.counters import disturbances
-from ragops.bench.sizes import TAIL
-from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
-from ragops.errors import BenchError
-from ragops.measure import benchmark, benchmark_url, max_words
-from ragops.stack import load
+import typer
+
+from ragops.cli.output import FAILED, MEASURE, OK, Call, option, verb
 
 if TYPE_CHECKING:
-    from ragops.bench import LevelFigures, Progress, Run, Verdict, Workload
-    from ragops.cli.parts import Options
+    from collections.abc import Callable
+
+    from ragops.bench import Level, LevelFigures, Progress, Run, Verdict, Workload
     from ragops.stack import Stack
+
+app = typer.Typer()
+_workload = partial(option, panel="Workload")
+_load = partial(option, panel="Load")
+_output = partial(option, panel="Server and output")
+Results = Annotated[Path, _output("FOLDER", "Folder of recorded runs.")]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run says; the verdict is None where its sizes are not RAGFlow's."""
+    """The result of a run; the verdict is None where its sizes are not RAGFlow's."""
 
     verdict: Verdict | None
     figures: tuple[LevelFigures, ...]
     disturbances: tuple[str, ...]
     client_cpu_s: float | None
-    """CPU-seconds of the client for each request."""
+    """CPU seconds of the client for each request."""
     floor_s: float | None
-    """Median of the same requests to a server that takes no time."""
+    """Median of the same requests to a server that responds at once."""
     folder: Path
 
     def __str__(self) -> str:
         """Levels, client, disturbances, then the verdict."""
-        lines = [*map(_level, self.figures), *(f"disturbed: {one}" for one in self.disturbances)]
+        lines = [*map(_level, self.figures), *(f"disturbed: {cause}" for cause in self.disturbances)]
         if self.client_cpu_s is not None:
-            floor = (
-                "" if self.floor_s is None else f"; p50 {self.floor_s * 1e3:.2f} ms to a server of no time"
-            )
+            floor = "" if self.floor_s is None else f"; p50 without a server {self.floor_s * 1e3:.2f} ms"
             lines.append(f"client: {self.client_cpu_s * 1e3:.2f} ms of CPU a request{floor}")
         if self.verdict:
             lines += ["", str(self.verdict)]
@@ -48,7 +49,10 @@ class Outcome:
 
 
 def outcome(run: Run, *, release: str = "") -> Outcome:
-    """What a recorded run says."""
+    """The result of a recorded run."""
+    from ragops.bench import figures, verdict
+    from ragops.bench.counters import disturbances
+
     judged = verdict(run, release=release) if run.info.workload.profile in ("ragflow", "own") else None
     client = run.info.client
     return Outcome(
@@ -72,135 +76,256 @@ def _level(row: LevelFigures) -> str:
     if row.computed_tokens_per_s is not None and row.cached_share is not None:
         parts.append(f"of them {row.computed_tokens_per_s:.0f} computed ({row.cached_share:.0%} cached)")
     if row.limit_share is not None:
-        parts.append(f"{row.limit_share:.0%} of what this machine multiplies")
+        parts.append(f"{row.limit_share:.0%} of the machine's GEMM limit")
     return ", ".join(parts)
 
 
-def _bench(options: Options) -> int:
-    stack, told = load(options.stack), _Told()
+def _levels(requests: int | None, *lists: str) -> tuple[Level, ...]:
+    """A load level for each number of the comma-separated lists: clients, rates, constant rates, bursts."""
+    from ragops.bench import Level
+
+    kinds: tuple[Callable[..., Level], ...] = (Level.closed, Level.poisson, Level.constant, Level.burst)
+    levels = []
+    for kind, number, text in zip(kinds, (int, float, float, int), lists, strict=True):
+        try:
+            levels += [kind(number(part), requests=requests) for part in text.split(",") if part]
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a comma-separated list of numbers") from None
+    return tuple(levels)
+
+
+@verb(app, MEASURE, "ragops bench --clients 1,2,4", "ragops bench --url http://HOST:8000/v1 --model NAME")
+def bench(
+    call: Call,
+    *,
+    profile: Annotated[
+        Literal["ragflow", "grid"], _workload("ragflow|grid", "RAGFlow's requests, or a grid of sizes.")
+    ] = "ragflow",
+    workload: Annotated[
+        Path | None, _workload("FILE", "Your own requests, a JSON object on each line.")
+    ] = None,
+    form: Annotated[
+        Literal["natural", "stemmed"],
+        _workload("natural|stemmed", "Texts as written, or as RAGFlow stems them."),
+    ] = "natural",
+    release: Annotated[
+        str, _workload("VERSION", "RAGFlow release; sets window and timeout (default: running).")
+    ] = "",
+    page_size: Annotated[
+        int | None, _workload("N", "Documents that RAGFlow shows (default: a mixture).")
+    ] = None,
+    max_words: Annotated[
+        int | None, _workload("N", "Truncate longer pairs (default: the model's maximum).")
+    ] = None,
+    seed: Annotated[int, _workload("N", "Seed of texts, arrivals and order.")] = 1,
+    same_texts: Annotated[
+        bool, _workload("", "Repeat the same texts; measures the prefix cache.", "--same-texts")
+    ] = False,
+    no_order_check: Annotated[str, _workload("REASON", "Skip the ranking check; state the reason.")] = "",
+    requests: Annotated[int, _load("N", "Requests at each level (72 are enough for p95).")] = 72,
+    clients: Annotated[str, _load("N,...", "Closed loop: concurrent clients; '' for none.")] = "1",
+    rate: Annotated[str, _load("RATE,...", "Open loop, Poisson arrivals: requests per second.")] = "",
+    constant: Annotated[str, _load("RATE,...", "Open loop, constant intervals: requests per second.")] = "",
+    burst: Annotated[str, _load("N,...", "Requests sent at the same moment.")] = "",
+    warmup: Annotated[int, _load("N", "Warm-up requests, excluded from results.")] = 3,
+    repeats: Annotated[int, _load("N", "Repetitions of each level.")] = 1,
+    url: Annotated[str, _output("URL", "Another server, address up to /v1; requires --model.")] = "",
+    model: Annotated[str, _output("NAME", "Model name on that server.")] = "",
+    name: Annotated[str, _output("NAME", "Part of the run folder's name.")] = "bench",
+    results: Results = Path("results"),
+    resume: Annotated[Path | None, _output("RUN", "Continue an interrupted run.")] = None,
+) -> int:
+    """Measure latency and throughput, record every request, and check RAGFlow's timeout."""
+    from ragops import measure
+    from ragops.bench import BenchmarkConfig, from_jsonl, load_run
+    from ragops.errors import BenchError
+
+    stack, watched = call.stack(), _Watched()
+    if bool(url) != bool(model):
+        raise BenchError("--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME")
     try:
-        if options.resume:
-            own = from_jsonl(options.workload) if options.workload else None
-            folder = measure.resume(stack, options.resume, workload=own, progress=told)
+        if resume:
+            own = from_jsonl(workload) if workload else None
+            folder = measure.resume(stack, resume, workload=own, progress=watched)
         else:
-            folder = _recorded(stack, options, told)
+            texts = _texts(
+                stack if not url else None,
+                requests + warmup,
+                seed,
+                workload=workload,
+                profile=profile,
+                form=form,
+                release=release,
+                page_size=page_size,
+                max_words=max_words,
+            )
+            config = BenchmarkConfig(
+                workload=texts,
+                levels=_levels(None if workload else requests, clients, rate, constant, burst),
+                name=name,
+                results=results,
+                warmup=warmup,
+                repeats=repeats,
+                seed=seed,
+                fresh=not same_texts,
+                no_order_check=no_order_check,
+            )
+            target = partial(measure.benchmark_url, url, model) if url else partial(measure.benchmark, stack)
+            folder = target(config, progress=watched)
     except KeyboardInterrupt:
-        if told.folder:
-            tell(f"to go on: ragops bench --resume {told.folder}")
+        if watched.folder:
+            call.message(f"continue with: ragops bench --resume {watched.folder}")
         raise
     run = load_run(folder)
-    found = outcome(run, release=options.release or "")
-    show(options, found)
-    failed = run.info.order.failed or (found.verdict is not None and found.verdict.fits is False)
-    return FAILED if failed else OK
+    result = outcome(run, release=release)
+    call.show(result)
+    does_fit = result.verdict is None or result.verdict.fits is not False
+    return OK if does_fit and not run.info.order.failed else FAILED
 
 
-def _recorded(stack: Stack, options: Options, told: _Told) -> Path:
-    if bool(options.url) != bool(options.model):
-        raise BenchError("--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME")
-    config = BenchmarkConfig(
-        workload=_workload(stack, options),
-        levels=_levels(options),
-        name=options.name,
-        results=options.results,
-        warmup=options.warmup,
-        repeats=options.repeats,
-        seed=options.seed,
-        fresh=not options.same_texts,
-        no_order_check=options.no_order_check,
-    )
-    if options.url:
-        return benchmark_url(options.url, options.model, config, progress=told)
-    return benchmark(stack, config, progress=told)
+def _texts(
+    stack: Stack | None,
+    count: int,
+    seed: int,
+    *,
+    workload: Path | None,
+    profile: str,
+    form: str,
+    release: str,
+    page_size: int | None,
+    max_words: int | None,
+) -> Workload:
+    """The requests; what is not given is that of the running stack, if it is the one that is measured."""
+    from ragops import bench, measure
+    from ragops.bench.sizes import TAIL
 
-
-def _workload(stack: Stack, options: Options) -> Workload:
-    if options.workload:
-        return from_jsonl(options.workload)
-    words = options.max_words or (None if options.url else max_words(stack))
-    count, seed = options.requests + options.warmup, options.seed
-    if options.profile == "grid":
+    if workload:
+        return bench.from_jsonl(workload)
+    words = max_words or (measure.max_words(stack) if stack else None)
+    if profile == "grid":
         longest = 512 if words is None else words - 16
         sizes = tuple(sorted({16, longest // 3, longest}))
-        return grid((1, 8, 32), sizes, each=-(-count // 9), seed=seed, max_words=words)
-    return ragflow(
-        count,
-        seed,
-        form=options.form,
-        release=options.release or ("" if options.url else measure.release(stack)),
-        page_size=options.page_size,
-        tail=TAIL,
-        max_words=words,
-    )
+        return bench.grid((1, 8, 32), sizes, each=-(-count // 9), seed=seed, max_words=words)
+    release = release or (measure.release(stack) if stack else "")
+    window: dict[str, Any] = {"form": form, "release": release, "page_size": page_size}
+    return bench.ragflow(count, seed, tail=TAIL, max_words=words, **window)
 
 
-def _levels(options: Options) -> tuple[Level, ...]:
-    count = None if options.workload else options.requests
-    kinds = (
-        (Level.closed, options.clients),
-        (Level.poisson, options.rate),
-        (Level.constant, options.constant),
-        (Level.burst, options.burst),
-    )
-    return tuple(make(value, requests=count) for make, values in kinds for value in values)
-
-
-class _Told:
-    """Tells how far a run is, ten times, and remembers where it is kept."""
+class _Watched:
+    """Reports the progress of a run and remembers its folder."""
 
     folder: Path | None = None
 
     def __call__(self, now: Progress) -> None:
+        from ragops.progress import advance
+
         self.folder = now.folder
-        if now.done % max(1, now.total // 10) == 0:
-            last = f"last {now.latency:.2f} s ({now.level})"
-            tell(f"{now.done}/{now.total} requests, {now.errors} errors, {last}")
+        advance(now.done, now.total, f"requests, {now.errors} errors, last {now.latency:.2f} s ({now.level})")
 
 
-_WHAT = (
-    option("--profile", choices=("ragflow", "grid"), default="ragflow", help="what is sent (%(default)s)"),
-    option("--workload", type=Path, metavar="FILE", help="your own requests, a JSON object on each line"),
-    option(
-        "--form",
-        choices=("natural", "stemmed"),
-        default="natural",
-        help="texts as written, or as RAGFlow stems them",
-    ),
-    option(
-        "--release",
-        metavar="VERSION",
-        help="RAGFlow's, for its window and limit (default: the one that runs)",
-    ),
-    option("--page-size", type=int, metavar="N", help="documents that RAGFlow shows (default: a mixture)"),
-    option("--max-words", type=int, metavar="N", help="cut longer pairs (default: what the model takes)"),
-    option("--seed", type=int, default=1, help="of texts, arrivals and order (%(default)s)"),
-    option("--same-texts", action="store_true", help="repeat texts in each pass: measures the cache"),
-    option("--no-order-check", default="", metavar="REASON", help="why scores mean nothing here"),
-)
-_HOW = (
-    option("--requests", type=int, default=72, help="requests at each level (%(default)s, enough for p95)"),
-    option("--clients", type=int, nargs="*", default=[1], help="closed loop: clients at once (%(default)s)"),
-    option("--rate", type=float, nargs="+", default=[], help="open loop: Poisson, requests a second"),
-    option(
-        "--constant", type=float, nargs="+", default=[], help="open loop: even distances, requests a second"
-    ),
-    option("--burst", type=int, nargs="+", default=[], help="requests at the same moment"),
-    option("--warmup", type=int, default=3, help="requests that no figure counts (%(default)s)"),
-    option("--repeats", type=int, default=1, help="times that each level is played (%(default)s)"),
-)
-_WHERE = (
-    option("--url", metavar="URL", help="another server, address up to /v1; needs --model"),
-    option("--model", metavar="NAME", help="its model's name"),
-    option("--name", default="bench", help="part of the run folder's name (%(default)s)"),
-    option("--results", type=Path, default=Path("results"), help="where run folders go (%(default)s)"),
-    option("--resume", type=Path, metavar="RUN", help="go on with a run that was cut short"),
-)
+@verb(app, MEASURE, "ragops report results/RUN --out report.html")
+def report(
+    call: Call,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run folder, or its name in the folder of results.")
+    ],
+    *,
+    out: Annotated[Path | None, option("FILE", "The page; default: the run's name with .html.")] = None,
+    figures: Annotated[Path | None, option("FOLDER", "Write each chart as SVG too.")] = None,
+    results: Results = Path("results"),
+) -> int:
+    """Write a recorded run as an HTML page: verdict, charts, values, provenance."""
+    from ragops.bench import page
 
-VERBS = {
-    "bench": Verb(
-        _bench,
-        "measure latency and throughput, keep every request, say whether it fits",
-        (*_WHAT, *_HOW, *_WHERE),
-    ),
-}
-"""By name."""
+    recorded = _find(results, run)
+    call.show(page.write(recorded, out or Path(f"{recorded.path.name}.html"), figures=figures))
+    return OK
+
+
+@verb(app, MEASURE, "ragops compare results/BASELINE results/CANDIDATE --fail-over 5")
+def compare(
+    call: Call,
+    a: Annotated[str, typer.Argument(metavar="BASELINE", help="Run folder or name of the baseline.")],
+    b: Annotated[str, typer.Argument(metavar="CANDIDATE", help="Run folder or name of the candidate.")],
+    *,
+    fail_over: Annotated[
+        float | None, option("PERCENT", "Exit code 1 if the candidate is significantly worse by more.")
+    ] = None,
+    across_models: Annotated[bool, option("", "Allow runs of different models.", "--across-models")] = False,
+    results: Results = Path("results"),
+) -> int:
+    """Compare two recorded runs of one workload, with confidence intervals."""
+    from ragops import bench
+
+    comparison = bench.compare(_find(results, a), _find(results, b), across_models=across_models)
+    worse = () if fail_over is None else comparison.regressions(fail_over)
+    call.show({"comparison": comparison, "regressions": worse}, str(comparison))
+    for line in worse:
+        call.message(f"regression: {line}")
+    return FAILED if worse else OK
+
+
+def _find(results: Path, name: str) -> Run:
+    """A run by its folder, or by its name in the folder of results."""
+    from ragops.bench import load_run
+    from ragops.errors import BenchError
+
+    for folder in (Path(name), results / name):
+        if (folder / "run.json").exists():
+            return load_run(folder)
+    known = sorted(file.parent.name for file in results.glob("*/run.json"))
+    raise BenchError(
+        f"there is no recorded run {name}",
+        code="run-unreadable",
+        file=results,
+        evidence=f"in {results}: {', '.join(known[-5:]) or 'no run'}",
+        hint="ragops bench records one; --results names another folder of runs",
+    )
+
+
+@verb(app, MEASURE, "ragops tune --only batched-4096,eager --no-write")
+def tune(
+    call: Call,
+    *,
+    only: Annotated[str, option("NAME,...", "Candidates to compare (default: all but int8).")] = "",
+    tolerance: Annotated[
+        float, option("DIFFERENCE", "Maximum score difference still treated as equal.")
+    ] = 0.02,
+    no_write: Annotated[bool, option("", "Do not change ragops.toml.", "--no-write")] = False,
+    results: Results = Path("results"),
+) -> int:
+    """Compare vLLM options on this machine; write faster ones with equal scores into ragops.toml."""
+    from ragops.bench import tune as search
+    from ragops.stack import declaration
+
+    result = search.tune(
+        call.stack(),
+        only=tuple(filter(None, only.split(","))),
+        tolerance=tolerance,
+        results=results,
+        write=None if no_write else declaration(call.file),
+    )
+    call.show(result)
+    if result.written:
+        call.message("ragops plan shows what the new configuration changes, ragops up applies it")
+    return OK
+
+
+@verb(app, MEASURE)
+def int8(
+    call: Call,
+    *,
+    target: Annotated[Path | None, option("FOLDER", "Folder to create; default: beside the model.")] = None,
+) -> int:
+    """Create an int8 copy of the model folder and print its path; set reranker.model to it to serve it."""
+    from ragops import image, model, quantize
+    from ragops.host import read_host
+    from ragops.stack import home
+
+    stack, engine = call.stack(), call.engine()
+    base = image.ensure(engine, stack.reranker.image, home())
+    folder = quantize.int8(model.resolve(stack, home()).folder, engine=engine, image=base.id, target=target)
+    if reason := quantize.unfit(read_host()):
+        call.message(f"note: not suitable for this machine: {reason}")
+    call.show({"folder": folder}, str(folder))
+    return OK

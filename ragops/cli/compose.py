@@ -4,40 +4,53 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
-from ragops.compose import check_file
-from ragops.compose.render import not_taken_over, reranker, take_over
-from ragops.errors import ComposeError
-from ragops.model import named_folder
-from ragops.planning import network_spec
-from ragops.ragflow.compose import write
-from ragops.render import plain
-from ragops.stack import load
-from ragops.verbs import desired, override
+import typer
+
+from ragops.cli.output import FAILED, KEEP, OK, Call, option, plain, verb
 
 if TYPE_CHECKING:
-    from ragops.cli.parts import Options
     from ragops.compose import CheckedFile
     from ragops.stack import Stack
 
+app = typer.Typer()
+files = typer.Typer(help="Print compose files that create the same stack with Docker Compose.")
+app.add_typer(files, name="compose", rich_help_panel=KEEP)
 
-def _check(options: Options) -> int:
-    checked = check_file(options.file)
-    if not options.fix:
-        show(options, checked.to_json(), str(checked))
-        return OK if checked.ok else FAILED
-    tell(str(checked))
-    text, left_out = _corrected(checked, load(options.stack))
-    for item in left_out:
-        tell(f"not taken over: {item}")
-    show(options, {**checked.to_json(), "text": text, "not_taken_over": left_out}, text.rstrip("\n"))
+
+@verb(app, KEEP, "ragops check docker-compose.yml --fix")
+def check(
+    call: Call,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The compose file.")],
+    *,
+    fix: Annotated[
+        bool, option("", "Print its reranker as ragops would start it; changes no file.", "--fix")
+    ] = False,
+) -> int:
+    """Find the faults of a compose file that starts a vLLM reranker."""
+    from ragops.compose import check_file
+
+    checked = check_file(file)
+    if fix:
+        call.message(str(checked))
+        text, left_out = _corrected(checked, call.stack())
+        for item in left_out:
+            call.message(f"not taken over: {item}")
+        call.show({**checked.to_json(), "text": text, "not_taken_over": left_out}, text.rstrip("\n"))
+    else:
+        call.show(checked.to_json(), str(checked))
     return OK if checked.ok else FAILED
 
 
 def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
     """The first reranker of a compose file as ``ragops compose reranker`` renders it, and what it lacks."""
+    from ragops import verbs
+    from ragops.compose import render
+    from ragops.errors import ComposeError
+    from ragops.model import named_folder
+    from ragops.planning import network_spec
+
     if not checked.rerankers:
         raise ComposeError(
             f"no service in {checked.path} serves a reranker with vLLM",
@@ -59,64 +72,45 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
             evidence=f"model: {service.served.path or 'not in the file'}",
             hint="RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
-    wanted = desired(take_over(service, stack), model)
-    left_out = [*not_taken_over(service, wanted.spec), *(f"service {other.name}" for other in others)]
-    return reranker(wanted.spec, network_spec(wanted.stack.network)), left_out
+    desired = verbs.desired(render.take_over(service, stack), model)
+    left_out = [*render.not_taken_over(service, desired.spec), *(f"service {other.name}" for other in others)]
+    return render.reranker(desired.spec, network_spec(desired.stack.network)), left_out
 
 
-def _override(options: Options) -> int:
-    made = override(load(options.stack))
-    if not options.write:
-        show(options, made)
-    else:
-        file, backup = write(made)
-        show(options, {**plain(made), "backup": backup and str(backup)}, str(file))
+@verb(files, None, "ragops compose override --write")
+def override(
+    call: Call,
+    *,
+    write: Annotated[
+        bool, option("", "Write it beside RAGFlow's compose file; an existing file is backed up.", "--write")
+    ] = False,
+) -> int:
+    """Print the override file that keeps RAGFlow connected when Compose recreates its container."""
+    from ragops import verbs
+    from ragops.ragflow import compose
+
+    result = verbs.override(call.stack())
+    if write:
+        file, backup = compose.write(result)
+        call.show({**plain(result), "backup": backup}, str(file))
         if backup:
-            tell(f"note: what was there is kept as {backup}")
-    for note in made.notes:
-        tell(f"note: {note}")
-    tell(f"apply it with: {shlex.join(made.command)}")
+            call.message(f"note: the earlier file is saved as {backup}")
+    else:
+        call.show(result)
+    for note in result.notes:
+        call.message(f"note: {note}")
+    call.message(f"apply it with: {shlex.join(result.command)}")
     return OK
 
 
-def _reranker(options: Options) -> int:
-    wanted = desired(load(options.stack))
-    text = reranker(wanted.spec, network_spec(wanted.stack.network))
-    show(options, {"text": text}, text.rstrip("\n"))
+@verb(files, None, "ragops compose reranker > reranker.yml")
+def reranker(call: Call) -> int:
+    """Print the compose file of the reranker that up starts on this machine."""
+    from ragops import verbs
+    from ragops.compose import render
+    from ragops.planning import network_spec
+
+    desired = verbs.desired(call.stack())
+    text = render.reranker(desired.spec, network_spec(desired.stack.network))
+    call.show({"text": text}, text.rstrip("\n"))
     return OK
-
-
-VERBS = {
-    "compose": Verb(
-        {
-            "override": Verb(
-                _override,
-                "print the override file that keeps RAGFlow in the network when compose makes it anew",
-                (
-                    option(
-                        "--write",
-                        action="store_true",
-                        help="put it beside RAGFlow's own file; what is there is kept as a backup",
-                    ),
-                ),
-            ),
-            "reranker": Verb(
-                _reranker, "print the compose file of the reranker that up starts, for this machine"
-            ),
-        },
-        "print the files that make the same thing with Docker Compose",
-    ),
-    "check": Verb(
-        _check,
-        "find the faults of a compose file that starts a vLLM reranker",
-        (
-            option("file", type=Path, help="the compose file"),
-            option(
-                "--fix",
-                action="store_true",
-                help="also print its reranker as ragops would start it; the file is not changed",
-            ),
-        ),
-    ),
-}
-"""By name."""

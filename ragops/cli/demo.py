@@ -1,105 +1,110 @@
-"""The verbs for machines that have no RAGFlow, or no Docker engine, and the one that opens notebooks."""
+"""The verbs for machines without RAGFlow or a Docker engine, and the one that opens the notebooks."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from ragops import image as images
-from ragops import lab, planning, private_engine
-from ragops.cli.parts import FAILED, OK, Verb, option, show, tell
-from ragops.engine import connect
-from ragops.lock import held
-from ragops.stack import FILE, home, load
-from ragops.testing import demo
+import typer
 
-if TYPE_CHECKING:
-    from ragops.cli.parts import Options
+from ragops.cli.output import FAILED, OK, SETUP, Call, option, verb
+
+app = typer.Typer()
+demos = typer.Typer(help="The demo client, which replaces RAGFlow on machines without it.")
+engines = typer.Typer(help="A private Docker engine, for machines without one.")
+app.add_typer(demos, name="demo", rich_help_panel=SETUP)
+app.add_typer(engines, name="engine", rich_help_panel=SETUP)
 
 
-def _demo_up(options: Options) -> int:
-    engine = connect()
-    base = images.ensure(engine, load(options.stack).reranker.image, home(), tell)
+@verb(demos, name="up")
+def demo_up(call: Call) -> int:
+    """Start the demo client."""
+    from ragops import image
+    from ragops.lock import held
+    from ragops.stack import home
+    from ragops.testing import demo
+
+    engine = call.engine()
+    base = image.ensure(engine, call.stack().reranker.image, home())
     with held(home(), engine.state().address, demo.NAME):
-        name = demo.up(engine, base.id, home(), tell)
-    show(options, {"container": name, "demo": True}, f"{name} runs: a stand-in for RAGFlow")
+        name = demo.up(engine, base.id, home())
+    call.show({"container": name, "demo": True}, f"{name} runs: a demo client, not RAGFlow")
     return OK
 
 
-def _demo_down(options: Options) -> int:
-    engine = connect()
+@verb(demos, name="down")
+def demo_down(call: Call) -> int:
+    """Remove every demo client and its network."""
+    from ragops import planning
+    from ragops.lock import held
+    from ragops.stack import home
+    from ragops.testing import demo
+
+    engine = call.engine()
     with held(home(), engine.state().address, demo.NAME):
-        done = demo.plan_down(planning.observe(engine))
-        planning.apply(done, engine)
-    show(options, done)
+        changes = demo.plan_down(planning.observe(engine))
+        planning.apply(changes, engine)
+    call.show(changes)
     return OK
 
 
-def _demo_run(options: Options) -> int:
-    from ragops import tour  # noqa: PLC0415 - it needs the extra docs, the other verbs don't
-
-    done = tour.run(options.stack, home(), Path.cwd(), tell)
-    show(options, done)
-    return OK if done.ok else FAILED
-
-
-def _engine_start(options: Options) -> int:
-    address = private_engine.ensure(home(), tell)
-    show(options, {"address": address}, f"DOCKER_HOST={address}")
-    return OK
-
-
-def _engine_stop(options: Options) -> int:
-    stopped = private_engine.stop(home())
-    show(options, {"stopped": stopped}, "stopped and removed" if stopped else "there is no private engine")
-    return OK
-
-
-def _demo_docs(options: Options) -> int:
-    from ragops import tour  # noqa: PLC0415 - as above
+@verb(demos, name="docs")
+def demo_docs(call: Call) -> int:
+    """Build the documentation site of a checkout, with the notebooks as last executed."""
+    from ragops import tour
 
     page = tour.docs(Path.cwd())
-    show(options, {"site": page}, str(page))
+    call.show({"site": page}, str(page))
     return OK
 
 
-def _lab(options: Options) -> int:
-    argv = lab.command(lab.notebooks(Path.cwd()), port=options.port, browser=not options.no_browser)
-    tell(f"opens {argv[-1]}; Ctrl-C ends it")
-    declared = Path(options.stack or FILE).resolve()  # notebooks have a working folder of their own
-    named = {"RAGOPS_STACK": str(declared)} if options.stack or declared.exists() else {}
-    os.execve(argv[0], argv, os.environ | named)  # noqa: S606 - it takes this process's place, and its signals
+@verb(demos, name="run")
+def demo_run(call: Call) -> int:
+    """Set up everything: Docker engine, image, model, demo client, notebooks, documentation site."""
+    from ragops import tour
+    from ragops.stack import home
+
+    outcome = tour.run(call.file, home(), Path.cwd())
+    call.show(outcome)
+    return OK if outcome.ok else FAILED
 
 
-VERBS = {
-    "lab": Verb(
-        _lab,
-        "open JupyterLab with the notebooks, on this machine only",
-        (
-            option("--port", type=int, default=8888, help="TCP port (%(default)s)"),
-            option("--no-browser", action="store_true", help="print the address, open no browser"),
-        ),
-    ),
-    "demo": Verb(
-        {
-            "up": Verb(_demo_up, "start the demo client"),
-            "down": Verb(_demo_down, "remove every demo client and its network"),
-            "docs": Verb(_demo_docs, "build the site of a checkout, with its notebooks as last run"),
-            "run": Verb(_demo_run, "go the whole way: engine, image, model, client, notebooks, site"),
-        },
-        "the stand-in for RAGFlow, for machines that have none",
-    ),
-    "engine": Verb(
-        {
-            "start": Verb(
-                _engine_start, "use the engine that answers, else install docker.io and start a private one"
-            ),
-            "stop": Verb(
-                _engine_stop, "stop the private engine and remove its data; other engines are not touched"
-            ),
-        },
-        "a private Docker engine, for machines that have none",
-    ),
-}
-"""By name."""
+@verb(engines, name="start")
+def engine_start(call: Call) -> int:
+    """Use the reachable Docker engine; without one, install docker.io and start a private one."""
+    from ragops import private_engine
+    from ragops.stack import home
+
+    address = private_engine.ensure(home())
+    call.show({"address": address}, f"DOCKER_HOST={address}")
+    return OK
+
+
+@verb(engines, name="stop")
+def engine_stop(call: Call) -> int:
+    """Stop the private engine and remove its data; other engines are not affected."""
+    from ragops import private_engine
+    from ragops.stack import home
+
+    stopped = private_engine.stop(home())
+    call.show({"stopped": stopped}, "stopped and removed" if stopped else "there is no private engine")
+    return OK
+
+
+@verb(app, SETUP)
+def lab(
+    call: Call,
+    *,
+    port: Annotated[int, option("PORT", "TCP port.")] = 8888,
+    no_browser: Annotated[bool, option("", "Print the address, open no browser.", "--no-browser")] = False,
+) -> int:
+    """Open JupyterLab with the notebooks, on this machine only."""
+    from ragops import lab as jupyter
+    from ragops.stack import FILE
+
+    argv = jupyter.command(jupyter.notebooks(Path.cwd()), port=port, browser=not no_browser)
+    call.message(f"opening {argv[-1]}; Ctrl-C ends it")
+    file = (call.file or Path(FILE)).resolve()  # the notebooks' working folder is another one
+    extra = {"RAGOPS_STACK": str(file)} if call.file or file.exists() else {}
+    os.execve(argv[0], argv, os.environ | extra)  # noqa: S606 - JupyterLab replaces this process

@@ -1,70 +1,66 @@
-"""The verbs that register the reranker in RAGFlow, and undo it."""
+"""The verbs that add the reranker to RAGFlow's models and remove it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from ragops import registration
-from ragops.cli.parts import OK, Verb, option, show, tell
-from ragops.ragflow.register import INSTANCE, KEY
-from ragops.ragflow.secret import KEY_VARIABLE, TOKEN_VARIABLE, read_secret
-from ragops.stack import load
+import typer
 
-if TYPE_CHECKING:
-    from ragops.cli.parts import Options
+from ragops.cli.output import OK, REMOVE, START, Call, option, verb
+
+app = typer.Typer()
+Url = Annotated[str, option("URL", "RAGFlow's address; default: found from its container.")]
+Instance = Annotated[str, option("NAME", "Name of the provider's instance in RAGFlow.")]
+TokenFile = Annotated[
+    Path | None, option("FILE", "File with RAGFlow's API token (or: RAGOPS_RAGFLOW_TOKEN).")
+]
 
 
-def _register(options: Options) -> int:
-    stack = load(options.stack)
+@verb(app, START, "RAGOPS_RAGFLOW_TOKEN=ragflow-... ragops register --default")
+def register(
+    call: Call,
+    *,
+    url: Url = "",
+    instance: Instance = "ragops",
+    token_file: TokenFile = None,
+    default: Annotated[bool, option("", "Set it as the user's default rerank model.", "--default")] = False,
+    chat: Annotated[list[str] | None, option("ID", "Use it in this chat; may be repeated.")] = None,
+    dataset: Annotated[str, option("ID", "Run one test retrieval on this dataset afterwards.")] = "",
+    key_file: Annotated[
+        Path | None, option("FILE", "File with the reranker's API key (or: RAGOPS_RERANKER_KEY).")
+    ] = None,
+) -> int:
+    """Add the reranker to RAGFlow's models through its API and read the entry back."""
+    from ragops import registration
+    from ragops.ragflow.register import KEY
+    from ragops.ragflow.secret import KEY_VARIABLE, TOKEN_VARIABLE, read_secret
+
+    stack = call.stack()
     spec = replace(
         registration.registration_spec(stack),
-        key=read_secret(KEY_VARIABLE, options.key_file) or KEY,
-        instance=options.instance,
-        default=options.default,
-        chats=tuple(options.chat),
-        dataset=options.dataset or "",
+        key=read_secret(KEY_VARIABLE, key_file) or KEY,
+        instance=instance,
+        default=default,
+        chats=tuple(chat or ()),
+        dataset=dataset,
     )
-    token = read_secret(TOKEN_VARIABLE, options.token_file)
-    show(options, registration.register(stack, token, url=options.url or "", spec=spec, log=tell))
+    token = read_secret(TOKEN_VARIABLE, token_file)
+    call.show(registration.register(stack, token, url=url, spec=spec))
     return OK
 
 
-def _unregister(options: Options) -> int:
-    stack = load(options.stack)
-    spec = replace(registration.registration_spec(stack), instance=options.instance)
-    token = read_secret(TOKEN_VARIABLE, options.token_file)
-    show(options, registration.unregister(stack, token, url=options.url or "", spec=spec, log=tell))
+@verb(app, REMOVE)
+def unregister(
+    call: Call, *, url: Url = "", instance: Instance = "ragops", token_file: TokenFile = None
+) -> int:
+    """Remove the reranker from RAGFlow's models and restore the earlier settings."""
+    from ragops import registration
+    from ragops.ragflow.secret import TOKEN_VARIABLE, read_secret
+
+    stack = call.stack()
+    spec = replace(registration.registration_spec(stack), instance=instance)
+    token = read_secret(TOKEN_VARIABLE, token_file)
+    call.show(registration.unregister(stack, token, url=url, spec=spec))
     return OK
-
-
-_COMMON = (
-    option("--url", metavar="URL", help="RAGFlow's address (default: found from its container)"),
-    option(
-        "--instance", metavar="NAME", default=INSTANCE, help="the provider's instance (default: %(default)s)"
-    ),
-    option("--token-file", metavar="FILE", type=Path, help="RAGFlow's API token (or: RAGOPS_RAGFLOW_TOKEN)"),
-)
-
-VERBS = {
-    "register": Verb(
-        _register,
-        "enter the reranker into RAGFlow through its API, and read it back",
-        (
-            *_COMMON,
-            option("--default", action="store_true", help="make it the user's default rerank model"),
-            option(
-                "--chat",
-                metavar="ID",
-                action="append",
-                default=[],
-                help="let this chat use it; may be repeated",
-            ),
-            option("--dataset", metavar="ID", help="rank one query in this dataset at the end, as a check"),
-            option("--key-file", metavar="FILE", type=Path, help="reranker's key (or: RAGOPS_RERANKER_KEY)"),
-        ),
-    ),
-    "unregister": Verb(_unregister, "restore RAGFlow's settings from before register", _COMMON),
-}
-"""By name."""

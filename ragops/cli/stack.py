@@ -1,151 +1,167 @@
-"""The verbs that make the stack, show it, prove it and take it away."""
+"""The verbs that set up the stack, show it, verify it, watch it and remove it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import signal
+from typing import Annotated, Literal
 
-from ragops import image as images
-from ragops import model as models
-from ragops import quantize, verbs
-from ragops.checks import host
-from ragops.cli.parts import FAILED, OK, PENDING, Verb, option, show, tell
-from ragops.engine import connect
-from ragops.errors import EngineError
-from ragops.host import read_host
-from ragops.stack import home, load
+import typer
 
-if TYPE_CHECKING:
-    from ragops.cli.parts import Options
+from ragops.cli.output import FAILED, KEEP, OK, PENDING, REMOVE, SETUP, START, Call, option, verb
+
+app = typer.Typer()
+Container = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name of the container.")]
 
 
-def _doctor(options: Options) -> int:
-    report = host.check(load(options.stack))
-    show(options, report)
+@verb(app, START)
+def doctor(call: Call) -> int:
+    """Check whether this machine can run the reranker; changes nothing."""
+    from ragops.checks.host import check
+
+    report = check(call.stack())
+    call.show(report)
     return OK if report.ok else FAILED
 
 
-def _image(options: Options) -> int:
-    name = load(options.stack).reranker.image
-    engine = connect()
-    if options.build:
-        images.build(engine, home(), tell, name)
-    found = images.ensure(engine, name, home(), tell)
-    show(options, found, f"{name}  {found.size / 1e9:.2f} GB  {(found.digests or (found.id,))[0]}")
+@verb(app, START, "ragops plan --json")
+def plan(call: Call) -> int:
+    """Show what up would change, also as docker commands; exit code 3 if there are changes."""
+    from ragops import verbs
+
+    changes = verbs.plan(call.stack())
+    commands = "\n".join(changes.commands())
+    call.show(changes, f"{changes}\n\n{commands}" if commands else str(changes))
+    return OK if changes.empty else PENDING
+
+
+@verb(app, START, "RAGOPS_MODEL_DIR=/srv/models/Qwen3-Reranker-0.6B ragops up")
+def up(call: Call) -> int:
+    """Create the network, start the reranker and connect RAGFlow (idempotent)."""
+    from ragops import verbs
+
+    call.show(verbs.up(call.stack()))
     return OK
 
 
-def _int8(options: Options) -> int:
-    stack = load(options.stack)
-    engine = connect()
-    image = images.ensure(engine, stack.reranker.image, home(), tell)
-    folder = models.resolve(stack, home()).folder
-    made = quantize.int8(folder, engine=engine, image=image.id, target=options.target)
-    if wrong := quantize.unfit(read_host()):
-        tell(f"not for this machine: {wrong}")
-    show(options, {"folder": str(made)}, str(made))
-    return OK
+@verb(app, START)
+def status(call: Call) -> int:
+    """Show the stack and how it differs from the configuration; exit code 3 if it differs."""
+    from ragops import verbs
+
+    state = verbs.status(call.stack())
+    call.show(state)
+    return OK if state.ok else PENDING
 
 
-def _plan(options: Options) -> int:
-    found = verbs.plan(load(options.stack))
-    commands = "\n".join(found.commands())
-    show(options, found, f"{found}\n\n{commands}" if commands else str(found))
-    return OK if found.empty else PENDING
+@verb(app, START, "ragops verify --full")
+def verify(
+    call: Call,
+    *,
+    full: Annotated[
+        bool, option("", "Run the whole golden set and all timed calls; no time limit.", "--full")
+    ] = False,
+    no_budget: Annotated[
+        bool, option("", "Skip RAGFlow's timed calls (less than a minute).", "--no-budget")
+    ] = False,
+) -> int:
+    """Verify connection, scores and response time from inside each RAGFlow container."""
+    from ragops import verbs
 
-
-def _up(options: Options) -> int:
-    show(options, verbs.up(load(options.stack), told=tell))
-    return OK
-
-
-def _status(options: Options) -> int:
-    found = verbs.status(load(options.stack))
-    show(options, found)
-    return OK if found.ok else PENDING
-
-
-def _connect(options: Options) -> int:
-    done = verbs.connect(load(options.stack), options.container)
-    show(options, done, str(done) if done.actions else f"{options.container} is connected already")
-    return OK
-
-
-def _disconnect(options: Options) -> int:
-    done = verbs.disconnect(load(options.stack), options.container)
-    show(options, done, str(done) if done.actions else f"{options.container} is not connected")
-    return OK
-
-
-def _verify(options: Options) -> int:
-    report = verbs.verify(load(options.stack), full=options.full, budget=options.budget, told=tell)
-    show(options, report)
+    report = verbs.verify(call.stack(), full=full, budget=not no_budget)
+    call.show(report)
     return OK if report.ok else FAILED
 
 
-def _down(options: Options) -> int:
-    if options.all:
-        return _purge(options)
-    show(options, verbs.down(load(options.stack)))
-    return OK
+@verb(app, KEEP, "ragops watch --print systemd > /etc/systemd/system/ragops.service")
+def watch(
+    call: Call,
+    *,
+    probe: Annotated[
+        float, option("SECONDS", "Pause between two one-document reranks that detect a hang.")
+    ] = 30.0,
+    unit: Annotated[
+        Literal["systemd", "compose"] | None,
+        option(
+            "systemd|compose", "Print a systemd unit or a compose file that runs ragops watch.", "--print"
+        ),
+    ] = None,
+) -> int:
+    """Watch Docker events and reconnect or restart when something breaks."""
+    from ragops import service
+    from ragops.watcher import Watcher
+    from ragops.watching import Pace
 
-
-def _purge(options: Options) -> int:
-    try:
-        engine = connect()
-    except EngineError as error:
-        tell(f"{error.message}: nothing of ours can run")
+    if unit:
+        render = service.systemd if unit == "systemd" else service.compose
+        text = render(service.here(call.file, call.engine().state().address))
+        call.show({"text": text}, text.rstrip("\n"))
         return OK
-    show(options, verbs.purge(engine))
+    watcher = Watcher(call.stack, Pace(probe=probe))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: watcher.stop())
+    call.show({"repairs": watcher.run()}, f"stopped after {watcher.repairs} repairs")
     return OK
 
 
-_CONTAINER = option("container", help="its name")
+@verb(app, KEEP)
+def connect(call: Call, container: Container) -> int:
+    """Connect a container to the network now (lost when Compose recreates the container)."""
+    from ragops import verbs
 
-VERBS = {
-    "doctor": Verb(_doctor, "check whether this machine can do it, before anything is changed"),
-    "image": Verb(
-        _image,
-        "make the vLLM CPU image available: find, pull or build it",
-        (
-            option(
-                "--build", action="store_true", help="build it from package registries, even if it is there"
-            ),
-        ),
-    ),
-    "int8": Verb(
-        _int8,
-        "make an int8 copy of the model folder, and print where it is; name it under [reranker] to serve it",
-        (option("--target", type=Path, metavar="FOLDER", help="folder to make; else beside the model"),),
-    ),
-    "plan": Verb(_plan, "show what up would change, as docker commands too; exit code 3 if anything"),
-    "up": Verb(_up, "make it so: network, reranker, attachment of RAGFlow; a second time changes nothing"),
-    "status": Verb(_status, "show what is, and what differs from the declaration; exit code 3 if anything"),
-    "connect": Verb(
-        _connect, "join a container to the network now (lost when compose recreates it)", (_CONTAINER,)
-    ),
-    "disconnect": Verb(_disconnect, "take a container out of the network", (_CONTAINER,)),
-    "verify": Verb(
-        _verify,
-        "prove connection, scores and time from inside each RAGFlow container",
-        (
-            option(
-                "--full",
-                action="store_true",
-                help="ask the whole golden set and make all calls, however long it takes",
-            ),
-            option(
-                "--no-budget",
-                dest="budget",
-                action="store_false",
-                help="leave out RAGFlow's timed calls, which take less than a minute",
-            ),
-        ),
-    ),
-    "down": Verb(
-        _down,
-        "remove the reranker and its network; RAGFlow's containers stay as they are",
-        (option("--all", action="store_true", help="everything of ours: demo client and images too"),),
-    ),
-}
-"""By name."""
+    changes = verbs.connect(call.stack(), container)
+    call.show(changes, str(changes) if changes.actions else f"{container} is already connected")
+    return OK
+
+
+@verb(app, KEEP)
+def disconnect(call: Call, container: Container) -> int:
+    """Disconnect a container from the network."""
+    from ragops import verbs
+
+    changes = verbs.disconnect(call.stack(), container)
+    call.show(changes, str(changes) if changes.actions else f"{container} is not connected")
+    return OK
+
+
+@verb(app, REMOVE)
+def down(
+    call: Call,
+    *,
+    all_: Annotated[
+        bool, option("", "Remove every stack, the demo client and ragops' images too.", "--all")
+    ] = False,
+) -> int:
+    """Remove the reranker and its network; RAGFlow's containers keep running."""
+    from ragops import verbs
+    from ragops.errors import EngineError
+
+    if not all_:
+        call.show(verbs.down(call.stack()))
+        return OK
+    try:
+        engine = call.engine()
+    except EngineError as error:
+        call.message(f"{error.message}: nothing to remove")
+        return OK
+    call.show(verbs.purge(engine))
+    return OK
+
+
+@verb(app, SETUP, "ragops image --build")
+def image(
+    call: Call,
+    *,
+    build: Annotated[
+        bool, option("", "Build it from package registries, even if it exists.", "--build")
+    ] = False,
+) -> int:
+    """Find, pull or build the vLLM CPU image."""
+    from ragops import image as images
+    from ragops.stack import home
+
+    name, engine = call.stack().reranker.image, call.engine()
+    if build:
+        images.build(engine, home(), name)
+    state = images.ensure(engine, name, home())
+    call.show(state, f"{name}  {state.size / 1e9:.2f} GB  {(state.digests or (state.id,))[0]}")
+    return OK

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragops.errors import RagflowError
+from ragops.progress import step
 from ragops.ragflow import kept, releases
 from ragops.ragflow.answers import refused
 from ragops.ragflow.families import changes, registration_api
@@ -17,7 +18,7 @@ from ragops.ragflow.kept import UndoRecord
 from ragops.ragflow.register import set_chat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from ragops.ragflow.answers import Request
@@ -35,7 +36,6 @@ class Registrar:
     release: Release
     spec: RegistrationSpec
     home: Path
-    log: Callable[[str], None]
 
     @property
     def routes(self) -> RegistrationApi:
@@ -173,7 +173,7 @@ class Registrar:
         sent = []
         for request in requests:
             self.api.call(request)
-            self.log(request.purpose)
+            step(request.purpose)
             sent.append(request.purpose)
         return tuple(sent)
 

@@ -17,13 +17,12 @@ from ragops.actions import Remove, RemoveNetwork
 from ragops.container import ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
 from ragops.planning import Plan
+from ragops.progress import step
 from ragops.ragflow.discovery import DEMO
 from ragops.sidecar import sidecar
 from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ragops.engine import Engine
     from ragops.planning import Observed
 
@@ -38,7 +37,6 @@ def up(
     engine: Engine,
     base_image: str,
     home: Path,
-    told: Callable[[str], None],
     *,
     name: str = NAME,
     project: str = "docker",
@@ -49,7 +47,6 @@ def up(
         engine: Where.
         base_image: An image with Python, on which the client's is built.
         home: Folder for working files.
-        told: Called with a line for each thing that takes long.
         name: Container name.
         project: Compose project that its labels name.
 
@@ -66,7 +63,7 @@ def up(
             container=name,
         )
     if engine.image(IMAGE) is None:
-        told(f"building the demo client with {COHERE}")
+        step(f"building the demo client with {COHERE}")
         _build(engine, base_image, home)
     if there is None:
         network = f"{project}_ragflow"

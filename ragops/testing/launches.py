@@ -76,7 +76,7 @@ class Measured:
 def main(file: str) -> None:
     """Measure, and write the file."""
     engine = engines.connect()
-    image = images.ensure(engine, Reranker().image, home(), told).id
+    image = images.ensure(engine, Reranker().image, home()).id
     model = models.describe(_folder(engine, image))
     int8 = models.describe(quantize.int8(model.folder, engine=engine, image=image))
     engine.create_network(NetworkSpec(PREFIX))

@@ -41,7 +41,7 @@ def engine():
 
 @pytest.fixture(scope="session")
 def image(engine):
-    return images.ensure(engine, images.DEFAULT, stack.home(), print)
+    return images.ensure(engine, images.DEFAULT, stack.home())
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,7 @@ def declared(stack_file):
 @pytest.fixture(scope="session")
 def client(engine, image):
     """The demo client, in a compose project of its own."""
-    name = demo.up(engine, image.id, stack.home(), print, name=CLIENT, project=PROJECT)
+    name = demo.up(engine, image.id, stack.home(), name=CLIENT, project=PROJECT)
     yield name
     engine.remove_container(name)
     engine.remove_network(f"{PROJECT}_ragflow")
@@ -96,9 +96,8 @@ def client(engine, image):
 @pytest.fixture(scope="session")
 def running(engine, declared, client):
     """The whole stack, up; taken away at the end."""
-    told = []
-    status = verbs.up(declared, engine, told.append)
-    assert status.ok, told
+    status = verbs.up(declared, engine)
+    assert status.ok, str(status)
     yield status
     verbs.down(declared, engine)
     left = planning.observe(engine)

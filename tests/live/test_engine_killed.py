@@ -166,26 +166,25 @@ def until(done):
         time.sleep(0.05)
 
 
-def test_engine_that_was_killed_is_followed_again(daemon, ragflow, durability):
+def test_engine_that_was_killed_is_followed_again(daemon, ragflow, durability, messages):
     """The attachment outlives it; RAGFlow, by its policy, stays stopped until its owner starts it."""
-    told = []
-    watcher = Watcher(lambda: STACK, told.append)
+    watcher = Watcher(lambda: STACK)
     thread = threading.Thread(target=watcher.run, daemon=True)
     thread.start()
     until(lambda: watcher._memory.serving)
     daemon.kill()
-    until(lambda: "the engine went away: waiting for it" in told)
+    until(lambda: "the Docker engine is unreachable: waiting for it" in messages)
     with contextlib.closing(daemon.start()) as engine:
         until(lambda: engine.container(RERANKER).health == "healthy")
         status = verbs.status(STACK, engine)
         assert f"{RAGFLOW}: connected, exited" in str(status)
         assert status.drift.empty
-        until(lambda: "the engine answers again" in told)
+        until(lambda: "the Docker engine is reachable again" in messages)
         engine.start(RAGFLOW)
         assert engine.container(RAGFLOW).endpoint(NET).address
         ragflow("up", "-d", "--force-recreate")
         until(lambda: engine.container(RAGFLOW).endpoint(NET) is not None)
-    assert f"+ connect {RAGFLOW} to {NET}" in told
+    assert f"+ connect {RAGFLOW} to {NET}" in messages
     watcher.stop()
     thread.join(60)
     assert not thread.is_alive()

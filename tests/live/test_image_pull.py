@@ -81,30 +81,27 @@ def published(engine, registry, tmp_path, monkeypatch):
             engine.remove_image(name)
 
 
-def test_the_official_image_is_pulled_by_digest_and_named(engine, published, tmp_path):
-    told = []
-    found = images.ensure(engine, PULLED, tmp_path, told.append)
+def test_the_official_image_is_pulled_by_digest_and_named(engine, published, tmp_path, steps):
+    found = images.ensure(engine, PULLED, tmp_path)
     assert PULLED in found.tags
     assert published in found.digests
-    assert told == [f"pulling the official image {images.OFFICIAL_VERSION}"]
-    again = []
-    assert images.ensure(engine, PULLED, tmp_path, again.append).id == found.id
-    assert again == []
+    assert steps == [f"pulling the official image {images.OFFICIAL_VERSION}"]
+    assert images.ensure(engine, PULLED, tmp_path).id == found.id
+    assert len(steps) == 1
 
 
 def test_an_image_that_was_pulled_is_removed_with_both_names(engine, published, tmp_path):
-    images.ensure(engine, PULLED, tmp_path, print)
+    images.ensure(engine, PULLED, tmp_path)
     assert (tmp_path / "pulled-images").read_text().splitlines() == [published, PULLED]
     images._remove_pulled(engine, tmp_path)
     assert engine.image(PULLED) is None
     assert engine.image(published) is None
 
 
-def test_a_digest_that_the_registry_lacks_is_no_image(engine, published, tmp_path, monkeypatch):
+def test_a_digest_that_the_registry_lacks_is_no_image(engine, published, tmp_path, monkeypatch, messages):
     absent = published.partition("@")[0] + "@sha256:" + "0" * 64
     monkeypatch.setattr(images, "OFFICIAL", absent)
-    told = []
-    assert images.official(engine, tmp_path, told.append) is False
-    assert "manifest unknown" in told[-1]
+    assert images.official(engine, tmp_path) is False
+    assert "manifest unknown" in messages[-1]
     assert engine.image(PULLED) is None
     assert not (tmp_path / "pulled-images").exists()

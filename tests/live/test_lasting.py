@@ -173,18 +173,17 @@ def ragflow(engine, project):
 
 
 @pytest.fixture
-def watch(ragflow):
+def watch(ragflow, messages):
     """Starts to watch; gives the lines that are told."""
     made = []
 
     def begin():
-        told = []
-        watcher = Watcher(lambda: STACK, told.append, PACE)
+        watcher = Watcher(lambda: STACK, PACE)
         thread = threading.Thread(target=watcher.run, daemon=True)
         thread.start()
         made.append((watcher, thread))
         until(lambda: watcher._memory.serving and not watcher._memory.away)
-        return told
+        return messages
 
     yield begin
     for watcher, thread in made:

@@ -56,12 +56,11 @@ def test_it_is_what_was_declared(engine, declared, running):
     assert "--trust-remote-code" not in reranker.command
 
 
-def test_a_second_up_changes_nothing(engine, declared, running):
+def test_a_second_up_changes_nothing(engine, declared, running, steps):
     begin = time.time()
-    told = []
-    again = verbs.up(declared, engine, told.append)
+    again = verbs.up(declared, engine)
     assert events(engine, begin) == []
-    assert told[0] == "nothing to change"
+    assert steps == []
     assert again.reranker.id == running.reranker.id
     assert verbs.plan(declared, engine).empty
 

@@ -451,7 +451,7 @@ def test_differences_of_provenance_are_listed():
     (counted,) = compare(failed, failed).failures
     assert str(counted) == "closed-1: 1 of 9 failed in A, 1 of 9 in B"
     assert not counted.is_more
-    (row,) = [row for row in found.table().records() if row["figure"] == "p50 s"]
+    (row,) = [row for row in found.table().to_json() if row["figure"] == "p50 s"]
     assert row.keys() == {"level", "figure", "A", "B", "B / A", "resampled"}
 
 

@@ -115,11 +115,11 @@ def measure(fake, monkeypatch):
     """Measures a made-up server with few calls."""
     monkeypatch.setattr(calls, "CALLS", 6)
 
-    def run(server, expected=QWEN3, told=lambda _: None, **options):
+    def run(server, expected=QWEN3, **options):
         fake.respond = server
         found = box(fake)
         url = "http://reranker:8000/v1"
-        return calls.measure(fake, found, "vllm-cpu:latest", url, expected, told=told, **options)
+        return calls.measure(fake, found, "vllm-cpu:latest", url, expected, **options)
 
     return run
 
@@ -160,11 +160,9 @@ class TestMeasure:
         assert len(measure(Server()).calls) == 1
         assert len(measure(Server(), full=True).calls) == 8
 
-    def test_progress_is_told(self, measure, monkeypatch):
-        monkeypatch.setattr(calls, "_TOLD_EVERY", -1.0)
-        told = []
-        measure(Server(), told=told.append)
-        assert told[-1].startswith("ragflow-server: 8 of at most 8 timed calls")
+    def test_progress_is_reported(self, measure, steps):
+        measure(Server())
+        assert (len(steps), steps.done, steps.total) == (1, 8, 8)
 
     @pytest.mark.parametrize(
         ("reply", "error"),

@@ -61,7 +61,7 @@ class TestUsage:
     def test_wrong_usage_is_2(self, run, argv):
         code, out, err = run(*argv)
         assert (code, out) == (2, "")
-        assert "usage: ragops" in err
+        assert err.startswith("Usage: ragops")
 
     @pytest.mark.parametrize(
         "argv", [("--help",), ("up", "--help"), ("demo", "up", "--help"), ("--version",)]
@@ -99,7 +99,7 @@ class TestWithoutAStack:
     def test_up_tells_steps_apart_from_data(self, run, serving, ragflow):
         code, out, err = run("up")
         assert code == 0
-        assert "+ create network ragflow-rerank" in err.splitlines()
+        assert any(line.endswith(" + create network ragflow-rerank") for line in err.splitlines())
         assert "http://ragflow-vllm-reranker:8000/v1" in out
 
     def test_verify_says_what_to_run(self, run):
@@ -136,9 +136,9 @@ class TestWithAStack:
 
     def test_connect_and_disconnect_twice(self, run, up):
         assert run("disconnect", CONTAINER)[:2] == (0, f"- disconnect {CONTAINER} from ragflow-rerank\n")
-        assert run("disconnect", CONTAINER)[:2] == (0, f"{CONTAINER} is not connected\n")
+        assert as_json(run, "disconnect", CONTAINER) == (0, {"changes": [], "notes": []})
         assert run("connect", CONTAINER)[:2] == (0, f"+ connect {CONTAINER} to ragflow-rerank\n")
-        assert run("connect", CONTAINER)[:2] == (0, f"{CONTAINER} is connected already\n")
+        assert as_json(run, "connect", CONTAINER) == (0, {"changes": [], "notes": []})
 
     def test_verify_is_well(self, run, up):
         code, out, _ = run("verify")
@@ -257,7 +257,7 @@ class TestErrors:
         monkeypatch.setattr("ragops.verbs.up", interrupted)
         code, out, err = run("up")
         assert (code, out) == (130, "")
-        assert "ragops down removes it" in err
+        assert "ragops down" in err
 
     def test_reader_that_leaves_is_no_traceback(self, run, monkeypatch):
         def gone(*_):
@@ -316,11 +316,11 @@ class TestBench:
             asked.update(vars(config))
             raise BenchError("seen enough", hint="none")
 
-        monkeypatch.setattr("ragops.cli.bench.benchmark", benchmark)
+        monkeypatch.setattr("ragops.measure.benchmark", benchmark)
         return asked
 
     def test_options_reach_the_benchmark(self, run, measured, tmp_path):
-        argv = ("--requests", "5", "--clients", "1", "2", "--rate", "3", "--repeats", "2", "--results", "r")
+        argv = ("--requests", "5", "--clients", "1,2", "--rate", "3", "--repeats", "2", "--results", "r")
         more = ("--constant", "2", "--burst", "4", "--seed", "7", "--same-texts")
         code, _, err = run("bench", *argv, *more)
         assert (code, err.splitlines()[0]) == (1, "error: seen enough")
@@ -355,7 +355,7 @@ class TestBench:
         for part in (
             "closed-1: n=8, 0 failed",
             "client: ",
-            "to a server of no time",
+            "p50 without a server",
             "largest window",
             "p95",
         ):
@@ -404,12 +404,11 @@ class TestBench:
         assert run("bench", "--resume", str(folder))[0] == 1
 
     def test_a_stopped_run_tells_how_to_go_on(self, run, here, tmp_path, monkeypatch):
-        def stop(line):
-            sys.stderr.write(line + "\n")
-            if line.startswith("4/"):
+        def stop(done, total, text=""):
+            if done == 4:
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr("ragops.cli.bench.tell", stop)
+        monkeypatch.setattr("ragops.progress.advance", stop)
         with StubReranker() as stub:
             argv = (
                 "--url",
@@ -424,7 +423,7 @@ class TestBench:
             code, _, err = run("bench", *argv, "--results", str(tmp_path / "r"))
         (folder,) = (tmp_path / "r").iterdir()
         assert code == 130
-        assert f"to go on: ragops bench --resume {folder}" in err
+        assert f"continue with: ragops bench --resume {folder}" in err
 
     def test_an_address_needs_a_model(self, run, here):
         code, _, err = run("bench", "--url", "http://127.0.0.1:9/v1")

@@ -16,6 +16,7 @@ from ragops.container import ContainerSpec, HealthCheck, Mount, NetworkSpec
 from ragops.model import describe
 from ragops.service import Surroundings
 from ragops.stack import Stack
+from tests.support.command import parse
 
 FULL = ContainerSpec(
     name="my-reranker",
@@ -110,7 +111,7 @@ def test_unit_starts_watch_with_what_is_used_here():
     start = next(line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart="))
     argv = shlex.split(start.replace("%%", "%"))
     assert argv[:3] == ["/srv/my venv/bin/python", "-m", "ragops"]
-    assert cli.parser().parse_args(argv[3:]).stack == "/srv/100%/ragops.toml"
+    assert parse(argv[3:])["stack"] == Path("/srv/100%/ragops.toml")
     assert "Environment=RAGOPS_HOME=/srv/home" in unit
     assert "Environment=DOCKER_HOST=unix:///run/docker.sock" in unit
     assert "Environment=RAGOPS_MODEL_DIR=/srv/models/one" in unit
@@ -128,7 +129,7 @@ def test_service_has_the_socket_and_the_files_where_they_are_here(checkout):
         "/srv/models/one:/srv/models/one:ro",
     ]
     assert (watch["network_mode"], watch["user"]) == ("none", "1000:998")
-    assert cli.parser().parse_args(watch["command"][2:]).stack == "/srv/100%/ragops.toml"
+    assert parse(watch["command"][2:])["stack"] == Path("/srv/100%/ragops.toml")
     wanted = "pip install --no-cache-dir /src\n" if checkout else "pip install --no-cache-dir ragops-rerank=="
     assert wanted in watch["build"]["dockerfile_inline"]
 

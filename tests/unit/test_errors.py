@@ -13,12 +13,12 @@ from docker.errors import APIError, NotFound
 from pydantic import BaseModel
 
 from ragops import cli, codes, errors, hints
+from ragops.cli.output import plain
 from ragops.container import ContainerSpec
 from ragops.engine import _engine_errors
 from ragops.errors import EngineError, NotFoundError, RagopsError, StackError
 from ragops.ragflow import answers
 from ragops.ragflow.failures import FAILURES
-from ragops.render import plain
 
 ROOT = Path(__file__).parents[2]
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RagopsError)]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from ragops import Plan, RagopsError, Stack, bench, notebook, planning, site
+from ragops import Plan, RagopsError, Stack, bench, notebook, planning, progress, site
 from ragops.actions import CreateNetwork
 from ragops.container import LABEL
 from ragops.ragflow.discovery import DEMO
@@ -71,9 +71,9 @@ def test_outside_of_a_notebook_there_are_no_widgets(monkeypatch):
 
 
 def test_log_lines_are_shown_once_at_the_end(shown):
-    with notebook.log("up") as line:
-        line("create network")
-        line("load (3 s)")
+    with notebook.log("up"):
+        progress.step("create network")
+        progress.step("load (3 s)")
         assert shown == []
     (text,) = shown
     first, *others = text.splitlines()
@@ -83,8 +83,8 @@ def test_log_lines_are_shown_once_at_the_end(shown):
 
 def test_a_failure_keeps_the_log(shown):
     def fail():
-        with notebook.log("up") as line:
-            line("create network")
+        with notebook.log("up"):
+            progress.step("create network")
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
@@ -269,8 +269,9 @@ def run(stack, config, progress, stop):
 measure.benchmark = run
 config = bench.BenchmarkConfig(workload=bench.ragflow(4), levels=(bench.Level.closed(1),), name="load")
 await notebook.benchmark(Stack(), config)
-with notebook.log("up") as line:
-    line("ready")
+from ragops.progress import step
+with notebook.log("up"):
+    step("ready")
 """
     (tmp_path / "in").mkdir()
     source_notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])

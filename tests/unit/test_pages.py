@@ -13,10 +13,10 @@ from textwrap import dedent
 import pytest
 
 import ragops
-from ragops import cli
 from ragops.bench import wire
 from ragops.compose import check_text
 from ragops.errors import StackError
+from tests.support.command import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
@@ -66,7 +66,7 @@ def test_commands_of_the_readme_are_ones_that_ragops_takes():
     lines = re.findall(r"^ragops (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(lines) > 4
     for line in lines:
-        cli.parser().parse_args(shlex.split(line))
+        parse(shlex.split(line))
 
 
 @pytest.mark.parametrize(

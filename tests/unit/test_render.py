@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ragops.checks import Check, Report
+from ragops.cli.output import as_json
 from ragops.errors import EngineError
 from ragops.planning import Plan
-from ragops.render import as_json
 from ragops.stack import Stack
 from ragops.testing.fake_engine import FakeEngine
 

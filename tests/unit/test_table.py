@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ragops.render import as_json
+from ragops.cli.output import as_json
 from ragops.table import Column, Table
 
 COLUMNS = (Column("result", state=True), Column("name"), Column("command", code=True))
@@ -57,4 +57,4 @@ def test_json_has_one_object_for_each_row():
     rows = json.loads(as_json(Table(COLUMNS, ROWS)))
     assert rows[0] == {"group": "on <this> host", "result": "ok", "name": "disk", "command": "df -h"}
     assert [row["group"] for row in rows] == ["on <this> host", "in box"]
-    assert Table((Column("a"),), (("1",),)).records() == [{"a": "1"}]
+    assert Table((Column("a"),), (("1",),)).to_json() == [{"a": "1"}]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ragops
-from ragops import cli, vllm
+from ragops import cli, measure, vllm
 from ragops.bench import tune
 from ragops.bench.tune import Candidate, Search, candidates, decide, ratio_interval, write_settings
 from ragops.container import ContainerSpec
@@ -210,11 +210,7 @@ class FakeSearch(Search):
     def __init__(self, scores=None, fails=(), **speeds):
         self.baseline, self.other = BOTH
         self.rows, self.settings, self._round = [], {}, 0
-        self._tolerance, self._log, self._engine = (
-            0.02,
-            lambda _: None,
-            SimpleNamespace(remove_volume=lambda _: None),
-        )
+        self._tolerance, self._engine = 0.02, SimpleNamespace(remove_volume=lambda _: None)
         self.changed, self.fails, self.speeds = scores or {}, fails, speeds
         self.containers, self.measured, self.started, self.broken = {}, [], [], set()
 
@@ -437,7 +433,7 @@ class TestVerb:
 
     def test_containers_are_apart_from_the_stack_and_one_computes_at_a_time(self, engine, monkeypatch):
         specs, running = [], []
-        create, benchmark = engine.create_container, tune.benchmark
+        create, benchmark = engine.create_container, measure.benchmark
         monkeypatch.setattr(engine, "create_container", lambda spec: specs.append(spec) or create(spec))
 
         def watched(*args, **fields):
@@ -487,13 +483,14 @@ class TestVerb:
         assert (result.settings, result.written, left(engine)) == ({}, None, [])
         assert not (tmp_path / "ragops.toml").exists()
 
-    def test_an_interrupt_leaves_nothing(self, engine):
-        def log(line):
+    def test_an_interrupt_leaves_nothing(self, engine, monkeypatch):
+        def step(line):
             if "pair 2" in line:
                 raise KeyboardInterrupt
 
+        monkeypatch.setattr("ragops.bench.tune.step", step)
         with pytest.raises(KeyboardInterrupt):
-            ragops.tune(load(), only=("eager",), log=log)
+            ragops.tune(load(), only=("eager",))
         assert left(engine) == []
 
     def test_a_running_reranker_would_share_the_cores(self, engine):

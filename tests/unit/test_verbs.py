@@ -28,15 +28,14 @@ def stack_up(serving, ragflow):
 
 
 class TestUp:
-    def test_gives_back_what_is(self, serving, ragflow):
-        told = []
-        status = verbs.up(STACK, serving, told.append)
+    def test_gives_back_what_is(self, serving, ragflow, steps):
+        status = verbs.up(STACK, serving)
         assert status.ok
         assert status.served == "tiny"
         assert [one.name for one in status.ragflow] == [ragflow]
         assert status.connected(status.ragflow[0])
-        assert told[0] == f"+ create network {NET}"
-        assert told[-1] == "ready (0 s)"
+        assert steps[0] == f"+ create network {NET}"
+        assert steps[-1].endswith("ready")
 
     def test_the_container_is_launched_from_the_model_folder(self, serving, ragflow, model_folder):
         verbs.up(STACK, serving)
@@ -46,17 +45,15 @@ class TestUp:
         assert spec.mounts[0].source == str(model_folder)
         assert spec.cpuset_cpus == "0-3"
 
-    def test_again_changes_nothing_and_waits_for_nothing(self, stack_up):
-        told = []
+    def test_again_changes_nothing_and_waits_for_nothing(self, stack_up, steps):
         stack_up.respond = lambda *_: None
-        verbs.up(STACK, stack_up, told.append)
-        assert (stack_up.calls, told) == ([], ["nothing to change"])
+        verbs.up(STACK, stack_up)
+        assert (stack_up.calls, steps) == ([], [])
 
-    def test_again_on_one_that_is_still_loading_waits_for_it(self, stack_up):
+    def test_again_on_one_that_is_still_loading_waits_for_it(self, stack_up, steps):
         stack_up.change(RERANKER, health="starting")
-        told = []
-        verbs.up(STACK, stack_up, told.append)
-        assert told == ["nothing to change", "ready (0 s)"]
+        verbs.up(STACK, stack_up)
+        assert steps == [f"{RERANKER}: ready"]
 
     def test_reconnecting_ragflow_to_a_reranker_of_long_standing(self, stack_up, ragflow):
         stack_up.output[RERANKER] = "GET /health 200\n" * 1000
@@ -239,10 +236,10 @@ class TestVerify:
         assert {one["needed"] < len(one["posts"]) for one in asked} == {spare > 0}
 
     @pytest.mark.parametrize(("full", "most"), [(False, "60 s at most"), (True, "the whole golden set")])
-    def test_says_what_may_take_long_before_it_does(self, stack_up, ragflow, full, most):
-        told = []
-        verbs.verify(STACK, stack_up, full=full, budget=False, told=told.append)
-        assert told == [f"{ragflow}: connection and scores, {most}"]
+    def test_says_what_may_take_long_before_it_does(self, stack_up, ragflow, full, most, steps):
+        verbs.verify(STACK, stack_up, full=full, budget=False)
+        assert ragflow in steps[0]
+        assert most in steps[0]
 
     def test_leaves_no_container_behind(self, stack_up, ragflow):
         verbs.verify(STACK, stack_up)

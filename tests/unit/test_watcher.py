@@ -37,9 +37,9 @@ def up(serving, ragflow, monkeypatch):
 class Run:
     """A watcher in a thread of its own."""
 
-    def __init__(self, read=lambda: STACK, pace=FAST):
-        self.told = []
-        self.watcher = Watcher(read, self.told.append, pace)
+    def __init__(self, told, read=lambda: STACK, pace=FAST):
+        self.told = told
+        self.watcher = Watcher(read, pace)
         self.thread = threading.Thread(target=self.watcher.run, daemon=True)
         self.thread.start()
 
@@ -60,11 +60,11 @@ class Run:
 
 
 @pytest.fixture
-def start(up):
+def start(up, messages):
     made = []
 
     def begin(**options):
-        made.append(Run(**options))
+        made.append(Run(messages, **options))
         made[-1].settled()
         return made[-1]
 
@@ -115,7 +115,7 @@ def test_reranker_that_hangs_though_it_is_healthy_is_restarted(up, start):
     up.respond = lambda *_: None
     run = start()
     run.until(f"~ restart container {RERANKER}: it did not answer 3 times")
-    assert "the reranker did not answer, 2 in a row" in run.told
+    assert "the reranker did not respond, 2 times in a row" in run.told
     up.respond = answer
     up.change(RERANKER, health="healthy")
     run.until(lambda: run.watcher._memory.serving and not run.watcher._memory.launches)
@@ -136,9 +136,9 @@ def test_engine_that_went_away_is_waited_for_and_all_is_looked_at(up, start):
     with held(home(), up.state().address, RERANKER):
         up.disconnect(NET, RAGFLOW)
         up.end_events()
-        run.until("the engine answers again")
+        run.until("the Docker engine is reachable again")
     run.until(f"+ connect {RAGFLOW} to {NET}")
-    assert "the engine went away: waiting for it" in run.told
+    assert "the Docker engine is unreachable: waiting for it" in run.told
 
 
 def test_whoever_changes_the_stack_goes_first(up, start):
@@ -213,7 +213,7 @@ def test_what_is_watched_is_not_taken_away(up, start, verb):
 def test_second_one_is_refused(up, start):
     start()
     with pytest.raises(LockedError, match="watching the stack"):
-        Watcher(lambda: STACK, print).run()
+        Watcher(lambda: STACK).run()
 
 
 def surroundings(tmp_path, model_folder):
@@ -240,7 +240,7 @@ def test_without_an_engine_it_does_not_begin(tmp_path, model_folder):
 
 ENDING = """
 import sys
-from ragops.cli import main, watch
+from ragops.cli import main
 from ragops.testing.fake_engine import FakeEngine
 engine = FakeEngine()
 import ragops.watcher, ragops.verbs
@@ -258,7 +258,7 @@ def test_it_ends_well_when_told_to(tmp_path, model_folder, sign):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr.readline().startswith("watching")
+    assert " watching " in process.stderr.readline()
     process.send_signal(sign)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
