@@ -147,9 +147,11 @@ def _reporting(quiet: bool) -> Iterator[None]:
         if display is None:
             yield
         else:
+            _Display.current = display
             with progress.receiver(display), display.bars:
                 yield
     finally:
+        _Display.current = None
         logger.removeHandler(handler)
         logger.setLevel(level)
 
@@ -172,6 +174,8 @@ class _Handler(logging.Handler):
 
 class _Display:
     """Progress on a terminal: a spinner and the elapsed time; with a total a bar and the remaining time."""
+
+    current: _Display | None = None
 
     def __init__(self) -> None:
         from rich import progress
@@ -213,7 +217,9 @@ def _console(stream: Any) -> Console:
 
 
 def _print(text: str, stream: Any) -> None:
-    """Print lines; on a terminal with colours for states and changes."""
+    """Print lines, below the progress; on a terminal with colours for states and changes."""
+    if _Display.current:
+        _Display.current.bars.stop()
     if stream.isatty():
         _console(stream).print(text, markup=False)
     else:
