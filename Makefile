@@ -20,7 +20,7 @@ endef
 define FAST
 $(BIN)/ruff check . && $(BIN)/ruff format --check . || exit 1; \
 $(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
-$(BIN)/pytest -n auto --dist loadgroup -m "not live and not browser"; tests=$$?; \
+$(BIN)/pytest -n auto --dist loadfile -m "not live and not browser"; tests=$$?; \
 wait $$types; types=$$?; cat $(VENV)/mypy.log; \
 test $$tests -eq 0 -a $$types -eq 0
 endef

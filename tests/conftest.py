@@ -57,13 +57,6 @@ def pytest_report_header():
     return f"processor: {host.cpu_model}, {len(host.cpus)} CPUs, {sets}"
 
 
-def pytest_collection_modifyitems(items):
-    """One process of pytest-xdist builds the site."""
-    for item in items:
-        if "built" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("site"))
-
-
 @pytest.fixture
 def fake():
     return FakeEngine()

@@ -3,10 +3,14 @@
 Nothing here skips: without an engine these tests fail. ``make test`` starts one.
 """
 
+import fcntl
 import json
+import os
 import socket
 import subprocess
+import tempfile
 import textwrap
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -16,12 +20,24 @@ import pytest
 from ragops import engine as engines
 from ragops import image as images
 from ragops import planning, stack, verbs
+from ragops.minilm import bundled_minilm
 from ragops.testing import checkpoint, demo
+from tests.support.names import PROJECT
 
-PROJECT = "ragopstest"
 COMPOSE = str(resources.files("compose") / "docker-compose")
 """Docker Compose itself; the package's own script loses the exit code."""
 CLIENT = f"{PROJECT}-ragflow-cpu-1"
+
+
+ALONE = {
+    "test_benchmark",
+    "test_doctor_live",
+    "test_engine_contract",
+    "test_lasting",
+    "test_stack",
+    "test_tune_live",
+}
+"""Modules whose tests measure time, or compare all that the engine has before and after."""
 
 
 def pytest_collection_modifyitems(items):
@@ -30,6 +46,26 @@ def pytest_collection_modifyitems(items):
         fake = parameters.get("scene") == "fake"  # that half of the contract needs no engine
         if "live" in item.path.parts and not fake:
             item.add_marker(pytest.mark.live)
+
+
+@contextmanager
+def locked(name, how):
+    """A lock that the processes of pytest-xdist share."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", "")
+    with (Path(tempfile.gettempdir()) / f"ragops-{name}-{run}.lock").open("w") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """A test that must be alone waits for the one of the other process, and holds the next up."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or "live" not in item.path.parts:
+        return (yield)
+    with ExitStack() as held:
+        with locked("turn", fcntl.LOCK_EX):
+            held.enter_context(locked("engine", fcntl.LOCK_EX if item.path.stem in ALONE else fcntl.LOCK_SH))
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +77,9 @@ def engine():
 
 @pytest.fixture(scope="session")
 def image(engine):
-    return images.ensure(engine, images.DEFAULT, stack.home())
+    with locked("files", fcntl.LOCK_EX):  # two processes download the model and build nothing at once
+        bundled_minilm(stack.home())
+        return images.ensure(engine, images.DEFAULT, stack.home())
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +106,9 @@ def stack_file(tmp_path_factory):
     file.write_text(
         textwrap.dedent(f"""
             [network]
-            name = "ragopstest-rerank"
+            name = "{PROJECT}-rerank"
             [reranker]
-            name = "ragopstest-reranker"
+            name = "{PROJECT}-reranker"
             port = {port}
             [ragflow]
             project = "{PROJECT}"
@@ -87,7 +125,8 @@ def declared(stack_file):
 @pytest.fixture(scope="session")
 def client(engine, image):
     """The demo client, in a compose project of its own."""
-    name = demo.up(engine, image.id, stack.home(), name=CLIENT, project=PROJECT)
+    with locked("files", fcntl.LOCK_EX):
+        name = demo.up(engine, image.id, stack.home(), name=CLIENT, project=PROJECT)
     yield name
     engine.remove_container(name)
     engine.remove_network(f"{PROJECT}_ragflow")

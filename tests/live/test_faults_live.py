@@ -27,6 +27,7 @@ from ragops.host import read_host
 from ragops.testing import demo, impostors
 from ragops.testing.box import stub_box
 from ragops.testing.stub import Behaviour
+from tests.support.names import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SEEN = ROOT / "build" / "faults.json"
 RECORDED = ROOT / "docs" / "faults.json"
-PROJECT = "ragopstest"
 NAME = "ragopstest-faults"
 NETWORK = "ragopstest-faults"
 LAUNCHED = "launched as it should be"

@@ -24,11 +24,11 @@ from ragops.bench import Workload, agreement
 from ragops.bench.workload import Request
 from ragops.checks import scores
 from ragops.checks.questions import Expected
-from ragops.container import ContainerSpec, Mount
+from ragops.container import ContainerSpec, Mount, NetworkSpec
 from ragops.host import read_host
 from ragops.model import describe
 from ragops.ragflow import discovery
-from ragops.stack import Reranker, Stack
+from ragops.stack import Network, Reranker, Stack
 from ragops.testing import side_by_side
 from ragops.testing.peer import peer, spec
 
@@ -107,33 +107,42 @@ def reference(engine, tool, qwen3):
 
 
 @pytest.fixture(scope="module")
-def launch(engine, declared, running, qwen3) -> Iterator[ContainerSpec]:
-    """The product's own launch, in the network that RAGFlow's container has joined."""
-    own = Stack(network=declared.network, reranker=Reranker(name=NAME, port=free_port()))
+def network(engine, client) -> Iterator[str]:
+    """A network that RAGFlow's container has joined."""
+    engine.create_network(NetworkSpec(f"{NAME}-net"))
+    engine.connect(f"{NAME}-net", client)
+    yield f"{NAME}-net"
+    engine.disconnect(f"{NAME}-net", client)
+    engine.remove_network(f"{NAME}-net")
+
+
+@pytest.fixture(scope="module")
+def launch(engine, image, network, qwen3) -> Iterator[ContainerSpec]:
+    """The product's own launch."""
+    own = Stack(network=Network(name=network), reranker=Reranker(name=NAME, port=free_port()))
     model = describe(qwen3)
     assert model.kind == "qwen3-reranker"
     assert model.stand_in
     engine.create_volume(f"{NAME}-cache", role="test")
-    yield vllm.launch(own, model, read_host(), image=running.reranker.image)
+    yield vllm.launch(own, model, read_host(), image=image.id)
     engine.remove_volume(f"{NAME}-cache")
 
 
 @pytest.fixture(scope="module", params=["whole", "newline", "template", "overrides"])
-def launched(request, engine, declared, client, running, launch, qwen3) -> Iterator[tuple[str, Launched]]:
+def launched(request, engine, image, declared, client, launch, qwen3) -> Iterator[tuple[str, Launched]]:
     """A launch by what is wrong with it; ``whole`` is the product's."""
     spec = {
         "whole": lambda: launch,
         "newline": lambda: with_one_newline(launch, qwen3.parent),
         "template": lambda: without(launch, "--chat-template"),
-        "overrides": lambda: eager(
-            without(launch, "--hf-overrides")
-        ),  # no other launch has its compile cache
+        # Eager: no other launch would share its compile cache.
+        "overrides": lambda: eager(without(launch, "--hf-overrides")),
     }[request.param]()
     found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
 
     def judge(expected: Expected) -> list[Check]:
         url = f"http://{NAME}:{vllm.PORT}/v1"
-        return scores.check(engine, found, running.reranker.image, url, expected)
+        return scores.check(engine, found, image.id, url, expected)
 
     with started(engine, spec):
         ready.wait(engine, NAME, SERVED, 600)

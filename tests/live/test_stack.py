@@ -11,6 +11,7 @@ from ragops import planning, stack, verbs
 from ragops.actions import RunContainer
 from ragops.checks import exposure
 from ragops.container import ContainerSpec, Mount, NetworkSpec
+from tests.support.names import PROJECT
 
 SLEEPER = ContainerSpec(name="ragopstest-sleeper", image="", entrypoint=("sleep", "600"), role="test")
 
@@ -149,7 +150,9 @@ def test_a_stopped_container_is_connected_and_joins_when_started(engine, declare
     assert engine.container(name).endpoint(declared.network.name).address
 
 
-@pytest.mark.parametrize("mode", ["host", "none", "container:ragopstest-reranker"])
+@pytest.mark.parametrize(
+    "mode", ["host", "none", f"container:{PROJECT}-reranker"], ids=["host", "none", "container"]
+)
 def test_containers_without_a_network_of_their_own_are_refused(engine, declared, running, sleeper, mode):
     name = sleeper(network=mode)
     with pytest.raises(ragops.RagflowError, match="can't join a network"):
