@@ -212,7 +212,7 @@ def test_doctor_says_so_before_it_is_served(here, model_folder, machine):
 
 
 def test_the_command_prints_the_folder(each_host, here, fake, program, model_folder, monkeypatch, capsys):
-    monkeypatch.setattr("ragops.cli.stack.read_host", lambda: each_host)
+    monkeypatch.setattr("ragops.host.read_host", lambda: each_host)
     assert cli.main(["int8"]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{model_folder.with_name('tiny-int8')}\n"
