@@ -1,4 +1,4 @@
-"""How Sphinx builds the site; ``ragops.site.build`` calls it on a copy of this folder."""
+"""Configuration of Sphinx; ``ragops.site.build`` builds a copy of this folder."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pypandoc
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
-# nbsphinx looks for pandoc on the path; the wheel pypandoc_binary brings one along.
+# nbsphinx needs pandoc on the path; the wheel pypandoc_binary contains it.
 PANDOC = Path(pypandoc.get_pandoc_path()).parent
 os.environ["PATH"] = f"{PANDOC}{os.pathsep}{os.environ['PATH']}"
 
-# Sphinx only reads below its own folder, so the notebooks as last run are copied there.
+# Sphinx reads only its own folder, so the executed notebooks are copied there.
 NOTEBOOKS = Path(os.environ.get("RAGOPS_NOTEBOOKS") or HERE.parent / "notebooks")
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 shutil.copytree(
-    NOTEBOOKS, HERE / "notebooks", ignore=lambda _, names: {n for n in names if ".ipynb" not in n}
+    NOTEBOOKS, HERE / "notebooks", ignore=lambda _, names: {name for name in names if ".ipynb" not in name}
 )
 
-# The run whose numbers the pages show; without one, the newest of RAGFlow's calls that was kept here.
-KEPT = [str(folder) for folder in sorted((HERE.parent / "results").glob("*-ragflow"))]
-RUN = os.environ["RAGOPS_RUN"] = os.environ.get("RAGOPS_RUN") or (KEPT or [""])[-1]
+# The run whose values the pages show; by default the newest run of RAGFlow's requests in results/.
+RECORDED = [str(folder) for folder in sorted((HERE.parent / "results").glob("*-ragflow"))]
+RUN = os.environ["RAGOPS_RUN"] = os.environ.get("RAGOPS_RUN") or (RECORDED or [""])[-1]
 
 project = "ragops"
 author = "the ragops developers"
@@ -46,7 +46,7 @@ extensions = [
     "durability",
     "layers",
     "fault_table",
-    "first_contact",
+    "first_result",
     "comparisons",
     "launch_targets",
     "searches",
@@ -54,7 +54,7 @@ extensions = [
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 highlight_language = "none"
-smartquotes = False  # messages and options stay as they are typed
+smartquotes = False  # messages and options are literal
 
 nitpicky = True
 # Names of other libraries and of the standard library: their documentation is on other hosts.
@@ -75,7 +75,7 @@ nbsphinx_prolog = """
 {% set name = env.doc2path(env.docname, base=None) | string %}
 .. rst-class:: ragops-source
 
-Notebook, as last run: :download:`{{ name }} </{{ name }}>`
+Notebook, as last executed: :download:`{{ name }} </{{ name }}>`
 """
 
 copybutton_exclude = ".linenos, .gp, .go"
@@ -90,15 +90,16 @@ html_css_files = ["ragops.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_domain_indices = False
-html_sidebars = {"index": [], "troubleshooting": []}
+html_sidebars = {"index": [], "performance": [], "troubleshooting": []}
 html_context = {"default_mode": "auto", "run_name": Path(RUN).name}
 html_theme_options = {
     "show_toc_level": 2,
     "show_nav_level": 1,
+    "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
     "footer_start": ["provenance"],
     "footer_end": [],
-    # No page may match two patterns, and notebooks get the room for their figures.
+    # No page may match two patterns; notebooks have no outline, so that their charts are wide.
     "secondary_sidebar_items": {"[!n]*": ["page-toc"], "network": ["page-toc"], "index": []},
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",

@@ -1,4 +1,4 @@
-"""``.. durability::`` shows the kept record of the durability matrix, ``docs/durability.json``.
+"""``.. durability::``: the recorded durability matrix, ``docs/durability.json``.
 
 ``tests/live/test_lasting.py`` and ``test_engine_killed.py`` write such a record to ``build/durability.json``;
 copying it here publishes it.
@@ -23,10 +23,10 @@ FILE = Path(__file__).parents[1] / "durability.json"
 
 
 class Durability(SphinxDirective):
-    """The table, with what it was seen on."""
+    """The table and its provenance."""
 
     def run(self) -> list[nodes.Node]:
-        """Parse what the record says."""
+        """Parse the table."""
         self.env.note_dependency(str(FILE))
         lines = table(json.loads(FILE.read_text()))
         return self.parse_text_to_nodes("\n".join(lines))
@@ -36,18 +36,18 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     """The record as a list table."""
     yield (
         f"Recorded on {record['recorded']} with Docker {record['docker']} and Compose {record['compose']}, "
-        "by the project's live tests. RAGFlow is a compose project of its shape there, and the reranker a "
-        "small server: neither is what it stands in for. No repair changed the id or the start time of "
-        "RAGFlow's container. Seconds are those from the end of what happened until watch had RAGFlow "
-        "joined and the reranker healthy."
+        "by the project's live tests. They use a Compose project with RAGFlow's services and labels, and a "
+        "small server in place of the reranker. No repair changed the id or the start time of RAGFlow's "
+        "container. Durations are from the event until ``ragops watch`` had RAGFlow connected and the reranker "
+        "healthy."
     )
     yield from ["", ".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
-    yield from row("what happens", "what ragops status says", "repaired by")
-    for one in record["rows"]:
-        seconds = one["watch_seconds"]
-        took = f" ({seconds} s)" if seconds is not None else ""
-        said = "; ".join(f"``{line}``" for line in one["status"]) or "nothing to change"
-        yield from row(inline(one["event"]), said, inline(one["repair"] + took))
+    yield from row("event", "ragops status", "repaired by")
+    for case in record["rows"]:
+        seconds = case["watch_seconds"]
+        duration = f" ({seconds} s)" if seconds is not None else ""
+        status = "; ".join(f"``{line}``" for line in case["status"]) or "nothing to change"
+        yield from row(inline(case["event"]), status, inline(case["repair"] + duration))
     yield ""
 
 

@@ -1,8 +1,8 @@
-"""The page of errors, made from the code: ``.. error-index::``.
+"""``.. error-index::``: the page of errors, generated from the code.
 
-Every place in the package that makes an error is read from its source, so each code is shown with the
-message that is really printed; what varies stands in capital letters. ``tests/test_errors.py`` holds that
-the table of codes has the code of every place, and that every code has a place.
+Every call in the package that creates an error is read from its source, so each code is shown with the
+message that is printed, variable parts in capital letters. ``tests/unit/test_errors.py`` compares the table
+of codes with these calls.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ TABLES = {
 TRANSLATORS = {"file_errors"}
 """Context managers that raise the class that is their first argument, with the second as message."""
 FAKES = {"fake_engine.py", "fake_rules.py"}
-"""They say what an engine says, and the engine's own place is shown."""
+"""Their messages repeat those of ``engine.py``."""
 BUILTINS = {"sorted", "set", "str", "round", "type", "Counter"}
 MANY = 3
-"""Examples of one code that are shown; the others differ in details."""
+"""Largest number of examples for one code."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An error as it is printed, with what varies in capital letters."""
+    """An error as it is printed, variable parts in capital letters."""
 
     kind: str
     code: str
@@ -54,13 +54,13 @@ class Example:
     place: str = ""
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """The lines that the command prints."""
         error = KINDS[self.kind](self.message, code=self.code, evidence=self.evidence, hint=self.hint)
         return f"error: {error}".splitlines()
 
 
 def places(package: Path = PACKAGE) -> Iterator[Example]:
-    """Every place in the package that makes an error."""
+    """Every call in the package that creates an error."""
     for file in sorted(package.rglob("*.py")):
         if file.name in FAKES:
             continue
@@ -75,8 +75,8 @@ def places(package: Path = PACKAGE) -> Iterator[Example]:
 
 
 def known() -> Iterator[Example]:
-    """What engines and containers say, as the errors that carry it."""
-    said = {
+    """Messages of the Docker engine, containers and RAGFlow, as the errors that contain them."""
+    messages = {
         "EngineError": "the Docker engine could not ACTION",
         "LaunchError": "CONTAINER ended SECONDS s after the wait began (exit code 1)",
         "RagflowError": "RAGFlow refused: WHAT",
@@ -84,16 +84,16 @@ def known() -> Iterator[Example]:
     for kind, table in TABLES.items():
         for hint in table:
             words = "..." if hint in hints.EXITS.values() else f"... {hint.words} ..."
-            message = said[kind].replace("exit code 1", hint.words) if words == "..." else said[kind]
+            message = messages[kind].replace("exit code 1", hint.words) if words == "..." else messages[kind]
             yield Example(kind, hint.code, message, words, hint.remedy, "hints.py")
-    yield Example("NotFoundError", "not-found", said["EngineError"], "No such OBJECT: NAME")
+    yield Example("NotFoundError", "not-found", messages["EngineError"], "No such OBJECT: NAME")
 
 
 class ErrorIndex(SphinxDirective):
     """``.. error-index::``."""
 
     def run(self) -> list[nodes.Node]:
-        """Parse what :func:`page` gives back."""
+        """Parse the lines of :func:`page`."""
         return self.parse_text_to_nodes("\n".join(page()), allow_section_headings=True)
 
 
@@ -122,30 +122,30 @@ def _section(name: str, examples: list[Example]) -> Iterator[str]:
 
 
 def _by_code(examples: Iterable[Example]) -> dict[str, list[Example]]:
-    found: dict[str, list[Example]] = {}
-    for one in examples:
-        same = found.setdefault(one.code, [])
-        if one.lines() not in [other.lines() for other in same]:
-            same.append(one)
-    # Those with a hint first: it is the remedy.
-    return {code: sorted(same, key=lambda one: not one.hint) for code, same in found.items()}
+    by_code: dict[str, list[Example]] = {}
+    for example in examples:
+        same = by_code.setdefault(example.code, [])
+        if example.lines() not in [other.lines() for other in same]:
+            same.append(example)
+    # Those with a hint first: it is the fix.
+    return {code: sorted(same, key=lambda example: not example.hint) for code, same in by_code.items()}
 
 
 def _order() -> Iterator[str]:
-    """The kinds of error as the tree in the module's docstring has them, the base last."""
+    """The error classes in the order of the tree in the module's docstring, the base class last."""
     tree = [line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line]
     yield from [*tree, "RagopsError"]
 
 
 def _calls(function: ast.AST) -> Iterator[ast.Call]:
-    """Calls that make an error, those of functions inside left to these."""
+    """Calls in a function that create an error."""
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and node.args and _kind(node):
             yield node
 
 
 def _kind(call: ast.Call) -> str:
-    """Class of the error that a call makes, or an empty string; ``kind(...)`` makes the engine's."""
+    """Class of the error that a call creates, or an empty string; ``kind(...)`` creates the engine's."""
     name = getattr(call.func, "id", "")
     if name in TRANSLATORS:
         return getattr(call.args[0], "id", "")
@@ -155,7 +155,7 @@ def _kind(call: ast.Call) -> str:
 
 
 def codes_of(call: ast.Call) -> list[str]:
-    """The codes that a call can give: what is written after ``code=``, else the default of the class."""
+    """The possible codes of a call: the literals of ``code=``, else the default of the class."""
     code = next((word.value for word in call.keywords if word.arg == "code"), None)
     written = [node.value for node in ast.walk(code) if isinstance(node, ast.Constant)] if code else []
     if getattr(call.func, "id", "") == "kind":
@@ -164,7 +164,7 @@ def codes_of(call: ast.Call) -> list[str]:
 
 
 def _assigned(nodes: Iterable[ast.AST]) -> dict[str, ast.expr]:
-    """What is assigned to names, the last of several."""
+    """The value of each assigned name, the last of several."""
     named = (node for node in nodes if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name))
     return {node.targets[0].id: node.value for node in named}  # type: ignore[attr-defined]
 
@@ -178,14 +178,14 @@ def _example(call: ast.Call, known: dict[str, ast.expr], place: str) -> Example:
         codes_of(call)[-1],
         _text(message, known),
         _text(evidence, known) if evidence else "",
-        # A hint that a function gives is not written here.
+        # A hint that a function returns is unknown here.
         _text(hint, known) if hint and not isinstance(hint, ast.Call) else "",
         place,
     )
 
 
 def _text(node: ast.expr, known: dict[str, ast.expr]) -> str:
-    """An expression as the words that it gives, as far as they are written there."""
+    """The text of an expression, as far as it is literal."""
     if isinstance(node, ast.FormattedValue):
         return _text(node.value, {})
     if isinstance(node, ast.JoinedStr):
@@ -198,14 +198,14 @@ def _text(node: ast.expr, known: dict[str, ast.expr]) -> str:
 
 
 def _name(node: ast.expr) -> str:
-    """What stands for a value: the name that it is called by, in capital letters."""
+    """The placeholder of a value: its name in capital letters."""
     if isinstance(node, ast.Attribute):
         return node.attr.strip("_").upper()
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "len":
         return "N"
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in BUILTINS:
         return node.func.id.strip("_").upper()
-    names = [one.id for one in ast.walk(node) if isinstance(one, ast.Name) and one.id not in BUILTINS]
+    names = [name.id for name in ast.walk(node) if isinstance(name, ast.Name) and name.id not in BUILTINS]
     return names[0].strip("_").upper() if names else "..."
 
 

@@ -1,6 +1,6 @@
-"""What ``verify`` says to each fault, as the live tests recorded it: ``.. fault-table:: PART``.
+"""``.. fault-table:: PART``: the report of ``ragops verify`` for each fault, recorded by the live tests.
 
-``tests/live/test_faults_live.py`` writes the table anew at each run and fails when it differs.
+``tests/live/test_faults_live.py`` writes the table again at each run and fails if it differs.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class FaultTable(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Parse what the named part gives back."""
+        """Parse the named part."""
         self.env.note_dependency(str(RECORDED))
         recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
         return self.parse_text_to_nodes("\n".join(PARTS[self.arguments[0]](recorded)))
 
 
 def faults(recorded: dict[str, Any]) -> Iterator[str]:
-    """A row for each fault: who caught it, what it was told to be, and what was done."""
+    """A row for each fault: the layer that detected it, its cause and the fix."""
     yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 18 34 26"]
     yield from ["   :class: ragops-fields", ""]
-    yield from row_of(("fault", "layer that caught it", "cause named", "remedy named (and applied)"))
+    yield from row_of(("fault", "detected by", "reported cause", "reported fix (applied fix)"))
     for row in recorded["rows"]:
         if row["layer"]:
             yield from row_of((row["fault"], row["layer"], row["cause"]))
@@ -46,14 +46,14 @@ def faults(recorded: dict[str, Any]) -> Iterator[str]:
 
 
 def healthy(recorded: dict[str, Any]) -> Iterator[str]:
-    """The stacks that nothing was said against."""
+    """Configurations without a fault."""
     yield from (f"* {inline(row['fault'])}" for row in recorded["rows"] if not row["layer"])
     yield ""
 
 
 def origin(recorded: dict[str, Any]) -> Iterator[str]:
     """When and where it was recorded."""
-    yield from (f":{name}: {inline(str(said))}" for name, said in recorded["about"].items())
+    yield from (f":{name}: {inline(str(value))}" for name, value in recorded["about"].items())
     yield ""
 
 

@@ -1,4 +1,4 @@
-"""More parts of pages that are made from the code: forms of files, the prompt, what a container may do."""  # noqa: INP001
+"""Parts of pages that are generated from the code: file formats, the prompt, permissions of the container."""  # noqa: INP001
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 def result(name: str) -> Iterator[str]:
     """The fields of one record of a run, as its file has them."""
-    made = getattr(records, name)
-    said = attribute_docs(made)
+    record = getattr(records, name)
+    docs = attribute_docs(record)
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
     yield from row_of(("field", "value", "meaning"))
-    for one in fields(made):
-        meaning = inline(said.get(one.name, "")).replace("None", "null")
-        yield from [f"   * - ``{one.name}``", f"     - {spelled(str(one.type))}", f"     - {meaning}"]
+    for field in fields(record):
+        meaning = inline(docs.get(field.name, "")).replace("None", "null")
+        yield from [f"   * - ``{field.name}``", f"     - {spelled(str(field.type))}", f"     - {meaning}"]
     yield ""
 
 
 def spelled(kind: str) -> str:
-    """A type in the words of JSON."""
+    """A type in terms of JSON."""
     if kind.startswith("tuple"):
         return "list"
     words = {
@@ -47,29 +47,30 @@ def spelled(kind: str) -> str:
 
 
 def prompt() -> Iterator[str]:
-    """The prompt that Qwen3-Reranker was trained with, as the template makes it of a pair."""
+    """The prompt of Qwen3-Reranker, as the template renders it for a pair."""
     text = vllm.TEMPLATES.joinpath(vllm.known(MODEL).template).read_text(encoding="utf-8")
     pair = [{"role": "query", "content": "THE QUERY"}, {"role": "document", "content": "THE DOCUMENT"}]
     # As vLLM and transformers do; the last newline of the file is dropped.
-    made = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False).from_string(text)  # noqa: S701
-    said = made.render(messages=pair)
-    shown = said.rstrip("\n") + "\\n" * (len(said) - len(said.rstrip("\n")))
-    yield from [".. code-block:: text", "", *indented(shown), ""]
-    yield from ["The two newlines at its end are spelled here as ``\\n``, because nobody would see them.", ""]
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False).from_string(text)  # noqa: S701
+    prompt = template.render(messages=pair)
+    text = prompt.rstrip("\n")
+    text += "\\n" * (len(prompt) - len(text))
+    yield from [".. code-block:: text", "", *indented(text), ""]
+    yield from ["The two newlines at its end are shown as ``\\n``.", ""]
 
 
 def hardening() -> Iterator[str]:
-    """What the reranker's container may do, from the launch of the mission's model."""
+    """Permissions of the reranker's container, from the options for Qwen3-Reranker."""
     spec = vllm.launch(stack.Stack(), MODEL, HOST, image=stack.Reranker().image)
     ports = ", ".join(f"{address}:{port}" for address, port, _ in spec.publish)
     rows = (
         ("capabilities", f"none: ``--cap-drop {' '.join(spec.cap_drop)}``"),
         ("new privileges", f"none: ``--security-opt {' '.join(spec.security_opt)}``"),
         ("root file system", "read-only" if spec.read_only else "writable"),
-        ("writable places", ", ".join([*(f"``{path}``" for path, _ in spec.tmpfs), *written(spec)])),
+        ("writable paths", ", ".join([*(f"``{path}``" for path, _ in spec.tmpfs), *written(spec)])),
         ("processes and threads", f"at most {spec.pids_limit}"),
-        ("memory", "limited, without swap; the limit follows from the model"),
-        ("cores", f"its own set, here ``{spec.cpuset_cpus}``"),
+        ("memory", "limited, without swap; the limit depends on the model"),
+        ("cores", f"a fixed set, here ``{spec.cpuset_cpus}``"),
         ("published", f"``{ports}`` by default"),
     )
     yield from [".. list-table::", ""]
@@ -79,25 +80,25 @@ def hardening() -> Iterator[str]:
 
 
 def written(spec: Any) -> list[str]:
-    """Mounts that the container can write to."""
+    """Writable mounts."""
     return [f"``{mount.target}``, a volume" for mount in spec.mounts if not mount.read_only]
 
 
 def run_service(recorded: Any) -> Iterator[str]:
-    """The line of time against tokens that a run gives, if it gives one."""
+    """The linear fit of time against tokens of a run, if there is one."""
     try:
-        found = judge(recorded)
+        verdict = judge(recorded)
     except BenchError:
         return
-    said = f"{found.service}" if found.service else "; ".join(found.notes)
-    yield from [f"   {inline(said)}", "", f"Run ``{recorded.path.name}``, {standing(recorded)}.", ""]
+    text = f"{verdict.service}" if verdict.service else "; ".join(verdict.notes)
+    yield from [f"   {inline(text)}", "", f"Run ``{recorded.path.name}``, {model(recorded)}.", ""]
 
 
-def standing(recorded: Any) -> str:
-    """The model of a run, and what it stands in for."""
-    origin = recorded.info.provenance
-    what = f", a stand-in: {origin.model_is_stand_in}" if origin.model_is_stand_in else ""
-    return inline(f"model {origin.model}{what}")
+def model(recorded: Any) -> str:
+    """The model of a run, and whether it is a substitute."""
+    provenance = recorded.info.provenance
+    note = f", a substitute model: {provenance.model_is_stand_in}" if provenance.model_is_stand_in else ""
+    return inline(f"model {provenance.model}{note}")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,7 +1,6 @@
-"""Parts of pages that are made from the code they describe: ``.. generated:: NAME``.
+"""``.. generated:: NAME [ARGUMENTS]``: parts of pages that are generated from the code they describe.
 
-Each function here gives back reStructuredText; a page asks for one by its name, with words after
-it as arguments. So settings, verbs, flags and known errors stand on the pages as they are.
+Each function here returns lines of reStructuredText: settings, verbs, options, known errors and others.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ MODEL = Model(
     weight_bytes=1191586416,
     dtype="bfloat16",
 )
-"""The mission's model on a machine with eight cores; nothing is measured with it."""
+"""Qwen3-Reranker-0.6B on a machine with eight cores; nothing is measured with it."""
 
 
 class Generated(SphinxDirective):
@@ -62,23 +61,23 @@ class Generated(SphinxDirective):
     optional_arguments = 9
 
     def run(self) -> list[nodes.Node]:
-        """Parse what the named function gives back, sections included."""
+        """Parse the lines of the named function, sections included."""
         name, *arguments = self.arguments
         lines = PARTS[name](*arguments)
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
 def settings() -> Iterator[str]:
-    """Every key of ragops.toml, with its values, its default and what it is for."""
+    """Every key of ragops.toml, with its values, its default and its purpose."""
     for name, field in stack.Stack.model_fields.items():
         table: Any = field.annotation
         yield from title(f"[{name}]", "-")
-        what = inspect.cleandoc(table.__doc__).partition(": ")[2]
-        yield from [f"{what[0].upper()}{what[1:]}", ""]
+        purpose = inspect.cleandoc(table.__doc__).partition(": ")[2]
+        yield from [f"{purpose[0].upper()}{purpose[1:]}", ""]
         schema, meaning = table.model_json_schema()["properties"], attribute_docs(table)
         for key in table.model_fields:
-            said = f"*{values(schema[key])}; default* {default(schema[key])}"
-            body = [said.replace("; default* left out", "; left out by default*"), "", meaning[key]]
+            domain = f"*{values(schema[key])}; default* {default(schema[key])}"
+            body = [domain.replace("; default* unset", "; unset by default*"), "", meaning[key]]
             yield from [f".. confval:: {name}.{key}", "", *indented(body), ""]
 
 
@@ -100,36 +99,39 @@ def command() -> Iterator[str]:
 
 
 def known(table: str) -> Iterator[str]:
-    """Every message that ragops knows a remedy for: ``ENGINE`` or ``CONTAINER``."""
+    """Every message with a known fix: of ``ENGINE`` or ``CONTAINER``."""
     for number, hint in enumerate(getattr(hints, table)):
         yield from title(hint.words, "~", f"{table.lower()}-{number}")
         yield from [inline(hint.cause), "", f"**What to do:** {inline(hint.remedy)}.", ""]
 
 
 def launch(part: str) -> Iterator[str]:
-    """What the reranker is started with: ``arguments``, ``environment`` or ``docker``."""
-    declared = stack.Stack()
+    """Options of the reranker: ``arguments``, ``environment`` or ``docker``."""
+    configuration = stack.Stack()
     if part == "docker":
         template = Path("/srv/ragops/templates/qwen3_reranker.jinja")
-        spec = vllm.launch(declared, MODEL, HOST, image=declared.reranker.image, template=template)
+        image = configuration.reranker.image
+        spec = vllm.launch(configuration, MODEL, HOST, image=image, template=template)
         yield from [".. code-block:: bash", "", *indented(folded(spec.docker_command())), ""]
         return
-    rows = vllm.arguments(declared, MODEL, HOST) if part == "arguments" else vllm.environment(declared, HOST)
+    if part == "arguments":
+        rows, separator = vllm.arguments(configuration, MODEL, HOST), " "
+    else:
+        rows, separator = vllm.environment(configuration, HOST), "="
     for row in rows:
-        between = " " if part == "arguments" else "="
-        shown = f"{row.name}{between}{row.value}".strip()
-        yield from [f"``{shown}``", *indented(inline(row.why)), ""]
+        option = f"{row.name}{separator}{row.value}".strip()
+        yield from [f"``{option}``", *indented(inline(row.why)), ""]
 
 
 def compose_faults() -> Iterator[str]:
-    """The faults of compose files that ragops can tell."""
+    """The faults of Compose files that ragops detects."""
     yield from [
         ".. list-table::",
         "   :header-rows: 1",
         "   :class: ragops-fields",
         "",
         "   * - code",
-        "     - what is wrong",
+        "     - fault",
         "",
     ]
     for rule in faults.RULES:
@@ -138,18 +140,18 @@ def compose_faults() -> Iterator[str]:
 
 
 def models() -> Iterator[str]:
-    """The kinds of model that can be served."""
-    yield from [".. list-table::", "   :header-rows: 1", "", "   * - model", "     - a score is"]
+    """The kinds of model that vLLM can serve."""
+    yield from [".. list-table::", "   :header-rows: 1", "", "   * - model", "     - score"]
     yield from ["     - needs", ""]
     for row in vllm.KNOWN:
-        needs = [name for name, has in (("overrides", row.overrides), ("template", row.template)) if has]
+        needs = [name for name, value in (("overrides", row.overrides), ("template", row.template)) if value]
         yield from [f"   * - {', '.join(row.examples)}", f"     - {row.scores}"]
-        yield f"     - {' and '.join(needs) or 'nothing more'}"
+        yield f"     - {' and '.join(needs) or '-'}"
     yield ""
 
 
 def run(part: str) -> Iterator[str]:
-    """What the recorded run says, if the site is built from one; the parts are in ``RUN_PARTS``."""
+    """A part of the recorded run, if the site is built from one: see ``RUN_PARTS``."""
     folder = os.environ.get("RAGOPS_RUN")
     if folder:
         yield from RUN_PARTS[part](load_run(folder))
@@ -158,43 +160,43 @@ def run(part: str) -> Iterator[str]:
 
 
 def run_verdict(recorded: Any) -> Iterator[str]:
-    """The sentence that answers whether RAGFlow's calls fit, or what was measured instead."""
+    """The verdict, or what was measured if there is none."""
     yield from [inline(facts.headline(recorded)), "", f"Run ``{recorded.path.name}``.", ""]
 
 
 def run_figure(recorded: Any) -> Iterator[str]:
-    """The percentile curve, drawn beside the pages."""
+    """The percentile curve, as a file next to the pages."""
     file = Path(__file__).parents[1] / "_run" / "percentiles.svg"
     file.parent.mkdir(exist_ok=True)
     file.write_text(plots.svg(plots.percentile_curve(recorded)), encoding="utf-8")
-    said = "Latency at every percentile, a line for each load; the table below has the numbers."
-    yield from [f".. figure:: /_run/{file.name}", f"   :alt: {said}", "   :figclass: ragops-wide", ""]
-    yield from [f"   {said}", ""]
+    caption = "Latency at every percentile, a line for each load level; the table below has the values."
+    yield from [f".. figure:: /_run/{file.name}", f"   :alt: {caption}", "   :figclass: ragops-wide", ""]
+    yield from [f"   {caption}", ""]
 
 
 def run_levels(recorded: Any) -> Iterator[str]:
-    """A row for each level of the run."""
+    """A row for each load level of the run."""
     head = ("load", "requests", "errors", "documents/s", "p50", "p95", "p99")
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-figures", "", *row_of(head)]
     for row in figures(recorded):
-        shown = {found.name: str(found) for found in row.latency}
+        percentiles = {percentile.name: str(percentile) for percentile in row.latency}
         cells = (row.level.name, row.n, row.errors, f"{row.documents_per_s:.1f}")
-        yield from row_of((*cells, *(shown[name] for name in ("p50", "p95", "p99"))))
+        yield from row_of((*cells, *(percentiles[name] for name in ("p50", "p95", "p99"))))
     yield ""
 
 
 def run_origin(recorded: Any) -> Iterator[str]:
-    """Where the run comes from."""
+    """The provenance of the run."""
     for name, value in facts.origin(recorded):
         yield f":{name}: {inline(value)}"
     yield ""
 
 
 def run_report(recorded: Any) -> Iterator[str]:
-    """A link to the whole report, which is written beside the pages."""
+    """A link to the report, which is written next to the pages."""
     file = Path(__file__).parents[1] / "_extra" / "report.html"
     page.write(recorded, file)
-    yield from [f"`The whole report of this run <{file.name}>`__ has every figure with its numbers.", ""]
+    yield from [f"`The report of this run <{file.name}>`__ has every chart with its values.", ""]
 
 
 RUN_PARTS = {
@@ -216,13 +218,13 @@ PARTS = {
 
 
 def title(text: str, line: str, label: str = "") -> list[str]:
-    """A section title that shows the text as it is."""
-    shown = f"``{text}``"
-    return [*([f".. _{label}:", ""] if label else []), shown, line * len(shown), ""]
+    """A section title with literal text."""
+    literal = f"``{text}``"
+    return [*([f".. _{label}:", ""] if label else []), literal, line * len(literal), ""]
 
 
 def inline(text: str) -> str:
-    """Plain text, with reStructuredText's marks taken literally; ``code`` stays code."""
+    """Plain text with reStructuredText's marks escaped; ``code`` stays code."""
     parts = re.split(r"(``.+?``)", " ".join(text.split()))
     return "".join(part if part.startswith("``") else re.sub(r"([*`|_@\\])", r"\\\1", part) for part in parts)
 
@@ -242,18 +244,18 @@ def attribute_docs(table: type) -> dict[str, str]:
     """The strings below the attributes of a class."""
     body = ast.parse(textwrap.dedent(inspect.getsource(table))).body[0].body  # type: ignore[attr-defined]
     return {
-        before.target.id: " ".join(after.value.value.split())
-        for before, after in pairwise(body)
-        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr)
+        node.target.id: " ".join(following.value.value.split())
+        for node, following in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr)
     }
 
 
 def values(schema: dict[str, Any]) -> str:
-    """The values that a key takes, in words."""
+    """The values that a key takes, as text."""
     if "anyOf" in schema:
-        return " or ".join(values(one) for one in schema["anyOf"] if one.get("type") != "null")
+        return " or ".join(values(option) for option in schema["anyOf"] if option.get("type") != "null")
     if "enum" in schema or "const" in schema:
-        return ", ".join(spelling(one) for one in schema.get("enum", [schema.get("const")]))
+        return ", ".join(spelling(value) for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         return "a list of texts"
     bounds = [schema.get("minimum"), schema.get("maximum")]
@@ -265,13 +267,13 @@ def values(schema: dict[str, Any]) -> str:
 
 
 def default(schema: dict[str, Any]) -> str:
-    """The default of a key, as TOML has it."""
+    """The default of a key, in TOML."""
     value = schema.get("default")
-    return "left out" if value in (None, [], ()) else f"``{spelling(value)}``"
+    return "unset" if value in (None, [], ()) else f"``{spelling(value)}``"
 
 
 def spelling(value: object) -> str:
-    """A value as TOML has it."""
+    """A value in TOML."""
     return str(value).lower() if isinstance(value, (bool, int)) else f'"{value}"'
 
 
@@ -286,8 +288,8 @@ def folded(command: Sequence[str]) -> Iterator[str]:
     yield line
 
 
-def elsewhere(app: Sphinx, env: Any, node: Any, shown: nodes.Element) -> nodes.Element | None:
-    """Links to names by the module they live in: to the public name, else plain text if they exist."""
+def public_name(app: Sphinx, env: Any, node: Any, text: nodes.Element) -> nodes.Element | None:
+    """Resolve a link to a module's name: to its public name, else to plain text if it exists."""
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"]
@@ -295,14 +297,14 @@ def elsewhere(app: Sphinx, env: Any, node: Any, shown: nodes.Element) -> nodes.E
     if name in ragops.__all__:
         domain = env.domains["py"]
         return domain.resolve_xref(
-            env, node["refdoc"], app.builder, node["reftype"], f"ragops.{name}", node, shown
+            env, node["refdoc"], app.builder, node["reftype"], f"ragops.{name}", node, text
         )
     places = (target, f"{node.get('py:module')}.{target}")
-    return shown if any(pydoc.locate(place) for place in places) else None
+    return text if any(pydoc.locate(place) for place in places) else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directive, and what to do with links that lead nowhere."""
+    """Register the directive and the resolution of missing links."""
     app.add_directive("generated", Generated)
-    app.connect("missing-reference", elsewhere)
+    app.connect("missing-reference", public_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

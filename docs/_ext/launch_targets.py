@@ -1,4 +1,4 @@
-"""``.. launch-targets:: PART`` shows the record of ``python -m ragops.testing.launches``: one part of it.
+"""``.. launch-targets:: PART``: one part of the record of ``python -m ragops.testing.launches``.
 
 The parts are ``targets``, ``calls``, ``starts`` and ``origin``; the record is ``docs/_data/launches.json``.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
@@ -28,70 +28,83 @@ class LaunchTargets(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Parse what the named part gives back."""
+        """Parse the named part."""
         self.env.note_dependency(str(FILE))
         return self.parse_text_to_nodes("\n".join(part(self.arguments[0])))
 
 
 def part(name: str) -> Iterator[str]:
-    """One part of the record, or that there is none."""
+    """One part of the record, or a note if there is none."""
     if not FILE.exists():
-        return iter(["No run has been recorded here yet: the program above makes the record.", ""])
+        return iter(["No run is recorded yet: the program above records one.", ""])
     return PARTS[name](json.loads(FILE.read_text()))
 
 
 def targets(record: dict[str, Any]) -> Iterator[str]:
-    """Each target with its answer and what that rests on."""
-    for one in record["targets"]:
-        yield from [f"**{inline(one['name'])}**: {inline(one['asked'])}", ""]
-        figure, limit = _sentence(one["figure"]), inline(one["limit"])
-        yield f"   *{one['answer']}.* {figure} This machine's limit: {limit}."
-        yield from [f"   {_sentence(one['note'])}" if one["note"] else "", ""]
+    """Each target with its result, value and limit."""
+    for target in record["targets"]:
+        yield from [f"**{inline(target['name'])}**: {inline(target['asked'])}", ""]
+        value, limit = _sentence(target["figure"]), inline(target["limit"])
+        yield f"   *{target['answer']}.* {value} Limit of this machine: {limit}."
+        yield from [f"   {_sentence(target['note'])}" if target["note"] else "", ""]
 
 
 def calls(record: dict[str, Any]) -> Iterator[str]:
-    """Each series of calls; every call is in the record."""
-    yield from _head("launch", "calls", "documents", "seconds", "tokens/s computed", "used by others, cores")
-    for one in record["series"]:
-        seen = one["calls"]
-        speed = median(call["computed"] / call["seconds"] for call in seen)
-        others = median(call["others"] for call in seen)
-        took = ", ".join(f"{call['seconds']:.1f}" for call in seen)
-        cells = (one["launch"], len(seen), seen[0]["documents"], took, f"{speed:.0f}", f"{others:.2f}")
-        yield from row_of(cells)
+    """Each series of requests; every request is in the record."""
+    yield from _head(
+        "configuration", "requests", "documents", "latency, s", "tokens/s computed", "used by others, cores"
+    )
+    for series in record["series"]:
+        requests = series["calls"]
+        speed = median(request["computed"] / request["seconds"] for request in requests)
+        others = median(request["others"] for request in requests)
+        latencies = ", ".join(f"{request['seconds']:.1f}" for request in requests)
+        documents = requests[0]["documents"]
+        yield from row_of(
+            (series["launch"], len(requests), documents, latencies, f"{speed:.0f}", f"{others:.2f}")
+        )
     yield ""
 
 
 def starts(record: dict[str, Any]) -> Iterator[str]:
-    """How each server was started, and how long that took."""
-    for one in record["launches"]:
-        took = ", then ".join(f"{seconds:.0f} s" for seconds in one["ready"])
-        said = (
-            f"{took} to the first answer, with" if took else f"did not start: {inline(one['error'])}; it had"
-        )
-        yield from [f"**{one['name']}**: {said}", "", ".. code-block:: text", ""]
-        yield from [*indented(folded(one["command"])), ""]
+    """The options of each server and the duration of its starts."""
+    for server in record["launches"]:
+        durations = ", then ".join(f"{seconds:.0f} s" for seconds in server["ready"])
+        result = f"{durations} to the first response" if durations else f"failed: {inline(server['error'])}"
+        yield from [f"**{server['name']}**: {result}. Options:", "", ".. code-block:: text", ""]
+        yield from [*indented(folded(server["command"])), ""]
 
 
 def origin(record: dict[str, Any]) -> Iterator[str]:
-    """The machine, the day, and what stood in for what."""
-    came, limit = record["origin"], record["limit"]
-    stand_in = came["model_is_stand_in"]
+    """The machine, the date and the model."""
+    provenance, limit = record["origin"], record["limit"]
+    substitute = provenance["model_is_stand_in"]
+    features, software = (
+        inline(", ".join(provenance["cpu_features"])),
+        (provenance["docker"], provenance["vllm"]),
+    )
+    model = inline(provenance["model"])
+    if substitute:
+        model += f", a substitute model: {inline(substitute)}"
     yield (
-        f"Recorded on {record['date']} on {inline(came['cpu_model'])}, CPUs {came['cores']} of it "
-        f"({inline(', '.join(came['cpu_features']))}), {came['memory_bytes'] / 2**30:.0f} GiB, Docker "
-        f"{', '.join(filter(None, (came['docker'], came['vllm'])))}, ragops at {came['git_commit']}, "
-        f"in {record['seconds'] / 60:.0f} minutes. "
-        f"Model: {inline(came['model'])}" + (f", which is {inline(stand_in)}" if stand_in else "") + "."
+        f"Recorded on {record['date']} on {inline(provenance['cpu_model'])}, CPUs {provenance['cores']} of "
+        f"it ({features}), {provenance['memory_bytes'] / 2**30:.0f} GiB, "
+        f"Docker {', '.join(filter(None, software))}, ragops at {provenance['git_commit']}, "
+        f"in {record['seconds'] / 60:.0f} minutes. Model: {model}."
     )
     gemms = "; ".join(
-        f"{one['dtype']} {one['tflops']:.3f} TFLOP/s" if one["tflops"] else f"{one['dtype']}: {one['error']}"
-        for one in limit["gemms"]
+        f"{gemm['dtype']} {gemm['tflops']:.3f} TFLOP/s"
+        if gemm["tflops"]
+        else f"{gemm['dtype']}: {gemm['error']}"
+        for gemm in limit["gemms"]
     )
-    yield from ["", f"Multiplication of the model's shapes on {limit['threads']} threads: {inline(gemms)}."]
     yield from [
         "",
-        f"The recipe is mended to start here: {inline(record['recipe_is_mended'])}.",
+        f"Matrix multiplication of the model's shapes, {limit['threads']} threads: {inline(gemms)}.",
+    ]
+    yield from [
+        "",
+        f"Changes to the recipe, without which it does not start: {inline(record['recipe_is_mended'])}.",
         "",
     ]
 

@@ -1,4 +1,4 @@
-"""The parts of pages that are made from ``ragops/checks``: the layers of verify, and the causes it names."""  # noqa: INP001 - a folder of Sphinx extensions is no package
+"""Parts of pages that are generated from ``ragops/checks``: layers of verify and causes."""  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
 
 
 def layers() -> Iterator[str]:
-    """Every check of verify: what it needs, what it proves, and how to ask by hand."""
+    """Every check of verify: what it depends on, what it proves, and a command for it."""
     yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 20 36 22", ""]
-    yield from row_of(("layer", "stopped by", "what it proves", "by hand, in the container"))
+    yield from row_of(("layer", "depends on", "proves", "by hand, in the container"))
     for row in TABLE:
-        stopped = ", ".join(TITLES[need] for need in row.needs) or "nothing"
+        needs = ", ".join(TITLES[need] for need in row.needs) or "-"
         hand = row.by_hand.format(host=HOST)
         checks = BELOW.get(row.layer) or ((row.title, row.proves),)
         for name, proves in checks:
-            shown = f"``{hand}``" if hand.startswith(("curl", "getent")) else hand
-            yield from row_of((name, stopped, proves, shown))
+            command = f"``{hand}``" if hand.startswith(("curl", "getent")) else hand
+            yield from row_of((name, needs, proves, command))
     yield ""
 
 
 def recognised() -> Iterator[str]:
-    """Every failure that verify recognises, titled by its words."""
+    """Every failure that verify recognizes, titled by its message."""
     for number, rule in enumerate(causes.RULES):
         yield from title(rule.words, "~", f"cause-{number}")
         cause = f"{rule.cause[0].upper()}{rule.cause[1:]}."

@@ -1,6 +1,6 @@
-"""Pictures: ``.. diagram:: NAME`` shows one drawn for each mode; figures of notebooks get words.
+"""``.. diagram:: NAME``: a diagram for light and dark pages; alternative texts for charts of notebooks.
 
-A diagram's words are said once on the page, its two drawings come from ``images/NAME.dot``.
+The images are rendered from ``images/NAME.dot``.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Diagram(SphinxDirective):
     option_spec: ClassVar[dict[str, Callable[[str], str]]] = {"alt": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
-        """A figure for light pages and one for dark pages; the theme shows one of them."""
+        """An image for light pages and one for dark pages; the theme shows one of them."""
         lines = [line for mode in ("light", "dark") for line in self._figure(mode)]
         return self.parse_text_to_nodes("\n".join(lines))
 
@@ -40,9 +40,9 @@ class Diagram(SphinxDirective):
 
 
 def describe(app: Sphinx, tree: nodes.document) -> None:
-    """Give each figure of a notebook its own words as alternative text.
+    """Give each chart of a notebook an alternative text.
 
-    Matplotlib draws letters as outlines, and leaves what they say in a comment before each.
+    Matplotlib draws letters as outlines, with the text in a comment before each.
     """
     if not app.env.docname.startswith("notebooks/"):
         return
@@ -53,13 +53,13 @@ def describe(app: Sphinx, tree: nodes.document) -> None:
 
 
 def words(svg: str) -> str:
-    """What a figure says, numbers of its axes left out."""
-    said = [unescape(" ".join(one.split())) for one in re.findall(r"<!-- (.+?) -->", svg, re.DOTALL)]
-    return "Figure: " + "; ".join(dict.fromkeys(one for one in said if re.search(r"[A-Za-z]{2}", one)))
+    """The texts of a chart, without the numbers of its axes."""
+    texts = [unescape(" ".join(text.split())) for text in re.findall(r"<!-- (.+?) -->", svg, re.DOTALL)]
+    return "Chart: " + "; ".join(dict.fromkeys(text for text in texts if re.search(r"[A-Za-z]{2}", text)))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directive, and the words of figures."""
+    """Register the directive, and the texts of charts."""
     app.add_directive("diagram", Diagram)
     app.connect("doctree-read", describe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

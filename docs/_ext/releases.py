@@ -1,4 +1,4 @@
-"""Parts of pages that are made from the table of RAGFlow's releases: ``.. generated:: releases``."""  # noqa: INP001
+"""Parts of pages that are generated from the table of RAGFlow's releases: ``.. generated:: releases``."""  # noqa: INP001
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 FACTS = {
-    "Why it can't use a vLLM reranker": releases.OBSTACLES,
-    "How a model is registered": releases.REGISTRATIONS,
+    "Obstacles to a vLLM reranker": releases.OBSTACLES,
+    "Registration of a model": releases.REGISTRATIONS,
     "Default model": releases.DEFAULTS,
-    "Where a chat names its model": releases.CHATS,
-    "Documents of one question": releases.WINDOWS,
-    "Seconds for an answer": releases.TIMEOUTS,
-    "Seconds for the test of a registration": releases.LIMITS,
+    "Rerank model of a chat": releases.CHATS,
+    "Documents per request": releases.WINDOWS,
+    "Timeout of a request, seconds": releases.TIMEOUTS,
+    "Timeout of the registration test, seconds": releases.LIMITS,
     "Rerank ids": releases.IDS,
 }
-"""The lists of facts, as the page of sources names them."""
+"""Lists of facts by their titles."""
 
 PAGES = (6, 8, 10, 30)
-"""Page sizes that RAGFlow's pages and API use unless told otherwise."""
+"""Default page sizes of RAGFlow's pages and API."""
 
 
 def table() -> Iterator[str]:
-    """What matters to a reranker, a row for each run of releases that are alike in it."""
+    """Facts about rerankers, a row for each range of equal releases."""
     yield from [".. list-table::", "   :header-rows: 1", ""]
-    head = ("RAGFlow", "registers by", "documents a query", "waits", "rerank id")
+    head = ("RAGFlow", "registration", "documents per request", "timeout", "rerank id")
     yield from generated.row_of(head)
     rows: list[tuple[str, str, tuple[str, ...]]] = []
     for name in releases.KNOWN:
@@ -52,17 +52,17 @@ def facts() -> Iterator[str]:
     """Every fact with its source."""
     for name, known in FACTS.items():
         yield from [f".. list-table:: {name}", "   :header-rows: 1", "   :widths: 15 35 50", ""]
-        yield from generated.row_of(("from", "what holds", "read in"))
+        yield from generated.row_of(("from", "fact", "source"))
         for fact in known:
-            yield from generated.row_of((fact.since, _said(fact), fact.source))
+            yield from generated.row_of((fact.since, _value(fact), fact.source))
         yield ""
 
 
 def failures() -> Iterator[str]:
-    """What RAGFlow says when a registration fails, and what to do."""
+    """RAGFlow's errors for a failed registration, and their fixes."""
     for hint in FAILURES:
-        said = f"{generated.inline(hint.cause)} **What to do:** {generated.inline(hint.remedy)}."
-        yield from [f"``{hint.words}``", f"   {said}", ""]
+        text = f"{generated.inline(hint.cause)} **What to do:** {generated.inline(hint.remedy)}."
+        yield from [f"``{hint.words}``", f"   {text}", ""]
 
 
 def _cells(release: Release) -> tuple[str, ...]:
@@ -83,19 +83,19 @@ def _cells(release: Release) -> tuple[str, ...]:
     )
 
 
-def _said(fact: Fact[object]) -> str:
+def _value(fact: Fact[object]) -> str:
     value = fact.value
     if isinstance(value, Window):
         return value.rule
     if isinstance(value, tuple):
-        return ", ".join(f"``{one}``" for one in value)
+        return ", ".join(f"``{item}``" for item in value)
     if value is None:
         return "no limit"
     return f"``{value}``" if str(value).startswith("/") else str(value) or "no"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the parts to those that pages may ask for."""
+    """Add the parts to those of ``generated``."""
     del app
     generated.PARTS |= {"releases": table, "facts": facts, "failures": failures}
     return {"parallel_read_safe": True, "parallel_write_safe": True}

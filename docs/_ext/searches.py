@@ -21,7 +21,7 @@ def search() -> Iterator[str]:
     """A section for each recorded search: the candidates, the model and the run folder."""
     files = sorted(RESULTS.glob("*-tune/tune.json"))
     if not files:
-        yield from ["No search has been recorded here yet: ``ragops tune --no-write`` makes one.", ""]
+        yield from ["No search is recorded yet: ``ragops tune --no-write`` records one.", ""]
     for file in files:
         record = json.loads(file.read_text(encoding="utf-8"))
         yield from title(file.parent.name, "~")
@@ -48,7 +48,7 @@ def before_schema(row: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add to what ``.. generated::`` knows."""
+    """Add the part to those of ``generated``."""
     app.setup_extension("generated")
     PARTS.update(search=search)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -96,7 +96,7 @@ def test_nothing_is_cut_off_and_no_page_scrolls_sideways(visits):
 
 def test_each_mode_shows_its_own_diagrams(open_tab):
     with open_tab() as tab:
-        for name in ("index", "request", "house"):
+        for name in ("index", "request", "architecture"):
             tab.goto(f"{name}.html")
             for mode in MODES:
                 set_mode(tab, mode)

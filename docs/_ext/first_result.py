@@ -1,6 +1,6 @@
-"""``.. first-contact::`` shows how long ``make run`` took in a clean container, trial by trial.
+"""``.. first-result::``: durations of ``make run`` in a clean container, one column per trial.
 
-``docs/_data/first_contact/*.log`` are the lines of ``make run`` that end in a time.
+``docs/_data/first_result/*.log`` has the lines of ``make run`` that end in a duration.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
 
-FOLDER = Path(__file__).parents[1] / "_data" / "first_contact"
+FOLDER = Path(__file__).parents[1] / "_data" / "first_result"
 TRIALS = ("before", "after", "again")
 _LINE = re.compile(r"\s*(?P<step>[\w ]+): done in (?P<seconds>\d+) s")
 _VERIFIED = "02_verify"
 _PARTS = "6 notebooks"
-"""Its time is the sum of those of the notebooks, which stand above it."""
+"""Its duration is the sum of those of the notebooks before it."""
 
 
-class FirstContact(SphinxDirective):
-    """The table of the trials that were made."""
+class FirstResult(SphinxDirective):
+    """A table of the recorded trials."""
 
     def run(self) -> list[nodes.Node]:
-        """Parse what the logs say."""
+        """Parse the table."""
         files = {name: FOLDER / f"{name}.log" for name in TRIALS}
-        there = {name: file for name, file in files.items() if file.exists()}
-        for file in there.values():
+        existing = {name: file for name, file in files.items() if file.exists()}
+        for file in existing.values():
             self.env.note_dependency(str(file))
-        trials = {name: read(file.read_text()) for name, file in there.items()}
+        trials = {name: read(file.read_text()) for name, file in existing.items()}
         return self.parse_text_to_nodes("\n".join(table(trials)))
 
 
 def read(log: str) -> dict[str, int]:
     """Seconds of each step and each notebook, in their order."""
-    return {found["step"]: int(found["seconds"]) for found in map(_LINE.fullmatch, log.splitlines()) if found}
+    return {match["step"]: int(match["seconds"]) for match in map(_LINE.fullmatch, log.splitlines()) if match}
 
 
 def until(steps: dict[str, int], last: str) -> int:
@@ -55,9 +55,9 @@ def table(trials: dict[str, dict[str, int]]) -> Iterator[str]:
     yield from [".. list-table::", "   :header-rows: 1", ""]
     yield from _row("step", *(f"{name} (s)" for name in trials))
     for step in steps:
-        yield from _row(step, *(str(one.get(step, 0)) for one in trials.values()))
-    for said, last in (("until the first verified rerank", _VERIFIED), ("all", steps[-1])):
-        yield from _row(f"**{said}**", *(f"**{until(one, last)}**" for one in trials.values()))
+        yield from _row(step, *(str(seconds.get(step, 0)) for seconds in trials.values()))
+    for label, last in (("first verified rerank request", _VERIFIED), ("total", steps[-1])):
+        yield from _row(f"**{label}**", *(f"**{until(seconds, last)}**" for seconds in trials.values()))
     yield ""
 
 
@@ -68,5 +68,5 @@ def _row(*cells: str) -> Iterator[str]:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
-    app.add_directive("first-contact", FirstContact)
+    app.add_directive("first-result", FirstResult)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

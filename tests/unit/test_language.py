@@ -1,0 +1,236 @@
+"""Texts use plain, standard technical English: the words of the former dialect do not come back.
+
+The list catches words, not synonyms. :data:`NOT_YET` names the files that still have some; it only shrinks.
+"""
+
+import ast
+import io
+import json
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+REPLACEMENTS = {
+    r"told|tells?|telling": "log, record, report, show",
+    r"asked|asks|asking": "request, query; send",
+    r"anew": "again; recreate",
+    r"mend(s|ed|ing)?": "fix, repair",
+    r"whoever|whomever|nobody|somebody": "name the subject",
+    r"stand-?ins?|stands? in for|stood in for": "substitute model, demo client, fake",
+    r"impostors?": "fault-injection server, faulty scorer",
+    r"twins?": "contract test, plain fallback",
+    r"patience|gives? up|gave up": "timeout",
+    r"crowds?|callers": "concurrent clients",
+    r"played": "run, sent",
+    r"strangers?": "other containers, foreign requests",
+    r"worked out|works? out": "estimated",
+    r"can.t be told|can.t tell": "inconclusive, unknown",
+    r"can.t be had": "is not available",
+    r"drawn again": "resampled",
+    r"put(s|ting)? back": "restore",
+    r"by itself|of its own accord": "automatically",
+    r"made so|makes? it so|keeps? it so": "apply; repair",
+    r"as it should|what is there|no matter of|goes on and on": "say what it does",
+    r"the house|rooms?|guests?": "architecture, package, space",
+    r"king|challengers?": "baseline, candidate",
+    r"golden questions": "golden set",
+    r"score gate": "score check",
+    r"declarations?|declared": "configuration, configured",
+}
+"""Regular expressions of words to avoid, each with what to write."""
+
+PATTERN = re.compile(
+    "|".join(rf"\b(?:{words})\b" for words in REPLACEMENTS).replace(" ", r"\s+"), re.IGNORECASE
+)
+
+VERBATIM: tuple[str, ...] = ()
+"""Messages of Docker, vLLM and RAGFlow that contain such a word; they are quoted as they are."""
+
+NOT_YET = {
+    "CHANGELOG.md",
+    "docs/_ext/generated.py",
+    "docs/api.rst",
+    "docs/command.rst",
+    "docs/first_result.rst",
+    "docs/tune.rst",
+    "docs/verification.rst",
+    "notebooks/01_setup.ipynb",
+    "notebooks/02_verify.ipynb",
+    "ragops/__init__.py",
+    "ragops/actions.py",
+    "ragops/bench/chapters.py",
+    "ragops/bench/compare.py",
+    "ragops/bench/counters.py",
+    "ragops/bench/facts.py",
+    "ragops/bench/floor.py",
+    "ragops/bench/folder.py",
+    "ragops/bench/gauges.py",
+    "ragops/bench/level.py",
+    "ragops/bench/load.py",
+    "ragops/bench/order.py",
+    "ragops/bench/plan.py",
+    "ragops/bench/plots/clock.py",
+    "ragops/bench/plots/frame.py",
+    "ragops/bench/plots/levels.py",
+    "ragops/bench/recorder.py",
+    "ragops/bench/records.py",
+    "ragops/bench/run.py",
+    "ragops/bench/series.py",
+    "ragops/bench/shape.py",
+    "ragops/bench/stopwatch.py",
+    "ragops/bench/text.py",
+    "ragops/bench/threads.py",
+    "ragops/bench/verdict.py",
+    "ragops/bench/workload.py",
+    "ragops/checks/budget.py",
+    "ragops/checks/calls.py",
+    "ragops/checks/causes.py",
+    "ragops/checks/claims.py",
+    "ragops/checks/engine.py",
+    "ragops/checks/exposure.py",
+    "ragops/checks/faults.py",
+    "ragops/checks/folder.py",
+    "ragops/checks/host.py",
+    "ragops/checks/image.py",
+    "ragops/checks/inside.py",
+    "ragops/checks/layers.py",
+    "ragops/checks/probe.py",
+    "ragops/checks/proxies.py",
+    "ragops/checks/questions.py",
+    "ragops/checks/ragflow.py",
+    "ragops/checks/reading.py",
+    "ragops/checks/routes.py",
+    "ragops/checks/scores.py",
+    "ragops/checks/serving.py",
+    "ragops/checks/speed.py",
+    "ragops/checks/steady.py",
+    "ragops/checks/texts.py",
+    "ragops/cli/__init__.py",
+    "ragops/cli/bench.py",
+    "ragops/cli/compose.py",
+    "ragops/cli/demo.py",
+    "ragops/cli/parts.py",
+    "ragops/cli/report.py",
+    "ragops/cli/stack.py",
+    "ragops/cli/watch.py",
+    "ragops/container.py",
+    "ragops/data/int8.py",
+    "ragops/data/peer.py",
+    "ragops/data/probe.py",
+    "ragops/engine.py",
+    "ragops/guide.py",
+    "ragops/hints.py",
+    "ragops/host.py",
+    "ragops/image.py",
+    "ragops/lab.py",
+    "ragops/limit.py",
+    "ragops/measure.py",
+    "ragops/model.py",
+    "ragops/notebook.py",
+    "ragops/planning.py",
+    "ragops/private_engine.py",
+    "ragops/quantize.py",
+    "ragops/ragflow/compose.py",
+    "ragops/ragflow/failures.py",
+    "ragops/ragflow/releases.py",
+    "ragops/ready.py",
+    "ragops/service.py",
+    "ragops/sidecar.py",
+    "ragops/site.py",
+    "ragops/sizing.py",
+    "ragops/stack.py",
+    "ragops/state.py",
+    "ragops/testing/__init__.py",
+    "ragops/testing/box.py",
+    "ragops/testing/calibrate.py",
+    "ragops/testing/clients.py",
+    "ragops/testing/contract/upstream.py",
+    "ragops/testing/contract/use.py",
+    "ragops/testing/cross_check.py",
+    "ragops/testing/demo.py",
+    "ragops/testing/echo.py",
+    "ragops/testing/fake_rules.py",
+    "ragops/testing/fake_world.py",
+    "ragops/testing/impostors.py",
+    "ragops/testing/peer.py",
+    "ragops/testing/served.py",
+    "ragops/testing/side_by_side.py",
+    "ragops/testing/stub.py",
+    "ragops/testing/targets.py",
+    "ragops/testing/turns.py",
+    "ragops/tour.py",
+    "ragops/verbs.py",
+    "ragops/vllm.py",
+    "ragops/watcher.py",
+    "ragops/watching.py",
+    "ragops/weights.py",
+}
+"""Files whose texts still have such words. Remove a file as soon as it has none; add none."""
+
+PROGRAMS = [
+    file for folder in ("ragops", "benchmarks", "tools", "docs") for file in (ROOT / folder).rglob("*.py")
+]
+TEXTS = [*(ROOT / "docs").glob("**/*.rst"), *ROOT.glob("*.md")]
+NOTEBOOKS = list((ROOT / "notebooks").glob("*.ipynb"))
+FILES = {file.relative_to(ROOT).as_posix(): file for file in sorted([*PROGRAMS, *TEXTS, *NOTEBOOKS])}
+
+
+def texts(file):
+    """(line, text) of each text of a file: comments and strings of a program, cells of a notebook, all of a page."""
+    source = file.read_text(encoding="utf-8")
+    if file.suffix == ".ipynb":
+        return [(number, "".join(cell["source"])) for number, cell in enumerate(json.loads(source)["cells"])]
+    if file.suffix != ".py":
+        return [(1, source)]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
+    strings = [
+        (node.lineno, node.value)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+    ]
+    return comments + strings
+
+
+def matches(prose):
+    """``line: word`` of each word to avoid."""
+    found = []
+    for line, text in prose:
+        for message in VERBATIM:
+            text = text.replace(message, "")
+        found += [
+            f"{line + text[: match.start()].count(chr(10))}: {match.group()}"
+            for match in PATTERN.finditer(text)
+        ]
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_has_words_to_avoid(name):
+    words = matches(texts(FILES[name]))
+    if name in NOT_YET:
+        assert words, f"{name} has none of the words any more: remove it from NOT_YET"
+    else:
+        assert words == []
+
+
+def test_files_that_are_not_yet_plain_exist():
+    assert NOT_YET - FILES.keys() == set()
+
+
+@pytest.mark.parametrize(
+    "text", ["RAGFlow must be told it", "a stand-in is made\nanew", "what is\n    there"]
+)
+def test_the_list_catches_the_dialect(text):
+    assert matches([(1, text)])
+
+
+@pytest.mark.parametrize(
+    "text", ["taking, making, tellurium, a bedroom", "the standard input", "ragops.toml"]
+)
+def test_the_list_leaves_other_words_alone(text):
+    assert matches([(1, text)]) == []
