@@ -38,8 +38,8 @@ def table(record: dict[str, Any]) -> Iterator[str]:
         f"Recorded on {record['recorded']} with Docker {record['docker']} and Compose {record['compose']}, "
         "by the project's live tests. They use a Compose project with RAGFlow's services and labels, and a "
         "small server in place of the reranker. No repair changed the id or the start time of RAGFlow's "
-        "container. Durations are from the event until ``ragops watch`` had RAGFlow connected and the reranker "
-        "healthy."
+        "container. Durations are from the event until ``ragops watch`` had connected RAGFlow and the "
+        "reranker was healthy."
     )
     yield from ["", ".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
     yield from row("event", "ragops status", "repaired by")

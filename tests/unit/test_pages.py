@@ -63,7 +63,8 @@ def test_programs_that_pages_name_are_there():
 
 
 def test_commands_of_the_readme_are_ones_that_ragops_takes():
-    lines = re.findall(r"^ragops (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = re.findall(r"^ragops (.*?)(?: +#.*)?$", "".join(blocks), re.MULTILINE)
     assert len(lines) > 4
     for line in lines:
         parse(shlex.split(line))
