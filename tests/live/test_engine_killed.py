@@ -190,9 +190,9 @@ def test_engine_that_was_killed_is_followed_again(daemon, ragflow, durability, m
     assert not thread.is_alive()
     durability.append(
         {
-            "event": "the engine is killed and started again",
+            "event": "the Docker engine is killed and started again",
             "status": ["docker-ragflow-cpu-1: connected, exited"],
-            "repair": "none needed: the reranker comes back, and RAGFlow when its owner starts it",
+            "repair": "none needed: Docker restarts the reranker; start RAGFlow by hand",
             "watch_seconds": None,
         }
     )

@@ -42,7 +42,7 @@ SEEN = ROOT / "build" / "faults.json"
 RECORDED = ROOT / "docs" / "faults.json"
 NAME = "ragopstest-faults"
 NETWORK = "ragopstest-faults"
-LAUNCHED = "launched as it should be"
+LAUNCHED = "started by ragops up"
 
 
 @dataclass(frozen=True)
@@ -467,8 +467,8 @@ def found(engine, rows):
         "kernel": engine.kernel,
         "python": platform.python_version(),
         "ragops": version("ragops-rerank"),
-        "client": "the demo client, a stand-in for RAGFlow",
-        "server": "the stub reranker, a stand-in for vLLM",
+        "client": "the demo client, in place of RAGFlow",
+        "server": "the fault-injection server, in place of vLLM",
     }
     SEEN.parent.mkdir(exist_ok=True)
     told = {"about": about, "rows": [asdict(row) for row in rows]}

@@ -251,8 +251,8 @@ CONNECT = "+ connect {} to " + NET
 START = f"~ start container {RERANKER}"
 CASES = {
     "RAGFlow restarts": (restart, []),
-    "RAGFlow is made anew by docker compose": (recreate, [CONNECT]),
-    "RAGFlow is upgraded from v0.21's shape to v0.22's": (upgrade, [CONNECT]),
+    "RAGFlow is recreated by docker compose": (recreate, [CONNECT]),
+    "RAGFlow is upgraded from v0.21 to v0.22": (upgrade, [CONNECT]),
     "the network is removed": (
         lose_network,
         [f"+ create network {NET}", f"~ replace container {RERANKER}: its network is gone", CONNECT],
@@ -309,8 +309,8 @@ def test_hang_that_health_does_not_show_is_ended_by_watch(engine, ragflow, watch
     until(lambda: engine.container(RERANKER).started_at != before)
     assert f"~ restart container {RERANKER}: it did not answer 2 times" in told
     until(lambda: drift(engine) == [])
-    event = "the reranker hangs, and its /health does not show it"
-    record(durability, event, [], None, by="watch, after three reranks without an answer")
+    event = "the reranker hangs, but /health succeeds"
+    record(durability, event, [], None, by="watch, after three requests without a response")
 
 
 def test_override_keeps_what_a_connection_by_hand_loses(engine, ragflow, durability):
@@ -324,13 +324,13 @@ def test_override_keeps_what_a_connection_by_hand_loses(engine, ragflow, durabil
     assert ragflow.joined
     assert {place.network for place in ragflow.box.endpoints} == {NET, f"{PROJECT}_ragflow"}
     assert drift(engine) == []
-    record(durability, "RAGFlow is made anew, with the override file", [], None)
+    record(durability, "RAGFlow is recreated, with the override file", [], None)
     again = overrides.override(ragflow.found(), STACK.network, engine.networks())
     assert again.command == made.command
     assert overrides.applied(engine.containers(), NET) == (file,)
     recreate(ragflow)  # with -f for RAGFlow's own file only
     assert drift(engine) == [CONNECT.format(ragflow.box.name)]
-    record(durability, "RAGFlow is made anew, with -f that leaves the override out", drift(engine), None)
+    record(durability, "RAGFlow is recreated, with -f that leaves the override out", drift(engine), None)
 
 
 def test_override_keeps_the_default_network_of_a_service_that_names_none(engine, ragflow):
