@@ -1,4 +1,4 @@
-"""Configuration of Sphinx; ``ragops.site.build`` builds a copy of this folder."""
+"""Configuration of Sphinx; ``tools.site.build`` builds a copy of this folder."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
     ragops.up(stack)
     print(ragops.verify(stack))
 
-Names are imported when they are first used. The verbs are in :mod:`ragops.verbs`, benchmarks in
+Names are imported when they are first used. The verbs are in :mod:`ragops.stack.verbs`, benchmarks in
 :mod:`ragops.bench`.
 """
 
@@ -16,13 +16,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ragops.bench import load_run
+    from ragops.bench.measure import benchmark, benchmark_url, max_words
+    from ragops.bench.measure import resume as resume_benchmark
+    from ragops.bench.records import load_run
     from ragops.bench.tune import TuneResult, tune
     from ragops.checks import Check, Report
-    from ragops.checks.host import check as doctor
+    from ragops.checks.doctor import doctor as doctor
     from ragops.compose import check_file
-    from ragops.engine import Engine
-    from ragops.engine import connect as connect_engine
+    from ragops.configuration import Stack
+    from ragops.configuration import load as load_stack
+    from ragops.docker.engine import Engine
+    from ragops.docker.engine import connect as connect_engine
     from ragops.errors import (
         BenchError,
         ComposeError,
@@ -37,14 +41,10 @@ if TYPE_CHECKING:
         RagopsError,
         StackError,
     )
-    from ragops.measure import benchmark, benchmark_url, max_words
-    from ragops.measure import resume as resume_benchmark
-    from ragops.planning import Plan
-    from ragops.ragflow.secret import Secret
-    from ragops.registration import Registration, register, unregister
-    from ragops.stack import Stack
-    from ragops.stack import load as load_stack
-    from ragops.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
+    from ragops.ragflow.api import Secret
+    from ragops.stack.plan import Plan
+    from ragops.stack.registration import Registration, register, unregister
+    from ragops.stack.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
 
 __all__ = [
     "BenchError",
@@ -92,19 +92,19 @@ __all__ = [
 
 _MODULES = {
     "bench": "load_run",
+    "bench.measure": "benchmark benchmark_url max_words resume:resume_benchmark",
     "bench.tune": "TuneResult tune",
     "checks": "Check Report",
-    "checks.host": "check:doctor",
+    "checks.doctor": "doctor",
     "compose": "check_file",
-    "engine": "Engine connect:connect_engine",
+    "configuration": "Stack load:load_stack",
+    "docker.engine": "Engine connect:connect_engine",
     "errors": "BenchError ComposeError EngineError ImageError InUseError LaunchError LockedError ModelError "
     "NotFoundError RagflowError RagopsError StackError",
-    "measure": "benchmark benchmark_url max_words resume:resume_benchmark",
-    "planning": "Plan",
-    "ragflow.secret": "Secret",
-    "registration": "Registration register unregister",
-    "stack": "Stack load:load_stack",
-    "verbs": "Status connect disconnect down override plan status up verify",
+    "ragflow.api": "Secret",
+    "stack.plan": "Plan",
+    "stack.registration": "Registration register unregister",
+    "stack.verbs": "Status connect disconnect down override plan status up verify",
 }
 """The modules of the public names, as above; ``name:alias`` where the public name is another."""
 

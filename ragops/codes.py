@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ragops import hints
+from ragops.docker import hints
 from ragops.ragflow.failures import FAILURES
 
 

@@ -20,26 +20,29 @@ from typing import TYPE_CHECKING, Any
 from IPython import display as ipython
 from IPython import get_ipython
 
-from ragops import measure, registration
 from ragops import progress as steps
-from ragops.bench import load_run
-from ragops.engine import connect
+from ragops.bench import measure
+from ragops.bench.records import load_run
+from ragops.configuration import Ragflow
+from ragops.docker.engine import connect
 from ragops.errors import RagopsError
+from ragops.ragflow.api import TOKEN_VARIABLE, read_secret
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
-from ragops.ragflow.register import KEY
-from ragops.ragflow.secret import TOKEN_VARIABLE, read_secret
-from ragops.stack import Ragflow
+from ragops.ragflow.providers import KEY
+from ragops.stack import registration
 from ragops.table import Column, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ragops.bench import BenchmarkConfig, Progress, Run
-    from ragops.engine import Engine
-    from ragops.planning import Plan
-    from ragops.registration import Registration
-    from ragops.stack import Stack
+    from ragops.bench.load import BenchmarkConfig
+    from ragops.bench.records import Run
+    from ragops.bench.run import Progress
+    from ragops.configuration import Stack
+    from ragops.docker.engine import Engine
+    from ragops.stack.plan import Plan
+    from ragops.stack.registration import Registration
 
 __all__ = [
     "WIDGETS",

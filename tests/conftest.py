@@ -9,25 +9,25 @@ import hypothesis
 import nbformat
 import pytest
 
-from ragops import bench, progress, site
-from ragops import host as hosts
+from ragops import bench, progress
 from ragops.bench import plots
 from ragops.checks import Check, Report
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
 from ragops.ragflow.request import RIGHT
-from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
-from ragops.testing import replies
-from ragops.testing.fake_engine import FakeEngine
-from ragops.testing.stub import Behaviour, StubReranker
+from ragops.reranker import host as hosts
+from tests.support import stub as replies
+from tests.support.fake_engine import FakeEngine
+from tests.support.stub import Behaviour, StubReranker
+from tools import site
 
 CONNECTING = (
-    "ragops.measure.connect_engine",
-    "ragops.verbs.connect_engine",
-    "ragops.registration.connect_engine",
+    "ragops.bench.measure.connect_engine",
+    "ragops.stack.verbs.connect_engine",
+    "ragops.stack.registration.connect_engine",
     "ragops.bench.tune.connect_engine",
     "ragops.cli.output.connect_engine",
-    "ragops.guide.connect",
-    "ragops.watcher.connect",
-    "ragops.checks.host.connect",
+    "ragops.stack.watch.connect",
+    "ragops.checks.doctor.connect",
 )
 GIB = 1 << 30
 ROOT = Path(__file__).parents[1]
@@ -149,10 +149,10 @@ def here(tmp_path, monkeypatch, fake, machine, model_folder):
     for name in CONNECTING:
         monkeypatch.setattr(name, lambda *_, **__: fake)
     monkeypatch.setattr(hosts, "read_host", lambda: machine)
-    monkeypatch.setattr("ragops.checks.host.read_host", lambda: machine)
-    monkeypatch.setattr("ragops.checks.host.read_addresses", lambda: ())
-    monkeypatch.setattr("ragops.checks.claims._listens", lambda *_: False)
-    monkeypatch.setattr("ragops.ready._INTERVAL", 0.0)
+    monkeypatch.setattr("ragops.checks.doctor.read_host", lambda: machine)
+    monkeypatch.setattr("ragops.checks.doctor.read_addresses", lambda: ())
+    monkeypatch.setattr("ragops.checks.doctor._listens", lambda *_: False)
+    monkeypatch.setattr("ragops.stack.ready._INTERVAL", 0.0)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RAGOPS_MODEL_DIR", str(model_folder))
     monkeypatch.delenv("DOCKER_HOST", raising=False)
@@ -192,7 +192,7 @@ def replied(path, text):
     if path.endswith("/tokenize"):
         said = replies.count(body)
     else:
-        used = replies.tokens(behaviour, body["query"], body["documents"])
+        used = replies.count_tokens(behaviour, body["query"], body["documents"])
         said = replies.ranking(behaviour, body, used, number=1)
     return {"ok": True, "status": 200, "text": json.dumps(said), "ms": 1.0}
 
@@ -200,7 +200,7 @@ def replied(path, text):
 @pytest.fixture
 def serving(fake, probed, monkeypatch):
     """The reranker starts at once, and answers those who share a network with it; few calls are timed."""
-    monkeypatch.setattr("ragops.checks.calls.CALLS", 4)
+    monkeypatch.setattr("ragops.checks.budget.CALLS", 4)
     name = "ragflow-vllm-reranker"
     fake.output[name] = "INFO Application startup complete."
 

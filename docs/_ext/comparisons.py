@@ -1,6 +1,6 @@
 """``.. generated:: crosscheck PART``, ``peer PART`` and ``client``: recorded comparisons as tables.
 
-``python -m ragops.testing.cross_check``, ``side_by_side`` and ``client_cost`` write the data.
+``python -m benchmarks.cross_check``, ``side_by_side`` and ``client_cost`` write the data.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations

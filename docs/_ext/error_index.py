@@ -17,7 +17,8 @@ from generated import inline
 from sphinx.util.docutils import SphinxDirective
 
 import ragops
-from ragops import codes, errors, hints
+from ragops import codes, errors
+from ragops.docker import hints
 from ragops.ragflow.failures import FAILURES
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from generated import HOST, MODEL, PARTS, RUN_PARTS, attribute_docs, indented, inline, row_of
 
-from ragops import stack, vllm
-from ragops.bench import records
-from ragops.bench import verdict as judge
+from ragops import configuration
+from ragops.bench import judge, records
 from ragops.errors import BenchError
+from ragops.reranker import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def spelled(kind: str) -> str:
 
 def prompt() -> Iterator[str]:
     """The prompt of Qwen3-Reranker, as the template renders it for a pair."""
-    text = vllm.TEMPLATES.joinpath(vllm.known(MODEL).template).read_text(encoding="utf-8")
+    text = options.TEMPLATES.joinpath(options.known(MODEL).template).read_text(encoding="utf-8")
     pair = [{"role": "query", "content": "THE QUERY"}, {"role": "document", "content": "THE DOCUMENT"}]
     # As vLLM and transformers do; the last newline of the file is dropped.
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False).from_string(text)  # noqa: S701
@@ -61,7 +61,7 @@ def prompt() -> Iterator[str]:
 
 def hardening() -> Iterator[str]:
     """Permissions of the reranker's container, from the options for Qwen3-Reranker."""
-    spec = vllm.launch(stack.Stack(), MODEL, HOST, image=stack.Reranker().image)
+    spec = options.launch(configuration.Stack(), MODEL, HOST, image=configuration.Reranker().image)
     ports = ", ".join(f"{address}:{port}" for address, port, _ in spec.publish)
     rows = (
         ("capabilities", f"none: ``--cap-drop {' '.join(spec.cap_drop)}``"),

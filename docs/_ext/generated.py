@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING, Any
 from sphinx.util.docutils import SphinxDirective
 
 import ragops
-from ragops import cli, hints, stack, vllm
-from ragops.bench import facts, figures, load_run, page, plots
-from ragops.compose import faults
-from ragops.host import Core, Host, Node
-from ragops.model import Model, Shape
+from ragops import cli
+from ragops import configuration as stack
+from ragops.bench import plots, report
+from ragops.bench.records import load_run
+from ragops.bench.statistics import figures
+from ragops.compose import rules
+from ragops.docker import hints
+from ragops.reranker import options
+from ragops.reranker.host import Core, Host, Node
+from ragops.reranker.model import Model, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -111,13 +116,13 @@ def launch(part: str) -> Iterator[str]:
     if part == "docker":
         template = Path("/srv/ragops/templates/qwen3_reranker.jinja")
         image = configuration.reranker.image
-        spec = vllm.launch(configuration, MODEL, HOST, image=image, template=template)
+        spec = options.launch(configuration, MODEL, HOST, image=image, template=template)
         yield from [".. code-block:: bash", "", *indented(folded(spec.docker_command())), ""]
         return
     if part == "arguments":
-        rows, separator = vllm.arguments(configuration, MODEL, HOST), " "
+        rows, separator = options.arguments(configuration, MODEL, HOST), " "
     else:
-        rows, separator = vllm.environment(configuration, HOST), "="
+        rows, separator = options.environment(configuration, HOST), "="
     for row in rows:
         option = f"{row.name}{separator}{row.value}".strip()
         yield from [f"``{option}``", *indented(inline(row.why)), ""]
@@ -134,7 +139,7 @@ def compose_faults() -> Iterator[str]:
         "     - fault",
         "",
     ]
-    for rule in faults.RULES:
+    for rule in rules.RULES:
         yield from [f"   * - ``{rule.code}``", f"     - {inline(rule.summary)}"]
     yield ""
 
@@ -143,7 +148,7 @@ def models() -> Iterator[str]:
     """The kinds of model that vLLM can serve."""
     yield from [".. list-table::", "   :header-rows: 1", "", "   * - model", "     - score"]
     yield from ["     - needs", ""]
-    for row in vllm.KNOWN:
+    for row in options.KNOWN:
         needs = [name for name, value in (("overrides", row.overrides), ("template", row.template)) if value]
         yield from [f"   * - {', '.join(row.examples)}", f"     - {row.scores}"]
         yield f"     - {' and '.join(needs) or '-'}"
@@ -161,7 +166,7 @@ def run(part: str) -> Iterator[str]:
 
 def run_verdict(recorded: Any) -> Iterator[str]:
     """The verdict, or what was measured if there is none."""
-    yield from [inline(facts.headline(recorded)), "", f"Run ``{recorded.path.name}``.", ""]
+    yield from [inline(report.headline_facts(recorded)), "", f"Run ``{recorded.path.name}``.", ""]
 
 
 def run_figure(recorded: Any) -> Iterator[str]:
@@ -187,7 +192,7 @@ def run_levels(recorded: Any) -> Iterator[str]:
 
 def run_origin(recorded: Any) -> Iterator[str]:
     """The provenance of the run."""
-    for name, value in facts.origin(recorded):
+    for name, value in report.origin(recorded):
         yield f":{name}: {inline(value)}"
     yield ""
 
@@ -195,7 +200,7 @@ def run_origin(recorded: Any) -> Iterator[str]:
 def run_report(recorded: Any) -> Iterator[str]:
     """A link to the report, which is written next to the pages."""
     file = Path(__file__).parents[1] / "_extra" / "report.html"
-    page.write(recorded, file)
+    report.write_report(recorded, file)
     yield from [f"`The report of this run <{file.name}>`__ has every chart with its values.", ""]
 
 

@@ -1,4 +1,4 @@
-"""``.. launch-targets:: PART``: one part of the record of ``python -m ragops.testing.launches``.
+"""``.. launch-targets:: PART``: one part of the record of ``python -m benchmarks.launches``.
 
 The parts are ``targets``, ``calls``, ``starts`` and ``origin``; the record is ``docs/_data/launches.json``.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from generated import PARTS, inline, row_of, title
 
-from ragops import stack
-from ragops.checks import budget, causes, exposure, scores
-from ragops.checks.layers import TABLE, TITLES
+from ragops import configuration
+from ragops.checks import budget, causes, exposure, rules
+from ragops.checks.probe import TABLE, TITLES
 from ragops.ragflow.request import TIMEOUT
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from sphinx.application import Sphinx
 
-HOST = stack.Stack().reranker.name
+HOST = configuration.Stack().reranker.name
 
 BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "scores": tuple((name, (inspect.getdoc(rule) or "").rstrip(".")) for name, rule in scores.LAYERS),
+    "scores": tuple((name, (inspect.getdoc(rule) or "").rstrip(".")) for name, rule in rules.LAYERS),
     "budget": tuple(budget.PROVES.items()),
     "exposure": tuple(exposure.PROVES.items()),
 }

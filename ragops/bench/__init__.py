@@ -5,7 +5,7 @@
     path = await record(Server("http://127.0.0.1:8123/v1", "reranker"), BenchmarkConfig(ragflow()))
     run = load_run(path)
     summary(run)
-    verdict(run).sentence
+    judge(run).sentence
 
 Measuring writes a folder, everything else only reads it. Measuring needs no more than ragops
 itself; ``summary``, ``compare`` and the plots need the extra ``bench``.
@@ -13,29 +13,27 @@ itself; ``summary``, ``compare`` and the plots need the extra ``bench``.
 
 from __future__ import annotations
 
-from ragops.bench.agreement import Agreement, agreement
-from ragops.bench.capacity import affordable
-from ragops.bench.compare import Comparison, compare
-from ragops.bench.floor import measure_overhead
-from ragops.bench.folder import load_run
-from ragops.bench.gauges import meanwhile
-from ragops.bench.level import Level
+from ragops.bench.compare import Agreement, Comparison, agreement, compare_runs
+from ragops.bench.load import BenchmarkConfig, Server
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck
-from ragops.bench.page import write as report
-from ragops.bench.plan import BenchmarkConfig, Server
+from ragops.bench.overhead import measure_overhead
 from ragops.bench.records import (
     ClientOverhead,
     Gemm,
     GemmPeak,
+    Level,
     Provenance,
     RequestRecord,
     Run,
     RunInfo,
     Sample,
+    load_run,
 )
+from ragops.bench.report import write_report
 from ragops.bench.run import Progress, record, record_sync, resume, resume_sync
-from ragops.bench.stats import LevelFigures, figures, frame, summary
-from ragops.bench.verdict import Verdict, verdict
+from ragops.bench.series import meanwhile
+from ragops.bench.statistics import LevelFigures, figures, frame, summary
+from ragops.bench.verdict import Verdict, affordable, judge
 from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic, words_for_context
 
 __all__ = [
@@ -60,22 +58,22 @@ __all__ = [
     "Workload",
     "affordable",
     "agreement",
-    "compare",
+    "compare_runs",
     "figures",
     "frame",
     "from_jsonl",
     "grid",
+    "judge",
     "load_run",
     "meanwhile",
     "measure_overhead",
     "ragflow",
     "record",
     "record_sync",
-    "report",
     "resume",
     "resume_sync",
     "summary",
     "synthetic",
-    "verdict",
     "words_for_context",
+    "write_report",
 ]

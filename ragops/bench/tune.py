@@ -22,29 +22,33 @@ from typing import TYPE_CHECKING, Any, Literal
 import tomlkit
 from pydantic import TypeAdapter
 
-from ragops import host as hosts
-from ragops import image as images
-from ragops import origins, quantize, ready, sizing, verbs
-from ragops.bench import BenchmarkConfig, figures, load_run, ragflow
-from ragops.bench.agreement import agreement
-from ragops.bench.resample import scipy_stats
-from ragops.checks import scores
+from ragops.bench import measure
+from ragops.bench.compare import agreement, scipy_stats
+from ragops.bench.load import BenchmarkConfig
+from ragops.bench.measure import benchmark, max_words
+from ragops.bench.records import load_run
+from ragops.bench.statistics import figures
+from ragops.bench.workload import ragflow
+from ragops.checks import rules
 from ragops.checks.questions import Expected
-from ragops.engine import connect as connect_engine
+from ragops.configuration import Reranker, Stack, home, parse
+from ragops.docker.engine import connect as connect_engine
 from ragops.errors import BenchError, NotFoundError, RagopsError, StackError, file_errors
-from ragops.lock import held, refuse_while_watched
-from ragops.measure import benchmark, max_words
 from ragops.progress import step
-from ragops.stack import Reranker, Stack, home, parse
+from ragops.reranker import host as hosts
+from ragops.reranker import image as images
+from ragops.reranker import int8, sizing
+from ragops.reranker.options import PORT
+from ragops.stack import ready, verbs
+from ragops.stack.lock import held, refuse_while_watched
 from ragops.table import Column, Shown, Table
-from ragops.vllm import PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ragops.engine import Engine
-    from ragops.host import Host
-    from ragops.model import Model
+    from ragops.docker.engine import Engine
+    from ragops.reranker.host import Host
+    from ragops.reranker.model import Model
 
 Settings = Mapping[str, str | int | bool]
 """Keys of ``[reranker]`` and their values."""
@@ -120,7 +124,7 @@ def candidates(stack: Stack, model: Model, host: Host) -> tuple[Candidate, ...]:
     table += [Candidate(f"sequences-{n}", {"max_num_seqs": n}) for n in sequences]
     table += [Candidate(f"block-{n}", {"block_size": n}) for n in blocks]
     table.append(Candidate("compiled" if now.eager else "eager", {"eager": not now.eager}))
-    if not (quantize.unfit(host) or model.quantized):
+    if not (int8.unfit(host) or model.quantized):
         table.append(Candidate("int8", {}))
     return tuple(table)
 
@@ -267,9 +271,9 @@ class Search:
         expected = Expected(self.wanted.served, model.kind, longest, model.stand_in)
         url = f"http://127.0.0.1:{PORT}/v1"
         self._engine.unpause(name)
-        transcript = scores.ask(self._engine, name, self._stack.reranker.image, url, expected)
+        transcript = rules.ask(self._engine, name, self._stack.reranker.image, url, expected)
         self._engine.pause(name)
-        failed = [c for c in scores.judge(expected, transcript) if c.status == "fail" and expected.trained]
+        failed = [c for c in rules.judge(expected, transcript) if c.status == "fail" and expected.trained]
         golden = {a.ranking.query: a.scores for a in transcript.of("golden") if a.rows}
         return f"{failed[0].name}: {failed[0].detail}" if failed else "", golden
 
@@ -277,7 +281,7 @@ class Search:
         if os.environ.get("RAGOPS_MODEL_DIR"):
             raise StackError("RAGOPS_MODEL_DIR overrides the int8 model", hint="set model in ragops.toml")
         model, image = self.wanted.model.folder, self._stack.reranker.image
-        folder = quantize.int8(model, engine=self._engine, image=image)
+        folder = int8.int8(model, engine=self._engine, image=image)
         return {"model": str(folder), "served_name": self.wanted.served}
 
     def remove(self, name: str) -> None:
@@ -316,7 +320,7 @@ def tune(
     with held(home(), address, reranker.name):
         refuse_while_watched(home(), address, reranker.name)
         images.ensure(engine, reranker.image, home())
-        machine = origins.machine(host.cpu_model, len(host.cpus))
+        machine = measure.machine(host.cpu_model, len(host.cpus))
         folder = Path(results) / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{machine}-tune"
         search = Search(engine, stack, folder, tolerance)
         model = search.wanted.model

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from ragops.checks import Check
 from ragops.checks.probe import answered
-from ragops.sidecar import sidecar
+from ragops.docker.temporary import sidecar
 
 if TYPE_CHECKING:
-    from ragops.engine import Engine
-    from ragops.state import ContainerState
+    from ragops.docker.engine import Engine
+    from ragops.docker.objects import ContainerState
 
 OUTSIDE = "bridge"
 """Docker's default network, which every engine has unless it was told otherwise."""
@@ -56,7 +56,7 @@ def _outside(engine: Engine, reranker: ContainerState, network: str, image: str)
 
 def _reached(engine: Engine, outsider: str, targets: list[str]) -> list[str]:
     """Which of them answer there; one program asks all, as each start of one costs the reranker time."""
-    program = (resources.files("ragops.data") / "knock.py").read_text()
+    program = (resources.files("ragops.data") / "port_probe.py").read_text()
     said = json.dumps({"hosts": targets, "port": 8000, "timeout": _CONNECT_TIMEOUT})
     done = engine.execute(outsider, ("python3", "-c", program), stdin=said, timeout=_PATIENCE)
     return list(answered(done))

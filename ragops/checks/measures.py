@@ -15,13 +15,13 @@ from itertools import combinations
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
-from ragops import golden
-from ragops.bench.text import stem
+from ragops.bench.workload import stem
+from ragops.checks import golden
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ragops.golden import Item
+    from ragops.checks.golden import Item
 
 DEPTH = 10
 """Ranks that nDCG looks at."""

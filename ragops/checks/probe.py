@@ -1,4 +1,6 @@
-"""Asks from inside a container what it can reach, with what the container has.
+"""The layers of ``verify`` in their order, and which stands on which: one table; pure.
+
+Asks from inside a container what it can reach, with what the container has.
 
 Its own Python first (RAGFlow's, with RAGFlow's client library), else its curl, else a probe
 container in its network namespace. The program that runs there is ``data/probe.py``.
@@ -9,20 +11,80 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from ragops.checks.layers import NEEDS
+from ragops.docker.temporary import sidecar
 from ragops.errors import EngineError
 from ragops.ragflow.request import KEY, TIMEOUT, RerankRequest
-from ragops.sidecar import sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ragops.checks.layers import Layer
-    from ragops.engine import Engine
-    from ragops.state import ExecResult
+    from ragops.docker.engine import Engine
+    from ragops.docker.objects import ExecResult
+
+Layer = Literal["dns", "tcp", "health", "routes", "models", "rerank", "scores", "budget", "exposure"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer."""
+
+    layer: Layer
+    title: str
+    needs: tuple[Layer, ...]
+    """Layers without which it can't be asked; the failure of any other does not stop it."""
+    proves: str
+    by_hand: str = ""
+    """How to ask it in the container without ragops; empty where nobody would."""
+
+
+TABLE = (
+    Row("dns", "name resolves", (), "both share a network", "getent hosts {host}"),
+    Row(
+        "tcp",
+        "port answers",
+        ("dns",),
+        "the server listens, and not only on its own localhost",
+        "curl http://{host}:8000",
+    ),
+    Row("health", "server is healthy", ("tcp",), "vLLM's engine is alive", "curl …:8000/health"),
+    Row(
+        "routes",
+        "rerank is served",
+        ("tcp",),
+        "vLLM was started as a reranker; else the flags that are missing are named",
+        "curl …:8000/openapi.json",
+    ),
+    Row(
+        "models",
+        "model is served",
+        ("tcp",),
+        "the name that RAGFlow will send is a served one",
+        "curl …:8000/v1/models",
+    ),
+    Row(
+        "rerank",
+        "RAGFlow's call",
+        ("tcp", "routes"),
+        "one score for each document, and the right one first",
+        "RAGFlow's own client library",
+    ),
+    Row("scores", "scores are right", ("rerank",), "see the checks below it"),
+    Row("budget", "time is enough", ("rerank",), "see the checks below it"),
+    Row("exposure", "nobody else gets in", (), "see the checks below it"),
+)
+"""In the order in which they are asked."""
+
+TITLES: Mapping[Layer, str] = {row.layer: row.title for row in TABLE}
+NEEDS: Mapping[Layer, tuple[Layer, ...]] = {row.layer: row.needs for row in TABLE}
+
+
+def stopped_by(layer: Layer, broken: Collection[Layer]) -> Layer | None:
+    """The first layer that this one needs and that failed, or was itself stopped."""
+    return next((need for need in NEEDS[layer] if need in broken), None)
+
 
 LAYERS: tuple[Layer, ...] = ("dns", "tcp", "health", "routes", "models", "rerank")
 """Those that are asked in one go; the HTTP ones don't wait for each other's answer to be right."""

@@ -63,7 +63,7 @@ def start(
 
 
 def _next_step(call: Call) -> int:
-    from ragops import guide
+    from ragops.stack import verbs as guide
 
     call.show(guide.look(call.stack()))
     call.message("ragops --help lists all verbs")

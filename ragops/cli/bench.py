@@ -14,8 +14,12 @@ from ragops.cli.output import FAILED, MEASURE, OK, Call, option, verb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ragops.bench import Level, LevelFigures, Progress, Run, Verdict, Workload
-    from ragops.stack import Stack
+    from ragops.bench.records import Level, Run
+    from ragops.bench.run import Progress
+    from ragops.bench.statistics import LevelFigures
+    from ragops.bench.verdict import Verdict
+    from ragops.bench.workload import Workload
+    from ragops.configuration import Stack
 
 app = typer.Typer()
 _workload = partial(option, panel="Workload")
@@ -50,10 +54,10 @@ class Outcome:
 
 def outcome(run: Run, *, release: str = "") -> Outcome:
     """The result of a recorded run."""
-    from ragops.bench import figures, verdict
-    from ragops.bench.counters import disturbances
+    from ragops.bench import judge
+    from ragops.bench.statistics import disturbances, figures
 
-    judged = verdict(run, release=release) if run.info.workload.profile in ("ragflow", "own") else None
+    judged = judge(run, release=release) if run.info.workload.profile in ("ragflow", "own") else None
     client = run.info.client
     return Outcome(
         verdict=judged,
@@ -82,7 +86,7 @@ def _level(row: LevelFigures) -> str:
 
 def _levels(requests: int | None, *lists: str) -> tuple[Level, ...]:
     """A load level for each number of the comma-separated lists: clients, rates, constant rates, bursts."""
-    from ragops.bench import Level
+    from ragops.bench.records import Level
 
     kinds: tuple[Callable[..., Level], ...] = (Level.closed, Level.poisson, Level.constant, Level.burst)
     levels = []
@@ -136,8 +140,10 @@ def bench(
     resume: Annotated[Path | None, _output("RUN", "Continue an interrupted run.")] = None,
 ) -> int:
     """Measure latency and throughput, record every request, and check RAGFlow's timeout."""
-    from ragops import measure
-    from ragops.bench import BenchmarkConfig, from_jsonl, load_run
+    from ragops.bench import measure
+    from ragops.bench.load import BenchmarkConfig
+    from ragops.bench.records import load_run
+    from ragops.bench.workload import from_jsonl
     from ragops.errors import BenchError
 
     stack, watched = call.stack(), _Watched()
@@ -196,8 +202,9 @@ def _texts(
     max_words: int | None,
 ) -> Workload:
     """The requests; what is not given is that of the running stack, if it is the one that is measured."""
-    from ragops import bench, measure
-    from ragops.bench.sizes import TAIL
+    from ragops import bench
+    from ragops.bench import measure
+    from ragops.bench.workload import TAIL
 
     if workload:
         return bench.from_jsonl(workload)
@@ -235,10 +242,10 @@ def report(
     results: Results = Path("results"),
 ) -> int:
     """Write a recorded run as an HTML page: verdict, charts, values, provenance."""
-    from ragops.bench import page
+    from ragops.bench import write_report
 
     recorded = _find(results, run)
-    call.show(page.write(recorded, out or Path(f"{recorded.path.name}.html"), figures=figures))
+    call.show(write_report(recorded, out or Path(f"{recorded.path.name}.html"), figures=figures))
     return OK
 
 
@@ -257,7 +264,7 @@ def compare(
     """Compare two recorded runs of one workload, with confidence intervals."""
     from ragops import bench
 
-    comparison = bench.compare(_find(results, a), _find(results, b), across_models=across_models)
+    comparison = bench.compare_runs(_find(results, a), _find(results, b), across_models=across_models)
     worse = () if fail_over is None else comparison.regressions(fail_over)
     call.show({"comparison": comparison, "regressions": worse}, str(comparison))
     for line in worse:
@@ -267,7 +274,7 @@ def compare(
 
 def _find(results: Path, name: str) -> Run:
     """A run by its folder, or by its name in the folder of results."""
-    from ragops.bench import load_run
+    from ragops.bench.records import load_run
     from ragops.errors import BenchError
 
     for folder in (Path(name), results / name):
@@ -296,7 +303,7 @@ def tune(
 ) -> int:
     """Compare vLLM options on this machine; write faster ones with equal scores into ragops.toml."""
     from ragops.bench import tune as search
-    from ragops.stack import declaration
+    from ragops.configuration import declaration
 
     result = search.tune(
         call.stack(),
@@ -318,9 +325,10 @@ def int8(
     target: Annotated[Path | None, option("FOLDER", "Folder to create; default: beside the model.")] = None,
 ) -> int:
     """Create an int8 copy of the model folder and print its path; set reranker.model to it to serve it."""
-    from ragops import image, model, quantize
-    from ragops.host import read_host
-    from ragops.stack import home
+    from ragops.configuration import home
+    from ragops.reranker import image, model
+    from ragops.reranker import int8 as quantize
+    from ragops.reranker.host import read_host
 
     stack, engine = call.stack(), call.engine()
     base = image.ensure(engine, stack.reranker.image, home())

@@ -12,7 +12,7 @@ from ragops.cli.output import FAILED, KEEP, OK, Call, option, plain, verb
 
 if TYPE_CHECKING:
     from ragops.compose import CheckedFile
-    from ragops.stack import Stack
+    from ragops.configuration import Stack
 
 app = typer.Typer()
 files = typer.Typer(help="Print compose files that create the same stack with Docker Compose.")
@@ -45,11 +45,11 @@ def check(
 
 def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
     """The first reranker of a compose file as ``ragops compose reranker`` renders it, and what it lacks."""
-    from ragops import verbs
     from ragops.compose import render
     from ragops.errors import ComposeError
-    from ragops.model import named_folder
-    from ragops.planning import network_spec
+    from ragops.reranker.model import named_folder
+    from ragops.stack import verbs
+    from ragops.stack.plan import network_spec
 
     if not checked.rerankers:
         raise ComposeError(
@@ -86,8 +86,8 @@ def override(
     ] = False,
 ) -> int:
     """Print the override file that keeps RAGFlow connected when Compose recreates its container."""
-    from ragops import verbs
-    from ragops.ragflow import compose
+    from ragops.stack import override as compose
+    from ragops.stack import verbs
 
     result = verbs.override(call.stack())
     if write:
@@ -106,9 +106,9 @@ def override(
 @verb(files, None, "ragops compose reranker > reranker.yml")
 def reranker(call: Call) -> int:
     """Print the compose file of the reranker that up starts on this machine."""
-    from ragops import verbs
     from ragops.compose import render
-    from ragops.planning import network_spec
+    from ragops.stack import verbs
+    from ragops.stack.plan import network_spec
 
     desired = verbs.desired(call.stack())
     text = render.reranker(desired.spec, network_spec(desired.stack.network))

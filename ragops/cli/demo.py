@@ -20,10 +20,10 @@ app.add_typer(engines, name="engine", rich_help_panel=SETUP)
 @verb(demos, name="up")
 def demo_up(call: Call) -> int:
     """Start the demo client."""
-    from ragops import image
-    from ragops.lock import held
-    from ragops.stack import home
-    from ragops.testing import demo
+    from ragops.configuration import home
+    from ragops.reranker import image
+    from ragops.stack import demo
+    from ragops.stack.lock import held
 
     engine = call.engine()
     base = image.ensure(engine, call.stack().reranker.image, home())
@@ -36,10 +36,10 @@ def demo_up(call: Call) -> int:
 @verb(demos, name="down")
 def demo_down(call: Call) -> int:
     """Remove every demo client and its network."""
-    from ragops import planning
-    from ragops.lock import held
-    from ragops.stack import home
-    from ragops.testing import demo
+    from ragops.configuration import home
+    from ragops.stack import demo
+    from ragops.stack import plan as planning
+    from ragops.stack.lock import held
 
     engine = call.engine()
     with held(home(), engine.state().address, demo.NAME):
@@ -52,7 +52,7 @@ def demo_down(call: Call) -> int:
 @verb(demos, name="docs")
 def demo_docs(call: Call) -> int:
     """Build the documentation site of a checkout, with the notebooks as last executed."""
-    from ragops import tour
+    from tools import make_run as tour
 
     page = tour.docs(Path.cwd())
     call.show({"site": page}, str(page))
@@ -62,8 +62,8 @@ def demo_docs(call: Call) -> int:
 @verb(demos, name="run")
 def demo_run(call: Call) -> int:
     """Set up everything: Docker engine, image, model, demo client, notebooks, documentation site."""
-    from ragops import tour
-    from ragops.stack import home
+    from ragops.configuration import home
+    from tools import make_run as tour
 
     outcome = tour.run(call.file, home(), Path.cwd())
     call.show(outcome)
@@ -73,8 +73,8 @@ def demo_run(call: Call) -> int:
 @verb(engines, name="start")
 def engine_start(call: Call) -> int:
     """Use the reachable Docker engine; without one, install docker.io and start a private one."""
-    from ragops import private_engine
-    from ragops.stack import home
+    from ragops.configuration import home
+    from tools import private_engine
 
     address = private_engine.ensure(home())
     call.show({"address": address}, f"DOCKER_HOST={address}")
@@ -84,8 +84,8 @@ def engine_start(call: Call) -> int:
 @verb(engines, name="stop")
 def engine_stop(call: Call) -> int:
     """Stop the private engine and remove its data; other engines are not affected."""
-    from ragops import private_engine
-    from ragops.stack import home
+    from ragops.configuration import home
+    from tools import private_engine
 
     stopped = private_engine.stop(home())
     call.show({"stopped": stopped}, "stopped and removed" if stopped else "there is no private engine")
@@ -101,7 +101,7 @@ def lab(
 ) -> int:
     """Open JupyterLab with the notebooks, on this machine only."""
     from ragops import lab as jupyter
-    from ragops.stack import FILE
+    from ragops.configuration import FILE
 
     argv = jupyter.command(jupyter.notebooks(Path.cwd()), port=port, browser=not no_browser)
     call.message(f"opening {argv[-1]}; Ctrl-C ends it")

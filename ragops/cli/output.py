@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from ragops.engine import Engine
-    from ragops.stack import Stack
+    from ragops.configuration import Stack
+    from ragops.docker.engine import Engine
 
 OK, FAILED, USAGE, PENDING = 0, 1, 2, 3
 """Exit codes."""
@@ -49,7 +49,7 @@ class Call:
 
     def stack(self) -> Stack:
         """The configuration."""
-        from ragops.stack import load
+        from ragops.configuration import load
 
         return load(self.file)
 
@@ -72,7 +72,7 @@ class Call:
 
 def connect_engine() -> Engine:
     """Connect to the Docker engine."""
-    from ragops.engine import connect
+    from ragops.docker.engine import connect
 
     return connect()
 

@@ -33,9 +33,9 @@ def register(
     ] = None,
 ) -> int:
     """Add the reranker to RAGFlow's models through its API and read the entry back."""
-    from ragops import registration
-    from ragops.ragflow.register import KEY
-    from ragops.ragflow.secret import KEY_VARIABLE, TOKEN_VARIABLE, read_secret
+    from ragops.ragflow.api import KEY_VARIABLE, TOKEN_VARIABLE, read_secret
+    from ragops.ragflow.providers import KEY
+    from ragops.stack import registration
 
     stack = call.stack()
     spec = replace(
@@ -56,8 +56,8 @@ def unregister(
     call: Call, *, url: Url = "", instance: Instance = "ragops", token_file: TokenFile = None
 ) -> int:
     """Remove the reranker from RAGFlow's models and restore the earlier settings."""
-    from ragops import registration
-    from ragops.ragflow.secret import TOKEN_VARIABLE, read_secret
+    from ragops.ragflow.api import TOKEN_VARIABLE, read_secret
+    from ragops.stack import registration
 
     stack = call.stack()
     spec = replace(registration.registration_spec(stack), instance=instance)

@@ -16,7 +16,7 @@ Container = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name of the
 @verb(app, START)
 def doctor(call: Call) -> int:
     """Check whether this machine can run the reranker; changes nothing."""
-    from ragops.checks.host import check
+    from ragops.checks.doctor import doctor as check
 
     report = check(call.stack())
     call.show(report)
@@ -26,7 +26,7 @@ def doctor(call: Call) -> int:
 @verb(app, START, "ragops plan --json")
 def plan(call: Call) -> int:
     """Show what up would change, also as docker commands; exit code 3 if there are changes."""
-    from ragops import verbs
+    from ragops.stack import verbs
 
     changes = verbs.plan(call.stack())
     commands = "\n".join(changes.commands())
@@ -37,7 +37,7 @@ def plan(call: Call) -> int:
 @verb(app, START, "RAGOPS_MODEL_DIR=/srv/models/Qwen3-Reranker-0.6B ragops up")
 def up(call: Call) -> int:
     """Create the network, start the reranker and connect RAGFlow (idempotent)."""
-    from ragops import verbs
+    from ragops.stack import verbs
 
     call.show(verbs.up(call.stack()))
     return OK
@@ -46,7 +46,7 @@ def up(call: Call) -> int:
 @verb(app, START)
 def status(call: Call) -> int:
     """Show the stack and how it differs from the configuration; exit code 3 if it differs."""
-    from ragops import verbs
+    from ragops.stack import verbs
 
     state = verbs.status(call.stack())
     call.show(state)
@@ -65,7 +65,7 @@ def verify(
     ] = False,
 ) -> int:
     """Verify connection, scores and response time from inside each RAGFlow container."""
-    from ragops import verbs
+    from ragops.stack import verbs
 
     report = verbs.verify(call.stack(), full=full, budget=not no_budget)
     call.show(report)
@@ -87,9 +87,8 @@ def watch(
     ] = None,
 ) -> int:
     """Watch Docker events and reconnect or restart when something breaks."""
-    from ragops import service
-    from ragops.watcher import Watcher
-    from ragops.watching import Pace
+    from ragops.stack import watch as service
+    from ragops.stack.watch import Pace, Watcher
 
     if unit:
         render = service.systemd if unit == "systemd" else service.compose
@@ -106,7 +105,7 @@ def watch(
 @verb(app, KEEP)
 def connect(call: Call, container: Container) -> int:
     """Connect a container to the network now (lost when Compose recreates the container)."""
-    from ragops import verbs
+    from ragops.stack import verbs
 
     changes = verbs.connect(call.stack(), container)
     call.show(changes, str(changes) if changes.actions else f"{container} is already connected")
@@ -116,7 +115,7 @@ def connect(call: Call, container: Container) -> int:
 @verb(app, KEEP)
 def disconnect(call: Call, container: Container) -> int:
     """Disconnect a container from the network."""
-    from ragops import verbs
+    from ragops.stack import verbs
 
     changes = verbs.disconnect(call.stack(), container)
     call.show(changes, str(changes) if changes.actions else f"{container} is not connected")
@@ -132,8 +131,8 @@ def down(
     ] = False,
 ) -> int:
     """Remove the reranker and its network; RAGFlow's containers keep running."""
-    from ragops import verbs
     from ragops.errors import EngineError
+    from ragops.stack import verbs
 
     if not all_:
         call.show(verbs.down(call.stack()))
@@ -156,8 +155,8 @@ def image(
     ] = False,
 ) -> int:
     """Find, pull or build the vLLM CPU image."""
-    from ragops import image as images
-    from ragops.stack import home
+    from ragops.configuration import home
+    from ragops.reranker import image as images
 
     name, engine = call.stack().reranker.image, call.engine()
     if build:

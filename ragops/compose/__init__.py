@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from dotenv import dotenv_values
 
-from ragops import host as hosts
-from ragops.compose import faults
-from ragops.compose.read import read
-from ragops.compose.yaml import parse
+from ragops.compose import rules
+from ragops.compose.reading import read
+from ragops.compose.syntax import parse
 from ragops.errors import ComposeError, ModelError, file_errors
-from ragops.model import describe
+from ragops.reranker import host as hosts
+from ragops.reranker.model import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ragops.compose.faults import Finding
-    from ragops.compose.read import Service
-    from ragops.host import Host
-    from ragops.model import Model
+    from ragops.compose.reading import Service
+    from ragops.compose.rules import Finding
+    from ragops.reranker.host import Host
+    from ragops.reranker.model import Model
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def check_text(text: str, path: Path, host: Host, variables: Mapping[str, str]) 
     project = root.scalar("name") or folder or "default"
     rerankers, notes = read(root, project, lambda model: _model(path.parent / Path(model).expanduser()))
     version = root.get("version")
-    findings = faults.find(rerankers, version.line if version else 0, host)
+    findings = rules.find(rerankers, version.line if version else 0, host)
     return CheckedFile(path, findings, rerankers, notes)
 
 

@@ -1,8 +1,8 @@
 """A reranker's container as a compose file; pure.
 
-``engine.py`` creates the container of a :class:`~ragops.container.ContainerSpec` through Docker's API; this
-module renders the same specification for Docker Compose. :func:`take_over` and :func:`not_taken_over` are
-for ``ragops check --fix``, which renders the reranker of an existing compose file.
+``engine.py`` creates the container of a :class:`~ragops.docker.objects.ContainerSpec` through Docker's
+API; this module renders the same specification for Docker Compose. :func:`take_over` and
+:func:`not_taken_over` are for ``ragops check --fix``, which renders the reranker of an existing compose file.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from ragops.compose.container import moves_route
-from ragops.compose.words import Word, parse_options
-from ragops.container import LABEL
+from ragops.compose.rules import moves_route
+from ragops.compose.syntax import Word, parse_options
+from ragops.configuration import Stack
+from ragops.docker.objects import LABEL
 from ragops.errors import ComposeError
-from ragops.stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ragops.compose.read import Service
-    from ragops.container import ContainerSpec, HealthCheck, Mount, NetworkSpec
+    from ragops.compose.reading import Service
+    from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
 
 NETWORK = "ragops"
 """Key of the network in compose files; its name on the Docker engine is that of the configuration."""

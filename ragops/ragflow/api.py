@@ -1,4 +1,14 @@
-"""HTTP client of RAGFlow's API; the only module that speaks HTTP with RAGFlow.
+"""Keys and tokens: read from a file or the environment, and never shown.
+
+They are never arguments of the command, which every user of the machine can read. A
+:class:`Secret` prints as stars, so that it can be part of a record or an error.
+
+Requests to RAGFlow's API, its responses, and what they mean; pure.
+
+RAGFlow reports success by ``code`` 0 in its JSON, and sends HTTP 200 with most failures; so the
+code decides, and the HTTP status only where no JSON came.
+
+HTTP client of RAGFlow's API; the only module that speaks HTTP with RAGFlow.
 
 Each request is sent once, follows no redirect and uses no proxy, so that a token reaches only the
 configured address. Errors and responses are shown with the secrets masked.
@@ -7,18 +17,187 @@ configured address. Errors and responses are shown with the secrets masked.
 from __future__ import annotations
 
 import json
+import os
+import re
 import ssl
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from ragops.docker import hints
 from ragops.errors import RagflowError, StackError
-from ragops.ragflow.answers import Request, Response, refused
-from ragops.ragflow.secret import NONE, Secret, mask
+from ragops.ragflow.failures import FAILURES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
     from typing import Self
+
+    from ragops.docker.hints import Hint
+
+MASK = "***"
+
+TOKEN_VARIABLE = "RAGOPS_RAGFLOW_TOKEN"  # noqa: S105 - a name
+KEY_VARIABLE = "RAGOPS_RERANKER_KEY"
+
+_SHORTEST_MASKED = 4
+"""Characters; a shorter secret is a placeholder such as ``x``, and masking it would garble every text."""
+
+
+class Secret:
+    """A text that only :meth:`reveal` returns."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for the moment in which it is sent."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+NONE = Secret("")
+
+
+def read_secret(variable: str, file: Path | None = None) -> Secret:
+    """Read a key or token from a file, else from an environment variable; empty without either.
+
+    Raises:
+        StackError: The file can't be read, or the text can't be sent in an HTTP header.
+    """
+    if file is None:
+        text = os.environ.get(variable, "").strip()
+        if not text:
+            return NONE
+    else:
+        try:
+            text = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise StackError(
+                f"no key can be read from {file}",
+                code="secret-refused",
+                evidence=str(reason),
+                hint="name another file",
+                file=file,
+            ) from None
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise StackError(
+            f"{file or variable} holds no key",
+            code="secret-refused",
+            evidence="it is empty, or contains spaces, line breaks or characters beyond ASCII",
+            hint="write only the key, on one line",
+        )
+    return Secret(text)
+
+
+def mask(text: str, secrets: Iterable[Secret]) -> str:
+    """Replace every secret in a text by stars, the longest first."""
+    for secret in sorted(secrets, key=lambda secret: -len(secret.reveal())):
+        if len(secret.reveal()) >= _SHORTEST_MASKED:
+            text = text.replace(secret.reveal(), MASK)
+    return text
+
+
+_ABSENT = re.compile(r"(?i)\bno \w+ found|not found|does(n.t| not) exist|authorization|own the chat")
+_AUTHENTICATION = frozenset({401, 403, 109})
+
+
+@dataclass(frozen=True)
+class Request:
+    """One API call; values of the body may be secrets."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    purpose: str = ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """The response to one API call."""
+
+    status: int
+    text: str = field(repr=False)
+    secrets: frozenset[Secret] = frozenset()
+    """The secrets that were sent, to be masked in messages."""
+
+    @property
+    def body(self) -> Any:
+        """The JSON; None when it is none."""
+        try:
+            return json.loads(self.text)
+        except ValueError:
+            return None
+
+    @property
+    def code(self) -> int:
+        """RAGFlow's own code; without a JSON object the HTTP status, or -1 where that is no failure."""
+        body = self.body
+        if isinstance(body, dict) and isinstance(body.get("code"), int):
+            return int(body["code"])
+        return self.status if self.status >= 400 else -1
+
+    @property
+    def ok(self) -> bool:
+        """Whether RAGFlow reports success."""
+        return self.code == 0
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the requested object does not exist, or is not this user's."""
+        return self.code in {102, 109} and bool(_ABSENT.search(self.message))
+
+    @property
+    def message(self) -> str:
+        """RAGFlow's message, without secrets and leading line breaks."""
+        body = self.body
+        message = body.get("message") if isinstance(body, dict) else self.text[:200]
+        return mask(str(message or "").strip(), self.secrets)
+
+    @property
+    def data(self) -> Any:
+        """The requested data; None without any."""
+        body = self.body
+        return body.get("data") if isinstance(body, dict) else None
+
+
+def explain(message: str) -> Hint | None:
+    """What a message of RAGFlow means; None when it is not known."""
+    hint = hints.find(FAILURES, message)
+    return hint if hint.code else None
+
+
+def refused(request: Request, response: Response) -> RagflowError:
+    """The error for a response whose code is not 0."""
+    hint = explain(response.message)
+    if hint is None and response.code in _AUTHENTICATION:
+        hint = explain("Unauthorized")
+    evidence = (
+        f"{request.method} {request.path}: code {response.code}, HTTP {response.status}: {response.message}"
+    )
+    return RagflowError(
+        f"RAGFlow refused: {request.purpose or request.path}",
+        code=hint.code if hint else "ragflow-refused",
+        evidence=evidence + (f"\n{hint.cause}" if hint else ""),
+        hint=hint.remedy if hint else "RAGFlow's log has more: docker logs CONTAINER",
+    )
+
 
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For addresses without TLS, where loading the system's certificates takes longer than the call."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ragops.hints import Hint
+from ragops.docker.hints import Hint
 
 FAILURES = (
     Hint(

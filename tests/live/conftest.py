@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from ragops import engine as engines
-from ragops import image as images
-from ragops import planning, stack, verbs
-from ragops.minilm import bundled_minilm
-from ragops.testing import checkpoint, demo
+from benchmarks import checkpoint
+from ragops import configuration
+from ragops.docker import engine as engines
+from ragops.reranker import image as images
+from ragops.reranker.files import bundled_minilm
+from ragops.stack import demo, plan, verbs
 from tests.support.names import PROJECT
 
 COMPOSE = str(resources.files("compose") / "docker-compose")
@@ -78,8 +79,8 @@ def engine():
 @pytest.fixture(scope="session")
 def image(engine):
     with locked("files", fcntl.LOCK_EX):  # two processes download the model and build nothing at once
-        bundled_minilm(stack.home())
-        return images.ensure(engine, images.DEFAULT, stack.home())
+        bundled_minilm(configuration.home())
+        return images.ensure(engine, images.DEFAULT, configuration.home())
 
 
 @pytest.fixture(scope="session")
@@ -119,14 +120,14 @@ def stack_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def declared(stack_file):
-    return stack.load(stack_file)
+    return configuration.load(stack_file)
 
 
 @pytest.fixture(scope="session")
 def client(engine, image):
     """The demo client, in a compose project of its own."""
     with locked("files", fcntl.LOCK_EX):
-        name = demo.up(engine, image.id, stack.home(), name=CLIENT, project=PROJECT)
+        name = demo.up(engine, image.id, configuration.home(), name=CLIENT, project=PROJECT)
     yield name
     engine.remove_container(name)
     engine.remove_network(f"{PROJECT}_ragflow")
@@ -139,7 +140,7 @@ def running(engine, declared, client):
     assert status.ok, str(status)
     yield status
     verbs.down(declared, engine)
-    left = planning.observe(engine)
+    left = plan.observe(engine)
     assert left.container(declared.reranker.name) is None
     assert left.network(declared.network.name) is None
 

@@ -8,9 +8,11 @@ import httpx
 import pytest
 
 import ragops
-from ragops import measure
-from ragops.bench import BenchmarkConfig, Level, figures, load_run, ragflow, summary, synthetic, verdict
-from ragops.bench.counters import disturbances, trial_counters
+from ragops.bench import judge, measure
+from ragops.bench.load import BenchmarkConfig
+from ragops.bench.records import Level, load_run
+from ragops.bench.statistics import disturbances, figures, summary, trial_counters
+from ragops.bench.workload import ragflow, synthetic
 from ragops.ragflow.request import RerankRequest
 
 
@@ -93,7 +95,7 @@ def test_it_ends_with_figures(run):
 
 def test_sizes_that_ragflow_does_not_send_give_no_verdict(run):
     with pytest.raises(ragops.BenchError, match="nothing about RAGFlow"):
-        verdict(run)
+        judge(run)
 
 
 def test_a_second_client_is_flagged_by_its_effect(engine, declared, running, tmp_path):
@@ -134,7 +136,7 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
     run = load_run(measure.resume(declared, folder, engine=engine))
     assert run.info.complete
     assert len(run.measured) == 12
-    found = verdict(run)
+    found = judge(run)
     assert found.release == "v0.27.0"
     assert "largest window" in str(found)  # how large depends on the machine
     assert "substitute model" in found.sentence

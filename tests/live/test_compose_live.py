@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ragops import stack, verbs
+from ragops import configuration
 from ragops.cli import main
 from ragops.compose import check_file
-from ragops.container import NetworkSpec
-from ragops.minilm import bundled_minilm
+from ragops.docker.objects import NetworkSpec
+from ragops.reranker.files import bundled_minilm
+from ragops.stack import verbs
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
 PROJECT = "ragopstest-compose"
@@ -74,7 +75,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def bundled():
-    return bundled_minilm(stack.home())
+    return bundled_minilm(configuration.home())
 
 
 def test_a_fixed_file_passes_verify(
@@ -86,10 +87,10 @@ def test_a_fixed_file_passes_verify(
     assert config.returncode == 0, config.stderr
     up = compose(fixed, "up", "--detach", "--wait", "--wait-timeout", "600")
     assert up.returncode == 0, up.stderr + engine.logs(NAME)
-    declared = stack.Stack(
-        network=stack.Network(name=network),
-        reranker=stack.Reranker(name=NAME, model=folder),
-        ragflow=stack.Ragflow(containers=(client,)),
+    declared = configuration.Stack(
+        network=configuration.Network(name=network),
+        reranker=configuration.Reranker(name=NAME, model=folder),
+        ragflow=configuration.Ragflow(containers=(client,)),
     )
     verbs.connect(declared, client, engine)
     try:
@@ -103,7 +104,7 @@ def test_a_fixed_file_passes_verify(
 
 
 def test_the_original_file_never_starts(engine, image, compose, tmp_path, monkeypatch, capsys):
-    fixed = fix("minilm.yaml", tmp_path, monkeypatch, bundled_minilm(stack.home()), capsys)
+    fixed = fix("minilm.yaml", tmp_path, monkeypatch, bundled_minilm(configuration.home()), capsys)
     text = fixed.with_name("docker-compose.yaml").read_text()
     # Its quota may be refused at once by a small machine; --task is what this is about.
     fixed.write_text(text.replace('cpus: "1.5", ', "").replace("unless-stopped", '"no"'))

@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 
 import ragops
-from ragops import addresses, minilm, planning
-from ragops.checks import engine as engines
-from ragops.checks import folder, host
-from ragops.container import ContainerSpec, NetworkSpec
+from ragops.checks import doctor as engines
+from ragops.checks import doctor as folder
+from ragops.checks import doctor as host
+from ragops.configuration import Network, Ragflow, Reranker, Stack, home, parse
+from ragops.docker import objects
+from ragops.docker.objects import ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
-from ragops.host import read_addresses
-from ragops.stack import Network, Ragflow, Reranker, Stack, home, parse
+from ragops.reranker import files
+from ragops.reranker.host import read_addresses
+from ragops.stack import plan
 
 PREFIX = f"ragopstest-{secrets.token_hex(4)}"
 SLEEP = ["sleep", "300"]
@@ -63,7 +66,7 @@ def doctor(engine, stack):
 
     def look(wanted=stack):
         before = ids(engine)
-        report = host.check(wanted, engine)
+        report = host.doctor(wanted, engine)
         assert ids(engine) == before
         return {check.name: check for check in report.checks}
 
@@ -83,7 +86,7 @@ def stranger(engine, image):
 
 def ids(engine):
     """What there is; the engine lists it in any order."""
-    seen = planning.observe(engine)
+    seen = plan.observe(engine)
     names = {one.name for one in seen.volumes}
     return {one.id for one in seen.networks} | {one.id for one in seen.containers} | names
 
@@ -163,7 +166,7 @@ class TestNames:
         engine.create_network(NetworkSpec(stack.network.name, internal=True))
         found = doctor()["network"]
         assert (found.status, found.remedy) == ("fail", "ragops down, then ragops up")
-        planning.apply(planning.plan_down(stack, (), planning.observe(engine)), engine)
+        plan.apply(plan.plan_down(stack, (), plan.observe(engine)), engine)
         assert doctor()["network"].detail == f"{stack.network.name} will be made"
 
 
@@ -171,7 +174,7 @@ class TestAddresses:
     def test_pools_run_out_exactly_where_it_is_foretold(self, doctor, engine, stack):
         """The engine is asked for networks until it refuses: doctor had counted them."""
         foretold = int(re.search(r"room for (\d+)", doctor()["addresses"].detail)[1])
-        assert foretold < addresses.ENOUGH, "this engine's pools are too large to be filled"
+        assert foretold < objects.ENOUGH, "this engine's pools are too large to be filled"
         for number in range(foretold):
             engine.create_network(NetworkSpec(f"{PREFIX}-{number}"))
         found = doctor()["addresses"]
@@ -181,7 +184,7 @@ class TestAddresses:
         assert caught.value.code == "addresses-used-up"
         mended = changed(stack, found.remedy)
         assert doctor(mended)["addresses"].status == "ok"
-        engine.create_network(planning.network_spec(mended.network))
+        engine.create_network(plan.network_spec(mended.network))
 
     def test_routes_of_this_host_are_known(self, engine):
         engine.create_network(NetworkSpec(f"{PREFIX}-seen"))
@@ -193,7 +196,7 @@ class TestAddresses:
         wanted = stack.model_copy(update={"network": Network(name=f"{PREFIX}-net", subnet="10.213.8.0/25")})
         assert doctor(wanted)["addresses"].status == "fail"
         with pytest.raises(EngineError, match="Pool overlaps") as caught:
-            engine.create_network(planning.network_spec(wanted.network))
+            engine.create_network(plan.network_spec(wanted.network))
         assert caught.value.code == "subnet-overlaps"
 
 
@@ -242,7 +245,7 @@ class TestInside:
         name = f"{PREFIX}-quota"
         bind = {str(tmp_path): {"bind": "/here", "mode": "ro"}}
         stranger(name, host_config=engine._client.api.create_host_config(binds=bind, **limit))
-        program = "import sys; sys.path.insert(0, '/here'); from ragops.host import read_host; "
+        program = "import sys; sys.path.insert(0, '/here'); from ragops.reranker.host import read_host; "
         done = engine.execute(name, ("python3", "-c", f"{program}print(read_host().quota)"))
         assert (done.stdout.strip(), done.stderr) == (quota, "")
 
@@ -283,7 +286,7 @@ class TestRagflow:
             wanted = stack.model_copy(update={"network": Network(name=name)})
             assert ("moves its default route" in doctor(wanted)["RAGFlow"].detail) is moves
             before = engine.execute(box, ("python3", "-c", table)).stdout
-            engine.create_network(planning.network_spec(wanted.network))
+            engine.create_network(plan.network_spec(wanted.network))
             engine.connect(name, box)
             after = engine.execute(box, ("python3", "-c", table)).stdout
             assert (before != after) is moves
@@ -294,7 +297,7 @@ class TestPermission:
 
     LOOK = """
         import contextlib, os, pwd, sys
-        from ragops.engine import connect
+        from ragops.docker.engine import connect
         from ragops.errors import RagopsError
         address, *groups = sys.argv[1:]
         with contextlib.suppress(RagopsError):  # every module is loaded before this user may not read it
@@ -329,12 +332,12 @@ class TestPermission:
 
 def test_no_engine_at_all(tmp_path, stack, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    report = host.check(stack)
+    report = host.doctor(stack)
     found = report.first_failure()
     assert (found.name, "ragops engine start" in found.remedy) == ("engine answers", True)
 
 
 def test_files_that_another_library_wrote_are_whole():
-    found = folder.files(minilm.bundled_minilm(home()))
+    found = folder.files(files.bundled_minilm(home()))
     assert found.status == "ok", found
     assert re.search(r"1 safetensors, 0\.09 GB, \d+ tensors", found.detail)

@@ -11,11 +11,10 @@ import subprocess
 import docker.errors
 import pytest
 
-from ragops.container import LABEL, ContainerSpec, Mount, NetworkSpec
+from ragops.docker.objects import LABEL, ContainerSpec, ExecResult, Mount, NetworkSpec
+from ragops.docker.temporary import sidecar
 from ragops.errors import EngineError, NotFoundError
-from ragops.sidecar import sidecar
-from ragops.state import ExecResult
-from ragops.testing.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine
 
 
 def on_this_host(_box, argv, stdin):

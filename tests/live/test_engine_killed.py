@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from ragops import engine as engines
-from ragops import private_engine, ready, verbs
-from ragops.container import ContainerSpec, HealthCheck
+from ragops.configuration import Network, Ragflow, Reranker, Stack
+from ragops.docker import engine as engines
+from ragops.docker.objects import ContainerSpec, HealthCheck
 from ragops.errors import EngineError
-from ragops.model import Model, Shape
-from ragops.stack import Network, Ragflow, Reranker, Stack
-from ragops.watcher import Watcher
+from ragops.reranker.model import Model, Shape
+from ragops.stack import ready, verbs
+from ragops.stack.watch import Watcher
+from tools import private_engine
 
 COMPOSE = str(resources.files("compose") / "docker-compose")
 TINY = "ragopstest-tiny:latest"

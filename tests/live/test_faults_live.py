@@ -20,22 +20,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ragops import engine as engines
-from ragops import stack, verbs
-from ragops.container import NetworkSpec
-from ragops.host import read_host
-from ragops.testing import demo, impostors
-from ragops.testing.box import stub_box
-from ragops.testing.stub import Behaviour
+from ragops import configuration
+from ragops.docker import engine as engines
+from ragops.docker.objects import NetworkSpec
+from ragops.reranker.host import read_host
+from ragops.stack import demo, verbs
+from tests.support import faulty_scorers
+from tests.support.container import stub_box
 from tests.support.names import PROJECT
+from tests.support.stub import Behaviour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ragops.checks import Check
-    from ragops.engine import Engine
-    from ragops.testing.box import Box
-    from ragops.testing.faults import Fault
+    from ragops.docker.engine import Engine
+    from tests.support.container import Box
+    from tests.support.faults import Fault
 
 ROOT = Path(__file__).parents[2]
 SEEN = ROOT / "build" / "faults.json"
@@ -227,7 +228,7 @@ BELIEVED = (
 
 
 def impostor_cases() -> Iterator[Case]:
-    for who in impostors.IMPOSTORS:
+    for who in faulty_scorers.IMPOSTORS:
         fault, layer, words = SAID[who]
         yield Case(fault, Behaviour(impostor=who), layer, words)
 
@@ -266,11 +267,11 @@ class Stage:
     name: str
     port: int = field(default_factory=free_port)
 
-    def declared(self, model: str = "embedding") -> stack.Stack:
-        return stack.Stack(
-            network=stack.Network(name=NETWORK),
-            reranker=stack.Reranker(name=self.name, model=self.folders[model], port=self.port),
-            ragflow=stack.Ragflow(containers=(self.client,)),
+    def declared(self, model: str = "embedding") -> configuration.Stack:
+        return configuration.Stack(
+            network=configuration.Network(name=NETWORK),
+            reranker=configuration.Reranker(name=self.name, model=self.folders[model], port=self.port),
+            ragflow=configuration.Ragflow(containers=(self.client,)),
         )
 
     @contextmanager
@@ -448,7 +449,7 @@ def rows(engine, image, client, tmp_path_factory) -> Iterator[list[Row]]:
             for number, one in enumerate(engines_of_two)
         ]
         patched = undone.enter_context(pytest.MonkeyPatch.context())
-        patched.setattr("ragops.verbs.exposure.check", lambda *_: [])  # it has rows of its own, below
+        patched.setattr("ragops.stack.verbs.exposure.check", lambda *_: [])  # it has rows of its own, below
         with ThreadPoolExecutor(2) as pool:
             played = list(pool.map(play, stages, (CASES[::2], CASES[1::2])))
         patched.undo()

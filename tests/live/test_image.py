@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from ragops import verbs
-from ragops.actions import RunContainer
-from ragops.container import ContainerSpec
-from ragops.vllm import ENTRYPOINT
+from ragops.docker.objects import ContainerSpec
+from ragops.reranker.options import ENTRYPOINT
+from ragops.stack import verbs
+from ragops.stack.plan import RunContainer
 
 NAME = "ragopstest-image"
 LIMIT = 2_800_000_000

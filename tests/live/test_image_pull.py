@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from ragops import image as images
+from ragops.reranker import image
 
 REPOSITORY = "vllm/vllm-openai-cpu"
 PULLED = "ragopstest-pulled:latest"
@@ -68,13 +68,13 @@ def published(engine, registry, tmp_path, monkeypatch):
         entry = tarfile.TarInfo("hello")
         entry.size = 5
         archive.addfile(entry, io.BytesIO(b"hello"))
-    tagged = f"{registry}/{REPOSITORY}:{images.OFFICIAL_VERSION}"
+    tagged = f"{registry}/{REPOSITORY}:{image.OFFICIAL_VERSION}"
     engine.import_image(tar, tagged, role="elsewhere")
     engine._client.images.push(tagged)
     digest = next(one for one in engine.image(tagged).digests if one.startswith(registry))
     engine.remove_image(engine.image(tagged).id)
-    monkeypatch.setattr(images, "OFFICIAL", digest)
-    monkeypatch.setattr(images, "DEFAULT", PULLED)
+    monkeypatch.setattr(image, "OFFICIAL", digest)
+    monkeypatch.setattr(image, "DEFAULT", PULLED)
     yield digest
     for name in (PULLED, digest):
         if engine.image(name) is not None:
@@ -82,26 +82,26 @@ def published(engine, registry, tmp_path, monkeypatch):
 
 
 def test_the_official_image_is_pulled_by_digest_and_named(engine, published, tmp_path, steps):
-    found = images.ensure(engine, PULLED, tmp_path)
+    found = image.ensure(engine, PULLED, tmp_path)
     assert PULLED in found.tags
     assert published in found.digests
-    assert steps == [f"pulling the official image {images.OFFICIAL_VERSION}"]
-    assert images.ensure(engine, PULLED, tmp_path).id == found.id
+    assert steps == [f"pulling the official image {image.OFFICIAL_VERSION}"]
+    assert image.ensure(engine, PULLED, tmp_path).id == found.id
     assert len(steps) == 1
 
 
 def test_an_image_that_was_pulled_is_removed_with_both_names(engine, published, tmp_path):
-    images.ensure(engine, PULLED, tmp_path)
+    image.ensure(engine, PULLED, tmp_path)
     assert (tmp_path / "pulled-images").read_text().splitlines() == [published, PULLED]
-    images._remove_pulled(engine, tmp_path)
+    image._remove_pulled(engine, tmp_path)
     assert engine.image(PULLED) is None
     assert engine.image(published) is None
 
 
 def test_a_digest_that_the_registry_lacks_is_no_image(engine, published, tmp_path, monkeypatch, messages):
     absent = published.partition("@")[0] + "@sha256:" + "0" * 64
-    monkeypatch.setattr(images, "OFFICIAL", absent)
-    assert images.official(engine, tmp_path) is False
+    monkeypatch.setattr(image, "OFFICIAL", absent)
+    assert image.official(engine, tmp_path) is False
     assert "manifest unknown" in messages[-1]
     assert engine.image(PULLED) is None
     assert not (tmp_path / "pulled-images").exists()

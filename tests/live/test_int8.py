@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ragops import quantize, ready, vllm
-from ragops.bench.agreement import agreement
-from ragops.container import Mount, NetworkSpec
+from ragops.bench.compare import agreement
+from ragops.configuration import Network, Reranker, Stack
+from ragops.docker.objects import Mount, NetworkSpec
+from ragops.docker.temporary import sidecar
 from ragops.errors import ImageError
-from ragops.host import read_host
-from ragops.model import STAND_IN_FILE, describe
-from ragops.sidecar import sidecar
-from ragops.stack import Network, Reranker, Stack
+from ragops.reranker import int8, options
+from ragops.reranker.host import read_host
+from ragops.reranker.model import STAND_IN_FILE, describe
+from ragops.stack import ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ ROUNDING = 0.05
 
 @pytest.fixture(scope="module")
 def made(engine, image, qwen3) -> Path:
-    return quantize.int8(qwen3, engine=engine, image=image.id)
+    return int8.int8(qwen3, engine=engine, image=image.id)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def served(engine, image, made) -> Iterator[list[float]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     stack = Stack(network=Network(name=NAME), reranker=Reranker(name=NAME, port=port, served_name="int8"))
-    spec = vllm.launch(stack, describe(made), read_host(), image=image.id)
+    spec = options.launch(stack, describe(made), read_host(), image=image.id)
     spec = dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
     if engine.network(NAME) is None:
         engine.create_network(NetworkSpec(NAME))
@@ -116,7 +117,7 @@ def test_an_image_without_the_library_is_told(engine, client, qwen3, tmp_path):
     """The demo client's image has Python, and nothing that makes weights."""
     image = engine.container(client).image_id
     with pytest.raises(ImageError, match="a library is missing"):
-        quantize.int8(qwen3, engine=engine, image=image, target=tmp_path / "never")
+        int8.int8(qwen3, engine=engine, image=image, target=tmp_path / "never")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,4 +127,4 @@ def test_its_scores_are_rounded_ones_where_the_processor_can(expected, served, r
     record_property("int8 against float32", str(alike))
     assert 0 < apart(expected["plain"], expected["rounded"]) < ROUNDING
     off = apart(served, expected["rounded"])
-    assert (off < ROUNDING) == (quantize.unfit(read_host()) == ""), f"{off:.3f} from rounding; {alike}"
+    assert (off < ROUNDING) == (int8.unfit(read_host()) == ""), f"{off:.3f} from rounding; {alike}"

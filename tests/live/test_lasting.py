@@ -14,18 +14,16 @@ from importlib import resources
 
 import pytest
 
-from ragops import verbs
 from ragops.compose import render
-from ragops.container import ContainerSpec, HealthCheck
+from ragops.configuration import Network, Ragflow, Reranker, Stack, home
+from ragops.docker.objects import ContainerSpec, HealthCheck
 from ragops.errors import InUseError
-from ragops.lock import held
-from ragops.model import Model, Shape
-from ragops.planning import network_spec
-from ragops.ragflow import compose as overrides
 from ragops.ragflow import discovery
-from ragops.stack import Network, Ragflow, Reranker, Stack, home
-from ragops.watcher import Watcher
-from ragops.watching import Pace
+from ragops.reranker.model import Model, Shape
+from ragops.stack import override, verbs
+from ragops.stack.lock import held
+from ragops.stack.plan import network_spec
+from ragops.stack.watch import Pace, Watcher
 
 COMPOSE = str(resources.files("compose") / "docker-compose")
 PROJECT = "ragopstest-kept"
@@ -314,8 +312,8 @@ def test_hang_that_health_does_not_show_is_ended_by_watch(engine, ragflow, watch
 
 
 def test_override_keeps_what_a_connection_by_hand_loses(engine, ragflow, durability):
-    made = overrides.override(ragflow.found(), STACK.network, engine.networks())
-    file, _ = overrides.write(made)
+    made = override.override(ragflow.found(), STACK.network, engine.networks())
+    file, _ = override.write(made)
     ragflow.run(made.command)
     assert ragflow.joined
     first = ragflow.box.id
@@ -325,9 +323,9 @@ def test_override_keeps_what_a_connection_by_hand_loses(engine, ragflow, durabil
     assert {place.network for place in ragflow.box.endpoints} == {NET, f"{PROJECT}_ragflow"}
     assert drift(engine) == []
     record(durability, "RAGFlow is recreated, with the override file", [], None)
-    again = overrides.override(ragflow.found(), STACK.network, engine.networks())
+    again = override.override(ragflow.found(), STACK.network, engine.networks())
     assert again.command == made.command
-    assert overrides.applied(engine.containers(), NET) == (file,)
+    assert override.applied(engine.containers(), NET) == (file,)
     recreate(ragflow)  # with -f for RAGFlow's own file only
     assert drift(engine) == [CONNECT.format(ragflow.box.name)]
     record(durability, "RAGFlow is recreated, with -f that leaves the override out", drift(engine), None)
@@ -336,8 +334,8 @@ def test_override_keeps_what_a_connection_by_hand_loses(engine, ragflow, durabil
 def test_override_keeps_the_default_network_of_a_service_that_names_none(engine, ragflow):
     text = NEW[: NEW.index("networks:\n  ragflow:")].replace("    networks: [ragflow]\n", "")
     ragflow.shape(textwrap.dedent(text))
-    made = overrides.override(ragflow.found(), STACK.network, engine.networks())
-    overrides.write(made)
+    made = override.override(ragflow.found(), STACK.network, engine.networks())
+    override.write(made)
     ragflow.run(made.command)
     assert {place.network for place in ragflow.box.endpoints} == {NET, f"{PROJECT}_default"}
 

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from ragops import ready, verbs
-from ragops.actions import ReplaceContainer, RunContainer
-from ragops.container import NetworkSpec
+from ragops.docker.objects import NetworkSpec
 from ragops.errors import EngineError, LaunchError
+from ragops.stack import ready, verbs
+from ragops.stack.plan import ReplaceContainer, RunContainer
 
 NAME = "ragopstest-broken"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ragops.actions import RunContainer
-from ragops.container import ContainerSpec
+from ragops.docker.objects import ContainerSpec
+from ragops.stack.plan import RunContainer
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))

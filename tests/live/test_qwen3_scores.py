@@ -19,24 +19,25 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ragops import ready, vllm
-from ragops.bench import Workload, agreement
-from ragops.bench.workload import Request
-from ragops.checks import scores
+from benchmarks import side_by_side
+from benchmarks.peer import peer, spec
+from ragops.bench import agreement
+from ragops.bench.workload import Request, Workload
+from ragops.checks import rules
 from ragops.checks.questions import Expected
-from ragops.container import ContainerSpec, Mount, NetworkSpec
-from ragops.host import read_host
-from ragops.model import describe
+from ragops.configuration import Network, Reranker, Stack
+from ragops.docker.objects import ContainerSpec, Mount, NetworkSpec
 from ragops.ragflow import discovery
-from ragops.stack import Network, Reranker, Stack
-from ragops.testing import side_by_side
-from ragops.testing.peer import peer, spec
+from ragops.reranker import options
+from ragops.reranker.host import read_host
+from ragops.reranker.model import describe
+from ragops.stack import ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ragops.checks import Check
-    from ragops.engine import Engine
+    from ragops.docker.engine import Engine
 
 TOLERANCE = 0.02
 """Of a score. bfloat16 against float32 gives up to 0.01 on these weights."""
@@ -124,7 +125,7 @@ def launch(engine, image, network, qwen3) -> Iterator[ContainerSpec]:
     assert model.kind == "qwen3-reranker"
     assert model.stand_in
     engine.create_volume(f"{NAME}-cache", role="test")
-    yield vllm.launch(own, model, read_host(), image=image.id)
+    yield options.launch(own, model, read_host(), image=image.id)
     engine.remove_volume(f"{NAME}-cache")
 
 
@@ -141,8 +142,8 @@ def launched(request, engine, image, declared, client, launch, qwen3) -> Iterato
     found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
 
     def judge(expected: Expected) -> list[Check]:
-        url = f"http://{NAME}:{vllm.PORT}/v1"
-        return scores.check(engine, found, image.id, url, expected)
+        url = f"http://{NAME}:{options.PORT}/v1"
+        return rules.check(engine, found, image.id, url, expected)
 
     with started(engine, spec):
         ready.wait(engine, NAME, SERVED, 600)
@@ -192,7 +193,7 @@ def eager(spec: ContainerSpec) -> ContainerSpec:
 
 def with_one_newline(spec: ContainerSpec, folder: Path) -> ContainerSpec:
     """As vLLM's own example file renders: Jinja drops the newline that ends it."""
-    text = (vllm.TEMPLATES / "qwen3_reranker.jinja").read_text()
+    text = (options.TEMPLATES / "qwen3_reranker.jinja").read_text()
     two = r'{{ "\n\n" }}'
     assert two in text
     file = folder / "one.jinja"

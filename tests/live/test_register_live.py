@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from ragops import registration
+from ragops.configuration import Ragflow
 from ragops.errors import RagflowError
-from ragops.ragflow import detect
-from ragops.ragflow.secret import Secret
-from ragops.stack import Ragflow
-from ragops.testing.contract import RagflowServer
+from ragops.ragflow import discovery
+from ragops.ragflow.api import Secret
+from ragops.stack import registration
+from tests.support.contract.api import RagflowServer
 
 RELEASES = ("v0.24.0", "v0.25.6", "v0.26.4", "v0.27.0")
 
@@ -63,12 +63,12 @@ def test_real_server_refuses_as_the_table_of_failures_knows_it(register, spec):
 
 
 def test_release_is_read_from_the_file_in_a_real_container(engine, client):
-    said, seen = detect.file_release(engine, client)
+    said, seen = discovery.file_release(engine, client)
     assert (said, "No such file" in seen) == ("", True)
     write = "mkdir -p /ragflow && echo v0.25.3 full > /ragflow/VERSION"
     try:
         assert engine.execute(client, ("sh", "-c", write)).exit_code == 0
-        assert detect.file_release(engine, client) == ("v0.25.3", f"/ragflow/VERSION in {client}")
+        assert discovery.file_release(engine, client) == ("v0.25.3", f"/ragflow/VERSION in {client}")
     finally:
         engine.execute(client, ("rm", "-f", "/ragflow/VERSION"))
-    assert detect.file_release(engine, "ragopstest-nobody")[0] == ""
+    assert discovery.file_release(engine, "ragopstest-nobody")[0] == ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ragops import sizing, verbs
-from ragops.checks import scores
+from ragops.checks import rules
 from ragops.checks.questions import Expected
 from ragops.ragflow import discovery
+from ragops.reranker import sizing
+from ragops.stack import verbs
 
 
 @pytest.fixture
@@ -27,14 +28,14 @@ def failure(checks):
 
 
 def test_minilm_is_believed(engine, declared, found, minilm, running):
-    checks = scores.check(engine, found, running.reranker.image, declared.internal_url, minilm)
+    checks = rules.check(engine, found, running.reranker.image, declared.internal_url, minilm)
     assert failure(checks) is None, checks
     assert {one.where for one in checks} == {found.name}
     assert next(one for one in checks if one.name == "right documents come first").status == "ok"
 
 
 def test_the_whole_set_takes_the_same_verdict(engine, declared, found, minilm, running):
-    checks = scores.check(engine, found, running.reranker.image, declared.internal_url, minilm, full=True)
+    checks = rules.check(engine, found, running.reranker.image, declared.internal_url, minilm, full=True)
     assert failure(checks) is None, checks
     order = next(one for one in checks if one.name == "right documents come first")
     assert "on 30 queries in English" in order.detail

@@ -7,10 +7,11 @@ import httpx
 import pytest
 
 import ragops
-from ragops import planning, stack, verbs
-from ragops.actions import RunContainer
+from ragops import configuration
 from ragops.checks import exposure
-from ragops.container import ContainerSpec, Mount, NetworkSpec
+from ragops.docker.objects import ContainerSpec, Mount, NetworkSpec
+from ragops.stack import plan, verbs
+from ragops.stack.plan import RunContainer
 from tests.support.names import PROJECT
 
 SLEEPER = ContainerSpec(name="ragopstest-sleeper", image="", entrypoint=("sleep", "600"), role="test")
@@ -123,7 +124,7 @@ def test_verify_works_without_python_in_the_container(
         mounts=(Mount(str(tmp_path), "/only", read_only=True),),
         network=declared.network.name,
     )
-    only = declared.model_copy(update={"ragflow": stack.Ragflow(containers=(name,))})
+    only = declared.model_copy(update={"ragflow": configuration.Ragflow(containers=(name,))})
     report = verbs.verify(only, engine, budget=False)
     assert report.ok, str(report)
     assert f"({vehicle})" in report.checks[0].detail
@@ -162,13 +163,13 @@ def test_containers_without_a_network_of_their_own_are_refused(engine, declared,
 def test_a_network_that_is_not_ours_is_used_and_kept(engine, declared, running):
     engine._client.api.create_network("ragopstest-foreign", check_duplicate=True)
     try:
-        other = declared.model_copy(update={"network": stack.Network(name="ragopstest-foreign")})
+        other = declared.model_copy(update={"network": configuration.Network(name="ragopstest-foreign")})
         todo = verbs.plan(other, engine)
         assert any("not created by ragops" in note for note in todo.notes)
         assert not any(
             "network" in action.describe() and action.describe()[0] == "-" for action in todo.actions
         )
-        down = planning.plan_down(other, (), planning.observe(engine))
+        down = plan.plan_down(other, (), plan.observe(engine))
         assert not any("ragopstest-foreign" in action.describe() for action in down.actions)
     finally:
         engine.remove_network("ragopstest-foreign")
@@ -188,8 +189,8 @@ def test_a_port_that_is_taken_leaves_nothing_behind(engine, declared, running, s
 
 
 def test_joining_a_network_that_sorts_first_is_said_to_move_the_route(engine, declared, running, client):
-    early = declared.model_copy(update={"network": stack.Network(name="aaa-rerank")})
-    late = declared.model_copy(update={"network": stack.Network(name="zzz-rerank")})
+    early = declared.model_copy(update={"network": configuration.Network(name="aaa-rerank")})
+    late = declared.model_copy(update={"network": configuration.Network(name="zzz-rerank")})
     said = [[action.describe() for action in verbs.plan(one, engine).actions] for one in (early, late)]
     assert any("default route" in line for line in said[0])
     assert any(f"connect {client}" in line for line in said[1])

@@ -3,11 +3,10 @@
 import pytest
 
 import ragops
-from ragops import host as hosts
-from ragops import sizing
 from ragops.bench import tune
 from ragops.bench.tune import Candidate
-from ragops.stack import Network, Reranker, Stack
+from ragops.configuration import Network, Reranker, Stack
+from ragops.reranker import host, sizing
 
 STACK = Stack(
     network=Network(name="ragopstest-tune"),
@@ -19,7 +18,7 @@ STACK = Stack(
 @pytest.fixture
 def quick(monkeypatch):
     """Two candidates, short rounds, at most five pairs."""
-    core = sizing.cores(STACK, hosts.read_host())[0].cpu
+    core = sizing.cores(STACK, host.read_host())[0].cpu
     table = (Candidate("cramped", {"memory_gib": 1}), Candidate("one-core", {"compute": str(core)}))
     monkeypatch.setattr(tune, "candidates", lambda *_: table)
     monkeypatch.setattr(tune, "REQUEST_S", 0.6)

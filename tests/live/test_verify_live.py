@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ragops import ready, verbs, vllm
-from ragops.actions import RunContainer
-from ragops.checks import budget, calls, serving
-from ragops.checks.inside import Look
-from ragops.checks.layers import TITLES
-from ragops.container import ContainerSpec
+from ragops.checks import budget, connection
+from ragops.checks import budget as calls
+from ragops.checks.probe import TITLES
+from ragops.checks.verify import Look
+from ragops.docker.objects import ContainerSpec
 from ragops.ragflow import discovery
-from ragops.testing import faults
-from ragops.testing.stub import Behaviour, StubReranker
+from ragops.reranker import options
+from ragops.stack import ready, verbs
+from ragops.stack.plan import RunContainer
+from tests.support import faults
+from tests.support.stub import Behaviour, StubReranker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,11 +32,11 @@ LOCAL = "ragopstest-local"
 def ask(engine, declared, running, client):
     """Verify's layers from inside the demo client, against a server of this name and path."""
     found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
-    known = vllm.known(verbs.desired(declared).model)
+    known = options.known(verbs.desired(declared).model)
 
     def judge(host=declared.reranker.name, path="/v1", name=running.served):
-        about = serving.asked(found, f"http://{host}:8000{path}", name, known)
-        reached = serving.check(engine, found, running.reranker.image, about, host)
+        about = connection.asked(found, f"http://{host}:8000{path}", name, known)
+        reached = connection.check(engine, found, running.reranker.image, about, host)
         return {one.name: one for one in reached.checks}
 
     return judge

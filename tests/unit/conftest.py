@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ragops import host as hosts
+from ragops.reranker import host
 
 HOSTS = Path(__file__).parents[1] / "data" / "hosts"
 
@@ -14,7 +14,7 @@ def recorded_host():
     """``read_host()`` and its like read a processor with AVX2 only."""
     with pytest.MonkeyPatch.context() as patch:
         root = (HOSTS / "epyc-avx2",)
-        for function in (hosts.read_host, hosts.read_addresses, hosts.read_quota):
+        for function in (host.read_host, host.read_addresses, host.read_quota):
             patch.setattr(function, "__defaults__", root)
         yield
 
@@ -22,5 +22,5 @@ def recorded_host():
 @pytest.fixture(params=["epyc-avx2", "epyc-avx512bf16", "xeon-amx"])
 def each_host(request, monkeypatch):
     """Each recorded machine in turn."""
-    monkeypatch.setattr(hosts.read_host, "__defaults__", (HOSTS / request.param,))
-    return hosts.read_host()
+    monkeypatch.setattr(host.read_host, "__defaults__", (HOSTS / request.param,))
+    return host.read_host()

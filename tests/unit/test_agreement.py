@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ragops.bench.agreement import agreement, kendall_tau
+from ragops.bench.compare import agreement, kendall_tau
 from ragops.errors import BenchError
 
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragops.bench import Level, wire
-from ragops.bench.floor import measure_overhead
-from ragops.bench.level import due_times, trial_order
+from ragops.bench import wire
 from ragops.bench.load import EncodedRequest, Trial, play
 from ragops.bench.order import DEFAULT_CHECK, OrderCheck, _ask, ask, judge
+from ragops.bench.overhead import measure_overhead
+from ragops.bench.records import Level, due_times, trial_order
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
-from ragops.testing.stub import Behaviour, StubReranker
+from tests.support.stub import Behaviour, StubReranker
 
 BODY = wire.encode("stub-reranker", "red apple", ("a red apple", "a pear"))
 

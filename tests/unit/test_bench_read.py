@@ -10,23 +10,21 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from ragops.bench import (
+from ragops.bench import compare_runs, judge, plots, series
+from ragops.bench.order import Ordering, OrderReport
+from ragops.bench.records import (
+    Gemm,
+    GemmPeak,
     Level,
     Provenance,
+    RequestRecord,
+    Run,
+    RunInfo,
     Sample,
-    compare,
-    figures,
-    frame,
-    meanwhile,
-    plots,
-    series,
-    summary,
-    verdict,
+    WorkloadInfo,
 )
-from ragops.bench.counters import disturbances
-from ragops.bench.order import Ordering, OrderReport
-from ragops.bench.records import Gemm, GemmPeak, RequestRecord, Run, RunInfo, WorkloadInfo
-from ragops.bench.stats import rates
+from ragops.bench.series import meanwhile
+from ragops.bench.statistics import disturbances, figures, frame, rates, summary
 from ragops.errors import BenchError
 
 ORIGIN = Provenance(machine="two cores", model="small", image_digest="sha256:0123456789abcdef")
@@ -204,7 +202,7 @@ def test_a_second_client_is_seen_by_what_the_server_counted():
     assert disturbances(made(turn, samples=counting())) == ()
     strange = made(turn, samples=counting(calls=13))
     assert ["second client" in line and "3 requests" in line for line in disturbances(strange)] == [True]
-    assert "a second client" in verdict(strange).sentence
+    assert "a second client" in judge(strange).sentence
 
 
 def test_other_processes_are_seen_by_the_time_they_took():
@@ -253,7 +251,7 @@ def test_frame_has_a_row_for_every_request():
 
 
 def test_run_that_fits():
-    found = verdict(made(one_by_one(noisy(400, 9.0))))
+    found = judge(made(one_by_one(noisy(400, 9.0))))
     assert found.fits is True
     assert found.sentence.startswith(
         "With one request at a time, the calls of RAGFlow v0.27.0 fit its 30 s: p99 is "
@@ -263,16 +261,16 @@ def test_run_that_fits():
 
 
 def test_run_that_does_not_fit_and_one_that_can_not_be_told():
-    assert verdict(made(one_by_one(noisy(100, 40.0)))).fits is False
-    assert "do not fit" in verdict(made(one_by_one(noisy(100, 40.0)))).sentence
-    edge = verdict(made(one_by_one(noisy(100, 28.0))))
+    assert judge(made(one_by_one(noisy(100, 40.0)))).fits is False
+    assert "do not fit" in judge(made(one_by_one(noisy(100, 40.0)))).sentence
+    edge = judge(made(one_by_one(noisy(100, 28.0))))
     assert edge.fits is None
     assert "inconclusive" in edge.sentence
     assert "p99 needs 368 requests" in edge.sentence
 
 
 def test_too_few_requests_for_a_verdict():
-    found = verdict(made(one_by_one([9.0, 10.0, 12.5])))
+    found = judge(made(one_by_one([9.0, 10.0, 12.5])))
     assert found.fits is None
     assert "p95 n/a (n=3 < 72)" in found.sentence
     assert "12.5 s of the 30 s" in found.sentence
@@ -281,19 +279,19 @@ def test_too_few_requests_for_a_verdict():
 def test_failed_requests_do_not_fit():
     turn = one_by_one(noisy(100, 9.0))
     failed = [replace(r, error="timeout: no answer in 30 s") if r.index % 5 == 0 else r for r in turn]
-    found = verdict(made(failed))
+    found = judge(made(failed))
     assert found.fits is False
     assert "20 of 100 failed" in found.sentence
 
 
 def test_another_budget():
-    assert verdict(made(one_by_one(noisy(100, 40.0))), budget=300).fits is True
+    assert judge(made(one_by_one(noisy(100, 40.0))), budget=300).fits is True
 
 
 def test_line_of_time_against_tokens_and_the_documents_that_fit():
     sizes = (64, 66, 70, 90)
     times = [0.5 + 0.0005 * 250 * sizes[index % 4] for index in range(80)]
-    found = verdict(made(one_by_one(times, sizes=sizes)))
+    found = judge(made(one_by_one(times, sizes=sizes)))
     assert found.service.fixed_s == pytest.approx(0.5)
     assert found.service.per_token_s == pytest.approx(0.0005)
     assert found.service.residual_s == pytest.approx(0, abs=1e-6)
@@ -307,7 +305,7 @@ def test_the_margin_takes_documents_away():
     sizes = (64, 66, 70, 90)
     chance = random.Random(2)  # noqa: S311
     times = [0.5 + 0.0005 * 250 * sizes[index % 4] + chance.gauss(0, 1) for index in range(80)]
-    found = verdict(made(one_by_one(times, sizes=sizes)))
+    found = judge(made(one_by_one(times, sizes=sizes)))
     assert found.service.residual_s == pytest.approx(1, rel=0.25)
     free = (30 - found.service.fixed_s) / found.service.per_token_s / 250
     assert found.largest_documents < free - 5
@@ -315,7 +313,7 @@ def test_the_margin_takes_documents_away():
 
 def test_no_line_where_time_does_not_rise_with_tokens():
     times = [10 - documents / 10 for documents in (64, 66, 70, 90)] * 5
-    found = verdict(made(one_by_one(times, sizes=(64, 66, 70, 90))))
+    found = judge(made(one_by_one(times, sizes=(64, 66, 70, 90))))
     assert (found.service, found.largest_documents) == (None, None)
     assert "time does not rise with tokens" in found.notes[0]
 
@@ -323,7 +321,7 @@ def test_no_line_where_time_does_not_rise_with_tokens():
 def test_the_highest_percentile_that_is_known_decides():
     """p95 fits, but ten of 400 requests took too long, so p99 does not."""
     slow = [50.0 if index % 40 == 0 else taken for index, taken in enumerate(noisy(400, 5.0))]
-    found = verdict(made(one_by_one(slow)))
+    found = judge(made(one_by_one(slow)))
     assert found.p95.high < 30
     assert found.fits is False
 
@@ -331,9 +329,9 @@ def test_the_highest_percentile_that_is_known_decides():
 def test_level_with_one_client_is_judged():
     levels = (Level.closed(4), Level.closed(1))
     both = one_by_one(noisy(80, 20.0), level="closed-4") + one_by_one(noisy(80, 5.0))
-    assert verdict(made(both, levels)).level == Level.closed(1)
+    assert judge(made(both, levels)).level == Level.closed(1)
     rising = [20.0, 28.0] * 40
-    only = verdict(made(one_by_one(rising, level="closed-4", sizes=(64, 90)), levels))
+    only = judge(made(one_by_one(rising, level="closed-4", sizes=(64, 90)), levels))
     assert only.level == Level.closed(4)
     assert only.sentence.startswith("With load closed-4,")
     assert only.service is None
@@ -345,7 +343,7 @@ def test_everything_that_a_reader_must_know_is_in_the_sentence():
         one_by_one(noisy(80, 5.0)), origin=origin, order=OrderReport("q", ("a",), 0, skipped="random weights")
     )
     run = replace(run, info=replace(run.info, complete=False, reason="stopped by the user"))
-    sentence = verdict(run).sentence
+    sentence = judge(run).sentence
     for part in (
         "substitute model: random weights",
         "substitute client: the demo client",
@@ -354,19 +352,19 @@ def test_everything_that_a_reader_must_know_is_in_the_sentence():
         assert part in sentence
     assert "order of the scores not checked: random weights" in sentence
     cut = replace(run.info, workload=replace(WORKLOAD, cut_to=110))
-    assert "lighter than RAGFlow's load: pairs cut to 110 words" in verdict(replace(run, info=cut)).sentence
+    assert "lighter than RAGFlow's load: pairs cut to 110 words" in judge(replace(run, info=cut)).sentence
 
 
 def test_wrong_scores_spoil_any_speed():
     wrong = replace(ORDER, after=Ordering(right=False, scores=(0.1, 0.2)))
-    found = verdict(made(one_by_one(noisy(80, 5.0)), order=wrong))
+    found = judge(made(one_by_one(noisy(80, 5.0)), order=wrong))
     assert found.fits is False
     assert found.sentence.startswith("The scores were wrong, so the speed proves nothing")
 
 
 def test_no_verdict_without_requests():
     with pytest.raises(BenchError, match="no measured request"):
-        verdict(made([]))
+        judge(made([]))
 
 
 # --- compare
@@ -374,11 +372,11 @@ def test_no_verdict_without_requests():
 
 def test_a_real_difference_is_told_from_noise():
     a = made(one_by_one(noisy(60, 2.0, seed=1)))
-    faster = compare(a, made(one_by_one(noisy(60, 1.5, seed=2)))).ratios
+    faster = compare_runs(a, made(one_by_one(noisy(60, 1.5, seed=2)))).ratios
     assert [row.figure for row in faster] == ["documents/s", "p50 s"]
     assert faster[0].ratio == pytest.approx(4 / 3, rel=0.03)
     assert all(row.is_distinct for row in faster)
-    same = compare(a, made(one_by_one(noisy(60, 2.0, seed=3)))).ratios
+    same = compare_runs(a, made(one_by_one(noisy(60, 2.0, seed=3)))).ratios
     assert not any(row.is_distinct for row in same)
     assert str(same[0]).startswith("~ ")
 
@@ -387,7 +385,7 @@ def test_intervals_of_ratios_hold_the_true_one():
     held = 0
     for seed in range(20):
         a, b = (made(one_by_one(noisy(30, mean, seed=seed * 2 + mean))) for mean in (2, 3))
-        row = compare(a, b).ratios[0]
+        row = compare_runs(a, b).ratios[0]
         held += row.low < 2 / 3 < row.high
     assert held >= 16
 
@@ -396,14 +394,14 @@ def test_requests_are_compared_with_their_twins():
     """Sizes differ a hundredfold, yet B takes 1.2 times as long for each of them."""
     chance = random.Random(3)  # noqa: S311
     times = [10 ** chance.uniform(0, 2) for _ in range(40)]
-    row = compare(made(one_by_one(times)), made(one_by_one([1.2 * taken for taken in times]))).ratios[1]
+    row = compare_runs(made(one_by_one(times)), made(one_by_one([1.2 * taken for taken in times]))).ratios[1]
     assert (row.low, row.ratio, row.high) == pytest.approx((1.2, 1.2, 1.2))
     assert row.is_distinct
 
 
 def test_small_differences_are_never_called_one():
     a = made(one_by_one(noisy(200, 2.0, share=0.001)))
-    row = compare(a, made(one_by_one(noisy(200, 2.06, share=0.001)))).ratios[1]
+    row = compare_runs(a, made(one_by_one(noisy(200, 2.06, share=0.001)))).ratios[1]
     assert row.low > 1
     assert not row.is_distinct
 
@@ -415,40 +413,40 @@ def test_repeats_are_the_unit_when_there_are_five():
         return [r for n, mean in enumerate(means) for r in one_by_one(noisy(20, mean, seed + n), repeat=n)]
 
     a = made(repeats([2.0] * 5, 1))
-    drifting = compare(a, made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 20))).ratios[0]
+    drifting = compare_runs(a, made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 20))).ratios[0]
     assert (drifting.unit, drifting.n) == ("repeats", 5)
     assert not drifting.is_distinct
     drifted = made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 40))
-    both = compare(made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 20)), drifted).ratios[0]
+    both = compare_runs(made(repeats([2.0, 2.0, 2.0, 2.0, 6.0], 20)), drifted).ratios[0]
     assert both.low < 0.8
     assert both.high > 1.2
-    steady = compare(a, made(repeats([3.0] * 5, 20))).ratios[0]
+    steady = compare_runs(a, made(repeats([3.0] * 5, 20))).ratios[0]
     assert steady.is_distinct
-    assert compare(a, made(one_by_one(noisy(20, 2.0)))).ratios[0].unit == "requests"
+    assert compare_runs(a, made(one_by_one(noisy(20, 2.0)))).ratios[0].unit == "requests"
 
 
 def test_different_workloads_are_refused():
     with pytest.raises(BenchError, match="different workloads") as caught:
-        compare(made(one_by_one([1.0])), made(one_by_one([1.0]), sha="b" * 64))
+        compare_runs(made(one_by_one([1.0])), made(one_by_one([1.0]), sha="b" * 64))
     assert "aaaaaaaaaaaa" in caught.value.evidence
 
 
 def test_no_common_level_is_refused():
     with pytest.raises(BenchError, match="no measured level in common"):
-        compare(made(one_by_one([1.0])), made(one_by_one([1.0], level="closed-2"), (Level.closed(2),)))
+        compare_runs(made(one_by_one([1.0])), made(one_by_one([1.0], level="closed-2"), (Level.closed(2),)))
 
 
 def test_too_few_requests_make_no_interval():
-    row = compare(made(one_by_one([1.0, 1.0])), made(one_by_one([9.0, 9.0]))).ratios[0]
+    row = compare_runs(made(one_by_one([1.0, 1.0])), made(one_by_one([9.0, 9.0]))).ratios[0]
     assert str(row) == "~ 0.111 (n/a, n=2 < 5)"
 
 
 def test_differences_of_provenance_are_listed():
     other = replace(ORIGIN, vllm="0.33.0", launch_arguments=("--dtype", "float32"))
-    found = compare(made(one_by_one([1.0] * 8)), made(one_by_one([1.0] * 8), origin=other))
+    found = compare_runs(made(one_by_one([1.0] * 8)), made(one_by_one([1.0] * 8), origin=other))
     assert [one.field for one in found.differences] == ["launch_arguments", "vllm"]
     failed = made([*one_by_one([1.0] * 8), request(9, 10, error="HTTP 500", index=8)])
-    (counted,) = compare(failed, failed).failures
+    (counted,) = compare_runs(failed, failed).failures
     assert str(counted) == "closed-1: 1 of 9 failed in A, 1 of 9 in B"
     assert not counted.is_more
     (row,) = [row for row in found.table().to_json() if row["figure"] == "p50 s"]

@@ -13,21 +13,14 @@ from itertools import pairwise
 import pytest
 
 from ragops import bench
-from ragops.bench import (
-    DEFAULT_CHECK,
-    BenchmarkConfig,
-    Level,
-    Provenance,
-    Sample,
-    Server,
-    load_run,
-    record,
-    synthetic,
-    verdict,
-)
-from ragops.bench.folder import RunFolder
+from ragops.bench import judge
+from ragops.bench.load import BenchmarkConfig, Server
+from ragops.bench.order import DEFAULT_CHECK
+from ragops.bench.records import Level, Provenance, RunFolder, Sample, load_run
+from ragops.bench.run import record
+from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
-from ragops.testing.stub import Behaviour, StubReranker
+from tests.support.stub import Behaviour, StubReranker
 
 SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 WORKLOAD = synthetic(4, 3, 20)
@@ -261,7 +254,7 @@ def test_settings_that_make_no_run(settings, wrong, tmp_path):
 
 def test_verdict_needs_ragflows_sizes(settings):
     with pytest.raises(BenchError, match="says nothing about RAGFlow's limit"):
-        verdict(load_run(record_sync(**settings)))
+        judge(load_run(record_sync(**settings)))
 
 
 def test_a_folder_is_never_overwritten(tmp_path):

@@ -14,19 +14,12 @@ from pathlib import Path
 import pytest
 
 from ragops import bench
-from ragops.bench import (
-    BenchmarkConfig,
-    Level,
-    Provenance,
-    Server,
-    from_jsonl,
-    load_run,
-    resume_sync,
-    synthetic,
-)
-from ragops.bench.folder import RunFolder
+from ragops.bench.load import BenchmarkConfig, Server
+from ragops.bench.records import Level, Provenance, RunFolder, load_run
+from ragops.bench.run import resume_sync
+from ragops.bench.workload import from_jsonl, synthetic
 from ragops.errors import BenchError
-from ragops.testing.stub import Behaviour, StubReranker
+from tests.support.stub import Behaviour, StubReranker
 
 SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 WORKLOAD = synthetic(12, 3, 20)

@@ -15,16 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragops.bench import Level, Provenance, affordable, verdict
-from ragops.bench.capacity import MARGIN
+from ragops.bench import judge
 from ragops.bench.order import Ordering, OrderReport
-from ragops.bench.records import RequestRecord, Run, RunInfo, WorkloadInfo
-from ragops.bench.sizes import pair_tokens, windows
+from ragops.bench.records import Level, Provenance, RequestRecord, Run, RunInfo, WorkloadInfo
+from ragops.bench.verdict import MARGIN, affordable
 from ragops.bench.workload import Request as Texts
-from ragops.bench.workload import Workload
+from ragops.bench.workload import Workload, pair_tokens, windows
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
-from ragops.testing.stub import Behaviour, service_seconds
+from tests.support.stub import Behaviour, service_seconds
 
 QUERY = 20
 """Tokens of a query."""
@@ -110,7 +109,7 @@ INFO = RunInfo(
 @pytest.mark.parametrize(("fixed", "per_token", "scatter", "release"), CELLS)
 def test_every_cell_outside_the_margin_is_right(fixed, per_token, scatter, release):
     law = Law(fixed, per_token, scatter)
-    found = verdict(recorded(law, release))
+    found = judge(recorded(law, release))
     limit = releases.of(release).timeout
     assert (found.release, found.budget) == (release, limit)
     true = law.p99(release)
@@ -128,16 +127,16 @@ def test_every_cell_outside_the_margin_is_right(fixed, per_token, scatter, relea
 
 def test_a_release_that_waits_longer_is_another_verdict():
     run = recorded(Law(0.0, 0.0025, 0.0), "v0.27.0", 100)
-    assert verdict(run).fits is False
-    old = verdict(run, release="v0.24.0")
+    assert judge(run).fits is False
+    old = judge(run, release="v0.24.0")
     assert (old.fits, old.budget) == (True, 300.0)
-    assert "the window is that of v0.27.0" in "; ".join(verdict(run, release="v0.25.6").notes)
+    assert "the window is that of v0.27.0" in "; ".join(judge(run, release="v0.25.6").notes)
     with pytest.raises(RagflowError, match="not a release"):
-        verdict(run, release="v9.9.9")
+        judge(run, release="v9.9.9")
 
 
 def test_too_few_requests_are_inconclusive():
-    result = verdict(recorded(Law(0.2, 0.0004, 0.05), "v0.27.0", 40))
+    result = judge(recorded(Law(0.2, 0.0004, 0.05), "v0.27.0", 40))
     assert (result.fits, result.fits_p95, result.clients) == (None, None, None)
     assert dict(result.rows())["p95"].startswith("inconclusive")
 
@@ -145,7 +144,7 @@ def test_too_few_requests_are_inconclusive():
 def test_failed_requests_allow_no_estimate():
     run = recorded(Law(0.2, 0.0004, 0.05), "v0.27.0", 100)
     broken = replace(run.requests[0], error="timeout: no answer in 60 s", tokens=None, status=None)
-    found = verdict(replace(run, requests=(broken, *run.requests[1:])))
+    found = judge(replace(run, requests=(broken, *run.requests[1:])))
     assert (found.largest_documents, found.service) == (None, None)
     assert any("1 of 100 requests failed" in note for note in found.notes)
 
@@ -164,9 +163,9 @@ def with_clients(run, clients, seconds):
 
 def test_concurrent_clients_are_those_that_were_measured_to_fit():
     run = recorded(Law(0.0, 0.0003, 0.0), "v0.27.0", 100)
-    assert verdict(run).clients == 1
-    assert verdict(with_clients(run, 2, seconds=31.0)).clients == 1
-    assert verdict(with_clients(run, 8, seconds=14.0)).clients == 8
+    assert judge(run).clients == 1
+    assert judge(with_clients(run, 2, seconds=31.0)).clients == 1
+    assert judge(with_clients(run, 8, seconds=14.0)).clients == 8
 
 
 class TestAffordable:

@@ -9,10 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragops.bench import from_jsonl, grid, ragflow, synthetic, words_for_context
-from ragops.bench.sizes import RAGFLOW_WINDOW, TOKENS_PER_WORD
-from ragops.bench.text import Passage, Writer, count_words, cut, stem, stemmed, topics
-from ragops.bench.workload import Request, Workload
+from ragops.bench.workload import (
+    RAGFLOW_WINDOW,
+    TOKENS_PER_WORD,
+    Passage,
+    Request,
+    Workload,
+    Writer,
+    count_words,
+    cut,
+    from_jsonl,
+    grid,
+    ragflow,
+    stem,
+    stemmed,
+    synthetic,
+    topics,
+    words_for_context,
+)
 from ragops.errors import BenchError
 
 

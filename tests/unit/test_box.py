@@ -10,12 +10,11 @@ from dataclasses import asdict
 import httpx
 import pytest
 
-from ragops.container import NetworkSpec
+from ragops.docker.objects import ExecResult, NetworkSpec
 from ragops.errors import EngineError
-from ragops.state import ExecResult
-from ragops.testing import box
-from ragops.testing.box import Switched, stub_box
-from ragops.testing.stub import Behaviour
+from tests.support import container
+from tests.support.container import Switched, stub_box
+from tests.support.stub import Behaviour
 
 
 def asked(*calls):
@@ -33,7 +32,7 @@ def test_a_request_makes_it_another_one():
     other = json.dumps(asdict(Behaviour(model="other", fault="dead")))
     before, switched, after, models = asked(
         ("GET", "/health", ""),
-        ("POST", box._SWITCH, other),
+        ("POST", container._SWITCH, other),
         ("GET", "/health", ""),
         ("GET", "/v1/models", ""),
     )
@@ -43,10 +42,10 @@ def test_a_request_makes_it_another_one():
 
 def test_the_copy_of_the_package_needs_no_docker(tmp_path):
     """The image that it runs in has neither Docker's library nor those of the notebooks."""
-    folder = box._package(tmp_path)
+    folder = container._package(tmp_path)
     missing = "docker", "ruamel", "matplotlib", "pandas", "ipywidgets"
     hide = f"import sys; sys.modules |= dict.fromkeys({missing})"
-    argv = [sys.executable, "-c", f"{hide}; from ragops.testing.box import Switched; Switched()"]
+    argv = [sys.executable, "-c", f"{hide}; from tests.support.container import Switched; Switched()"]
     env = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -70,7 +69,7 @@ def test_a_container_that_answers_is_given_and_removed(fake, options):
 
 
 def test_one_that_does_not_answer_is_told_with_its_log_and_removed(fake, options, monkeypatch):
-    monkeypatch.setattr(box, "_PATIENCE", 0.0)
+    monkeypatch.setattr(container, "_PATIENCE", 0.0)
     fake.output["stub"] = "ModuleNotFoundError: uvicorn"
     with (
         pytest.raises(EngineError, match="does not answer") as caught,

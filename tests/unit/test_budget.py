@@ -5,20 +5,21 @@ import json
 
 import pytest
 
-from ragops.bench.quantiles import needed, share_at_least
 from ragops.bench.records import RequestRecord
-from ragops.checks import budget, calls, speed
-from ragops.checks.calls import Measured
+from ragops.bench.statistics import needed, share_at_least
+from ragops.checks import budget
+from ragops.checks import budget as calls
+from ragops.checks import budget as speed
+from ragops.checks.budget import Measured
 from ragops.checks.probe import Reply
 from ragops.checks.questions import Expected
-from ragops.container import ContainerSpec
-from ragops.host import Core, Host, Node
-from ragops.model import describe
+from ragops.docker.objects import ContainerSpec, ExecResult
 from ragops.ragflow import releases
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.state import ExecResult
-from ragops.testing import replies
-from ragops.testing.stub import Behaviour, service_seconds
+from ragops.reranker.host import Core, Host, Node
+from ragops.reranker.model import describe
+from tests.support import stub
+from tests.support.stub import Behaviour, service_seconds
 
 MINILM = Expected("m", "embedding", 256, "a stand-in")
 QWEN3 = Expected("m", "qwen3-reranker", 8192)
@@ -98,14 +99,14 @@ class Server:
 
     def answer(self, body, timeout):
         longest = max(len(one.split()) for one in body["documents"])
-        tokens = replies.tokens(self.behaviour, body["query"], body["documents"])
+        tokens = stub.count_tokens(self.behaviour, body["query"], body["documents"])
         took = service_seconds(self.behaviour, len(body["documents"]), tokens)
         if self.limit and longest > self.limit:
             answer = {"ok": True, "status": 400, "text": REFUSED.text}
         elif took > timeout:
             answer = {"ok": False, "detail": "timed out"}
         else:
-            said = replies.ranking(self.behaviour, body, tokens, 1)
+            said = stub.ranking(self.behaviour, body, tokens, 1)
             answer = {"ok": True, "status": 200, "text": json.dumps(said)}
         return {**answer, "ms": took * 1000}
 

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from ragops import cli, private_engine
-from ragops.bench import Level
+from ragops import cli
+from ragops.bench.records import Level
 from ragops.errors import BenchError, EngineError
-from ragops.testing.stub import Behaviour, StubReranker
+from tests.support.stub import Behaviour, StubReranker
+from tools import private_engine
 
 CONTAINER = "docker-ragflow-cpu-1"
 
@@ -203,7 +204,7 @@ class TestErrors:
         [("connect", "nobody"), ("connect", CONTAINER), ("disconnect", "nobody"), ("verify",), ("bench",)],
     )
     def test_without_a_stack_end_with_a_hint(self, run, ragflow, monkeypatch, fake, argv):
-        monkeypatch.setattr("ragops.measure.connect_engine", lambda: fake)
+        monkeypatch.setattr("ragops.bench.measure.connect_engine", lambda: fake)
         code, out, err = run(*argv)
         assert (code, out) == (1, "")
         assert err.startswith("error: ")
@@ -234,7 +235,7 @@ class TestErrors:
                 "no Docker engine answers", code="engine-silent", evidence="a socket", hint="start one"
             )
 
-        monkeypatch.setattr("ragops.verbs.connect_engine", nobody)
+        monkeypatch.setattr("ragops.stack.verbs.connect_engine", nobody)
         code, out, err = run("status")
         assert (code, out) == (1, "")
         assert err.splitlines() == [
@@ -254,7 +255,7 @@ class TestErrors:
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("ragops.verbs.up", interrupted)
+        monkeypatch.setattr("ragops.stack.verbs.up", interrupted)
         code, out, err = run("up")
         assert (code, out) == (130, "")
         assert "ragops down" in err
@@ -263,7 +264,7 @@ class TestErrors:
         def gone(*_):
             raise BrokenPipeError
 
-        monkeypatch.setattr("ragops.verbs.status", gone)
+        monkeypatch.setattr("ragops.stack.verbs.status", gone)
         assert run("status") == (1, "", "")
 
 
@@ -316,7 +317,7 @@ class TestBench:
             asked.update(vars(config))
             raise BenchError("seen enough", hint="none")
 
-        monkeypatch.setattr("ragops.measure.benchmark", benchmark)
+        monkeypatch.setattr("ragops.bench.measure.benchmark", benchmark)
         return asked
 
     def test_options_reach_the_benchmark(self, run, measured, tmp_path):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ragops import cli, registration
-from ragops.stack import Stack
-from ragops.testing import demo
-from ragops.testing.contract import RagflowServer
-from ragops.testing.stub import Behaviour, StubReranker
+from ragops import cli
+from ragops.configuration import Stack
+from ragops.stack import demo, registration
+from tests.support.contract.api import RagflowServer
+from tests.support.stub import Behaviour, StubReranker
 
 TOKEN = "ragflow-EXAMPLE-TOKEN"  # noqa: S105
 MODEL = "tiny"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ragops.bench import load_run
+from benchmarks import clients, cross_check
+from benchmarks.cross_check import Turn, agrees, order, ratios
+from benchmarks.reports import Seen, read_aiperf, read_ragops, read_vllm
+from ragops.bench.records import load_run
 from ragops.errors import BenchError
-from ragops.testing import clients, cross_check
-from ragops.testing.cross_check import Turn, agrees, order, ratios
-from ragops.testing.reports import Seen, read_aiperf, read_ragops, read_vllm
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parents[1] / "data"

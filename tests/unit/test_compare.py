@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ragops import cli
-from ragops.bench import Level, compare, load_run
+from ragops.bench import compare_runs
+from ragops.bench.compare import more_failures
 from ragops.bench.order import Ordering
-from ragops.bench.resample import more_failures
+from ragops.bench.records import Level, load_run
 from ragops.errors import BenchError
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -65,7 +66,7 @@ def changed(path, run, **facts):
 def test_false_alarms_stay_below_the_stated_level(kind):
     """Same truth in both runs; the seeds are fixed, so the rate is too."""
     pairs = [(simulated(2 * n, 2.0, **kind), simulated(2 * n + 1, 2.0, **kind)) for n in range(PAIRS)]
-    found = [compare(a, b) for a, b in pairs]
+    found = [compare_runs(a, b) for a, b in pairs]
     assert sum(any(row.is_distinct for row in one.ratios) for one in found) / PAIRS <= 0.05
     assert sum(bool(one.regressions(0)) for one in found) / PAIRS <= 0.05
 
@@ -73,7 +74,7 @@ def test_false_alarms_stay_below_the_stated_level(kind):
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]])
 def test_a_loss_of_a_fifth_is_seen(kind):
     pairs = [(simulated(2 * n, 2.0, **kind), simulated(2 * n + 1, 2.4, **kind)) for n in range(PAIRS)]
-    found = [compare(a, b) for a, b in pairs]
+    found = [compare_runs(a, b) for a, b in pairs]
     assert sum(bool(one.regressions(10)) for one in found) / len(found) >= 0.9
     held = [
         row.low < (5 / 6 if row.figure == "documents/s" else 1.2) < row.high
@@ -85,13 +86,13 @@ def test_a_loss_of_a_fifth_is_seen(kind):
 
 def test_a_gain_is_no_regression():
     a, b = (simulated(seed, mean, **KINDS[0].values[0]) for seed, mean in ((1, 2.4), (2, 1.6)))
-    found = compare(a, b)
+    found = compare_runs(a, b)
     assert all(row.is_distinct for row in found.ratios)
     assert found.regressions(0) == ()
 
 
 def test_a_run_beside_itself_can_not_be_told_apart():
-    found = compare(LOAD, LOAD)
+    found = compare_runs(LOAD, LOAD)
     assert {row.level for row in found.ratios} == {"closed-1", "closed-2", "closed-4"}
     assert [str(row) for row in found.ratios if not str(row).startswith("~ 1.000 ")] == []
     assert (found.differences, found.failures, found.regressions(0)) == ((), (), ())
@@ -99,7 +100,7 @@ def test_a_run_beside_itself_can_not_be_told_apart():
 
 def test_same_runs_same_comparison():
     a, b = (simulated(seed, 2.0, **KINDS[0].values[0]) for seed in (1, 2))
-    assert compare(a, b) == compare(a, b)
+    assert compare_runs(a, b) == compare_runs(a, b)
 
 
 def test_chance_of_failures_is_fishers():
@@ -118,10 +119,10 @@ def test_more_failures_are_a_regression_whatever_the_times():
         )
 
     a = simulated(1, 2.0, **KINDS[0].values[0])
-    worse = compare(a, failing(a, 4))
+    worse = compare_runs(a, failing(a, 4))
     assert "closed-1: 0 of 40 failed in A, 10 of 40 in B" in worse.regressions(50)[0]
-    assert compare(failing(a, 4), failing(a, 4)).regressions(0) == ()
-    assert compare(failing(a, 4), a).regressions(0) == ()
+    assert compare_runs(failing(a, 4), failing(a, 4)).regressions(0) == ()
+    assert compare_runs(failing(a, 4), a).regressions(0) == ()
 
 
 # --- what it refuses
@@ -131,34 +132,35 @@ def test_runs_of_different_models_are_refused_unless_asked_for():
     other = replace(LOAD.info.provenance, model_sha256="f" * 64)
     b = replace(LOAD, info=replace(LOAD.info, provenance=other))
     with pytest.raises(BenchError, match="different models") as caught:
-        compare(LOAD, b)
+        compare_runs(LOAD, b)
     assert "b5c9b60c7a7a" in caught.value.evidence
     assert "--across-models" in caught.value.hint
-    assert compare(LOAD, b, across_models=True).differences[0].field == "model_sha256"
+    assert compare_runs(LOAD, b, across_models=True).differences[0].field == "model_sha256"
 
 
 def test_incomplete_and_wrong_runs_are_refused():
     stopped = replace(LOAD, info=replace(LOAD.info, complete=False, reason="stopped by the user"))
     with pytest.raises(BenchError, match="run B is incomplete") as caught:
-        compare(LOAD, stopped)
+        compare_runs(LOAD, stopped)
     assert "stopped by the user" in caught.value.evidence
     with pytest.raises(BenchError, match="run A is incomplete"):
-        compare(replace(LOAD, problems=("requests.jsonl: last line cut off, left out",)), LOAD)
+        compare_runs(replace(LOAD, problems=("requests.jsonl: last line cut off, left out",)), LOAD)
     wrong = replace(LOAD.info.order, after=Ordering(right=False))
     with pytest.raises(BenchError, match="run B failed the order check"):
-        compare(LOAD, replace(LOAD, info=replace(LOAD.info, order=wrong)))
+        compare_runs(LOAD, replace(LOAD, info=replace(LOAD.info, order=wrong)))
 
 
 def test_what_disturbed_a_run_is_noted():
     end = max(r.t_done for r in LOAD.requests)
     held = [replace(LOAD.samples[0], t=t, throttled_ns=ns) for t, ns in ((0, 0), (end + 1, 3 * 10**9))]
     b = replace(LOAD, samples=tuple(held))
-    assert [note for note in compare(LOAD, b).notes if note.startswith("B: the container was throttled for")]
+    notes = compare_runs(LOAD, b).notes
+    assert [note for note in notes if note.startswith("B: the container was throttled for")]
 
 
 def test_how_it_was_measured_counts_as_a_difference():
     cached = replace(LOAD, info=replace(LOAD.info, fresh=False, timeout=60.0))
-    assert [one.field for one in compare(LOAD, cached).differences] == ["timeout", "fresh"]
+    assert [one.field for one in compare_runs(LOAD, cached).differences] == ["timeout", "fresh"]
 
 
 # --- the command

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ragops.cli import main
-from ragops.compose import check_file, check_text, faults
-from ragops.host import Core, Host, Node
+from ragops.compose import check_file, check_text
+from ragops.compose import rules as faults
+from ragops.reranker.host import Core, Host, Node
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
 CLEAN = (CASES / "clean.yaml").read_text()
@@ -237,18 +238,18 @@ class TestCommand:
 
     @pytest.mark.parametrize(("case", "code"), [("handwritten", 1), ("clean", 0), ("others", 0)])
     def test_the_exit_code_is_1_when_a_finding_is_an_error(self, case, code, capsys, monkeypatch, machine):
-        monkeypatch.setattr("ragops.host.read_host", lambda: machine)
+        monkeypatch.setattr("ragops.reranker.host.read_host", lambda: machine)
         assert main(["check", str(CASES / f"{case}.yaml")]) == code
         assert "errors" in capsys.readouterr().out
 
     def test_warnings_alone_are_not_a_failure(self, tmp_path, capsys, monkeypatch, machine):
-        monkeypatch.setattr("ragops.host.read_host", lambda: machine)
+        monkeypatch.setattr("ragops.reranker.host.read_host", lambda: machine)
         (tmp_path / "compose.yaml").write_text(CLEAN.replace("on-failure:5", "always"))
         assert main(["check", str(tmp_path / "compose.yaml")]) == 0
         assert "[restart-loop]" in capsys.readouterr().out
 
     def test_json_has_the_documented_form(self, capsys, monkeypatch, machine):
-        monkeypatch.setattr("ragops.host.read_host", lambda: machine)
+        monkeypatch.setattr("ragops.reranker.host.read_host", lambda: machine)
         assert main(["check", "--json", str(CASES / "handwritten.yaml")]) == 1
         record = json.loads(capsys.readouterr().out)
         assert set(record) == {"findings"}

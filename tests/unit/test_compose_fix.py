@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from ragops.cli import main
 from ragops.compose import check_text, render
+from ragops.configuration import Stack
 from ragops.errors import ComposeError
-from ragops.stack import Stack
 
 FILE = """
 services:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from ragops.compose import check_file, check_text
-from ragops.host import Core, Host, Node
+from ragops.reranker.host import Core, Host, Node
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
 ODD = sorted((CASES / "odd").glob("*.yaml"))

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragops.compose import check_file, check_text
-from ragops.compose.words import Word, parse_options, read_command, split_colons, split_words
-from ragops.compose.yaml import parse, resolve
+from ragops.compose.syntax import Word, parse, parse_options, read_command, resolve, split_colons, split_words
 from ragops.errors import ComposeError
-from ragops.host import Core, Host, Node
+from ragops.reranker.host import Core, Host, Node
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
 HOST = Host("one", frozenset({"amx_bf16"}), (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ragops import cli, service, vllm
+from ragops import cli
 from ragops.compose import check_text, render
-from ragops.container import ContainerSpec, HealthCheck, Mount, NetworkSpec
-from ragops.model import describe
-from ragops.service import Surroundings
-from ragops.stack import Stack
+from ragops.configuration import Stack
+from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
+from ragops.reranker import options
+from ragops.reranker.model import describe
+from ragops.stack import watch as service
+from ragops.stack.watch import Surroundings
 from tests.support.command import parse
 
 FULL = ContainerSpec(
@@ -89,7 +91,7 @@ def test_an_option_without_a_compose_key_is_in_a_comment():
 
 def test_check_finds_no_fault_in_it(machine, model_folder):
     stack = Stack()
-    spec = vllm.launch(stack, describe(model_folder), machine, image=stack.reranker.image)
+    spec = options.launch(stack, describe(model_folder), machine, image=stack.reranker.image)
     text = render.reranker(spec, NetworkSpec(stack.network.name))
     checked = check_text(text, Path("compose.yml"), machine, {})
     assert {finding.code for finding in checked.findings} <= {"image-unpinned"}, str(checked)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragops.container import LABEL, LABEL_CONFIG, ContainerSpec, HealthCheck, Mount, NetworkSpec
+from ragops.docker.objects import LABEL, LABEL_CONFIG, ContainerSpec, HealthCheck, Mount, NetworkSpec
 
 FULL = ContainerSpec(
     name="box",

@@ -11,10 +11,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ragops.ragflow import releases
-from ragops.testing.contract import RagflowServer, World, upstream
-from ragops.testing.contract.world import Instance
-from ragops.testing.served import Served
-from ragops.testing.stub import Behaviour, StubReranker
+from tests.support.contract import upstream
+from tests.support.contract.api import RagflowServer
+from tests.support.contract.state import Instance, World
+from tests.support.served import Served
+from tests.support.stub import Behaviour, StubReranker
 
 DATA = Path(__file__).parents[1] / "data" / "ragflow"
 MODEL = "qwen3-reranker-0.6b"

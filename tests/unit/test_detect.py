@@ -2,13 +2,13 @@
 
 import pytest
 
+from ragops.configuration import Ragflow, parse
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
 from ragops.errors import RagflowError, StackError
-from ragops.ragflow import detect
+from ragops.ragflow import discovery
 from ragops.ragflow.discovery import FINGERPRINTS, RagflowContainer, candidates, find, is_ragflow, url_of
 from ragops.ragflow.releases import KNOWN
-from ragops.stack import Ragflow, parse
-from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
-from ragops.testing.contract import RagflowServer
+from tests.support.contract.api import RagflowServer
 
 MIRRORS = (
     "infiniflow/ragflow",
@@ -57,18 +57,20 @@ def test_executor_is_no_server(fake):
 
 class TestOrder:
     def test_declaration_goes_first(self, nightly):
-        found = detect.detect("v0.26.1", url="http://127.0.0.1:9", container=nightly)
+        found = discovery.detect("v0.26.1", url="http://127.0.0.1:9", container=nightly)
         assert (found.release.name, found.source) == ("v0.26.1", "ragops.toml")
 
     def test_tag_is_next(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.22.1")
-        found = detect.detect(None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x")))
+        found = discovery.detect(
+            None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x"))
+        )
         assert (found.release.name, found.source) == ("v0.22.1", "the tag of infiniflow/ragflow:v0.22.1")
 
     @pytest.mark.parametrize("name", ["v0.25.2", "v0.25.6", "v0.26.4", "v0.27.0"])
     def test_server_tells_it_to_anybody(self, name, nightly, fake):
         with RagflowServer(name) as server:
-            found = detect.detect(None, url=server.url, container=nightly, engine=fake)
+            found = discovery.detect(None, url=server.url, container=nightly, engine=fake)
         assert found.release.name == name
         assert found.source.endswith("/api/v1/system/version")
         assert all(one.authorization == "" for one in server.asked)
@@ -76,13 +78,13 @@ class TestOrder:
     def test_file_in_the_container_is_last(self, nightly, fake):
         says(fake, 0, "v0.23.1 full\n")
         with RagflowServer("v0.23.1") as server:
-            found = detect.detect(None, url=server.url, container=nightly, engine=fake)
+            found = discovery.detect(None, url=server.url, container=nightly, engine=fake)
         assert (found.release.name, found.source) == ("v0.23.1", "/ragflow/VERSION in docker-ragflow-cpu-1")
 
     def test_unknown_tag_is_not_asked_around(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.9.0")
         with pytest.raises(RagflowError) as caught:
-            detect.detect(None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x")))
+            discovery.detect(None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x")))
         assert (caught.value.code, "v0.9.0" in caught.value.message) == ("ragflow-release", True)
 
 
@@ -92,7 +94,7 @@ def test_unknown_release_lists_all_that_was_tried(nightly, fake):
         RagflowServer("v0.22.0") as server,
         pytest.raises(RagflowError) as caught,
     ):
-        detect.detect(None, url=server.url, container=nightly, engine=fake)
+        discovery.detect(None, url=server.url, container=nightly, engine=fake)
     seen = caught.value.evidence
     assert "has the routes of v0.21.0 to v0.24.0" in seen
     assert "No such file" in seen
@@ -102,13 +104,13 @@ def test_unknown_release_lists_all_that_was_tried(nightly, fake):
 def test_build_between_releases_is_none_of_them(nightly, fake):
     says(fake, 0, "v0.25.6-31-gabc1234 full")
     with RagflowServer("v0.24.0") as server, pytest.raises(RagflowError) as caught:
-        detect.detect(None, url=server.url, container=nightly, engine=fake)
+        discovery.detect(None, url=server.url, container=nightly, engine=fake)
     assert "v0.25.6-31-gabc1234" in caught.value.evidence
 
 
 def test_server_that_ran_from_source_says_unknown():
     with RagflowServer("v0.27.0", version="unknown") as server:
-        said, seen = detect.server_release(server.url)
+        said, seen = discovery.server_release(server.url)
     assert said == ""
     assert "v0.27.0 to v0.27.0; its version route reports unknown" in seen
 
@@ -125,7 +127,7 @@ def test_server_that_ran_from_source_says_unknown():
 )
 def test_routes_narrow_it_down(name, first, last):
     with RagflowServer(name, version="unknown") as server:
-        _, seen = detect.server_release(server.url)
+        _, seen = discovery.server_release(server.url)
     assert f"the routes of {first} to {last}" in seen
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from ragops.configuration import Ragflow
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
 from ragops.errors import RagflowError
 from ragops.ragflow.discovery import DEMO, RagflowContainer, find, is_ragflow, joinable
-from ragops.stack import Ragflow
-from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
 
 ANY = Ragflow()
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 import ragops
-from ragops import bench, cli, codes, errors, hints, site
+from ragops import bench, cli, codes, errors
 from ragops.bench import plots
-from ragops.checks import budget, causes, exposure, host, scores
-from ragops.checks.layers import TABLE
+from ragops.checks import budget, causes, doctor, exposure, rules
+from ragops.checks.probe import TABLE
+from ragops.configuration import Stack
+from ragops.docker import hints
 from ragops.ragflow import failures, releases
-from ragops.stack import Stack
 from tests.support.command import parse
+from tools import site
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
@@ -88,7 +90,7 @@ def test_every_known_message_is_a_title_with_its_remedy(built):
 
 def test_every_line_of_doctor_is_explained(built, here, fake, ragflow):
     page = text(built, "doctor")
-    assert [check.name for check in host.check(Stack(), fake).checks if check.name not in page] == []
+    assert [check.name for check in doctor.doctor(Stack(), fake).checks if check.name not in page] == []
 
 
 def test_every_code_of_an_error_is_an_anchor_and_what_is_printed_leads_there(built):
@@ -110,7 +112,7 @@ def test_runs_that_lie_in_results_are_shown(built):
 def test_every_check_of_verify_is_explained(built):
     page = text(built, "verification")
     titles = [row.title for row in TABLE if row.by_hand]
-    titles += [name for name, _ in scores.LAYERS]
+    titles += [name for name, _ in rules.LAYERS]
     titles += [*budget.PROVES, *exposure.PROVES]
     assert [name for name in titles if name not in page] == []
 
@@ -142,7 +144,7 @@ def test_toml_on_the_pages_is_a_declaration():
     blocks = re.findall(r"code-block:: toml\n\n((?:   .*\n|\n)+)", pages)
     assert blocks
     for block in blocks:
-        ragops.stack.parse(re.sub(r"^   ", "", block, flags=re.MULTILINE))
+        ragops.configuration.parse(re.sub(r"^   ", "", block, flags=re.MULTILINE))
 
 
 class Needs(HTMLParser):

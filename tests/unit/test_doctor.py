@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from ragops import host as hosts
-from ragops.checks import claims, folder, host, image
-from ragops.checks import engine as engines
-from ragops.container import LABEL
+from ragops.checks import doctor as claims
+from ragops.checks import doctor as engines
+from ragops.checks import doctor as folder
+from ragops.checks import doctor as host
+from ragops.checks import doctor as image
+from ragops.configuration import Network, Reranker, Stack, parse
+from ragops.docker.objects import LABEL
 from ragops.errors import EngineError
-from ragops.host import Core, Node
-from ragops.sizing import MIB
-from ragops.stack import Network, Reranker, Stack, parse
+from ragops.reranker import host as hosts
+from ragops.reranker.host import Core, Node
+from ragops.reranker.sizing import MIB
 
 STACK = Stack()
 GIB = 1 << 30
@@ -35,7 +38,7 @@ def doctor(here, fake, monkeypatch, machine):
     def look(stack=STACK, **changed):
         monkeypatch.setattr(host, "read_host", lambda: dataclasses.replace(machine, **changed))
         fake.calls.clear()
-        report = host.check(stack, fake)
+        report = host.doctor(stack, fake)
         assert fake.calls == []
         assert all(check.remedy for check in report.checks if check.status in {"warn", "fail"})
         return {check.name: check for check in report.checks}
@@ -294,7 +297,7 @@ class TestEngine:
             raise EngineError("no Docker engine answers", evidence="a socket\nanother", hint="start one")
 
         monkeypatch.setattr(host, "connect", nobody)
-        report = host.check(STACK)
+        report = host.doctor(STACK)
         found = report.first_failure()
         assert (found.name, found.remedy) == ("engine answers", "start one")
         assert found.detail == "no Docker engine answers - a socket"

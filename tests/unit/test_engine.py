@@ -8,7 +8,8 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 
 import pytest
 
-from ragops import engine, stack
+from ragops import configuration
+from ragops.docker import engine
 from ragops.errors import EngineError, NotFoundError
 
 
@@ -37,8 +38,8 @@ class TestCandidates:
         assert len(set(engine.candidates())) == len(engine.candidates())
 
     def test_private_one_comes_first(self, alone):
-        stack.engine_socket().parent.mkdir(parents=True)
-        stack.engine_socket().touch()
+        configuration.engine_socket().parent.mkdir(parents=True)
+        configuration.engine_socket().touch()
         assert engine.candidates()[0] == f"unix://{alone}/engine/docker.sock"
 
 

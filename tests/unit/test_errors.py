@@ -12,12 +12,13 @@ import pytest
 from docker.errors import APIError, NotFound
 from pydantic import BaseModel
 
-from ragops import cli, codes, errors, hints
+from ragops import cli, codes, errors
 from ragops.cli.output import plain
-from ragops.container import ContainerSpec
-from ragops.engine import _engine_errors
+from ragops.docker import hints
+from ragops.docker.engine import _engine_errors
+from ragops.docker.objects import ContainerSpec
 from ragops.errors import EngineError, NotFoundError, RagopsError, StackError
-from ragops.ragflow import answers
+from ragops.ragflow import api
 from ragops.ragflow.failures import FAILURES
 
 ROOT = Path(__file__).parents[2]
@@ -106,10 +107,8 @@ class TestCodes:
 
     @pytest.mark.parametrize("hint", FAILURES)
     def test_messages_of_ragflow_give_the_code_of_their_hint(self, hint):
-        request = answers.Request("GET", "/x")
-        error = answers.refused(
-            request, answers.Response(200, json.dumps({"code": 1, "message": hint.words}))
-        )
+        request = api.Request("GET", "/x")
+        error = api.refused(request, api.Response(200, json.dumps({"code": 1, "message": hint.words})))
         assert error.code == hint.code
 
     @pytest.mark.parametrize(("code", "name"), [(137, "out-of-memory"), (132, "cpu-too-old")])

@@ -20,7 +20,7 @@ for name in {sorted(OPTIONAL)!r}:
     sys.modules[name] = None  # importing it now fails
 from ragops.cli import main
 main(["--help"])
-import ragops.testing.fake_engine
+import tests.support.fake_engine
 """
 
 

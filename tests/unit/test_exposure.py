@@ -9,8 +9,8 @@ from importlib import resources
 import pytest
 
 from ragops.checks import exposure
+from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
-from ragops.state import ExecResult
 
 NET, IMAGE = "ragflow-rerank", "vllm-cpu:latest"
 
@@ -114,7 +114,7 @@ def test_program_tells_what_answers():
     with socket.create_server(("127.0.0.1", 0)) as server:
         hosts = ["127.0.0.1", "127.0.0.9", "no-such-host.invalid"]
         order = json.dumps({"hosts": hosts, "port": server.getsockname()[1], "timeout": 1.5})
-        program = resources.files("ragops.data") / "knock.py"
+        program = resources.files("ragops.data") / "port_probe.py"
         done = subprocess.run(
             [sys.executable, "-c", program.read_text()],
             input=order,

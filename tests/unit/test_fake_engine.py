@@ -4,11 +4,10 @@ import inspect
 
 import pytest
 
-from ragops.container import ContainerSpec, NetworkSpec
-from ragops.engine import Engine
+from ragops.docker.engine import Engine
+from ragops.docker.objects import ContainerSpec, ExecResult, NetworkSpec, StatsState
 from ragops.errors import EngineError, NotFoundError
-from ragops.state import ExecResult, StatsState
-from ragops.testing.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine
 
 SPEC = ContainerSpec("box", "vllm-cpu:latest", publish=(("127.0.0.1", 8123, 8000),))
 

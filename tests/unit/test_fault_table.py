@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ragops.checks import scores
-from ragops.testing import impostors
+from ragops.checks import rules
+from tests.support import faulty_scorers
 
 ROOT = Path(__file__).parents[2]
 RECORDED = json.loads((ROOT / "docs" / "faults.json").read_text(encoding="utf-8"))
@@ -23,14 +23,14 @@ def shown(monkeypatch):
 
 
 def test_it_has_every_impostor_and_enough_healthy_stacks():
-    assert len(FAULTS) >= max(20, len(impostors.IMPOSTORS))
+    assert len(FAULTS) >= max(20, len(faulty_scorers.IMPOSTORS))
     assert len(HEALTHY) >= 4
     assert len({row["fault"] for row in RECORDED["rows"]}) == len(RECORDED["rows"])
 
 
 def test_every_layer_of_scores_has_caught_something_but_the_one_that_only_warns():
     caught = {row["layer"] for row in FAULTS}
-    assert {name for name, _ in scores.LAYERS} - caught == {"as RAGFlow sends them"}
+    assert {name for name, _ in rules.LAYERS} - caught == {"as RAGFlow sends them"}
 
 
 def test_every_fault_has_a_cause_and_a_remedy_after_which_verify_passed():

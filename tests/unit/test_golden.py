@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from ragops import golden
+from ragops.checks import golden
 from ragops.checks.measures import Judged, accuracy, word_overlap
 
 ITEMS = golden.load()

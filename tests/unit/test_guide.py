@@ -2,24 +2,25 @@
 
 import pytest
 
-from ragops import cli, guide
+from ragops import cli
+from ragops.configuration import Stack
 from ragops.errors import EngineError
-from ragops.stack import Stack
+from ragops.stack import verbs
 
 RERANKER = "ragflow-vllm-reranker"
 
 
 @pytest.fixture
 def next_command(here, fake):
-    return lambda: guide.look(Stack(), fake).command
+    return lambda: verbs.look(Stack(), fake).command
 
 
 def test_no_engine(monkeypatch):
     def silent():
         raise EngineError("no Docker engine answers")
 
-    monkeypatch.setattr(guide, "connect", silent)
-    found = guide.look(Stack())
+    monkeypatch.setattr(verbs, "connect", silent)
+    found = verbs.look(Stack())
     assert (found.found, found.command) == ("no Docker engine answers", "ragops engine start")
 
 
@@ -46,7 +47,7 @@ def test_no_ragflow(next_command, serving):
 
 
 def test_the_command_alone_says_it(here, fake, monkeypatch, capsys):
-    monkeypatch.setattr(guide, "connect", lambda: fake)
+    monkeypatch.setattr(verbs, "connect", lambda: fake)
     assert cli.main([]) == 0
     said = capsys.readouterr()
     assert said.out == ("no reranker runs here yet\nnext: ragops plan  (shows what ragops up would do)\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ragops import hints
+from ragops.docker import hints
 
 SAID = {  # docker-py's and the engine's own words
     "Connection aborted., FileNotFoundError(2, 'No such file or directory')": "ragops engine start",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragops.errors import StackError
-from ragops.host import (
+from ragops.reranker.host import (
     Core,
     Node,
     format_cpu_list,

@@ -7,9 +7,9 @@ from importlib import resources
 
 import pytest
 
-from ragops import image, wheels
 from ragops.errors import EngineError, ImageError, RagopsError
-from ragops.testing.fake_engine import FakeEngine
+from ragops.reranker import files, image
+from tests.support.fake_engine import FakeEngine
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def bare():
 def fetched(monkeypatch):
     """What pip was asked for."""
     asked = []
-    monkeypatch.setattr(wheels, "download", lambda *argv, **options: asked.append((argv, options)))
+    monkeypatch.setattr(files, "download", lambda *argv, **options: asked.append((argv, options)))
     return asked
 
 
@@ -99,7 +99,7 @@ def test_missing_cpu_build_of_torch_says_where_it_is(bare, tmp_path, monkeypatch
     def nothing(*_, **__):
         raise RagopsError("pip could not get it", evidence="No matching distribution")
 
-    monkeypatch.setattr(wheels, "download", nothing)
+    monkeypatch.setattr(files, "download", nothing)
     with pytest.raises(ImageError, match="no CPU build of torch") as caught:
         ensure(bare, tmp_path)
     assert "extra-index-url" in caught.value.hint

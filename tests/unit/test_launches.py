@@ -9,15 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from ragops import model as models
-from ragops.bench import GemmPeak, Provenance, synthetic, wire
-from ragops.bench.records import Gemm
-from ragops.bench.sizes import TOKENS_PER_WORD
+from benchmarks import alternating, checkpoint, launches, targets
+from benchmarks.targets import Series, Timed
+from ragops.bench import wire
+from ragops.bench.records import Gemm, GemmPeak, Provenance
+from ragops.bench.workload import TOKENS_PER_WORD, synthetic
+from ragops.configuration import Stack
+from ragops.docker.objects import ExecResult
 from ragops.errors import BenchError, LaunchError, ModelError
-from ragops.stack import Stack
-from ragops.state import ExecResult
-from ragops.testing import checkpoint, launches, targets, turns
-from ragops.testing.targets import Series, Timed
+from ragops.reranker import model as models
 
 ROOT = Path(__file__).parents[2]
 LIMIT = GemmPeak("float32", 0.88e9, 2, (Gemm("float32", 0.13), Gemm("int8", None, "no kernel")))
@@ -27,7 +27,7 @@ CALL = Timed(20.0, 5, 1775, 1700, (0.9, 0.5, 0.1, 0.2, 0.3), 0.25)
 @pytest.fixture
 def rig(here, fake, machine, model_folder):
     model = models.describe(model_folder)
-    return turns.Rig(fake, "vllm-cpu:latest", machine, model, model)
+    return alternating.Rig(fake, "vllm-cpu:latest", machine, model, model)
 
 
 class TestRecipe:
@@ -43,8 +43,8 @@ class TestRecipe:
         assert recipe.image == ours.image
 
     def test_what_is_mended_is_said(self):
-        assert "--task" not in turns.RECIPE
-        assert "--task score" in turns.MENDED
+        assert "--task" not in alternating.RECIPE
+        assert "--task score" in alternating.MENDED
 
 
 class TestServer:
@@ -56,8 +56,8 @@ class TestServer:
             assert fake.container(name).status == "running"
             return reply
 
-        monkeypatch.setattr(turns, "_sent", sent)
-        server = turns.Server(fake, name, "http://127.0.0.1:9/v1", "m", 1.0)
+        monkeypatch.setattr(alternating, "_sent", sent)
+        server = alternating.Server(fake, name, "http://127.0.0.1:9/v1", "m", 1.0)
         request = type("R", (), {"documents": ("a", "b")})()
         try:
             return server.ask(request)
@@ -91,11 +91,11 @@ def test_no_launch_gets_a_text_twice_as_its_prefix_cache_would_answer(rig, monke
 
         yield SimpleNamespace(name=spec.name, ready=9.0, ask=ask)
 
-    monkeypatch.setattr(turns.Rig, "up", up)
-    monkeypatch.setattr(turns.Rig, "limit", lambda *_: LIMIT)
-    monkeypatch.setattr(turns.Rig, "origin", lambda *_: None)
+    monkeypatch.setattr(alternating.Rig, "up", up)
+    monkeypatch.setattr(alternating.Rig, "limit", lambda *_: LIMIT)
+    monkeypatch.setattr(alternating.Rig, "origin", lambda *_: None)
     assert len(launches.measured(rig).series) >= 4
-    assert {name.removeprefix(f"{turns.PREFIX}-") for name in seen} == {"default", "recipe", "int8"}
+    assert {name.removeprefix(f"{alternating.PREFIX}-") for name in seen} == {"default", "recipe", "int8"}
     assert all(len(texts) == len(set(texts)) for texts in seen.values())
 
 
@@ -103,7 +103,7 @@ def test_a_server_that_does_not_start_is_an_answer(rig, monkeypatch):
     def refuse(*_):
         raise LaunchError("int8 ended", evidence="no kernel")
 
-    monkeypatch.setattr(turns.Rig, "up", refuse)
+    monkeypatch.setattr(alternating.Rig, "up", refuse)
     assert launches._int8(rig, None, ()) == ((), (), "int8 ended - no kernel")
 
 
@@ -145,7 +145,7 @@ class TestPage:
             origin=Provenance(cpu_model="A CPU", memory_bytes=2**34, model="m", model_is_stand_in="random"),
             seconds=600,
             limit=LIMIT,
-            recipe_is_mended=turns.MENDED,
+            recipe_is_mended=alternating.MENDED,
             launches=(launches.Launch("default", ("--dtype", "float32"), (90.0, 40.0)),),
             series=(default, recipe),
             targets=(targets.against_recipe(default, recipe, LIMIT), targets.second_start(90, 40)),

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from ragops import limit
-from ragops import model as models
+from ragops.bench import measure
+from ragops.docker.objects import ExecResult
 from ragops.errors import BenchError
-from ragops.state import ExecResult
+from ragops.reranker import model as models
 
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -30,18 +30,18 @@ def qwen3(model_folder):
 
 
 def test_shapes_are_those_of_the_model(qwen3):
-    assert limit.shapes(qwen3) == (
+    assert measure.shapes(qwen3) == (
         (1024, 2048 + 2 * 1024, 28),
         (2048, 1024, 28),
         (1024, 2 * 3072, 28),
         (3072, 1024, 28),
     )
-    assert limit.flop_per_token(limit.shapes(qwen3)) == pytest.approx(2 * 440.4e6, rel=0.001)
+    assert measure.flop_per_token(measure.shapes(qwen3)) == pytest.approx(2 * 440.4e6, rel=0.001)
 
 
 def test_an_encoder_has_no_gate(model_folder):
     model = models.describe(model_folder)
-    assert limit.shapes(model) == ((64, 192, 2), (64, 64, 2), (64, 256, 2), (256, 64, 2))
+    assert measure.shapes(model) == ((64, 192, 2), (64, 64, 2), (64, 256, 2), (256, 64, 2))
 
 
 def test_it_is_measured_on_the_rerankers_cpus_and_nothing_is_left(fake, qwen3):
@@ -54,12 +54,12 @@ def test_it_is_measured_on_the_rerankers_cpus_and_nothing_is_left(fake, qwen3):
         return ExecResult(0, json.dumps({"threads": 3, "gemms": gemms}), "")
 
     fake.respond = respond
-    found = limit.measure(fake, "vllm-cpu:latest", qwen3, "bfloat16", "1-3", 3)
+    found = measure.measure(fake, "vllm-cpu:latest", qwen3, "bfloat16", "1-3", 3)
     ((spec, argv, order),) = asked
     assert (spec.cpuset_cpus, spec.network, spec.role) == ("1-3", "none", "probe")
     assert argv[:2] == ("python3", "-c")
     assert order["threads"] == 3
-    assert [tuple(shape) for shape in order["shapes"]] == list(limit.shapes(qwen3))
+    assert [tuple(shape) for shape in order["shapes"]] == list(measure.shapes(qwen3))
     assert found.tokens_per_s == pytest.approx(2.6e12 / 0.8808e9, rel=0.001)
     assert [(one.dtype, one.tflops, one.error) for one in found.gemms][2] == ("int8", None, "no kernel")
     assert found.threads == 3
@@ -71,7 +71,7 @@ def test_an_image_without_torch_is_told(fake, qwen3):
     fake.add_image("busy:1")
     fake.respond = lambda *_: ExecResult(1, "", "ModuleNotFoundError: No module named 'torch'")
     with pytest.raises(BenchError, match="limit could not be measured") as caught:
-        limit.measure(fake, "busy:1", qwen3, "bfloat16", "0", 1)
+        measure.measure(fake, "busy:1", qwen3, "bfloat16", "0", 1)
     assert "torch" in caught.value.evidence
     assert fake.containers() == ()
 
@@ -82,4 +82,4 @@ def test_a_model_that_does_not_tell_its_shape(model_folder):
     del config["num_attention_heads"]
     (model_folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BenchError, match="shape"):
-        limit.shapes(model)
+        measure.shapes(model)

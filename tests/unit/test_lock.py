@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from ragops.errors import LockedError
-from ragops.lock import held
+from ragops.stack.lock import held
 
 HOLDER = """
 import sys, pathlib
-from ragops.lock import held
+from ragops.stack.lock import held
 with held(pathlib.Path(sys.argv[1]), "unix:///a", "stack"):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ragops import minilm
+from ragops.configuration import Reranker, Stack
 from ragops.errors import ModelError
-from ragops.model import describe, fingerprint, named_folder, resolve
-from ragops.stack import Reranker, Stack
+from ragops.reranker import files as minilm
+from ragops.reranker.files import fingerprint
+from ragops.reranker.model import describe, named_folder, resolve
 
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],

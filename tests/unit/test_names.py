@@ -3,7 +3,7 @@
 import pytest
 
 from ragops.ragflow import releases
-from ragops.ragflow.names import assumed, sent, trouble
+from ragops.ragflow.request import assumed, sent, trouble
 
 OLD, NEW = releases.of("v0.26.3"), releases.of("v0.26.4")
 

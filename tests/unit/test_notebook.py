@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from ragops import Plan, RagopsError, Stack, bench, notebook, planning, progress, site
-from ragops.actions import CreateNetwork
-from ragops.container import LABEL
+from ragops import Plan, RagopsError, Stack, bench, notebook, progress
+from ragops.configuration import Ragflow
+from ragops.docker.objects import LABEL, ContainerState
 from ragops.ragflow.discovery import DEMO
-from ragops.stack import Ragflow
-from ragops.state import ContainerState
+from ragops.stack import plan as planning
+from ragops.stack.plan import CreateNetwork
+from tools import site
 
 PLAN = Plan((CreateNetwork(planning.network_spec(Stack().network)),))
 
@@ -182,7 +183,7 @@ def benchmark(monkeypatch):
                 break
         return folder
 
-    monkeypatch.setattr("ragops.measure.benchmark", run)
+    monkeypatch.setattr("ragops.bench.measure.benchmark", run)
 
 
 def test_a_benchmark_ends_in_one_line_with_counts_and_the_folder(benchmark, config, shown):
@@ -195,7 +196,7 @@ def test_a_benchmark_that_fails_at_once_has_no_folder(monkeypatch, config, shown
     def fail(*_, **__):
         raise RagopsError("not ready")
 
-    monkeypatch.setattr("ragops.measure.benchmark", fail)
+    monkeypatch.setattr("ragops.bench.measure.benchmark", fail)
     with pytest.raises(RagopsError, match="not ready"):
         asyncio.run(notebook.benchmark(Stack(), config))
     assert shown[0].startswith("load: no request was sent")
@@ -233,14 +234,16 @@ def test_an_interrupted_cell_ends_the_run_too(benchmark, config, shown):
 @pytest.mark.parametrize("role", [DEMO, ""])
 def test_nothing_is_registered_in_the_demo_client_nor_unconfirmed(monkeypatch, role):
     monkeypatch.setattr("ragops.notebook.connect", lambda: engine(container("a", role=role)))
-    monkeypatch.setattr("ragops.registration.register", lambda *_: pytest.fail("registered"))
+    monkeypatch.setattr("ragops.stack.registration.register", lambda *_: pytest.fail("registered"))
     assert ("REGISTER" in str(notebook.register(Stack(), confirmed=False))) == (not role)
 
 
 def test_it_is_registered_when_confirmed(monkeypatch):
     calls = []
     monkeypatch.setattr("ragops.notebook.connect", lambda: engine(container("a")))
-    monkeypatch.setattr("ragops.registration.register", lambda *given: calls.append(given) or "registered")
+    monkeypatch.setattr(
+        "ragops.stack.registration.register", lambda *given: calls.append(given) or "registered"
+    )
     monkeypatch.setenv("RAGOPS_RAGFLOW_TOKEN", "ragflow-secret")
     assert notebook.register(Stack(), confirmed=True) == "registered"
     (stack, token) = calls[0]

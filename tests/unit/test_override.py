@@ -6,12 +6,12 @@ import io
 import pytest
 from ruamel.yaml import YAML
 
+from ragops.configuration import Network
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
 from ragops.errors import RagflowError
-from ragops.ragflow import compose
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.stack import Network
-from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
-from ragops.testing.fake_engine import FakeEngine
+from ragops.stack import override as compose
+from tests.support.fake_engine import FakeEngine
 
 NETWORK = Network()
 LABEL = "com.docker.compose"

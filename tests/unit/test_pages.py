@@ -103,7 +103,7 @@ def test_files_that_start_a_reranker_have_no_faults(machine):
 
 def test_a_reranker_of_ones_own_is_verified_but_not_touched(here, serving, ragflow):
     network, declared = "ragflow-rerank", ragops.load_stack()
-    serving.create_network(ragops.container.NetworkSpec(network))
+    serving.create_network(ragops.docker.objects.NetworkSpec(network))
     serving.add_container("ragflow-vllm-reranker", network=network, image="vllm/vllm-openai:v0.29.0")
     ragops.connect(declared, ragflow, serving)
     assert ragops.verify(declared, serving).ok

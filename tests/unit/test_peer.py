@@ -14,12 +14,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks import side_by_side
+from benchmarks.data import peer
+from benchmarks.peer import spec
 from ragops import cli
-from ragops.bench import Agreement, compare, figures, load_run, synthetic, wire
-from ragops.data import peer
+from ragops.bench import compare_runs, wire
+from ragops.bench.compare import Agreement
+from ragops.bench.records import load_run
+from ragops.bench.statistics import figures
+from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
-from ragops.testing import side_by_side
-from ragops.testing.peer import spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,7 +198,7 @@ def test_the_recorded_comparison_is_that_of_its_runs(capsys, monkeypatch):
         assert row.documents_per_s == pytest.approx(side["documents_per_s"], abs=1e-6)
         assert run.info.order.skipped == made["stand_in"]
     side_by_side.gate(Agreement(**made["agreement"]))
-    assert [str(row) for row in compare(*runs).ratios] == [row["ratio"] for row in made["ratios"]]
+    assert [str(row) for row in compare_runs(*runs).ratios] == [row["ratio"] for row in made["ratios"]]
     assert cli.main(["compare", *(run.path.name for run in runs), "--results", str(ROOT / "results")]) == 0
     assert "B / A" in capsys.readouterr().out
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")

@@ -6,22 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragops.container import LABEL, ContainerSpec, Mount
+from ragops.configuration import Network, Ragflow, Reranker, Stack
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, LABEL, ContainerSpec, Mount
 from ragops.errors import EngineError, InUseError, RagflowError, StackError
-from ragops.planning import (
-    Plan,
-    apply,
-    moves_route,
-    observe,
-    plan_connect,
-    plan_down,
-    plan_purge,
-    plan_up,
-)
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.stack import Network, Ragflow, Reranker, Stack
-from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
-from ragops.testing.fake_engine import FakeEngine
+from ragops.stack.plan import Plan, apply, moves_route, observe, plan_connect, plan_down, plan_purge, plan_up
+from tests.support.fake_engine import FakeEngine
 
 STACK = Stack()
 NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from ragops import private_engine
 from ragops.errors import EngineError
+from tools import private_engine
 
 
 @pytest.fixture

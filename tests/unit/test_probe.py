@@ -15,10 +15,10 @@ import pytest
 
 from ragops.checks import probe
 from ragops.data import __file__ as data
+from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
 from ragops.ragflow.request import RerankRequest
-from ragops.state import ExecResult
-from ragops.testing.stub import Behaviour, StubReranker
+from tests.support.stub import Behaviour, StubReranker
 
 PROGRAM = Path(data).parent / "probe.py"
 REQUEST = RerankRequest("stub-reranker")

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ragops import cli, quantize, sizing, verbs
-from ragops import model as models
-from ragops.checks import folder
+from ragops import cli
+from ragops.checks import doctor
+from ragops.configuration import Stack
+from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError, ImageError, ModelError
-from ragops.stack import Stack
-from ragops.state import ExecResult
+from ragops.reranker import files, int8, sizing
+from ragops.reranker import model as models
+from ragops.stack import verbs
 
 IMAGE = "vllm-cpu:latest"
 SAID = json.dumps({"linear": 14, "compressed_tensors": "0.17.0"})
@@ -55,18 +57,18 @@ def program(fake):
 
 
 def make(fake, folder, **fields):
-    return quantize.int8(folder, engine=fake, image=IMAGE, **fields)
+    return int8.int8(folder, engine=fake, image=IMAGE, **fields)
 
 
 class TestMade:
     def test_beside_the_model_which_is_only_read(self, fake, program, model_folder):
-        before = models.fingerprint(model_folder)
+        before = files.fingerprint(model_folder)
         made = make(fake, model_folder)
         assert made == model_folder.with_name("tiny-int8")
         ((spec, _),) = program
         assert [(one.target, one.read_only) for one in spec.mounts] == [("/model", True), ("/made", False)]
         assert spec.network == "none"
-        assert models.fingerprint(model_folder) == before
+        assert files.fingerprint(model_folder) == before
         assert sorted(one.name for one in made.parent.iterdir()) == ["tiny", "tiny-int8"]
         assert fake.containers() == ()
 
@@ -88,8 +90,8 @@ class TestMade:
         configured(model_folder, vocab_size=7)
         made = make(fake, model_folder)
         assert len(program) == 2
-        record = json.loads((made / quantize.RECORD).read_text())
-        assert record["source_sha256"] == models.fingerprint(model_folder)
+        record = json.loads((made / int8.RECORD).read_text())
+        assert record["source_sha256"] == files.fingerprint(model_folder)
         assert sorted(one.name for one in made.parent.iterdir()) == ["tiny", "tiny-int8"]
 
     def test_in_our_own_folder_where_nobody_may_write(self, fake, program, here, model_folder, monkeypatch):
@@ -169,7 +171,7 @@ class TestFailed:
 
     def test_an_image_that_is_not_there(self, fake, model_folder):
         with pytest.raises(EngineError):
-            quantize.int8(model_folder, engine=fake, image="none:1")
+            int8.int8(model_folder, engine=fake, image="none:1")
         assert left(model_folder) == ["tiny"]
 
 
@@ -193,8 +195,8 @@ class TestServed:
     @pytest.mark.parametrize("feature", ["avx512_vnni", "avx_vnni", "amx_int8", "asimddp"])
     def test_a_processor_that_sums_int8_without_overflow(self, machine, feature):
         plain = dataclasses.replace(machine, features=frozenset({"avx2"}))
-        assert "sums overflow" in quantize.unfit(plain)
-        assert quantize.unfit(dataclasses.replace(machine, features=frozenset({"avx2", feature}))) == ""
+        assert "sums overflow" in int8.unfit(plain)
+        assert int8.unfit(dataclasses.replace(machine, features=frozenset({"avx2", feature}))) == ""
 
     def test_plan_says_when_scores_will_be_wrong(self, here, fake, model):
         fake.add_image(IMAGE)
@@ -204,15 +206,17 @@ class TestServed:
 def test_doctor_says_so_before_it_is_served(here, model_folder, machine):
     i8(model_folder / "model.safetensors", 40, 100)
     configured(model_folder, quantization_config=METHOD)
-    found = {check.name: check for check in folder.check(Stack(), machine, running=False)}
+    found = {check.name: check for check in doctor.check_model_folder(Stack(), machine, running=False)}
     assert found["model"].status == "fail"
     assert "sums overflow" in found["model"].detail
     able = dataclasses.replace(machine, features=machine.features | {"avx512_vnni"})
-    assert next(folder.check(Stack(), able, running=False)).status == "warn"  # an encoder stands in
+    assert (
+        next(doctor.check_model_folder(Stack(), able, running=False)).status == "warn"
+    )  # an encoder stands in
 
 
 def test_the_command_prints_the_folder(each_host, here, fake, program, model_folder, monkeypatch, capsys):
-    monkeypatch.setattr("ragops.host.read_host", lambda: each_host)
+    monkeypatch.setattr("ragops.reranker.host.read_host", lambda: each_host)
     assert cli.main(["int8"]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{model_folder.with_name('tiny-int8')}\n"

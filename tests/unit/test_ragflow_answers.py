@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragops.ragflow.answers import Request, Response, explain, refused
+from ragops.ragflow.api import Request, Response, explain, refused
 from ragops.ragflow.failures import FAILURES
 
 DATA = Path(__file__).parents[1] / "data" / "ragflow"

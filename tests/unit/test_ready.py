@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from ragops import ready
-from ragops.container import ContainerSpec, HealthCheck
+from ragops.docker.objects import ContainerSpec, ExecResult, HealthCheck
 from ragops.errors import EngineError, LaunchError
-from ragops.state import ExecResult
+from ragops.stack import ready
 
 NAME = "reranker"
 LISTENS = "INFO Application startup complete."

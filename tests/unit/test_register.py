@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ragops import registration
+from ragops.configuration import Ragflow, Stack
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
-from ragops.ragflow.answers import Response
-from ragops.ragflow.api import Api
-from ragops.ragflow.register import RegistrationSpec, manual_entry
-from ragops.ragflow.secret import Secret
-from ragops.stack import Ragflow, Stack
-from ragops.testing.contract import RagflowServer, World
-from ragops.testing.contract.world import Instance, Llm, Model
-from ragops.testing.stub import Behaviour, StubReranker
+from ragops.ragflow.api import Api, Response, Secret
+from ragops.ragflow.providers import RegistrationSpec, manual_entry
+from ragops.stack import registration
+from tests.support.contract.api import RagflowServer
+from tests.support.contract.state import Instance, Llm, Model, World
+from tests.support.stub import Behaviour, StubReranker
 
 MODEL = "qwen3-reranker-0.6b"
 RELEASES = ("v0.24.0", "v0.25.0", "v0.25.6", "v0.26.0", "v0.26.4", "v0.27.0")
@@ -444,7 +442,7 @@ def test_broken_kept_file_is_told(newest, spec, home):
 
 
 def test_read_back_that_differs_is_told(newest, spec, monkeypatch):
-    monkeypatch.setattr("ragops.testing.contract.providers._normalised", lambda url: url + "/other")
+    monkeypatch.setattr("tests.support.contract.providers._normalised", lambda url: url + "/other")
     with pytest.raises(RagflowError):
         register(newest, spec)
 

@@ -8,10 +8,10 @@ import pytest
 
 from ragops.checks import Check, Report
 from ragops.cli.output import as_json
+from ragops.configuration import Stack
 from ragops.errors import EngineError
-from ragops.planning import Plan
-from ragops.stack import Stack
-from ragops.testing.fake_engine import FakeEngine
+from ragops.stack.plan import Plan
+from tests.support.fake_engine import FakeEngine
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragops import cli
-from ragops.bench import Level, Sample, facts, load_run, page, plots, shape, verdict
-from ragops.bench.chapters import sections
+from ragops.bench import judge, plots, report, series
 from ragops.bench.plots.frame import LOOKS, distribute
-from ragops.bench.records import Gemm, GemmPeak
+from ragops.bench.records import Gemm, GemmPeak, Level, Sample, load_run
+from ragops.bench.report import sections
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -43,12 +43,12 @@ class Read(HTMLParser):
 
 @pytest.fixture(scope="module")
 def shown():
-    return page.page(LOAD)
+    return report.page(LOAD)
 
 
 @pytest.fixture(scope="module")
 def sizes():
-    return page.page(SIZES)
+    return report.page(SIZES)
 
 
 def words(text):
@@ -77,7 +77,7 @@ def test_ids_are_single_and_every_reference_finds_one(shown):
 
 def test_verdict_comes_first_then_what_stands_in(shown, sizes):
     text = words(shown).split("report ", 1)[1]
-    assert text.startswith(f"{LOAD.path.name} {facts.headline(LOAD)}")
+    assert text.startswith(f"{LOAD.path.name} {report.headline_facts(LOAD)}")
     assert "substitute model: a real bi-encoder" in text.split("How slow")[0]
     assert "Substitute model: a real bi-encoder" in words(sizes).split("How slow")[0]
 
@@ -92,7 +92,7 @@ def test_every_figure_has_words_and_its_numbers(shown):
 
 def test_words_for_a_figure_come_from_the_data(shown):
     tail = Read(shown).labels[0]
-    row = shape.by_load(LOAD)[0]
+    row = series.by_load(LOAD)[0]
     assert f"1 client (n=120): p50 {row.latency[0]}, p90 {row.latency[1]}, p95 {row.latency[2]}." in tail
     assert "30 s" in tail
 
@@ -111,7 +111,7 @@ def test_origin_is_whole(shown):
 def test_what_has_no_data_is_left_out_with_a_reason(shown, sizes):
     assert "are not a grid of documents by lengths" in words(shown)
     assert "there is no throughput" in words(sizes)
-    empty = page.page(BARE)
+    empty = report.page(BARE)
     assert "<svg " not in empty
     for said in ("No request was measured", "No request was successful", "No request was sent"):
         assert said in words(empty)
@@ -160,7 +160,7 @@ def _luminance(colour):
 def test_what_others_wrote_is_text_not_markup():
     made = replace(SIZES.info.provenance, machine="<b>x</b>", model_is_stand_in="<script>alert(1)</script>")
     run = replace(SIZES, info=replace(SIZES.info, provenance=made))
-    text = page.page(replace(run, requests=())) + plots.svg(plots.latency_map(run))
+    text = report.page(replace(run, requests=())) + plots.svg(plots.latency_map(run))
     assert "<script>" not in text
     assert "<b>x" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -186,39 +186,41 @@ def test_same_run_same_bytes_in_another_process(sizes, tmp_path):
 
 
 def test_what_a_run_does_not_show_follows_from_it():
-    said = " ".join(facts.not_shown(LOAD))
+    said = " ".join(report.not_shown(LOAD))
     assert "p95, p99." in said
     assert "112 words" in said
     assert "One repetition" in said
-    assert "no samples were taken" in " ".join(facts.not_shown(BARE))
-    assert "Several concurrent clients were not measured." in facts.not_shown(SIZES)
+    assert "no samples were taken" in " ".join(report.not_shown(BARE))
+    assert "Several concurrent clients were not measured." in report.not_shown(SIZES)
     whole = replace(LOAD.info, repeats=5, workload=replace(LOAD.info.workload, cut_to=None))
-    assert "One repetition" not in " ".join(facts.not_shown(replace(LOAD, info=whole)))
+    assert "One repetition" not in " ".join(report.not_shown(replace(LOAD, info=whole)))
 
 
 def test_answers_behind_the_verdict_are_shown():
-    rows = dict(facts.judged(LOAD))
-    found = verdict(LOAD)
+    rows = dict(report.judged(LOAD))
+    found = judge(LOAD)
     assert rows["p95"] == f"fits: {found.p95}"
     assert rows["p99"].startswith("inconclusive: n/a (n=120 < 368)")
-    assert facts.judged(SIZES) == ()
+    assert report.judged(SIZES) == ()
 
 
 def test_the_limit_of_the_machine_is_shown_where_it_was_measured():
     limit = GemmPeak("bfloat16", 1e9, 2, (Gemm("bfloat16", 2.5), Gemm("int8", None, "no kernel")))
     run = replace(LOAD, info=replace(LOAD.info, limit=limit))
     said = "bfloat16 2.50 TFLOP/s, int8: no kernel, so at most 2500 tokens/s"
-    assert dict(facts.origin(run))["matrix multiplication limit"] == said
-    assert "matrix multiplication limit of the machine was not measured" not in " ".join(facts.not_shown(run))
-    assert "matrix multiplication limit of the machine was not measured" in " ".join(facts.not_shown(LOAD))
+    assert dict(report.origin(run))["matrix multiplication limit"] == said
+    assert "matrix multiplication limit of the machine was not measured" not in " ".join(
+        report.not_shown(run)
+    )
+    assert "matrix multiplication limit of the machine was not measured" in " ".join(report.not_shown(LOAD))
 
 
 def test_sizes_are_a_grid_where_each_was_sent():
-    grid = shape.grid_of(SIZES)
+    grid = series.grid_of(SIZES)
     assert (grid.documents, grid.words) == ([8, 32, 64], [16, 40, 72])
     assert {cell.n for cell in grid.cells} == {5}
     assert grid.length(72) == "97 tokens"
-    assert shape.grid_of(LOAD) is None
+    assert series.grid_of(LOAD) is None
     (row,) = [one.rows for one in sections(SIZES)[2].tables]
     assert row[2][3].endswith("(n=5)")
 
@@ -235,12 +237,12 @@ def played(gaps, level="closed-1"):
 
 
 def test_a_stall_is_seen_where_it_was():
-    (found,) = shape.stalls(played([1.0] * 10 + [5.0] + [1.0] * 10))
+    (found,) = series.stalls(played([1.0] * 10 + [5.0] + [1.0] * 10))
     assert (found.start, found.end) == (10.0, 15.0)
-    assert shape.stalls(played([1.0] * 20 + [2.5])) == []
-    assert shape.stalls(played([1.0] * 5 + [50.0])) == []
+    assert series.stalls(played([1.0] * 20 + [2.5])) == []
+    assert series.stalls(played([1.0] * 5 + [50.0])) == []
     assert "1 stalls, the longest 5 s" in sections(played([1.0] * 10 + [5.0] + [1.0] * 10))[4].text
-    assert shape.stalls(LOAD) == []
+    assert series.stalls(LOAD) == []
 
 
 def test_time_without_requests_is_no_stall():
@@ -250,20 +252,20 @@ def test_time_without_requests_is_no_stall():
         for r in run.requests
         for shift in [60_000_000_000 if r.index > 9 else 0]
     )
-    assert shape.stalls(replace(run, requests=late)) == []
+    assert series.stalls(replace(run, requests=late)) == []
 
 
 def test_knee_is_the_load_with_most_throughput_for_its_latency():
-    rows = shape.by_load(LOAD)
+    rows = series.by_load(LOAD)
     power = [row.documents_per_s / row.latency[0].value for row in rows]
-    assert shape.knee(rows) is rows[power.index(max(power))]
-    assert shape.knee(rows[:2]) is None
+    assert series.knee(rows) is rows[power.index(max(power))]
+    assert series.knee(rows[:2]) is None
 
 
 def test_throttling_is_told():
     samples = [Sample(n * 10**9, n * 10**9, n * 250_000_000) for n in range(5)]
     run = replace(LOAD, samples=tuple(samples))
-    assert shape.cpu_use(run) == (1.0, 0.25)
+    assert series.cpu_use(run) == (1.0, 0.25)
     assert "1.00 cores in use on average, throttled for 25.0% of the time" in sections(run)[4].text
     assert "not throttled" in sections(LOAD)[4].text
     assert "CPU was not sampled" in sections(replace(LOAD, samples=()))[4].text
@@ -280,7 +282,7 @@ def test_throttling_is_told():
     ],
 )
 def test_loads_have_names_in_words(level, name):
-    assert shape.load_name(level) == name
+    assert series.load_name(level) == name
 
 
 # --- figures
@@ -346,7 +348,7 @@ def test_command_writes_page_and_figures(capsys, tmp_path, monkeypatch):
 
 
 def test_command_as_json(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "sections", lambda run: sections(replace(run, requests=()))[1:2])
+    monkeypatch.setattr(report, "sections", lambda run: sections(replace(run, requests=()))[1:2])
     code, out, _ = said(capsys, SIZES.path, "--out", tmp_path / "a" / "page.html", "--json")
     found = json.loads(out)
     assert (code, found["page"], found["run"]) == (0, str(tmp_path / "a" / "page.html"), SIZES.path.name)
@@ -354,7 +356,7 @@ def test_command_as_json(capsys, tmp_path, monkeypatch):
 
 
 def test_command_leaves_nothing_half_made(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "sections", lambda _: ())
+    monkeypatch.setattr(report, "sections", lambda _: ())
     (tmp_path / "page.html").mkdir()
     code, _, err = said(capsys, SIZES.path, "--out", tmp_path / "page.html")
     assert code == 1

@@ -11,8 +11,9 @@ from typing import get_args
 import jinja2
 import pytest
 
-from ragops import golden
-from ragops.checks import faults, probe, questions, scores, texts
+from benchmarks.calibrate import catch, gate, play
+from ragops.checks import golden, probe, questions, rules
+from ragops.checks import questions as texts
 from ragops.checks.measures import (
     Judged,
     accuracy,
@@ -25,13 +26,12 @@ from ragops.checks.measures import (
 )
 from ragops.checks.probe import Reply
 from ragops.checks.questions import Expected
+from ragops.configuration import Ragflow
+from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
 from ragops.ragflow import discovery
-from ragops.stack import Ragflow
-from ragops.state import ExecResult
-from ragops.testing import impostors
-from ragops.testing.calibrate import catch, gate, play
-from ragops.testing.stub import Behaviour, StubReranker
+from tests.support import faulty_scorers
+from tests.support.stub import Behaviour, StubReranker
 
 MINILM = Expected("stub-reranker", "embedding", 256, "a real bi-encoder")
 CROSS = Expected("stub-reranker", "cross-encoder", 512)
@@ -244,7 +244,7 @@ def said(*replies, expected=MINILM):
     """A transcript of a plan with one ranking of two documents, and nothing counted."""
     one = questions.Ranking("pair", "q", ("a", "b"), 2)
     asked = questions.Plan((), (), (one,) * max(1, len(replies)), len(replies))
-    return scores.judge(expected, questions.read(asked, replies), "box")
+    return rules.judge(expected, questions.read(asked, replies), "box")
 
 
 def results(*pairs, **more):
@@ -288,7 +288,7 @@ class TestReplies:
         asked = questions.plan(CROSS)
         replies = [Reply(404, "")] * len(asked.counted)
         replies += [without_usage(reply) for reply in stub_replies(CROSS, "healthy")[len(asked.counted) :]]
-        checks = scores.judge(CROSS, questions.read(asked, replies))
+        checks = rules.judge(CROSS, questions.read(asked, replies))
         assert [one.status for one in checks] == ["ok", "ok", "skip", *["ok"] * 5]
 
     def test_what_there_was_no_time_for_is_said(self):
@@ -298,7 +298,7 @@ class TestReplies:
         early = replies[: len(asked.counted) + 1 + first + 12]
         seen = questions.read(asked, early)
         assert seen.unasked == len(asked.rankings) - first - 12
-        checks = scores.judge(QWEN, seen)
+        checks = rules.judge(QWEN, seen)
         assert [one.status for one in checks] == ["ok", "ok", "ok", "ok", "ok", "warn", "ok", "skip"]
         assert "too slow" in checks[5].detail
 
@@ -335,7 +335,7 @@ def without_usage(reply):
 
 class TestImpostors:
     def test_all_are_tried(self):
-        assert set(CAUSES) == set(impostors.IMPOSTORS)
+        assert set(CAUSES) == set(faulty_scorers.IMPOSTORS)
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
     def test_the_healthy_one_is_believed(self, expected):
@@ -344,7 +344,7 @@ class TestImpostors:
         assert [one.status for one in checks] == ["ok", "ok", prompted, *["ok"] * 5]
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
-    @pytest.mark.parametrize("who", impostors.IMPOSTORS)
+    @pytest.mark.parametrize("who", faulty_scorers.IMPOSTORS)
     def test_each_is_caught_and_its_cause_named(self, who, expected):
         found = failure(gate(dataclasses.replace(healthy(expected), impostor=who), expected))
         name, cause = (CAUSES | (WITH_A_PROMPT if expected is QWEN else {}))[who]
@@ -362,7 +362,7 @@ class TestImpostors:
         assert "no time for 18 more questions: ragops verify --full" in detail
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
-    @pytest.mark.parametrize("who", impostors.IMPOSTORS)
+    @pytest.mark.parametrize("who", faulty_scorers.IMPOSTORS)
     def test_a_slow_impostor_is_caught_by_the_same_check(self, who, expected):
         found = failure(gate(dataclasses.replace(healthy(expected), impostor=who), expected, needed=True))
         assert found.name == (CAUSES | (WITH_A_PROMPT if expected is QWEN else {}))[who][0]
@@ -373,13 +373,13 @@ class TestImpostors:
         items = [one for one in asked.rankings[: asked.needed] if one.purpose == "golden"]
         answers = [answered(one, upside_down=number in {3, 7}) for number, one in enumerate(items)]
         few = questions.Transcript(tuple(answers), unasked=18)
-        found = faults.order(MINILM, few)
+        found = rules.order(MINILM, few)
         assert found.status == "warn"
         assert "too few queries to tell: pairwise accuracy 0.8" in found.detail
         assert "on 12 queries in English (needs 0.85;" in found.detail
         assert found.remedy == "ragops verify --full"
         many = questions.Transcript(tuple(answers) * 2)
-        assert faults.order(MINILM, many).status == "ok"
+        assert rules.order(MINILM, many).status == "ok"
 
     @pytest.mark.parametrize("who", ["shuffled", "random", "noise", "nan", "generative", "blind"])
     def test_whatever_the_seed(self, who):
@@ -420,7 +420,7 @@ class TestImpostors:
             else one
             for one in seen.answers
         )
-        last = scores.judge(MINILM, dataclasses.replace(seen, answers=worse))[-1]
+        last = rules.judge(MINILM, dataclasses.replace(seen, answers=worse))[-1]
         assert last.status == "warn"
         assert "pairwise accuracy 0.00" in last.detail
 
@@ -433,14 +433,14 @@ class TestImpostors:
             else one
             for one in seen.answers
         )
-        checks = scores.judge(QWEN, dataclasses.replace(seen, answers=unread))
-        assert measure(dataclasses.replace(seen, answers=unread).judged("golden")).accuracy > faults.NEEDED
+        checks = rules.judge(QWEN, dataclasses.replace(seen, answers=unread))
+        assert measure(dataclasses.replace(seen, answers=unread).judged("golden")).accuracy > rules.NEEDED
         assert f"languages are lost ({lost} 0." in failure(checks).detail
 
     def test_a_gateway_that_loses_characters_everywhere_is_told_by_its_counts(self):
         seen = play(healthy(CROSS), CROSS)
         counts = {**seen.counts, texts.LETTERS[0]: seen.counts[texts.LETTERS_BARE]}
-        found = failure(scores.judge(CROSS, dataclasses.replace(seen, counts=counts)))
+        found = failure(rules.judge(CROSS, dataclasses.replace(seen, counts=counts)))
         assert "characters are lost" in found.detail
 
     @pytest.mark.parametrize("base", [1e-7, 1.0])
@@ -453,7 +453,7 @@ class TestImpostors:
             else one
             for one in seen.answers
         )
-        checks = scores.judge(CROSS, dataclasses.replace(seen, answers=sure))
+        checks = rules.judge(CROSS, dataclasses.replace(seen, answers=sure))
         assert [one for one in checks if one.status == "fail"] == []
 
     @pytest.mark.parametrize(("base", "status"), [(2e-4, "fail"), (1.05e-4, "ok")])
@@ -464,7 +464,7 @@ class TestImpostors:
             dataclasses.replace(one, rows=((0, base), (1, base))) if one.ranking.purpose == "pair" else one
             for one in seen.answers
         )
-        checks = scores.judge(QWEN, dataclasses.replace(seen, answers=pair, direct=(1e-4, 1e-4)))
+        checks = rules.judge(QWEN, dataclasses.replace(seen, answers=pair, direct=(1e-4, 1e-4)))
         assert checks[2].status == status
 
     def test_rows_in_any_order_are_believed(self):
@@ -473,19 +473,19 @@ class TestImpostors:
         sorted_by_index = tuple(
             dataclasses.replace(one, rows=tuple(sorted(one.rows))) for one in seen.answers
         )
-        checks = scores.judge(MINILM, dataclasses.replace(seen, answers=sorted_by_index))
+        checks = rules.judge(MINILM, dataclasses.replace(seen, answers=sorted_by_index))
         assert [one for one in checks if one.status == "fail"] == []
 
     def test_bfloat16_is_believed(self):
         seen = play(healthy(QWEN), QWEN)
-        chance = impostors.chance("bfloat16")
+        chance = faulty_scorers.chance("bfloat16")
         rough = tuple(
             dataclasses.replace(
                 one, rows=tuple((index, score + chance.uniform(-0.005, 0.005)) for index, score in one.rows)
             )
             for one in seen.answers
         )
-        checks = scores.judge(QWEN, dataclasses.replace(seen, answers=rough))
+        checks = rules.judge(QWEN, dataclasses.replace(seen, answers=rough))
         assert [one for one in checks if one.status == "fail"] == []
 
     def test_a_long_call_that_is_refused_is_told_by_its_length(self):
@@ -496,7 +496,7 @@ class TestImpostors:
             else one
             for one in seen.answers
         )
-        found = failure(scores.judge(MINILM, dataclasses.replace(seen, answers=refused)))
+        found = failure(rules.judge(MINILM, dataclasses.replace(seen, answers=refused)))
         assert "no scores for 70 documents in one call: HTTP 503: queue is full" in found.detail
 
     def test_equal_documents_that_score_otherwise(self):
@@ -508,7 +508,7 @@ class TestImpostors:
             else one
             for one in seen.answers
         )
-        found = failure(scores.judge(MINILM, dataclasses.replace(seen, answers=apart)))
+        found = failure(rules.judge(MINILM, dataclasses.replace(seen, answers=apart)))
         assert "equal documents get" in found.detail
 
     def test_top_n_that_cuts_before_it_sorts(self):
@@ -519,7 +519,7 @@ class TestImpostors:
             else one
             for one in seen.answers
         )
-        found = failure(scores.judge(MINILM, dataclasses.replace(seen, answers=worst)))
+        found = failure(rules.judge(MINILM, dataclasses.replace(seen, answers=worst)))
         assert "top_n cuts before sorting" in found.detail
 
 
@@ -544,7 +544,7 @@ class TestFromInside:
     @pytest.mark.parametrize("expected", [MINILM, QWEN], ids=lambda one: one.kind)
     def test_over_real_sockets(self, fake, found, expected):
         with StubReranker(healthy(expected)) as stub:
-            checks = scores.check(fake, found, "vllm-cpu:latest", stub.base_url, expected)
+            checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, expected)
             calls = stub.calls
         assert not [one for one in checks if one.status in {"fail", "warn"}]
         assert {one.where for one in checks} == {found.name}
@@ -553,13 +553,13 @@ class TestFromInside:
 
     def test_nan_passes_the_wire(self, fake, found):
         with StubReranker(Behaviour(impostor="nan")) as stub:
-            checks = scores.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
+            checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
         assert "NaN" in failure(checks).detail
 
     def test_a_server_that_is_gone(self, fake, found):
         with StubReranker() as stub:
             url = stub.base_url
-        checks = scores.check(fake, found, "vllm-cpu:latest", url, MINILM)
+        checks = rules.check(fake, found, "vllm-cpu:latest", url, MINILM)
         assert "no question was answered" in failure(checks).detail
 
     def test_no_time_is_no_answer(self, fake, found):
@@ -585,11 +585,11 @@ class TestFromInside:
         assert list(map(len, told)) == [3, 5, 0]
 
     def test_a_slow_server_is_asked_what_is_needed(self, fake, found, monkeypatch):
-        monkeypatch.setattr(scores, "SPARE", 0.0)
+        monkeypatch.setattr(rules, "SPARE", 0.0)
         with StubReranker(healthy(MINILM)) as stub:
-            checks = scores.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
+            checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
             asked = len(stub.calls)
-            scores.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM, full=True)
+            rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM, full=True)
             every = len(stub.calls) - asked
         assert not [one for one in checks if one.status in {"fail", "warn"}]
         assert asked == questions.plan(MINILM).needed
@@ -599,14 +599,14 @@ class TestFromInside:
         inside = fake.respond
         fake.respond = lambda box, argv, stdin: None if box.name == found.name else inside(box, argv, stdin)
         with StubReranker(healthy(MINILM)) as stub:
-            checks = scores.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
+            checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
         assert not [one for one in checks if one.status == "fail"]
         assert [one.name for one in fake.containers()] == [found.name]
 
     def test_a_container_that_stopped_is_an_error(self, fake, found):
         fake.stop(found.name)
         with pytest.raises(EngineError, match="is not running"):
-            scores.check(fake, found, "vllm-cpu:latest", "http://reranker:8000/v1", MINILM)
+            rules.check(fake, found, "vllm-cpu:latest", "http://reranker:8000/v1", MINILM)
 
 
 class TestMeasured:
@@ -619,16 +619,16 @@ class TestMeasured:
 
     def test_limits_are_those_of_the_gate(self):
         told = {
-            "accuracy": faults.NEEDED,
-            "few": faults.SURE,
-            "in_each": faults.NEEDED_IN_EACH,
-            "rounding": faults.ROUNDING,
-            "narrow": faults.NARROW,
+            "accuracy": rules.NEEDED,
+            "few": rules.SURE,
+            "in_each": rules.NEEDED_IN_EACH,
+            "rounding": rules.ROUNDING,
+            "narrow": rules.NARROW,
         }
         assert self.FOUND["limits"] == told
 
     def test_the_healthy_model_is_far_above_and_chance_far_below(self):
-        needed, resampled, random = faults.NEEDED, self.FOUND["resampled"], self.FOUND["random"]
+        needed, resampled, random = rules.NEEDED, self.FOUND["resampled"], self.FOUND["random"]
         assert random["mean"] + 4 * random["deviation"] < needed < self.FOUND["accuracy"]
         assert random["most"] < needed
         assert self.FOUND["generative"]["most"] < needed
@@ -636,7 +636,7 @@ class TestMeasured:
         assert self.FOUND["floor"] < needed
 
     def test_few_queries_still_tell_them_apart(self):
-        needed, few = faults.SURE, self.FOUND["few"]
+        needed, few = rules.SURE, self.FOUND["few"]
         assert few["queries"] == questions.FEWEST
         assert few["random"]["most"] < needed
         assert few["generative"]["most"] < needed
@@ -646,13 +646,13 @@ class TestMeasured:
 
     def test_rounding_is_far_below_its_limit(self):
         moves = [one[name]["most"] for one in (self.FOUND, self.AMX) for name in ("again", "moved")]
-        assert 5 * max(moves) < faults.ROUNDING
-        assert min(self.FOUND["tail"], self.AMX["tail"]) > faults.ROUNDING
+        assert 5 * max(moves) < rules.ROUNDING
+        assert min(self.FOUND["tail"], self.AMX["tail"]) > rules.ROUNDING
         assert self.AMX["about"]["dtype"] == "bfloat16"
 
     def test_narrow_is_between_the_two(self):
         english = next(one["measures"] for one in self.FOUND["healthy"] if one["lang"] == "en")
-        assert 2 * self.FOUND["generative_spread"]["most"] < faults.NARROW < english["spread"] / 2
+        assert 2 * self.FOUND["generative_spread"]["most"] < rules.NARROW < english["spread"] / 2
 
     def test_the_readme_tells_these_numbers(self):
         text = (files("ragops") / "data/golden/README.md").read_text(encoding="utf-8")
@@ -667,7 +667,7 @@ class TestMeasured:
         assert all(f"{one['measures']['accuracy']:.2f}" in text for one in found["healthy"])
 
     def test_every_impostor_was_caught_with_every_seed(self):
-        assert {one["who"] for one in self.FOUND["impostors"]} == set(impostors.IMPOSTORS)
+        assert {one["who"] for one in self.FOUND["impostors"]} == set(faulty_scorers.IMPOSTORS)
         for one in self.FOUND["impostors"]:
             assert one["caught"] == one["at_least"] == one["draws"] >= 100
             assert one["checks"] == [CAUSES[one["who"]][0]]

@@ -6,16 +6,16 @@ import traceback
 
 import pytest
 
-from ragops import cli, registration
+from ragops import cli
 from ragops.cli.output import as_json
+from ragops.configuration import Ragflow, Stack
 from ragops.errors import RagopsError, StackError
 from ragops.ragflow import api
-from ragops.ragflow.answers import Request
-from ragops.ragflow.register import RegistrationSpec
-from ragops.ragflow.secret import NONE, Secret, mask, read_secret
-from ragops.stack import Ragflow, Stack
-from ragops.testing.contract import RagflowServer
-from ragops.testing.stub import Behaviour, StubReranker
+from ragops.ragflow.api import NONE, Request, Secret, mask, read_secret
+from ragops.ragflow.providers import RegistrationSpec
+from ragops.stack import registration
+from tests.support.contract.api import RagflowServer
+from tests.support.stub import Behaviour, StubReranker
 
 CANARY = "canary-5f1e0c"
 TOKEN, KEY = f"ragflow-{CANARY}-token", f"{CANARY}-key"
@@ -108,9 +108,9 @@ def test_no_secret_is_ever_shown(release, case, tmp_path, monkeypatch, capsys, c
         spec = RegistrationSpec(model, stub.base_url, 8, key=Secret(KEY))
         url = "http://127.0.0.1:9" if case == "no server" else server.url
         if case == "echo":  # a server that repeats what it was sent
-            monkeypatch.setattr("ragops.testing.contract.upstream.QUESTIONS", {"v0.17.0": (KEY, (TOKEN,))})
+            monkeypatch.setattr("tests.support.contract.upstream.QUESTIONS", {"v0.17.0": (KEY, (TOKEN,))})
             monkeypatch.setattr(
-                "ragops.testing.contract.upstream._payload",
+                "tests.support.contract.upstream._payload",
                 lambda *_: {"model": KEY, "query": KEY, "documents": [TOKEN]},
             )
 

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from ragops import vllm
-from ragops.checks import Check, Report, probe, serving
+from ragops.checks import Check, Report, connection, probe
 from ragops.checks.causes import RULES
-from ragops.checks.layers import NEEDS, TABLE, TITLES, stopped_by
-from ragops.checks.probe import LAYERS, Answer, Step
+from ragops.checks.probe import LAYERS, NEEDS, TABLE, TITLES, Answer, Step, stopped_by
 from ragops.data import __file__ as data
+from ragops.docker.objects import ExecResult
 from ragops.ragflow import releases
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.state import ExecResult
-from ragops.testing.faults import FAULTS, spoiled
-from ragops.testing.stub import Behaviour, StubReranker
+from ragops.reranker import options as vllm
+from tests.support.faults import FAULTS, spoiled
+from tests.support.stub import Behaviour, StubReranker
 
 URL = "http://reranker:8000/v1"
 SCORES = ((0, 0.1), (1, 0.9), (2, 0.2))
@@ -28,7 +27,7 @@ HTTP = ("health", "routes", "models", "rerank")
 
 
 def asked(*, url=URL, name="model", known=EMBEDDING, release=releases.NEWEST, proxies=None):
-    return serving.Asked("ragflow-server", url, name, known, releases.of(release), proxies or {})
+    return connection.Asked("ragflow-server", url, name, known, releases.of(release), proxies or {})
 
 
 def answer(failed=None, detail="", **changed):
@@ -46,7 +45,7 @@ def answer(failed=None, detail="", **changed):
 
 
 def judge(found, listens="", **options):
-    return serving.judge(found, asked(**options), listens)
+    return connection.judge_service(found, asked(**options), listens)
 
 
 def only(found, **options):
@@ -92,7 +91,7 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(layer, skipped):
 def test_random_weights_that_say_so_are_not_judged_by_their_order():
     found = answer(scores=((0, 0.9), (1, 0.1), (2, 0.2)))
     assert only(found).name == TITLES["rerank"]
-    checks = serving.judge(found, dataclasses.replace(asked(), trained=False))
+    checks = connection.judge_service(found, dataclasses.replace(asked(), trained=False))
     assert {check.status for check in checks} == {"ok"}
 
 
@@ -216,7 +215,7 @@ def played(behaviour, **options):
             )
             found = probe._read(ExecResult(0, done.stdout, ""), "python")
             assert found.client == ("http.client" if flags else "cohere 5.6.2")
-            yield serving.judge(found, about)
+            yield connection.judge_service(found, about)
 
 
 def test_every_fault_of_the_stub_is_judged():
@@ -240,7 +239,7 @@ def test_fault_is_caught_by_its_layer_and_named(fault):
 def test_server_that_ranks_is_no_failure(fault):
     for checks in played(Behaviour(fault=fault)):
         assert [check for check in checks if check.status == "fail"] == []
-        assert serving.Reached(tuple(checks)).through
+        assert connection.Reached(tuple(checks)).through
 
 
 @pytest.mark.parametrize(
@@ -321,7 +320,7 @@ PROXIES = {"http": "http://me:secret@proxy.test:3128", "no": "localhost, db"}
 class TestProxy:
     def test_that_would_catch_the_call(self):
         found = only(answer(), proxies=PROXIES)
-        assert (found.name, found.status) == (serving.PROXY, "warn")
+        assert (found.name, found.status) == (connection.PROXY, "warn")
         assert "HTTP_PROXY=http://proxy.test:3128 would catch reranker" in found.detail
         assert "NO_PROXY=localhost, db does not except it" in found.detail
         assert "secret" not in found.detail
@@ -360,8 +359,8 @@ class TestCheck:
 
             fake.respond = respond
             found = RagflowContainer(fake.container(ragflow))
-            about = serving.asked(found, URL, "model", EMBEDDING)
-            return serving.check(fake, found, "vllm-cpu:latest", about, "reranker").checks
+            about = connection.asked(found, URL, "model", EMBEDDING)
+            return connection.check(fake, found, "vllm-cpu:latest", about, "reranker").checks
 
         return checks
 
@@ -381,7 +380,7 @@ class TestCheck:
 
     def test_environment_of_the_container_tells_its_proxies(self, ask, fake, ragflow):
         fake.change(ragflow, environment=("HTTP_PROXY=http://proxy.test:3128",))
-        assert ask()[-1].name == serving.PROXY
+        assert ask()[-1].name == connection.PROXY
 
     @pytest.mark.parametrize(
         ("status", "remedy"), [("paused", "docker unpause {}"), ("exited", "docker start {}")]

@@ -7,7 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ragops import RagopsError, site
+from ragops import RagopsError
+from tools import site
 
 DOT = """// dark: #ffffff=#121417 #000000=#eeeeee
 digraph small { a [fillcolor="#ffffff", fontcolor="#000000", style=filled] }

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragops import stack
+from ragops import configuration
+from ragops.configuration import Stack, load, parse
 from ragops.errors import StackError
-from ragops.stack import Stack, load, parse
 
 
 def refused(text):
@@ -157,18 +157,18 @@ def test_file_in_another_encoding_is_refused(tmp_path):
 
 def test_home_is_named_or_the_users(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
-    assert stack.home() == tmp_path
+    assert configuration.home() == tmp_path
     monkeypatch.delenv("RAGOPS_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert stack.home() == tmp_path / "data" / "ragops"
+    assert configuration.home() == tmp_path / "data" / "ragops"
     monkeypatch.delenv("XDG_DATA_HOME")
-    assert stack.home() == Path(os.environ["HOME"]) / ".local/share/ragops"
+    assert configuration.home() == Path(os.environ["HOME"]) / ".local/share/ragops"
 
 
 @given(st.text(max_size=70))
 def test_names_that_are_taken_are_names_for_docker(name):
     try:
-        made = stack.Reranker(name=name)
+        made = configuration.Reranker(name=name)
     except ValueError:
         return
     assert re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}", made.name)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragops.container import LABEL
-from ragops.state import COMPOSE_SERVICE, container_of, image_of, network_of, stats_of
+from ragops.docker.objects import COMPOSE_SERVICE, LABEL, container_of, image_of, network_of, stats_of
 
 FOLDER = Path(__file__).parents[1] / "data" / "inspect"
 

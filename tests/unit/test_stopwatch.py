@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ragops.bench import wire
-from ragops.testing.echo import EchoProcess
+from ragops.bench.overhead import EchoProcess
 
 BODY = wire.encode("stub-reranker", "red apple", ("a red apple", "a pear"))
 ANSWER = json.dumps(

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from ragops.errors import BenchError
-from ragops.testing.stub import Behaviour, StubProcess, StubReranker, pair_tokens, score, service_seconds
+from tests.support.faulty_scorers import score
+from tests.support.stub import Behaviour, StubProcess, StubReranker, pair_tokens, service_seconds
 
 BODY = {
     "model": "stub-reranker",

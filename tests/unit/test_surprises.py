@@ -6,15 +6,15 @@ import time
 import httpx
 import pytest
 
-from ragops import registration
-from ragops.ragflow import families, releases
-from ragops.ragflow.answers import explain
-from ragops.ragflow.families import changes
-from ragops.ragflow.register import ModelEntry, RagflowState, RegistrationSpec
-from ragops.ragflow.secret import Secret
-from ragops.stack import Ragflow, Stack
-from ragops.testing.contract import RagflowServer, World, upstream
-from ragops.testing.stub import Behaviour, StubReranker
+from ragops.configuration import Ragflow, Stack
+from ragops.ragflow import providers, releases
+from ragops.ragflow.api import Secret, explain
+from ragops.ragflow.providers import ModelEntry, RagflowState, RegistrationSpec, changes
+from ragops.stack import registration
+from tests.support.contract import upstream
+from tests.support.contract.api import RagflowServer
+from tests.support.contract.state import World
+from tests.support.stub import Behaviour, StubReranker
 
 MODEL = "qwen3-reranker-0.6b"
 TOKEN = "ragflow-EXAMPLE-TOKEN"  # noqa: S105
@@ -87,7 +87,7 @@ def test_1_ragops_always_sends_extra_and_never_skips_the_test():
     release = releases.of("v0.27.0")
     spec = RegistrationSpec(MODEL, "http://new:8000/v1", 8192)
     entry = ModelEntry("http://old:8000/v1", 8192, same_key=True)
-    sent = changes(families.registration_api(release), spec, RagflowState(entry, provider=True, default=""))
+    sent = changes(providers.registration_api(release), spec, RagflowState(entry, provider=True, default=""))
     (update,) = [one for one in sent if one.method == "PUT"]
     assert update.body["model_info"] == [{**INFO, "extra": {}}]
     assert "verify" not in update.body
@@ -104,7 +104,7 @@ def test_2_verification_stops_at_the_first_that_passes(registered, instance, rer
 def test_2_and_3_ragops_tests_one_model_a_call_and_names_its_type_as_a_list(name):
     spec = RegistrationSpec(MODEL, "http://new:8000/v1", 8192)
     sent = changes(
-        families.registration_api(releases.of(name)), spec, RagflowState(None, provider=False, default="")
+        providers.registration_api(releases.of(name)), spec, RagflowState(None, provider=False, default="")
     )
     infos = [one.body["model_info"] for one in sent if "model_info" in (one.body or {})]
     assert infos
@@ -269,7 +269,7 @@ def test_add_llm_succeeds_on_v0_26_and_is_read_nowhere(client, reranker):
     assert said["code"] == 100
     release = client.world.release
     sent = changes(
-        families.registration_api(release),
+        providers.registration_api(release),
         RegistrationSpec(MODEL, "http://a:8000/v1", 1),
         RagflowState(None, False, ""),
     )

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from benchmarks import targets
+from benchmarks.targets import CALLS, Call, Series, Timed
 from ragops.bench.records import Gemm, GemmPeak, Sample
-from ragops.testing import targets
-from ragops.testing.targets import CALLS, Call, Series, Timed
 
 AMX = GemmPeak("bfloat16", 0.88e9, 2, (Gemm("float32", 0.37), Gemm("bfloat16", 2.6)))
 """2,955 tokens/s."""

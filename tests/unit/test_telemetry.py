@@ -4,10 +4,10 @@ import json
 
 import httpx
 
-from ragops.bench import synthetic
-from ragops.telemetry import Sampler, parse
-from ragops.testing.echo import EchoProcess, seconds
-from ragops.testing.stub import Behaviour, StubReranker
+from ragops.bench.measure import Sampler, parse
+from ragops.bench.overhead import EchoProcess, seconds
+from ragops.bench.workload import synthetic
+from tests.support.stub import Behaviour, StubReranker
 
 # As vLLM 0.32 tells it, shortened.
 METRICS = """\

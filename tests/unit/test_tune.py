@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ragops
-from ragops import cli, measure, vllm
-from ragops.bench import tune
+from ragops import cli
+from ragops.bench import measure, tune
 from ragops.bench.tune import Candidate, Search, candidates, decide, ratio_interval, write_settings
-from ragops.container import ContainerSpec
+from ragops.configuration import Reranker, Stack, home, load, parse
+from ragops.docker.objects import ContainerSpec, ExecResult
 from ragops.errors import BenchError, EngineError, LaunchError, LockedError, StackError
-from ragops.host import Core, Host, Node
-from ragops.lock import held
-from ragops.model import Model, Shape
-from ragops.stack import Reranker, Stack, home, load, parse
-from ragops.state import ExecResult
-from ragops.testing import replies
-from ragops.testing.served import Served
-from ragops.testing.stub import Behaviour, application
+from ragops.reranker import options as vllm
+from ragops.reranker.host import Core, Host, Node
+from ragops.reranker.model import Model, Shape
+from ragops.stack.lock import held
+from tests.support import stub as replies
+from tests.support.served import Served
+from tests.support.stub import Behaviour, application
 
 NAME = "ragflow-vllm-reranker"
 BOTH = [f"{NAME}-tune-a", f"{NAME}-tune-b"]
@@ -353,7 +353,7 @@ def replied(path, text):
     if path.endswith("/tokenize"):
         reply = replies.count(body)
     else:
-        used = replies.tokens(behaviour, body["query"], body["documents"])
+        used = replies.count_tokens(behaviour, body["query"], body["documents"])
         reply = replies.ranking(behaviour, body, used, number=1)
     return {"ok": True, "status": 200, "text": json.dumps(reply), "ms": 1.0}
 
@@ -461,16 +461,16 @@ class TestVerb:
                 (copy / file.name).write_bytes(file.read_bytes())
             return copy
 
-        monkeypatch.setattr("ragops.quantize.int8", quantize)
-        monkeypatch.setattr("ragops.quantize.unfit", lambda _: "")
+        monkeypatch.setattr("ragops.reranker.int8.int8", quantize)
+        monkeypatch.setattr("ragops.reranker.int8.unfit", lambda _: "")
         monkeypatch.delenv("RAGOPS_MODEL_DIR")
         (tmp_path / "ragops.toml").write_text(f'[reranker]\nmodel = "{model_folder}"\n')
         row = ragops.tune(load(), only=("int8",)).rows[0]
         assert (row.settings, row.decision) == ({"model": str(copy), "served_name": "tiny"}, "no gain")
 
     def test_int8_is_refused_where_another_model_would_be_served(self, engine, monkeypatch):
-        monkeypatch.setattr("ragops.quantize.int8", lambda *_, **__: pytest.fail("created"))
-        monkeypatch.setattr("ragops.quantize.unfit", lambda _: "")
+        monkeypatch.setattr("ragops.reranker.int8.int8", lambda *_, **__: pytest.fail("created"))
+        monkeypatch.setattr("ragops.reranker.int8.unfit", lambda _: "")
         row = ragops.tune(load(), only=("int8",)).rows[0]
         assert row.decision == "failed"
         assert "RAGOPS_MODEL_DIR" in row.reason
@@ -514,7 +514,7 @@ class TestVerb:
 
     def test_two_have_to_fit_into_memory(self, engine, machine, monkeypatch):
         small = type(machine)(**{**vars(machine), "available": 5 << 30})
-        monkeypatch.setattr("ragops.host.read_host", lambda: small)
+        monkeypatch.setattr("ragops.reranker.host.read_host", lambda: small)
         with pytest.raises(StackError) as caught:
             ragops.tune(load(), only=("eager",))
         assert caught.value.code == "memory-short"

@@ -5,13 +5,13 @@ import json
 import pytest
 
 import ragops
-from ragops import verbs
-from ragops.checks import exposure, scores
+from ragops.checks import exposure, rules
+from ragops.configuration import Ragflow, Reranker, Stack, home
+from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError, ImageError, LaunchError, LockedError, NotFoundError, RagflowError
-from ragops.lock import held
-from ragops.model import describe
-from ragops.stack import Ragflow, Reranker, Stack, home
-from ragops.state import ExecResult
+from ragops.reranker.model import describe
+from ragops.stack import verbs
+from ragops.stack.lock import held
 
 STACK = Stack()
 NET, RERANKER = STACK.network.name, STACK.reranker.name
@@ -218,7 +218,7 @@ class TestVerify:
 
     @pytest.mark.parametrize(
         ("more", "spare"),
-        [({}, scores.SPARE), ({"budget": False}, scores.HURRIED), ({"full": True}, 0.0)],
+        [({}, rules.SPARE), ({"budget": False}, rules.HURRIED), ({"full": True}, 0.0)],
         ids=str,
     )
     def test_more_questions_are_asked_where_there_is_time(self, stack_up, more, spare):

@@ -11,11 +11,11 @@ import jinja2.ext
 import jinja2.sandbox
 import pytest
 
-from ragops import sizing, vllm
+from ragops.configuration import Network, Reranker, Stack
 from ragops.errors import StackError
-from ragops.host import Core, Host, Node
-from ragops.model import Model, Shape
-from ragops.stack import Network, Reranker, Stack
+from ragops.reranker import options, sizing
+from ragops.reranker.host import Core, Host, Node
+from ragops.reranker.model import Model, Shape
 
 GIB = 1 << 30
 AMX = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
@@ -62,7 +62,7 @@ def stack(**reranker) -> Stack:
 
 
 def launch(model: Model = QWEN3, machine: Host | None = None, **reranker):
-    return vllm.launch(stack(**reranker), model, machine or host(), image="vllm-cpu:latest")
+    return options.launch(stack(**reranker), model, machine or host(), image="vllm-cpu:latest")
 
 
 def flags(spec) -> dict[str, str]:
@@ -109,17 +109,17 @@ def test_an_encoder_gets_neither():
 
 
 def test_every_kind_of_model_is_known():
-    assert {row.kind for row in vllm.KNOWN} == {
+    assert {row.kind for row in options.KNOWN} == {
         "qwen3-reranker",
         "qwen3-reranker-seq-cls",
         "cross-encoder",
         "embedding",
     }
-    assert all((vllm.TEMPLATES / row.template).is_file() for row in vllm.KNOWN if row.template)
+    assert all((options.TEMPLATES / row.template).is_file() for row in options.KNOWN if row.template)
 
 
 def test_every_setting_has_a_reason():
-    rows = (*vllm.arguments(stack(), QWEN3, host()), *vllm.environment(stack(), host()))
+    rows = (*options.arguments(stack(), QWEN3, host()), *options.environment(stack(), host()))
     assert all(row.why for row in rows)
     assert len({row.name for row in rows}) == len(rows)
 
@@ -189,8 +189,8 @@ def test_cores_that_are_not_allowed():
 )
 def test_ragflow_can_take_the_served_name(name, served):
     model = Model(**{**vars(QWEN3), "name": name})
-    assert vllm.served_name(stack(), model) == served
-    assert vllm.served_name(stack(served_name="Mine"), model) == "Mine"
+    assert options.served_name(stack(), model) == served
+    assert options.served_name(stack(served_name="Mine"), model) == "Mine"
 
 
 def test_the_length_is_the_models_unless_it_is_long():
@@ -279,7 +279,7 @@ def test_shared_memory_holds_vllms_rings():
 def test_nothing_is_published_without_a_port_or_on_an_internal_network():
     assert launch(port=False).publish == ()
     closed = Stack(network=Network(internal=True))
-    assert vllm.launch(closed, QWEN3, host(), image="i").publish == ()
+    assert options.launch(closed, QWEN3, host(), image="i").publish == ()
 
 
 def test_compiled_code_goes_to_the_volume():
@@ -293,7 +293,7 @@ def test_compiled_code_goes_to_the_volume():
 
 
 def test_a_template_of_the_callers_choice_is_mounted():
-    spec = vllm.launch(stack(), QWEN3, host(), image="i", template=Path("/srv/t/mine.jinja"))
+    spec = options.launch(stack(), QWEN3, host(), image="i", template=Path("/srv/t/mine.jinja"))
     assert "/srv/t/mine.jinja" in {mount.source for mount in spec.mounts}
     assert flags(spec)["--chat-template"] == "/templates/qwen3_reranker.jinja"
 
@@ -309,7 +309,7 @@ def render(query: str, document: str, **more: str) -> str:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
     )
-    text = (vllm.TEMPLATES / "qwen3_reranker.jinja").read_text(encoding="utf-8")
+    text = (options.TEMPLATES / "qwen3_reranker.jinja").read_text(encoding="utf-8")
     messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
     return environment.from_string(text).render(
         messages=messages, tools=None, documents=None, add_generation_prompt=False, **more

@@ -10,13 +10,12 @@ import time
 
 import pytest
 
-from ragops import verbs
+from ragops.configuration import Stack, home
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
 from ragops.errors import LockedError, StackError
-from ragops.lock import held
-from ragops.stack import Stack, home
-from ragops.state import COMPOSE_PROJECT, COMPOSE_SERVICE
-from ragops.watcher import Watcher
-from ragops.watching import Pace
+from ragops.stack import verbs
+from ragops.stack.lock import held
+from ragops.stack.watch import Pace, Watcher
 
 STACK = Stack()
 NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("here")
 
 @pytest.fixture
 def up(serving, ragflow, monkeypatch):
-    monkeypatch.setattr("ragops.watcher._RETRY", (0.01,))
+    monkeypatch.setattr("ragops.stack.watch._RETRY", (0.01,))
     verbs.up(STACK, serving)
     serving.change(RERANKER, health="healthy")
     serving.calls.clear()
@@ -241,10 +240,10 @@ def test_without_an_engine_it_does_not_begin(tmp_path, model_folder):
 ENDING = """
 import sys
 from ragops.cli import main
-from ragops.testing.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine
 engine = FakeEngine()
-import ragops.watcher, ragops.verbs
-ragops.watcher.connect = lambda *_: engine
+import ragops.stack.watch, ragops.stack.verbs
+ragops.stack.watch.connect = lambda *_: engine
 sys.exit(main(["watch", "--json"]))
 """
 

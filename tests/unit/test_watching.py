@@ -6,21 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragops.actions import (
+from ragops.configuration import Stack
+from ragops.docker.objects import ContainerSpec, EventState, NetworkSpec
+from ragops.stack.plan import (
     Connect,
     CreateNetwork,
+    Plan,
     ReplaceContainer,
     RestartContainer,
     RunContainer,
     StartContainer,
 )
-from ragops.container import ContainerSpec, NetworkSpec
-from ragops.planning import Plan
-from ragops.stack import Stack
-from ragops.state import EventState
-from ragops.testing.fake_engine import FakeEngine
-from ragops.verbs import Status
-from ragops.watching import Memory, Pace, matters
+from ragops.stack.verbs import Status
+from ragops.stack.watch import Memory, Pace, matters
+from tests.support.fake_engine import FakeEngine
 
 STACK = Stack()
 NET, RERANKER = STACK.network.name, STACK.reranker.name

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from ragops import weights
 from ragops.errors import ModelError
-from ragops.model import describe
+from ragops.reranker import files
+from ragops.reranker.model import describe
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def shards(tmp_path, safetensors):
     safetensors(tmp_path / "model-2.safetensors", c=72)
     names = {"a": "model-1.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}
     index = {"metadata": {"total_size": 200}, "weight_map": names}
-    (tmp_path / weights.INDEX).write_text(json.dumps(index))
+    (tmp_path / files.INDEX).write_text(json.dumps(index))
     return tmp_path
 
 
 def reindexed(folder, **changed):
-    file = folder / weights.INDEX
+    file = folder / files.INDEX
     index = json.loads(file.read_text())
     file.write_text(json.dumps(index | changed))
 
@@ -31,53 +31,53 @@ def reindexed(folder, **changed):
 class TestCut:
     def test_a_whole_file(self, tmp_path, safetensors):
         file = safetensors(tmp_path / "m.safetensors", a=100)
-        assert weights.cut(file) == ""
-        assert list(weights.tensors(weights.header(file))) == ["a"]
-        assert weights.data_bytes(weights.header(file)) == 100
+        assert files.cut(file) == ""
+        assert list(files.tensors(files.header(file))) == ["a"]
+        assert files.data_bytes(files.header(file)) == 100
 
     @pytest.mark.parametrize("left", [0, 4, 8, 20, -1])
     def test_cut_anywhere(self, tmp_path, safetensors, left):
         file = safetensors(tmp_path / "m.safetensors", a=100)
         file.write_bytes(file.read_bytes()[:left])
-        assert weights.cut(file)
+        assert files.cut(file)
 
     def test_where_it_was_cut_is_said_in_bytes(self, tmp_path, safetensors):
         file = safetensors(tmp_path / "m.safetensors", a=100)
         whole = file.stat().st_size
         file.write_bytes(file.read_bytes()[:-7])
-        assert weights.cut(file) == f"it has {whole - 7} bytes, its header describes {whole}"
+        assert files.cut(file) == f"it has {whole - 7} bytes, its header describes {whole}"
 
     @pytest.mark.parametrize(
         "text", [b"<html>not found</html>", b"\0" * 64, b"\2" + b"\0" * 7 + b"[]", b"\2" + b"\0" * 7 + b"{x"]
     )
     def test_what_is_no_safetensors_file(self, tmp_path, text):
         (tmp_path / "m.safetensors").write_bytes(text)
-        assert weights.cut(tmp_path / "m.safetensors")
+        assert files.cut(tmp_path / "m.safetensors")
 
     def test_more_than_the_header_describes(self, tmp_path, safetensors):
         file = safetensors(tmp_path / "m.safetensors", a=100)
         file.write_bytes(file.read_bytes() + b"tail")
-        assert "its header describes" in weights.cut(file)
+        assert "its header describes" in files.cut(file)
 
 
 class TestIndex:
     def test_none_is_no_fault(self, tmp_path):
-        assert weights.against_index(tmp_path) == ()
+        assert files.against_index(tmp_path) == ()
 
     def test_shards_as_it_says(self, shards):
-        assert weights.against_index(shards) == ()
+        assert files.against_index(shards) == ()
 
     def test_a_tensor_that_its_shard_lacks(self, shards, safetensors):
         safetensors(shards / "model-2.safetensors", d=72)
-        assert weights.against_index(shards) == ("1 tensors of the index are in no shard, such as c",)
+        assert files.against_index(shards) == ("1 tensors of the index are in no shard, such as c",)
 
     def test_another_size_in_all(self, shards):
         reindexed(shards, metadata={"total_size": 300})
-        assert weights.against_index(shards) == ("the shards hold 200 bytes of tensors, the index says 300",)
+        assert files.against_index(shards) == ("the shards hold 200 bytes of tensors, the index says 300",)
 
     def test_an_index_without_a_size(self, shards):
         reindexed(shards, metadata={})
-        assert weights.against_index(shards) == ()
+        assert files.against_index(shards) == ()
 
 
 class TestSums:
@@ -85,17 +85,17 @@ class TestSums:
         names = ("model-1.safetensors", "model-2.safetensors")
         with (shards / "SHA256SUMS").open("w") as out:
             subprocess.run(["sha256sum", *names], cwd=shards, check=True, stdout=out)
-        assert set(weights.sums(shards)) == set(names)
-        assert weights.against_sums(shards) == ()
+        assert set(files.sums(shards)) == set(names)
+        assert files.against_sums(shards) == ()
         one = shards / "model-2.safetensors"
         one.write_bytes(one.read_bytes()[:-1] + b"\2")  # one bit, the size stays
-        assert weights.cut(one) == ""
-        assert weights.against_sums(shards) == ("model-2.safetensors",)
+        assert files.cut(one) == ""
+        assert files.against_sums(shards) == ("model-2.safetensors",)
 
     def test_files_that_are_not_there_are_left_alone(self, tmp_path):
         (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  pytorch_model.bin\n# a remark\n")
-        assert weights.sums(tmp_path) == {"pytorch_model.bin": "0" * 64}
-        assert weights.against_sums(tmp_path) == ()
+        assert files.sums(tmp_path) == {"pytorch_model.bin": "0" * 64}
+        assert files.against_sums(tmp_path) == ()
 
     def test_what_a_hub_left(self, shards):
         kept = shards / ".cache" / "huggingface" / "download"
@@ -108,23 +108,23 @@ class TestSums:
         (kept / "model-1.safetensors.metadata").write_text(f"{'c' * 40}\n{big}\n1700000000.0\n")
         (kept / "1_Pooling" / "config.json.metadata").write_text(f"{'c' * 40}\n{blob}\n1700000000.0\n")
         (kept / "odd.metadata").write_text("not one\n")
-        assert weights.sums(shards) == {"model-1.safetensors": big, "1_Pooling/config.json": blob}
-        assert weights.against_sums(shards) == ()
+        assert files.sums(shards) == {"model-1.safetensors": big, "1_Pooling/config.json": blob}
+        assert files.against_sums(shards) == ()
         (shards / "1_Pooling" / "config.json").write_text("{ }")
-        assert weights.against_sums(shards) == ("1_Pooling/config.json",)
+        assert files.against_sums(shards) == ("1_Pooling/config.json",)
 
 
 class TestPointers:
     POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4' * 64}\nsize 1191588280\n"
 
     def test_none(self, model_folder):
-        assert weights.pointers(model_folder) == ()
+        assert files.pointers(model_folder) == ()
 
     @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "onnx/model.onnx"])
     def test_they_are_named_and_the_folder_is_refused(self, model_folder, name):
         (model_folder / name).parent.mkdir(exist_ok=True)
         (model_folder / name).write_text(self.POINTER)
-        assert weights.pointers(model_folder) == (name,)
+        assert files.pointers(model_folder) == (name,)
         with pytest.raises(ModelError, match="git-lfs pointers") as caught:
             describe(model_folder)
         assert caught.value.evidence == name

@@ -6,10 +6,15 @@ grey too. With ``narrow`` a chart is laid out for a phone: panels below each oth
 
 from __future__ import annotations
 
-from ragops.bench.plots.clock import resources, timeline
+from ragops.bench.plots.charts import (
+    latency_by_size,
+    latency_map,
+    percentile_curve,
+    resources,
+    throughput,
+    timeline,
+)
 from ragops.bench.plots.frame import png, svg
-from ragops.bench.plots.levels import percentile_curve, throughput
-from ragops.bench.plots.sizes import latency_by_size, latency_map
 
 __all__ = [
     "latency_by_size",

@@ -1,0 +1,166 @@
+"""Servers that are asked in turn on the same cores, all but one paused; and the launch people copy.
+
+``launches.py`` says who meets whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from benchmarks import targets
+from benchmarks.targets import Timed
+from ragops.bench import measure, wire
+from ragops.bench.measure import Sampler
+from ragops.configuration import Network, Reranker, Stack
+from ragops.docker.objects import ContainerSpec, Mount
+from ragops.errors import BenchError, EngineError
+from ragops.reranker import options, sizing
+from ragops.stack import ready, verbs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ragops.bench.records import GemmPeak, Provenance
+    from ragops.bench.workload import Request
+    from ragops.docker.engine import Engine
+    from ragops.reranker.host import Host
+    from ragops.reranker.model import Model
+
+PREFIX = "ragops-launches"
+
+PATIENCE = 600.0
+
+RECIPE = ("--runner", "pooling", "--dtype", "float32", "--port", "8000", "--trust-remote-code")
+"""As in compose files, but for ``--task score``, which vLLM refuses since 0.13: with it nothing starts."""
+RECIPE_VARIABLES = (
+    ("VLLM_HF_OVERRIDES", options.KNOWN[0].overrides),
+    ("VLLM_CPU_KVCACHE_SPACE", "2"),
+    ("HF_HUB_OFFLINE", "1"),
+    ("VLLM_NO_USAGE_STATS", "1"),
+)
+"""The first is the recipe's own, and vLLM does not know it. The second lets two servers share one memory."""
+MENDED = "--runner pooling for --task score, which vLLM refuses; a key-value cache of 2 GiB; no CPU quota"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A reranker that answers on this host, and is paused while it is not asked."""
+
+    engine: Engine
+    name: str
+    url: str
+    served: str
+    ready: float
+    """Seconds from its start to its first answer."""
+
+    def ask(self, request: Request) -> Timed:
+        """One call, while every other server is paused.
+
+        Raises:
+            BenchError: It was not answered well.
+        """
+        self.engine.unpause(self.name)
+        try:
+            look = Sampler(self.url, self.engine, self.name)
+            before = look()
+            reply = asyncio.run(_sent(wire.Target(self.url, self.served, timeout=PATIENCE), request))
+            after = look()
+        finally:
+            self.engine.pause(self.name)
+        if reply.error:
+            raise BenchError(f"{self.name} did not answer", code="server-silent", evidence=reply.error)
+        tokens = reply.tokens or 0
+        computed = tokens - (after.cached_tokens or 0) + (before.cached_tokens or 0)
+        took, count = (reply.t_done - reply.t_send) / 1e9, len(request.documents)
+        return Timed(took, count, tokens, computed, reply.scores, targets.others(before, after))
+
+
+async def _sent(target: wire.Target, request: Request) -> wire.Reply:
+    async with wire.client() as http:
+        body = wire.encode(target.model, request.query, request.documents)
+        return await wire.post(http, target, body, len(request.documents))
+
+
+@dataclass(frozen=True)
+class Rig:
+    """The machine, and what is started on it."""
+
+    engine: Engine
+    image: str
+    host: Host
+    model: Model
+    int8: Model
+
+    def stack(self, name: str) -> Stack:
+        """All defaults, but for names and a port of its own."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        reranker = Reranker(name=f"{PREFIX}-{name}", port=port, served_name=PREFIX)
+        return Stack(network=Network(name=PREFIX), reranker=reranker)
+
+    def ours(self, name: str, model: Model) -> ContainerSpec:
+        """As ``ragops up`` starts it."""
+        return options.launch(self.stack(name), model, self.host, image=self.image)
+
+    def recipe(self) -> ContainerSpec:
+        """As people copy it, on the same cores; a quota of more cores than there are is refused."""
+        ours = self.ours("recipe", self.model)
+        where = "/models/recipe"
+        return ContainerSpec(
+            name=ours.name,
+            image=self.image,
+            entrypoint=options.ENTRYPOINT,
+            command=("--model", where, *RECIPE, "--max-model-len", str(min(8192, self.model.max_tokens))),
+            environment=RECIPE_VARIABLES,
+            mounts=(Mount(str(self.model.folder), where, read_only=True),),
+            network=PREFIX,
+            publish=ours.publish,
+            cpuset_cpus=ours.cpuset_cpus,
+            memory=min(16 * sizing.GIB, self.host.usable_memory // 2),
+            shm_size=4 * sizing.GIB,
+        )
+
+    @contextmanager
+    def up(self, spec: ContainerSpec, served: str = PREFIX) -> Iterator[Server]:
+        """Start a server, wait for its first answer, pause it, and remove it whatever happens."""
+        told(f"start {spec.name}")
+        self.engine.create_container(spec)
+        try:
+            self.engine.start(spec.name)
+            took = ready.wait(self.engine, spec.name, served, PATIENCE)
+            told(f"{spec.name} is ready after {took:.0f} s")
+            self.engine.pause(spec.name)
+            url = f"http://127.0.0.1:{spec.publish[0][1]}/v1"
+            yield Server(self.engine, spec.name, url, served, took)
+        finally:
+            with suppress(EngineError):  # it may not have come so far
+                self.engine.unpause(spec.name)
+            self.engine.remove_container(spec.name)
+
+    def limit(self, spec: ContainerSpec) -> GemmPeak:
+        """What the machine can do at most, on the cores of a launch."""
+        chosen = sizing.cores(Stack(), self.host)
+        threads = len(sizing.compute_cpus(chosen))
+        served = sizing.dtype(Stack(), self.host)
+        return measure.measure(self.engine, self.image, self.model, served, spec.cpuset_cpus, threads)
+
+    def origin(self, spec: ContainerSpec) -> Provenance:
+        """Where the record comes from."""
+        container = self.engine.container(spec.name)
+        if container is None:
+            raise BenchError(f"{spec.name} is gone", container=spec.name)
+        found = measure.of_container(
+            verbs.Desired(self.stack("default"), self.model, spec), container, self.engine
+        )
+        return replace(found, client_is_stand_in="")
+
+
+def told(line: str) -> None:
+    """Say how far it is."""
+    sys.stderr.write(f"{line}\n")

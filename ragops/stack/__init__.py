@@ -1,0 +1,1 @@
+"""Apply the configuration: plan, verbs, readiness, watch, registration."""

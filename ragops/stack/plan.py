@@ -1,0 +1,551 @@
+"""The changes that a plan is made of; each says itself in words and as docker commands.
+
+``planning.py`` chooses them, and carries them out through ``engine.py``.
+
+Plans: the changes that bring the Docker engine to the configuration.
+
+:func:`plan_up` and :func:`plan_down` are pure: configuration and observed state in, actions out.
+:func:`apply` runs the actions of ``actions.py`` in order.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ragops.docker.objects import NetworkSpec
+from ragops.errors import EngineError, InUseError, StackError
+from ragops.progress import step
+from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow, joinable
+from ragops.table import Column, Shown, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ragops.configuration import Network, Stack
+    from ragops.docker.engine import Engine
+    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, VolumeState
+
+Command = tuple[str, ...]
+
+
+def old_name(name: str) -> str:
+    """What a container is called while another is put in its place."""
+    return f"{name}-old"
+
+
+class Action(Protocol):
+    """One change: said in words, as docker commands, and done."""
+
+    def describe(self) -> str:
+        """What it does, in one line."""
+
+    def commands(self) -> tuple[Command, ...]:
+        """The equivalent docker commands."""
+
+    def apply(self, engine: Engine) -> None:
+        """Do it."""
+
+
+@dataclass(frozen=True)
+class CreateNetwork:
+    """Make the network."""
+
+    spec: NetworkSpec
+
+    def describe(self) -> str:
+        return f"+ create network {self.spec.name}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (self.spec.command(),)
+
+    def apply(self, engine: Engine) -> None:
+        engine.create_network(self.spec)
+
+
+@dataclass(frozen=True)
+class CreateVolume:
+    """Make a volume."""
+
+    name: str
+    role: str = "cache"
+
+    def describe(self) -> str:
+        return f"+ create volume {self.name}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "volume", "create", "--label", f"org.ragops={self.role}", self.name),)
+
+    def apply(self, engine: Engine) -> None:
+        engine.create_volume(self.name, role=self.role)
+
+
+@dataclass(frozen=True)
+class RunContainer:
+    """Make a container and start it; one that won't start is removed again."""
+
+    spec: ContainerSpec
+
+    def describe(self) -> str:
+        return f"+ run container {self.spec.name} from {self.spec.image}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (self.spec.docker_command(),)
+
+    def apply(self, engine: Engine) -> None:
+        made = engine.create_container(self.spec)
+        try:
+            engine.start(self.spec.name)  # by name, which an error then tells
+        except EngineError:
+            engine.remove_container(made)
+            raise
+
+
+@dataclass(frozen=True)
+class ReplaceContainer:
+    """Put a changed container in the place of the old one, which comes back if that fails."""
+
+    spec: ContainerSpec
+    reason: str
+
+    def describe(self) -> str:
+        return f"~ replace container {self.spec.name}: {self.reason}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "rm", "--force", self.spec.name), self.spec.docker_command())
+
+    def apply(self, engine: Engine) -> None:
+        old, aside = engine.container(self.spec.name), old_name(self.spec.name)
+        if old is None:
+            RunContainer(self.spec).apply(engine)
+            return
+        engine.stop(old.id)
+        engine.rename(old.id, aside)
+        try:
+            RunContainer(self.spec).apply(engine)
+        except EngineError:
+            engine.rename(old.id, self.spec.name)
+            if old.running:
+                engine.start(old.id)
+            raise
+        engine.remove_container(old.id)
+
+
+@dataclass(frozen=True)
+class StartContainer:
+    """Start a container that exists."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"~ start container {self.name}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "start", self.name),)
+
+    def apply(self, engine: Engine) -> None:
+        engine.start(self.name)
+
+
+@dataclass(frozen=True)
+class RestartContainer:
+    """Stop a container that does not do its work, by force if need be, and start it again."""
+
+    name: str
+    reason: str
+
+    def describe(self) -> str:
+        return f"~ restart container {self.name}: {self.reason}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "restart", self.name),)
+
+    def apply(self, engine: Engine) -> None:
+        engine.stop(self.name)
+        engine.start(self.name)
+
+
+@dataclass(frozen=True)
+class Connect:
+    """Join a container to the network; its default route may move."""
+
+    network: str
+    container: str
+    note: str = ""
+    aliases: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        tail = f" ({self.note})" if self.note else ""
+        return f"+ connect {self.container} to {self.network}{tail}"
+
+    def commands(self) -> tuple[Command, ...]:
+        flags = [part for alias in self.aliases for part in ("--alias", alias)]
+        return (("docker", "network", "connect", *flags, self.network, self.container),)
+
+    def apply(self, engine: Engine) -> None:
+        engine.connect(self.network, self.container, self.aliases)
+
+
+@dataclass(frozen=True)
+class Disconnect:
+    """Take a container out of the network; the container itself stays as it is."""
+
+    network: str
+    container: str
+
+    def describe(self) -> str:
+        return f"- disconnect {self.container} from {self.network}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "network", "disconnect", "--force", self.network, self.container),)
+
+    def apply(self, engine: Engine) -> None:
+        engine.disconnect(self.network, self.container)
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Remove a container or volume of ours."""
+
+    kind: str
+    name: str
+    id: str
+
+    def describe(self) -> str:
+        return f"- remove {self.kind} {self.name}"
+
+    def commands(self) -> tuple[Command, ...]:
+        force = ("--force",) if self.kind == "container" else ()
+        return (("docker", self.kind, "rm", *force, self.name),)
+
+    def apply(self, engine: Engine) -> None:
+        remove = {"container": engine.remove_container, "volume": engine.remove_volume}
+        remove[self.kind](self.id)
+
+
+@dataclass(frozen=True)
+class RemoveNetwork:
+    """Remove a network of ours that no container is in, running or stopped.
+
+    The engine itself minds the running ones only. A stopped one that is left behind can never be
+    started again: it remembers the network by its id.
+    """
+
+    name: str
+    id: str
+
+    def describe(self) -> str:
+        return f"- remove network {self.name}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "network", "rm", self.name),)
+
+    def apply(self, engine: Engine) -> None:
+        places = ((one.name, one.endpoint(self.name)) for one in engine.containers())
+        if users := [name for name, place in places if place and place.network_id in ("", self.id)]:
+            raise in_use(self.name, users)
+        engine.remove_network(self.id)
+
+
+def in_use(network: str, users: list[str]) -> InUseError:
+    """The error for a network that these containers are in."""
+    return InUseError(
+        f"network {network} is in use by {', '.join(sorted(users))}",
+        evidence="ragops takes only RAGFlow and what it made itself out of a network; "
+        "a stopped container could not start again without it",
+        hint=f"ragops disconnect {min(users)}, then try again",
+    )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Networks, containers and volumes of the Docker engine at one moment."""
+
+    networks: tuple[NetworkState, ...]
+    containers: tuple[ContainerState, ...]
+    volumes: tuple[VolumeState, ...]
+
+    def network(self, name: str) -> NetworkState | None:
+        """The network of that name."""
+        return next((network for network in self.networks if network.name == name), None)
+
+    def container(self, name: str) -> ContainerState | None:
+        """The container of that name."""
+        return next((container for container in self.containers if container.name == name), None)
+
+    def members(self, network: str) -> tuple[ContainerState, ...]:
+        """Containers that are connected to a network, running or stopped."""
+        return tuple(container for container in self.containers if container.endpoint(network))
+
+
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
+    """Actions in order, with notes for the user."""
+
+    actions: tuple[Action, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has to change."""
+        return not self.actions
+
+    def commands(self) -> tuple[str, ...]:
+        """The equivalent docker commands, to read or to paste."""
+        return tuple(shlex.join(command) for action in self.actions for command in action.commands())
+
+    def to_json(self) -> dict[str, Any]:
+        """Each change with its docker commands, and the notes."""
+        changes = [{"change": action.describe(), "commands": action.commands()} for action in self.actions]
+        return {"changes": changes, "notes": self.notes}
+
+    def table(self) -> Table:
+        """One row for each action, in HTML with its docker commands; then the notes."""
+        rows = tuple(
+            (action.describe(), "\n".join(shlex.join(command) for command in action.commands()))
+            for action in self.actions
+        )
+        columns = (Column("change"), Column("as docker commands", code=True, html_only=True))
+        title = "" if rows else "nothing to change"
+        return Table(columns, rows, title, tuple(f"note: {note}" for note in self.notes))
+
+
+def observe(engine: Engine) -> Observed:
+    """Read the state of the Docker engine."""
+    return Observed(engine.networks(), engine.containers(), engine.volumes())
+
+
+def apply(plan: Plan, engine: Engine) -> None:
+    """Carry a plan out.
+
+    Args:
+        plan: The actions, in order.
+        engine: Where.
+
+    Raises:
+        EngineError: The engine refused one; those before it stay done, the next
+            :func:`plan_up` goes on from there.
+    """
+    for action in plan.actions:
+        step(action.describe())
+        action.apply(engine)
+
+
+def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed) -> Plan:
+    """The actions after which the reranker runs and RAGFlow reaches it.
+
+    Args:
+        stack: The configuration.
+        spec: The reranker's container, from ``vllm.launch``.
+        image_id: The image that ``spec.image`` refers to now.
+        observed: State of the Docker engine.
+
+    Raises:
+        StackError: A name belongs to an object that ragops did not create, or the network exists and
+            differs from its configuration.
+        RagflowError: RAGFlow's container is missing, ambiguous, or can't join a network.
+    """
+    network = observed.network(stack.network.name)
+    members = [joinable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
+    actions = [
+        *_network_actions(stack.network, network),
+        *_volume_actions(spec, observed),
+        *_reranker_actions(spec, image_id, network, observed),
+        *(action for ragflow in members for action in _connect_actions(ragflow, stack.network, network)),
+    ]
+    return Plan(tuple(actions), tuple(_notes(stack, network, members)))
+
+
+def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
+    """The actions that connect a container to an existing network; empty if it is connected.
+
+    Raises:
+        RagflowError: Docker can't connect it to any network.
+    """
+    joinable(ragflow)
+    connect = _connect(ragflow, network.name, internal=network.internal)
+    return Plan(tuple(_reconnect(ragflow.container, network, connect)))
+
+
+def plan_down(stack: Stack, spec_volumes: tuple[str, ...], observed: Observed) -> Plan:
+    """The actions that remove the stack: objects with the ragops label, and RAGFlow's connections.
+
+    RAGFlow's containers are disconnected also when they are stopped: Docker cannot start a container
+    whose network is gone.
+
+    Raises:
+        InUseError: Containers that are neither RAGFlow's nor ours are connected, running or stopped.
+    """
+    own = stack.reranker.name
+    names = (own, old_name(own), *(f"{own}-tune-{slot}" for slot in "ab"))
+    containers = [observed.container(name) for name in names]
+    rerankers = [container for container in containers if container is not None and container.ours]
+    network = observed.network(stack.network.name)
+    actions: list[Action] = [Remove("container", reranker.name, reranker.id) for reranker in rerankers]
+    if network is not None and network.ours:
+        others = [member for member in observed.members(network.name) if member not in rerankers]
+        if strangers := [member.name for member in others if not _removable(member, stack)]:
+            raise in_use(network.name, strangers)
+        actions += [Disconnect(network.name, member.name) for member in others]
+        actions.append(RemoveNetwork(network.name, network.id))
+    ours = {volume.name for volume in observed.volumes if "org.ragops" in volume.labels}
+    actions += [Remove("volume", name, name) for name in spec_volumes if name in ours]
+    return Plan(tuple(actions))
+
+
+def plan_purge(observed: Observed) -> Plan:
+    """The actions that remove every object with the ragops label, of all stacks and demos.
+
+    Other containers are disconnected from these networks, running or stopped, so that they can start again.
+    """
+    containers = [container for container in observed.containers if container.ours]
+    networks = [network for network in observed.networks if network.ours]
+    strangers = [
+        Disconnect(network.name, member.name)
+        for network in networks
+        for member in observed.members(network.name)
+        if not member.ours
+    ]
+    volumes = [volume.name for volume in observed.volumes if "org.ragops" in volume.labels]
+    return Plan(
+        (
+            *(Remove("container", container.name, container.id) for container in containers),
+            *strangers,
+            *(RemoveNetwork(network.name, network.id) for network in networks),
+            *(Remove("volume", name, name) for name in volumes),
+        )
+    )
+
+
+def network_spec(network: Network) -> NetworkSpec:
+    """The configured network as Docker creates it."""
+    return NetworkSpec(network.name, network.driver, network.subnet, network.internal)
+
+
+def differences(configured: Network, network: NetworkState) -> tuple[str, ...]:
+    """The options of an existing network that differ from its configuration."""
+    rows = (
+        ("driver", network.driver, configured.driver),
+        ("internal", network.internal, configured.internal),
+        ("subnet", ", ".join(network.subnets), configured.subnet),
+    )
+    return tuple(
+        f"{option} is {actual}, configured {wanted}"
+        for option, actual, wanted in rows
+        if wanted is not None and wanted != actual
+    )
+
+
+def moves_route(container: ContainerState, network: str, *, internal: bool) -> bool:
+    """Whether a connection to the network would move the container's default route.
+
+    Docker routes through the network whose name sorts first, without internal ones.
+    """
+    names = [endpoint.network for endpoint in container.endpoints]
+    return not internal and bool(names) and network < min(names)
+
+
+def _removable(container: ContainerState, stack: Stack) -> bool:
+    """Whether ragops may disconnect a container from the network without confirmation."""
+    return container.ours or is_ragflow(container) or container.name in stack.ragflow.containers
+
+
+def _network_actions(configured: Network, network: NetworkState | None) -> Iterator[Action]:
+    if network is None:
+        yield CreateNetwork(network_spec(configured))
+        return
+    if differing := differences(configured, network):
+        undo = "ragops down, then ragops up" if network.ours else f"docker network inspect {network.name}"
+        raise StackError(
+            f"network {network.name} exists and differs from its configuration",
+            code="network-differs",
+            evidence="\n".join(differing),
+            hint=f"configure it as it is, or recreate it: {undo}",
+        )
+
+
+def _volume_actions(spec: ContainerSpec, observed: Observed) -> Iterator[Action]:
+    existing = {volume.name for volume in observed.volumes}
+    for mount in spec.mounts:
+        if mount.kind == "volume" and mount.source not in existing:
+            yield CreateVolume(mount.source)
+
+
+def _reranker_actions(
+    spec: ContainerSpec, image_id: str, network: NetworkState | None, observed: Observed
+) -> Iterator[Action]:
+    old = observed.container(old_name(spec.name))
+    if old is not None and old.ours:  # a replacement was interrupted
+        yield Remove("container", old.name, old.id)
+    container = observed.container(spec.name)
+    if container is None:
+        yield RunContainer(spec)
+        return
+    if not container.ours:
+        raise StackError(
+            f"a container that ragops did not make is named {spec.name}",
+            code="name-taken",
+            evidence=f"image {container.image}, {container.status}",
+            hint="remove or rename it, or set another name under [reranker]",
+            container=spec.name,
+        )
+    if reason := _outdated(container, spec, image_id, network):
+        yield ReplaceContainer(spec, reason)
+        return
+    if network is not None:
+        yield from _reconnect(container, network, Connect(network.name, spec.name, aliases=spec.aliases))
+    if not container.running:
+        yield StartContainer(spec.name)
+    elif container.health == "unhealthy":
+        yield RestartContainer(spec.name, "it is unhealthy")
+
+
+def _outdated(
+    container: ContainerState, spec: ContainerSpec, image_id: str, network: NetworkState | None
+) -> str:
+    if container.config != spec.config_hash():
+        return "its configuration changed"
+    if container.image_id != image_id:
+        return f"{spec.image} is another image now"
+    if network is None:
+        return "its network is gone"
+    return ""
+
+
+def _connect_actions(
+    ragflow: RagflowContainer, configured: Network, network: NetworkState | None
+) -> Iterator[Action]:
+    connect = _connect(ragflow, configured.name, internal=configured.internal)
+    if network is not None:
+        yield from _reconnect(ragflow.container, network, connect)
+        return
+    if ragflow.container.endpoint(configured.name):  # of a network of that name that is gone
+        yield Disconnect(configured.name, ragflow.name)
+    yield connect
+
+
+def _connect(ragflow: RagflowContainer, network: str, *, internal: bool) -> Connect:
+    moves = moves_route(ragflow.container, network, internal=internal)
+    return Connect(network, ragflow.name, "moves its default route: open connections break" if moves else "")
+
+
+def _reconnect(container: ContainerState, network: NetworkState, connect: Connect) -> Iterator[Action]:
+    endpoint = container.endpoint(network.name)
+    if endpoint is None:
+        yield connect
+    elif endpoint.network_id not in ("", network.id):  # of a network of that name that is gone
+        yield Disconnect(network.name, container.name)
+        yield connect
+
+
+def _notes(stack: Stack, network: NetworkState | None, members: list[RagflowContainer]) -> Iterator[str]:
+    if network is not None and not network.ours:
+        yield f"network {network.name} was not created by ragops: it is used, and never removed"
+    if not members:
+        yield "no RAGFlow container found: start RAGFlow, or the demo client with: ragops demo up"
+    for ragflow in members:
+        if ragflow.demo:
+            yield f"{ragflow.name} is the demo client, a substitute for RAGFlow"
+    if stack.network.internal and stack.reranker.port:
+        yield "the network is internal: nothing is published on this host"

@@ -1,0 +1,474 @@
+"""The undo record: what ragops entered into which RAGFlow, and the settings before that.
+
+One small file for each user of a RAGFlow and each instance under ``RAGOPS_HOME/ragflow``, readable
+by its owner only. It holds names and addresses, and no key or token.
+
+Reads, changes and restores the settings of one RAGFlow user.
+
+The previous settings are on disk before the first change. Chats and the default are restored before
+the model is removed, since later releases refuse to remove a model in use.
+
+Registers the reranker in RAGFlow through its API, and unregisters it.
+
+Read the settings, record them, send what is missing, read back and compare; a second
+:func:`register` changes nothing. Addresses, names and ids are logged; secrets are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ragops.configuration import home
+from ragops.docker.engine import connect as connect_engine
+from ragops.errors import RagflowError
+from ragops.progress import step
+from ragops.ragflow import discovery, releases
+from ragops.ragflow.api import Api, base_url, refused
+from ragops.ragflow.discovery import detect
+from ragops.ragflow.providers import (
+    RegistrationSpec,
+    changes,
+    chat_id,
+    check_ownership,
+    check_supported,
+    differences,
+    model_id,
+    rank_dataset,
+    registration_api,
+    set_chat,
+)
+from ragops.reranker import sizing
+from ragops.stack import verbs
+from ragops.stack.lock import held
+from ragops.table import Column, Shown, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from ragops.configuration import Stack
+    from ragops.docker.engine import Engine
+    from ragops.ragflow.api import Request, Secret
+    from ragops.ragflow.discovery import RagflowContainer
+    from ragops.ragflow.providers import RagflowState, RegistrationApi
+    from ragops.ragflow.releases import Release
+
+
+@dataclass(frozen=True)
+class UndoRecord:
+    """What ``register`` changed in one RAGFlow, for one of its users."""
+
+    url: str
+    user: str
+    instance: str
+    release: str
+    model: str
+    entered: bool = False
+    """Whether ragops entered the model; else it existed before."""
+    provider: bool = False
+    """Whether ragops added the provider."""
+    default: str | None = None
+    """The default rerank model before ragops set one, empty for none; None when it never did."""
+    chats: Mapping[str, str] = field(default_factory=dict)
+    """Each chat's rerank id before ragops set one."""
+
+    def file(self, home: Path) -> Path:
+        """Where the record is stored below ``RAGOPS_HOME``."""
+        owner = self.user or self.url  # a user's id lasts, an address changes with the container
+        digest = hashlib.sha256(f"{owner}\n{self.instance}".encode()).hexdigest()[:12]
+        return home / "ragflow" / f"{digest}.json"
+
+
+def load(home: Path, new: UndoRecord) -> UndoRecord | None:
+    """The stored record of the user and instance of a new one; None without a file.
+
+    Raises:
+        RagflowError: The file can't be read.
+    """
+    file = new.file(home)
+    try:
+        return UndoRecord(**json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise RagflowError(
+            f"can't read the record of RAGFlow's previous settings, {file}",
+            code="undo-unreadable",
+            evidence=str(error),
+            hint="repair the file, or move it away and restore the default and the chats by hand",
+            file=file,
+        ) from None
+
+
+def save(home: Path, record: UndoRecord) -> None:
+    """Write the record atomically, readable by its owner only."""
+    file = record.file(home)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = file.with_suffix(".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        json.dump(asdict(record), out, indent=2, ensure_ascii=False)
+        out.write("\n")
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
+
+
+def delete(home: Path, record: UndoRecord) -> None:
+    """Delete the record once everything is undone."""
+    record.file(home).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Registrar:
+    """One user's settings in one RAGFlow, and the entry that they should have."""
+
+    api: Api
+    release: Release
+    spec: RegistrationSpec
+    home: Path
+
+    @property
+    def routes(self) -> RegistrationApi:
+        """The requests of the release."""
+        return registration_api(self.release)
+
+    def read(self, *, chats_may_be_missing: bool = False) -> RagflowState:
+        """Read the settings.
+
+        Raises:
+            RagflowError: RAGFlow refuses the token, a chat does not exist, or a request failed: an
+                object that could not be read is never taken for one that does not exist.
+        """
+        first, *others = self.routes.reads(self.spec)
+        responses = {first.path: self.api.call(first)}
+        for request in others:
+            response = self.api.send(request)
+            required = "/chats" in request.path and not chats_may_be_missing
+            if not response.ok and (required or not response.is_absent):
+                raise refused(request, response)
+            responses[request.path] = response
+        return self.routes.parse(self.spec, responses)
+
+    def new_record(self, state: RagflowState) -> UndoRecord:
+        """An undo record without any change."""
+        user = state.tenant.get("tenant_id", "")
+        return UndoRecord(self.api.url, user, self.spec.instance, self.release.name, self.spec.model)
+
+    def load_record(self, state: RagflowState) -> UndoRecord | None:
+        """The undo record of earlier calls; None without any.
+
+        Raises:
+            RagflowError: The file can't be read.
+        """
+        return load(self.home, self.new_record(state))
+
+    def with_earlier(self, record: UndoRecord) -> tuple[Registrar, RagflowState]:
+        """Add the default and the chats of earlier calls to the spec, as far as they still name the model."""
+        spec = self.spec
+        earlier = tuple(chat for chat in record.chats if chat not in spec.chats)
+        everything = replace(spec, chats=(*spec.chats, *earlier))
+        state = replace(self, spec=everything).read(chats_may_be_missing=True)
+        own = self._own_ids(record)
+        chats = tuple(chat for chat, model in state.chats.items() if chat in spec.chats or model in own)
+        spec = replace(spec, default=spec.default or state.default in own, chats=chats)
+        return replace(self, spec=spec), state
+
+    def enter(self, state: RagflowState, record: UndoRecord) -> tuple[str, ...]:
+        """Send the missing changes, and return them.
+
+        Raises:
+            RagflowError: RAGFlow refused; what was created by then is removed again.
+        """
+        requests = list(changes(self.routes, self.spec, state))
+        if record.entered and record.model != self.spec.model:
+            requests += self.routes.replace(record.model)
+        if not requests:
+            return ()
+        created = state.entry is None and not record.entered
+        record = replace(
+            self._with_previous(state, record),
+            release=self.release.name,
+            model=self.spec.model,
+            entered=record.entered or created,
+            provider=record.provider or not state.provider,
+        )
+        save(self.home, record)
+        try:
+            return self._send(requests)
+        except RagflowError:
+            if created:
+                self._clean_up(record, provider=not state.provider)
+            raise
+
+    def undo(self, record: UndoRecord) -> tuple[str, ...]:
+        """Restore the previous settings, and return the changes. A refused request does not stop the others.
+
+        Raises:
+            RagflowError: A request was refused; the undo record stays, so that it can be repeated.
+        """
+        sent: list[str] = []
+        errors: list[RagflowError] = []
+        for request in tuple(self._undo_requests(self.read(chats_may_be_missing=True), record)):
+            try:
+                sent += self._send((request,))
+            except RagflowError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        delete(self.home, record)
+        return tuple(sent)
+
+    def _undo_requests(self, state: RagflowState, record: UndoRecord) -> Iterator[Request]:
+        """Settings that the user has changed since stay."""
+        own = self._own_ids(record)
+        for chat, previous in record.chats.items():
+            if state.chats.get(chat) in own:
+                yield set_chat(self.release, chat, previous)
+        if record.default is not None and state.default in own:
+            yield from self.routes.restore_default(record.default, state)
+        if record.entered:
+            yield from self.routes.remove(self.spec, state, provider=record.provider)
+
+    def _with_previous(self, state: RagflowState, record: UndoRecord) -> UndoRecord:
+        """The record with the settings that are about to change; a later choice of the user replaces it."""
+        own = self._own_ids(record)
+        default = record.default
+        if self.spec.default and state.default not in own:
+            default = state.default
+        chats = {chat: state.chats[chat] for chat in self.spec.chats if state.chats[chat] not in own}
+        return replace(record, default=default, chats={**record.chats, **chats})
+
+    def _own_ids(self, record: UndoRecord) -> frozenset[str]:
+        """Every id by which any release names the model: one from before an upgrade is still ours."""
+        return frozenset(
+            form.format(name=name, instance=self.spec.instance)
+            for name in (self.spec.model, record.model)
+            for fact in releases.IDS
+            for form in fact.value
+        )
+
+    def _clean_up(self, record: UndoRecord, *, provider: bool) -> None:
+        """After a failure: remove what was created, unless the model is in, and the record with it."""
+        try:
+            state = self.read()
+            if state.entry is not None and state.entry.model:
+                return
+            for request in self.routes.remove(self.spec, state, provider=provider):
+                self.api.send(request)
+        except RagflowError:
+            return  # no response any more: unregister can repeat it with the record
+        delete(self.home, record)
+
+    def _send(self, requests: Iterable[Request]) -> tuple[str, ...]:
+        sent = []
+        for request in requests:
+            self.api.call(request)
+            step(request.purpose)
+            sent.append(request.purpose)
+        return tuple(sent)
+
+
+def remaining(record: UndoRecord, state: RagflowState) -> tuple[str, ...]:
+    """The settings that differ from those before registration, and why."""
+    notes = []
+    if not record.entered:
+        notes.append(f"{record.model} was entered before ragops came, and stays")
+    if record.default is not None and state.default != record.default:
+        notes.append(f"the default is {state.default or 'none'} and was {record.default or 'none'}")
+    return tuple(notes)
+
+
+GO_SERVER = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ignores failures of the reranker"
+
+__all__ = ["Registration", "RegistrationSpec", "register", "registration_spec", "unregister"]
+
+
+@dataclass(frozen=True, repr=False)
+class Registration(Shown):
+    """RAGFlow's settings as read back, and the changes that were made."""
+
+    url: str
+    release: str
+    source: str
+    """Where the release was read."""
+    model: str
+    """The model's name; empty when RAGFlow does not have it."""
+    base_url: str
+    """The reranker's address."""
+    rerank_id: str
+    """The id by which a chat or a retrieval names the model."""
+    default: str
+    """Id of the user's default rerank model."""
+    chats: tuple[str, ...]
+    """The named chats that use the model."""
+    changes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def table(self) -> Table:
+        """RAGFlow's settings of the reranker, then the changes."""
+        rows = (
+            ("RAGFlow", f"{self.release} at {self.url}, by {self.source}"),
+            ("model", self.model or "not entered"),
+            ("address", self.base_url or "none"),
+            ("rerank id", self.rerank_id),
+            ("default", self.default or "none"),
+            *(("chat", chat) for chat in self.chats),
+        )
+        changes = tuple(f"~ {change}" for change in self.changes) or ("nothing to change",)
+        notes = tuple(f"note: {note}" for note in self.notes)
+        below = Table(notes=(*changes, *notes))
+        return Table((Column("setting"), Column("value")), rows, below=(below,))
+
+
+def register(
+    stack: Stack,
+    token: Secret,
+    *,
+    url: str = "",
+    spec: RegistrationSpec | None = None,
+    engine: Engine | None = None,
+) -> Registration:
+    """Enter the reranker into RAGFlow v0.24 or later, and read it back. Idempotent.
+
+    Args:
+        stack: The configuration.
+        token: An API token of RAGFlow.
+        url: RAGFlow's address; that of its container by default.
+        spec: The entry that RAGFlow should have; :func:`registration_spec` of the stack by default.
+        engine: The Docker engine; connected when needed by default.
+
+    Raises:
+        RagflowError: RAGFlow is not found, of an unknown or older release, refuses, or has an entry
+            of the user; an unfinished entry is removed, and nothing of the user's is lost. For an
+            older release the evidence has the values to enter by hand.
+        StackError: The address can't be used.
+    """
+    with _connected(stack, token, url, spec, engine) as opened:
+        registrar, source, notes = opened
+        state = registrar.read()
+        record = registrar.load_record(state)
+        if record is not None:
+            registrar, state = registrar.with_earlier(record)
+        record = record or registrar.new_record(state)
+        spec = registrar.spec
+        check_ownership(spec, state.entry, record.model if record.entered else "")
+        if sent := registrar.enter(state, record):
+            state = registrar.read()
+        if wrong := differences(registrar.release, spec, state):
+            raise RagflowError(
+                "RAGFlow took the model, but returns another entry than the one that was sent",
+                code="entry-differs",
+                evidence="\n".join(wrong),
+                hint="ragops unregister undoes it",
+                url=registrar.api.url,
+            )
+        if spec.dataset:
+            registrar.api.call(rank_dataset(spec.dataset, model_id(registrar.release, spec)))
+            notes = (*notes, f"dataset {spec.dataset} was ranked with it")
+        return _result(registrar, source, state, sent, notes)
+
+
+def unregister(
+    stack: Stack,
+    token: Secret,
+    *,
+    url: str = "",
+    spec: RegistrationSpec | None = None,
+    engine: Engine | None = None,
+) -> Registration:
+    """Restore RAGFlow's settings from before :func:`register`: chats, default, then the model.
+
+    Settings that the user has changed since stay. Arguments and errors as of :func:`register`.
+    """
+    with _connected(stack, token, url, spec, engine) as opened:
+        registrar, source, _ = opened
+        state = registrar.read()
+        record = registrar.load_record(state)
+        if record is None:
+            notes = ("ragops has changed nothing there: nothing to undo",)
+            return _result(registrar, source, state, (), notes)
+        spec = replace(registrar.spec, model=record.model, chats=tuple(record.chats))
+        registrar = replace(registrar, spec=spec)
+        sent = registrar.undo(record)
+        state = registrar.read(chats_may_be_missing=True)
+        return _result(registrar, source, state, sent, remaining(record, state))
+
+
+def registration_spec(stack: Stack) -> RegistrationSpec:
+    """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``."""
+    desired = verbs.desired(stack)
+    return RegistrationSpec(desired.served, stack.internal_url, sizing.max_model_len(stack, desired.model))
+
+
+@contextmanager
+def _connected(
+    stack: Stack,
+    token: Secret,
+    url: str,
+    spec: RegistrationSpec | None,
+    engine: Engine | None,
+) -> Iterator[tuple[Registrar, str, tuple[str, ...]]]:
+    """The registrar of one RAGFlow, where its release was read, and notes; locked against a second ragops."""
+    container = None
+    if not url:
+        engine = engine or connect_engine()
+        container = _container(stack, engine)
+        url = discovery.url_of(container)
+    url = base_url(url)
+    detected = detect(stack.ragflow.release, url=url, container=container, engine=engine)
+    spec = spec or registration_spec(stack)
+    check_supported(detected.release, spec)
+    if not token:
+        raise RagflowError(
+            f"RAGFlow {detected.release.name} needs an API token, and none was given",
+            code="ragflow-access",
+            hint="create one on RAGFlow's API page; give it in RAGOPS_RAGFLOW_TOKEN or with --token-file",
+            url=url,
+        )
+    notes = (GO_SERVER,) if container is not None and container.speaks_go else ()
+    with held(home(), url, spec.instance), Api(url, token) as api:
+        yield Registrar(api, detected.release, spec, home()), detected.source, notes
+
+
+def _container(stack: Stack, engine: Engine) -> RagflowContainer:
+    containers = discovery.find(engine.containers(), stack.ragflow)
+    if not containers:
+        raise RagflowError(
+            "no RAGFlow container to register in",
+            code="ragflow-missing",
+            hint="start RAGFlow, or give --url",
+        )
+    if containers[0].demo:
+        raise RagflowError(
+            f"{containers[0].name} is the demo client: it has no model settings",
+            code="ragflow-demo",
+            container=containers[0].name,
+            hint="start RAGFlow, or give --url",
+        )
+    return containers[0]
+
+
+def _result(
+    registrar: Registrar, source: str, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
+) -> Registration:
+    release, spec = registrar.release, registrar.spec
+    entry = state.entry if state.entry and state.entry.model else None
+    used = chat_id(release, spec)
+    return Registration(
+        url=registrar.api.url,
+        release=release.name,
+        source=source,
+        model=spec.model if entry else "",
+        base_url=entry.base_url if entry else "",
+        rerank_id=model_id(release, spec),
+        default=state.default,
+        chats=tuple(chat for chat, model in state.chats.items() if model == used),
+        changes=changes,
+        notes=notes,
+    )

@@ -1,1 +1,0 @@
-"""Stand-ins for what a machine may not have: an engine, a reranker, RAGFlow. Public and documented."""

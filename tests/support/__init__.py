@@ -1,0 +1,1 @@
+"""Fakes, stubs and recordings for the tests."""

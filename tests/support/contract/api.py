@@ -1,0 +1,59 @@
+"""A contract server: RAGFlow's registration routes of one release from v0.24 on, with their defects.
+
+It responds as RAGFlow's own servers did when they were recorded (v0.25.6, v0.27.0), and for the
+other releases as their source says. Tests compare it with the recordings. It calls the reranker as
+RAGFlow's client does, keeps its state in memory, and has no documents and no other routes::
+
+    with RagflowServer("v0.27.0") as ragflow, StubReranker() as reranker:
+        httpx.get(ragflow.url + "/api/v1/system/ping").text      # pong
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+
+from ragops.ragflow import releases
+from tests.support.contract import chat_routes, llm, providers, system
+from tests.support.contract.state import World, not_found
+from tests.support.served import Served
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tests.support.contract.state import Asked
+
+__all__ = ["RagflowServer", "World", "application"]
+
+
+def application(world: World) -> Starlette:
+    """The routes that a release has, over one world."""
+    routes = (
+        *system.routes(world),
+        *llm.tenant_routes(world),
+        *(llm.routes(world) if world.before("v0.27.0") else ()),
+        *(providers.routes(world) if not world.before("v0.26.0") else ()),
+        *chat_routes.routes(world),
+    )
+    return Starlette(routes=routes, exception_handlers={404: not_found, 405: not_found})
+
+
+class RagflowServer(Served):
+    """The contract server in a thread of this process.
+
+    Args:
+        release: The release that it answers as.
+        limit: Seconds for the test call of a registration, where the release has a limit.
+    """
+
+    def __init__(self, release: str = releases.NEWEST, *, limit: float | None = None, **changed: Any) -> None:
+        known = releases.of(release)
+        waits = known.registration_limit if limit is None else limit
+        self.world = World(release=known, limit=waits if known.registration_limit else None, **changed)
+        super().__init__(application(self.world))
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The requests that arrived, oldest first."""
+        return self.world.asked

@@ -1,0 +1,132 @@
+"""The contract server's routes that use a model: chats, datasets, and a retrieval that it ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.support.contract import upstream
+from tests.support.contract.state import done, failed, unauthorized
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.routing import Route
+
+    from tests.support.contract.state import Asked, World
+
+_MISSING = "doesn't exist"
+
+
+def routes(world: World) -> Iterator[Route]:
+    """Chats as the release has them, and what every release has."""
+
+    async def retrieve(asked: Asked) -> Any:
+        return await _retrieve(world, asked.body)
+
+    yield from _old_chats(world) if world.before("v0.25.0") else _chats(world)
+    yield world.route("POST", "/api/v1/retrieval", retrieve)
+
+
+def _chats(world: World) -> Iterator[Route]:
+    async def read(asked: Asked) -> Any:
+        name = asked.parts["chat"]
+        if name not in world.chats:
+            return failed("No authorization.", 109, data=False)
+        return done({"id": name, "rerank_id": world.chats[name]}, message="success")
+
+    async def write(asked: Asked) -> Any:
+        name, rerank_id = asked.parts["chat"], asked.body["rerank_id"]
+        if name not in world.chats:
+            return failed("No authorization.", 109, data=False)
+        if rerank_id and isinstance(_model(world, rerank_id), str):
+            return failed(f"`rerank_id` {rerank_id} {_MISSING}")
+        world.chats[name] = rerank_id
+        return done({"id": name, "rerank_id": rerank_id}, message="success")
+
+    yield world.route("GET", "/api/v1/chats/{chat}", read)
+    yield world.route("PATCH", "/api/v1/chats/{chat}", write)
+
+
+def _old_chats(world: World) -> Iterator[Route]:
+    async def read(asked: Asked) -> Any:
+        name = asked.parts.get("id", "")
+        if name not in world.chats:
+            return failed(f"The chat {_MISSING}")
+        return done([{"id": name, "prompt": {"rerank_model": world.chats[name]}}])
+
+    async def write(asked: Asked) -> Any:
+        name, rerank_id = asked.parts["chat"], asked.body["prompt"]["rerank_model"]
+        if name not in world.chats:
+            return failed("You do not own the chat")
+        if rerank_id and rerank_id not in world.llms:  # the name as it is kept, and no other form of it
+            return failed(f"`rerank_model` {rerank_id} {_MISSING}")
+        world.chats[name] = rerank_id
+        return done()
+
+    yield world.route("GET", "/api/v1/chats", read)
+    yield world.route("PUT", "/api/v1/chats/{chat}", write)
+
+
+async def _retrieve(world: World, body: dict[str, Any]) -> Any:
+    """Ordered by the reranker alone when it is named; a failure of it is RAGFlow's own."""
+    texts = [text for name in body["dataset_ids"] for text in world.datasets.get(name, ())]
+    if not any(name in world.datasets for name in body["dataset_ids"]):
+        return failed(f"You don't own the dataset {body['dataset_ids'][0]}")
+    if not body.get("rerank_id"):  # the user's default is not asked
+        return done({"chunks": [{"content": text} for text in texts], "total": len(texts)})
+    found = _model(world, body["rerank_id"])
+    if isinstance(found, str):
+        return failed(f"LookupError('{found}')", 100, data=None)
+    url, key, model = found
+    try:
+        # on the event loop, as RAGFlow does from v0.22.1 on (api/ragflow_server.py): other requests wait
+        ranks = upstream.scores(world, url, key, model, body["question"], texts)
+    except upstream.ClientError as error:
+        if error.status == 401:
+            return unauthorized(
+                "Unauthorized"
+            )  # a reranker that refuses RAGFlow's key looks like a wrong token
+        return failed(f"{error.kind}({str(error)!r})", 100, data=None)
+    order = sorted(range(len(texts)), key=lambda index: -ranks[index])
+    return done({"chunks": [{"content": texts[one], "similarity": ranks[one]} for one in order]})
+
+
+def _model(world: World, rerank_id: str) -> tuple[str, str, str] | str:
+    """Address, key and name of a model; a text when the id names none."""
+    return _by_name(world, rerank_id) if world.before("v0.26.0") else _by_parts(world, rerank_id)
+
+
+def _by_name(world: World, rerank_id: str) -> tuple[str, str, str] | str:
+    name = rerank_id.removesuffix("@VLLM")
+    if name + "___VLLM" in world.llms and rerank_id != name:
+        name += "___VLLM"
+    one = world.llms.get(name)
+    if one is None:
+        if world.before("v0.25.0"):
+            return f"Model({rerank_id}) not authorized"
+        return f"Tenant Model with name {rerank_id} and type rerank not found"
+    return one.url, one.key, name
+
+
+def _by_parts(world: World, rerank_id: str) -> tuple[str, str, str] | str:
+    for one in world.instances.values():
+        for model in one.models.values():
+            if model.id == rerank_id and not world.before("v0.27.0"):
+                return one.url, one.key, model.name
+    name, *rest = rerank_id.split("@")
+    if not rest:
+        return f"Provider  not found for model {rerank_id}."
+    instance = rest[0] if len(rest) > 1 else _only(world)
+    if instance not in world.instances:
+        return f"Instance {instance} not found for model {rerank_id}."
+    found = world.instances[instance]
+    if name not in found.models:
+        return f"Model {rerank_id} not found for model rerank"
+    return found.url, found.key, name
+
+
+def _only(world: World) -> str:
+    """The instance that an id without one means."""
+    if world.before("v0.26.3") or len(world.instances) != 1:
+        return "default"
+    return next(iter(world.instances))

@@ -1,0 +1,698 @@
+"""What Docker engine 20.10 allows and what it says when it refuses; pure, for ``fake_engine.py``.
+
+What a fake engine has: records in memory, and the ways to set a scene. See ``fake_engine.py``.
+
+A Docker engine in memory, with the methods of :class:`~ragops.docker.engine.Engine`.
+
+For tests, and for trying ragops where there is no Docker. It refuses what engine 20.10 refuses, in
+the same words; ``tests/live/test_engine_contract.py`` holds it against a real one. Programs inside
+containers don't run: :attr:`FakeEngine.respond` and :attr:`FakeEngine.output` say what they say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import itertools
+import re
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from ragops.docker import hints, objects
+from ragops.docker.engine import TIMEOUT, Engine
+from ragops.docker.objects import (
+    LABEL,
+    ContainerSpec,
+    ContainerState,
+    Endpoint,
+    EngineState,
+    EventState,
+    ExecResult,
+    ImageState,
+    NetworkSpec,
+    NetworkState,
+    StatsState,
+    VolumeState,
+)
+from ragops.errors import EngineError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+PREDEFINED = ("bridge", "host", "none")
+"""Networks that every engine has; they can be neither made nor removed."""
+
+SHARED = (
+    "container sharing network namespace with another container or host "
+    "cannot be connected to any other network"
+)
+PRIVATE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+AMBIGUOUS = "network {name} is ambiguous ({count} matches found on name)"
+AMBIGUOUS_TO_REMOVE = "network {name} is ambiguous ({count} matches found based on name)"
+NO_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
+    "to connect this node to swarm and try again."
+)
+
+NO_POOL = "could not find an available, non-overlapping IPv4 address pool"
+"""The engine goes on: "among the defaults to assign to the network"."""
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_MISSING = re.compile(r"^No such |not found$|no such volume$|manifest unknown$|^plugin |^could not find ")
+_CANT_EXECUTE = {
+    "paused": "is paused, unpause the container before exec",
+    "restarting": "is restarting, wait until the container is running",
+}
+
+
+def refused(what: str, said: str, container: str = "") -> EngineError:
+    """The error that ``engine.py`` raises for such an answer."""
+    kind = NotFoundError if _MISSING.search(said) else EngineError
+    hint = hints.for_engine(said)
+    return kind(
+        f"the Docker engine could not {what}",
+        code=hint.code,
+        evidence=said,
+        hint=hint.remedy,
+        container=container,
+    )
+
+
+def tagged(image: str) -> str:
+    """An image's name with its tag; ``latest`` where none is written."""
+    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+
+
+def predefined(ids: Iterator[str]) -> dict[str, NetworkState]:
+    """The networks of a new engine, by id."""
+    subnets = {"bridge": ("172.17.0.0/16",)}
+    found = {}
+    for name in PREDEFINED:
+        driver = "null" if name == "none" else name
+        number = next(ids)
+        found[number] = NetworkState(number, name, driver, False, subnets.get(name, ()), {})
+    return found
+
+
+def new_network(spec: NetworkSpec, networks: Iterable[NetworkState]) -> str:
+    """Why a network can't be made; empty when it can."""
+    there = tuple(networks)
+    if spec.name in PREDEFINED:
+        return f"operation is not permitted on predefined {spec.name} network "
+    if any(one.name == spec.name for one in there):
+        return f"network with name {spec.name} already exists"
+    if spec.driver == "overlay":
+        return NO_MANAGER
+    if spec.driver != "bridge":
+        return f'plugin "{spec.driver}" not found'
+    if spec.subnet and objects.overlapping(spec.subnet, _subnets(there)):
+        return "Pool overlaps with other one on this address space"
+    return "" if spec.subnet or free_subnet(there) else NO_POOL
+
+
+def free_subnet(networks: Iterable[NetworkState]) -> str:
+    """The subnet that a network gets when it names none; empty when the pools are used up."""
+    return next(iter(objects.free(objects.POOLS, _subnets(networks))), "")
+
+
+def joining(box: ContainerState, network: NetworkState) -> str:
+    """Why a container can't be connected to a network; empty when it can."""
+    if box.network_mode == "host" or (box.running and box.network_mode.startswith("container:")):
+        return SHARED
+    if box.network_mode == "none":
+        return PRIVATE
+    if box.running and box.endpoint(network.name):
+        return f"endpoint with name {box.name} already exists in network {network.name}"
+    return ""
+
+
+def placed(place: Endpoint, network: NetworkState, boxes: Iterable[ContainerState]) -> Endpoint:
+    """An endpoint with the network's id and the first address that nobody has."""
+    taken = {end.address for box in boxes for end in box.endpoints if end.network_id == network.id}
+    hosts = ipaddress.ip_network(network.subnets[0], strict=False).hosts() if network.subnets else iter(())
+    next(hosts, None)  # the gateway's
+    free = (str(one) for one in hosts if str(one) not in taken)
+    return replace(place, network_id=network.id, address=next(free, ""))
+
+
+def new_container(spec: ContainerSpec, boxes: Iterable[ContainerState]) -> str:
+    """Why a container can't be made; empty when it can."""
+    if not _NAME.fullmatch(spec.name):
+        return f"Invalid container name ({spec.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+    return new_name(spec.name, boxes)
+
+
+def new_name(name: str, boxes: Iterable[ContainerState]) -> str:
+    """Why a container can't have a name; empty when it can."""
+    holder = next((one for one in boxes if one.name == name), None)
+    if holder is None:
+        return ""
+    return (
+        f'Conflict. The container name "/{name}" is already in use by container "{holder.id}". '
+        "You have to remove (or rename) that container to be able to reuse that name."
+    )
+
+
+def created(spec: ContainerSpec, number: str, image_id: str, shares: str) -> ContainerState:
+    """A new container that has not been started.
+
+    Args:
+        spec: How it was asked for.
+        number: Its id.
+        image_id: The id of its image.
+        shares: The id of the container whose network it shares, or empty.
+    """
+    mode = f"container:{shares}" if shares else spec.network or "default"
+    network = "bridge" if mode == "default" else mode
+    return ContainerState(
+        id=number,
+        name=spec.name,
+        image=spec.image,
+        image_id=image_id,
+        status="created",
+        exit_code=0,
+        oom_killed=False,
+        error="",
+        started_at="0001-01-01T00:00:00Z",
+        restart_count=0,
+        health="",
+        network_mode=mode,
+        endpoints=() if ":" in mode else (Endpoint(network, "", "", spec.aliases),),
+        published=(),
+        labels=spec.all_labels(),
+        command=(*spec.entrypoint, *spec.command),
+        environment=tuple(f"{name}={value}" for name, value in spec.environment),
+    )
+
+
+def volumes(spec: ContainerSpec) -> tuple[str, ...]:
+    """The volumes that a container mounts."""
+    return tuple(mount.source for mount in spec.mounts if mount.kind == "volume")
+
+
+def endpoint_aliases(network: str, wanted: tuple[str, ...], number: str) -> tuple[str, ...]:
+    """The names of a container in a network: those asked for, and the beginning of its id."""
+    return () if network in PREDEFINED else tuple(dict.fromkeys((*wanted, number[:12])))
+
+
+def publishing(
+    wanted: tuple[tuple[str, int, int], ...], boxes: Iterable[ContainerState], host_ports: set[int]
+) -> str:
+    """Why ports can't be published; empty when they can."""
+    held = {(ip, port) for box in boxes for ip, port, _ in box.published}
+    everywhere = {"", "0.0.0.0", "::"}
+    for ip, port, _ in wanted:
+        if port in host_ports:
+            return f"Error starting userland proxy: listen tcp4 {ip}:{port}: bind: address already in use"
+        if any(port == other and (ip == at or {ip, at} & everywhere) for at, other in held):
+            return f"Bind for {ip}:{port} failed: port is already allocated"
+    return ""
+
+
+def executing(box: ContainerState) -> str:
+    """Why no program can be run in a container; empty when one can."""
+    if box.status == "running":
+        return ""
+    return f"Container {box.id} {_CANT_EXECUTE.get(box.status, 'is not running')}"
+
+
+def pausing(box: ContainerState) -> str:
+    """Why a container can't be paused; empty when it can."""
+    if box.status == "paused":
+        return f"Container {box.id} is already paused"
+    return "" if box.status == "running" else f"Container {box.id} is not running"
+
+
+def _subnets(networks: Iterable[NetworkState]) -> list[str]:
+    return [subnet for one in networks for subnet in one.subnets]
+
+
+Respond = Callable[[ContainerState, tuple[str, ...], str], ExecResult | None]
+"""Plays a program: container, arguments and standard input in; None where there is no such program."""
+
+
+class World:
+    """Networks, containers, images and volumes; :class:`~tests.support.fake_engine.FakeEngine` acts on it.
+
+    Args:
+        images: Names of the images that are there; ``vllm-cpu:latest`` when left out.
+    """
+
+    def __init__(self, *images: str) -> None:
+        self.calls: list[str] = []
+        """Every call that would change something, refused ones too: ``start ragflow-server`` …"""
+        self.respond: Respond = lambda _container, _argv, _stdin: None
+        """What programs in containers answer."""
+        self.output: dict[str, str] = {}
+        """What a container of that name has logged."""
+        self.used: dict[str, StatsState] = {}
+        """What a container of that name has used."""
+        self.host_ports: set[int] = set()
+        """Ports on which processes of the host listen."""
+        self.registry: set[str] = set()
+        """Images that can be pulled; while it is empty no registry answers."""
+        self.build_output: tuple[str, ...] = ()
+        """Lines that a build prints."""
+        self._ids = (hashlib.sha256(str(number).encode()).hexdigest() for number in itertools.count())
+        self._networks = predefined(self._ids)
+        self._containers: dict[str, ContainerState] = {}
+        self._specs: dict[str, ContainerSpec] = {}
+        self._images: dict[str, ImageState] = {}
+        self._volumes: dict[str, VolumeState] = {}
+        self._refusals: dict[str, str] = {}
+        self._ears: list[SimpleQueue[EventState | None]] = []
+        for name in images or ("vllm-cpu:latest",):
+            self.add_image(name)
+
+    # -- setting the scene: none of it counts as a call ------------------------------------
+
+    def add_network(self, name: str, *, subnet: str | None = None, internal: bool = False) -> str:
+        """A network that someone else made, even beside one of the same name; gives back its id."""
+        return self._make_network(NetworkSpec(name, subnet=subnet, internal=internal), {})
+
+    def add_container(
+        self,
+        name: str,
+        *,
+        network: str = "bridge",
+        image: str = "busybox:latest",
+        labels: Mapping[str, str] | None = None,
+        publish: tuple[tuple[str, int, int], ...] = (),
+    ) -> str:
+        """A running container that someone else made; its network and image are made if missing."""
+        if ":" not in network and network not in {one.name for one in self.networks()}:
+            self.add_network(network)
+        if self.image(image) is None:
+            self.add_image(image)
+        made = self._make_container(ContainerSpec(name, image, network=network, publish=publish))
+        inherited = found.labels if (found := self.image(image)) else {}
+        self._run(self.change(made, labels={**inherited, **(labels or {})}))
+        return made
+
+    def add_image(self, name: str, **fields: Any) -> ImageState:
+        """An image; the fields are those of :class:`~ragops.docker.objects.ImageState`."""
+        number = f"sha256:{next(self._ids)}"
+        made = ImageState(number, (tagged(name),), (), size=1_000_000, labels={}, architecture="amd64")
+        self._images[number] = replace(made, **fields)
+        return self._images[number]
+
+    def change(self, container: str, **fields: Any) -> ContainerState:
+        """Set fields of a container's state, such as ``status="paused"`` or ``health="healthy"``."""
+        box = self._found(container, "change it")
+        now = self._containers[box.id] = replace(box, **fields)
+        if now.health not in ("", "starting", box.health):
+            self._tell("container", f"health_status: {now.health}", now.name)
+        if now.status != box.status and now.status in {"running", "exited"}:
+            self._tell_of_places(now, "connect" if now.running else "disconnect")
+        return now
+
+    def end_events(self) -> None:
+        """Whoever follows the events hears no more, as when the engine ends."""
+        for ear in self._ears:
+            ear.put(None)
+
+    def refuse(self, call: str, said: str) -> None:
+        """Refuse the next call that begins with these words, as if the engine had said so."""
+        self._refusals[call] = said
+
+    # -- what there is ---------------------------------------------------------------------
+
+    def networks(self) -> tuple[NetworkState, ...]:
+        """All networks, Docker's own three too."""
+        return tuple(self._networks.values())
+
+    def containers(self) -> tuple[ContainerState, ...]:
+        """All containers, the newest first."""
+        return tuple(reversed(self._containers.values()))
+
+    def container(self, name: str) -> ContainerState | None:
+        """By id, name or the beginning of the id, in this order."""
+        named = (one for one in self._containers.values() if one.name == name.removeprefix("/"))
+        short = (one for one in self._containers.values() if name and one.id.startswith(name))
+        return self._containers.get(name) or next(itertools.chain(named, short), None)
+
+    def image(self, name: str) -> ImageState | None:
+        """By id, the beginning of the id, tag or digest."""
+        number, tag = name.removeprefix("sha256:"), tagged(name)
+        found = (
+            one
+            for one in self._images.values()
+            if tag in one.tags or name in one.digests or one.id.removeprefix("sha256:").startswith(number)
+        )
+        return next(found, None)
+
+    def images(self, *, label: str = LABEL) -> tuple[ImageState, ...]:
+        """Those with the label."""
+        return tuple(one for one in self._images.values() if label in one.labels)
+
+    def volumes(self) -> tuple[VolumeState, ...]:
+        """All volumes."""
+        return tuple(self._volumes.values())
+
+    # -- how it is kept --------------------------------------------------------------------
+
+    def _called(self, what: str) -> str:
+        self.calls.append(what)
+        for words in [one for one in self._refusals if what.startswith(one)]:
+            self._allow(what, self._refusals.pop(words))
+        return what
+
+    def _tell(self, kind: str, action: str, name: str) -> None:
+        for ear in self._ears:
+            ear.put(EventState(kind, action, name))
+
+    def _tell_of_places(self, box: ContainerState, action: str) -> None:
+        """That a container joined or left its networks, because it started or ended."""
+        if not box.running:
+            self._tell("container", "die", box.name)
+        for place in box.endpoints:
+            self._tell("network", action, place.network)
+        if box.running:
+            self._tell("container", "start", box.name)
+
+    def _allow(self, what: str, objection: str, container: str = "") -> None:
+        if objection:
+            raise refused(what, objection, container)
+
+    def _name(self, container: str) -> str:
+        found = self.container(container)
+        return found.name if found else container
+
+    def _network_name(self, network: str) -> str:
+        return self._networks[network].name if network in self._networks else network
+
+    def _found(self, container: str, what: str) -> ContainerState:
+        found = self.container(container)
+        if found is None:
+            raise refused(what, f"No such container: {container}", container)
+        return found
+
+    def _image(self, image: str, what: str) -> ImageState:
+        found = self.image(image)
+        if found is None:
+            raise refused(what, f"No such image: {image}")
+        return found
+
+    def _network(self, network: str, what: str, *, many: str = AMBIGUOUS) -> NetworkState:
+        named = [one for one in self._networks.values() if one.name == network]
+        if len(named) > 1:
+            raise refused(what, many.format(count=len(named), name=network))
+        if not named and network not in self._networks:
+            raise refused(what, f"network {network} not found")
+        return self._networks.get(network) or named[0]
+
+    def _make_network(self, spec: NetworkSpec, labels: Mapping[str, str]) -> str:
+        number = next(self._ids)
+        subnet = spec.subnet or free_subnet(self.networks())
+        made = NetworkState(number, spec.name, spec.driver, spec.internal, (subnet,), labels)
+        self._networks[number] = made
+        self._tell("network", "create", spec.name)
+        return number
+
+    def _make_container(self, spec: ContainerSpec) -> str:
+        number, image = next(self._ids), self.image(spec.image)
+        other = (spec.network or "").removeprefix("container:")
+        shares = self.container(other) if other != (spec.network or "") else None
+        for volume in volumes(spec):
+            self._volumes.setdefault(volume, VolumeState(volume, {}))
+        self._specs[number] = spec
+        self._containers[number] = created(
+            spec, number, image.id if image else "", shares.id if shares else ""
+        )
+        self._tell("container", "create", spec.name)
+        return number
+
+    def _hindrance(self, box: ContainerState) -> str:
+        """Why a container can't start; empty when it can."""
+        if box.network_mode.startswith("container:"):
+            number = box.network_mode.removeprefix("container:")
+            other = self.container(number)
+            if other is None:
+                return f"No such container: {number}"
+            return "" if other.running else f"cannot join network of a non running container: {other.id}"
+        names = {one.name for one in self.networks()}
+        for place in box.endpoints:
+            known = self._networks if place.network_id else names
+            if (wanted := place.network_id or place.network) not in known:
+                return f"network {wanted} not found"
+        said = publishing(self._specs[box.id].publish, self.containers(), self.host_ports)
+        endpoint = f"driver failed programming external connectivity on endpoint {box.name} ({box.id})"
+        return said and f"{endpoint}: {said}"
+
+    def _run(self, box: ContainerState) -> None:
+        spec = self._specs[box.id]
+        places = []
+        for place in box.endpoints:
+            net = self._network(place.network_id or place.network, f"start {box.name}")
+            named = replace(place, aliases=endpoint_aliases(net.name, place.aliases, box.id))
+            places.append(placed(named, net, self.containers()))
+        inside = all(self._networks[place.network_id].internal for place in places)
+        self.change(
+            box.id,
+            status="running",
+            exit_code=0,
+            error="",
+            started_at="2026-01-01T00:00:00Z",
+            health="starting" if spec.health else "",
+            endpoints=tuple(places),
+            published=() if inside else spec.publish,
+        )
+
+    def _untag(self, name: str) -> None:
+        for number, one in self._images.items():
+            left = tuple(tag for tag in one.tags if tag != tagged(name))
+            self._images[number] = replace(one, tags=left)
+
+
+_UNUSED = StatsState(cpu_ns=0, throttled_ns=0, throttled_periods=0, memory_bytes=0)
+_NO_PROGRAM = (
+    "OCI runtime exec failed: exec failed: unable to start container process: "
+    'exec: "{}": executable file not found in $PATH: unknown\r\n'
+)
+_STATE = EngineState(
+    address="unix:///fake/docker.sock",
+    version="20.10.24",
+    api="1.41",
+    root="/fake/docker",
+    cpus=4,
+    memory=16 * 1024**3,
+    kernel="6.1.0",
+    swarm=False,
+)
+
+
+class FakeEngine(World, Engine):
+    """An engine in memory.
+
+    ::
+
+        engine = FakeEngine()
+        engine.add_container("ragflow-server", network="docker_ragflow")
+        ragops.plan(stack, engine)
+        assert engine.calls == []
+
+    Args:
+        images: Names of the images that it has; ``vllm-cpu:latest`` when left out.
+    """
+
+    # -- looking ---------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def state(self) -> EngineState:
+        """A small engine."""
+        return _STATE
+
+    def logs(self, container: str, *, tail: int = 20) -> str:
+        """The end of :attr:`output`."""
+        box = self._found(container, f"read the log of {container}")
+        return "\n".join(self.output.get(box.name, "").splitlines()[-tail:])
+
+    def stats(self, container: str) -> StatsState:
+        """What :attr:`used` says; nothing for a container that does not run."""
+        box = self._found(container, f"measure {container}")
+        return self.used.get(box.name, _UNUSED) if box.running else _UNUSED
+
+    @contextmanager
+    def events(self) -> Iterator[Iterator[EventState]]:
+        """Until :meth:`end_events`."""
+        ear: SimpleQueue[EventState | None] = SimpleQueue()
+        self._ears.append(ear)
+        try:
+            yield iter(ear.get, None)
+        finally:
+            self._ears.remove(ear)
+            ear.put(None)
+
+    # -- changing --------------------------------------------------------------------------
+
+    def create_network(self, spec: NetworkSpec) -> str:
+        """Refuses names that are there, unknown drivers and overlapping subnets."""
+        what = self._called(f"create network {spec.name}")
+        self._allow(what, new_network(spec, self.networks()))
+        return self._make_network(spec, {LABEL: "network"})
+
+    def remove_network(self, network: str) -> None:
+        """Refused while something runs in it; what is stopped keeps its place in a network that is gone."""
+        what = self._called(f"remove network {self._network_name(network)}")
+        net = self._network(network, what, many=AMBIGUOUS_TO_REMOVE)
+        if net.name in PREDEFINED:
+            self._allow(what, f"{net.name} is a pre-defined network and cannot be removed")
+        places = (place for box in self.containers() if box.running for place in box.endpoints)
+        if any(place.network_id == net.id for place in places):
+            said = f"error while removing network: network {net.name} id {net.id} has active endpoints"
+            self._allow(what, said)
+        del self._networks[net.id]
+        self._tell("network", "destroy", net.name)
+
+    def connect(self, network: str, container: str, aliases: tuple[str, ...] = ()) -> None:
+        """A container that does not run gets its address when it starts."""
+        what = self._called(f"connect {self._name(container)} to {network}")
+        box, net = self._found(container, what), self._network(network, what)
+        self._allow(what, joining(box, net), container)
+        place = Endpoint(net.name, "", "", endpoint_aliases(net.name, aliases, box.id))
+        place = placed(place, net, self.containers()) if box.running else place
+        others = (one for one in box.endpoints if one.network != net.name)
+        self.change(box.id, endpoints=tuple(sorted((*others, place), key=lambda one: one.network)))
+        if box.running:
+            self._tell("network", "connect", net.name)
+
+    def disconnect(self, network: str, container: str) -> None:
+        """Also out of a network that is gone, as long as the container does not run."""
+        what = self._called(f"disconnect {self._name(container)} from {network}")
+        box = self._found(container, what)
+        remembered = not box.running and box.endpoint(network)
+        name = network if remembered else self._network(network, what).name
+        if box.endpoint(name) is None:
+            the = "" if box.running else "the "
+            self._allow(what, f"container {box.id} is not connected to {the}network {name}")
+        self.change(box.id, endpoints=tuple(one for one in box.endpoints if one.network != name))
+        if box.running:
+            self._tell("network", "disconnect", name)
+
+    def create_volume(self, name: str, *, role: str) -> None:
+        """A volume that is there stays as it is."""
+        self._called(f"create volume {name}")
+        self._volumes.setdefault(name, VolumeState(name, {LABEL: role}))
+
+    def remove_volume(self, name: str) -> None:
+        """Refused while a container, running or not, mounts it."""
+        what = self._called(f"remove volume {name}")
+        if name not in self._volumes:
+            self._allow(what, f"get {name}: no such volume")
+        if users := [number for number, spec in self._specs.items() if name in volumes(spec)]:
+            self._allow(what, f"remove {name}: volume is in use - [{', '.join(users)}]")
+        del self._volumes[name]
+
+    def create_container(self, spec: ContainerSpec) -> str:
+        """Refuses missing images and names that are taken; a missing network shows when it is started."""
+        what = self._called(f"create container {spec.name}")
+        if self.image(spec.image) is None:
+            self._allow(what, f"No such image: {spec.image}", spec.name)
+        self._allow(what, new_container(spec, self.containers()), spec.name)
+        return self._make_container(spec)
+
+    def start(self, container: str) -> None:
+        """One that can't start keeps its status, and the reason in its ``error``."""
+        what = self._called(f"start {self._name(container)}")
+        box = self._found(container, what)
+        if not box.running and (said := self._hindrance(box)):
+            self.change(box.id, error=said, exit_code=128 if box.status == "created" else box.exit_code)
+            self._allow(what, said, container)
+        if not box.running:
+            self._run(box)
+
+    def stop(self, container: str, *, timeout: int = 10) -> None:
+        """Ends with the exit code of SIGTERM; one that does not run stays as it is."""
+        del timeout
+        box = self._found(container, self._called(f"stop {self._name(container)}"))
+        if box.status in {"running", "paused", "restarting"}:
+            left = tuple(replace(one, address="") for one in box.endpoints)
+            self.change(box.id, status="exited", exit_code=143, endpoints=left, published=())
+            self._tell("container", "stop", box.name)
+
+    def pause(self, container: str) -> None:
+        """Refused unless it runs."""
+        box = self._found(container, what := self._called(f"pause {self._name(container)}"))
+        self._allow(what, pausing(box), container)
+        self.change(box.id, status="paused")
+
+    def unpause(self, container: str) -> None:
+        """Refused unless it is paused."""
+        box = self._found(container, what := self._called(f"unpause {self._name(container)}"))
+        self._allow(what, "" if box.status == "paused" else f"Container {box.id} is not paused", container)
+        self.change(box.id, status="running")
+
+    def rename(self, container: str, name: str) -> None:
+        """Refused when the name is taken."""
+        what = self._called(f"rename {self._name(container)} to {name}")
+        box = self._found(container, what)
+        if said := new_name(name, self.containers()):
+            self._allow(what, f"Error when allocating new name: {said}", container)
+        self.change(box.id, name=name)
+        self._tell("container", "rename", name)
+
+    def remove_container(self, container: str) -> None:
+        """Running or not."""
+        box = self._found(container, self._called(f"remove container {self._name(container)}"))
+        if box.running:
+            self.change(box.id, status="exited")
+        del self._containers[box.id], self._specs[box.id]
+        self._tell("container", "destroy", box.name)
+
+    def execute(
+        self, container: str, argv: tuple[str, ...], *, stdin: str = "", timeout: float = TIMEOUT
+    ) -> ExecResult:
+        """What :attr:`respond` answers; refused unless the container runs."""
+        del timeout
+        what = f"run {argv[0]} in {container}"
+        box = self._found(container, what)
+        self._allow(what, executing(box), container)
+        return self.respond(box, argv, stdin) or ExecResult(126, _NO_PROGRAM.format(argv[0]), "")
+
+    # -- images ----------------------------------------------------------------------------
+
+    def pull(self, name: str) -> None:
+        """From :attr:`registry`."""
+        what = self._called(f"pull {name}")
+        if name not in self.registry:
+            self._allow(what, "manifest unknown" if self.registry else "dial tcp: lookup: no such host")
+        self.add_image(name, **({"tags": (), "digests": (name,)} if "@" in name else {}))
+
+    def tag(self, image: str, name: str) -> None:
+        """Takes the name away from the image that had it."""
+        found = self._image(image, self._called(f"tag {name}"))
+        self._untag(name)
+        found = self._images[found.id]
+        self._images[found.id] = replace(found, tags=(*found.tags, tagged(name)))
+
+    def import_image(self, tar: Path, name: str, *, role: str) -> None:
+        """The file is not looked at."""
+        del tar
+        self._called(f"import {name}")
+        self._untag(name)
+        self.add_image(name, labels={LABEL: role})
+
+    def build(self, folder: Path, name: str, *, arguments: Mapping[str, str]) -> Iterator[str]:
+        """Prints :attr:`build_output`; the folder is not looked at."""
+        del folder, arguments
+        try:
+            self._called(f"build {name}")
+        except EngineError as error:
+            raise EngineError(f"building {name} failed", evidence=error.evidence) from None
+        yield from self.build_output
+        self._untag(name)
+        self.add_image(name, labels={LABEL: "image"})
+
+    def remove_image(self, image: str) -> None:
+        """One of several names is only taken off; the id removes all."""
+        found = self._image(image, self._called(f"remove image {image}"))
+        if len(found.tags) > 1 and tagged(image) in found.tags:
+            self._untag(image)
+        else:
+            del self._images[found.id]

@@ -1,0 +1,277 @@
+"""Scores that the stub reranker gives: from a healthy model's to those of every impostor.
+
+:func:`scored` is one query's scores, :func:`rows` what becomes of them on the way out. Both are pure
+but for the number of the call, so that thousands of seeds can be tried without a server.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ragops.bench.workload import stem
+from ragops.checks import golden
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Impostor = Literal[
+    "healthy",
+    "lexical",
+    "constant",
+    "shuffled",
+    "random",
+    "noise",
+    "logits",
+    "input-order",
+    "truncated",
+    "truncated-quietly",
+    "top-n",
+    "indices",
+    "duplicates",
+    "nan",
+    "generative",
+    "inverted",
+    "neighbours",
+    "rescaled",
+    "softmax",
+    "beheaded",
+    "ascii",
+    "ranks",
+    "capped",
+    "deduplicated",
+    "batched",
+    "partly",
+    "rounded",
+    "blind",
+    "cached",
+    "swapped",
+    "foreign",
+]
+"""Who may answer; only ``healthy`` is one that should be believed.
+
+healthy
+    Words that query and document share, and the right answers of the golden set by heart.
+lexical
+    The shared words alone.
+constant
+    0.5 for every document.
+shuffled
+    A healthy model's scores, given to other documents.
+random
+    A number that depends on the texts alone, as a head with random weights gives.
+noise
+    A new number at every call.
+logits
+    A healthy model's scores before its sigmoid.
+input-order
+    Falling from document to document, whatever they say.
+truncated, truncated-quietly
+    Only the first words of a document are read; the second counts all of them as read.
+top-n
+    Every document comes back, however few were asked for.
+indices, duplicates
+    Counted from one instead of zero; the last one named like the first.
+nan
+    Not a number for one document.
+generative
+    The cosine of a generative model: high, narrow, and nearly blind to the question.
+inverted
+    A healthy model's scores taken from one.
+neighbours
+    A healthy model's, but lower the more documents stand beside it.
+rescaled, softmax
+    A healthy model's, stretched in each call so that the best gets 1 and the worst 0; or made to sum to 1.
+beheaded
+    Only the last words of a document are read.
+ascii
+    What is no ASCII is lost on the way to the model: umlauts, and all of Chinese.
+ranks
+    The index says the place in the answer, not that of the document.
+capped
+    Ten documents come back at most.
+deduplicated
+    Of equal documents one comes back.
+batched
+    Documents are scored in batches; those behind the first batch get each other's scores.
+partly
+    Documents behind the first batch get 0.
+rounded
+    To one decimal.
+blind
+    A number that depends on the document alone, whatever is asked.
+cached
+    For documents that came before, what they got then, whatever is asked now.
+swapped
+    The document is taken for the question and the question for the document.
+foreign
+    Healthy in Chinese; random in any other language.
+"""
+
+IMPOSTORS: tuple[Impostor, ...] = tuple(one for one in get_args(Impostor) if one != "healthy")
+
+READ = 40
+"""Words that the truncating impostors read."""
+
+BATCH = 32
+"""Documents that those who work in batches take at once."""
+
+CAP = 10
+"""Documents that the capping impostor gives back."""
+
+BESIDE: frozenset[Impostor] = frozenset({"ascii", "swapped", "truncated", "truncated-quietly", "beheaded"})
+"""Whose fault lies before a healthy model, in what becomes of a pair on its way there."""
+
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an answer: the index that it names, and the score."""
+
+    index: int
+    score: float
+
+
+def score(query: str, document: str) -> float:
+    """Share of the query's different words that the document has, 0 to 1."""
+    wanted = {word.lower() for word in _WORD.findall(query)}
+    found = {word.lower() for word in _WORD.findall(document)}
+    return len(wanted & found) / len(wanted) if wanted else 0.0
+
+
+def healthy(query: str, document: str) -> float:
+    """As a trained reranker might score, 0 to 1: stemmed shared words, and the golden set by heart."""
+    wanted, found = _stems(query), _stems(document)
+    shared = len(wanted & found) / len(wanted) if wanted else 0.0
+    return 0.1 + 0.3 * shared + (0.5 if (query, document) in _by_heart() else 0.0)
+
+
+def chance(seed: str | int) -> random.Random:
+    """A source of random numbers that gives the same ones each time."""
+    return random.Random(seed)  # noqa: S311 - repeatable on purpose, no secret
+
+
+def received(who: Impostor, text: str) -> str:
+    """What the model gets of a text that was sent."""
+    if who.startswith("truncated"):
+        return " ".join(text.split()[:READ])
+    if who == "beheaded":
+        return " ".join(text.split()[-READ:])
+    return text.encode("ascii", "ignore").decode() if who == "ascii" else text
+
+
+def scored(
+    who: Impostor, query: str, documents: Sequence[str], *, call: int = 0, seed: int = 0
+) -> list[float]:
+    """The scores of one request's documents, in their order.
+
+    Args:
+        who: The impostor.
+        query: The question.
+        documents: What is scored.
+        call: Number of the request, for those that answer differently each time.
+        seed: Makes one random impostor differ from another.
+    """
+    size = len(documents)
+    if who in {"constant", "input-order"}:
+        return [0.5 if who == "constant" else 1 - place / size for place in range(size)]
+    if who == "noise":
+        drawn = chance(f"{seed} {call}")
+        return [drawn.random() for _ in documents]
+    if who == "cached":
+        query = _first_asked().get(tuple(documents), query)
+    found = [_alone(who, query, document, seed) for document in documents]
+    return _together(who, found, seed)
+
+
+def rows(who: Impostor, scores: Sequence[float], documents: Sequence[str], top_n: int) -> list[Row]:
+    """The answer's rows, the best first.
+
+    Args:
+        who: The impostor.
+        scores: In the order of the documents.
+        documents: What was scored.
+        top_n: How many were asked for.
+    """
+    best = sorted(range(len(scores)), key=lambda index: -scores[index])
+    if who == "deduplicated":
+        best = [index for index in best if documents[index] not in documents[:index]]
+    kept = best if who == "top-n" else best[: min(top_n, CAP) if who == "capped" else top_n]
+    if who == "ranks":
+        return [Row(place, scores[index]) for place, index in enumerate(kept)]
+    found = [Row(index + (who == "indices"), scores[index]) for index in kept]
+    if who == "duplicates":
+        return [*found[:-1], Row(found[0].index, found[-1].score)]
+    return found
+
+
+def _alone(who: Impostor, query: str, document: str, seed: int) -> float:
+    """A score that depends on query and document alone."""
+    if who == "lexical":
+        return score(query, document)
+    if who == "blind":
+        query = ""
+    if who in {"blind", "random"} or (who == "foreign" and not _CHINESE.search(query)):
+        return _drawn(seed, query, document)
+    if who == "generative":
+        return 0.86 + 0.05 * _drawn(seed, document) + 0.005 * healthy(query, document)
+    if who == "swapped":
+        return healthy(document, query) / 2  # a model that is asked the wrong way round is less sure
+    found = healthy(received(who, query), received(who, document))
+    if who == "logits":
+        return math.log(found / (1 - found)) * 2
+    return 1 - found if who == "inverted" else found
+
+
+def _together(who: Impostor, found: list[float], seed: int) -> list[float]:
+    """What the documents of one request do to each other's scores."""
+    size = len(found)
+    if who == "shuffled":
+        chance(f"{seed} {size}").shuffle(found)
+    if who == "neighbours":
+        return [one / math.sqrt(size) for one in found]
+    if who == "rescaled":
+        return [(one - min(found)) / ((max(found) - min(found)) or 1) for one in found]
+    if who == "softmax":
+        total = sum(map(math.exp, found))
+        return [math.exp(one) / total for one in found]
+    if who == "batched":
+        return [*found[:BATCH], *reversed(found[BATCH:])]
+    if who == "partly":
+        return [*found[:BATCH], *(0.0 for _ in found[BATCH:])]
+    if who == "nan":
+        found[seed % size] = math.nan
+    return [round(one, 1) for one in found] if who == "rounded" else found
+
+
+def _drawn(seed: int, *texts: str) -> float:
+    return chance("\0".join((str(seed), *texts))).random()
+
+
+@lru_cache(maxsize=4096)
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(stem(word) for word in _WORD.findall(text.lower()))
+
+
+@cache
+def _by_heart() -> frozenset[tuple[str, str]]:
+    forms: tuple[golden.Form, ...] = ("natural", "ragflow")
+    return frozenset(
+        (item.query, document.written(form))
+        for item in golden.load()
+        for document in item.documents
+        if document.right
+        for form in forms
+    )
+
+
+@cache
+def _first_asked() -> dict[tuple[str, ...], str]:
+    """The question with which the documents of each golden item come first."""
+    return {item.texts(): item.query for item in golden.load()}

@@ -1,0 +1,99 @@
+"""The structure of the library: size, short functions, and one module for each external library.
+
+Layers and import cycles are checked by import-linter: ``lint-imports``, run by ``make check``.
+"""
+
+import ast
+from pathlib import Path
+from statistics import quantiles
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "ragops"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TREES = {str(file.relative_to(PACKAGE)): ast.parse(file.read_text()) for file in MODULES}
+
+DATA_WITHOUT_LIMIT = ("data/golden/", ".lock")
+"""Recorded scores and lock files: nobody reads them line by line."""
+
+
+def imported_libraries(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def functions():
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield f"{name}:{node.name}", node
+
+
+def body_lines(node):
+    """Lines of a function without its docstring."""
+    length = node.end_lineno - node.lineno + 1
+    if ast.get_docstring(node) is not None:
+        docstring = node.body[0]
+        length -= docstring.end_lineno - docstring.lineno + 1
+    return length
+
+
+def text_lines():
+    for file in PACKAGE.rglob("*"):
+        name = str(file.relative_to(PACKAGE))
+        if file.is_dir() or "__pycache__" in name or any(part in name for part in DATA_WITHOUT_LIMIT):
+            continue
+        yield name, len(file.read_text().splitlines())
+
+
+def test_the_library_is_small():
+    assert len(MODULES) <= 80
+    assert sum(lines for _, lines in text_lines()) <= 17_500
+    assert {name: lines for name, lines in text_lines() if lines > 700} == {}
+
+
+def test_functions_are_short():
+    lengths = [body_lines(node) for _, node in functions()]
+    assert quantiles(lengths, n=10)[-1] <= 30
+
+
+@pytest.mark.parametrize(
+    ("library", "modules"),
+    [
+        ("docker", ["docker/engine.py"]),
+        ("matplotlib", ["bench/plots/"]),
+        ("jinja2", ["bench/report.py"]),
+        ("ipywidgets", ["notebook.py"]),
+        ("typer", ["cli/"]),
+        ("tomlkit", ["bench/tune.py"]),
+        ("ruamel", ["compose/"]),
+    ],
+)
+def test_one_module_for_each_external_library(library, modules):
+    """A name that ends with a slash is a package."""
+    users = {name for name, tree in TREES.items() if library in imported_libraries(tree)}
+    assert users
+    assert [name for name in users if not name.startswith(tuple(modules))] == []
+
+
+def test_only_the_command_prints():
+    printing = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert [name for name in printing if not name.startswith(("cli/", "data/"))] == []
+
+
+def test_every_signature_is_typed():
+    untyped = [name for name, node in functions() if node.returns is None and not name.startswith("data/")]
+    assert untyped == []
+
+
+def test_every_module_has_a_docstring():
+    assert [name for name, tree in TREES.items() if not ast.get_docstring(tree)] == []
