@@ -79,7 +79,7 @@ def make(engine: Engine, image: str, folder: Path, sizes: Mapping[str, int], ran
     """
     file = folder.parent / _RANKS
     file.write_bytes(ranks)
-    program = (resources.files("ragops.data") / "checkpoint.py").read_text()
+    program = (resources.files("benchmarks.data") / "checkpoint.py").read_text()
     order = {"ranks": f"/work/{_RANKS}", "folder": f"/work/{folder.name}", "sizes": dict(sizes)}
     mounts = (Mount(str(folder.parent.resolve()), "/work"),)
     try:

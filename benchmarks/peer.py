@@ -43,7 +43,7 @@ def spec(image: str, model: Path, name: str, *, container: str, port: int, cpus:
         port: Of this host.
         cpus: CPUs that it may use, such as ``0-3``; all when empty.
     """
-    program = str(resources.files("ragops.data") / "peer.py")
+    program = str(resources.files("benchmarks.data") / "peer.py")
     return ContainerSpec(
         name=container,
         image=image,
