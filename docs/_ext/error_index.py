@@ -1,6 +1,6 @@
 """``.. error-index::``: the page of errors, generated from the code.
 
-Every call in the package that creates an error is read from its source, so each code is shown with the
+Every call that creates an error is read from its source, so each code is shown with the
 message that is printed, variable parts in capital letters. ``tests/unit/test_errors.py`` compares the table
 of codes with these calls.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
 
-PACKAGE = Path(ragops.__file__).parent
+ROOT = Path(ragops.__file__).parents[1]
+FOLDERS = ("ragops", "benchmarks", "tools")
+"""Folders below :data:`ROOT` whose errors users see."""
 KINDS = dict(inspect.getmembers(errors, inspect.isclass))
 TABLES = {
     "EngineError": hints.ENGINE,
@@ -36,8 +38,6 @@ TABLES = {
 }
 TRANSLATORS = {"file_errors"}
 """Context managers that raise the class that is their first argument, with the second as message."""
-FAKES = {"fake_engine.py", "fake_rules.py"}
-"""Their messages repeat those of ``engine.py``."""
 BUILTINS = {"sorted", "set", "str", "round", "type", "Counter"}
 MANY = 3
 """Largest number of examples for one code."""
@@ -60,18 +60,21 @@ class Example:
         return f"error: {error}".splitlines()
 
 
-def places(package: Path = PACKAGE) -> Iterator[Example]:
-    """Every call in the package that creates an error."""
-    for file in sorted(package.rglob("*.py")):
-        if file.name in FAKES:
-            continue
+def sources() -> list[Path]:
+    """The programs whose errors are shown."""
+    return sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+
+
+def places() -> Iterator[Example]:
+    """Every call in these programs that creates an error."""
+    for file in sources():
         module = ast.parse(file.read_text())
         constants = _assigned(module.body)
         for within in ast.walk(module):
             if isinstance(within, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 known = constants | _assigned(ast.walk(within))
                 for call in _calls(within):
-                    place = f"{file.relative_to(package)}:{call.lineno}"
+                    place = f"{file.relative_to(ROOT)}:{call.lineno}"
                     yield _example(call, known, place)
 
 

@@ -144,6 +144,17 @@ def compose_faults() -> Iterator[str]:
     yield ""
 
 
+def modules() -> Iterator[str]:
+    """Every module with the first sentence of its docstring."""
+    package = Path(ragops.__file__).parent
+    yield from [".. list-table::", "   :class: ragops-fields", ""]
+    for file in sorted(package.rglob("*.py"), key=lambda file: (file.parent, file.name)):
+        purpose = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        sentence = re.split(r"(?<=[.:;])\s|\n\n", purpose)[0].rstrip(":;")
+        yield from [f"   * - ``{file.relative_to(package)}``", f"     - {inline(sentence)}"]
+    yield ""
+
+
 def models() -> Iterator[str]:
     """The kinds of model that vLLM can serve."""
     yield from [".. list-table::", "   :header-rows: 1", "", "   * - model", "     - score"]
@@ -218,6 +229,7 @@ PARTS = {
     "known": known,
     "launch": launch,
     "models": models,
+    "modules": modules,
     "run": run,
 }
 

@@ -152,21 +152,19 @@ class TestCodes:
 
 
 def calls(index):
-    """Every call in the package that makes an error, but for the fakes'."""
-    for file in index.PACKAGE.rglob("*.py"):
-        if file.name not in index.FAKES:
-            yield from index._calls(ast.parse(file.read_text()))
+    """Every call that creates an error."""
+    for file in index.sources():
+        yield from index._calls(ast.parse(file.read_text()))
 
 
 class TestPlaces:
     def test_every_place_that_makes_an_error_is_read(self, index):
         names = {kind.__name__ for kind in KINDS}
         made = set()
-        for file in index.PACKAGE.rglob("*.py"):
-            if file.name not in index.FAKES:
-                calls = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
-                lines = (call.lineno for call in calls if getattr(call.func, "id", "") in names)
-                made |= {f"{file.relative_to(index.PACKAGE)}:{line}" for line in lines}
+        for file in index.sources():
+            calls = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+            lines = (call.lineno for call in calls if getattr(call.func, "id", "") in names)
+            made |= {f"{file.relative_to(index.ROOT)}:{line}" for line in lines}
         assert made - {one.place for one in index.places()} == set()
         assert "the Docker engine could not ACTION" in {one.message for one in index.places()}
 

@@ -59,7 +59,6 @@ NOT_YET: set[str] = {
     "benchmarks/peer.py",
     "benchmarks/side_by_side.py",
     "benchmarks/targets.py",
-    "docs/api.rst",
     "ragops/bench/load.py",
     "ragops/bench/order.py",
     "ragops/bench/overhead.py",

@@ -56,7 +56,11 @@ def test_every_line_to_type_is_of_a_command_that_is_tried():
 
 
 def test_programs_that_pages_name_are_there():
-    named = {name for page in PAGES for name in re.findall(r"python -m (ragops[\w.]*)", page.read_text())}
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"python -m ((?:ragops|benchmarks)[\w.]*)", page.read_text())
+    }
     assert len(named) > 2
     for name in named:
         assert callable(importlib.import_module(name).main)
@@ -118,7 +122,7 @@ def test_the_diagram_of_a_request_names_ragflows_timeout():
 
 def test_the_diagram_of_layers_names_every_package_and_only_modules_that_exist():
     source = (ROOT / "images" / "layers.dot").read_text()
-    modules = set(re.findall(r'label="([\w/.]+)\\n', source)) | {"verbs.py"}
+    modules = set(re.findall(r'label="([\w/.]+)\\n', source))
     packages = {f"{file.parent.name}/" for file in (ROOT / "ragops").glob("*/__init__.py")} - {"data/"}
     assert packages <= modules
     assert [module for module in modules if not (ROOT / "ragops" / module).exists()] == []
