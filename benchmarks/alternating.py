@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ragops.bench.records import GemmPeak, Provenance
-    from ragops.bench.workload import Request
+    from ragops.checks.traffic import Request
     from ragops.docker.engine import Engine
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model

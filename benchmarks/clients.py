@@ -24,8 +24,8 @@ from benchmarks.reports import read_aiperf, read_ragops, read_vllm
 from ragops.bench import measure
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import Level, load_run
-from ragops.bench.workload import Request as Texts
 from ragops.bench.workload import Workload
+from ragops.checks.traffic import Request as Texts
 from ragops.docker.objects import ContainerSpec, Mount
 from ragops.errors import BenchError
 from ragops.reranker.host import format_cpu_list, parse_cpu_list

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from benchmarks import checkpoint, targets
 from benchmarks.alternating import MENDED, PREFIX, Rig, Server, told
 from benchmarks.targets import Call, Series, Target
-from ragops.bench.workload import TOKENS_PER_WORD, synthetic
+from ragops.bench.workload import synthetic
+from ragops.checks.traffic import TOKENS_PER_WORD
 from ragops.configuration import Reranker, Stack, home
 from ragops.docker import engine as engines
 from ragops.docker.objects import NetworkSpec
@@ -36,7 +37,7 @@ from ragops.reranker import model as models
 
 if TYPE_CHECKING:
     from ragops.bench.records import GemmPeak, Provenance
-    from ragops.bench.workload import Request
+    from ragops.checks.traffic import Request
     from ragops.docker.engine import Engine
 
 STAND_IN = "Qwen3-Reranker-0.6B-random"

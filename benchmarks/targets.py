@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from ragops.bench.compare import agreement
-from ragops.bench.statistics import needed, seconds, share_at_least
+from ragops.checks.latency import needed, seconds, share_at_least
 
 if TYPE_CHECKING:
     from ragops.bench.records import GemmPeak, Sample

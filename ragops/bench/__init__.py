@@ -34,7 +34,8 @@ from ragops.bench.run import Progress, record, record_sync, resume, resume_sync
 from ragops.bench.series import meanwhile
 from ragops.bench.statistics import LevelFigures, figures, frame, summary
 from ragops.bench.verdict import Verdict, affordable, judge
-from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic, words_for_context
+from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
+from ragops.checks.traffic import words_for_context
 
 __all__ = [
     "DEFAULT_CHECK",

@@ -19,7 +19,8 @@ from itertools import chain
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ragops.bench.statistics import disturbances, needed
+from ragops.bench.statistics import disturbances
+from ragops.checks.latency import needed
 from ragops.errors import BenchError
 from ragops.table import Column, Shown, Table
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 from ragops.bench import series
 from ragops.bench import series as shape
-from ragops.bench.statistics import disturbances, figures, percentile, seconds
+from ragops.bench.statistics import disturbances, figures
 from ragops.bench.verdict import judge
 from ragops.bench.wire import RAGFLOW_TIMEOUT
+from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
 
 if TYPE_CHECKING:

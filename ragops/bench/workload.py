@@ -1,245 +1,39 @@
-"""Texts of generated workloads, as written or stemmed as by RAGFlow's tokenizer.
+"""Workloads: reproducible requests, identified by their sha256.
 
-Number and length of the documents in RAGFlow's rerank requests; pure.
-
-The lengths are an estimate from chunks of 512 tokens and one published trace of RAGFlow's requests.
-
-Workloads: reproducible requests, identified by their sha256; ``text.py`` generates the texts.
+:mod:`ragops.checks.traffic` generates texts and sizes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
-import re
-import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from importlib.resources import files
-from itertools import pairwise, product
+from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
-from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic import TypeAdapter
 
 from ragops.bench.records import WorkloadInfo
+from ragops.checks.traffic import (
+    RAGFLOW_WINDOW,
+    TAIL_TOKENS,
+    TOKENS_PER_WORD,
+    Form,
+    Request,
+    Writer,
+    count_cut,
+    count_words,
+    document_words,
+    ragflow_requests,
+    windows,
+)
 from ragops.errors import BenchError, file_errors
-from ragops.ragflow import releases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-_WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:['-][^\W\u4e00-\u9fff]+)*")
-_BETWEEN_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
-_SUFFIXES = (
-    "ization", "ational", "ations", "ation", "ments", "ment", "ness", "ings", "ing", "edly", "ed",
-    "ies", "ers", "er", "es", "ly", "al", "s", "e",
-)  # fmt: skip
-_TRIES = 100
-
-
-@dataclass(frozen=True)
-class Topic:
-    """One part of the source text; ``{n}`` in its lines is replaced by a number."""
-
-    title: str
-    questions: tuple[str, ...]
-    sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A document and the title of its file."""
-
-    title: str
-    text: str
-
-
-@cache
-def topics() -> tuple[Topic, ...]:
-    """The source text that ships with ragops."""
-    source = files("ragops").joinpath("data/workload.txt").read_text(encoding="utf-8")
-    return tuple(_topic(block.splitlines()) for block in source.strip().split("\n\n"))
-
-
-def _topic(lines: list[str]) -> Topic:
-    questions = tuple(line[2:] for line in lines if line.startswith("? "))
-    sentences = tuple(line for line in lines if not line.startswith(("? ", "# ")))
-    return Topic(lines[0].removeprefix("# "), questions, sentences)
-
-
-def count_words(text: str) -> int:
-    """Words of a text; a Chinese character counts as one."""
-    return sum(1 for _ in _WORD.finditer(text))
-
-
-def cut(text: str, words: int) -> str:
-    """The text up to the end of its n-th word."""
-    for number, word in enumerate(_WORD.finditer(text), start=1):
-        if number == words:
-            return text[: word.end()]
-    return text
-
-
-def stem(word: str) -> str:
-    """One suffix off a word in lower case, three letters at least being left; a last y becomes i.
-
-    Far simpler than the Porter stemmer that RAGFlow uses, but it shortens words about as much,
-    which is what matters for the number of tokens.
-    """
-    for suffix in _SUFFIXES:
-        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
-            word = word[: -len(suffix)]
-            break
-    return f"{word[:-1]}i" if len(word) > 2 and word.endswith("y") else word
-
-
-def stemmed(passage: Passage) -> str:
-    """A passage as RAGFlow sends it to a reranker.
-
-    In lower case, without punctuation, stemmed, the words of the title behind it.
-
-    Source: ``search.py`` of RAGFlow v0.27.0, which joins ``content_ltks`` and ``title_tks``.
-    """
-    words = _WORD.findall(f"{passage.text} {passage.title}".lower())
-    parts = [stem(part) for word in words for part in re.split(r"['-]", word)]
-    return _BETWEEN_CHINESE.sub("", " ".join(parts))
-
-
-class Writer:
-    """Generates queries and documents, none twice.
-
-    Args:
-        seed: The same seed gives the same texts.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)  # noqa: S311 - a repeatable workload, no secret
-        self._seen: set[str] = set()
-
-    def query(self) -> str:
-        """One to three questions about one topic."""
-        return self._new(self._query)
-
-    def passage(self, words: int) -> Passage:
-        """A document of exactly this many words, which continues with the next topics."""
-        start = self.chance.randrange(len(topics()))
-        title = topics()[start].title
-        return Passage(title, self._new(lambda: self._passage(start, words)))
-
-    def _query(self) -> str:
-        topic = self.chance.choice(topics())
-        count = self.chance.choices((1, 2, 3), weights=(75, 20, 5))[0]
-        chosen = self.chance.sample(topic.questions, min(count, len(topic.questions)))
-        return self._filled(" ".join(chosen))
-
-    def _passage(self, start: int, words: int) -> str:
-        text = f"{topics()[start].title}, section {self._number()}.{self._number()}."
-        place = start
-        while count_words(text) < words:
-            topic = topics()[place % len(topics())]
-            body = self.chance.sample(topic.sentences, len(topic.sentences))
-            text = f"{text} {self._filled(' '.join(body))}"
-            place += 1
-        return cut(text, words)
-
-    def _filled(self, text: str) -> str:
-        return re.sub(r"\{n\}", lambda _: str(self._number()), text)
-
-    def _number(self) -> int:
-        return self.chance.randrange(2, 1000)
-
-    def _new(self, draw: Callable[[], str]) -> str:
-        for _ in range(_TRIES):
-            text = draw()
-            if text not in self._seen:
-                self._seen.add(text)
-                return text
-        raise BenchError(
-            f"no new text after {_TRIES} draws",
-            code="workload-refused",
-            evidence=f"the last one drawn: {text[:80]!r}",
-            hint="ask for longer documents or fewer of them, or for unique=False",
-        )
-
-
-TOKENS_PER_WORD = 1.3
-"""Tokens of a word of the source text, about; converts lengths in tokens into words."""
-
-PAGES = ((8, 0.63), (6, 0.16), (10, 0.105), (30, 0.105))
-"""Page sizes and their fraction: chats and agents as they are set, chats made through the API, the test
-page, and the retrieval API."""
-
-RAGFLOW_WINDOW = ((64, 0.63), (66, 0.16), (70, 0.105), (90, 0.105))
-"""Documents in one rerank request and their fraction: page sizes of 8, 6, 10 and 30.
-
-Of RAGFlow v0.21.1 to v0.24 and from v0.26 on; v0.25 never sends more than 64."""
-
-RAGFLOW_PAIR_TOKENS = ((0.0, 80), (0.1, 150), (0.5, 280), (0.9, 480), (0.99, 650), (1.0, 700))
-"""Quantiles of the tokens of a query and a document together, for chunks of 512 tokens (an estimate)."""
-
-TAIL = 0.001
-"""Fraction of documents longer than the chunk size, such as tables and laws (an estimate)."""
-
-TAIL_TOKENS = (2000, 8000)
-"""Their length, from and to."""
-
-
-def windows(release: str, page_size: int | None = None) -> tuple[tuple[int, float], ...]:
-    """Documents in one request and their fraction, for a release.
-
-    Args:
-        release: Such as ``v0.25.3``.
-        page_size: RAGFlow's page size; :data:`PAGES` in their fractions when None.
-
-    Raises:
-        RagflowError: The release is not known.
-    """
-    contract, shares = releases.of(release), defaultdict[int, float](float)
-    for page, share in PAGES if page_size is None else ((page_size, 1.0),):
-        shares[releases.window(contract, page)] += share
-    return tuple((count, round(share, 6)) for count, share in shares.items())
-
-
-def pair_tokens(chance: random.Random, tail: float) -> float:
-    """Random tokens of a query and a document together."""
-    if tail and chance.random() < tail:
-        return chance.uniform(*TAIL_TOKENS)
-    return _quantile(chance.random())
-
-
-def _quantile(share: float) -> float:
-    """Tokens of a pair at this quantile, by linear interpolation."""
-    for (low, start), (high, end) in pairwise(RAGFLOW_PAIR_TOKENS):
-        if share <= high:
-            return start + (end - start) * (share - low) / (high - low)
-    return RAGFLOW_PAIR_TOKENS[-1][1]
-
-
-Form = Literal["natural", "stemmed"]
-
-MOST_TOKENS_PER_WORD = 2.2
-"""Upper bound: long German words, split by a vocabulary for English."""
-
-_SHORTEST = 8
-
-_Text = Annotated[str, Field(min_length=1)]
-
-
-@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Request:
-    """One rerank request: a query and its documents."""
-
-    query: _Text
-    documents: Annotated[tuple[_Text, ...], Field(min_length=1)]
-
-    @property
-    def words(self) -> int:
-        """Mean words a document."""
-        return round(sum(map(count_words, self.documents)) / len(self.documents))
 
 
 @dataclass(frozen=True)
@@ -377,8 +171,8 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     """Requests of the sizes that RAGFlow sends.
 
     The number of documents follows from release and page size, see
-    :func:`ragops.bench.workload.windows`; their length from chunks of 512 tokens, see
-    :data:`ragops.bench.workload.RAGFLOW_PAIR_TOKENS`.
+    :func:`ragops.checks.traffic.windows`; their length from chunks of 512 tokens, see
+    :data:`ragops.checks.traffic.RAGFLOW_PAIR_TOKENS`.
 
     Args:
         requests: Number of requests.
@@ -395,14 +189,10 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     Raises:
         RagflowError: The release is not known.
     """
-    writer = Writer(seed)
     window = window or (windows(release, page_size) if release else RAGFLOW_WINDOW)
-    counts = [count for count, _ in window]
-    shares = [share for _, share in window]
-    drawn = writer.chance.choices(counts, weights=shares, k=requests)
-    texts = tuple(_drawn_pairs(writer, count, form, max_words, tail) for count in drawn)
-    counted = Counter(drawn)
-    sent = ", ".join(f"{counted[count]} of {count}" for count in counts)
+    texts = ragflow_requests(requests, seed, form=form, window=window, tail=tail, max_words=max_words)
+    counted = Counter(len(request.documents) for request in texts)
+    sent = ", ".join(f"{counted[count]} of {count}" for count, _ in window)
     long = f", {tail:.1%} of {TAIL_TOKENS[0]} to {TAIL_TOKENS[1]} tokens" if tail else ""
     text = (
         f"{requests} requests ({sent} documents), {form} text, pairs of p50 280, p90 480, p99 650 tokens"
@@ -443,17 +233,6 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def words_for_context(tokens: int, template: int = 0) -> int:
-    """A ``max_words`` with which no pair exceeds a model's context.
-
-    Args:
-        tokens: The model's context, such as 256 for all-MiniLM-L6-v2.
-        template: Tokens that the score template adds to a pair; 75 for Qwen3-Reranker.
-    """
-    spare = 9  # the prefix of the trial, and special tokens
-    return max(1, int((tokens - template - spare) / MOST_TOKENS_PER_WORD))
-
-
 def from_jsonl(path: Path | str) -> Workload:
     """The user's own requests.
 
@@ -485,43 +264,20 @@ def _parsed(file: Path, number: int, line: bytes) -> Request:
 
 def _drawn(writer: Writer, lengths: list[int], max_words: int | None) -> Request:
     query = writer.query()
-    room = _room(query, max_words)
-    passages = [writer.passage(min(words, room)) for words in lengths]
+    limit = document_words(query, max_words)
+    passages = [writer.passage(min(words, limit)) for words in lengths]
     return Request(query, tuple(passage.text for passage in passages))
-
-
-def _drawn_pairs(writer: Writer, count: int, form: Form, max_words: int | None, tail: float) -> Request:
-    query = writer.query()
-    words, room = count_words(query), _room(query, max_words)
-    pairs = [pair_tokens(writer.chance, tail) / TOKENS_PER_WORD for _ in range(count)]
-    passages = [writer.passage(min(max(round(pair) - words, _SHORTEST), room)) for pair in pairs]
-    return Request(query, tuple(_formed(passage, form, room) for passage in passages))
-
-
-def _formed(passage: Passage, form: Form, room: int) -> str:
-    return cut(stemmed(passage), room) if form == "stemmed" else passage.text
-
-
-def _room(query: str, max_words: int | None) -> int:
-    """Most words of a document with this query."""
-    return sys.maxsize if max_words is None else max(1, max_words - count_words(query))
 
 
 def _finished(made: Workload, max_words: int | None, recipe: Mapping[str, object]) -> Workload:
     """With its recipe, and a note where the limit on words was reached."""
     whole = {**recipe, "seed": made.seed, "max_words": max_words}
     made = replace(made, recipe=json.dumps(whole, separators=(",", ":")))
-    cut = sum(_cut(request, max_words) for request in made.requests) if max_words else 0
+    cut = count_cut(made.requests, max_words)
     if not cut:
         return made
     text = f"{made.description}; cut to {max_words} words a pair (max_words), so lighter than the sizes say"
     return replace(made, description=text, cut_to=max_words, cut_documents=cut)
-
-
-def _cut(request: Request, max_words: int) -> int:
-    """Documents that reach the limit."""
-    words = count_words(request.query)
-    return sum(words + count_words(text) >= max_words for text in request.documents)
 
 
 def _list(numbers: tuple[int, ...]) -> str:

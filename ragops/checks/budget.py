@@ -19,13 +19,19 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragops import progress
-from ragops.bench import workload
-from ragops.bench.records import RequestRecord
-from ragops.bench.statistics import needed, percentile, seconds, share_at_least, waits
-from ragops.bench.verdict import fit_requests, fits_in, largest_window
-from ragops.bench.workload import Writer
 from ragops.checks import Check
+from ragops.checks import traffic as workload
+from ragops.checks.latency import (
+    fit_requests,
+    fits_in,
+    largest_window,
+    needed,
+    percentile,
+    seconds,
+    share_at_least,
+)
 from ragops.checks.probe import Question, Round, ask_all
+from ragops.checks.traffic import Writer
 from ragops.configuration import Stack
 from ragops.ragflow import releases
 from ragops.ragflow.request import RerankRequest, assumed
@@ -36,10 +42,10 @@ from ragops.reranker.options import TEMPLATE_TOKENS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ragops.bench.workload import Form, Request
     from ragops.checks import Status
     from ragops.checks.probe import Reply
     from ragops.checks.questions import Expected
+    from ragops.checks.traffic import Form, Request
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
     from ragops.ragflow.discovery import RagflowContainer
@@ -146,11 +152,26 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was seen: calls as the benchmark records them, and the one with a chunk too long."""
+class TimedCall:
+    """One call of RAGFlow's and the time that it took."""
 
-    calls: tuple[RequestRecord, ...]
-    """``level`` is the form of text; the first ones, of few documents, have the phase ``warmup``."""
+    form: Form
+    documents: int
+    warm_up: bool
+    """One of the first calls, of few documents, which no percentile counts."""
+    service: float
+    """Seconds from sending to the response."""
+    tokens: int | None = None
+    """Prompt tokens that the server counted."""
+    error: str = ""
+    """Empty when it succeeded."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Timed calls, and the response to the one with a chunk too long."""
+
+    calls: tuple[TimedCall, ...]
     too_long: Reply
     cut_to: int | None = None
     """Words that documents were cut to for the model."""
@@ -196,7 +217,7 @@ def measure(
         return ask_all(engine, found.name, image, url, Round(asked, limit * len(asked), limit))
 
     drawn, cut_to = _drawn(about)
-    records: list[RequestRecord] = []
+    records: list[TimedCall] = []
     progress.step(f"{found.name}: timed calls of RAGFlow's size")
     begin = time.monotonic()
     while len(records) < len(drawn):
@@ -211,43 +232,30 @@ def measure(
     return Measured(tuple(records), send(_too_long(expected))[0], cut_to)
 
 
-def _together(records: list[RequestRecord]) -> int:
+def _together(records: list[TimedCall]) -> int:
     """How many calls are sent, one after another, by one program; its start costs more than fast ones."""
-    is_fast = len(records) > len(RAMP) and records[-1].latency < _FAST
+    is_fast = len(records) > len(RAMP) and records[-1].service < _FAST
     return _GROUP if is_fast else 1
 
 
 def _drawn(about: Profile) -> tuple[list[_Named], int | None]:
     """Small calls, then natural and stemmed ones by turns; and the words that they were cut to."""
     natural, stemmed = (
-        workload.ragflow(CALLS // 2, seed, form=form, window=about.window, max_words=about.max_words)
+        workload.ragflow_requests(CALLS // 2, seed, form=form, window=about.window, max_words=about.max_words)
         for seed, form in enumerate(_FORMS, start=1)
     )
     first = Writer(3)
     query = first.query()
     texts = tuple(first.passage(min(about.max_words, _USUAL_WORDS)).text for _ in range(max(RAMP)))
     ramp: list[_Named] = [("natural", workload.Request(query, texts[:count])) for count in RAMP]
-    pairs = zip(natural.requests, stemmed.requests, strict=True)
+    pairs = zip(natural, stemmed, strict=True)
     turns: list[_Named] = [turn for pair in pairs for turn in zip(_FORMS, pair, strict=True)]
-    return ramp + turns, natural.cut_to
+    return ramp + turns, about.max_words if workload.count_cut(natural, about.max_words) else None
 
 
-def _record(form: Form, request: Request, reply: Reply, place: int) -> RequestRecord:
+def _record(form: Form, request: Request, reply: Reply, place: int) -> TimedCall:
     error, tokens = _read(reply, len(request.documents))
-    return RequestRecord(
-        level=form,
-        repeat=0,
-        phase="warmup" if place < len(RAMP) else "measure",
-        index=place,
-        documents=len(request.documents),
-        words=request.words,
-        t_sched=0,
-        t_send=0,
-        t_done=int(reply.ms * 1e6),
-        tokens=tokens,
-        status=reply.status or None,
-        error=error,
-    )
+    return TimedCall(form, len(request.documents), place < len(RAMP), reply.ms / 1e3, tokens, error)
 
 
 def _read(reply: Reply, documents: int) -> tuple[str, int | None]:
@@ -310,8 +318,8 @@ def judge(
     return [*checks, _long(seen, expected, can)]
 
 
-def _counted(seen: Measured) -> list[RequestRecord]:
-    return [one for one in seen.calls if one.phase == "measure"]
+def _counted(seen: Measured) -> list[TimedCall]:
+    return [one for one in seen.calls if not one.warm_up]
 
 
 def _in_time(seen: Measured, about: Profile, faster: tuple[str, ...]) -> Check:
@@ -323,21 +331,21 @@ def _in_time(seen: Measured, about: Profile, faster: tuple[str, ...]) -> Check:
             detail = f"{failed.documents} chunks took more than {PATIENCE:g} s, of {about.waits}"
             return Check(TIME, "warn", detail, remedy)
         why = f"no answer in {about.waits}" if slow else failed.error
-        detail = f"{failed.documents} chunks, {failed.level} text: {why}"
+        detail = f"{failed.documents} chunks, {failed.form} text: {why}"
         return Check(TIME, "fail", detail, remedy if slow else _REFUSED)
     if not calls:
         return Check(TIME, "warn", f"not one of RAGFlow's calls was made: {_small(seen)}", remedy)
-    found = percentile(waits(calls), SHARE)
+    found = percentile([call.service for call in calls], SHARE)
     fits = fits_in(found, limit)
     detail = f"{_said(calls, limit, fits)} of {about.waits}{_forms(calls)}{_lighter(seen, about)}"
     if fits is None and found.value is None:
-        fits = True if max(waits(calls)) <= limit / 2 else None
+        fits = True if max(call.service for call in calls) <= limit / 2 else None
     return Check(TIME, _STATUS[fits], detail, remedy)
 
 
-def _said(calls: list[RequestRecord], limit: float, fits: bool | None) -> str:
+def _said(calls: list[TimedCall], limit: float, fits: bool | None) -> str:
     """The percentile with its interval, or what so few calls can say."""
-    found, most = percentile(waits(calls), SHARE), max(waits(calls))
+    found, most = percentile([call.service for call in calls], SHARE), max(call.service for call in calls)
     sizes = sorted({one.documents for one in calls})
     chunks = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     if found.value is not None:
@@ -348,9 +356,9 @@ def _said(calls: list[RequestRecord], limit: float, fits: bool | None) -> str:
     return f"n={found.n} calls of {chunks} chunks: {can}; p95 needs {found.needed}; slowest {seconds(most)}"
 
 
-def _forms(calls: list[RequestRecord]) -> str:
+def _forms(calls: list[TimedCall]) -> str:
     """The usual time of each form of text."""
-    usual = {form: [one.service for one in calls if one.level == form] for form in ("natural", "stemmed")}
+    usual = {form: [one.service for one in calls if one.form == form] for form in ("natural", "stemmed")}
     said = [f"{form} {seconds(median(times))}" for form, times in usual.items() if times]
     return f" ({', '.join(said)} as a rule)"
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
-from ragops.bench.workload import Passage, stemmed
+from ragops.checks.traffic import Passage, stemmed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,8 +15,8 @@ from itertools import combinations
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
-from ragops.bench.workload import stem
 from ragops.checks import golden
+from ragops.checks.traffic import stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -204,7 +204,7 @@ def _texts(
     """The requests; what is not given is that of the running stack, if it is the one that is measured."""
     from ragops import bench
     from ragops.bench import measure
-    from ragops.bench.workload import TAIL
+    from ragops.checks.traffic import TAIL
 
     if workload:
         return bench.from_jsonl(workload)

@@ -22,9 +22,10 @@ import pytest
 from benchmarks import side_by_side
 from benchmarks.peer import peer, spec
 from ragops.bench import agreement
-from ragops.bench.workload import Request, Workload
+from ragops.bench.workload import Workload
 from ragops.checks import rules
 from ragops.checks.questions import Expected
+from ragops.checks.traffic import Request
 from ragops.configuration import Network, Reranker, Stack
 from ragops.docker.objects import ContainerSpec, Mount, NetworkSpec
 from ragops.ragflow import discovery

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ragops.bench.workload import stem
 from ragops.checks import golden
+from ragops.checks.traffic import stem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

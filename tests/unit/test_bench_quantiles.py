@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragops.bench.statistics import Percentile, interval_ranks, needed, percentile, seconds
+from ragops.checks.latency import Percentile, interval_ranks, needed, percentile, seconds
 
 
 @pytest.mark.parametrize(("share", "fewest"), [(0.5, 6), (0.9, 36), (0.95, 72), (0.99, 368), (0.999, 3688)])

@@ -18,9 +18,11 @@ import pytest
 from ragops.bench import judge
 from ragops.bench.order import Ordering, OrderReport
 from ragops.bench.records import Level, Provenance, RequestRecord, Run, RunInfo, WorkloadInfo
-from ragops.bench.verdict import MARGIN, affordable
-from ragops.bench.workload import Request as Texts
-from ragops.bench.workload import Workload, pair_tokens, windows
+from ragops.bench.verdict import affordable
+from ragops.bench.workload import Workload
+from ragops.checks.latency import MARGIN
+from ragops.checks.traffic import Request as Texts
+from ragops.checks.traffic import pair_tokens, windows
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
 from tests.support.stub import Behaviour, service_seconds

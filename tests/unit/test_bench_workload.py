@@ -9,21 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragops.bench.workload import (
+from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
+from ragops.checks.traffic import (
     RAGFLOW_WINDOW,
     TOKENS_PER_WORD,
     Passage,
     Request,
-    Workload,
     Writer,
     count_words,
     cut,
-    from_jsonl,
-    grid,
-    ragflow,
     stem,
     stemmed,
-    synthetic,
     topics,
     words_for_context,
 )

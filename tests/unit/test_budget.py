@@ -5,12 +5,11 @@ import json
 
 import pytest
 
-from ragops.bench.records import RequestRecord
-from ragops.bench.statistics import needed, share_at_least
 from ragops.checks import budget
 from ragops.checks import budget as calls
 from ragops.checks import budget as speed
-from ragops.checks.budget import Measured
+from ragops.checks.budget import Measured, TimedCall
+from ragops.checks.latency import needed, share_at_least
 from ragops.checks.probe import Reply
 from ragops.checks.questions import Expected
 from ragops.docker.objects import ContainerSpec, ExecResult
@@ -41,15 +40,14 @@ def about(fake):
     return make
 
 
-def record(seconds, documents=64, *, tokens=20000, error="", phase="measure", form="natural"):
-    done = int(seconds * 1e9)
-    return RequestRecord(form, 0, phase, 0, documents, 200, 0, 0, done, tokens, 200, error)
+def record(seconds, documents=64, *, tokens=20000, error="", warm_up=False, form="natural"):
+    return TimedCall(form, documents, warm_up, seconds, tokens, error)
 
 
 def seen(*times, ramp=(0.2, 0.8), too_long=REFUSED, cut_to=None, **fields):
     """Calls of 64 chunks that took so long, after two small ones."""
     small = [
-        record(took, count, tokens=count * 300, phase="warmup")
+        record(took, count, tokens=count * 300, warm_up=True)
         for took, count in zip(ramp, calls.RAMP, strict=True)
     ]
     forms = ("natural", "stemmed")
@@ -130,9 +128,9 @@ class TestMeasure:
         server = Server(Behaviour(per_token_s=0.0001), limit=7000)
         found = measure(server)
         assert [one.documents for one in found.calls] == [2, 8, 64, 64, 64, 64, 64, 64]
-        assert [one.level for one in found.calls[2:]] == ["natural", "stemmed"] * 3
-        assert [one.phase for one in found.calls] == ["warmup"] * 2 + ["measure"] * 6
-        assert found.calls[2].latency == pytest.approx(found.calls[2].tokens * 0.0001)
+        assert [one.form for one in found.calls[2:]] == ["natural", "stemmed"] * 3
+        assert [one.warm_up for one in found.calls] == [True] * 2 + [False] * 6
+        assert found.calls[2].service == pytest.approx(found.calls[2].tokens * 0.0001)
         path, body, timeout = server.sent[0]
         assert (path, timeout, body["top_n"]) == ("/v1/rerank", 30.0, 2)
         assert server.sent[3][1]["documents"][0].islower()
@@ -229,7 +227,7 @@ class TestRoom:
     def test_line_of_time_tells_how_many_chunks(self, about):
         times = [(tokens / 1000, tokens) for tokens in (18000, 19000, 20000, 21000)]
         large = tuple(record(took, tokens=tokens) for took, tokens in times)
-        small = tuple(record(count * 0.3, count, tokens=count * 300, phase="warmup") for count in (2, 8))
+        small = tuple(record(count * 0.3, count, tokens=count * 300, warm_up=True) for count in (2, 8))
         found = judge(Measured((*small, *large), REFUSED), about())[budget.ROOM]
         assert found.status == "ok"
         assert "of 30" in found.detail
@@ -242,7 +240,7 @@ class TestRoom:
         assert "top_k = 15" in found.remedy
 
     def test_no_answer_at_all(self, about):
-        none = Measured((record(30.0, 2, error="timed out", phase="warmup"),), REFUSED)
+        none = Measured((record(30.0, 2, error="timed out", warm_up=True),), REFUSED)
         found = judge(none, about())
         assert (found[budget.ROOM].status, found[budget.REGISTER].status) == ("skip", "fail")
 

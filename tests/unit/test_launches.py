@@ -13,7 +13,8 @@ from benchmarks import alternating, checkpoint, launches, targets
 from benchmarks.targets import Series, Timed
 from ragops.bench import wire
 from ragops.bench.records import Gemm, GemmPeak, Provenance
-from ragops.bench.workload import TOKENS_PER_WORD, synthetic
+from ragops.bench.workload import synthetic
+from ragops.checks.traffic import TOKENS_PER_WORD
 from ragops.configuration import Stack
 from ragops.docker.objects import ExecResult
 from ragops.errors import BenchError, LaunchError, ModelError

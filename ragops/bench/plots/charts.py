@@ -37,8 +37,9 @@ from ragops.bench.plots.frame import (
     name_ends,
 )
 from ragops.bench.series import timeseries
-from ragops.bench.statistics import SHARES, needed, passes, percentile, rates, seconds, waits
+from ragops.bench.statistics import SHARES, passes, rates, waits
 from ragops.bench.wire import RAGFLOW_TIMEOUT
+from ragops.checks.latency import needed, percentile, seconds
 from ragops.errors import BenchError
 
 if TYPE_CHECKING:

@@ -1,0 +1,271 @@
+"""Latencies of requests: percentiles with confidence intervals, and a linear fit against tokens; pure.
+
+The interval is that of order statistics: the number of n requests below a percentile is binomial. It is
+exact, and needs no scipy. ``checks/budget.py`` and :mod:`ragops.bench` use this module.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import StatisticsError, fmean, linear_regression
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class TimedRequest(Protocol):
+    """What a fit needs of a request, such as a :class:`~ragops.bench.RequestRecord`."""
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that the server counted."""
+
+    @property
+    def service(self) -> float:
+        """Seconds from sending to the response."""
+
+    @property
+    def error(self) -> str:
+        """Empty when it succeeded."""
+
+
+CONFIDENCE = 0.95
+"""Coverage of the intervals, at least."""
+
+_TAIL = (1 - CONFIDENCE) / 2
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """A percentile of n times in seconds, with its interval; infinite where requests failed.
+
+    All three numbers are None when there are fewer than :attr:`needed` requests.
+    """
+
+    share: float
+    """0.95 for p95."""
+    n: int
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def needed(self) -> int:
+        """Fewest requests for which the interval has two finite ends."""
+        return needed(self.share)
+
+    @property
+    def name(self) -> str:
+        """Such as ``p95``."""
+        return f"p{self.share * 100:g}"
+
+    def __str__(self) -> str:
+        """The time with its interval, or why there is none."""
+        if self.value is None or self.low is None or self.high is None:
+            return f"n/a (n={self.n} < {self.needed})"
+        return f"{seconds(self.value)} ({seconds(self.low)} to {seconds(self.high)})"
+
+
+def seconds(value: float) -> str:
+    """A time with three digits and its unit; ``failed`` for an infinite one."""
+    if math.isinf(value):
+        return "failed"
+    scaled, unit = (value, "s") if value >= 1 else (value * 1e3, "ms")
+    digits = max(0, 2 - math.floor(math.log10(scaled))) if scaled > 0 else 0
+    return f"{scaled:.{min(digits, 2)}f} {unit}"
+
+
+def needed(share: float) -> int:
+    """Fewest samples for an interval of two finite ends: p50 6, p90 36, p95 72, p99 368."""
+    return math.ceil(math.log(_TAIL) / math.log(max(share, 1 - share)))
+
+
+def share_at_least(n: int) -> float:
+    """Lower confidence bound of the fraction of requests that fit, when each of n did.
+
+    All n fit with probability ``share ** n``; this is the share at which that is 0.05.
+    """
+    return (1 - CONFIDENCE) ** (1 / n) if n else 0.0
+
+
+@lru_cache(maxsize=4096)
+def interval_ranks(n: int, share: float) -> tuple[int, int] | None:
+    """Ranks, counted from 1, between which the percentile lies with the confidence.
+
+    Args:
+        n: Number of samples.
+        share: Share below the percentile, between 0 and 1.
+
+    Returns:
+        The narrowest pair with at most half of alpha on either side; None when n is too small.
+    """
+    if n < needed(share):
+        return None
+    below = _cumulative(n, share)
+    low = max(rank for rank in range(1, n + 1) if below[rank - 1] <= _TAIL)
+    high = min(rank for rank in range(1, n + 1) if 1 - below[rank - 1] <= _TAIL)
+    return low, high
+
+
+def percentile(times: list[float], share: float) -> Percentile:
+    """A percentile by nearest rank, with its interval.
+
+    Args:
+        times: Seconds in any order; ``inf`` for a request that failed.
+        share: 0.95 for p95.
+    """
+    ranks = interval_ranks(len(times), share)
+    if ranks is None:
+        return Percentile(share, len(times))
+    ordered = sorted(times)
+    middle = max(1, math.ceil(share * len(times) - 1e-9))
+    return Percentile(share, len(times), ordered[middle - 1], ordered[ranks[0] - 1], ordered[ranks[1] - 1])
+
+
+def _cumulative(n: int, share: float) -> list[float]:
+    """Probability that at most k of n samples are below the percentile, for k from 0 to n."""
+    total = 0.0
+    sums = []
+    for k in range(n + 1):
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        total += math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
+        sums.append(min(total, 1.0))
+    return sums
+
+
+def fits_in(found: Percentile, budget: float) -> bool | None:
+    """Whether the interval of a percentile is below the timeout, or above it; None when inconclusive."""
+    if found.low is None or found.high is None:
+        return None
+    if found.high < budget:
+        return True
+    return False if found.low >= budget else None
+
+
+MARGIN = 0.10
+"""An estimated time must be below a limit by this fraction to be within it."""
+
+MOST = 1000
+"""Largest number of documents that is estimated."""
+
+_MIN_REQUESTS = 6
+_Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class ServiceTime:
+    """A request takes ``fixed_s + per_token_s * tokens``; least squares over single requests."""
+
+    fixed_s: float
+    per_token_s: float
+    residual_s: float
+    """Standard error of the fit in seconds."""
+    n: int
+    fixed_error_s: float = 0.0
+    """Half the 95 % interval of ``fixed_s``."""
+    per_token_error_s: float = 0.0
+    """Half the 95 % interval of ``per_token_s``."""
+
+    def seconds(self, tokens: float) -> float:
+        """Expected seconds of a request with this number of tokens."""
+        return self.fixed_s + self.per_token_s * tokens
+
+    def __str__(self) -> str:
+        """The fitted line with its error."""
+        fixed = f"{self.fixed_s:.3f} ± {self.fixed_error_s:.3f} s"
+        slope = f"{self.per_token_s * 1e3:.3g} ± {self.per_token_error_s * 1e3:.2g} ms a token"
+        return f"t = {fixed} + {slope}, residual {seconds(self.residual_s)}, n={self.n}"
+
+
+@dataclass(frozen=True)
+class FittedRequests:
+    """Successful requests that were sent one at a time, and the line through them."""
+
+    line: ServiceTime
+    tokens: tuple[int, ...]
+    documents: tuple[int, ...]
+    times: tuple[float, ...]
+
+    @property
+    def tokens_per_document(self) -> float:
+        """Mean tokens of a query and a document together."""
+        return sum(self.tokens) / sum(self.documents)
+
+    def scaled_to(self, documents: int) -> list[float]:
+        """Estimated seconds of these requests with another number of documents of the same lengths.
+
+        A residual grows in proportion to the size, and shrinks only with its square root: a part of it
+        comes from the machine.
+        """
+        times = []
+        for tokens, count, time in zip(self.tokens, self.documents, self.times, strict=True):
+            factor = documents / count
+            residual = time - self.line.seconds(tokens)
+            times.append(self.line.seconds(tokens * factor) + residual * max(math.sqrt(factor), factor))
+        return times
+
+
+def fit_requests(requests: Sequence[TimedRequest]) -> tuple[FittedRequests | None, str]:
+    """The line of time against tokens with its requests, or None and the reason.
+
+    Args:
+        requests: Requests that were sent one at a time, so that none waited for another.
+    """
+    if failed := sum(bool(request.error) for request in requests):
+        return None, f"{failed} of {len(requests)} requests failed"
+    good = [request for request in requests if request.tokens]
+    if len(good) < _MIN_REQUESTS:
+        return None, f"only {len(good)} responses with a count of tokens"
+    tokens = tuple(request.tokens or 0 for request in good)
+    times = tuple(request.service for request in good)
+    try:
+        slope, start = linear_regression(tokens, times)
+    except StatisticsError:
+        return None, "all requests have the same number of tokens"
+    if slope <= 0:
+        return None, "time does not rise with tokens"
+    line = _with_errors(start, slope, tokens, times)
+    return FittedRequests(line, tokens, tuple(request.documents for request in good), times), ""
+
+
+def _with_errors(
+    start: float, slope: float, tokens: tuple[int, ...], times: tuple[float, ...]
+) -> ServiceTime:
+    n, mean = len(tokens), fmean(tokens)
+    squares = sum((t - start - slope * count) ** 2 for count, t in zip(tokens, times, strict=True))
+    residual = math.sqrt(squares / (n - 2))
+    deviation = math.sqrt(sum((count - mean) ** 2 for count in tokens))
+    return ServiceTime(
+        fixed_s=start,
+        per_token_s=slope,
+        residual_s=residual,
+        n=n,
+        fixed_error_s=_Z95 * residual * math.sqrt(1 / n + (mean / deviation) ** 2),
+        per_token_error_s=_Z95 * residual / deviation,
+    )
+
+
+def largest_window(fitted: FittedRequests, quantile: float, budget: float) -> int:
+    """Most documents a request, of the measured lengths, that end in time; 0 if not even one does.
+
+    Args:
+        fitted: From :func:`fit_requests`.
+        quantile: Fraction of requests that must end in time, such as 0.95.
+        budget: RAGFlow's timeout in seconds.
+    """
+    rank = max(1, math.ceil(quantile * len(fitted.times) - 1e-9))
+    low, high = 0, MOST + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if sorted(fitted.scaled_to(middle))[rank - 1] * (1 + MARGIN) <= budget:
+            low = middle
+        else:
+            high = middle
+    return low
