@@ -82,7 +82,7 @@ def cross_ratios(record: dict[str, Any]) -> Iterator[str]:
     yield from table(("tool", "load", "value", "median ratio", "range", "rounds"), rows)
 
 
-def cross_turns(record: dict[str, Any]) -> Iterator[str]:
+def cross_rounds(record: dict[str, Any]) -> Iterator[str]:
     """Every round of each tool, in order of time."""
     rows = (
         (
@@ -95,7 +95,7 @@ def cross_turns(record: dict[str, Any]) -> Iterator[str]:
     yield from table(("round", "load", "tool", "p50", "requests/s", "the tool's CPU time"), rows)
 
 
-def cross_origin(record: dict[str, Any]) -> Iterator[str]:
+def cross_provenance(record: dict[str, Any]) -> Iterator[str]:
     """Provenance."""
     size, versions = record["size"], dict(record["versions"])
     texts = (
@@ -134,7 +134,7 @@ def peer_verdict(record: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def peer_figures(record: dict[str, Any]) -> Iterator[str]:
+def peer_values(record: dict[str, Any]) -> Iterator[str]:
     """A row for each server."""
     rows = (
         (
@@ -148,7 +148,7 @@ def peer_figures(record: dict[str, Any]) -> Iterator[str]:
     yield from table(("load", "value", "transformers / vLLM"), rows)
 
 
-def peer_origin(record: dict[str, Any]) -> Iterator[str]:
+def peer_provenance(record: dict[str, Any]) -> Iterator[str]:
     """Provenance."""
     yield from fields(
         ("recorded", record["date"]),
@@ -161,11 +161,11 @@ def peer_origin(record: dict[str, Any]) -> Iterator[str]:
 CROSS = {
     "verdict": cross_verdict,
     "ratios": cross_ratios,
-    "turns": cross_turns,
-    "origin": cross_origin,
+    "rounds": cross_rounds,
+    "provenance": cross_provenance,
     "commands": cross_commands,
 }
-PEER = {"verdict": peer_verdict, "figures": peer_figures, "origin": peer_origin}
+PEER = {"verdict": peer_verdict, "values": peer_values, "provenance": peer_provenance}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:

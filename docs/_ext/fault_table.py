@@ -22,7 +22,7 @@ RECORDED = Path(__file__).parents[1] / "faults.json"
 
 
 class FaultTable(SphinxDirective):
-    """``.. fault-table:: faults`` or ``healthy`` or ``origin``."""
+    """``.. fault-table:: faults`` or ``healthy`` or ``provenance``."""
 
     required_arguments = 1
 
@@ -51,13 +51,13 @@ def healthy(recorded: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def origin(recorded: dict[str, Any]) -> Iterator[str]:
+def provenance(recorded: dict[str, Any]) -> Iterator[str]:
     """When and where it was recorded."""
     yield from (f":{name}: {inline(str(value))}" for name, value in recorded["about"].items())
     yield ""
 
 
-PARTS = {"faults": faults, "healthy": healthy, "origin": origin}
+PARTS = {"faults": faults, "healthy": healthy, "provenance": provenance}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

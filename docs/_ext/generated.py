@@ -150,7 +150,7 @@ def modules() -> Iterator[str]:
     yield from [".. list-table::", "   :class: ragops-fields", ""]
     for file in sorted(package.rglob("*.py"), key=lambda file: (file.parent, file.name)):
         purpose = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        sentence = re.split(r"(?<=[.:;])\s|\n\n", purpose)[0].rstrip(":;")
+        sentence = re.split(r"(?<=\.)\s|\n\n", purpose)[0]
         yield from [f"   * - ``{file.relative_to(package)}``", f"     - {inline(sentence)}"]
     yield ""
 
@@ -180,7 +180,7 @@ def run_verdict(recorded: Any) -> Iterator[str]:
     yield from [inline(report.headline_facts(recorded)), "", f"Run ``{recorded.path.name}``.", ""]
 
 
-def run_figure(recorded: Any) -> Iterator[str]:
+def run_chart(recorded: Any) -> Iterator[str]:
     """The percentile curve, as a file next to the pages."""
     file = Path(__file__).parents[1] / "_run" / "percentiles.svg"
     file.parent.mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def run_levels(recorded: Any) -> Iterator[str]:
     yield ""
 
 
-def run_origin(recorded: Any) -> Iterator[str]:
+def run_provenance(recorded: Any) -> Iterator[str]:
     """The provenance of the run."""
     for name, value in report.origin(recorded):
         yield f":{name}: {inline(value)}"
@@ -217,9 +217,9 @@ def run_report(recorded: Any) -> Iterator[str]:
 
 RUN_PARTS = {
     "verdict": run_verdict,
-    "figure": run_figure,
+    "chart": run_chart,
     "levels": run_levels,
-    "origin": run_origin,
+    "provenance": run_provenance,
     "report": run_report,
 }
 PARTS = {

@@ -1,6 +1,6 @@
 """``.. launch-targets:: PART``: one part of the record of ``python -m benchmarks.launches``.
 
-The parts are ``targets``, ``calls``, ``starts`` and ``origin``; the record is ``docs/_data/launches.json``.
+The parts are ``targets``, ``requests``, ``starts`` and ``provenance`` of ``docs/_data/launches.json``.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def targets(record: dict[str, Any]) -> Iterator[str]:
         yield from [f"   {_sentence(target['note'])}" if target["note"] else "", ""]
 
 
-def calls(record: dict[str, Any]) -> Iterator[str]:
+def requests(record: dict[str, Any]) -> Iterator[str]:
     """Each series of requests; every request is in the record."""
     yield from _head(
         "configuration", "requests", "documents", "latency, s", "tokens/s computed", "used by others, cores"
@@ -75,7 +75,7 @@ def starts(record: dict[str, Any]) -> Iterator[str]:
         yield from [*indented(folded(server["command"])), ""]
 
 
-def origin(record: dict[str, Any]) -> Iterator[str]:
+def provenance(record: dict[str, Any]) -> Iterator[str]:
     """The machine, the date and the model."""
     provenance, limit = record["origin"], record["limit"]
     substitute = provenance["model_is_stand_in"]
@@ -109,7 +109,7 @@ def origin(record: dict[str, Any]) -> Iterator[str]:
     ]
 
 
-PARTS = {"targets": targets, "calls": calls, "starts": starts, "origin": origin}
+PARTS = {"targets": targets, "requests": requests, "starts": starts, "provenance": provenance}
 
 
 def _sentence(text: str) -> str:

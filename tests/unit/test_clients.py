@@ -114,8 +114,8 @@ def test_recorded_ratios_are_those_of_its_turns():
 def test_the_page_has_every_turn_and_says_what_stands_in(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
     shown = importlib.import_module("comparisons").crosscheck
-    assert "\n".join(shown("turns")).count("   * - ") == len(RECORDED["turns"]) + 1
-    assert "bi-encoder" in " ".join(shown("origin"))
+    assert "\n".join(shown("rounds")).count("   * - ") == len(RECORDED["turns"]) + 1
+    assert "bi-encoder" in " ".join(shown("provenance"))
     within = "**The three agree within 5 %**" in " ".join(shown("verdict"))
     assert within is RECORDED["agree"]
     assert "vllm bench serve" in " ".join(shown("commands"))

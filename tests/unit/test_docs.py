@@ -1,4 +1,4 @@
-"""The site: built once with warnings as errors, then looked at."""
+"""The site, built once with warnings as errors."""
 
 import hashlib
 import importlib
@@ -29,14 +29,14 @@ PAGES = sorted((ROOT / "docs").glob("*.rst"))
 
 @pytest.fixture(scope="session")
 def objects(built):
-    """Names of everything that the site documents."""
+    """Names of all documented objects."""
     raw = (built / "objects.inv").read_bytes()
     lines = zlib.decompress(raw.split(b"zlib.\n", 1)[1]).decode().splitlines()
     return {line.split()[0] for line in lines}
 
 
 def text(built, page):
-    """A page as a reader sees it, spaces made single."""
+    """The text of a page, with single spaces."""
     content = (built / f"{page}.html").read_text().split("<article", 1)[1]
     return " ".join(unescape(re.sub(r"<[^>]+>", "", content)).split())
 
@@ -77,7 +77,7 @@ def test_every_error_is_documented(objects):
     assert sorted(f"ragops.{one.__name__}" for one in own if f"ragops.{one.__name__}" not in objects) == []
 
 
-def test_every_known_message_is_a_title_with_its_remedy(built):
+def test_every_known_message_is_a_title_with_its_fix(built):
     page = (built / "troubleshooting.html").read_text()
     titles = {
         " ".join(unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in re.findall(r"<h3>.*?</h3>", page)
@@ -88,12 +88,12 @@ def test_every_known_message_is_a_title_with_its_remedy(built):
         assert " ".join(hint.remedy.split()) in shown
 
 
-def test_every_line_of_doctor_is_explained(built, here, fake, ragflow):
+def test_every_check_of_doctor_is_explained(built, here, fake, ragflow):
     page = text(built, "doctor")
     assert [check.name for check in doctor.doctor(Stack(), fake).checks if check.name not in page] == []
 
 
-def test_every_code_of_an_error_is_an_anchor_and_what_is_printed_leads_there(built):
+def test_every_error_code_is_an_anchor_that_the_printed_link_names(built):
     page = (built / errors.PAGE).read_text()
     raised = {kind.code for kind in vars(errors).values() if is_error(kind)}
     assert [code for code in raised | {hint.code for hint in codes.HINTS} if f'id="{code}"' not in page] == []
@@ -102,7 +102,7 @@ def test_every_code_of_an_error_is_an_anchor_and_what_is_printed_leads_there(bui
     assert 'id="port-taken"' in page
 
 
-def test_runs_that_lie_in_results_are_shown(built):
+def test_every_recorded_search_is_shown(built):
     page = text(built, "tune")
     kept = [one.name for one in (ROOT / "results").glob("*-tune")]
     assert kept
@@ -117,7 +117,7 @@ def test_every_check_of_verify_is_explained(built):
     assert [name for name in titles if name not in page] == []
 
 
-def test_every_failure_that_verify_recognises_is_a_title_with_its_remedy(built):
+def test_every_failure_that_verify_recognizes_is_a_title_with_its_fix(built):
     page = (built / "troubleshooting.html").read_text()
     titles = re.findall(r"<h3>.*?</h3>", page)
     shown = {" ".join(unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in titles}
@@ -128,7 +128,7 @@ def test_every_failure_that_verify_recognises_is_a_title_with_its_remedy(built):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_on_pages_are_ones_that_ragops_takes(page):
+def test_commands_on_pages_are_valid(page):
     for line in re.findall(r"^ +\$ (?:\w+=\S+ )*ragops (.*)$", page.read_text(), re.MULTILINE):
         parse(shlex.split(line.partition(" > ")[0]))
 
@@ -139,7 +139,7 @@ def test_make_targets_on_pages_exist(page):
     assert set(re.findall(r"(?:``|\$ )make ([a-z]+)", page.read_text())) <= targets
 
 
-def test_toml_on_the_pages_is_a_declaration():
+def test_toml_on_pages_is_a_valid_configuration():
     pages = "\n".join(page.read_text() for page in PAGES)
     blocks = re.findall(r"code-block:: toml\n\n((?:   .*\n|\n)+)", pages)
     assert blocks
@@ -148,7 +148,7 @@ def test_toml_on_the_pages_is_a_declaration():
 
 
 class Needs(HTMLParser):
-    """What a browser fetches by itself to show a page."""
+    """Files that a browser loads for a page."""
 
     def __init__(self):
         super().__init__()
@@ -173,7 +173,7 @@ def test_pages_need_no_other_host(built):
         assert [one for one in missing if not one.startswith(("data:", "#"))] == [], page.name
 
 
-def test_links_within_the_site_lead_somewhere(built):
+def test_links_within_the_site_have_a_target(built):
     pages = {page: page.read_text() for page in built.rglob("*.html") if "_static" not in page.parts}
     places = {page: set(re.findall(r'\bid="([^"]+)"', words)) for page, words in pages.items()}
     for page, words in pages.items():
@@ -192,13 +192,13 @@ def test_styles_need_no_other_host(built):
         assert re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//[^)]*", sheet.read_text()) == [], sheet.name
 
 
-def test_site_names_nothing_of_this_machine(built):
+def test_the_site_has_no_paths_of_this_machine(built):
     private = [str(ROOT), str(Path.home())]
     for page in built.rglob("*.html"):
         assert [name for name in private if len(name) > 5 and name in page.read_text()] == [], page.name
 
 
-def test_pages_show_the_recorded_run_by_its_name_and_what_stands_in(built, recorded):
+def test_pages_show_the_recorded_run_and_its_substitute_model(built, recorded):
     assert f"built from run <code>{recorded.name}</code>" in (built / "network.html").read_text()
     for page in ("index", "benchmark"):
         assert recorded.name in text(built, page)
@@ -207,15 +207,15 @@ def test_pages_show_the_recorded_run_by_its_name_and_what_stands_in(built, recor
     assert "closed-2 8 0 " in text(built, "benchmark")
 
 
-def test_pages_without_a_run_say_so(monkeypatch):
+def test_pages_without_a_run_have_no_values(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
     monkeypatch.delenv(site.RUN, raising=False)
     generated = importlib.import_module("generated")
-    assert "built without a recorded run" in "".join(generated.run("verdict"))
+    assert "make run" in "".join(generated.run("verdict"))
     assert "".join(generated.run("levels")) == ""
 
 
-def test_every_image_has_words_for_those_who_do_not_see_it(built):
+def test_every_image_has_an_alternative_text(built):
     pages = [page for page in built.rglob("*.html") if "_static" not in page.parts]
     assert any(page.parent.name == "notebooks" and "<img " in page.read_text() for page in pages)
     for page in pages:
@@ -223,21 +223,21 @@ def test_every_image_has_words_for_those_who_do_not_see_it(built):
         assert [one for one in images if not re.search(r'alt="[^"]{40,}"', one)] == [], page.name
 
 
-def test_diagrams_are_drawn_from_their_source():
+def test_diagrams_are_rendered_from_their_source():
     for source in (ROOT / "images").glob("*.dot"):
         now = hashlib.sha256(source.read_bytes()).hexdigest()
         for mode in ("light", "dark"):
-            drawn = source.with_name(f"{source.stem}-{mode}.svg")
-            assert site.drawn_from(drawn) == now, f"draw {source.name} again"
+            svg = source.with_name(f"{source.stem}-{mode}.svg")
+            assert site.drawn_from(svg) == now, f"render {source.name} again"
 
 
-def test_search_knows_the_words_of_messages(built):
+def test_search_index_has_words_of_messages(built):
     index = (built / "searchindex.js").read_text()
-    found = json.loads(index.removeprefix("Search.setIndex(").rstrip().removesuffix(")"))
-    assert "hfvalidationerror" in found["titleterms"]
+    words = json.loads(index.removeprefix("Search.setIndex(").rstrip().removesuffix(")"))
+    assert "hfvalidationerror" in words["titleterms"]
 
 
-def test_release_table_and_its_sources_are_those_of_the_code(built, monkeypatch):
+def test_the_release_table_has_every_fact_and_source(built, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
     lists = {id(one) for one in vars(releases).values() if isinstance(one, tuple) and is_facts(one)}
     assert {id(one) for one in importlib.import_module("releases").FACTS.values()} == lists

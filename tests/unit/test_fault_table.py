@@ -50,4 +50,4 @@ def test_the_page_shows_every_row(shown):
     for row in FAULTS:
         assert all(" ".join(row[key].split()) in page for key in ("fault", "layer", "cause", "remedy"))
     assert all(row["fault"] in shown("healthy") for row in HEALTHY)
-    assert RECORDED["about"]["date"] in shown("origin")
+    assert RECORDED["about"]["date"] in shown("provenance")

@@ -157,7 +157,7 @@ class TestPage:
         return " ".join("\n".join(page.PARTS[part](record)).split())
 
     def test_it_names_machine_day_and_stand_in(self, page, record):
-        said = self.said(page, record, "origin")
+        said = self.said(page, record, "provenance")
         assert "Recorded on 2026-01-02 on A CPU" in said
         assert "Model: m, a substitute model: random." in said
         assert "float32 0.130 TFLOP/s; int8: no kernel" in said
@@ -172,7 +172,7 @@ class TestPage:
         assert not any("*met.*" in line for line in page.part("targets"))
 
     def test_every_call_and_start_is_shown(self, page, record):
-        assert "20.0, 20.0, 20.0 - 85 - 0.25" in self.said(page, record, "calls")
+        assert "20.0, 20.0, 20.0 - 85 - 0.25" in self.said(page, record, "requests")
         starts = self.said(page, record, "starts")
         assert "90 s, then 40 s" in starts
         assert ".. code-block:: text --dtype float32" in starts

@@ -1,4 +1,4 @@
-"""What stands on the pages to be typed or copied works; live/test_pages.py runs what needs an engine."""
+"""Commands and code blocks on pages work; live/test_pages.py runs those that need a Docker engine."""
 
 import importlib
 import os
@@ -35,27 +35,27 @@ def blocks(language):
 
 
 def compose(*files):
-    """What docker-compose says to the files; needs no engine."""
+    """The result of ``docker-compose config`` for the files; needs no Docker engine."""
     program = resources.files("compose") / "docker-compose"
     named = [part for file in files for part in ("--file", str(file))]
     argv = [str(program), "--project-name", "docker", *named, "config"]
     return subprocess.run(argv, capture_output=True, text=True, check=False, env=dict(os.environ))
 
 
-def test_every_block_is_of_a_kind_that_is_tried():
+def test_every_code_block_has_a_tested_language():
     kinds = {kind for page in PAGES for kind in re.findall(r"code-block:: (\w+)", page.read_text())}
     assert kinds <= {"console", "toml", "yaml", "python", "text"}
     assert len(blocks("python")) >= 2
     assert len(blocks("yaml")) >= 2
 
 
-def test_every_line_to_type_is_of_a_command_that_is_tried():
+def test_every_command_line_has_a_tested_command():
     for page, text in blocks("console"):
         for line in text.replace(" \\\n", " ").strip().splitlines():
             assert re.match(r"\$ (\w+=\S+ )?(ragops|make|docker|pip|python3?) ", line), f"{page}: {line}"
 
 
-def test_programs_that_pages_name_are_there():
+def test_programs_on_pages_exist():
     named = {
         name
         for page in PAGES
@@ -66,7 +66,7 @@ def test_programs_that_pages_name_are_there():
         assert callable(importlib.import_module(name).main)
 
 
-def test_commands_of_the_readme_are_ones_that_ragops_takes():
+def test_commands_of_the_readme_are_valid():
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = re.findall(r"^ragops (.*?)(?: +#.*)?$", "".join(blocks), re.MULTILINE)
     assert len(lines) > 4
@@ -105,7 +105,7 @@ def test_files_that_start_a_reranker_have_no_faults(machine):
         assert check_text(text, Path(f"{page}.yaml"), machine, {}).findings == ()
 
 
-def test_a_reranker_of_ones_own_is_verified_but_not_touched(here, serving, ragflow):
+def test_a_reranker_that_ragops_did_not_create_is_verified_but_not_changed(here, serving, ragflow):
     network, declared = "ragflow-rerank", ragops.load_stack()
     serving.create_network(ragops.docker.objects.NetworkSpec(network))
     serving.add_container("ragflow-vllm-reranker", network=network, image="vllm/vllm-openai:v0.29.0")

@@ -204,5 +204,5 @@ def test_the_recorded_comparison_is_that_of_its_runs(capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
     shown = importlib.import_module("comparisons").peer
     assert f"{made['agreement']['kendall_tau']:.3f}" in "\n".join(shown("verdict"))
-    assert all(side["run"] in "\n".join(shown("figures")) for side in made["sides"])
-    assert "random weights" in "\n".join(shown("origin"))
+    assert all(side["run"] in "\n".join(shown("values")) for side in made["sides"])
+    assert "random weights" in "\n".join(shown("provenance"))
