@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING
 from ragops.checks import Check, Report
 from ragops.configuration import home
 from ragops.docker import objects
-from ragops.docker.engine import connect
-from ragops.docker.objects import OLDEST_API
+from ragops.docker.engine import connect, observe
+from ragops.docker.objects import OLDEST_API, differences, moves_route
 from ragops.errors import EngineError, RagopsError
 from ragops.ragflow import discovery
 from ragops.reranker import files as weights
@@ -42,18 +42,16 @@ from ragops.reranker import int8, sizing
 from ragops.reranker import model as models
 from ragops.reranker.files import NAME as MINILM
 from ragops.reranker.host import format_cpu_list, read_addresses, read_host, read_quota
-from ragops.stack import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState, EngineState, ImageState, Pool
+    from ragops.docker.objects import ContainerState, EngineState, ImageState, Observed, Pool
     from ragops.reranker.host import Core, Host
     from ragops.reranker.model import Model
     from ragops.reranker.sizing import Memory
-    from ragops.stack.plan import Observed
 
 CLICKHOUSE_PORT = 8123
 """What RAGFlow's profile ``clickhouse`` publishes, from :data:`CLICKHOUSE_SINCE` on."""
@@ -124,7 +122,7 @@ def network(stack: Stack, observed: Observed) -> Check:
         return Check("network", "fail", f"{len(same)} networks are named {name}: {ids}", remedy)
     if not same:
         return Check("network", "ok", f"{name} will be made")
-    if differs := plan.differences(stack.network, same[0]):
+    if differs := differences(stack.network, same[0]):
         undo = "ragops down, then ragops up" if same[0].ours else "set another name under [network]"
         return Check("network", "fail", f"{name} is there: {'; '.join(differs)}", undo)
     return Check("network", "ok", f"{name} is there{'' if same[0].ours else ', not made by ragops'}")
@@ -459,7 +457,7 @@ def _one(one: discovery.RagflowContainer, stack: Stack) -> Check:
     if one.container.status != "running":
         detail = f"{one.name} ({release}) is {one.container.status}"
         return Check("RAGFlow", "warn", detail, f"docker start {one.name}: verify asks from inside it")
-    moves = plan.moves_route(one.container, stack.network.name, internal=stack.network.internal)
+    moves = moves_route(one.container, stack.network.name, internal=stack.network.internal)
     if moves:
         remedy = "name the network so that it sorts after RAGFlow's own, or set internal = true"
         return Check("RAGFlow", "warn", f"{one.name} ({release}): joining moves its default route", remedy)
@@ -491,7 +489,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
 
 
 def _look(stack: Stack, engine: Engine) -> Seen:
-    return Seen(engine.state(), plan.observe(engine), engine.image(stack.reranker.image))
+    return Seen(engine.state(), observe(engine), engine.image(stack.reranker.image))
 
 
 def _here(stack: Stack, host: Host, seen: Seen | None) -> Iterator[Check]:

@@ -37,13 +37,14 @@ def demo_up(call: Call) -> int:
 def demo_down(call: Call) -> int:
     """Remove every demo client and its network."""
     from ragops.configuration import home
+    from ragops.docker.engine import observe
     from ragops.stack import demo
     from ragops.stack import plan as planning
     from ragops.stack.lock import held
 
     engine = call.engine()
     with held(home(), engine.state().address, demo.NAME):
-        changes = demo.plan_down(planning.observe(engine))
+        changes = demo.plan_down(observe(engine))
         planning.apply(changes, engine)
     call.show(changes)
     return OK

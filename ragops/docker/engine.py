@@ -30,6 +30,7 @@ from ragops.docker.objects import (
     ExecResult,
     ImageState,
     NetworkState,
+    Observed,
     StatsState,
     VolumeState,
     container_of,
@@ -360,3 +361,8 @@ def _cut(connection: socket.socket) -> None:
 
 def _text(data: bytes | None) -> str:
     return (data or b"").decode(errors="replace")
+
+
+def observe(engine: Engine) -> Observed:
+    """Read the state of the Docker engine."""
+    return Observed(engine.networks(), engine.containers(), engine.volumes())

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from ragops.configuration import Network
+
 _SECOND = 1_000_000_000
 
 LABEL = "org.ragops"
@@ -561,3 +563,47 @@ def stats_of(raw: Mapping[str, Any]) -> StatsState:
         throttled_periods=throttling.get("throttled_periods", 0),
         memory_bytes=max(0, memory.get("usage", 0) - cached),
     )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Networks, containers and volumes of the Docker engine at one moment."""
+
+    networks: tuple[NetworkState, ...]
+    containers: tuple[ContainerState, ...]
+    volumes: tuple[VolumeState, ...]
+
+    def network(self, name: str) -> NetworkState | None:
+        """The network of that name."""
+        return next((network for network in self.networks if network.name == name), None)
+
+    def container(self, name: str) -> ContainerState | None:
+        """The container of that name."""
+        return next((container for container in self.containers if container.name == name), None)
+
+    def members(self, network: str) -> tuple[ContainerState, ...]:
+        """Containers that are connected to a network, running or stopped."""
+        return tuple(container for container in self.containers if container.endpoint(network))
+
+
+def differences(configured: Network, network: NetworkState) -> tuple[str, ...]:
+    """The options of an existing network that differ from its configuration."""
+    rows = (
+        ("driver", network.driver, configured.driver),
+        ("internal", network.internal, configured.internal),
+        ("subnet", ", ".join(network.subnets), configured.subnet),
+    )
+    return tuple(
+        f"{option} is {actual}, configured {wanted}"
+        for option, actual, wanted in rows
+        if wanted is not None and wanted != actual
+    )
+
+
+def moves_route(container: ContainerState, network: str, *, internal: bool) -> bool:
+    """Whether a connection to the network would move the container's default route.
+
+    Docker routes through the network whose name sorts first, without internal ones.
+    """
+    names = [endpoint.network for endpoint in container.endpoints]
+    return not internal and bool(names) and network < min(names)

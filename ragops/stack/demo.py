@@ -22,7 +22,7 @@ from ragops.stack.plan import Plan, Remove, RemoveNetwork
 
 if TYPE_CHECKING:
     from ragops.docker.engine import Engine
-    from ragops.stack.plan import Observed
+    from ragops.docker.objects import Observed
 
 NAME = "docker-ragflow-cpu-1"
 """The name that compose gives RAGFlow's container from v0.22 on."""

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops.compose.render import NETWORK, commented, written
-from ragops.docker.objects import COMPOSE_PROJECT
+from ragops.docker.objects import COMPOSE_PROJECT, moves_route
 from ragops.errors import RagflowError, file_errors
 from ragops.ragflow.discovery import RagflowContainer, is_ragflow
-from ragops.stack.plan import moves_route
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -14,7 +14,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ragops.docker.objects import NetworkSpec
+from ragops.docker.objects import NetworkSpec, differences, moves_route
 from ragops.errors import EngineError, InUseError, StackError
 from ragops.progress import step
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow, joinable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ragops.configuration import Network, Stack
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, VolumeState
+    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed
 
 Command = tuple[str, ...]
 
@@ -258,27 +258,6 @@ def in_use(network: str, users: list[str]) -> InUseError:
     )
 
 
-@dataclass(frozen=True)
-class Observed:
-    """Networks, containers and volumes of the Docker engine at one moment."""
-
-    networks: tuple[NetworkState, ...]
-    containers: tuple[ContainerState, ...]
-    volumes: tuple[VolumeState, ...]
-
-    def network(self, name: str) -> NetworkState | None:
-        """The network of that name."""
-        return next((network for network in self.networks if network.name == name), None)
-
-    def container(self, name: str) -> ContainerState | None:
-        """The container of that name."""
-        return next((container for container in self.containers if container.name == name), None)
-
-    def members(self, network: str) -> tuple[ContainerState, ...]:
-        """Containers that are connected to a network, running or stopped."""
-        return tuple(container for container in self.containers if container.endpoint(network))
-
-
 @dataclass(frozen=True, repr=False)
 class Plan(Shown):
     """Actions in order, with notes for the user."""
@@ -309,11 +288,6 @@ class Plan(Shown):
         columns = (Column("change"), Column("as docker commands", code=True, html_only=True))
         title = "" if rows else "nothing to change"
         return Table(columns, rows, title, tuple(f"note: {note}" for note in self.notes))
-
-
-def observe(engine: Engine) -> Observed:
-    """Read the state of the Docker engine."""
-    return Observed(engine.networks(), engine.containers(), engine.volumes())
 
 
 def apply(plan: Plan, engine: Engine) -> None:
@@ -421,29 +395,6 @@ def plan_purge(observed: Observed) -> Plan:
 def network_spec(network: Network) -> NetworkSpec:
     """The configured network as Docker creates it."""
     return NetworkSpec(network.name, network.driver, network.subnet, network.internal)
-
-
-def differences(configured: Network, network: NetworkState) -> tuple[str, ...]:
-    """The options of an existing network that differ from its configuration."""
-    rows = (
-        ("driver", network.driver, configured.driver),
-        ("internal", network.internal, configured.internal),
-        ("subnet", ", ".join(network.subnets), configured.subnet),
-    )
-    return tuple(
-        f"{option} is {actual}, configured {wanted}"
-        for option, actual, wanted in rows
-        if wanted is not None and wanted != actual
-    )
-
-
-def moves_route(container: ContainerState, network: str, *, internal: bool) -> bool:
-    """Whether a connection to the network would move the container's default route.
-
-    Docker routes through the network whose name sorts first, without internal ones.
-    """
-    names = [endpoint.network for endpoint in container.endpoints]
-    return not internal and bool(names) and network < min(names)
 
 
 def _removable(container: ContainerState, stack: Stack) -> bool:

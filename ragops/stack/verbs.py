@@ -19,6 +19,7 @@ from ragops.checks import Report, exposure
 from ragops.checks.verify import Look
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import connect as connect_engine
+from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
 from ragops.ragflow import discovery
 from ragops.reranker import host, int8, options
@@ -138,7 +139,7 @@ def plan(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     engine = engine or connect_engine()
     wanted = desired(stack)
     image = engine.image(stack.reranker.image)
-    found = planning.plan_up(stack, wanted.spec, image.id if image else "", planning.observe(engine))
+    found = planning.plan_up(stack, wanted.spec, image.id if image else "", observe(engine))
     missing = () if image else (f"image {stack.reranker.image} is missing: ragops up pulls or builds it",)
     return planning.Plan(found.actions, (*missing, *found.notes, *_stand_in(wanted.model)))
 
@@ -153,7 +154,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     with held(home(), engine.state().address, stack.reranker.name):
         wanted = desired(stack)
         image = images.ensure(engine, stack.reranker.image, home())
-        todo = planning.plan_up(stack, wanted.spec, image.id, planning.observe(engine))
+        todo = planning.plan_up(stack, wanted.spec, image.id, observe(engine))
         planning.apply(todo, engine)
     if not (todo.empty and _healthy(engine, stack.reranker.name)):
         ready.wait(
@@ -278,7 +279,7 @@ def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     engine = engine or connect_engine()
     with held(home(), engine.state().address, stack.reranker.name):
         refuse_while_watched(home(), engine.state().address, stack.reranker.name)
-        observed = planning.observe(engine)
+        observed = observe(engine)
         names = (stack.reranker.name, f"{stack.reranker.name}-tune-a", f"{stack.reranker.name}-tune-b")
         changes = planning.plan_down(stack, tuple(f"{name}-cache" for name in names), observed)
         planning.apply(changes, engine)
@@ -291,7 +292,7 @@ def purge(engine: Engine | None = None) -> planning.Plan:
     """Remove every stack, demo client and image that ragops created, built or pulled."""
     engine = engine or connect_engine()
     with held(home(), engine.state().address, "*"):
-        observed = planning.observe(engine)
+        observed = observe(engine)
         for container in observed.containers:
             if container.role == "reranker":
                 refuse_while_watched(home(), engine.state().address, container.name)

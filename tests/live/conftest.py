@@ -20,9 +20,10 @@ import pytest
 from benchmarks import checkpoint
 from ragops import configuration
 from ragops.docker import engine as engines
+from ragops.docker.engine import observe
 from ragops.reranker import image as images
 from ragops.reranker.files import bundled_minilm
-from ragops.stack import demo, plan, verbs
+from ragops.stack import demo, verbs
 from tests.support.names import PROJECT
 
 COMPOSE = str(resources.files("compose") / "docker-compose")
@@ -140,7 +141,7 @@ def running(engine, declared, client):
     assert status.ok, str(status)
     yield status
     verbs.down(declared, engine)
-    left = plan.observe(engine)
+    left = observe(engine)
     assert left.container(declared.reranker.name) is None
     assert left.network(declared.network.name) is None
 

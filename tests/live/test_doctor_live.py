@@ -18,6 +18,7 @@ from ragops.checks import doctor as folder
 from ragops.checks import doctor as host
 from ragops.configuration import Network, Ragflow, Reranker, Stack, home, parse
 from ragops.docker import objects
+from ragops.docker.engine import observe
 from ragops.docker.objects import ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
 from ragops.reranker import files
@@ -86,7 +87,7 @@ def stranger(engine, image):
 
 def ids(engine):
     """What there is; the engine lists it in any order."""
-    seen = plan.observe(engine)
+    seen = observe(engine)
     names = {one.name for one in seen.volumes}
     return {one.id for one in seen.networks} | {one.id for one in seen.containers} | names
 
@@ -166,7 +167,7 @@ class TestNames:
         engine.create_network(NetworkSpec(stack.network.name, internal=True))
         found = doctor()["network"]
         assert (found.status, found.remedy) == ("fail", "ragops down, then ragops up")
-        plan.apply(plan.plan_down(stack, (), plan.observe(engine)), engine)
+        plan.apply(plan.plan_down(stack, (), observe(engine)), engine)
         assert doctor()["network"].detail == f"{stack.network.name} will be made"
 
 

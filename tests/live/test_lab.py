@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import expect
 
 from ragops.bench.records import load_run
-from ragops.stack import plan
+from ragops.docker.engine import observe
 from tests.support.chromium import open_chromium
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_setup_is_picked_and_approved_before_anything_changes(
         expect(notebook.run("status")).to_contain_text("connected")
         expect(notebook.run("notebook.ragflow_settings")).to_contain_text(declared.internal_url)
     assert engine.container(client).endpoint(network) is not None
-    assert plan.observe(engine).container(declared.reranker.name).id == running.reranker.id
+    assert observe(engine).container(declared.reranker.name).id == running.reranker.id
 
 
 def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab, desk):

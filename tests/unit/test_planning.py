@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragops.configuration import Network, Ragflow, Reranker, Stack
-from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, LABEL, ContainerSpec, Mount
+from ragops.docker.engine import observe
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, LABEL, ContainerSpec, Mount, moves_route
 from ragops.errors import EngineError, InUseError, RagflowError, StackError
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.stack.plan import Plan, apply, moves_route, observe, plan_connect, plan_down, plan_purge, plan_up
+from ragops.stack.plan import Plan, apply, plan_connect, plan_down, plan_purge, plan_up
 from tests.support.fake_engine import FakeEngine
 
 STACK = Stack()
