@@ -16,11 +16,12 @@ from benchmarks import targets
 from benchmarks.targets import Timed
 from ragops.bench import measure, wire
 from ragops.bench.measure import Sampler
+from ragops.checks import ready
 from ragops.configuration import Network, Reranker, Stack
 from ragops.docker.objects import ContainerSpec, Mount
 from ragops.errors import BenchError, EngineError
 from ragops.reranker import options, sizing
-from ragops.stack import ready, verbs
+from ragops.session import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +157,7 @@ class Rig:
         if container is None:
             raise BenchError(f"{spec.name} is gone", container=spec.name)
         found = measure.of_container(
-            verbs.Desired(self.stack("default"), self.model, spec), container, self.engine
+            Deployment(self.stack("default"), self.model, self.host, spec), container, self.engine
         )
         return replace(found, client_is_stand_in="")
 

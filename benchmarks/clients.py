@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from benchmarks.reports import Seen
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
-    from ragops.stack.verbs import Desired
+    from ragops.session import Deployment
 
 WARMUP = 2
 """Requests before each turn that no figure counts."""
@@ -154,7 +154,7 @@ class VllmBench:
     @classmethod
     @contextmanager
     def started(
-        cls, engine: Engine, wanted: Desired, folder: Path, size: Size, requests: int
+        cls, engine: Engine, wanted: Deployment, folder: Path, size: Size, requests: int
     ) -> Iterator[VllmBench]:
         """A container that waits for turns; removed whatever happens."""
         spec = ContainerSpec(
@@ -175,7 +175,7 @@ class VllmBench:
                 made, ("python3", "-c", "import vllm; print(vllm.__version__)"), timeout=120
             )
             told = asked.stdout.split()[-1]
-            yield cls(engine, made, folder, wanted.served, _root(wanted.stack), size, requests, told)
+            yield cls(engine, made, folder, wanted.served_name, _root(wanted.stack), size, requests, told)
         finally:
             engine.remove_container(made)
 
@@ -226,7 +226,7 @@ class AIPerf:
     name: str = "AIPerf"
 
     @classmethod
-    def made(cls, executable: Path, wanted: Desired, texts: Workload, folder: Path) -> AIPerf:
+    def made(cls, executable: Path, wanted: Deployment, texts: Workload, folder: Path) -> AIPerf:
         """Ready to be called; its input file is written."""
         rows = (
             {"texts": [_named("query", (one.query,)), _named("passages", one.documents)]}
@@ -239,7 +239,7 @@ class AIPerf:
         return cls(
             executable=executable,
             folder=folder,
-            model=wanted.served,
+            model=wanted.served_name,
             tokenizer=wanted.model.folder,
             url=_root(wanted.stack),
             requests=len(texts.requests),

@@ -31,7 +31,7 @@ from ragops import configuration
 from ragops.bench.records import load_run
 from ragops.docker import engine as engines
 from ragops.reranker import host as hosts
-from ragops.stack import verbs
+from ragops.session import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -142,7 +142,7 @@ def agrees(turns: Iterable[Turn], found: Iterable[Ratio]) -> bool:
 def main(file: str, aiperf: Path, declaration: Path | None = None) -> None:
     """Measure, and write the file."""
     stack = configuration.load(declaration)
-    engine, host, wanted = engines.connect(), hosts.read_host(), verbs.desired(stack)
+    engine, host, wanted = engines.connect(), hosts.read_host(), Deployment.resolve(stack)
     with ExitStack() as open_now:
         folder = Path(open_now.enter_context(tempfile.TemporaryDirectory(prefix="ragops-cross-")))
         bench = open_now.enter_context(VllmBench.started(engine, wanted, folder, SIZE, REQUESTS))
@@ -165,7 +165,7 @@ def main(file: str, aiperf: Path, declaration: Path | None = None) -> None:
             client_cpus=hosts.format_cpu_list(spare(wanted.spec.cpuset_cpus)),
             python=platform.python_version(),
             versions=tuple((tool.name, tool.version) for tool in tools),
-            model=wanted.served,
+            model=wanted.served_name,
             stand_in=provenance.model_is_stand_in,
             server_arguments=provenance.launch_arguments,
             texts_sha256=texts.sha256,

@@ -31,7 +31,7 @@ from ragops.bench.workload import synthetic
 from ragops.docker import engine as engines
 from ragops.errors import BenchError
 from ragops.reranker import host as hosts
-from ragops.stack import verbs
+from ragops.session import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,7 +128,7 @@ def scores(url: str, model: str, workload: Workload) -> list[tuple[float, ...]]:
 def main(file: str, declaration: Path) -> None:
     """Compare, and write the file."""
     stack, engine, host = configuration.load(declaration), engines.connect(), hosts.read_host()
-    wanted = verbs.desired(stack)
+    wanted = Deployment.resolve(stack)
     ours, model = stack.host_url, wanted.model
     if ours is None:
         raise BenchError(
@@ -141,16 +141,16 @@ def main(file: str, declaration: Path) -> None:
     other = spec(
         wanted.spec.image,
         model.folder,
-        wanted.served,
+        wanted.served_name,
         container=f"{stack.reranker.name}-peer",
         port=_free_port(),
         cpus=wanted.spec.cpuset_cpus,
     )
     with peer(engine, other) as theirs:
-        alike = agreement(*(scores(url, wanted.served, texts) for url in (ours, theirs)))
+        alike = agreement(*(scores(url, wanted.served_name, texts) for url in (ours, theirs)))
         gate(alike)
         runs = tuple(
-            _recorded(url, wanted.served, texts, name, model.stand_in)
+            _recorded(url, wanted.served_name, texts, name, model.stand_in)
             for url, name in ((ours, "vllm"), (theirs, "transformers"))
         )
     made = SideBySide(

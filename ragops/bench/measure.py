@@ -37,7 +37,7 @@ from ragops.ragflow import discovery, releases
 from ragops.reranker import files, options, sizing
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
-from ragops.stack import verbs
+from ragops.session import Deployment
 
 if TYPE_CHECKING:
     import threading
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState, ImageState
     from ragops.reranker.model import Model
-    from ragops.stack.verbs import Desired
 
 _LINE = re.compile(r"^([a-z_:]+)(?:\{([^}]*)\})? ([-+0-9.e]+)$", re.MULTILINE)
 _NAMES = {
@@ -237,7 +236,7 @@ def of_url(model: str) -> Provenance:
     )
 
 
-def of_container(wanted: Desired, reranker: ContainerState, engine: Engine) -> Provenance:
+def of_container(wanted: Deployment, reranker: ContainerState, engine: Engine) -> Provenance:
     """Provenance of a reranker that ragops runs."""
     host, state = hosts.read_host(), engine.state()
     image = engine.image(reranker.image_id)
@@ -346,7 +345,7 @@ def benchmark(
     model = running.wanted.model
     server = bench.Server(
         running.url,
-        running.wanted.served,
+        running.wanted.served_name,
         provenance=running.provenance(),
         sampler=running.sampler(),
         limit=running.limit() if config.with_limits else None,
@@ -431,7 +430,7 @@ def benchmark_url(
 class _Running:
     """The running reranker."""
 
-    wanted: Desired
+    wanted: Deployment
     container: ContainerState
     engine: Engine
     url: str
@@ -456,7 +455,7 @@ class _Running:
 
 def _running(stack: Stack, engine: Engine | None) -> _Running:
     engine = engine or connect_engine()
-    wanted = verbs.desired(stack)
+    wanted = Deployment.resolve(stack)
     reranker = engine.container(stack.reranker.name)
     if reranker is None or not reranker.running:
         raise NotFoundError(
@@ -493,5 +492,5 @@ def _untrained(model: Model) -> str:
 
 def max_words(stack: Stack) -> int:
     """Longest query and document together, in words, that fit the served model's context."""
-    model = verbs.desired(stack).model
+    model = Deployment.resolve(stack).model
     return bench.words_for_context(sizing.max_model_len(stack, model), _template_tokens(model))

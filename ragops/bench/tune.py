@@ -29,7 +29,7 @@ from ragops.bench.measure import benchmark, max_words
 from ragops.bench.records import load_run
 from ragops.bench.statistics import figures
 from ragops.bench.workload import ragflow
-from ragops.checks import rules
+from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
 from ragops.configuration import Reranker, Stack, home, parse
 from ragops.docker.engine import connect as connect_engine
@@ -39,8 +39,7 @@ from ragops.reranker import host as hosts
 from ragops.reranker import image as images
 from ragops.reranker import int8, sizing
 from ragops.reranker.options import PORT
-from ragops.stack import ready, verbs
-from ragops.stack.lock import held, refuse_while_watched
+from ragops.session import Deployment, lock, refuse_while_watched
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ class Search:
     def __init__(self, engine: Engine, stack: Stack, runs: Path, tolerance: float) -> None:
         self._engine, self._runs, self._tolerance = engine, runs, tolerance
         self._stack, self._stacks = stack, dict[str, Stack]()
-        self.wanted = verbs.desired(stack)
+        self.wanted = Deployment.resolve(stack)
         self.baseline, self.other = (f"{stack.reranker.name}-tune-{letter}" for letter in "ab")
         self._words, self._documents, self._requests, self._round = max_words(stack), DOCUMENTS[0], 1, 0
         self.rows, self.settings = list[Row](), dict[str, str | int | bool]()
@@ -242,15 +241,15 @@ class Search:
         self.remove(name)
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = int(server.getsockname()[1])
-        own = {"name": name, "port": port, "publish": "127.0.0.1", "served_name": self.wanted.served}
+        own = {"name": name, "port": port, "publish": "127.0.0.1", "served_name": self.wanted.served_name}
         reranker = Reranker.model_validate({**self._stack.reranker.model_dump(), **settings, **own})
         self._stacks[name] = stack = Stack(reranker=reranker, ragflow=self._stack.ragflow)
-        spec = verbs.desired(stack).spec
+        spec = Deployment.resolve(stack).spec
         spec = replace(spec, network=None, aliases=(), restart="no", health=None, role="tune")
         self._engine.create_volume(f"{name}-cache", role="cache")
         self._engine.create_container(spec)
         self._engine.start(name)
-        ready.wait(self._engine, name, self.wanted.served, stack.reranker.ready_timeout)
+        ready.wait(self._engine, name, self.wanted.served_name, stack.reranker.ready_timeout)
         self._engine.pause(name)
 
     def documents_per_s(self, name: str, run_name: str) -> float:
@@ -268,7 +267,7 @@ class Search:
     def score(self, name: str) -> tuple[str, dict[str, tuple[float, ...]]]:
         """The score check that fails, if one does, and the scores of each golden query."""
         model, longest = self.wanted.model, sizing.max_model_len(self._stack, self.wanted.model)
-        expected = Expected(self.wanted.served, model.kind, longest, model.stand_in)
+        expected = Expected(self.wanted.served_name, model.kind, longest, model.stand_in)
         url = f"http://127.0.0.1:{PORT}/v1"
         self._engine.unpause(name)
         transcript = rules.ask(self._engine, name, self._stack.reranker.image, url, expected)
@@ -282,7 +281,7 @@ class Search:
             raise StackError("RAGOPS_MODEL_DIR overrides the int8 model", hint="set model in ragops.toml")
         model, image = self.wanted.model.folder, self._stack.reranker.image
         folder = int8.int8(model, engine=self._engine, image=image)
-        return {"model": str(folder), "served_name": self.wanted.served}
+        return {"model": str(folder), "served_name": self.wanted.served_name}
 
     def remove(self, name: str) -> None:
         """Remove a container of ours, if it is there."""
@@ -317,8 +316,8 @@ def tune(
     scipy_stats()  # raises before a container is started
     engine, host = engine or connect_engine(), hosts.read_host()
     address, reranker = engine.state().address, stack.reranker
-    with held(home(), address, reranker.name):
-        refuse_while_watched(home(), address, reranker.name)
+    with lock(address, reranker.name):
+        refuse_while_watched(address, reranker.name)
         images.ensure(engine, reranker.image, home())
         machine = measure.machine(host.cpu_model, len(host.cpus))
         folder = Path(results) / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{machine}-tune"

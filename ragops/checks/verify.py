@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
     from ragops.ragflow.discovery import RagflowContainer
-    from ragops.stack.verbs import Desired
+    from ragops.session import Deployment
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Look:
     """What is looked at, and how closely."""
 
     engine: Engine
-    wanted: Desired
+    wanted: Deployment
     reranker: ContainerState
     full: bool
     """Everything, however long it takes."""
@@ -46,11 +46,11 @@ class Look:
         """The reranker as it is declared."""
         stack, model = self.wanted.stack, self.wanted.model
         longest = sizing.max_model_len(stack, model)
-        return Expected(self.wanted.served, model.kind, longest, model.stand_in)
+        return Expected(self.wanted.served_name, model.kind, longest, model.stand_in)
 
     def inside(self, found: RagflowContainer) -> Iterator[Check]:
         """The checks from one container, in the order of the table of layers."""
-        image, served = self.reranker.image, self.wanted.served
+        image, served = self.reranker.image, self.wanted.served_name
         known, expected = options.known(self.wanted.model), self.expected
         about = connection.asked(found, self.url, served, known, trained=expected.trained)
         asked = questions.plan(expected, full=self.full)

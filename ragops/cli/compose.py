@@ -48,7 +48,7 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
     from ragops.compose import render
     from ragops.errors import ComposeError
     from ragops.reranker.model import named_folder
-    from ragops.stack import verbs
+    from ragops.session import Deployment
     from ragops.stack.plan import network_spec
 
     if not checked.rerankers:
@@ -72,7 +72,7 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
             evidence=f"model: {service.served.path or 'not in the file'}",
             hint="RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
-    desired = verbs.desired(render.take_over(service, stack), model)
+    desired = Deployment.resolve(render.take_over(service, stack), model)
     left_out = [*render.not_taken_over(service, desired.spec), *(f"service {other.name}" for other in others)]
     return render.reranker(desired.spec, network_spec(desired.stack.network)), left_out
 
@@ -107,10 +107,10 @@ def override(
 def reranker(call: Call) -> int:
     """Print the compose file of the reranker that up starts on this machine."""
     from ragops.compose import render
-    from ragops.stack import verbs
+    from ragops.session import Deployment
     from ragops.stack.plan import network_spec
 
-    desired = verbs.desired(call.stack())
+    desired = Deployment.resolve(call.stack())
     text = render.reranker(desired.spec, network_spec(desired.stack.network))
     call.show({"text": text}, text.rstrip("\n"))
     return OK

@@ -22,12 +22,12 @@ def demo_up(call: Call) -> int:
     """Start the demo client."""
     from ragops.configuration import home
     from ragops.reranker import image
+    from ragops.session import lock
     from ragops.stack import demo
-    from ragops.stack.lock import held
 
     engine = call.engine()
     base = image.ensure(engine, call.stack().reranker.image, home())
-    with held(home(), engine.state().address, demo.NAME):
+    with lock(engine.state().address, demo.NAME):
         name = demo.up(engine, base.id, home())
     call.show({"container": name, "demo": True}, f"{name} runs: a demo client, not RAGFlow")
     return OK
@@ -36,14 +36,13 @@ def demo_up(call: Call) -> int:
 @verb(demos, name="down")
 def demo_down(call: Call) -> int:
     """Remove every demo client and its network."""
-    from ragops.configuration import home
     from ragops.docker.engine import observe
+    from ragops.session import lock
     from ragops.stack import demo
     from ragops.stack import plan as planning
-    from ragops.stack.lock import held
 
     engine = call.engine()
-    with held(home(), engine.state().address, demo.NAME):
+    with lock(engine.state().address, demo.NAME):
         changes = demo.plan_down(observe(engine))
         planning.apply(changes, engine)
     call.show(changes)

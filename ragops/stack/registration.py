@@ -43,8 +43,7 @@ from ragops.ragflow.providers import (
     set_chat,
 )
 from ragops.reranker import sizing
-from ragops.stack import verbs
-from ragops.stack.lock import held
+from ragops.session import Deployment, lock
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
@@ -402,8 +401,10 @@ def unregister(
 
 def registration_spec(stack: Stack) -> RegistrationSpec:
     """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``."""
-    desired = verbs.desired(stack)
-    return RegistrationSpec(desired.served, stack.internal_url, sizing.max_model_len(stack, desired.model))
+    deployment = Deployment.resolve(stack)
+    return RegistrationSpec(
+        deployment.served_name, stack.internal_url, sizing.max_model_len(stack, deployment.model)
+    )
 
 
 @contextmanager
@@ -432,7 +433,7 @@ def _connected(
             url=url,
         )
     notes = (GO_SERVER,) if container is not None and container.speaks_go else ()
-    with held(home(), url, spec.instance), Api(url, token) as api:
+    with lock(url, spec.instance), Api(url, token) as api:
         yield Registrar(api, detected.release, spec, home()), detected.source, notes
 
 

@@ -10,50 +10,31 @@ What to do next, for the state that is found; what ``ragops`` alone says.
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ragops.checks import Report, exposure
+from ragops.checks import Report, exposure, ready
 from ragops.checks.verify import Look
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import connect as connect_engine
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
 from ragops.ragflow import discovery
-from ragops.reranker import host, int8, options
+from ragops.reranker import host, int8
 from ragops.reranker import image as images
-from ragops.reranker import model as models
+from ragops.session import Deployment, lock, refuse_while_watched
 from ragops.stack import override as files
 from ragops.stack import plan as planning
-from ragops.stack import ready
-from ragops.stack.lock import held, refuse_while_watched
 from ragops.stack.plan import Disconnect
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState
+    from ragops.docker.objects import ContainerState, NetworkState
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.reranker.model import Model
     from ragops.stack.override import Override
-
-
-@dataclass(frozen=True)
-class Desired:
-    """The configuration resolved for this machine: model and container."""
-
-    stack: Stack
-    model: Model
-    spec: ContainerSpec
-
-    @property
-    def served(self) -> str:
-        """Served model name, which RAGFlow sends in its requests."""
-        return options.served_name(self.stack, self.model)
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,27 +98,10 @@ class Status(Shown):
         return client + ("connected" if self.connected(ragflow) else "not connected") + stopped
 
 
-def desired(stack: Stack, model: Model | None = None) -> Desired:
-    """Resolve the configuration: find the model, read the machine, build the container.
-
-    Args:
-        stack: The configuration.
-        model: Replaces the model that the configuration or the environment names.
-
-    Raises:
-        ModelError: vLLM cannot serve the model folder.
-        StackError: The machine lacks what the configuration requires.
-    """
-    model = model or models.resolve(stack, home())
-    template = _template_copy(options.template_file(model))
-    spec = options.launch(stack, model, host.read_host(), image=stack.reranker.image, template=template)
-    return Desired(stack, model, spec)
-
-
 def plan(stack: Stack, engine: Engine | None = None) -> planning.Plan:
     """The actions of :func:`up`; changes nothing."""
     engine = engine or connect_engine()
-    wanted = desired(stack)
+    wanted = Deployment.resolve(stack)
     image = engine.image(stack.reranker.image)
     found = planning.plan_up(stack, wanted.spec, image.id if image else "", observe(engine))
     missing = () if image else (f"image {stack.reranker.image} is missing: ragops up pulls or builds it",)
@@ -151,8 +115,8 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         RagopsError: Any of its kinds; what was done stays, and the next call goes on from there.
     """
     engine = engine or connect_engine()
-    with held(home(), engine.state().address, stack.reranker.name):
-        wanted = desired(stack)
+    with lock(engine.state().address, stack.reranker.name):
+        wanted = Deployment.resolve(stack)
         image = images.ensure(engine, stack.reranker.image, home())
         todo = planning.plan_up(stack, wanted.spec, image.id, observe(engine))
         planning.apply(todo, engine)
@@ -160,7 +124,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         ready.wait(
             engine,
             stack.reranker.name,
-            wanted.served,
+            wanted.served_name,
             stack.reranker.ready_timeout,
         )
     return status(stack, engine)
@@ -169,10 +133,10 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
 def status(stack: Stack, engine: Engine | None = None) -> Status:
     """State of the stack and its differences from the configuration; changes nothing."""
     engine = engine or connect_engine()
-    wanted = desired(stack)
+    wanted = Deployment.resolve(stack)
     return Status(
         stack=stack,
-        served=wanted.served,
+        served=wanted.served_name,
         stand_in=wanted.model.stand_in,
         network=engine.network(stack.network.name),
         reranker=engine.container(stack.reranker.name),
@@ -189,7 +153,7 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> plann
         RagflowError: The container does not exist, or Docker cannot connect it.
     """
     engine = engine or connect_engine()
-    with held(home(), engine.state().address, stack.reranker.name):
+    with lock(engine.state().address, stack.reranker.name):
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         changes = planning.plan_connect(ragflow, _network(stack, engine))
         planning.apply(changes, engine)
@@ -213,8 +177,8 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
 def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
     """Disconnect a container from the network; returns the applied plan, empty if it was not connected."""
     engine = engine or connect_engine()
-    with held(home(), engine.state().address, stack.reranker.name):
-        refuse_while_watched(home(), engine.state().address, stack.reranker.name)
+    with lock(engine.state().address, stack.reranker.name):
+        refuse_while_watched(engine.state().address, stack.reranker.name)
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         endpoint = ragflow.container.endpoint(stack.network.name)
         changes = planning.Plan((Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
@@ -243,7 +207,7 @@ def verify(
         RagflowError: No RAGFlow container is there to ask from.
     """
     engine = engine or connect_engine()
-    wanted = desired(stack)
+    wanted = Deployment.resolve(stack)
     reranker = engine.container(stack.reranker.name)
     if reranker is None:
         raise NotFoundError(
@@ -277,8 +241,8 @@ def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
         LockedError: ``ragops watch`` runs.
     """
     engine = engine or connect_engine()
-    with held(home(), engine.state().address, stack.reranker.name):
-        refuse_while_watched(home(), engine.state().address, stack.reranker.name)
+    with lock(engine.state().address, stack.reranker.name):
+        refuse_while_watched(engine.state().address, stack.reranker.name)
         observed = observe(engine)
         names = (stack.reranker.name, f"{stack.reranker.name}-tune-a", f"{stack.reranker.name}-tune-b")
         changes = planning.plan_down(stack, tuple(f"{name}-cache" for name in names), observed)
@@ -291,11 +255,11 @@ def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
 def purge(engine: Engine | None = None) -> planning.Plan:
     """Remove every stack, demo client and image that ragops created, built or pulled."""
     engine = engine or connect_engine()
-    with held(home(), engine.state().address, "*"):
+    with lock(engine.state().address, "*"):
         observed = observe(engine)
         for container in observed.containers:
             if container.role == "reranker":
-                refuse_while_watched(home(), engine.state().address, container.name)
+                refuse_while_watched(engine.state().address, container.name)
         changes = planning.plan_purge(observed)
         planning.apply(changes, engine)
         images.remove_ours(engine, home())
@@ -321,20 +285,6 @@ def _stand_in(model: Model) -> tuple[str, ...]:
     note = (f"{model.name}: {model.note}",) if model.note else ()
     wrong = int8.unfit(host.read_host()) if model.int8_bytes else ""
     return (*stand_in, *note, *((f"{model.name}: {wrong}",) if wrong else ()))
-
-
-def _template_copy(template: Path | None) -> Path | None:
-    """Copy the score template out of the package: containers mount it by path."""
-    if template is None:
-        return None
-    text = template.read_bytes()
-    folder = home() / "templates" / hashlib.sha256(text).hexdigest()[:12]
-    folder.mkdir(parents=True, exist_ok=True)
-    copy = folder / template.name
-    if not copy.exists():
-        copy.write_bytes(text)
-        copy.chmod(0o644)  # the container's root may read only what everybody may
-    return copy
 
 
 @dataclass(frozen=True)

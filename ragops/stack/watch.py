@@ -28,14 +28,15 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml.scalarstring import LiteralScalarString, SingleQuotedScalarString
 
+from ragops.checks import ready
 from ragops.compose.render import commented, literal, written
 from ragops.configuration import Stack, declaration, home, load
 from ragops.docker.engine import connect
 from ragops.docker.objects import EventState
 from ragops.errors import EngineError, LockedError, RagopsError
 from ragops.progress import step
-from ragops.stack import plan, ready, verbs
-from ragops.stack.lock import held
+from ragops.session import Deployment, lock
+from ragops.stack import plan, verbs
 from ragops.stack.plan import Action, ReplaceContainer, RestartContainer, RunContainer, StartContainer
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ class Watcher:
         stack = self._read()
         with closing(connect()) as engine:
             self._address = engine.state().address
-        with held(home(), self._address, stack.reranker.name, "watching"):
+        with lock(self._address, stack.reranker.name, "watch"):
             Thread(target=self._follow, daemon=True).start()
             step(f"watching {stack.reranker.name} and {stack.network.name}")
             while not self._over.is_set():
@@ -328,7 +329,7 @@ class Watcher:
 
     def _repair(self, engine: Engine) -> tuple[Status, bool]:
         """Look again with the lock held, and do it; tells whether the reranker was brought up."""
-        with held(home(), engine.state().address, self._read().reranker.name):
+        with lock(engine.state().address, self._read().reranker.name):
             status = verbs.status(self._read(), engine)
             repairs = self._memory.repairs(status, time.monotonic())
             launches = tuple(action for action in repairs if isinstance(action, LAUNCHES))
@@ -366,7 +367,7 @@ class Watcher:
         try:
             stack = self._read()
             with closing(connect(self._address)) as engine:
-                served, patience = verbs.desired(stack).served, self._memory.pace.patience
+                served, patience = Deployment.resolve(stack).served_name, self._memory.pace.patience
                 ok = ready.answers(engine, stack.reranker.name, served, patience=patience)
         except RagopsError:
             pass  # its declaration can't be read, say, or the engine is gone: no fault of its own

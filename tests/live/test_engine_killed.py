@@ -19,12 +19,15 @@ from pathlib import Path
 
 import pytest
 
+from ragops.checks import ready
 from ragops.configuration import Network, Ragflow, Reranker, Stack
 from ragops.docker import engine as engines
 from ragops.docker.objects import ContainerSpec, HealthCheck
 from ragops.errors import EngineError
+from ragops.reranker import host as hosts
 from ragops.reranker.model import Model, Shape
-from ragops.stack import ready, verbs
+from ragops.session import Deployment
+from ragops.stack import verbs
 from ragops.stack.watch import Watcher
 from tools import private_engine
 
@@ -143,7 +146,8 @@ def ragflow(daemon, tmp_path, monkeypatch):
         health=HealthCheck(("/bin/sleep", "0"), interval=1),
         init=True,
     )
-    monkeypatch.setattr(verbs, "desired", lambda stack: verbs.Desired(stack, model, spec))
+    host = hosts.read_host()
+    monkeypatch.setattr(Deployment, "resolve", lambda stack: Deployment(stack, model, host, spec))
     monkeypatch.setattr(ready, "answers", lambda *_, **__: True)  # there is no program that could
     monkeypatch.setenv("DOCKER_HOST", daemon.address)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))

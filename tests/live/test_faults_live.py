@@ -24,6 +24,7 @@ from ragops import configuration
 from ragops.docker import engine as engines
 from ragops.docker.objects import NetworkSpec
 from ragops.reranker.host import read_host
+from ragops.session import Deployment
 from ragops.stack import demo, verbs
 from tests.support import faulty_scorers
 from tests.support.container import stub_box
@@ -286,7 +287,7 @@ class Stage:
 
     def behave(self, box: Box, behaviour: Behaviour, model: str = "embedding") -> None:
         named = behaviour.model != Behaviour().model
-        served = verbs.desired(self.declared(model)).served
+        served = Deployment.resolve(self.declared(model)).served_name
         box.behave(behaviour if named else replace(behaviour, model=served))
 
     def problem(self, model: str = "embedding") -> Check | None:

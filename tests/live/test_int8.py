@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from ragops.bench.compare import agreement
+from ragops.checks import ready
 from ragops.configuration import Network, Reranker, Stack
 from ragops.docker.objects import Mount, NetworkSpec
 from ragops.docker.temporary import sidecar
@@ -22,7 +23,6 @@ from ragops.errors import ImageError
 from ragops.reranker import int8, options
 from ragops.reranker.host import read_host
 from ragops.reranker.model import STAND_IN_FILE, describe
-from ragops.stack import ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,13 +15,14 @@ from importlib import resources
 import pytest
 
 from ragops.compose import render
-from ragops.configuration import Network, Ragflow, Reranker, Stack, home
+from ragops.configuration import Network, Ragflow, Reranker, Stack
 from ragops.docker.objects import ContainerSpec, HealthCheck
 from ragops.errors import InUseError
 from ragops.ragflow import discovery
+from ragops.reranker import host as hosts
 from ragops.reranker.model import Model, Shape
+from ragops.session import Deployment, lock
 from ragops.stack import override, verbs
-from ragops.stack.lock import held
 from ragops.stack.plan import network_spec
 from ragops.stack.watch import Pace, Watcher
 
@@ -88,11 +89,11 @@ class Project:
     def __init__(self, engine, image, folder, cheap):
         self.engine, self.image, self.cheap = engine, image, cheap
         self.file = folder / "docker-compose.yml"
-        self._desired = verbs.desired
+        self._resolve = Deployment.resolve
 
     def desired(self, stack):
         """The cheap reranker for this stack, the real one for another."""
-        return self.cheap if stack is STACK else self._desired(stack)
+        return self.cheap if stack is STACK else self._resolve(stack)
 
     def shape(self, text):
         self.file.write_text(text.format(image=self.image))
@@ -144,8 +145,8 @@ def project(engine, image, cheap, tmp_path_factory):
     shape = Shape(layers=1, hidden=1, intermediate=1, kv_heads=1, head_dim=1, vocabulary=1)
     model = Model(folder, "cheap", "none", "cross-encoder", 32, False, shape, 1, "float32")
     with pytest.MonkeyPatch.context() as patched:
-        made = Project(engine, image.tags[0], folder, verbs.Desired(STACK, model, cheap))
-        patched.setattr(verbs, "desired", made.desired)
+        made = Project(engine, image.tags[0], folder, Deployment(STACK, model, hosts.read_host(), cheap))
+        patched.setattr(Deployment, "resolve", made.desired)
         patched.setenv("DOCKER_HOST", engine.state().address)
         try:
             yield made
@@ -224,7 +225,7 @@ def upgrade(ragflow):
 
 def lose_network(ragflow):
     """Everybody is thrown out of the network, and it is removed before anybody mends that."""
-    with held(home(), ragflow.engine.state().address, RERANKER):
+    with lock(ragflow.engine.state().address, RERANKER):
         for name in (ragflow.box.name, RERANKER):
             ragflow.engine._client.api.disconnect_container_from_network(name, NET, force=True)
         ragflow.engine.remove_network(NET)
@@ -354,7 +355,7 @@ def test_network_that_a_stranger_is_in_is_not_removed_though_the_engine_would(en
 
 def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared, running, tmp_path, image):
     """In every field that matters, up to what compose has no word for: the NUMA nodes of its memory."""
-    wanted = verbs.desired(declared)
+    wanted = Deployment.resolve(declared)
     ours = engine._client.api.inspect_container(declared.reranker.name)
     twin = dataclasses.replace(
         wanted.spec,

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
+from ragops.checks import ready
 from ragops.docker.objects import NetworkSpec
 from ragops.errors import EngineError, LaunchError
-from ragops.stack import ready, verbs
+from ragops.session import Deployment
 from ragops.stack.plan import ReplaceContainer, RunContainer
 
 NAME = "ragopstest-broken"
@@ -17,7 +18,7 @@ NAME = "ragopstest-broken"
 def spec(engine, declared, running):
     """The product's launch under another name, in a network of its own, with the stack's warm cache."""
     engine.create_network(NetworkSpec(f"{NAME}-net"))
-    wanted = verbs.desired(declared).spec
+    wanted = Deployment.resolve(declared).spec
     yield dataclasses.replace(wanted, name=NAME, network=f"{NAME}-net", publish=(), restart="no")
     if engine.container(NAME):
         engine.remove_container(NAME)

@@ -23,7 +23,7 @@ from benchmarks import side_by_side
 from benchmarks.peer import peer, spec
 from ragops.bench import agreement
 from ragops.bench.workload import Workload
-from ragops.checks import rules
+from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
 from ragops.checks.traffic import Request
 from ragops.configuration import Network, Reranker, Stack
@@ -32,7 +32,6 @@ from ragops.ragflow import discovery
 from ragops.reranker import options
 from ragops.reranker.host import read_host
 from ragops.reranker.model import describe
-from ragops.stack import ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from ragops.checks import rules
 from ragops.checks.questions import Expected
 from ragops.ragflow import discovery
 from ragops.reranker import sizing
-from ragops.stack import verbs
+from ragops.session import Deployment
 
 
 @pytest.fixture
@@ -18,9 +18,9 @@ def found(engine, declared, client):
 
 @pytest.fixture
 def minilm(declared, running):
-    wanted = verbs.desired(declared)
+    wanted = Deployment.resolve(declared)
     longest = sizing.max_model_len(declared, wanted.model)
-    return Expected(wanted.served, wanted.model.kind, longest, wanted.model.stand_in)
+    return Expected(wanted.served_name, wanted.model.kind, longest, wanted.model.stand_in)
 
 
 def failure(checks):

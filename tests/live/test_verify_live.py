@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ragops.checks import budget, connection
+from ragops.checks import budget, connection, ready
 from ragops.checks import budget as calls
 from ragops.checks.probe import TITLES
 from ragops.checks.verify import Look
 from ragops.docker.objects import ContainerSpec
 from ragops.ragflow import discovery
 from ragops.reranker import options
-from ragops.stack import ready, verbs
+from ragops.session import Deployment
+from ragops.stack import verbs
 from ragops.stack.plan import RunContainer
 from tests.support import faults
 from tests.support.stub import Behaviour, StubReranker
@@ -32,7 +33,7 @@ LOCAL = "ragopstest-local"
 def ask(engine, declared, running, client):
     """Verify's layers from inside the demo client, against a server of this name and path."""
     found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
-    known = options.known(verbs.desired(declared).model)
+    known = options.known(Deployment.resolve(declared).model)
 
     def judge(host=declared.reranker.name, path="/v1", name=running.served):
         about = connection.asked(found, f"http://{host}:8000{path}", name, known)
@@ -78,7 +79,7 @@ def test_whole_calls_fit_and_are_counted_in_tokens(engine, declared, running, cl
     monkeypatch.setattr(calls, "SECONDS", 600.0)
     found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
     image, url = running.reranker.image, declared.internal_url
-    look = Look(engine, verbs.desired(declared), running.reranker, full=False, budget=True)
+    look = Look(engine, Deployment.resolve(declared), running.reranker, full=False, budget=True)
     seen = calls.measure(engine, found, image, url, look.expected)
     assert [one.error for one in seen.calls] == [""] * 6
     assert [one.documents for one in seen.calls][:2] == list(calls.RAMP)
@@ -115,7 +116,7 @@ def test_stub_has_the_routes_and_the_words_of_vllm(declared, running):
 
 
 def test_key_and_full_queue_of_vllm_are_named(engine, declared, running, ask):
-    wanted = verbs.desired(declared).spec
+    wanted = Deployment.resolve(declared).spec
     command = (*wanted.command, "--api-key", "secret", "--max-num-queued-reqs", "2", "--enforce-eager")
     image = running.reranker.image
     spec = dataclasses.replace(

@@ -93,7 +93,7 @@ NOT_YET: set[str] = {
     "ragops/stack/demo.py",
     "ragops/stack/override.py",
     "ragops/stack/plan.py",
-    "ragops/stack/ready.py",
+    "ragops/checks/ready.py",
     "ragops/stack/verbs.py",
     "ragops/stack/watch.py",
     "tools/make_run.py",

@@ -1,4 +1,4 @@
-"""One ragops at a time: another thread or process is refused, and a dead one's lock is gone."""
+"""One ragops process at a time changes a stack; the lock of a process that was killed is free."""
 
 import subprocess
 import sys
@@ -6,53 +6,56 @@ import sys
 import pytest
 
 from ragops.errors import LockedError
-from ragops.stack.lock import held
+from ragops.session import lock
 
 HOLDER = """
-import sys, pathlib
-from ragops.stack.lock import held
-with held(pathlib.Path(sys.argv[1]), "unix:///a", "stack"):
-    print("held", flush=True)
+import sys
+from ragops.session import lock
+with lock("unix:///a", "stack"):
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-def take(home, address="unix:///a", name="stack"):
-    with held(home, address, name):
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "new" / "home"))
+
+
+def take(address="unix:///a", name="stack"):
+    with lock(address, name):
         return True
 
 
-def test_second_holder_is_refused_with_the_file(tmp_path):
-    with held(tmp_path, "unix:///a", "stack"):
-        with pytest.raises(LockedError, match="another ragops is changing the stack of stack") as caught:
-            take(tmp_path)
+def test_second_process_is_refused_with_the_file(tmp_path):
+    with lock("unix:///a", "stack"):
+        with pytest.raises(LockedError) as caught:
+            take()
         assert str(tmp_path) in caught.value.evidence
         assert caught.value.hint
-    assert take(tmp_path)
+    assert take()
 
 
-def test_other_stacks_and_engines_are_free(tmp_path):
-    with held(tmp_path, "unix:///a", "stack"):
-        assert take(tmp_path, name="other")
-        assert take(tmp_path, address="unix:///b")
+def test_other_stacks_and_engines_are_free():
+    with lock("unix:///a", "stack"):
+        assert take(name="other")
+        assert take(address="unix:///b")
+        with lock("unix:///a", "stack", "watch"):
+            pass
 
 
-def test_failure_lets_go(tmp_path):
-    with pytest.raises(ZeroDivisionError), held(tmp_path, "unix:///a", "stack"):
+def test_failure_releases_the_lock():
+    with pytest.raises(ZeroDivisionError), lock("unix:///a", "stack"):
         raise ZeroDivisionError
-    assert take(tmp_path)
+    assert take()
 
 
-def test_folder_is_made(tmp_path):
-    assert take(tmp_path / "new" / "home")
-
-
-def test_killed_process_leaves_no_lock(tmp_path):
-    argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
+def test_killed_process_leaves_no_lock():
+    argv = [sys.executable, "-c", HOLDER]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout.readline() == b"locked\n"
         with pytest.raises(LockedError):
-            take(tmp_path)
+            take()
         holder.kill()
         holder.wait()
-    assert take(tmp_path)
+    assert take()

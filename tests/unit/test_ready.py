@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from ragops.checks import ready
 from ragops.docker.objects import ContainerSpec, ExecResult, HealthCheck
 from ragops.errors import EngineError, LaunchError
-from ragops.stack import ready
 
 NAME = "reranker"
 LISTENS = "INFO Application startup complete."

@@ -13,13 +13,13 @@ import ragops
 from ragops import cli
 from ragops.bench import measure, tune
 from ragops.bench.tune import Candidate, Search, candidates, decide, ratio_interval, write_settings
-from ragops.configuration import Reranker, Stack, home, load, parse
+from ragops.configuration import Reranker, Stack, load, parse
 from ragops.docker.objects import ContainerSpec, ExecResult
 from ragops.errors import BenchError, EngineError, LaunchError, LockedError, StackError
 from ragops.reranker import options as vllm
 from ragops.reranker.host import Core, Host, Node
 from ragops.reranker.model import Model, Shape
-from ragops.stack.lock import held
+from ragops.session import lock
 from tests.support import stub as replies
 from tests.support.served import Served
 from tests.support.stub import Behaviour, application
@@ -500,7 +500,7 @@ class TestVerb:
         assert caught.value.code == "cores-shared"
 
     def test_a_watched_stack_is_refused(self, engine):
-        with held(home(), engine.state().address, NAME, "watching"), pytest.raises(LockedError):
+        with lock(engine.state().address, NAME, "watch"), pytest.raises(LockedError):
             ragops.tune(load())
 
     def test_containers_of_a_killed_search_are_removed_and_those_of_others_stay(self, engine):

@@ -10,8 +10,8 @@ from ragops.configuration import Ragflow, Reranker, Stack, home
 from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError, ImageError, LaunchError, LockedError, NotFoundError, RagflowError
 from ragops.reranker.model import describe
+from ragops.session import Deployment, lock
 from ragops.stack import verbs
-from ragops.stack.lock import held
 
 STACK = Stack()
 NET, RERANKER = STACK.network.name, STACK.reranker.name
@@ -97,7 +97,7 @@ class TestUp:
     )
     def test_refused_while_another_changes_the_stack(self, serving, ragflow, change):
         serving.add_network(NET)
-        with held(home(), serving.state().address, RERANKER), pytest.raises(LockedError):
+        with lock(serving.state().address, RERANKER), pytest.raises(LockedError):
             change(serving)
         assert serving.calls == []
 
@@ -106,7 +106,7 @@ class TestUp:
         respond = serving.respond
 
         def respond_and_lock(*asked):
-            with held(home(), serving.state().address, RERANKER):
+            with lock(serving.state().address, RERANKER):
                 taken.append(True)
             return respond(*asked)
 
@@ -274,11 +274,11 @@ def test_score_template_is_kept_where_containers_can_mount_it(monkeypatch, tmp_p
     renamed = model_folder.rename(tmp_path / "Qwen3-Reranker-tiny")
     monkeypatch.setenv("RAGOPS_MODEL_DIR", str(renamed))
     assert describe(renamed).kind == "qwen3-reranker"
-    mounts = {mount.target: mount for mount in verbs.desired(STACK).spec.mounts}
+    mounts = {mount.target: mount for mount in Deployment.resolve(STACK).spec.mounts}
     template = mounts["/templates/qwen3_reranker.jinja"]
     assert template.source.startswith(str(home()))
     assert template.read_only
-    assert verbs.desired(STACK).spec == verbs.desired(STACK).spec
+    assert Deployment.resolve(STACK).spec == Deployment.resolve(STACK).spec
 
 
 def test_verbs_are_the_public_ones():
