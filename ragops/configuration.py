@@ -165,10 +165,10 @@ class Ragflow(_Table):
     @field_validator("release")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        if value is not None and releases.spelled(value) not in releases.KNOWN:
+        if value is not None and releases.normalize(value) not in releases.KNOWN:
             msg = f"ragops knows {releases.KNOWN[0]} to {releases.NEWEST}"
             raise ValueError(msg)
-        return value and releases.spelled(value)
+        return value and releases.normalize(value)
 
 
 class Stack(_Table):

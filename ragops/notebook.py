@@ -28,7 +28,7 @@ from ragops.docker.engine import connect
 from ragops.errors import RagopsError
 from ragops.ragflow.api import TOKEN_VARIABLE, read_secret
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
-from ragops.ragflow.providers import KEY
+from ragops.ragflow.providers import DEFAULT_KEY
 from ragops.stack import registration
 from ragops.table import Column, Table
 
@@ -183,7 +183,7 @@ def ragflow_settings(stack: Stack, model: str) -> Table:
         ("model type", "rerank"),
         ("base URL", stack.internal_url),
         ("model name", model),
-        ("API key", KEY.reveal()),
+        ("API key", DEFAULT_KEY.reveal()),
         ("on this host", stack.host_url or "not published"),
     )
     return Table((Column("setting"), Column("value", code=True)), rows)

@@ -13,7 +13,7 @@ from ragops import bench, progress
 from ragops.bench import plots
 from ragops.checks import Check, Report
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
-from ragops.ragflow.request import RIGHT
+from ragops.ragflow.request import RELEVANT
 from ragops.reranker import host as hosts
 from tests.support import stub as replies
 from tests.support.fake_engine import FakeEngine
@@ -167,7 +167,7 @@ def probed():
     def answer(order, **changed):
         body = json.loads(order["body"])
         count = len(body["documents"])
-        scores = [[index, 0.9 if index == RIGHT else 0.1] for index in range(count)]
+        scores = [[index, 0.9 if index == RELEVANT else 0.1] for index in range(count)]
         steps = {
             "dns": {"ok": True, "detail": "172.20.0.2"},
             "tcp": {"ok": True, "detail": "172.20.0.2:8000"},

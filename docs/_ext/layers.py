@@ -10,7 +10,7 @@ from generated import PARTS, inline, row_of, title
 from ragops import configuration
 from ragops.checks import budget, causes, exposure, rules
 from ragops.checks.probe import TABLE, TITLES
-from ragops.ragflow.request import TIMEOUT
+from ragops.ragflow.request import RERANK_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ def recognised() -> Iterator[str]:
         yield from title(rule.words, "~", f"cause-{number}")
         cause = f"{rule.cause[0].upper()}{rule.cause[1:]}."
         yield from [inline(f"{cause} {rule.more}"), ""]
-        remedy = rule.remedy.format(host=HOST, where="CONTAINER", timeout=TIMEOUT)
+        remedy = rule.remedy.format(host=HOST, where="CONTAINER", timeout=RERANK_TIMEOUT)
         yield from [f"**What to do:** {inline(remedy)}.", ""]
 
 

@@ -14,12 +14,12 @@ import httpcore
 import httpx
 
 from ragops.bench.stopwatch import Stopwatch
-from ragops.ragflow.request import TIMEOUT, RerankRequest
+from ragops.ragflow.request import RERANK_TIMEOUT, RerankRequest
 
 Client = httpcore.AsyncConnectionPool
 """Connection pool; created by :func:`client`."""
 
-RAGFLOW_TIMEOUT = TIMEOUT
+RAGFLOW_TIMEOUT = RERANK_TIMEOUT
 
 _SHORT = 300
 _IDLE = 1.0

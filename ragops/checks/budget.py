@@ -34,7 +34,7 @@ from ragops.checks.probe import Question, Round, ask_all
 from ragops.checks.traffic import Writer
 from ragops.configuration import Stack
 from ragops.ragflow import releases
-from ragops.ragflow.request import RerankRequest, assumed
+from ragops.ragflow.request import RerankRequest, release_or_newest
 from ragops.reranker import sizing
 from ragops.reranker.host import parse_cpu_list
 from ragops.reranker.options import TEMPLATE_TOKENS
@@ -179,7 +179,7 @@ class Measured:
 
 def profile(found: RagflowContainer, expected: Expected) -> Profile:
     """What RAGFlow in this container sends to this model."""
-    release, why = assumed(found.release)
+    release, why = release_or_newest(found.release)
     shares: dict[int, float] = {}
     for page, share in PAGES:
         count = releases.window(release, page)

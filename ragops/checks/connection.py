@@ -20,7 +20,7 @@ from ragops.checks import Check
 from ragops.checks.causes import Seen, catcher, explain, is_refused, settings
 from ragops.checks.probe import LAYERS, TITLES, Answer, Step, ask, stopped_by
 from ragops.errors import EngineError
-from ragops.ragflow.request import RIGHT, RerankRequest, assumed, sent, trouble
+from ragops.ragflow.request import RELEVANT, RerankRequest, name_problem, release_or_newest, sent_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -121,7 +121,7 @@ class Asked:
     @property
     def request(self) -> RerankRequest:
         """The call with the name that RAGFlow makes of the registered one."""
-        return RerankRequest(sent(self.name, self.release))
+        return RerankRequest(sent_name(self.name, self.release))
 
     @property
     def proxy(self) -> str:
@@ -131,7 +131,7 @@ class Asked:
 
 def asked(found: RagflowContainer, url: str, name: str, known: Known, *, trained: bool = True) -> Asked:
     """How one RAGFlow container would reach the reranker."""
-    release, _ = assumed(found.release)
+    release, _ = release_or_newest(found.release)
     proxies = settings(found.container.environment)
     return Asked(found.name, url, name, known, release, proxies, trained=trained)
 
@@ -240,7 +240,7 @@ _OTHER_SERVER = "another server than vLLM, or a gateway, answers: RAGFlow's call
 def _named(answer: Answer, about: Asked) -> Check:
     title, wanted = TITLES["models"], about.request.model
     served = ", ".join(answer.models) or "none"
-    if reason := trouble(about.name, about.release):
+    if reason := name_problem(about.name, about.release):
         remedy = "set served_name under [reranker] without ___ and @, and register that"
         return Check(title, "fail", f"{reason}; served: {served}", remedy, about.where)
     if wanted not in answer.models:
@@ -263,8 +263,8 @@ def _scored(answer: Answer, about: Asked) -> Check:
         )
     best, score = max(answer.scores, key=lambda pair: pair[1])
     timing = f"{answer.steps['rerank'].ms:.0f} ms, {answer.client}"
-    if best != RIGHT and about.trained:
-        detail = f"document {best} is best with {score:.3f}, document {RIGHT} is right ({timing})"
+    if best != RELEVANT and about.trained:
+        detail = f"document {best} is best with {score:.3f}, document {RELEVANT} is right ({timing})"
         return Check(title, "warn", detail, "scores look wrong: the checks of the scores say why", where)
     return Check(title, "ok", f"{wanted} documents, {wanted} scores, best {score:.3f} ({timing})", "", where)
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from ragops.docker.temporary import sidecar
 from ragops.errors import EngineError
-from ragops.ragflow.request import KEY, TIMEOUT, RerankRequest
+from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -130,7 +130,7 @@ class Round:
     """In the order in which they are asked."""
     seconds: float = 25.0
     """Time after which no further question is asked."""
-    timeout: float = TIMEOUT
+    timeout: float = RERANK_TIMEOUT
     """Seconds that one of them may take."""
     at_once: int = 1
     """Questions under way, each over a connection of its own; 1 where they are timed."""
@@ -234,7 +234,7 @@ def ask(  # noqa: PLR0913 - one keyword for each thing that may differ
         beside: More questions, asked on the way while RAGFlow's client library is loaded; curl asks none.
     """
     said = order(base_url, request, depth=depth, connect_timeout=connect_timeout, beside=beside)
-    patience = 3 * TIMEOUT + (beside.patience if beside else 0)
+    patience = 3 * RERANK_TIMEOUT + (beside.patience if beside else 0)
     done = _by_python(engine, container, program(), said, patience)
     if done is not None:
         return _read(done, "python")
@@ -252,7 +252,7 @@ def order(
     *,
     depth: int = len(LAYERS),
     connect_timeout: float = _CONNECT_TIMEOUT,
-    timeout: float = TIMEOUT,
+    timeout: float = RERANK_TIMEOUT,
     beside: Round | None = None,
 ) -> str:
     """What ``data/probe.py`` is told: the request's own bytes, and which layers stand on which."""
@@ -261,7 +261,7 @@ def order(
         {
             **(beside.order() if beside else {}),
             "base_url": base_url,
-            "key": KEY,
+            "key": PLACEHOLDER_KEY,
             "headers": RerankRequest.headers(),
             "body": request.body().decode(),
             "timeout": timeout,
@@ -283,7 +283,7 @@ def _by_python(engine: Engine, container: str, program: str, said: str, patience
 
 
 def _execute(
-    engine: Engine, container: str, argv: tuple[str, ...], stdin: str, patience: float = 2 * TIMEOUT
+    engine: Engine, container: str, argv: tuple[str, ...], stdin: str, patience: float = 2 * RERANK_TIMEOUT
 ) -> ExecResult | None:
     """The result, or None when the container has no such program."""
     try:
@@ -376,7 +376,7 @@ def _curl_failure(done: ExecResult) -> Layer | None:
 
 def _curl(engine: Engine, container: str, url: str, stdin: str = "") -> ExecResult:
     """One call past every proxy, as the Python program makes it; its last line tells of the answer."""
-    times = ("--connect-timeout", f"{_CONNECT_TIMEOUT:g}", "--max-time", f"{TIMEOUT:g}")
+    times = ("--connect-timeout", f"{_CONNECT_TIMEOUT:g}", "--max-time", f"{RERANK_TIMEOUT:g}")
     headers = [f"{name}: {value}" for name, value in RerankRequest.headers().items()]
     sent = [part for header in headers for part in ("--header", header)]
     posted = ("--data-binary", "@-") if stdin else ()

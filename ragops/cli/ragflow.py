@@ -34,13 +34,13 @@ def register(
 ) -> int:
     """Add the reranker to RAGFlow's models through its API and read the entry back."""
     from ragops.ragflow.api import KEY_VARIABLE, TOKEN_VARIABLE, read_secret
-    from ragops.ragflow.providers import KEY
+    from ragops.ragflow.providers import DEFAULT_KEY
     from ragops.stack import registration
 
     stack = call.stack()
     spec = replace(
         registration.registration_spec(stack),
-        key=read_secret(KEY_VARIABLE, key_file) or KEY,
+        key=read_secret(KEY_VARIABLE, key_file) or DEFAULT_KEY,
         instance=instance,
         default=default,
         chats=tuple(chat or ()),

@@ -52,7 +52,7 @@ def reranker(spec: ContainerSpec, network: NetworkSpec) -> str:
     ]
     if spec.cpuset_mems:
         header.append(f"Left out, because compose has no key for it: --cpuset-mems {spec.cpuset_mems}")
-    return commented(header) + written(document)
+    return to_comments(header) + to_yaml(document)
 
 
 def take_over(service: Service, stack: Stack) -> Stack:
@@ -128,7 +128,7 @@ def _replaced_connections(service: Service, spec: ContainerSpec) -> Iterator[str
         yield from (f"network alias {alias}" for alias in network.aliases if alias not in spec.aliases)
 
 
-def written(document: dict[str, Any]) -> str:
+def to_yaml(document: dict[str, Any]) -> str:
     """A document as YAML; the keys keep their order."""
     yaml, out = YAML(), StringIO()
     yaml.width = 4096
@@ -137,7 +137,7 @@ def written(document: dict[str, Any]) -> str:
     return out.getvalue()
 
 
-def commented(lines: Iterable[str]) -> str:
+def to_comments(lines: Iterable[str]) -> str:
     """Lines as comments."""
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
@@ -167,7 +167,7 @@ def _service(spec: ContainerSpec) -> dict[str, Any]:
         "init": spec.init,
         "labels": spec.all_labels(),
     }
-    return {name: literal(value) for name, value in fields.items() if value}
+    return {name: escape_variables(value) for name, value in fields.items() if value}
 
 
 def _mount(mount: Mount) -> dict[str, Any]:
@@ -189,10 +189,10 @@ def _health(check: HealthCheck) -> dict[str, Any]:
     }
 
 
-def literal(value: Any) -> Any:
+def escape_variables(value: Any) -> Any:
     """The value with doubled dollar signs, so that compose substitutes no variables."""
     if isinstance(value, dict):
-        return {key: literal(item) for key, item in value.items()}
+        return {key: escape_variables(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [literal(item) for item in value]
+        return [escape_variables(item) for item in value]
     return value.replace("$", "$$") if isinstance(value, str) else value

@@ -71,7 +71,7 @@ class Secret:
         return hash(self._text)
 
 
-NONE = Secret("")
+NO_SECRET = Secret("")
 
 
 def read_secret(variable: str, file: Path | None = None) -> Secret:
@@ -83,7 +83,7 @@ def read_secret(variable: str, file: Path | None = None) -> Secret:
     if file is None:
         text = os.environ.get(variable, "").strip()
         if not text:
-            return NONE
+            return NO_SECRET
     else:
         try:
             text = file.read_text(encoding="utf-8").strip()
@@ -177,17 +177,17 @@ class Response:
         return body.get("data") if isinstance(body, dict) else None
 
 
-def explain(message: str) -> Hint | None:
+def failure_hint(message: str) -> Hint | None:
     """What a message of RAGFlow means; None when it is not known."""
     hint = hints.find(FAILURES, message)
     return hint if hint.code else None
 
 
-def refused(request: Request, response: Response) -> RagflowError:
+def refusal(request: Request, response: Response) -> RagflowError:
     """The error for a response whose code is not 0."""
-    hint = explain(response.message)
+    hint = failure_hint(response.message)
     if hint is None and response.code in _AUTHENTICATION:
-        hint = explain("Unauthorized")
+        hint = failure_hint("Unauthorized")
     evidence = (
         f"{request.method} {request.path}: code {response.code}, HTTP {response.status}: {response.message}"
     )
@@ -202,7 +202,7 @@ def refused(request: Request, response: Response) -> RagflowError:
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For addresses without TLS, where loading the system's certificates takes longer than the call."""
 
-TIMEOUT = 60.0
+API_TIMEOUT = 60.0
 """Seconds for one response; RAGFlow's own test of a model takes up to 10 s, twice on v0.26.3."""
 
 
@@ -214,13 +214,13 @@ class Api:
         token: An API token; sent with every request.
     """
 
-    def __init__(self, url: str, token: Secret = NONE) -> None:
+    def __init__(self, url: str, token: Secret = NO_SECRET) -> None:
         self.url = base_url(url)
         self._secrets = {token}
         verify = self.url.startswith("https:") or _NO_CERTIFICATES
         headers = {"Authorization": f"Bearer {token.reveal()}"} if token else {}
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False, verify=verify
+            base_url=self.url, headers=headers, timeout=API_TIMEOUT, trust_env=False, verify=verify
         )
 
     def __enter__(self) -> Self:
@@ -261,7 +261,7 @@ class Api:
         """
         response = self.send(request)
         if not response.ok:
-            raise refused(request, response)
+            raise refusal(request, response)
         return response
 
     def _revealed(self, value: Any) -> Any:

@@ -34,7 +34,7 @@ VERSION_ROUTE = "/api/v1/system/version"
 
 
 @dataclass(frozen=True)
-class Detected:
+class DetectedRelease:
     """A release, and where it was read."""
 
     release: Release
@@ -47,26 +47,26 @@ def detect(
     url: str = "",
     container: RagflowContainer | None = None,
     engine: Engine | None = None,
-) -> Detected:
+) -> DetectedRelease:
     """The release: as configured, else of the image's tag, the server, or a file in the container.
 
     Raises:
         RagflowError: It is in none of them, or not known to ragops; the evidence says what was found.
     """
     if configured:
-        return Detected(releases.of(configured), "ragops.toml")
+        return DetectedRelease(releases.of(configured), "ragops.toml")
     if container is not None and container.release:
-        return Detected(releases.of(container.release), f"the tag of {container.container.image}")
+        return DetectedRelease(releases.of(container.release), f"the tag of {container.container.image}")
     failures = []
     if url:
         name, source = server_release(url)
         if name:
-            return Detected(releases.of(name), source)
+            return DetectedRelease(releases.of(name), source)
         failures.append(source)
     if container is not None and engine is not None:
         name, source = file_release(engine, container.name)
         if name:
-            return Detected(releases.of(name), source)
+            return DetectedRelease(releases.of(name), source)
         failures.append(source)
     raise RagflowError(
         "the release of RAGFlow is unknown",
@@ -81,12 +81,12 @@ def server_release(url: str) -> tuple[str, str]:
     """The release that the server reports without a token, and its source; else empty, and the reason."""
     with Api(url) as api:
         version = api.send(Request("GET", VERSION_ROUTE))
-        if version.ok and (name := releases.spelled(str(version.data))):
+        if version.ok and (name := releases.normalize(str(version.data))):
             return name, f"{api.url}{VERSION_ROUTE}"
         statuses = {path: api.send(Request("GET", path)).status for path in FINGERPRINTS}
     if all(status >= 500 for status in statuses.values()):
         return "", f"{url} responds with HTTP {max(statuses.values())}: RAGFlow is starting, or is none"
-    possible = candidates(statuses)
+    possible = matching_releases(statuses)
     if not possible:
         return "", f"{url} has routes of no release that ragops knows"
     routes = f"{url} has the routes of {possible[0]} to {possible[-1]}"
@@ -101,7 +101,7 @@ def file_release(engine: Engine, container: str) -> tuple[str, str]:
     except EngineError as error:
         return "", f"{source}: {error.message}"
     text = result.stdout.strip()
-    if name := releases.spelled(text):
+    if name := releases.normalize(text):
         return name, source
     return "", f"{source}: {text or result.stderr.strip() or 'empty'}"
 
@@ -164,10 +164,10 @@ class RagflowContainer:
     def release(self) -> str:
         """RAGFlow's release in the image's tag; empty when it has none."""
         match = _TAG.search(self.container.image)
-        return releases.spelled(match[1]) if match and not self.demo else ""
+        return releases.normalize(match[1]) if match and not self.demo else ""
 
     @property
-    def speaks_go(self) -> bool:
+    def has_go_server(self) -> bool:
         """Whether its server is the one in Go, which ranks without the reranker if that fails."""
         return bool({"API_PROXY_SCHEME=go", "API_PROXY_SCHEME=hybrid"} & set(self.container.environment))
 
@@ -218,7 +218,7 @@ def find(containers: Iterable[ContainerState], configured: Ragflow) -> tuple[Rag
     return tuple(sorted(servers, key=lambda server: server.name))
 
 
-def joinable(found: RagflowContainer) -> RagflowContainer:
+def check_connectable(found: RagflowContainer) -> RagflowContainer:
     """The container itself.
 
     Raises:
@@ -252,7 +252,7 @@ def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContaine
     )
 
 
-def url_of(found: RagflowContainer) -> str:
+def api_url(found: RagflowContainer) -> str:
     """Where this host reaches its API: by a published port, else by its address in a network.
 
     Raises:
@@ -275,7 +275,7 @@ def url_of(found: RagflowContainer) -> str:
     return f"http://{addresses[0]}:{API_PORT}"
 
 
-def candidates(statuses: Mapping[str, int]) -> tuple[str, ...]:
+def matching_releases(statuses: Mapping[str, int]) -> tuple[str, ...]:
     """The releases that have exactly the routes that exist, oldest first.
 
     Args:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INSTANCE = "ragops"
 """Name of the provider instance that ragops creates, from v0.26 on."""
 
-KEY = Secret("ragops-rerank")
+DEFAULT_KEY = Secret("ragops-rerank")
 """Sent where the reranker checks no key: RAGFlow needs one, and v0.26.0 accepts no key twice."""
 
 PROVIDER = "VLLM"
@@ -39,7 +39,7 @@ class RegistrationSpec:
     base_url: str
     """The reranker's address inside the network, ending in ``/v1``."""
     max_tokens: int
-    key: Secret = KEY
+    key: Secret = DEFAULT_KEY
     instance: str = INSTANCE
     default: bool = False
     """Whether to make it the user's default rerank model."""
@@ -115,7 +115,7 @@ def manual_entry(spec: RegistrationSpec) -> tuple[tuple[str, str], ...]:
         ("model type", "rerank"),
         ("model name", spec.model),
         ("base URL", spec.base_url),
-        ("API key", KEY.reveal() if spec.key == KEY else str(spec.key)),
+        ("API key", DEFAULT_KEY.reveal() if spec.key == DEFAULT_KEY else str(spec.key)),
         ("max tokens", str(spec.max_tokens)),
     )
 
@@ -413,7 +413,7 @@ def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -
     default, and so is made it again.
     """
     release, entry = api.release, state.entry
-    unknown_key = entry is not None and entry.same_key is None and spec.key != KEY
+    unknown_key = entry is not None and entry.same_key is None and spec.key != DEFAULT_KEY
     requests: list[Request] = []
     if entry is None or unknown_key or not entry.matches(spec):
         requests += api.enter(spec, state)

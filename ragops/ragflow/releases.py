@@ -191,7 +191,7 @@ def of(text: str) -> Release:
     Raises:
         RagflowError: The source of that release has not been read.
     """
-    name = spelled(text)
+    name = normalize(text)
     if name not in KNOWN:
         raise RagflowError(
             f"RAGFlow {text or '(unknown release)'} is not a release that ragops knows",
@@ -202,7 +202,7 @@ def of(text: str) -> Release:
     return _RELEASES[name]
 
 
-def spelled(text: str) -> str:
+def normalize(text: str) -> str:
     """``v0.25.3`` from ``0.25.3-slim`` or ``v0.25.3 full``; empty when it is no plain release."""
     match = _SPELLING.fullmatch(text.strip())
     return f"v{match[1]}" if match else ""

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 SUFFIX = "___VLLM"
 """What RAGFlow up to v0.25 puts behind the name in its own tables."""
 
-LONGEST = 128
+MAX_NAME_LENGTH = 128
 """Characters of a name that its tables hold; of ``model_name`` and of ``rerank_id``."""
 
 _KEEPS_SUFFIX = ("v0.17.1", "v0.17.2")
 _SPLITS_FROM_THE_RIGHT = "v0.26.4"
 
 
-def assumed(text: str) -> tuple[Release, str]:
+def release_or_newest(text: str) -> tuple[Release, str]:
     """The release, or the newest in place of an unknown one, and then why.
 
     For checks only: what changes RAGFlow calls :func:`ragops.ragflow.releases.of`, which refuses.
@@ -40,7 +40,7 @@ def assumed(text: str) -> tuple[Release, str]:
         return releases.of(releases.NEWEST), f"{why}, {releases.NEWEST} is assumed"
 
 
-def sent(name: str, release: Release) -> str:
+def sent_name(name: str, release: Release) -> str:
     """The ``model`` of RAGFlow's rerank request, for a model that was registered under this name.
 
     Slashes go through as they are.
@@ -48,22 +48,22 @@ def sent(name: str, release: Release) -> str:
     return f"{name}{SUFFIX}" if release.name in _KEEPS_SUFFIX else name.split("___", maxsplit=1)[0]
 
 
-def trouble(name: str, release: Release) -> str:
+def name_problem(name: str, release: Release) -> str:
     """Why RAGFlow can't send this name as it is; empty when it can."""
     if "___" in name:
-        return f"RAGFlow cuts a name at ___ and sends {sent(name, release)}"
+        return f"RAGFlow cuts a name at ___ and sends {sent_name(name, release)}"
     known = releases.KNOWN
     if "@" in name and known.index(release.name) < known.index(_SPLITS_FROM_THE_RIGHT):
         return f"RAGFlow {release.name} cuts a rerank id at its first @, which is a part of the name"
-    if len(name) > LONGEST:
-        return f"RAGFlow keeps {LONGEST} characters of a name, this one has {len(name)}"
+    if len(name) > MAX_NAME_LENGTH:
+        return f"RAGFlow keeps {MAX_NAME_LENGTH} characters of a name, this one has {len(name)}"
     return ""
 
 
-TIMEOUT = releases.of(releases.NEWEST).timeout
+RERANK_TIMEOUT = releases.of(releases.NEWEST).timeout
 """Seconds that the newest RAGFlow waits for a rerank answer; older ones wait as long or longer."""
 
-KEY = "x"
+PLACEHOLDER_KEY = "x"
 """RAGFlow needs some key; this one is sent to servers that ask for none."""
 
 QUERY = "How is a container connected to a Docker network?"
@@ -74,7 +74,7 @@ DOCUMENTS = (
 )
 """A question and answers of our own; the second one is right."""
 
-RIGHT = 1
+RELEVANT = 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RerankRequest:
     documents: tuple[str, ...] = DOCUMENTS
 
     @staticmethod
-    def headers(key: str = KEY) -> dict[str, str]:
+    def headers(key: str = PLACEHOLDER_KEY) -> dict[str, str]:
         """The headers that say something; the client adds host, length and what it can unpack.
 
         ``Authorization`` is never empty: the client's library refuses to send an empty key, and

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragops.compose.render import NETWORK, commented, written
+from ragops.compose.render import NETWORK, to_comments, to_yaml
 from ragops.docker.objects import COMPOSE_PROJECT, moves_route
 from ragops.errors import RagflowError, file_errors
 from ragops.ragflow.discovery import RagflowContainer, is_ragflow
@@ -99,7 +99,7 @@ def override(
         f"Apply it: {shlex.join(command)}",
     ]
     notes = _notes(found, file, network, networks)
-    return Override(commented(header) + written(document), file, command, notes)
+    return Override(to_comments(header) + to_yaml(document), file, command, notes)
 
 
 def write(made: Override) -> tuple[Path, Path | None]:

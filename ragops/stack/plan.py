@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ragops.docker.objects import NetworkSpec, differences, moves_route
 from ragops.errors import EngineError, InUseError, StackError
 from ragops.progress import step
-from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow, joinable
+from ragops.ragflow.discovery import RagflowContainer, check_connectable, find, is_ragflow
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed
         RagflowError: RAGFlow's container is missing, ambiguous, or can't join a network.
     """
     network = observed.network(stack.network.name)
-    members = [joinable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
+    members = [check_connectable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
     actions = [
         *_network_actions(stack.network, network),
         *_volume_actions(spec, observed),
@@ -337,7 +337,7 @@ def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
     Raises:
         RagflowError: Docker can't connect it to any network.
     """
-    joinable(ragflow)
+    check_connectable(ragflow)
     connect = _connect(ragflow, network.name, internal=network.internal)
     return Plan(tuple(_reconnect(ragflow.container, network, connect)))
 

@@ -28,7 +28,7 @@ from ragops.docker.engine import connect as connect_engine
 from ragops.errors import RagflowError
 from ragops.progress import step
 from ragops.ragflow import discovery, releases
-from ragops.ragflow.api import Api, base_url, refused
+from ragops.ragflow.api import Api, base_url, refusal
 from ragops.ragflow.discovery import detect
 from ragops.ragflow.providers import (
     RegistrationSpec,
@@ -150,7 +150,7 @@ class Registrar:
             response = self.api.send(request)
             required = "/chats" in request.path and not chats_may_be_missing
             if not response.ok and (required or not response.is_absent):
-                raise refused(request, response)
+                raise refusal(request, response)
             responses[request.path] = response
         return self.routes.parse(self.spec, responses)
 
@@ -420,7 +420,7 @@ def _connected(
     if not url:
         engine = engine or connect_engine()
         container = _container(stack, engine)
-        url = discovery.url_of(container)
+        url = discovery.api_url(container)
     url = base_url(url)
     detected = detect(stack.ragflow.release, url=url, container=container, engine=engine)
     spec = spec or registration_spec(stack)
@@ -432,7 +432,7 @@ def _connected(
             hint="create one on RAGFlow's API page; give it in RAGOPS_RAGFLOW_TOKEN or with --token-file",
             url=url,
         )
-    notes = (GO_SERVER,) if container is not None and container.speaks_go else ()
+    notes = (GO_SERVER,) if container is not None and container.has_go_server else ()
     with lock(url, spec.instance), Api(url, token) as api:
         yield Registrar(api, detected.release, spec, home()), detected.source, notes
 

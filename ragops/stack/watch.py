@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml.scalarstring import LiteralScalarString, SingleQuotedScalarString
 
 from ragops.checks import ready
-from ragops.compose.render import commented, literal, written
+from ragops.compose.render import escape_variables, to_comments, to_yaml
 from ragops.configuration import Stack, declaration, home, load
 from ragops.docker.engine import connect
 from ragops.docker.objects import EventState
@@ -476,7 +476,9 @@ def compose(where: Surroundings) -> str:
         "ragops watch as a service; docker compose -f FILE up -d builds and starts it.",
         "Whoever has the engine's socket can do all that root can: so has this container.",
     ]
-    return commented(header) + written({"name": "ragops-watch", "services": {"watch": literal(service)}})
+    return to_comments(header) + to_yaml(
+        {"name": "ragops-watch", "services": {"watch": escape_variables(service)}}
+    )
 
 
 def _build(where: Surroundings) -> dict[str, str]:

@@ -6,7 +6,14 @@ from ragops.configuration import Ragflow, parse
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
 from ragops.errors import RagflowError, StackError
 from ragops.ragflow import discovery
-from ragops.ragflow.discovery import FINGERPRINTS, RagflowContainer, candidates, find, is_ragflow, url_of
+from ragops.ragflow.discovery import (
+    FINGERPRINTS,
+    RagflowContainer,
+    api_url,
+    find,
+    is_ragflow,
+    matching_releases,
+)
 from ragops.ragflow.releases import KNOWN
 from tests.support.contract.api import RagflowServer
 
@@ -132,8 +139,8 @@ def test_routes_narrow_it_down(name, first, last):
 
 
 def test_routes_of_no_release():
-    assert candidates(dict.fromkeys(FINGERPRINTS, 200)) == ()
-    assert candidates(dict.fromkeys(FINGERPRINTS, 404)) == ()
+    assert matching_releases(dict.fromkeys(FINGERPRINTS, 200)) == ()
+    assert matching_releases(dict.fromkeys(FINGERPRINTS, 404)) == ()
 
 
 class TestAddress:
@@ -149,17 +156,17 @@ class TestAddress:
     def test_published_port(self, fake, published, url):
         fake.add_container("x", image="infiniflow/ragflow:v0.25.3")
         fake.change("x", published=published)
-        assert url_of(RagflowContainer(fake.container("x"))) == url
+        assert api_url(RagflowContainer(fake.container("x"))) == url
 
     def test_address_in_a_network(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.25.3", network="docker_ragflow")
         (end,) = fake.container("x").endpoints
-        assert url_of(RagflowContainer(fake.container("x"))) == f"http://{end.address}:9380"
+        assert api_url(RagflowContainer(fake.container("x"))) == f"http://{end.address}:9380"
 
     def test_none(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.25.3", network="host")
         with pytest.raises(RagflowError) as caught:
-            url_of(RagflowContainer(fake.container("x")))
+            api_url(RagflowContainer(fake.container("x")))
         assert (caught.value.code, caught.value.container) == ("ragflow-silent", "x")
 
 

@@ -5,7 +5,7 @@ import pytest
 from ragops.configuration import Ragflow
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
 from ragops.errors import RagflowError
-from ragops.ragflow.discovery import DEMO, RagflowContainer, find, is_ragflow, joinable
+from ragops.ragflow.discovery import DEMO, RagflowContainer, check_connectable, find, is_ragflow
 
 ANY = Ragflow()
 
@@ -117,7 +117,7 @@ def test_obstacles(fake, mode, reason):
     found = RagflowContainer(fake.container("box"))
     assert reason in found.obstacle
     with pytest.raises(RagflowError, match="can't join a network") as caught:
-        joinable(found)
+        check_connectable(found)
     assert "network_mode" in caught.value.hint
 
 
@@ -125,7 +125,7 @@ def test_obstacles(fake, mode, reason):
 def test_no_obstacle(fake, mode):
     fake.add_container("box", network=mode)
     found = RagflowContainer(fake.container("box"))
-    assert joinable(found) is found
+    assert check_connectable(found) is found
 
 
 def test_demo_client_says_that_it_is_one(fake):

@@ -108,7 +108,7 @@ class TestCodes:
     @pytest.mark.parametrize("hint", FAILURES)
     def test_messages_of_ragflow_give_the_code_of_their_hint(self, hint):
         request = api.Request("GET", "/x")
-        error = api.refused(request, api.Response(200, json.dumps({"code": 1, "message": hint.words})))
+        error = api.refusal(request, api.Response(200, json.dumps({"code": 1, "message": hint.words})))
         assert error.code == hint.code
 
     @pytest.mark.parametrize(("code", "name"), [(137, "out-of-memory"), (132, "cpu-too-old")])

@@ -3,7 +3,7 @@
 import pytest
 
 from ragops.ragflow import releases
-from ragops.ragflow.request import assumed, sent, trouble
+from ragops.ragflow.request import name_problem, release_or_newest, sent_name
 
 OLD, NEW = releases.of("v0.26.3"), releases.of("v0.26.4")
 
@@ -11,37 +11,37 @@ OLD, NEW = releases.of("v0.26.3"), releases.of("v0.26.4")
 @pytest.mark.parametrize("name", ["qwen3-reranker-0.6b", "Qwen/Qwen3-Reranker-0.6B", "/models/x", "a_b__c"])
 def test_plain_names_and_slashes_are_sent_as_they_are(name):
     for release in (releases.of("v0.18.0"), OLD, NEW):
-        assert sent(name, release) == name
-        assert trouble(name, release) == ""
+        assert sent_name(name, release) == name
+        assert name_problem(name, release) == ""
 
 
 def test_three_underscores_cut_it():
-    assert sent("x___VLLM", OLD) == "x"
-    assert "sends x" in trouble("x___y", OLD)
+    assert sent_name("x___VLLM", OLD) == "x"
+    assert "sends x" in name_problem("x___y", OLD)
 
 
 @pytest.mark.parametrize("tag", ["v0.17.1", "v0.17.2"])
 def test_two_releases_send_the_suffix(tag):
-    assert sent("x", releases.of(tag)) == "x___VLLM"
+    assert sent_name("x", releases.of(tag)) == "x___VLLM"
 
 
 def test_at_sign_is_a_trouble_of_older_releases():
-    assert "first @" in trouble("x@y", OLD)
-    assert trouble("x@y", NEW) == ""
+    assert "first @" in name_problem("x@y", OLD)
+    assert name_problem("x@y", NEW) == ""
 
 
 def test_length():
-    assert trouble("x" * 128, NEW) == ""
-    assert "129" in trouble("x" * 129, NEW)
+    assert name_problem("x" * 128, NEW) == ""
+    assert "129" in name_problem("x" * 129, NEW)
 
 
 @pytest.mark.parametrize(("text", "why"), [("", "the release is unknown"), ("v9.9.9", "release v9.9.9 is")])
 def test_unknown_release_is_taken_for_the_newest_and_said(text, why):
-    release, said = assumed(text)
+    release, said = release_or_newest(text)
     assert release.name == releases.NEWEST
     assert why in said
     assert releases.NEWEST in said
 
 
 def test_known_release_is_itself():
-    assert assumed("0.25.3-slim") == (releases.of("v0.25.3"), "")
+    assert release_or_newest("0.25.3-slim") == (releases.of("v0.25.3"), "")

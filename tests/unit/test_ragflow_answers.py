@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragops.ragflow.api import Request, Response, explain, refused
+from ragops.ragflow.api import Request, Response, failure_hint, refusal
 from ragops.ragflow.failures import FAILURES
 
 DATA = Path(__file__).parents[1] / "data" / "ragflow"
@@ -51,15 +51,15 @@ TOLD = [
 
 @pytest.mark.parametrize(("message", "remedy"), TOLD)
 def test_message_has_a_cause_and_a_remedy(message, remedy):
-    error = refused(ASK, Response(200, json.dumps({"code": 102, "message": message})))
+    error = refusal(ASK, Response(200, json.dumps({"code": 102, "message": message})))
     assert remedy in error.hint
     assert message.strip() in error.evidence
-    assert explain(message).cause in error.evidence
+    assert failure_hint(message).cause in error.evidence
 
 
 def test_no_entry_of_the_table_is_hidden_by_another():
     for hint in FAILURES:
-        assert explain(hint.words) is hint
+        assert failure_hint(hint.words) is hint
 
 
 @pytest.mark.parametrize("name", ["api-v0.27.0", "api-v0.27.0-retrieval", "api-v0.25.6"])
@@ -72,7 +72,7 @@ def test_every_recorded_failure_is_known(name):
         body = step["response"]["body"]
         if isinstance(body, dict) and body.get("code"):
             message = body["message"]
-            if explain(message) is None and not any(one in message for one in harmless):
+            if failure_hint(message) is None and not any(one in message for one in harmless):
                 unknown.append(message)
     assert unknown == []
 
@@ -95,4 +95,4 @@ def test_code_is_judged_and_the_status_only_without_one(status, text, code):
 
 
 def test_unknown_message_points_to_the_log():
-    assert "docker logs" in refused(ASK, Response(200, '{"code": 100, "message": "new words"}')).hint
+    assert "docker logs" in refusal(ASK, Response(200, '{"code": 100, "message": "new words"}')).hint

@@ -11,7 +11,7 @@ import pytest
 
 from ragops.checks.probe import order
 from ragops.ragflow import releases
-from ragops.ragflow.request import KEY, TIMEOUT, RerankRequest
+from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
 DATA = Path(__file__).parents[1] / "data" / "ragflow"
 
@@ -68,7 +68,7 @@ def test_headers_are_the_recorded_ones(one):
 
 @pytest.mark.parametrize("key", ["", " "])
 def test_key_is_never_empty(key):
-    assert RerankRequest.headers()["Authorization"] == f"Bearer {KEY}" != "Bearer "
+    assert RerankRequest.headers()["Authorization"] == f"Bearer {PLACEHOLDER_KEY}" != "Bearer "
     with pytest.raises(ValueError, match="empty key"):
         RerankRequest.headers(key)
 
@@ -123,7 +123,7 @@ def test_cohere_itself_sends_the_same_bytes(wire, asked, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     url, seen = wire
-    client = cohere.Client(api_key=KEY, base_url=url, timeout=10.0)
+    client = cohere.Client(api_key=PLACEHOLDER_KEY, base_url=url, timeout=10.0)
     client.rerank(
         model=asked.model,
         query=asked.query,
@@ -139,4 +139,4 @@ def test_cohere_itself_sends_the_same_bytes(wire, asked, monkeypatch):
 
 
 def test_time_is_that_of_the_newest_release():
-    assert releases.of(releases.NEWEST).timeout == TIMEOUT == 30
+    assert releases.of(releases.NEWEST).timeout == RERANK_TIMEOUT == 30

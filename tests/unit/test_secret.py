@@ -11,7 +11,7 @@ from ragops.cli.output import as_json
 from ragops.configuration import Ragflow, Stack
 from ragops.errors import RagopsError, StackError
 from ragops.ragflow import api
-from ragops.ragflow.api import NONE, Request, Secret, mask, read_secret
+from ragops.ragflow.api import NO_SECRET, Request, Secret, mask, read_secret
 from ragops.ragflow.providers import RegistrationSpec
 from ragops.stack import registration
 from tests.support.contract.api import RagflowServer
@@ -134,5 +134,5 @@ def test_no_argument_of_the_command_takes_a_secret():
 
 def test_no_proxy_and_no_redirect_gets_the_token(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with RagflowServer("v0.27.0") as server, api.Api(server.url, NONE) as opened:
+    with RagflowServer("v0.27.0") as server, api.Api(server.url, NO_SECRET) as opened:
         assert opened.send(Request("GET", "/api/v1/system/ping")).text == "pong"

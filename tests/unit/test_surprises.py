@@ -8,7 +8,7 @@ import pytest
 
 from ragops.configuration import Ragflow, Stack
 from ragops.ragflow import providers, releases
-from ragops.ragflow.api import Secret, explain
+from ragops.ragflow.api import Secret, failure_hint
 from ragops.ragflow.providers import ModelEntry, RagflowState, RegistrationSpec, changes
 from ragops.stack import registration
 from tests.support.contract import upstream
@@ -143,7 +143,7 @@ def test_6_unknown_default_is_an_internal_error(registered):
     body = {"model_type": "rerank", "model_provider": "VLLM", "model_instance": "ragops", "model_name": "no"}
     said = registered("PATCH", "/api/v1/models/default", body)
     assert said == {"code": 102, "message": "Internal server error"}
-    assert "may have written part" in explain(said["message"]).cause
+    assert "may have written part" in failure_hint(said["message"]).cause
 
 
 def test_7_list_has_no_address_and_one_has_the_key_in_clear(registered):
@@ -178,7 +178,7 @@ def test_8_forms_of_the_rerank_id(client, reranker, tmp_path, monkeypatch):
         said = client("POST", "/api/v1/retrieval", {**QUESTION, "rerank_id": form.replace("NAME", MODEL)})
         taken[form] = said["code"] == 0
         assert said["code"] in {0, 100}
-        assert said["code"] == 0 or "no model of this user" in explain(said["message"]).cause
+        assert said["code"] == 0 or "no model of this user" in failure_hint(said["message"]).cause
     assert taken == FORMS[release.name]
     known_forms = {one.format(name="NAME", instance="ragops") for one in release.rerank_ids}
     assert {form for form, works in taken.items() if works} == known_forms
@@ -215,7 +215,7 @@ def test_10_limit_has_an_empty_reason(client):
         body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
         said = client("POST", "/v1/llm/add_llm", {**body, "api_base": slow.base_url, "api_key": "x"})
     assert said["message"] == f"\nFail to access model(VLLM/{MODEL})."
-    assert "10-s limit" in explain(said["message"]).cause
+    assert "10-s limit" in failure_hint(said["message"]).cause
 
 
 def test_11_health_says_ok_whatever_is_broken(client):
@@ -233,7 +233,7 @@ def test_12_wrong_key_has_two_faces_and_a_dead_reranker_no_fallback(registered, 
         moved = put(instance, base_url=locked.base_url)
         reply = registered.http.post("/api/v1/providers/VLLM/connection", json=moved)
         assert (reply.status_code, reply.json()["code"]) == (200, 102)
-        assert "give the reranker's key" in explain(reply.json()["message"]).remedy
+        assert "give the reranker's key" in failure_hint(reply.json()["message"]).remedy
     one.url = "http://127.0.0.1:9/v1"
     reply = registered.http.post("/api/v1/retrieval", json=ask)
     assert (reply.status_code, reply.json()["code"]) == (200, 100)
@@ -281,7 +281,7 @@ def test_v0_26_0_takes_no_key_twice(registered, instance):
     said = registered("POST", INSTANCES, put(instance, instance_name="second"))
     assert (said["code"] == 0) is (registered.world.release.name != "v0.26.0")
     if said["code"]:
-        assert "another key" in explain(said["message"]).remedy
+        assert "another key" in failure_hint(said["message"]).remedy
 
 
 def test_default_model_is_not_used_by_a_retrieval_that_names_none(registered, reranker):
@@ -295,7 +295,7 @@ def test_default_model_is_not_used_by_a_retrieval_that_names_none(registered, re
 
 def test_instance_may_not_be_called_default(registered, instance):
     said = registered("POST", INSTANCES, put(instance, instance_name="default"))
-    assert "--instance" in explain(said["message"]).remedy
+    assert "--instance" in failure_hint(said["message"]).remedy
 
 
 @pytest.mark.parametrize("ending", ["", "/v1", "/v1/"])
@@ -307,4 +307,4 @@ def test_address_is_normalised(registered, instance, reranker, ending):
 
 def test_address_with_the_whole_path_is_not_found(registered, instance, reranker):
     said = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url=f"{reranker.base_url}/rerank"))
-    assert "let the address end in /v1" in explain(said["message"]).remedy
+    assert "let the address end in /v1" in failure_hint(said["message"]).remedy
