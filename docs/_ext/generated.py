@@ -162,7 +162,7 @@ def models() -> Iterator[str]:
     for row in options.KNOWN:
         needs = [name for name, value in (("overrides", row.overrides), ("template", row.template)) if value]
         yield from [f"   * - {', '.join(row.examples)}", f"     - {row.scores}"]
-        yield f"     - {' and '.join(needs) or '-'}"
+        yield f"     - {' and '.join(needs) or 'none'}"
     yield ""
 
 
@@ -242,6 +242,8 @@ def title(text: str, line: str, label: str = "") -> list[str]:
 
 def inline(text: str) -> str:
     """Plain text with reStructuredText's marks escaped; ``code`` stays code."""
+    if text == "-":
+        return r"\-"
     parts = re.split(r"(``.+?``)", " ".join(text.split()))
     return "".join(part if part.startswith("``") else re.sub(r"([*`|_@\\])", r"\\\1", part) for part in parts)
 

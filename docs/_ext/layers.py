@@ -32,7 +32,7 @@ def layers() -> Iterator[str]:
     yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 20 36 22", ""]
     yield from row_of(("layer", "depends on", "proves", "by hand, in the container"))
     for row in TABLE:
-        needs = ", ".join(TITLES[need] for need in row.needs) or "-"
+        needs = ", ".join(TITLES[need] for need in row.needs) or "none"
         hand = row.by_hand.format(host=HOST)
         checks = BELOW.get(row.layer) or ((row.title, row.proves),)
         for name, proves in checks:
