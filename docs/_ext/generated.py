@@ -20,11 +20,11 @@ from sphinx.util.docutils import SphinxDirective
 
 import ragops
 from ragops import cli
-from ragops import configuration as stack
 from ragops.bench import plots, report
 from ragops.bench.records import load_run
 from ragops.bench.statistics import figures
 from ragops.compose import rules
+from ragops.configuration import Stack
 from ragops.docker import hints
 from ragops.reranker import options
 from ragops.reranker.host import Core, Host, Node
@@ -74,7 +74,7 @@ class Generated(SphinxDirective):
 
 def settings() -> Iterator[str]:
     """Every key of ragops.toml, with its values, its default and its purpose."""
-    for name, field in stack.Stack.model_fields.items():
+    for name, field in Stack.model_fields.items():
         table: Any = field.annotation
         yield from title(f"[{name}]", "-")
         purpose = inspect.cleandoc(table.__doc__).partition(": ")[2]
@@ -112,17 +112,17 @@ def known(table: str) -> Iterator[str]:
 
 def launch(part: str) -> Iterator[str]:
     """Options of the reranker: ``arguments``, ``environment`` or ``docker``."""
-    configuration = stack.Stack()
+    stack = Stack()
     if part == "docker":
         template = Path("/srv/ragops/templates/qwen3_reranker.jinja")
-        image = configuration.reranker.image
-        spec = options.launch(configuration, MODEL, HOST, image=image, template=template)
+        image = stack.reranker.image
+        spec = options.launch(stack, MODEL, HOST, image=image, template=template)
         yield from [".. code-block:: bash", "", *indented(folded(spec.docker_command())), ""]
         return
     if part == "arguments":
-        rows, separator = options.arguments(configuration, MODEL, HOST), " "
+        rows, separator = options.arguments(stack, MODEL, HOST), " "
     else:
-        rows, separator = options.environment(configuration, HOST), "="
+        rows, separator = options.environment(stack, HOST), "="
     for row in rows:
         option = f"{row.name}{separator}{row.value}".strip()
         yield from [f"``{option}``", *indented(inline(row.why)), ""]
