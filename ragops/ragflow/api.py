@@ -1,17 +1,9 @@
-"""Keys and tokens: read from a file or the environment, and never shown.
+"""RAGFlow's HTTP API: secrets, requests, responses, the client, and errors.
 
-They are never arguments of the command, which every user of the machine can read. A
-:class:`Secret` prints as stars, so that it can be part of a record or an error.
-
-Requests to RAGFlow's API, its responses, and what they mean; pure.
-
-RAGFlow reports success by ``code`` 0 in its JSON, and sends HTTP 200 with most failures; so the
-code decides, and the HTTP status only where no JSON came.
-
-HTTP client of RAGFlow's API; the only module that speaks HTTP with RAGFlow.
-
-Each request is sent once, follows no redirect and uses no proxy, so that a token reaches only the
-configured address. Errors and responses are shown with the secrets masked.
+RAGFlow reports success by ``code`` 0 in its JSON, and sends HTTP 200 with most failures; so the code
+decides, and the HTTP status only where the response is not JSON. Each request is sent once, follows no
+redirect and uses no proxy, so that a token reaches only the configured address. Errors and responses
+are shown with the secrets masked. Causes and remedies come from :mod:`ragops.ragflow.failures`.
 """
 
 from __future__ import annotations
@@ -37,17 +29,26 @@ if TYPE_CHECKING:
 
     from ragops.docker.hints import Hint
 
-MASK = "***"
-
 TOKEN_VARIABLE = "RAGOPS_RAGFLOW_TOKEN"  # noqa: S105 - a name
 KEY_VARIABLE = "RAGOPS_RERANKER_KEY"
 
-_SHORTEST_MASKED = 4
-"""Characters; a shorter secret is a placeholder such as ``x``, and masking it would garble every text."""
+API_TIMEOUT = 60.0
+"""Seconds for one response; RAGFlow's own test of a model takes up to 10 s, twice on v0.26.3."""
+
+_MASK = "***"
+_MIN_MASKED_LENGTH = 4  # characters; a shorter secret is a placeholder such as x, in many other words
+_ABSENT = re.compile(r"(?i)\bno \w+ found|not found|does(n.t| not) exist|authorization|own the chat")
+_AUTHENTICATION = frozenset({401, 403, 109})
+# For addresses without TLS: loading the system's certificates takes longer than the request.
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Secret:
-    """A text that only :meth:`reveal` returns."""
+    """A key or token that prints as stars, so that it can be part of a record or an error.
+
+    It comes from a file or the environment, never from an argument of the command, which every user of
+    the machine can read.
+    """
 
     __slots__ = ("_text",)
 
@@ -59,7 +60,7 @@ class Secret:
         return self._text
 
     def __repr__(self) -> str:
-        return MASK
+        return _MASK
 
     def __bool__(self) -> bool:
         return bool(self._text)
@@ -88,11 +89,10 @@ def read_secret(variable: str, file: Path | None = None) -> Secret:
         try:
             text = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise StackError(
                 f"no key can be read from {file}",
                 code="secret-refused",
-                evidence=str(reason),
+                evidence=str(error.strerror) if isinstance(error, OSError) else "it is not text",
                 hint="name another file",
                 file=file,
             ) from None
@@ -109,18 +109,14 @@ def read_secret(variable: str, file: Path | None = None) -> Secret:
 def mask(text: str, secrets: Iterable[Secret]) -> str:
     """Replace every secret in a text by stars, the longest first."""
     for secret in sorted(secrets, key=lambda secret: -len(secret.reveal())):
-        if len(secret.reveal()) >= _SHORTEST_MASKED:
-            text = text.replace(secret.reveal(), MASK)
+        if len(secret.reveal()) >= _MIN_MASKED_LENGTH:
+            text = text.replace(secret.reveal(), _MASK)
     return text
-
-
-_ABSENT = re.compile(r"(?i)\bno \w+ found|not found|does(n.t| not) exist|authorization|own the chat")
-_AUTHENTICATION = frozenset({401, 403, 109})
 
 
 @dataclass(frozen=True)
 class Request:
-    """One API call; values of the body may be secrets."""
+    """A request to RAGFlow's API; values of the body may be secrets."""
 
     method: str
     path: str
@@ -130,7 +126,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """The response to one API call."""
+    """The response to one request."""
 
     status: int
     text: str = field(repr=False)
@@ -138,19 +134,20 @@ class Response:
     """The secrets that were sent, to be masked in messages."""
 
     @property
-    def body(self) -> Any:
-        """The JSON; None when it is none."""
+    def body(self) -> dict[str, Any]:
+        """The JSON object; empty if the response is none."""
         try:
-            return json.loads(self.text)
+            value = json.loads(self.text)
         except ValueError:
-            return None
+            return {}
+        return value if isinstance(value, dict) else {}
 
     @property
     def code(self) -> int:
-        """RAGFlow's own code; without a JSON object the HTTP status, or -1 where that is no failure."""
-        body = self.body
-        if isinstance(body, dict) and isinstance(body.get("code"), int):
-            return int(body["code"])
+        """RAGFlow's own code; without one the HTTP status, or -1 where that is no failure."""
+        code = self.body.get("code")
+        if isinstance(code, int):
+            return code
         return self.status if self.status >= 400 else -1
 
     @property
@@ -160,50 +157,20 @@ class Response:
 
     @property
     def is_absent(self) -> bool:
-        """Whether the requested object does not exist, or is not this user's."""
+        """Whether the requested object does not exist, or belongs to another user."""
         return self.code in {102, 109} and bool(_ABSENT.search(self.message))
 
     @property
     def message(self) -> str:
-        """RAGFlow's message, without secrets and leading line breaks."""
+        """RAGFlow's message, else the start of the text, without secrets and leading line breaks."""
         body = self.body
-        message = body.get("message") if isinstance(body, dict) else self.text[:200]
+        message = body.get("message") if body else self.text[:200]
         return mask(str(message or "").strip(), self.secrets)
 
     @property
     def data(self) -> Any:
         """The requested data; None without any."""
-        body = self.body
-        return body.get("data") if isinstance(body, dict) else None
-
-
-def failure_hint(message: str) -> Hint | None:
-    """What a message of RAGFlow means; None when it is not known."""
-    hint = hints.find(FAILURES, message)
-    return hint if hint.code else None
-
-
-def refusal(request: Request, response: Response) -> RagflowError:
-    """The error for a response whose code is not 0."""
-    hint = failure_hint(response.message)
-    if hint is None and response.code in _AUTHENTICATION:
-        hint = failure_hint("Unauthorized")
-    evidence = (
-        f"{request.method} {request.path}: code {response.code}, HTTP {response.status}: {response.message}"
-    )
-    return RagflowError(
-        f"RAGFlow refused: {request.purpose or request.path}",
-        code=hint.code if hint else "ragflow-refused",
-        evidence=evidence + (f"\n{hint.cause}" if hint else ""),
-        hint=hint.remedy if hint else "RAGFlow's log has more: docker logs CONTAINER",
-    )
-
-
-_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For addresses without TLS, where loading the system's certificates takes longer than the call."""
-
-API_TIMEOUT = 60.0
-"""Seconds for one response; RAGFlow's own test of a model takes up to 10 s, twice on v0.26.3."""
+        return self.body.get("data")
 
 
 class Api:
@@ -233,7 +200,7 @@ class Api:
         """Send one request; the response may report a failure.
 
         Raises:
-            RagflowError: No response came.
+            RagflowError: RAGFlow did not respond.
         """
         content, headers = None, {}
         if request.body is not None:
@@ -257,7 +224,7 @@ class Api:
         """Send one request that must succeed.
 
         Raises:
-            RagflowError: No response came, or one whose code is not 0.
+            RagflowError: RAGFlow did not respond, or reports a failure.
         """
         response = self.send(request)
         if not response.ok:
@@ -265,7 +232,7 @@ class Api:
         return response
 
     def _revealed(self, value: Any) -> Any:
-        """A body with its secrets in clear, which are remembered to be masked in the response."""
+        """The body with its secrets in clear text; they are masked in every later response."""
         if isinstance(value, Secret):
             self._secrets.add(value)
             return value.reveal()
@@ -289,3 +256,23 @@ def base_url(url: str) -> str:
             hint="such as --url http://127.0.0.1:9380",
         )
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def failure_hint(message: str) -> Hint | None:
+    """Cause and remedy of a message of RAGFlow; None for an unknown message."""
+    hint = hints.find(FAILURES, message)
+    return hint if hint.code else None
+
+
+def refusal(request: Request, response: Response) -> RagflowError:
+    """The error for a response whose code is not 0."""
+    hint = failure_hint(response.message)
+    if hint is None and response.code in _AUTHENTICATION:
+        hint = failure_hint("Unauthorized")
+    result = f"code {response.code}, HTTP {response.status}: {response.message}"
+    return RagflowError(
+        f"RAGFlow refused: {request.purpose or request.path}",
+        code=hint.code if hint else "ragflow-refused",
+        evidence=f"{request.method} {request.path}: {result}" + (f"\n{hint.cause}" if hint else ""),
+        hint=hint.remedy if hint else "RAGFlow's log has more: docker logs CONTAINER",
+    )

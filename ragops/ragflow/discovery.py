@@ -1,12 +1,8 @@
-"""Detect RAGFlow's release from the configuration, the image, the server or the container.
+"""Find the containers of RAGFlow's server, their address and their release.
 
-The only part of discovery with effects: it sends requests without a token, and reads one file
-inside the container. The routes that exist only narrow the release down.
-
-Find the containers of RAGFlow's server, and their release; pure.
-
-The compose project is ``docker`` unless named. Only the server container calls the reranker, so
-only it needs the network.
+:func:`find` and :class:`RagflowContainer` are pure. :func:`detect` has effects: it sends requests without
+a token through :class:`~ragops.ragflow.api.Api`, and reads one file inside the container. Only the server
+container calls the reranker, so only it needs the network.
 """
 
 from __future__ import annotations
@@ -28,84 +24,6 @@ if TYPE_CHECKING:
     from ragops.docker.objects import ContainerState
     from ragops.ragflow.releases import Release
 
-VERSION_FILE = "/ragflow/VERSION"
-VERSION_ROUTE = "/api/v1/system/version"
-"""Needs no token from v0.25.2 on (api/apps/restful_apis/system_api.py)."""
-
-
-@dataclass(frozen=True)
-class DetectedRelease:
-    """A release, and where it was read."""
-
-    release: Release
-    source: str
-
-
-def detect(
-    configured: str | None,
-    *,
-    url: str = "",
-    container: RagflowContainer | None = None,
-    engine: Engine | None = None,
-) -> DetectedRelease:
-    """The release: as configured, else of the image's tag, the server, or a file in the container.
-
-    Raises:
-        RagflowError: It is in none of them, or not known to ragops; the evidence says what was found.
-    """
-    if configured:
-        return DetectedRelease(releases.of(configured), "ragops.toml")
-    if container is not None and container.release:
-        return DetectedRelease(releases.of(container.release), f"the tag of {container.container.image}")
-    failures = []
-    if url:
-        name, source = server_release(url)
-        if name:
-            return DetectedRelease(releases.of(name), source)
-        failures.append(source)
-    if container is not None and engine is not None:
-        name, source = file_release(engine, container.name)
-        if name:
-            return DetectedRelease(releases.of(name), source)
-        failures.append(source)
-    raise RagflowError(
-        "the release of RAGFlow is unknown",
-        code="ragflow-release",
-        evidence="\n".join([*failures, "nothing was changed"]),
-        hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
-        url=url,
-    )
-
-
-def server_release(url: str) -> tuple[str, str]:
-    """The release that the server reports without a token, and its source; else empty, and the reason."""
-    with Api(url) as api:
-        version = api.send(Request("GET", VERSION_ROUTE))
-        if version.ok and (name := releases.normalize(str(version.data))):
-            return name, f"{api.url}{VERSION_ROUTE}"
-        statuses = {path: api.send(Request("GET", path)).status for path in FINGERPRINTS}
-    if all(status >= 500 for status in statuses.values()):
-        return "", f"{url} responds with HTTP {max(statuses.values())}: RAGFlow is starting, or is none"
-    possible = matching_releases(statuses)
-    if not possible:
-        return "", f"{url} has routes of no release that ragops knows"
-    routes = f"{url} has the routes of {possible[0]} to {possible[-1]}"
-    return "", f"{routes}; its version route reports {version.data or 'no version'}"
-
-
-def file_release(engine: Engine, container: str) -> tuple[str, str]:
-    """The release in a file of the container, and its source; else empty, and the reason."""
-    source = f"{VERSION_FILE} in {container}"
-    try:
-        result = engine.execute(container, ("cat", VERSION_FILE))
-    except EngineError as error:
-        return "", f"{source}: {error.message}"
-    text = result.stdout.strip()
-    if name := releases.normalize(text):
-        return name, source
-    return "", f"{source}: {text or result.stderr.strip() or 'empty'}"
-
-
 SERVICES = frozenset({"ragflow", "ragflow-cpu", "ragflow-gpu"})
 """Compose services of RAGFlow's server: ``ragflow`` up to v0.21 and on macOS (its docker-compose*.yml)."""
 
@@ -115,17 +33,15 @@ NAMES = frozenset({"ragflow-server", "docker-ragflow-cpu-1", "docker-ragflow-gpu
 API_PORT, WEB_PORT = 9380, 80
 """Ports inside the container; the second is nginx, which passes the API on."""
 
-
-def _span(since: str, until: str = "") -> range:
-    known = releases.KNOWN
-    return range(known.index(since), known.index(until) if until else len(known))
-
+VERSION_FILE = "/ragflow/VERSION"
+VERSION_ROUTE = "/api/v1/system/version"
+"""Needs no token from v0.25.2 on (api/apps/restful_apis/system_api.py)."""
 
 FINGERPRINTS = {
-    "/v1/system/ping": _span("v0.21.0", "v0.25.0"),
-    "/api/v1/system/ping": _span("v0.25.0"),
-    "/v1/llm/factories": _span("v0.17.0", "v0.27.0"),
-    "/api/v1/providers": _span("v0.26.0"),
+    "/v1/system/ping": ("v0.21.0", "v0.25.0"),
+    "/api/v1/system/ping": ("v0.25.0", ""),
+    "/v1/llm/factories": ("v0.17.0", "v0.27.0"),
+    "/api/v1/providers": ("v0.26.0", ""),
 }
 """Routes that exist from one release until before another; without a token they respond with 200 or 401."""
 
@@ -135,8 +51,7 @@ DEMO = "demo"
 _SHORT_ID = 12
 _IMAGE = re.compile(r"(^|/)infiniflow/ragflow(:|@|$)")
 _TAG = re.compile(r":([^/:@]+)(@|$)")
-_EXECUTOR = "task_executor"
-"""Part of the command of RAGFlow's second container, which has its image but never ranks."""
+_EXECUTOR = "task_executor"  # in the command of RAGFlow's second container, which never calls the reranker
 
 
 @dataclass(frozen=True)
@@ -169,7 +84,7 @@ class RagflowContainer:
     @property
     def has_go_server(self) -> bool:
         """Whether its server is the one in Go, which ranks without the reranker if that fails."""
-        return bool({"API_PROXY_SCHEME=go", "API_PROXY_SCHEME=hybrid"} & set(self.container.environment))
+        return not {"API_PROXY_SCHEME=go", "API_PROXY_SCHEME=hybrid"}.isdisjoint(self.container.environment)
 
     @property
     def demo(self) -> bool:
@@ -184,6 +99,14 @@ class RagflowContainer:
             return "it shares another container's network"
         reasons = {"host": "it uses the host's network", "none": "it was started without a network"}
         return reasons.get(mode, "")
+
+
+@dataclass(frozen=True)
+class DetectedRelease:
+    """A release, and where it was read."""
+
+    release: Release
+    source: str
 
 
 def is_ragflow(container: ContainerState) -> bool:
@@ -218,21 +141,132 @@ def find(containers: Iterable[ContainerState], configured: Ragflow) -> tuple[Rag
     return tuple(sorted(servers, key=lambda server: server.name))
 
 
-def check_connectable(found: RagflowContainer) -> RagflowContainer:
-    """The container itself.
+def check_connectable(ragflow: RagflowContainer) -> RagflowContainer:
+    """Return the container if Docker can connect it to a network.
 
     Raises:
         RagflowError: Docker can't connect it to any network.
     """
-    if found.obstacle:
+    if ragflow.obstacle:
         raise RagflowError(
-            f"{found.name} can't join a network: {found.obstacle}",
+            f"{ragflow.name} can't be connected to a network: {ragflow.obstacle}",
             code="cannot-join",
-            evidence=f"network mode {found.container.network_mode}",
+            evidence=f"network mode {ragflow.container.network_mode}",
             hint="take network_mode out of its compose file and recreate it, then connect it",
-            container=found.name,
+            container=ragflow.name,
         )
-    return found
+    return ragflow
+
+
+def api_url(ragflow: RagflowContainer) -> str:
+    """Where this host reaches its API: by a published port, else by its address in a network.
+
+    Raises:
+        RagflowError: It runs in no network of this host, or not at all.
+    """
+    container = ragflow.container
+    published = {inside: (host, port) for host, port, inside in container.published}
+    for inside in (API_PORT, WEB_PORT):
+        if inside in published:
+            host, port = published[inside]
+            if host in {"", "0.0.0.0", "::"}:
+                host = "127.0.0.1"
+            return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    for endpoint in container.endpoints:
+        if endpoint.address:
+            return f"http://{endpoint.address}:{API_PORT}"
+    raise RagflowError(
+        f"{ragflow.name} has no address on this host",
+        code="ragflow-silent",
+        evidence=f"{container.status}; it publishes neither {API_PORT} nor {WEB_PORT}",
+        hint="start it, or name its address with --url",
+        container=ragflow.name,
+    )
+
+
+def detect(
+    configured: str | None,
+    *,
+    url: str = "",
+    container: RagflowContainer | None = None,
+    engine: Engine | None = None,
+) -> DetectedRelease:
+    """The release: as configured, else of the image's tag, the server, or a file in the container.
+
+    Raises:
+        RagflowError: All of them lack it, or ragops does not know it; the evidence has the results.
+    """
+    name, source = configured or "", "ragops.toml"
+    failures = []
+    if not name and container is not None:
+        name, source = container.release, f"the tag of {container.container.image}"
+    if not name and url:
+        name, source = server_release(url)
+        failures.append(source)
+    if not name and container is not None and engine is not None:
+        name, source = file_release(engine, container.name)
+        failures.append(source)
+    if name:
+        return DetectedRelease(releases.of(name), source)
+    raise RagflowError(
+        "the release of RAGFlow is unknown",
+        code="ragflow-release",
+        evidence="\n".join([*failures, "nothing was changed"]),
+        hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
+        url=url,
+    )
+
+
+def server_release(url: str) -> tuple[str, str]:
+    """The release that the server reports without a token, and its source; else empty, and the reason.
+
+    The routes that exist only narrow the release down, so they are part of the reason.
+    """
+    with Api(url) as api:
+        version = api.send(Request("GET", VERSION_ROUTE))
+        if version.ok and (name := releases.normalize(str(version.data))):
+            return name, f"{api.url}{VERSION_ROUTE}"
+        statuses = {path: api.send(Request("GET", path)).status for path in FINGERPRINTS}
+    if all(status >= 500 for status in statuses.values()):
+        return "", f"{url} responds with HTTP {max(statuses.values())}: RAGFlow is starting, or is none"
+    possible = matching_releases(statuses)
+    if not possible:
+        return "", f"{url} has routes of no release that ragops knows"
+    routes = f"{url} has the routes of {possible[0]} to {possible[-1]}"
+    return "", f"{routes}; its version route reports {version.data or 'no version'}"
+
+
+def file_release(engine: Engine, container: str) -> tuple[str, str]:
+    """The release in a file of the container, and its source; else empty, and the reason."""
+    source = f"{VERSION_FILE} in {container}"
+    try:
+        result = engine.execute(container, ("cat", VERSION_FILE))
+    except EngineError as error:
+        return "", f"{source}: {error.message}"
+    text = result.stdout.strip()
+    if name := releases.normalize(text):
+        return name, source
+    return "", f"{source}: {text or result.stderr.strip() or 'empty'}"
+
+
+def matching_releases(statuses: Mapping[str, int]) -> tuple[str, ...]:
+    """The releases that have exactly the routes that exist, oldest first.
+
+    Args:
+        statuses: HTTP status by path, of the paths in :data:`FINGERPRINTS`.
+    """
+    existing = {path for path, status in statuses.items() if status in {200, 401}}
+    known = releases.KNOWN
+    names = []
+    for number, name in enumerate(known):
+        expected = {
+            path
+            for path, (since, until) in FINGERPRINTS.items()
+            if known.index(since) <= number < (known.index(until) if until else len(known))
+        }
+        if existing == expected:
+            names.append(name)
+    return tuple(names)
 
 
 def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContainer:
@@ -250,46 +284,3 @@ def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContaine
         hint="docker ps --all shows the names",
         container=name,
     )
-
-
-def api_url(found: RagflowContainer) -> str:
-    """Where this host reaches its API: by a published port, else by its address in a network.
-
-    Raises:
-        RagflowError: It runs in no network of this host, or not at all.
-    """
-    published = {inside: (host, port) for host, port, inside in found.container.published}
-    for inside in (API_PORT, WEB_PORT):
-        if inside in published:
-            host, port = published[inside]
-            return f"http://{_reachable(host)}:{port}"
-    addresses = [end.address for end in found.container.endpoints if end.address]
-    if not addresses:
-        raise RagflowError(
-            f"{found.name} has no address on this host",
-            code="ragflow-silent",
-            evidence=f"{found.container.status}; it publishes neither {API_PORT} nor {WEB_PORT}",
-            hint="start it, or name its address with --url",
-            container=found.name,
-        )
-    return f"http://{addresses[0]}:{API_PORT}"
-
-
-def matching_releases(statuses: Mapping[str, int]) -> tuple[str, ...]:
-    """The releases that have exactly the routes that exist, oldest first.
-
-    Args:
-        statuses: HTTP status by path, of the paths in :data:`FINGERPRINTS`.
-    """
-    existing = {path for path, status in statuses.items() if status in {200, 401}}
-    names = []
-    for number, name in enumerate(releases.KNOWN):
-        if existing == {path for path in statuses if number in FINGERPRINTS[path]}:
-            names.append(name)
-    return tuple(names)
-
-
-def _reachable(host: str) -> str:
-    if host in {"", "0.0.0.0", "::"}:
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host

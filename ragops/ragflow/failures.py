@@ -1,11 +1,22 @@
-"""What RAGFlow says when it refuses, what that means, and what to do; pure.
+"""RAGFlow's error messages with their causes and remedies; pure.
 
-``answers.py`` looks up, and two pages are made from the table.
+:mod:`ragops.ragflow.api` searches the table, and two pages of the site are generated from it.
 """
 
 from __future__ import annotations
 
 from ragops.docker.hints import Hint
+
+_NO_NETWORK = (
+    "RAGFlow's container is not in the reranker's network.",
+    "ragops up, or: ragops connect CONTAINER",
+    "ragflow-no-network",
+)
+_NO_CHAT = (
+    "The chat belongs to another user, or there is none with that id.",
+    "the id is in the address of the chat's page in RAGFlow",
+    "ragflow-chat-unknown",
+)
 
 FAILURES = (
     Hint(
@@ -17,91 +28,81 @@ FAILURES = (
     Hint(
         "status_code: 404, body: {'detail': 'Not Found'}",
         "The address has a path behind /v1; RAGFlow appends /rerank itself.",
-        "let the address end in /v1",
+        "end the address with /v1",
         "ragflow-path",
     ),
     Hint(
         "status_code: 401",
-        "The reranker asks for a key, and RAGFlow sent another.",
-        "give the reranker's key in RAGOPS_RERANKER_KEY, or with --key-file",
+        "The reranker requires a key, and RAGFlow sent another.",
+        "set RAGOPS_RERANKER_KEY to the reranker's key, or use --key-file",
         "ragflow-key",
     ),
     Hint(
         "status_code: 400",
         "The reranker refused the texts, most often as too long.",
-        "raise max_model_len under [reranker], or let RAGFlow make smaller chunks",
+        "raise max_model_len under [reranker], or reduce RAGFlow's chunk size",
         "ragflow-too-long",
     ),
     Hint(
         "Connection refused",
-        "The name was found, but no reranker listens there.",
+        "The name resolves, but no reranker listens there.",
         "ragops status; RAGFlow can't use localhost or a port of the host",
         "ragflow-reranker-silent",
     ),
-    Hint(
-        "Name or service not known",
-        "RAGFlow's container is not in the reranker's network.",
-        "ragops up, or: ragops connect CONTAINER",
-        "ragflow-no-network",
-    ),
-    Hint(
-        "Temporary failure in name resolution",
-        "RAGFlow's container is not in the reranker's network.",
-        "ragops up, or: ragops connect CONTAINER",
-        "ragflow-no-network",
-    ),
+    Hint("Name or service not known", *_NO_NETWORK),
+    Hint("Temporary failure in name resolution", *_NO_NETWORK),
     Hint(
         "missing an 'http://' or 'https://' protocol",
         "The address has no http:// before it.",
-        "give the address as http://NAME:8000/v1",
+        "write the address as http://NAME:8000/v1",
         "ragflow-address",
     ),
     Hint(
         "'NoneType' object is not iterable",
-        "vLLM serves the model as a text generator, and answers with an error that RAGFlow doesn't read.",
+        "vLLM serves the model as a text generator; its error response is one that RAGFlow doesn't read.",
         "ragops up starts it as a reranker; for a compose file of your own: ragops check FILE",
         "ragflow-no-reranker",
     ),
     Hint(
         "Timeout accessing model",
-        "The reranker took longer than the 10 s that RAGFlow gives to a test.",
+        "The reranker took longer than RAGFlow's timeout for a test, 10 s.",
         "ragops verify measures it; register again when the reranker is idle",
         "ragflow-slow",
     ),
     Hint(
         "timed out",
-        "The reranker took longer than RAGFlow waits.",
+        "The reranker took longer than RAGFlow's timeout.",
         "ragops verify measures it; see the benchmark page for what fits",
         "ragflow-slow",
     ),
     Hint(
         "Illegal header value",
         "The key is empty.",
-        "enter any key; the reranker asks for none",
+        "enter any key; the reranker requires none",
         "ragflow-key-empty",
     ),
     Hint(
         "No model passed verification",
         "The model's type was not given as a list.",
-        "a fault of ragops, or of another release: please report it with RAGFlow's release",
+        "an error in ragops, or another release: please report it with RAGFlow's release",
         "ragflow-type",
     ),
     Hint(
         "Already exist instance",
-        "v0.26.0 takes a key only once for each provider.",
-        "give another key in RAGOPS_RERANKER_KEY, or upgrade RAGFlow to v0.26.1",
+        "v0.26.0 accepts a key only once for each provider.",
+        "set RAGOPS_RERANKER_KEY to another key, or upgrade RAGFlow to v0.26.1",
         "ragflow-key-twice",
     ),
     Hint(
         "already exists for provider",
-        "The model is entered already, and RAGFlow has now made an empty instance beside it.",
+        "The model is entered already, and RAGFlow has now created a second, empty instance.",
         "remove the instance with (1) in its name in RAGFlow's model providers",
         "ragflow-twice",
     ),
     Hint(
         "Instance name cannot be 'default'",
-        "RAGFlow keeps that name for itself.",
-        "name another with --instance",
+        "RAGFlow reserves that name.",
+        "choose another with --instance",
         "ragflow-instance-name",
     ),
     Hint(
@@ -124,22 +125,12 @@ FAILURES = (
     ),
     Hint(
         "Unauthorized",
-        "RAGFlow did not take the token, or the reranker did not take RAGFlow's key.",
-        "make a token under RAGFlow's API page, and give it in RAGOPS_RAGFLOW_TOKEN",
+        "RAGFlow refused the token, or the reranker refused RAGFlow's key.",
+        "create a token on RAGFlow's API page, and set RAGOPS_RAGFLOW_TOKEN to it",
         "ragflow-token",
     ),
-    Hint(
-        "own the chat",
-        "The chat belongs to another user, or there is none with that id.",
-        "the id is in the address of the chat's page in RAGFlow",
-        "ragflow-chat-unknown",
-    ),
-    Hint(
-        "No authorization",
-        "The chat belongs to another user, or there is none with that id.",
-        "the id is in the address of the chat's page in RAGFlow",
-        "ragflow-chat-unknown",
-    ),
+    Hint("own the chat", *_NO_CHAT),
+    Hint("No authorization", *_NO_CHAT),
     Hint(
         "The chat doesn't exist",
         "There is no chat with that id.",
@@ -154,7 +145,7 @@ FAILURES = (
     ),
     Hint(
         "Internal server error",
-        "RAGFlow failed, and may have written part of it.",
+        "RAGFlow failed, and may have written part of the change.",
         "its own log has the reason: docker logs CONTAINER; then register again",
         "ragflow-failed",
     ),
@@ -171,4 +162,4 @@ FAILURES = (
         "ragflow-model-refused",
     ),
 )
-"""RAGFlow's own words, the most telling first: the first that fits is taken."""
+"""Parts of RAGFlow's messages, the most specific first: the first match is used."""

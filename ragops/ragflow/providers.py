@@ -1,16 +1,15 @@
-"""The model entry that RAGFlow should have, the settings it reports, and their differences; pure.
+"""The requests that register a model in RAGFlow, and the settings that RAGFlow reports; pure.
 
-The requests by which each release of RAGFlow takes a model; pure.
-
-:class:`LlmApi` is v0.24 to v0.25, :class:`ProviderApi` v0.26 and later. Each lists the requests that
-read the settings, parses the responses, and makes the requests that enter and remove the model.
-Recorded on RAGFlow's own servers for v0.25.6 and v0.27.0; read in the source for the others.
+:class:`RegistrationSpec` is the entry that RAGFlow should have, :class:`RagflowState` its current settings,
+:func:`changes` the requests between them. The routes depend on the release: :class:`LlmApi` is v0.24 to
+v0.25, :class:`ProviderApi` v0.26 and later. Recorded on RAGFlow's own servers for v0.25.6 and v0.27.0; read
+in the source for the others. ``ragops.stack.registration`` sends the requests.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
@@ -21,13 +20,20 @@ if TYPE_CHECKING:
 
     from ragops.ragflow.releases import Release
 
+PROVIDER = "VLLM"
+
 INSTANCE = "ragops"
 """Name of the provider instance that ragops creates, from v0.26 on."""
 
 DEFAULT_KEY = Secret("ragops-rerank")
 """Sent where the reranker checks no key: RAGFlow needs one, and v0.26.0 accepts no key twice."""
 
-PROVIDER = "VLLM"
+_MODELS = "/v1/llm/my_llms?include_details=true"
+_SUFFIX = f"___{PROVIDER}"
+_TENANT = ("tenant_id", "asr_id", "embd_id", "img2txt_id", "llm_id")
+_PROVIDERS = "/api/v1/providers"
+_INSTANCES = f"{_PROVIDERS}/{PROVIDER}/instances"
+_USER = "/api/v1/users/me/models"
 
 
 @dataclass(frozen=True)
@@ -87,150 +93,15 @@ class RagflowState:
     """``tenant_id``; up to v0.25 also the other defaults, which are sent back unchanged."""
 
 
-def check_supported(release: Release, spec: RegistrationSpec) -> None:
-    """Check that a release can use the reranker and takes an API token for its settings.
-
-    Raises:
-        RagflowError: It can't; an older release gets the values to enter by hand.
-    """
-    if release.obstacle:
-        raise RagflowError(
-            f"RAGFlow {release.name} can't use a vLLM reranker: {release.obstacle}",
-            code="ragflow-release",
-            hint="upgrade RAGFlow to v0.18.0 or later; nothing was changed",
-        )
-    if release.registration == "manual":
-        raise RagflowError(
-            f"RAGFlow {release.name} takes no API token for its model settings",
-            code="registration-manual",
-            evidence="\n".join(f"{name}: {value}" for name, value in manual_entry(spec)),
-            hint="edit the entry by hand on RAGFlow's page of model providers, with these values",
-        )
-
-
-def manual_entry(spec: RegistrationSpec) -> tuple[tuple[str, str], ...]:
-    """The fields of RAGFlow's form for a model, and their values; a key of the reranker's own is masked."""
-    return (
-        ("provider", PROVIDER),
-        ("model type", "rerank"),
-        ("model name", spec.model),
-        ("base URL", spec.base_url),
-        ("API key", DEFAULT_KEY.reveal() if spec.key == DEFAULT_KEY else str(spec.key)),
-        ("max tokens", str(spec.max_tokens)),
-    )
-
-
-def model_id(release: Release, spec: RegistrationSpec) -> str:
-    """The id by which the default setting, and chats from v0.25 on, name the model."""
-    return releases.rerank_id(release, spec.model, spec.instance)
-
-
-def chat_id(release: Release, spec: RegistrationSpec) -> str:
-    """The id by which a chat names the model: up to v0.24 without the provider."""
-    whole = model_id(release, spec)
-    return whole if release.chats == "rerank_id" else whole.removesuffix(f"@{PROVIDER}")
-
-
-def read_chat(release: Release, chat: str) -> Request:
-    """Read the settings of a chat."""
-    path = f"/api/v1/chats/{chat}" if release.chats == "rerank_id" else f"/api/v1/chats?id={chat}"
-    return Request("GET", path, purpose=f"read chat {chat}")
-
-
-def chat_models(
-    release: Release, chats: tuple[str, ...], responses: Mapping[str, Response]
-) -> dict[str, str]:
-    """The rerank id of each chat; empty where it has none."""
-    models = {}
-    for chat in chats:
-        data = responses[read_chat(release, chat).path].data
-        if release.chats == "rerank_id":
-            models[chat] = str((data or {}).get("rerank_id") or "")
-        else:
-            models[chat] = str(((data or [{}])[0].get("prompt") or {}).get("rerank_model") or "")
-    return models
-
-
-def set_chat(release: Release, chat: str, rerank_id: str) -> Request:
-    """Set the rerank model of a chat; an empty id is none."""
-    purpose = f"let chat {chat} use {rerank_id or 'no rerank model'}"
-    path = f"/api/v1/chats/{chat}"
-    if release.chats == "rerank_id":
-        return Request("PATCH", path, {"rerank_id": rerank_id}, purpose)
-    return Request("PUT", path, {"prompt": {"rerank_model": rerank_id}}, purpose)
-
-
-def rank_dataset(dataset: str, rerank_id: str) -> Request:
-    """Rank one query in a dataset, by the rerank score only."""
-    body = {
-        "question": "What is this about?",
-        "dataset_ids": [dataset],
-        "rerank_id": rerank_id,
-        "page_size": 8,
-        "top_k": 64,
-        "similarity_threshold": 0,
-        "vector_similarity_weight": 1.0,
-    }
-    return Request("POST", "/api/v1/retrieval", body, f"rank dataset {dataset}")
-
-
-def differences(release: Release, spec: RegistrationSpec, state: RagflowState) -> tuple[str, ...]:
-    """Where RAGFlow's settings differ from the spec."""
-    whole, short = model_id(release, spec), chat_id(release, spec)
-    entry = state.entry
-    rows = [
-        ("address", spec.base_url, entry.base_url if entry else "no entry"),
-        ("model", spec.model, spec.model if entry and entry.model else "not entered"),
-        ("max tokens", spec.max_tokens, (entry and entry.max_tokens) or spec.max_tokens),
-        ("key", "as sent", "as sent" if not entry or entry.same_key is not False else "another"),
-    ]
-    if spec.default:
-        rows.append(("default", whole, state.default))
-    rows += [(f"chat {chat}", short, state.chats.get(chat, "")) for chat in spec.chats]
-    return tuple(
-        f"{name}: {current or 'none'} instead of {expected}"
-        for name, expected, current in rows
-        if expected != current
-    )
-
-
-def check_ownership(spec: RegistrationSpec, entry: ModelEntry | None, previous: str) -> None:
-    """Check that an existing entry may be overwritten, or need not be.
-
-    Args:
-        spec: The entry that RAGFlow should have.
-        entry: The entry that it has.
-        previous: Name of the model that ragops entered before; empty when it did not.
-
-    Raises:
-        RagflowError: It belongs to the user, or contains models of the user.
-    """
-    if entry is None or entry.matches(spec):
-        return
-    others = tuple(name for name in entry.others if name != previous)
-    if not previous or others:
-        raise RagflowError(
-            f"RAGFlow has an entry for {spec.model} that ragops did not create",
-            code="entry-foreign",
-            evidence=f"address {entry.base_url or '(none)'} instead of {spec.base_url}"
-            + (f"; there is also {', '.join(others)}" if others else ""),
-            hint="remove it in RAGFlow's model providers, or name another instance with --instance",
-        )
-
-
-_MODELS = "/v1/llm/my_llms?include_details=true"
-_SUFFIX = f"___{PROVIDER}"
-_PROVIDERS = "/api/v1/providers"
-_INSTANCES = f"{_PROVIDERS}/{PROVIDER}/instances"
-_USER = "/api/v1/users/me/models"
-_TENANT = ("tenant_id", "asr_id", "embd_id", "img2txt_id", "llm_id")
-
-
 @dataclass(frozen=True)
 class LlmApi:
     """``/v1/llm/add_llm``: sending a model again updates it; RAGFlow tests it before writing."""
 
     release: Release
+
+    @property
+    def _defaults(self) -> str:
+        return self.release.default.replace("set_tenant_info", "tenant_info")
 
     def reads(self, spec: RegistrationSpec) -> tuple[Request, ...]:
         """The requests that read the settings; the first must succeed, a later one may find nothing."""
@@ -273,7 +144,7 @@ class LlmApi:
         yield Request("POST", "/v1/llm/add_llm", body, f"enter {spec.model} at {spec.base_url}")
 
     def set_default(self, rerank_id: str, state: RagflowState) -> Request:
-        """Make a model the default; RAGFlow requires the other defaults in the same request."""
+        """Set the default; RAGFlow requires the other defaults in the same request."""
         body = {**state.tenant, "rerank_id": rerank_id}
         method = "PATCH" if self.release.default == self._defaults else "POST"
         return Request(method, self.release.default, body, f"make {rerank_id or 'no model'} the default")
@@ -287,15 +158,10 @@ class LlmApi:
         body = {"llm_factory": PROVIDER, "llm_name": previous + _SUFFIX}
         return (Request("POST", "/v1/llm/delete_llm", body, f"remove {previous}"),)
 
-    def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> Iterator[Request]:
+    def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> tuple[Request, ...]:
         """Remove the model; a provider without models does not exist."""
         del provider
-        if state.entry is not None:
-            yield from self.replace(spec.model)
-
-    @property
-    def _defaults(self) -> str:
-        return self.release.default.replace("set_tenant_info", "tenant_info")
+        return self.replace(spec.model) if state.entry else ()
 
 
 @dataclass(frozen=True)
@@ -318,19 +184,29 @@ class ProviderApi:
         )
 
     def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
-        """The settings, from the responses by path. An instance shows its key, which is only compared."""
-        instance = f"{_INSTANCES}/{spec.instance}"
-        providers = responses[_PROVIDERS].data or []
-        instances = responses[_INSTANCES].data or []
-        names = tuple(str(row.get("instance_name")) for row in instances)
+        """The settings, from the responses by path. An instance reports its key, which is only compared."""
+        instance = responses[f"{_INSTANCES}/{spec.instance}"].data
+        entry = None
+        if isinstance(instance, dict):
+            rows = responses[f"{_INSTANCES}/{spec.instance}/models"].data or []
+            models = {row.get("name"): row for row in rows}
+            key = instance.get("api_key")
+            entry = ModelEntry(
+                base_url=str(instance.get("base_url") or ""),
+                max_tokens=(models.get(spec.model) or {}).get("max_tokens"),
+                same_key=None if key is None else key == spec.key.reveal(),
+                others=tuple(str(name) for name in models if name != spec.model),
+                model=spec.model in models,
+            )
         default = ""
         for row in (responses[self.release.default].data or {}).get("models") or []:
             if row.get("model_type") == "rerank":
                 parts = (row.get(f"model_{part}") for part in ("name", "instance", "provider"))
                 default = "@".join(str(part or "") for part in parts)
+        names = [str(row.get("instance_name")) for row in responses[_INSTANCES].data or []]
         return RagflowState(
-            entry=_instance_entry(spec, responses[instance].data, responses[f"{instance}/models"].data),
-            provider=any(row.get("name") == PROVIDER for row in providers),
+            entry=entry,
+            provider=any(row.get("name") == PROVIDER for row in responses[_PROVIDERS].data or []),
             default=default,
             chats=chat_models(self.release, spec.chats, responses),
             siblings=tuple(name for name in names if name != spec.instance),
@@ -340,8 +216,8 @@ class ProviderApi:
     def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
         """The requests that enter or update the model, after a connection test where the release has one.
 
-        POST of an existing instance creates an empty second one, so it is never sent for one. The
-        type must be a list: of a text RAGFlow takes every letter for a type.
+        POST of an existing instance creates an empty second one, so it is never sent for one. The type must
+        be a list: RAGFlow reads a string as a list of letters.
         """
         target = f"{spec.model} at {spec.base_url}"
         if not state.provider:
@@ -361,7 +237,7 @@ class ProviderApi:
         yield Request("POST", _INSTANCES, instance, f"enter {target}")
 
     def set_default(self, rerank_id: str, state: RagflowState) -> Request:
-        """Make a model the default."""
+        """Set the default."""
         del state
         name, instance, provider = rerank_id.rsplit("@", 2)
         body = {
@@ -406,34 +282,151 @@ def registration_api(release: Release) -> RegistrationApi:
     return LlmApi(release) if release.registration == "add_llm" else ProviderApi(release)
 
 
+def check_supported(release: Release, spec: RegistrationSpec) -> None:
+    """Check that a release can use the reranker and takes an API token for its settings.
+
+    Raises:
+        RagflowError: It can't; for an older release the evidence has the values to enter by hand.
+    """
+    if release.obstacle:
+        raise RagflowError(
+            f"RAGFlow {release.name} can't use a vLLM reranker: {release.obstacle}",
+            code="ragflow-release",
+            hint="upgrade RAGFlow to v0.18.0 or later; nothing was changed",
+        )
+    if release.registration == "manual":
+        raise RagflowError(
+            f"RAGFlow {release.name} takes no API token for its model settings",
+            code="registration-manual",
+            evidence="\n".join(f"{name}: {value}" for name, value in manual_entry(spec)),
+            hint="edit the entry by hand on RAGFlow's page of model providers, with these values",
+        )
+
+
+def check_ownership(spec: RegistrationSpec, entry: ModelEntry | None, previous: str) -> None:
+    """Check that an existing entry may be overwritten, or need not be.
+
+    Args:
+        spec: The entry that RAGFlow should have.
+        entry: The entry that it has.
+        previous: Name of the model that ragops entered before; empty when it did not.
+
+    Raises:
+        RagflowError: It belongs to the user, or contains models of the user.
+    """
+    if entry is None or entry.matches(spec):
+        return
+    others = [name for name in entry.others if name != previous]
+    if not previous or others:
+        raise RagflowError(
+            f"RAGFlow has an entry for {spec.model} that ragops did not create",
+            code="entry-foreign",
+            evidence=f"address {entry.base_url or '(none)'} instead of {spec.base_url}"
+            + (f"; there is also {', '.join(others)}" if others else ""),
+            hint="remove it in RAGFlow's model providers, or choose another instance with --instance",
+        )
+
+
+def manual_entry(spec: RegistrationSpec) -> tuple[tuple[str, str], ...]:
+    """The fields of RAGFlow's form for a model, and their values; a key of the reranker's own is masked."""
+    return (
+        ("provider", PROVIDER),
+        ("model type", "rerank"),
+        ("model name", spec.model),
+        ("base URL", spec.base_url),
+        ("API key", DEFAULT_KEY.reveal() if spec.key == DEFAULT_KEY else str(spec.key)),
+        ("max tokens", str(spec.max_tokens)),
+    )
+
+
 def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> tuple[Request, ...]:
     """The requests after which RAGFlow's settings match the spec; empty when they do.
 
     A given key that a release doesn't report is sent again. A recreated instance is no longer the
-    default, and so is made it again.
+    default, so the default is set again.
     """
     release, entry = api.release, state.entry
     unknown_key = entry is not None and entry.same_key is None and spec.key != DEFAULT_KEY
     requests: list[Request] = []
     if entry is None or unknown_key or not entry.matches(spec):
         requests += api.enter(spec, state)
-    whole, short = model_id(release, spec), chat_id(release, spec)
-    recreated = state.default == whole and any(request.method == "DELETE" for request in requests)
-    if recreated or (spec.default and state.default != whole):
-        requests.append(api.set_default(whole, state))
-    requests += [set_chat(release, chat, short) for chat in spec.chats if state.chats[chat] != short]
+    default, chat_default = model_id(release, spec), chat_id(release, spec)
+    recreated = state.default == default and any(request.method == "DELETE" for request in requests)
+    if recreated or (spec.default and state.default != default):
+        requests.append(api.set_default(default, state))
+    for chat in spec.chats:
+        if state.chats[chat] != chat_default:
+            requests.append(set_chat(release, chat, chat_default))
     return tuple(requests)
 
 
-def _instance_entry(spec: RegistrationSpec, instance: Any, models: Any) -> ModelEntry | None:
-    if not isinstance(instance, dict):
-        return None
-    by_name = {row.get("name"): row for row in models or []}
-    key = instance.get("api_key")
-    return ModelEntry(
-        base_url=str(instance.get("base_url") or ""),
-        max_tokens=(by_name.get(spec.model) or {}).get("max_tokens"),
-        same_key=None if key is None else key == spec.key.reveal(),
-        others=tuple(str(name) for name in by_name if name != spec.model),
-        model=spec.model in by_name,
+def differences(release: Release, spec: RegistrationSpec, state: RagflowState) -> tuple[str, ...]:
+    """Where RAGFlow's settings differ from the spec."""
+    entry = state.entry
+    rows = [
+        ("address", spec.base_url, entry.base_url if entry else "no entry"),
+        ("model", spec.model, spec.model if entry and entry.model else "not entered"),
+        ("max tokens", spec.max_tokens, (entry and entry.max_tokens) or spec.max_tokens),
+        ("key", "as sent", "another" if entry and entry.same_key is False else "as sent"),
+    ]
+    if spec.default:
+        rows.append(("default", model_id(release, spec), state.default))
+    rows += [(f"chat {chat}", chat_id(release, spec), state.chats.get(chat, "")) for chat in spec.chats]
+    return tuple(
+        f"{name}: {current or 'none'} instead of {expected}"
+        for name, expected, current in rows
+        if expected != current
     )
+
+
+def model_id(release: Release, spec: RegistrationSpec) -> str:
+    """The id by which the default setting, and chats from v0.25 on, name the model."""
+    return releases.rerank_id(release, spec.model, spec.instance)
+
+
+def chat_id(release: Release, spec: RegistrationSpec) -> str:
+    """The id by which a chat names the model: up to v0.24 without the provider."""
+    rerank_id = model_id(release, spec)
+    return rerank_id if release.chats == "rerank_id" else rerank_id.removesuffix(f"@{PROVIDER}")
+
+
+def read_chat(release: Release, chat: str) -> Request:
+    """Read the settings of a chat."""
+    path = f"/api/v1/chats/{chat}" if release.chats == "rerank_id" else f"/api/v1/chats?id={chat}"
+    return Request("GET", path, purpose=f"read chat {chat}")
+
+
+def chat_models(
+    release: Release, chats: tuple[str, ...], responses: Mapping[str, Response]
+) -> dict[str, str]:
+    """The rerank id of each chat; empty where it has none."""
+    models = {}
+    for chat in chats:
+        data = responses[read_chat(release, chat).path].data
+        if release.chats == "rerank_id":
+            models[chat] = str((data or {}).get("rerank_id") or "")
+        else:
+            models[chat] = str(((data or [{}])[0].get("prompt") or {}).get("rerank_model") or "")
+    return models
+
+
+def set_chat(release: Release, chat: str, rerank_id: str) -> Request:
+    """Set the rerank model of a chat; an empty id is none."""
+    purpose = f"let chat {chat} use {rerank_id or 'no rerank model'}"
+    if release.chats == "rerank_id":
+        return Request("PATCH", f"/api/v1/chats/{chat}", {"rerank_id": rerank_id}, purpose)
+    return Request("PUT", f"/api/v1/chats/{chat}", {"prompt": {"rerank_model": rerank_id}}, purpose)
+
+
+def rank_dataset(dataset: str, rerank_id: str) -> Request:
+    """Rank one query in a dataset, by the rerank score only."""
+    body = {
+        "question": "What is this about?",
+        "dataset_ids": [dataset],
+        "rerank_id": rerank_id,
+        "page_size": 8,
+        "top_k": 64,
+        "similarity_threshold": 0,
+        "vector_similarity_weight": 1.0,
+    }
+    return Request("POST", "/api/v1/retrieval", body, f"rank dataset {dataset}")

@@ -1,11 +1,11 @@
 """What each release of RAGFlow needs, as one table of facts with their sources; pure.
 
-A fact is a list of changes: what holds from a release on, and where that was read. :func:`of` makes
-a :class:`Release` from those lists::
+A list of facts has what holds from a release on, and where that was read. :func:`of` returns the
+:class:`Release` with the values of those lists::
 
     release = releases.of("v0.25.3")
     release.timeout            # 30.0
-    window(release, 8)         # 64 documents a call
+    window(release, 8)         # 64 documents a request
 
 Sources are places in infiniflow/ragflow at that tag, or the number of a pull request or issue there.
 Nothing is written into a release that is not in :data:`KNOWN`.
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
-Texts = tuple[str, ...]
-
 RegistrationRoutes = Literal["manual", "add_llm", "provider", "provider-with-connection-test"]
-
 Chats = Literal["prompt.rerank_model", "rerank_id"]
 
 KNOWN = (
@@ -87,16 +84,8 @@ def _bounded_pages(page: int, top: int) -> int:
 
 
 OBSTACLES = (
-    Fact(
-        "v0.17.0",
-        "it ignores the address and sends every text to api.cohere.com",
-        "rag/llm/rerank_model.py:382; PR 5784",
-    ),
-    Fact(
-        "v0.17.1",
-        "it asks vLLM for a model named NAME___VLLM, which vLLM answers with 404",
-        "rag/llm/rerank_model.py; PR 6306",
-    ),
+    Fact("v0.17.0", "it sends every text to api.cohere.com", "rag/llm/rerank_model.py:382; PR 5784"),
+    Fact("v0.17.1", "it requests NAME___VLLM, an unknown model", "rag/llm/rerank_model.py; PR 6306"),
     Fact("v0.18.0", "", "rag/llm/rerank_model.py: the name is cut at ___"),
 )
 """Why it can't use a vLLM reranker at all; empty when it can."""
@@ -104,11 +93,7 @@ OBSTACLES = (
 REGISTRATIONS: Facts[RegistrationRoutes] = (
     Fact("v0.17.0", "manual", "api/apps/__init__.py: session tokens alone"),
     Fact("v0.24.0", "add_llm", "api/apps/__init__.py: API tokens too; api/apps/llm_app.py"),
-    Fact(
-        "v0.26.0",
-        "provider",
-        "api/apps/restful_apis/provider_api.py; add_llm writes an unused table",
-    ),
+    Fact("v0.26.0", "provider", "api/apps/restful_apis/provider_api.py; add_llm writes an unused table"),
     Fact("v0.27.0", "provider-with-connection-test", "provider_api.py:376-454; llm_app.py is gone"),
 )
 """The routes that register a model; by hand where they take no API token."""
@@ -144,10 +129,10 @@ WINDOWS = (
         "rag/nlp/search.py:549-570; PR 15434",
     ),
 )
-"""Documents a call."""
+"""Documents in one request."""
 
 TIMEOUTS = (
-    Fact("v0.17.0", 300.0, "cohere 5.6.2, its own default; there is no second try"),
+    Fact("v0.17.0", 300.0, "cohere 5.6.2, its own default; there is no retry"),
     Fact("v0.25.3", 30.0, "rag/llm/rerank_model.py; PR 14264, 14265, 14313"),
 )
 """Seconds that RAGFlow waits for a response of the reranker."""
@@ -156,9 +141,9 @@ LIMITS: Facts[float | None] = (
     Fact("v0.17.0", None, "api/apps/llm_app.py: nothing ends the wait"),
     Fact("v0.24.0", 10.0, "LLM_TIMEOUT_SECONDS, 10 unless set in RAGFlow's environment"),
 )
-"""Seconds for the test call of a registration; None is no limit."""
+"""Seconds for the test request of a registration; None is no limit."""
 
-IDS: Facts[Texts] = (
+IDS: Facts[tuple[str, ...]] = (
     Fact("v0.17.0", ("{name}___VLLM@VLLM", "{name}___VLLM"), "api/db/services/llm_service.py"),
     Fact(
         "v0.20.0",
@@ -186,7 +171,7 @@ class Release:
 
 
 def of(text: str) -> Release:
-    """A release by its name, with or without ``v``, ``-slim`` and the edition after a space.
+    """The release of that name, with or without ``v``, ``-slim`` and the edition after a space.
 
     Raises:
         RagflowError: The source of that release has not been read.
@@ -199,7 +184,17 @@ def of(text: str) -> Release:
             evidence=f"known: {KNOWN[0]} to {NEWEST}; nothing was changed",
             hint=f'if its routes are those of a known one, name that: [ragflow] release = "{NEWEST}"',
         )
-    return _RELEASES[name]
+    return Release(
+        name=name,
+        obstacle=_value(name, OBSTACLES),
+        registration=_value(name, REGISTRATIONS),
+        default=_value(name, DEFAULTS),
+        chats=_value(name, CHATS),
+        documents=_value(name, WINDOWS),
+        timeout=_value(name, TIMEOUTS),
+        registration_limit=_value(name, LIMITS),
+        rerank_ids=_value(name, IDS),
+    )
 
 
 def normalize(text: str) -> str:
@@ -218,23 +213,6 @@ def rerank_id(release: Release, name: str, instance: str) -> str:
     return release.rerank_ids[0].format(name=name, instance=instance)
 
 
-def _release(name: str) -> Release:
-    return Release(
-        name=name,
-        obstacle=_at(name, OBSTACLES),
-        registration=_at(name, REGISTRATIONS),
-        default=_at(name, DEFAULTS),
-        chats=_at(name, CHATS),
-        documents=_at(name, WINDOWS),
-        timeout=_at(name, TIMEOUTS),
-        registration_limit=_at(name, LIMITS),
-        rerank_ids=_at(name, IDS),
-    )
-
-
-def _at(name: str, facts: Facts[T]) -> T:
-    known = KNOWN.index(name)
-    return [fact.value for fact in facts if KNOWN.index(fact.since) <= known][-1]
-
-
-_RELEASES = {name: _release(name) for name in KNOWN}
+def _value(name: str, facts: Facts[T]) -> T:
+    number = KNOWN.index(name)
+    return [fact.value for fact in facts if KNOWN.index(fact.since) <= number][-1]

@@ -1,9 +1,7 @@
-"""The model name in RAGFlow's rerank requests; pure.
+"""The rerank request that RAGFlow sends, and the model name in it; pure.
 
-The rerank request that RAGFlow sends; pure.
-
-RAGFlow v0.18 to v0.27 calls factory "VLLM" through cohere 5.6.2: one POST with all documents,
-``top_n`` the number of them, a bearer key that must not be empty, and 30 s to the answer.
+RAGFlow v0.18 to v0.27 calls factory "VLLM" through cohere 5.6.2: one POST with all documents, ``top_n``
+the number of them, a bearer key that must not be empty, and the timeout of :mod:`ragops.ragflow.releases`.
 """
 
 from __future__ import annotations
@@ -18,53 +16,11 @@ from ragops.ragflow import releases
 if TYPE_CHECKING:
     from ragops.ragflow.releases import Release
 
-SUFFIX = "___VLLM"
-"""What RAGFlow up to v0.25 puts behind the name in its own tables."""
-
-MAX_NAME_LENGTH = 128
-"""Characters of a name that its tables hold; of ``model_name`` and of ``rerank_id``."""
-
-_KEEPS_SUFFIX = ("v0.17.1", "v0.17.2")
-_SPLITS_FROM_THE_RIGHT = "v0.26.4"
-
-
-def release_or_newest(text: str) -> tuple[Release, str]:
-    """The release, or the newest in place of an unknown one, and then why.
-
-    For checks only: what changes RAGFlow calls :func:`ragops.ragflow.releases.of`, which refuses.
-    """
-    try:
-        return releases.of(text), ""
-    except RagflowError:
-        why = f"release {text} is unknown" if text else "the release is unknown"
-        return releases.of(releases.NEWEST), f"{why}, {releases.NEWEST} is assumed"
-
-
-def sent_name(name: str, release: Release) -> str:
-    """The ``model`` of RAGFlow's rerank request, for a model that was registered under this name.
-
-    Slashes go through as they are.
-    """
-    return f"{name}{SUFFIX}" if release.name in _KEEPS_SUFFIX else name.split("___", maxsplit=1)[0]
-
-
-def name_problem(name: str, release: Release) -> str:
-    """Why RAGFlow can't send this name as it is; empty when it can."""
-    if "___" in name:
-        return f"RAGFlow cuts a name at ___ and sends {sent_name(name, release)}"
-    known = releases.KNOWN
-    if "@" in name and known.index(release.name) < known.index(_SPLITS_FROM_THE_RIGHT):
-        return f"RAGFlow {release.name} cuts a rerank id at its first @, which is a part of the name"
-    if len(name) > MAX_NAME_LENGTH:
-        return f"RAGFlow keeps {MAX_NAME_LENGTH} characters of a name, this one has {len(name)}"
-    return ""
-
-
 RERANK_TIMEOUT = releases.of(releases.NEWEST).timeout
-"""Seconds that the newest RAGFlow waits for a rerank answer; older ones wait as long or longer."""
+"""Seconds that the newest RAGFlow waits for a rerank response; older ones wait as long or longer."""
 
 PLACEHOLDER_KEY = "x"
-"""RAGFlow needs some key; this one is sent to servers that ask for none."""
+"""Sent to servers that check no key, because RAGFlow always sends one."""
 
 QUERY = "How is a container connected to a Docker network?"
 DOCUMENTS = (
@@ -72,14 +28,22 @@ DOCUMENTS = (
     "docker network connect joins a running container to a network.",
     "The museum is closed on Mondays and on public holidays.",
 )
-"""A question and answers of our own; the second one is right."""
-
 RELEVANT = 1
+"""Index of the document that is relevant to :data:`QUERY`."""
+
+SUFFIX = "___VLLM"
+"""What RAGFlow up to v0.25 appends to the name in its own tables."""
+
+MAX_NAME_LENGTH = 128
+"""Characters of a name that RAGFlow's tables hold; of ``model_name`` and of ``rerank_id``."""
+
+_SENDS_SUFFIX = ("v0.17.1", "v0.17.2")
+_SPLITS_AT_LAST_AT = "v0.26.4"
 
 
 @dataclass(frozen=True)
 class RerankRequest:
-    """One call as RAGFlow makes it."""
+    """One rerank request as RAGFlow sends it."""
 
     model: str
     query: str = QUERY
@@ -87,16 +51,13 @@ class RerankRequest:
 
     @staticmethod
     def headers(key: str = PLACEHOLDER_KEY) -> dict[str, str]:
-        """The headers that say something; the client adds host, length and what it can unpack.
-
-        ``Authorization`` is never empty: the client's library refuses to send an empty key, and
-        so does this.
+        """The headers with fixed values; the HTTP client adds host, length and accepted encodings.
 
         Raises:
-            ValueError: The key is empty.
+            ValueError: The key is empty, which cohere 5.6.2 refuses to send.
         """
         if not key.strip():
-            msg = "an empty key is one that RAGFlow's client can't send: give it any, such as x"
+            msg = "RAGFlow's client can't send an empty key: use a placeholder such as x"
             raise ValueError(msg)
         return {
             "Accept": "*/*",
@@ -110,7 +71,7 @@ class RerankRequest:
         }
 
     def body(self) -> bytes:
-        """The bytes that cohere 5.6.2 with httpx 0.28 puts on the wire."""
+        """The bytes that cohere 5.6.2 with httpx 0.28 sends."""
         fields = {
             "model": self.model,
             "query": self.query,
@@ -119,3 +80,35 @@ class RerankRequest:
             "return_documents": False,
         }
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def release_or_newest(text: str) -> tuple[Release, str]:
+    """The release, and an empty text; or the newest in place of an unknown one, and the reason.
+
+    For checks only: what changes RAGFlow calls :func:`ragops.ragflow.releases.of`, which refuses.
+    """
+    try:
+        return releases.of(text), ""
+    except RagflowError:
+        reason = f"release {text} is unknown" if text else "the release is unknown"
+        return releases.of(releases.NEWEST), f"{reason}, {releases.NEWEST} is assumed"
+
+
+def sent_name(name: str, release: Release) -> str:
+    """The ``model`` of RAGFlow's rerank request, for a model that was registered under this name.
+
+    Slashes are sent unchanged.
+    """
+    return f"{name}{SUFFIX}" if release.name in _SENDS_SUFFIX else name.split("___", maxsplit=1)[0]
+
+
+def name_problem(name: str, release: Release) -> str:
+    """Why RAGFlow can't send this name unchanged; empty if it can."""
+    known = releases.KNOWN
+    if "___" in name:
+        return f"RAGFlow cuts a name at ___ and sends {sent_name(name, release)}"
+    if "@" in name and known.index(release.name) < known.index(_SPLITS_AT_LAST_AT):
+        return f"RAGFlow {release.name} cuts a rerank id at its first @, which is a part of the name"
+    if len(name) > MAX_NAME_LENGTH:
+        return f"RAGFlow keeps {MAX_NAME_LENGTH} characters of a name, this one has {len(name)}"
+    return ""

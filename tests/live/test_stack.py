@@ -157,7 +157,7 @@ def test_a_stopped_container_is_connected_and_joins_when_started(engine, declare
 )
 def test_containers_without_a_network_of_their_own_are_refused(engine, declared, running, sleeper, mode):
     name = sleeper(network=mode)
-    with pytest.raises(ragops.RagflowError, match="can't join a network"):
+    with pytest.raises(ragops.RagflowError, match="can't be connected to a network"):
         verbs.connect(declared, name, engine)
 
 

@@ -116,7 +116,7 @@ def test_obstacles(fake, mode, reason):
     fake.add_container("box", network=mode)
     found = RagflowContainer(fake.container("box"))
     assert reason in found.obstacle
-    with pytest.raises(RagflowError, match="can't join a network") as caught:
+    with pytest.raises(RagflowError, match="can't be connected to a network") as caught:
         check_connectable(found)
     assert "network_mode" in caught.value.hint
 

@@ -166,7 +166,7 @@ class TestUp:
     def test_ragflow_without_a_network_of_its_own_is_refused(self, fake, mode):
         fake.add_container("other")
         fake.add_container("ragflow-server", network=mode)
-        with pytest.raises(RagflowError, match="can't join a network"):
+        with pytest.raises(RagflowError, match="can't be connected to a network"):
             plan(fake)
 
     def test_missing_ragflow_is_a_note(self, fake):

@@ -12,7 +12,7 @@ DATA = Path(__file__).parents[1] / "data" / "ragflow"
 ASK = Request("POST", "/api/v1/somewhere", purpose="try it")
 
 TOLD = [
-    ("\nFail to access model(VLLM/m).status_code: 404, body: {'detail': 'Not Found'}", "let the address end"),
+    ("\nFail to access model(VLLM/m).status_code: 404, body: {'detail': 'Not Found'}", "end the address"),
     (
         "\nFail to access model(VLLM/m).status_code: 404, body: {'error': {'message': 'The model'}}",
         "status shows",

@@ -233,7 +233,7 @@ def test_12_wrong_key_has_two_faces_and_a_dead_reranker_no_fallback(registered, 
         moved = put(instance, base_url=locked.base_url)
         reply = registered.http.post("/api/v1/providers/VLLM/connection", json=moved)
         assert (reply.status_code, reply.json()["code"]) == (200, 102)
-        assert "give the reranker's key" in failure_hint(reply.json()["message"]).remedy
+        assert "the reranker's key" in failure_hint(reply.json()["message"]).remedy
     one.url = "http://127.0.0.1:9/v1"
     reply = registered.http.post("/api/v1/retrieval", json=ask)
     assert (reply.status_code, reply.json()["code"]) == (200, 100)
@@ -307,4 +307,4 @@ def test_address_is_normalised(registered, instance, reranker, ending):
 
 def test_address_with_the_whole_path_is_not_found(registered, instance, reranker):
     said = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url=f"{reranker.base_url}/rerank"))
-    assert "let the address end in /v1" in failure_hint(said["message"]).remedy
+    assert "end the address with /v1" in failure_hint(said["message"]).remedy
