@@ -81,7 +81,7 @@ class Server:
         return Timed(took, count, tokens, computed, reply.scores, targets.others(before, after))
 
 
-async def _sent(target: wire.Target, request: Request) -> wire.Reply:
+async def _sent(target: wire.Target, request: Request) -> wire.RerankResponse:
     async with wire.client() as http:
         body = wire.encode(target.model, request.query, request.documents)
         return await wire.post(http, target, body, len(request.documents))

@@ -23,9 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ragops.bench import wire
-from ragops.bench.load import EncodedRequest, Trial, play
-from ragops.bench.overhead import MODEL, EchoProcess
-from ragops.bench.records import Level
+from ragops.bench.echo import MODEL, EchoProcess
+from ragops.bench.load import EncodedRequest, Trial, send_trial
+from ragops.bench.records import LoadLevel
 from ragops.bench.workload import Workload, synthetic
 from ragops.reranker import host as hosts
 
@@ -144,9 +144,9 @@ def _round(echo: EchoProcess, texts: Workload, at_once: int, requests: int) -> t
 def _accuracy(texts: Workload, least: float, most: float, at_once: int, requests: int = 400) -> Accuracy:
     with EchoProcess(least, most) as echo:
         _sent(echo, texts, at_once, 64)  # lets it learn the answers
-        skipped = len(echo.took())
+        skipped = len(echo.durations())
         client = sorted(_sent(echo, texts, at_once, requests))
-        server = sorted(one / 1e9 for one in echo.took()[skipped:])
+        server = sorted(one / 1e9 for one in echo.durations()[skipped:])
     p50, p99 = (_at(server, 0.5), _at(client, 0.5)), (_at(server, 0.99), _at(client, 0.99))
     errors = (pair[1] / pair[0] - 1 for pair in (p50, p99))
     return Accuracy(requests, at_once, least, most, *p50, *p99, *errors)
@@ -163,8 +163,8 @@ def _sent(echo: EchoProcess, texts: Workload, at_once: int, requests: int) -> li
     async def whole() -> None:
         async with wire.client() as http:
             target = wire.Target(echo.base_url, MODEL)
-            trial = Trial(Level.closed(at_once), 0, encoded, seed=1)
-            await play(trial, http, target, lambda record: times.append(record.service))
+            trial = Trial(LoadLevel.closed(at_once), 0, encoded, seed=1)
+            await send_trial(trial, http, target, lambda record: times.append(record.service))
 
     asyncio.run(whole())
     return times

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from benchmarks.reports import read_aiperf, read_ragops, read_vllm
 from ragops.bench import measure
 from ragops.bench.load import BenchmarkConfig
-from ragops.bench.records import Level, load_run
+from ragops.bench.records import LoadLevel, load_run
 from ragops.bench.workload import Workload
 from ragops.checks.traffic import Request as Texts
 from ragops.docker.objects import ContainerSpec, Mount
@@ -126,7 +126,7 @@ class Ragops:
         """See :class:`Tool`."""
         config = BenchmarkConfig(
             workload=self.texts,
-            levels=(Level.closed(clients),),
+            levels=(LoadLevel.closed(clients),),
             name=f"cross-check-{clients}",
             results=self.results,
             warmup=WARMUP,

@@ -25,7 +25,7 @@ from ragops import configuration
 from ragops.bench import agreement, compare_runs, wire
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.measure import benchmark_url
-from ragops.bench.records import Level, load_run
+from ragops.bench.records import LoadLevel, load_run
 from ragops.bench.statistics import figures
 from ragops.bench.workload import synthetic
 from ragops.docker import engine as engines
@@ -172,7 +172,7 @@ def main(file: str, declaration: Path) -> None:
 def _recorded(url: str, model: str, texts: Workload, name: str, stand_in: str) -> Run:
     config = BenchmarkConfig(
         workload=texts,
-        levels=(Level.closed(1, requests=_REQUESTS),),
+        levels=(LoadLevel.closed(1, requests=_REQUESTS),),
         name=f"other-servers-{name}",
         results=RESULTS,
         warmup=_WARMUP,

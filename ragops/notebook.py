@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ragops.bench.load import BenchmarkConfig
     from ragops.bench.records import Run
-    from ragops.bench.run import Progress
+    from ragops.bench.run import RunProgress
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
     from ragops.stack.plan import Plan
@@ -292,7 +292,7 @@ class _Output:
 
     def __init__(self, title: str, *, stop: Callable[[], None] | None = None) -> None:
         self.title, self.count = title, f"{title}: no request was sent"
-        self.last: Progress | None = None
+        self.last: RunProgress | None = None
         self.live = widgets_shown()
         if not self.live:
             return
@@ -311,7 +311,7 @@ class _Output:
         if self.live:
             self._text.value = f"<pre>{escape(text)}</pre>"
 
-    def advance(self, step: Progress) -> None:
+    def advance(self, step: RunProgress) -> None:
         self.last = step
         self.count = f"{self.title}: {step.done}/{step.total} requests · {step.errors} errors"
         self.show(f"{self.count} · {step.level}")

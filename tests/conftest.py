@@ -229,7 +229,7 @@ def recorded(tmp_path_factory):
     with StubReranker(Behaviour(fixed_s=0.002)) as stub:
         config = bench.BenchmarkConfig(
             workload=bench.ragflow(8),
-            levels=(bench.Level.closed(1), bench.Level.closed(2)),
+            levels=(bench.LoadLevel.closed(1), bench.LoadLevel.closed(2)),
             name="pages",
             results=tmp_path_factory.mktemp("results"),
             with_limits=False,

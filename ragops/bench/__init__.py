@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from ragops.bench.compare import Agreement, Comparison, agreement, compare_runs
 from ragops.bench.load import BenchmarkConfig, Server
-from ragops.bench.order import DEFAULT_CHECK, OrderCheck
-from ragops.bench.overhead import measure_overhead
 from ragops.bench.records import (
+    DEFAULT_CHECK,
     ClientOverhead,
     Gemm,
     GemmPeak,
-    Level,
+    LoadLevel,
+    OrderCheck,
     Provenance,
     RequestRecord,
     Run,
@@ -30,7 +30,7 @@ from ragops.bench.records import (
     load_run,
 )
 from ragops.bench.report import write_report
-from ragops.bench.run import Progress, record, record_sync, resume, resume_sync
+from ragops.bench.run import RunProgress, measure_overhead, record, record_sync, resume, resume_sync
 from ragops.bench.series import meanwhile
 from ragops.bench.statistics import LevelFigures, figures, frame, summary
 from ragops.bench.verdict import Verdict, affordable, judge
@@ -45,14 +45,14 @@ __all__ = [
     "Comparison",
     "Gemm",
     "GemmPeak",
-    "Level",
     "LevelFigures",
+    "LoadLevel",
     "OrderCheck",
-    "Progress",
     "Provenance",
     "RequestRecord",
     "Run",
     "RunInfo",
+    "RunProgress",
     "Sample",
     "Server",
     "Verdict",

@@ -27,7 +27,7 @@ from ragops.table import Column, Shown, Table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ragops.bench.records import Level, RequestRecord, Run
+    from ragops.bench.records import LoadLevel, RequestRecord, Run
 
 
 @dataclass(frozen=True)
@@ -428,13 +428,13 @@ def _notes(a: Run, b: Run, ratios: tuple[Ratio, ...]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _failures(a: Run, b: Run, level: Level) -> Failures:
+def _failures(a: Run, b: Run, level: LoadLevel) -> Failures:
     of_a, of_b = ([r for r in run.measured if r.level == level.name] for run in (a, b))
     count = [sum(bool(record.error) for record in records) for records in (of_a, of_b)]
     return Failures(level.name, count[0], len(of_a), count[1], len(of_b))
 
 
-def _ratios(a: Run, b: Run, level: Level, alpha: float, seed: int) -> list[Ratio]:
+def _ratios(a: Run, b: Run, level: LoadLevel, alpha: float, seed: int) -> list[Ratio]:
     """The ratios of a level; empty when a run has no successful request."""
     records = _common(a, b, level)
     repeats = min(len({record.repeat for record in side}) for side in records)
@@ -453,7 +453,7 @@ def _ratios(a: Run, b: Run, level: Level, alpha: float, seed: int) -> list[Ratio
     return rows
 
 
-def _statistics(level: Level, requests: int) -> dict[str, Statistic]:
+def _statistics(level: LoadLevel, requests: int) -> dict[str, Statistic]:
     """The values that can be compared, by name."""
     if not requests:
         return {}
@@ -464,7 +464,7 @@ def _statistics(level: Level, requests: int) -> dict[str, Statistic]:
     return statistics
 
 
-def _common(a: Run, b: Run, level: Level) -> tuple[list[RequestRecord], list[RequestRecord]]:
+def _common(a: Run, b: Run, level: LoadLevel) -> tuple[list[RequestRecord], list[RequestRecord]]:
     """The successful requests of both runs; with too few repeats only those that both have."""
     of_a, of_b = ([r for r in run.measured if r.level == level.name and not r.error] for run in (a, b))
     if min(len({record.repeat for record in side}) for side in (of_a, of_b)) < _MIN_REPEATS:

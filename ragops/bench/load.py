@@ -1,24 +1,25 @@
-"""What a benchmark is configured to send, and the trials of a run in order; pure.
+"""What a benchmark sends, and sending it on time.
 
-``run.py`` makes a plan from the configuration, ``recorder.py`` executes it trial by trial.
-
-Send the requests of a load level on time; record when each was due, sent and completed.
+:class:`BenchmarkConfig` and :class:`Server` are the input of :func:`ragops.bench.record`. A :class:`RunPlan`
+is pure: it yields the trials that are left to send. :func:`send_trial` sends one over ``wire.py`` and passes
+on when each request was due, sent and completed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ragops.bench import wire
-from ragops.bench.order import DEFAULT_CHECK, OrderCheck
 from ragops.bench.records import (
+    DEFAULT_CHECK,
     GemmPeak,
-    Level,
+    LoadLevel,
+    OrderCheck,
     Phase,
     Provenance,
     RequestRecord,
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from ragops.bench.records import Run, RunInfo
     from ragops.bench.workload import Workload
 
-Sampler = Callable[[], Sample]
+ReadSample = Callable[[], Sample]
 """Reads the counters of server and machine once."""
 
-UNKNOWN = Provenance()
-"""Provenance of a server of which nothing is recorded."""
+Store = Callable[[RequestRecord], None]
+_UNKNOWN = Provenance()
+
+Send = Callable[["EncodedRequest", int], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class BenchmarkConfig:
 
     ::
 
-        config = BenchmarkConfig(workload=ragflow(400), levels=(Level.closed(1),), repeats=5)
+        config = BenchmarkConfig(workload=ragflow(400), levels=(LoadLevel.closed(1),), repeats=5)
 
     Args:
         workload: The requests; see :mod:`ragops.bench.workload`.
@@ -66,10 +69,13 @@ class BenchmarkConfig:
         no_order_check: Why the order is not checked, such as ``random weights``; empty to check it.
         with_limits: Also measure, before the load, the client's overhead and, for a reranker that ragops
             runs, the matrix multiplication limit of the machine; takes about half a minute.
+
+    Raises:
+        BenchError: There is no load level, one is given twice, or a number is too small.
     """
 
     workload: Workload
-    levels: tuple[Level, ...] = (Level.closed(1),)
+    levels: tuple[LoadLevel, ...] = (LoadLevel.closed(1),)
     name: str = "bench"
     results: Path | str = "results"
     warmup: int = 3
@@ -81,6 +87,17 @@ class BenchmarkConfig:
     no_order_check: str = ""
     with_limits: bool = True
 
+    def __post_init__(self) -> None:
+        names = [level.name for level in self.levels]
+        if not names or len(set(names)) < len(names) or self.repeats < 1 or self.warmup < 0:
+            counts = f"{self.repeats} repeats, {self.warmup} warm-up requests"
+            raise BenchError(
+                "there is no load level, or one is given twice",
+                code="load-refused",
+                evidence=f"levels: {', '.join(names) or 'none'}; {counts}",
+                hint="give each level once, repeats of at least 1 and a warm-up of at least 0",
+            )
+
     @property
     def request_timeout(self) -> float:
         """Seconds until a request is cancelled."""
@@ -89,7 +106,7 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class Server:
-    """The server that is measured, and what is known of it.
+    """The server that is measured, and its recorded properties.
 
     Args:
         base_url: Address as registered in RAGFlow, ending in ``/v1``.
@@ -97,116 +114,17 @@ class Server:
         api_key: Bearer token; never recorded.
         provenance: Image, model, machine and versions.
         sampler: Called before and after each trial and once a second, in its own thread.
-        limit: Matrix multiplication limit of the machine, from :func:`ragops.bench.measure.measure`.
+        limit: Matrix multiplication limit of the machine, from :func:`ragops.bench.measure.gemm_peak`.
         template_tokens: Tokens that the score template adds to each pair.
     """
 
     base_url: str
     model: str
     api_key: str = "x"
-    provenance: Provenance = UNKNOWN
-    sampler: Sampler | None = None
+    provenance: Provenance = _UNKNOWN
+    sampler: ReadSample | None = None
     limit: GemmPeak | None = None
     template_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Round:
-    """One repetition of a load level, or its remaining requests."""
-
-    number: int
-    """Of the trial in the run, from 1."""
-    level: Level
-    repeat: int
-    places: tuple[int, ...]
-    """Indices of the workload that are measured."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run to record, or to resume.
-
-    Args:
-        info: ``run.json`` before the first request.
-        workload: The requests.
-        target: The server.
-        before: The run as recorded so far; None for a new run.
-
-    Raises:
-        BenchError: There is no load level, one is given twice, or the key is empty.
-    """
-
-    info: RunInfo
-    workload: Workload
-    target: wire.Target
-    before: Run | None = None
-
-    def __post_init__(self) -> None:
-        info, names = self.info, [level.name for level in self.info.levels]
-        if not names or len(set(names)) < len(names) or info.repeats < 1 or info.warmup < 0:
-            counts = f"{info.repeats} repeats, {info.warmup} warm-up requests"
-            raise BenchError(
-                "there is no load level, or one is given twice",
-                code="load-refused",
-                evidence=f"levels: {', '.join(names) or 'none'}; {counts}",
-                hint="give each level once, repeats of at least 1 and a warm-up of at least 0",
-            )
-        if not self.target.api_key.strip():
-            raise BenchError(
-                "the key is empty", code="load-refused", hint="leave api_key out if the server asks for none"
-            )
-
-    @property
-    def session(self) -> int:
-        """Number of times that the run has been resumed."""
-        return len(self.info.resumed)
-
-    @property
-    def total(self) -> int:
-        """Requests of all sessions, warm-up included."""
-        kept = len(self.before.requests) if self.before else 0
-        return kept + sum(self.info.warmup + len(round_.places) for round_ in self.rounds())
-
-    def rounds(self) -> Iterator[Round]:
-        """The trials with requests left to measure, in order."""
-        kept = self.before.measured if self.before else ()
-        done = {(record.level, record.repeat, record.index) for record in kept}
-        order = trial_order(self.info.levels, self.info.repeats, self.info.seed)
-        for number, (level, repeat) in enumerate(order, start=1):
-            planned = range(self.info.planned(level))
-            places = tuple(place for place in planned if (level.name, repeat, place) not in done)
-            if places:
-                yield Round(number, level, repeat, places)
-
-    def encoded(self, round_: Round) -> Trial:
-        """The encoded requests: warm-up from the workload's end, then the measured ones."""
-        warm = range(self.info.warmup)
-        requests = [self._request(round_, -1 - n % len(self.workload.requests), "warmup") for n in warm]
-        requests += [self._request(round_, place, "measure") for place in round_.places]
-        seed = self.info.seed + round_.repeat + 1000 * self.session
-        return Trial(round_.level, round_.repeat, tuple(requests), seed, self.session)
-
-    def _request(self, round_: Round, place: int, phase: Phase) -> EncodedRequest:
-        request = self.workload.requests[place]
-        query, documents = request.query, request.documents
-        if self.info.fresh:
-            mark = _mark(round_.number, self.session, phase)
-            query, documents = mark + query, tuple(mark + text for text in documents)
-        body = wire.encode(self.target.model, query, documents)
-        index = place % len(self.workload.requests)
-        return EncodedRequest(index, phase, body, len(documents), request.words)
-
-
-def _mark(number: int, session: int, phase: Phase) -> str:
-    """Prefix that makes the texts of each trial unique."""
-    letters = ("w" if phase == "warmup" else "") + "r" * session
-    return f"{number}{letters}. "
-
-
-Send = Callable[["EncodedRequest", int], Awaitable[None]]
-Store = Callable[[RequestRecord], None]
-
-_NANO = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -226,7 +144,7 @@ class EncodedRequest:
 class Trial:
     """One repetition of a load level."""
 
-    level: Level
+    level: LoadLevel
     repeat: int
     requests: tuple[EncodedRequest, ...]
     seed: int
@@ -234,7 +152,62 @@ class Trial:
     """Number of times that the run had been resumed."""
 
 
-async def play(trial: Trial, http: wire.Client, target: wire.Target, store: Store) -> None:
+@dataclass(frozen=True)
+class RunPlan:
+    """A run to record, or to resume.
+
+    Args:
+        info: ``run.json`` before the first request.
+        workload: The requests.
+        target: The server.
+        before: The run as recorded so far; None for a new run.
+    """
+
+    info: RunInfo
+    workload: Workload
+    target: wire.Target
+    before: Run | None = None
+
+    @property
+    def total(self) -> int:
+        """Requests of all sessions, warm-up included."""
+        recorded = len(self.before.requests) if self.before else 0
+        return recorded + sum(self.info.warmup + len(places) for *_, places in self._incomplete())
+
+    def trials(self) -> Iterator[Trial]:
+        """The trials with requests left to measure, in order; each is encoded when it is taken.
+
+        The warm-up is from the workload's end.
+        """
+        session, count = len(self.info.resumed), len(self.workload.requests)
+        for number, level, repeat, places in self._incomplete():
+            requests = [self._encode(number, -1 - n % count, "warmup") for n in range(self.info.warmup)]
+            requests += [self._encode(number, place, "measure") for place in places]
+            seed = self.info.seed + repeat + 1000 * session
+            yield Trial(level, repeat, tuple(requests), seed, session)
+
+    def _incomplete(self) -> Iterator[tuple[int, LoadLevel, int, list[int]]]:
+        """Number of the trial from 1, load level, repetition, and places of the requests to measure."""
+        measured = self.before.measured if self.before else ()
+        done = {(record.level, record.repeat, record.index) for record in measured}
+        order = trial_order(self.info.levels, self.info.repeats, self.info.seed)
+        for number, (level, repeat) in enumerate(order, start=1):
+            planned = range(self.info.planned(level))
+            if places := [place for place in planned if (level.name, repeat, place) not in done]:
+                yield number, level, repeat, places
+
+    def _encode(self, number: int, place: int, phase: Phase) -> EncodedRequest:
+        request, prefix = self.workload.requests[place], ""
+        if self.info.fresh:  # a prefix that makes the texts of each trial unique
+            letters = ("w" if phase == "warmup" else "") + "r" * len(self.info.resumed)
+            prefix = f"{number}{letters}. "
+        documents = tuple(prefix + text for text in request.documents)
+        body = wire.encode(self.target.model, prefix + request.query, documents)
+        index = place % len(self.workload.requests)
+        return EncodedRequest(index, phase, body, len(documents), request.words)
+
+
+async def send_trial(trial: Trial, http: wire.Client, target: wire.Target, store: Store) -> None:
     """Send every request of a trial.
 
     Args:
@@ -247,22 +220,26 @@ async def play(trial: Trial, http: wire.Client, target: wire.Target, store: Stor
     async def send(request: EncodedRequest, t_sched: int) -> None:
         t_send = time.perf_counter_ns()
         try:
-            reply = await wire.post(http, target, request.body, request.documents)
+            response = await wire.post(http, target, request.body, request.documents)
         except asyncio.CancelledError:
-            reply = wire.Reply(t_send, time.perf_counter_ns(), error="cancelled")
-            store(_record(trial, request, t_sched, reply))
+            response = wire.RerankResponse(t_send, time.perf_counter_ns(), error="cancelled")
+            store(_record(trial, request, t_sched, response))
             raise
-        store(_record(trial, request, t_sched, reply))
+        store(_record(trial, request, t_sched, response))
 
-    if trial.level.kind == "closed":
-        await _closed(int(trial.level.value), trial.requests, send)
-    elif trial.level.kind == "burst":
-        await _bursts(int(trial.level.value), trial.requests, send)
+    queue, level = iter(trial.requests), trial.level
+    if level.kind == "closed":
+        await _send_closed(int(level.value), queue, send)
+    elif level.kind == "burst":
+        await _send_bursts(int(level.value), queue, send)
     else:
-        await _open(due_times(trial.level, len(trial.requests), trial.seed), trial.requests, send)
+        due = due_times(level, len(trial.requests), trial.seed)
+        await _send_open(due, queue, send)
 
 
-def _record(trial: Trial, request: EncodedRequest, t_sched: int, reply: wire.Reply) -> RequestRecord:
+def _record(
+    trial: Trial, request: EncodedRequest, t_sched: int, response: wire.RerankResponse
+) -> RequestRecord:
     return RequestRecord(
         level=trial.level.name,
         repeat=trial.repeat,
@@ -271,44 +248,37 @@ def _record(trial: Trial, request: EncodedRequest, t_sched: int, reply: wire.Rep
         documents=request.documents,
         words=request.words,
         t_sched=t_sched,
-        t_send=reply.t_send,
-        t_done=reply.t_done,
-        tokens=reply.tokens,
-        status=reply.status,
-        error=reply.error,
+        t_send=response.t_send,
+        t_done=response.t_done,
+        tokens=response.tokens,
+        status=response.status,
+        error=response.error,
         session=trial.session,
     )
 
 
-async def _closed(clients: int, requests: tuple[EncodedRequest, ...], send: Send) -> None:
-    queue = iter(requests)
-
-    async def one_client() -> None:
+async def _send_closed(clients: int, queue: Iterator[EncodedRequest], send: Send) -> None:
+    async def client() -> None:
         for request in queue:
             await send(request, time.perf_counter_ns())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
-            group.create_task(one_client())
+            group.create_task(client())
 
 
-async def _open(due: list[int], requests: tuple[EncodedRequest, ...], send: Send) -> None:
+async def _send_open(due: list[int], queue: Iterator[EncodedRequest], send: Send) -> None:
     start = time.perf_counter_ns()
     async with asyncio.TaskGroup() as group:
-        for request, offset in zip(requests, due, strict=True):
+        for request, offset in zip(queue, due, strict=True):
             t_sched = start + offset
-            await asyncio.sleep(max(0, t_sched - time.perf_counter_ns()) / _NANO)
-            group.create_task(_awaited(send, request, t_sched))
+            await asyncio.sleep(max(0, t_sched - time.perf_counter_ns()) / 1e9)
+            group.create_task(send(request, t_sched))
 
 
-async def _bursts(size: int, requests: tuple[EncodedRequest, ...], send: Send) -> None:
-    queue = iter(requests)
-    while burst := list(islice(queue, size)):
-        now = time.perf_counter_ns()
+async def _send_bursts(size: int, queue: Iterator[EncodedRequest], send: Send) -> None:
+    while burst := tuple(islice(queue, size)):
+        t_sched = time.perf_counter_ns()
         async with asyncio.TaskGroup() as group:
             for request in burst:
-                group.create_task(_awaited(send, request, now))
-
-
-async def _awaited(send: Send, request: EncodedRequest, t_sched: int) -> None:
-    await send(request, t_sched)
+                group.create_task(send(request, t_sched))

@@ -320,7 +320,7 @@ def benchmark(
     stack: Stack,
     config: BenchmarkConfig,
     *,
-    progress: Callable[[bench.Progress], None] | None = None,
+    progress: Callable[[bench.RunProgress], None] | None = None,
     stop: threading.Event | None = None,
     engine: Engine | None = None,
 ) -> Path:
@@ -360,7 +360,7 @@ def resume(
     run: Path,
     *,
     workload: Workload | None = None,
-    progress: Callable[[bench.Progress], None] | None = None,
+    progress: Callable[[bench.RunProgress], None] | None = None,
     stop: threading.Event | None = None,
     engine: Engine | None = None,
 ) -> Path:
@@ -402,7 +402,7 @@ def benchmark_url(
     model: str,
     config: BenchmarkConfig,
     *,
-    progress: Callable[[bench.Progress], None] | None = None,
+    progress: Callable[[bench.RunProgress], None] | None = None,
     stop: threading.Event | None = None,
     api_key: str = "x",
 ) -> Path:

@@ -1,10 +1,9 @@
-"""Load levels, and when their requests are due; pure.
+"""The data model of a recorded run, and the folder that holds it; uses nothing but ``ragops.errors``.
 
-The data model of a recorded run; ``folder.py`` writes and reads the files.
-
-The folder of a recorded run: ``run.json``, ``requests.jsonl`` and ``samples.jsonl``.
-
-Lines are appended as requests end and never changed, so that a killed client or a full disk loses none.
+``run.json`` holds :class:`RunInfo`, ``requests.jsonl`` a :class:`RequestRecord` and ``samples.jsonl`` a
+:class:`Sample` a line. Lines are appended as requests end and never changed, so that a killed client or a
+full disk loses none. :class:`RunFolder` writes them, :func:`load_run` reads them. Field names are those of
+the files.
 """
 
 from __future__ import annotations
@@ -14,28 +13,32 @@ import fcntl
 import os
 import random
 from collections import Counter
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, TypeVar
+from typing import IO, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from ragops.bench.order import OrderReport  # noqa: TC001 - pydantic reads it
 from ragops.errors import BenchError, file_errors, reason
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 Kind = Literal["closed", "poisson", "constant", "burst"]
+Phase = Literal["warmup", "measure"]
 
-_KINDS: dict[str, Kind] = {"closed": "closed", "poisson": "poisson", "constant": "constant", "burst": "burst"}
-_NANO = 1_000_000_000
+SCHEMA = 2
+"""Version of the folder's format. Version 2 added sessions of resumed runs, the server's counters and the
+machine's GEMM peak; they are empty in runs of version 1."""
+
+READS = (1, SCHEMA)
+"""Versions that this release reads."""
+
+INFO, REQUESTS, SAMPLES = "run.json", "requests.jsonl", "samples.jsonl"
 
 
 @dataclass(frozen=True)
-class Level:
+class LoadLevel:
     """One load level.
 
     Create one with :meth:`closed`, :meth:`poisson`, :meth:`constant` or :meth:`burst`.
@@ -67,41 +70,42 @@ class Level:
         return int(self.value) if self.kind == "closed" else None
 
     @classmethod
-    def closed(cls, clients: int, *, requests: int | None = None) -> Level:
+    def closed(cls, clients: int, *, requests: int | None = None) -> LoadLevel:
         """As many clients, each sending its next request when the last is complete."""
         return cls("closed", clients, requests)
 
     @classmethod
-    def poisson(cls, rate: float, *, requests: int | None = None) -> Level:
+    def poisson(cls, rate: float, *, requests: int | None = None) -> LoadLevel:
         """Requests at random, ``rate`` a second on average, whether or not earlier ones are complete."""
         return cls("poisson", rate, requests)
 
     @classmethod
-    def constant(cls, rate: float, *, requests: int | None = None) -> Level:
+    def constant(cls, rate: float, *, requests: int | None = None) -> LoadLevel:
         """Requests at even distances, ``rate`` a second, whether or not earlier ones are complete."""
         return cls("constant", rate, requests)
 
     @classmethod
-    def burst(cls, size: int, *, requests: int | None = None) -> Level:
+    def burst(cls, size: int, *, requests: int | None = None) -> LoadLevel:
         """``size`` requests at the same moment; the next burst when all are complete."""
         return cls("burst", size, requests)
 
     @classmethod
-    def parse(cls, text: str, *, requests: int | None = None) -> Level:
+    def parse(cls, text: str, *, requests: int | None = None) -> LoadLevel:
         """A level from its :attr:`name`, such as ``closed-4``.
 
         Raises:
             BenchError: There is no such kind, or no number behind it.
         """
         kind, _, value = text.strip().partition("-")
+        kinds: dict[str, Kind] = {name: name for name in get_args(Kind)}
         try:
-            return cls(_KINDS[kind], float(value), requests)
+            return cls(kinds[kind], float(value), requests)
         except (KeyError, ValueError) as error:
-            hint = "closed-4, poisson-0.5, constant-2 and burst-8 are levels"
-            raise BenchError(f"{text!r} is no level", code="load-refused", hint=hint) from error
+            hint = "load levels are such as closed-4, poisson-0.5, constant-2 and burst-8"
+            raise BenchError(f"{text!r} is no load level", code="load-refused", hint=hint) from error
 
 
-def due_times(level: Level, count: int, seed: int) -> list[int]:
+def due_times(level: LoadLevel, count: int, seed: int) -> list[int]:
     """When the requests of an open loop are due.
 
     Args:
@@ -118,14 +122,14 @@ def due_times(level: Level, count: int, seed: int) -> list[int]:
     if level.kind == "constant":
         gaps = [1 / level.value] * (count - 1)
     elif level.kind == "poisson":
-        chance = random.Random(f"{seed} {level.name}")  # noqa: S311 - a repeatable load, no secret
-        gaps = [chance.expovariate(level.value) for _ in range(count - 1)]
+        generator = random.Random(f"{seed} {level.name}")  # noqa: S311 - a repeatable load, no secret
+        gaps = [generator.expovariate(level.value) for _ in range(count - 1)]
     else:
         raise BenchError(f"{level.name} is a closed loop without due times", code="load-refused")
-    return [round(seconds * _NANO) for seconds in accumulate(gaps, initial=0.0)][:count]
+    return [round(seconds * 1e9) for seconds in accumulate(gaps, initial=0.0)][:count]
 
 
-def trial_order(levels: tuple[Level, ...], repeats: int, seed: int) -> list[tuple[Level, int]]:
+def trial_order(levels: tuple[LoadLevel, ...], repeats: int, seed: int) -> list[tuple[LoadLevel, int]]:
     """Each level once a repeat, in a new random order each time, so that drift affects all alike.
 
     Args:
@@ -136,21 +140,11 @@ def trial_order(levels: tuple[Level, ...], repeats: int, seed: int) -> list[tupl
     Returns:
         Pairs of a level and its repeat, counted from 0.
     """
-    chance = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
-    order: list[tuple[Level, int]] = []
+    generator = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
+    order: list[tuple[LoadLevel, int]] = []
     for repeat in range(repeats):
-        order += [(level, repeat) for level in chance.sample(levels, len(levels))]
+        order += [(level, repeat) for level in generator.sample(levels, len(levels))]
     return order
-
-
-SCHEMA = 2
-"""Version of the folder's format. Version 2 added sessions of resumed runs, the server's counters and the
-machine's GEMM peak; they are empty in runs of version 1."""
-
-READS = (1, SCHEMA)
-"""Versions that this release reads."""
-
-Phase = Literal["warmup", "measure"]
 
 
 @dataclass(frozen=True)
@@ -273,17 +267,17 @@ class WorkloadInfo:
     sha256: str
     requests: int
     cut_to: int | None = None
-    """Words of the longest pair where documents were cut for the model; None where none was."""
+    """Words of the longest pair where documents were truncated for the model; None where none was."""
     cut_documents: int | None = None
-    """How many were cut."""
+    """Number of truncated documents."""
     documents: int | None = None
     """Documents of all requests together."""
     query_words: float | None = None
     """Mean words of a query."""
     release: str = ""
-    """Release of RAGFlow whose window it has; empty where it has none's."""
+    """Release of RAGFlow with this window; empty for others."""
     recipe: str = ""
-    """JSON from which ``ragops.bench.workload.again`` makes the same texts; empty for hand-made ones."""
+    """JSON for :func:`ragops.bench.workload.regenerate`; empty for the user's own texts."""
 
 
 @dataclass(frozen=True)
@@ -341,6 +335,73 @@ class GemmPeak:
         return None
 
 
+class OrderCheck(NamedTuple):
+    """A query whose relevant document is known, sent before and after a run."""
+
+    query: str
+    documents: tuple[str, ...]
+    """Two or more."""
+    best: int
+    """Index of the relevant document, from 0."""
+
+
+DEFAULT_CHECK = OrderCheck(
+    query="How do I silence the alarm of the cooling pump?",
+    documents=(
+        "The canteen is open from eleven to two; soup of the day is on the board at the door.",
+        "Travel costs are refunded within ten days when the receipts are handed in complete.",
+        "Visitors sign the book at the gate and wear the badge where it can be seen.",
+        "To silence the alarm of the cooling pump, hold the green button until its lamp is out.",
+        "Invoices without an order number go back to the sender.",
+    ),
+    best=3,
+)
+"""The default check."""
+
+
+@dataclass(frozen=True)
+class OrderResult:
+    """Result of one order check."""
+
+    right: bool
+    scores: tuple[float, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class OrderReport:
+    """The order check, and its results before and after the run."""
+
+    query: str
+    documents: tuple[str, ...]
+    best: int
+    before: OrderResult | None = None
+    after: OrderResult | None = None
+    skipped: str = ""
+    """Why it was skipped, such as ``random weights``; empty when it was not."""
+
+    @property
+    def check(self) -> OrderCheck:
+        """What was sent."""
+        return OrderCheck(self.query, self.documents, self.best)
+
+    @property
+    def verdict(self) -> str:
+        """One clause for a report."""
+        if self.skipped:
+            return f"order of the scores not checked: {self.skipped}"
+        if self.before and self.after and self.before.right and self.after.right:
+            return "order of a known query right before and after"
+        if self.after and not self.after.right:
+            return "order of a known query wrong after the run"
+        return "order of a known query not checked after the run"
+
+    @property
+    def failed(self) -> bool:
+        """Whether a result was wrong."""
+        return any(result is not None and not result.right for result in (self.before, self.after))
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """``run.json``."""
@@ -355,7 +416,7 @@ class RunInfo:
     timeout: float
     """Seconds until a request was cancelled."""
     workload: WorkloadInfo
-    levels: tuple[Level, ...]
+    levels: tuple[LoadLevel, ...]
     order_played: tuple[str, ...]
     repeats: int
     warmup: int
@@ -378,7 +439,7 @@ class RunInfo:
     resumed: tuple[str, ...] = ()
     """When it was resumed; UTC, ISO 8601."""
 
-    def planned(self, level: Level) -> int:
+    def planned(self, level: LoadLevel) -> int:
         """Measured requests of one repetition of a load level."""
         return min(level.requests or self.workload.requests, self.workload.requests)
 
@@ -391,7 +452,7 @@ class Run:
     info: RunInfo
     requests: tuple[RequestRecord, ...]
     samples: tuple[Sample, ...] = ()
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
     """Defects of the files that did not prevent reading them."""
 
     @property
@@ -400,15 +461,16 @@ class Run:
         return tuple(r for r in self.requests if r.phase == "measure" and not r.is_cancelled)
 
     @property
-    def missing(self) -> tuple[tuple[Level, int, int], ...]:
-        """Level, repeat, and number of its requests that are missing."""
+    def missing(self) -> tuple[tuple[LoadLevel, int, int], ...]:
+        """Load level, repeat, and number of its requests that are missing."""
         done = Counter((record.level, record.repeat) for record in self.measured)
-        turns = [(level, repeat) for level in self.info.levels for repeat in range(self.info.repeats)]
-        left = [(one, repeat, self.info.planned(one) - done[one.name, repeat]) for one, repeat in turns]
-        return tuple(row for row in left if row[2] > 0)
+        rows = [
+            (level, repeat, self.info.planned(level) - done[level.name, repeat])
+            for level in self.info.levels
+            for repeat in range(self.info.repeats)
+        ]
+        return tuple(row for row in rows if row[2] > 0)
 
-
-INFO, REQUESTS, SAMPLES = "run.json", "requests.jsonl", "samples.jsonl"
 
 _T = TypeVar("_T")
 
@@ -422,35 +484,39 @@ class RunFolder:
 
     Args:
         path: The folder.
-        again: Whether an incomplete run is resumed; otherwise the folder must be new.
+        resume: Whether an incomplete run is resumed; otherwise the folder must be new.
 
     Raises:
-        BenchError: It exists, can't be created, or another process writes to it.
+        BenchError: It exists, can't be created, or another process writes to it; of each method, that the
+            disk is full.
     """
 
-    def __init__(self, path: Path, *, again: bool = False) -> None:
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
         hint = "recorded runs are never overwritten: give another name or results folder"
-        with file_errors(BenchError, f"can't make {path}", path, code="run-unreadable", hint=hint):
-            path.mkdir(parents=True, exist_ok=again)
+        with file_errors(BenchError, f"can't create {path}", path, code="run-unreadable", hint=hint):
+            path.mkdir(parents=True, exist_ok=resume)
         self.path = path
-        self._requests, self._samples = (opened(path / name) for name in (REQUESTS, SAMPLES))
+        self._requests, self._samples = (_open(path / name) for name in (REQUESTS, SAMPLES))
+        what = f"can't write to {path}, so the run ends here; its requests so far are kept"
+        hint = f"free disk space, then resume: ragops bench --resume {path}"
+        self._write_errors = partial(file_errors, BenchError, what, path, code="disk-full", hint=hint)
 
     def write_info(self, info: RunInfo) -> None:
         """Replace ``run.json`` atomically."""
         draft = self.path / ".run.json.new"
-        with room(self.path, "run", "bench"):
+        with self._write_errors():
             draft.write_bytes(_INFO.dump_json(info, indent=2) + b"\n")
             draft.replace(self.path / INFO)
 
     def add_request(self, record: RequestRecord) -> None:
         """Append one line, and flush it."""
-        with room(self.path, "run", "bench"):
-            append(self._requests, _REQUEST.dump_json(record))
+        with self._write_errors():
+            _append(self._requests, _REQUEST.dump_json(record))
 
     def add_sample(self, sample: Sample) -> None:
         """Append one line, and flush it."""
-        with room(self.path, "run", "bench"):
-            append(self._samples, _SAMPLE.dump_json(sample))
+        with self._write_errors():
+            _append(self._samples, _SAMPLE.dump_json(sample))
 
     def close(self) -> None:
         """Sync and close the files."""
@@ -461,59 +527,32 @@ class RunFolder:
                 file.close()
 
 
-def opened(file: Path) -> IO[bytes]:
-    """Open to append without a buffer, and truncate an incomplete last line."""
+def _open(file: Path) -> IO[bytes]:
+    """Lock and open to append without a buffer; an incomplete last line is removed."""
     stream = file.open("a+b", buffering=0)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however that ends
     except BlockingIOError as error:
         stream.close()
-        hint = "wait until it is done, or stop it"
-        raise BenchError(
-            f"another process is recording {file.parent}", code="run-busy", hint=hint, file=file.parent
-        ) from error
+        what, hint = f"another process is recording {file.parent}", "wait until it is done, or stop it"
+        raise BenchError(what, code="run-busy", hint=hint, file=file.parent) from error
     stream.seek(0)
     stream.truncate(stream.read().rfind(b"\n") + 1)
     return stream
 
 
-def append(stream: IO[bytes], line: bytes) -> None:
+def _append(stream: IO[bytes], line: bytes) -> None:
     """Write a complete line, or nothing of it when the disk is full."""
     end = os.fstat(stream.fileno()).st_size
-    data = line + b"\n"
     try:
-        if stream.write(data) == len(data):
-            return
-        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as caught:
-        error = caught
-    with suppress(OSError):
+        written = stream.write(line + b"\n")
+    except OSError:
+        with suppress(OSError):
+            stream.truncate(end)
+        raise
+    if written <= len(line):
         stream.truncate(end)
-    raise error
-
-
-@contextmanager
-def room(path: Path, what: str, verb: str) -> Iterator[None]:
-    """Turn write errors, as of a full disk, into a BenchError.
-
-    Args:
-        path: The folder.
-        what: Name of the recording, such as ``run``.
-        verb: The command that resumes it.
-
-    Raises:
-        BenchError: The disk is full, or the folder can't be written to.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise BenchError(
-            f"can't write to {path}, so the {what} ends here and keeps what it had",
-            code="disk-full",
-            evidence=str(error),
-            hint=f"free disk space, then resume: ragops {verb} --resume {path}",
-            file=path,
-        ) from error
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def load_run(path: Path | str) -> Run:
@@ -541,20 +580,20 @@ def load_run(path: Path | str) -> Run:
 
 
 def _load_info(folder: Path) -> RunInfo:
-    hint = "name a folder under results/ that ragops bench has made"
-    with file_errors(BenchError, f"{folder} holds no recorded run", folder, code="run-unreadable", hint=hint):
-        data = (folder / INFO).read_bytes()
-    what, hint = f"{folder / INFO} can't be read", "it was changed by hand, or by another release of ragops"
-    with file_errors(BenchError, what, folder / INFO, code="run-unreadable", hint=hint):
+    file, code = folder / INFO, "run-unreadable"
+    hint = "name a folder under results/ that ragops bench has created"
+    with file_errors(BenchError, f"{folder} holds no recorded run", folder, code=code, hint=hint):
+        data = file.read_bytes()
+    hint = "it was changed by hand, or by another release of ragops"
+    with file_errors(BenchError, f"{file} can't be read", file, code=code, hint=hint):
         info = _INFO.validate_json(data)
     if info.schema_version not in READS:
-        raise BenchError(
-            f"{folder}/run.json has schema version {info.schema_version}",
-            code="run-unreadable",
-            evidence=f"this ragops reads versions {READS[0]} to {READS[-1]}",
-            hint="read it with the release that wrote it",
-            file=folder / INFO,
+        what, hint = (
+            f"{file} has schema version {info.schema_version}",
+            "read it with the release that wrote it",
         )
+        evidence = f"this ragops reads versions {READS[0]} to {READS[-1]}"
+        raise BenchError(what, code=code, evidence=evidence, hint=hint, file=file)
     return info
 
 
@@ -570,13 +609,11 @@ def _load_lines(file: Path, adapter: TypeAdapter[_T], problems: list[str]) -> tu
             rows.append(adapter.validate_json(line))
         except ValidationError as error:
             if number < len(lines):
-                hint = "the lines after it are good, so it was not cut off: restore the file"
+                what = f"{file}:{number} is broken"
+                hint = "later lines are valid, so the file was not cut off: restore it"
+                evidence = reason(error)
                 raise BenchError(
-                    f"{file}:{number} is broken",
-                    code="run-unreadable",
-                    evidence=reason(error),
-                    hint=hint,
-                    file=file,
+                    what, code="run-unreadable", evidence=evidence, hint=hint, file=file
                 ) from error
             problems.append(f"{file.name}: last line cut off, left out")
     return tuple(rows)

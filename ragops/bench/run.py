@@ -1,106 +1,60 @@
-"""Run coroutines from synchronous code, and cancel them.
+"""Record a benchmark run: send each trial, and store every request below ``results/``.
 
-Execute a plan, and store every request in the run's folder, whatever ends the run.
-
-Record a benchmark run: send each load level to a reranker, store every request below ``results/``.
-
-``load.py`` sends, ``plan.py`` says what, ``recorder.py`` stores; ``stats.py`` and ``verdict.py`` evaluate.
+:func:`record` and :func:`resume` plan (``load.py``) and execute; the run's folder (``records.py``) keeps what
+was recorded, whatever ends the run. ``statistics.py`` and ``verdict.py`` evaluate it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from statistics import median
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ragops.bench import load, order, wire
-from ragops.bench.load import Plan
-from ragops.bench.order import OrderReport
-from ragops.bench.overhead import measure_overhead
-from ragops.bench.records import ClientReport, RunFolder, RunInfo, load_run, trial_order
-from ragops.bench.workload import again
+from ragops.bench import wire
+from ragops.bench.echo import MODEL, EchoProcess
+from ragops.bench.load import RunPlan, send_trial
+from ragops.bench.records import (
+    ClientOverhead,
+    ClientReport,
+    OrderReport,
+    OrderResult,
+    RunFolder,
+    RunInfo,
+    load_run,
+    trial_order,
+)
+from ragops.bench.workload import regenerate
 from ragops.errors import BenchError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from ragops.bench.load import BenchmarkConfig, Sampler, Server
-    from ragops.bench.records import Provenance, RequestRecord
+    from ragops.bench.load import BenchmarkConfig, ReadSample, Server
+    from ragops.bench.records import OrderCheck, Provenance, RequestRecord
     from ragops.bench.workload import Workload
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_STOP_EVERY = 0.1
-
-
-async def cancel_when(stop: threading.Event, task: asyncio.Task[Any]) -> None:
-    """Cancel a task as soon as the event is set."""
-    while not stop.is_set():  # noqa: ASYNC110 - it is set in another thread, which knows no loop
-        await asyncio.sleep(_STOP_EVERY)
-    task.cancel()
-
-
-def this() -> asyncio.Task[Any]:
-    """The task that runs."""
-    return cast("asyncio.Task[Any]", asyncio.current_task())
-
-
-async def end(watch: asyncio.Task[None] | None) -> None:
-    """Cancel a task, if there is one, and wait until it has ended."""
-    if watch is not None:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
-
-
-def in_any_thread(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Blocking form of a coroutine function, also inside a running event loop, as in Jupyter."""
-
-    @functools.wraps(function)
-    def blocking(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(function(*args, **kwargs))
-        return _in_thread(function(*args, **kwargs))
-
-    return blocking
-
-
-def _in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run in a thread with a loop of its own, and pass an interrupt on to it."""
-    handle: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
-
-    async def registered() -> T:
-        handle.append((asyncio.get_running_loop(), this()))
-        return await coroutine
-
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(asyncio.run, registered())
-        try:
-            return job.result()
-        except KeyboardInterrupt:
-            for loop, task in handle:
-                loop.call_soon_threadsafe(task.cancel)
-            raise
-
-
-_SAMPLE_EVERY = 1.0
-_GONE_AFTER = 5
-_SAME_CLOCK = 5_000_000_000
+_STOP_CHECK_S = 0.1
+_SAMPLE_S = 1.0
+_UNREACHABLE_AFTER = 5
+_CLOCK_TOLERANCE_NS = 5_000_000_000
+_MUST_STAY = ("image_digest", "model_sha256", "launch_arguments", "cores", "cpu_model")
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """Progress of a run, passed to the ``progress`` callback after each request."""
 
     done: int
@@ -113,165 +67,11 @@ class Progress:
     """The run's folder."""
 
 
-class Recorder:
-    """Records one run.
-
-    Args:
-        plan: The trials.
-        folder: Where to store them.
-        sampler: Reads the server's counters; called in its own thread.
-        progress: Called after each request.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        folder: RunFolder,
-        sampler: Sampler | None,
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.plan, self.folder = plan, folder
-        self.sampler, self.progress = sampler, progress
-        self.info = plan.info
-        self.total = plan.total
-        kept = plan.before.requests if plan.before else ()
-        self.done = len(kept)
-        self.errors = sum(bool(one.error) and not one.is_cancelled for one in kept)
-        self.cpu_ns = self.info.client.cpu_ns if self.info.client else 0
-        self.unreached = 0
-        self.shift = _shift(plan)
-        self.sampler_errors = list(self.info.sampler_errors)
-        folder.write_info(self.info)
-
-    async def run(self, http: wire.Client, stop: threading.Event | None) -> Path:
-        """Send everything; ``run.json`` records the reason when it ends early."""
-        stopper = asyncio.create_task(cancel_when(stop, this())) if stop else None
-        reason = "ended by an error"
-        try:
-            await self._play(http)
-            reason = ""
-        except asyncio.CancelledError:
-            reason = "stopped by the user"
-            if stop is None or not stop.is_set():
-                raise
-        except BaseException as error:
-            reason = f"ended by {_root(error)!r}"
-            if isinstance(_root(error), BenchError):
-                raise _root(error) from error
-            raise
-        finally:
-            await end(stopper)
-            self._close(reason)
-        return self.folder.path
-
-    async def _play(self, http: wire.Client) -> None:
-        for round_ in self.plan.rounds():
-            trial = self.plan.encoded(round_)
-            await self._sample()
-            watch = asyncio.create_task(self._watch())
-            began = time.thread_time_ns()
-            try:
-                await load.play(trial, http, self.plan.target, self._store)
-            finally:
-                self.cpu_ns += time.thread_time_ns() - began
-                await end(watch)
-            await self._sample()
-        if not self.info.order.skipped:
-            after = await order.ask(http, self.plan.target, self.info.order.check)
-            self.info = replace(self.info, order=replace(self.info.order, after=after))
-
-    def _store(self, record: RequestRecord) -> None:
-        self.folder.add_request(self._on_run_clock(record))
-        self.done += 1
-        self.errors += bool(record.error) and not record.is_cancelled
-        if self.progress:
-            self.progress(
-                Progress(self.done, self.total, self.errors, record.latency, record.level, self.folder.path)
-            )
-        self._check_reachable(record)
-
-    def _on_run_clock(self, record: RequestRecord) -> RequestRecord:
-        if not self.shift:
-            return record
-        times = (record.t_sched, record.t_send, record.t_done)
-        t_sched, t_send, t_done = (t + self.shift for t in times)
-        return replace(record, t_sched=t_sched, t_send=t_send, t_done=t_done)
-
-    def _check_reachable(self, record: RequestRecord) -> None:
-        """End the run after some connection errors in a row, instead of failing all other requests."""
-        if record.is_cancelled:
-            return
-        self.unreached = self.unreached + 1 if record.error.startswith("connection:") else 0
-        if self.unreached >= _GONE_AFTER:
-            raise BenchError(
-                f"the reranker is gone: {_GONE_AFTER} connection errors in a row",
-                code="reranker-gone",
-                evidence=record.error,
-                hint=f"when it runs again: ragops bench --resume {self.folder.path}",
-            )
-
-    async def _watch(self) -> None:
-        while self.sampler:
-            await asyncio.sleep(_SAMPLE_EVERY)
-            await self._sample()
-
-    async def _sample(self) -> None:
-        """Sample before and after each trial, so that the differences are those of the trial."""
-        if self.sampler is None:
-            return
-        try:
-            sample = await asyncio.to_thread(self.sampler)
-        except Exception as error:  # noqa: BLE001 - a sampler's fault must not end the run
-            self.sampler_errors.append(repr(error)[:200])
-        else:
-            self.folder.add_sample(replace(sample, t=sample.t + self.shift))
-
-    def _close(self, reason: str) -> None:
-        floor = self.info.client.floor if self.info.client else None
-        self.info = replace(
-            self.info,
-            ended=datetime.now(UTC).isoformat(timespec="seconds"),
-            complete=not reason,
-            reason=reason,
-            client=ClientReport(self.done, self.cpu_ns, floor),
-            sampler_errors=tuple(dict.fromkeys(self.sampler_errors))[:20],
-        )
-        try:
-            self.folder.write_info(self.info)
-        except BenchError:
-            if not reason:
-                raise
-        finally:
-            self.folder.close()
-
-
-def _shift(plan: Plan) -> int:
-    """Nanoseconds to add to this clock, which a reboot resets, to continue the clock of the run."""
-    if plan.before is None:
-        return 0
-    since = datetime.now(UTC) - datetime.fromisoformat(plan.info.started)
-    shift = plan.info.started_ns + int(since.total_seconds() * 1e9) - time.perf_counter_ns()
-    return shift if abs(shift) > _SAME_CLOCK else 0
-
-
-def _root(error: BaseException) -> BaseException:
-    """The first error of ours inside a group, else the error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        own = error.subgroup(BenchError)
-        return _root(own.exceptions[0]) if own else error
-    return error
-
-
-__all__ = ["Progress", "record", "record_sync", "resume", "resume_sync"]
-
-_MUST_STAY = ("image_digest", "model_sha256", "launch_arguments", "cores", "cpu_model")
-
-
 async def record(
     server: Server,
     config: BenchmarkConfig,
     *,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Path:
     """Measure a server, and record the run in a new folder.
@@ -289,33 +89,36 @@ async def record(
         BenchError: The server does not respond or ranks wrongly, the folder is not writable, or the
             server stopped responding; what was recorded stays.
     """
-    timeout = config.request_timeout
-    order_of_trials = trial_order(tuple(config.levels), config.repeats, config.seed)
+    levels, check = tuple(config.levels), config.order_check
     info = RunInfo(
         name=config.name,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=_now(),
         started_ns=time.perf_counter_ns(),
         base_url=server.base_url,
         model=server.model,
-        timeout=timeout,
+        timeout=config.request_timeout,
         workload=config.workload.info(),
-        levels=tuple(config.levels),
-        order_played=tuple(f"{level.name}#{repeat}" for level, repeat in order_of_trials),
+        levels=levels,
+        order_played=tuple(
+            f"{level.name}#{repeat}" for level, repeat in trial_order(levels, config.repeats, config.seed)
+        ),
         repeats=config.repeats,
         warmup=config.warmup,
         seed=config.seed,
         fresh=config.fresh,
-        order=OrderReport.of(order.OrderCheck(*config.order_check), config.no_order_check),
+        order=OrderReport(*check, skipped=config.no_order_check),
         provenance=server.provenance,
         limit=server.limit,
         template_tokens=server.template_tokens,
     )
-    target = wire.Target(server.base_url, server.model, server.api_key, timeout)
-    plan = Plan(info, config.workload, target)
+    target = wire.Target(server.base_url, server.model, server.api_key, info.timeout)
     async with wire.client() as http:
-        plan = replace(plan, info=await _prepared(plan, http, floor=config.with_limits))
-        folder = RunFolder(Path(config.results) / _folder_name(plan.info))
-        return await Recorder(plan, folder, server.sampler, progress).run(http, stop)
+        info = await _check_order_before(info, http, target)
+        if config.with_limits:
+            info = replace(info, client=ClientReport(0, 0, await measure_overhead(config.workload)))
+        folder = RunFolder(Path(config.results) / _folder_name(info))
+        plan = RunPlan(info, config.workload, target)
+        return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
 
 
 async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is continued with
@@ -323,8 +126,8 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
     *,
     workload: Workload | None = None,
     provenance: Provenance | None = None,
-    sampler: Sampler | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    sampler: ReadSample | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
     api_key: str = "x",
     stop: threading.Event | None = None,
 ) -> Path:
@@ -346,35 +149,290 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
         BenchError: The run is complete, the requests or the server changed, or as :func:`record`.
     """
     before = load_run(path)
-    info = before.info
+    info, code = before.info, "run-not-continued"
     if info.complete:
-        raise BenchError(
-            f"{path} is complete", code="run-not-continued", hint="record a new run instead", file=path
-        )
-    texts = workload or again(info.workload)
-    _refuse_other(info, texts, provenance)
-    moment = datetime.now(UTC).isoformat(timespec="seconds")
-    info = replace(info, resumed=(*info.resumed, moment), reason="still running")
-    plan = Plan(info, texts, wire.Target(info.base_url, info.model, api_key, info.timeout), before)
+        raise BenchError(f"{path} is complete", code=code, hint="record a new run instead", file=path)
+    workload = workload or regenerate(info.workload)
+    _refuse_changes(info, workload, provenance)
+    info = replace(info, resumed=(*info.resumed, _now()), reason="still running")
+    target = wire.Target(info.base_url, info.model, api_key, info.timeout)
     async with wire.client() as http:
-        checked = await _prepared(plan, http, floor=False)
-        folder = RunFolder(before.path, again=True)
-        return await Recorder(replace(plan, info=checked), folder, sampler, progress).run(http, stop)
+        plan = RunPlan(await _check_order_before(info, http, target), workload, target, before)
+        folder = RunFolder(before.path, resume=True)
+        return await _Recorder(plan, folder, sampler, progress).run(http, stop)
 
 
-async def _prepared(plan: Plan, http: wire.Client, *, floor: bool) -> RunInfo:
-    """``run.json`` with the order check and the client's overhead."""
-    info, report = plan.info, plan.info.order
-    if not report.skipped:
-        before = await order.ask(http, plan.target, report.check)
-        if not before.right:
-            raise order.refusal(before, plan.target)
-        report = replace(report, before=report.before or before)
-    client = ClientReport(0, 0, await measure_overhead(plan.workload)) if floor else info.client
-    return replace(info, order=report, client=client)
+async def measure_overhead(workload: Workload, requests: int = 40) -> ClientOverhead:
+    """Send the workload's first requests, one at a time, to an echo server whose response takes no time.
+
+    Args:
+        workload: Whose requests to send, repeatedly if there are too few.
+        requests: Number of requests.
+
+    Returns:
+        Median latency, which includes the echo server's own time, and CPU time of this thread for each
+        request, both in ns.
+    """
+    selected = [workload.requests[number % len(workload.requests)] for number in range(requests)]
+    bodies = [(wire.encode(MODEL, r.query, r.documents), len(r.documents)) for r in selected]
+    with EchoProcess() as echo:
+        target = wire.Target(echo.base_url, MODEL)
+        async with wire.client() as http:
+            for body, documents in bodies:  # warm-up
+                await wire.post(http, target, body, documents)
+            began = time.thread_time_ns()
+            responses = [await wire.post(http, target, body, documents) for body, documents in bodies]
+            cpu_ns = time.thread_time_ns() - began
+    times = [response.t_done - response.t_send for response in responses]
+    errors = sum(bool(response.error) for response in responses)
+    return ClientOverhead(requests, int(median(times)), cpu_ns // requests, errors)
 
 
-def _refuse_other(info: RunInfo, workload: Workload, provenance: Provenance | None) -> None:
+def _blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Blocking form of a coroutine function, also inside a running event loop, as in Jupyter."""
+
+    @functools.wraps(function)
+    def blocking(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(function(*args, **kwargs))
+        return _run_in_thread(function(*args, **kwargs))
+
+    return blocking
+
+
+def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run in a thread with its own event loop; an interrupt cancels the coroutine."""
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+    async def registered() -> T:
+        running.append((asyncio.get_running_loop(), _current_task()))
+        return await coroutine
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(asyncio.run, registered())
+        try:
+            return job.result()
+        except KeyboardInterrupt:
+            for loop, task in running:
+                loop.call_soon_threadsafe(task.cancel)
+            raise
+
+
+record_sync = _blocking(record)
+"""Blocking form of :func:`record`, also inside a running event loop, as in Jupyter. Ctrl-C ends the run
+and keeps what was recorded."""
+
+resume_sync = _blocking(resume)
+"""Blocking form of :func:`resume`; see :func:`record_sync`."""
+
+
+class _Recorder:
+    """Executes a plan; the sampler runs in its own thread, ``progress`` is called after each request."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        folder: RunFolder,
+        sampler: ReadSample | None,
+        progress: Callable[[RunProgress], None] | None,
+    ) -> None:
+        self.plan, self.folder = plan, folder
+        self.sampler, self.progress = sampler, progress
+        self.info = plan.info
+        self.total = plan.total
+        recorded = plan.before.requests if plan.before else ()
+        self.done = len(recorded)
+        self.errors = sum(bool(record.error) and not record.is_cancelled for record in recorded)
+        self.cpu_ns = self.info.client.cpu_ns if self.info.client else 0
+        self.connection_errors = 0
+        self.clock_shift = _clock_shift(self.info) if plan.before else 0
+        self.sampler_errors = list(self.info.sampler_errors)
+        folder.write_info(self.info)
+
+    async def run(self, http: wire.Client, stop: threading.Event | None) -> Path:
+        """Send everything; ``run.json`` records the reason when it ends early."""
+        reason = "ended by an error"
+        try:
+            async with _background(_cancel_when(stop, _current_task())):
+                await self._send_trials(http)
+            reason = ""
+        except asyncio.CancelledError:
+            reason = "stopped by the user"
+            if stop is None or not stop.is_set():
+                raise
+        except BaseException as error:
+            reason = f"ended by {_root(error)!r}"
+            if isinstance(_root(error), BenchError):
+                raise _root(error) from error
+            raise
+        finally:
+            self._close(reason)
+        return self.folder.path
+
+    async def _send_trials(self, http: wire.Client) -> None:
+        """Sample before and after each trial, so that the differences are those of the trial."""
+        for trial in self.plan.trials():
+            await self._sample()
+            async with _background(self._sample_repeatedly()):
+                began = time.thread_time_ns()
+                try:
+                    await send_trial(trial, http, self.plan.target, self._store)
+                finally:
+                    self.cpu_ns += time.thread_time_ns() - began
+            await self._sample()
+        order = self.info.order
+        if not order.skipped:
+            after = await check_order(http, self.plan.target, order.check)
+            self.info = replace(self.info, order=replace(order, after=after))
+
+    def _store(self, record: RequestRecord) -> None:
+        if self.clock_shift:
+            times = {
+                name: getattr(record, name) + self.clock_shift for name in ("t_sched", "t_send", "t_done")
+            }
+            record = replace(record, **times)
+        self.folder.add_request(record)
+        self.done += 1
+        if not record.is_cancelled:
+            self.errors += bool(record.error)
+            is_unreachable = record.error.startswith("connection:")
+            self.connection_errors = self.connection_errors + 1 if is_unreachable else 0
+        if self.progress:
+            self.progress(
+                RunProgress(
+                    self.done, self.total, self.errors, record.latency, record.level, self.folder.path
+                )
+            )
+        if self.connection_errors >= _UNREACHABLE_AFTER:  # instead of failing all other requests
+            raise BenchError(
+                f"the reranker is unreachable: {_UNREACHABLE_AFTER} connection errors in a row",
+                code="reranker-gone",
+                evidence=record.error,
+                hint=f"when it runs again: ragops bench --resume {self.folder.path}",
+            )
+
+    async def _sample_repeatedly(self) -> None:
+        while self.sampler:
+            await asyncio.sleep(_SAMPLE_S)
+            await self._sample()
+
+    async def _sample(self) -> None:
+        if self.sampler is None:
+            return
+        try:
+            sample = await asyncio.to_thread(self.sampler)
+        except Exception as error:  # noqa: BLE001 - a sampler's fault must not end the run
+            self.sampler_errors.append(repr(error)[:200])
+        else:
+            self.folder.add_sample(replace(sample, t=sample.t + self.clock_shift))
+
+    def _close(self, reason: str) -> None:
+        self.info = replace(
+            self.info,
+            ended=_now(),
+            complete=not reason,
+            reason=reason,
+            client=ClientReport(self.done, self.cpu_ns, self.info.client.floor if self.info.client else None),
+            sampler_errors=tuple(dict.fromkeys(self.sampler_errors))[:20],
+        )
+        try:
+            self.folder.write_info(self.info)
+        except BenchError:
+            if not reason:
+                raise
+        finally:
+            self.folder.close()
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - called by coroutines only
+    return task
+
+
+async def _cancel_when(stop: threading.Event | None, task: asyncio.Task[Any]) -> None:
+    if stop is not None:
+        while not stop.is_set():  # noqa: ASYNC110 - set in another thread, which has no event loop
+            await asyncio.sleep(_STOP_CHECK_S)
+        task.cancel()
+
+
+@asynccontextmanager
+async def _background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine as long as the block runs; its errors are raised at the end."""
+    task = asyncio.create_task(coroutine)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def check_order(http: wire.Client, target: wire.Target, check: OrderCheck) -> OrderResult:
+    """Send an order check with each document first in turn, so that no position passes by chance.
+
+    Returns:
+        The first result if all were right, else the first wrong one, with scores in the order of the
+        check.
+
+    Raises:
+        BenchError: The check has fewer than two documents, or no such index.
+    """
+    count = len(check.documents)
+    if count < 2 or not 0 <= check.best < count:
+        evidence = f"{count} documents, the best at {check.best}"
+        hint = "give two or more documents and the index of the relevant one, from 0"
+        raise BenchError("the order check is invalid", code="order-wrong", evidence=evidence, hint=hint)
+    results = []
+    for first in range(count):
+        rotated = check.documents[first:] + check.documents[:first]
+        response = await wire.post(http, target, wire.encode(target.model, check.query, rotated), count)
+        scores = response.scores[count - first :] + response.scores[: count - first]
+        right = not response.error and ranks_first(scores, check.best)
+        results.append(OrderResult(right, scores, response.error))
+    wrong = [result for result in results if not result.right]
+    return (wrong or results)[0]
+
+
+def ranks_first(scores: tuple[float, ...], best: int) -> bool:
+    """Whether the best document has a finite score above that of every other."""
+    others = scores[:best] + scores[best + 1 :]
+    return all(map(math.isfinite, scores)) and scores[best] > max(others)
+
+
+async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Target) -> RunInfo:
+    """``run.json`` with the result of the order check.
+
+    Raises:
+        BenchError: The result is wrong.
+    """
+    if info.order.skipped:
+        return info
+    result = await check_order(http, target, info.order.check)
+    if result.error:
+        raise BenchError(
+            f"{target.url} did not respond",
+            code="server-silent",
+            evidence=result.error,
+            hint="ragops status shows whether the reranker is up and its served model name",
+            url=target.url,
+        )
+    if not result.right:
+        raise BenchError(
+            f"{target.model} ranks the documents of a known query wrongly, so its speed is not measured",
+            code="order-wrong",
+            evidence=f"scores: {', '.join(f'{score:.3f}' for score in result.scores)}",
+            hint="check the score template and hf-overrides; "
+            "for random weights give no_order_check='random weights'",
+            url=target.url,
+        )
+    return replace(info, order=replace(info.order, before=info.order.before or result))
+
+
+def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance | None) -> None:
     if workload.sha256 != info.workload.sha256:
         raise BenchError(
             "these are not the requests of that run",
@@ -382,20 +440,33 @@ def _refuse_other(info: RunInfo, workload: Workload, provenance: Provenance | No
             evidence=f"sha256 {workload.sha256[:12]}, the run has {info.workload.sha256[:12]}",
             hint="give the same file with --workload",
         )
-    if provenance is None:
-        return
-    changed = []
-    for name in _MUST_STAY:
+    changes = []
+    for name in _MUST_STAY if provenance else ():
         before, now = getattr(info.provenance, name), getattr(provenance, name)
         if before != now:
-            changed.append(f"{name}: {before}, now {now}")
-    if changed:
+            changes.append(f"{name}: {before}, now {now}")
+    if changes:
         raise BenchError(
             "the reranker is not the one that the run began with",
             code="run-not-continued",
-            evidence="\n".join(changed),
+            evidence="\n".join(changes),
             hint="record a new run, and compare the two with ragops compare",
         )
+
+
+def _clock_shift(info: RunInfo) -> int:
+    """Nanoseconds to add to this clock, which a reboot resets, to continue the clock of the run."""
+    since = datetime.now(UTC) - datetime.fromisoformat(info.started)
+    shift = info.started_ns + int(since.total_seconds() * 1e9) - time.perf_counter_ns()
+    return shift if abs(shift) > _CLOCK_TOLERANCE_NS else 0
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first error of ours inside a group, else the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        own = error.subgroup(BenchError)
+        return _root(own.exceptions[0]) if own else error
+    return error
 
 
 def _folder_name(info: RunInfo) -> str:
@@ -405,9 +476,5 @@ def _folder_name(info: RunInfo) -> str:
     return "-".join([moment, *(part or "run" for part in parts)])
 
 
-record_sync = in_any_thread(record)
-"""Blocking form of :func:`record`, also inside a running event loop, as in Jupyter. Ctrl-C ends the run
-and keeps what was recorded."""
-
-resume_sync = in_any_thread(resume)
-"""Blocking form of :func:`resume`; see :func:`record_sync`."""
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

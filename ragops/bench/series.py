@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from ragops.bench.records import Level, RequestRecord, Run, Sample
+    from ragops.bench.records import LoadLevel, RequestRecord, Run, Sample
     from ragops.bench.statistics import LevelFigures
 
 _STALL = 3.0
@@ -33,7 +33,7 @@ _FEWEST_LEVELS = 3
 _MOST_SIZES = 12
 
 
-def load_name(level: Level) -> str:
+def load_name(level: LoadLevel) -> str:
     """A level in words: ``4 clients``, ``0.5/s at random``, ``2/s evenly`` or ``8 at once``."""
     words = {"poisson": "/s at random", "constant": "/s evenly", "burst": " at once"}
     clients = " client" if level.value == 1 else " clients"

@@ -16,7 +16,7 @@ from ragops.errors import BenchError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ragops.bench.records import Level, RequestRecord, Run, Sample
+    from ragops.bench.records import LoadLevel, RequestRecord, Run, Sample
 
 OTHER_CPU = 0.1
 """Cores used by other processes above which a run is reported as disturbed: a fifth of a core made
@@ -143,7 +143,7 @@ class LevelFigures:
     In the percentiles a failed request counts as slower than any successful one.
     """
 
-    level: Level
+    level: LoadLevel
     n: int
     """Measured requests, failed ones too."""
     errors: int
@@ -225,7 +225,7 @@ def figures(run: Run) -> tuple[LevelFigures, ...]:
     return tuple(row for row in rows if row.n)
 
 
-def _level_figures(run: Run, level: Level) -> LevelFigures:
+def _level_figures(run: Run, level: LoadLevel) -> LevelFigures:
     records = [record for record in run.measured if record.level == level.name]
     each = [rates(turn, level.clients) for turn in passes(run, level.name)]
     tokens = [rate.tokens for rate in each if rate.tokens is not None]

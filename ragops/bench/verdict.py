@@ -28,7 +28,7 @@ from ragops.errors import BenchError
 from ragops.ragflow import releases
 
 if TYPE_CHECKING:
-    from ragops.bench.records import Level, RequestRecord, Run
+    from ragops.bench.records import LoadLevel, RequestRecord, Run
     from ragops.bench.workload import Workload
 
 
@@ -67,7 +67,7 @@ class Verdict:
     fits: bool | None
     """By the highest percentile with an interval; None when inconclusive: too few requests, or the
     interval contains the timeout."""
-    level: Level
+    level: LoadLevel
     """The load level that was judged."""
     p95: Percentile
     p99: Percentile
@@ -165,7 +165,7 @@ def judge(run: Run, *, release: str = "", budget: float | None = None) -> Verdic
     )
 
 
-def _judged(run: Run) -> tuple[Level, list[RequestRecord]]:
+def _judged(run: Run) -> tuple[LoadLevel, list[RequestRecord]]:
     if run.info.workload.profile not in PROFILES:
         raise BenchError(
             f"the workload {run.info.workload.name} says nothing about RAGFlow's limit",
@@ -223,7 +223,7 @@ def _notes(run: Run, release: str) -> tuple[str, ...]:
 
 def _sentence(
     run: Run,
-    level: Level,
+    level: LoadLevel,
     records: list[RequestRecord],
     found: tuple[Percentile, Percentile],
     limit: tuple[str, float],

@@ -1,10 +1,13 @@
-"""Workloads: reproducible requests, identified by their sha256.
+"""Workloads: reproducible requests, identified by their sha256; pure.
 
-:mod:`ragops.checks.traffic` generates texts and sizes.
+:func:`ragflow`, :func:`synthetic` and :func:`grid` generate a :class:`Workload`, :func:`from_jsonl` reads the
+user's own, :func:`regenerate` repeats that of a recorded run. ``checks/traffic.py`` writes the texts.
+Recorded runs name the sha256: the order of the random draws must not change.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -35,6 +38,8 @@ from ragops.errors import BenchError, file_errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+_LINE_FORM = 'each line is {"query": "...", "documents": ["...", ...]}'
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -49,7 +54,10 @@ class Workload:
         cut_to: Words of the longest pair where documents were truncated for the model.
         cut_documents: Number of truncated documents.
         release: Release of RAGFlow with this window; empty for others.
-        recipe: JSON for :func:`again`; empty for the user's own texts.
+        recipe: JSON for :func:`regenerate`; empty for the user's own texts.
+
+    Raises:
+        BenchError: There is no request.
     """
 
     name: str
@@ -81,19 +89,10 @@ class Workload:
     def info(self) -> WorkloadInfo:
         """Its entry in ``run.json``."""
         words = sum(count_words(request.query) * len(request.documents) for request in self.requests)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        counts = {"requests": len(self.requests), "documents": self.documents}
         return WorkloadInfo(
-            name=self.name,
-            profile=self.profile,
-            description=self.description,
-            seed=self.seed,
-            sha256=self.sha256,
-            requests=len(self.requests),
-            cut_to=self.cut_to,
-            cut_documents=self.cut_documents,
-            documents=self.documents,
-            query_words=round(words / self.documents, 2),
-            release=self.release,
-            recipe=self.recipe,
+            **fields | counts, sha256=self.sha256, query_words=round(words / self.documents, 2)
         )
 
 
@@ -114,7 +113,7 @@ def synthetic(
         words: Words in each document.
         seed: Seed of the texts.
         max_words: Longest query and document together, for a model with a short context; see
-            :func:`words_for_context`.
+            :func:`ragops.checks.traffic.words_for_context`.
         unique: New texts in every request; otherwise all requests are the same, the best case for
             caches.
 
@@ -122,13 +121,13 @@ def synthetic(
         BenchError: There are not so many different texts of that length.
     """
     writer = Writer(seed)
-    drawn = [_drawn(writer, [words] * documents, max_words) for _ in range(requests if unique else 1)]
-    texts = tuple(drawn if unique else drawn * requests)
+    generated = [_request(writer, [words] * documents, max_words) for _ in range(requests if unique else 1)]
+    texts = tuple(generated if unique else generated * requests)
     what = "new texts in every request" if unique else "the same request again and again"
     text = f"{requests} requests of {documents} documents of {words} words, {what}"
-    made = Workload(f"synthetic-{documents}x{words}", "synthetic", text, seed, texts)
+    workload = Workload(f"synthetic-{documents}x{words}", "synthetic", text, seed, texts)
     recipe = {"requests": requests, "documents": documents, "words": words, "unique": unique}
-    return _finished(made, max_words, recipe)
+    return _with_recipe(workload, max_words, recipe)
 
 
 def grid(
@@ -151,10 +150,11 @@ def grid(
     writer = Writer(seed)
     sizes = list(product(documents, words)) * each
     writer.chance.shuffle(sizes)
-    requests = tuple(_drawn(writer, [length] * count, max_words) for count, length in sizes)
-    text = f"{each} requests each of {_list(documents)} documents x {_list(words)} words"
-    made = Workload(f"grid-{len(sizes)}", "grid", text, seed, requests)
-    return _finished(made, max_words, {"documents": documents, "words": words, "each": each})
+    requests = tuple(_request(writer, [length] * count, max_words) for count, length in sizes)
+    counts, lengths = ("/".join(map(str, numbers)) for numbers in (documents, words))
+    text = f"{each} requests each of {counts} documents x {lengths} words"
+    workload = Workload(f"grid-{len(sizes)}", "grid", text, seed, requests)
+    return _with_recipe(workload, max_words, {"documents": documents, "words": words, "each": each})
 
 
 def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
@@ -191,46 +191,46 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     """
     window = window or (windows(release, page_size) if release else RAGFLOW_WINDOW)
     texts = ragflow_requests(requests, seed, form=form, window=window, tail=tail, max_words=max_words)
-    counted = Counter(len(request.documents) for request in texts)
-    sent = ", ".join(f"{counted[count]} of {count}" for count, _ in window)
+    sizes = Counter(len(request.documents) for request in texts)
+    sent = ", ".join(f"{sizes[count]} of {count}" for count, _ in window)
     long = f", {tail:.1%} of {TAIL_TOKENS[0]} to {TAIL_TOKENS[1]} tokens" if tail else ""
     text = (
         f"{requests} requests ({sent} documents), {form} text, pairs of p50 280, p90 480, p99 650 tokens"
         f"{long} at {TOKENS_PER_WORD} tokens a word"
     )
-    made = Workload(f"ragflow-{form}", "ragflow", text, seed, texts, release=release)
+    workload = Workload(f"ragflow-{form}", "ragflow", text, seed, texts, release=release)
     recipe = {"requests": requests, "form": form, "window": window, "release": release, "tail": tail}
-    return _finished(made, max_words, recipe)
+    return _with_recipe(workload, max_words, recipe)
 
 
-def again(info: WorkloadInfo) -> Workload:
+def regenerate(info: WorkloadInfo) -> Workload:
     """The workload of a recorded run, generated again.
 
     Raises:
         BenchError: Its texts were the user's own, or this release of ragops generates others.
     """
-    makers: dict[str, Callable[..., Workload]] = {"synthetic": synthetic, "grid": grid, "ragflow": ragflow}
-    if info.profile not in makers or not info.recipe:
+    generators: dict[str, Callable[..., Workload]] = {
+        "synthetic": synthetic,
+        "grid": grid,
+        "ragflow": ragflow,
+    }
+    if info.profile not in generators or not info.recipe:
         raise BenchError(
             f"the texts of {info.name} can't be generated again",
             code="run-not-continued",
             evidence=f"its profile is {info.profile}",
             hint="give them: ragops bench --resume RUN --workload FILE",
         )
-    arguments = {name: _frozen(value) for name, value in json.loads(info.recipe).items()}
-    made = makers[info.profile](**arguments)
-    if made.sha256 != info.sha256:
+    arguments = {name: _as_tuple(value) for name, value in json.loads(info.recipe).items()}
+    workload = generators[info.profile](**arguments)
+    if workload.sha256 != info.sha256:
         raise BenchError(
             f"the texts of {info.name} are generated differently by this release of ragops",
             code="run-not-continued",
-            evidence=f"sha256 {made.sha256[:12]}, the run has {info.sha256[:12]}",
+            evidence=f"sha256 {workload.sha256[:12]}, the run has {info.sha256[:12]}",
             hint="resume with the release that recorded the run",
         )
-    return made
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    return workload
 
 
 def from_jsonl(path: Path | str) -> Workload:
@@ -242,43 +242,41 @@ def from_jsonl(path: Path | str) -> Workload:
     Raises:
         BenchError: The file can't be read, or a line is of another form; the line is named.
     """
-    file = Path(path)
-    with file_errors(BenchError, f"can't read {file}", file, code="workload-refused"):
+    file, requests, code = Path(path), [], "workload-refused"
+    with file_errors(BenchError, f"can't read {file}", file, code=code):
         lines = file.read_bytes().splitlines()
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    requests = tuple(_parsed(file, number, line) for number, line in numbered)
+    for number, line in enumerate(lines, start=1):
+        what = f"{file}:{number} is not a request"
+        with file_errors(BenchError, what, file, code=code, hint=_LINE_FORM):
+            if line.strip():
+                requests.append(_REQUEST.validate_json(line))
     if not requests:
-        raise BenchError(f"{file} has no request", code="workload-refused", hint=_FORM, file=file)
-    return Workload(file.stem, "own", f"{len(requests)} requests of the user's own", None, requests)
+        raise BenchError(f"{file} has no request", code=code, hint=_LINE_FORM, file=file)
+    text = f"{len(requests)} requests of the user's own"
+    return Workload(file.stem, "own", text, None, tuple(requests))
 
 
 _REQUEST = TypeAdapter(Request)
-_FORM = 'each line is {"query": "...", "documents": ["...", ...]}'
 
 
-def _parsed(file: Path, number: int, line: bytes) -> Request:
-    what = f"{file}:{number} is not a request"
-    with file_errors(BenchError, what, file, code="workload-refused", hint=_FORM):
-        return _REQUEST.validate_json(line)
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _drawn(writer: Writer, lengths: list[int], max_words: int | None) -> Request:
+def _request(writer: Writer, lengths: list[int], max_words: int | None) -> Request:
     query = writer.query()
     limit = document_words(query, max_words)
-    passages = [writer.passage(min(words, limit)) for words in lengths]
-    return Request(query, tuple(passage.text for passage in passages))
+    return Request(query, tuple(writer.passage(min(words, limit)).text for words in lengths))
 
 
-def _finished(made: Workload, max_words: int | None, recipe: Mapping[str, object]) -> Workload:
-    """With its recipe, and a note where the limit on words was reached."""
-    whole = {**recipe, "seed": made.seed, "max_words": max_words}
-    made = replace(made, recipe=json.dumps(whole, separators=(",", ":")))
-    cut = count_cut(made.requests, max_words)
-    if not cut:
-        return made
-    text = f"{made.description}; cut to {max_words} words a pair (max_words), so lighter than the sizes say"
-    return replace(made, description=text, cut_to=max_words, cut_documents=cut)
-
-
-def _list(numbers: tuple[int, ...]) -> str:
-    return "/".join(map(str, numbers))
+def _with_recipe(workload: Workload, max_words: int | None, recipe: Mapping[str, object]) -> Workload:
+    """With its recipe, and a note where documents were truncated to the limit on words."""
+    arguments = {**recipe, "seed": workload.seed, "max_words": max_words}
+    workload = replace(workload, recipe=json.dumps(arguments, separators=(",", ":")))
+    truncated = count_cut(workload.requests, max_words)
+    if not truncated:
+        return workload
+    text = (
+        f"{workload.description}; cut to {max_words} words a pair (max_words), so lighter than the sizes say"
+    )
+    return replace(workload, description=text, cut_to=max_words, cut_documents=truncated)

@@ -14,8 +14,8 @@ from ragops.cli.output import FAILED, MEASURE, OK, Call, option, verb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ragops.bench.records import Level, Run
-    from ragops.bench.run import Progress
+    from ragops.bench.records import LoadLevel, Run
+    from ragops.bench.run import RunProgress
     from ragops.bench.statistics import LevelFigures
     from ragops.bench.verdict import Verdict
     from ragops.bench.workload import Workload
@@ -84,11 +84,16 @@ def _level(row: LevelFigures) -> str:
     return ", ".join(parts)
 
 
-def _levels(requests: int | None, *lists: str) -> tuple[Level, ...]:
+def _levels(requests: int | None, *lists: str) -> tuple[LoadLevel, ...]:
     """A load level for each number of the comma-separated lists: clients, rates, constant rates, bursts."""
-    from ragops.bench.records import Level
+    from ragops.bench.records import LoadLevel
 
-    kinds: tuple[Callable[..., Level], ...] = (Level.closed, Level.poisson, Level.constant, Level.burst)
+    kinds: tuple[Callable[..., LoadLevel], ...] = (
+        LoadLevel.closed,
+        LoadLevel.poisson,
+        LoadLevel.constant,
+        LoadLevel.burst,
+    )
     levels = []
     for kind, number, text in zip(kinds, (int, float, float, int), lists, strict=True):
         try:
@@ -223,7 +228,7 @@ class _Watched:
 
     folder: Path | None = None
 
-    def __call__(self, now: Progress) -> None:
+    def __call__(self, now: RunProgress) -> None:
         from ragops.progress import advance
 
         self.folder = now.folder

@@ -10,7 +10,7 @@ import pytest
 import ragops
 from ragops.bench import judge, measure
 from ragops.bench.load import BenchmarkConfig
-from ragops.bench.records import Level, load_run
+from ragops.bench.records import LoadLevel, load_run
 from ragops.bench.statistics import disturbances, figures, summary, trial_counters
 from ragops.bench.workload import ragflow, synthetic
 from ragops.ragflow.request import RerankRequest
@@ -20,7 +20,7 @@ from ragops.ragflow.request import RerankRequest
 def run(engine, declared, running, tmp_path_factory):
     config = BenchmarkConfig(
         workload=synthetic(12, documents=8, words=40, max_words=measure.max_words(declared)),
-        levels=(Level.closed(1), Level.closed(4), Level.poisson(2.0)),
+        levels=(LoadLevel.closed(1), LoadLevel.closed(4), LoadLevel.poisson(2.0)),
         name="live",
         results=tmp_path_factory.mktemp("results"),
         warmup=2,
@@ -143,7 +143,7 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
 
 
 def test_any_server_is_measured_by_its_address(declared, running, tmp_path):
-    config = BenchmarkConfig(synthetic(6, documents=4, words=20), (Level.burst(3),), results=tmp_path)
+    config = BenchmarkConfig(synthetic(6, documents=4, words=20), (LoadLevel.burst(3),), results=tmp_path)
     folder = measure.benchmark_url(declared.host_url, running.served, config)
     run = load_run(folder)
     assert run.info.complete

@@ -11,11 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from ragops.bench import compare_runs, judge, plots, series
-from ragops.bench.order import Ordering, OrderReport
 from ragops.bench.records import (
     Gemm,
     GemmPeak,
-    Level,
+    LoadLevel,
+    OrderReport,
+    OrderResult,
     Provenance,
     RequestRecord,
     Run,
@@ -28,10 +29,10 @@ from ragops.bench.statistics import disturbances, figures, frame, rates, summary
 from ragops.errors import BenchError
 
 ORIGIN = Provenance(machine="two cores", model="small", image_digest="sha256:0123456789abcdef")
-ORDER = OrderReport("q", ("a", "b"), 0, Ordering(right=True), Ordering(right=True))
+ORDER = OrderReport("q", ("a", "b"), 0, OrderResult(right=True), OrderResult(right=True))
 
 
-ONE = (Level.closed(1),)
+ONE = (LoadLevel.closed(1),)
 WORKLOAD = WorkloadInfo("ragflow-natural", "ragflow", "100 requests", 1, "a" * 64, 100)
 INFO = RunInfo(
     name="made up",
@@ -225,7 +226,7 @@ def test_throttling_theft_and_a_restart_are_told():
 
 
 def test_summary_prints_percentiles_only_when_they_mean_something():
-    levels = (Level.closed(1), Level.closed(4))
+    levels = (LoadLevel.closed(1), LoadLevel.closed(4))
     table = summary(made(one_by_one(noisy(120, 2.0)), levels))
     assert list(table.index) == ["closed-1"]
     row = table.loc["closed-1"]
@@ -327,12 +328,12 @@ def test_the_highest_percentile_that_is_known_decides():
 
 
 def test_level_with_one_client_is_judged():
-    levels = (Level.closed(4), Level.closed(1))
+    levels = (LoadLevel.closed(4), LoadLevel.closed(1))
     both = one_by_one(noisy(80, 20.0), level="closed-4") + one_by_one(noisy(80, 5.0))
-    assert judge(made(both, levels)).level == Level.closed(1)
+    assert judge(made(both, levels)).level == LoadLevel.closed(1)
     rising = [20.0, 28.0] * 40
     only = judge(made(one_by_one(rising, level="closed-4", sizes=(64, 90)), levels))
-    assert only.level == Level.closed(4)
+    assert only.level == LoadLevel.closed(4)
     assert only.sentence.startswith("With load closed-4,")
     assert only.service is None
 
@@ -356,7 +357,7 @@ def test_everything_that_a_reader_must_know_is_in_the_sentence():
 
 
 def test_wrong_scores_spoil_any_speed():
-    wrong = replace(ORDER, after=Ordering(right=False, scores=(0.1, 0.2)))
+    wrong = replace(ORDER, after=OrderResult(right=False, scores=(0.1, 0.2)))
     found = judge(made(one_by_one(noisy(80, 5.0)), order=wrong))
     assert found.fits is False
     assert found.sentence.startswith("The scores were wrong, so the speed proves nothing")
@@ -433,7 +434,9 @@ def test_different_workloads_are_refused():
 
 def test_no_common_level_is_refused():
     with pytest.raises(BenchError, match="no measured level in common"):
-        compare_runs(made(one_by_one([1.0])), made(one_by_one([1.0], level="closed-2"), (Level.closed(2),)))
+        compare_runs(
+            made(one_by_one([1.0])), made(one_by_one([1.0], level="closed-2"), (LoadLevel.closed(2),))
+        )
 
 
 def test_too_few_requests_make_no_interval():
@@ -458,7 +461,7 @@ def test_differences_of_provenance_are_listed():
 
 @pytest.fixture(scope="module")
 def drawn():
-    levels = (Level.closed(1), Level.closed(2), Level.poisson(2))
+    levels = (LoadLevel.closed(1), LoadLevel.closed(2), LoadLevel.poisson(2))
     turns = [r for level in levels for r in one_by_one(noisy(80, 16.0), level=level.name, sizes=(8, 16, 32))]
     bad = [request(401, 431, error="timeout"), request(431, 432, error="cancelled")]
     warm = [request(0, 4, phase="warmup")]
@@ -504,7 +507,7 @@ def test_figures_name_what_they_show(drawn, draw, parts, tmp_path):
 
 def test_what_the_reranker_did_meanwhile_in_numbers():
     samples = [Sample(n * 10**9, n * 2 * 10**9, 0, 0, (n + 1) * 2**30, n, 4) for n in range(5)]
-    found = meanwhile(made([request(1, 3), request(3, 3.5)], (Level.closed(1),), samples=samples))
+    found = meanwhile(made([request(1, 3), request(3, 3.5)], (LoadLevel.closed(1),), samples=samples))
     assert list(found.index) == ["closed-1"]
     row = found.loc["closed-1"]
     assert row["CPU (cores) in use, mean"] == row["CPU (cores) in use, most"] == 2

@@ -15,7 +15,7 @@ import pytest
 
 from ragops import bench
 from ragops.bench.load import BenchmarkConfig, Server
-from ragops.bench.records import Level, Provenance, RunFolder, load_run
+from ragops.bench.records import LoadLevel, Provenance, RunFolder, load_run
 from ragops.bench.run import resume_sync
 from ragops.bench.workload import from_jsonl, synthetic
 from ragops.errors import BenchError
@@ -45,7 +45,7 @@ def settings(stub, tmp_path):
         "base_url": stub.base_url,
         "model": "stub-reranker",
         "workload": WORKLOAD,
-        "levels": (Level.closed(1), Level.closed(2, requests=6)),
+        "levels": (LoadLevel.closed(1), LoadLevel.closed(2, requests=6)),
         "name": "cut short",
         "results": tmp_path,
         "warmup": 1,
@@ -121,7 +121,7 @@ def test_a_wrong_order_is_not_continued(cut):
         file = cut / "run.json"
         content = json.loads(file.read_text())
         file.write_text(json.dumps({**content, "base_url": wrong.base_url}))
-        with pytest.raises(BenchError, match="sorts a known question wrongly"):
+        with pytest.raises(BenchError, match="known query wrongly"):
             resume_sync(cut)
 
 
@@ -142,7 +142,7 @@ def test_a_killed_client_leaves_its_requests(tmp_path):
             time.sleep(0.01)
         (path,) = tmp_path.iterdir()
         with pytest.raises(BenchError, match="another process is recording"):
-            RunFolder(path, again=True)
+            RunFolder(path, resume=True)
         child.kill()
         child.wait()
         with (path / "requests.jsonl").open("ab") as file:
@@ -180,14 +180,14 @@ def test_a_server_that_went_away_ends_the_run(settings, tmp_path):
         if event.done == 4:
             stub.__exit__()
 
-    with stub, pytest.raises(BenchError, match="the reranker is gone") as caught:
+    with stub, pytest.raises(BenchError, match="the reranker is unreachable") as caught:
         record_sync(**{**settings, "base_url": stub.base_url}, progress=close)
     (path,) = tmp_path.iterdir()
     assert f"--resume {path}" in caught.value.hint
     run = load_run(path)
     lost = [r for r in run.requests if r.error.startswith("connection:")]
     assert len(lost) == 5
-    assert "the reranker is gone" in run.info.reason
+    assert "the reranker is unreachable" in run.info.reason
     assert len(run.measured) < 18
 
 

@@ -16,8 +16,16 @@ import numpy as np
 import pytest
 
 from ragops.bench import judge
-from ragops.bench.order import Ordering, OrderReport
-from ragops.bench.records import Level, Provenance, RequestRecord, Run, RunInfo, WorkloadInfo
+from ragops.bench.records import (
+    LoadLevel,
+    OrderReport,
+    OrderResult,
+    Provenance,
+    RequestRecord,
+    Run,
+    RunInfo,
+    WorkloadInfo,
+)
 from ragops.bench.verdict import affordable
 from ragops.bench.workload import Workload
 from ragops.checks.latency import MARGIN
@@ -86,7 +94,7 @@ def recorded(law, release, count=400):
     return Run(Path("results/x"), replace(INFO, workload=info), tuple(records))
 
 
-ORDER = OrderReport("q", ("a", "b"), 0, Ordering(right=True), Ordering(right=True))
+ORDER = OrderReport("q", ("a", "b"), 0, OrderResult(right=True), OrderResult(right=True))
 INFO = RunInfo(
     name="cell",
     started="2026-01-01T00:00:00+00:00",
@@ -95,7 +103,7 @@ INFO = RunInfo(
     model="stub-reranker",
     timeout=600.0,
     workload=WorkloadInfo("", "ragflow", "", 1, "", 1),
-    levels=(Level.closed(1),),
+    levels=(LoadLevel.closed(1),),
     order_played=(),
     repeats=1,
     warmup=0,
@@ -153,7 +161,7 @@ def test_failed_requests_allow_no_estimate():
 
 def with_clients(run, clients, seconds):
     """The same calls from several clients, each taking that long."""
-    level = Level.closed(clients)
+    level = LoadLevel.closed(clients)
     extra = []
     for index in range(100):
         start = (index // clients) * round(seconds * 1e9)

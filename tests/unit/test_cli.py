@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ragops import cli
-from ragops.bench.records import Level
+from ragops.bench.records import LoadLevel
 from ragops.errors import BenchError, EngineError
 from tests.support.stub import Behaviour, StubReranker
 from tools import private_engine
@@ -346,7 +346,7 @@ class TestBench:
         file.write_text('{"query": "q", "documents": ["a"]}\n' * 3)
         run("bench", "--workload", str(file), "--clients", "2")
         assert measured["workload"].profile == "own"
-        assert measured["levels"] == (Level.closed(2),)
+        assert measured["levels"] == (LoadLevel.closed(2),)
 
     def test_any_server_by_its_address_to_the_verdict(self, run, here, tmp_path):
         with StubReranker(Behaviour(per_token_s=1e-7)) as stub:

@@ -12,14 +12,13 @@ import pytest
 from ragops import cli
 from ragops.bench import compare_runs
 from ragops.bench.compare import more_failures
-from ragops.bench.order import Ordering
-from ragops.bench.records import Level, load_run
+from ragops.bench.records import LoadLevel, OrderResult, load_run
 from ragops.errors import BenchError
 
 RESULTS = Path(__file__).parents[2] / "results"
 RECORDED = RESULTS / "20261123T201612Z-intel-xeon-2cpu-load"
 LOAD = load_run(RECORDED)
-LEVELS = (Level.closed(1), Level.closed(4))
+LEVELS = (LoadLevel.closed(1), LoadLevel.closed(4))
 PAIRS = 40
 
 
@@ -145,7 +144,7 @@ def test_incomplete_and_wrong_runs_are_refused():
     assert "stopped by the user" in caught.value.evidence
     with pytest.raises(BenchError, match="run A is incomplete"):
         compare_runs(replace(LOAD, problems=("requests.jsonl: last line cut off, left out",)), LOAD)
-    wrong = replace(LOAD.info.order, after=Ordering(right=False))
+    wrong = replace(LOAD.info.order, after=OrderResult(right=False))
     with pytest.raises(BenchError, match="run B failed the order check"):
         compare_runs(LOAD, replace(LOAD, info=replace(LOAD.info, order=wrong)))
 

@@ -66,13 +66,13 @@ class TestServer:
             assert fake.container(name).status == "paused"
 
     def test_it_runs_only_while_it_is_asked(self, fake, monkeypatch):
-        reply = wire.Reply(0, 2_000_000_000, 200, 700, (0.9, 0.1))
+        reply = wire.RerankResponse(0, 2_000_000_000, 200, 700, (0.9, 0.1))
         found = self.ask(fake, monkeypatch, reply)
         assert (found.seconds, found.documents, found.tokens) == (2.0, 2, 700)
 
     def test_a_failed_call_is_no_time(self, fake, monkeypatch):
         with pytest.raises(BenchError, match="did not answer"):
-            self.ask(fake, monkeypatch, wire.Reply(0, 1, error="timeout"))
+            self.ask(fake, monkeypatch, wire.RerankResponse(0, 1, error="timeout"))
 
 
 def test_calls_are_of_the_length_that_targets_name():

@@ -167,7 +167,7 @@ def test_no_button_for_what_is_approved_or_empty(monkeypatch, shown, plan, appro
 @pytest.fixture
 def config(tmp_path):
     return bench.BenchmarkConfig(
-        workload=bench.ragflow(4), levels=(bench.Level.closed(1),), name="load", results=tmp_path
+        workload=bench.ragflow(4), levels=(bench.LoadLevel.closed(1),), name="load", results=tmp_path
     )
 
 
@@ -270,7 +270,7 @@ from ragops import Stack, bench, measure, notebook
 def run(stack, config, progress, stop):
     progress(SimpleNamespace(done=1, total=1, errors=0, level="closed-1", folder=SimpleNamespace(name="run")))
 measure.benchmark = run
-config = bench.BenchmarkConfig(workload=bench.ragflow(4), levels=(bench.Level.closed(1),), name="load")
+config = bench.BenchmarkConfig(workload=bench.ragflow(4), levels=(bench.LoadLevel.closed(1),), name="load")
 await notebook.benchmark(Stack(), config)
 from ragops.progress import step
 with notebook.log("up"):

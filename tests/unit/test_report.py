@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ragops import cli
 from ragops.bench import judge, plots, report, series
 from ragops.bench.plots.frame import LOOKS, distribute
-from ragops.bench.records import Gemm, GemmPeak, Level, Sample, load_run
+from ragops.bench.records import Gemm, GemmPeak, LoadLevel, Sample, load_run
 from ragops.bench.report import sections
 
 ROOT = Path(__file__).parents[2]
@@ -232,7 +232,7 @@ def played(gaps, level="closed-1"):
         one = replace(LOAD.requests[-1], level=level, index=index, phase="measure", t_sched=now, t_send=now)
         now += round(gap * 1e9)
         records.append(replace(one, t_done=now))
-    info = replace(LOAD.info, started_ns=0, levels=(Level.closed(1),))
+    info = replace(LOAD.info, started_ns=0, levels=(LoadLevel.closed(1),))
     return replace(LOAD, info=info, requests=tuple(records), samples=())
 
 
@@ -274,11 +274,11 @@ def test_throttling_is_told():
 @pytest.mark.parametrize(
     ("level", "name"),
     [
-        (Level.closed(1), "1 client"),
-        (Level.closed(4), "4 clients"),
-        (Level.poisson(0.5), "0.5/s at random"),
-        (Level.constant(2), "2/s evenly"),
-        (Level.burst(8), "8 at once"),
+        (LoadLevel.closed(1), "1 client"),
+        (LoadLevel.closed(4), "4 clients"),
+        (LoadLevel.poisson(0.5), "0.5/s at random"),
+        (LoadLevel.constant(2), "2/s evenly"),
+        (LoadLevel.burst(8), "8 at once"),
     ],
 )
 def test_loads_have_names_in_words(level, name):

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ragops.bench import wire
-from ragops.bench.overhead import EchoProcess
+from ragops.bench.echo import EchoProcess
 
 BODY = wire.encode("stub-reranker", "red apple", ("a red apple", "a pear"))
 ANSWER = json.dumps(
@@ -123,7 +123,7 @@ def test_an_encrypted_server(tmp_path, monkeypatch):
         (b"no HTTP at all\r\n\r\n", "connection: RemoteProtocolError"),
         (http(ANSWER)[:-9], "connection: RemoteProtocolError"),
         (http(b"busy", "503 Service Unavailable"), "HTTP 503: busy"),
-        (http(b"<html>"), "answer: JSONDecodeError"),
+        (http(b"<html>"), "response: JSONDecodeError"),
     ],
 )
 def test_what_is_no_answer_is_named(answer, said):

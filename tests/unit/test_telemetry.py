@@ -4,8 +4,8 @@ import json
 
 import httpx
 
+from ragops.bench.echo import EchoProcess, delay
 from ragops.bench.measure import Sampler, parse
-from ragops.bench.overhead import EchoProcess, seconds
 from ragops.bench.workload import synthetic
 from tests.support.stub import Behaviour, StubReranker
 
@@ -72,11 +72,11 @@ def test_the_stand_in_answers_as_vllm_does_and_keeps_its_own_time():
     body = json.dumps({"query": request.query, "documents": request.documents}).encode()
     with EchoProcess(0.01, 0.05) as echo:
         answers = [httpx.post(echo.base_url + "/rerank", content=body).json() for _ in range(2)]
-        took = echo.took()
+        took = echo.durations()
     assert answers[0] == answers[1]
     assert [row["index"] for row in answers[0]["results"]] == [0, 1, 2]
     assert answers[0]["usage"]["prompt_tokens"] > 0
-    known = seconds(body, 0.01, 0.05)
+    known = delay(body, 0.01, 0.05)
     assert 0.01 <= known <= 0.05
     assert len(took) == 2
     assert all(one >= known * 1e9 for one in took)
