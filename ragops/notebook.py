@@ -176,7 +176,7 @@ def ragflow_settings(stack: Stack, model: str) -> Table:
 
     Args:
         stack: The configuration.
-        model: Name of the model as it is served, ``status.served``.
+        model: Name of the model as it is served, ``status.served_name``.
     """
     rows = (
         ("provider in RAGFlow", "VLLM"),

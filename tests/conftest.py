@@ -22,11 +22,10 @@ from tools import site
 
 CONNECTING = (
     "ragops.bench.measure.connect_engine",
-    "ragops.stack.verbs.connect_engine",
+    "ragops.docker.engine.connect",
     "ragops.stack.registration.connect_engine",
     "ragops.bench.tune.connect_engine",
     "ragops.cli.output.connect_engine",
-    "ragops.stack.watch.connect",
     "ragops.checks.doctor.connect",
 )
 GIB = 1 << 30

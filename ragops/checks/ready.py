@@ -1,7 +1,7 @@
-"""Waits until the reranker answers, and says why when it never will.
+"""Wait until the reranker responds, or raise the reason why it does not.
 
-Phases: start, load, compile, ready. The container's log tells the first three, a one-document
-rerank from inside the container the last: ``/health`` alone says yes to a server that hangs.
+Phases: start, load, compile, ready. The container's log shows the first three, and a rerank of one document
+inside the container the last: ``/health`` alone also responds when the server hangs.
 """
 
 from __future__ import annotations
@@ -33,54 +33,69 @@ _TAIL = 400
 _INTERVAL = 1.0
 
 
-def wait(
-    engine: Engine,
-    name: str,
-    served: str,
-    timeout: float,
-) -> float:
-    """Wait for the first rerank answer.
+def wait(engine: Engine, name: str, served_name: str, timeout: float) -> float:
+    """Wait for the first rerank response.
 
     Args:
-        engine: Where the container runs.
+        engine: The Docker engine.
         name: The reranker's container.
-        served: The model's name as served.
-        timeout: Seconds.
+        served_name: Served model name.
+        timeout: In seconds.
 
     Returns:
-        Seconds that it took.
+        Seconds until then.
 
     Raises:
-        LaunchError: The container ended (told within a second or two), or time ran out.
+        LaunchError: The container exited (reported within two seconds), or the timeout has passed.
     """
     begin = time.monotonic()
     phase: Phase | None = None
     first = engine.container(name)
-    restarts = first.restart_count if first else 0  # of a bad night, say: only new ones count
+    restarts = first.restart_count if first else 0  # earlier restarts do not count
     while True:
         elapsed = time.monotonic() - begin
-        container = _alive(engine, name, elapsed, restarts)
+        container = _running(engine, name, elapsed, restarts)
         log = engine.logs(name, tail=_TAIL)
-        now = phase_of(log)
-        listens = _LISTENS in log or container.health == "healthy"  # a log may have gone far beyond
-        if listens and answers(engine, name, served):
-            now = "ready"
-        if now != phase:
-            phase = now
+        current = phase_of(log)
+        listens = _LISTENS in log or container.health == "healthy"  # a long log may lack the line
+        if listens and responds(engine, name, served_name):
+            current = "ready"
+        if current != phase:
+            phase = current
             step(f"{name}: {_PHASES[phase]}")
         if phase == "ready":
             return elapsed
         if elapsed > timeout:
-            raise _too_late(container, elapsed, log)
+            raise LaunchError(
+                f"{name} did not respond within {elapsed:.0f} s; it is {container.status}",
+                code="start-slow",
+                evidence="\n".join(log.splitlines()[-8:]),
+                hint=f"docker logs --follow {name} shows the progress; raise ready_timeout if it continues",
+                container=name,
+            )
         time.sleep(_INTERVAL)
 
 
 def phase_of(log: str) -> Phase:
-    """The phase that a log tells of."""
-    return next((phase for words, phase in _MARKS if words in log), "start")
+    """The phase that a log shows."""
+    for words, phase in _MARKS:
+        if words in log:
+            return phase
+    return "start"
 
 
-def _alive(engine: Engine, name: str, elapsed: float, restarts: int) -> ContainerState:
+def responds(engine: Engine, name: str, served_name: str, *, timeout: float = 60) -> bool:
+    """Whether a rerank of one document, sent inside the container, gets a response in ``timeout`` seconds."""
+    request = RerankRequest(served_name, documents=RerankRequest(served_name).documents[:1])
+    stdin = order("http://127.0.0.1:8000/v1", request, connect_timeout=5, timeout=timeout)
+    try:
+        result = engine.execute(name, ("python3", "-c", program()), stdin=stdin, timeout=timeout + 30)
+        return bool(json.loads(result.stdout)["steps"]["rerank"]["ok"])
+    except (EngineError, ValueError, KeyError):
+        return False  # the container may just have exited
+
+
+def _running(engine: Engine, name: str, elapsed: float, restarts: int) -> ContainerState:
     container = engine.container(name)
     if container is None:
         raise LaunchError(
@@ -95,39 +110,15 @@ def _alive(engine: Engine, name: str, elapsed: float, restarts: int) -> Containe
         raise LaunchError(
             f"{name} is paused", code="reranker-paused", hint=f"docker unpause {name}", container=name
         )
-    raise _ended(container, engine.logs(name, tail=_TAIL), elapsed)
-
-
-def _ended(container: ContainerState, log: str, elapsed: float) -> LaunchError:
-    killed = ", killed for want of memory" if container.oom_killed else ""
-    again = f", restarted {container.restart_count} times" if container.restart_count else ""
+    log = engine.logs(name, tail=_TAIL)
+    killed = ", out of memory" if container.oom_killed else ""
+    restarted = f", restarted {container.restart_count} times" if container.restart_count else ""
     hint = hints.for_container(log, exit_code=container.exit_code, oom_killed=container.oom_killed)
-    return LaunchError(
-        f"{container.name} ended {elapsed:.0f} s after the wait began "
-        f"(exit code {container.exit_code}{killed}{again})",
-        evidence=hints.telling(log) or container.error or "it wrote nothing",
+    raise LaunchError(
+        f"{name} exited {elapsed:.0f} s after the wait began "
+        f"(exit code {container.exit_code}{killed}{restarted})",
+        evidence=hints.telling(log) or container.error or "the log is empty",
         code=hint.code,
         hint=hint.remedy,
-        container=container.name,
+        container=name,
     )
-
-
-def _too_late(container: ContainerState, elapsed: float, log: str) -> LaunchError:
-    return LaunchError(
-        f"{container.name} did not answer within {elapsed:.0f} s; it is {container.status}",
-        code="start-slow",
-        evidence="\n".join(log.splitlines()[-8:]),
-        hint=f"docker logs --follow {container.name} shows how far it is; raise ready_timeout if it goes on",
-        container=container.name,
-    )
-
-
-def answers(engine: Engine, name: str, served: str, *, patience: float = 60) -> bool:
-    """Whether a rerank of one document, asked inside the container, is answered within some seconds."""
-    request = RerankRequest(served, documents=RerankRequest(served).documents[:1])
-    said = order("http://127.0.0.1:8000/v1", request, connect_timeout=5, timeout=patience)
-    try:
-        done = engine.execute(name, ("python3", "-c", program()), stdin=said, timeout=patience + 30)
-        return bool(json.loads(done.stdout)["steps"]["rerank"]["ok"])
-    except (EngineError, ValueError, KeyError):
-        return False  # it may just have ended: the next look tells

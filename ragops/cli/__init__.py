@@ -65,7 +65,7 @@ def start(
 def _next_step(call: Call) -> int:
     from ragops.stack import verbs as guide
 
-    call.show(guide.look(call.stack()))
+    call.show(guide.next_step(call.stack()))
     call.message("ragops --help lists all verbs")
     return OK
 

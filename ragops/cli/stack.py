@@ -80,19 +80,15 @@ def watch(
         float, option("SECONDS", "Pause between two one-document reranks that detect a hang.")
     ] = 30.0,
     unit: Annotated[
-        Literal["systemd", "compose"] | None,
-        option(
-            "systemd|compose", "Print a systemd unit or a compose file that runs ragops watch.", "--print"
-        ),
+        Literal["systemd"] | None,
+        option("systemd", "Print a systemd unit that runs ragops watch.", "--print"),
     ] = None,
 ) -> int:
     """Watch Docker events and reconnect or restart when something breaks."""
-    from ragops.stack import watch as service
-    from ragops.stack.watch import Pace, Watcher
+    from ragops.stack.watch import Pace, Watcher, systemd_unit
 
     if unit:
-        render = service.systemd if unit == "systemd" else service.compose
-        text = render(service.here(call.file, call.engine().state().address))
+        text = systemd_unit(call.file)
         call.show({"text": text}, text.rstrip("\n"))
         return OK
     watcher = Watcher(call.stack, Pace(probe=probe))

@@ -1,1 +1,1 @@
-"""Apply the configuration: plan, verbs, readiness, watch, registration."""
+"""Apply the configuration to the Docker engine and to RAGFlow: plans, verbs, watch, registration."""

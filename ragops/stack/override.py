@@ -1,7 +1,8 @@
-"""RAGFlow's override file: its network as a lasting thing, in the project that runs now.
+"""The compose override file that connects RAGFlow's server to the reranker's network permanently.
 
-What ``docker network connect`` did is lost when compose makes the container anew. Compose tells by
-labels which files it made a container from; :func:`override` needs nothing else, and reads no file.
+Compose drops a connection of ``docker network connect`` when it recreates the container. Its labels name the
+project, the service and the files of a container: :func:`override` needs nothing else and reads no file, and
+:func:`write` writes the result beside them.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ if TYPE_CHECKING:
     from ragops.docker.objects import ContainerState, NetworkState
 
 MARK = "Made by: ragops compose override"
-"""How a file of ours begins; one that begins otherwise is somebody's own, and is left alone."""
+"""First line of an override file of ragops; other files are never replaced."""
 
 AUTOMATIC = tuple(
-    f"{name}.override.{tail}" for name in ("compose", "docker-compose") for tail in ("yml", "yaml")
+    f"{name}.override.{suffix}" for name in ("compose", "docker-compose") for suffix in ("yml", "yaml")
 )
-"""Files that compose reads by itself, if no ``-f`` names others."""
+"""Override files that compose reads automatically where no ``-f`` names others."""
 
-DEFAULT, BESIDE = "docker-compose.override.yml", "docker-compose.ragops.yml"
+DEFAULT, ALTERNATIVE = "docker-compose.override.yml", "docker-compose.ragops.yml"
 
 _LABEL = "com.docker.compose"
 
 
 @dataclass(frozen=True, repr=False)
 class Override:
-    """An override file, where it goes, and how it is applied."""
+    """An override file, its path, and the command that applies it."""
 
     text: str
     file: Path | None
-    """Beside RAGFlow's own file; None when compose did not tell where that is."""
+    """Beside RAGFlow's own file; None where compose's labels name none."""
     command: tuple[str, ...]
-    """``docker compose`` with every file that is in use, and this one."""
+    """``docker compose`` with every file in use, and this one."""
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -55,175 +56,181 @@ class Override:
 
 
 def override(
-    found: Sequence[RagflowContainer], network: Network, networks: Sequence[NetworkState]
+    servers: Sequence[RagflowContainer], network: Network, networks: Sequence[NetworkState]
 ) -> Override:
-    """The override file that joins RAGFlow's server to a network for good.
+    """The override file that connects RAGFlow's server to a network.
 
     Args:
-        found: RAGFlow's containers of one project.
-        network: The declared network.
-        networks: Those that the engine has.
+        servers: RAGFlow's containers, of one compose project.
+        network: The configured network.
+        networks: All networks of the Docker engine.
 
     Raises:
-        RagflowError: There is no container, compose did not make it, or its ``network_mode`` rules
-            networks out.
+        RagflowError: There is no container, compose did not create it, or its ``network_mode`` excludes
+            networks.
     """
-    if not found:
+    if not servers:
         raise RagflowError(
             "no RAGFlow container found",
             code="ragflow-missing",
-            hint="start RAGFlow: its labels tell which files it has",
+            hint="start RAGFlow: the labels of its container name its compose files",
         )
-    for one in found:
-        _check(one)
-    if len(projects := sorted({one.project for one in found})) > 1:
+    for server in servers:
+        _check(server)
+    if len(projects := sorted({server.project for server in servers})) > 1:
         raise RagflowError(
             f"{len(projects)} RAGFlows run here, and each has files of its own",
             code="ragflow-ambiguous",
             evidence=", ".join(projects),
             hint=f'name one in ragops.toml: [ragflow] project = "{projects[0]}"',
         )
-    services = sorted({one.service for one in found})
-    file = _place(_files(found[0])) if _files(found[0]) else None
-    command = _command(found[0], services, file)
+    files = _files(servers[0])
+    file = _target(files[0].parent) if files else None
+    command = _command(servers, file)
+    services = {}
+    for server in sorted(servers, key=lambda server: server.service):
+        names = ["default", NETWORK] if _in_default_network(server, networks) else [NETWORK]
+        services[server.service] = {"networks": {name: dict[str, str]() for name in names}}
     document = {
-        "services": {
-            one.service: {"networks": {**_kept(one, networks), NETWORK: {}}}
-            for one in sorted(found, key=lambda one: one.service)
-        },
+        "services": services,
         "networks": {NETWORK: {"name": network.name, "external": True}},
     }
     header = [
         MARK,
-        "Keeps RAGFlow's server in the network of its reranker when compose makes the container anew.",
+        "Connects RAGFlow's server to its reranker's network, also when compose recreates the container.",
         f"Apply it: {shlex.join(command)}",
     ]
-    notes = _notes(found, file, network, networks)
-    return Override(to_comments(header) + to_yaml(document), file, command, notes)
+    text = to_comments(header) + to_yaml(document)
+    return Override(text, file, command, _notes(servers, file, network, networks))
 
 
-def write(made: Override) -> tuple[Path, Path | None]:
-    """Put the file beside RAGFlow's own; what was there is kept as a backup.
+def write(new: Override) -> tuple[Path, Path | None]:
+    """Write the file beside RAGFlow's own; a different file of that name is saved as a backup.
 
     Returns:
-        The file, and the backup if there was something else in its place.
+        The file, and the backup if there is one.
 
     Raises:
-        RagflowError: The folder is not known, not on this machine, or can't be written to.
+        RagflowError: The folder is unknown, not on this machine, or not writable.
     """
-    file = made.file
+    file = new.file
     if file is None or not file.parent.is_dir():
-        where = str(file.parent) if file else "compose's labels name no file"
-        hint = "print it, and put it beside RAGFlow's compose file yourself"
         raise RagflowError(
             "RAGFlow's compose files are not on this machine",
             code="override-unwritten",
-            evidence=where,
-            hint=hint,
+            evidence=str(file.parent) if file else "compose's labels name no file",
+            hint="print it, and save it beside RAGFlow's compose file",
             file=file,
         )
-    hint = "print it, and put it there"
-    with file_errors(RagflowError, f"can't write {file}", file, code="override-unwritten", hint=hint):
-        old = file.read_text() if file.exists() else made.text
-        backup = None
-        if old != made.text:
+    backup = None
+    with file_errors(
+        RagflowError,
+        f"can't write {file}",
+        file,
+        code="override-unwritten",
+        hint="print it, and save it there",
+    ):
+        old = file.read_text() if file.exists() else new.text
+        if old != new.text:
             backup = file.with_name(f"{file.name}.bak-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
             backup.write_text(old)
-        fresh = file.with_name(f".{file.name}.new")
-        fresh.write_text(made.text)
-        fresh.replace(file)
+        draft = file.with_name(f".{file.name}.new")
+        draft.write_text(new.text)
+        draft.replace(file)
     return file, backup
 
 
 def applied(containers: Iterable[ContainerState], network: str) -> tuple[Path, ...]:
-    """Files of ours that name the network and that RAGFlow's containers were made with."""
-    found = [RagflowContainer(one) for one in containers if is_ragflow(one)]
-    named = {file for one in found for file in _files(one) if _ours(file)}
-    return tuple(sorted(file for file in named if f"name: {network}\n" in file.read_text()))
+    """Override files of ragops that name the network and that RAGFlow's containers were created with."""
+    servers = [RagflowContainer(container) for container in containers if is_ragflow(container)]
+    files = {file for server in servers for file in _files(server) if _is_own(file)}
+    return tuple(sorted(file for file in files if f"name: {network}\n" in file.read_text()))
 
 
-def _check(found: RagflowContainer) -> None:
-    mode = found.container.network_mode
-    if not found.project or not found.service:
+def _check(server: RagflowContainer) -> None:
+    mode = server.container.network_mode
+    if not server.project or not server.service:
         raise RagflowError(
-            f"{found.name} was not made by compose: there is no file to extend",
+            f"compose did not create {server.name}: there is no file to extend",
             code="override-excluded",
-            hint=f"ragops connect {found.name} joins it now, ragops watch keeps it joined",
-            container=found.name,
+            hint=f"ragops connect {server.name} connects it now, ragops watch again after each change",
+            container=server.name,
         )
-    if found.obstacle or mode in {"bridge", "default"}:
+    if server.obstacle or mode in {"bridge", "default"}:
         raise RagflowError(
-            f"service {found.service} can't be given a network: its compose file sets network_mode",
+            f"service {server.service} cannot be connected: its compose file sets network_mode",
             code="override-excluded",
-            evidence=f"network_mode excludes networks; {found.name} has {mode}",
-            hint="take network_mode out of the service and recreate it; then ragops compose override",
-            container=found.name,
+            evidence=f"network_mode excludes networks; {server.name} has {mode}",
+            hint="remove network_mode from the service and recreate it; then ragops compose override",
+            container=server.name,
         )
 
 
-def _kept(found: RagflowContainer, networks: Sequence[NetworkState]) -> dict[str, dict[str, str]]:
-    """The project's default network where the service is in it: naming another one alone would lose it."""
-    joined = {place.network for place in found.container.endpoints}
-    defaults = {
-        one.name
-        for one in networks
-        if one.labels.get(COMPOSE_PROJECT) == found.project
-        and one.labels.get(f"{_LABEL}.network") == "default"
-    }
-    return {"default": {}} if joined & defaults else {}
+def _in_default_network(server: RagflowContainer, networks: Sequence[NetworkState]) -> bool:
+    """Whether the service is in the project's default network, which it leaves when it names only another."""
+    connected = {endpoint.network for endpoint in server.container.endpoints}
+    return any(
+        network.name in connected
+        and network.labels.get(COMPOSE_PROJECT) == server.project
+        and network.labels.get(f"{_LABEL}.network") == "default"
+        for network in networks
+    )
 
 
-def _files(found: RagflowContainer) -> list[Path]:
-    folder = Path(found.container.labels.get(f"{_LABEL}.project.working_dir", ""))
-    named = found.container.labels.get(f"{_LABEL}.project.config_files", "")
-    return [folder / file for file in named.split(",") if file]
+def _files(server: RagflowContainer) -> list[Path]:
+    folder = Path(server.container.labels.get(f"{_LABEL}.project.working_dir", ""))
+    names = server.container.labels.get(f"{_LABEL}.project.config_files", "")
+    return [folder / name for name in names.split(",") if name]
 
 
-def _place(files: list[Path]) -> Path:
-    """Where the file goes: the name that compose reads by itself, unless that one is somebody's own."""
-    folder = files[0].parent
-    there = [folder / name for name in AUTOMATIC if (folder / name).exists()]
-    own = [file for file in there if _ours(file)]
-    return own[0] if own else folder / (BESIDE if there else DEFAULT)
+def _target(folder: Path) -> Path:
+    """The name that compose reads automatically, unless a file that is not of ragops has one."""
+    existing = [folder / name for name in AUTOMATIC if (folder / name).exists()]
+    for file in existing:
+        if _is_own(file):
+            return file
+    return folder / (ALTERNATIVE if existing else DEFAULT)
 
 
-def _ours(file: Path) -> bool:
+def _is_own(file: Path) -> bool:
     try:
         return file.read_text().startswith(f"# {MARK}")
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _command(found: RagflowContainer, services: list[str], file: Path | None) -> tuple[str, ...]:
-    files = _files(found)
-    labels = found.container.labels
+def _command(servers: Sequence[RagflowContainer], file: Path | None) -> tuple[str, ...]:
+    labels, files = servers[0].container.labels, _files(servers[0])
+    command = ["docker", "compose", "-p", servers[0].project]
     folder = labels.get(f"{_LABEL}.project.working_dir", "")
-    elsewhere = files and folder and Path(folder) != files[0].parent
-    environment = labels.get(f"{_LABEL}.project.environment_file", "")
-    named = [*files, *([file] if file and file not in files else [])]
-    return (
-        *("docker", "compose", "-p", found.project),
-        *(("--project-directory", folder) if elsewhere else ()),
-        *(part for one in environment.split(",") if one for part in ("--env-file", one)),
-        *(part for one in named for part in ("-f", str(one))),
-        *("up", "-d", "--no-deps", *services),
-    )
+    if files and folder and Path(folder) != files[0].parent:
+        command += ["--project-directory", folder]
+    for environment in labels.get(f"{_LABEL}.project.environment_file", "").split(","):
+        if environment:
+            command += ["--env-file", environment]
+    for name in files if file is None or file in files else [*files, file]:
+        command += ["-f", str(name)]
+    return (*command, "up", "-d", "--no-deps", *sorted({server.service for server in servers}))
 
 
 def _notes(
-    found: Sequence[RagflowContainer], file: Path | None, network: Network, networks: Sequence[NetworkState]
+    servers: Sequence[RagflowContainer],
+    file: Path | None,
+    network: Network,
+    networks: Sequence[NetworkState],
 ) -> tuple[str, ...]:
-    services = " and ".join(sorted({one.service for one in found}))
-    notes = [f"applying it makes {services} anew once: questions in progress break off"]
-    if network.name not in {one.name for one in networks}:
-        notes.append(f"there is no network {network.name} yet: ragops up makes it, and compose needs it")
-    if any(moves_route(one.container, network.name, internal=network.internal) for one in found):
+    services = " and ".join(sorted({server.service for server in servers}))
+    notes = [f"applying it recreates {services} once: requests in progress are interrupted"]
+    if network.name not in {existing.name for existing in networks}:
+        notes.append(f"there is no network {network.name} yet: ragops up creates it, and compose needs it")
+    if any(moves_route(server.container, network.name, internal=network.internal) for server in servers):
         notes.append(f"{network.name} sorts before RAGFlow's own network: its default route moves")
     if file is None:
         notes.append("compose's labels name no file: add -f for each of RAGFlow's own, and for this one last")
-    elif file.name == BESIDE:
-        files = ":".join(one.name for one in _files(found[0]) if one != file)
-        notes.append(f"compose reads {BESIDE} when it is named: COMPOSE_FILE={files}:{BESIDE} in .env, or -f")
+    elif file.name == ALTERNATIVE:
+        files = ":".join(path.name for path in _files(servers[0]) if path != file)
+        value = f"COMPOSE_FILE={files}:{ALTERNATIVE}"
+        notes.append(f"compose reads {ALTERNATIVE} when it is named: {value} in .env, or -f")
     else:
-        notes.append("compose reads it by itself, but not where -f names other files only")
+        notes.append("compose reads it automatically, but not where -f names other files only")
     return tuple(notes)

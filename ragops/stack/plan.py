@@ -1,11 +1,8 @@
-"""The changes that a plan is made of; each says itself in words and as docker commands.
+"""Plans: the actions that bring the Docker engine to the configuration.
 
-``planning.py`` chooses them, and carries them out through ``engine.py``.
-
-Plans: the changes that bring the Docker engine to the configuration.
-
-:func:`plan_up` and :func:`plan_down` are pure: configuration and observed state in, actions out.
-:func:`apply` runs the actions of ``actions.py`` in order.
+:func:`plan_up`, :func:`plan_connect`, :func:`plan_down` and :func:`plan_purge` are pure: they compare the
+configuration with the observed state, and return a :class:`Plan`. Each action describes itself in words and
+as docker commands; :func:`apply` runs them.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ragops.docker.objects import NetworkSpec, differences, moves_route
+from ragops.docker.objects import LABEL, NetworkSpec, differences, moves_route
 from ragops.errors import EngineError, InUseError, StackError
 from ragops.progress import step
 from ragops.ragflow.discovery import RagflowContainer, check_connectable, find, is_ragflow
@@ -30,27 +27,22 @@ if TYPE_CHECKING:
 Command = tuple[str, ...]
 
 
-def old_name(name: str) -> str:
-    """What a container is called while another is put in its place."""
-    return f"{name}-old"
-
-
 class Action(Protocol):
-    """One change: said in words, as docker commands, and done."""
+    """One change of the Docker engine."""
 
     def describe(self) -> str:
-        """What it does, in one line."""
+        """The change in one line, beginning with ``+``, ``~`` or ``-``."""
 
     def commands(self) -> tuple[Command, ...]:
         """The equivalent docker commands."""
 
     def apply(self, engine: Engine) -> None:
-        """Do it."""
+        """Carry it out."""
 
 
 @dataclass(frozen=True)
 class CreateNetwork:
-    """Make the network."""
+    """Create the network."""
 
     spec: NetworkSpec
 
@@ -66,7 +58,7 @@ class CreateNetwork:
 
 @dataclass(frozen=True)
 class CreateVolume:
-    """Make a volume."""
+    """Create a volume."""
 
     name: str
     role: str = "cache"
@@ -83,7 +75,7 @@ class CreateVolume:
 
 @dataclass(frozen=True)
 class RunContainer:
-    """Make a container and start it; one that won't start is removed again."""
+    """Create a container and start it; it is removed if it does not start."""
 
     spec: ContainerSpec
 
@@ -94,17 +86,17 @@ class RunContainer:
         return (self.spec.docker_command(),)
 
     def apply(self, engine: Engine) -> None:
-        made = engine.create_container(self.spec)
+        container = engine.create_container(self.spec)
         try:
-            engine.start(self.spec.name)  # by name, which an error then tells
+            engine.start(self.spec.name)  # by name, so that an error names it
         except EngineError:
-            engine.remove_container(made)
+            engine.remove_container(container)
             raise
 
 
 @dataclass(frozen=True)
 class ReplaceContainer:
-    """Put a changed container in the place of the old one, which comes back if that fails."""
+    """Recreate a container; the old one is restored if the new one does not start."""
 
     spec: ContainerSpec
     reason: str
@@ -116,12 +108,12 @@ class ReplaceContainer:
         return (("docker", "rm", "--force", self.spec.name), self.spec.docker_command())
 
     def apply(self, engine: Engine) -> None:
-        old, aside = engine.container(self.spec.name), old_name(self.spec.name)
+        old = engine.container(self.spec.name)
         if old is None:
             RunContainer(self.spec).apply(engine)
             return
         engine.stop(old.id)
-        engine.rename(old.id, aside)
+        engine.rename(old.id, old_name(self.spec.name))
         try:
             RunContainer(self.spec).apply(engine)
         except EngineError:
@@ -150,7 +142,7 @@ class StartContainer:
 
 @dataclass(frozen=True)
 class RestartContainer:
-    """Stop a container that does not do its work, by force if need be, and start it again."""
+    """Stop a container, after a timeout by force, and start it again."""
 
     name: str
     reason: str
@@ -168,7 +160,7 @@ class RestartContainer:
 
 @dataclass(frozen=True)
 class Connect:
-    """Join a container to the network; its default route may move."""
+    """Connect a container to the network; its default route may move."""
 
     network: str
     container: str
@@ -189,7 +181,7 @@ class Connect:
 
 @dataclass(frozen=True)
 class Disconnect:
-    """Take a container out of the network; the container itself stays as it is."""
+    """Disconnect a container from the network."""
 
     network: str
     container: str
@@ -206,7 +198,7 @@ class Disconnect:
 
 @dataclass(frozen=True)
 class Remove:
-    """Remove a container or volume of ours."""
+    """Remove a container or volume with the ragops label."""
 
     kind: str
     name: str
@@ -226,10 +218,10 @@ class Remove:
 
 @dataclass(frozen=True)
 class RemoveNetwork:
-    """Remove a network of ours that no container is in, running or stopped.
+    """Remove a network with the ragops label, unless a container is connected, running or stopped.
 
-    The engine itself minds the running ones only. A stopped one that is left behind can never be
-    started again: it remembers the network by its id.
+    Docker refuses only for running containers. A stopped one refers to the network by its id, and could not
+    start without it.
     """
 
     name: str
@@ -242,20 +234,14 @@ class RemoveNetwork:
         return (("docker", "network", "rm", self.name),)
 
     def apply(self, engine: Engine) -> None:
-        places = ((one.name, one.endpoint(self.name)) for one in engine.containers())
-        if users := [name for name, place in places if place and place.network_id in ("", self.id)]:
-            raise in_use(self.name, users)
+        connected = []
+        for container in engine.containers():
+            endpoint = container.endpoint(self.name)
+            if endpoint and endpoint.network_id in ("", self.id):
+                connected.append(container.name)
+        if connected:
+            raise _in_use(self.name, connected)
         engine.remove_network(self.id)
-
-
-def in_use(network: str, users: list[str]) -> InUseError:
-    """The error for a network that these containers are in."""
-    return InUseError(
-        f"network {network} is in use by {', '.join(sorted(users))}",
-        evidence="ragops takes only RAGFlow and what it made itself out of a network; "
-        "a stopped container could not start again without it",
-        hint=f"ragops disconnect {min(users)}, then try again",
-    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -291,15 +277,10 @@ class Plan(Shown):
 
 
 def apply(plan: Plan, engine: Engine) -> None:
-    """Carry a plan out.
-
-    Args:
-        plan: The actions, in order.
-        engine: Where.
+    """Run the actions in order.
 
     Raises:
-        EngineError: The engine refused one; those before it stay done, the next
-            :func:`plan_up` goes on from there.
+        EngineError: The engine refused one; completed actions stay, and the next plan continues after them.
     """
     for action in plan.actions:
         step(action.describe())
@@ -311,7 +292,7 @@ def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed
 
     Args:
         stack: The configuration.
-        spec: The reranker's container, from ``vllm.launch``.
+        spec: The reranker's container, from :func:`ragops.reranker.options.launch`.
         image_id: The image that ``spec.image`` refers to now.
         observed: State of the Docker engine.
 
@@ -342,7 +323,7 @@ def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
     return Plan(tuple(_reconnect(ragflow.container, network, connect)))
 
 
-def plan_down(stack: Stack, spec_volumes: tuple[str, ...], observed: Observed) -> Plan:
+def plan_down(stack: Stack, observed: Observed) -> Plan:
     """The actions that remove the stack: objects with the ragops label, and RAGFlow's connections.
 
     RAGFlow's containers are disconnected also when they are stopped: Docker cannot start a container
@@ -352,19 +333,19 @@ def plan_down(stack: Stack, spec_volumes: tuple[str, ...], observed: Observed) -
         InUseError: Containers that are neither RAGFlow's nor ours are connected, running or stopped.
     """
     own = stack.reranker.name
-    names = (own, old_name(own), *(f"{own}-tune-{slot}" for slot in "ab"))
-    containers = [observed.container(name) for name in names]
+    names = (own, f"{own}-tune-a", f"{own}-tune-b")
+    containers = [observed.container(name) for name in (*names, old_name(own))]
     rerankers = [container for container in containers if container is not None and container.ours]
     network = observed.network(stack.network.name)
     actions: list[Action] = [Remove("container", reranker.name, reranker.id) for reranker in rerankers]
     if network is not None and network.ours:
         others = [member for member in observed.members(network.name) if member not in rerankers]
-        if strangers := [member.name for member in others if not _removable(member, stack)]:
-            raise in_use(network.name, strangers)
+        if foreign := [member.name for member in others if not _removable(member, stack)]:
+            raise _in_use(network.name, foreign)
         actions += [Disconnect(network.name, member.name) for member in others]
         actions.append(RemoveNetwork(network.name, network.id))
-    ours = {volume.name for volume in observed.volumes if "org.ragops" in volume.labels}
-    actions += [Remove("volume", name, name) for name in spec_volumes if name in ours]
+    caches = {f"{name}-cache" for name in names}
+    actions += [Remove("volume", name, name) for name in _own_volumes(observed) if name in caches]
     return Plan(tuple(actions))
 
 
@@ -373,28 +354,41 @@ def plan_purge(observed: Observed) -> Plan:
 
     Other containers are disconnected from these networks, running or stopped, so that they can start again.
     """
-    containers = [container for container in observed.containers if container.ours]
     networks = [network for network in observed.networks if network.ours]
-    strangers = [
-        Disconnect(network.name, member.name)
-        for network in networks
-        for member in observed.members(network.name)
-        if not member.ours
+    actions: list[Action] = [
+        Remove("container", container.name, container.id)
+        for container in observed.containers
+        if container.ours
     ]
-    volumes = [volume.name for volume in observed.volumes if "org.ragops" in volume.labels]
-    return Plan(
-        (
-            *(Remove("container", container.name, container.id) for container in containers),
-            *strangers,
-            *(RemoveNetwork(network.name, network.id) for network in networks),
-            *(Remove("volume", name, name) for name in volumes),
-        )
-    )
+    for network in networks:
+        others = [member for member in observed.members(network.name) if not member.ours]
+        actions += [Disconnect(network.name, member.name) for member in others]
+    actions += [RemoveNetwork(network.name, network.id) for network in networks]
+    actions += [Remove("volume", name, name) for name in _own_volumes(observed)]
+    return Plan(tuple(actions))
 
 
 def network_spec(network: Network) -> NetworkSpec:
     """The configured network as Docker creates it."""
     return NetworkSpec(network.name, network.driver, network.subnet, network.internal)
+
+
+def old_name(name: str) -> str:
+    """Name of a container while its replacement starts."""
+    return f"{name}-old"
+
+
+def _in_use(network: str, containers: list[str]) -> InUseError:
+    return InUseError(
+        f"network {network} is in use by {', '.join(sorted(containers))}",
+        evidence="ragops disconnects only RAGFlow's containers and its own; "
+        "a stopped container could not start again without the network",
+        hint=f"ragops disconnect {min(containers)}, then try again",
+    )
+
+
+def _own_volumes(observed: Observed) -> list[str]:
+    return [volume.name for volume in observed.volumes if LABEL in volume.labels]
 
 
 def _removable(container: ContainerState, stack: Stack) -> bool:
@@ -435,7 +429,7 @@ def _reranker_actions(
         return
     if not container.ours:
         raise StackError(
-            f"a container that ragops did not make is named {spec.name}",
+            f"a container that ragops did not create is named {spec.name}",
             code="name-taken",
             evidence=f"image {container.image}, {container.status}",
             hint="remove or rename it, or set another name under [reranker]",
@@ -471,7 +465,7 @@ def _connect_actions(
     if network is not None:
         yield from _reconnect(ragflow.container, network, connect)
         return
-    if ragflow.container.endpoint(configured.name):  # of a network of that name that is gone
+    if ragflow.container.endpoint(configured.name):  # of a removed network of that name
         yield Disconnect(configured.name, ragflow.name)
     yield connect
 
@@ -485,7 +479,7 @@ def _reconnect(container: ContainerState, network: NetworkState, connect: Connec
     endpoint = container.endpoint(network.name)
     if endpoint is None:
         yield connect
-    elif endpoint.network_id not in ("", network.id):  # of a network of that name that is gone
+    elif endpoint.network_id not in ("", network.id):  # of a removed network of that name
         yield Disconnect(network.name, container.name)
         yield connect
 

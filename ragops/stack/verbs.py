@@ -1,11 +1,8 @@
-"""One function for each verb: what the command and the notebooks call.
+"""One function for each verb of the command: plan, up, status, verify, connect, disconnect, override, down.
 
-Each takes a :class:`~ragops.configuration.Stack` and an :class:`~ragops.docker.engine.Engine` (connected when
-left out), gives back a record, and prints nothing; long steps are reported to :mod:`ragops.progress`.
-
-What to do next, for the state that is found; what ``ragops`` alone says.
-
-:func:`step` is pure; :func:`look` asks the engine first, and changes nothing.
+Each takes the configuration and a Docker engine (by default the one that is reachable), returns a record and
+prints nothing; long steps are reported to :mod:`ragops.progress`. A verb opens one
+:class:`~ragops.session.Session`, so that the configuration is resolved once.
 """
 
 from __future__ import annotations
@@ -17,23 +14,20 @@ from typing import TYPE_CHECKING, Any
 from ragops.checks import Report, exposure, ready
 from ragops.checks.verify import Look
 from ragops.configuration import Ragflow, Stack, home
-from ragops.docker.engine import connect as connect_engine
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
 from ragops.ragflow import discovery
-from ragops.reranker import host, int8
 from ragops.reranker import image as images
-from ragops.session import Deployment, lock, refuse_while_watched
-from ragops.stack import override as files
-from ragops.stack import plan as planning
-from ragops.stack.plan import Disconnect
+from ragops.reranker import int8
+from ragops.session import Deployment, Session, lock, refuse_while_watched
+from ragops.stack import override as overrides
+from ragops.stack.plan import Disconnect, Plan, apply, plan_connect, plan_down, plan_purge, plan_up
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState, NetworkState
+    from ragops.docker.objects import ContainerState, ImageState, NetworkState, Observed
     from ragops.ragflow.discovery import RagflowContainer
-    from ragops.reranker.model import Model
     from ragops.stack.override import Override
 
 
@@ -42,121 +36,183 @@ class Status(Shown):
     """State of the stack, and how it differs from its configuration."""
 
     stack: Stack
-    served: str
-    stand_in: str
+    served_name: str
+    """Served model name."""
+    substitute: str
+    """What the model is a substitute for; empty for a trained reranker."""
     network: NetworkState | None
     reranker: ContainerState | None
     ragflow: tuple[RagflowContainer, ...]
-    drift: planning.Plan
+    drift: Plan
+    """The actions of :func:`up`."""
 
     @property
     def ok(self) -> bool:
         """Whether the reranker runs and nothing differs from the configuration."""
         return self.drift.empty and self.reranker is not None and self.reranker.running
 
+    def connected(self, ragflow: RagflowContainer) -> bool:
+        """Whether a RAGFlow container is connected to the network."""
+        return ragflow.container.endpoint(self.stack.network.name) is not None
+
     def to_json(self) -> dict[str, Any]:
         """The stack's addresses and states, and the differences from the configuration."""
-        reranker = self.reranker
+        reranker = None
+        if self.reranker:
+            state = self.reranker
+            reranker = {"name": state.name, "status": state.status, "health": state.health}
+        clients = [
+            {
+                "name": ragflow.name,
+                "release": ragflow.release,
+                "demo": ragflow.demo,
+                "connected": self.connected(ragflow),
+            }
+            for ragflow in self.ragflow
+        ]
         return {
             "ok": self.ok,
             "network": self.network.name if self.network else None,
-            "reranker": {"name": reranker.name, "status": reranker.status, "health": reranker.health}
-            if reranker
-            else None,
-            "served": self.served,
-            "stand_in": self.stand_in,
+            "reranker": reranker,
+            "served_name": self.served_name,
+            "substitute": self.substitute,
             "internal_url": self.stack.internal_url,
             "host_url": self.stack.host_url,
-            "ragflow": [
-                {"name": one.name, "release": one.release, "demo": one.demo, "connected": self.connected(one)}
-                for one in self.ragflow
-            ],
+            "ragflow": clients,
             "drift": self.drift,
         }
-
-    def connected(self, one: RagflowContainer) -> bool:
-        """Whether a RAGFlow container is connected to the network."""
-        return one.container.endpoint(self.stack.network.name) is not None
 
     def table(self) -> Table:
         """Network, reranker, RAGFlow, addresses; then the drift."""
         reranker, network = self.reranker, self.stack.network.name
         health = f"{reranker.status} {reranker.health}".strip() if reranker else "missing"
-        rows = (
+        rows = [
             ("network", network if self.network else f"{network} is missing"),
             ("reranker", f"{self.stack.reranker.name}: {health}"),
-            *(("RAGFlow", f"{container.name}: {self._connection(container)}") for container in self.ragflow),
-            ("model", self.served + (f" ({self.stand_in})" if self.stand_in else "")),
+        ]
+        for ragflow in self.ragflow:
+            client = "the demo client, " if ragflow.demo else ""
+            connection = "connected" if self.connected(ragflow) else "not connected"
+            stopped = "" if ragflow.container.running else f", {ragflow.container.status}"
+            rows.append(("RAGFlow", f"{ragflow.name}: {client}{connection}{stopped}"))
+        rows += [
+            ("model", self.served_name + (f" ({self.substitute})" if self.substitute else "")),
             ("in the network", self.stack.internal_url),
             ("on this host", self.stack.host_url or "not published"),
-        )
-        return Table((Column("part"), Column("state")), rows, below=(self.drift.table(),))
-
-    def _connection(self, ragflow: RagflowContainer) -> str:
-        client = "the demo client, " if ragflow.demo else ""
-        stopped = "" if ragflow.container.running else f", {ragflow.container.status}"
-        return client + ("connected" if self.connected(ragflow) else "not connected") + stopped
+        ]
+        return Table((Column("part"), Column("state")), tuple(rows), below=(self.drift.table(),))
 
 
-def plan(stack: Stack, engine: Engine | None = None) -> planning.Plan:
+def plan(stack: Stack, engine: Engine | None = None) -> Plan:
     """The actions of :func:`up`; changes nothing."""
-    engine = engine or connect_engine()
-    wanted = Deployment.resolve(stack)
-    image = engine.image(stack.reranker.image)
-    found = planning.plan_up(stack, wanted.spec, image.id if image else "", observe(engine))
-    missing = () if image else (f"image {stack.reranker.image} is missing: ragops up pulls or builds it",)
-    return planning.Plan(found.actions, (*missing, *found.notes, *_stand_in(wanted.model)))
+    session = Session.open(stack, engine)
+    return _plan(session, session.engine.image(stack.reranker.image), observe(session.engine))
 
 
 def up(stack: Stack, engine: Engine | None = None) -> Status:
-    """Make it so: network, reranker, attachments; wait for the first answer. Idempotent.
+    """Create the network, start the reranker, connect RAGFlow, and wait for the first response. Idempotent.
 
     Raises:
-        RagopsError: Any of its kinds; what was done stays, and the next call goes on from there.
+        RagopsError: Of any kind; completed actions stay, and the next call continues after them.
     """
-    engine = engine or connect_engine()
-    with lock(engine.state().address, stack.reranker.name):
-        wanted = Deployment.resolve(stack)
+    session = Session.open(stack, engine)
+    engine, name = session.engine, stack.reranker.name
+    with lock(engine.state().address, name):
+        deployment = session.deployment
         image = images.ensure(engine, stack.reranker.image, home())
-        todo = planning.plan_up(stack, wanted.spec, image.id, observe(engine))
-        planning.apply(todo, engine)
-    if not (todo.empty and _healthy(engine, stack.reranker.name)):
-        ready.wait(
-            engine,
-            stack.reranker.name,
-            wanted.served_name,
-            stack.reranker.ready_timeout,
-        )
-    return status(stack, engine)
+        observed = observe(engine)
+        changes = plan_up(stack, deployment.spec, image.id, observed)
+        apply(changes, engine)
+    before = observed.container(name)
+    if changes.actions or before is None or before.health != "healthy":
+        ready.wait(engine, name, deployment.served_name, stack.reranker.ready_timeout)
+    return _status(session, image)
 
 
 def status(stack: Stack, engine: Engine | None = None) -> Status:
     """State of the stack and its differences from the configuration; changes nothing."""
-    engine = engine or connect_engine()
-    wanted = Deployment.resolve(stack)
-    return Status(
-        stack=stack,
-        served=wanted.served_name,
-        stand_in=wanted.model.stand_in,
-        network=engine.network(stack.network.name),
-        reranker=engine.container(stack.reranker.name),
-        ragflow=discovery.find(engine.containers(), stack.ragflow),
-        drift=plan(stack, engine),
-    )
+    session = Session.open(stack, engine)
+    return _status(session, session.engine.image(stack.reranker.image))
 
 
-def connect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
+def verify(
+    stack: Stack,
+    engine: Engine | None = None,
+    *,
+    full: bool = False,
+    budget: bool = True,
+) -> Report:
+    """Verify connection, scores and response time from inside each RAGFlow container.
+
+    Args:
+        stack: The configuration.
+        engine: The Docker engine; connected when left out.
+        full: Run the whole golden set and all timed calls without a time limit, not a fixed part of them.
+        budget: Time RAGFlow's calls, which takes less than a minute.
+
+    Raises:
+        NotFoundError: The reranker does not exist.
+        RagflowError: No RAGFlow container was found.
+    """
+    session = Session.open(stack, engine)
+    engine, deployment = session.engine, session.deployment
+    reranker = engine.container(stack.reranker.name)
+    if reranker is None:
+        raise NotFoundError(
+            f"no reranker {stack.reranker.name}",
+            code="reranker-missing",
+            hint="ragops up",
+            container=stack.reranker.name,
+        )
+    containers = discovery.find(engine.containers(), stack.ragflow)
+    if not containers:
+        raise RagflowError(
+            "no RAGFlow container to verify from",
+            code="ragflow-missing",
+            hint="start RAGFlow, or: ragops demo up",
+        )
+    context = Look(engine, deployment, reranker, full=full, budget=budget)
+    with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
+        exposed = parallel.submit(exposure.check, engine, reranker, stack.network.name, reranker.image)
+        inside = [check for ragflow in containers for check in context.inside(ragflow)]
+        outside = exposed.result()
+    demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
+    notes = (*_model_notes(deployment), *demos)
+    return Report(f"verify {stack.internal_url}", (*inside, *outside), notes)
+
+
+def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
     """Connect a container to the network; returns the applied plan, empty if it was connected.
 
     Raises:
-        NotFoundError: The network does not exist yet.
+        NotFoundError: The network does not exist.
         RagflowError: The container does not exist, or Docker cannot connect it.
     """
-    engine = engine or connect_engine()
+    engine = Session.open(stack, engine).engine
     with lock(engine.state().address, stack.reranker.name):
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
-        changes = planning.plan_connect(ragflow, _network(stack, engine))
-        planning.apply(changes, engine)
+        network = engine.network(stack.network.name)
+        if network is None:
+            raise NotFoundError(
+                f"there is no network {stack.network.name}",
+                code="network-missing",
+                hint="ragops up creates it",
+            )
+        changes = plan_connect(ragflow, network)
+        apply(changes, engine)
+    return changes
+
+
+def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
+    """Disconnect a container from the network; returns the applied plan, empty if it was not connected."""
+    engine = Session.open(stack, engine).engine
+    address = engine.state().address
+    with lock(address, stack.reranker.name):
+        refuse_while_watched(address, stack.reranker.name)
+        ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
+        endpoint = ragflow.container.endpoint(stack.network.name)
+        changes = Plan((Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
+        apply(changes, engine)
     return changes
 
 
@@ -168,173 +224,120 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
     Raises:
         RagflowError: No RAGFlow container was found, or compose cannot connect its service to a network.
     """
-    engine = engine or connect_engine()
-    return files.override(
-        discovery.find(engine.containers(), stack.ragflow), stack.network, engine.networks()
-    )
+    engine = Session.open(stack, engine).engine
+    containers = discovery.find(engine.containers(), stack.ragflow)
+    return overrides.override(containers, stack.network, engine.networks())
 
 
-def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> planning.Plan:
-    """Disconnect a container from the network; returns the applied plan, empty if it was not connected."""
-    engine = engine or connect_engine()
-    with lock(engine.state().address, stack.reranker.name):
-        refuse_while_watched(engine.state().address, stack.reranker.name)
-        ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
-        endpoint = ragflow.container.endpoint(stack.network.name)
-        changes = planning.Plan((Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
-        planning.apply(changes, engine)
-    return changes
-
-
-def verify(
-    stack: Stack,
-    engine: Engine | None = None,
-    *,
-    full: bool = False,
-    budget: bool = True,
-) -> Report:
-    """Prove connection, scores and time from inside each attached RAGFlow container.
-
-    Args:
-        stack: The declaration.
-        engine: The engine; connected when left out.
-        full: The whole golden set and all calls of the budget, however long they take, instead of a
-            fixed part of them.
-        budget: Send RAGFlow's calls and see whether they end in time, which takes less than a minute.
-
-    Raises:
-        NotFoundError: The reranker does not run.
-        RagflowError: No RAGFlow container is there to ask from.
-    """
-    engine = engine or connect_engine()
-    wanted = Deployment.resolve(stack)
-    reranker = engine.container(stack.reranker.name)
-    if reranker is None:
-        raise NotFoundError(
-            f"no reranker {stack.reranker.name}",
-            code="reranker-missing",
-            hint="ragops up",
-            container=stack.reranker.name,
-        )
-    found = discovery.find(engine.containers(), stack.ragflow)
-    if not found:
-        raise RagflowError(
-            "no RAGFlow container to verify from",
-            code="ragflow-missing",
-            hint="start RAGFlow, or: ragops demo up",
-        )
-    look = Look(engine, wanted, reranker, full=full, budget=budget)
-    with ThreadPoolExecutor(1) as beside:  # it waits for what does not answer, as it should
-        asked = beside.submit(exposure.check, engine, reranker, stack.network.name, reranker.image)
-        inside = [check for one in found for check in look.inside(one)]
-        outside = asked.result()
-    demos = [f"{one.name} is the demo client, a stand-in" for one in found if one.demo]
-    notes = (*_stand_in(wanted.model), *demos)
-    return Report(f"verify {stack.internal_url}", (*inside, *outside), notes)
-
-
-def down(stack: Stack, engine: Engine | None = None) -> planning.Plan:
+def down(stack: Stack, engine: Engine | None = None) -> Plan:
     """Remove the objects with the ragops label, and disconnect RAGFlow's containers.
 
     Raises:
         InUseError: A container that is neither RAGFlow's nor ours is connected to the network.
         LockedError: ``ragops watch`` runs.
     """
-    engine = engine or connect_engine()
-    with lock(engine.state().address, stack.reranker.name):
-        refuse_while_watched(engine.state().address, stack.reranker.name)
+    engine = Session.open(stack, engine).engine
+    address = engine.state().address
+    with lock(address, stack.reranker.name):
+        refuse_while_watched(address, stack.reranker.name)
         observed = observe(engine)
-        names = (stack.reranker.name, f"{stack.reranker.name}-tune-a", f"{stack.reranker.name}-tune-b")
-        changes = planning.plan_down(stack, tuple(f"{name}-cache" for name in names), observed)
-        planning.apply(changes, engine)
-    lasting = files.applied(observed.containers, stack.network.name)
-    notes = [f"{file} still names the network: without it compose can't start RAGFlow" for file in lasting]
-    return planning.Plan(changes.actions, tuple(notes))
+        changes = plan_down(stack, observed)
+        apply(changes, engine)
+    files = overrides.applied(observed.containers, stack.network.name)
+    notes = [f"{file} still names the network: compose cannot start RAGFlow without it" for file in files]
+    return Plan(changes.actions, tuple(notes))
 
 
-def purge(engine: Engine | None = None) -> planning.Plan:
+def purge(engine: Engine | None = None) -> Plan:
     """Remove every stack, demo client and image that ragops created, built or pulled."""
-    engine = engine or connect_engine()
-    with lock(engine.state().address, "*"):
+    engine = Session.open(Stack(), engine).engine
+    address = engine.state().address
+    with lock(address, "*"):
         observed = observe(engine)
         for container in observed.containers:
             if container.role == "reranker":
-                refuse_while_watched(engine.state().address, container.name)
-        changes = planning.plan_purge(observed)
-        planning.apply(changes, engine)
+                refuse_while_watched(address, container.name)
+        changes = plan_purge(observed)
+        apply(changes, engine)
         images.remove_ours(engine, home())
     return changes
 
 
-def _healthy(engine: Engine, name: str) -> bool:
-    container = engine.container(name)
-    return container is not None and container.health == "healthy"
-
-
-def _network(stack: Stack, engine: Engine) -> NetworkState:
-    network = engine.network(stack.network.name)
-    if network is None:
-        raise NotFoundError(
-            f"there is no network {stack.network.name} yet", code="network-missing", hint="ragops up makes it"
-        )
-    return network
-
-
-def _stand_in(model: Model) -> tuple[str, ...]:
-    stand_in = (f"{model.name} is a stand-in: {model.stand_in}",) if model.stand_in else ()
-    note = (f"{model.name}: {model.note}",) if model.note else ()
-    wrong = int8.unfit(host.read_host()) if model.int8_bytes else ""
-    return (*stand_in, *note, *((f"{model.name}: {wrong}",) if wrong else ()))
-
-
 @dataclass(frozen=True)
-class Step:
-    """What is, and the command that comes next."""
+class NextStep:
+    """The state of the stack in one line, and the command to run next."""
 
-    found: str
+    state: str
     command: str
-    does: str
+    purpose: str
 
     def __str__(self) -> str:
         """Two lines."""
-        return f"{self.found}\nnext: {self.command}  ({self.does})"
+        return f"{self.state}\nnext: {self.command}  ({self.purpose})"
 
 
-def look(stack: Stack, engine: Engine | None = None) -> Step:
-    """The next step on this machine.
+def next_step(stack: Stack, engine: Engine | None = None) -> NextStep:
+    """The command to run next on this machine; changes nothing.
 
     Raises:
-        RagopsError: The declaration can't be worked out; its hint is the next step then.
+        RagopsError: The configuration cannot be resolved; its hint is the next step then.
     """
     try:
-        engine = engine or connect_engine()
+        session = Session.open(stack, engine)
     except EngineError as error:
-        return Step(error.message, "ragops engine start", "uses or starts one; see also: ragops doctor")
-    image = stack.reranker.image
-    return step(status(stack, engine), image=image, image_there=engine.image(image) is not None)
+        return NextStep(error.message, "ragops engine start", "uses or starts one; see also: ragops doctor")
+    image = session.engine.image(stack.reranker.image)
+    if image is None:
+        return NextStep(f"image {stack.reranker.image} is missing", "ragops image", "pulls or builds it")
+    return _next_step(_status(session, image))
 
 
-def step(status: Status, *, image: str, image_there: bool) -> Step:
-    """The next step for a state.
-
-    Args:
-        status: What the engine has, beside what is declared.
-        image: Name of the image that serves.
-        image_there: Whether the engine has it.
-    """
-    if not image_there:
-        return Step(f"the engine has no image {image}", "ragops image", "pulls or builds it")
-    if status.reranker is None:
-        return Step("no reranker runs here yet", "ragops plan", "shows what ragops up would do")
+def _next_step(status: Status) -> NextStep:
+    reranker = status.reranker
+    if reranker is None:
+        return NextStep("there is no reranker", "ragops plan", "shows what ragops up would do")
     if not status.drift.empty:
-        return Step(f"something differs from its declaration:\n{status.drift}", "ragops up", "mends it")
-    if status.reranker.health != "healthy":
-        state = f"{status.reranker.status} {status.reranker.health}".strip()
-        return Step(f"the reranker is {state}", "ragops up", "waits for its first answer, or says why not")
+        state = f"the stack differs from its configuration:\n{status.drift}"
+        return NextStep(state, "ragops up", "applies it")
+    if reranker.health != "healthy":
+        state = f"the reranker is {reranker.status} {reranker.health}".strip()
+        return NextStep(state, "ragops up", "waits for its first response, or shows why there is none")
     if not status.ragflow:
-        return Step(
-            "the reranker runs, and there is no RAGFlow", "ragops demo up", "a stand-in; or start RAGFlow"
-        )
-    names = ", ".join(one.name for one in status.ragflow)
-    does = "proves connection, scores and time; then ragops bench measures"
-    return Step(f"the reranker runs, connected to {names}", "ragops verify", does)
+        purpose = "starts the demo client; or start RAGFlow"
+        return NextStep("the reranker runs, and there is no RAGFlow", "ragops demo up", purpose)
+    names = ", ".join(ragflow.name for ragflow in status.ragflow)
+    purpose = "verifies connection, scores and response time; ragops bench measures"
+    return NextStep(f"the reranker runs, connected to {names}", "ragops verify", purpose)
+
+
+def _plan(session: Session, image: ImageState | None, observed: Observed) -> Plan:
+    stack, deployment = session.stack, session.deployment
+    changes = plan_up(stack, deployment.spec, image.id if image else "", observed)
+    notes = (*changes.notes, *_model_notes(deployment))
+    if image is None:
+        notes = (f"image {stack.reranker.image} is missing: ragops up pulls or builds it", *notes)
+    return Plan(changes.actions, notes)
+
+
+def _status(session: Session, image: ImageState | None) -> Status:
+    stack, observed = session.stack, observe(session.engine)
+    return Status(
+        stack=stack,
+        served_name=session.deployment.served_name,
+        substitute=session.deployment.model.stand_in,
+        network=observed.network(stack.network.name),
+        reranker=observed.container(stack.reranker.name),
+        ragflow=discovery.find(observed.containers, stack.ragflow),
+        drift=_plan(session, image, observed),
+    )
+
+
+def _model_notes(deployment: Deployment) -> tuple[str, ...]:
+    model, notes = deployment.model, []
+    if model.stand_in:
+        notes.append(f"{model.name} is a substitute model: {model.stand_in}")
+    if model.note:
+        notes.append(f"{model.name}: {model.note}")
+    if model.int8_bytes and (reason := int8.unfit(deployment.host)):
+        notes.append(f"{model.name}: {reason}")
+    return tuple(notes)

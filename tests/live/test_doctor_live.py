@@ -167,7 +167,7 @@ class TestNames:
         engine.create_network(NetworkSpec(stack.network.name, internal=True))
         found = doctor()["network"]
         assert (found.status, found.remedy) == ("fail", "ragops down, then ragops up")
-        plan.apply(plan.plan_down(stack, (), observe(engine)), engine)
+        plan.apply(plan.plan_down(stack, observe(engine)), engine)
         assert doctor()["network"].detail == f"{stack.network.name} will be made"
 
 

@@ -148,7 +148,7 @@ def ragflow(daemon, tmp_path, monkeypatch):
     )
     host = hosts.read_host()
     monkeypatch.setattr(Deployment, "resolve", lambda stack: Deployment(stack, model, host, spec))
-    monkeypatch.setattr(ready, "answers", lambda *_, **__: True)  # there is no program that could
+    monkeypatch.setattr(ready, "responds", lambda *_, **__: True)  # there is no program that could
     monkeypatch.setenv("DOCKER_HOST", daemon.address)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))
     file = tmp_path / "docker-compose.yml"
@@ -176,7 +176,7 @@ def test_engine_that_was_killed_is_followed_again(daemon, ragflow, durability, m
     watcher = Watcher(lambda: STACK)
     thread = threading.Thread(target=watcher.run, daemon=True)
     thread.start()
-    until(lambda: watcher._memory.serving)
+    until(lambda: watcher._state.serving)
     daemon.kill()
     until(lambda: "the Docker engine is unreachable: waiting for it" in messages)
     with contextlib.closing(daemon.start()) as engine:

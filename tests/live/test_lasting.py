@@ -34,7 +34,7 @@ STACK = Stack(
     ragflow=Ragflow(project=PROJECT),
 )
 NET, RERANKER = STACK.network.name, STACK.reranker.name
-PACE = Pace(probe=1.0, patience=2.0, misses=2)
+PACE = Pace(probe=1.0, timeout=2.0, misses=2)
 
 SERVER = """
 import json, time
@@ -181,7 +181,7 @@ def watch(ragflow, messages):
         thread = threading.Thread(target=watcher.run, daemon=True)
         thread.start()
         made.append((watcher, thread))
-        until(lambda: watcher._memory.serving and not watcher._memory.away)
+        until(lambda: watcher._state.serving and not watcher._state.disconnected)
         return messages
 
     yield begin

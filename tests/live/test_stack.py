@@ -170,7 +170,7 @@ def test_a_network_that_is_not_ours_is_used_and_kept(engine, declared, running):
         assert not any(
             "network" in action.describe() and action.describe()[0] == "-" for action in todo.actions
         )
-        down = plan.plan_down(other, (), observe(engine))
+        down = plan.plan_down(other, observe(engine))
         assert not any("ragopstest-foreign" in action.describe() for action in down.actions)
     finally:
         engine.remove_network("ragopstest-foreign")

@@ -177,7 +177,7 @@ class TestWithAStack:
             (("image",), 0, {"id", "tags", "digests", "size", "labels", "architecture"}),
             (("plan",), 0, {"changes", "notes"}),
             (("up",), 0, {"ok", "network", "reranker", "ragflow", "drift", "internal_url"}),
-            (("status",), 0, {"ok", "served", "host_url", "stand_in"}),
+            (("status",), 0, {"ok", "served_name", "host_url", "substitute"}),
             (("connect", CONTAINER), 0, {"changes"}),
             (("disconnect", CONTAINER), 0, {"changes"}),
             (("verify",), 0, {"title", "ok", "checks", "notes"}),
@@ -235,7 +235,7 @@ class TestErrors:
                 "no Docker engine answers", code="engine-silent", evidence="a socket", hint="start one"
             )
 
-        monkeypatch.setattr("ragops.stack.verbs.connect_engine", nobody)
+        monkeypatch.setattr("ragops.docker.engine.connect", nobody)
         code, out, err = run("status")
         assert (code, out) == (1, "")
         assert err.splitlines() == [

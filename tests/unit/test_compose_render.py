@@ -1,4 +1,4 @@
-"""The reranker's compose file has every field of its specification; the services of watch say how it runs."""
+"""The reranker's compose file has every field of its specification; so has the systemd unit of watch."""
 
 import dataclasses
 import io
@@ -16,8 +16,7 @@ from ragops.configuration import Stack
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
 from ragops.reranker import options
 from ragops.reranker.model import describe
-from ragops.stack import watch as service
-from ragops.stack.watch import Surroundings
+from ragops.stack import watch
 from tests.support.command import parse
 
 FULL = ContainerSpec(
@@ -97,49 +96,25 @@ def test_check_finds_no_fault_in_it(machine, model_folder):
     assert {finding.code for finding in checked.findings} <= {"image-unpinned"}, str(checked)
 
 
-WHERE = Surroundings(
-    python=Path("/srv/my venv/bin/python"),
-    declaration=Path("/srv/100%/ragops.toml"),
-    home=Path("/srv/home"),
-    socket=Path("/run/docker.sock"),
-    model=Path("/srv/models/one"),
-    checkout=None,
-    user="1000:998",
-)
-
-
-def test_unit_starts_watch_with_what_is_used_here():
-    unit = service.systemd(WHERE).splitlines()
-    start = next(line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart="))
+def test_systemd_unit_starts_watch_with_the_current_python_files_and_engine(here, tmp_path, monkeypatch):
+    file = tmp_path / "100%" / "ragops.toml"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.setattr("sys.executable", "/srv/my venv/bin/python")
+    unit = watch.systemd_unit(file).splitlines()
+    (start,) = [line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart=")]
     argv = shlex.split(start.replace("%%", "%"))
     assert argv[:3] == ["/srv/my venv/bin/python", "-m", "ragops"]
-    assert parse(argv[3:])["stack"] == Path("/srv/100%/ragops.toml")
-    assert "Environment=RAGOPS_HOME=/srv/home" in unit
-    assert "Environment=DOCKER_HOST=unix:///run/docker.sock" in unit
-    assert "Environment=RAGOPS_MODEL_DIR=/srv/models/one" in unit
-    assert not any(line.startswith("Requires=docker") for line in unit)  # it outlives the engine's restarts
+    assert parse(argv[3:])["stack"] == file
+    assert f"Environment=RAGOPS_HOME={here}" in unit
+    assert "Environment=DOCKER_HOST=unix:///fake/docker.sock" in unit
+    assert any(line.startswith("Environment=RAGOPS_MODEL_DIR=") for line in unit)
+    assert not any(line.startswith("Requires=docker") for line in unit)  # it keeps running without the engine
 
 
-@pytest.mark.parametrize("checkout", [None, Path("/src/ragops")])
-def test_service_has_the_socket_and_the_files_where_they_are_here(checkout):
-    document = parsed(service.compose(dataclasses.replace(WHERE, checkout=checkout)))
-    watch = document["services"]["watch"]
-    assert watch["volumes"] == [
-        "/run/docker.sock:/run/docker.sock",
-        "/srv/home:/srv/home",
-        "/srv/100%/ragops.toml:/srv/100%/ragops.toml:ro",
-        "/srv/models/one:/srv/models/one:ro",
-    ]
-    assert (watch["network_mode"], watch["user"]) == ("none", "1000:998")
-    assert parse(watch["command"][2:])["stack"] == Path("/srv/100%/ragops.toml")
-    wanted = "pip install --no-cache-dir /src\n" if checkout else "pip install --no-cache-dir ragops-rerank=="
-    assert wanted in watch["build"]["dockerfile_inline"]
-
-
-@pytest.mark.parametrize("text", [render.reranker(FULL, NetworkSpec("net")), service.compose(WHERE)])
-def test_compose_accepts_the_file(text, tmp_path):
+def test_compose_accepts_the_file(tmp_path):
     file = tmp_path / "compose.yml"
-    file.write_text(text)
+    file.write_text(render.reranker(FULL, NetworkSpec("net")))
     program = resources.files("compose") / "docker-compose"
     argv = [str(program), "--file", str(file), "config", "--no-interpolate"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -176,6 +151,5 @@ class TestCommand:
         assert run("compose", "override", "--write").out == f"{file}\n"
         assert file.exists()
 
-    @pytest.mark.parametrize("kind", ["systemd", "compose"])
-    def test_watch_prints_what_keeps_it_running(self, run, kind):
-        assert "ragops" in run("watch", "--print", kind).out
+    def test_watch_prints_a_systemd_unit(self, run):
+        assert "ragops watch" in run("watch", "--print", "systemd").out

@@ -1,4 +1,4 @@
-"""What ``ragops`` alone says: the next sensible step for each state."""
+"""What ``ragops`` without a verb prints: the next step for each state."""
 
 import pytest
 
@@ -12,16 +12,16 @@ RERANKER = "ragflow-vllm-reranker"
 
 @pytest.fixture
 def next_command(here, fake):
-    return lambda: verbs.look(Stack(), fake).command
+    return lambda: verbs.next_step(Stack(), fake).command
 
 
 def test_no_engine(monkeypatch):
     def silent():
         raise EngineError("no Docker engine answers")
 
-    monkeypatch.setattr(verbs, "connect", silent)
-    found = verbs.look(Stack())
-    assert (found.found, found.command) == ("no Docker engine answers", "ragops engine start")
+    monkeypatch.setattr("ragops.docker.engine.connect", silent)
+    step = verbs.next_step(Stack())
+    assert (step.state, step.command) == ("no Docker engine answers", "ragops engine start")
 
 
 def test_no_image(next_command, fake):
@@ -46,12 +46,11 @@ def test_no_ragflow(next_command, serving):
     assert next_command() == "ragops demo up"
 
 
-def test_the_command_alone_says_it(here, fake, monkeypatch, capsys):
-    monkeypatch.setattr(verbs, "connect", lambda: fake)
+def test_command_without_a_verb_prints_the_next_step(here, fake, capsys):
     assert cli.main([]) == 0
-    said = capsys.readouterr()
-    assert said.out == ("no reranker runs here yet\nnext: ragops plan  (shows what ragops up would do)\n")
-    assert "ragops --help" in said.err
+    output = capsys.readouterr()
+    assert "next: ragops plan" in output.out
+    assert "ragops --help" in output.err
     assert fake.calls == []
 
 

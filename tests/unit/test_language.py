@@ -90,12 +90,6 @@ NOT_YET: set[str] = {
     "ragops/reranker/model.py",
     "ragops/reranker/options.py",
     "ragops/reranker/sizing.py",
-    "ragops/stack/demo.py",
-    "ragops/stack/override.py",
-    "ragops/stack/plan.py",
-    "ragops/checks/ready.py",
-    "ragops/stack/verbs.py",
-    "ragops/stack/watch.py",
     "tools/make_run.py",
     "tools/site.py",
 }

@@ -114,7 +114,7 @@ def test_network_mode_is_refused_with_the_reason(project, mode):
 
 def test_one_that_compose_did_not_make_is_refused(project):
     project.engine.add_container("ragflow-server")
-    with pytest.raises(RagflowError, match="not made by compose"):
+    with pytest.raises(RagflowError, match="compose did not create"):
         project.override()
 
 
@@ -141,13 +141,13 @@ def test_two_servers_of_one_project_are_both_joined(project):
 class TestNotes:
     def test_tell_what_applying_does(self, project):
         project.add()
-        assert "makes ragflow-cpu anew once" in project.override().notes[0]
+        assert "recreates ragflow-cpu once" in project.override().notes[0]
 
     def test_missing_network(self, project):
         project.add()
-        assert any("ragops up makes it" in note for note in project.override().notes)
+        assert any("ragops up creates it" in note for note in project.override().notes)
         project.engine.add_network(NETWORK.name)
-        assert not any("ragops up makes it" in note for note in project.override().notes)
+        assert not any("ragops up creates it" in note for note in project.override().notes)
 
     def test_default_route(self, project):
         project.add()
@@ -188,13 +188,15 @@ class TestWriting:
         project.add(files=("docker-compose.yml", name))
         made = project.override()
         file, backup = compose.write(made)
-        assert (file.name, backup) == (compose.BESIDE, None)
+        assert (file.name, backup) == (compose.ALTERNATIVE, None)
         assert (tmp_path / name).read_text() == "services: {}\n"
-        assert any(f"COMPOSE_FILE=docker-compose.yml:{name}:{compose.BESIDE}" in note for note in made.notes)
+        assert any(
+            f"COMPOSE_FILE=docker-compose.yml:{name}:{compose.ALTERNATIVE}" in note for note in made.notes
+        )
 
     def test_whatever_stands_there_under_our_other_name_is_kept(self, project, tmp_path):
         (tmp_path / compose.DEFAULT).write_text("services: {}\n")
-        (tmp_path / compose.BESIDE).write_text("precious\n")
+        (tmp_path / compose.ALTERNATIVE).write_text("precious\n")
         project.add()
         _, backup = compose.write(project.override())
         assert backup.read_text() == "precious\n"

@@ -142,7 +142,7 @@ class TestUp:
 
     def test_foreign_container_of_that_name_is_left_alone(self, fake):
         fake.add_container(RERANKER)
-        with pytest.raises(StackError, match="did not make is named") as caught:
+        with pytest.raises(StackError, match="did not create is named") as caught:
             plan(fake)
         assert "another name" in caught.value.hint
 
@@ -267,7 +267,7 @@ class TestConnect:
 class TestDown:
     def test_takes_ours_and_leaves_ragflow(self, fake, ragflow):
         up(fake)
-        apply(plan_down(STACK, (CACHE,), observe(fake)), fake)
+        apply(plan_down(STACK, observe(fake)), fake)
         assert fake.container(RERANKER) is None
         assert fake.network(NET) is None
         assert fake.volumes() == ()
@@ -276,26 +276,26 @@ class TestDown:
         assert left.status == "running"
 
     def test_after_nothing_there_is_nothing(self, fake, ragflow):
-        assert plan_down(STACK, (CACHE,), observe(fake)).empty
+        assert plan_down(STACK, observe(fake)).empty
 
     def test_foreign_network_stays_with_its_members(self, fake, ragflow):
         fake.add_network(NET)
         up(fake)
-        found = plan_down(STACK, (CACHE,), observe(fake))
+        found = plan_down(STACK, observe(fake))
         assert said(found) == [f"- remove container {RERANKER}", f"- remove volume {CACHE}"]
 
     def test_foreign_container_of_the_rerankers_name_stays(self, fake):
         up(fake)
         fake.remove_container(RERANKER)
         fake.add_container(RERANKER)
-        apply(plan_down(STACK, (), observe(fake)), fake)
+        apply(plan_down(STACK, observe(fake)), fake)
         assert fake.container(RERANKER).status == "running"
         assert fake.network(NET) is None
 
     def test_stopped_ragflow_leaves_the_network_and_can_be_started_again(self, fake, ragflow):
         up(fake)
         fake.stop(RAGFLOW)
-        apply(plan_down(STACK, (CACHE,), observe(fake)), fake)
+        apply(plan_down(STACK, observe(fake)), fake)
         fake.start(RAGFLOW)
         assert fake.network(NET) is None
 
@@ -307,20 +307,20 @@ class TestDown:
             fake.stop("stranger")
         fake.calls.clear()
         with pytest.raises(InUseError, match="in use by stranger") as caught:
-            plan_down(STACK, (CACHE,), observe(fake))
+            plan_down(STACK, observe(fake))
         assert "ragops disconnect stranger" in caught.value.hint
 
     def test_one_that_was_declared_is_no_stranger(self, fake):
         stack = STACK.model_copy(update={"ragflow": Ragflow(containers=("mine",))})
         fake.add_container("mine")
         up(fake, stack)
-        apply(plan_down(stack, (CACHE,), observe(fake)), fake)
+        apply(plan_down(stack, observe(fake)), fake)
         assert fake.container("mine").endpoint(NET) is None
 
     @pytest.mark.parametrize("stopped", [True, False])
     def test_one_that_comes_between_is_seen_when_the_network_is_removed(self, fake, stopped):
         up(fake)
-        found = plan_down(STACK, (CACHE,), observe(fake))
+        found = plan_down(STACK, observe(fake))
         fake.add_container("late", network=NET)
         if stopped:
             fake.stop("late")
@@ -332,7 +332,7 @@ class TestDown:
     def test_foreign_volume_stays(self, fake):
         fake.create_container(dataclasses.replace(SPEC, name="other"))  # the engine makes it, unlabelled
         fake.remove_container("other")
-        assert plan_down(STACK, (CACHE,), observe(fake)).empty
+        assert plan_down(STACK, observe(fake)).empty
 
 
 class TestPurge:

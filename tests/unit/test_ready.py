@@ -100,7 +100,7 @@ def test_end_is_told_with_code_log_and_hint(box):
     box.output[NAME] = "error: unrecognized arguments: --nosuchflag"
     box.change(NAME, status="exited", exit_code=2)
     error = failure(box)
-    assert error.message.startswith("reranker ended 0 s after the wait began (exit code 2)")
+    assert "(exit code 2)" in error.message
     assert error.evidence == "error: unrecognized arguments: --nosuchflag"
     assert "does not know" not in error.hint
     assert "newer" in error.hint
@@ -109,8 +109,8 @@ def test_end_is_told_with_code_log_and_hint(box):
 def test_end_for_want_of_memory(box):
     box.change(NAME, status="exited", exit_code=137, oom_killed=True)
     error = failure(box)
-    assert "killed for want of memory" in error.message
-    assert error.evidence == "it wrote nothing"
+    assert "out of memory" in error.message
+    assert error.evidence == "the log is empty"
     assert "memory_gib" in error.hint
 
 
@@ -138,7 +138,7 @@ def test_paused_and_removed(box):
 def test_too_late_shows_the_end_of_the_log(box):
     box.output[NAME] = "\n".join(f"line {number}" for number in range(20))
     error = failure(box, timeout=-1.0)
-    assert "did not answer within 0 s; it is running" in error.message
+    assert error.code == "start-slow"
     assert error.evidence.splitlines() == [f"line {number}" for number in range(12, 20)]
     assert "ready_timeout" in error.hint
 

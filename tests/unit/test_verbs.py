@@ -31,7 +31,7 @@ class TestUp:
     def test_gives_back_what_is(self, serving, ragflow, steps):
         status = verbs.up(STACK, serving)
         assert status.ok
-        assert status.served == "tiny"
+        assert status.served_name == "tiny"
         assert [one.name for one in status.ragflow] == [ragflow]
         assert status.connected(status.ragflow[0])
         assert steps[0] == f"+ create network {NET}"
@@ -123,8 +123,8 @@ class TestLooking:
         assert found.notes[0] == "image vllm-cpu:latest is missing: ragops up pulls or builds it"
         assert fake.calls == []
 
-    def test_plan_says_that_the_model_is_a_stand_in(self, fake, ragflow):
-        assert "tiny is a stand-in" in verbs.plan(STACK, fake).notes[-1]
+    def test_plan_notes_a_substitute_model(self, fake, ragflow):
+        assert "tiny is a substitute" in verbs.plan(STACK, fake).notes[-1]
 
     def test_status_of_nothing(self, fake):
         status = verbs.status(STACK, fake)
@@ -149,7 +149,7 @@ class TestLooking:
 
 class TestConnect:
     def test_network_must_exist(self, fake, ragflow):
-        with pytest.raises(NotFoundError, match=f"no network {NET} yet") as caught:
+        with pytest.raises(NotFoundError, match=f"no network {NET}") as caught:
             verbs.connect(STACK, ragflow, fake)
         assert "ragops up" in caught.value.hint
 
@@ -176,7 +176,7 @@ class TestVerify:
         assert report.ok
         assert {check.where for check in report.checks} == {ragflow, ""}
         assert report.title == f"verify {STACK.internal_url}"
-        assert any("stand-in" in note for note in report.notes)
+        assert any("substitute" in note for note in report.notes)
 
     def test_every_attached_container_is_asked(self, stack_up, ragflow):
         stack_up.add_container("second")

@@ -19,14 +19,14 @@ from ragops.stack.watch import Pace, Watcher
 
 STACK = Stack()
 NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
-FAST = Pace(settle=0.01, apart=0.01, look=60.0, probe=0.02, launch=0.01, longest=0.05)
+FAST = Pace(settle=0.01, apart=0.01, check=60.0, probe=0.02, start=0.01, longest=0.05)
 
 pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture
 def up(serving, ragflow, monkeypatch):
-    monkeypatch.setattr("ragops.stack.watch._RETRY", (0.01,))
+    monkeypatch.setattr("ragops.stack.watch._RECONNECT", (0.01,))
     verbs.up(STACK, serving)
     serving.change(RERANKER, health="healthy")
     serving.calls.clear()
@@ -52,9 +52,11 @@ class Run:
             time.sleep(0.005)
 
     def settled(self):
-        """Wait until it has looked at an engine that has what was declared."""
+        """Wait for a check without drift."""
         self.until(
-            lambda: not self.watcher._memory.away and self.watcher._memory.look_at > time.monotonic() + 1
+            lambda: (
+                not self.watcher._state.disconnected and self.watcher._state.check_at > time.monotonic() + 1
+            )
         )
 
 
@@ -113,11 +115,11 @@ def test_reranker_that_hangs_though_it_is_healthy_is_restarted(up, start):
     answer = up.respond
     up.respond = lambda *_: None
     run = start()
-    run.until(f"~ restart container {RERANKER}: it did not answer 3 times")
+    run.until(f"~ restart container {RERANKER}: no response to 3 requests")
     assert "the reranker did not respond, 2 times in a row" in run.told
     up.respond = answer
     up.change(RERANKER, health="healthy")
-    run.until(lambda: run.watcher._memory.serving and not run.watcher._memory.launches)
+    run.until(lambda: run.watcher._state.serving and not run.watcher._state.starts)
 
 
 def test_network_that_is_gone_is_made_again(up, start):
@@ -242,8 +244,8 @@ import sys
 from ragops.cli import main
 from tests.support.fake_engine import FakeEngine
 engine = FakeEngine()
-import ragops.stack.watch, ragops.stack.verbs
-ragops.stack.watch.connect = lambda *_: engine
+import ragops.docker.engine
+ragops.docker.engine.connect = lambda *_: engine
 sys.exit(main(["watch", "--json"]))
 """
 

@@ -1,4 +1,4 @@
-"""What watch decides: pure, with a clock of its own."""
+"""Decisions of ``ragops watch``: pure, with a clock of the test."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from ragops.stack.plan import (
     StartContainer,
 )
 from ragops.stack.verbs import Status
-from ragops.stack.watch import Memory, Pace, matters
+from ragops.stack.watch import Pace, WatchState, is_relevant
 from tests.support.fake_engine import FakeEngine
 
 STACK = Stack()
@@ -47,7 +47,7 @@ def status(*actions, network=True, **reranker):
 
 
 def watching(**fields):
-    return dataclasses.replace(Memory(PACE).back(0.0), **fields)
+    return dataclasses.replace(WatchState(PACE).after_reconnect(0.0), **fields)
 
 
 class TestEvents:
@@ -63,9 +63,9 @@ class TestEvents:
         ],
     )
     def test_of_consequence_bring_the_next_look_forward(self, event):
-        memory = watching(look_at=60.0).heard(event, STACK, now=10.0)
-        assert memory.look_at == 10.0 + PACE.settle
-        assert matters(event, STACK)
+        state = watching(check_at=60.0).after_event(event, STACK, now=10.0)
+        assert state.check_at == 10.0 + PACE.settle
+        assert is_relevant(event, STACK)
 
     @pytest.mark.parametrize(
         "event",
@@ -77,21 +77,21 @@ class TestEvents:
         ],
     )
     def test_others_change_nothing(self, event):
-        memory = watching(look_at=60.0)
-        assert memory.heard(event, STACK, now=10.0) == memory
+        state = watching(check_at=60.0)
+        assert state.after_event(event, STACK, now=10.0) == state
 
     def test_many_do_not_make_many_looks(self):
-        memory = watching().looked(status(), now=10.0, launched=False)
+        state = watching().after_check(status(), now=10.0, started=False)
         for moment in (10.1, 10.2, 10.3):
-            memory = memory.heard(EventState("container", "die", "any"), STACK, now=moment)
-        assert memory.look_at == 10.0 + PACE.apart
+            state = state.after_event(EventState("container", "die", "any"), STACK, now=moment)
+        assert state.check_at == 10.0 + PACE.apart
 
     def test_a_repair_comes_within_five_seconds_after_any_number_of_failures(self):
-        memory = watching()
+        state = watching()
         for _ in range(20):
-            memory = memory.failed("it says no", now=100.0)
-        memory = memory.heard(EventState("container", "start", "ragflow-server"), STACK, now=101.0)
-        assert memory.look_at <= 106.0
+            state = state.after_failure("it says no", now=100.0)
+        state = state.after_event(EventState("container", "start", "ragflow-server"), STACK, now=101.0)
+        assert state.check_at <= 106.0
 
 
 class TestRepairs:
@@ -104,19 +104,19 @@ class TestRepairs:
 
     @pytest.mark.parametrize("launch", [START, RUN, RESTART])
     def test_a_reranker_that_keeps_ending_backs_off_and_ragflow_is_connected_nevertheless(self, launch):
-        memory, now, waits = watching(), 0.0, []
+        state, now, waits = watching(), 0.0, []
         found = status(launch, CONNECT, status="exited")
         for _ in range(9):
-            assert memory.repairs(found, now) == (CONNECT, launch)
-            memory = memory.looked(found, now, launched=True)
-            assert memory.repairs(found, memory.launch_at - 0.1) == (CONNECT,)
-            waits.append(memory.launch_at - now)
-            now = memory.launch_at
+            assert state.repairs(found, now) == (CONNECT, launch)
+            state = state.after_check(found, now, started=True)
+            assert state.repairs(found, state.start_at - 0.1) == (CONNECT,)
+            waits.append(state.start_at - now)
+            now = state.start_at
         assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
     def test_one_that_answered_is_started_at_once_the_next_time(self):
-        memory = watching().looked(status(START, status="exited"), 0.0, launched=True)
-        assert memory.answered(ok=True, now=1.0).repairs(status(START, status="exited"), 1.0) == (START,)
+        state = watching().after_check(status(START, status="exited"), 0.0, started=True)
+        assert state.after_response(ok=True, now=1.0).repairs(status(START, status="exited"), 1.0) == (START,)
 
     def test_update_is_left_to_up_while_the_reranker_runs(self):
         assert watching().repairs(status(REPLACE, CONNECT), 0.0) == (CONNECT,)
@@ -131,39 +131,44 @@ class TestRepairs:
 
 class TestProbes:
     def test_begin_when_the_reranker_serves(self):
-        memory = watching().looked(status(health="starting"), 5.0, launched=False)
-        assert not memory.probes(1000.0)
-        memory = memory.looked(status(), 7.0, launched=False)
-        assert memory.probes(7.0)
-        assert not memory.asked().probes(1000.0)
+        state = watching().after_check(status(health="starting"), 5.0, started=False)
+        assert not state.probe_due(1000.0)
+        state = state.after_check(status(), 7.0, started=False)
+        assert state.probe_due(7.0)
+        assert not state.after_request().probe_due(1000.0)
 
     def test_a_look_does_not_put_the_next_one_off(self):
-        memory = watching().looked(status(), 0.0, launched=False).asked().answered(ok=True, now=1.0)
-        assert memory.looked(status(), 20.0, launched=False).probe_at == 1.0 + PACE.probe
+        state = (
+            watching()
+            .after_check(status(), 0.0, started=False)
+            .after_request()
+            .after_response(ok=True, now=1.0)
+        )
+        assert state.after_check(status(), 20.0, started=False).probe_at == 1.0 + PACE.probe
 
     def test_three_misses_in_a_row_are_a_hang(self):
-        memory = watching().looked(status(), 0.0, launched=False)
+        state = watching().after_check(status(), 0.0, started=False)
         for moment in (60.0, 150.0):
-            memory = memory.asked().answered(ok=False, now=moment)
-            assert memory.repairs(status(), moment) == ()
-        memory = memory.asked().answered(ok=False, now=240.0)
-        assert memory.looks(240.0)
-        (restart,) = memory.repairs(status(), 240.0)
-        assert restart.describe() == f"~ restart container {RERANKER}: it did not answer 3 times"
-        assert memory.looked(status(), 241.0, launched=True).missed == 0
+            state = state.after_request().after_response(ok=False, now=moment)
+            assert state.repairs(status(), moment) == ()
+        state = state.after_request().after_response(ok=False, now=240.0)
+        assert state.check_due(240.0)
+        (restart,) = state.repairs(status(), 240.0)
+        assert restart.describe() == f"~ restart container {RERANKER}: no response to 3 requests"
+        assert state.after_check(status(), 241.0, started=True).missed == 0
 
     def test_an_answer_between_is_no_hang(self):
-        memory = watching().looked(status(), 0.0, launched=False)
+        state = watching().after_check(status(), 0.0, started=False)
         for ok in (False, False, True, False, False):
-            memory = memory.answered(ok=ok, now=1.0)
-        assert memory.repairs(status(), 1.0) == ()
+            state = state.after_response(ok=ok, now=1.0)
+        assert state.repairs(status(), 1.0) == ()
 
     @pytest.mark.parametrize("ok", [False, None])
     def test_one_that_is_starting_or_was_not_asked_has_missed_nothing(self, ok):
-        memory = watching(serving=ok is None)
+        state = watching(serving=ok is None)
         for _ in range(5):
-            memory = memory.answered(ok=ok, now=1.0)
-        assert memory.missed == 0
+            state = state.after_response(ok=ok, now=1.0)
+        assert state.missed == 0
 
     def test_no_second_restart_beside_one_that_is_planned(self):
         assert watching(missed=3).repairs(status(RESTART), 0.0) == (RESTART,)
@@ -171,27 +176,27 @@ class TestProbes:
 
 class TestEngine:
     def test_nothing_is_due_until_it_is_back(self):
-        gone = watching().lost()
-        assert gone.wakes(1000.0) is None
-        assert not gone.looks(1000.0)
-        assert not gone.probes(1000.0)
-        assert gone.back(1000.0).looks(1000.0)
+        gone = watching().after_disconnect()
+        assert gone.wait(1000.0) is None
+        assert not gone.check_due(1000.0)
+        assert not gone.probe_due(1000.0)
+        assert gone.after_reconnect(1000.0).check_due(1000.0)
 
 
 @given(st.lists(st.sampled_from(["look", "event", "miss", "answer", "fail", "launch", "lost", "back"])))
 def test_whatever_happens_it_wakes_within_the_longest_wait(steps):
-    memory, now = Memory(PACE), 0.0
+    state, now = WatchState(PACE), 0.0
     event = EventState("container", "die", "any")
     for step in [*steps, "back"]:
         now += 1.0
-        memory = {
-            "look": lambda m, t: m.looked(status(), t, launched=False),
-            "launch": lambda m, t: m.looked(status(), t, launched=True),
-            "event": lambda m, t: m.heard(event, STACK, t),
-            "miss": lambda m, t: m.answered(ok=False, now=t),
-            "answer": lambda m, t: m.answered(ok=True, now=t),
-            "fail": lambda m, t: m.failed("no", t),
-            "lost": lambda m, _: m.lost(),
-            "back": lambda m, t: m.back(t),
-        }[step](memory, now)
-        assert memory.away or 0.0 <= memory.wakes(now) <= PACE.longest
+        state = {
+            "look": lambda m, t: m.after_check(status(), t, started=False),
+            "launch": lambda m, t: m.after_check(status(), t, started=True),
+            "event": lambda m, t: m.after_event(event, STACK, t),
+            "miss": lambda m, t: m.after_response(ok=False, now=t),
+            "answer": lambda m, t: m.after_response(ok=True, now=t),
+            "fail": lambda m, t: m.after_failure("no", t),
+            "lost": lambda m, _: m.after_disconnect(),
+            "back": lambda m, t: m.after_reconnect(t),
+        }[step](state, now)
+        assert state.disconnected or 0.0 <= state.wait(now) <= PACE.longest
