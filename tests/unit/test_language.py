@@ -81,8 +81,6 @@ NOT_YET: set[str] = {
     "ragops/docker/objects.py",
     "ragops/docker/temporary.py",
     "ragops/lab.py",
-    "ragops/ragflow/failures.py",
-    "ragops/ragflow/releases.py",
     "ragops/reranker/files.py",
     "ragops/reranker/host.py",
     "ragops/reranker/image.py",

@@ -162,7 +162,7 @@ class TestConnect:
 
     def test_refusal_changes_nothing(self, stack_up):
         stack_up.add_container("other", network="host")
-        with pytest.raises(RagflowError, match="can't join"):
+        with pytest.raises(RagflowError):
             verbs.connect(STACK, "other", stack_up)
         assert stack_up.calls == []
 
