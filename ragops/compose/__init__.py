@@ -4,6 +4,9 @@
 
     checked = check_file("docker-compose.yaml")
     print(checked)  # each fault with its line, its reason and its fix
+
+``syntax`` parses the file, ``reading`` finds the rerankers, ``rules`` finds their faults, and ``render``
+writes compose files.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from dotenv import dotenv_values
 
-from ragops.compose import rules
-from ragops.compose.reading import read
+from ragops.compose.reading import read_rerankers
+from ragops.compose.rules import find_faults
 from ragops.compose.syntax import parse
 from ragops.errors import ComposeError, ModelError, file_errors
 from ragops.reranker import host as hosts
@@ -89,19 +92,18 @@ def check_file(path: Path | str, host: Host | None = None) -> CheckedFile:
 
 def check_text(text: str, path: Path, host: Host, variables: Mapping[str, str]) -> CheckedFile:
     """As :func:`check_file`, for the text of a file and the variables that compose substitutes."""
+
+    def find_model(folder: str) -> Model | None:
+        try:
+            model_folder = (path.parent / Path(folder).expanduser()).resolve()
+            return describe(model_folder) if (model_folder / "config.json").is_file() else None
+        except (ModelError, OSError, RuntimeError):  # RuntimeError: no home folder of that user
+            return None
+
     root = parse(text, path.name, variables)
     # Compose derives the project's name from the folder's.
     folder = re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()).lstrip("_-")
-    project = root.scalar("name") or folder or "default"
-    rerankers, notes = read(root, project, lambda model: _model(path.parent / Path(model).expanduser()))
+    rerankers, notes = read_rerankers(root, root.scalar("name") or folder or "default", find_model)
     version = root.get("version")
-    findings = rules.find(rerankers, version.line if version else 0, host)
+    findings = find_faults(rerankers, version.line if version else 0, host)
     return CheckedFile(path, findings, rerankers, notes)
-
-
-def _model(folder: Path) -> Model | None:
-    """The model in a folder of this machine; None if there is none that can be served."""
-    try:
-        return describe(folder.resolve()) if (folder / "config.json").is_file() else None
-    except (ModelError, OSError):
-        return None

@@ -1,6 +1,7 @@
-"""Parts of a compose service as frozen records: ports, mounts, networks, variables; pure.
+"""The rerankers of a compose file as frozen records, and what is not checked; pure.
 
-A compose file as frozen records: which services are vLLM rerankers, and how each is configured; pure.
+:func:`read_rerankers` merges what a service extends, recognizes vLLM by its program, image or options, and
+reads ports, mounts, networks and the model. Values come from :mod:`ragops.compose.syntax`, with their lines.
 """
 
 from __future__ import annotations
@@ -19,130 +20,10 @@ if TYPE_CHECKING:
     from ragops.compose.syntax import CommandLine
     from ragops.reranker.model import Kind, Model
 
-
-@dataclass(frozen=True)
-class PublishedPort:
-    """An entry of ``ports``; a part with an undefined variable is None."""
-
-    address: str | None
-    """Address on the host; empty for all addresses."""
-    published: str | None
-    """Port on the host; empty if Docker chooses it."""
-    target: str | None
-    """Port in the container."""
-    line: int
-
-
-@dataclass(frozen=True)
-class VolumeMount:
-    """An entry of ``volumes`` or ``tmpfs``; a part with an undefined variable is None."""
-
-    source: str | None
-    target: str | None
-    kind: str
-    """``bind``, ``volume`` or ``tmpfs``."""
-    size: str | None = None
-
-
-@dataclass(frozen=True)
-class NetworkConnection:
-    """A network of a service."""
-
-    name: str | None
-    """Name on the Docker engine; None if it has an undefined variable."""
-    line: int
-    shared: bool
-    """Whether containers outside the compose project can use it: it is external, or has a fixed name."""
-    internal: bool
-    aliases: tuple[str, ...] = ()
-
-
-def read_environment(service: YamlNode) -> dict[str, YamlNode]:
-    """Variables of a service, from a map or a list."""
-    node = service.get("environment")
-    if node is None:
-        return {}
-    if not isinstance(node.raw, list):
-        return dict(node.items())
-    variables = {}
-    for item in node.elements():
-        name, _, value = (item.written or "").partition("=")
-        if name:
-            variables[name] = YamlNode(value, item.line, item.source)
-    return variables
-
-
-def read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
-    """Volumes and tmpfs mounts of a service."""
-    volumes, tmpfs = service.get("volumes"), service.get("tmpfs")
-    for item in volumes.elements() if volumes else ():
-        if isinstance(item.raw, dict):
-            kind, size = item.scalar("type") or "volume", item.scalar("tmpfs", "size")
-            yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, size)
-        elif item.text is not None:
-            source, colon, rest = item.text.partition(":")
-            yield VolumeMount(source if colon else "", rest.partition(":")[0] if colon else source, "bind")
-    for item in (list(tmpfs.elements()) or [tmpfs]) if tmpfs else ():
-        target, _, options = (item.text or "").partition(":")
-        limit = re.search(r"size=(\w+)", options)
-        yield VolumeMount("", target, "tmpfs", limit[1] if limit else None)
-
-
-def read_ports(service: YamlNode) -> Iterator[PublishedPort]:
-    """Published ports of a service, short form ``[[address:]published:]target[/protocol]`` or long."""
-    node = service.get("ports")
-    for item in node.elements() if node else ():
-        if isinstance(item.raw, dict):
-            address = item.scalar("host_ip") if item.get("host_ip") else ""
-            published = item.scalar("published") if item.get("published") else ""
-            yield PublishedPort(address, published, item.scalar("target"), item.line)
-            continue
-        parts = [resolve(part, item.source.variables) for part in split_colons(item.written or "")]
-        known = None not in parts[:-2]
-        address = ":".join(part or "" for part in parts[:-2]).strip("[]") if known else None
-        target = parts[-1].partition("/")[0] if parts[-1] is not None else None
-        yield PublishedPort(address, parts[-2] if len(parts) > 1 else "", target, item.line)
-
-
-def read_networks(service: YamlNode, root: YamlNode, project: str) -> Iterator[NetworkConnection]:
-    """Networks of a service; compose puts ``project`` before the key of a network without a name."""
-    node = service.get("networks")
-    if node is None:
-        return
-    for key, item in [(item.text or "", item) for item in node.elements()] or list(node.items()):
-        listed = item.get("aliases")
-        aliases = tuple(alias.text or alias.written or "" for alias in listed.elements()) if listed else ()
-        network = root.get("networks", key)
-        if network is None:
-            yield NetworkConnection(f"{project}_{key}", item.line, False, False, aliases)
-            continue
-        external = network.scalar("external") == "true"
-        named = network.get("name") is not None
-        name = network.scalar("name") if named else key if external else f"{project}_{key}"
-        line = network.line if external else item.line
-        internal = network.scalar("internal") == "true"
-        yield NetworkConnection(name, line, external or named, internal, aliases)
-
-
-def uses_gpu(service: YamlNode) -> bool:
-    """Whether a service computes on a GPU."""
-    devices = str(service.raw.get("devices") or "")
-    return bool(
-        service.get("gpus")
-        or service.get("deploy", "resources", "reservations", "devices")
-        or service.scalar("runtime") == "nvidia"
-        or re.search(r"/vllm-openai(:|@|$)|rocm|cuda", service.scalar("image") or "")
-        or "/dev/kfd" in devices
-        or "/dev/dri" in devices
-    )
-
-
 OVERRIDES_VARIABLE = re.compile(r"VLLM_HF_OVERRIDES?")
 """Environment variables that are mistaken for ``--hf-overrides``; vLLM reads neither."""
 
-_MAX_EXTENDS = 10
-"""Longest chain of ``extends`` that is followed."""
-
+_MAX_EXTENDS = 10  # longest chain of extends that is followed
 _VLLM_IMAGE = re.compile(r"(^|[-_])vllm([-_]|$)")
 _NO_SERVER = re.compile(
     r"router|proxy|gateway|exporter|nginx|bench|client|webui|dashboard|metrics|^(alpine|busybox|debian|ubuntu|curl)$"
@@ -157,19 +38,46 @@ _EMBEDDING = re.compile(r"minilm|embed|/e5-|/gte-|bge-(m3|small|base|large)|mpne
 
 
 @dataclass(frozen=True)
+class PublishedPort:
+    """An entry of ``ports``; a part with an undefined variable is None."""
+
+    address: str | None  # on the host; empty for all addresses
+    published: str | None  # port on the host; empty if Docker chooses it
+    target: str | None  # port in the container
+    line: int
+
+
+@dataclass(frozen=True)
+class VolumeMount:
+    """An entry of ``volumes`` or ``tmpfs``; a part with an undefined variable is None."""
+
+    source: str | None
+    target: str | None
+    kind: str  # bind, volume or tmpfs
+    size: str | None = None
+
+
+@dataclass(frozen=True)
+class NetworkConnection:
+    """A network of a service."""
+
+    name: str | None  # on the Docker engine; None if it has an undefined variable
+    line: int
+    shared: bool  # containers outside the compose project can use it: it is external, or has a fixed name
+    internal: bool
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """The model that a service serves."""
 
-    path: str
-    """As vLLM gets it; empty if the file does not say."""
-    name: str
-    """Last part of the path, or of the mounted folder if that says which kind of model it is."""
+    path: str  # as vLLM gets it; empty if the file has none
+    name: str  # last part of the path, or of the mounted folder if that shows the kind of model
     kind: Kind | None
     line: int
-    mount: VolumeMount | None
-    """The volume that has the path."""
-    model: Model | None
-    """The model, if its folder is on this machine."""
+    mount: VolumeMount | None  # the volume that has the path
+    model: Model | None  # None if its folder is not on this machine
 
     @property
     def missing(self) -> bool:
@@ -211,12 +119,19 @@ class Service:
             return option.value
         return "8000" if self.command.complete else None
 
+    @property
+    def served_name(self) -> tuple[str, int]:
+        """Name under which vLLM serves the model, and its line; an empty name if it is not known."""
+        if option := self.command.get("--served-model-name"):
+            return option.value or "", option.line
+        return (self.served.path if self.command.complete else ""), self.served.line
+
     def text(self, *keys: str) -> str:
         """A scalar below the service; empty if it is missing or has an undefined variable."""
         return self.node.scalar(*keys) or ""
 
 
-def read(
+def read_rerankers(
     root: YamlNode, project: str, find_model: Callable[[str], Model | None]
 ) -> tuple[tuple[Service, ...], tuple[str, ...]]:
     """The rerankers of a compose file, and notes on what is not checked.
@@ -234,7 +149,7 @@ def read(
     for name, node in services.items() if services else ():
         if not isinstance(node.raw, dict):
             continue
-        service = _service(name, _extended(node, root), root, project, find_model)
+        service = _read_service(name, _extended(node, root), root, project, find_model)
         if not _is_vllm(service):
             if service.inherits and "image" not in service.node.raw:
                 notes.append(f"line {service.line}: {name} extends a service of another file: not checked")
@@ -285,22 +200,143 @@ def _as_map(variables: Any) -> Any:
     return CommentedMap((name, value if equals else None) for name, equals, value in pairs)
 
 
-def _service(
+def _read_service(
     name: str, node: YamlNode, root: YamlNode, project: str, find_model: Callable[[str], Model | None]
 ) -> Service:
     command = read_command(node.get("entrypoint"), node.get("command"))
-    mounts = tuple(read_mounts(node))
+    mounts = tuple(_read_mounts(node))
     return Service(
         name=name,
         node=node,
         command=command,
-        environment=read_environment(node),
-        ports=tuple(read_ports(node)),
+        environment=_read_environment(node),
+        ports=tuple(_read_ports(node)),
         mounts=mounts,
-        networks=tuple(read_networks(node, root, project)),
-        served=_served(node, command, mounts, find_model),
-        gpu=uses_gpu(node),
+        networks=tuple(_read_networks(node, root, project)),
+        served=_read_model(node, command, mounts, find_model),
+        gpu=_uses_gpu(node),
         inherits=node.get("extends") is not None,
+    )
+
+
+def _read_environment(service: YamlNode) -> dict[str, YamlNode]:
+    node = service.get("environment")
+    if node is None:
+        return {}
+    if not isinstance(node.raw, list):
+        return dict(node.items())
+    variables = {}
+    for item in node.elements():
+        name, _, value = (item.written or "").partition("=")
+        if name:
+            variables[name] = YamlNode(value, item.line, item.source)
+    return variables
+
+
+def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
+    volumes, tmpfs = service.get("volumes"), service.get("tmpfs")
+    for item in volumes.elements() if volumes else ():
+        if isinstance(item.raw, dict):
+            kind, size = item.scalar("type") or "volume", item.scalar("tmpfs", "size")
+            yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, size)
+        elif item.text is not None:
+            source, colon, rest = item.text.partition(":")
+            yield VolumeMount(source if colon else "", rest.partition(":")[0] if colon else source, "bind")
+    for item in (list(tmpfs.elements()) or [tmpfs]) if tmpfs else ():
+        target, _, options = (item.text or "").partition(":")
+        limit = re.search(r"size=(\w+)", options)
+        yield VolumeMount("", target, "tmpfs", limit[1] if limit else None)
+
+
+def _read_ports(service: YamlNode) -> Iterator[PublishedPort]:
+    """Ports in the short form ``[[address:]published:]target[/protocol]`` or in the long form."""
+    node = service.get("ports")
+    for item in node.elements() if node else ():
+        if isinstance(item.raw, dict):
+            address = item.scalar("host_ip") if item.get("host_ip") else ""
+            published = item.scalar("published") if item.get("published") else ""
+            yield PublishedPort(address, published, item.scalar("target"), item.line)
+            continue
+        parts = [resolve(part, item.source.variables) for part in split_colons(item.written or "")]
+        known = None not in parts[:-2]
+        address = ":".join(part or "" for part in parts[:-2]).strip("[]") if known else None
+        target = parts[-1].partition("/")[0] if parts[-1] is not None else None
+        yield PublishedPort(address, parts[-2] if len(parts) > 1 else "", target, item.line)
+
+
+def _read_networks(service: YamlNode, root: YamlNode, project: str) -> Iterator[NetworkConnection]:
+    """Networks of a service; compose puts ``project`` before the key of a network without a name."""
+    node = service.get("networks")
+    if node is None:
+        return
+    for key, item in [(item.text or "", item) for item in node.elements()] or list(node.items()):
+        listed = item.get("aliases")
+        aliases = tuple(alias.text or alias.written or "" for alias in listed.elements()) if listed else ()
+        network = root.get("networks", key)
+        if network is None:
+            yield NetworkConnection(f"{project}_{key}", item.line, False, False, aliases)
+            continue
+        external = network.scalar("external") == "true"
+        named = network.get("name") is not None
+        name = network.scalar("name") if named else key if external else f"{project}_{key}"
+        line = network.line if external else item.line
+        internal = network.scalar("internal") == "true"
+        yield NetworkConnection(name, line, external or named, internal, aliases)
+
+
+def _read_model(
+    node: YamlNode,
+    command: CommandLine,
+    mounts: tuple[VolumeMount, ...],
+    find_model: Callable[[str], Model | None],
+) -> ServedModel:
+    option = command.get("--model") or command.get("")
+    path = (option.value if option else "") or ""
+    mount = _mount_of(path, mounts)
+    folder = ""
+    if mount and mount.source and mount.target:
+        folder = mount.source.rstrip("/") + path[len(mount.target.rstrip("/")) :]
+    model = find_model(folder) if folder else None
+    path_name, folder_name = (text.rstrip("/").rsplit("/", 1)[-1] for text in (path, folder))
+    kind = _kind(path) or _kind(folder) or _kind(command.value("--served-model-name"))
+    return ServedModel(
+        path=path,
+        name=folder_name if _kind(folder_name) and not _kind(path_name) else path_name,
+        kind=model.kind if model else kind,
+        line=option.line if option else node.line,
+        mount=mount,
+        model=model,
+    )
+
+
+def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
+    """The first volume that has the path, or whose undefined target may have it."""
+    for mount in mounts if path.startswith("/") else ():
+        if mount.target is None or f"{path}/".startswith(f"{mount.target.rstrip('/')}/"):
+            return mount
+    return None
+
+
+def _kind(name: str) -> Kind | None:
+    """Kind of a model by its name; None if the name does not show it."""
+    plain = name.lower().replace("_", "-")
+    if "qwen3-reranker" in plain:
+        converted = re.search(r"seq-?cls|sequence-classification", plain)
+        return "qwen3-reranker-seq-cls" if converted else "qwen3-reranker"
+    if _CROSS_ENCODER.search(plain):
+        return "cross-encoder"
+    return "embedding" if "rerank" not in plain and _EMBEDDING.search(plain) else None
+
+
+def _uses_gpu(service: YamlNode) -> bool:
+    devices = str(service.raw.get("devices") or "")
+    return bool(
+        service.get("gpus")
+        or service.get("deploy", "resources", "reservations", "devices")
+        or service.scalar("runtime") == "nvidia"
+        or re.search(r"/vllm-openai(:|@|$)|rocm|cuda", service.scalar("image") or "")
+        or "/dev/kfd" in devices
+        or "/dev/dri" in devices
     )
 
 
@@ -346,47 +382,3 @@ def _unchecked(service: Service) -> Iterator[str]:
         yield "serves a model of unknown kind: overrides and template are not checked"
     if service.served.kind == "embedding":
         yield "serves an embedding model: its scores are cosine similarities"
-
-
-def _served(
-    node: YamlNode,
-    command: CommandLine,
-    mounts: tuple[VolumeMount, ...],
-    find_model: Callable[[str], Model | None],
-) -> ServedModel:
-    option = command.get("--model") or command.get("")
-    path = (option.value if option else "") or ""
-    mount = _mount_of(path, mounts)
-    folder = ""
-    if mount and mount.source and mount.target:
-        folder = mount.source.rstrip("/") + path[len(mount.target.rstrip("/")) :]
-    model = find_model(folder) if folder else None
-    names = [text.rstrip("/").rsplit("/", 1)[-1] for text in (path, folder)]
-    kind = _kind(path) or _kind(folder) or _kind(command.value("--served-model-name"))
-    return ServedModel(
-        path=path,
-        name=names[1] if _kind(names[1]) and not _kind(names[0]) else names[0],
-        kind=model.kind if model else kind,
-        line=option.line if option else node.line,
-        mount=mount,
-        model=model,
-    )
-
-
-def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
-    """The first volume that has the path, or whose undefined target may have it."""
-    for mount in mounts if path.startswith("/") else ():
-        if mount.target is None or f"{path}/".startswith(f"{mount.target.rstrip('/')}/"):
-            return mount
-    return None
-
-
-def _kind(name: str) -> Kind | None:
-    """Kind of a model by its name; None if the name does not show it."""
-    plain = name.lower().replace("_", "-")
-    if "qwen3-reranker" in plain:
-        converted = re.search(r"seq-?cls|sequence-classification", plain)
-        return "qwen3-reranker-seq-cls" if converted else "qwen3-reranker"
-    if _CROSS_ENCODER.search(plain):
-        return "cross-encoder"
-    return "embedding" if "rerank" not in plain and _EMBEDDING.search(plain) else None

@@ -1,8 +1,8 @@
 """A reranker's container as a compose file; pure.
 
-``engine.py`` creates the container of a :class:`~ragops.docker.objects.ContainerSpec` through Docker's
-API; this module renders the same specification for Docker Compose. :func:`take_over` and
-:func:`not_taken_over` are for ``ragops check --fix``, which renders the reranker of an existing compose file.
+:func:`reranker` renders the same :class:`~ragops.docker.objects.ContainerSpec` that ``ragops up`` starts
+through Docker's API. :func:`take_over` and :func:`not_taken_over` are for ``ragops check --fix``, which
+renders the reranker of an existing compose file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from ragops.compose.rules import moves_route
+from ragops.compose.rules import takes_default_route
 from ragops.compose.syntax import Word, parse_options
 from ragops.configuration import Stack
 from ragops.docker.objects import LABEL
@@ -75,7 +75,7 @@ def take_over(service: Service, stack: Stack) -> Stack:
     tables = stack.model_dump()
     tables["reranker"] |= changes
     for network in service.networks:
-        if network.shared and network.name and not moves_route(network):
+        if network.shared and network.name and not takes_default_route(network):
             tables["network"]["name"] = network.name
             break
     try:
@@ -90,20 +90,20 @@ def take_over(service: Service, stack: Stack) -> Stack:
 
 def not_taken_over(service: Service, spec: ContainerSpec) -> tuple[str, ...]:
     """What a service sets and its rendered container does not, such as ``option --task=score``."""
-    names = []
+    rows = []
     if service.name != spec.name:
-        names.append(f"service name {service.name}: the host name is {spec.name}")
+        rows.append(f"service name {service.name}: the host name is {spec.name}")
     if not service.served.model:
-        names.append(f"model {service.served.path or '(not named)'}: {spec.mounts[0].source} is served")
-    return (*names, *_replaced_settings(service, spec), *_replaced_connections(service, spec))
+        rows.append(f"model {service.served.path or '(not named)'}: {spec.mounts[0].source} is served")
+    return (*rows, *_other_settings(service, spec), *_other_connections(service, spec))
 
 
-def _replaced_settings(service: Service, spec: ContainerSpec) -> Iterator[str]:
+def _other_settings(service: Service, spec: ContainerSpec) -> Iterator[str]:
     options = parse_options([Word(text, text, 0) for text in spec.command])
-    values = {"", "--model"} | {f"{option.name}={option.value}" for option in options}
+    equal = {"", "--model"} | {f"{option.name}={option.value}" for option in options}
     for option in service.command.options:
         setting = f"{option.name}={'(variable)' if option.value is None else option.value}"
-        if not values & {option.name, setting}:
+        if not equal & {option.name, setting}:
             yield f"option {setting.rstrip('=')}"
     for name, node in service.environment.items():
         if (name, node.text) not in spec.environment:
@@ -115,7 +115,7 @@ def _replaced_settings(service: Service, spec: ContainerSpec) -> Iterator[str]:
             yield f"key {key}"
 
 
-def _replaced_connections(service: Service, spec: ContainerSpec) -> Iterator[str]:
+def _other_connections(service: Service, spec: ContainerSpec) -> Iterator[str]:
     for mount in service.mounts:
         if mount != service.served.mount or not service.served.model:
             yield f"mount {mount.source or mount.kind}:{mount.target}"
@@ -140,6 +140,15 @@ def to_yaml(document: dict[str, Any]) -> str:
 def to_comments(lines: Iterable[str]) -> str:
     """Lines as comments."""
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def escape_variables(value: Any) -> Any:
+    """The value with doubled dollar signs, so that compose substitutes no variables."""
+    if isinstance(value, dict):
+        return {key: escape_variables(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escape_variables(item) for item in value]
+    return value.replace("$", "$$") if isinstance(value, str) else value
 
 
 def _service(spec: ContainerSpec) -> dict[str, Any]:
@@ -180,19 +189,5 @@ def _mount(mount: Mount) -> dict[str, Any]:
 
 
 def _health(check: HealthCheck) -> dict[str, Any]:
-    return {
-        "test": ["CMD", *check.command],
-        "interval": f"{check.interval}s",
-        "timeout": f"{check.timeout}s",
-        "start_period": f"{check.start_period}s",
-        "retries": check.retries,
-    }
-
-
-def escape_variables(value: Any) -> Any:
-    """The value with doubled dollar signs, so that compose substitutes no variables."""
-    if isinstance(value, dict):
-        return {key: escape_variables(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [escape_variables(item) for item in value]
-    return value.replace("$", "$$") if isinstance(value, str) else value
+    times = {name: f"{getattr(check, name)}s" for name in ("interval", "timeout", "start_period")}
+    return {"test": ["CMD", *check.command], **times, "retries": check.retries}

@@ -1,14 +1,8 @@
-"""What the rules look at, and the values that they recommend; pure.
+"""Rules that find the faults of a vLLM reranker in a compose file, each with its reason and its fix; pure.
 
-The values come from ``vllm.py`` and ``sizing.py``, so they are those that ``ragops up`` uses.
-
-Rules about the container that runs vLLM; pure.
-
-Rules about vLLM's options, its environment variables and its model; pure.
-
-Reasons were read in the source of vLLM 0.32, or measured with it.
-
-Faults of a compose file, each with its line, its reason and its fix; pure.
+Each rule is a function of a :class:`Case` with the decorator :func:`_rule`, which adds it to :data:`RULES`;
+:func:`find_faults` applies them all. Reasons were read in the source of vLLM 0.32, or measured with it. The
+recommended values come from ``ragops.reranker``, so they are those that ``ragops up`` uses.
 """
 
 from __future__ import annotations
@@ -36,14 +30,25 @@ if TYPE_CHECKING:
 
 Severity = Literal["error", "warning"]
 
+RAGFLOW_NETWORK = "docker_ragflow"
+"""The network of a RAGFlow that was started from its own folder."""
+
+_STACK = Stack()
+_NETWORK = _STACK.network.name
 _UNITS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
-_DEFAULTS = Stack()
+_SHM_NEEDED = 512 * MIB  # two ring buffers of 160 and 240 MiB, and a reserve
+_QUOTAS = (("deploy", "resources", "limits", "cpus"), ("cpus",), ("cpu_quota",))
+_MOVING_TAG = re.compile(r"(latest|nightly|main|dev|edge|stable)([-_.].*)?")
+_COSINE = "the scores are then cosine similarities of separate embeddings, which are meaningless"
+_DTYPE_ALIASES = {"half": "float16", "float": "float32", "": "auto"}
+# What --dtype auto means; float16 for the other kinds, which are stored as float32.
+_AUTO_DTYPES = {"qwen3-reranker": "bfloat16", "qwen3-reranker-seq-cls": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault at one place."""
+    """A fault at one line."""
 
     severity: Severity
     """``error``: the server does not start or its scores are wrong; ``warning``: slower or less safe."""
@@ -53,8 +58,16 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Finding(Fault):
+    """A fault with the code of its rule and the name of its service."""
+
+    code: str
+    service: str
+
+
+@dataclass(frozen=True)
 class Case:
-    """One reranker on one machine: the input of a rule."""
+    """One reranker on one host, the input of a rule, and the values that the rules recommend."""
 
     service: Service
     host: Host
@@ -64,9 +77,9 @@ class Case:
     @property
     def known(self) -> Known | None:
         """What the model's kind needs from vLLM; None if the kind is unknown."""
-        for row in options.KNOWN:
-            if row.kind == self.service.served.kind:
-                return row
+        for known in options.KNOWN:
+            if known.kind == self.service.served.kind:
+                return known
         return None
 
     @property
@@ -81,15 +94,15 @@ class Case:
 
     @property
     def dtype(self) -> str:
-        """The fastest data type on this machine's processor."""
-        return sizing.dtype(_DEFAULTS, self.host)
+        """The fastest data type on the host's processor."""
+        return sizing.dtype(_STACK, self.host)
 
     @property
     def max_len(self) -> int:
         """``--max-model-len`` of the file, else the default, at most the model's maximum."""
-        wanted = parse_size(self.service.command.value("--max-model-len")) or sizing.LONGEST
+        length = parse_size(self.service.command.value("--max-model-len")) or sizing.LONGEST
         model = self.service.served.model
-        return min(wanted, (model.max_tokens if model else None) or wanted)
+        return min(length, (model.max_tokens if model else None) or length)
 
     @property
     def kv_need(self) -> int:
@@ -99,23 +112,23 @@ class Case:
         return per_token * self.max_len if self.causal else 0
 
     @property
-    def kv_cache(self) -> int:
-        """Recommended key-value cache in bytes: whole GiB, at least two; 64 MiB for an encoder."""
-        if not self.causal:
-            return 64 * sizing.MIB
-        return max(2, math.ceil(self.kv_need / sizing.GIB)) * sizing.GIB
+    def kv_option(self) -> str:
+        """The recommended key-value cache: whole GiB, at least two; 64 MiB for an encoder."""
+        size = max(2, math.ceil(self.kv_need / GIB)) * GIB if self.causal else 64 * MIB
+        return f"--kv-cache-memory-bytes {size}"
 
     @property
-    def name(self) -> str:
-        """Recommended served name, which RAGFlow and URLs take unchanged."""
+    def name_option(self) -> str:
+        """The recommended served name, which RAGFlow and URLs take unchanged."""
         name = self.service.served.name or self.service.name
-        return re.sub(r"[^a-z0-9._-]+|_{3,}", "-", name.lower()).strip("-._") or "reranker"
+        slug = re.sub(r"[^a-z0-9._-]+|_{3,}", "-", name.lower()).strip("-._")
+        return f"--served-model-name {slug or 'reranker'}"
 
     @property
     def cpuset(self) -> str:
-        """Recommended CPU list; empty if the machine's cores are unknown."""
+        """The recommended CPU list; empty if the host's cores are unknown."""
         try:
-            return format_cpu_list(core.cpu for core in sizing.cores(_DEFAULTS, self.host))
+            return format_cpu_list(core.cpu for core in sizing.cores(_STACK, self.host))
         except StackError:
             return ""
 
@@ -129,168 +142,49 @@ class Rule:
     find: Callable[[Case], Iterator[Fault]]
 
 
+RULES: list[Rule] = []
+"""All rules; the table of the documentation is generated from them."""
+
+
+def find_faults(rerankers: tuple[Service, ...], version_line: int, host: Host) -> tuple[Finding, ...]:
+    """All faults of a file's rerankers, in the order of their lines; ``version_line`` as in :class:`Case`."""
+    findings: list[Finding] = []
+    for index, service in enumerate(rerankers):
+        case = Case(service, host, 0 if index else version_line)
+        for rule in RULES:
+            faults = rule.find(case)
+            findings += [Finding(**vars(fault), code=rule.code, service=service.name) for fault in faults]
+    return tuple(sorted(findings, key=lambda finding: (finding.line, finding.service)))
+
+
 def parse_size(text: str) -> int | None:
     """Bytes or tokens from ``4g``, ``512mb`` or ``8192``; None for anything else."""
     match = _SIZE.fullmatch(text.strip())
     return int(float(match[1]) * 1024 ** _UNITS[match[2].lower()]) if match else None
 
 
-def parse_object(text: str) -> dict[str, object] | None:
-    """A JSON object; None for anything else."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+def takes_default_route(network: NetworkConnection) -> bool:
+    """Whether RAGFlow's default route moves to the network when RAGFlow is connected to it."""
+    shared = network.shared and not network.internal
+    return shared and network.name is not None and network.name < RAGFLOW_NETWORK
 
 
-RAGFLOW_NETWORK = "docker_ragflow"
-"""The network of a RAGFlow that was started from its own folder."""
-
-SHM_NEEDED = 512 * MIB
-"""Two ring buffers of 160 and 240 MiB, and a reserve."""
-
-_NETWORK = Stack().network.name
-_QUOTAS = (("deploy", "resources", "limits", "cpus"), ("cpus",), ("cpu_quota",))
-_MOVING_TAG = re.compile(r"(latest|nightly|main|dev|edge|stable)([-_.].*)?")
-
-
-def _obsolete_version(case: Case) -> Iterator[Fault]:
-    if case.version_line:
-        message = "compose ignores version: and prints a warning each time"
-        yield Fault("warning", case.version_line, message, "remove the line")
-
-
-def _cpu_quota(case: Case) -> Iterator[Fault]:
-    service = case.service
-    for keys in _QUOTAS:
-        node = service.node.get(*keys)
-        if node is None or service.gpu:
-            continue
-        message = "vLLM starts one thread per visible CPU, and a quota pauses all of them while they compute"
-        cpuset = service.text("cpuset") or case.cpuset or "0-3"
-        yield Fault("warning", node.line, message, f'replace it with cpuset: "{cpuset}"')
-
-
-def _port_exposed(case: Case) -> Iterator[Fault]:
-    for port in case.service.ports:
-        if port.address is not None and not is_loopback(port.address):
-            where = port.address or "all addresses"
-            message = (
-                f"published on {where}: other machines reach it in spite of a firewall, without a password"
-            )
-            yield Fault("warning", port.line, message, "publish it on 127.0.0.1; RAGFlow needs no port")
-    if case.service.text("network_mode") == "host":
-        node = case.service.node.get("network_mode")
-        message = "with network_mode: host it listens on all addresses, and RAGFlow can't use its name"
-        line = node.line if node else case.service.line
-        yield Fault("warning", line, message, f"networks: [{_NETWORK}], and the port on 127.0.0.1")
-
-
-def _port_mismatch(case: Case) -> Iterator[Fault]:
-    listening = case.service.listening_port
-    for port in case.service.ports:
-        if listening and port.target and port.target.isdigit() and port.target != listening:
-            message = f"the container port is {port.target}, but vLLM listens on {listening}"
-            yield Fault("warning", port.line, message, f"use the container port {listening}")
-
-
-def _route_moves(case: Case) -> Iterator[Fault]:
-    for network in case.service.networks:
-        if moves_route(network):
-            message = (
-                f"{network.name} sorts before {RAGFLOW_NETWORK}, so RAGFlow's default route moves to it when "
-                "RAGFlow is connected: open connections break"
-            )
-            fix = f"a name that sorts after it, such as {_NETWORK}: docker network create {_NETWORK}"
-            yield Fault("warning", network.line, message, fix)
-
-
-def _healthcheck_missing(case: Case) -> Iterator[Fault]:
-    service = case.service
-    node = service.node.get("healthcheck")
-    disabled = service.text("healthcheck", "disable") == "true"
-    if (node is None and not service.inherits) or disabled:
-        message = "without a healthcheck nothing shows when the model is loaded or that vLLM has failed"
-        fix = "a healthcheck that requests /health, with start_period: 600s"
-        yield Fault("warning", node.line if node else service.line, message, fix)
-
-
-def _shm_small(case: Case) -> Iterator[Fault]:
-    service = case.service
-    node = service.node.get("shm_size")
-    size = parse_size(service.text("shm_size")) if node else 64 * MIB
-    for mount in service.mounts:
-        if mount.target == "/dev/shm":  # noqa: S108 - a mount's target
-            size = parse_size(mount.size or "") if mount.kind == "tmpfs" else None
-            break
-    shared = service.text("ipc") not in {"", "private", "shareable"}
-    inherited = node is None and service.inherits
-    if size is None or size >= SHM_NEEDED or service.gpu or shared or inherited:
-        return
-    message = f"vLLM needs 400 MiB in /dev/shm and does not start with {size // MIB} MiB"
-    yield Fault("error", node.line if node else service.line, message, "shm_size: 1gb")
-
-
-def _restart_loop(case: Case) -> Iterator[Fault]:
-    service = case.service
-    policy = service.node.get("deploy", "restart_policy")
-    node = service.node.get("restart") or policy
-    endless = service.text("restart") in {"always", "unless-stopped", "on-failure"}
-    if policy and not policy.get("max_attempts"):
-        endless |= service.text("deploy", "restart_policy", "condition") in {"", "any", "on-failure"}
-    if node and endless:
-        message = "a server that can't start is restarted without end, each time with full load"
-        yield Fault("warning", node.line, message, "restart: on-failure:5")
-
-
-def _image_unpinned(case: Case) -> Iterator[Fault]:
-    node, image = case.service.node.get("image"), case.service.text("image")
-    if not image or node is None or case.service.node.get("build") or "@sha256:" in image:
-        return
-    name, _, tag = image.rpartition("/")[2].partition(":")
-    if not tag or _MOVING_TAG.fullmatch(tag):
-        message = f"{image} may be another vLLM after the next pull or build, with other options and scores"
-        fix = f"name a release, such as {name}:0.32.0 after docker tag, or a digest"
-        yield Fault("warning", node.line, message, fix)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address of ``ports`` is reached from this machine only."""
+def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
 
 
-def moves_route(network: NetworkConnection) -> bool:
-    """Whether RAGFlow's default route moves to the network when RAGFlow is connected to it."""
-    shared = network.shared and not network.internal
-    return shared and network.name is not None and network.name < RAGFLOW_NETWORK
+def _rule(code: str, summary: str) -> Callable[[Callable[[Case], Iterator[Fault]]], None]:
+    return lambda find: RULES.append(Rule(code, summary, find))
 
 
-CONTAINER_RULES = (
-    Rule("compose-version", "an obsolete line, which compose ignores with a warning", _obsolete_version),
-    Rule("cpu-quota", "a CPU quota instead of a CPU set", _cpu_quota),
-    Rule("port-exposed", "a port that other machines reach", _port_exposed),
-    Rule("port-mismatch", "a published port without a server", _port_mismatch),
-    Rule("route-moves", "a network that takes RAGFlow's default route", _route_moves),
-    Rule("healthcheck-missing", "no healthcheck", _healthcheck_missing),
-    Rule("shm-small", "too little shared memory to start", _shm_small),
-    Rule("restart-loop", "endless restarts of a server that can't start", _restart_loop),
-    Rule("image-unpinned", "an image whose name may mean another version later", _image_unpinned),
-)
-
-_COSINE = "the scores are then cosine similarities of separate embeddings, which are meaningless"
-_DTYPE_ALIASES = {"half": "float16", "float": "float32", "": "auto"}
-_AUTO_DTYPES = {"qwen3-reranker": "bfloat16", "qwen3-reranker-seq-cls": "bfloat16"}
-"""What ``--dtype auto`` means; float16 for the other kinds, which are stored as float32."""
-
-
+@_rule("hf-overrides-env", "overrides in a variable that vLLM does not read")
 def _overrides_variable(case: Case) -> Iterator[Fault]:
+    kind, option = case.service.served.kind, case.service.command.get("--hf-overrides")
     for name, node in case.service.environment.items():
         if OVERRIDES_VARIABLE.fullmatch(name):
-            kind, option = case.service.served.kind, case.service.command.get("--hf-overrides")
             wrong = kind in {"qwen3-reranker", None} and not option
             effect = f"; {_COSINE}" if kind == "qwen3-reranker" and not option else ""
             value = case.overrides or ("{...}" if kind is None else "")
@@ -299,66 +193,73 @@ def _overrides_variable(case: Case) -> Iterator[Fault]:
             yield Fault("error" if wrong else "warning", node.line, message, fix)
 
 
+@_rule("hf-overrides-missing", "Qwen3-Reranker without overrides")
 def _overrides_missing(case: Case) -> Iterator[Fault]:
-    command, service = case.service.command, case.service
+    command = case.service.command
     present = any(option.name.startswith("--hf-overrides") for option in command.options)
-    variable = any(map(OVERRIDES_VARIABLE.fullmatch, service.environment))
+    variable = any(map(OVERRIDES_VARIABLE.fullmatch, case.service.environment))
     if case.overrides and command.complete and not present and not variable:
         message = f"without --hf-overrides Qwen3-Reranker is a language model without a score; {_COSINE}"
-        yield Fault("error", service.command_line, message, f"--hf-overrides '{case.overrides}'")
+        yield Fault("error", case.service.command_line, message, f"--hf-overrides '{case.overrides}'")
 
 
+@_rule("hf-overrides-broken", "overrides that are not JSON after quoting, or lack a key")
 def _overrides_broken(case: Case) -> Iterator[Fault]:
     option = case.service.command.get("--hf-overrides")
     if option is None or option.value is None:
         return
-    overrides = parse_object(option.value)
-    if overrides is None:
+    try:
+        overrides = json.loads(option.value)
+    except ValueError:
+        overrides = None
+    if not isinstance(overrides, dict):
         message = f"the value of --hf-overrides that vLLM gets is not JSON: {option.value[:60]}"
         fix = f"quote it for YAML: '--hf-overrides={case.overrides or '{...}'}' as an element of a list"
         yield Fault("error", option.line, message, fix)
         return
-    needed = parse_object(case.overrides) or {}
+    needed = json.loads(case.overrides or "{}")
     wrong = [key for key, value in needed.items() if overrides.get(key) != value]
     if wrong:
         message = f"--hf-overrides lacks the right value of {', '.join(wrong)}; {_COSINE}"
         yield Fault("error", option.line, message, f"--hf-overrides '{case.overrides}'")
 
 
+@_rule("task-removed", "--task, which vLLM removed")
 def _task_removed(case: Case) -> Iterator[Fault]:
     if option := case.service.command.get("--task"):
         message = f"vLLM removed --task {option.value or ''} in 0.13 and ends with 'unrecognized arguments'"
         yield Fault("error", option.line, message, "replace it with --runner pooling")
 
 
+@_rule("runner-missing", "no --runner pooling")
 def _runner_missing(case: Case) -> Iterator[Fault]:
-    command, kind = case.service.command, case.service.served.kind
+    command = case.service.command
     option = command.get("--runner")
-    value = "auto" if option is None else option.value
+    value = option.value if option else "auto"
     if value == "pooling" or value is None or (option is None and not command.complete):
         return
     if value == "auto" and command.value("--convert") in {"classify", "embed"}:
         return
-    wrong = value != "auto" or kind == "qwen3-reranker"
+    wrong = value != "auto" or case.service.served.kind == "qwen3-reranker"
     message = "without --runner pooling the model may start as a chat model, without a rerank route"
     line = option.line if option else case.service.command_line
     yield Fault("error" if wrong else "warning", line, message, "--runner pooling")
 
 
+@_rule("template-missing", "Qwen3-Reranker without its prompt")
 def _template_missing(case: Case) -> Iterator[Fault]:
-    service = case.service
-    needed = case.known is not None and case.known.template != ""
-    if needed and service.command.complete and not service.command.get("--chat-template"):
-        message = (
-            "without --chat-template the model lacks the prompt of its training: the order is near random"
-        )
-        yield Fault("error", service.command_line, message, "--chat-template with Qwen3-Reranker's prompt")
+    command = case.service.command
+    if case.known and case.known.template and command.complete and not command.get("--chat-template"):
+        message = "without --chat-template the model lacks the prompt of its training: the order is random"
+        fix = "--chat-template with Qwen3-Reranker's prompt"
+        yield Fault("error", case.service.command_line, message, fix)
 
 
+@_rule("dtype-slow", "a data type that is slow on this machine's processor")
 def _dtype_slow(case: Case) -> Iterator[Fault]:
     service = case.service
     option = service.command.get("--dtype")
-    value = "auto" if option is None else option.value
+    value = option.value if option else "auto"
     if service.gpu or value is None or (option is None and not service.command.complete):
         return
     dtype, auto = _DTYPE_ALIASES.get(value, value), ""
@@ -370,33 +271,27 @@ def _dtype_slow(case: Case) -> Iterator[Fault]:
         message = f"{dtype}{auto} is slow on this processor; {case.dtype} is faster"
         if case.dtype == "bfloat16":
             message += f": {5.7 if dtype == 'float32' else 2.5} times, measured with AMX"
-        yield Fault(
-            "warning", option.line if option else service.command_line, message, f"--dtype {case.dtype}"
-        )
+        line = option.line if option else service.command_line
+        yield Fault("warning", line, message, f"--dtype {case.dtype}")
 
 
-def _served_name(case: Case) -> tuple[str, int]:
-    """The served name and its line; an empty name if it is not known."""
-    command, served = case.service.command, case.service.served
-    if option := command.get("--served-model-name"):
-        return option.value or "", option.line
-    return (served.path, served.line) if command.complete else ("", 1)
-
-
+@_rule("model-name-slash", "a path as the served name")
 def _name_slash(case: Case) -> Iterator[Fault]:
-    name, line = _served_name(case)
+    name, line = case.service.served_name
     if "/" in name:
         message = f"in RAGFlow the model must have the same name, {name}, with its slashes"
-        yield Fault("warning", line, message, f"--served-model-name {case.name}")
+        yield Fault("warning", line, message, case.name_option)
 
 
+@_rule("model-name-split", "a served name that RAGFlow splits")
 def _name_split(case: Case) -> Iterator[Fault]:
-    name, line = _served_name(case)
+    name, line = case.service.served_name
     if "___" in name or "@" in name:
         message = f"RAGFlow splits model names at '___' and '@', so it requests another model than {name}"
-        yield Fault("error", line, message, f"--served-model-name {case.name}")
+        yield Fault("error", line, message, case.name_option)
 
 
+@_rule("trust-remote-code", "Python code of the model folder is run")
 def _trust_remote_code(case: Case) -> Iterator[Fault]:
     if option := case.service.command.get("--trust-remote-code"):
         reason = "vLLM supports this model without it" if case.known else "few models need it"
@@ -404,25 +299,26 @@ def _trust_remote_code(case: Case) -> Iterator[Fault]:
         yield Fault("warning", option.line, message, "remove it")
 
 
+@_rule("kv-cache-unset", "no size of the key-value cache")
 def _kv_unset(case: Case) -> Iterator[Fault]:
     service = case.service
-    options = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
-    is_set = any(map(service.command.get, options)) or "VLLM_CPU_KVCACHE_SPACE" in service.environment
+    limits = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
+    is_set = any(map(service.command.get, limits)) or "VLLM_CPU_KVCACHE_SPACE" in service.environment
     hidden = not service.command.complete or service.node.get("env_file")
     if not service.gpu and not hidden and not is_set:
         message = "without a size vLLM takes 92 % of the memory for its key-value cache"
-        yield Fault("warning", service.command_line, message, f"--kv-cache-memory-bytes {case.kv_cache}")
+        yield Fault("warning", service.command_line, message, case.kv_option)
 
 
+@_rule("kv-cache-broken", "a size of the key-value cache that is not a whole number")
 def _kv_broken(case: Case) -> Iterator[Fault]:
     node = case.service.environment.get("VLLM_CPU_KVCACHE_SPACE")
     if node and node.text and not node.text.strip().isdigit():
-        message = (
-            f"VLLM_CPU_KVCACHE_SPACE must be a whole number of GiB; vLLM does not start with {node.text}"
-        )
-        yield Fault("error", node.line, message, f"replace it with --kv-cache-memory-bytes {case.kv_cache}")
+        message = f"VLLM_CPU_KVCACHE_SPACE is in whole GiB; vLLM does not start with {node.text}"
+        yield Fault("error", node.line, message, f"replace it with {case.kv_option}")
 
 
+@_rule("kv-cache-small", "a key-value cache that is too small for a long document")
 def _kv_small(case: Case) -> Iterator[Fault]:
     service = case.service
     option = service.command.get("--kv-cache-memory-bytes")
@@ -437,17 +333,18 @@ def _kv_small(case: Case) -> Iterator[Fault]:
             f"a document of {case.max_len} tokens needs {case.kv_need / GIB:.2f} GiB of key-value cache, "
             f"but the cache has {size / GIB:.2f} GiB: vLLM does not start"
         )
-        yield Fault("error", line, message, f"--kv-cache-memory-bytes {case.kv_cache}, or a smaller length")
+        yield Fault("error", line, message, f"{case.kv_option}, or a smaller length")
 
 
+@_rule("max-model-len-unset", "no limit for the longest input")
 def _length_unset(case: Case) -> Iterator[Fault]:
-    service = case.service
-    limited = service.command.get("--max-model-len")
-    if case.known and case.causal and service.command.complete and not limited:
+    command = case.service.command
+    if case.known and case.causal and command.complete and not command.get("--max-model-len"):
         message = "without --max-model-len Qwen3-Reranker reserves 40960 tokens: 4.4 GiB for one document"
-        yield Fault("warning", service.command_line, message, f"--max-model-len {case.max_len}")
+        yield Fault("warning", case.service.command_line, message, f"--max-model-len {case.max_len}")
 
 
+@_rule("max-model-len-large", "a longer input than the model takes")
 def _length_large(case: Case) -> Iterator[Fault]:
     option, model = case.service.command.get("--max-model-len"), case.service.served.model
     length = parse_size(option.value or "") if option else None
@@ -457,6 +354,7 @@ def _length_large(case: Case) -> Iterator[Fault]:
         yield Fault("error", option.line, message, f"--max-model-len {limit}")
 
 
+@_rule("block-size", "a block size with which vLLM ends")
 def _block_size(case: Case) -> Iterator[Fault]:
     option = case.service.command.get("--block-size")
     size = parse_size(option.value or "") if option else None
@@ -465,37 +363,37 @@ def _block_size(case: Case) -> Iterator[Fault]:
         yield Fault("error", option.line, message, "--block-size 32")
 
 
+@_rule("model-positional", "a positional model that the entry point may ignore")
 def _model_positional(case: Case) -> Iterator[Fault]:
     service = case.service
     argument, entry = service.command.get(""), service.command.entry
     if argument is None or service.command.get("--model") or entry in {"serve", "other"}:
         return
-    official = "vllm/vllm-openai" in service.text("image")
-    if entry == "module" or not (official or service.inherits):
-        where = (
-            "this entry point" if entry == "module" else "the API server's module, if the image starts it,"
-        )
-        message = f"{where} takes no positional model: it would serve vLLM's default model"
+    module = entry == "module"
+    if module or not ("vllm/vllm-openai" in service.text("image") or service.inherits):
+        program = "this entry point" if module else "the API server's module, if the image starts it,"
+        message = f"{program} takes no positional model: it would serve vLLM's default model"
         fix = f"--model {argument.value}, and an entrypoint in the file"
-        yield Fault("error" if entry == "module" else "warning", argument.line, message, fix)
+        yield Fault("error" if module else "warning", argument.line, message, fix)
 
 
+@_rule("model-not-mounted", "no volume with the model's path")
 def _model_not_mounted(case: Case) -> Iterator[Fault]:
     served = case.service.served
     if served.missing and not case.service.inherits:
-        message = (
-            f"no volume has {served.path}; if the image has not either, vLLM requests it from a model hub"
-        )
+        message = f"no volume has {served.path}; if the image lacks it too, vLLM requests it from a model hub"
         yield Fault("warning", served.line, message, f"a volume: /folder/with/the/weights:{served.path}:ro")
 
 
+@_rule("host-loopback", "a server that only its own container reaches")
 def _host_loopback(case: Case) -> Iterator[Fault]:
     option = case.service.command.get("--host")
     if option and (option.value or "").startswith(("127.", "localhost", "::1")):
         message = f"--host {option.value} is the container's own loopback: no other container reaches it"
-        yield Fault("error", option.line, message, "remove it; ports: says what the host publishes")
+        yield Fault("error", option.line, message, "remove it; ports: defines what the host publishes")
 
 
+@_rule("threads-all", "a thread binding with which vLLM does not start")
 def _threads_all(case: Case) -> Iterator[Fault]:
     node = case.service.environment.get("VLLM_CPU_OMP_THREADS_BIND")
     if node and node.text == "all":
@@ -503,49 +401,106 @@ def _threads_all(case: Case) -> Iterator[Fault]:
         yield Fault("error", node.line, message, f"VLLM_CPU_OMP_THREADS_BIND={case.cpuset or 'auto'}")
 
 
-VLLM_RULES = (
-    Rule("hf-overrides-env", "overrides in a variable that vLLM does not read", _overrides_variable),
-    Rule("hf-overrides-missing", "Qwen3-Reranker without overrides", _overrides_missing),
-    Rule(
-        "hf-overrides-broken", "overrides that are not JSON after quoting, or lack a key", _overrides_broken
-    ),
-    Rule("task-removed", "--task, which vLLM removed", _task_removed),
-    Rule("runner-missing", "no --runner pooling", _runner_missing),
-    Rule("template-missing", "Qwen3-Reranker without its prompt", _template_missing),
-    Rule("dtype-slow", "a data type that is slow on this machine's processor", _dtype_slow),
-    Rule("model-name-slash", "a path as the served name", _name_slash),
-    Rule("model-name-split", "a served name that RAGFlow splits", _name_split),
-    Rule("trust-remote-code", "Python code of the model folder is run", _trust_remote_code),
-    Rule("kv-cache-unset", "no size of the key-value cache", _kv_unset),
-    Rule("kv-cache-broken", "a size of the key-value cache that is not a whole number", _kv_broken),
-    Rule("kv-cache-small", "a key-value cache that is too small for a long document", _kv_small),
-    Rule("max-model-len-unset", "no limit for the longest input", _length_unset),
-    Rule("max-model-len-large", "a longer input than the model takes", _length_large),
-    Rule("block-size", "a block size with which vLLM ends", _block_size),
-    Rule("model-positional", "a positional model that the entry point may ignore", _model_positional),
-    Rule("model-not-mounted", "no volume with the model's path", _model_not_mounted),
-    Rule("host-loopback", "a server that only its own container reaches", _host_loopback),
-    Rule("threads-all", "a thread binding with which vLLM does not start", _threads_all),
-)
-
-RULES = (*VLLM_RULES, *CONTAINER_RULES)
-"""All rules; the table of the documentation is made from them."""
+@_rule("compose-version", "an obsolete line, which compose ignores with a warning")
+def _obsolete_version(case: Case) -> Iterator[Fault]:
+    if case.version_line:
+        message = "compose ignores version: and prints a warning each time"
+        yield Fault("warning", case.version_line, message, "remove the line")
 
 
-@dataclass(frozen=True)
-class Finding(Fault):
-    """A fault with the code of its rule and the name of its service."""
+@_rule("cpu-quota", "a CPU quota instead of a CPU set")
+def _cpu_quota(case: Case) -> Iterator[Fault]:
+    for keys in _QUOTAS:
+        node = case.service.node.get(*keys)
+        if node and not case.service.gpu:
+            message = "vLLM starts one thread per visible CPU; a quota pauses all of them while they compute"
+            cpuset = case.service.text("cpuset") or case.cpuset or "0-3"
+            yield Fault("warning", node.line, message, f'replace it with cpuset: "{cpuset}"')
 
-    code: str
-    service: str
+
+@_rule("port-exposed", "a port that other machines reach")
+def _port_exposed(case: Case) -> Iterator[Fault]:
+    for port in case.service.ports:
+        if port.address is not None and not _is_loopback(port.address):
+            address = port.address or "all addresses"
+            message = (
+                f"published on {address}: other machines reach it despite a firewall, without a password"
+            )
+            yield Fault("warning", port.line, message, "publish it on 127.0.0.1; RAGFlow needs no port")
+    mode = case.service.node.get("network_mode")
+    if mode and mode.text == "host":
+        message = "with network_mode: host it listens on all addresses, and RAGFlow can't use its name"
+        yield Fault("warning", mode.line, message, f"networks: [{_NETWORK}], and the port on 127.0.0.1")
 
 
-def find(rerankers: tuple[Service, ...], version_line: int, host: Host) -> tuple[Finding, ...]:
-    """All faults of a file's rerankers, in the order of their lines; ``version_line`` as in :class:`Case`."""
-    findings: list[Finding] = []
-    for index, service in enumerate(rerankers):
-        case = Case(service, host, 0 if index else version_line)
-        for rule in RULES:
-            faults = rule.find(case)
-            findings += [Finding(**vars(fault), code=rule.code, service=service.name) for fault in faults]
-    return tuple(sorted(findings, key=lambda finding: (finding.line, finding.service)))
+@_rule("port-mismatch", "a published port without a server")
+def _port_mismatch(case: Case) -> Iterator[Fault]:
+    listening = case.service.listening_port
+    for port in case.service.ports:
+        if listening and port.target and port.target.isdigit() and port.target != listening:
+            message = f"the container port is {port.target}, but vLLM listens on {listening}"
+            yield Fault("warning", port.line, message, f"use the container port {listening}")
+
+
+@_rule("route-moves", "a network that takes RAGFlow's default route")
+def _route_moves(case: Case) -> Iterator[Fault]:
+    for network in case.service.networks:
+        if takes_default_route(network):
+            message = (
+                f"{network.name} sorts before {RAGFLOW_NETWORK}, so RAGFlow's default route moves to it when "
+                "RAGFlow is connected: open connections break"
+            )
+            fix = f"a name that sorts after it, such as {_NETWORK}: docker network create {_NETWORK}"
+            yield Fault("warning", network.line, message, fix)
+
+
+@_rule("healthcheck-missing", "no healthcheck")
+def _healthcheck_missing(case: Case) -> Iterator[Fault]:
+    service = case.service
+    node = service.node.get("healthcheck")
+    disabled = service.text("healthcheck", "disable") == "true"
+    if (node is None and not service.inherits) or disabled:
+        message = "without a healthcheck nothing shows when the model is loaded or that vLLM has failed"
+        fix = "a healthcheck that requests /health, with start_period: 600s"
+        yield Fault("warning", (node or service).line, message, fix)
+
+
+@_rule("shm-small", "too little shared memory to start")
+def _shm_small(case: Case) -> Iterator[Fault]:
+    service = case.service
+    node = service.node.get("shm_size")
+    size = parse_size(service.text("shm_size")) if node else 64 * MIB
+    for mount in service.mounts:
+        if mount.target == "/dev/shm":  # noqa: S108 - a mount's target
+            size = parse_size(mount.size or "") if mount.kind == "tmpfs" else None
+            break
+    shared = service.text("ipc") not in {"", "private", "shareable"}
+    inherited = node is None and service.inherits
+    if size is not None and size < _SHM_NEEDED and not (service.gpu or shared or inherited):
+        message = f"vLLM needs 400 MiB in /dev/shm and does not start with {size // MIB} MiB"
+        yield Fault("error", (node or service).line, message, "shm_size: 1gb")
+
+
+@_rule("restart-loop", "endless restarts of a server that can't start")
+def _restart_loop(case: Case) -> Iterator[Fault]:
+    service = case.service
+    policy = service.node.get("deploy", "restart_policy")
+    node = service.node.get("restart") or policy
+    endless = service.text("restart") in {"always", "unless-stopped", "on-failure"}
+    if policy and not policy.get("max_attempts"):
+        endless |= service.text("deploy", "restart_policy", "condition") in {"", "any", "on-failure"}
+    if node and endless:
+        message = "a server that can't start is restarted without end, each time with full load"
+        yield Fault("warning", node.line, message, "restart: on-failure:5")
+
+
+@_rule("image-unpinned", "an image whose name may mean another version later")
+def _image_unpinned(case: Case) -> Iterator[Fault]:
+    node, image = case.service.node.get("image"), case.service.text("image")
+    if not image or node is None or case.service.node.get("build") or "@sha256:" in image:
+        return
+    name, _, tag = image.rpartition("/")[2].partition(":")
+    if not tag or _MOVING_TAG.fullmatch(tag):
+        message = f"{image} may be another vLLM after the next pull or build, with other options and scores"
+        fix = f"name a release, such as {name}:0.32.0 after docker tag, or a digest"
+        yield Fault("warning", node.line, message, fix)

@@ -1,9 +1,8 @@
-"""YAML of a compose file: the line of each value, and compose's variables; pure.
+"""The text of a compose file: values with their lines, compose's variables, and vLLM's options; pure.
 
-The command line of a compose service: words with their lines, and vLLM's options among them; pure.
-
-``command`` and ``entrypoint`` are a list or a string, the string often folded over many lines; either
-may start the server with ``sh -c``. :func:`read_command` reads all of these forms.
+:func:`parse` reads the YAML into a :class:`YamlNode`, :func:`resolve` substitutes variables, and
+:func:`read_command` reads the options of ``command`` and ``entrypoint``: each is a list or a string, the
+string often folded over many lines, and either may start the server with ``sh -c``.
 """
 
 from __future__ import annotations
@@ -22,10 +21,23 @@ from ragops.errors import ComposeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+Entry = Literal["serve", "module", "image", "other"]
+"""``vllm serve``, the API server's module, the image's own entry point, or an unknown program."""
+
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*))")
 _OPERATOR = re.compile(r":?[-+?]")
-_MAX_DEPTH = 20
-"""Defaults may contain variables, whose defaults may contain variables, up to this depth."""
+_MAX_DEPTH = 20  # of variables in the defaults of variables
+_SHELLS = {"sh", "bash", "dash", "ash"}
+_SHELL_OPERATORS = {"&&", "||", ";", "|", "&", ">", ">>", "2>&1", "<"}
+_BRACED = re.compile(r"\$\{(?:[^{}]|\{[^{}]*\})*\}")
+_BRACED_OR_IPV6 = re.compile(rf"{_BRACED.pattern}|\[[^\]]*\]")
+_PLACEHOLDER = "\ue000"
+# Options of vLLM that take several values, and beginnings of options that take none.
+_MULTIPLE = {"--served-model-name", "--api-key", "--lora-modules", "--allowed-media-domains"}
+_SWITCHES = (
+    *("--enable-", "--disable-", "--no-", "--trust-", "--return-", "--skip-", "--log-error-stack"),
+    *("--enforce-eager", "--headless", "--async-scheduling", "--language-model-only", "--numa-bind"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,119 +100,6 @@ class YamlNode:
                 yield YamlNode(value, line, self.source)
 
 
-def parse(text: str, name: str, variables: Mapping[str, str]) -> YamlNode:
-    """Read a document.
-
-    Args:
-        text: The file's text.
-        name: The file's name, for errors.
-        variables: Values for ``${NAME}``.
-
-    Raises:
-        ComposeError: It is not YAML, has a duplicate key or several documents, or is not a map.
-    """
-    yaml = YAML(typ="rt")
-    yaml.composer.warn_double_anchors = False  # valid YAML; compose uses the last one too
-    try:
-        document = yaml.load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = str(error.problem or "syntax error").partition(" with value")[0]
-        raise ComposeError(
-            f"{name}:{mark.line + 1 if mark else 1}: not YAML for compose: {problem}",
-            evidence=str(error.context or ""),
-            hint="correct the YAML: one document, no duplicate key, indented with spaces only",
-        ) from error
-    except (YAMLError, ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
-        message = f"{name} is not valid YAML"
-        raise ComposeError(message, evidence=str(error)[:300], hint="correct the YAML") from error
-    if not isinstance(document, dict):
-        raise ComposeError(
-            f"{name}:1: not a compose file: no map at the top level",
-            hint="a compose file has the key services: at its top level",
-        )
-    return YamlNode(document, 1, Source(tuple(text.splitlines()), variables))
-
-
-def resolve(text: str, variables: Mapping[str, str], depth: int = 0) -> str | None:
-    """Substitute variables as compose does; None if one is undefined.
-
-    Supports ``$NAME``, ``${NAME}``, ``${NAME:-default}``, ``${NAME-default}``, ``${NAME:+other}``,
-    ``${NAME:?message}``, variables in defaults, and ``$$`` for a dollar sign.
-    """
-    parts: list[str] = []
-    at = 0
-    while match := _VARIABLE.search(text, at):
-        parts.append(text[at : match.start()])
-        at = match.end()
-        value: str | None = "$"
-        if match["plain"]:
-            value = variables.get(match["plain"])
-        elif match["braced"]:
-            end = _closing_brace(text, at)
-            value = _substitute(match["braced"], text[at:end], variables, depth)
-            at = end + 1
-        if value is None:
-            return None
-        parts.append(value)
-    return "".join([*parts, text[at:]])
-
-
-def key_line(parent: Any, key: Any, default: int) -> int:
-    """Line of a key, also of a key that ``<<`` merges in from an anchor."""
-    positions = getattr(getattr(parent, "lc", None), "data", None) or {}
-    if key in positions:
-        return int(positions[key][0]) + 1
-    for merged in getattr(parent, "merge", None) or ():
-        if isinstance(merged, dict) and key in merged and merged is not parent:
-            return key_line(merged, key, default)
-    return default
-
-
-def _substitute(name: str, rest: str, variables: Mapping[str, str], depth: int) -> str | None:
-    """The value of ``${NAME`` + ``rest`` + ``}``, where ``rest`` is an operator and a word, or empty."""
-    value = variables.get(name)
-    operator = _OPERATOR.match(rest)
-    if not operator or depth > _MAX_DEPTH:
-        return value
-    is_set = value is not None and (value != "" or not operator[0].startswith(":"))
-    word = rest[operator.end() :]
-    if operator[0].endswith("+"):
-        return resolve(word, variables, depth + 1) if is_set else ""
-    if is_set or operator[0].endswith("?"):
-        return value
-    return resolve(word, variables, depth + 1)
-
-
-def _closing_brace(text: str, at: int) -> int:
-    """Index of the brace that closes the brace before ``at``; the text's end if there is none."""
-    depth = 1
-    for index in range(at, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if depth == 0:
-            return index
-    return len(text)
-
-
-Entry = Literal["serve", "module", "image", "other"]
-"""``vllm serve``, the API server's module, the image's own entry point, or an unknown program."""
-
-_SHELLS = {"sh", "bash", "dash", "ash"}
-_OPERATORS = {"&&", "||", ";", "|", "&", ">", ">>", "2>&1", "<"}
-_BRACED = re.compile(r"\$\{(?:[^{}]|\{[^{}]*\})*\}")
-_BRACED_OR_IPV6 = re.compile(rf"{_BRACED.pattern}|\[[^\]]*\]")
-_PLACEHOLDER = "\ue000"
-
-_MULTIPLE = {"--served-model-name", "--api-key", "--lora-modules", "--allowed-media-domains"}
-"""Options that take several values."""
-
-_SWITCHES = (
-    *("--enable-", "--disable-", "--no-", "--trust-", "--return-", "--skip-", "--log-error-stack"),
-    *("--enforce-eager", "--headless", "--async-scheduling", "--language-model-only", "--numa-bind"),
-)
-"""Beginnings of options that take no value."""
-
-
 @dataclass(frozen=True)
 class Word:
     """One word of a command line."""
@@ -245,26 +144,103 @@ class CommandLine:
         return (option.value or "") if option else ""
 
 
-def split_words(node: YamlNode | None) -> tuple[Word, ...]:
-    """Words of a ``command`` or ``entrypoint``, from a list or a string."""
-    if node is None:
-        return ()
-    if isinstance(node.raw, list):
-        return tuple(Word(item.text, item.written or "", item.line) for item in node.elements())
-    written = _shell_words(node.written or "")
-    resolved = resolve(node.written or "", node.source.variables)
-    if resolved is None:
-        texts = [resolve(word, node.source.variables) for word in written]
-    else:
-        texts = list[str | None](_shell_words(resolved))
-        if len(texts) != len(written):  # a variable holds several words
-            return tuple(Word(text, text or "", node.line) for text in texts)
-    return tuple(map(Word, texts, written, _word_lines(written, node)))
+def parse(text: str, name: str, variables: Mapping[str, str]) -> YamlNode:
+    """Read a document.
+
+    Args:
+        text: The file's text.
+        name: The file's name, for errors.
+        variables: Values for ``${NAME}``.
+
+    Raises:
+        ComposeError: It is not YAML, has a duplicate key or several documents, or is not a map.
+    """
+    yaml = YAML(typ="rt")
+    yaml.composer.warn_double_anchors = False  # valid YAML; compose uses the last one too
+    try:
+        document = yaml.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = str(error.problem or "syntax error").partition(" with value")[0]
+        raise ComposeError(
+            f"{name}:{mark.line + 1 if mark else 1}: not YAML for compose: {problem}",
+            evidence=str(error.context or ""),
+            hint="correct the YAML: one document, no duplicate key, indented with spaces only",
+        ) from error
+    except (YAMLError, ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
+        message = f"{name} is not valid YAML"
+        raise ComposeError(message, evidence=str(error)[:300], hint="correct the YAML") from error
+    if not isinstance(document, dict):
+        raise ComposeError(
+            f"{name}:1: not a compose file: no map at the top level",
+            hint="a compose file has the key services: at its top level",
+        )
+    return YamlNode(document, 1, Source(tuple(text.splitlines()), variables))
+
+
+def key_line(parent: Any, key: Any, default: int) -> int:
+    """Line of a key, also of a key that ``<<`` merges in from an anchor."""
+    positions = getattr(getattr(parent, "lc", None), "data", None) or {}
+    if key in positions:
+        return int(positions[key][0]) + 1
+    for merged in getattr(parent, "merge", None) or ():
+        if isinstance(merged, dict) and key in merged and merged is not parent:
+            return key_line(merged, key, default)
+    return default
+
+
+def resolve(text: str, variables: Mapping[str, str], depth: int = 0) -> str | None:
+    """Substitute variables as compose does; None if one is undefined.
+
+    Supports ``$NAME``, ``${NAME}``, ``${NAME:-default}``, ``${NAME-default}``, ``${NAME:+other}``,
+    ``${NAME:?message}``, variables in defaults, and ``$$`` for a dollar sign.
+    """
+    parts: list[str] = []
+    at = 0
+    while match := _VARIABLE.search(text, at):
+        parts.append(text[at : match.start()])
+        at = match.end()
+        value: str | None = "$"
+        if match["plain"]:
+            value = variables.get(match["plain"])
+        elif match["braced"]:
+            end = _closing_brace(text, at)
+            value = _substitute(match["braced"], text[at:end], variables, depth)
+            at = end + 1
+        if value is None:
+            return None
+        parts.append(value)
+    return "".join([*parts, text[at:]])
+
+
+def _substitute(name: str, rest: str, variables: Mapping[str, str], depth: int) -> str | None:
+    """The value of ``${NAME`` + ``rest`` + ``}``, where ``rest`` is an operator and a word, or empty."""
+    value = variables.get(name)
+    operator = _OPERATOR.match(rest)
+    if not operator or depth > _MAX_DEPTH:
+        return value
+    is_set = value is not None and (value != "" or not operator[0].startswith(":"))
+    word = rest[operator.end() :]
+    if operator[0].endswith("+"):
+        return resolve(word, variables, depth + 1) if is_set else ""
+    if is_set or operator[0].endswith("?"):
+        return value
+    return resolve(word, variables, depth + 1)
+
+
+def _closing_brace(text: str, at: int) -> int:
+    """Index of the brace that closes the brace before ``at``; the text's end if there is none."""
+    depth = 1
+    for index in range(at, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if depth == 0:
+            return index
+    return len(text)
 
 
 def read_command(entrypoint: YamlNode | None, command: YamlNode | None) -> CommandLine:
     """The program that ``entrypoint`` and ``command`` start, and its options if it is vLLM's server."""
-    words = _in_shell((*split_words(entrypoint), *split_words(command)))
+    words = _unwrap_shell((*split_words(entrypoint), *split_words(command)))
     start = 0
     entry: Entry = "image" if entrypoint is None else "other"
     for at, word in enumerate(words):
@@ -277,7 +253,7 @@ def read_command(entrypoint: YamlNode | None, command: YamlNode | None) -> Comma
             break
     arguments: list[Word] = []
     for word in words[start:]:
-        if word.written in _OPERATORS:
+        if word.written in _SHELL_OPERATORS:
             break
         arguments.append(word)
     options = parse_options(arguments)
@@ -293,11 +269,11 @@ def parse_options(words: Sequence[Word]) -> tuple[Option, ...]:
     at = 0
     while at < len(words):
         text, line, stop = words[at].text, words[at].line, at + 1
-        if text is None or not text.startswith("--"):
-            # Short options such as -tp take one value each; no rule is about one of them.
-            short = text is not None and text.startswith("-")
-            options.append(Option(text if short and text else "", text, line))
-            stop += int(short and "=" not in (text or ""))
+        if text is None or not text.startswith("-"):
+            options.append(Option("", text, line))
+        elif not text.startswith("--"):  # -tp and the like take one value; no rule is about them
+            options.append(Option(text, text, line))
+            stop += int("=" not in text)
         elif "=" in text:
             name, _, value = text.partition("=")
             options.append(Option(name.replace("_", "-"), value, line))
@@ -307,30 +283,6 @@ def parse_options(words: Sequence[Word]) -> tuple[Option, ...]:
             options.append(Option(name, words[at + 1].text if stop > at + 1 else "", line))
         at = stop
     return tuple(options)
-
-
-def split_colons(text: str) -> list[str]:
-    """Parts of a port in the short form; colons within ``${...}`` and ``[...]`` do not split."""
-    return _split_around(_BRACED_OR_IPV6, text, lambda masked: masked.split(":"))
-
-
-def _split_around(pattern: re.Pattern[str], text: str, split: Callable[[str], list[str]]) -> list[str]:
-    """Split a text, but not within what ``pattern`` matches."""
-    matches = iter(pattern.findall(text))
-    parts = split(pattern.sub(_PLACEHOLDER, text))
-    return [re.sub(_PLACEHOLDER, lambda _: next(matches, ""), part) for part in parts]
-
-
-def _shell_words(text: str) -> list[str]:
-    """Split as a shell does; unbalanced quotes split at blanks."""
-
-    def split(masked: str) -> list[str]:
-        try:
-            return shlex.split(masked)
-        except ValueError:
-            return masked.split()
-
-    return _split_around(_BRACED, text.replace("\\\n", " "), split)
 
 
 def _value_end(name: str, words: Sequence[Word], at: int) -> int:
@@ -344,36 +296,6 @@ def _value_end(name: str, words: Sequence[Word], at: int) -> int:
     return at
 
 
-def _word_lines(words: Sequence[str], node: YamlNode) -> list[int]:
-    """Line of each word: the next line within the scalar that contains its text."""
-    lines, at = node.source.lines, node.line - 1
-    stop = at + 1
-    depth = len(lines[at]) - len(lines[at].lstrip()) if at < len(lines) else 0
-    while stop < len(lines):
-        if lines[stop].strip() and len(lines[stop]) - len(lines[stop].lstrip()) <= depth:
-            break
-        stop += 1
-    numbers = []
-    for word in words:
-        first = word.splitlines()[0] if word else word
-        at = next((line for line in range(at, stop) if first in lines[line]), at)
-        numbers.append(at + 1)
-    return numbers
-
-
-def _in_shell(words: tuple[Word, ...]) -> tuple[Word, ...]:
-    """Words of the script if a shell runs one with ``-c``, else the same words."""
-    for shell, flag, script in zip(words, words[1:], words[2:], strict=False):
-        name = (shell.text or "").rsplit("/", 1)[-1]
-        if name in _SHELLS and re.fullmatch(r"-[a-z]*c", flag.text or ""):
-            inner: list[Word] = []
-            for word in _shell_words(script.text if script.text is not None else script.written):
-                parts = [word[:-1], ";"] if len(word) > 1 and word.endswith(";") else [word]
-                inner += [Word(part, part, script.line) for part in parts]
-            return tuple(inner)
-    return words
-
-
 def _hides_options(words: Sequence[Word]) -> bool:
     """Whether an undefined variable may hold options: it is a whole word where no value is expected."""
     before = ""
@@ -384,3 +306,75 @@ def _hides_options(words: Sequence[Word]) -> bool:
             return True
         before = word.written
     return False
+
+
+def split_words(node: YamlNode | None) -> tuple[Word, ...]:
+    """Words of a ``command`` or ``entrypoint``, from a list or a string."""
+    if node is None:
+        return ()
+    if isinstance(node.raw, list):
+        return tuple(Word(item.text, item.written or "", item.line) for item in node.elements())
+    written = _split_shell(node.written or "")
+    resolved = resolve(node.written or "", node.source.variables)
+    if resolved is None:
+        texts = [resolve(word, node.source.variables) for word in written]
+    else:
+        texts = list[str | None](_split_shell(resolved))
+        if len(texts) != len(written):  # a variable holds several words
+            return tuple(Word(text, text or "", node.line) for text in texts)
+    return tuple(map(Word, texts, written, _word_lines(written, node)))
+
+
+def split_colons(text: str) -> list[str]:
+    """Parts of a port in the short form; colons within ``${...}`` and ``[...]`` do not split."""
+    return _split_around(_BRACED_OR_IPV6, text, lambda masked: masked.split(":"))
+
+
+def _split_shell(text: str) -> list[str]:
+    """Split as a shell does, but not within ``${...}``; unbalanced quotes split at blanks."""
+
+    def split(masked: str) -> list[str]:
+        try:
+            return shlex.split(masked)
+        except ValueError:
+            return masked.split()
+
+    return _split_around(_BRACED, text.replace("\\\n", " "), split)
+
+
+def _split_around(pattern: re.Pattern[str], text: str, split: Callable[[str], list[str]]) -> list[str]:
+    """Split a text, but not within what ``pattern`` matches."""
+    matches = iter(pattern.findall(text))
+    parts = split(pattern.sub(_PLACEHOLDER, text))
+    return [re.sub(_PLACEHOLDER, lambda _: next(matches, ""), part) for part in parts]
+
+
+def _word_lines(words: Sequence[str], node: YamlNode) -> list[int]:
+    """Line of each word: the next line of the scalar that contains its text."""
+    lines = node.source.lines[node.line - 1 :]
+    deeper = " " * (len(lines[0]) - len(lines[0].lstrip()) + 1)
+    stop = 1
+    while stop < len(lines) and (not lines[stop].strip() or lines[stop].startswith(deeper)):
+        stop += 1
+    numbers, at = [], 0
+    for word in words:
+        first = word.splitlines()[0] if word else word
+        for index in range(at, stop):
+            if first in lines[index]:
+                at = index
+                break
+        numbers.append(node.line + at)
+    return numbers
+
+
+def _unwrap_shell(words: tuple[Word, ...]) -> tuple[Word, ...]:
+    """Words of the script if a shell runs one with ``-c``, else the same words."""
+    for shell, flag, script in zip(words, words[1:], words[2:], strict=False):
+        name = (shell.text or "").rsplit("/", 1)[-1]
+        if name in _SHELLS and re.fullmatch(r"-[a-z]*c", flag.text or ""):
+            inner: list[Word] = []
+            for word in _split_shell(script.text if script.text is not None else script.written):
+                parts = [word[:-1], ";"] if len(word) > 1 and word.endswith(";") else [word]
+                inner += [Word(part, part, script.line) for part in parts]
+            return tuple(inner)
+    return words
