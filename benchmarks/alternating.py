@@ -107,7 +107,8 @@ class Rig:
 
     def ours(self, name: str, model: Model) -> ContainerSpec:
         """As ``ragops up`` starts it."""
-        return options.launch(self.stack(name), model, self.host, image=self.image)
+        stack = self.stack(name)
+        return options.container_spec(stack, model, sizing.size(stack, model, self.host), image=self.image)
 
     def recipe(self) -> ContainerSpec:
         """As people copy it, on the same cores; a quota of more cores than there are is refused."""
@@ -147,7 +148,7 @@ class Rig:
     def limit(self, spec: ContainerSpec) -> GemmPeak:
         """What the machine can do at most, on the cores of a launch."""
         chosen = sizing.cores(Stack(), self.host)
-        threads = len(sizing.compute_cpus(chosen))
+        threads = len(sizing.compute_cpus(Stack(), chosen))
         served = sizing.dtype(Stack(), self.host)
         return measure.measure(self.engine, self.image, self.model, served, spec.cpuset_cpus, threads)
 
@@ -156,8 +157,10 @@ class Rig:
         container = self.engine.container(spec.name)
         if container is None:
             raise BenchError(f"{spec.name} is gone", container=spec.name)
+        stack = self.stack("default")
+        needs = sizing.size(stack, self.model, self.host)
         found = measure.of_container(
-            Deployment(self.stack("default"), self.model, self.host, spec), container, self.engine
+            Deployment(stack, self.model, self.host, needs, spec), container, self.engine
         )
         return replace(found, client_is_stand_in="")
 

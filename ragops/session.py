@@ -19,6 +19,7 @@ from ragops.errors import LockedError
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
 from ragops.reranker import options
+from ragops.reranker.sizing import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,15 +30,17 @@ if TYPE_CHECKING:
     from ragops.docker.objects import ContainerSpec
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
+    from ragops.reranker.sizing import Sizing
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """The configuration resolved on this host: model and container."""
+    """The configuration resolved on this host: model, sizing and container."""
 
     stack: Stack
     model: Model
     host: Host
+    sizing: Sizing
     spec: ContainerSpec
 
     @classmethod
@@ -55,8 +58,10 @@ class Deployment:
         model = model or models.resolve(stack, home())
         host = hosts.read_host()
         template = _template_copy(options.template_file(model))
-        spec = options.launch(stack, model, host, image=stack.reranker.image, template=template)
-        return cls(stack, model, host, spec)
+        sizing = size(stack, model, host)
+        image = stack.reranker.image
+        spec = options.container_spec(stack, model, sizing, image=image, template=template)
+        return cls(stack, model, host, sizing, spec)
 
     @property
     def served_name(self) -> str:

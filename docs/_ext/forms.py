@@ -12,6 +12,7 @@ from ragops import configuration
 from ragops.bench import judge, records
 from ragops.errors import BenchError
 from ragops.reranker import options
+from ragops.reranker.sizing import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,8 @@ def prompt() -> Iterator[str]:
 
 def hardening() -> Iterator[str]:
     """Permissions of the reranker's container, from the options for Qwen3-Reranker."""
-    spec = options.launch(configuration.Stack(), MODEL, HOST, image=configuration.Reranker().image)
+    stack = configuration.Stack()
+    spec = options.container_spec(stack, MODEL, size(stack, MODEL, HOST), image=stack.reranker.image)
     ports = ", ".join(f"{address}:{port}" for address, port, _ in spec.publish)
     rows = (
         ("capabilities", f"none: ``--cap-drop {' '.join(spec.cap_drop)}``"),

@@ -26,7 +26,7 @@ from ragops.bench.statistics import figures
 from ragops.compose import rules
 from ragops.configuration import Stack
 from ragops.docker import hints
-from ragops.reranker import options
+from ragops.reranker import options, sizing
 from ragops.reranker.host import Core, Host, Node
 from ragops.reranker.model import Model, Shape
 
@@ -113,16 +113,17 @@ def known(table: str) -> Iterator[str]:
 def launch(part: str) -> Iterator[str]:
     """Options of the reranker: ``arguments``, ``environment`` or ``docker``."""
     stack = Stack()
+    needs = sizing.size(stack, MODEL, HOST)
     if part == "docker":
         template = Path("/srv/ragops/templates/qwen3_reranker.jinja")
         image = stack.reranker.image
-        spec = options.launch(stack, MODEL, HOST, image=image, template=template)
+        spec = options.container_spec(stack, MODEL, needs, image=image, template=template)
         yield from [".. code-block:: bash", "", *indented(folded(spec.docker_command())), ""]
         return
     if part == "arguments":
-        rows, separator = options.arguments(stack, MODEL, HOST), " "
+        rows, separator = options.arguments(stack, MODEL, needs), " "
     else:
-        rows, separator = options.environment(stack, HOST), "="
+        rows, separator = options.environment(stack, needs), "="
     for row in rows:
         option = f"{row.name}{separator}{row.value}".strip()
         yield from [f"``{option}``", *indented(inline(row.why)), ""]

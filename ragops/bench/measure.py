@@ -34,7 +34,7 @@ from ragops.docker.engine import connect as connect_engine
 from ragops.docker.temporary import sidecar
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
 from ragops.ragflow import discovery, releases
-from ragops.reranker import files, options, sizing
+from ragops.reranker import files, options
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
 from ragops.session import Deployment
@@ -238,7 +238,7 @@ def of_url(model: str) -> Provenance:
 
 def of_container(wanted: Deployment, reranker: ContainerState, engine: Engine) -> Provenance:
     """Provenance of a reranker that ragops runs."""
-    host, state = hosts.read_host(), engine.state()
+    host, state = wanted.host, engine.state()
     image = engine.image(reranker.image_id)
     ragflow = discovery.find(engine.containers(), wanted.stack.ragflow)
     commit, dirty = _git()
@@ -256,7 +256,7 @@ def of_container(wanted: Deployment, reranker: ContainerState, engine: Engine) -
         cpu_model=host.cpu_model,
         cpu_features=tuple(sorted(host.features & _RECORDED_FEATURES)),
         cores=wanted.spec.cpuset_cpus,
-        core_count=len(sizing.cores(wanted.stack, host)),
+        core_count=len(wanted.sizing.cores),
         cgroup_cpu_cores=host.quota,
         cgroup_memory_bytes=wanted.spec.memory,
         memory_bytes=host.memory,
@@ -443,9 +443,7 @@ class _Running:
 
     def limit(self) -> GemmPeak:
         """The matrix multiplication peak, or why it could not be measured."""
-        stack, host = self.wanted.stack, hosts.read_host()
-        served = sizing.arithmetic(stack, self.wanted.model, host)
-        threads = len(sizing.compute(stack, host))
+        served, threads = self.wanted.sizing.arithmetic, len(self.wanted.sizing.compute)
         cpus, model = self.wanted.spec.cpuset_cpus, self.wanted.model
         try:
             return measure(self.engine, self.container.image_id, model, served, cpus, threads)
@@ -492,5 +490,6 @@ def _untrained(model: Model) -> str:
 
 def max_words(stack: Stack) -> int:
     """Longest query and document together, in words, that fit the served model's context."""
-    model = Deployment.resolve(stack).model
-    return bench.words_for_context(sizing.max_model_len(stack, model), _template_tokens(model))
+    deployment = Deployment.resolve(stack)
+    tokens = _template_tokens(deployment.model)
+    return bench.words_for_context(deployment.sizing.max_model_len, tokens)

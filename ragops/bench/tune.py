@@ -115,9 +115,10 @@ def candidates(stack: Stack, model: Model, host: Host) -> tuple[Candidate, ...]:
 
     An encoder has no cache blocks and takes each document in one step. ``int8`` changes scores most.
     """
-    now, least = stack.reranker, 1 if model.causal else sizing.max_model_len(stack, model)
-    tokens = [n for n in (1024, 2048, 4096, 8192) if n >= least and n != sizing.batched_tokens(stack, model)]
-    sequences = [n for n in (32, 128) if n != (now.max_num_seqs or sizing.SEQUENCES)]
+    now, needs = stack.reranker, sizing.size(stack, model, host)
+    least = 1 if model.causal else needs.max_model_len
+    tokens = [n for n in (1024, 2048, 4096, 8192) if n >= least and n != needs.batched_tokens]
+    sequences = [n for n in (32, 128) if n != (now.max_num_seqs or sizing.DEFAULT_SEQUENCES)]
     blocks = [n for n in (32, 64, 128) if model.causal and n != (now.block_size or 32)]
     table = [Candidate(f"batched-{n}", {"max_num_batched_tokens": n}) for n in tokens]
     table += [Candidate(f"sequences-{n}", {"max_num_seqs": n}) for n in sequences]
@@ -266,7 +267,7 @@ class Search:
 
     def score(self, name: str) -> tuple[str, dict[str, tuple[float, ...]]]:
         """The score check that fails, if one does, and the scores of each golden query."""
-        model, longest = self.wanted.model, sizing.max_model_len(self._stack, self.wanted.model)
+        model, longest = self.wanted.model, self.wanted.sizing.max_model_len
         expected = Expected(self.wanted.served_name, model.kind, longest, model.stand_in)
         url = f"http://127.0.0.1:{PORT}/v1"
         self._engine.unpause(name)

@@ -88,7 +88,7 @@ def _dtype(reranker: ContainerState, host: Host) -> Iterator[str]:
 def _cores(reranker: ContainerState, host: Host) -> Iterator[str]:
     bound = dict(line.split("=", 1) for line in reranker.environment if "=" in line)
     threads = bound.get("VLLM_CPU_OMP_THREADS_BIND", "auto")
-    best = sizing.compute_cpus(sizing.cores(Stack(), host))
+    best = sizing.compute_cpus(Stack(), sizing.cores(Stack(), host))
     if threads == "auto":
         yield f"cores: vLLM leaves one out by itself; ragops up binds {len(best)} threads"
     elif threads[0].isdigit() and "|" not in threads and len(parse_cpu_list(threads)) < len(best):

@@ -40,7 +40,7 @@ from ragops.reranker import files as weights
 from ragops.reranker import image as images
 from ragops.reranker import int8, sizing
 from ragops.reranker import model as models
-from ragops.reranker.files import NAME as MINILM
+from ragops.reranker.files import MINILM
 from ragops.reranker.host import format_cpu_list, read_addresses, read_host, read_quota
 
 if TYPE_CHECKING:
@@ -291,12 +291,12 @@ def files(folder: Path) -> Check:
     """The weights against their index and against checksums, where the folder has them."""
     title, fetch = "model files", f"fetch it again: hf download <owner>/{folder.name} --local-dir {folder}"
     try:
-        lacks = weights.against_index(folder)
+        lacks = weights.index_errors(folder)
     except (ValueError, TypeError, LookupError) as error:
         return Check(title, "fail", f"{weights.INDEX} can't be followed: {error}", fetch)
     if lacks:
         return Check(title, "fail", "; ".join(lacks), fetch)
-    changed = weights.against_sums(folder)
+    changed = weights.changed_files(folder)
     if any(name.endswith(".safetensors") for name in changed):
         return Check(title, "fail", f"not as their checksums say: {', '.join(changed)}", fetch)
     if changed:
@@ -308,16 +308,15 @@ def files(folder: Path) -> Check:
 def memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
     """What the container takes, part by part, beside what there is, and what is free now."""
     try:
-        limit = sizing.memory_limit(stack, model, host)
-        sizing.kv_cache(stack, model, host)
-        parts = sizing.memory(stack, model, host)
+        needs = sizing.size(stack, model, host)
     except RagopsError as error:
         return Check("memory", "fail", error.short, error.hint)
+    limit, parts = needs.memory_limit, needs.memory
     detail = f"{limit / GIB:.1f} of {host.usable_memory / GIB:.1f} GiB ({_parts(parts)})"
     if stack.reranker.memory_gib and limit < parts.total:
         remedy = f"memory_gib = {-(-parts.total // GIB)} under [reranker], or leave it out"
         return Check("memory", "warn", f"{detail}: memory_gib is less than the parts", remedy)
-    if not running and host.available is not None and host.available < min(limit, parts.held):
+    if not running and host.available is not None and host.available < min(limit, parts.required):
         remedy = "ps --sort=-rss -eo rss,comm | head shows what takes it; or lower kv_cache_gib"
         return Check("memory", "warn", f"{detail}, but {host.available / GIB:.1f} GiB are free now", remedy)
     return Check("memory", "ok", detail)
@@ -325,8 +324,8 @@ def memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
 
 def shared_memory(size: int) -> Check:
     """``/dev/shm`` as the container gets it; the host's, and the engine's default, are others."""
-    given, needs = f"{size / MIB:.0f} MiB of the reranker's own", f"vLLM takes {sizing.SHARED_NEED // MIB}"
-    if size < sizing.SHARED_NEED:
+    given, needs = f"{size / MIB:.0f} MiB of the reranker's own", f"vLLM takes {sizing.SHM_NEEDED // MIB}"
+    if size < sizing.SHM_NEEDED:
         remedy = "launch it with ragops up, or: docker run --shm-size 1g"
         return Check(SHM, "fail", f"{given}, {needs}", remedy)
     return Check(SHM, "ok", f"{given}, {needs}; Docker's default of 64 MiB does not matter")
@@ -338,7 +337,7 @@ def _parts(parts: Memory) -> str:
         ("KV cache", parts.kv_cache),
         ("activations", parts.activations),
         ("processes", parts.processes),
-        ("page cache", parts.files),
+        ("page cache", parts.page_cache),
     )
     return ", ".join(f"{name} {size / GIB:.1f}" for name, size in rows if size)
 
@@ -346,8 +345,8 @@ def _parts(parts: Memory) -> str:
 def _counted(folder: Path) -> str:
     shards = sorted(folder.glob("*.safetensors"))
     size = sum(one.stat().st_size for one in shards)
-    tensors = sum(len(weights.tensors(weights.header(one))) for one in shards)
-    known = [name for name in weights.sums(folder) if (folder / name).is_file()]
+    tensors = sum(len(weights.tensors(one)) for one in shards)
+    known = [name for name in weights.checksums(folder) if (folder / name).is_file()]
     compared = f"{len(known)} files as their checksums say" if known else "no checksums lie beside them"
     return f"{len(shards)} safetensors, {size / 1e9:.2f} GB, {tensors} tensors; {compared}"
 
@@ -500,7 +499,7 @@ def _here(stack: Stack, host: Host, seen: Seen | None) -> Iterator[Check]:
     yield cores(stack, host)
     yield own_quota(stack, host)
     yield from check_model_folder(stack, host, running=bool(there and there.running))
-    yield shared_memory(sizing.SHARED)
+    yield shared_memory(sizing.SHM_SIZE)
 
 
 def _there(stack: Stack, host: Host, seen: Seen) -> Iterator[Check]:
@@ -554,7 +553,7 @@ def own_quota(stack: Stack, host: Host) -> Check:
 
 def _threads(stack: Stack, host: Host) -> tuple[int, ...]:
     try:
-        return sizing.compute(stack, host)
+        return sizing.compute_cpus(stack, sizing.cores(stack, host))
     except RagopsError:
         return ()  # cores() says why
 

@@ -11,7 +11,7 @@ from ragops.checks import budget as speed
 from ragops.checks.probe import TITLES, ask_all, stopped_by
 from ragops.checks.questions import Expected
 from ragops.progress import step
-from ragops.reranker import host, options, sizing
+from ragops.reranker import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,8 +44,8 @@ class Look:
     @property
     def expected(self) -> Expected:
         """The reranker as it is declared."""
-        stack, model = self.wanted.stack, self.wanted.model
-        longest = sizing.max_model_len(stack, model)
+        model = self.wanted.model
+        longest = self.wanted.sizing.max_model_len
         return Expected(self.wanted.served_name, model.kind, longest, model.stand_in)
 
     def inside(self, found: RagflowContainer) -> Iterator[Check]:
@@ -84,6 +84,6 @@ class Look:
             return [Check(TITLES["budget"], "skip", "not asked for", "", found.name)]
         model, expected = self.wanted.model, self.expected
         seen = calls.measure(self.engine, found, self.reranker.image, self.url, expected, full=self.full)
-        faster = speed.advice(self.reranker, model, host.read_host())
+        faster = speed.advice(self.reranker, model, self.wanted.host)
         judged = budget.judge(seen, calls.profile(found, expected), expected, model.max_tokens, faster)
         return [replace(check, where=found.name) for check in judged]

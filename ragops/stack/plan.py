@@ -292,7 +292,7 @@ def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed
 
     Args:
         stack: The configuration.
-        spec: The reranker's container, from :func:`ragops.reranker.options.launch`.
+        spec: The reranker's container, from :func:`ragops.reranker.options.container_spec`.
         image_id: The image that ``spec.image`` refers to now.
         observed: State of the Docker engine.
 

@@ -42,7 +42,6 @@ from ragops.ragflow.providers import (
     registration_api,
     set_chat,
 )
-from ragops.reranker import sizing
 from ragops.session import Deployment, lock
 from ragops.table import Column, Shown, Table
 
@@ -402,9 +401,7 @@ def unregister(
 def registration_spec(stack: Stack) -> RegistrationSpec:
     """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``."""
     deployment = Deployment.resolve(stack)
-    return RegistrationSpec(
-        deployment.served_name, stack.internal_url, sizing.max_model_len(stack, deployment.model)
-    )
+    return RegistrationSpec(deployment.served_name, stack.internal_url, deployment.sizing.max_model_len)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ragops.docker.objects import ContainerSpec, HealthCheck
 from ragops.errors import EngineError
 from ragops.reranker import host as hosts
 from ragops.reranker.model import Model, Shape
+from ragops.reranker.sizing import size
 from ragops.session import Deployment
 from ragops.stack import verbs
 from ragops.stack.watch import Watcher
@@ -147,7 +148,8 @@ def ragflow(daemon, tmp_path, monkeypatch):
         init=True,
     )
     host = hosts.read_host()
-    monkeypatch.setattr(Deployment, "resolve", lambda stack: Deployment(stack, model, host, spec))
+    needs = size(Stack(), model, host)
+    monkeypatch.setattr(Deployment, "resolve", lambda stack: Deployment(stack, model, host, needs, spec))
     monkeypatch.setattr(ready, "responds", lambda *_, **__: True)  # there is no program that could
     monkeypatch.setenv("DOCKER_HOST", daemon.address)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))

@@ -23,6 +23,7 @@ from ragops.errors import ImageError
 from ragops.reranker import int8, options
 from ragops.reranker.host import read_host
 from ragops.reranker.model import STAND_IN_FILE, describe
+from ragops.reranker.sizing import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,8 @@ def served(engine, image, made) -> Iterator[list[float]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     stack = Stack(network=Network(name=NAME), reranker=Reranker(name=NAME, port=port, served_name="int8"))
-    spec = options.launch(stack, describe(made), read_host(), image=image.id)
+    model = describe(made)
+    spec = options.container_spec(stack, model, size(stack, model, read_host()), image=image.id)
     spec = dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
     if engine.network(NAME) is None:
         engine.create_network(NetworkSpec(NAME))

@@ -21,6 +21,7 @@ from ragops.errors import InUseError
 from ragops.ragflow import discovery
 from ragops.reranker import host as hosts
 from ragops.reranker.model import Model, Shape
+from ragops.reranker.sizing import size
 from ragops.session import Deployment, lock
 from ragops.stack import override, verbs
 from ragops.stack.plan import network_spec
@@ -145,7 +146,9 @@ def project(engine, image, cheap, tmp_path_factory):
     shape = Shape(layers=1, hidden=1, intermediate=1, kv_heads=1, head_dim=1, vocabulary=1)
     model = Model(folder, "cheap", "none", "cross-encoder", 32, False, shape, 1, "float32")
     with pytest.MonkeyPatch.context() as patched:
-        made = Project(engine, image.tags[0], folder, Deployment(STACK, model, hosts.read_host(), cheap))
+        host = hosts.read_host()
+        deployment = Deployment(STACK, model, host, size(STACK, model, host), cheap)
+        made = Project(engine, image.tags[0], folder, deployment)
         patched.setattr(Deployment, "resolve", made.desired)
         patched.setenv("DOCKER_HOST", engine.state().address)
         try:

@@ -32,6 +32,7 @@ from ragops.ragflow import discovery
 from ragops.reranker import options
 from ragops.reranker.host import read_host
 from ragops.reranker.model import describe
+from ragops.reranker.sizing import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +126,7 @@ def launch(engine, image, network, qwen3) -> Iterator[ContainerSpec]:
     assert model.kind == "qwen3-reranker"
     assert model.stand_in
     engine.create_volume(f"{NAME}-cache", role="test")
-    yield options.launch(own, model, read_host(), image=image.id)
+    yield options.container_spec(own, model, size(own, model, read_host()), image=image.id)
     engine.remove_volume(f"{NAME}-cache")
 
 

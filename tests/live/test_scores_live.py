@@ -7,7 +7,6 @@ import pytest
 from ragops.checks import rules
 from ragops.checks.questions import Expected
 from ragops.ragflow import discovery
-from ragops.reranker import sizing
 from ragops.session import Deployment
 
 
@@ -19,7 +18,7 @@ def found(engine, declared, client):
 @pytest.fixture
 def minilm(declared, running):
     wanted = Deployment.resolve(declared)
-    longest = sizing.max_model_len(declared, wanted.model)
+    longest = wanted.sizing.max_model_len
     return Expected(wanted.served_name, wanted.model.kind, longest, wanted.model.stand_in)
 
 

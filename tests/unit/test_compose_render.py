@@ -16,6 +16,7 @@ from ragops.configuration import Stack
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
 from ragops.reranker import options
 from ragops.reranker.model import describe
+from ragops.reranker.sizing import size
 from ragops.stack import watch
 from tests.support.command import parse
 
@@ -90,7 +91,8 @@ def test_an_option_without_a_compose_key_is_in_a_comment():
 
 def test_check_finds_no_fault_in_it(machine, model_folder):
     stack = Stack()
-    spec = options.launch(stack, describe(model_folder), machine, image=stack.reranker.image)
+    model = describe(model_folder)
+    spec = options.container_spec(stack, model, size(stack, model, machine), image=stack.reranker.image)
     text = render.reranker(spec, NetworkSpec(stack.network.name))
     checked = check_text(text, Path("compose.yml"), machine, {})
     assert {finding.code for finding in checked.findings} <= {"image-unpinned"}, str(checked)

@@ -81,13 +81,9 @@ NOT_YET: set[str] = {
     "ragops/docker/objects.py",
     "ragops/docker/temporary.py",
     "ragops/lab.py",
-    "ragops/reranker/files.py",
     "ragops/reranker/host.py",
     "ragops/reranker/image.py",
     "ragops/reranker/int8.py",
-    "ragops/reranker/model.py",
-    "ragops/reranker/options.py",
-    "ragops/reranker/sizing.py",
     "tools/make_run.py",
     "tools/site.py",
 }

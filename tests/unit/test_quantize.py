@@ -188,9 +188,9 @@ class TestServed:
         assert model.weights_as("float32") == 100 + 2 * (40 + header)
 
     def test_its_limit_is_that_of_int8(self, model, machine):
-        assert sizing.arithmetic(Stack(), model, machine) == "int8"
+        assert sizing.size(Stack(), model, machine).arithmetic == "int8"
         plain = dataclasses.replace(model, int8_bytes=0)
-        assert sizing.arithmetic(Stack(), plain, machine) == "bfloat16"
+        assert sizing.size(Stack(), plain, machine).arithmetic == "bfloat16"
 
     @pytest.mark.parametrize("feature", ["avx512_vnni", "avx_vnni", "amx_int8", "asimddp"])
     def test_a_processor_that_sums_int8_without_overflow(self, machine, feature):

@@ -19,6 +19,7 @@ from ragops.errors import BenchError, EngineError, LaunchError, LockedError, Sta
 from ragops.reranker import options as vllm
 from ragops.reranker.host import Core, Host, Node
 from ragops.reranker.model import Model, Shape
+from ragops.reranker.sizing import size
 from ragops.session import lock
 from tests.support import stub as replies
 from tests.support.served import Served
@@ -64,13 +65,17 @@ def names(stack, model, machine=None):
     }
 
 
+def config_hash(stack, model):
+    return vllm.container_spec(stack, model, size(stack, model, host()), image="x").config_hash()
+
+
 class TestCandidates:
     def test_each_can_be_launched_and_changes_the_launch(self, qwen3, encoder):
         for model in (qwen3, encoder):
-            default = vllm.launch(Stack(), model, host(), image="x").config_hash()
+            default = config_hash(Stack(), model)
             table = [c for c in candidates(Stack(), model, host()) if c.name != "int8"]
             stacks = [Stack(reranker=Reranker(**candidate.settings)) for candidate in table]
-            hashes = {vllm.launch(stack, model, host(), image="x").config_hash() for stack in stacks}
+            hashes = {config_hash(stack, model) for stack in stacks}
             assert len(hashes - {default}) == len(table)
 
     def test_what_the_configuration_says_is_left_out(self, qwen3):

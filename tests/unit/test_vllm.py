@@ -1,4 +1,4 @@
-"""vllm.py works out the launch: what is asked of vLLM, of Docker and of the machine."""
+"""sizing.py and options.py: vLLM's options and the reranker's container for a model and a machine."""
 
 from __future__ import annotations
 
@@ -61,8 +61,14 @@ def stack(**reranker) -> Stack:
     return Stack(reranker=Reranker(**reranker))
 
 
-def launch(model: Model = QWEN3, machine: Host | None = None, **reranker):
-    return options.launch(stack(**reranker), model, machine or host(), image="vllm-cpu:latest")
+def size(model: Model = QWEN3, machine: Host | None = None, **reranker) -> sizing.Sizing:
+    return sizing.size(stack(**reranker), model, machine or host())
+
+
+def launch(model: Model = QWEN3, machine: Host | None = None, configuration: Stack | None = None, **reranker):
+    configuration = configuration or stack(**reranker)
+    needs = sizing.size(configuration, model, machine or host())
+    return options.container_spec(configuration, model, needs, image="vllm-cpu:latest")
 
 
 def flags(spec) -> dict[str, str]:
@@ -119,7 +125,7 @@ def test_every_kind_of_model_is_known():
 
 
 def test_every_setting_has_a_reason():
-    rows = (*options.arguments(stack(), QWEN3, host()), *options.environment(stack(), host()))
+    rows = (*options.arguments(stack(), QWEN3, size()), *options.environment(stack(), size()))
     assert all(row.why for row in rows)
     assert len({row.name for row in rows}) == len(rows)
 
@@ -194,9 +200,9 @@ def test_ragflow_can_take_the_served_name(name, served):
 
 
 def test_the_length_is_the_models_unless_it_is_long():
-    assert sizing.max_model_len(stack(), MINILM) == 256
-    assert sizing.max_model_len(stack(), QWEN3) == 8192
-    assert sizing.max_model_len(stack(max_model_len=1024), QWEN3) == 1024
+    assert size(MINILM).max_model_len == 256
+    assert size().max_model_len == 8192
+    assert size(max_model_len=1024).max_model_len == 1024
     with pytest.raises(StackError, match="takes 256 tokens"):
         launch(MINILM, max_model_len=512)
 
@@ -209,32 +215,32 @@ def test_a_document_must_fit_the_key_value_cache():
 
 
 def test_memory_adds_up():
-    need = sizing.memory(stack(), QWEN3, host())
+    need = size().memory
     assert need.kv_cache == 2 * GIB
     assert need.weights == QWEN3.weight_bytes + 151669 * 1024 * 2
     assert 0 < need.activations < GIB // 4
-    held = need.weights + need.kv_cache + need.activations + need.processes
-    assert 0 <= need.held - held < GIB // 4
-    assert need.files == QWEN3.weight_bytes + GIB
-    assert 0 <= need.total - held - need.files < GIB // 4
+    required = need.weights + need.kv_cache + need.activations + need.processes
+    assert 0 <= need.required - required < GIB // 4
+    assert need.page_cache == QWEN3.weight_bytes + GIB
+    assert 0 <= need.total - required - need.page_cache < GIB // 4
     assert launch().memory == need.total
 
 
 def test_page_cache_gets_what_the_machine_has():
-    held = sizing.memory(stack(), QWEN3, host()).held
-    assert launch(machine=host(memory=held)).memory == held
+    required = size().memory.required
+    assert launch(machine=host(memory=required)).memory == required
     with pytest.raises(StackError, match="of memory"):
-        launch(machine=host(memory=held - 1))
+        launch(machine=host(memory=required - 1))
 
 
 def test_float32_weights_are_twice_as_large():
     machine = host(features=frozenset())
-    assert sizing.memory(stack(), QWEN3, machine).weights > 2 * QWEN3.weight_bytes
-    assert sizing.memory(stack(), MINILM, host()).weights == MINILM.weight_bytes // 2
+    assert size(machine=machine).memory.weights > 2 * QWEN3.weight_bytes
+    assert size(MINILM).memory.weights == MINILM.weight_bytes // 2
 
 
 def test_more_cores_compile_more_at_once_up_to_four():
-    needs = [sizing.memory(stack(), QWEN3, host(cpus)).processes for cpus in (1, 2, 4, 64)]
+    needs = [size(machine=host(cpus)).memory.processes for cpus in (1, 2, 4, 64)]
     assert needs == [2.5 * GIB, 3 * GIB, 4 * GIB, 4 * GIB]
 
 
@@ -279,7 +285,7 @@ def test_shared_memory_holds_vllms_rings():
 def test_nothing_is_published_without_a_port_or_on_an_internal_network():
     assert launch(port=False).publish == ()
     closed = Stack(network=Network(internal=True))
-    assert options.launch(closed, QWEN3, host(), image="i").publish == ()
+    assert launch(configuration=closed).publish == ()
 
 
 def test_compiled_code_goes_to_the_volume():
@@ -293,7 +299,7 @@ def test_compiled_code_goes_to_the_volume():
 
 
 def test_a_template_of_the_callers_choice_is_mounted():
-    spec = options.launch(stack(), QWEN3, host(), image="i", template=Path("/srv/t/mine.jinja"))
+    spec = options.container_spec(stack(), QWEN3, size(), image="i", template=Path("/srv/t/mine.jinja"))
     assert "/srv/t/mine.jinja" in {mount.source for mount in spec.mounts}
     assert flags(spec)["--chat-template"] == "/templates/qwen3_reranker.jinja"
 
@@ -369,10 +375,8 @@ class TestWhatTuneMayChange:
         assert caught.value.code == "cores-missing"
 
     def test_memory_follows_the_batched_tokens(self):
-        usual, more = (
-            sizing.memory(stack(**it), QWEN3, host()) for it in ({}, {"max_num_batched_tokens": 8192})
-        )
-        assert more.activations == 4 * usual.activations
+        more = size(max_num_batched_tokens=8192).memory.activations
+        assert more == 4 * size().memory.activations
 
     @pytest.mark.parametrize("settings", [{"block_size": 32}, {"prefix_caching": True}])
     def test_an_encoder_has_nothing_to_share(self, settings):
