@@ -20,14 +20,6 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.stub import Behaviour, StubReranker
 from tools import site
 
-CONNECTING = (
-    "ragops.bench.measure.connect_engine",
-    "ragops.docker.engine.connect",
-    "ragops.stack.registration.connect_engine",
-    "ragops.bench.tune.connect_engine",
-    "ragops.cli.output.connect_engine",
-    "ragops.checks.doctor.connect",
-)
 GIB = 1 << 30
 ROOT = Path(__file__).parents[1]
 REMEDY = "docker network connect ragflow-rerank docker-ragflow-cpu-1, then ask again from inside"
@@ -145,8 +137,7 @@ def safetensors():
 @pytest.fixture
 def here(tmp_path, monkeypatch, fake, machine, model_folder):
     """Everything that ragops asks of its surroundings comes from these fixtures; gives the home."""
-    for name in CONNECTING:
-        monkeypatch.setattr(name, lambda *_, **__: fake)
+    monkeypatch.setattr("ragops.docker.engine.connect", lambda *_, **__: fake)
     monkeypatch.setattr(hosts, "read_host", lambda: machine)
     monkeypatch.setattr("ragops.checks.doctor.read_host", lambda: machine)
     monkeypatch.setattr("ragops.checks.doctor.read_addresses", lambda: ())

@@ -30,7 +30,7 @@ import httpx
 
 from ragops import bench
 from ragops.bench.records import Gemm, GemmPeak, Sample
-from ragops.docker.engine import connect as connect_engine
+from ragops.docker import engine as docker_engine
 from ragops.docker.temporary import sidecar
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
 from ragops.ragflow import discovery, releases
@@ -452,7 +452,7 @@ class _Running:
 
 
 def _running(stack: Stack, engine: Engine | None) -> _Running:
-    engine = engine or connect_engine()
+    engine = engine or docker_engine.connect()
     wanted = Deployment.resolve(stack)
     reranker = engine.container(stack.reranker.name)
     if reranker is None or not reranker.running:
@@ -478,7 +478,7 @@ def _template_tokens(model: Model) -> int:
 
 def release(stack: Stack, engine: Engine | None = None) -> str:
     """RAGFlow's release by its container; the newest known one otherwise."""
-    for ragflow in discovery.find((engine or connect_engine()).containers(), stack.ragflow):
+    for ragflow in discovery.find((engine or docker_engine.connect()).containers(), stack.ragflow):
         if ragflow.release in releases.KNOWN:
             return ragflow.release
     return releases.NEWEST

@@ -32,7 +32,7 @@ from ragops.bench.workload import ragflow
 from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
 from ragops.configuration import Reranker, Stack, home, parse
-from ragops.docker.engine import connect as connect_engine
+from ragops.docker import engine as docker_engine
 from ragops.errors import BenchError, NotFoundError, RagopsError, StackError, file_errors
 from ragops.progress import step
 from ragops.reranker import host as hosts
@@ -315,7 +315,7 @@ def tune(
         RagopsError: The configuration does not start or stops responding; no container is left.
     """
     scipy_stats()  # raises before a container is started
-    engine, host = engine or connect_engine(), hosts.read_host()
+    engine, host = engine or docker_engine.connect(), hosts.read_host()
     address, reranker = engine.state().address, stack.reranker
     with lock(address, reranker.name):
         refuse_while_watched(address, reranker.name)

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING
 
 from ragops.checks import Check, Report
 from ragops.configuration import home
+from ragops.docker import engine as docker_engine
 from ragops.docker import objects
-from ragops.docker.engine import connect, observe
+from ragops.docker.engine import observe
 from ragops.docker.objects import OLDEST_API, differences, moves_route
 from ragops.errors import EngineError, RagopsError
 from ragops.ragflow import discovery
@@ -479,7 +480,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
     """Look at machine, model, engine, image, names and RAGFlow; changes nothing."""
     host = read_host()
     try:
-        seen = _look(stack, engine or connect())
+        seen = _look(stack, engine or docker_engine.connect())
     except EngineError as error:
         missing = [Check(name, "skip", "no engine answers") for name in _NEEDS_ENGINE]
         rest: list[Check] = [refusal(error), *missing]

@@ -1,17 +1,9 @@
-"""The undo record: what ragops entered into which RAGFlow, and the settings before that.
+"""Register the reranker in RAGFlow through its API, and restore the earlier settings.
 
-One small file for each user of a RAGFlow and each instance under ``RAGOPS_HOME/ragflow``, readable
-by its owner only. It holds names and addresses, and no key or token.
-
-Reads, changes and restores the settings of one RAGFlow user.
-
-The previous settings are on disk before the first change. Chats and the default are restored before
-the model is removed, since later releases refuse to remove a model in use.
-
-Registers the reranker in RAGFlow through its API, and unregisters it.
-
-Read the settings, record them, send what is missing, read back and compare; a second
-:func:`register` changes nothing. Addresses, names and ids are logged; secrets are not.
+:func:`register` reads the settings, saves them in an undo record, sends what is missing, reads back and
+compares; a second call changes nothing. :func:`unregister` restores chats and the default first, since later
+releases refuse to remove a model in use. Addresses, names and ids are logged; secrets are not. The requests
+of each release are in :mod:`ragops.ragflow.providers`.
 """
 
 from __future__ import annotations
@@ -24,12 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ragops.configuration import home
-from ragops.docker.engine import connect as connect_engine
+from ragops.docker import engine as docker_engine
 from ragops.errors import RagflowError
 from ragops.progress import step
 from ragops.ragflow import discovery, releases
 from ragops.ragflow.api import Api, base_url, refusal
-from ragops.ragflow.discovery import detect
 from ragops.ragflow.providers import (
     RegistrationSpec,
     changes,
@@ -52,14 +43,135 @@ if TYPE_CHECKING:
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
     from ragops.ragflow.api import Request, Secret
-    from ragops.ragflow.discovery import RagflowContainer
+    from ragops.ragflow.discovery import DetectedRelease, RagflowContainer
     from ragops.ragflow.providers import RagflowState, RegistrationApi
     from ragops.ragflow.releases import Release
+
+GO_SERVER = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ignores failures of the reranker"
+
+
+@dataclass(frozen=True, repr=False)
+class Registration(Shown):
+    """RAGFlow's settings as read back, and the changes that were made."""
+
+    url: str
+    release: str
+    source: str
+    """Where the release was read."""
+    model: str
+    """The model's name; empty when RAGFlow does not have it."""
+    base_url: str
+    """The reranker's address."""
+    rerank_id: str
+    """The id by which a chat or a retrieval names the model."""
+    default: str
+    """Id of the user's default rerank model."""
+    chats: tuple[str, ...]
+    """The named chats that use the model."""
+    changes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def table(self) -> Table:
+        """RAGFlow's settings of the reranker, then the changes."""
+        rows = (
+            ("RAGFlow", f"{self.release} at {self.url}, by {self.source}"),
+            ("model", self.model or "not registered"),
+            ("address", self.base_url or "none"),
+            ("rerank id", self.rerank_id),
+            ("default", self.default or "none"),
+            *(("chat", chat) for chat in self.chats),
+        )
+        changes = tuple(f"~ {change}" for change in self.changes) or ("nothing to change",)
+        notes = tuple(f"note: {note}" for note in self.notes)
+        below = Table(notes=(*changes, *notes))
+        return Table((Column("setting"), Column("value")), rows, below=(below,))
+
+
+def register(
+    stack: Stack,
+    token: Secret,
+    *,
+    url: str = "",
+    spec: RegistrationSpec | None = None,
+    engine: Engine | None = None,
+) -> Registration:
+    """Add the reranker to the models of RAGFlow v0.24 or later, and read it back. Idempotent.
+
+    Args:
+        stack: The configuration.
+        token: An API token of RAGFlow.
+        url: RAGFlow's address; that of its container by default.
+        spec: The entry that RAGFlow should have; :func:`registration_spec` of the stack by default.
+        engine: The Docker engine; connected when needed by default.
+
+    Raises:
+        RagflowError: RAGFlow is not found, of an unknown or older release, refuses, or has an entry
+            of the user; an unfinished entry is removed, and nothing of the user's is lost. For an
+            older release the evidence has the values to enter by hand.
+        StackError: The address can't be used.
+    """
+    with _connected(stack, token, url, spec, engine) as registrar:
+        state = registrar.read()
+        record = UndoRecord.load(registrar.home, registrar.new_record(state))
+        if record is None:
+            record = registrar.new_record(state)
+        else:
+            state = registrar.add_earlier(record)
+        spec = registrar.spec
+        check_ownership(spec, state.entry, record.model if record.entered else "")
+        if sent := registrar.enter(state, record):
+            state = registrar.read()
+        if wrong := differences(registrar.release, spec, state):
+            raise RagflowError(
+                "RAGFlow took the model, but returns another entry than the one that was sent",
+                code="entry-differs",
+                evidence="\n".join(wrong),
+                hint="ragops unregister undoes it",
+                url=registrar.api.url,
+            )
+        notes = registrar.notes
+        if spec.dataset:
+            registrar.api.call(rank_dataset(spec.dataset, model_id(registrar.release, spec)))
+            notes = (*notes, f"dataset {spec.dataset} was ranked with it")
+        return registrar.registration(state, sent, notes)
+
+
+def unregister(
+    stack: Stack,
+    token: Secret,
+    *,
+    url: str = "",
+    spec: RegistrationSpec | None = None,
+    engine: Engine | None = None,
+) -> Registration:
+    """Restore RAGFlow's settings from before :func:`register`: chats, default, then the model.
+
+    Settings that the user has changed since stay. Arguments and errors as of :func:`register`.
+    """
+    with _connected(stack, token, url, spec, engine) as registrar:
+        state = registrar.read()
+        record = UndoRecord.load(registrar.home, registrar.new_record(state))
+        if record is None:
+            notes = ("ragops has changed nothing there: nothing to undo",)
+            return registrar.registration(state, (), notes)
+        registrar.spec = replace(registrar.spec, model=record.model, chats=tuple(record.chats))
+        sent = registrar.undo(record)
+        state = registrar.read(chats_may_be_missing=True)
+        return registrar.registration(state, sent, record.remaining(state))
+
+
+def registration_spec(stack: Stack) -> RegistrationSpec:
+    """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``."""
+    deployment = Deployment.resolve(stack)
+    return RegistrationSpec(deployment.served_name, stack.internal_url, deployment.sizing.max_model_len)
 
 
 @dataclass(frozen=True)
 class UndoRecord:
-    """What ``register`` changed in one RAGFlow, for one of its users."""
+    """What ``register`` changed in one RAGFlow for one of its users, and the settings before that.
+
+    A small file below ``RAGOPS_HOME/ragflow``, readable by its owner only, without keys and tokens.
+    """
 
     url: str
     user: str
@@ -81,55 +193,64 @@ class UndoRecord:
         digest = hashlib.sha256(f"{owner}\n{self.instance}".encode()).hexdigest()[:12]
         return home / "ragflow" / f"{digest}.json"
 
+    @classmethod
+    def load(cls, home: Path, new: UndoRecord) -> UndoRecord | None:
+        """The stored record of the user and instance of a new one; None without a file.
 
-def load(home: Path, new: UndoRecord) -> UndoRecord | None:
-    """The stored record of the user and instance of a new one; None without a file.
+        Raises:
+            RagflowError: The file can't be read.
+        """
+        file = new.file(home)
+        try:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise RagflowError(
+                f"can't read the record of RAGFlow's previous settings, {file}",
+                code="undo-unreadable",
+                evidence=str(error),
+                hint="repair the file, or move it away and restore the default and the chats by hand",
+                file=file,
+            ) from None
 
-    Raises:
-        RagflowError: The file can't be read.
-    """
-    file = new.file(home)
-    try:
-        return UndoRecord(**json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise RagflowError(
-            f"can't read the record of RAGFlow's previous settings, {file}",
-            code="undo-unreadable",
-            evidence=str(error),
-            hint="repair the file, or move it away and restore the default and the chats by hand",
-            file=file,
-        ) from None
+    def save(self, home: Path) -> None:
+        """Write the record atomically, readable by its owner only."""
+        file = self.file(home)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = file.with_suffix(".new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            json.dump(asdict(self), out, indent=2, ensure_ascii=False)
+            out.write("\n")
+            out.flush()
+            os.fsync(out.fileno())
+        draft.replace(file)
+
+    def remaining(self, state: RagflowState) -> tuple[str, ...]:
+        """The settings that differ from those before registration, and why."""
+        notes = []
+        if not self.entered:
+            notes.append(f"{self.model} existed before ragops register, and stays")
+        if self.default is not None and state.default != self.default:
+            notes.append(f"the default is {state.default or 'none'} and was {self.default or 'none'}")
+        return tuple(notes)
 
 
-def save(home: Path, record: UndoRecord) -> None:
-    """Write the record atomically, readable by its owner only."""
-    file = record.file(home)
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_suffix(".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        json.dump(asdict(record), out, indent=2, ensure_ascii=False)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(file)
-
-
-def delete(home: Path, record: UndoRecord) -> None:
-    """Delete the record once everything is undone."""
-    record.file(home).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Registrar:
     """One user's settings in one RAGFlow, and the entry that they should have."""
 
     api: Api
-    release: Release
+    detected: DetectedRelease
     spec: RegistrationSpec
     home: Path
+    notes: tuple[str, ...]
+
+    @property
+    def release(self) -> Release:
+        """RAGFlow's release."""
+        return self.detected.release
 
     @property
     def routes(self) -> RegistrationApi:
@@ -158,24 +279,14 @@ class Registrar:
         user = state.tenant.get("tenant_id", "")
         return UndoRecord(self.api.url, user, self.spec.instance, self.release.name, self.spec.model)
 
-    def load_record(self, state: RagflowState) -> UndoRecord | None:
-        """The undo record of earlier calls; None without any.
-
-        Raises:
-            RagflowError: The file can't be read.
-        """
-        return load(self.home, self.new_record(state))
-
-    def with_earlier(self, record: UndoRecord) -> tuple[Registrar, RagflowState]:
+    def add_earlier(self, record: UndoRecord) -> RagflowState:
         """Add the default and the chats of earlier calls to the spec, as far as they still name the model."""
-        spec = self.spec
-        earlier = tuple(chat for chat in record.chats if chat not in spec.chats)
-        everything = replace(spec, chats=(*spec.chats, *earlier))
-        state = replace(self, spec=everything).read(chats_may_be_missing=True)
-        own = self._own_ids(record)
-        chats = tuple(chat for chat, model in state.chats.items() if chat in spec.chats or model in own)
-        spec = replace(spec, default=spec.default or state.default in own, chats=chats)
-        return replace(self, spec=spec), state
+        requested, own = self.spec, self._own_ids(record)
+        self.spec = replace(requested, chats=tuple(dict.fromkeys((*requested.chats, *record.chats))))
+        state = self.read(chats_may_be_missing=True)
+        chats = tuple(chat for chat, model in state.chats.items() if chat in requested.chats or model in own)
+        self.spec = replace(requested, default=requested.default or state.default in own, chats=chats)
+        return state
 
     def enter(self, state: RagflowState, record: UndoRecord) -> tuple[str, ...]:
         """Send the missing changes, and return them.
@@ -196,7 +307,7 @@ class Registrar:
             entered=record.entered or created,
             provider=record.provider or not state.provider,
         )
-        save(self.home, record)
+        record.save(self.home)
         try:
             return self._send(requests)
         except RagflowError:
@@ -207,31 +318,50 @@ class Registrar:
     def undo(self, record: UndoRecord) -> tuple[str, ...]:
         """Restore the previous settings, and return the changes. A refused request does not stop the others.
 
+        Settings that the user has changed since stay.
+
         Raises:
             RagflowError: A request was refused; the undo record stays, so that it can be repeated.
         """
+        state, own = self.read(chats_may_be_missing=True), self._own_ids(record)
+        requests: list[Request] = []
+        for chat, previous in record.chats.items():
+            if state.chats.get(chat) in own:
+                requests.append(set_chat(self.release, chat, previous))
+        if record.default is not None and state.default in own:
+            requests += self.routes.restore_default(record.default, state)
+        if record.entered:
+            requests += self.routes.remove(self.spec, state, provider=record.provider)
         sent: list[str] = []
         errors: list[RagflowError] = []
-        for request in tuple(self._undo_requests(self.read(chats_may_be_missing=True), record)):
+        for request in requests:
             try:
                 sent += self._send((request,))
             except RagflowError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
-        delete(self.home, record)
+        record.file(self.home).unlink(missing_ok=True)
         return tuple(sent)
 
-    def _undo_requests(self, state: RagflowState, record: UndoRecord) -> Iterator[Request]:
-        """Settings that the user has changed since stay."""
-        own = self._own_ids(record)
-        for chat, previous in record.chats.items():
-            if state.chats.get(chat) in own:
-                yield set_chat(self.release, chat, previous)
-        if record.default is not None and state.default in own:
-            yield from self.routes.restore_default(record.default, state)
-        if record.entered:
-            yield from self.routes.remove(self.spec, state, provider=record.provider)
+    def registration(
+        self, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
+    ) -> Registration:
+        """The settings that were read, with the changes that were made."""
+        entry = state.entry if state.entry and state.entry.model else None
+        used = chat_id(self.release, self.spec)
+        return Registration(
+            url=self.api.url,
+            release=self.release.name,
+            source=self.detected.source,
+            model=self.spec.model if entry else "",
+            base_url=entry.base_url if entry else "",
+            rerank_id=model_id(self.release, self.spec),
+            default=state.default,
+            chats=tuple(chat for chat, model in state.chats.items() if model == used),
+            changes=changes,
+            notes=notes,
+        )
 
     def _with_previous(self, state: RagflowState, record: UndoRecord) -> UndoRecord:
         """The record with the settings that are about to change; a later choice of the user replaces it."""
@@ -243,7 +373,7 @@ class Registrar:
         return replace(record, default=default, chats={**record.chats, **chats})
 
     def _own_ids(self, record: UndoRecord) -> frozenset[str]:
-        """Every id by which any release names the model: one from before an upgrade is still ours."""
+        """Every id by which any release names the model, also the one from before an upgrade."""
         return frozenset(
             form.format(name=name, instance=self.spec.instance)
             for name in (self.spec.model, record.model)
@@ -252,7 +382,7 @@ class Registrar:
         )
 
     def _clean_up(self, record: UndoRecord, *, provider: bool) -> None:
-        """After a failure: remove what was created, unless the model is in, and the record with it."""
+        """After a failure: remove what was created and the record, unless RAGFlow has the model."""
         try:
             state = self.read()
             if state.entry is not None and state.entry.model:
@@ -260,8 +390,8 @@ class Registrar:
             for request in self.routes.remove(self.spec, state, provider=provider):
                 self.api.send(request)
         except RagflowError:
-            return  # no response any more: unregister can repeat it with the record
-        delete(self.home, record)
+            return  # RAGFlow is unreachable: unregister can repeat it with the record
+        record.file(self.home).unlink(missing_ok=True)
 
     def _send(self, requests: Iterable[Request]) -> tuple[str, ...]:
         sent = []
@@ -272,138 +402,6 @@ class Registrar:
         return tuple(sent)
 
 
-def remaining(record: UndoRecord, state: RagflowState) -> tuple[str, ...]:
-    """The settings that differ from those before registration, and why."""
-    notes = []
-    if not record.entered:
-        notes.append(f"{record.model} was entered before ragops came, and stays")
-    if record.default is not None and state.default != record.default:
-        notes.append(f"the default is {state.default or 'none'} and was {record.default or 'none'}")
-    return tuple(notes)
-
-
-GO_SERVER = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ignores failures of the reranker"
-
-__all__ = ["Registration", "RegistrationSpec", "register", "registration_spec", "unregister"]
-
-
-@dataclass(frozen=True, repr=False)
-class Registration(Shown):
-    """RAGFlow's settings as read back, and the changes that were made."""
-
-    url: str
-    release: str
-    source: str
-    """Where the release was read."""
-    model: str
-    """The model's name; empty when RAGFlow does not have it."""
-    base_url: str
-    """The reranker's address."""
-    rerank_id: str
-    """The id by which a chat or a retrieval names the model."""
-    default: str
-    """Id of the user's default rerank model."""
-    chats: tuple[str, ...]
-    """The named chats that use the model."""
-    changes: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    def table(self) -> Table:
-        """RAGFlow's settings of the reranker, then the changes."""
-        rows = (
-            ("RAGFlow", f"{self.release} at {self.url}, by {self.source}"),
-            ("model", self.model or "not entered"),
-            ("address", self.base_url or "none"),
-            ("rerank id", self.rerank_id),
-            ("default", self.default or "none"),
-            *(("chat", chat) for chat in self.chats),
-        )
-        changes = tuple(f"~ {change}" for change in self.changes) or ("nothing to change",)
-        notes = tuple(f"note: {note}" for note in self.notes)
-        below = Table(notes=(*changes, *notes))
-        return Table((Column("setting"), Column("value")), rows, below=(below,))
-
-
-def register(
-    stack: Stack,
-    token: Secret,
-    *,
-    url: str = "",
-    spec: RegistrationSpec | None = None,
-    engine: Engine | None = None,
-) -> Registration:
-    """Enter the reranker into RAGFlow v0.24 or later, and read it back. Idempotent.
-
-    Args:
-        stack: The configuration.
-        token: An API token of RAGFlow.
-        url: RAGFlow's address; that of its container by default.
-        spec: The entry that RAGFlow should have; :func:`registration_spec` of the stack by default.
-        engine: The Docker engine; connected when needed by default.
-
-    Raises:
-        RagflowError: RAGFlow is not found, of an unknown or older release, refuses, or has an entry
-            of the user; an unfinished entry is removed, and nothing of the user's is lost. For an
-            older release the evidence has the values to enter by hand.
-        StackError: The address can't be used.
-    """
-    with _connected(stack, token, url, spec, engine) as opened:
-        registrar, source, notes = opened
-        state = registrar.read()
-        record = registrar.load_record(state)
-        if record is not None:
-            registrar, state = registrar.with_earlier(record)
-        record = record or registrar.new_record(state)
-        spec = registrar.spec
-        check_ownership(spec, state.entry, record.model if record.entered else "")
-        if sent := registrar.enter(state, record):
-            state = registrar.read()
-        if wrong := differences(registrar.release, spec, state):
-            raise RagflowError(
-                "RAGFlow took the model, but returns another entry than the one that was sent",
-                code="entry-differs",
-                evidence="\n".join(wrong),
-                hint="ragops unregister undoes it",
-                url=registrar.api.url,
-            )
-        if spec.dataset:
-            registrar.api.call(rank_dataset(spec.dataset, model_id(registrar.release, spec)))
-            notes = (*notes, f"dataset {spec.dataset} was ranked with it")
-        return _result(registrar, source, state, sent, notes)
-
-
-def unregister(
-    stack: Stack,
-    token: Secret,
-    *,
-    url: str = "",
-    spec: RegistrationSpec | None = None,
-    engine: Engine | None = None,
-) -> Registration:
-    """Restore RAGFlow's settings from before :func:`register`: chats, default, then the model.
-
-    Settings that the user has changed since stay. Arguments and errors as of :func:`register`.
-    """
-    with _connected(stack, token, url, spec, engine) as opened:
-        registrar, source, _ = opened
-        state = registrar.read()
-        record = registrar.load_record(state)
-        if record is None:
-            notes = ("ragops has changed nothing there: nothing to undo",)
-            return _result(registrar, source, state, (), notes)
-        spec = replace(registrar.spec, model=record.model, chats=tuple(record.chats))
-        registrar = replace(registrar, spec=spec)
-        sent = registrar.undo(record)
-        state = registrar.read(chats_may_be_missing=True)
-        return _result(registrar, source, state, sent, remaining(record, state))
-
-
-def registration_spec(stack: Stack) -> RegistrationSpec:
-    """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``."""
-    deployment = Deployment.resolve(stack)
-    return RegistrationSpec(deployment.served_name, stack.internal_url, deployment.sizing.max_model_len)
-
-
 @contextmanager
 def _connected(
     stack: Stack,
@@ -411,15 +409,15 @@ def _connected(
     url: str,
     spec: RegistrationSpec | None,
     engine: Engine | None,
-) -> Iterator[tuple[Registrar, str, tuple[str, ...]]]:
-    """The registrar of one RAGFlow, where its release was read, and notes; locked against a second ragops."""
+) -> Iterator[Registrar]:
+    """The registrar of one RAGFlow, locked for other ragops processes."""
     container = None
     if not url:
-        engine = engine or connect_engine()
+        engine = engine or docker_engine.connect()
         container = _container(stack, engine)
         url = discovery.api_url(container)
     url = base_url(url)
-    detected = detect(stack.ragflow.release, url=url, container=container, engine=engine)
+    detected = discovery.detect(stack.ragflow.release, url=url, container=container, engine=engine)
     spec = spec or registration_spec(stack)
     check_supported(detected.release, spec)
     if not token:
@@ -431,7 +429,7 @@ def _connected(
         )
     notes = (GO_SERVER,) if container is not None and container.has_go_server else ()
     with lock(url, spec.instance), Api(url, token) as api:
-        yield Registrar(api, detected.release, spec, home()), detected.source, notes
+        yield Registrar(api, detected, spec, home(), notes)
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:
@@ -450,23 +448,3 @@ def _container(stack: Stack, engine: Engine) -> RagflowContainer:
             hint="start RAGFlow, or give --url",
         )
     return containers[0]
-
-
-def _result(
-    registrar: Registrar, source: str, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
-) -> Registration:
-    release, spec = registrar.release, registrar.spec
-    entry = state.entry if state.entry and state.entry.model else None
-    used = chat_id(release, spec)
-    return Registration(
-        url=registrar.api.url,
-        release=release.name,
-        source=source,
-        model=spec.model if entry else "",
-        base_url=entry.base_url if entry else "",
-        rerank_id=model_id(release, spec),
-        default=state.default,
-        chats=tuple(chat for chat, model in state.chats.items() if model == used),
-        changes=changes,
-        notes=notes,
-    )

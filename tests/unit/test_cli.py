@@ -204,7 +204,7 @@ class TestErrors:
         [("connect", "nobody"), ("connect", CONTAINER), ("disconnect", "nobody"), ("verify",), ("bench",)],
     )
     def test_without_a_stack_end_with_a_hint(self, run, ragflow, monkeypatch, fake, argv):
-        monkeypatch.setattr("ragops.bench.measure.connect_engine", lambda: fake)
+        monkeypatch.setattr("ragops.docker.engine.connect", lambda: fake)
         code, out, err = run(*argv)
         assert (code, out) == (1, "")
         assert err.startswith("error: ")

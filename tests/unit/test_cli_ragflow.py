@@ -8,7 +8,7 @@ import pytest
 
 from ragops import cli
 from ragops.configuration import Stack
-from ragops.stack import demo, registration
+from ragops.stack import demo
 from tests.support.contract.api import RagflowServer
 from tests.support.stub import Behaviour, StubReranker
 
@@ -62,7 +62,7 @@ def test_again_and_out(run, ragflow):
     code, out, _ = run("unregister")
     assert code == 0
     assert f"~ remove {MODEL}" in out
-    assert re.search("model +not entered", out)
+    assert re.search("model +not registered", out)
     assert "nothing to undo" in run("unregister")[1]
 
 
@@ -143,5 +143,5 @@ def test_url_alone_needs_no_engine(run, ragflow, monkeypatch):
     def nobody():
         pytest.fail("the engine was asked")
 
-    monkeypatch.setattr(registration, "connect_engine", nobody)
+    monkeypatch.setattr("ragops.docker.engine.connect", nobody)
     assert run("register", "--url", ragflow.url)[0] == 0

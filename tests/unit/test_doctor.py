@@ -296,7 +296,7 @@ class TestEngine:
         def nobody():
             raise EngineError("no Docker engine answers", evidence="a socket\nanother", hint="start one")
 
-        monkeypatch.setattr(host, "connect", nobody)
+        monkeypatch.setattr("ragops.docker.engine.connect", nobody)
         report = host.doctor(STACK)
         found = report.first_failure()
         assert (found.name, found.remedy) == ("engine answers", "start one")

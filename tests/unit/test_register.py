@@ -205,7 +205,7 @@ def test_entry_that_is_right_already_is_used_and_left(ragflow, spec, reranker):
     before = all_of(world)
     assert register(ragflow, replace(spec, default=True)).changes
     undone = unregister(ragflow, spec)
-    assert "was entered before ragops came, and stays" in undone.notes[0]
+    assert "existed before ragops register" in undone.notes[0]
     assert all_of(world)[:3] == before[:3]
 
 
