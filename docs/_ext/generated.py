@@ -140,8 +140,8 @@ def compose_faults() -> Iterator[str]:
         "     - fault",
         "",
     ]
-    for rule in rules.RULES:
-        yield from [f"   * - ``{rule.code}``", f"     - {inline(rule.summary)}"]
+    for code, summary in rules.RULES.items():
+        yield from [f"   * - ``{code}``", f"     - {inline(summary)}"]
     yield ""
 
 

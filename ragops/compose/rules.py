@@ -1,8 +1,8 @@
 """Rules that find the faults of a vLLM reranker in a compose file, each with its reason and its fix; pure.
 
-Each rule is a function of a :class:`Case` with the decorator :func:`_rule`, which adds it to :data:`RULES`;
-:func:`find_faults` applies them all. Reasons were read in the source of vLLM 0.32, or measured with it. The
-recommended values come from ``ragops.reranker``, so they are those that ``ragops up`` uses.
+:data:`RULES` names the faults, :func:`find_faults` finds them. Each checking function gets a :class:`Case`.
+Reasons were read in the source of vLLM 0.32, or measured with it. The recommended values come from
+``ragops.reranker``, so they are those that ``ragops up`` uses.
 """
 
 from __future__ import annotations
@@ -22,16 +22,47 @@ from ragops.reranker.host import format_cpu_list
 from ragops.reranker.sizing import GIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ragops.compose.reading import NetworkConnection, Service
     from ragops.reranker.host import Host
     from ragops.reranker.options import Known
 
-Severity = Literal["error", "warning"]
-
 RAGFLOW_NETWORK = "docker_ragflow"
 """The network of a RAGFlow that was started from its own folder."""
+
+RULES = {
+    "hf-overrides-env": "overrides in a variable that vLLM does not read",
+    "hf-overrides-missing": "Qwen3-Reranker without overrides",
+    "hf-overrides-broken": "overrides that are not JSON after quoting, or lack a key",
+    "task-removed": "--task, which vLLM removed",
+    "runner-missing": "no --runner pooling",
+    "template-missing": "Qwen3-Reranker without its prompt",
+    "dtype-slow": "a data type that is slow on this machine's processor",
+    "model-name-slash": "a path as the served name",
+    "model-name-split": "a served name that RAGFlow splits",
+    "trust-remote-code": "Python code of the model folder is run",
+    "kv-cache-unset": "no size of the key-value cache",
+    "kv-cache-broken": "a size of the key-value cache that is not a whole number",
+    "kv-cache-small": "a key-value cache that is too small for a long document",
+    "max-model-len-unset": "no limit for the longest input",
+    "max-model-len-large": "a longer input than the model takes",
+    "block-size": "a block size with which vLLM ends",
+    "model-positional": "a positional model that the entry point may ignore",
+    "model-not-mounted": "no volume with the model's path",
+    "host-loopback": "a server that only its own container reaches",
+    "threads-all": "a thread binding with which vLLM does not start",
+    "compose-version": "an obsolete line, which compose ignores with a warning",
+    "cpu-quota": "a CPU quota instead of a CPU set",
+    "port-exposed": "a port that other machines reach",
+    "port-mismatch": "a published port without a server",
+    "route-moves": "a network that takes RAGFlow's default route",
+    "healthcheck-missing": "no healthcheck",
+    "shm-small": "too little shared memory to start",
+    "restart-loop": "endless restarts of a server that can't start",
+    "image-unpinned": "an image whose name may mean another version later",
+}
+"""Summary of each fault by its stable code; the table of the documentation is generated from it."""
 
 _STACK = Stack()
 _NETWORK = _STACK.network.name
@@ -47,21 +78,16 @@ _AUTO_DTYPES = {"qwen3-reranker": "bfloat16", "qwen3-reranker-seq-cls": "bfloat1
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A fault at one line."""
+class Finding:
+    """A fault of one service at one line."""
 
-    severity: Severity
+    severity: Literal["error", "warning"]
     """``error``: the server does not start or its scores are wrong; ``warning``: slower or less safe."""
     line: int
     message: str
     fix: str
-
-
-@dataclass(frozen=True)
-class Finding(Fault):
-    """A fault with the code of its rule and the name of its service."""
-
     code: str
+    """Key of :data:`RULES`."""
     service: str
 
 
@@ -71,8 +97,6 @@ class Case:
 
     service: Service
     host: Host
-    version_line: int = 0
-    """Line of the file's obsolete ``version:``, for its first reranker; 0 if there is none."""
 
     @property
     def known(self) -> Known | None:
@@ -132,28 +156,31 @@ class Case:
         except StackError:
             return ""
 
+    def error(self, code: str, line: int, message: str, fix: str) -> Finding:
+        """A fault with which the server does not start, or its scores are wrong."""
+        return Finding("error", line, message, fix, code, self.service.name)
 
-@dataclass(frozen=True)
-class Rule:
-    """A kind of fault, with a stable code."""
-
-    code: str
-    summary: str
-    find: Callable[[Case], Iterator[Fault]]
-
-
-RULES: list[Rule] = []
-"""All rules; the table of the documentation is generated from them."""
+    def warning(self, code: str, line: int, message: str, fix: str) -> Finding:
+        """A fault with which the server is slower or less safe."""
+        return Finding("warning", line, message, fix, code, self.service.name)
 
 
 def find_faults(rerankers: tuple[Service, ...], version_line: int, host: Host) -> tuple[Finding, ...]:
-    """All faults of a file's rerankers, in the order of their lines; ``version_line`` as in :class:`Case`."""
+    """All faults of a file's rerankers, in the order of their lines.
+
+    Args:
+        rerankers: The services.
+        version_line: Line of the file's obsolete ``version:``; 0 if there is none.
+        host: The machine that they will run on.
+    """
     findings: list[Finding] = []
-    for index, service in enumerate(rerankers):
-        case = Case(service, host, 0 if index else version_line)
-        for rule in RULES:
-            faults = rule.find(case)
-            findings += [Finding(**vars(fault), code=rule.code, service=service.name) for fault in faults]
+    for service in rerankers:
+        case = Case(service, host)
+        if version_line and service is rerankers[0]:
+            message = "compose ignores version: and prints a warning each time"
+            findings.append(case.warning("compose-version", version_line, message, "remove the line"))
+        for find in _CHECKS:
+            findings += find(case)
     return tuple(sorted(findings, key=lambda finding: (finding.line, finding.service)))
 
 
@@ -169,42 +196,27 @@ def takes_default_route(network: NetworkConnection) -> bool:
     return shared and network.name is not None and network.name < RAGFLOW_NETWORK
 
 
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
-def _rule(code: str, summary: str) -> Callable[[Callable[[Case], Iterator[Fault]]], None]:
-    return lambda find: RULES.append(Rule(code, summary, find))
-
-
-@_rule("hf-overrides-env", "overrides in a variable that vLLM does not read")
-def _overrides_variable(case: Case) -> Iterator[Fault]:
-    kind, option = case.service.served.kind, case.service.command.get("--hf-overrides")
-    for name, node in case.service.environment.items():
-        if OVERRIDES_VARIABLE.fullmatch(name):
-            wrong = kind in {"qwen3-reranker", None} and not option
-            effect = f"; {_COSINE}" if kind == "qwen3-reranker" and not option else ""
-            value = case.overrides or ("{...}" if kind is None else "")
-            fix = f"use the option: --hf-overrides '{value}'" if value else "remove it"
-            message = f"vLLM reads no variable {name}, so its value has no effect{effect}"
-            yield Fault("error" if wrong else "warning", node.line, message, fix)
-
-
-@_rule("hf-overrides-missing", "Qwen3-Reranker without overrides")
-def _overrides_missing(case: Case) -> Iterator[Fault]:
-    command = case.service.command
-    present = any(option.name.startswith("--hf-overrides") for option in command.options)
-    variable = any(map(OVERRIDES_VARIABLE.fullmatch, case.service.environment))
-    if case.overrides and command.complete and not present and not variable:
+def _overrides(case: Case) -> Iterator[Finding]:
+    command, kind = case.service.command, case.service.served.kind
+    option = command.get("--hf-overrides")
+    variables = [
+        (name, node) for name, node in case.service.environment.items() if OVERRIDES_VARIABLE.fullmatch(name)
+    ]
+    for name, node in variables:
+        effect = f"; {_COSINE}" if kind == "qwen3-reranker" and not option else ""
+        value = case.overrides or ("{...}" if kind is None else "")
+        fix = f"use the option: --hf-overrides '{value}'" if value else "remove it"
+        message = f"vLLM reads no variable {name}, so its value has no effect{effect}"
+        report = case.error if kind in {"qwen3-reranker", None} and not option else case.warning
+        yield report("hf-overrides-env", node.line, message, fix)
+    present = any(row.name.startswith("--hf-overrides") for row in command.options)
+    if case.overrides and command.complete and not present and not variables:
         message = f"without --hf-overrides Qwen3-Reranker is a language model without a score; {_COSINE}"
-        yield Fault("error", case.service.command_line, message, f"--hf-overrides '{case.overrides}'")
+        fix = f"--hf-overrides '{case.overrides}'"
+        yield case.error("hf-overrides-missing", case.service.command_line, message, fix)
 
 
-@_rule("hf-overrides-broken", "overrides that are not JSON after quoting, or lack a key")
-def _overrides_broken(case: Case) -> Iterator[Fault]:
+def _overrides_value(case: Case) -> Iterator[Finding]:
     option = case.service.command.get("--hf-overrides")
     if option is None or option.value is None:
         return
@@ -215,48 +227,42 @@ def _overrides_broken(case: Case) -> Iterator[Fault]:
     if not isinstance(overrides, dict):
         message = f"the value of --hf-overrides that vLLM gets is not JSON: {option.value[:60]}"
         fix = f"quote it for YAML: '--hf-overrides={case.overrides or '{...}'}' as an element of a list"
-        yield Fault("error", option.line, message, fix)
+        yield case.error("hf-overrides-broken", option.line, message, fix)
         return
     needed = json.loads(case.overrides or "{}")
     wrong = [key for key, value in needed.items() if overrides.get(key) != value]
     if wrong:
         message = f"--hf-overrides lacks the right value of {', '.join(wrong)}; {_COSINE}"
-        yield Fault("error", option.line, message, f"--hf-overrides '{case.overrides}'")
+        fix = f"--hf-overrides '{case.overrides}'"
+        yield case.error("hf-overrides-broken", option.line, message, fix)
 
 
-@_rule("task-removed", "--task, which vLLM removed")
-def _task_removed(case: Case) -> Iterator[Fault]:
-    if option := case.service.command.get("--task"):
-        message = f"vLLM removed --task {option.value or ''} in 0.13 and ends with 'unrecognized arguments'"
-        yield Fault("error", option.line, message, "replace it with --runner pooling")
-
-
-@_rule("runner-missing", "no --runner pooling")
-def _runner_missing(case: Case) -> Iterator[Fault]:
+def _task(case: Case) -> Iterator[Finding]:
     command = case.service.command
+    if option := command.get("--task"):
+        message = f"vLLM removed --task {option.value or ''} in 0.13 and ends with 'unrecognized arguments'"
+        yield case.error("task-removed", option.line, message, "replace it with --runner pooling")
     option = command.get("--runner")
     value = option.value if option else "auto"
     if value == "pooling" or value is None or (option is None and not command.complete):
         return
     if value == "auto" and command.value("--convert") in {"classify", "embed"}:
         return
-    wrong = value != "auto" or case.service.served.kind == "qwen3-reranker"
     message = "without --runner pooling the model may start as a chat model, without a rerank route"
     line = option.line if option else case.service.command_line
-    yield Fault("error" if wrong else "warning", line, message, "--runner pooling")
+    wrong = value != "auto" or case.service.served.kind == "qwen3-reranker"
+    yield (case.error if wrong else case.warning)("runner-missing", line, message, "--runner pooling")
 
 
-@_rule("template-missing", "Qwen3-Reranker without its prompt")
-def _template_missing(case: Case) -> Iterator[Fault]:
+def _template(case: Case) -> Iterator[Finding]:
     command = case.service.command
     if case.known and case.known.template and command.complete and not command.get("--chat-template"):
         message = "without --chat-template the model lacks the prompt of its training: the order is random"
         fix = "--chat-template with Qwen3-Reranker's prompt"
-        yield Fault("error", case.service.command_line, message, fix)
+        yield case.error("template-missing", case.service.command_line, message, fix)
 
 
-@_rule("dtype-slow", "a data type that is slow on this machine's processor")
-def _dtype_slow(case: Case) -> Iterator[Fault]:
+def _dtype(case: Case) -> Iterator[Finding]:
     service = case.service
     option = service.command.get("--dtype")
     value = option.value if option else "auto"
@@ -272,178 +278,134 @@ def _dtype_slow(case: Case) -> Iterator[Fault]:
         if case.dtype == "bfloat16":
             message += f": {5.7 if dtype == 'float32' else 2.5} times, measured with AMX"
         line = option.line if option else service.command_line
-        yield Fault("warning", line, message, f"--dtype {case.dtype}")
+        yield case.warning("dtype-slow", line, message, f"--dtype {case.dtype}")
 
 
-@_rule("model-name-slash", "a path as the served name")
-def _name_slash(case: Case) -> Iterator[Fault]:
+def _served_name(case: Case) -> Iterator[Finding]:
     name, line = case.service.served_name
     if "/" in name:
         message = f"in RAGFlow the model must have the same name, {name}, with its slashes"
-        yield Fault("warning", line, message, case.name_option)
-
-
-@_rule("model-name-split", "a served name that RAGFlow splits")
-def _name_split(case: Case) -> Iterator[Fault]:
-    name, line = case.service.served_name
+        yield case.warning("model-name-slash", line, message, case.name_option)
     if "___" in name or "@" in name:
         message = f"RAGFlow splits model names at '___' and '@', so it requests another model than {name}"
-        yield Fault("error", line, message, case.name_option)
+        yield case.error("model-name-split", line, message, case.name_option)
 
 
-@_rule("trust-remote-code", "Python code of the model folder is run")
-def _trust_remote_code(case: Case) -> Iterator[Fault]:
-    if option := case.service.command.get("--trust-remote-code"):
-        reason = "vLLM supports this model without it" if case.known else "few models need it"
-        message = f"--trust-remote-code runs any Python code in the model folder; {reason}"
-        yield Fault("warning", option.line, message, "remove it")
-
-
-@_rule("kv-cache-unset", "no size of the key-value cache")
-def _kv_unset(case: Case) -> Iterator[Fault]:
-    service = case.service
-    limits = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
-    is_set = any(map(service.command.get, limits)) or "VLLM_CPU_KVCACHE_SPACE" in service.environment
-    hidden = not service.command.complete or service.node.get("env_file")
-    if not service.gpu and not hidden and not is_set:
-        message = "without a size vLLM takes 92 % of the memory for its key-value cache"
-        yield Fault("warning", service.command_line, message, case.kv_option)
-
-
-@_rule("kv-cache-broken", "a size of the key-value cache that is not a whole number")
-def _kv_broken(case: Case) -> Iterator[Fault]:
-    node = case.service.environment.get("VLLM_CPU_KVCACHE_SPACE")
+def _key_value_cache(case: Case) -> Iterator[Finding]:
+    service, command = case.service, case.service.command
+    option = command.get("--kv-cache-memory-bytes")
+    node = service.environment.get("VLLM_CPU_KVCACHE_SPACE")
     if node and node.text and not node.text.strip().isdigit():
         message = f"VLLM_CPU_KVCACHE_SPACE is in whole GiB; vLLM does not start with {node.text}"
-        yield Fault("error", node.line, message, f"replace it with {case.kv_option}")
-
-
-@_rule("kv-cache-small", "a key-value cache that is too small for a long document")
-def _kv_small(case: Case) -> Iterator[Fault]:
-    service = case.service
-    option = service.command.get("--kv-cache-memory-bytes")
-    node = service.environment.get("VLLM_CPU_KVCACHE_SPACE")
+        yield case.error("kv-cache-broken", node.line, message, f"replace it with {case.kv_option}")
+    if service.gpu or not command.complete:
+        return
     size, line = None, service.line
     if option:
         size, line = parse_size(option.value or ""), option.line
     elif node:
         size, line = parse_size(f"{node.text or ''}g"), node.line
-    if size and case.known and not service.gpu and service.command.complete and size < case.kv_need:
+    elif not command.get("--gpu-memory-utilization") and not service.node.get("env_file"):
+        message = "without a size vLLM takes 92 % of the memory for its key-value cache"
+        yield case.warning("kv-cache-unset", service.command_line, message, case.kv_option)
+    if size and case.known and size < case.kv_need:
         message = (
             f"a document of {case.max_len} tokens needs {case.kv_need / GIB:.2f} GiB of key-value cache, "
             f"but the cache has {size / GIB:.2f} GiB: vLLM does not start"
         )
-        yield Fault("error", line, message, f"{case.kv_option}, or a smaller length")
+        yield case.error("kv-cache-small", line, message, f"{case.kv_option}, or a smaller length")
 
 
-@_rule("max-model-len-unset", "no limit for the longest input")
-def _length_unset(case: Case) -> Iterator[Fault]:
-    command = case.service.command
-    if case.known and case.causal and command.complete and not command.get("--max-model-len"):
-        message = "without --max-model-len Qwen3-Reranker reserves 40960 tokens: 4.4 GiB for one document"
-        yield Fault("warning", case.service.command_line, message, f"--max-model-len {case.max_len}")
-
-
-@_rule("max-model-len-large", "a longer input than the model takes")
-def _length_large(case: Case) -> Iterator[Fault]:
-    option, model = case.service.command.get("--max-model-len"), case.service.served.model
-    length = parse_size(option.value or "") if option else None
-    limit = model.max_tokens if model else None
-    if option and limit and length and length > limit:
+def _length(case: Case) -> Iterator[Finding]:
+    command, model = case.service.command, case.service.served.model
+    option = command.get("--max-model-len")
+    if option is None:
+        if case.known and case.causal and command.complete:
+            message = "without --max-model-len Qwen3-Reranker reserves 40960 tokens: 4.4 GiB for one document"
+            fix = f"--max-model-len {case.max_len}"
+            yield case.warning("max-model-len-unset", case.service.command_line, message, fix)
+        return
+    length, limit = parse_size(option.value or ""), model.max_tokens if model else None
+    if limit and length and length > limit:
         message = f"the model takes at most {limit} tokens; vLLM does not start with {length}"
-        yield Fault("error", option.line, message, f"--max-model-len {limit}")
+        yield case.error("max-model-len-large", option.line, message, f"--max-model-len {limit}")
 
 
-@_rule("block-size", "a block size with which vLLM ends")
-def _block_size(case: Case) -> Iterator[Fault]:
-    option = case.service.command.get("--block-size")
+def _other_options(case: Case) -> Iterator[Finding]:
+    command = case.service.command
+    if option := command.get("--trust-remote-code"):
+        reason = "vLLM supports this model without it" if case.known else "few models need it"
+        message = f"--trust-remote-code runs any Python code in the model folder; {reason}"
+        yield case.warning("trust-remote-code", option.line, message, "remove it")
+    option = command.get("--block-size")
     size = parse_size(option.value or "") if option else None
     if option and size and size % 32 and not case.service.gpu:
         message = f"with --block-size {size} vLLM ends at the first request; multiples of 32 work"
-        yield Fault("error", option.line, message, "--block-size 32")
-
-
-@_rule("model-positional", "a positional model that the entry point may ignore")
-def _model_positional(case: Case) -> Iterator[Fault]:
-    service = case.service
-    argument, entry = service.command.get(""), service.command.entry
-    if argument is None or service.command.get("--model") or entry in {"serve", "other"}:
-        return
-    module = entry == "module"
-    if module or not ("vllm/vllm-openai" in service.text("image") or service.inherits):
-        program = "this entry point" if module else "the API server's module, if the image starts it,"
-        message = f"{program} takes no positional model: it would serve vLLM's default model"
-        fix = f"--model {argument.value}, and an entrypoint in the file"
-        yield Fault("error" if module else "warning", argument.line, message, fix)
-
-
-@_rule("model-not-mounted", "no volume with the model's path")
-def _model_not_mounted(case: Case) -> Iterator[Fault]:
-    served = case.service.served
-    if served.missing and not case.service.inherits:
-        message = f"no volume has {served.path}; if the image lacks it too, vLLM requests it from a model hub"
-        yield Fault("warning", served.line, message, f"a volume: /folder/with/the/weights:{served.path}:ro")
-
-
-@_rule("host-loopback", "a server that only its own container reaches")
-def _host_loopback(case: Case) -> Iterator[Fault]:
-    option = case.service.command.get("--host")
+        yield case.error("block-size", option.line, message, "--block-size 32")
+    option = command.get("--host")
     if option and (option.value or "").startswith(("127.", "localhost", "::1")):
         message = f"--host {option.value} is the container's own loopback: no other container reaches it"
-        yield Fault("error", option.line, message, "remove it; ports: defines what the host publishes")
-
-
-@_rule("threads-all", "a thread binding with which vLLM does not start")
-def _threads_all(case: Case) -> Iterator[Fault]:
+        fix = "remove it; ports: defines what the host publishes"
+        yield case.error("host-loopback", option.line, message, fix)
     node = case.service.environment.get("VLLM_CPU_OMP_THREADS_BIND")
     if node and node.text == "all":
         message = "VLLM_CPU_OMP_THREADS_BIND takes a CPU list, auto or nobind; vLLM does not start with all"
-        yield Fault("error", node.line, message, f"VLLM_CPU_OMP_THREADS_BIND={case.cpuset or 'auto'}")
+        fix = f"VLLM_CPU_OMP_THREADS_BIND={case.cpuset or 'auto'}"
+        yield case.error("threads-all", node.line, message, fix)
 
 
-@_rule("compose-version", "an obsolete line, which compose ignores with a warning")
-def _obsolete_version(case: Case) -> Iterator[Fault]:
-    if case.version_line:
-        message = "compose ignores version: and prints a warning each time"
-        yield Fault("warning", case.version_line, message, "remove the line")
+def _model(case: Case) -> Iterator[Finding]:
+    service, served = case.service, case.service.served
+    argument, module = service.command.get(""), service.command.entry == "module"
+    unclear = service.command.entry == "image" and "vllm/vllm-openai" not in service.text("image")
+    if argument and not service.command.get("--model") and (module or (unclear and not service.inherits)):
+        program = "this entry point" if module else "the API server's module, if the image starts it,"
+        message = f"{program} takes no positional model: it would serve vLLM's default model"
+        fix = f"--model {argument.value}, and an entrypoint in the file"
+        yield (case.error if module else case.warning)("model-positional", argument.line, message, fix)
+    if served.missing and not service.inherits:
+        message = f"no volume has {served.path}; if the image lacks it too, vLLM requests it from a model hub"
+        fix = f"a volume: /folder/with/the/weights:{served.path}:ro"
+        yield case.warning("model-not-mounted", served.line, message, fix)
 
 
-@_rule("cpu-quota", "a CPU quota instead of a CPU set")
-def _cpu_quota(case: Case) -> Iterator[Fault]:
+def _cpu_quota(case: Case) -> Iterator[Finding]:
     for keys in _QUOTAS:
         node = case.service.node.get(*keys)
         if node and not case.service.gpu:
             message = "vLLM starts one thread per visible CPU; a quota pauses all of them while they compute"
             cpuset = case.service.text("cpuset") or case.cpuset or "0-3"
-            yield Fault("warning", node.line, message, f'replace it with cpuset: "{cpuset}"')
+            yield case.warning("cpu-quota", node.line, message, f'replace it with cpuset: "{cpuset}"')
 
 
-@_rule("port-exposed", "a port that other machines reach")
-def _port_exposed(case: Case) -> Iterator[Fault]:
+def _ports(case: Case) -> Iterator[Finding]:
+    listening = case.service.listening_port
     for port in case.service.ports:
         if port.address is not None and not _is_loopback(port.address):
             address = port.address or "all addresses"
             message = (
                 f"published on {address}: other machines reach it despite a firewall, without a password"
             )
-            yield Fault("warning", port.line, message, "publish it on 127.0.0.1; RAGFlow needs no port")
+            fix = "publish it on 127.0.0.1; RAGFlow needs no port"
+            yield case.warning("port-exposed", port.line, message, fix)
+        if listening and port.target and port.target.isdigit() and port.target != listening:
+            message = f"the container port is {port.target}, but vLLM listens on {listening}"
+            yield case.warning("port-mismatch", port.line, message, f"use the container port {listening}")
     mode = case.service.node.get("network_mode")
     if mode and mode.text == "host":
         message = "with network_mode: host it listens on all addresses, and RAGFlow can't use its name"
-        yield Fault("warning", mode.line, message, f"networks: [{_NETWORK}], and the port on 127.0.0.1")
+        fix = f"networks: [{_NETWORK}], and the port on 127.0.0.1"
+        yield case.warning("port-exposed", mode.line, message, fix)
 
 
-@_rule("port-mismatch", "a published port without a server")
-def _port_mismatch(case: Case) -> Iterator[Fault]:
-    listening = case.service.listening_port
-    for port in case.service.ports:
-        if listening and port.target and port.target.isdigit() and port.target != listening:
-            message = f"the container port is {port.target}, but vLLM listens on {listening}"
-            yield Fault("warning", port.line, message, f"use the container port {listening}")
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
-@_rule("route-moves", "a network that takes RAGFlow's default route")
-def _route_moves(case: Case) -> Iterator[Fault]:
+def _networks(case: Case) -> Iterator[Finding]:
     for network in case.service.networks:
         if takes_default_route(network):
             message = (
@@ -451,22 +413,10 @@ def _route_moves(case: Case) -> Iterator[Fault]:
                 "RAGFlow is connected: open connections break"
             )
             fix = f"a name that sorts after it, such as {_NETWORK}: docker network create {_NETWORK}"
-            yield Fault("warning", network.line, message, fix)
+            yield case.warning("route-moves", network.line, message, fix)
 
 
-@_rule("healthcheck-missing", "no healthcheck")
-def _healthcheck_missing(case: Case) -> Iterator[Fault]:
-    service = case.service
-    node = service.node.get("healthcheck")
-    disabled = service.text("healthcheck", "disable") == "true"
-    if (node is None and not service.inherits) or disabled:
-        message = "without a healthcheck nothing shows when the model is loaded or that vLLM has failed"
-        fix = "a healthcheck that requests /health, with start_period: 600s"
-        yield Fault("warning", (node or service).line, message, fix)
-
-
-@_rule("shm-small", "too little shared memory to start")
-def _shm_small(case: Case) -> Iterator[Fault]:
+def _shared_memory(case: Case) -> Iterator[Finding]:
     service = case.service
     node = service.node.get("shm_size")
     size = parse_size(service.text("shm_size")) if node else 64 * MIB
@@ -478,12 +428,16 @@ def _shm_small(case: Case) -> Iterator[Fault]:
     inherited = node is None and service.inherits
     if size is not None and size < _SHM_NEEDED and not (service.gpu or shared or inherited):
         message = f"vLLM needs 400 MiB in /dev/shm and does not start with {size // MIB} MiB"
-        yield Fault("error", (node or service).line, message, "shm_size: 1gb")
+        yield case.error("shm-small", (node or service).line, message, "shm_size: 1gb")
 
 
-@_rule("restart-loop", "endless restarts of a server that can't start")
-def _restart_loop(case: Case) -> Iterator[Fault]:
+def _restarts(case: Case) -> Iterator[Finding]:
     service = case.service
+    node = service.node.get("healthcheck")
+    if (node is None and not service.inherits) or service.text("healthcheck", "disable") == "true":
+        message = "without a healthcheck nothing shows when the model is loaded or that vLLM has failed"
+        fix = "a healthcheck that requests /health, with start_period: 600s"
+        yield case.warning("healthcheck-missing", (node or service).line, message, fix)
     policy = service.node.get("deploy", "restart_policy")
     node = service.node.get("restart") or policy
     endless = service.text("restart") in {"always", "unless-stopped", "on-failure"}
@@ -491,11 +445,10 @@ def _restart_loop(case: Case) -> Iterator[Fault]:
         endless |= service.text("deploy", "restart_policy", "condition") in {"", "any", "on-failure"}
     if node and endless:
         message = "a server that can't start is restarted without end, each time with full load"
-        yield Fault("warning", node.line, message, "restart: on-failure:5")
+        yield case.warning("restart-loop", node.line, message, "restart: on-failure:5")
 
 
-@_rule("image-unpinned", "an image whose name may mean another version later")
-def _image_unpinned(case: Case) -> Iterator[Fault]:
+def _image(case: Case) -> Iterator[Finding]:
     node, image = case.service.node.get("image"), case.service.text("image")
     if not image or node is None or case.service.node.get("build") or "@sha256:" in image:
         return
@@ -503,4 +456,10 @@ def _image_unpinned(case: Case) -> Iterator[Fault]:
     if not tag or _MOVING_TAG.fullmatch(tag):
         message = f"{image} may be another vLLM after the next pull or build, with other options and scores"
         fix = f"name a release, such as {name}:0.32.0 after docker tag, or a digest"
-        yield Fault("warning", node.line, message, fix)
+        yield case.warning("image-unpinned", node.line, message, fix)
+
+
+_CHECKS = (
+    *(_overrides, _overrides_value, _task, _template, _dtype, _served_name, _key_value_cache, _length),
+    *(_other_options, _model, _cpu_quota, _ports, _networks, _shared_memory, _restarts, _image),
+)
