@@ -148,11 +148,19 @@ def _calls(function: ast.AST) -> Iterator[ast.Call]:
             yield node
 
 
+def _function(call: ast.Call) -> tuple[str, list[ast.expr]]:
+    """Name and arguments of the called function; ``partial(f, x)`` is ``f(x)``."""
+    name = getattr(call.func, "id", "")
+    if name == "partial":
+        return getattr(call.args[0], "id", ""), call.args[1:]
+    return name, call.args
+
+
 def _kind(call: ast.Call) -> str:
     """Class of the error that a call creates, or an empty string; ``kind(...)`` creates the engine's."""
-    name = getattr(call.func, "id", "")
+    name, arguments = _function(call)
     if name in TRANSLATORS:
-        return getattr(call.args[0], "id", "")
+        return getattr(arguments[0], "id", "")
     if name == "kind" and "evidence" in {word.arg for word in call.keywords}:
         return "EngineError"
     return name if name in KINDS else ""
@@ -176,7 +184,8 @@ def _assigned(nodes: Iterable[ast.AST]) -> dict[str, ast.expr]:
 def _example(call: ast.Call, known: dict[str, ast.expr], place: str) -> Example:
     given = {word.arg: word.value for word in call.keywords}
     evidence, hint = given.get("evidence"), given.get("hint")
-    message = call.args[getattr(call.func, "id", "") in TRANSLATORS]
+    name, arguments = _function(call)
+    message = arguments[name in TRANSLATORS]
     return Example(
         _kind(call),
         codes_of(call)[-1],

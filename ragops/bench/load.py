@@ -114,7 +114,7 @@ class Server:
         api_key: Bearer token; never recorded.
         provenance: Image, model, machine and versions.
         sampler: Called before and after each trial and once a second, in its own thread.
-        limit: Matrix multiplication limit of the machine, from :func:`ragops.bench.measure.gemm_peak`.
+        limit: Matrix multiplication limit of the machine, from :mod:`ragops.bench.measure`.
         template_tokens: Tokens that the score template adds to each pair.
     """
 
