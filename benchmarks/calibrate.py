@@ -17,10 +17,9 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from ragops.checks import golden, rules
-from ragops.checks.measures import Judged, Measures, accuracy, by_language, measure, word_overlap
-from ragops.checks.probe import Reply
-from ragops.checks.questions import plan, rerank_body
-from ragops.checks.questions import read as read_replies
+from ragops.checks.measures import Measures, ScoredItem, accuracy, by_language, measure, word_overlap
+from ragops.checks.probe import ProbeResponse
+from ragops.checks.questions import parse_responses, plan_requests, rerank_body
 from tests.support import faulty_scorers, stub
 from tests.support.stub import Behaviour
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from ragops.checks import Check
     from ragops.checks.golden import Item
-    from ragops.checks.questions import Expected, Plan, Purpose, Transcript
+    from ragops.checks.questions import Expected, Purpose, RequestPlan, Results
     from tests.support.faulty_scorers import Impostor
     from tests.support.stub import Prompt
 
@@ -138,7 +137,7 @@ class Measured:
     impostors: tuple[Caught, ...]
 
 
-def measured(expected: Expected, seen: Transcript, about: About, *, draws: int = 2000) -> Measured:
+def measured(expected: Expected, seen: Results, about: About, *, draws: int = 2000) -> Measured:
     """Put a healthy reranker's answers beside the impostors'.
 
     Args:
@@ -147,9 +146,9 @@ def measured(expected: Expected, seen: Transcript, about: About, *, draws: int =
         about: What it is.
         draws: Seeds of each impostor.
     """
-    quick = {one.item for one in plan(expected).rankings if one.purpose == "golden"}
+    quick = {one.item for one in plan_requests(expected).calls if one.purpose == "golden"}
     items = tuple(item for item in golden.load() if item in quick and item.lang in expected.languages)
-    judged = [one for one in seen.judged("golden") if one.item in items]
+    judged = [one for one in seen.scored("golden") if one.item in items]
     tail = seen.of("tail")[0].scores
     return Measured(
         about=about,
@@ -187,7 +186,7 @@ def write(found: Measured, file: Path) -> None:
     file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def play(behaviour: Behaviour, expected: Expected, *, full: bool = False, needed: bool = False) -> Transcript:
+def play(behaviour: Behaviour, expected: Expected, *, full: bool = False, needed: bool = False) -> Results:
     """What the gate would hear from a stub that behaves so; no server is started.
 
     Args:
@@ -196,23 +195,23 @@ def play(behaviour: Behaviour, expected: Expected, *, full: bool = False, needed
         full: The whole golden set.
         needed: The needed questions alone, as from a server that is slow.
     """
-    asked = plan(expected, full=full)
-    return read_replies(asked, _replies(behaviour, asked, needed=needed))
+    asked = plan_requests(expected, full=full)
+    return parse_responses(asked, _replies(behaviour, asked, needed=needed))
 
 
 def gate(behaviour: Behaviour, expected: Expected, *, needed: bool = False) -> list[Check]:
     """What the gate says to a stub that behaves so; the arguments are those of :func:`play`."""
-    return rules.judge(expected, play(behaviour, expected, needed=needed))
+    return rules.check_scores(expected, play(behaviour, expected, needed=needed))
 
 
 def _failing(checks: list[Check]) -> str:
     return next((one.name for one in checks if one.status == "fail"), "")
 
 
-def _few(expected: Expected, seen: Transcript, draws: int) -> Few:
-    asked = plan(expected)
-    items = tuple(one.item for one in asked.rankings[: asked.needed] if one.purpose == "golden" and one.item)
-    judged = [one for one in seen.judged("golden") if one.item in items]
+def _few(expected: Expected, seen: Results, draws: int) -> Few:
+    asked = plan_requests(expected)
+    items = tuple(one.item for one in asked.calls[: asked.needed] if one.purpose == "golden" and one.item)
+    judged = [one for one in seen.scored("golden") if one.item in items]
     return Few(
         queries=len(items),
         accuracy=accuracy(judged),
@@ -224,14 +223,14 @@ def _few(expected: Expected, seen: Transcript, draws: int) -> Few:
     )
 
 
-def _replies(behaviour: Behaviour, asked: Plan, *, needed: bool = False) -> Iterator[Reply]:
-    rankings = asked.rankings[: asked.needed] if needed else asked.rankings
+def _replies(behaviour: Behaviour, asked: RequestPlan, *, needed: bool = False) -> Iterator[ProbeResponse]:
+    rankings = asked.calls[: asked.needed] if needed else asked.calls
     yield from (_reply(stub.count({"prompt": text})) for text in asked.counted)
     if asked.prompts:
         yield (
             _reply(stub.classes(behaviour, {"input": asked.prompts}))
             if behaviour.prompt != "none"
-            else Reply(404, "")
+            else ProbeResponse(404, "")
         )
     for number, one in enumerate(rankings, start=1):
         body = json.loads(rerank_body(behaviour.model, one))
@@ -239,26 +238,26 @@ def _replies(behaviour: Behaviour, asked: Plan, *, needed: bool = False) -> Iter
         yield _reply(stub.ranking(behaviour, body, used, number))
 
 
-def _reply(said: object) -> Reply:
-    return Reply(200, json.dumps(said))
+def _reply(said: object) -> ProbeResponse:
+    return ProbeResponse(200, json.dumps(said))
 
 
-def _groups(seen: Transcript) -> Iterator[Group]:
+def _groups(seen: Results) -> Iterator[Group]:
     forms: tuple[tuple[str, Purpose], ...] = (("natural", "golden"), ("ragflow", "ragflow"))
     for form, purpose in forms:
-        yield from (Group(form, lang, found) for lang, found in by_language(seen.judged(purpose)))
+        yield from (Group(form, lang, found) for lang, found in by_language(seen.scored(purpose)))
 
 
-def _resampled(judged: list[Judged], draws: int) -> Iterator[float]:
+def _resampled(judged: list[ScoredItem], draws: int) -> Iterator[float]:
     for seed in range(draws):
         chance = faulty_scorers.chance(seed)
         yield accuracy(chance.choices(judged, k=len(judged)))
 
 
-def _moves(seen: Transcript, purpose: Purpose) -> Iterator[float]:
-    first = {one.ranking.item: one.scores for one in seen.of("golden")}
+def _moves(seen: Results, purpose: Purpose) -> Iterator[float]:
+    first = {one.call.item: one.scores for one in seen.of("golden")}
     for answer in seen.of(purpose):
-        pairs = zip(first[answer.ranking.item], answer.own, strict=True)
+        pairs = zip(first[answer.call.item], answer.item_scores, strict=True)
         yield from (abs(one - other) for one, other in pairs)
 
 
@@ -266,9 +265,9 @@ def _accuracies(who: Impostor, items: tuple[Item, ...], draws: int) -> Distribut
     return _distribution(accuracy(_played(who, items, seed)) for seed in range(draws))
 
 
-def _played(who: Impostor, items: tuple[Item, ...], seed: int) -> list[Judged]:
+def _played(who: Impostor, items: tuple[Item, ...], seed: int) -> list[ScoredItem]:
     return [
-        Judged(item, tuple(faulty_scorers.scored(who, item.query, item.texts(), call=number, seed=seed)))
+        ScoredItem(item, tuple(faulty_scorers.scored(who, item.query, item.texts(), call=number, seed=seed)))
         for number, item in enumerate(items)
     ]
 

@@ -200,7 +200,7 @@ def serving(fake, probed, monkeypatch):
         order = json.loads(stdin)
         if "hosts" in order:  # from outside the network
             return ExecResult(0, "[]", "")
-        told = {"replies": [replied(*post) for post in order["posts"]]} if "posts" in order else {}
+        told = {"responses": [replied(*post) for post in order["posts"]]} if "posts" in order else {}
         if "layers" not in order:
             return ExecResult(0, json.dumps(told), "")
         reranker = fake.container(name)

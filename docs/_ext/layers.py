@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HOST = configuration.Stack().reranker.name
 
 BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "scores": tuple((name, (inspect.getdoc(rule) or "").rstrip(".")) for name, rule in rules.LAYERS),
+    "scores": tuple((name, (inspect.getdoc(rule) or "").rstrip(".")) for name, rule in rules.RULES),
     "budget": tuple(budget.PROVES.items()),
     "exposure": tuple(exposure.PROVES.items()),
 }

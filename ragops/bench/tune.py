@@ -271,10 +271,12 @@ class Search:
         expected = Expected(self.wanted.served_name, model.kind, longest, model.stand_in)
         url = f"http://127.0.0.1:{PORT}/v1"
         self._engine.unpause(name)
-        transcript = rules.ask(self._engine, name, self._stack.reranker.image, url, expected)
+        transcript = rules.collect(self._engine, name, self._stack.reranker.image, url, expected)
         self._engine.pause(name)
-        failed = [c for c in rules.judge(expected, transcript) if c.status == "fail" and expected.trained]
-        golden = {a.ranking.query: a.scores for a in transcript.of("golden") if a.rows}
+        failed = [
+            c for c in rules.check_scores(expected, transcript) if c.status == "fail" and expected.trained
+        ]
+        golden = {a.call.query: a.scores for a in transcript.of("golden") if a.rows}
         return f"{failed[0].name}: {failed[0].detail}" if failed else "", golden
 
     def _int8(self) -> Settings:

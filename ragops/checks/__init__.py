@@ -1,7 +1,8 @@
 """Checks: each has a status (ok, warn, fail, skip), a detail and a remedy.
 
-``host`` before anything changes; from inside RAGFlow's container ``serving``, ``scores`` and
-``budget``, and from outside ``exposure``. ``layers`` is the table of what stands on what.
+``doctor.py`` checks the host before anything changes. ``verify.py`` checks one RAGFlow container from the
+inside: ``probe.py`` and ``connection.py`` the connection, ``rules.py`` the scores, ``budget.py`` the response
+times; ``exposure.py`` checks access from outside.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ragops.errors import RagopsError
 from ragops.table import Column, Row, Shown, Table
 
 Status = Literal["ok", "warn", "fail", "skip"]
@@ -24,6 +26,13 @@ class Check:
     remedy: str = ""
     where: str = ""
     """Container that it ran in; empty for the host."""
+
+
+def failed_check(name: str, error: Exception, where: str = "") -> Check:
+    """A check that ended with an exception."""
+    if isinstance(error, RagopsError):
+        return Check(name, "fail", error.short, error.hint, where)
+    return Check(name, "fail", f"unexpected error: {error!r}"[:400], "run it again; see docker logs", where)
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,7 +1,7 @@
-"""The golden set: questions of our own writing whose right documents are known.
+"""The golden set: queries with documents of which the right ones are known.
 
-``data/golden/README.md`` says how it was written and reviewed. A document has two forms: as a person
-reads it, and as RAGFlow's tokenizer leaves it.
+``data/golden/README.md`` says how it was written and reviewed. A document has two forms: as written, and as
+RAGFlow's tokenizer leaves it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LANGUAGES = ("en", "de", "zh")
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a question."""
+    """One document of an item."""
 
     title: str
     text: str
@@ -53,7 +53,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Item:
-    """A query and its six to ten documents, in an order that says nothing."""
+    """A query and its six to ten documents, in random order."""
 
     id: str
     lang: str
@@ -74,24 +74,24 @@ def load() -> tuple[Item, ...]:
 
 
 def subset(counts: Iterable[tuple[str, int]]) -> tuple[Item, ...]:
-    """So many items of each language, spread evenly over the file; always the same ones.
+    """A number of items of each language, spread evenly over the file; always the same ones.
 
-    The languages take turns, so that the first few items hold some of each.
+    The languages alternate, so that the first few items have some of each.
 
     Args:
         counts: Pairs of a language and a number of items.
     """
-    turns = zip_longest(*(_spread(lang, count) for lang, count in counts))
-    return tuple(item for turn in turns for item in turn if item)
+    rounds = zip_longest(*(_spread(lang, count) for lang, count in counts))
+    return tuple(item for items in rounds for item in items if item)
 
 
 def _spread(lang: str, count: int) -> tuple[Item, ...]:
-    there = [item for item in load() if item.lang == lang]
-    wanted = min(count, len(there))
-    return tuple(there[place * len(there) // wanted] for place in range(wanted))
+    items = [item for item in load() if item.lang == lang]
+    size = min(count, len(items))
+    return tuple(items[number * len(items) // size] for number in range(size))
 
 
 def _item(line: str) -> Item:
     raw = json.loads(line)
-    documents = tuple(Document(one["title"], one["text"], one["kind"]) for one in raw["documents"])
+    documents = tuple(Document(row["title"], row["text"], row["kind"]) for row in raw["documents"])
     return Item(raw["id"], raw["lang"], raw["domain"], raw["query"], documents)

@@ -1,7 +1,7 @@
-"""How well scores put right documents before wrong ones; pure.
+"""Measures of an order: how well scores put right documents before wrong ones; pure.
 
-Every measure is the mean over what it is made of, 0 to 1 unless it says otherwise, and ties count
-as half right, so that a constant score gets what chance gets.
+Each is a mean from 0 to 1 unless it says otherwise. Ties count as half right, so that a constant score gets
+what chance gets.
 """
 
 from __future__ import annotations
@@ -19,27 +19,32 @@ from ragops.checks import golden
 from ragops.checks.traffic import stem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ragops.checks.golden import Item
 
 DEPTH = 10
-"""Ranks that nDCG looks at."""
+"""Ranks of nDCG."""
 
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A query and the scores of its documents, in the order of the documents."""
+class ScoredItem:
+    """A golden item and the scores of its documents, in the order of the documents."""
 
     item: Item
     scores: tuple[float, ...]
 
+    def of(self, *, right: bool) -> list[float]:
+        """Scores of the right documents, or of the wrong ones."""
+        pairs = zip(self.item.documents, self.scores, strict=True)
+        return [score for document, score in pairs if document.right is right]
+
 
 @dataclass(frozen=True)
 class Measures:
-    """What came out for some queries."""
+    """All measures of some queries."""
 
     queries: int
     accuracy: float
@@ -58,25 +63,25 @@ class Measures:
     """Standard deviation of all scores, in units of the score."""
 
 
-def measure(judged: Sequence[Judged]) -> Measures:
+def measure(items: Sequence[ScoredItem]) -> Measures:
     """All measures of some queries.
 
     Raises:
         ValueError: There is no query.
     """
-    if not judged:
+    if not items:
         raise ValueError("no query to measure")
-    right = [score for one in judged for score in _scores(one, right=True)]
-    wrong = [score for one in judged for score in _scores(one, right=False)]
+    right = [score for scored in items for score in scored.of(right=True)]
+    wrong = [score for scored in items for score in scored.of(right=False)]
     separation = fmean(right) - fmean(wrong)
     within = math.sqrt(
         (len(right) * pstdev(right) ** 2 + len(wrong) * pstdev(wrong) ** 2) / len(right + wrong)
     )
     return Measures(
-        queries=len(judged),
-        accuracy=accuracy(judged),
-        ndcg=fmean(ndcg(one) for one in judged),
-        mrr=fmean(reciprocal_rank(one) for one in judged),
+        queries=len(items),
+        accuracy=accuracy(items),
+        ndcg=fmean(ndcg(scored) for scored in items),
+        mrr=fmean(reciprocal_rank(scored) for scored in items),
         separation=separation,
         deviations=separation / within if within else 0.0,
         lowest=min(right + wrong),
@@ -85,75 +90,67 @@ def measure(judged: Sequence[Judged]) -> Measures:
     )
 
 
-def by_language(judged: Iterable[Judged]) -> tuple[tuple[str, Measures], ...]:
+def by_language(items: Sequence[ScoredItem]) -> tuple[tuple[str, Measures], ...]:
     """The measures of each language that occurs."""
-    there = tuple(judged)
-    groups = ((lang, [one for one in there if one.item.lang == lang]) for lang in golden.LANGUAGES)
+    groups = [(lang, [scored for scored in items if scored.item.lang == lang]) for lang in golden.LANGUAGES]
     return tuple((lang, measure(group)) for lang, group in groups if group)
 
 
-def accuracy(judged: Iterable[Judged]) -> float:
+def accuracy(items: Iterable[ScoredItem]) -> float:
     """Pairwise accuracy over all pairs of a right and a wrong document of the same query."""
-    wins = [
-        _won(right, wrong)
-        for one in judged
-        for right in _scores(one, right=True)
-        for wrong in _scores(one, right=False)
-    ]
-    return fmean(wins)
+    return fmean(
+        _wins(right, wrong)
+        for scored in items
+        for right in scored.of(right=True)
+        for wrong in scored.of(right=False)
+    )
 
 
-def concordance(judged: Iterable[Judged], others: Iterable[Judged]) -> float:
+def concordance(items: Iterable[ScoredItem], others: Iterable[ScoredItem]) -> float:
     """Share of the pairs of documents of a query that two lists of scores order alike."""
-    alike = [
-        _won(*mine) if _won(*theirs) == 1 else 1 - _won(*mine) if _won(*theirs) == 0 else 0.5
-        for one, other in zip(judged, others, strict=True)
-        for mine, theirs in zip(combinations(one.scores, 2), combinations(other.scores, 2), strict=True)
-    ]
-    return fmean(alike)
+    shares = []
+    for scored, other in zip(items, others, strict=True):
+        pairs = zip(combinations(scored.scores, 2), combinations(other.scores, 2), strict=True)
+        for mine, theirs in pairs:
+            wins, reference = _wins(*mine), _wins(*theirs)
+            shares.append(0.5 if reference == 0.5 else wins if reference else 1 - wins)
+    return fmean(shares)
 
 
-def ndcg(one: Judged) -> float:
+def ndcg(scored: ScoredItem) -> float:
     """nDCG@10 of one query; documents of equal score share the gain of their ranks."""
-    gains = _expected_gains(one)[:DEPTH]
-    ideal = sorted((float(document.right) for document in one.item.documents), reverse=True)[:DEPTH]
-    return _discounted(gains) / _discounted(ideal)
+    levels: dict[float, list[float]] = {}
+    for document, score in zip(scored.item.documents, scored.scores, strict=True):
+        levels.setdefault(score, []).append(float(document.right))
+    gains = [fmean(levels[score]) for score in sorted(levels, reverse=True) for _ in levels[score]]
+    ideal = sorted((float(document.right) for document in scored.item.documents), reverse=True)
+    return _discounted(gains[:DEPTH]) / _discounted(ideal[:DEPTH])
 
 
-def reciprocal_rank(one: Judged) -> float:
-    """One divided by the rank of the best right document; equal scores stand half before it."""
-    best = max(_scores(one, right=True))
-    before = sum(_won(wrong, best) for wrong in _scores(one, right=False))
+def reciprocal_rank(scored: ScoredItem) -> float:
+    """One divided by the rank of the best right document; equal scores count half before it."""
+    best = max(scored.of(right=True))
+    before = sum(_wins(wrong, best) for wrong in scored.of(right=False))
     return 1 / (1 + before)
 
 
-def word_overlap(item: Item) -> Judged:
-    """The floor: each document scored by the query's words that it has, rare ones counting more.
+def word_overlap(item: Item) -> ScoredItem:
+    """The baseline: each document scored by the query's words that it has, rare ones counting more.
 
     It knows no meaning. A reranker that is hardly better adds nothing to a keyword search.
     """
     query = _words(item.query)
-    rarity, most = _rarity(), math.log(1 + _size())
-    weights = {word: rarity.get(word, most) for word in query}
-    found = (_words(document.written("natural")) for document in item.documents)
+    rarity, size = _rarity()
+    weights = {word: rarity.get(word, math.log(1 + size)) for word in query}
     total = sum(weights.values())
-    return Judged(item, tuple(sum(weights[word] for word in query & words) / total for words in found))
+    documents = [_words(document.written("natural")) for document in item.documents]
+    return ScoredItem(
+        item, tuple(sum(weights[word] for word in query & words) / total for words in documents)
+    )
 
 
-def _scores(one: Judged, *, right: bool) -> list[float]:
-    pairs = zip(one.item.documents, one.scores, strict=True)
-    return [score for document, score in pairs if document.right is right]
-
-
-def _won(one: float, other: float) -> float:
-    return 0.5 if one == other else float(one > other)
-
-
-def _expected_gains(one: Judged) -> list[float]:
-    levels: dict[float, list[float]] = {}
-    for document, score in zip(one.item.documents, one.scores, strict=True):
-        levels.setdefault(score, []).append(float(document.right))
-    return [fmean(levels[score]) for score in sorted(levels, reverse=True) for _ in levels[score]]
+def _wins(score: float, other: float) -> float:
+    return 0.5 if score == other else float(score > other)
 
 
 def _discounted(gains: Iterable[float]) -> float:
@@ -165,15 +162,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 @cache
-def _documents() -> frozenset[str]:
-    return frozenset(text for item in golden.load() for text in item.texts())
-
-
-def _size() -> int:
-    return len(_documents())
-
-
-@cache
-def _rarity() -> dict[str, float]:
-    seen = Counter(word for text in _documents() for word in _words(text))
-    return {word: math.log(1 + _size() / (1 + count)) for word, count in seen.items()}
+def _rarity() -> tuple[Mapping[str, float], int]:
+    """Weight of each word of the golden set, and the number of its documents."""
+    documents = {text for item in golden.load() for text in item.texts()}
+    counts = Counter(word for text in documents for word in _words(text))
+    return {word: math.log(1 + len(documents) / (1 + n)) for word, n in counts.items()}, len(documents)

@@ -10,7 +10,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Literal
 
-from ragops.checks.probe import order, program
+from ragops.checks.probe import probe_input, program
 from ragops.docker import hints
 from ragops.errors import EngineError, LaunchError
 from ragops.progress import step
@@ -87,7 +87,7 @@ def phase_of(log: str) -> Phase:
 def responds(engine: Engine, name: str, served_name: str, *, timeout: float = 60) -> bool:
     """Whether a rerank of one document, sent inside the container, gets a response in ``timeout`` seconds."""
     request = RerankRequest(served_name, documents=RerankRequest(served_name).documents[:1])
-    stdin = order("http://127.0.0.1:8000/v1", request, connect_timeout=5, timeout=timeout)
+    stdin = probe_input("http://127.0.0.1:8000/v1", request, connect_timeout=5, timeout=timeout)
     try:
         result = engine.execute(name, ("python3", "-c", program()), stdin=stdin, timeout=timeout + 30)
         return bool(json.loads(result.stdout)["steps"]["rerank"]["ok"])

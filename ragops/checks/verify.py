@@ -1,23 +1,21 @@
-"""All that is asked from inside one RAGFlow container, layer upon layer."""
+"""Checks of one RAGFlow container, layer by layer: connection, scores, response times."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ragops.checks import Check, budget, connection, questions, rules
-from ragops.checks import budget as calls
-from ragops.checks import budget as speed
-from ragops.checks.probe import TITLES, ask_all, stopped_by
-from ragops.checks.questions import Expected
+from ragops.checks import Check, budget, connection, failed_check, rules
+from ragops.checks.connection import ConnectionResult
+from ragops.checks.probe import TITLES, send_batch, stopped_by
+from ragops.checks.questions import Expected, parse_responses, plan_requests
 from ragops.progress import step
 from ragops.reranker import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from ragops.checks.probe import Layer, Reply, Round
-    from ragops.checks.questions import Plan
+    from ragops.checks.probe import Layer
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
     from ragops.ragflow.discovery import RagflowContainer
@@ -25,65 +23,73 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is looked at, and how closely."""
+class VerifyContext:
+    """What the checks of all RAGFlow containers share."""
 
     engine: Engine
-    wanted: Deployment
+    deployment: Deployment
     reranker: ContainerState
     full: bool
-    """Everything, however long it takes."""
+    """The whole golden set and all timed calls, however long they take."""
     budget: bool
     """Whether RAGFlow's calls are timed."""
 
     @property
     def url(self) -> str:
         """The reranker's address as RAGFlow has it."""
-        return self.wanted.stack.internal_url
+        return self.deployment.stack.internal_url
 
     @property
     def expected(self) -> Expected:
-        """The reranker as it is declared."""
-        model = self.wanted.model
-        longest = self.wanted.sizing.max_model_len
-        return Expected(self.wanted.served_name, model.kind, longest, model.stand_in)
+        """The reranker as it is configured."""
+        model, length = self.deployment.model, self.deployment.sizing.max_model_len
+        return Expected(self.deployment.served_name, model.kind, length, model.stand_in)
 
-    def inside(self, found: RagflowContainer) -> Iterator[Check]:
-        """The checks from one container, in the order of the table of layers."""
-        image, served = self.reranker.image, self.wanted.served_name
-        known, expected = options.known(self.wanted.model), self.expected
-        about = connection.asked(found, self.url, served, known, trained=expected.trained)
-        asked = questions.plan(expected, full=self.full)
-        spare = rules.SPARE if self.budget else rules.HURRIED
-        gate = rules.sent(expected, asked, self.url, full=self.full, spare=spare)
-        most = "the whole golden set" if self.full else f"{gate.seconds:.0f} s at most"
-        step(f"{found.name}: connection and scores, {most}")
-        reached = connection.check(self.engine, found, image, about, self.reranker.name, gate)
-        yield from reached.checks
-        broken: set[Layer] = set() if reached.through else {"rerank"}
-        asks: tuple[tuple[Layer, Callable[[], list[Check]]], ...]
-        asks = (
-            ("scores", lambda: self._scores(found, asked, gate, reached.replies)),
-            ("budget", lambda: self._budget(found)),
-        )
-        for layer, ask in asks:
-            if need := stopped_by(layer, broken):
-                yield Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}", "", found.name)
-            else:
-                yield from ask()
 
-    def _scores(
-        self, found: RagflowContainer, asked: Plan, gate: Round, replies: tuple[Reply, ...] | None
-    ) -> list[Check]:
-        if replies is None:  # curl can't ask so many
-            replies = ask_all(self.engine, found.name, self.reranker.image, self.url, gate)
-        return rules.judge(self.expected, questions.read(asked, replies), found.name)
+def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:
+    """The checks from one RAGFlow container, in the order of :data:`~ragops.checks.probe.TABLE`.
 
-    def _budget(self, found: RagflowContainer) -> list[Check]:
-        if not self.budget:
-            return [Check(TITLES["budget"], "skip", "not asked for", "", found.name)]
-        model, expected = self.wanted.model, self.expected
-        seen = calls.measure(self.engine, found, self.reranker.image, self.url, expected, full=self.full)
-        faster = speed.advice(self.reranker, model, self.wanted.host)
-        judged = budget.judge(seen, calls.profile(found, expected), expected, model.max_tokens, faster)
-        return [replace(check, where=found.name) for check in judged]
+    An exception in one of them is a failed check; those that do not need it go on.
+    """
+    engine, image, url, expected = context.engine, context.reranker.image, context.url, context.expected
+    plan = plan_requests(expected, full=context.full)
+    spare = rules.SPARE if context.budget else rules.HURRIED
+    batch = rules.batch(expected, plan, url, full=context.full, spare=spare)
+    duration = "the whole golden set" if context.full else f"{batch.seconds:.0f} s at most"
+    step(f"{ragflow.name}: connection and scores, {duration}")
+    known = options.known(context.deployment.model)
+    target = connection.target(ragflow, url, expected.model, known, trained=expected.trained)
+    try:
+        result = connection.check(engine, ragflow, image, target, context.reranker.name, batch)
+    except Exception as error:  # noqa: BLE001 - reported as a failed check
+        result = ConnectionResult((failed_check(TITLES["rerank"], error, ragflow.name),))
+    yield from result.checks
+    failed: set[Layer] = set() if result.rerank_succeeded else {"rerank"}
+    layers: tuple[Layer, ...] = ("scores", "budget")
+    for layer in layers:
+        if need := stopped_by(layer, failed):
+            yield Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}", "", ragflow.name)
+            continue
+        try:
+            if layer == "budget":
+                yield from _budget(ragflow, context)
+                continue
+            responses = result.responses
+            if responses is None:  # curl can't send so many
+                responses = send_batch(engine, ragflow.name, image, url, batch)
+            yield from rules.check_scores(expected, parse_responses(plan, responses), ragflow.name)
+        except Exception as error:  # noqa: BLE001 - reported as a failed check
+            yield failed_check(TITLES[layer], error, ragflow.name)
+
+
+def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
+    if not context.budget:
+        return [Check(TITLES["budget"], "skip", "not requested", "", ragflow.name)]
+    reranker, model, expected = context.reranker, context.deployment.model, context.expected
+    calls = budget.time_calls(
+        context.engine, ragflow, reranker.image, context.url, expected, full=context.full
+    )
+    advice = budget.speed_advice(reranker, model, context.deployment.host)
+    profile = budget.call_profile(ragflow, expected)
+    checks = budget.check_calls(calls, profile, expected, model.max_tokens, advice)
+    return [replace(check, where=ragflow.name) for check in checks]

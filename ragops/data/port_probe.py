@@ -1,7 +1,7 @@
-"""Runs inside a container: which of some addresses answer there? Standard library only.
+"""Runs inside a container: which of some addresses accept a connection? Standard library only.
 
-Reads a JSON request from standard input and writes the addresses that answered to standard output;
-``checks/exposure.py`` sends the one and reads the other. Works from Python 3.8 on.
+Reads a JSON request from standard input and writes a JSON list of these addresses to standard output;
+``checks/exposure.py`` writes the one and reads the other. Works from Python 3.8 on.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 def main():
-    ask = json.load(sys.stdin)
-    with ThreadPoolExecutor(len(ask["hosts"])) as pool:  # each may take its whole time
-        tries = [(host, pool.submit(answers, host, ask["port"], ask["timeout"])) for host in ask["hosts"]]
-        json.dump([host for host, answered in tries if answered.result()], sys.stdout)
+    request = json.load(sys.stdin)
+    port, timeout = request["port"], request["timeout"]
+    with ThreadPoolExecutor(len(request["hosts"])) as pool:  # each may take its whole timeout
+        results = [(host, pool.submit(is_open, host, port, timeout)) for host in request["hosts"]]
+        json.dump([host for host, accepted in results if accepted.result()], sys.stdout)
 
 
-def answers(host, port, timeout):
-    """Whether a connection is taken; a name that can't be found is no answer either."""
+def is_open(host, port, timeout):
+    """Whether a connection is accepted; a name that does not resolve has none."""
     try:
         socket.create_connection((host, port), timeout=timeout).close()
     except OSError:

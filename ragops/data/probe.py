@@ -1,8 +1,8 @@
-"""Runs inside a container: what can be reached from there, layer by layer. Standard library only.
+"""Runs inside a container: tests layer by layer what can be reached from there. Standard library only.
 
-Reads a JSON request from standard input and writes a JSON answer to standard output;
-``checks/probe.py`` sends the one and reads the other. Works from Python 3.8 on, because it runs
-with whatever Python the container has. cohere, RAGFlow's own client, is used where it is there.
+Reads a JSON request from standard input and writes a JSON result to standard output; ``checks/probe.py``
+writes the one and reads the other. Works from Python 3.8 on, as it runs with whatever Python the container
+has. RAGFlow's client library, cohere, is used where it is installed.
 """
 
 import http.client
@@ -18,84 +18,88 @@ TIMEOUTS = ("TimeoutError", "timeout", "ReadTimeout")
 
 
 class HttpError(Exception):
-    """An HTTP answer that is not the wanted one."""
+    """An HTTP response that is not the expected one."""
 
     def __init__(self, status, kind, location, text):
         super().__init__(f"HTTP {status}: {text[:300]}".rstrip(": "))
-        self.seen = {"status": status, "kind": kind, "location": location, "text": text[:2000]}
+        self.fields = {"status": status, "kind": kind, "location": location, "text": text[:2000]}
 
 
 def main():
-    ask = json.load(sys.stdin)
-    url = urlsplit(ask["base_url"])
+    config = json.load(sys.stdin)
+    url = urlsplit(config["base_url"])
     host, port = url.hostname, url.port or 80
-    said = look(host, port, url.path, ask) if "layers" in ask else {"replies": replies(host, port, ask)}
-    json.dump(said, sys.stdout)
+    if "layers" in config:
+        result = probe_layers(host, port, url.path, config)
+    else:
+        result = {"responses": send_all(host, port, config)}
+    json.dump(result, sys.stdout)
 
 
-def look(host, port, path, ask):
-    """All layers in their order; more questions, if there are any, while RAGFlow's client is loaded."""
-    steps = {
+def probe_layers(host, port, path, config):
+    """All layers in their order; extra requests, if any, while RAGFlow's client library is imported."""
+    tests = {
         "dns": lambda: dns(host, port),
-        "tcp": lambda: tcp(host, port, ask["connect_timeout"]),
-        "health": lambda: health(host, port, ask),
-        "routes": lambda: routes(host, port, ask),
-        "models": lambda: models(host, port, path, ask),
-        "rerank": lambda: rerank(host, port, path, ask),
+        "tcp": lambda: tcp(host, port, config["connect_timeout"]),
+        "health": lambda: health(host, port, config),
+        "routes": lambda: routes(host, port, config),
+        "models": lambda: models(host, port, path, config),
+        "rerank": lambda: rerank(host, port, path, config),
     }
     loading = threading.Thread(target=load)
-    answers, said = {}, {}
-    for name, needs in ask["layers"]:
-        if not all(need in answers and answers[need]["ok"] for need in needs):
+    steps, extra = {}, {}
+    for name, needs in config["layers"]:
+        if not all(need in steps and steps[need]["ok"] for need in needs):
             continue
-        hung = None
+        timed_out = None
         if name == "rerank":
             loading.start()
-            if "posts" in ask and listed(answers.get("routes", {}), path + "/rerank"):
-                said["replies"] = replies(host, port, ask)
-                hung = silent(ask["posts"], said["replies"])
+            if "posts" in config and listed(steps.get("routes", {}), path + "/rerank"):
+                extra["responses"] = send_all(host, port, config)
+                timed_out = ranking_timeout(config["posts"], extra["responses"])
             loading.join()
-        answers[name] = hung or timed(steps[name])
-        if answers[name].get("error") in TIMEOUTS:
-            break  # a server that hangs would cost each of the others its whole time
-    return {"steps": answers, "client": library(), **said}
+        steps[name] = timed_out or timed(tests[name])
+        if steps[name].get("error") in TIMEOUTS:
+            break  # a server that hangs would cost each of the others its whole timeout
+    return {"steps": steps, "client": library(), **extra}
 
 
 def load():
-    """RAGFlow's client library takes half a second; a thread of its own, so that nobody waits for it."""
+    """The import of RAGFlow's client library takes half a second, so it has its own thread."""
     try:
         import cohere  # noqa: F401
     except Exception:
-        return  # whoever needs it says so
+        return  # rerank() works without it
 
 
-def silent(posts, replies):
-    """The time-out of a server that ranked nothing; one that is only slow still gets RAGFlow's call."""
-    ranked = [one for place, one in enumerate(replies) if posts[place][0].endswith("/rerank")]
-    if any(one["ok"] for one in ranked):
+def ranking_timeout(posts, responses):
+    """The timeout of a server that ranked nothing; one that is only slow still gets RAGFlow's call."""
+    pairs = zip(posts, responses)  # noqa: B905 - strict needs Python 3.10
+    ranked = [response for (path, _), response in pairs if path.endswith("/rerank")]
+    if any(response["ok"] for response in ranked):
         return None
-    return next((one for one in ranked if one.get("error") in TIMEOUTS), None)
+    return next((response for response in ranked if response.get("error") in TIMEOUTS), None)
 
 
 def listed(routes, path):
-    """Whether the server has a route, as far as it says which ones it has."""
+    """Whether the server has a route, as far as it lists its routes."""
     return not routes.get("ok") or path in routes["names"]
 
 
-def timed(step):
+def timed(test):
     begin = time.perf_counter()
     try:
-        result = {"ok": True, **step()}
-    except Exception as error:  # every failure is an answer here
+        result = {"ok": True, **test()}
+    except Exception as error:  # every failure is a result here
         result = {"ok": False, "error": type(error).__name__, "detail": str(error)[:600]}
-        result.update(getattr(error, "seen", {}))
+        result.update(getattr(error, "fields", {}))
     result["ms"] = round(1000 * (time.perf_counter() - begin), 1)
     return result
 
 
 def dns(host, port):
-    found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
-    return {"detail": ", ".join(sorted({item[4][0] for item in found}))}
+    infos = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+    return {"detail": ", ".join(sorted({info[4][0] for info in infos}))}
 
 
 def tcp(host, port, timeout):
@@ -103,25 +107,25 @@ def tcp(host, port, timeout):
         return {"detail": "{}:{}".format(*connection.getpeername()[:2])}
 
 
-def health(host, port, ask):
-    status, kind, location, body = request(host, port, "GET", "/health", b"", {}, ask["look_timeout"])
+def health(host, port, config):
+    status, kind, location, body = request(host, port, "GET", "/health", b"", {}, config["get_timeout"])
     if status != 200 or "html" in kind:
         raise HttpError(status, kind, location, body)
     return {"detail": f"HTTP {status}"}
 
 
-def routes(host, port, ask):
-    data = parsed(request(host, port, "GET", "/openapi.json", b"", ask["headers"], ask["look_timeout"]))
-    return {"detail": "listed", "names": sorted(data["paths"])}
+def routes(host, port, config):
+    sent = request(host, port, "GET", "/openapi.json", b"", config["headers"], config["get_timeout"])
+    return {"detail": "listed", "names": sorted(parsed(sent)["paths"])}
 
 
-def models(host, port, path, ask):
-    data = parsed(request(host, port, "GET", path + "/models", b"", ask["headers"], ask["look_timeout"]))
-    return {"detail": "listed", "names": [one["id"] for one in data.get("data", [])]}
+def models(host, port, path, config):
+    sent = request(host, port, "GET", path + "/models", b"", config["headers"], config["get_timeout"])
+    return {"detail": "listed", "names": [model["id"] for model in parsed(sent).get("data", [])]}
 
 
 def library():
-    """RAGFlow's client library, or what stands in for it."""
+    """RAGFlow's client library, or what is used in its place."""
     try:
         from importlib.metadata import version
 
@@ -130,108 +134,114 @@ def library():
         return "http.client"
 
 
-def rerank(host, port, path, ask):
+def rerank(host, port, path, config):
     try:
         import cohere
     except ImportError:
-        return by_hand(host, port, path, ask)
-    body = json.loads(ask["body"])
-    client = cohere.Client(api_key=ask["key"], base_url=ask["base_url"], timeout=ask["timeout"])
+        return rerank_without_library(host, port, path, config)
+    client = cohere.Client(api_key=config["key"], base_url=config["base_url"], timeout=config["timeout"])
     try:
-        found = client.rerank(**body)
-        scores = [[one.index, one.relevance_score] for one in found.results]
+        results = client.rerank(**json.loads(config["body"])).results
+        scores = [[row.index, row.relevance_score] for row in results]
     except Exception as error:
         if type(error).__name__ not in TIMEOUTS:
-            by_hand(host, port, path, ask)  # says more of what came, when it fails too
-        error.seen = {"status": getattr(error, "status_code", 0), "text": str(getattr(error, "body", ""))}
+            rerank_without_library(host, port, path, config)  # its error has more details, when it fails too
+        error.fields = {"status": getattr(error, "status_code", 0), "text": str(getattr(error, "body", ""))}
         raise
     return {"detail": "scored", "scores": scores}
 
 
-def by_hand(host, port, path, ask):
-    """The same bytes without the library."""
-    sent = request(host, port, "POST", path + "/rerank", ask["body"].encode(), ask["headers"], ask["timeout"])
-    data = parsed(sent)
+def rerank_without_library(host, port, path, config):
+    """Send the same bytes without the library."""
+    body, timeout = config["body"].encode(), config["timeout"]
+    response = request(host, port, "POST", path + "/rerank", body, config["headers"], timeout)
+    data = parsed(response)
     if not isinstance(data.get("results"), list):
-        raise HttpError(sent[0], sent[1], "", sent[3])
-    scores = [[one["index"], one["relevance_score"]] for one in data["results"]]
+        raise HttpError(response[0], response[1], "", response[3])
+    scores = [[row["index"], row["relevance_score"]] for row in data["results"]]
     return {"detail": "scored", "scores": scores}
 
 
-def replies(host, port, ask):
-    """Many questions, some of them at once, until one has no answer or the time is over.
+def send_all(host, port, config):
+    """Send the requests, some of them concurrently, until one has no response or the time is over.
 
-    Those behind the needed ones have less time. Replies stand in the order of the questions; none of
-    them is left out in between.
+    Those after the needed ones have less time. The responses are in the order of the requests, without gaps.
     """
-    waiting = iter(enumerate(ask["posts"]))
-    found, taking = {}, threading.Lock()
-    begun = time.monotonic()
+    waiting = iter(enumerate(config["posts"]))
+    responses, lock = {}, threading.Lock()
+    begin = time.monotonic()
 
     def work():
-        connection = http.client.HTTPConnection(host, port, timeout=ask["timeout"])
+        connection = http.client.HTTPConnection(host, port, timeout=config["timeout"])
         while True:
-            with taking:
-                failed = any(not one["ok"] for one in found.values())
+            with lock:
+                failed = any(not response["ok"] for response in responses.values())
                 place, post = next(waiting, (None, None))
-            if post is None or failed or time.monotonic() - begun > patience(place, ask):
+            if post is None or failed or time.monotonic() - begin > time_limit(place, config):
                 break
-            found[place] = timed(partial(reply, connection, *post, ask["headers"]))
+            response = timed(partial(send, connection, *post, config["headers"]))
+            with lock:
+                responses[place] = response
         connection.close()
 
-    workers = [threading.Thread(target=work) for _ in range(ask["at_once"])]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
-    said = [found[place] for place in sorted(found)]
-    kept = next((place for place, one in enumerate(said) if not one["ok"]), len(said))
-    return said[: kept + 1]
+    workers = [threading.Thread(target=work) for _ in range(config["at_once"])]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    in_order = []
+    for place in range(len(responses)):
+        if place not in responses:
+            break
+        in_order.append(responses[place])
+        if not in_order[-1]["ok"]:
+            break
+    return in_order
 
 
-def patience(place, ask):
-    return ask["seconds"] if place < ask["needed"] else min(ask["spare"], ask["seconds"])
+def time_limit(place, config):
+    return config["seconds"] if place < config["needed"] else min(config["spare"], config["seconds"])
 
 
-def reply(connection, path, body, sent):
-    connection.request("POST", path, body.encode(), sent)
-    answer = connection.getresponse()
-    return {"status": answer.status, "text": slim(answer.read().decode(errors="replace"))}
+def send(connection, path, body, headers):
+    connection.request("POST", path, body.encode(), headers)
+    response = connection.getresponse()
+    return {"status": response.status, "text": shortened(response.read().decode(errors="replace"))}
 
 
-def slim(text):
-    """The answer without what was sent: vLLM repeats the documents, and lists all tokens."""
+def shortened(text):
+    """The response without what was sent: vLLM repeats the documents, and lists all tokens."""
     try:
         data = json.loads(text)
         data.pop("tokens", None)
-        for one in data.get("results", []):
-            one.pop("document", None)
+        for row in data.get("results", []):
+            row.pop("document", None)
     except (ValueError, AttributeError, TypeError):
         return text[:600]
     return json.dumps(data)
 
 
-def request(host, port, method, path, body, sent, timeout):
+def request(host, port, method, path, body, headers, timeout):
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        connection.request(method, path, body or None, sent)
-        answer = connection.getresponse()
-        kind, location = answer.getheader("content-type", ""), answer.getheader("location", "")
-        return answer.status, kind, location, answer.read().decode(errors="replace")
+        connection.request(method, path, body or None, headers)
+        response = connection.getresponse()
+        kind, location = response.getheader("content-type", ""), response.getheader("location", "")
+        return response.status, kind, location, response.read().decode(errors="replace")
     finally:
         connection.close()
 
 
-def parsed(answer):
-    status, kind, _, text = answer
+def parsed(response):
+    status, kind, _, text = response
     if status != 200 or "json" not in kind:
-        raise HttpError(*answer)
+        raise HttpError(*response)
     try:
         data = json.loads(text)
     except ValueError:
-        raise HttpError(*answer) from None
+        raise HttpError(*response) from None
     if not isinstance(data, dict):
-        raise HttpError(*answer)
+        raise HttpError(*response)
     return data
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ragops.checks import Report, exposure, ready
-from ragops.checks.verify import Look
+from ragops.checks.verify import VerifyContext, checks_for
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
@@ -171,10 +171,10 @@ def verify(
             code="ragflow-missing",
             hint="start RAGFlow, or: ragops demo up",
         )
-    context = Look(engine, deployment, reranker, full=full, budget=budget)
+    context = VerifyContext(engine, deployment, reranker, full=full, budget=budget)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
         exposed = parallel.submit(exposure.check, engine, reranker, stack.network.name, reranker.image)
-        inside = [check for ragflow in containers for check in context.inside(ragflow)]
+        inside = [check for ragflow in containers for check in checks_for(ragflow, context)]
         outside = exposed.result()
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
     notes = (*_model_notes(deployment), *demos)

@@ -113,8 +113,8 @@ SAID = {
     "batched": ("a second batch gets mixed up", "scores stay the same", "a long call goes wrong"),
     "partly": ("a second batch is not scored", "scores stay the same", "a long call goes wrong"),
     "rounded": ("scores have one decimal", "scores are well formed", "rounded"),
-    "blind": ("the question is not read", "right documents come first", "the question is not read"),
-    "cached": ("a cache knows documents, not questions", "the question counts", "the question is not read"),
+    "blind": ("the query is not read", "right documents come first", "the query is not read"),
+    "cached": ("a cache knows documents, not questions", "the query counts", "the query is not read"),
     "swapped": ("question and document are swapped", "right documents come first", "hardly better"),
     "foreign": ("the model knows another language", "right documents come first", "no better than chance"),
 }

@@ -12,7 +12,7 @@ import pytest
 from ragops.checks import budget, connection, ready
 from ragops.checks import budget as calls
 from ragops.checks.probe import TITLES
-from ragops.checks.verify import Look
+from ragops.checks.verify import VerifyContext
 from ragops.docker.objects import ContainerSpec
 from ragops.ragflow import discovery
 from ragops.reranker import options
@@ -36,7 +36,7 @@ def ask(engine, declared, running, client):
     known = options.known(Deployment.resolve(declared).model)
 
     def judge(host=declared.reranker.name, path="/v1", name=running.served):
-        about = connection.asked(found, f"http://{host}:8000{path}", name, known)
+        about = connection.target(found, f"http://{host}:8000{path}", name, known)
         reached = connection.check(engine, found, running.reranker.image, about, host)
         return {one.name: one for one in reached.checks}
 
@@ -67,8 +67,8 @@ def test_ragflows_calls_are_timed(engine, declared, running, client, monkeypatch
     report = verbs.verify(declared, engine)
     found = {one.name: one for one in report.checks if one.where == client}
     assert report.ok, str(report)
-    assert "1 chunks in " in found[budget.TIME].detail
-    assert found[budget.REGISTER].status == "ok"
+    assert "1 chunks in " in found[budget.IN_TIME].detail
+    assert found[budget.REGISTRATION].status == "ok"
     assert found[budget.LONG].status == "warn"
     assert "makes the whole call a 400" in found[budget.LONG].detail
     assert steps.done
@@ -79,8 +79,8 @@ def test_whole_calls_fit_and_are_counted_in_tokens(engine, declared, running, cl
     monkeypatch.setattr(calls, "SECONDS", 600.0)
     found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
     image, url = running.reranker.image, declared.internal_url
-    look = Look(engine, Deployment.resolve(declared), running.reranker, full=False, budget=True)
-    seen = calls.measure(engine, found, image, url, look.expected)
+    look = VerifyContext(engine, Deployment.resolve(declared), running.reranker, full=False, budget=True)
+    seen = calls.time_calls(engine, found, image, url, look.expected)
     assert [one.error for one in seen.calls] == [""] * 6
     assert [one.documents for one in seen.calls][:2] == list(calls.RAMP)
     assert min(one.documents for one in seen.calls[2:]) >= 64

@@ -27,7 +27,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ragops.checks.questions import prompt
+from ragops.checks.questions import render_prompt
 from ragops.errors import BenchError
 from ragops.reranker import options
 from tests.support import faults, faulty_scorers
@@ -65,7 +65,7 @@ def count_tokens(behaviour: Behaviour, query: str, documents: Sequence[str]) -> 
     if behaviour.prompt == "apart":
         return plain - (len(documents) - 1) * len(query.split())
     longer = 3 * len(documents) if behaviour.prompt == "longer" else 0
-    return longer + sum(len(prompt(_template(), query, document).split()) for document in documents)
+    return longer + sum(len(render_prompt(_template(), query, document).split()) for document in documents)
 
 
 def ranking(behaviour: Behaviour, body: dict[str, Any], used: int, number: int) -> dict[str, Any]:

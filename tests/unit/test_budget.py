@@ -8,9 +8,9 @@ import pytest
 from ragops.checks import budget
 from ragops.checks import budget as calls
 from ragops.checks import budget as speed
-from ragops.checks.budget import Measured, TimedCall
+from ragops.checks.budget import TimedCall, TimedCalls
 from ragops.checks.latency import needed, share_at_least
-from ragops.checks.probe import Reply
+from ragops.checks.probe import ProbeResponse
 from ragops.checks.questions import Expected
 from ragops.docker.objects import ContainerSpec, ExecResult
 from ragops.ragflow import releases
@@ -22,7 +22,7 @@ from tests.support.stub import Behaviour, service_seconds
 
 MINILM = Expected("m", "embedding", 256, "a stand-in")
 QWEN3 = Expected("m", "qwen3-reranker", 8192)
-REFUSED = Reply(400, '{"error":{"message":"This model\'s maximum context length is 256 tokens."}}')
+REFUSED = ProbeResponse(400, '{"error":{"message":"This model\'s maximum context length is 256 tokens."}}')
 
 
 def box(fake, image="infiniflow/ragflow:v0.25.3", name="ragflow-server"):
@@ -35,7 +35,7 @@ def about(fake):
     """The profile of a release for a model."""
 
     def make(tag="v0.25.3", expected=QWEN3):
-        return calls.profile(box(fake, f"infiniflow/ragflow:{tag}", f"box-{tag}"), expected)
+        return calls.call_profile(box(fake, f"infiniflow/ragflow:{tag}", f"box-{tag}"), expected)
 
     return make
 
@@ -52,11 +52,13 @@ def seen(*times, ramp=(0.2, 0.8), too_long=REFUSED, cut_to=None, **fields):
     ]
     forms = ("natural", "stemmed")
     large = [record(took, form=forms[place % 2], **fields) for place, took in enumerate(times)]
-    return Measured((*small, *large), too_long, cut_to)
+    return TimedCalls((*small, *large), too_long, cut_to)
 
 
 def judge(measured, profile, expected=QWEN3, can=40960):
-    return {one.name: one for one in budget.judge(measured, profile, expected, can, ("first", "second"))}
+    return {
+        one.name: one for one in budget.check_calls(measured, profile, expected, can, ("first", "second"))
+    }
 
 
 class TestProfile:
@@ -66,7 +68,7 @@ class TestProfile:
         assert about("v0.27.0").most == 90
 
     def test_release_that_is_not_told_is_the_newest_and_said(self, fake):
-        found = calls.profile(box(fake, "ragflow:mine", "mine"), QWEN3)
+        found = calls.call_profile(box(fake, "ragflow:mine", "mine"), QWEN3)
         assert found.release.name == releases.NEWEST
         assert "is assumed" in found.assumed
 
@@ -84,7 +86,7 @@ class Server:
 
     def __call__(self, _box, _argv, stdin):
         order = json.loads(stdin)
-        return ExecResult(0, json.dumps({"replies": list(self.answers(order))}), "")
+        return ExecResult(0, json.dumps({"responses": list(self.answers(order))}), "")
 
     def answers(self, order):
         for path, text in order["posts"]:
@@ -118,7 +120,7 @@ def measure(fake, monkeypatch):
         fake.respond = server
         found = box(fake)
         url = "http://reranker:8000/v1"
-        return calls.measure(fake, found, "vllm-cpu:latest", url, expected, **options)
+        return calls.time_calls(fake, found, "vllm-cpu:latest", url, expected, **options)
 
     return run
 
@@ -166,61 +168,61 @@ class TestMeasure:
     @pytest.mark.parametrize(
         ("reply", "error"),
         [
-            (Reply(503, "busy"), "HTTP 503: busy"),
-            (Reply(0, "timed out"), "timed out"),
-            (Reply(200, "[]"), "no ranking"),
-            (Reply(200, '{"results": []}'), "0 scores for 3 documents"),
+            (ProbeResponse(503, "busy"), "HTTP 503: busy"),
+            (ProbeResponse(0, "timed out"), "timed out"),
+            (ProbeResponse(200, "[]"), "no ranking"),
+            (ProbeResponse(200, '{"results": []}'), "0 scores for 3 documents"),
         ],
     )
     def test_answers_that_are_none(self, reply, error):
-        assert error in calls._read(reply, 3)[0]
+        assert error in calls._parse_response(reply, 3)[0]
 
 
 class TestInTime:
     def test_enough_calls_give_p95_with_its_interval(self, about):
-        found = judge(seen(*[1.0 + place / 100 for place in range(needed(0.95))]), about())[budget.TIME]
+        found = judge(seen(*[1.0 + place / 100 for place in range(needed(0.95))]), about())[budget.IN_TIME]
         assert found.status == "ok"
         assert "fits: p95 1.68 s (1." in found.detail
         assert "n=72 calls of 64 chunks, of the 30 s that RAGFlow v0.25.3 waits" in found.detail
 
     def test_few_calls_say_what_so_few_can_say(self, about):
-        found = judge(seen(*[2.0] * 5), about())[budget.TIME]
+        found = judge(seen(*[2.0] * 5), about())[budget.IN_TIME]
         assert found.status == "ok"
-        assert "n=5 calls of 64 chunks: so few show that 54 % of calls fit" in found.detail
+        assert "n=5 calls of 64 chunks: at least 54 % of calls fit" in found.detail
         assert "p95 needs 72" in found.detail
 
     @pytest.mark.parametrize(("took", "status"), [(14.9, "ok"), (15.1, "warn"), (29.0, "warn")])
     def test_few_calls_near_the_limit_are_a_warning(self, about, took, status):
-        found = judge(seen(took, took), about())[budget.TIME]
+        found = judge(seen(took, took), about())[budget.IN_TIME]
         assert found.status == status
         assert found.remedy == "1. first; 2. second"
 
     def test_call_without_an_answer(self, about):
-        found = judge(seen(2.0, 30.0, error="timed out"), about())[budget.TIME]
-        assert (found.status, "no answer in the 30 s" in found.detail) == ("fail", True)
+        found = judge(seen(2.0, 30.0, error="timed out"), about())[budget.IN_TIME]
+        assert (found.status, "no response in the 30 s" in found.detail) == ("fail", True)
 
     def test_release_that_waits_longer_than_is_waited_here(self, about):
-        found = judge(seen(30.0, error="timed out"), about("v0.25.2"))[budget.TIME]
+        found = judge(seen(30.0, error="timed out"), about("v0.25.2"))[budget.IN_TIME]
         assert (found.status, "of the 300 s that RAGFlow v0.25.2 waits" in found.detail) == ("warn", True)
 
     def test_refused_call_is_no_matter_of_speed(self, about):
-        found = judge(seen(0.1, error="HTTP 503: busy"), about())[budget.TIME]
+        found = judge(seen(0.1, error="HTTP 503: busy"), about())[budget.IN_TIME]
         assert (found.status, "docker logs" in found.remedy) == ("fail", True)
 
     def test_p95_beyond_the_limit(self, about):
-        slow = judge(seen(*[31.0] * 72), about())[budget.TIME]
+        slow = judge(seen(*[31.0] * 72), about())[budget.IN_TIME]
         assert (slow.status, "does not fit" in slow.detail) == ("fail", True)
-        near = judge(seen(*[29.0] * 69, *[31.0] * 3), about())[budget.TIME]
-        assert (near.status, "can't be told" in near.detail) == ("warn", True)
+        near = judge(seen(*[29.0] * 69, *[31.0] * 3), about())[budget.IN_TIME]
+        assert (near.status, "inconclusive" in near.detail) == ("warn", True)
 
     def test_what_differs_from_ragflow_is_said(self, fake):
-        profile = calls.profile(box(fake, "mine:1"), MINILM)
-        found = judge(seen(1.0, cut_to=112), profile, MINILM)[budget.TIME]
+        profile = calls.call_profile(box(fake, "mine:1"), MINILM)
+        found = judge(seen(1.0, cut_to=112), profile, MINILM)[budget.IN_TIME]
         assert "is assumed" in found.detail
         assert "cut to 112 words for the model, so lighter" in found.detail
 
     def test_nothing_but_small_calls(self, about):
-        assert judge(seen(), about())[budget.TIME].status == "warn"
+        assert judge(seen(), about())[budget.IN_TIME].status == "warn"
 
 
 class TestRoom:
@@ -228,30 +230,30 @@ class TestRoom:
         times = [(tokens / 1000, tokens) for tokens in (18000, 19000, 20000, 21000)]
         large = tuple(record(took, tokens=tokens) for took, tokens in times)
         small = tuple(record(count * 0.3, count, tokens=count * 300, warm_up=True) for count in (2, 8))
-        found = judge(Measured((*small, *large), REFUSED), about())[budget.ROOM]
+        found = judge(TimedCalls((*small, *large), REFUSED), about())[budget.CAPACITY]
         assert found.status == "ok"
         assert "of 30" in found.detail
         assert "RAGFlow sends up to 64; more than were tried" in found.detail
 
     def test_slow_server_of_which_only_small_calls_are_known(self, about):
-        found = judge(seen(30.0, ramp=(4.0, 16.0), error="timed out"), about())[budget.ROOM]
+        found = judge(seen(30.0, ramp=(4.0, 16.0), error="timed out"), about())[budget.CAPACITY]
         assert found.status == "warn"
         assert found.detail.startswith("about 15, as the slowest took 2.00 s for each chunk")
         assert "top_k = 15" in found.remedy
 
     def test_no_answer_at_all(self, about):
-        none = Measured((record(30.0, 2, error="timed out", warm_up=True),), REFUSED)
+        none = TimedCalls((record(30.0, 2, error="timed out", warm_up=True),), REFUSED)
         found = judge(none, about())
-        assert (found[budget.ROOM].status, found[budget.REGISTER].status) == ("skip", "fail")
+        assert (found[budget.CAPACITY].status, found[budget.REGISTRATION].status) == ("skip", "fail")
 
 
 class TestRegistration:
     def test_against_its_own_limit(self, about):
-        assert judge(seen(1.0), about())[budget.REGISTER].status == "ok"
-        assert judge(seen(1.0, ramp=(11.0, 20.0)), about())[budget.REGISTER].status == "fail"
+        assert judge(seen(1.0), about())[budget.REGISTRATION].status == "ok"
+        assert judge(seen(1.0, ramp=(11.0, 20.0)), about())[budget.REGISTRATION].status == "fail"
 
     def test_older_releases_have_none(self, about):
-        assert budget.REGISTER not in judge(seen(1.0), about("v0.23.1"))
+        assert budget.REGISTRATION not in judge(seen(1.0), about("v0.23.1"))
 
 
 class TestLongChunk:
@@ -272,9 +274,9 @@ class TestLongChunk:
     @pytest.mark.parametrize(
         ("reply", "status", "words"),
         [
-            (Reply(200, "{}"), "ok", "is read or cut"),
-            (Reply(500, "oops"), "warn", "HTTP 500: oops"),
-            (Reply(0, "Remote end closed connection"), "warn", "got no answer: Remote end"),
+            (ProbeResponse(200, "{}"), "ok", "is read or cut"),
+            (ProbeResponse(500, "oops"), "warn", "HTTP 500: oops"),
+            (ProbeResponse(0, "Remote end closed connection"), "warn", "got no response: Remote end"),
         ],
     )
     def test_other_answers(self, about, reply, status, words):
@@ -304,7 +306,7 @@ class TestSpeed:
             spec = ContainerSpec("reranker", "vllm-cpu:latest", command=command, environment=environment)
             fake.create_container(spec)
             model = dataclasses.replace(describe(model_folder), causal=causal)
-            return speed.advice(fake.container("reranker"), model, self.HOST)
+            return speed.speed_advice(fake.container("reranker"), model, self.HOST)
 
         return give
 

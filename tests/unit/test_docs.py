@@ -112,7 +112,7 @@ def test_every_recorded_search_is_shown(built):
 def test_every_check_of_verify_is_explained(built):
     page = text(built, "verification")
     titles = [row.title for row in TABLE if row.by_hand]
-    titles += [name for name, _ in rules.LAYERS]
+    titles += [name for name, _ in rules.RULES]
     titles += [*budget.PROVES, *exposure.PROVES]
     assert [name for name in titles if name not in page] == []
 

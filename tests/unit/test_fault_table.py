@@ -30,7 +30,7 @@ def test_it_has_every_impostor_and_enough_healthy_stacks():
 
 def test_every_layer_of_scores_has_caught_something_but_the_one_that_only_warns():
     caught = {row["layer"] for row in FAULTS}
-    assert {name for name, _ in rules.LAYERS} - caught == {"as RAGFlow sends them"}
+    assert {name for name, _ in rules.RULES} - caught == {"as RAGFlow sends them"}
 
 
 def test_every_fault_has_a_cause_and_a_remedy_after_which_verify_passed():

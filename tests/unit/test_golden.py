@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from ragops.checks import golden
-from ragops.checks.measures import Judged, accuracy, word_overlap
+from ragops.checks.measures import ScoredItem, accuracy, word_overlap
 
 ITEMS = golden.load()
 FOLDER = files("ragops") / "data/golden"
@@ -59,7 +59,7 @@ class TestSet:
         first = Counter(next(p for p, one in enumerate(item.documents) if one.right) for item in ITEMS)
         assert set(first) == set(range(7))
         assert max(first.values()) <= len(ITEMS) / 4
-        falling = (Judged(item, tuple(-float(n) for n in range(len(item.documents)))) for item in ITEMS)
+        falling = (ScoredItem(item, tuple(-float(n) for n in range(len(item.documents)))) for item in ITEMS)
         assert accuracy(falling) == pytest.approx(0.5, abs=0.05)
 
     @pytest.mark.parametrize("lang", golden.LANGUAGES)

@@ -27,7 +27,7 @@ LISTING = json.dumps({"data": [{"id": "stub-reranker"}]})
 
 def run(url, *, timeout=5.0, environment=None, **changed):
     """Run the program; gives the answer that it wrote."""
-    order = json.loads(probe.order(url, REQUEST, timeout=timeout, **changed)) | {"look_timeout": timeout}
+    order = json.loads(probe.probe_input(url, REQUEST, timeout=timeout, **changed)) | {"get_timeout": timeout}
     done = subprocess.run(
         [sys.executable, "-S", str(PROGRAM)],  # -S: without site-packages, so without cohere
         input=json.dumps(order),
@@ -41,8 +41,8 @@ def run(url, *, timeout=5.0, environment=None, **changed):
 
 def beside(timeout=5.0, rerank="q"):
     body = {"model": "stub-reranker", "query": rerank, "documents": ["a", "b"], "top_n": 2}
-    count = probe.Question("/tokenize", '{"prompt": "a b"}')
-    return probe.Round((count, probe.Question("/v1/rerank", json.dumps(body))), timeout=timeout)
+    count = probe.ProbeRequest("/tokenize", '{"prompt": "a b"}')
+    return probe.Batch((count, probe.ProbeRequest("/v1/rerank", json.dumps(body))), timeout=timeout)
 
 
 def first(url, **options):
@@ -181,34 +181,34 @@ class TestProgram:
 
     def test_more_questions_are_asked_before_ragflows_call(self):
         with StubReranker() as stub:
-            found = run(stub.base_url, beside=beside(rerank="other"))
+            found = run(stub.base_url, extra=beside(rerank="other"))
             sent = [call.body["query"] for call in stub.calls]
         assert sent == ["other", REQUEST.query]
-        assert json.loads(found["replies"][0]["text"])["count"] == 2
-        assert [one["status"] for one in found["replies"]] == [200, 200]
+        assert json.loads(found["responses"][0]["text"])["count"] == 2
+        assert [one["status"] for one in found["responses"]] == [200, 200]
         assert found["steps"]["rerank"]["ok"]
 
     def test_they_stop_with_what_they_need(self):
         with socket.create_server(("127.0.0.1", 0)) as closed:
             url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
-        assert "replies" not in run(url, beside=beside())
+        assert "responses" not in run(url, extra=beside())
         with server(**{"openapi.json": (200, "application/json", '{"paths": {"/v1/score": {}}}')}) as url:
-            assert "replies" not in run(url, beside=beside())
+            assert "responses" not in run(url, extra=beside())
 
     def test_server_that_hangs_over_them_is_not_asked_again(self):
         with server(tokenize=(200, "", "{}"), rerank=None, **{"openapi.json": (404, "", "")}) as url:
-            found = run(url, beside=beside(timeout=0.6), timeout=0.6)
-        assert [one["ok"] for one in found["replies"]] == [True, False]
+            found = run(url, extra=beside(timeout=0.6), timeout=0.6)
+        assert [one["ok"] for one in found["responses"]] == [True, False]
         assert found["steps"]["rerank"]["error"] == "TimeoutError"
-        assert found["steps"]["rerank"] == found["replies"][1]
+        assert found["steps"]["rerank"] == found["responses"][1]
 
     def test_server_that_is_slow_over_a_long_one_still_gets_ragflows_call(self):
         """Three documents take it 0.3 s, thirty 3 s."""
         body = {"model": "stub-reranker", "query": "q", "documents": ["a"] * 30, "top_n": 30}
-        asked = (*beside().questions, probe.Question("/v1/rerank", json.dumps(body)))
+        asked = (*beside().requests, probe.ProbeRequest("/v1/rerank", json.dumps(body)))
         with StubReranker(Behaviour(per_document_s=0.1, serial=False)) as stub:
-            found = run(stub.base_url, beside=probe.Round(asked, timeout=1.0), timeout=1.0)
-        assert [one["ok"] for one in found["replies"]] == [True, True, False]
+            found = run(stub.base_url, extra=probe.Batch(asked, timeout=1.0), timeout=1.0)
+        assert [one["ok"] for one in found["responses"]] == [True, True, False]
         assert found["steps"]["rerank"]["ok"]
 
     def test_answer_that_leads_elsewhere_keeps_the_place(self):
@@ -242,7 +242,7 @@ class Played:
 
 
 def ask(engine, **options):
-    return probe.ask(engine, "box", "vllm-cpu:latest", "http://reranker:8000/v1", REQUEST, **options)
+    return probe.run_probe(engine, "box", "vllm-cpu:latest", "http://reranker:8000/v1", REQUEST, **options)
 
 
 @pytest.fixture
@@ -264,28 +264,28 @@ class TestVehicles:
         box.respond = Played(python=right)
         answer = ask(box)
         assert box.respond.asked[0][0][0] == "/ragflow/.venv/bin/python"
-        assert (answer.vehicle, answer.client) == ("python", "cohere 5.6.2")
+        assert (answer.transport, answer.client) == ("python", "cohere 5.6.2")
         assert answer.models == ("stub-reranker",)
         assert dict(answer.scores)[1] == pytest.approx(0.9)
         assert box.calls == []
 
     def test_then_any_python(self, box, right):
         box.respond = Played(python3=right)
-        assert ask(box).vehicle == "python"
+        assert ask(box).transport == "python"
 
     def test_then_curl(self, box):
         box.respond = Played(curl=curl())
-        assert ask(box).vehicle == "curl"
+        assert ask(box).transport == "curl"
 
     def test_then_a_probe_container_that_goes_again(self, box, right):
         box.respond = lambda one, argv, stdin: right(argv, stdin) if one.name != "box" else None
-        assert ask(box).vehicle == "probe container"
+        assert ask(box).transport == "probe container"
         assert [one.name for one in box.containers()] == ["box"]
         assert any(call.startswith("create container ragops-probe-") for call in box.calls)
 
     def test_python_that_is_broken_is_an_error(self, box):
         box.respond = Played(python3=ExecResult(1, "", "ImportError: no encodings"))
-        with pytest.raises(EngineError, match="gave no answer") as caught:
+        with pytest.raises(EngineError, match="wrote no result") as caught:
             ask(box)
         assert "no encodings" in caught.value.evidence
 
@@ -296,13 +296,13 @@ class TestVehicles:
 
     def test_replies_to_more_questions_come_back(self, box):
         told = {"ok": True, "status": 200, "text": "{}", "ms": 1.0}
-        said = ExecResult(0, json.dumps({"steps": {}, "client": "", "replies": [told]}), "")
+        said = ExecResult(0, json.dumps({"steps": {}, "client": "", "responses": [told]}), "")
         box.respond = Played(python=said)
-        assert ask(box, beside=beside()).replies == (probe.Reply(200, "{}", 1.0),)
+        assert ask(box, extra=beside()).responses == (probe.ProbeResponse(200, "{}", 1.0),)
         order = json.loads(box.respond.asked[0][1])
         assert [path for path, _ in order["posts"]] == ["/tokenize", "/v1/rerank"]
         box.respond = Played(curl=curl())
-        assert ask(box, beside=beside()).replies is None
+        assert ask(box, extra=beside()).responses is None
 
     def test_order_is_ragflows_request(self, box, right):
         box.respond = Played(python=right)

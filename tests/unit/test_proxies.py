@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from ragops.checks.causes import catcher, settings, without_secret
+from ragops.checks.causes import proxy_for, proxy_settings, without_secret
 
 URL = "http://ragflow-vllm-reranker:8000/v1"
 PROXY = "http://proxy.test:3128"
@@ -46,7 +46,7 @@ def httpx_catches(monkeypatch, environment):
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
 def test_forms_of_exceptions(monkeypatch, caught, excepted, variable):
     environment = (f"HTTP_PROXY={PROXY}", f"{variable}={excepted}")
-    assert bool(catcher(settings(environment), URL)) is caught
+    assert bool(proxy_for(proxy_settings(environment), URL)) is caught
     assert httpx_catches(monkeypatch, environment) is caught
 
 
@@ -64,14 +64,14 @@ def test_forms_of_exceptions(monkeypatch, caught, excepted, variable):
     ],
 )
 def test_which_variable_counts(monkeypatch, caught, environment):
-    assert bool(catcher(settings(environment), URL)) is caught
+    assert bool(proxy_for(proxy_settings(environment), URL)) is caught
     assert httpx_catches(monkeypatch, environment) is caught
 
 
 @pytest.mark.parametrize("entry", ["reranker.corp.test", "corp.test", ".corp.test", "*", "corp.test:8000"])
 def test_names_with_dots_are_excepted_by_what_is_above_them(entry):
-    proxies = settings((f"http_proxy={PROXY}", f"no_proxy={entry}"))
-    assert catcher(proxies, "http://reranker.corp.test:8000/v1") == ""
+    proxies = proxy_settings((f"http_proxy={PROXY}", f"no_proxy={entry}"))
+    assert proxy_for(proxies, "http://reranker.corp.test:8000/v1") == ""
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_names_with_dots_are_excepted_by_what_is_above_them(entry):
     [("10.0.0.5", "10.0.0.5", False), ("10.0.0.0/8", "10.0.0.5", True), ("10.0.0.0/8", "10.0.0.0", False)],
 )
 def test_addresses(entry, host, caught):
-    proxies = settings((f"http_proxy={PROXY}", f"no_proxy={entry}"))
-    assert bool(catcher(proxies, f"http://{host}:8000/v1")) is caught
+    proxies = proxy_settings((f"http_proxy={PROXY}", f"no_proxy={entry}"))
+    assert bool(proxy_for(proxies, f"http://{host}:8000/v1")) is caught
 
 
 def test_secrets_are_left_out():
-    proxies = settings(("HTTP_PROXY=http://me:secret@proxy.test:3128/?token=abc",))
-    assert catcher(proxies, URL) == "http://proxy.test:3128/"
+    proxies = proxy_settings(("HTTP_PROXY=http://me:secret@proxy.test:3128/?token=abc",))
+    assert proxy_for(proxies, URL) == "http://proxy.test:3128/"
     assert without_secret("https://u:p@h/x?y=z#f") == "https://h/x"

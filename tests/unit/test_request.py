@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import cohere
 import pytest
 
-from ragops.checks.probe import order
+from ragops.checks.probe import probe_input
 from ragops.ragflow import releases
 from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
@@ -75,7 +75,7 @@ def test_key_is_never_empty(key):
 
 def test_probe_is_told_these_very_bytes():
     asked = RerankRequest("m", "größe?", ("a", "图书证"))
-    told = json.loads(order("http://h:8000/v1", asked))
+    told = json.loads(probe_input("http://h:8000/v1", asked))
     assert told["body"].encode() == asked.body()
     assert told["headers"] == asked.headers()
 

@@ -15,7 +15,7 @@ from benchmarks.calibrate import catch, gate, play
 from ragops.checks import golden, probe, questions, rules
 from ragops.checks import questions as texts
 from ragops.checks.measures import (
-    Judged,
+    ScoredItem,
     accuracy,
     by_language,
     concordance,
@@ -24,7 +24,7 @@ from ragops.checks.measures import (
     reciprocal_rank,
     word_overlap,
 )
-from ragops.checks.probe import Reply
+from ragops.checks.probe import ProbeResponse
 from ragops.checks.questions import Expected
 from ragops.configuration import Ragflow
 from ragops.docker.objects import ExecResult
@@ -42,7 +42,7 @@ CAUSES = {
     "constant": ("scores are well formed", "constant scores"),
     "shuffled": ("scores stay the same", "shuffled"),
     "random": ("right documents come first", "random, no better than chance"),
-    "noise": ("scores stay the same", "random: the same question"),
+    "noise": ("scores stay the same", "random: the same request"),
     "logits": ("scores are in range", "outside the range"),
     "input-order": ("scores stay the same", "input order"),
     "truncated": ("documents are read whole", "tokens were read"),
@@ -64,8 +64,8 @@ CAUSES = {
     "batched": ("scores stay the same", "a long call goes wrong"),
     "partly": ("scores stay the same", "a long call goes wrong"),
     "rounded": ("scores are well formed", "rounded: 6 different scores"),
-    "blind": ("right documents come first", "the question is not read"),
-    "cached": ("the question counts", "the question is not read"),
+    "blind": ("right documents come first", "the query is not read"),
+    "cached": ("the query counts", "the query is not read"),
     "swapped": ("right documents come first", "hardly better than shared words"),
     "foreign": ("right documents come first", "no better than chance"),
 }
@@ -94,8 +94,8 @@ def item(*kinds, lang="en"):
 
 
 class TestMeasures:
-    ONE = Judged(item("hard", "right", "other"), (0.5, 0.4, 0.1))
-    TWO = Judged(item("right", "right", "hard", "other"), (0.9, 0.2, 0.3, 0.2))
+    ONE = ScoredItem(item("hard", "right", "other"), (0.5, 0.4, 0.1))
+    TWO = ScoredItem(item("right", "right", "hard", "other"), (0.9, 0.2, 0.3, 0.2))
 
     def test_accuracy_is_the_share_of_pairs(self):
         assert accuracy([self.ONE]) == 1 / 2
@@ -108,7 +108,7 @@ class TestMeasures:
         assert ndcg(self.TWO) == pytest.approx(tied)
 
     def test_ndcg_looks_at_ten_ranks(self):
-        eleventh = Judged(item(*["other"] * 10, "right"), tuple(1 - n / 20 for n in range(11)))
+        eleventh = ScoredItem(item(*["other"] * 10, "right"), tuple(1 - n / 20 for n in range(11)))
         assert ndcg(eleventh) == 0
         assert reciprocal_rank(eleventh) == 1 / 11
 
@@ -117,24 +117,24 @@ class TestMeasures:
         assert reciprocal_rank(self.TWO) == 1
 
     def test_a_constant_gets_what_chance_gets(self):
-        found = measure([Judged(item("right", "hard", "other"), (0.5, 0.5, 0.5))])
+        found = measure([ScoredItem(item("right", "hard", "other"), (0.5, 0.5, 0.5))])
         assert (found.accuracy, found.mrr, found.separation, found.deviations) == (0.5, 0.5, 0, 0)
 
     def test_separation(self):
-        found = measure([Judged(item("right", "right", "hard", "other"), (0.9, 0.7, 0.5, 0.3))])
+        found = measure([ScoredItem(item("right", "right", "hard", "other"), (0.9, 0.7, 0.5, 0.3))])
         assert found.separation == pytest.approx(0.4)
         assert found.deviations == pytest.approx(4.0)  # both groups have a deviation of 0.1
         assert (found.lowest, found.highest) == (0.3, 0.9)
         assert found.spread == pytest.approx(math.sqrt(0.05))
 
     def test_concordance(self):
-        alike = Judged(item("right", "hard", "other"), (0.9, 0.5, 0.1))
+        alike = ScoredItem(item("right", "hard", "other"), (0.9, 0.5, 0.1))
         assert concordance([alike], [alike]) == 1
         assert concordance([alike], [dataclasses.replace(alike, scores=(0, 1, 2))]) == 0
         assert concordance([alike], [dataclasses.replace(alike, scores=(1, 1, 0))]) == (0.5 + 1 + 1) / 3
 
     def test_by_language(self):
-        german = Judged(item("right", "hard", lang="de"), (0.1, 0.2))
+        german = ScoredItem(item("right", "hard", lang="de"), (0.1, 0.2))
         found = by_language([german, self.ONE])
         assert [(lang, one.queries, one.accuracy) for lang, one in found] == [("en", 1, 0.5), ("de", 1, 0)]
 
@@ -152,17 +152,17 @@ class TestMeasures:
 class TestQuestions:
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
     def test_ask_what_the_rules_need(self, expected):
-        asked = questions.plan(expected)
-        purposes = [one.purpose for one in asked.rankings]
+        asked = questions.plan_requests(expected)
+        purposes = [one.purpose for one in asked.calls]
         assert set(get_args(questions.Purpose)) == set(purposes)
-        quick = {one.item for one in asked.rankings if one.purpose == "golden"}
+        quick = {one.item for one in asked.calls if one.purpose == "golden"}
         assert len(quick) == 24
         assert {one.lang for one in quick} == set(expected.languages)
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
     def test_what_every_rule_needs_comes_first(self, expected):
-        asked = questions.plan(expected)
-        needed, others = asked.rankings[: asked.needed], asked.rankings[asked.needed :]
+        asked = questions.plan_requests(expected)
+        needed, others = asked.calls[: asked.needed], asked.calls[asked.needed :]
         langs = [one.item.lang for one in needed if one.purpose == "golden"]
         assert len(langs) == questions.FEWEST
         assert {langs.count(lang) for lang in expected.languages} == {len(langs) // len(expected.languages)}
@@ -172,20 +172,20 @@ class TestQuestions:
         assert len(as_sent) == 6
 
     def test_full_asks_everything(self):
-        asked = questions.plan(MINILM, full=True).rankings
+        asked = questions.plan_requests(MINILM, full=True).calls
         for purpose in ("golden", "again", "moved", "ragflow"):
             assert [one.item for one in asked if one.purpose == purpose] == list(golden.load())
 
     def test_moved_documents_are_found_again(self):
-        moved = [one for one in questions.plan(QWEN, full=True).rankings if one.purpose == "moved"]
+        moved = [one for one in questions.plan_requests(QWEN, full=True).calls if one.purpose == "moved"]
         for one in moved:
             assert tuple(one.documents[place] for place in one.places) == one.item.texts()
-            assert len(set(one.documents)) == len(one.item.documents) + questions.STRANGERS
+            assert len(set(one.documents)) == len(one.item.documents) + questions.ADDED
             assert one.places == tuple(sorted(one.places, reverse=True))
 
     def test_requests_are_ragflows_own(self):
-        asked = questions.plan(MINILM)
-        sent = questions.questions(MINILM, asked, "/v1")
+        asked = questions.plan_requests(MINILM)
+        sent = questions.probe_requests(MINILM, asked, "/v1")
         counted = len(asked.counted)
         assert {one.path for one in sent[:counted]} == {"/tokenize"}
         assert {one.path for one in sent[counted:]} == {"/v1/rerank"}
@@ -202,13 +202,13 @@ class TestQuestions:
             assert len({last, neither, first}) == 3
 
     def test_letters_differ_in_chinese_alone(self):
-        bare = {text.encode("ascii", "ignore").decode() for text in texts.LETTERS}
-        asked = {text.encode("ascii", "replace") for text in texts.LETTERS}
-        assert bare == {texts.LETTERS_BARE}
+        bare = {text.encode("ascii", "ignore").decode() for text in texts.CHINESE_DOCUMENTS}
+        asked = {text.encode("ascii", "replace") for text in texts.CHINESE_DOCUMENTS}
+        assert bare == {texts.ASCII_PART}
         assert len(asked) == 1
 
     def test_a_long_call_has_a_querys_documents_all_over_it_and_one_twice(self):
-        wide = next(one for one in questions.plan(MINILM).rankings if one.purpose == "wide")
+        wide = next(one for one in questions.plan_requests(MINILM).calls if one.purpose == "wide")
         own = wide.item.texts()
         assert len(wide.documents) == wide.top_n == questions.WIDE
         assert tuple(wide.documents[place] for place in wide.places) == own
@@ -218,7 +218,7 @@ class TestQuestions:
         assert wide.documents[-1] == own[-1]
 
     def test_the_other_question_is_of_another_field(self):
-        other = next(one for one in questions.plan(MINILM).rankings if one.purpose == "other")
+        other = next(one for one in questions.plan_requests(MINILM).calls if one.purpose == "other")
         asked = next(one for one in golden.load() if one.query == other.query)
         assert other.documents == other.item.texts()
         assert asked.domain != other.item.domain
@@ -231,7 +231,7 @@ class TestQuestions:
         template = jinja2.Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
         messages = [{"role": role, "content": text} for role, text in zip(("query", "document"), pair)]  # noqa: B905
         wanted = template.from_string(QWEN.template).render(messages=messages)
-        assert texts.prompt(QWEN.template, *pair) == wanted
+        assert texts.render_prompt(QWEN.template, *pair) == wanted
         assert wanted.endswith("</think>\n\n")
 
     def test_only_some_kinds_have_a_template(self):
@@ -242,27 +242,27 @@ class TestQuestions:
 
 def said(*replies, expected=MINILM):
     """A transcript of a plan with one ranking of two documents, and nothing counted."""
-    one = questions.Ranking("pair", "q", ("a", "b"), 2)
-    asked = questions.Plan((), (), (one,) * max(1, len(replies)), len(replies))
-    return rules.judge(expected, questions.read(asked, replies), "box")
+    one = questions.RerankCall("pair", "q", ("a", "b"), 2)
+    asked = questions.RequestPlan((), (), (one,) * max(1, len(replies)), len(replies))
+    return rules.check_scores(expected, questions.parse_responses(asked, replies), "box")
 
 
 def results(*pairs, **more):
     rows = [{"index": index, "relevance_score": score} for index, score in pairs]
-    return Reply(200, json.dumps({"results": rows, **more}))
+    return ProbeResponse(200, json.dumps({"results": rows, **more}))
 
 
 class TestReplies:
     @pytest.mark.parametrize(
         ("reply", "detail"),
         [
-            (Reply(0, "timed out"), "no scores: timed out"),
-            (Reply(404, '{"detail":"Not Found"}'), "no scores: HTTP 404"),
-            (Reply(500, "Out of range float values are not JSON compliant"), "NaN"),
-            (Reply(200, "<html>"), "not the expected JSON"),
-            (Reply(200, "[]"), "not the expected JSON"),
-            (Reply(200, '{"results": null}'), "not the expected JSON"),
-            (Reply(200, '{"results": [{"index": 0}]}'), "not the expected JSON"),
+            (ProbeResponse(0, "timed out"), "no scores: timed out"),
+            (ProbeResponse(404, '{"detail":"Not Found"}'), "no scores: HTTP 404"),
+            (ProbeResponse(500, "Out of range float values are not JSON compliant"), "NaN"),
+            (ProbeResponse(200, "<html>"), "not the expected JSON"),
+            (ProbeResponse(200, "[]"), "not the expected JSON"),
+            (ProbeResponse(200, '{"results": null}'), "not the expected JSON"),
+            (ProbeResponse(200, '{"results": [{"index": 0}]}'), "not the expected JSON"),
             (results((0, None), (1, 0.5)), "NaN"),
             (results((0, math.nan), (1, 0.5)), "NaN"),
             (results((0, math.inf), (1, 0.5)), "NaN"),
@@ -282,23 +282,23 @@ class TestReplies:
         assert found.where == "box"
 
     def test_no_reply_at_all(self):
-        assert "no question was answered" in failure(said()).detail
+        assert "no response to any request" in failure(said()).detail
 
     def test_a_server_without_usage_or_tokenize_is_judged_by_its_scores(self):
-        asked = questions.plan(CROSS)
-        replies = [Reply(404, "")] * len(asked.counted)
+        asked = questions.plan_requests(CROSS)
+        replies = [ProbeResponse(404, "")] * len(asked.counted)
         replies += [without_usage(reply) for reply in stub_replies(CROSS, "healthy")[len(asked.counted) :]]
-        checks = rules.judge(CROSS, questions.read(asked, replies))
+        checks = rules.check_scores(CROSS, questions.parse_responses(asked, replies))
         assert [one.status for one in checks] == ["ok", "ok", "skip", *["ok"] * 5]
 
     def test_what_there_was_no_time_for_is_said(self):
-        asked = questions.plan(QWEN)
+        asked = questions.plan_requests(QWEN)
         replies = stub_replies(QWEN, "healthy")
-        first = sum(one.purpose in {"pair", "tail", "letters"} for one in asked.rankings)
+        first = sum(one.purpose in {"pair", "tail", "letters"} for one in asked.calls)
         early = replies[: len(asked.counted) + 1 + first + 12]
-        seen = questions.read(asked, early)
-        assert seen.unasked == len(asked.rankings) - first - 12
-        checks = rules.judge(QWEN, seen)
+        seen = questions.parse_responses(asked, early)
+        assert seen.not_sent == len(asked.calls) - first - 12
+        checks = rules.check_scores(QWEN, seen)
         assert [one.status for one in checks] == ["ok", "ok", "ok", "ok", "ok", "warn", "ok", "skip"]
         assert "too slow" in checks[5].detail
 
@@ -311,11 +311,13 @@ def stub_replies(expected, who):
 
 
 def asked_by_program(url, expected):
-    sent = questions.questions(expected, questions.plan(expected), "/v1")
-    order = {"base_url": url, "headers": {}, **probe.Round(sent, 60, timeout=5, at_once=4).order()}
+    sent = questions.probe_requests(expected, questions.plan_requests(expected), "/v1")
+    order = {"base_url": url, "headers": {}, **probe.Batch(sent, 60, timeout=5, at_once=4).to_input()}
     program = (files("ragops.data") / "probe.py").read_text()
     done = run_program(program, json.dumps(order))
-    return [Reply(one["status"], one["text"], one["ms"]) for one in json.loads(done.stdout)["replies"]]
+    return [
+        ProbeResponse(one["status"], one["text"], one["ms"]) for one in json.loads(done.stdout)["responses"]
+    ]
 
 
 def run_program(program, order):
@@ -326,11 +328,11 @@ def run_program(program, order):
 def answered(ranking, *, upside_down):
     """Right documents first, or last."""
     told = [float(one.right is not upside_down) for one in ranking.item.documents]
-    return questions.Answer(ranking, 200, "", tuple(enumerate(told)))
+    return questions.RerankResult(ranking, 200, "", tuple(enumerate(told)))
 
 
 def without_usage(reply):
-    return Reply(reply.status, json.dumps({**json.loads(reply.text), "usage": None}))
+    return ProbeResponse(reply.status, json.dumps({**json.loads(reply.text), "usage": None}))
 
 
 class TestImpostors:
@@ -359,7 +361,7 @@ class TestImpostors:
         assert not [one for one in checks if one.status in {"warn", "fail"}]
         detail = next(one.detail for one in checks if one.name == "right documents come first")
         assert "on 12 queries" in detail
-        assert "no time for 18 more questions: ragops verify --full" in detail
+        assert "no time for 18 more queries: ragops verify --full" in detail
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
     @pytest.mark.parametrize("who", faulty_scorers.IMPOSTORS)
@@ -369,17 +371,17 @@ class TestImpostors:
 
     def test_few_queries_that_come_out_near_the_limit_tell_nothing(self):
         """Two of twelve queries upside down."""
-        asked = questions.plan(MINILM)
-        items = [one for one in asked.rankings[: asked.needed] if one.purpose == "golden"]
+        asked = questions.plan_requests(MINILM)
+        items = [one for one in asked.calls[: asked.needed] if one.purpose == "golden"]
         answers = [answered(one, upside_down=number in {3, 7}) for number, one in enumerate(items)]
-        few = questions.Transcript(tuple(answers), unasked=18)
-        found = rules.order(MINILM, few)
+        few = questions.Results(tuple(answers), not_sent=18)
+        found = rules.check_order(MINILM, few)
         assert found.status == "warn"
-        assert "too few queries to tell: pairwise accuracy 0.8" in found.detail
+        assert "inconclusive, too few queries: pairwise accuracy 0.8" in found.detail
         assert "on 12 queries in English (needs 0.85;" in found.detail
         assert found.remedy == "ragops verify --full"
-        many = questions.Transcript(tuple(answers) * 2)
-        assert rules.order(MINILM, many).status == "ok"
+        many = questions.Results(tuple(answers) * 2)
+        assert rules.check_order(MINILM, many).status == "ok"
 
     @pytest.mark.parametrize("who", ["shuffled", "random", "noise", "nan", "generative", "blind"])
     def test_whatever_the_seed(self, who):
@@ -416,11 +418,11 @@ class TestImpostors:
         seen = play(healthy(MINILM), MINILM)
         worse = tuple(
             dataclasses.replace(one, rows=tuple((index, 1 - score) for index, score in one.rows))
-            if one.ranking.purpose == "ragflow"
+            if one.call.purpose == "ragflow"
             else one
-            for one in seen.answers
+            for one in seen.results
         )
-        last = rules.judge(MINILM, dataclasses.replace(seen, answers=worse))[-1]
+        last = rules.check_scores(MINILM, dataclasses.replace(seen, results=worse))[-1]
         assert last.status == "warn"
         assert "pairwise accuracy 0.00" in last.detail
 
@@ -429,18 +431,18 @@ class TestImpostors:
         seen = play(healthy(QWEN), QWEN)
         unread = tuple(
             dataclasses.replace(one, rows=tuple((index, 0.5 + index / 100) for index, _ in one.rows))
-            if one.ranking.purpose == "golden" and one.ranking.item.lang == lost
+            if one.call.purpose == "golden" and one.call.item.lang == lost
             else one
-            for one in seen.answers
+            for one in seen.results
         )
-        checks = rules.judge(QWEN, dataclasses.replace(seen, answers=unread))
-        assert measure(dataclasses.replace(seen, answers=unread).judged("golden")).accuracy > rules.NEEDED
+        checks = rules.check_scores(QWEN, dataclasses.replace(seen, results=unread))
+        assert measure(dataclasses.replace(seen, results=unread).scored("golden")).accuracy > rules.NEEDED
         assert f"languages are lost ({lost} 0." in failure(checks).detail
 
     def test_a_gateway_that_loses_characters_everywhere_is_told_by_its_counts(self):
         seen = play(healthy(CROSS), CROSS)
-        counts = {**seen.counts, texts.LETTERS[0]: seen.counts[texts.LETTERS_BARE]}
-        found = failure(rules.judge(CROSS, dataclasses.replace(seen, counts=counts)))
+        counts = {**seen.counts, texts.CHINESE_DOCUMENTS[0]: seen.counts[texts.ASCII_PART]}
+        found = failure(rules.check_scores(CROSS, dataclasses.replace(seen, counts=counts)))
         assert "characters are lost" in found.detail
 
     @pytest.mark.parametrize("base", [1e-7, 1.0])
@@ -449,11 +451,11 @@ class TestImpostors:
         seen = play(healthy(CROSS), CROSS)
         sure = tuple(
             dataclasses.replace(one, rows=tuple((index, base * score) for index, score in one.rows))
-            if one.ranking.purpose in {"tail", "letters"}
+            if one.call.purpose in {"tail", "letters"}
             else one
-            for one in seen.answers
+            for one in seen.results
         )
-        checks = rules.judge(CROSS, dataclasses.replace(seen, answers=sure))
+        checks = rules.check_scores(CROSS, dataclasses.replace(seen, results=sure))
         assert [one for one in checks if one.status == "fail"] == []
 
     @pytest.mark.parametrize(("base", "status"), [(2e-4, "fail"), (1.05e-4, "ok")])
@@ -461,19 +463,19 @@ class TestImpostors:
         """Scores of 0.0001 and 0.0002 are no rounding apart, but their logits are."""
         seen = play(healthy(QWEN), QWEN)
         pair = tuple(
-            dataclasses.replace(one, rows=((0, base), (1, base))) if one.ranking.purpose == "pair" else one
-            for one in seen.answers
+            dataclasses.replace(one, rows=((0, base), (1, base))) if one.call.purpose == "pair" else one
+            for one in seen.results
         )
-        checks = rules.judge(QWEN, dataclasses.replace(seen, answers=pair, direct=(1e-4, 1e-4)))
+        checks = rules.check_scores(QWEN, dataclasses.replace(seen, results=pair, direct=(1e-4, 1e-4)))
         assert checks[2].status == status
 
     def test_rows_in_any_order_are_believed(self):
         """RAGFlow goes by the index; a gateway may sort as it likes."""
         seen = play(healthy(MINILM), MINILM)
         sorted_by_index = tuple(
-            dataclasses.replace(one, rows=tuple(sorted(one.rows))) for one in seen.answers
+            dataclasses.replace(one, rows=tuple(sorted(one.rows))) for one in seen.results
         )
-        checks = rules.judge(MINILM, dataclasses.replace(seen, answers=sorted_by_index))
+        checks = rules.check_scores(MINILM, dataclasses.replace(seen, results=sorted_by_index))
         assert [one for one in checks if one.status == "fail"] == []
 
     def test_bfloat16_is_believed(self):
@@ -483,20 +485,20 @@ class TestImpostors:
             dataclasses.replace(
                 one, rows=tuple((index, score + chance.uniform(-0.005, 0.005)) for index, score in one.rows)
             )
-            for one in seen.answers
+            for one in seen.results
         )
-        checks = rules.judge(QWEN, dataclasses.replace(seen, answers=rough))
+        checks = rules.check_scores(QWEN, dataclasses.replace(seen, results=rough))
         assert [one for one in checks if one.status == "fail"] == []
 
     def test_a_long_call_that_is_refused_is_told_by_its_length(self):
         seen = play(healthy(MINILM), MINILM)
         refused = tuple(
             dataclasses.replace(one, status=503, error="queue is full", rows=())
-            if one.ranking.purpose == "wide"
+            if one.call.purpose == "wide"
             else one
-            for one in seen.answers
+            for one in seen.results
         )
-        found = failure(rules.judge(MINILM, dataclasses.replace(seen, answers=refused)))
+        found = failure(rules.check_scores(MINILM, dataclasses.replace(seen, results=refused)))
         assert "no scores for 70 documents in one call: HTTP 503: queue is full" in found.detail
 
     def test_equal_documents_that_score_otherwise(self):
@@ -504,27 +506,27 @@ class TestImpostors:
         seen = play(healthy(MINILM), MINILM)
         apart = tuple(
             dataclasses.replace(one, rows=tuple((n, s + 0.2 * (n == last)) for n, s in one.rows))
-            if one.ranking.purpose == "wide"
+            if one.call.purpose == "wide"
             else one
-            for one in seen.answers
+            for one in seen.results
         )
-        found = failure(rules.judge(MINILM, dataclasses.replace(seen, answers=apart)))
+        found = failure(rules.check_scores(MINILM, dataclasses.replace(seen, results=apart)))
         assert "equal documents get" in found.detail
 
     def test_top_n_that_cuts_before_it_sorts(self):
         seen = play(healthy(MINILM), MINILM)
         worst = tuple(
             dataclasses.replace(one, rows=tuple(sorted(full_rows(seen, one), key=lambda row: row[1])[:2]))
-            if one.ranking.purpose == "top"
+            if one.call.purpose == "top"
             else one
-            for one in seen.answers
+            for one in seen.results
         )
-        found = failure(rules.judge(MINILM, dataclasses.replace(seen, answers=worst)))
+        found = failure(rules.check_scores(MINILM, dataclasses.replace(seen, results=worst)))
         assert "top_n cuts before sorting" in found.detail
 
 
 def full_rows(seen, answer):
-    return next(one.rows for one in seen.of("golden") if one.ranking.item == answer.ranking.item)
+    return next(one.rows for one in seen.of("golden") if one.call.item == answer.call.item)
 
 
 class TestFromInside:
@@ -548,7 +550,7 @@ class TestFromInside:
             calls = stub.calls
         assert not [one for one in checks if one.status in {"fail", "warn"}]
         assert {one.where for one in checks} == {found.name}
-        assert len(calls) == len(questions.plan(expected).rankings)
+        assert len(calls) == len(questions.plan_requests(expected).calls)
         assert all(call.headers["authorization"] == "Bearer x" for call in calls)
 
     def test_nan_passes_the_wire(self, fake, found):
@@ -560,26 +562,26 @@ class TestFromInside:
         with StubReranker() as stub:
             url = stub.base_url
         checks = rules.check(fake, found, "vllm-cpu:latest", url, MINILM)
-        assert "no question was answered" in failure(checks).detail
+        assert "no response to any request" in failure(checks).detail
 
     def test_no_time_is_no_answer(self, fake, found):
         with StubReranker() as stub:
-            sent = (probe.Question("/tokenize", '{"prompt": "a b"}'),) * 3
-            over, open_ = probe.Round(sent, seconds=-1), probe.Round(sent)
-            told = probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, over)
-            more = probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, open_)
+            sent = (probe.ProbeRequest("/tokenize", '{"prompt": "a b"}'),) * 3
+            over, open_ = probe.Batch(sent, seconds=-1), probe.Batch(sent)
+            told = probe.send_batch(fake, found.name, "vllm-cpu:latest", stub.base_url, over)
+            more = probe.send_batch(fake, found.name, "vllm-cpu:latest", stub.base_url, open_)
         assert told == ()
         assert [json.loads(one.text)["count"] for one in more] == [2, 2, 2]
 
     def test_what_is_not_needed_is_asked_in_the_spare_time_alone(self, fake, found):
         with StubReranker() as stub:
-            sent = (probe.Question("/tokenize", '{"prompt": "a b"}'),) * 5
+            sent = (probe.ProbeRequest("/tokenize", '{"prompt": "a b"}'),) * 5
             told = [
-                probe.ask_all(fake, found.name, "vllm-cpu:latest", stub.base_url, one)
+                probe.send_batch(fake, found.name, "vllm-cpu:latest", stub.base_url, one)
                 for one in (
-                    probe.Round(sent, at_once=2, needed=3, spare=-1),
-                    probe.Round(sent, at_once=2, needed=3, spare=20),
-                    probe.Round(sent, seconds=-1, at_once=2, needed=3, spare=20),
+                    probe.Batch(sent, at_once=2, needed=3, spare=-1),
+                    probe.Batch(sent, at_once=2, needed=3, spare=20),
+                    probe.Batch(sent, seconds=-1, at_once=2, needed=3, spare=20),
                 )
             ]
         assert list(map(len, told)) == [3, 5, 0]
@@ -592,8 +594,8 @@ class TestFromInside:
             rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM, full=True)
             every = len(stub.calls) - asked
         assert not [one for one in checks if one.status in {"fail", "warn"}]
-        assert asked == questions.plan(MINILM).needed
-        assert every == len(questions.plan(MINILM, full=True).rankings)
+        assert asked == questions.plan_requests(MINILM).needed
+        assert every == len(questions.plan_requests(MINILM, full=True).calls)
 
     def test_a_container_without_python_gets_a_probe_beside_it(self, fake, found):
         inside = fake.respond

@@ -10,7 +10,7 @@ import pytest
 
 from ragops.checks import Check, Report, connection, probe
 from ragops.checks.causes import RULES
-from ragops.checks.probe import LAYERS, NEEDS, TABLE, TITLES, Answer, Step, stopped_by
+from ragops.checks.probe import LAYERS, NEEDS, TABLE, TITLES, ProbeResult, Step, stopped_by
 from ragops.data import __file__ as data
 from ragops.docker.objects import ExecResult
 from ragops.ragflow import releases
@@ -27,7 +27,7 @@ HTTP = ("health", "routes", "models", "rerank")
 
 
 def asked(*, url=URL, name="model", known=EMBEDDING, release=releases.NEWEST, proxies=None):
-    return connection.Asked("ragflow-server", url, name, known, releases.of(release), proxies or {})
+    return connection.Target("ragflow-server", url, name, known, releases.of(release), proxies or {})
 
 
 def answer(failed=None, detail="", **changed):
@@ -40,12 +40,12 @@ def answer(failed=None, detail="", **changed):
         steps = {name: steps[name] for name in LAYERS[: LAYERS.index(failed)]}
     if failed:
         steps[failed] = Step(ok=False, detail=detail, **seen)
-    fields = {"vehicle": "python", "paths": ("/v1/rerank",), "models": ("model",), "client": "cohere 5.6.2"}
-    return Answer(steps=steps, **{**fields, "scores": SCORES, **changed})
+    fields = {"transport": "python", "paths": ("/v1/rerank",), "models": ("model",), "client": "cohere 5.6.2"}
+    return ProbeResult(steps=steps, **{**fields, "scores": SCORES, **changed})
 
 
 def judge(found, listens="", **options):
-    return connection.judge_service(found, asked(**options), listens)
+    return connection.check_layers(found, asked(**options), listens)
 
 
 def only(found, **options):
@@ -91,7 +91,7 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(layer, skipped):
 def test_random_weights_that_say_so_are_not_judged_by_their_order():
     found = answer(scores=((0, 0.9), (1, 0.1), (2, 0.2)))
     assert only(found).name == TITLES["rerank"]
-    checks = connection.judge_service(found, dataclasses.replace(asked(), trained=False))
+    checks = connection.check_layers(found, dataclasses.replace(asked(), trained=False))
     assert {check.status for check in checks} == {"ok"}
 
 
@@ -104,7 +104,7 @@ def test_no_rerank_route_stops_the_call():
 def test_layers_that_were_not_asked_after_a_time_out_are_skipped():
     found = answer("health", "timed out", error="TimeoutError")
     steps = {name: found.steps[name] for name in ("dns", "tcp", "health")}
-    checks = judge(Answer("python", steps, client="cohere 5.6.2"))
+    checks = judge(ProbeResult("python", steps, client="cohere 5.6.2"))
     assert [check.status for check in checks] == ["ok", "ok", "fail", "skip", "skip", "skip"]
 
 
@@ -153,7 +153,7 @@ def test_routes_of_a_reranker_that_is_well(paths, known):
     [
         ("dns", "Name or service not known", "", "share no network", "ragops connect ragflow-server"),
         ("tcp", "[Errno 111] Connection refused", "loopback", "127.0.0.1", "--host 0.0.0.0"),
-        ("tcp", "[Errno 111] Connection refused", "nowhere", "nobody listens", "ragops status"),
+        ("tcp", "[Errno 111] Connection refused", "nowhere", "no process listens", "ragops status"),
         ("tcp", "timed out", "", "firewall", "restart the engine"),
     ],
 )
@@ -167,7 +167,7 @@ def test_below_http(layer, detail, listens, cause, remedy):
 
 def test_port_that_refuses_curl():
     found = only(answer("tcp", "curl: (7) Couldn't connect to server", error="curl exit code 7"))
-    assert "nobody listens" in found.detail
+    assert "no process listens" in found.detail
 
 
 CAUGHT = {
@@ -189,8 +189,8 @@ CAUGHT = {
     "backlog": ("rerank", "the queue is full", "backlog limit", "--max-num-queued-tokens"),
     "dead": ("health", "engine has died", "HTTP 503", "ragops up"),
     "fails": ("rerank", "refused the call", "HTTP 500", "docker logs"),
-    "reset": ("rerank", "cut before the answer", "", "docker logs"),
-    "hangs": ("rerank", "no answer came", "timed out", "ragops verify"),
+    "reset": ("rerank", "cut before the response", "", "docker logs"),
+    "hangs": ("rerank", "no response came", "timed out", "ragops verify"),
     "no-results": ("rerank", "no ranking", "relevance", "docker network inspect"),
     "empty": ("rerank", "no ranking", "HTTP 200", "docker network inspect"),
 }
@@ -207,15 +207,15 @@ def played(behaviour, **options):
     """What verify's program sees of a stub, with RAGFlow's client and without, judged."""
     with StubReranker(behaviour) as stub:
         about = asked(url=stub.base_url, name="stub-reranker", **options)
-        told = json.loads(probe.order(about.url, about.request, timeout=1)) | {"look_timeout": 1}
+        told = json.loads(probe.probe_input(about.url, about.request, timeout=1)) | {"get_timeout": 1}
         for flags in ((), ("-S",)):  # -S: without site-packages, so without cohere
             argv = [sys.executable, *flags, str(Path(data).parent / "probe.py")]
             done = subprocess.run(
                 argv, input=json.dumps(told), capture_output=True, text=True, check=True, env={}
             )
-            found = probe._read(ExecResult(0, done.stdout, ""), "python")
+            found = probe._parse_result(ExecResult(0, done.stdout, ""), "python")
             assert found.client == ("http.client" if flags else "cohere 5.6.2")
-            yield connection.judge_service(found, about)
+            yield connection.check_layers(found, about)
 
 
 def test_every_fault_of_the_stub_is_judged():
@@ -239,7 +239,7 @@ def test_fault_is_caught_by_its_layer_and_named(fault):
 def test_server_that_ranks_is_no_failure(fault):
     for checks in played(Behaviour(fault=fault)):
         assert [check for check in checks if check.status == "fail"] == []
-        assert connection.Reached(tuple(checks)).through
+        assert connection.ConnectionResult(tuple(checks)).rerank_succeeded
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ class TestProxy:
     def test_that_caught_it(self):
         checks = judge(answer("rerank", "status_code: 403, body: no", error="ApiError"), proxies=PROXIES)
         failed = next(check for check in checks if check.status == "fail")
-        assert "a proxy stands between" in failed.detail
+        assert "a proxy is between" in failed.detail
         assert "http://proxy.test:3128: status_code: 403" in failed.detail
 
     def test_that_is_not_the_cause(self):
@@ -359,7 +359,7 @@ class TestCheck:
 
             fake.respond = respond
             found = RagflowContainer(fake.container(ragflow))
-            about = connection.asked(found, URL, "model", EMBEDDING)
+            about = connection.target(found, URL, "model", EMBEDDING)
             return connection.check(fake, found, "vllm-cpu:latest", about, "reranker").checks
 
         return checks
@@ -367,7 +367,7 @@ class TestCheck:
     def test_asks_from_inside(self, ask, ragflow):
         assert {(check.status, check.where) for check in ask()} == {("ok", ragflow)}
 
-    @pytest.mark.parametrize(("inside", "cause"), [(True, "127.0.0.1"), (False, "nobody listens")])
+    @pytest.mark.parametrize(("inside", "cause"), [(True, "127.0.0.1"), (False, "no process listens")])
     def test_looks_into_the_server_that_refuses(self, ask, inside, cause):
         refused = {"ok": False, "detail": "[Errno 111] Connection refused"}
         failed = next(check for check in ask(inside=inside, tcp=refused) if check.status == "fail")
@@ -376,7 +376,7 @@ class TestCheck:
     def test_server_that_ended_listens_nowhere(self, ask, fake):
         fake.stop("reranker")
         failed = ask(tcp={"ok": False, "detail": "Connection refused"})[1]
-        assert "nobody listens" in failed.detail
+        assert "no process listens" in failed.detail
 
     def test_environment_of_the_container_tells_its_proxies(self, ask, fake, ragflow):
         fake.change(ragflow, environment=("HTTP_PROXY=http://proxy.test:3128",))

@@ -203,8 +203,8 @@ class TestVerify:
             done = whole(box, argv, stdin)
             said = json.loads(done.stdout) if done else {}
             if "layers" in json.loads(stdin or "{}"):
-                visits.append("replies" in said)
-                said.pop("replies", None)
+                visits.append("responses" in said)
+                said.pop("responses", None)
             return done and ExecResult(0, json.dumps(said), "")
 
         before = verbs.verify(STACK, stack_up)
