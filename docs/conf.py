@@ -48,7 +48,7 @@ extensions = [
     "fault_table",
     "first_result",
     "comparisons",
-    "launch_targets",
+    "performance",
     "searches",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]

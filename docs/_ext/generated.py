@@ -110,7 +110,7 @@ def known(table: str) -> Iterator[str]:
         yield from [inline(hint.cause), "", f"**What to do:** {inline(hint.remedy)}.", ""]
 
 
-def launch(part: str) -> Iterator[str]:
+def reranker(part: str) -> Iterator[str]:
     """Options of the reranker: ``arguments``, ``environment`` or ``docker``."""
     stack = Stack()
     needs = sizing.size(stack, MODEL, HOST)
@@ -228,7 +228,7 @@ PARTS = {
     "settings": settings,
     "command": command,
     "known": known,
-    "launch": launch,
+    "reranker": reranker,
     "models": models,
     "modules": modules,
     "run": run,

@@ -133,7 +133,7 @@ class TestPage:
     @pytest.fixture
     def page(self, monkeypatch):
         monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
-        return importlib.import_module("launch_targets")
+        return importlib.import_module("performance")
 
     @pytest.fixture
     def record(self):

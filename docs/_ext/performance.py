@@ -1,4 +1,4 @@
-"""``.. launch-targets:: PART``: one part of the record of ``python -m benchmarks.launches``.
+"""``.. performance:: PART``: one part of the record of ``python -m benchmarks.launches``.
 
 The parts are ``targets``, ``requests``, ``starts`` and ``provenance`` of ``docs/_data/launches.json``.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILE = Path(__file__).parents[1] / "_data" / "launches.json"
 
 
-class LaunchTargets(SphinxDirective):
+class Performance(SphinxDirective):
     """One part, as text or a table."""
 
     required_arguments = 1
@@ -123,5 +123,5 @@ def _head(*titles: str) -> Iterator[str]:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
-    app.add_directive("launch-targets", LaunchTargets)
+    app.add_directive("performance", Performance)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
