@@ -1,4 +1,4 @@
-# Everything that is run here leaves its traces in .venv, .ragops, build and results, nowhere else.
+# Targets write to .venv, .ragops, build and results only.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export RAGOPS_HOME := $(CURDIR)/.ragops
 export DEBIAN_FRONTEND := noninteractive
 
-# The browser that looks at the site; Debian's, where none is there.
+# The browser of the site's tests: Debian's Chromium, if there is none.
 define CHROMIUM
 command -v chromium chromium-browser google-chrome > /dev/null || { \
   echo "installing chromium ..." >&2; \
@@ -16,7 +16,7 @@ command -v chromium chromium-browser google-chrome > /dev/null || { \
 } || { tail -n 5 $(VENV)/chromium.log >&2; echo "hint: install Chromium, then make test again" >&2; exit 1; }
 endef
 
-# Lint, types and fast tests; mypy runs beside the tests.
+# Lint, types and fast tests; mypy runs in parallel with the tests.
 define FAST
 $(BIN)/ruff check . && $(BIN)/ruff format --check . || exit 1; \
 $(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
@@ -27,30 +27,30 @@ endef
 
 .PHONY: help run test check docs lab clean
 
-help: ## show this
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(VENV)/ready ## from nothing to a running reranker, a recorded benchmark and the site
-	@$(BIN)/ragops demo run
+run: $(VENV)/ready ## start a reranker, record a benchmark, build the site; installs what is missing
+	@$(BIN)/python -m tools.make_run
 
 test: $(VENV)/tests ## everything: lint, types, fast and live tests, notebooks, site in a browser
 	@$(FAST)
-	@$(BIN)/ragops engine start
+	@$(BIN)/python -m tools.private_engine start
 	@$(BIN)/ragops image
 	@$(CHROMIUM)
 	@$(BIN)/pytest -m "live or browser"
 
-check: $(VENV)/tests ## what needs no engine: lint, types, fast tests
+check: $(VENV)/tests ## without a Docker engine: lint, types, fast tests
 	@$(FAST)
 
-docs: $(VENV)/ready ## the site, with the notebooks as last run
-	@$(BIN)/ragops demo docs
+docs: $(VENV)/ready ## the site, with the notebooks as last executed
+	@$(BIN)/python -m tools.site
 
 lab: $(VENV)/ready ## JupyterLab with the notebooks
 	@$(BIN)/ragops lab
 
 clean: ## undo run and test: containers, networks, volumes, images, private engine, files
-	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/ragops engine stop; fi
+	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/python -m tools.private_engine stop; fi
 	@rm -rf $(VENV) .ragops build .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 # pip in the virtual environment; its output is shown when it fails.
@@ -59,11 +59,11 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 $(VENV)/ready: pyproject.toml
 	@begin=$$SECONDS; echo "1 virtual environment ..." >&2; \
 	$(PYTHON) -m venv $(VENV) \
-	  || { echo "hint: apt-get install python3-venv, or name another: make PYTHON=python3.11" >&2; exit 1; }; \
+	  || { echo "hint: apt-get install python3-venv, or use another Python: make PYTHON=python3.11" >&2; exit 1; }; \
 	$(INSTALL) '.[docs,testing]' 2> $(VENV)/pip.log || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }; \
 	touch $@; echo "1 virtual environment: done in $$((SECONDS - begin)) s" >&2
 
 $(VENV)/tests: $(VENV)/ready
-	@echo "what tests need ..." >&2; \
+	@echo "packages for the tests ..." >&2; \
 	$(INSTALL) '.[dev]' 2> $(VENV)/pip.log || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }; \
 	touch $@

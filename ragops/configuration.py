@@ -36,7 +36,7 @@ def home() -> Path:
 
 
 def engine_socket() -> Path:
-    """Where the engine of ``ragops engine start`` listens."""
+    """Socket of the private engine that ``make run`` starts."""
     return home() / "engine" / "docker.sock"
 
 

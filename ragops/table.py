@@ -1,17 +1,17 @@
 """Tables of records, as plain text, HTML and JSON.
 
-A record that derives from :class:`Shown` has ``table()``, which gives its text and its notebook output.
+A record that derives from :class:`Shown` has ``table()``, the source of its text, its notebook output and
+what the command shows on a terminal.
 """
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from html import escape
 from itertools import zip_longest
 
 Row = tuple[str, ...] | str
-"""Cells, one a column; a plain string is the heading of the rows below it."""
+"""A cell for each column; or a string, the heading of the rows below it."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,25 @@ class Table:
                 objects.append({**group, **dict(zip(names, row, strict=True))})
         return objects
 
-    def text(self, width: int | None = None) -> str:
-        """Aligned plain text; title, notes and the last column are wrapped to ``width`` characters."""
-        shown = [place for place, column in enumerate(self.columns) if not column.html_only]
+    def __repr__(self) -> str:
+        """Aligned plain text."""
+        shown = [number for number, column in enumerate(self.columns) if not column.html_only]
         rows = (tuple(column.name for column in self.columns), *self.rows) if self.header else self.rows
-        cells = [row if isinstance(row, str) else [row[place].split("\n") for place in shown] for row in rows]
+        cells = [
+            row if isinstance(row, str) else [row[number].split("\n") for number in shown] for row in rows
+        ]
         aligned = [row for row in cells if not isinstance(row, str)]
         widths = [max(len(line) for cell in column for line in cell) for column in zip(*aligned, strict=True)]
         indent = "" if len(aligned) == len(cells) else "  "
-        room = width and max(20, width - len(indent) - sum(size + 2 for size in widths[:-1]))
-        lines = _wrapped(self.title.split("\n"), width) if self.title else []
+        lines = [self.title] if self.title else []
         for row in cells:
             if isinstance(row, str):
                 lines.append(row)
                 continue
-            for parts in zip_longest(*row[:-1], _wrapped(row[-1], room), fillvalue=""):
-                padded = (part.ljust(size) for part, size in zip(parts, widths, strict=True))
+            for parts in zip_longest(*row, fillvalue=""):
+                padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
                 lines.append((indent + "  ".join(padded)).rstrip())
-        lines += _wrapped(self.notes, width)
-        return "\n\n".join(["\n".join(lines), *(table.text(width) for table in self.below)])
-
-    def __repr__(self) -> str:
-        """Aligned plain text."""
-        return self.text()
+        return "\n\n".join(["\n".join([*lines, *self.notes]), *map(str, self.below)])
 
     def _repr_html_(self) -> str:
         lines = ["".join(f"<th>{escape(column.name)}</th>" for column in self.columns)]
@@ -109,10 +105,3 @@ def _html_cell(column: Column, cell: str) -> str:
     content = escape(cell).replace("\n", "<br>")
     style = f' class="ragops-{escape(cell)}"' if column.state else ""
     return f"<td{style}><code>{content}</code></td>" if column.code else f"<td{style}>{content}</td>"
-
-
-def _wrapped(lines: tuple[str, ...] | list[str], width: int | None) -> list[str]:
-    if width is None:
-        return list(lines)
-    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
-    return [part for line in lines for part in wrapper.wrap(line) or [""]]

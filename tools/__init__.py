@@ -1,1 +1,1 @@
-"""What `make` needs: a private Docker engine, executed notebooks, the site. Not in the wheel."""
+"""Programs of the Makefile: a private Docker engine, executed notebooks, the site. Not in the wheel."""

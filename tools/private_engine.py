@@ -1,11 +1,12 @@
-"""A Docker engine of our own, for machines without one: own socket, data folder and pid file.
+"""``python -m tools.private_engine start|stop``: a Docker engine for machines without one.
 
-Everything lies in ``<home>/engine``. Needs root on Debian or Ubuntu. ``engine.py`` finds its
-socket there; :func:`stop` takes all of it away again.
+Its socket, data and pid file are in ``<home>/engine``, where ``ragops.docker.engine`` finds the socket. Needs
+root on Debian or Ubuntu. :func:`stop` removes everything.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -16,12 +17,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ragops.cli.output import Call, run_verb
+from ragops.configuration import home as ragops_home
 from ragops.docker.engine import connect
 from ragops.errors import EngineError
 from ragops.progress import step
 
 READY = 60.0
-"""Seconds in which a new daemon must answer."""
+"""Seconds until a new daemon must respond."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _MOUNTS = Path("/proc/self/mounts")
@@ -30,20 +33,20 @@ _DEFAULT_POOL = "172.17.0.0/16"
 
 
 def ensure(home: Path) -> str:
-    """The address of the engine that answers; a private one is started where none does.
+    """Return the address of the reachable Docker engine; start a private one if there is none.
 
     Args:
-        home: Folder below which its data goes.
+        home: Folder for its data.
 
     Raises:
-        EngineError: None answers, and one can be neither installed nor started here.
+        EngineError: None is reachable, and one can be neither installed nor started on this machine.
     """
     try:
         address = connect().state().address
-    except EngineError as none_answers:
+    except EngineError as unreachable:
         if os.environ.get("DOCKER_HOST"):
             raise
-        _require_dockerd(none_answers)
+        _require_dockerd(unreachable)
         step("starting a private Docker engine")
         return _start(home / "engine")
     step(f"using the Docker engine at {address}")
@@ -51,7 +54,7 @@ def ensure(home: Path) -> str:
 
 
 def running(home: Path) -> int | None:
-    """The process id of the private engine, if it runs."""
+    """The process id of the private engine; None if it does not run."""
     try:
         pid = int((home / "engine" / "docker.pid").read_text())
         name = Path(f"/proc/{pid}/comm").read_text().strip()
@@ -61,9 +64,9 @@ def running(home: Path) -> int | None:
 
 
 def stop(home: Path) -> bool:
-    """Stop the private engine and remove its data; False when there is none.
+    """Stop the private engine, remove its containers, images, networks and data; False if there is none.
 
-    Its containers, images and networks go with it. Other engines are not touched.
+    Other engines are not changed.
     """
     folder = home / "engine"
     if not folder.exists():
@@ -80,7 +83,7 @@ def _start(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     socket, log = folder / "docker.sock", folder / "dockerd.log"
     address = f"unix://{socket}"
-    _remember(folder)
+    _record_host(folder)
     argv = ["dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
     argv += ["--host", address, "--pidfile", str(folder / "docker.pid")]
     with log.open("ab") as out:
@@ -106,21 +109,21 @@ def _start(folder: Path) -> str:
     )
 
 
-def _require_dockerd(none_answers: EngineError) -> None:
+def _require_dockerd(unreachable: EngineError) -> None:
     if os.geteuid() != 0:
         raise EngineError(
-            "no Docker engine answers, and starting one needs root",
+            "no Docker engine is reachable, and starting one needs root",
             code="engine-not-started",
-            evidence=none_answers.evidence,
-            hint=none_answers.hint or "start Docker, or run this as root",
+            evidence=unreachable.evidence,
+            hint=unreachable.hint or "start Docker, or run this as root",
         )
     if shutil.which("dockerd"):
         return
     if not shutil.which("apt-get"):
         raise EngineError(
-            "no Docker engine answers, and this is neither Debian nor Ubuntu",
+            "no Docker engine is reachable, and this is neither Debian nor Ubuntu",
             code="engine-not-started",
-            evidence=none_answers.evidence,
+            evidence=unreachable.evidence,
             hint="install Docker Engine with your system's packages and start it",
         )
     step("installing docker.io")
@@ -129,51 +132,51 @@ def _require_dockerd(none_answers: EngineError) -> None:
 
 def _install() -> None:
     """Install the packages without starting the distribution's own daemon."""
-    holds = not _POLICY.exists()
-    if holds:
+    create_policy = not _POLICY.exists()
+    if create_policy:
         _POLICY.write_text("#!/bin/sh\nexit 101\n")
         _POLICY.chmod(0o755)
     try:
         _apt("update", "-q")
         _apt("install", "-q", "-y", "--no-install-recommends", "docker.io", "iptables")
     finally:
-        if holds:
+        if create_policy:
             _POLICY.unlink()
 
 
 def _apt(*argv: str) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(["apt-get", *argv], capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
+    result = subprocess.run(["apt-get", *argv], capture_output=True, text=True, env=environment, check=False)
+    if result.returncode:
         raise EngineError(
             "docker.io could not be installed",
             code="engine-not-started",
-            evidence="\n".join((done.stdout + done.stderr).splitlines()[-8:]),
-            hint="apt-get install docker.io shows the whole reason",
+            evidence="\n".join((result.stdout + result.stderr).splitlines()[-8:]),
+            hint="apt-get install docker.io shows the complete output",
         )
 
 
 def _end(pid: int) -> None:
-    """Ask the daemon to end, and its containers with it; by force after a minute."""
-    for sign, patience in ((signal.SIGTERM, 60), (signal.SIGKILL, 10)):
+    """Stop the daemon and its containers; kill it after a minute."""
+    for number, timeout in ((signal.SIGTERM, 60), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sign)
-        deadline = time.monotonic() + patience
+            os.kill(pid, number)
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if _gone(pid):
+            if _ended(pid):
                 return
             time.sleep(0.2)
 
 
 def _unmount(folder: Path) -> None:
-    """Let go of what a daemon leaves mounted when it ends, such as its network namespace."""
+    """Unmount what a stopped daemon leaves mounted, such as its network namespace."""
     for line in reversed(_MOUNTS.read_text().splitlines()):
         target = line.split()[1]
         if Path(target).is_relative_to(folder.resolve()):
-            _quietly("umount", "--lazy", target)
+            _output("umount", "--lazy", target)
 
 
-def _gone(pid: int) -> bool:
+def _ended(pid: int) -> bool:
     try:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -181,55 +184,73 @@ def _gone(pid: int) -> bool:
 
 
 @dataclass(frozen=True)
-class _Before:
-    """What a daemon changes on the host, as it was before ours came."""
+class _HostNetwork:
+    """Network settings of the host that a daemon changes."""
 
     docker0: bool
     forwarding: str
     policy: str
 
     @classmethod
-    def read(cls) -> _Before:
-        rules = _quietly("iptables", "--wait", "--list-rules", "FORWARD").splitlines()
+    def read(cls) -> _HostNetwork:
+        rules = _output("iptables", "--wait", "--list-rules", "FORWARD").splitlines()
         policy = rules[0].split()[-1] if rules else "ACCEPT"
         return cls(Path("/sys/class/net/docker0").exists(), _FORWARDING.read_text().strip(), policy)
 
 
-def _remember(folder: Path) -> None:
+def _record_host(folder: Path) -> None:
     file = folder / "before.json"
     if not file.exists():
-        file.write_text(json.dumps(asdict(_Before.read())))
+        file.write_text(json.dumps(asdict(_HostNetwork.read())))
 
 
 def _restore(folder: Path) -> None:
-    """Take the bridge and firewall rules away, unless another engine had made its own before."""
+    """Remove the daemon's bridge and firewall rules, unless another engine created its own earlier."""
     file = folder / "before.json"
-    before = _Before(**json.loads(file.read_text())) if file.exists() else None
+    before = _HostNetwork(**json.loads(file.read_text())) if file.exists() else None
     if before is None or before.docker0:
         return
-    _quietly("ip", "link", "delete", "docker0")
-    for rule in _rules():
-        _quietly("iptables", "--wait", *rule)
-    _quietly("iptables", "--wait", "--policy", "FORWARD", before.policy)
+    _output("ip", "link", "delete", "docker0")
+    for rule in _delete_rules():
+        _output("iptables", "--wait", *rule)
+    _output("iptables", "--wait", "--policy", "FORWARD", before.policy)
     _FORWARDING.write_text(before.forwarding)
 
 
-def _rules() -> list[list[str]]:
-    """The commands that take the daemon's firewall rules out again, jumps before chains."""
+def _delete_rules() -> list[list[str]]:
+    """Arguments of iptables that delete the daemon's firewall rules, jumps before chains."""
     commands: list[list[str]] = []
     for table in ("filter", "nat"):
-        listed = _quietly("iptables", "--wait", "--table", table, "--list-rules")
-        ours = [line.split() for line in listed.splitlines() if "DOCKER" in line or "docker0" in line]
-        ours += [
-            line.split() for line in listed.splitlines() if _DEFAULT_POOL in line and "docker0" not in line
-        ]
-        commands += [["--table", table, "--delete", *rule[1:]] for rule in ours if rule[0] == "-A"]
-        commands += [["--table", table, "--delete-chain", rule[1]] for rule in ours if rule[0] == "-N"]
+        lines = _output("iptables", "--wait", "--table", table, "--list-rules").splitlines()
+        rules = [line.split() for line in lines if "DOCKER" in line or "docker0" in line]
+        rules += [line.split() for line in lines if _DEFAULT_POOL in line and "docker0" not in line]
+        commands += [["--table", table, "--delete", *rule[1:]] for rule in rules if rule[0] == "-A"]
+        commands += [["--table", table, "--delete-chain", rule[1]] for rule in rules if rule[0] == "-N"]
     return commands
 
 
-def _quietly(*argv: str) -> str:
-    """Run a command whose failure does not matter; gives back what it wrote."""
+def _output(*argv: str) -> str:
+    """Run a command and return its output; its failure is ignored."""
     if shutil.which(argv[0]) is None:
         return ""
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+
+def main() -> int:
+    """Start or stop the private engine; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.private_engine", description=__doc__)
+    parser.add_argument("action", choices=("start", "stop"))
+    action = parser.parse_args().action
+    call = Call()
+
+    def run() -> None:
+        if action == "start":
+            call.show(f"DOCKER_HOST={ensure(ragops_home())}")
+        else:
+            call.show("stopped and removed" if stop(ragops_home()) else "there is no private engine")
+
+    return run_verb(call, run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

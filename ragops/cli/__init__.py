@@ -1,6 +1,6 @@
 """The command ``ragops``: parses the command line, calls a verb and shows its result.
 
-The only package that prints. A module holds the verbs of one field; ``output.py`` is shared by all of them.
+The only package that prints. Each module has the verbs of one field; ``output.py`` has what they share.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ragops.cli import bench, compose, demo, ragflow, stack
-from ragops.cli.output import OK, SETUP, Call, run, verb
+from ragops.cli.output import SETUP, Call, run_verb, verb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ for verbs in (stack.app, ragflow.app, compose.app, bench.app, demo.app, shells):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code."""
+    """Run a command line; returns the exit code."""
     if "_RAGOPS_COMPLETE" in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"ragops {version('ragops-rerank')}")
@@ -51,43 +51,39 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def start(
     context: typer.Context,
-    *,
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Run a vLLM reranker for RAGFlow in Docker, and verify that it is reachable, correct and on time."""
     if context.invoked_subcommand is None:
-        call = Call(json=False, file=None, quiet=False)
-        raise typer.Exit(run(call, lambda: _next_step(call)))
+        call = Call()
+        raise typer.Exit(run_verb(call, lambda: _next_step(call)))
 
 
-def _next_step(call: Call) -> int:
-    from ragops.stack import verbs as guide
+def _next_step(call: Call) -> None:
+    from ragops.stack import verbs
 
-    call.show(guide.next_step(call.stack()))
+    call.show(verbs.next_step(call.stack()))
     call.message("ragops --help lists all verbs")
-    return OK
 
 
 @verb(shells, SETUP, "ragops completion bash > ~/.local/share/bash-completion/completions/ragops")
 def completion(
     call: Call,
     shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], typer.Argument(metavar="SHELL")],
-) -> int:
+) -> None:
     """Print a completion script: bash, zsh, fish or powershell."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     script = get_completion_script(prog_name="ragops", complete_var="_RAGOPS_COMPLETE", shell=shell)
     call.show({"script": script}, script)
-    return 0
 
 
 def commands() -> dict[str, Any]:
     """Every verb by its full name, such as ``demo up``, with its options; the reference page shows them."""
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     flat: dict[str, Any] = {}
-    for name, command in verbs.items():
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         nested = getattr(command, "commands", None)
         flat |= {f"{name} {action}": value for action, value in nested.items()} if nested else {name: command}
     return flat

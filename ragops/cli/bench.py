@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ragops.cli.output import FAILED, MEASURE, OK, Call, option, verb
+import ragops
+from ragops.cli.output import FAILED, MEASURE, OK, Call, flag, option, verb
+from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,11 +30,12 @@ _output = partial(option, panel="Server and output")
 Results = Annotated[Path, _output("FOLDER", "Folder of recorded runs.")]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a run; the verdict is None where its sizes are not RAGFlow's."""
+@dataclass(frozen=True, repr=False)
+class Outcome(Shown):
+    """The result of a run."""
 
     verdict: Verdict | None
+    """None where the workload is not RAGFlow's."""
     figures: tuple[LevelFigures, ...]
     disturbances: tuple[str, ...]
     client_cpu_s: float | None
@@ -41,15 +44,21 @@ class Outcome:
     """Median of the same requests to a server that responds at once."""
     folder: Path
 
-    def __str__(self) -> str:
-        """Levels, client, disturbances, then the verdict."""
-        lines = [*map(_level, self.figures), *(f"disturbed: {cause}" for cause in self.disturbances)]
+    def table(self) -> Table:
+        """A row for each level; then client, disturbances and verdict."""
+        columns = tuple(
+            map(
+                Column, ("level", "requests", "failed", "p50", "p95", "requests/s", "documents/s", "tokens/s")
+            )
+        )
+        notes = [f"disturbed: {cause}" for cause in self.disturbances]
         if self.client_cpu_s is not None:
             floor = "" if self.floor_s is None else f"; p50 without a server {self.floor_s * 1e3:.2f} ms"
-            lines.append(f"client: {self.client_cpu_s * 1e3:.2f} ms of CPU a request{floor}")
+            notes.append(f"client: {self.client_cpu_s * 1e3:.2f} ms of CPU a request{floor}")
         if self.verdict:
-            lines += ["", str(self.verdict)]
-        return "\n".join([*lines, f"recorded in {self.folder}"])
+            notes += ["", *str(self.verdict).splitlines()]
+        notes.append(f"recorded in {self.folder}")
+        return Table(columns, tuple(map(_row, self.figures)), notes=tuple(notes), header=True)
 
 
 def outcome(run: Run, *, release: str = "") -> Outcome:
@@ -57,10 +66,9 @@ def outcome(run: Run, *, release: str = "") -> Outcome:
     from ragops.bench import judge
     from ragops.bench.statistics import disturbances, figures
 
-    judged = judge(run, release=release) if run.info.workload.profile in ("ragflow", "own") else None
     client = run.info.client
     return Outcome(
-        verdict=judged,
+        verdict=judge(run, release=release) if run.info.workload.profile in ("ragflow", "own") else None,
         figures=figures(run),
         disturbances=disturbances(run),
         client_cpu_s=client.cpu_seconds_per_request if client else None,
@@ -69,31 +77,29 @@ def outcome(run: Run, *, release: str = "") -> Outcome:
     )
 
 
-def _level(row: LevelFigures) -> str:
-    p50, p95 = row.latency[0], row.latency[2]
-    parts = [
-        f"{row.level.name}: n={row.n}, {row.errors} failed, p50 {p50}, p95 {p95}",
-        f"{row.requests_per_s:.3g} requests/s, {row.documents_per_s:.1f} documents/s",
-    ]
-    if row.tokens_per_s is not None:
-        parts.append(f"{row.tokens_per_s:.0f} tokens/s")
-    if row.computed_tokens_per_s is not None and row.cached_share is not None:
-        parts.append(f"of them {row.computed_tokens_per_s:.0f} computed ({row.cached_share:.0%} cached)")
-    if row.limit_share is not None:
-        parts.append(f"{row.limit_share:.0%} of the machine's GEMM limit")
-    return ", ".join(parts)
+def _row(level: LevelFigures) -> tuple[str, ...]:
+    tokens = [] if level.tokens_per_s is None else [f"{level.tokens_per_s:.0f}"]
+    if level.computed_tokens_per_s is not None and level.cached_share is not None:
+        tokens.append(f"{level.computed_tokens_per_s:.0f} computed ({level.cached_share:.0%} cached)")
+    if level.limit_share is not None:
+        tokens.append(f"{level.limit_share:.0%} of the machine's GEMM limit")
+    return (
+        level.level.name,
+        str(level.n),
+        str(level.errors),
+        str(level.latency[0]),
+        str(level.latency[2]),
+        f"{level.requests_per_s:.3g}",
+        f"{level.documents_per_s:.1f}",
+        "\n".join(tokens) or "-",
+    )
 
 
 def _levels(requests: int | None, *lists: str) -> tuple[LoadLevel, ...]:
     """A load level for each number of the comma-separated lists: clients, rates, constant rates, bursts."""
-    from ragops.bench.records import LoadLevel
+    from ragops.bench.records import LoadLevel as Level
 
-    kinds: tuple[Callable[..., LoadLevel], ...] = (
-        LoadLevel.closed,
-        LoadLevel.poisson,
-        LoadLevel.constant,
-        LoadLevel.burst,
-    )
+    kinds: tuple[Callable[..., LoadLevel], ...] = (Level.closed, Level.poisson, Level.constant, Level.burst)
     levels = []
     for kind, number, text in zip(kinds, (int, float, float, int), lists, strict=True):
         try:
@@ -106,13 +112,10 @@ def _levels(requests: int | None, *lists: str) -> tuple[LoadLevel, ...]:
 @verb(app, MEASURE, "ragops bench --clients 1,2,4", "ragops bench --url http://HOST:8000/v1 --model NAME")
 def bench(
     call: Call,
-    *,
     profile: Annotated[
         Literal["ragflow", "grid"], _workload("ragflow|grid", "RAGFlow's requests, or a grid of sizes.")
     ] = "ragflow",
-    workload: Annotated[
-        Path | None, _workload("FILE", "Your own requests, a JSON object on each line.")
-    ] = None,
+    workload: Annotated[Path | None, _workload("FILE", "Your own requests, a JSON object a line.")] = None,
     form: Annotated[
         Literal["natural", "stemmed"],
         _workload("natural|stemmed", "Texts as written, or as RAGFlow stems them."),
@@ -120,15 +123,13 @@ def bench(
     release: Annotated[
         str, _workload("VERSION", "RAGFlow release; sets window and timeout (default: running).")
     ] = "",
-    page_size: Annotated[
-        int | None, _workload("N", "Documents that RAGFlow shows (default: a mixture).")
-    ] = None,
+    page_size: Annotated[int | None, _workload("N", "Documents RAGFlow shows (default: a mixture).")] = None,
     max_words: Annotated[
         int | None, _workload("N", "Truncate longer pairs (default: the model's maximum).")
     ] = None,
     seed: Annotated[int, _workload("N", "Seed of texts, arrivals and order.")] = 1,
     same_texts: Annotated[
-        bool, _workload("", "Repeat the same texts; measures the prefix cache.", "--same-texts")
+        bool, flag("--same-texts", "Repeat the same texts; measures the prefix cache.", panel="Workload")
     ] = False,
     no_order_check: Annotated[str, _workload("REASON", "Skip the ranking check; state the reason.")] = "",
     requests: Annotated[int, _load("N", "Requests at each level (72 are enough for p95).")] = 72,
@@ -145,33 +146,23 @@ def bench(
     resume: Annotated[Path | None, _output("RUN", "Continue an interrupted run.")] = None,
 ) -> int:
     """Measure latency and throughput, record every request, and check RAGFlow's timeout."""
-    from ragops.bench import measure
-    from ragops.bench.load import BenchmarkConfig
-    from ragops.bench.records import load_run
-    from ragops.bench.workload import from_jsonl
-    from ragops.errors import BenchError
+    from ragops.bench import BenchmarkConfig, from_jsonl
 
-    stack, watched = call.stack(), _Watched()
+    stack, display = call.stack(), _Display()
     if bool(url) != bool(model):
-        raise BenchError("--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME")
+        raise ragops.BenchError(
+            "--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME"
+        )
     try:
         if resume:
             own = from_jsonl(workload) if workload else None
-            folder = measure.resume(stack, resume, workload=own, progress=watched)
+            folder = ragops.resume_benchmark(stack, resume, workload=own, progress=display)
         else:
-            texts = _texts(
-                stack if not url else None,
-                requests + warmup,
-                seed,
-                workload=workload,
-                profile=profile,
-                form=form,
-                release=release,
-                page_size=page_size,
-                max_words=max_words,
-            )
+            window = {"form": form, "release": release, "page_size": page_size}
             config = BenchmarkConfig(
-                workload=texts,
+                workload=from_jsonl(workload)
+                if workload
+                else _synthetic(None if url else stack, profile, requests + warmup, seed, max_words, window),
                 levels=_levels(None if workload else requests, clients, rate, constant, burst),
                 name=name,
                 results=results,
@@ -181,58 +172,48 @@ def bench(
                 fresh=not same_texts,
                 no_order_check=no_order_check,
             )
-            target = partial(measure.benchmark_url, url, model) if url else partial(measure.benchmark, stack)
-            folder = target(config, progress=watched)
+            measure = partial(ragops.benchmark_url, url, model) if url else partial(ragops.benchmark, stack)
+            folder = measure(config, progress=display)
     except KeyboardInterrupt:
-        if watched.folder:
-            call.message(f"continue with: ragops bench --resume {watched.folder}")
+        if display.folder:
+            call.message(f"continue with: ragops bench --resume {display.folder}")
         raise
-    run = load_run(folder)
+    run = ragops.load_run(folder)
     result = outcome(run, release=release)
     call.show(result)
-    does_fit = result.verdict is None or result.verdict.fits is not False
-    return OK if does_fit and not run.info.order.failed else FAILED
+    fits = result.verdict is None or result.verdict.fits is not False
+    return OK if fits and not run.info.order.failed else FAILED
 
 
-def _texts(
-    stack: Stack | None,
-    count: int,
-    seed: int,
-    *,
-    workload: Path | None,
-    profile: str,
-    form: str,
-    release: str,
-    page_size: int | None,
-    max_words: int | None,
+def _synthetic(
+    stack: Stack | None, profile: str, count: int, seed: int, max_words: int | None, window: dict[str, Any]
 ) -> Workload:
-    """The requests; what is not given is that of the running stack, if it is the one that is measured."""
+    """A synthetic workload; the release and the maximum words are those of the stack, if one is measured."""
     from ragops import bench
     from ragops.bench import measure
     from ragops.checks.traffic import TAIL
 
-    if workload:
-        return bench.from_jsonl(workload)
-    words = max_words or (measure.max_words(stack) if stack else None)
+    words = max_words or (ragops.max_words(stack) if stack else None)
     if profile == "grid":
         longest = 512 if words is None else words - 16
         sizes = tuple(sorted({16, longest // 3, longest}))
         return bench.grid((1, 8, 32), sizes, each=-(-count // 9), seed=seed, max_words=words)
-    release = release or (measure.release(stack) if stack else "")
-    window: dict[str, Any] = {"form": form, "release": release, "page_size": page_size}
+    if stack and not window["release"]:
+        window["release"] = measure.release(stack)
     return bench.ragflow(count, seed, tail=TAIL, max_words=words, **window)
 
 
-class _Watched:
-    """Reports the progress of a run and remembers its folder."""
+class _Display:
+    """Reports the progress of a run and keeps its folder."""
 
     folder: Path | None = None
 
-    def __call__(self, now: RunProgress) -> None:
+    def __call__(self, progress: RunProgress) -> None:
         from ragops.progress import advance
 
-        self.folder = now.folder
-        advance(now.done, now.total, f"requests, {now.errors} errors, last {now.latency:.2f} s ({now.level})")
+        self.folder = progress.folder
+        text = f"requests, {progress.errors} errors, last {progress.latency:.2f} s ({progress.level})"
+        advance(progress.done, progress.total, text)
 
 
 @verb(app, MEASURE, "ragops report results/RUN --out report.html")
@@ -241,17 +222,15 @@ def report(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="Run folder, or its name in the folder of results.")
     ],
-    *,
     out: Annotated[Path | None, option("FILE", "The page; default: the run's name with .html.")] = None,
     figures: Annotated[Path | None, option("FOLDER", "Write each chart as SVG too.")] = None,
     results: Results = Path("results"),
-) -> int:
+) -> None:
     """Write a recorded run as an HTML page: verdict, charts, values, provenance."""
     from ragops.bench import write_report
 
     recorded = _find(results, run)
     call.show(write_report(recorded, out or Path(f"{recorded.path.name}.html"), figures=figures))
-    return OK
 
 
 @verb(app, MEASURE, "ragops compare results/BASELINE results/CANDIDATE --fail-over 5")
@@ -259,34 +238,30 @@ def compare(
     call: Call,
     a: Annotated[str, typer.Argument(metavar="BASELINE", help="Run folder or name of the baseline.")],
     b: Annotated[str, typer.Argument(metavar="CANDIDATE", help="Run folder or name of the candidate.")],
-    *,
     fail_over: Annotated[
         float | None, option("PERCENT", "Exit code 1 if the candidate is significantly worse by more.")
     ] = None,
-    across_models: Annotated[bool, option("", "Allow runs of different models.", "--across-models")] = False,
+    across_models: Annotated[bool, flag("--across-models", "Allow runs of different models.")] = False,
     results: Results = Path("results"),
 ) -> int:
     """Compare two recorded runs of one workload, with confidence intervals."""
-    from ragops import bench
+    from ragops.bench import compare_runs
 
-    comparison = bench.compare_runs(_find(results, a), _find(results, b), across_models=across_models)
-    worse = () if fail_over is None else comparison.regressions(fail_over)
-    call.show({"comparison": comparison, "regressions": worse}, str(comparison))
-    for line in worse:
+    comparison = compare_runs(_find(results, a), _find(results, b), across_models=across_models)
+    regressions = () if fail_over is None else comparison.regressions(fail_over)
+    call.show({"comparison": comparison, "regressions": regressions}, comparison)
+    for line in regressions:
         call.message(f"regression: {line}")
-    return FAILED if worse else OK
+    return FAILED if regressions else OK
 
 
 def _find(results: Path, name: str) -> Run:
     """A run by its folder, or by its name in the folder of results."""
-    from ragops.bench.records import load_run
-    from ragops.errors import BenchError
-
     for folder in (Path(name), results / name):
         if (folder / "run.json").exists():
-            return load_run(folder)
+            return ragops.load_run(folder)
     known = sorted(file.parent.name for file in results.glob("*/run.json"))
-    raise BenchError(
+    raise ragops.BenchError(
         f"there is no recorded run {name}",
         code="run-unreadable",
         file=results,
@@ -298,37 +273,33 @@ def _find(results: Path, name: str) -> Run:
 @verb(app, MEASURE, "ragops tune --only batched-4096,eager --no-write")
 def tune(
     call: Call,
-    *,
     only: Annotated[str, option("NAME,...", "Candidates to compare (default: all but int8).")] = "",
     tolerance: Annotated[
         float, option("DIFFERENCE", "Maximum score difference still treated as equal.")
     ] = 0.02,
-    no_write: Annotated[bool, option("", "Do not change ragops.toml.", "--no-write")] = False,
+    no_write: Annotated[bool, flag("--no-write", "Do not change ragops.toml.")] = False,
     results: Results = Path("results"),
-) -> int:
+) -> None:
     """Compare vLLM options on this machine; write faster ones with equal scores into ragops.toml."""
-    from ragops.bench import tune as search
     from ragops.configuration import declaration
 
-    result = search.tune(
+    result = ragops.tune(
         call.stack(),
         only=tuple(filter(None, only.split(","))),
         tolerance=tolerance,
         results=results,
-        write=None if no_write else declaration(call.file),
+        write=None if no_write else declaration(call.stack_file),
     )
     call.show(result)
     if result.written:
         call.message("ragops plan shows what the new configuration changes, ragops up applies it")
-    return OK
 
 
 @verb(app, MEASURE)
 def int8(
     call: Call,
-    *,
     target: Annotated[Path | None, option("FOLDER", "Folder to create; default: beside the model.")] = None,
-) -> int:
+) -> None:
     """Create an int8 copy of the model folder and print its path; set reranker.model to it to serve it."""
     from ragops.configuration import home
     from ragops.reranker import image, model
@@ -341,4 +312,3 @@ def int8(
     if reason := quantize.unfit(read_host()):
         call.message(f"note: not suitable for this machine: {reason}")
     call.show({"folder": folder}, str(folder))
-    return OK

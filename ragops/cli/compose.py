@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ragops.cli.output import FAILED, KEEP, OK, Call, option, plain, verb
+import ragops
+from ragops.cli.output import FAILED, KEEP, OK, Call, flag, plain, verb
 
 if TYPE_CHECKING:
     from ragops.compose import CheckedFile
@@ -23,23 +24,20 @@ app.add_typer(files, name="compose", rich_help_panel=KEEP)
 def check(
     call: Call,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The compose file.")],
-    *,
     fix: Annotated[
-        bool, option("", "Print its reranker as ragops would start it; changes no file.", "--fix")
+        bool, flag("--fix", "Print its reranker as ragops would start it; changes no file.")
     ] = False,
 ) -> int:
     """Find the faults of a compose file that starts a vLLM reranker."""
-    from ragops.compose import check_file
-
-    checked = check_file(file)
-    if fix:
-        call.message(str(checked))
-        text, left_out = _corrected(checked, call.stack())
-        for item in left_out:
-            call.message(f"not taken over: {item}")
-        call.show({**checked.to_json(), "text": text, "not_taken_over": left_out}, text.rstrip("\n"))
-    else:
-        call.show(checked.to_json(), str(checked))
+    checked = ragops.check_file(file)
+    if not fix:
+        call.show(checked)
+        return OK if checked.ok else FAILED
+    call.message(str(checked))
+    text, left_out = _corrected(checked, call.stack())
+    for item in left_out:
+        call.message(f"not taken over: {item}")
+    call.show({**checked.to_json(), "text": text, "not_taken_over": left_out}, text.rstrip("\n"))
     return OK if checked.ok else FAILED
 
 
@@ -80,18 +78,16 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
 @verb(files, None, "ragops compose override --write")
 def override(
     call: Call,
-    *,
     write: Annotated[
-        bool, option("", "Write it beside RAGFlow's compose file; an existing file is backed up.", "--write")
+        bool, flag("--write", "Write it beside RAGFlow's compose file; an existing file is backed up.")
     ] = False,
-) -> int:
+) -> None:
     """Print the override file that keeps RAGFlow connected when Compose recreates its container."""
-    from ragops.stack import override as compose
-    from ragops.stack import verbs
+    from ragops.stack.override import write as write_file
 
-    result = verbs.override(call.stack())
+    result = ragops.override(call.stack())
     if write:
-        file, backup = compose.write(result)
+        file, backup = write_file(result)
         call.show({**plain(result), "backup": backup}, str(file))
         if backup:
             call.message(f"note: the earlier file is saved as {backup}")
@@ -100,11 +96,10 @@ def override(
     for note in result.notes:
         call.message(f"note: {note}")
     call.message(f"apply it with: {shlex.join(result.command)}")
-    return OK
 
 
 @verb(files, None, "ragops compose reranker > reranker.yml")
-def reranker(call: Call) -> int:
+def reranker(call: Call) -> None:
     """Print the compose file of the reranker that up starts on this machine."""
     from ragops.compose import render
     from ragops.session import Deployment
@@ -113,4 +108,3 @@ def reranker(call: Call) -> int:
     desired = Deployment.resolve(call.stack())
     text = render.reranker(desired.spec, network_spec(desired.stack.network))
     call.show({"text": text}, text.rstrip("\n"))
-    return OK

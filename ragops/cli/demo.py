@@ -1,4 +1,4 @@
-"""The verbs for machines without RAGFlow or a Docker engine, and the one that opens the notebooks."""
+"""The verbs for machines without RAGFlow, and the one that opens the notebooks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Annotated
 
 import typer
 
-from ragops.cli.output import FAILED, OK, SETUP, Call, option, verb
+from ragops.cli.output import SETUP, Call, flag, option, verb
 
 app = typer.Typer()
 demos = typer.Typer(help="The demo client, which replaces RAGFlow on machines without it.")
-engines = typer.Typer(help="A private Docker engine, for machines without one.")
 app.add_typer(demos, name="demo", rich_help_panel=SETUP)
-app.add_typer(engines, name="engine", rich_help_panel=SETUP)
+
+NOTEBOOKS = ("notebooks", "ragops-notebooks")
+"""Folders of notebooks below the working folder; the package's copies are written to the last one."""
 
 
-@verb(demos, name="up")
-def demo_up(call: Call) -> int:
+@verb(demos)
+def up(call: Call) -> None:
     """Start the demo client."""
     from ragops.configuration import home
     from ragops.reranker import image
@@ -30,81 +31,67 @@ def demo_up(call: Call) -> int:
     with lock(engine.state().address, demo.NAME):
         name = demo.up(engine, base.id, home())
     call.show({"container": name, "demo": True}, f"{name} runs: a demo client, not RAGFlow")
-    return OK
 
 
-@verb(demos, name="down")
-def demo_down(call: Call) -> int:
+@verb(demos)
+def down(call: Call) -> None:
     """Remove every demo client and its network."""
     from ragops.docker.engine import observe
     from ragops.session import lock
-    from ragops.stack import demo
-    from ragops.stack import plan as planning
+    from ragops.stack import demo, plan
 
     engine = call.engine()
     with lock(engine.state().address, demo.NAME):
         changes = demo.plan_down(observe(engine))
-        planning.apply(changes, engine)
+        plan.apply(changes, engine)
     call.show(changes)
-    return OK
-
-
-@verb(demos, name="docs")
-def demo_docs(call: Call) -> int:
-    """Build the documentation site of a checkout, with the notebooks as last executed."""
-    from tools import make_run as tour
-
-    page = tour.docs(Path.cwd())
-    call.show({"site": page}, str(page))
-    return OK
-
-
-@verb(demos, name="run")
-def demo_run(call: Call) -> int:
-    """Set up everything: Docker engine, image, model, demo client, notebooks, documentation site."""
-    from ragops.configuration import home
-    from tools import make_run as tour
-
-    outcome = tour.run(call.file, home(), Path.cwd())
-    call.show(outcome)
-    return OK if outcome.ok else FAILED
-
-
-@verb(engines, name="start")
-def engine_start(call: Call) -> int:
-    """Use the reachable Docker engine; without one, install docker.io and start a private one."""
-    from ragops.configuration import home
-    from tools import private_engine
-
-    address = private_engine.ensure(home())
-    call.show({"address": address}, f"DOCKER_HOST={address}")
-    return OK
-
-
-@verb(engines, name="stop")
-def engine_stop(call: Call) -> int:
-    """Stop the private engine and remove its data; other engines are not affected."""
-    from ragops.configuration import home
-    from tools import private_engine
-
-    stopped = private_engine.stop(home())
-    call.show({"stopped": stopped}, "stopped and removed" if stopped else "there is no private engine")
-    return OK
 
 
 @verb(app, SETUP)
 def lab(
     call: Call,
-    *,
-    port: Annotated[int, option("PORT", "TCP port.")] = 8888,
-    no_browser: Annotated[bool, option("", "Print the address, open no browser.", "--no-browser")] = False,
-) -> int:
+    port: Annotated[int, option("PORT", "TCP port; if it is in use, a free one near it.")] = 8888,
+    no_browser: Annotated[bool, flag("--no-browser", "Print the address, open no browser.")] = False,
+) -> None:
     """Open JupyterLab with the notebooks, on this machine only."""
-    from ragops import lab as jupyter
-    from ragops.configuration import FILE
+    import importlib.util
+    import sys
 
-    argv = jupyter.command(jupyter.notebooks(Path.cwd()), port=port, browser=not no_browser)
-    call.message(f"opening {argv[-1]}; Ctrl-C ends it")
-    file = (call.file or Path(FILE)).resolve()  # the notebooks' working folder is another one
-    extra = {"RAGOPS_STACK": str(file)} if call.file or file.exists() else {}
-    os.execve(argv[0], argv, os.environ | extra)  # noqa: S606 - JupyterLab replaces this process
+    from ragops.configuration import FILE
+    from ragops.errors import RagopsError
+
+    folder = _notebooks(Path.cwd())
+    if importlib.util.find_spec("jupyterlab") is None:
+        hint = "pip install 'ragops-rerank[notebooks]'"
+        raise RagopsError("JupyterLab is not installed", code="extra-missing", hint=hint)
+    argv = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}", "--LabApp.news_url=None"]
+    argv += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    argv += ["--allow-root"] if os.geteuid() == 0 else []
+    argv += ["--no-browser"] if no_browser else []
+    call.message(f"opening {folder}; Ctrl-C ends it")
+    file = (call.stack_file or Path(FILE)).resolve()  # the notebooks' working folder is another one
+    environment = {"RAGOPS_STACK": str(file)} if call.stack_file or file.exists() else {}
+    os.execve(argv[0], [*argv, str(folder)], os.environ | environment)  # noqa: S606 - replaces this process
+
+
+def _notebooks(parent: Path) -> Path:
+    """The folder of notebooks below ``parent``; created from the package's copies if there is none."""
+    import shutil
+    from importlib import resources
+
+    from ragops.errors import RagopsError
+
+    for name in NOTEBOOKS:
+        if (parent / name / "01_setup.ipynb").exists():
+            return parent / name
+    packaged = resources.files("ragops.data") / "notebooks"
+    if not packaged.is_dir():  # an editable install has no copies
+        raise RagopsError(
+            f"no notebooks below {parent}",
+            code="notebook-refused",
+            evidence=f"no 01_setup.ipynb in {' or '.join(NOTEBOOKS)}",
+            hint="go to the checkout of ragops, then: ragops lab",
+            file=parent,
+        )
+    with resources.as_file(packaged) as folder:
+        return Path(shutil.copytree(folder, parent / NOTEBOOKS[-1], dirs_exist_ok=True))

@@ -1,7 +1,7 @@
-"""What every verb shares: common options, exit codes, and how results, messages and progress are shown.
+"""What all verbs share: common options, exit codes, and the display of results, messages and progress.
 
 Results go to standard output, as text or with ``--json`` as JSON; messages go to standard error. On a
-terminal both have colours (not with ``NO_COLOR``) and long steps a spinner or a bar, elsewhere plain lines.
+terminal rich shows tables, colours (none with ``NO_COLOR``) and progress; elsewhere all is plain text.
 """
 
 from __future__ import annotations
@@ -16,53 +16,70 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import ragops
+from ragops.table import Shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.text import Text
 
-    from ragops.configuration import Stack
-    from ragops.docker.engine import Engine
+    from ragops.table import Table
 
-OK, FAILED, USAGE, PENDING = 0, 1, 2, 3
-"""Exit codes."""
+OK, FAILED, PENDING = 0, 1, 3
+"""Exit codes; typer exits with 2 for wrong usage."""
 START, KEEP, MEASURE, REMOVE, SETUP = "Start", "Keep running", "Measure", "Remove", "Set up"
 """Groups of verbs in the help."""
 
-_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim", "error:": "bold red"}
-_COLOURS |= {"+": "green", "~": "yellow", "-": "red", "hint:": "bold", "next:": "bold", "note:": "yellow"}
+_STATES = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim", "error:": "bold red"}
+_STATES |= {"+": "green", "~": "yellow", "-": "red", "hint:": "bold", "next:": "bold", "note:": "yellow"}
+"""Words that begin a line or a cell, and their styles on a terminal."""
 
 
-@dataclass(frozen=True)
+def option(metavar: str, text: str, *flags: str, panel: str | None = None) -> Any:
+    """An option with a value; flags where they differ from the parameter's name."""
+    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel)
+
+
+def flag(name: str, text: str, *more: str, panel: str | None = None) -> Any:
+    """An option without a value."""
+    return typer.Option(name, *more, help=text, rich_help_panel=panel)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Call:
-    """The common options of one command line."""
+    """The common options of a command line; verbs load, connect and print through it."""
 
-    json: bool
-    file: Path | None
-    """Configuration file that ``--stack`` names."""
-    quiet: bool
+    json: Annotated[bool, flag("--json", "Print the result as JSON.")] = False
+    stack_file: Annotated[
+        Path | None, option("FILE", "Configuration file (default: ragops.toml).", "--stack")
+    ] = None
+    quiet: Annotated[bool, flag("--quiet", "Print only the result and errors.", "-q")] = False
 
-    def stack(self) -> Stack:
-        """The configuration."""
-        from ragops.configuration import load
+    def stack(self) -> ragops.Stack:
+        """Load the configuration."""
+        return ragops.load_stack(self.stack_file)
 
-        return load(self.file)
+    def engine(self) -> ragops.Engine:
+        """Connect to the Docker engine."""
+        from ragops.docker import engine
 
-    def engine(self) -> Engine:
-        """A connection to the Docker engine."""
-        return connect_engine()
+        return engine.connect()
 
-    def show(self, record: Any, text: str | None = None) -> None:
-        """Print a result: as JSON with ``--json``, else the text, else the record's own text."""
+    def show(self, record: Any, view: Any = None) -> None:
+        """Print a result: the record as JSON with ``--json``, else the view of it, by default itself."""
+        view = record if view is None else view
         if self.json:
             print(as_json(record))
         else:
-            _print(str(record) if text is None else text, sys.stdout)
+            _print(view.table() if isinstance(view, Shown) else str(view), sys.stdout)
 
     def message(self, line: str) -> None:
         """Print a message, unless ``--quiet``."""
@@ -70,56 +87,39 @@ class Call:
             _print(line, sys.stderr)
 
 
-def connect_engine() -> Engine:
-    """Connect to the Docker engine."""
-    from ragops.docker.engine import connect
-
-    return connect()
-
-
-def option(metavar: str, text: str, *flags: str, panel: str | None = None) -> Any:
-    """An option of a verb: its value and help; flags where they differ from the parameter's name."""
-    return typer.Option(*flags, help=text, metavar=metavar or None, rich_help_panel=panel)
-
-
-def _common(
-    *,
-    json: Annotated[bool, option("", "Print the result as JSON.", "--json")] = False,
-    stack: Annotated[Path | None, option("FILE", "Configuration file (default: ./ragops.toml).")] = None,
-    quiet: Annotated[bool, option("", "Print only the result and errors.", "--quiet", "-q")] = False,
-) -> Call:
-    return Call(json, stack, quiet)
-
-
 def verb(
     app: typer.Typer, group: str | None = None, *examples: str, name: str | None = None
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Add a function to the command: it takes a :class:`Call` and its options, and returns the exit code."""
+) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
+    """Add a function to the command: it takes a :class:`Call` and options, and returns the exit code."""
 
-    def add(function: Callable[..., int]) -> Callable[..., int]:
+    def add(function: Callable[..., int | None]) -> Callable[..., int | None]:
+        own, common = (inspect.signature(call, eval_str=True).parameters for call in (function, Call))
+
         def command(**options: Any) -> None:
-            call = _common(**{name: options.pop(name) for name in ("json", "stack", "quiet")})
-            raise typer.Exit(run(call, lambda: function(call, **options)))
+            call = Call(**{key: options.pop(key) for key in common})
+            raise typer.Exit(run_verb(call, partial(function, call, **options)))
 
-        own, common = (inspect.signature(call, eval_str=True).parameters for call in (function, _common))
-        parameters = [*list(own.values())[1:], *common.values()]
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in (*list(own.values())[1:], *common.values())
+        ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__doc__ = function.__doc__
         epilog = "\n\n".join(f"Example: {example}" for example in examples) or None
-        app.command(name, rich_help_panel=group, epilog=epilog)(command)
+        app.command(name or function.__name__, rich_help_panel=group, epilog=epilog)(command)
         return function
 
     return add
 
 
-def run(call: Call, function: Callable[[], int]) -> int:
-    """Call a verb and print its errors; returns the exit code."""
+def run_verb(call: Call, function: Callable[[], int | None]) -> int:
+    """Call a verb, print its errors and return the exit code."""
     from ragops.errors import RagopsError
 
     try:
         with _reporting(call.quiet):
-            return function()
+            return function() or OK
     except RagopsError as error:
         if call.json:
             print(as_json(error))
@@ -134,42 +134,33 @@ def run(call: Call, function: Callable[[], int]) -> int:
 
 @contextmanager
 def _reporting(quiet: bool) -> Iterator[None]:
-    """Show log messages and progress on standard error."""
+    """Show log messages with the time of day, and progress, on standard error."""
     from ragops import progress
 
-    display = _Display() if sys.stderr.isatty() and not quiet else None
-    handler = _Handler(display)
+    terminal = sys.stderr.isatty() and not quiet
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if terminal:
+        from rich.logging import RichHandler
+
+        _Display.current = display = _Display()
+        console = display.bars.console
+        handler = RichHandler(console=console, show_level=False, show_path=False, log_time_format="%H:%M:%S")
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("ragops")
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     try:
-        if display is None:
-            yield
-        else:
-            _Display.current = display
+        if terminal:
             with progress.receiver(display), display.bars:
                 yield
+        else:
+            yield
     finally:
         _Display.current = None
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-class _Handler(logging.Handler):
-    """Prints log messages with the time of day."""
-
-    def __init__(self, display: _Display | None) -> None:
-        super().__init__()
-        self.display = display
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record)
-        if self.display:
-            self.display.bars.console.print(line, markup=False, soft_wrap=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
 
 
 class _Display:
@@ -180,22 +171,21 @@ class _Display:
     def __init__(self) -> None:
         from rich import progress
 
-        self.bars = progress.Progress(
-            progress.SpinnerColumn(finished_text="✓"),
-            progress.TextColumn("{task.description}", markup=False),
+        columns = (
             progress.BarColumn(bar_width=20),
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
-            console=_console(sys.stderr),
-            redirect_stdout=False,
-            redirect_stderr=False,
         )
+        text = progress.TextColumn("{task.description}", markup=False)
+        console = _console(sys.stderr)
+        spinner = progress.SpinnerColumn(finished_text="✓")
+        self.bars = progress.Progress(spinner, text, *columns, console=console, redirect_stdout=False)
         self._task: Any = None
 
     def step(self, text: str) -> None:
         if self._task is not None:
-            done = self.bars.tasks[self._task].completed or 1
-            self.bars.update(self._task, completed=done, total=done)
+            total = self.bars.tasks[self._task].completed or 1
+            self.bars.update(self._task, completed=total, total=total)
         self._task = self.bars.add_task(text, total=None)
 
     def advance(self, done: int, total: int, text: str = "") -> None:
@@ -206,24 +196,58 @@ class _Display:
 
 def _console(stream: Any) -> Console:
     from rich.console import Console
-    from rich.highlighter import RegexHighlighter
-    from rich.theme import Theme
 
-    names = {f"state{number}": word for number, word in enumerate(_COLOURS)}
-    highlighter = RegexHighlighter()
-    highlighter.highlights = [rf"(?m)^ *(?P<{name}>{re.escape(word)})(?= )" for name, word in names.items()]  # type: ignore[misc]
-    theme = Theme({name: _COLOURS[word] for name, word in names.items()})
-    return Console(file=stream, theme=theme, highlighter=highlighter, soft_wrap=True)
+    return Console(file=stream, highlight=False)
 
 
-def _print(text: str, stream: Any) -> None:
-    """Print lines, below the progress; on a terminal with colours for states and changes."""
+def _print(output: str | Table, stream: Any) -> None:
+    """Print below the progress; on a terminal with its width and with coloured states and changes."""
     if _Display.current:
         _Display.current.bars.stop()
-    if stream.isatty():
-        _console(stream).print(text, markup=False)
+    if not stream.isatty():
+        print(output, file=stream, flush=True)
+    elif isinstance(output, str):
+        _console(stream).print(_styled(output), soft_wrap=True)
     else:
-        print(text, file=stream, flush=True)
+        _console(stream).print(rich_table(output))
+
+
+def rich_table(table: Table) -> Group:
+    """A table for a terminal; its title, headings and notes are lines of text."""
+    from rich.console import Group
+    from rich.table import Table as Grid
+
+    parts: list[Any] = [_styled(table.title)] if table.title else []
+    shown = [number for number, column in enumerate(table.columns) if not column.html_only]
+    rows = [row for row in table.rows if not isinstance(row, str)]
+    widths = {n: max(len(line) for row in rows for line in row[n].split("\n")) for n in shown[:-1] if rows}
+    grid: Grid | None = None
+    for row in table.rows:
+        if isinstance(row, str):
+            parts.append(_styled(row, "bold"))
+            grid = None
+            continue
+        if grid is None:
+            grid = Grid(box=None, show_header=table.header, pad_edge=False, padding=(0, 2, 0, 0))
+            for number in shown:
+                name = table.columns[number].name
+                grid.add_column(name, min_width=widths.get(number), overflow="fold")
+            parts.append(grid)
+        grid.add_row(*(_styled(row[number]) for number in shown))
+    parts += map(_styled, table.notes)
+    for other in table.below:
+        parts += ["", rich_table(other)]
+    return Group(*parts)
+
+
+def _styled(text: str, style: str = "") -> Text:
+    """Text with the words of states and changes that begin a line in their colours."""
+    from rich.text import Text
+
+    styled = Text(text, style)
+    for word, colour in _STATES.items():
+        styled.highlight_regex(rf"(?m)^ *{re.escape(word)}(?= |$)", colour)
+    return styled
 
 
 def as_json(record: Any) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from ragops.cli.output import FAILED, KEEP, OK, PENDING, REMOVE, SETUP, START, Call, option, verb
+import ragops
+from ragops.cli.output import FAILED, KEEP, OK, PENDING, REMOVE, SETUP, START, Call, flag, option, verb
 
 app = typer.Typer()
 Container = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name of the container.")]
@@ -16,9 +17,7 @@ Container = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name of the
 @verb(app, START)
 def doctor(call: Call) -> int:
     """Check whether this machine can run the reranker; changes nothing."""
-    from ragops.checks.doctor import doctor as check
-
-    report = check(call.stack())
+    report = ragops.doctor(call.stack())
     call.show(report)
     return OK if report.ok else FAILED
 
@@ -26,29 +25,23 @@ def doctor(call: Call) -> int:
 @verb(app, START, "ragops plan --json")
 def plan(call: Call) -> int:
     """Show what up would change, also as docker commands; exit code 3 if there are changes."""
-    from ragops.stack import verbs
-
-    changes = verbs.plan(call.stack())
-    commands = "\n".join(changes.commands())
-    call.show(changes, f"{changes}\n\n{commands}" if commands else str(changes))
+    changes = ragops.plan(call.stack())
+    call.show(changes)
+    if changes.actions and not call.json:
+        call.show("\n".join(("", *changes.commands())))
     return OK if changes.empty else PENDING
 
 
 @verb(app, START, "RAGOPS_MODEL_DIR=/srv/models/Qwen3-Reranker-0.6B ragops up")
-def up(call: Call) -> int:
+def up(call: Call) -> None:
     """Create the network, start the reranker and connect RAGFlow (idempotent)."""
-    from ragops.stack import verbs
-
-    call.show(verbs.up(call.stack()))
-    return OK
+    call.show(ragops.up(call.stack()))
 
 
 @verb(app, START)
 def status(call: Call) -> int:
     """Show the stack and how it differs from the configuration; exit code 3 if it differs."""
-    from ragops.stack import verbs
-
-    state = verbs.status(call.stack())
+    state = ragops.status(call.stack())
     call.show(state)
     return OK if state.ok else PENDING
 
@@ -56,18 +49,15 @@ def status(call: Call) -> int:
 @verb(app, START, "ragops verify --full")
 def verify(
     call: Call,
-    *,
     full: Annotated[
-        bool, option("", "Run the whole golden set and all timed calls; no time limit.", "--full")
+        bool, flag("--full", "Run the whole golden set, all timed calls; no time limit.")
     ] = False,
     no_budget: Annotated[
-        bool, option("", "Skip RAGFlow's timed calls (less than a minute).", "--no-budget")
+        bool, flag("--no-budget", "Skip RAGFlow's timed calls (less than a minute).")
     ] = False,
 ) -> int:
     """Verify connection, scores and response time from inside each RAGFlow container."""
-    from ragops.stack import verbs
-
-    report = verbs.verify(call.stack(), full=full, budget=not no_budget)
+    report = ragops.verify(call.stack(), full=full, budget=not no_budget)
     call.show(report)
     return OK if report.ok else FAILED
 
@@ -75,7 +65,6 @@ def verify(
 @verb(app, KEEP, "ragops watch --print systemd > /etc/systemd/system/ragops.service")
 def watch(
     call: Call,
-    *,
     probe: Annotated[
         float, option("SECONDS", "Pause between two one-document reranks that detect a hang.")
     ] = 30.0,
@@ -83,73 +72,60 @@ def watch(
         Literal["systemd"] | None,
         option("systemd", "Print a systemd unit that runs ragops watch.", "--print"),
     ] = None,
-) -> int:
+) -> None:
     """Watch Docker events and reconnect or restart when something breaks."""
     from ragops.stack.watch import Pace, Watcher, systemd_unit
 
     if unit:
-        text = systemd_unit(call.file)
+        text = systemd_unit(call.stack_file)
         call.show({"text": text}, text.rstrip("\n"))
-        return OK
+        return
     watcher = Watcher(call.stack, Pace(probe=probe))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.stop())
     call.show({"repairs": watcher.run()}, f"stopped after {watcher.repairs} repairs")
-    return OK
 
 
 @verb(app, KEEP)
-def connect(call: Call, container: Container) -> int:
+def connect(call: Call, container: Container) -> None:
     """Connect a container to the network now (lost when Compose recreates the container)."""
-    from ragops.stack import verbs
-
-    changes = verbs.connect(call.stack(), container)
-    call.show(changes, str(changes) if changes.actions else f"{container} is already connected")
-    return OK
+    changes = ragops.connect(call.stack(), container)
+    call.show(changes, changes if changes.actions else f"{container} is already connected")
 
 
 @verb(app, KEEP)
-def disconnect(call: Call, container: Container) -> int:
+def disconnect(call: Call, container: Container) -> None:
     """Disconnect a container from the network."""
-    from ragops.stack import verbs
-
-    changes = verbs.disconnect(call.stack(), container)
-    call.show(changes, str(changes) if changes.actions else f"{container} is not connected")
-    return OK
+    changes = ragops.disconnect(call.stack(), container)
+    call.show(changes, changes if changes.actions else f"{container} is not connected")
 
 
 @verb(app, REMOVE)
 def down(
     call: Call,
-    *,
     all_: Annotated[
-        bool, option("", "Remove every stack, the demo client and ragops' images too.", "--all")
+        bool, flag("--all", "Remove every stack, the demo client and ragops' images too.")
     ] = False,
-) -> int:
+) -> None:
     """Remove the reranker and its network; RAGFlow's containers keep running."""
-    from ragops.errors import EngineError
     from ragops.stack import verbs
 
     if not all_:
-        call.show(verbs.down(call.stack()))
-        return OK
+        call.show(ragops.down(call.stack()))
+        return
     try:
         engine = call.engine()
-    except EngineError as error:
+    except ragops.EngineError as error:
         call.message(f"{error.message}: nothing to remove")
-        return OK
-    call.show(verbs.purge(engine))
-    return OK
+    else:
+        call.show(verbs.purge(engine))
 
 
 @verb(app, SETUP, "ragops image --build")
 def image(
     call: Call,
-    *,
-    build: Annotated[
-        bool, option("", "Build it from package registries, even if it exists.", "--build")
-    ] = False,
-) -> int:
+    build: Annotated[bool, flag("--build", "Build it from package registries, even if it exists.")] = False,
+) -> None:
     """Find, pull or build the vLLM CPU image."""
     from ragops.configuration import home
     from ragops.reranker import image as images
@@ -159,4 +135,3 @@ def image(
         images.build(engine, home(), name)
     state = images.ensure(engine, name, home())
     call.show(state, f"{name}  {state.size / 1e9:.2f} GB  {(state.digests or (state.id,))[0]}")
-    return OK

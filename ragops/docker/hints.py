@@ -34,13 +34,13 @@ ENGINE = (
     Hint(
         "FileNotFoundError",
         "No engine listens on that socket.",
-        "install one (apt-get install docker.io), start it, or: ragops engine start",
+        "install one (apt-get install docker.io) and start it",
         "engine-missing",
     ),
     Hint(
         "Connection refused",
         "The socket is there, but no engine listens on it.",
-        "start the engine: systemctl start docker, or: ragops engine start",
+        "start the engine: systemctl start docker",
         "engine-stopped",
     ),
     Hint(

@@ -285,7 +285,7 @@ def next_step(stack: Stack, engine: Engine | None = None) -> NextStep:
     try:
         session = Session.open(stack, engine)
     except EngineError as error:
-        return NextStep(error.message, "ragops engine start", "uses or starts one; see also: ragops doctor")
+        return NextStep(error.message, "ragops doctor", "shows how to start one")
     image = session.engine.image(stack.reranker.image)
     if image is None:
         return NextStep(f"image {stack.reranker.image} is missing", "ragops image", "pulls or builds it")

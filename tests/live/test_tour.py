@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ragops.bench.records import load_run
-from tools import make_run, site
+from tools import site
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,13 +58,13 @@ def test_the_benchmark_says_what_stands_in(executed, results):
     text = (executed / "03_benchmark.ipynb").read_text()
     assert text.count("image/svg+xml") >= 4
     assert "bi-encoder" in text
-    run = load_run(make_run.newest_run(results))
+    run = load_run(site.newest_run(results))
     assert run.info.complete
     assert run.path.name in text
 
 
 def test_the_site_shows_them_without_another_host(executed, results, tmp_path):
-    page = site.build(ROOT / "docs", tmp_path / "site", notebooks=executed, run=make_run.newest_run(results))
+    page = site.build(ROOT / "docs", tmp_path / "site", notebooks=executed, run=site.newest_run(results))
     pages = list(page.parent.rglob("*.html"))
     assert any("03_benchmark" in str(one) for one in pages)
     for one in pages:

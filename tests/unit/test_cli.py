@@ -12,7 +12,6 @@ from ragops import cli
 from ragops.bench.records import LoadLevel
 from ragops.errors import BenchError, EngineError
 from tests.support.stub import Behaviour, StubReranker
-from tools import private_engine
 
 CONTAINER = "docker-ragflow-cpu-1"
 
@@ -24,11 +23,11 @@ def run(here, capsys):
     def ragops(*argv):
         try:
             code = cli.main(argv)
-        except SystemExit as left:  # argparse leaves so
-            code = left.code
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return code, said.out, said.err
+        except SystemExit as end:
+            code = end.code
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err
+        return code, output.out, output.err
 
     return ragops
 
@@ -54,7 +53,6 @@ class TestUsage:
             ("nonsense",),
             ("connect",),
             ("demo",),
-            ("engine",),
             ("bench", "--requests", "many"),
             ("up", "--no"),
         ],
@@ -183,7 +181,6 @@ class TestWithAStack:
             (("verify",), 0, {"title", "ok", "checks", "notes"}),
             (("down",), 0, {"changes"}),
             (("demo", "down"), 0, {"changes"}),
-            (("engine", "stop"), 0, {"stopped"}),
         ],
     )
     def test_json(self, run, up, argv, code, keys):
@@ -255,7 +252,7 @@ class TestErrors:
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("ragops.stack.verbs.up", interrupted)
+        monkeypatch.setattr("ragops.up", interrupted)
         code, out, err = run("up")
         assert (code, out) == (130, "")
         assert "ragops down" in err
@@ -264,7 +261,7 @@ class TestErrors:
         def gone(*_):
             raise BrokenPipeError
 
-        monkeypatch.setattr("ragops.stack.verbs.status", gone)
+        monkeypatch.setattr("ragops.status", gone)
         assert run("status") == (1, "", "")
 
 
@@ -293,19 +290,12 @@ class TestDemo:
         assert fake.container(CONTAINER).running
 
 
-class TestImageAndEngine:
-    def test_image_that_is_there_is_named(self, run, fake):
+class TestImage:
+    def test_an_existing_image_is_shown(self, run, fake):
         code, out, _ = run("image")
         assert code == 0
         assert out.startswith("vllm-cpu:latest")
         assert fake.calls == []
-
-    def test_engine_that_answers_is_used(self, run, fake, monkeypatch):
-        monkeypatch.setattr(private_engine, "connect", lambda: fake)
-        assert as_json(run, "engine", "start") == (0, {"address": "unix:///fake/docker.sock"})
-
-    def test_no_private_engine_to_stop(self, run):
-        assert run("engine", "stop")[:2] == (0, "there is no private engine\n")
 
 
 class TestBench:
@@ -317,7 +307,7 @@ class TestBench:
             asked.update(vars(config))
             raise BenchError("seen enough", hint="none")
 
-        monkeypatch.setattr("ragops.bench.measure.benchmark", benchmark)
+        monkeypatch.setattr("ragops.benchmark", benchmark)
         return asked
 
     def test_options_reach_the_benchmark(self, run, measured, tmp_path):
@@ -353,8 +343,8 @@ class TestBench:
             argv = ("--url", stub.base_url, "--model", "stub-reranker", "--requests", "8")
             code, out, _ = run("bench", *argv, "--max-words", "60", "--results", str(tmp_path))
         assert code == 0
+        assert out.splitlines()[1].split()[:3] == ["closed-1", "8", "0"]
         for part in (
-            "closed-1: n=8, 0 failed",
             "client: ",
             "p50 without a server",
             "largest window",

@@ -21,7 +21,7 @@ def test_no_engine(monkeypatch):
 
     monkeypatch.setattr("ragops.docker.engine.connect", silent)
     step = verbs.next_step(Stack())
-    assert (step.state, step.command) == ("no Docker engine answers", "ragops engine start")
+    assert (step.state, step.command) == ("no Docker engine answers", "ragops doctor")
 
 
 def test_no_image(next_command, fake):

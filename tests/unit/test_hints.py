@@ -5,7 +5,7 @@ import pytest
 from ragops.docker import hints
 
 SAID = {  # docker-py's and the engine's own words
-    "Connection aborted., FileNotFoundError(2, 'No such file or directory')": "ragops engine start",
+    "Connection aborted., FileNotFoundError(2, 'No such file or directory')": "docker.io",
     "ConnectionRefusedError(111, 'Connection refused')": "start the engine",
     "PermissionError(13, 'Permission denied')": "usermod -aG docker",
     "Invalid bind address protocol: foo://bar": "DOCKER_HOST",

@@ -45,7 +45,7 @@ def test_first_code_cell_holds_parameters_that_are_literals_with_a_comment(file)
     first, *others = code(file)
     assert first.metadata.tags == ["parameters"]
     assert not any("parameters" in cell.metadata.get("tags", []) for cell in others)
-    assert site.declared_parameters(read(file))
+    assert site.default_parameters(read(file))
     for statement in ast.parse(first.source).body:
         assert isinstance(statement, ast.Assign)
         ast.literal_eval(statement.value)
@@ -55,9 +55,7 @@ def test_first_code_cell_holds_parameters_that_are_literals_with_a_comment(file)
 def test_every_parameter_is_used(file):
     _, *others = code(file)
     used = " ".join(cell.source for cell in others)
-    assert [
-        name for name in site.declared_parameters(read(file)) if not re.search(rf"\b{name}\b", used)
-    ] == []
+    assert [name for name in site.default_parameters(read(file)) if not re.search(rf"\b{name}\b", used)] == []
 
 
 def test_cells_are_short_and_call_the_library(file):

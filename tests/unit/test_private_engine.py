@@ -64,3 +64,15 @@ def test_stopping_removes_the_folder_and_ends_no_other_process(tmp_path):
     (tmp_path / "engine" / "docker.pid").write_text(str(os.getpid()))
     assert private_engine.stop(tmp_path) is True
     assert not (tmp_path / "engine").exists()
+
+
+def test_start_and_stop_are_commands(fake, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
+    monkeypatch.setattr(private_engine, "connect", lambda: fake)
+    for action, output in (
+        ("start", f"DOCKER_HOST={fake.state().address}"),
+        ("stop", "there is no private engine"),
+    ):
+        monkeypatch.setattr("sys.argv", ["private_engine", action])
+        assert private_engine.main() == 0
+        assert capsys.readouterr().out.strip() == output

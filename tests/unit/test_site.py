@@ -56,7 +56,7 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):
 
 def test_a_notebook_without_parameters_declares_none(tmp_path):
     write(tmp_path, "a.ipynb", "N = 1", tag="other")
-    assert site.declared_parameters(nbformat.read(tmp_path / "a.ipynb", as_version=4)) == {}
+    assert site.default_parameters(nbformat.read(tmp_path / "a.ipynb", as_version=4)) == {}
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_draws_twice_and_names_the_source(tmp_path, drawing):
     assert "#ffffff" not in dark
     assert site.drawn_from(tmp_path / "small-dark.svg") == site.drawn_from(tmp_path / "small-light.svg") != ""
     source.write_text("digraph {")
-    with pytest.raises(RagopsError, match=r"dot can't draw small\.dot"):
+    with pytest.raises(RagopsError, match=r"dot cannot render small\.dot"):
         site.draw(source)
 
 
@@ -105,7 +105,7 @@ def docs(folder, page):
 
 def test_a_warning_stops_the_build_and_names_the_page(tmp_path):
     source = docs(tmp_path, "Title\n=====\n\n:doc:`nowhere`\n")
-    with pytest.raises(RagopsError, match="the site has faults") as failure:
+    with pytest.raises(RagopsError, match="the site has errors") as failure:
         site.build(source, tmp_path / "out")
     assert "docs/index.rst:4: WARNING: unknown document: 'nowhere'" in failure.value.evidence
     assert not (tmp_path / "out").exists()
@@ -121,6 +121,6 @@ def test_a_build_replaces_a_site_and_nothing_else(tmp_path):
     assert not (out / "old.html").exists()
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").touch()
-    with pytest.raises(RagopsError, match="holds no site"):
+    with pytest.raises(RagopsError, match="contains no site"):
         site.build(source, tmp_path / "letters")
     assert Path(tmp_path / "letters" / "a.txt").exists()

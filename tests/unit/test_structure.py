@@ -80,6 +80,11 @@ def test_one_module_for_each_external_library(library, modules):
     assert [name for name in users if not name.startswith(tuple(modules))] == []
 
 
+def test_the_library_imports_no_tools_benchmarks_or_tests():
+    outside = {"tools", "benchmarks", "tests"}
+    assert {name for name, tree in TREES.items() if outside & set(imported_libraries(tree))} == set()
+
+
 def test_only_the_command_prints():
     printing = {
         name

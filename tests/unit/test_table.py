@@ -1,10 +1,13 @@
 """Tables as text, HTML and JSON."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
-from ragops.cli.output import as_json
+from ragops.cli.output import as_json, rich_table
 from ragops.table import Column, Table
 
 COLUMNS = (Column("result", state=True), Column("name"), Column("command", code=True))
@@ -29,12 +32,27 @@ def test_text_has_a_header_where_it_is_wanted_and_leaves_html_columns_out():
     assert str(table).splitlines() == ["a  bb", "1  2"]
 
 
+def on_terminal(table, width, **environment):
+    file = io.StringIO()
+    console = Console(width=width, force_terminal=True, _environ=environment, file=file, highlight=False)
+    console.print(rich_table(table))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("width", [30, 44, 80])
-def test_text_is_wrapped_in_its_last_column(width):
+def test_a_terminal_table_is_as_wide_as_the_terminal(width):
     text = "a sentence of a good many words, to be wrapped"
-    lines = Table(COLUMNS, (("ok", "disk", text),), text, (text,)).text(width).splitlines()
-    assert max(map(len, lines)) <= width
-    assert " ".join(" ".join(lines).split()) == f"{text} ok disk {text} {text}"
+    output = on_terminal(Table(COLUMNS, (*ROWS, ("ok", "disk", text)), text, (text,)), width, NO_COLOR="1")
+    assert max(len(Text.from_ansi(line).plain.rstrip()) for line in output.splitlines()) <= width
+    assert "36" not in output
+
+
+def test_a_terminal_table_has_coloured_states_below_their_headings():
+    output = on_terminal(Table(COLUMNS, ROWS), 80, TERM="xterm-256color")
+    assert "\x1b[32mok\x1b[0m" in output
+    assert "\x1b[31mfail\x1b[0m" in output
+    lines = [Text.from_ansi(line).plain.rstrip() for line in output.splitlines()]
+    assert lines[:2] == ["on <this> host", "ok    disk  df -h"]
 
 
 def test_html_is_escaped_and_marks_states_and_groups():

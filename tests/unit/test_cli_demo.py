@@ -1,0 +1,73 @@
+"""``ragops lab`` opens JupyterLab with the notebooks, on this machine only."""
+
+import sys
+
+import pytest
+
+from ragops import cli
+from ragops.cli.demo import NOTEBOOKS
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """Runs ``ragops lab`` in an empty folder; gives the folder, arguments and environment of JupyterLab."""
+
+    def run(*argv):
+        started = []
+
+        def execve(_program, arguments, environment):
+            started.append((arguments, environment))
+            raise SystemExit(0)
+
+        monkeypatch.setattr("os.execve", execve)
+        code = cli.main(["lab", *argv])
+        return (code, *(started[0] if started else ([], {})))
+
+    data = tmp_path / "package"
+    (data / "notebooks").mkdir(parents=True)
+    (data / "notebooks" / "01_setup.ipynb").write_text("packaged")
+    monkeypatch.setattr("importlib.resources.files", lambda _: data)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return run
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_existing_notebooks_are_opened_in_place(lab, tmp_path, name):
+    file = tmp_path / "work" / name / "01_setup.ipynb"
+    file.parent.mkdir()
+    file.write_text("mine")
+    _, argv, _ = lab()
+    assert argv[-1] == str(file.parent)
+    assert file.read_text() == "mine"
+
+
+def test_without_notebooks_the_copies_of_the_package_are_opened(lab, tmp_path):
+    _, argv, _ = lab()
+    folder = tmp_path / "work" / "ragops-notebooks"
+    assert (argv[-1], (folder / "01_setup.ipynb").read_text()) == (str(folder), "packaged")
+
+
+def test_without_any_notebooks_it_fails(lab, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.resources.files", lambda _: tmp_path)
+    assert lab()[0] == 1
+    assert "no notebooks below" in capsys.readouterr().err
+
+
+def test_it_listens_on_this_machine_only_and_contacts_no_other(lab):
+    code, argv, environment = lab("--port", "8901", "--no-browser")
+    assert (code, argv[:3]) == (0, [sys.executable, "-m", "jupyterlab"])
+    assert {"--ip=127.0.0.1", "--port=8901", "--no-browser", "--LabApp.news_url=None"} <= set(argv)
+    assert "RAGOPS_STACK" not in environment
+    assert "--no-browser" not in lab()[1]
+
+
+def test_without_jupyterlab_it_names_the_extra(lab, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert lab()[0] == 1
+    assert "ragops-rerank[notebooks]" in capsys.readouterr().err
+
+
+def test_the_configuration_is_passed_to_the_notebooks(lab, tmp_path):
+    (tmp_path / "work" / "ragops.toml").write_text("")
+    assert lab()[2]["RAGOPS_STACK"] == str(tmp_path / "work" / "ragops.toml")
