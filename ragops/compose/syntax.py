@@ -104,10 +104,8 @@ class YamlNode:
 class Word:
     """One word of a command line."""
 
-    text: str | None
-    """After substitution; None if it has an undefined variable."""
-    written: str
-    """Before substitution, without quotes."""
+    text: str | None  # after substitution; None if it has an undefined variable
+    written: str  # before substitution, without quotes
     line: int
 
 
@@ -115,10 +113,8 @@ class Word:
 class Option:
     """An option of vLLM with its value; a positional argument has an empty name."""
 
-    name: str
-    """With dashes, also if the file has underscores: ``--max-model-len``."""
-    value: str | None
-    """Empty for a switch, None if it has an undefined variable."""
+    name: str  # with dashes, also if the file has underscores: --max-model-len
+    value: str | None  # empty for a switch, None if it has an undefined variable
     line: int
 
 

@@ -17,6 +17,11 @@ _NO_CHAT = (
     "the id is in the address of the chat's page in RAGFlow",
     "ragflow-chat-unknown",
 )
+_SLOW = (
+    "The reranker took longer than RAGFlow's timeout, which is 10 s for the test of a registration.",
+    "ragops verify measures it; register when the reranker is idle; the benchmark page has sizes that fit",
+    "ragflow-slow",
+)
 
 FAILURES = (
     Hint(
@@ -63,18 +68,8 @@ FAILURES = (
         "ragops up starts it as a reranker; for a compose file of your own: ragops check FILE",
         "ragflow-no-reranker",
     ),
-    Hint(
-        "Timeout accessing model",
-        "The reranker took longer than RAGFlow's timeout for a test, 10 s.",
-        "ragops verify measures it; register again when the reranker is idle",
-        "ragflow-slow",
-    ),
-    Hint(
-        "timed out",
-        "The reranker took longer than RAGFlow's timeout.",
-        "ragops verify measures it; see the benchmark page for what fits",
-        "ragflow-slow",
-    ),
+    Hint("Timeout accessing model", *_SLOW),
+    Hint("timed out", *_SLOW),
     Hint(
         "Illegal header value",
         "The key is empty.",

@@ -1,4 +1,4 @@
-"""Every failure text of RAGFlow that is documented is told with a cause and a remedy."""
+"""Every documented failure message of RAGFlow has a cause and a remedy."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ from ragops.ragflow.api import Request, Response, failure_hint, refusal
 from ragops.ragflow.failures import FAILURES
 
 DATA = Path(__file__).parents[1] / "data" / "ragflow"
-ASK = Request("POST", "/api/v1/somewhere", purpose="try it")
+REQUEST = Request("POST", "/api/v1/somewhere", purpose="try it")
 
-TOLD = [
+MESSAGES = [
     ("\nFail to access model(VLLM/m).status_code: 404, body: {'detail': 'Not Found'}", "end the address"),
     (
         "\nFail to access model(VLLM/m).status_code: 404, body: {'error': {'message': 'The model'}}",
@@ -49,15 +49,15 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize(("message", "remedy"), TOLD)
+@pytest.mark.parametrize(("message", "remedy"), MESSAGES)
 def test_message_has_a_cause_and_a_remedy(message, remedy):
-    error = refusal(ASK, Response(200, json.dumps({"code": 102, "message": message})))
+    error = refusal(REQUEST, Response(200, json.dumps({"code": 102, "message": message})))
     assert remedy in error.hint
     assert message.strip() in error.evidence
     assert failure_hint(message).cause in error.evidence
 
 
-def test_no_entry_of_the_table_is_hidden_by_another():
+def test_every_row_of_the_table_can_match():
     for hint in FAILURES:
         assert failure_hint(hint.words) is hint
 
@@ -72,7 +72,7 @@ def test_every_recorded_failure_is_known(name):
         body = step["response"]["body"]
         if isinstance(body, dict) and body.get("code"):
             message = body["message"]
-            if failure_hint(message) is None and not any(one in message for one in harmless):
+            if failure_hint(message) is None and not any(words in message for words in harmless):
                 unknown.append(message)
     assert unknown == []
 
@@ -89,10 +89,10 @@ def test_every_recorded_failure_is_known(name):
         (200, '{"code": "0"}', -1),
     ],
 )
-def test_code_is_judged_and_the_status_only_without_one(status, text, code):
-    reply = Response(status, text)
-    assert (reply.code, reply.ok) == (code, code == 0)
+def test_the_http_status_counts_only_without_a_code(status, text, code):
+    response = Response(status, text)
+    assert (response.code, response.ok) == (code, code == 0)
 
 
-def test_unknown_message_points_to_the_log():
-    assert "docker logs" in refusal(ASK, Response(200, '{"code": 100, "message": "new words"}')).hint
+def test_an_unknown_message_refers_to_the_log():
+    assert "docker logs" in refusal(REQUEST, Response(200, '{"code": 100, "message": "unknown"}')).hint

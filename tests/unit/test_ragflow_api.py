@@ -1,4 +1,4 @@
-"""Keys and tokens are read from a file or the environment, and show up nowhere."""
+"""Keys and tokens are read from a file or the environment, and never shown; addresses are checked."""
 
 import json
 import logging
@@ -29,12 +29,12 @@ class TestSource:
         file.write_text("from-file\n")
         assert read_secret("A_KEY", file).reveal() == "from-file"
 
-    def test_nothing_given(self, monkeypatch):
+    def test_without_a_file_and_a_variable_it_is_empty(self, monkeypatch):
         monkeypatch.delenv("A_KEY", raising=False)
         assert not read_secret("A_KEY")
 
     @pytest.mark.parametrize("text", ["", "two words", "zwei\nzeilen", "größe", "tab\tkey"])
-    def test_what_no_header_can_hold_is_refused_and_not_shown(self, tmp_path, text):
+    def test_text_that_no_header_can_hold_is_refused_and_not_shown(self, tmp_path, text):
         file = tmp_path / "key"
         file.write_text(f"{text}")
         with pytest.raises(StackError) as caught:
@@ -49,13 +49,13 @@ class TestSource:
 
 
 def test_secret_prints_as_stars():
-    held = Secret(CANARY)
-    assert CANARY not in f"{held} {held!r} {[held]} {RegistrationSpec('m', 'u', 1, key=held)!r}"
+    secret = Secret(CANARY)
+    assert CANARY not in f"{secret} {secret!r} {[secret]} {RegistrationSpec('m', 'u', 1, key=secret)!r}"
     with pytest.raises(TypeError):
-        json.dumps({"key": held})
+        json.dumps({"key": secret})
 
 
-def test_masking_takes_the_longest_first_and_leaves_placeholders():
+def test_the_longest_secret_is_masked_first_and_placeholders_are_not():
     assert mask("abcdef and abcd, x", (Secret("abcd"), Secret("abcdef"), Secret("x"))) == "*** and ***, x"
 
 

@@ -1,4 +1,4 @@
-"""The table of releases says what was read in RAGFlow's source and seen on its servers."""
+"""The table of releases has the values that were read in RAGFlow's source and measured on its servers."""
 
 import pytest
 
@@ -33,13 +33,13 @@ def test_top_k_bounds_the_window_from_v0_25_on(name, count):
     ("name", "timeout", "limit"),
     [("v0.23.1", 300, None), ("v0.24.0", 300, 10), ("v0.25.2", 300, 10), ("v0.25.3", 30, 10)],
 )
-def test_times(name, timeout, limit):
+def test_timeouts(name, timeout, limit):
     assert (of(name).timeout, of(name).registration_limit) == (timeout, limit)
 
 
-def test_registration():
-    styles = {name: of(name).registration for name in ("v0.23.1", "v0.24.0", "v0.26.0", "v0.26.4", "v0.27.0")}
-    assert list(styles.values()) == [
+def test_registration_routes():
+    routes = {name: of(name).registration for name in ("v0.23.1", "v0.24.0", "v0.26.0", "v0.26.4", "v0.27.0")}
+    assert list(routes.values()) == [
         "manual",
         "add_llm",
         "provider",

@@ -1,0 +1,300 @@
+"""RAGFlow's containers, their release and address, and which can be connected to a network."""
+
+import pytest
+
+from ragops.configuration import Ragflow, parse
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
+from ragops.errors import RagflowError, StackError
+from ragops.ragflow import discovery
+from ragops.ragflow.discovery import (
+    DEMO,
+    FINGERPRINTS,
+    RagflowContainer,
+    api_url,
+    check_connectable,
+    find,
+    is_ragflow,
+    matching_releases,
+)
+from ragops.ragflow.releases import KNOWN
+from tests.support.contract.api import RagflowServer
+
+ANY = Ragflow()
+MIRRORS = (
+    "infiniflow/ragflow",
+    "swr.cn-north-4.myhuaweicloud.com/infiniflow/ragflow",
+    "registry.cn-hangzhou.aliyuncs.com/infiniflow/ragflow",
+)
+
+
+def service(name, project="docker"):
+    return {COMPOSE_PROJECT: project, COMPOSE_SERVICE: name}
+
+
+def names(engine, configured=ANY):
+    return [ragflow.name for ragflow in find(engine.containers(), configured)]
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "labels", "expected"),
+    [
+        ("docker-ragflow-cpu-1", "any:1", service("ragflow-cpu"), True),  # v0.22 and later
+        ("docker-ragflow-gpu-1", "any:1", service("ragflow-gpu"), True),
+        ("x", "any:1", service("ragflow"), True),
+        ("ragflow-server", "any:1", {}, True),  # before v0.22
+        ("x", "infiniflow/ragflow:v0.20.5-slim", {}, True),
+        ("x", "mirror.test:5000/infiniflow/ragflow@sha256:1", {}, True),
+        ("x", "infiniflow/ragflow", {}, True),
+        ("x", "infiniflow/ragflow-sandbox:1", {}, False),
+        ("x", "notinfiniflow/ragflow:1", {}, False),
+        ("ragflow-mysql", "mysql:8", service("mysql"), False),
+        ("docker-tei-cpu-1", "infiniflow/text-embeddings-inference:1", service("tei-cpu"), False),
+    ],
+)
+def test_is_ragflow(fake, name, image, labels, expected):
+    fake.add_container(name, image=image, labels=labels)
+    assert is_ragflow(fake.container(name)) is expected
+
+
+@pytest.mark.parametrize(
+    ("image", "release"),
+    [
+        ("infiniflow/ragflow:v0.25.3", "v0.25.3"),
+        ("infiniflow/ragflow:0.20.5-slim", "v0.20.5"),
+        ("mirror.test:5000/infiniflow/ragflow:v0.9.0", "v0.9.0"),
+        ("infiniflow/ragflow:nightly", ""),
+        ("infiniflow/ragflow", ""),
+    ],
+)
+def test_release_is_in_the_tag(fake, image, release):
+    fake.add_container("ragflow-server", image=image)
+    assert find(fake.containers(), ANY)[0].release == release
+
+
+def test_only_the_server_is_returned(fake, ragflow):
+    fake.add_container("docker-mysql-1", labels=service("mysql"))
+    server = find(fake.containers(), ANY)[0]
+    assert (server.name, server.project, server.service) == (ragflow, "docker", "ragflow-cpu")
+    assert names(fake) == [ragflow]
+
+
+def test_no_ragflow_is_no_error(fake):
+    assert names(fake) == []
+
+
+def test_replicas_of_one_project_are_sorted_by_name(fake):
+    for name in ("docker-ragflow-cpu-2", "docker-ragflow-cpu-1"):
+        fake.add_container(name, labels=service("ragflow-cpu"))
+    assert names(fake) == ["docker-ragflow-cpu-1", "docker-ragflow-cpu-2"]
+
+
+def test_two_projects_are_ambiguous(fake):
+    for project in ("blue", "green"):
+        fake.add_container(f"{project}-ragflow-1", labels=service("ragflow", project))
+    with pytest.raises(RagflowError) as caught:
+        names(fake)
+    assert caught.value.code == "ragflow-ambiguous"
+    assert "green: green-ragflow-1" in caught.value.evidence
+    assert 'project = "blue"' in caught.value.hint
+    assert names(fake, Ragflow(project="green")) == ["green-ragflow-1"]
+    assert names(fake, Ragflow(project="red")) == []
+
+
+def test_configured_containers_are_used_without_a_check(fake, ragflow):
+    ids = {name: fake.add_container(name) for name in ("mine", "other")}
+    assert names(fake, Ragflow(containers=("mine", "other"))) == ["mine", "other"]
+    assert names(fake, Ragflow(containers=(ids["mine"][:12],))) == ["mine"]
+
+
+def test_any_iterable_of_containers_is_accepted(fake):
+    for name in ("mine", "other"):
+        fake.add_container(name)
+    assert len(find(iter(fake.containers()), Ragflow(containers=("mine", "other")))) == 2
+
+
+@pytest.mark.parametrize("name", ["missing", "", "a"])
+def test_a_missing_container_is_an_error_with_the_similar_ones(fake, ragflow, name):
+    with pytest.raises(RagflowError) as caught:
+        names(fake, Ragflow(containers=(name,)))
+    assert (caught.value.code, caught.value.container) == ("container-missing", name)
+    assert ragflow in caught.value.evidence
+
+
+def test_a_name_goes_before_the_same_short_id(fake):
+    number = fake.add_container("first")
+    fake.add_container(number[:12])
+    assert names(fake, Ragflow(containers=(number[:12],))) == [number[:12]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [("host", "host's network"), ("none", "without a network"), ("container:other", "another container's")],
+)
+def test_obstacles(fake, mode, reason):
+    fake.add_container("other")
+    fake.add_container("container", network=mode)
+    ragflow = RagflowContainer(fake.container("container"))
+    assert reason in ragflow.obstacle
+    with pytest.raises(RagflowError) as caught:
+        check_connectable(ragflow)
+    assert caught.value.code == "cannot-join"
+
+
+@pytest.mark.parametrize("mode", ["bridge", "docker_ragflow"])
+def test_no_obstacle(fake, mode):
+    fake.add_container("container", network=mode)
+    ragflow = RagflowContainer(fake.container("container"))
+    assert check_connectable(ragflow) is ragflow
+
+
+def test_the_demo_client_has_no_release(fake):
+    labels = {**service("ragflow-cpu"), "org.ragops": DEMO}
+    fake.add_container("x", image="infiniflow/ragflow:v0.25.3", labels=labels)
+    client = find(fake.containers(), ANY)[0]
+    assert (client.demo, client.release) == (True, "")
+
+
+@pytest.fixture
+def nightly(fake):
+    """A container whose image has no release in its tag."""
+    labels = {COMPOSE_PROJECT: "docker", COMPOSE_SERVICE: "ragflow-cpu"}
+    fake.add_container("docker-ragflow-cpu-1", image="infiniflow/ragflow:nightly", labels=labels)
+    return RagflowContainer(fake.container("docker-ragflow-cpu-1"))
+
+
+def set_version_file(fake, code, out="", err=""):
+    fake.respond = lambda _name, argv, _stdin: ExecResult(code, out, err) if argv[0] == "cat" else None
+
+
+@pytest.mark.parametrize("image", MIRRORS)
+@pytest.mark.parametrize("tag", [":v0.25.3", ":v0.25.3-slim", ":0.25.3", ":v0.25.3@sha256:1"])
+def test_mirrors_and_tags(fake, image, tag):
+    fake.add_container("x", image=image + tag)
+    (ragflow,) = find(fake.containers(), ANY)
+    assert ragflow.release == "v0.25.3"
+
+
+def test_executor_is_no_server(fake):
+    fake.add_container("ragflow-executor", image="infiniflow/ragflow:v0.20.5")
+    fake.change("ragflow-executor", command=("/ragflow/entrypoint_task_executor.sh", "1", "3"))
+    assert find(fake.containers(), ANY) == ()
+
+
+class TestDetect:
+    def test_the_configuration_goes_first(self, nightly):
+        detected = discovery.detect("v0.26.1", url="http://127.0.0.1:9", container=nightly)
+        assert (detected.release.name, detected.source) == ("v0.26.1", "ragops.toml")
+
+    def test_the_tag_is_next(self, fake):
+        fake.add_container("x", image="infiniflow/ragflow:v0.22.1")
+        detected = discovery.detect(
+            None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x"))
+        )
+        assert (detected.release.name, detected.source) == (
+            "v0.22.1",
+            "the tag of infiniflow/ragflow:v0.22.1",
+        )
+
+    @pytest.mark.parametrize("name", ["v0.25.2", "v0.25.6", "v0.26.4", "v0.27.0"])
+    def test_the_server_needs_no_token(self, name, nightly, fake):
+        with RagflowServer(name) as server:
+            detected = discovery.detect(None, url=server.url, container=nightly, engine=fake)
+        assert detected.release.name == name
+        assert detected.source.endswith("/api/v1/system/version")
+        assert all(request.authorization == "" for request in server.asked)
+
+    def test_the_file_in_the_container_is_last(self, nightly, fake):
+        set_version_file(fake, 0, "v0.23.1 full\n")
+        with RagflowServer("v0.23.1") as server:
+            detected = discovery.detect(None, url=server.url, container=nightly, engine=fake)
+        assert (detected.release.name, detected.source) == (
+            "v0.23.1",
+            "/ragflow/VERSION in docker-ragflow-cpu-1",
+        )
+
+    def test_an_unknown_tag_is_an_error(self, fake):
+        fake.add_container("x", image="infiniflow/ragflow:v0.9.0")
+        with pytest.raises(RagflowError) as caught:
+            discovery.detect(None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x")))
+        assert (caught.value.code, "v0.9.0" in caught.value.message) == ("ragflow-release", True)
+
+
+def test_an_unknown_release_lists_each_attempt(nightly, fake):
+    set_version_file(fake, 1, "", "cat: /ragflow/VERSION: No such file or directory")
+    with (
+        RagflowServer("v0.22.0") as server,
+        pytest.raises(RagflowError) as caught,
+    ):
+        discovery.detect(None, url=server.url, container=nightly, engine=fake)
+    assert "v0.21.0 to v0.24.0" in caught.value.evidence
+    assert "No such file" in caught.value.evidence
+    assert caught.value.code == "ragflow-release"
+
+
+def test_a_build_between_releases_is_unknown(nightly, fake):
+    set_version_file(fake, 0, "v0.25.6-31-gabc1234 full")
+    with RagflowServer("v0.24.0") as server, pytest.raises(RagflowError) as caught:
+        discovery.detect(None, url=server.url, container=nightly, engine=fake)
+    assert "v0.25.6-31-gabc1234" in caught.value.evidence
+
+
+def test_a_server_that_ran_from_source_has_no_release():
+    with RagflowServer("v0.27.0", version="unknown") as server:
+        name, reason = discovery.server_release(server.url)
+    assert name == ""
+    assert "v0.27.0 to v0.27.0" in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("v0.18.0", "v0.17.0", "v0.20.5"),
+        ("v0.22.1", "v0.21.0", "v0.24.0"),
+        ("v0.25.3", "v0.25.0", "v0.25.6"),
+        ("v0.26.2", "v0.26.0", "v0.26.4"),
+        ("v0.27.0", "v0.27.0", "v0.27.0"),
+    ],
+)
+def test_routes_narrow_the_release_down(name, first, last):
+    with RagflowServer(name, version="unknown") as server:
+        _, reason = discovery.server_release(server.url)
+    assert f"{first} to {last}" in reason
+
+
+def test_routes_of_no_release():
+    assert matching_releases(dict.fromkeys(FINGERPRINTS, 200)) == ()
+    assert matching_releases(dict.fromkeys(FINGERPRINTS, 404)) == ()
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("published", "url"),
+        [
+            ((("0.0.0.0", 8880, 80), ("0.0.0.0", 9380, 9380)), "http://127.0.0.1:9380"),
+            ((("::", 80, 80),), "http://127.0.0.1:80"),
+            ((("192.0.2.7", 81, 80),), "http://192.0.2.7:81"),
+            ((("::1", 81, 80),), "http://[::1]:81"),
+        ],
+    )
+    def test_published_port(self, fake, published, url):
+        fake.add_container("x", image="infiniflow/ragflow:v0.25.3")
+        fake.change("x", published=published)
+        assert api_url(RagflowContainer(fake.container("x"))) == url
+
+    def test_address_in_a_network(self, fake):
+        fake.add_container("x", image="infiniflow/ragflow:v0.25.3", network="docker_ragflow")
+        (endpoint,) = fake.container("x").endpoints
+        assert api_url(RagflowContainer(fake.container("x"))) == f"http://{endpoint.address}:9380"
+
+    def test_none(self, fake):
+        fake.add_container("x", image="infiniflow/ragflow:v0.25.3", network="host")
+        with pytest.raises(RagflowError) as caught:
+            api_url(RagflowContainer(fake.container("x")))
+        assert (caught.value.code, caught.value.container) == ("ragflow-silent", "x")
+
+
+def test_the_configured_release_is_checked():
+    assert parse('[ragflow]\nrelease = "0.25.6"').ragflow.release == "v0.25.6"
+    with pytest.raises(StackError) as caught:
+        parse('[ragflow]\nrelease = "v9.9.9"')
+    assert KNOWN[-1] in caught.value.evidence
