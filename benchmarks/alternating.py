@@ -146,23 +146,20 @@ class Rig:
             self.engine.remove_container(spec.name)
 
     def limit(self, spec: ContainerSpec) -> GemmPeak:
-        """What the machine can do at most, on the cores of a launch."""
-        chosen = sizing.cores(Stack(), self.host)
-        threads = len(sizing.compute_cpus(Stack(), chosen))
-        served = sizing.dtype(Stack(), self.host)
-        return measure.measure(self.engine, self.image, self.model, served, spec.cpuset_cpus, threads)
+        """The matrix multiplication peak on the cores of a launch."""
+        return measure.gemm_peak(self._deployment(spec), self.engine, self.image)
 
     def origin(self, spec: ContainerSpec) -> Provenance:
-        """Where the record comes from."""
+        """Provenance of the record."""
         container = self.engine.container(spec.name)
         if container is None:
             raise BenchError(f"{spec.name} is gone", container=spec.name)
+        provenance = measure.provenance(self._deployment(spec), container, self.engine)
+        return replace(provenance, client_is_stand_in="")
+
+    def _deployment(self, spec: ContainerSpec) -> Deployment:
         stack = self.stack("default")
-        needs = sizing.size(stack, self.model, self.host)
-        found = measure.of_container(
-            Deployment(stack, self.model, self.host, needs, spec), container, self.engine
-        )
-        return replace(found, client_is_stand_in="")
+        return Deployment(stack, self.model, self.host, sizing.size(stack, self.model, self.host), spec)
 
 
 def told(line: str) -> None:

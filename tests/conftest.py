@@ -226,7 +226,7 @@ def recorded(tmp_path_factory):
         )
         provenance = bench.Provenance(model_is_stand_in="a stub")
         server = bench.Server(stub.base_url, "stub-reranker", provenance=provenance)
-        return bench.record_sync(server, config)
+        return bench.record(server, config)
 
 
 def table(made):

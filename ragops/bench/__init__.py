@@ -2,7 +2,7 @@
 
 ::
 
-    path = await record(Server("http://127.0.0.1:8123/v1", "reranker"), BenchmarkConfig(ragflow()))
+    path = record(Server("http://127.0.0.1:8123/v1", "reranker"), BenchmarkConfig(ragflow()))
     run = load_run(path)
     summary(run)
     judge(run).sentence
@@ -30,7 +30,7 @@ from ragops.bench.records import (
     load_run,
 )
 from ragops.bench.report import write_report
-from ragops.bench.run import RunProgress, measure_overhead, record, record_sync, resume, resume_sync
+from ragops.bench.run import RunProgress, measure_overhead, record, resume
 from ragops.bench.series import meanwhile
 from ragops.bench.statistics import LevelFigures, figures, frame, summary
 from ragops.bench.verdict import Verdict, affordable, judge
@@ -70,9 +70,7 @@ __all__ = [
     "measure_overhead",
     "ragflow",
     "record",
-    "record_sync",
     "resume",
-    "resume_sync",
     "summary",
     "synthetic",
     "words_for_context",

@@ -116,6 +116,7 @@ class Server:
         sampler: Called before and after each trial and once a second, in its own thread.
         limit: Matrix multiplication limit of the machine, from :mod:`ragops.bench.measure`.
         template_tokens: Tokens that the score template adds to each pair.
+        no_order_check: Why the order is not checked, such as that the model is untrained; empty to check it.
     """
 
     base_url: str
@@ -125,6 +126,7 @@ class Server:
     sampler: ReadSample | None = None
     limit: GemmPeak | None = None
     template_tokens: int = 0
+    no_order_check: str = ""
 
 
 @dataclass(frozen=True)

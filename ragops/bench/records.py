@@ -115,17 +115,11 @@ def due_times(level: LoadLevel, count: int, seed: int) -> list[int]:
 
     Returns:
         Nanoseconds after the start, rising; the first is 0.
-
-    Raises:
-        BenchError: The level has no due times of its own.
     """
-    if level.kind == "constant":
-        gaps = [1 / level.value] * (count - 1)
-    elif level.kind == "poisson":
+    gaps = [1 / level.value] * (count - 1)
+    if level.kind == "poisson":
         generator = random.Random(f"{seed} {level.name}")  # noqa: S311 - a repeatable load, no secret
-        gaps = [generator.expovariate(level.value) for _ in range(count - 1)]
-    else:
-        raise BenchError(f"{level.name} is a closed loop without due times", code="load-refused")
+        gaps = [generator.expovariate(level.value) for _ in gaps]
     return [round(seconds * 1e9) for seconds in accumulate(gaps, initial=0.0)][:count]
 
 

@@ -7,7 +7,6 @@ was recorded, whatever ends the run. ``statistics.py`` and ``verdict.py`` evalua
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import re
 import time
@@ -17,16 +16,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ragops.bench import wire
 from ragops.bench.echo import MODEL, EchoProcess
-from ragops.bench.load import RunPlan, send_trial
+from ragops.bench.load import RunPlan, Server, send_trial
 from ragops.bench.records import (
     ClientOverhead,
     ClientReport,
     OrderReport,
     OrderResult,
+    Provenance,
     RunFolder,
     RunInfo,
     load_run,
@@ -39,12 +39,11 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from ragops.bench.load import BenchmarkConfig, ReadSample, Server
-    from ragops.bench.records import OrderCheck, Provenance, RequestRecord
+    from ragops.bench.load import BenchmarkConfig, ReadSample
+    from ragops.bench.records import OrderCheck, RequestRecord
     from ragops.bench.workload import Workload
 
-P = ParamSpec("P")
-T = TypeVar("T")
+    ProgressCallback = Callable[["RunProgress"], None]
 
 _STOP_CHECK_S = 0.1
 _SAMPLE_S = 1.0
@@ -67,14 +66,17 @@ class RunProgress:
     """The run's folder."""
 
 
-async def record(
+def record(
     server: Server,
     config: BenchmarkConfig,
     *,
-    progress: Callable[[RunProgress], None] | None = None,
+    progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
 ) -> Path:
     """Measure a server, and record the run in a new folder.
+
+    It blocks, also inside a running event loop, as in Jupyter. Ctrl-C ends the run and keeps what was
+    recorded.
 
     Args:
         server: What is measured.
@@ -89,7 +91,8 @@ async def record(
         BenchError: The server does not respond or ranks wrongly, the folder is not writable, or the
             server stopped responding; what was recorded stays.
     """
-    levels, check = tuple(config.levels), config.order_check
+    levels = tuple(config.levels)
+    order = trial_order(levels, config.repeats, config.seed)
     info = RunInfo(
         name=config.name,
         started=_now(),
@@ -99,48 +102,47 @@ async def record(
         timeout=config.request_timeout,
         workload=config.workload.info(),
         levels=levels,
-        order_played=tuple(
-            f"{level.name}#{repeat}" for level, repeat in trial_order(levels, config.repeats, config.seed)
-        ),
+        order_played=tuple(f"{level.name}#{repeat}" for level, repeat in order),
         repeats=config.repeats,
         warmup=config.warmup,
         seed=config.seed,
         fresh=config.fresh,
-        order=OrderReport(*check, skipped=config.no_order_check),
+        order=OrderReport(*config.order_check, skipped=config.no_order_check or server.no_order_check),
         provenance=server.provenance,
         limit=server.limit,
         template_tokens=server.template_tokens,
     )
     target = wire.Target(server.base_url, server.model, server.api_key, info.timeout)
-    async with wire.client() as http:
-        info = await _check_order_before(info, http, target)
-        if config.with_limits:
-            info = replace(info, client=ClientReport(0, 0, await measure_overhead(config.workload)))
-        folder = RunFolder(Path(config.results) / _folder_name(info))
-        plan = RunPlan(info, config.workload, target)
-        return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
+
+    async def run() -> Path:
+        async with wire.client() as http:
+            checked = await _check_order_before(info, http, target)
+            if config.with_limits:
+                overhead = await measure_overhead(config.workload)
+                checked = replace(checked, client=ClientReport(0, 0, overhead))
+            folder = RunFolder(Path(config.results) / _folder_name(checked))
+            plan = RunPlan(checked, config.workload, target)
+            return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
+
+    return _run_blocking(run())
 
 
-async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is continued with
+def resume(
     path: Path,
+    server: Server | None = None,
     *,
     workload: Workload | None = None,
-    provenance: Provenance | None = None,
-    sampler: ReadSample | None = None,
-    progress: Callable[[RunProgress], None] | None = None,
-    api_key: str = "x",
+    progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
 ) -> Path:
-    """Resume an incomplete run: send the missing requests, into the same folder.
+    """Resume an incomplete run: send the missing requests, into the same folder; blocks as :func:`record`.
 
     Args:
         path: The run's folder.
+        server: The server now, for its key and counters; image, model and cores must not have changed.
         workload: The requests where they were the user's own; otherwise they are generated again.
-        provenance: Of the server now; image, model and cores must not have changed.
-        sampler: As for :func:`record`.
-        progress: As for :func:`record`.
-        api_key: As for :func:`record`.
-        stop: As for :func:`record`.
+        progress: Called after each request.
+        stop: Ends the run when it is set, from any thread.
 
     Returns:
         The run's folder.
@@ -152,14 +154,19 @@ async def resume(  # noqa: PLR0913 - one keyword for each thing that a run is co
     info, code = before.info, "run-not-continued"
     if info.complete:
         raise BenchError(f"{path} is complete", code=code, hint="record a new run instead", file=path)
-    workload = workload or regenerate(info.workload)
-    _refuse_changes(info, workload, provenance)
-    info = replace(info, resumed=(*info.resumed, _now()), reason="still running")
-    target = wire.Target(info.base_url, info.model, api_key, info.timeout)
-    async with wire.client() as http:
-        plan = RunPlan(await _check_order_before(info, http, target), workload, target, before)
-        folder = RunFolder(before.path, resume=True)
-        return await _Recorder(plan, folder, sampler, progress).run(http, stop)
+    texts = workload or regenerate(info.workload)
+    server = server or Server(info.base_url, info.model)
+    _refuse_changes(info, texts, server.provenance)
+    target = wire.Target(info.base_url, info.model, server.api_key, info.timeout)
+
+    async def run() -> Path:
+        async with wire.client() as http:
+            resumed = replace(info, resumed=(*info.resumed, _now()), reason="still running")
+            plan = RunPlan(await _check_order_before(resumed, http, target), texts, target, before)
+            folder = RunFolder(before.path, resume=True)
+            return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
+
+    return _run_blocking(run())
 
 
 async def measure_overhead(workload: Workload, requests: int = 40) -> ClientOverhead:
@@ -188,28 +195,18 @@ async def measure_overhead(workload: Workload, requests: int = 40) -> ClientOver
     return ClientOverhead(requests, int(median(times)), cpu_ns // requests, errors)
 
 
-def _blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Blocking form of a coroutine function, also inside a running event loop, as in Jupyter."""
-
-    @functools.wraps(function)
-    def blocking(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(function(*args, **kwargs))
-        return _run_in_thread(function(*args, **kwargs))
-
-    return blocking
-
-
-def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run in a thread with its own event loop; an interrupt cancels the coroutine."""
+def _run_blocking(coroutine: Coroutine[Any, Any, Path]) -> Path:
+    """Run a coroutine; inside a running event loop, in a thread with its own, which an interrupt cancels."""
     running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
 
-    async def registered() -> T:
+    async def registered() -> Path:
         running.append((asyncio.get_running_loop(), _current_task()))
         return await coroutine
 
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(asyncio.run, registered())
         try:
@@ -220,14 +217,6 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
             raise
 
 
-record_sync = _blocking(record)
-"""Blocking form of :func:`record`, also inside a running event loop, as in Jupyter. Ctrl-C ends the run
-and keeps what was recorded."""
-
-resume_sync = _blocking(resume)
-"""Blocking form of :func:`resume`; see :func:`record_sync`."""
-
-
 class _Recorder:
     """Executes a plan; the sampler runs in its own thread, ``progress`` is called after each request."""
 
@@ -236,7 +225,7 @@ class _Recorder:
         plan: RunPlan,
         folder: RunFolder,
         sampler: ReadSample | None,
-        progress: Callable[[RunProgress], None] | None,
+        progress: ProgressCallback | None,
     ) -> None:
         self.plan, self.folder = plan, folder
         self.sampler, self.progress = sampler, progress
@@ -432,7 +421,7 @@ async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Tar
     return replace(info, order=replace(info.order, before=info.order.before or result))
 
 
-def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance | None) -> None:
+def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -> None:
     if workload.sha256 != info.workload.sha256:
         raise BenchError(
             "these are not the requests of that run",
@@ -441,7 +430,7 @@ def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance | 
             hint="give the same file with --workload",
         )
     changes = []
-    for name in _MUST_STAY if provenance else ():
+    for name in () if provenance == Provenance() else _MUST_STAY:
         before, now = getattr(info.provenance, name), getattr(provenance, name)
         if before != now:
             changes.append(f"{name}: {before}, now {now}")

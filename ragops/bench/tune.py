@@ -1,8 +1,9 @@
-"""Compares vLLM options on this machine and keeps the faster ones: ``ragops tune``.
+"""Compare vLLM options on this machine and keep the faster ones: ``ragops tune``.
 
 A candidate runs in a container beside the baseline's; one of them computes, the other is paused. Both get the
 same requests in interleaved pairs of rounds, each an ordinary recorded run. A candidate that is faster at
-equal scores is the baseline of the next one.
+equal scores is the baseline of the next one. :func:`tune` is the verb, :class:`Search` executes it,
+:func:`candidates` and :func:`decide` are pure.
 """
 
 from __future__ import annotations
@@ -22,29 +23,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import tomlkit
 from pydantic import TypeAdapter
 
-from ragops.bench import measure
 from ragops.bench.compare import agreement, scipy_stats
 from ragops.bench.load import BenchmarkConfig
-from ragops.bench.measure import benchmark, max_words
+from ragops.bench.measure import context_words, machine_name, running_server
 from ragops.bench.records import load_run
+from ragops.bench.run import record
 from ragops.bench.statistics import figures
 from ragops.bench.workload import ragflow
 from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
 from ragops.configuration import Reranker, Stack, home, parse
-from ragops.docker import engine as docker_engine
 from ragops.errors import BenchError, NotFoundError, RagopsError, StackError, file_errors
 from ragops.progress import step
-from ragops.reranker import host as hosts
 from ragops.reranker import image as images
 from ragops.reranker import int8, sizing
 from ragops.reranker.options import PORT
-from ragops.session import Deployment, lock, refuse_while_watched
+from ragops.session import Session, lock, refuse_while_watched
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ragops.bench.load import Server
     from ragops.docker.engine import Engine
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
@@ -55,9 +55,9 @@ Decision = Literal["faster", "slower", "no gain", "inconclusive", "rejected", "f
 
 GAIN = 1.03
 """A candidate has to be faster by more than this: two starts of the same options differ by up to 3 %."""
-TOLERANCE, ORDER = 0.02, 0.95
+TOLERANCE, MIN_TAU = 0.02, 0.95
 """Largest difference of a score and smallest Kendall's tau that count as equal; first ranks never differ."""
-FEWEST, MOST, ERROR = 3, 8, 0.05
+MIN_PAIRS, MAX_PAIRS, ALPHA = 3, 8, 0.05
 """Pairs of rounds before the first decision and at most; probability of a wrong one in all of them."""
 REQUEST_S, ROUND_S, DOCUMENTS = 2.5, 5.0, (4, 64)
 """Seconds of a request and of a round with the configuration; fewest and most documents in a request."""
@@ -72,7 +72,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Row:
+class CandidateResult:
     """The result of one candidate."""
 
     candidate: str
@@ -91,7 +91,7 @@ class TuneResult(Shown):
 
     folder: Path
     model: str
-    rows: tuple[Row, ...]
+    rows: tuple[CandidateResult, ...]
     settings: Settings
     """What to set for the fastest options; empty when the configuration has them."""
     written: Path | None = None
@@ -108,189 +108,6 @@ class TuneResult(Shown):
         settings = ", ".join(f"{key} = {value}" for key, value in self.settings.items()) or "none"
         notes = (f"settings to keep: {settings}", f"written to: {self.written}", f"run: {self.folder}")
         return Table(tuple(columns), tuple(cells), self.model, notes, header=True)
-
-
-def candidates(stack: Stack, model: Model, host: Host) -> tuple[Candidate, ...]:
-    """The table of candidates in the order of trial, without what the configuration already says; pure.
-
-    An encoder has no cache blocks and takes each document in one step. ``int8`` changes scores most.
-    """
-    now, needs = stack.reranker, sizing.size(stack, model, host)
-    least = 1 if model.causal else needs.max_model_len
-    tokens = [n for n in (1024, 2048, 4096, 8192) if n >= least and n != needs.batched_tokens]
-    sequences = [n for n in (32, 128) if n != (now.max_num_seqs or sizing.DEFAULT_SEQUENCES)]
-    blocks = [n for n in (32, 64, 128) if model.causal and n != (now.block_size or 32)]
-    table = [Candidate(f"batched-{n}", {"max_num_batched_tokens": n}) for n in tokens]
-    table += [Candidate(f"sequences-{n}", {"max_num_seqs": n}) for n in sequences]
-    table += [Candidate(f"block-{n}", {"block_size": n}) for n in blocks]
-    table.append(Candidate("compiled" if now.eager else "eager", {"eager": not now.eager}))
-    if not (int8.unfit(host) or model.quantized):
-        table.append(Candidate("int8", {}))
-    return tuple(table)
-
-
-def ratio_interval(ratios: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Geometric mean of two ratios or more, and its interval by Student's t of their logarithms."""
-    logs = [math.log(ratio) for ratio in ratios]
-    share = ERROR / (MOST - FEWEST + 1)  # Bonferroni: one share for each look
-    half = float(scipy_stats().t.ppf(1 - share / 2, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
-    mean = fmean(logs)
-    return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
-
-
-def decide(ratios: Sequence[float]) -> Decision | None:
-    """The decision after some pairs; None when more are needed."""
-    if len(ratios) < FEWEST:
-        return None
-    low, high = ratio_interval(ratios)[1]
-    if low > GAIN:
-        return "faster"
-    if high < GAIN:
-        return "slower" if high < 1 else "no gain"
-    return "inconclusive" if len(ratios) >= MOST else None
-
-
-def write_settings(file: Path, settings: Settings) -> None:
-    """Set keys of ``[reranker]`` in a file, or create it; every other line stays byte for byte.
-
-    Raises:
-        StackError: The file can't be read or written, is not TOML, or a value is not valid.
-    """
-    what, hint = f"can't read or write {file}", "name another with --stack FILE"
-    with file_errors(StackError, what, file, code="stack-unreadable", hint=hint):
-        text = file.read_bytes().decode() if file.exists() else ""
-        document: Any = tomlkit.parse(text)
-        document.setdefault("reranker", tomlkit.table())
-        for key, value in settings.items():
-            document["reranker"][key] = value
-        parse(tomlkit.dumps(document), file)
-        draft = file.resolve().with_name(f".{file.name}.new")
-        draft.write_bytes(tomlkit.dumps(document).encode())
-        if file.exists():
-            shutil.copymode(file, draft)
-        draft.replace(file.resolve())
-
-
-class Search:
-    """Compares each candidate with the fastest options so far, in two containers outside the network."""
-
-    def __init__(self, engine: Engine, stack: Stack, runs: Path, tolerance: float) -> None:
-        self._engine, self._runs, self._tolerance = engine, runs, tolerance
-        self._stack, self._stacks = stack, dict[str, Stack]()
-        self.wanted = Deployment.resolve(stack)
-        self.baseline, self.other = (f"{stack.reranker.name}-tune-{letter}" for letter in "ab")
-        self._words, self._documents, self._requests, self._round = max_words(stack), DOCUMENTS[0], 1, 0
-        self.rows, self.settings = list[Row](), dict[str, str | int | bool]()
-
-    def run(self, table: Iterable[Candidate]) -> None:
-        """Start the configuration, compare each candidate, and remove the containers in any case."""
-        try:
-            self.start(self.baseline, {})
-            rate = self.documents_per_s(self.baseline, "calibration")
-            self._documents = min(max(round(rate * REQUEST_S), DOCUMENTS[0]), DOCUMENTS[1])
-            self._requests = max(1, round(rate * ROUND_S / self._documents))
-            failed, self._scores = self.score(self.baseline)
-            if failed:
-                what = "the configuration fails a score check"
-                raise BenchError(what, evidence=failed, hint="ragops verify names the cause")
-            for candidate in table:
-                step(f"{candidate.name} is starting")
-                self.rows.append(row := self._compared(candidate))
-                step(f"{row.candidate}: {row.decision} {row.reason}")
-                if row.decision == "faster":
-                    self.settings |= row.settings
-                    self.baseline, self.other = self.other, self.baseline
-        finally:
-            for name in (self.baseline, self.other):
-                self.remove(name)
-                with suppress(NotFoundError):
-                    self._engine.remove_volume(f"{name}-cache")
-
-    def _compared(self, candidate: Candidate) -> Row:
-        """Pairs of rounds, A B, then B A, until there is a decision; then the scores of a faster one."""
-        row, ratios, name = Row(candidate.name, candidate.settings), list[float](), self.other
-        try:
-            row = replace(row, settings=candidate.settings or self._int8())
-            self.start(name, {**self.settings, **row.settings})
-            while (decision := decide(ratios)) is None:
-                self._round, rates = self._round + 1, dict[str, float]()
-                for name in sorted((self.baseline, self.other), reverse=bool(len(ratios) % 2)):
-                    role = "baseline" if name == self.baseline else "candidate"
-                    rates[name] = self.documents_per_s(name, f"{row.candidate}-{len(ratios)}-{role}")
-                ratios.append(rates[self.other] / rates[self.baseline])
-                step(f"{row.candidate}: pair {len(ratios)}, ratio {ratios[-1]:.2f}")
-            name, (ratio, interval) = self.other, ratio_interval(ratios)
-            row = replace(row, decision=decision, ratio=ratio, interval=interval, pairs=len(ratios))
-            return self._gated(row) if decision == "faster" else row
-        except RagopsError as error:
-            if name == self.baseline:
-                raise
-            parts = (error.message, *error.evidence.splitlines()[-1:], error.hint)
-            return replace(row, decision="failed", reason=" - ".join(filter(None, parts)))
-
-    def _gated(self, row: Row) -> Row:
-        """A faster candidate is rejected unless its scores pass the checks and are equal."""
-        failed, scored = self.score(self.other)
-        queries = [query for query in self._scores if query in scored]
-        found = agreement([self._scores[q] for q in queries], [scored[q] for q in queries])
-        equal = found.top1 == 1 and found.kendall_tau >= ORDER and found.max_difference <= self._tolerance
-        decision: Decision = "faster" if equal and not failed else "rejected"
-        return replace(row, decision=decision, reason=failed or str(found))
-
-    def start(self, name: str, settings: Settings) -> None:
-        """Start a reranker with these settings; it is paused after its first response."""
-        self.remove(name)
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = int(server.getsockname()[1])
-        own = {"name": name, "port": port, "publish": "127.0.0.1", "served_name": self.wanted.served_name}
-        reranker = Reranker.model_validate({**self._stack.reranker.model_dump(), **settings, **own})
-        self._stacks[name] = stack = Stack(reranker=reranker, ragflow=self._stack.ragflow)
-        spec = Deployment.resolve(stack).spec
-        spec = replace(spec, network=None, aliases=(), restart="no", health=None, role="tune")
-        self._engine.create_volume(f"{name}-cache", role="cache")
-        self._engine.create_container(spec)
-        self._engine.start(name)
-        ready.wait(self._engine, name, self.wanted.served_name, stack.reranker.ready_timeout)
-        self._engine.pause(name)
-
-    def documents_per_s(self, name: str, run_name: str) -> float:
-        """Record a round with one client; both rounds of a pair have the same texts, all others new ones."""
-        workload = ragflow(self._requests, self._round, window=((self._documents, 1),), max_words=self._words)
-        config = BenchmarkConfig(workload, name=run_name, results=self._runs, warmup=1, with_limits=False)
-        self._engine.unpause(name)
-        run = load_run(benchmark(self._stacks[name], config, engine=self._engine))
-        self._engine.pause(name)
-        errors = [request.error for request in run.measured if request.error]
-        if errors or run.info.order.failed:
-            raise BenchError(f"{run_name} failed", evidence=(*errors, run.info.order.verdict)[0])
-        return figures(run)[0].documents_per_s
-
-    def score(self, name: str) -> tuple[str, dict[str, tuple[float, ...]]]:
-        """The score check that fails, if one does, and the scores of each golden query."""
-        model, longest = self.wanted.model, self.wanted.sizing.max_model_len
-        expected = Expected(self.wanted.served_name, model.kind, longest, model.stand_in)
-        url = f"http://127.0.0.1:{PORT}/v1"
-        self._engine.unpause(name)
-        transcript = rules.collect(self._engine, name, self._stack.reranker.image, url, expected)
-        self._engine.pause(name)
-        failed = [
-            c for c in rules.check_scores(expected, transcript) if c.status == "fail" and expected.trained
-        ]
-        golden = {a.call.query: a.scores for a in transcript.of("golden") if a.rows}
-        return f"{failed[0].name}: {failed[0].detail}" if failed else "", golden
-
-    def _int8(self) -> Settings:
-        if os.environ.get("RAGOPS_MODEL_DIR"):
-            raise StackError("RAGOPS_MODEL_DIR overrides the int8 model", hint="set model in ragops.toml")
-        model, image = self.wanted.model.folder, self._stack.reranker.image
-        folder = int8.int8(model, engine=self._engine, image=image)
-        return {"model": str(folder), "served_name": self.wanted.served_name}
-
-    def remove(self, name: str) -> None:
-        """Remove a container of ours, if it is there."""
-        container = self._engine.container(name)
-        if container and container.ours:
-            self._engine.remove_container(container.id)
 
 
 def tune(
@@ -317,21 +134,21 @@ def tune(
         RagopsError: The configuration does not start or stops responding; no container is left.
     """
     scipy_stats()  # raises before a container is started
-    engine, host = engine or docker_engine.connect(), hosts.read_host()
-    address, reranker = engine.state().address, stack.reranker
+    session = Session.open(stack, engine)
+    address, reranker = session.engine.state().address, stack.reranker
     with lock(address, reranker.name):
         refuse_while_watched(address, reranker.name)
-        images.ensure(engine, reranker.image, home())
-        machine = measure.machine(host.cpu_model, len(host.cpus))
-        folder = Path(results) / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{machine}-tune"
-        search = Search(engine, stack, folder, tolerance)
-        model = search.wanted.model
-        _refuse(engine, reranker.name, host, 2 * search.wanted.spec.memory)
+        images.ensure(session.engine, reranker.image, home())
+        model, host = session.deployment.model, session.deployment.host
+        _refuse_shared_cores(session.engine, reranker.name)
+        _refuse_short_memory(host, 2 * session.deployment.spec.memory)
         table = {candidate.name: candidate for candidate in candidates(stack, model, host)}
         names = list(only) or [name for name in table if name != "int8"]
         if unknown := [name for name in names if name not in table]:
             hint = "int8 needs VNNI or AMX; block sizes need a model that is no encoder"
             raise BenchError(f"{unknown[0]} is no candidate here", evidence=", ".join(table), hint=hint)
+        folder = Path(results) / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{machine_name(host)}-tune"
+        search = Search(session, folder, tolerance)
         search.run([table[name] for name in names])
     written = Path(write) if write and search.settings else None
     if written:
@@ -342,12 +159,204 @@ def tune(
     return result
 
 
-def _refuse(engine: Engine, name: str, host: Host, needed: int) -> None:
+def _refuse_shared_cores(engine: Engine, name: str) -> None:
     reranker = engine.container(name)
     if reranker and reranker.status in {"running", "restarting"}:
         what = f"{name} runs, and would share the cores with what is measured"
         raise BenchError(what, hint=f"docker stop {name}", code="cores-shared")
+
+
+def _refuse_short_memory(host: Host, needed: int) -> None:
     available = min(host.usable_memory, host.available or host.usable_memory)
     if needed > available:
         what = f"two rerankers need {needed / sizing.GIB:.1f} GiB, {available / sizing.GIB:.1f} are available"
         raise StackError(what, hint="set a smaller kv_cache_gib or memory_gib", code="memory-short")
+
+
+def candidates(stack: Stack, model: Model, host: Host) -> tuple[Candidate, ...]:
+    """The table of candidates in the order of trial, without values of the configuration; pure.
+
+    An encoder has no cache blocks and takes each document in one step. ``int8`` changes scores most.
+    """
+    current, sizes = stack.reranker, sizing.size(stack, model, host)
+    least = 1 if model.causal else sizes.max_model_len
+    tokens = [n for n in (1024, 2048, 4096, 8192) if n >= least and n != sizes.batched_tokens]
+    sequences = [n for n in (32, 128) if n != (current.max_num_seqs or sizing.DEFAULT_SEQUENCES)]
+    blocks = [n for n in (32, 64, 128) if model.causal and n != (current.block_size or 32)]
+    table = [Candidate(f"batched-{n}", {"max_num_batched_tokens": n}) for n in tokens]
+    table += [Candidate(f"sequences-{n}", {"max_num_seqs": n}) for n in sequences]
+    table += [Candidate(f"block-{n}", {"block_size": n}) for n in blocks]
+    table.append(Candidate("compiled" if current.eager else "eager", {"eager": not current.eager}))
+    if not (int8.unfit(host) or model.quantized):
+        table.append(Candidate("int8", {}))
+    return tuple(table)
+
+
+def ratio_interval(ratios: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Geometric mean of two ratios or more, and its interval by Student's t of their logarithms."""
+    logs = [math.log(ratio) for ratio in ratios]
+    alpha = ALPHA / (MAX_PAIRS - MIN_PAIRS + 1)  # Bonferroni: a decision is tried after each pair
+    half = float(scipy_stats().t.ppf(1 - alpha / 2, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+    mean = fmean(logs)
+    return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
+
+
+def decide(ratios: Sequence[float]) -> Decision | None:
+    """The decision after some pairs; None when more are needed."""
+    if len(ratios) < MIN_PAIRS:
+        return None
+    low, high = ratio_interval(ratios)[1]
+    if low > GAIN:
+        return "faster"
+    if high < GAIN:
+        return "slower" if high < 1 else "no gain"
+    return "inconclusive" if len(ratios) >= MAX_PAIRS else None
+
+
+def write_settings(file: Path, settings: Settings) -> None:
+    """Set keys of ``[reranker]`` in a file, or create it; every other line stays byte for byte.
+
+    Raises:
+        StackError: The file can't be read or written, is not TOML, or a value is not valid.
+    """
+    what, hint = f"can't read or write {file}", "name another with --stack FILE"
+    with file_errors(StackError, what, file, code="stack-unreadable", hint=hint):
+        text = file.read_bytes().decode() if file.exists() else ""
+        document: Any = tomlkit.parse(text)
+        document.setdefault("reranker", tomlkit.table())
+        for key, value in settings.items():
+            document["reranker"][key] = value
+        parse(tomlkit.dumps(document), file)
+        draft = file.resolve().with_name(f".{file.name}.new")
+        draft.write_bytes(tomlkit.dumps(document).encode())
+        if file.exists():
+            shutil.copymode(file, draft)
+        draft.replace(file.resolve())
+
+
+class Search:
+    """Compares each candidate with the fastest options so far, in two containers outside the network."""
+
+    def __init__(self, session: Session, folder: Path, tolerance: float) -> None:
+        self._engine, self._folder, self._tolerance = session.engine, folder, tolerance
+        self._stack, self._deployment = session.stack, session.deployment
+        self.baseline, self.other = (f"{session.stack.reranker.name}-tune-{letter}" for letter in "ab")
+        self._servers: dict[str, Server] = {}
+        self._documents, self._requests, self._round = DOCUMENTS[0], 1, 0
+        self.rows: list[CandidateResult] = []
+        self.settings: dict[str, str | int | bool] = {}
+
+    def run(self, table: Iterable[Candidate]) -> None:
+        """Start the configuration, compare each candidate, and remove the containers in any case."""
+        try:
+            self.start(self.baseline, {})
+            rate = self.documents_per_s(self.baseline, "calibration")
+            self._documents = min(max(round(rate * REQUEST_S), DOCUMENTS[0]), DOCUMENTS[1])
+            self._requests = max(1, round(rate * ROUND_S / self._documents))
+            failed, self._scores = self.score(self.baseline)
+            if failed:
+                what = "the configuration fails a score check"
+                raise BenchError(what, evidence=failed, hint="ragops verify names the cause")
+            for candidate in table:
+                step(f"{candidate.name} is starting")
+                row = self._compare(candidate)
+                self.rows.append(row)
+                step(f"{row.candidate}: {row.decision} {row.reason}")
+                if row.decision == "faster":
+                    self.settings |= row.settings
+                    self.baseline, self.other = self.other, self.baseline
+        finally:
+            for name in (self.baseline, self.other):
+                self.remove(name)
+                with suppress(NotFoundError):
+                    self._engine.remove_volume(f"{name}-cache")
+
+    def _compare(self, candidate: Candidate) -> CandidateResult:
+        """Pairs of rounds, A B, then B A, until there is a decision; then the scores of a faster one."""
+        row, ratios = CandidateResult(candidate.name, candidate.settings), list[float]()
+        name = self.other
+        try:
+            row = replace(row, settings=candidate.settings or self._int8())
+            self.start(name, {**self.settings, **row.settings})
+            while (decision := decide(ratios)) is None:
+                self._round, rates = self._round + 1, dict[str, float]()
+                for name in sorted((self.baseline, self.other), reverse=bool(len(ratios) % 2)):
+                    role = "baseline" if name == self.baseline else "candidate"
+                    rates[name] = self.documents_per_s(name, f"{row.candidate}-{len(ratios)}-{role}")
+                ratios.append(rates[self.other] / rates[self.baseline])
+                step(f"{row.candidate}: pair {len(ratios)}, ratio {ratios[-1]:.2f}")
+            name, (ratio, interval) = self.other, ratio_interval(ratios)
+            row = replace(row, decision=decision, ratio=ratio, interval=interval, pairs=len(ratios))
+            return self._check_scores(row) if decision == "faster" else row
+        except RagopsError as error:
+            if name == self.baseline:
+                raise
+            parts = (error.message, *error.evidence.splitlines()[-1:], error.hint)
+            return replace(row, decision="failed", reason=" - ".join(filter(None, parts)))
+
+    def _check_scores(self, row: CandidateResult) -> CandidateResult:
+        """A faster candidate is rejected unless its scores pass the checks and are equal."""
+        failed, scores = self.score(self.other)
+        queries = [query for query in self._scores if query in scores]
+        result = agreement([self._scores[q] for q in queries], [scores[q] for q in queries])
+        equal = result.top1 == 1 and result.kendall_tau >= MIN_TAU
+        equal = equal and result.max_difference <= self._tolerance
+        decision: Decision = "faster" if equal and not failed else "rejected"
+        return replace(row, decision=decision, reason=failed or str(result))
+
+    def start(self, name: str, settings: Settings) -> None:
+        """Start a reranker with these settings; it is paused after its first response."""
+        self.remove(name)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = int(server.getsockname()[1])
+        served_name = self._deployment.served_name
+        own = {"name": name, "port": port, "publish": "127.0.0.1", "served_name": served_name}
+        reranker = Reranker.model_validate({**self._stack.reranker.model_dump(), **settings, **own})
+        session = Session(Stack(reranker=reranker, ragflow=self._stack.ragflow), self._engine)
+        spec = session.deployment.spec
+        spec = replace(spec, network=None, aliases=(), restart="no", health=None, role="tune")
+        self._engine.create_volume(f"{name}-cache", role="cache")
+        self._engine.create_container(spec)
+        self._engine.start(name)
+        ready.wait(self._engine, name, served_name, reranker.ready_timeout)
+        self._servers[name] = running_server(session)
+        self._engine.pause(name)
+
+    def documents_per_s(self, name: str, run_name: str) -> float:
+        """Record a round with one client; both rounds of a pair have the same texts, all others new ones."""
+        words, window = context_words(self._deployment), ((self._documents, 1),)
+        workload = ragflow(self._requests, self._round, window=window, max_words=words)
+        config = BenchmarkConfig(workload, name=run_name, results=self._folder, warmup=1, with_limits=False)
+        self._engine.unpause(name)
+        run = load_run(record(self._servers[name], config))
+        self._engine.pause(name)
+        errors = [request.error for request in run.measured if request.error]
+        if errors or run.info.order.failed:
+            raise BenchError(f"{run_name} failed", evidence=(*errors, run.info.order.verdict)[0])
+        return figures(run)[0].documents_per_s
+
+    def score(self, name: str) -> tuple[str, dict[str, tuple[float, ...]]]:
+        """The score check that fails, if one does, and the scores of each golden query."""
+        model, longest = self._deployment.model, self._deployment.sizing.max_model_len
+        expected = Expected(self._deployment.served_name, model.kind, longest, model.stand_in)
+        url = f"http://127.0.0.1:{PORT}/v1"
+        self._engine.unpause(name)
+        transcript = rules.collect(self._engine, name, self._stack.reranker.image, url, expected)
+        self._engine.pause(name)
+        checks = rules.check_scores(expected, transcript)
+        failed = [check for check in checks if check.status == "fail" and expected.trained]
+        golden = {a.call.query: a.scores for a in transcript.of("golden") if a.rows}
+        return f"{failed[0].name}: {failed[0].detail}" if failed else "", golden
+
+    def _int8(self) -> Settings:
+        if os.environ.get("RAGOPS_MODEL_DIR"):
+            raise StackError("RAGOPS_MODEL_DIR overrides the int8 model", hint="set model in ragops.toml")
+        model, image = self._deployment.model.folder, self._stack.reranker.image
+        folder = int8.int8(model, engine=self._engine, image=image)
+        return {"model": str(folder), "served_name": self._deployment.served_name}
+
+    def remove(self, name: str) -> None:
+        """Remove a container of ours, if it is there."""
+        container = self._engine.container(name)
+        if container and container.ours:
+            self._engine.remove_container(container.id)

@@ -199,7 +199,7 @@ def _synthetic(
         sizes = tuple(sorted({16, longest // 3, longest}))
         return bench.grid((1, 8, 32), sizes, each=-(-count // 9), seed=seed, max_words=words)
     if stack and not window["release"]:
-        window["release"] = measure.release(stack)
+        window["release"] = measure.ragflow_release(stack)
     return bench.ragflow(count, seed, tail=TAIL, max_words=words, **window)
 
 

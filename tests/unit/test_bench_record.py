@@ -16,7 +16,6 @@ from ragops import bench
 from ragops.bench import judge
 from ragops.bench.load import BenchmarkConfig, Server
 from ragops.bench.records import DEFAULT_CHECK, LoadLevel, Provenance, RunFolder, Sample, load_run
-from ragops.bench.run import record
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
 from tests.support.stub import Behaviour, StubReranker
@@ -28,11 +27,11 @@ ASKED = len(DEFAULT_CHECK.documents)
 LEVELS = (LoadLevel.closed(1), LoadLevel.closed(2, requests=3))
 
 
-def record_sync(*, progress=None, stop=None, **options):
+def record(*, progress=None, stop=None, **options):
     """Record a run; the options are those of a server and of a configuration together."""
     of_server = {name: options.pop(name) for name in SERVER if name in options}
     config = BenchmarkConfig(**{"with_limits": False} | options)
-    return bench.record_sync(Server(**of_server), config, progress=progress, stop=stop)
+    return bench.record(Server(**of_server), config, progress=progress, stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def sampler():
 def test_a_run_is_kept_and_read_back(settings):
     origin = Provenance(machine="Xeon 2c", launch_arguments=("--dtype", "bfloat16"), git_dirty=True)
     events = []
-    path = record_sync(
+    path = record(
         **settings, repeats=2, provenance=origin, sampler=sampler, progress=events.append, api_key="hush"
     )
     assert path.name.endswith("Z-xeon-2c-a-first-run")
@@ -84,7 +83,7 @@ def test_a_run_is_kept_and_read_back(settings):
 
 
 def test_requests_of_each_pass(settings):
-    run = load_run(record_sync(**settings, repeats=2))
+    run = load_run(record(**settings, repeats=2))
     assert len(run.requests) == 2 * (2 + 4) + 2 * (2 + 3)
     assert len(run.measured) == 2 * 4 + 2 * 3
     for repeat in (0, 1):
@@ -95,7 +94,7 @@ def test_requests_of_each_pass(settings):
 
 
 def test_arrivals_differ_from_repeat_to_repeat(settings):
-    run = load_run(record_sync(**{**settings, "levels": (LoadLevel.poisson(100),)}, repeats=2))
+    run = load_run(record(**{**settings, "levels": (LoadLevel.poisson(100),)}, repeats=2))
     due = [sorted(r.t_sched for r in run.requests if r.repeat == repeat) for repeat in (0, 1)]
     first, second = ([b - a for a, b in pairwise(times)] for times in due)
     assert len(first) == len(second) == 5
@@ -104,13 +103,13 @@ def test_arrivals_differ_from_repeat_to_repeat(settings):
 
 def test_no_request_is_sent_twice_unless_asked(settings, stub):
     before = len(stub.calls)
-    record_sync(**settings, repeats=2)
+    record(**settings, repeats=2)
     sent = [call.body for call in stub.calls[before + ASKED : -ASKED]]
     assert len({body["query"] for body in sent}) == len(sent) == 22
     documents = [text for body in sent for text in body["documents"]]
     assert len(set(documents)) == len(documents) == 66
     before = len(stub.calls)
-    record_sync(**{**settings, "name": "again"}, fresh=False)
+    record(**{**settings, "name": "again"}, fresh=False)
     assert {call.body["query"] for call in stub.calls[before + ASKED : -ASKED]} == {
         request.query for request in WORKLOAD.requests
     }
@@ -119,10 +118,10 @@ def test_no_request_is_sent_twice_unless_asked(settings, stub):
 def test_wrong_order_is_not_measured(settings, tmp_path):
     with StubReranker(Behaviour(order="wrong")) as wrong:
         with pytest.raises(BenchError, match="known query wrongly") as caught:
-            record_sync(**{**settings, "base_url": wrong.base_url})
+            record(**{**settings, "base_url": wrong.base_url})
         assert "0.333" in caught.value.evidence
         assert list(tmp_path.iterdir()) == []
-        path = record_sync(**{**settings, "base_url": wrong.base_url}, no_order_check="random weights")
+        path = record(**{**settings, "base_url": wrong.base_url}, no_order_check="random weights")
     order = load_run(path).info.order
     assert (order.before, order.after, order.skipped) == (None, None, "random weights")
     assert order.verdict == "order of the scores not checked: random weights"
@@ -130,14 +129,14 @@ def test_wrong_order_is_not_measured(settings, tmp_path):
 
 def test_own_order_check(settings):
     question = ("red apple", ("a pear", "red apple"), 1)
-    assert load_run(record_sync(**settings, order_check=question)).info.order.before.scores == (0.0, 1.0)
+    assert load_run(record(**settings, order_check=question)).info.order.before.scores == (0.0, 1.0)
     with pytest.raises(BenchError, match="wrongly"):
-        record_sync(**settings, order_check=("red apple", ("a pear", "red apple"), 0))
+        record(**settings, order_check=("red apple", ("a pear", "red apple"), 0))
 
 
 def test_order_that_turns_wrong_is_recorded(settings):
     with StubReranker(Behaviour(wrong_after=8)) as stub:
-        path = record_sync(**{**settings, "base_url": stub.base_url})
+        path = record(**{**settings, "base_url": stub.base_url})
     order = load_run(path).info.order
     assert order.before.right
     assert not order.after.right
@@ -146,7 +145,7 @@ def test_order_that_turns_wrong_is_recorded(settings):
 
 def test_server_that_does_not_answer(settings, tmp_path):
     with pytest.raises(BenchError, match="did not respond") as caught:
-        record_sync(**{**settings, "model": "X___VLLM"})
+        record(**{**settings, "model": "X___VLLM"})
     assert "does not exist" in caught.value.evidence
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +154,7 @@ def test_failures_are_counted(settings):
     events = []
     with StubReranker(Behaviour(fail_every=4)) as stub:
         there = {**settings, "base_url": stub.base_url}
-        path = record_sync(**there, progress=events.append, no_order_check="a server that fails")
+        path = record(**there, progress=events.append, no_order_check="a server that fails")
     run = load_run(path)
     assert sum(bool(r.error) for r in run.requests) == events[-1].errors == 2
     assert run.info.complete
@@ -166,35 +165,16 @@ def test_a_faulty_sampler_does_not_end_the_run(settings):
         msg = "no such container"
         raise OSError(msg)
 
-    run = load_run(record_sync(**settings, sampler=broken))
+    run = load_run(record(**settings, sampler=broken))
     assert run.info.complete
     assert run.samples == ()
     assert run.info.sampler_errors == ("OSError('no such container')",)
 
 
 def test_floor_is_recorded(settings):
-    floor = load_run(record_sync(**settings, with_limits=True)).info.client.floor
+    floor = load_run(record(**settings, with_limits=True)).info.client.floor
     assert floor.errors == 0
     assert floor.p50_ns > 0
-
-
-def test_cancelled_run_keeps_what_it_had(settings, tmp_path):
-    async def whole():
-        task = asyncio.current_task()
-        server = Server(settings.pop("base_url"), settings.pop("model"))
-        config = BenchmarkConfig(**settings, with_limits=False)
-        await record(server, config, progress=lambda event: task.cancel() if event.done == 4 else None)
-
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(whole())
-    (path,) = tmp_path.iterdir()
-    run = load_run(path)
-    assert not run.info.complete
-    assert run.info.reason == "stopped by the user"
-    assert run.problems[0] == "run.json says incomplete: stopped by the user"
-    assert "requests missing" in run.problems[1]
-    assert len(run.requests) in (4, 5)
-    assert all(not r.error or r.is_cancelled for r in run.requests)
 
 
 def test_interrupt_from_inside_a_running_loop(settings, tmp_path):
@@ -205,7 +185,7 @@ def test_interrupt_from_inside_a_running_loop(settings, tmp_path):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     async def cell():
-        record_sync(**{**settings, "levels": (LoadLevel.constant(8),)}, progress=stop)
+        record(**{**settings, "levels": (LoadLevel.constant(8),)}, progress=stop)
 
     loop = asyncio.new_event_loop()
     with pytest.raises(KeyboardInterrupt):
@@ -219,7 +199,7 @@ def test_interrupt_from_inside_a_running_loop(settings, tmp_path):
 
 def test_interrupt_without_a_loop(settings, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        record_sync(**settings, progress=lambda event: event.done == 3 and signal.raise_signal(signal.SIGINT))
+        record(**settings, progress=lambda event: event.done == 3 and signal.raise_signal(signal.SIGINT))
     (path,) = tmp_path.iterdir()
     assert load_run(path).info.reason == "stopped by the user"
 
@@ -230,7 +210,7 @@ def test_error_of_the_caller_is_named(settings, tmp_path):
         raise RuntimeError(msg)
 
     with pytest.raises(ExceptionGroup):
-        record_sync(**settings, progress=broken)
+        record(**settings, progress=broken)
     (path,) = tmp_path.iterdir()
     assert "no screen" in load_run(path).info.reason
 
@@ -247,13 +227,13 @@ def test_error_of_the_caller_is_named(settings, tmp_path):
 )
 def test_settings_that_make_no_run(settings, wrong, tmp_path):
     with pytest.raises(BenchError):
-        record_sync(**{**settings, **wrong})
+        record(**{**settings, **wrong})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_verdict_needs_ragflows_sizes(settings):
     with pytest.raises(BenchError, match="says nothing about RAGFlow's limit"):
-        judge(load_run(record_sync(**settings)))
+        judge(load_run(record(**settings)))
 
 
 def test_a_folder_is_never_overwritten(tmp_path):
@@ -265,7 +245,7 @@ def test_a_folder_is_never_overwritten(tmp_path):
 
 @pytest.fixture
 def recorded(settings):
-    return record_sync(**settings)
+    return record(**settings)
 
 
 def test_cut_off_last_line_is_told(recorded):
@@ -307,7 +287,7 @@ def test_missing_lines_are_told(recorded):
 def test_half_written_run_says_so(settings, tmp_path):
     """A process that was killed leaves the first run.json, which says that it is not complete."""
     folder = RunFolder(tmp_path / "killed")
-    done = load_run(record_sync(**settings))
+    done = load_run(record(**settings))
     folder.write_info(replace(done.info, complete=False, reason="still running", client=None))
     folder.close()
     run = load_run(folder.path)
@@ -327,7 +307,7 @@ def test_a_run_that_is_told_to_stop_keeps_what_it_has(settings):
             stop.set()
 
     run = load_run(
-        record_sync(
+        record(
             **settings | {"workload": synthetic(200, 3, 20), "levels": (LoadLevel.closed(1),)},
             progress=moved,
             stop=stop,
@@ -346,6 +326,6 @@ def test_requests_that_a_stop_cuts_off_are_no_errors(settings):
 
     with StubReranker(Behaviour(fixed_s=0.5)) as slow:
         address = {"base_url": slow.base_url, "levels": (LoadLevel.closed(2),)}
-        run = load_run(record_sync(**settings | address, progress=moved, stop=stop))
+        run = load_run(record(**settings | address, progress=moved, stop=stop))
     assert any(record.is_cancelled for record in run.requests)
     assert told[-1].errors == 0

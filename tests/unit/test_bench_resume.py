@@ -16,7 +16,7 @@ import pytest
 from ragops import bench
 from ragops.bench.load import BenchmarkConfig, Server
 from ragops.bench.records import LoadLevel, Provenance, RunFolder, load_run
-from ragops.bench.run import resume_sync
+from ragops.bench.run import resume
 from ragops.bench.workload import from_jsonl, synthetic
 from ragops.errors import BenchError
 from tests.support.stub import Behaviour, StubReranker
@@ -26,11 +26,11 @@ WORKLOAD = synthetic(12, 3, 20)
 ORIGIN = Provenance(machine="two cores", model_sha256="a" * 64)
 
 
-def record_sync(*, progress=None, stop=None, **options):
+def record(*, progress=None, stop=None, **options):
     """Record a run; the options are those of a server and of a configuration together."""
     of_server = {name: options.pop(name) for name in SERVER if name in options}
     config = BenchmarkConfig(**{"with_limits": False} | options)
-    return bench.record_sync(Server(**of_server), config, progress=progress, stop=stop)
+    return bench.record(Server(**of_server), config, progress=progress, stop=stop)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def cut(settings, tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        record_sync(**settings, progress=stop)
+        record(**settings, progress=stop)
     (path,) = tmp_path.iterdir()
     return path
 
@@ -72,7 +72,7 @@ def test_what_is_missing_is_played_and_nothing_twice(cut, stub):
     assert kept.missing
     before = len(stub.calls)
     events = []
-    assert resume_sync(cut, progress=events.append) == cut
+    assert resume(cut, progress=events.append) == cut
     run = load_run(cut)
     assert (run.info.complete, run.problems, run.missing) == (True, (), ())
     assert run.requests[: len(kept.requests)] == kept.requests
@@ -87,15 +87,15 @@ def test_what_is_missing_is_played_and_nothing_twice(cut, stub):
 
 def test_a_complete_run_is_not_continued(settings):
     with pytest.raises(BenchError, match="is complete"):
-        resume_sync(record_sync(**settings))
+        resume(record(**settings))
 
 
 def test_another_reranker_or_other_texts_are_refused(cut):
     with pytest.raises(BenchError, match="not the one that the run began with") as caught:
-        resume_sync(cut, provenance=replace(ORIGIN, model_sha256="b" * 64))
+        resume(cut, Server("", "", provenance=replace(ORIGIN, model_sha256="b" * 64)))
     assert "model_sha256" in caught.value.evidence
     with pytest.raises(BenchError, match="not the requests of that run"):
-        resume_sync(cut, workload=synthetic(12, 3, 20, seed=2))
+        resume(cut, workload=synthetic(12, 3, 20, seed=2))
     assert not load_run(cut).info.resumed
 
 
@@ -105,15 +105,15 @@ def test_own_texts_are_brought_along(settings, tmp_path):
     file.write_text("\n".join(map(json.dumps, rows)))
     results = tmp_path / "results"
     with pytest.raises(KeyboardInterrupt):
-        record_sync(
+        record(
             **{**settings, "workload": from_jsonl(file), "results": results},
             progress=lambda event: event.done == 3 and signal.raise_signal(signal.SIGINT),
         )
     (path,) = results.iterdir()
     with pytest.raises(BenchError, match="can't be generated again") as caught:
-        resume_sync(path)
+        resume(path)
     assert "--workload FILE" in caught.value.hint
-    assert load_run(resume_sync(path, workload=from_jsonl(file))).info.complete
+    assert load_run(resume(path, workload=from_jsonl(file))).info.complete
 
 
 def test_a_wrong_order_is_not_continued(cut):
@@ -122,14 +122,14 @@ def test_a_wrong_order_is_not_continued(cut):
         content = json.loads(file.read_text())
         file.write_text(json.dumps({**content, "base_url": wrong.base_url}))
         with pytest.raises(BenchError, match="known query wrongly"):
-            resume_sync(cut)
+            resume(cut)
 
 
 CLIENT = """
 import sys
-from ragops.bench import BenchmarkConfig, Server, record_sync, synthetic
+from ragops.bench import BenchmarkConfig, Server, record, synthetic
 config = BenchmarkConfig(synthetic(200, 3, 20), results=sys.argv[2], warmup=1, with_limits=False)
-record_sync(Server(sys.argv[1], "stub-reranker"), config)
+record(Server(sys.argv[1], "stub-reranker"), config)
 """
 
 
@@ -152,7 +152,7 @@ def test_a_killed_client_leaves_its_requests(tmp_path):
         assert "still running" in run.problems[1]
         assert len(run.requests) >= 4
         with pytest.raises(KeyboardInterrupt):
-            resume_sync(path, progress=lambda now: now.done == 13 and signal.raise_signal(signal.SIGINT))
+            resume(path, progress=lambda now: now.done == 13 and signal.raise_signal(signal.SIGINT))
         again = load_run(path)
         assert again.requests[: len(run.requests)] == run.requests
         assert not any("cut off" in problem for problem in again.problems)
@@ -167,7 +167,7 @@ def test_a_reboot_sets_no_request_back(cut):
     lines = [json.loads(line) for line in (cut / "requests.jsonl").read_text().splitlines()]
     moved = [{**row, **{t: row[t] + ahead for t in ("t_sched", "t_send", "t_done")}} for row in lines]
     (cut / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in moved))
-    run = load_run(resume_sync(cut))
+    run = load_run(resume(cut))
     old, new = ([r for r in run.requests if r.session == n] for n in (0, 1))
     assert min(r.t_send for r in new) >= max(r.t_done for r in old) - 2 * 10**9
     assert all(0 < r.service < 5 for r in new)
@@ -181,7 +181,7 @@ def test_a_server_that_went_away_ends_the_run(settings, tmp_path):
             stub.__exit__()
 
     with stub, pytest.raises(BenchError, match="the reranker is unreachable") as caught:
-        record_sync(**{**settings, "base_url": stub.base_url}, progress=close)
+        record(**{**settings, "base_url": stub.base_url}, progress=close)
     (path,) = tmp_path.iterdir()
     assert f"--resume {path}" in caught.value.hint
     run = load_run(path)
@@ -204,7 +204,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_it_had(settings, tmp_path, monk
 
     monkeypatch.setattr(RunFolder, "add_request", filling)
     with pytest.raises(BenchError, match="can't write to") as caught:
-        record_sync(**settings)
+        record(**settings)
     assert "No space left" in caught.value.evidence
     assert "--resume" in caught.value.hint
     monkeypatch.undo()
@@ -212,11 +212,11 @@ def test_a_full_disk_ends_the_run_and_keeps_what_it_had(settings, tmp_path, monk
     run = load_run(path)
     assert len(run.requests) == 4
     assert "can't write" in run.info.reason
-    assert load_run(resume_sync(path)).info.complete
+    assert load_run(resume(path)).info.complete
 
 
 def test_a_run_of_the_first_form_is_read(settings):
-    path = record_sync(**settings)
+    path = record(**settings)
     file = path / "run.json"
     content = json.loads(file.read_text())
     for new in ("limit", "template_tokens", "resumed"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import ragops
 from ragops import cli
-from ragops.bench import measure, tune
+from ragops.bench import run, tune
 from ragops.bench.tune import Candidate, Search, candidates, decide, ratio_interval, write_settings
 from ragops.configuration import Reranker, Stack, load, parse
 from ragops.docker.objects import ContainerSpec, ExecResult
@@ -438,14 +438,14 @@ class TestVerb:
 
     def test_containers_are_apart_from_the_stack_and_one_computes_at_a_time(self, engine, monkeypatch):
         specs, running = [], []
-        create, benchmark = engine.create_container, measure.benchmark
+        create, record = engine.create_container, run.record
         monkeypatch.setattr(engine, "create_container", lambda spec: specs.append(spec) or create(spec))
 
         def watched(*args, **fields):
             running.append([c.name for c in engine.containers() if c.status == "running"])
-            return benchmark(*args, **fields)
+            return record(*args, **fields)
 
-        monkeypatch.setattr(tune, "benchmark", watched)
+        monkeypatch.setattr(tune, "record", watched)
         ragops.tune(load(), only=("eager",))
         assert [spec.name for spec in specs] == BOTH
         for spec in specs:

@@ -1,0 +1,166 @@
+"""Samples of a reranker's counters, the matrix multiplication peak, and the echo server."""
+
+import json
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from ragops.bench import measure
+from ragops.bench.echo import EchoProcess, delay
+from ragops.bench.measure import Sampler, layer_shapes, parse_metrics
+from ragops.bench.workload import synthetic
+from ragops.docker.objects import ExecResult
+from ragops.errors import BenchError
+from ragops.reranker import model as models
+from tests.support.stub import Behaviour, StubReranker
+
+# Of vLLM 0.32, shortened.
+METRICS = """\
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 61.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 5.0
+# TYPE vllm:prompt_tokens_total counter
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1.2e+06
+vllm:prompt_tokens_total{engine="1",model_name="m"} 1000.0
+vllm:prefix_cache_queries_total{engine="0",model_name="m"} 900.0
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 300.0
+vllm:external_prefix_cache_hits_total{engine="0",model_name="m"} 7.0
+http_requests_total{handler="/metrics",method="GET",status="2xx"} 40.0
+http_requests_total{handler="/v1/rerank",method="POST",status="2xx"} 12.0
+http_requests_total{handler="/v1/rerank",method="POST",status="4xx"} 1.0
+http_requests_created{handler="/v1/rerank",method="POST",status="4xx"} 1.7e+09
+"""
+
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151669,
+}
+
+
+def test_counters_of_vllm():
+    assert parse_metrics(METRICS) == {
+        "running": 3,
+        "waiting": 61,
+        "prompt_tokens": 1_201_000,
+        "cached_tokens": 300,
+        "calls": 13,
+    }
+    assert parse_metrics("") == {}
+    before_the_first_call = [line for line in METRICS.splitlines() if "/v1/rerank" not in line]
+    assert parse_metrics("\n".join(before_the_first_call))["calls"] == 0
+
+
+def test_sample_of_a_server_by_its_address(tmp_path):
+    proc = tmp_path / "stat"
+    proc.write_text("cpu  10 20 30 4000 50 6 7 8 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n")
+    with StubReranker(Behaviour(cached=0.5)) as stub:
+        body = {"model": "stub-reranker", "query": "a b", "documents": ["c", "d e"]}
+        httpx.post(stub.base_url + "/rerank", json=body)
+        sample = Sampler(stub.base_url, proc=proc)()
+    assert (sample.calls, sample.prompt_tokens, sample.cached_tokens) == (1, 7, 3)
+    assert (sample.cpu_ns, sample.memory_bytes) == (None, None)
+    assert sample.host_busy_ns == (10 + 20 + 30 + 6 + 7) * 10_000_000
+    assert sample.host_stolen_ns == 80_000_000
+    assert sample.client_ns > 0
+
+
+def test_unreadable_counters_are_none(tmp_path):
+    sample = Sampler("http://127.0.0.1:9/v1", proc=tmp_path / "none")()
+    assert (sample.calls, sample.running, sample.host_busy_ns) == (None, None, None)
+
+
+def test_sample_of_a_container(fake):
+    container = fake.add_container("ragflow-vllm-reranker", image="vllm-cpu:latest")
+    sample = Sampler("http://127.0.0.1:9/v1", fake, container)()
+    stats = fake.stats(container)
+    assert (sample.cpu_ns, sample.memory_bytes) == (stats.cpu_ns, stats.memory_bytes)
+
+
+def test_the_echo_server_responds_in_the_form_of_vllm_and_measures_its_time():
+    request = synthetic(1, 3, 20).requests[0]
+    body = json.dumps({"query": request.query, "documents": request.documents}).encode()
+    with EchoProcess(0.01, 0.05) as echo:
+        responses = [httpx.post(echo.base_url + "/rerank", content=body).json() for _ in range(2)]
+        durations = echo.durations()
+    assert responses[0] == responses[1]
+    assert [row["index"] for row in responses[0]["results"]] == [0, 1, 2]
+    assert responses[0]["usage"]["prompt_tokens"] > 0
+    known = delay(body, 0.01, 0.05)
+    assert 0.01 <= known <= 0.05
+    assert len(durations) == 2
+    assert all(duration >= known * 1e9 for duration in durations)
+
+
+@pytest.fixture
+def qwen3(model_folder):
+    (model_folder / "config.json").write_text(json.dumps(QWEN3))
+    (model_folder / "tokenizer.json").write_text('{"model": {"vocab": {"yes": 9693, "no": 2152}}}')
+    return models.describe(model_folder)
+
+
+def test_shapes_are_those_of_the_model(qwen3):
+    assert layer_shapes(qwen3) == (
+        (1024, 2048 + 2 * 1024, 28),
+        (2048, 1024, 28),
+        (1024, 2 * 3072, 28),
+        (3072, 1024, 28),
+    )
+    assert measure.flop_per_token(layer_shapes(qwen3)) == pytest.approx(2 * 440.4e6, rel=0.001)
+
+
+def test_an_encoder_has_no_gate(model_folder):
+    model = models.describe(model_folder)
+    assert layer_shapes(model) == ((64, 192, 2), (64, 64, 2), (64, 256, 2), (256, 64, 2))
+
+
+def deployment(model):
+    sizing = SimpleNamespace(arithmetic="bfloat16", compute=(1, 2, 3))
+    return SimpleNamespace(model=model, sizing=sizing, spec=SimpleNamespace(cpuset_cpus="1-3"))
+
+
+def test_gemm_peak_is_measured_on_the_rerankers_cpus_in_a_temporary_container(fake, qwen3):
+    fake.add_image("vllm-cpu:latest")
+    calls = []
+
+    def respond(container, argv, stdin):
+        calls.append((fake._specs[container.id], argv, json.loads(stdin)))
+        gemms = {"float32": {"tflops": 0.4}, "bfloat16": {"tflops": 2.6}, "int8": {"error": "no kernel"}}
+        return ExecResult(0, json.dumps({"threads": 3, "gemms": gemms}), "")
+
+    fake.respond = respond
+    peak = measure.gemm_peak(deployment(qwen3), fake, "vllm-cpu:latest")
+    ((spec, argv, order),) = calls
+    assert (spec.cpuset_cpus, spec.network, spec.role) == ("1-3", "none", "probe")
+    assert argv[:2] == ("python3", "-c")
+    assert order["threads"] == peak.threads == 3
+    assert [tuple(shape) for shape in order["shapes"]] == list(layer_shapes(qwen3))
+    assert peak.tokens_per_s == pytest.approx(2.6e12 / 0.8808e9, rel=0.001)
+    assert vars(peak.gemms[2]) == {"dtype": "int8", "tflops": None, "error": "no kernel"}
+    assert fake.containers() == ()
+
+
+def test_an_image_without_torch(fake, qwen3):
+    fake.add_image("busy:1")
+    fake.respond = lambda *_: ExecResult(1, "", "ModuleNotFoundError: No module named 'torch'")
+    peak = measure.gemm_peak(deployment(qwen3), fake, "busy:1")
+    assert peak.tokens_per_s is None
+    assert "torch" in peak.gemms[0].error
+    assert fake.containers() == ()
+
+
+def test_a_model_without_a_number_of_heads(model_folder):
+    model = models.describe(model_folder)
+    config = json.loads((model_folder / "config.json").read_text())
+    del config["num_attention_heads"]
+    (model_folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BenchError, match="shape"):
+        layer_shapes(model)
