@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 import ragops
-from ragops.checks import doctor as engines
-from ragops.checks import doctor as folder
-from ragops.checks import doctor as host
+from ragops.checks import doctor as checks
 from ragops.configuration import Network, Ragflow, Reranker, Stack, home, parse
 from ragops.docker import objects
 from ragops.docker.engine import observe
@@ -67,7 +65,7 @@ def doctor(engine, stack):
 
     def look(wanted=stack):
         before = ids(engine)
-        report = host.doctor(wanted, engine)
+        report = checks.doctor(wanted, engine)
         assert ids(engine) == before
         return {check.name: check for check in report.checks}
 
@@ -168,7 +166,7 @@ class TestNames:
         found = doctor()["network"]
         assert (found.status, found.remedy) == ("fail", "ragops down, then ragops up")
         plan.apply(plan.plan_down(stack, observe(engine)), engine)
-        assert doctor()["network"].detail == f"{stack.network.name} will be made"
+        assert doctor()["network"].detail == f"{stack.network.name} will be created"
 
 
 class TestAddresses:
@@ -228,8 +226,8 @@ class TestInside:
         ours = int(listing(engine, image, self.SHM, shm_size=1 << 30))
         default = int(listing(engine, image, self.SHM))
         assert (ours, default) == (1024, 64)
-        assert folder.shared_memory(ours << 20).status == "ok"
-        assert folder.shared_memory(default << 20).status == "fail"
+        assert checks.shared_memory(ours << 20).status == "ok"
+        assert checks.shared_memory(default << 20).status == "fail"
 
     @pytest.mark.parametrize(
         ("limit", "quota"),
@@ -327,18 +325,18 @@ class TestPermission:
         state = engine.state()
         said = f"{state.address}: PermissionError(13, 'Permission denied')"
         monkeypatch.setattr(os, "getgroups", list)
-        found = engines.refusal(EngineError("no Docker engine answers", evidence=said))
+        found = checks.connection_failure(EngineError("no Docker engine answers", evidence=said))
         assert f"-aG {state.socket.group()} " in found.remedy
 
 
 def test_no_engine_at_all(tmp_path, stack, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    report = host.doctor(stack)
+    report = checks.doctor(stack)
     found = report.first_failure()
     assert (found.name, "docker.io" in found.remedy) == ("engine answers", True)
 
 
 def test_files_that_another_library_wrote_are_whole():
-    found = folder.files(files.bundled_minilm(home()))
+    found = checks.check_files(files.bundled_minilm(home()))
     assert found.status == "ok", found
     assert re.search(r"1 safetensors, 0\.09 GB, \d+ tensors", found.detail)

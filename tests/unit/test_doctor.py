@@ -12,11 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ragops.checks import doctor as claims
-from ragops.checks import doctor as engines
-from ragops.checks import doctor as folder
-from ragops.checks import doctor as host
-from ragops.checks import doctor as image
+from ragops.checks import doctor as checks
 from ragops.configuration import Network, Reranker, Stack, parse
 from ragops.docker.objects import LABEL
 from ragops.errors import EngineError
@@ -26,7 +22,7 @@ from ragops.reranker.sizing import MIB
 
 STACK = Stack()
 GIB = 1 << 30
-LISTENS = claims._listens
+LISTENS = checks._listens
 RERANKER = STACK.reranker.name
 
 
@@ -36,9 +32,9 @@ def doctor(here, fake, monkeypatch, machine):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
     def look(stack=STACK, **changed):
-        monkeypatch.setattr(host, "read_host", lambda: dataclasses.replace(machine, **changed))
+        monkeypatch.setattr(checks, "read_host", lambda: dataclasses.replace(machine, **changed))
         fake.calls.clear()
-        report = host.doctor(stack, fake)
+        report = checks.doctor(stack, fake)
         assert fake.calls == []
         assert all(check.remedy for check in report.checks if check.status in {"warn", "fail"})
         return {check.name: check for check in report.checks}
@@ -69,11 +65,11 @@ def declared(remedy):
 
 
 def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
-    monkeypatch.setattr(engines, "read_quota", lambda _: None)
+    monkeypatch.setattr(checks, "read_quota", lambda _: None)
     seen = doctor()
     assert list(seen) == [
         "architecture", "CPU instructions", "cores", "CPU quota", "model", "model files", "memory",
-        folder.SHM, "engine answers", "engine API", "containers' CPU quota", "image", "disk", "port",
+        checks.SHM, "engine answers", "engine API", "containers' CPU quota", "image", "disk", "port",
         "names", "network", "addresses", "RAGFlow",
     ]  # fmt: skip
     assert {check.status for name, check in seen.items() if name not in {"model", "disk"}} == {"ok"}
@@ -107,7 +103,7 @@ class TestProcessor:
         ],
     )
     def test_what_an_image_needs(self, name, needs):
-        assert image.needed(name) == needs
+        assert checks.required_instructions(name) == needs
 
     def test_an_old_image_on_an_old_processor_is_told_beforehand_and_its_remedy_helps(self, doctor):
         old = reranker(image="vllm/vllm-openai-cpu:v0.16.0-x86_64")
@@ -151,7 +147,7 @@ class TestCores:
         found = doctor(reranker(cores="2-7"), cpus=self.CPUS, nodes=self.NODES)["cores"]
         assert (found.status, "NUMA nodes 0-1" in found.detail) == ("warn", True)
         mended = doctor(declared(found.remedy), cpus=self.CPUS, nodes=self.NODES)["cores"]
-        assert (mended.status, "node 1 of 2 (named in the stack" in mended.detail) == ("ok", True)
+        assert (mended.status, "node 1 of 2 (set in ragops.toml" in mended.detail) == ("ok", True)
 
 
 class TestQuota:
@@ -202,14 +198,14 @@ class TestQuota:
         for name, text in files.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
-        monkeypatch.setattr(engines, "read_quota", lambda parent: hosts.read_quota(parent, tmp_path))
+        monkeypatch.setattr(checks, "read_quota", lambda parent: hosts.read_quota(parent, tmp_path))
         engine(cgroup_driver=driver)
         found = doctor()["containers' CPU quota"]
         assert found.detail == "1.5 cores for 4 threads: they stand still 62% of the time"
         assert doctor(declared(found.remedy))["containers' CPU quota"].status == "ok"
 
     def test_one_that_can_not_be_seen_is_skipped(self, doctor, monkeypatch, tmp_path):
-        monkeypatch.setattr(engines, "read_quota", lambda parent: hosts.read_quota(parent, tmp_path))
+        monkeypatch.setattr(checks, "read_quota", lambda parent: hosts.read_quota(parent, tmp_path))
         assert doctor()["containers' CPU quota"].status == "skip"
 
 
@@ -241,9 +237,9 @@ class TestMemory:
         assert doctor(declared(found.remedy))["memory"].status == "ok"
 
     def test_shared_memory_is_the_launchs_own(self, doctor):
-        assert doctor()[folder.SHM].status == "ok"
-        assert "64 MiB does not matter" in doctor()[folder.SHM].detail
-        found = folder.shared_memory(64 * MIB)
+        assert doctor()[checks.SHM].status == "ok"
+        assert "64 MiB does not matter" in doctor()[checks.SHM].detail
+        found = checks.shared_memory(64 * MIB)
         assert (found.status, found.detail) == ("fail", "64 MiB of the reranker's own, vLLM takes 400")
 
 
@@ -271,7 +267,7 @@ class TestModel:
     def test_files_are_counted(self, doctor, model_folder, safetensors):
         safetensors(model_folder / "model.safetensors", a=10, b=20)
         found = doctor()["model files"]
-        assert found.detail == "1 safetensors, 0.00 GB, 2 tensors; no checksums lie beside them"
+        assert found.detail == "1 safetensors, 0.00 GB, 2 tensors; there are no checksums"
 
     @pytest.mark.parametrize(("name", "status"), [("model.safetensors", "fail"), ("tokenizer.json", "warn")])
     def test_a_file_that_differs_from_its_checksum(self, doctor, model_folder, name, status):
@@ -297,7 +293,7 @@ class TestEngine:
             raise EngineError("no Docker engine answers", evidence="a socket\nanother", hint="start one")
 
         monkeypatch.setattr("ragops.docker.engine.connect", nobody)
-        report = host.doctor(STACK)
+        report = checks.doctor(STACK)
         found = report.first_failure()
         assert (found.name, found.remedy) == ("engine answers", "start one")
         assert found.detail == "no Docker engine answers - a socket"
@@ -331,7 +327,7 @@ class TestEngine:
         assert "pulled or built" in doctor()["image"].remedy
         assert "built" not in doctor(reranker(image="mine:1"))["image"].remedy
 
-    @pytest.mark.parametrize(("there", "needs"), [(False, image.IMAGE_SPACE), (True, image.CACHE_SPACE)])
+    @pytest.mark.parametrize(("there", "needs"), [(False, checks.IMAGE_SPACE), (True, checks.CACHE_SPACE)])
     def test_room_on_the_disk(self, doctor, fake, engine, monkeypatch, tmp_path, there, needs):
         if not there:
             fake.remove_image("vllm-cpu:latest")
@@ -390,7 +386,9 @@ class TestPermission:
         return named
 
     def remedy(self, path):
-        return engines.refusal(EngineError("no engine", evidence=self.EVIDENCE.format(path), hint="h")).remedy
+        return checks.connection_failure(
+            EngineError("no engine", evidence=self.EVIDENCE.format(path), hint="h")
+        ).remedy
 
     def test_group_and_command(self, someone, listening):
         said = "sudo usermod -aG docker ana, then log in again (or: newgrp docker)"
@@ -408,7 +406,9 @@ class TestPermission:
         assert self.remedy(tmp_path / "no") == "h"
 
     def test_another_refusal_keeps_its_hint(self):
-        assert engines.refusal(EngineError("m", evidence="Connection refused", hint="h")).remedy == "h"
+        assert (
+            checks.connection_failure(EngineError("m", evidence="Connection refused", hint="h")).remedy == "h"
+        )
 
 
 class TestPort:
@@ -424,7 +424,7 @@ class TestPort:
         assert doctor()["port"].status == "ok"
 
     def test_held_by_a_process(self, doctor, monkeypatch):
-        monkeypatch.setattr(claims, "_listens", lambda _, port: port == 8123)
+        monkeypatch.setattr(checks, "_listens", lambda _, port: port == 8123)
         found = doctor()["port"]
         assert (found.status, "ss -ltnp" in found.remedy) == ("fail", True)
         assert doctor(declared(found.remedy))["port"].status == "ok"
@@ -460,7 +460,7 @@ class TestNames:
     def test_a_strangers_container_and_the_remedy_helps(self, doctor, fake):
         fake.add_container(RERANKER)
         found = doctor()["names"]
-        assert (found.status, "did not make" in found.detail) == ("fail", True)
+        assert (found.status, "did not create" in found.detail) == ("fail", True)
         old, new = re.search(r"docker rename (\S+) (\S+),", found.remedy).groups()
         fake.rename(old, new)
         assert doctor()["names"].status == "ok"
@@ -480,7 +480,7 @@ class TestNetwork:
     def test_one_that_is_not_ours_is_said(self, doctor, fake):
         fake.add_network(STACK.network.name)
         seen = doctor()
-        assert seen["network"].detail == "ragflow-rerank is there, not made by ragops"
+        assert seen["network"].detail == "ragflow-rerank exists, not created by ragops"
         assert "addresses" not in seen
 
     def test_one_that_differs_fails(self, doctor, fake):
@@ -498,11 +498,11 @@ class TestNetwork:
         assert doctor()["network"].status == "ok"
 
     def test_room_is_counted(self, doctor, engine, monkeypatch):
-        assert doctor()["addresses"].detail == "room for 30 more networks"
-        monkeypatch.setattr(host, "read_addresses", lambda: ("172.16.0.0/12",))
-        assert doctor()["addresses"].detail == "room for 16 more networks"
+        assert doctor()["addresses"].detail == "addresses for 30 more networks"
+        monkeypatch.setattr(checks, "read_addresses", lambda: ("172.16.0.0/12",))
+        assert doctor()["addresses"].detail == "addresses for 16 more networks"
         engine(pools=(("10.0.0.0/8", 24),))
-        assert doctor()["addresses"].detail == "room for 100 or more networks"
+        assert doctor()["addresses"].detail == "addresses for 100 or more networks"
 
     def test_pools_that_are_used_up_and_the_remedy_helps(self, doctor, fake):
         for number in range(30):

@@ -60,7 +60,6 @@ NOT_YET: set[str] = {
     "benchmarks/side_by_side.py",
     "benchmarks/targets.py",
     "ragops/bench/plots/frame.py",
-    "ragops/checks/doctor.py",
     "ragops/configuration.py",
     "ragops/data/int8.py",
     "ragops/docker/engine.py",
