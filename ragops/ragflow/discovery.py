@@ -17,7 +17,7 @@ from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from ragops.configuration import Ragflow
     from ragops.docker.engine import Engine
@@ -36,14 +36,6 @@ API_PORT, WEB_PORT = 9380, 80
 VERSION_FILE = "/ragflow/VERSION"
 VERSION_ROUTE = "/api/v1/system/version"
 """Needs no token from v0.25.2 on (api/apps/restful_apis/system_api.py)."""
-
-FINGERPRINTS = {
-    "/v1/system/ping": ("v0.21.0", "v0.25.0"),
-    "/api/v1/system/ping": ("v0.25.0", ""),
-    "/v1/llm/factories": ("v0.17.0", "v0.27.0"),
-    "/api/v1/providers": ("v0.26.0", ""),
-}
-"""Routes that exist from one release until before another; without a token they respond with 200 or 401."""
 
 DEMO = "demo"
 """Role label of the demo client."""
@@ -218,22 +210,15 @@ def detect(
 
 
 def server_release(url: str) -> tuple[str, str]:
-    """The release that the server reports without a token, and its source; else empty, and the reason.
-
-    The routes that exist only narrow the release down, so they are part of the reason.
-    """
+    """The release that the server reports without a token, and its source; else empty, and the reason."""
     with Api(url) as api:
-        version = api.send(Request("GET", VERSION_ROUTE))
-        if version.ok and (name := releases.normalize(str(version.data))):
-            return name, f"{api.url}{VERSION_ROUTE}"
-        statuses = {path: api.send(Request("GET", path)).status for path in FINGERPRINTS}
-    if all(status >= 500 for status in statuses.values()):
-        return "", f"{url} responds with HTTP {max(statuses.values())}: RAGFlow is starting, or is none"
-    possible = matching_releases(statuses)
-    if not possible:
-        return "", f"{url} has routes of no release that ragops knows"
-    routes = f"{url} has the routes of {possible[0]} to {possible[-1]}"
-    return "", f"{routes}; its version route reports {version.data or 'no version'}"
+        response = api.send(Request("GET", VERSION_ROUTE))
+    source = f"{api.url}{VERSION_ROUTE}"
+    if response.status >= 500:
+        return "", f"{source}: HTTP {response.status}: RAGFlow is starting, or this is another server"
+    if response.ok and (name := releases.normalize(str(response.data))):
+        return name, source
+    return "", f"{source}: HTTP {response.status}, version {response.data or 'not reported'}"
 
 
 def file_release(engine: Engine, container: str) -> tuple[str, str]:
@@ -247,26 +232,6 @@ def file_release(engine: Engine, container: str) -> tuple[str, str]:
     if name := releases.normalize(text):
         return name, source
     return "", f"{source}: {text or result.stderr.strip() or 'empty'}"
-
-
-def matching_releases(statuses: Mapping[str, int]) -> tuple[str, ...]:
-    """The releases that have exactly the routes that exist, oldest first.
-
-    Args:
-        statuses: HTTP status by path, of the paths in :data:`FINGERPRINTS`.
-    """
-    existing = {path for path, status in statuses.items() if status in {200, 401}}
-    known = releases.KNOWN
-    names = []
-    for number, name in enumerate(known):
-        expected = {
-            path
-            for path, (since, until) in FINGERPRINTS.items()
-            if known.index(since) <= number < (known.index(until) if until else len(known))
-        }
-        if existing == expected:
-            names.append(name)
-    return tuple(names)
 
 
 def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContainer:
