@@ -183,7 +183,7 @@ def ragflow_settings(stack: Stack, model: str) -> Table:
         ("model type", "rerank"),
         ("base URL", stack.internal_url),
         ("model name", model),
-        ("API key", DEFAULT_KEY.reveal()),
+        ("API key", DEFAULT_KEY.get_secret_value()),
         ("on this host", stack.host_url or "not published"),
     )
     return Table((Column("setting"), Column("value", code=True)), rows)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import SecretStr
 
 from ragops.docker import hints
 from ragops.errors import RagflowError, StackError
@@ -43,33 +44,12 @@ _AUTHENTICATION = frozenset({401, 403, 109})
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-class Secret:
+class Secret(SecretStr):
     """A key or token that prints as stars, so that it can be part of a record or an error.
 
     It comes from a file or the environment, never from an argument of the command, which every user of
-    the machine can read.
+    the machine can read. ``get_secret_value()`` returns the text.
     """
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself, for the moment in which it is sent."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return _MASK
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
 
 NO_SECRET = Secret("")
@@ -108,9 +88,9 @@ def read_secret(variable: str, file: Path | None = None) -> Secret:
 
 def mask(text: str, secrets: Iterable[Secret]) -> str:
     """Replace every secret in a text by stars, the longest first."""
-    for secret in sorted(secrets, key=lambda secret: -len(secret.reveal())):
-        if len(secret.reveal()) >= _MIN_MASKED_LENGTH:
-            text = text.replace(secret.reveal(), _MASK)
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _MIN_MASKED_LENGTH:
+            text = text.replace(secret.get_secret_value(), _MASK)
     return text
 
 
@@ -185,7 +165,7 @@ class Api:
         self.url = base_url(url)
         self._secrets = {token}
         verify = self.url.startswith("https:") or _NO_CERTIFICATES
-        headers = {"Authorization": f"Bearer {token.reveal()}"} if token else {}
+        headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=API_TIMEOUT, trust_env=False, verify=verify
         )
@@ -235,7 +215,7 @@ class Api:
         """The body with its secrets in clear text; they are masked in every later response."""
         if isinstance(value, Secret):
             self._secrets.add(value)
-            return value.reveal()
+            return value.get_secret_value()
         if isinstance(value, dict):
             return {name: self._revealed(item) for name, item in value.items()}
         return [self._revealed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -194,7 +194,7 @@ class ProviderApi:
             entry = ModelEntry(
                 base_url=str(instance.get("base_url") or ""),
                 max_tokens=(models.get(spec.model) or {}).get("max_tokens"),
-                same_key=None if key is None else key == spec.key.reveal(),
+                same_key=None if key is None else key == spec.key.get_secret_value(),
                 others=tuple(str(name) for name in models if name != spec.model),
                 model=spec.model in models,
             )
@@ -334,7 +334,7 @@ def manual_entry(spec: RegistrationSpec) -> tuple[tuple[str, str], ...]:
         ("model type", "rerank"),
         ("model name", spec.model),
         ("base URL", spec.base_url),
-        ("API key", DEFAULT_KEY.reveal() if spec.key == DEFAULT_KEY else str(spec.key)),
+        ("API key", DEFAULT_KEY.get_secret_value() if spec.key == DEFAULT_KEY else str(spec.key)),
         ("max tokens", str(spec.max_tokens)),
     )
 

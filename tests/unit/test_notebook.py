@@ -247,7 +247,7 @@ def test_it_is_registered_when_confirmed(monkeypatch):
     monkeypatch.setenv("RAGOPS_RAGFLOW_TOKEN", "ragflow-secret")
     assert notebook.register(Stack(), confirmed=True) == "registered"
     (stack, token) = calls[0]
-    assert (stack, token.reveal()) == (Stack(), "ragflow-secret")
+    assert (stack, token.get_secret_value()) == (Stack(), "ragflow-secret")
 
 
 def test_the_settings_for_ragflow_are_the_same_as_text_and_as_html():

@@ -24,10 +24,10 @@ TOKEN, KEY = f"ragflow-{CANARY}-token", f"{CANARY}-key"
 class TestSource:
     def test_file_goes_before_the_environment(self, tmp_path, monkeypatch):
         monkeypatch.setenv("A_KEY", "from-environment")
-        assert read_secret("A_KEY").reveal() == "from-environment"
+        assert read_secret("A_KEY").get_secret_value() == "from-environment"
         file = tmp_path / "key"
         file.write_text("from-file\n")
-        assert read_secret("A_KEY", file).reveal() == "from-file"
+        assert read_secret("A_KEY", file).get_secret_value() == "from-file"
 
     def test_without_a_file_and_a_variable_it_is_empty(self, monkeypatch):
         monkeypatch.delenv("A_KEY", raising=False)
