@@ -17,7 +17,7 @@ from ragops.errors import EngineError
 from ragops.progress import step
 from ragops.ragflow.discovery import DEMO
 from ragops.reranker import files
-from ragops.stack.plan import Action, Plan, Remove, RemoveNetwork
+from ragops.stack.plan import Action, Plan, Remove
 
 if TYPE_CHECKING:
     from ragops.docker.engine import Engine
@@ -85,7 +85,7 @@ def plan_down(observed: Observed) -> Plan:
     networks = {endpoint.network for demo in demos for endpoint in demo.endpoints}
     actions: list[Action] = [Remove("container", demo.name, demo.id) for demo in demos]
     actions += [
-        RemoveNetwork(network.name, network.id)
+        Remove("network", network.name, network.id)
         for network in observed.networks
         if network.ours and network.name in networks and network.name.endswith("_ragflow")
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ragops.docker.objects import LABEL, NetworkSpec, differences, moves_route
 from ragops.errors import EngineError, InUseError, StackError
@@ -18,11 +18,11 @@ from ragops.ragflow.discovery import RagflowContainer, check_connectable, find, 
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ragops.configuration import Network, Stack
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed
+    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed, VolumeState
 
 Command = tuple[str, ...]
 
@@ -61,16 +61,15 @@ class CreateVolume:
     """Create a volume."""
 
     name: str
-    role: str = "cache"
 
     def describe(self) -> str:
         return f"+ create volume {self.name}"
 
     def commands(self) -> tuple[Command, ...]:
-        return (("docker", "volume", "create", "--label", f"org.ragops={self.role}", self.name),)
+        return (("docker", "volume", "create", "--label", f"{LABEL}=cache", self.name),)
 
     def apply(self, engine: Engine) -> None:
-        engine.create_volume(self.name, role=self.role)
+        engine.create_volume(self.name, role="cache")
 
 
 @dataclass(frozen=True)
@@ -198,9 +197,13 @@ class Disconnect:
 
 @dataclass(frozen=True)
 class Remove:
-    """Remove a container or volume with the ragops label."""
+    """Remove an object with the ragops label; a network only without connected containers, running or stopped.
 
-    kind: str
+    Docker refuses to remove a network only for running containers. A stopped one refers to it by its id, and
+    could not start without it.
+    """
+
+    kind: Literal["container", "network", "volume"]
     name: str
     id: str
 
@@ -212,36 +215,16 @@ class Remove:
         return (("docker", self.kind, "rm", *force, self.name),)
 
     def apply(self, engine: Engine) -> None:
-        remove = {"container": engine.remove_container, "volume": engine.remove_volume}
-        remove[self.kind](self.id)
-
-
-@dataclass(frozen=True)
-class RemoveNetwork:
-    """Remove a network with the ragops label, unless a container is connected, running or stopped.
-
-    Docker refuses only for running containers. A stopped one refers to the network by its id, and could not
-    start without it.
-    """
-
-    name: str
-    id: str
-
-    def describe(self) -> str:
-        return f"- remove network {self.name}"
-
-    def commands(self) -> tuple[Command, ...]:
-        return (("docker", "network", "rm", self.name),)
-
-    def apply(self, engine: Engine) -> None:
-        connected = []
-        for container in engine.containers():
-            endpoint = container.endpoint(self.name)
-            if endpoint and endpoint.network_id in ("", self.id):
-                connected.append(container.name)
-        if connected:
-            raise _in_use(self.name, connected)
-        engine.remove_network(self.id)
+        if self.kind == "container":
+            engine.remove_container(self.id)
+        elif self.kind == "volume":
+            engine.remove_volume(self.id)
+        else:
+            endpoints = {member.name: member.endpoint(self.name) for member in engine.containers()}
+            connected = [name for name, end in endpoints.items() if end and end.network_id in ("", self.id)]
+            if connected:
+                raise _in_use(self.name, connected)
+            engine.remove_network(self.id)
 
 
 @dataclass(frozen=True, repr=False)
@@ -302,14 +285,18 @@ def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed
         RagflowError: RAGFlow's container is missing, ambiguous, or can't join a network.
     """
     network = observed.network(stack.network.name)
-    members = [check_connectable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
-    actions = [
-        *_network_actions(stack.network, network),
-        *_volume_actions(spec, observed),
-        *_reranker_actions(spec, image_id, network, observed),
-        *(action for ragflow in members for action in _connect_actions(ragflow, stack.network, network)),
+    servers = [check_connectable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
+    volumes = {volume.name for volume in observed.volumes}
+    actions = list(_network_actions(stack.network, network))
+    actions += [
+        CreateVolume(mount.source)
+        for mount in spec.mounts
+        if mount.kind == "volume" and mount.source not in volumes
     ]
-    return Plan(tuple(actions), tuple(_notes(stack, network, members)))
+    actions += _reranker_actions(spec, image_id, network, observed)
+    for ragflow in servers:
+        actions += _ragflow_actions(ragflow, stack.network.name, network, internal=stack.network.internal)
+    return Plan(tuple(actions), tuple(_notes(stack, network, servers)))
 
 
 def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
@@ -319,8 +306,7 @@ def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
         RagflowError: Docker can't connect it to any network.
     """
     check_connectable(ragflow)
-    connect = _connect(ragflow, network.name, internal=network.internal)
-    return Plan(tuple(_reconnect(ragflow.container, network, connect)))
+    return Plan(tuple(_ragflow_actions(ragflow, network.name, network, internal=network.internal)))
 
 
 def plan_down(stack: Stack, observed: Observed) -> Plan:
@@ -337,16 +323,13 @@ def plan_down(stack: Stack, observed: Observed) -> Plan:
     containers = [observed.container(name) for name in (*names, old_name(own))]
     rerankers = [container for container in containers if container is not None and container.ours]
     network = observed.network(stack.network.name)
-    actions: list[Action] = [Remove("container", reranker.name, reranker.id) for reranker in rerankers]
-    if network is not None and network.ours:
-        others = [member for member in observed.members(network.name) if member not in rerankers]
-        if foreign := [member.name for member in others if not _removable(member, stack)]:
-            raise _in_use(network.name, foreign)
-        actions += [Disconnect(network.name, member.name) for member in others]
-        actions.append(RemoveNetwork(network.name, network.id))
+    networks = [network] if network is not None and network.ours else []
+    others = [member for member in observed.members(stack.network.name) if member not in rerankers]
+    if networks and (foreign := [member.name for member in others if not _removable(member, stack)]):
+        raise _in_use(stack.network.name, foreign)
     caches = {f"{name}-cache" for name in names}
-    actions += [Remove("volume", name, name) for name in _own_volumes(observed) if name in caches]
-    return Plan(tuple(actions))
+    volumes = [volume for volume in observed.volumes if volume.name in caches]
+    return _removal(observed, rerankers, networks, volumes)
 
 
 def plan_purge(observed: Observed) -> Plan:
@@ -354,18 +337,9 @@ def plan_purge(observed: Observed) -> Plan:
 
     Other containers are disconnected from these networks, running or stopped, so that they can start again.
     """
+    containers = [container for container in observed.containers if container.ours]
     networks = [network for network in observed.networks if network.ours]
-    actions: list[Action] = [
-        Remove("container", container.name, container.id)
-        for container in observed.containers
-        if container.ours
-    ]
-    for network in networks:
-        others = [member for member in observed.members(network.name) if not member.ours]
-        actions += [Disconnect(network.name, member.name) for member in others]
-    actions += [RemoveNetwork(network.name, network.id) for network in networks]
-    actions += [Remove("volume", name, name) for name in _own_volumes(observed)]
-    return Plan(tuple(actions))
+    return _removal(observed, containers, networks, observed.volumes)
 
 
 def network_spec(network: Network) -> NetworkSpec:
@@ -387,8 +361,20 @@ def _in_use(network: str, containers: list[str]) -> InUseError:
     )
 
 
-def _own_volumes(observed: Observed) -> list[str]:
-    return [volume.name for volume in observed.volumes if LABEL in volume.labels]
+def _removal(
+    observed: Observed,
+    containers: Sequence[ContainerState],
+    networks: Sequence[NetworkState],
+    volumes: Sequence[VolumeState],
+) -> Plan:
+    """Remove containers, networks and own volumes; disconnect the other containers of the networks first."""
+    actions: list[Action] = [Remove("container", container.name, container.id) for container in containers]
+    for network in networks:
+        others = [member for member in observed.members(network.name) if member not in containers]
+        actions += [Disconnect(network.name, member.name) for member in others]
+    actions += [Remove("network", network.name, network.id) for network in networks]
+    actions += [Remove("volume", volume.name, volume.name) for volume in volumes if LABEL in volume.labels]
+    return Plan(tuple(actions))
 
 
 def _removable(container: ContainerState, stack: Stack) -> bool:
@@ -408,13 +394,6 @@ def _network_actions(configured: Network, network: NetworkState | None) -> Itera
             evidence="\n".join(differing),
             hint=f"configure it as it is, or recreate it: {undo}",
         )
-
-
-def _volume_actions(spec: ContainerSpec, observed: Observed) -> Iterator[Action]:
-    existing = {volume.name for volume in observed.volumes}
-    for mount in spec.mounts:
-        if mount.kind == "volume" and mount.source not in existing:
-            yield CreateVolume(mount.source)
 
 
 def _reranker_actions(
@@ -439,7 +418,8 @@ def _reranker_actions(
         yield ReplaceContainer(spec, reason)
         return
     if network is not None:
-        yield from _reconnect(container, network, Connect(network.name, spec.name, aliases=spec.aliases))
+        connect = Connect(network.name, spec.name, aliases=spec.aliases)
+        yield from _connection_actions(container, connect, network)
     if not container.running:
         yield StartContainer(spec.name)
     elif container.health == "unhealthy":
@@ -458,38 +438,31 @@ def _outdated(
     return ""
 
 
-def _connect_actions(
-    ragflow: RagflowContainer, configured: Network, network: NetworkState | None
+def _ragflow_actions(
+    ragflow: RagflowContainer, name: str, network: NetworkState | None, *, internal: bool
 ) -> Iterator[Action]:
-    connect = _connect(ragflow, configured.name, internal=configured.internal)
-    if network is not None:
-        yield from _reconnect(ragflow.container, network, connect)
-        return
-    if ragflow.container.endpoint(configured.name):  # of a removed network of that name
-        yield Disconnect(configured.name, ragflow.name)
+    moves = moves_route(ragflow.container, name, internal=internal)
+    note = "moves its default route: open connections break" if moves else ""
+    return _connection_actions(ragflow.container, Connect(name, ragflow.name, note), network)
+
+
+def _connection_actions(
+    container: ContainerState, connect: Connect, network: NetworkState | None
+) -> Iterator[Action]:
+    endpoint = container.endpoint(connect.network)
+    if endpoint is not None:
+        if network is not None and endpoint.network_id in ("", network.id):
+            return
+        yield Disconnect(connect.network, container.name)  # from a removed network of that name
     yield connect
 
 
-def _connect(ragflow: RagflowContainer, network: str, *, internal: bool) -> Connect:
-    moves = moves_route(ragflow.container, network, internal=internal)
-    return Connect(network, ragflow.name, "moves its default route: open connections break" if moves else "")
-
-
-def _reconnect(container: ContainerState, network: NetworkState, connect: Connect) -> Iterator[Action]:
-    endpoint = container.endpoint(network.name)
-    if endpoint is None:
-        yield connect
-    elif endpoint.network_id not in ("", network.id):  # of a removed network of that name
-        yield Disconnect(network.name, container.name)
-        yield connect
-
-
-def _notes(stack: Stack, network: NetworkState | None, members: list[RagflowContainer]) -> Iterator[str]:
+def _notes(stack: Stack, network: NetworkState | None, servers: list[RagflowContainer]) -> Iterator[str]:
     if network is not None and not network.ours:
         yield f"network {network.name} was not created by ragops: it is used, and never removed"
-    if not members:
+    if not servers:
         yield "no RAGFlow container found: start RAGFlow, or the demo client with: ragops demo up"
-    for ragflow in members:
+    for ragflow in servers:
         if ragflow.demo:
             yield f"{ragflow.name} is the demo client, a substitute for RAGFlow"
     if stack.network.internal and stack.reranker.port:

@@ -300,8 +300,14 @@ class Registrar:
         if not requests:
             return ()
         created = state.entry is None and not record.entered
+        own, default = self._own_ids(record), record.default  # a later choice of the user replaces them
+        if self.spec.default and state.default not in own:
+            default = state.default
+        chats = {chat: state.chats[chat] for chat in self.spec.chats if state.chats[chat] not in own}
         record = replace(
-            self._with_previous(state, record),
+            record,
+            default=default,
+            chats={**record.chats, **chats},
             release=self.release.name,
             model=self.spec.model,
             entered=record.entered or created,
@@ -362,15 +368,6 @@ class Registrar:
             changes=changes,
             notes=notes,
         )
-
-    def _with_previous(self, state: RagflowState, record: UndoRecord) -> UndoRecord:
-        """The record with the settings that are about to change; a later choice of the user replaces it."""
-        own = self._own_ids(record)
-        default = record.default
-        if self.spec.default and state.default not in own:
-            default = state.default
-        chats = {chat: state.chats[chat] for chat in self.spec.chats if state.chats[chat] not in own}
-        return replace(record, default=default, chats={**record.chats, **chats})
 
     def _own_ids(self, record: UndoRecord) -> frozenset[str]:
         """Every id by which any release names the model, also the one from before an upgrade."""

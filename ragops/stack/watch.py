@@ -12,12 +12,12 @@ import logging
 import os
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ragops.checks import ready
 from ragops.configuration import Stack, declaration, home, load
@@ -220,23 +220,13 @@ def _is_left(status: Status, starts: tuple[Action, ...]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Connected:
-    """The engine is reachable."""
-
-
-@dataclass(frozen=True)
-class _Disconnected:
-    """The engine is unreachable."""
-
-
-@dataclass(frozen=True)
 class _Response:
     """Whether the reranker responded; None when no request could be sent."""
 
     ok: bool | None
 
 
-_Message = EventState | _Connected | _Disconnected | _Response | None
+_Message = EventState | _Response | Literal["connected", "disconnected", "stop"]
 
 
 class Watcher:
@@ -263,7 +253,7 @@ class Watcher:
     def stop(self) -> None:
         """Stop after the current action; may be called from a signal handler or another thread."""
         self._stopped.set()
-        self._messages.put(None)
+        self._messages.put("stop")
 
     def run(self) -> int:
         """Watch until stopped; returns the number of actions that were run.
@@ -284,11 +274,8 @@ class Watcher:
 
     def _next(self, stack: Stack) -> None:
         """Handle one message, or wait until a check or probe is due; then run it."""
-        try:
-            message = self._messages.get(timeout=self._state.wait(time.monotonic()))
-        except Empty:
-            message = None
-        self._handle(message, stack)
+        with suppress(Empty):
+            self._handle(self._messages.get(timeout=self._state.wait(time.monotonic())), stack)
         if self._stopped.is_set():
             return
         if self._state.check_due(time.monotonic()):
@@ -306,10 +293,10 @@ class Watcher:
                 self._state = self._state.after_response(message.ok, now)
                 if message.ok is False and self._state.missed:
                     _log.warning("the reranker did not respond, %d times in a row", self._state.missed)
-            case _Disconnected() if not self._state.disconnected:
+            case "disconnected" if not self._state.disconnected:
                 _log.warning("the Docker engine is unreachable: waiting for it")
                 self._state, self._was_connected = self._state.after_disconnect(), True
-            case _Connected():
+            case "connected":
                 if self._state.disconnected and self._was_connected:
                     _log.info("the Docker engine is reachable again")
                 self._state = self._state.after_reconnect(now)
@@ -355,13 +342,13 @@ class Watcher:
         while not self._stopped.is_set():
             try:
                 with closing(docker_engine.connect(self._address)) as engine, engine.events() as events:
-                    self._messages.put(_Connected())
+                    self._messages.put("connected")
                     attempts = 0
                     for event in events:
                         self._messages.put(event)
             except EngineError:
                 pass
-            self._messages.put(_Disconnected())
+            self._messages.put("disconnected")
             self._stopped.wait(_RECONNECT[min(attempts, len(_RECONNECT) - 1)])
             attempts += 1
 
