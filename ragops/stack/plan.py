@@ -197,7 +197,7 @@ class Disconnect:
 
 @dataclass(frozen=True)
 class Remove:
-    """Remove an object with the ragops label; a network only without connected containers, running or stopped.
+    """Remove an object with the ragops label; a network only without containers, running or stopped.
 
     Docker refuses to remove a network only for running containers. A stopped one refers to it by its id, and
     could not start without it.

@@ -107,7 +107,7 @@ def test_systemd_unit_starts_watch_with_the_current_python_files_and_engine(here
     (start,) = [line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart=")]
     argv = shlex.split(start.replace("%%", "%"))
     assert argv[:3] == ["/srv/my venv/bin/python", "-m", "ragops"]
-    assert parse(argv[3:])["stack"] == file
+    assert parse(argv[3:])["stack_file"] == file
     assert f"Environment=RAGOPS_HOME={here}" in unit
     assert "Environment=DOCKER_HOST=unix:///fake/docker.sock" in unit
     assert any(line.startswith("Environment=RAGOPS_MODEL_DIR=") for line in unit)
