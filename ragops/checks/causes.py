@@ -23,11 +23,11 @@ Listens = Literal["", "loopback", "nowhere"]
 """Where the server listens in its own container, when that was tested."""
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_TIMEOUTS = frozenset({"TimeoutError", "timeout", "ReadTimeout", "curl exit code 28"})
+_TIMEOUTS = frozenset({"TimeoutError", "timeout", "ReadTimeout"})
 _RESETS = frozenset(
     {
         *("ConnectionResetError", "RemoteDisconnected", "BrokenPipeError", "IncompleteRead"),
-        *("RemoteProtocolError", "ReadError", "curl exit code 52", "curl exit code 56"),
+        *("RemoteProtocolError", "ReadError"),
     }
 )
 _QUEUE = ("cannot accept new requests", "backlog limit")
@@ -88,8 +88,8 @@ def explain(failure: Failure) -> tuple[str, str]:
 
 
 def is_refused(step: Step) -> bool:
-    """Whether no process listens on the port; curl has its own words for it."""
-    return "refused" in step.detail.lower() or step.error == "curl exit code 7"
+    """Whether no process listens on the port."""
+    return "refused" in step.detail.lower()
 
 
 def proxy_settings(environment: Iterable[str]) -> dict[str, str]:

@@ -73,8 +73,8 @@ class ConnectionResult:
     """How far one RAGFlow container gets."""
 
     checks: tuple[Check, ...]
-    responses: tuple[ProbeResponse, ...] | None = None
-    """To the extra requests; None when they were not sent."""
+    responses: tuple[ProbeResponse, ...] = ()
+    """To the extra requests, as far as they were sent."""
 
     @property
     def rerank_succeeded(self) -> bool:

@@ -1,23 +1,22 @@
 """Layers of ``ragops verify``, and the probe that tests them from inside a container.
 
 The program ``data/probe.py`` runs in the container's own Python (RAGFlow's, with RAGFlow's client library),
-else curl does, else a probe container in its network namespace. ``connection.py`` judges the result.
+else in a probe container in its network namespace. ``connection.py`` judges the result.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from ragops.docker.temporary import sidecar
 from ragops.errors import EngineError
 from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ExecResult
@@ -84,12 +83,9 @@ PYTHONS = ("/ragflow/.venv/bin/python", "python3", "python")
 """RAGFlow's own interpreter first: it has RAGFlow's client library."""
 
 _NOT_FOUND = (126, 127)
+_NO_PROGRAM = ("executable file not found", "no such file or directory")
 _CONNECT_TIMEOUT = 3.0
 _GET_TIMEOUT = 10.0
-_CURL_LAYER: Mapping[int, Layer] = {6: "dns", 7: "tcp"}
-_CURL_TIMEOUT = 28
-_CURL_FORMAT = r"\n%{http_code} %{redirect_url} %{content_type}"
-_BODY_LENGTH = 600
 
 
 def stopped_by(layer: Layer, failed: Collection[Layer]) -> Layer | None:
@@ -176,7 +172,7 @@ class ProbeResult:
     """What a container can reach. Layers that could not be tested are missing."""
 
     transport: str
-    """``python``, ``curl`` or ``probe container``."""
+    """``python`` or ``probe container``."""
     steps: Mapping[Layer, Step]
     paths: tuple[str, ...] = ()
     """Routes that the server lists."""
@@ -185,8 +181,8 @@ class ProbeResult:
     """Library that makes the rerank request, such as ``cohere 5.6.2``."""
     scores: tuple[tuple[int, float], ...] = ()
     """(index, score) in the order of the response."""
-    responses: tuple[ProbeResponse, ...] | None = None
-    """To the extra requests; None when they were not sent."""
+    responses: tuple[ProbeResponse, ...] = ()
+    """To the extra requests, as far as they were sent."""
 
 
 def send_batch(
@@ -206,9 +202,7 @@ def send_batch(
         got no response.
     """
     stdin = json.dumps({"base_url": base_url, "headers": RerankRequest.headers(), **batch.to_input()})
-    output = _run_python(engine, container, stdin, batch.deadline)
-    if output is None:
-        output = _run_probe_container(engine, container, image, stdin, batch.deadline)
+    output, _ = _run(engine, container, image, stdin, batch.deadline)
     return _responses(parse_output(output)["responses"])
 
 
@@ -231,17 +225,12 @@ def run_probe(  # noqa: PLR0913 - one keyword for each thing that may differ
         base_url: The reranker's address, as RAGFlow has it.
         request: The rerank request to send.
         depth: Number of layers to test, from the name on.
-        extra: More requests, sent while RAGFlow's client library is imported; curl sends none.
+        extra: More requests, sent while RAGFlow's client library is imported.
     """
     stdin = probe_input(base_url, request, depth=depth, extra=extra)
     timeout = 3 * RERANK_TIMEOUT + (extra.deadline if extra else 0)
-    output = _run_python(engine, container, stdin, timeout)
-    if output is not None:
-        return _parse_result(output, "python")
-    if _execute(engine, container, ("curl", "--version"), "") is not None:
-        return _probe_with_curl(engine, container, base_url, request, depth)
-    output = _run_probe_container(engine, container, image, stdin, timeout)
-    return _parse_result(output, "probe container")
+    output, transport = _run(engine, container, image, stdin, timeout)
+    return parse_result(output, transport)
 
 
 def probe_input(
@@ -292,35 +281,8 @@ def parse_output(output: ExecResult) -> Any:
         ) from error
 
 
-def _run_python(engine: Engine, container: str, stdin: str, timeout: float) -> ExecResult | None:
-    for python in PYTHONS:
-        output = _execute(engine, container, (python, "-c", program()), stdin, timeout)
-        if output is not None:
-            return output
-    return None
-
-
-def _run_probe_container(
-    engine: Engine, container: str, image: str, stdin: str, timeout: float
-) -> ExecResult:
-    with sidecar(engine, f"container:{container}", image) as name:
-        return engine.execute(name, ("python3", "-c", program()), stdin=stdin, timeout=timeout)
-
-
-def _execute(
-    engine: Engine, container: str, argv: tuple[str, ...], stdin: str, timeout: float = 2 * RERANK_TIMEOUT
-) -> ExecResult | None:
-    """The result, or None when the container has no such program."""
-    try:
-        output = engine.execute(container, argv, stdin=stdin, timeout=timeout)
-    except EngineError as error:
-        if "executable file not found" in error.evidence or "no such file or directory" in error.evidence:
-            return None
-        raise
-    return None if output.exit_code in _NOT_FOUND else output
-
-
-def _parse_result(output: ExecResult, transport: str) -> ProbeResult:
+def parse_result(output: ExecResult, transport: str) -> ProbeResult:
+    """The result that the probe wrote for its layers."""
     data = parse_output(output)
     steps = data["steps"]
     return ProbeResult(
@@ -330,8 +292,24 @@ def _parse_result(output: ExecResult, transport: str) -> ProbeResult:
         models=tuple(steps.get("models", {}).get("names", ())),
         client=data["client"],
         scores=tuple((index, score) for index, score in steps.get("rerank", {}).get("scores", ())),
-        responses=_responses(data["responses"]) if "responses" in data else None,
+        responses=_responses(data.get("responses", [])),
     )
+
+
+def _run(engine: Engine, container: str, image: str, stdin: str, timeout: float) -> tuple[ExecResult, str]:
+    """Run ``data/probe.py`` in the container, else beside it; the result and the transport."""
+    for python in PYTHONS:
+        try:
+            output = engine.execute(container, (python, "-c", program()), stdin=stdin, timeout=timeout)
+        except EngineError as error:
+            if not any(text in error.evidence for text in _NO_PROGRAM):
+                raise
+        else:
+            if output.exit_code not in _NOT_FOUND:
+                return output, "python"
+    with sidecar(engine, f"container:{container}", image) as name:
+        argv = ("python3", "-c", program())
+        return engine.execute(name, argv, stdin=stdin, timeout=timeout), "probe container"
 
 
 def _responses(rows: list[dict[str, Any]]) -> tuple[ProbeResponse, ...]:
@@ -344,79 +322,3 @@ def _responses(rows: list[dict[str, Any]]) -> tuple[ProbeResponse, ...]:
 def _step(raw: Mapping[str, Any]) -> Step:
     known = ("ok", "detail", "ms", "error", "status", "kind", "location", "text")
     return Step(**{"detail": "", **{name: raw[name] for name in known if name in raw}})
-
-
-def _probe_with_curl(
-    engine: Engine, container: str, base_url: str, request: RerankRequest, depth: int
-) -> ProbeResult:
-    root = base_url.removesuffix(urlsplit(base_url).path)
-    health = _curl(engine, container, f"{root}/health")
-    if failed := _curl_failure(health):
-        steps = {layer: Step(True, "") for layer in LAYERS[: LAYERS.index(failed)]}
-        return ProbeResult("curl", {**steps, failed: _curl_step(health)})
-    step = _curl_step(health)
-    if step.ok and "html" in step.kind:
-        step = replace(step, ok=False, detail="HTTP 200", error="HttpError")
-    steps = {"dns": Step(True, "resolved by curl"), "tcp": Step(True, "connected by curl"), "health": step}
-    values: dict[Layer, tuple[Any, ...]] = {}
-    requests: tuple[tuple[Layer, str, str, Callable[[Any], list[Any]]], ...] = (
-        ("routes", f"{root}/openapi.json", "", lambda data: sorted(data["paths"])),
-        ("models", f"{base_url}/models", "", lambda data: [model["id"] for model in data["data"]]),
-        ("rerank", f"{base_url}/rerank", request.body().decode(), _index_score_pairs),
-    )
-    for layer, url, body, parse in requests[: max(0, depth - len(steps))]:
-        values[layer], steps[layer] = _curl_json(_curl(engine, container, url, body), parse)
-    return ProbeResult(
-        "curl",
-        steps,
-        paths=values.get("routes", ()),
-        models=values.get("models", ()),
-        client="curl",
-        scores=values.get("rerank", ()),
-    )
-
-
-def _index_score_pairs(data: Any) -> list[tuple[int, float]]:
-    return [(row["index"], row["relevance_score"]) for row in data["results"]]
-
-
-def _curl_failure(output: ExecResult) -> Layer | None:
-    """The layer below HTTP that curl failed in; one exit code stands for three kinds of timeout."""
-    if output.exit_code == _CURL_TIMEOUT:
-        if "Resolving" in output.stderr:
-            return "dns"
-        return "health" if "bytes received" in output.stderr else "tcp"
-    return _CURL_LAYER.get(output.exit_code)
-
-
-def _curl(engine: Engine, container: str, url: str, stdin: str = "") -> ExecResult:
-    """One request past every proxy, as the Python program sends it; status and type are in the last line."""
-    times = ("--connect-timeout", f"{_CONNECT_TIMEOUT:g}", "--max-time", f"{RERANK_TIMEOUT:g}")
-    headers: list[str] = []
-    for name, value in RerankRequest.headers().items():
-        headers += ["--header", f"{name}: {value}"]
-    body = ("--data-binary", "@-") if stdin else ()
-    options = ("--silent", "--show-error", "--noproxy", "*", "--write-out", _CURL_FORMAT)
-    return engine.execute(container, ("curl", *options, *times, *headers, *body, url), stdin=stdin)
-
-
-def _curl_step(output: ExecResult) -> Step:
-    if output.exit_code:
-        return Step(False, output.stderr.strip(), error=f"curl exit code {output.exit_code}")
-    text, _, line = output.stdout.rpartition("\n")
-    status, location, kind = (*line.split(" ", 2), "", "")[:3]
-    if status == "200":
-        return Step(True, "HTTP 200", status=200, kind=kind, text=text)
-    detail = f"HTTP {status}: {text[:300]}".rstrip(": ")
-    return Step(False, detail, 0.0, "HttpError", int(status or 0), kind, location, text[:_BODY_LENGTH])
-
-
-def _curl_json(output: ExecResult, parse: Callable[[Any], list[Any]]) -> tuple[tuple[Any, ...], Step]:
-    step = _curl_step(output)
-    if not step.ok:
-        return (), step
-    try:
-        return tuple(parse(json.loads(step.text))), Step(True, "answered")
-    except (ValueError, KeyError, TypeError):
-        detail = f"HTTP 200: {step.text[:300]}"
-        return (), Step(False, detail, 0.0, "HttpError", 200, step.kind, "", step.text[:_BODY_LENGTH])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ragops.checks import Check, budget, connection, failed_check, rules
 from ragops.checks.connection import ConnectionResult
-from ragops.checks.probe import TITLES, send_batch, stopped_by
+from ragops.checks.probe import TITLES, stopped_by
 from ragops.checks.questions import Expected, parse_responses, plan_requests
 from ragops.progress import step
 from ragops.reranker import options
@@ -74,10 +74,8 @@ def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Ch
             if layer == "budget":
                 yield from _budget(ragflow, context)
                 continue
-            responses = result.responses
-            if responses is None:  # curl can't send so many
-                responses = send_batch(engine, ragflow.name, image, url, batch)
-            yield from rules.check_scores(expected, parse_responses(plan, responses), ragflow.name)
+            results = parse_responses(plan, result.responses)
+            yield from rules.check_scores(expected, results, ragflow.name)
         except Exception as error:  # noqa: BLE001 - reported as a failed check
             yield failed_check(TITLES[layer], error, ragflow.name)
 

@@ -273,10 +273,6 @@ class TestVehicles:
         box.respond = Played(python3=right)
         assert ask(box).transport == "python"
 
-    def test_then_curl(self, box):
-        box.respond = Played(curl=curl())
-        assert ask(box).transport == "curl"
-
     def test_then_a_probe_container_that_goes_again(self, box, right):
         box.respond = lambda one, argv, stdin: right(argv, stdin) if one.name != "box" else None
         assert ask(box).transport == "probe container"
@@ -301,8 +297,6 @@ class TestVehicles:
         assert ask(box, extra=beside()).responses == (probe.ProbeResponse(200, "{}", 1.0),)
         order = json.loads(box.respond.asked[0][1])
         assert [path for path, _ in order["posts"]] == ["/tokenize", "/v1/rerank"]
-        box.respond = Played(curl=curl())
-        assert ask(box, extra=beside()).responses is None
 
     def test_order_is_ragflows_request(self, box, right):
         box.respond = Played(python=right)
@@ -310,79 +304,3 @@ class TestVehicles:
         order = json.loads(box.respond.asked[0][1])
         assert [name for name, _ in order["layers"]] == ["dns", "tcp", "health"]
         assert (order["timeout"], order["body"]) == (30.0, REQUEST.body().decode())
-
-
-def http(body="", status=200, kind="application/json", location=""):
-    """What curl writes for an answer: its body, and the line that it is asked for."""
-    return 0, f"{body}\n{status} {location} {kind}", ""
-
-
-def curl(**answers):
-    """Plays curl: exit code, output and error by the end of the address."""
-    results = {"results": [{"index": index, "relevance_score": 0.5} for index in range(3)]}
-    told = {
-        "health": http(),
-        "openapi": http('{"paths": {"/v1/rerank": {}}}'),
-        "models": http(LISTING),
-        "rerank": http(json.dumps(results)),
-    }
-
-    def play(argv, _stdin):
-        if argv[1] == "--version":
-            return ExecResult(0, "curl 7.88.1", "")
-        return ExecResult(*(told | answers)[argv[-1].rpartition("/")[2].partition(".")[0]])
-
-    return play
-
-
-class TestCurl:
-    def test_all_layers(self, box):
-        box.respond = Played(curl=curl())
-        answer = ask(box)
-        assert list(answer.steps) == list(probe.LAYERS)
-        assert all(step.ok for step in answer.steps.values())
-        assert answer.models == ("stub-reranker",)
-        assert answer.paths == ("/v1/rerank",)
-        assert answer.scores == ((0, 0.5), (1, 0.5), (2, 0.5))
-        argv, body = box.respond.asked[-1]
-        assert argv[-1] == "http://reranker:8000/v1/rerank"
-        assert body == REQUEST.body().decode()
-        assert "Authorization: Bearer x" in argv
-
-    @pytest.mark.parametrize(("code", "layer"), [(6, "dns"), (7, "tcp"), (28, "tcp")])
-    def test_exit_code_tells_the_layer(self, box, code, layer):
-        box.respond = Played(curl=curl(health=(code, "", "curl: no")))
-        steps = ask(box).steps
-        assert list(steps)[-1] == layer
-        assert (steps[layer].ok, steps[layer].detail) == (False, "curl: no")
-
-    @pytest.mark.parametrize("layer", ["health", "models", "rerank"])
-    def test_http_error_stops_no_other_layer(self, box, layer):
-        box.respond = Played(curl=curl(**{layer: http('{"detail":"Not Found"}', 404)}))
-        steps = ask(box).steps
-        assert [name for name in probe.LAYERS if not steps[name].ok] == [layer]
-        assert (steps[layer].status, steps[layer].text) == (404, '{"detail":"Not Found"}')
-
-    def test_redirect_and_type_are_kept(self, box):
-        moved = http("<html>", 307, "text/html; charset=utf-8", "https://away.test/")
-        step = ask_with(box, rerank=moved).steps["rerank"]
-        assert (step.location, step.kind) == ("https://away.test/", "text/html; charset=utf-8")
-
-    @pytest.mark.parametrize("page", ["<html>", "{}", "[]", '{"data": 1, "results": 1}'])
-    def test_something_else_than_data(self, box, page):
-        step = ask_with(box, models=http(page)).steps["models"]
-        assert (step.ok, step.status, step.text) == (False, 200, page)
-
-    def test_page_is_no_health(self, box):
-        step = ask_with(box, health=http("<html>", kind="text/html")).steps["health"]
-        assert (step.ok, step.status, step.kind) == (False, 200, "text/html")
-
-    def test_depth(self, box):
-        box.respond = Played(curl=curl())
-        assert list(ask(box, depth=2).steps)[:2] == ["dns", "tcp"]
-        assert "models" not in ask(box, depth=2).steps
-
-
-def ask_with(box, **answers):
-    box.respond = Played(curl=curl(**answers))
-    return ask(box)

@@ -7,7 +7,6 @@ import pytest
 import ragops
 from ragops.checks import exposure, rules
 from ragops.configuration import Ragflow, Reranker, Stack, home
-from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError, ImageError, LaunchError, LockedError, NotFoundError, RagflowError
 from ragops.reranker.model import describe
 from ragops.session import Deployment, lock
@@ -194,27 +193,6 @@ class TestVerify:
         assert set(outside.values()) == {"ok"}
         assert set(found.values()) == {"skip"}
         assert {"scores are right", "time is enough"} <= set(found)
-
-    def test_the_scores_are_asked_apart_where_they_could_not_be_asked_on_the_way(self, stack_up):
-        """As with curl: then a visit of its own asks them, and the report is the same."""
-        whole, visits = stack_up.respond, []
-
-        def respond(box, argv, stdin):
-            done = whole(box, argv, stdin)
-            said = json.loads(done.stdout) if done else {}
-            if "layers" in json.loads(stdin or "{}"):
-                visits.append("responses" in said)
-                said.pop("responses", None)
-            return done and ExecResult(0, json.dumps(said), "")
-
-        before = verbs.verify(STACK, stack_up)
-        stack_up.respond = respond
-        after = verbs.verify(STACK, stack_up)
-        assert any(visits)
-        assert [(one.name, one.status) for one in after.checks] == [
-            (one.name, one.status) for one in before.checks
-        ]
-        assert after.ok
 
     @pytest.mark.parametrize(
         ("more", "spare"),
