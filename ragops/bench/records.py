@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, TypeVar, get_args
+from typing import IO, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -88,21 +88,6 @@ class LoadLevel:
     def burst(cls, size: int, *, requests: int | None = None) -> LoadLevel:
         """``size`` requests at the same moment; the next burst when all are complete."""
         return cls("burst", size, requests)
-
-    @classmethod
-    def parse(cls, text: str, *, requests: int | None = None) -> LoadLevel:
-        """A level from its :attr:`name`, such as ``closed-4``.
-
-        Raises:
-            BenchError: There is no such kind, or no number behind it.
-        """
-        kind, _, value = text.strip().partition("-")
-        kinds: dict[str, Kind] = {name: name for name in get_args(Kind)}
-        try:
-            return cls(kinds[kind], float(value), requests)
-        except (KeyError, ValueError) as error:
-            hint = "load levels are such as closed-4, poisson-0.5, constant-2 and burst-8"
-            raise BenchError(f"{text!r} is no load level", code="load-refused", hint=hint) from error
 
 
 def due_times(level: LoadLevel, count: int, seed: int) -> list[int]:

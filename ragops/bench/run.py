@@ -221,11 +221,7 @@ class _Recorder:
     """Executes a plan; the sampler runs in its own thread, ``progress`` is called after each request."""
 
     def __init__(
-        self,
-        plan: RunPlan,
-        folder: RunFolder,
-        sampler: ReadSample | None,
-        progress: ProgressCallback | None,
+        self, plan: RunPlan, folder: RunFolder, sampler: ReadSample | None, progress: ProgressCallback | None
     ) -> None:
         self.plan, self.folder = plan, folder
         self.sampler, self.progress = sampler, progress

@@ -1,4 +1,4 @@
-"""A run keeps everything in its folder, is never overwritten, and is read back as it was."""
+"""Recording a run into its folder, and reading it back."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.support.stub import Behaviour, StubReranker
 
 SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 WORKLOAD = synthetic(4, 3, 20)
-ASKED = len(DEFAULT_CHECK.documents)
-"""Calls that the order check makes each time."""
+CHECKS = len(DEFAULT_CHECK.documents)
+"""Requests of one order check."""
 LEVELS = (LoadLevel.closed(1), LoadLevel.closed(2, requests=3))
 
 
@@ -57,7 +57,7 @@ def sampler():
     return Sample(time.perf_counter_ns(), cpu_ns=5, memory_bytes=7)
 
 
-def test_a_run_is_kept_and_read_back(settings):
+def test_a_run_is_recorded_and_read_back(settings):
     origin = Provenance(machine="Xeon 2c", launch_arguments=("--dtype", "bfloat16"), git_dirty=True)
     events = []
     path = record(
@@ -82,14 +82,14 @@ def test_a_run_is_kept_and_read_back(settings):
     assert run.samples[0].memory_bytes == 7
 
 
-def test_requests_of_each_pass(settings):
+def test_requests_of_each_trial(settings):
     run = load_run(record(**settings, repeats=2))
     assert len(run.requests) == 2 * (2 + 4) + 2 * (2 + 3)
     assert len(run.measured) == 2 * 4 + 2 * 3
     for repeat in (0, 1):
-        mine = [r for r in run.requests if (r.level, r.repeat) == ("closed-1", repeat)]
-        assert [(r.phase, r.index) for r in mine[:2]] == [("warmup", 3), ("warmup", 2)]
-        assert [r.index for r in mine[2:]] == [0, 1, 2, 3]
+        records = [r for r in run.requests if (r.level, r.repeat) == ("closed-1", repeat)]
+        assert [(r.phase, r.index) for r in records[:2]] == [("warmup", 3), ("warmup", 2)]
+        assert [r.index for r in records[2:]] == [0, 1, 2, 3]
     assert all(r.documents == 3 and r.words == 20 and r.t_sched >= run.info.started_ns for r in run.requests)
 
 
@@ -101,24 +101,25 @@ def test_arrivals_differ_from_repeat_to_repeat(settings):
     assert first != second
 
 
-def test_no_request_is_sent_twice_unless_asked(settings, stub):
+def test_no_text_is_sent_twice_unless_configured(settings, stub):
     before = len(stub.calls)
     record(**settings, repeats=2)
-    sent = [call.body for call in stub.calls[before + ASKED : -ASKED]]
+    sent = [call.body for call in stub.calls[before + CHECKS : -CHECKS]]
     assert len({body["query"] for body in sent}) == len(sent) == 22
     documents = [text for body in sent for text in body["documents"]]
     assert len(set(documents)) == len(documents) == 66
     before = len(stub.calls)
     record(**{**settings, "name": "again"}, fresh=False)
-    assert {call.body["query"] for call in stub.calls[before + ASKED : -ASKED]} == {
+    assert {call.body["query"] for call in stub.calls[before + CHECKS : -CHECKS]} == {
         request.query for request in WORKLOAD.requests
     }
 
 
 def test_wrong_order_is_not_measured(settings, tmp_path):
     with StubReranker(Behaviour(order="wrong")) as wrong:
-        with pytest.raises(BenchError, match="known query wrongly") as caught:
+        with pytest.raises(BenchError) as caught:
             record(**{**settings, "base_url": wrong.base_url})
+        assert caught.value.code == "order-wrong"
         assert "0.333" in caught.value.evidence
         assert list(tmp_path.iterdir()) == []
         path = record(**{**settings, "base_url": wrong.base_url}, no_order_check="random weights")
@@ -127,11 +128,12 @@ def test_wrong_order_is_not_measured(settings, tmp_path):
     assert order.verdict == "order of the scores not checked: random weights"
 
 
-def test_own_order_check(settings):
+def test_configured_order_check(settings):
     question = ("red apple", ("a pear", "red apple"), 1)
     assert load_run(record(**settings, order_check=question)).info.order.before.scores == (0.0, 1.0)
-    with pytest.raises(BenchError, match="wrongly"):
+    with pytest.raises(BenchError) as caught:
         record(**settings, order_check=("red apple", ("a pear", "red apple"), 0))
+    assert caught.value.code == "order-wrong"
 
 
 def test_order_that_turns_wrong_is_recorded(settings):
@@ -143,9 +145,10 @@ def test_order_that_turns_wrong_is_recorded(settings):
     assert order.failed
 
 
-def test_server_that_does_not_answer(settings, tmp_path):
-    with pytest.raises(BenchError, match="did not respond") as caught:
+def test_a_silent_server_is_not_measured(settings, tmp_path):
+    with pytest.raises(BenchError) as caught:
         record(**{**settings, "model": "X___VLLM"})
+    assert caught.value.code == "server-silent"
     assert "does not exist" in caught.value.evidence
     assert list(tmp_path.iterdir()) == []
 
@@ -171,14 +174,14 @@ def test_a_faulty_sampler_does_not_end_the_run(settings):
     assert run.info.sampler_errors == ("OSError('no such container')",)
 
 
-def test_floor_is_recorded(settings):
+def test_client_overhead_is_recorded(settings):
     floor = load_run(record(**settings, with_limits=True)).info.client.floor
     assert floor.errors == 0
     assert floor.p50_ns > 0
 
 
 def test_interrupt_from_inside_a_running_loop(settings, tmp_path):
-    """As in Jupyter: the loop runs, the cell waits, the user presses stop."""
+    """As in Jupyter, where the user interrupts the kernel."""
 
     def stop(event):
         if event.done == 3:
@@ -204,7 +207,7 @@ def test_interrupt_without_a_loop(settings, tmp_path):
     assert load_run(path).info.reason == "stopped by the user"
 
 
-def test_error_of_the_caller_is_named(settings, tmp_path):
+def test_an_error_of_the_progress_callback_is_recorded(settings, tmp_path):
     def broken(_):
         msg = "no screen"
         raise RuntimeError(msg)
@@ -225,14 +228,14 @@ def test_error_of_the_caller_is_named(settings, tmp_path):
         {"api_key": " "},
     ],
 )
-def test_settings_that_make_no_run(settings, wrong, tmp_path):
+def test_invalid_settings(settings, wrong, tmp_path):
     with pytest.raises(BenchError):
         record(**{**settings, **wrong})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_verdict_needs_ragflows_sizes(settings):
-    with pytest.raises(BenchError, match="says nothing about RAGFlow's limit"):
+    with pytest.raises(BenchError, match="RAGFlow"):
         judge(load_run(record(**settings)))
 
 
@@ -248,12 +251,12 @@ def recorded(settings):
     return record(**settings)
 
 
-def test_cut_off_last_line_is_told(recorded):
+def test_a_cut_off_last_line_is_a_problem(recorded):
     file = recorded / "requests.jsonl"
-    whole = load_run(recorded).requests
+    requests = load_run(recorded).requests
     file.write_bytes(file.read_bytes()[:-20])
     run = load_run(recorded)
-    assert run.requests == whole[:-1]
+    assert run.requests == requests[:-1]
     assert run.problems == ("requests.jsonl: last line cut off, left out",)
 
 
@@ -261,14 +264,14 @@ def test_broken_line_in_the_middle_is_an_error(recorded):
     file = recorded / "requests.jsonl"
     lines = file.read_bytes().splitlines()
     file.write_bytes(b"\n".join([lines[0], b'{"level": 3}', *lines[2:]]))
-    with pytest.raises(BenchError, match=r"requests\.jsonl:2 is broken"):
+    with pytest.raises(BenchError, match=r"requests\.jsonl:2"):
         load_run(recorded)
 
 
-def test_what_is_no_run(recorded, tmp_path):
-    with pytest.raises(BenchError, match="holds no recorded run") as caught:
+def test_unreadable_runs(recorded, tmp_path):
+    with pytest.raises(BenchError) as caught:
         load_run(tmp_path)
-    assert "results/" in caught.value.hint
+    assert caught.value.code == "run-unreadable"
     file = recorded / "run.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "schema_version": 3}))
@@ -279,12 +282,12 @@ def test_what_is_no_run(recorded, tmp_path):
         load_run(recorded)
 
 
-def test_missing_lines_are_told(recorded):
+def test_missing_samples_are_a_problem(recorded):
     (recorded / "samples.jsonl").unlink()
     assert load_run(recorded).problems == ("samples.jsonl can't be read: No such file or directory",)
 
 
-def test_half_written_run_says_so(settings, tmp_path):
+def test_a_killed_run_is_incomplete(settings, tmp_path):
     """A process that was killed leaves the first run.json, which says that it is not complete."""
     folder = RunFolder(tmp_path / "killed")
     done = load_run(record(**settings))
@@ -299,7 +302,7 @@ def test_half_written_run_says_so(settings, tmp_path):
     )
 
 
-def test_a_run_that_is_told_to_stop_keeps_what_it_has(settings):
+def test_a_stopped_run_keeps_its_requests(settings):
     stop = threading.Event()
 
     def moved(now):
@@ -317,15 +320,15 @@ def test_a_run_that_is_told_to_stop_keeps_what_it_has(settings):
     assert 3 <= len(run.requests) < 200
 
 
-def test_requests_that_a_stop_cuts_off_are_no_errors(settings):
-    stop, told = threading.Event(), []
+def test_cancelled_requests_are_no_errors(settings):
+    stop, events = threading.Event(), []
 
     def moved(now):
-        told.append(now)
+        events.append(now)
         stop.set()
 
     with StubReranker(Behaviour(fixed_s=0.5)) as slow:
         address = {"base_url": slow.base_url, "levels": (LoadLevel.closed(2),)}
         run = load_run(record(**settings | address, progress=moved, stop=stop))
     assert any(record.is_cancelled for record in run.requests)
-    assert told[-1].errors == 0
+    assert events[-1].errors == 0

@@ -324,10 +324,10 @@ class TestSearch:
 
     def test_a_configuration_that_fails_ends_the_search(self):
         search = FakeSearch()
-        search.score = lambda _: ("documents are read whole", SCORES)
+        search.score = lambda _: ("check_truncation", SCORES)
         with pytest.raises(BenchError) as caught:
             searched(search, "fast")
-        assert caught.value.evidence == "documents are read whole"
+        assert caught.value.evidence == "check_truncation"
         search = FakeSearch()
         start = search.start
         search.start = lambda name, settings: (
@@ -385,7 +385,7 @@ def engine(here, fake, probed, monkeypatch):
                 stubs.append(served(state.published[0][1]))
                 self.output[state.name] = "Application startup complete."
 
-    def respond(box, argv, stdin):
+    def respond(container, argv, stdin):
         if not stdin:
             return ExecResult(0, "vllm 0.32", "")
         order = json.loads(stdin)

@@ -11,7 +11,6 @@ import ssl
 import time
 
 import h11
-import httpcore
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,41 +21,9 @@ from ragops.bench import wire
 from ragops.bench.echo import EchoProcess
 
 BODY = wire.encode("stub-reranker", "red apple", ("a red apple", "a pear"))
-ANSWER = json.dumps(
+RANKING = json.dumps(
     {"results": [{"index": 0, "relevance_score": 0.9}, {"index": 1, "relevance_score": 0.1}]}
 ).encode()
-
-
-def answered(url, times=1, *, timeout=20.0):
-    async def whole():
-        async with wire.client() as http:
-            target = wire.Target(url, "stub-reranker", timeout=timeout)
-            return [await wire.post(http, target, BODY, 2) for _ in range(times)]
-
-    return asyncio.run(whole())
-
-
-def served(answer, url="http://127.0.0.1:{}/v1", tls=None, times=1):
-    """What the client says of a server that answers with these bytes, and of how many connections."""
-    connections = []
-
-    async def talk(reader, writer):
-        connections.append(writer)
-        with contextlib.closing(writer):
-            while await reader.readline():
-                await reader.readuntil(b"\r\n\r\n")
-                await reader.readexactly(len(BODY))
-                writer.write(answer)
-
-    async def whole():
-        server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls)
-        target = wire.Target(url.format(server.sockets[0].getsockname()[1]), "stub-reranker")
-        async with wire.client() as http:
-            replies = [await wire.post(http, target, BODY, 2) for _ in range(times)]
-        await asyncio.sleep(0.05)  # the server's side ends
-        return replies
-
-    return asyncio.run(whole()), len(connections)
 
 
 def http(content, status="200 OK"):
@@ -64,8 +31,38 @@ def http(content, status="200 OK"):
     return head.encode() + content
 
 
-def test_a_slow_reader_does_not_make_the_server_slow(monkeypatch):
-    """What the client does with an answer that is there belongs to the client."""
+async def post(url, times=1, pause=0.0):
+    responses = []
+    async with wire.client() as client:
+        for _ in range(times):
+            responses.append(await wire.post(client, wire.Target(url, "stub-reranker"), BODY, 2))
+            await asyncio.sleep(pause)
+    return responses
+
+
+def exchange(content, url="http://127.0.0.1:{}/v1", tls=None, times=1, *, keep_alive=True):
+    """The client's responses from a server that sends these bytes, and the number of connections."""
+    connections = []
+
+    async def serve(reader, writer):
+        connections.append(writer)
+        with contextlib.closing(writer):
+            while await reader.readline():
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(len(BODY))
+                writer.write(content)
+                if not keep_alive:
+                    return
+
+    async def run():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+        port = server.sockets[0].getsockname()[1]
+        return await post(url.format(port), times, pause=0.05)  # the server's side ends in the pause
+
+    return asyncio.run(run()), len(connections)
+
+
+def test_slow_parsing_of_the_client_is_not_in_the_times(monkeypatch):
     receive = h11.Connection.receive_data
 
     def slowly(self, data):
@@ -74,121 +71,89 @@ def test_a_slow_reader_does_not_make_the_server_slow(monkeypatch):
 
     monkeypatch.setattr(h11.Connection, "receive_data", slowly)
     with EchoProcess() as echo:
-        begun = time.perf_counter()
-        first, second = answered(echo.base_url, 2)
-        assert time.perf_counter() - begun > 1
+        begin = time.perf_counter()
+        first, second = asyncio.run(post(echo.base_url, 2))
+        assert time.perf_counter() - begin > 1
     assert second.t_done - second.t_send < 0.5e9
     assert second.t_send - first.t_done > 0.5e9
 
 
-def test_requests_share_a_connection_and_have_times_of_their_own():
-    replies, connections = served(http(ANSWER), times=3)
+def test_requests_over_one_connection_have_their_own_times():
+    responses, connections = exchange(http(RANKING), times=3)
     assert connections == 1
-    assert [one.scores for one in replies] == [(0.9, 0.1)] * 3
-    moments = [moment for one in replies for moment in (one.t_send, one.t_done)]
-    assert moments == sorted(moments)
-    assert len(set(moments)) == 6
+    assert [response.scores for response in responses] == [(0.9, 0.1)] * 3
+    times = [t for response in responses for t in (response.t_send, response.t_done)]
+    assert times == sorted(times)
+    assert len(set(times)) == 6
 
 
 def test_connecting_is_part_of_the_first_request(monkeypatch):
-    """As it is of RAGFlow's, which connects anew for each."""
-
+    """RAGFlow connects for each request."""
     connect = asyncio.BaseEventLoop.create_connection
 
-    async def create(self, factory, *args, **more):
+    async def create(self, factory, *args, **fields):
         await asyncio.sleep(0.3)
-        return await connect(self, factory, *args, **more)
+        return await connect(self, factory, *args, **fields)
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", create)
-    (first, second), _ = served(http(ANSWER), times=2)
+    (first, second), _ = exchange(http(RANKING), times=2)
     assert first.t_done - first.t_send > 0.3e9
     assert second.t_done - second.t_send < 0.3e9
 
 
 def test_an_encrypted_server(tmp_path, monkeypatch):
     tls = certified(tmp_path)
-    (refused,), _ = served(http(ANSWER), "https://127.0.0.1:{}/v1", tls)
+    (refused,), _ = exchange(http(RANKING), "https://127.0.0.1:{}/v1", tls)
     assert refused.error.startswith("connection: ConnectError")
     assert "CERTIFICATE_VERIFY_FAILED" in refused.error
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-    replies, connections = served(http(ANSWER), "https://127.0.0.1:{}/v1", tls, times=2)
-    assert [one.scores for one in replies] == [(0.9, 0.1)] * 2
+    responses, connections = exchange(http(RANKING), "https://127.0.0.1:{}/v1", tls, times=2)
+    assert [response.scores for response in responses] == [(0.9, 0.1)] * 2
     assert connections == 1
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("content", "error"),
     [
         (b"", "connection: RemoteProtocolError"),
         (b"no HTTP at all\r\n\r\n", "connection: RemoteProtocolError"),
-        (http(ANSWER)[:-9], "connection: RemoteProtocolError"),
+        (http(RANKING)[:-9], "connection: RemoteProtocolError"),
         (http(b"busy", "503 Service Unavailable"), "HTTP 503: busy"),
         (http(b"<html>"), "response: JSONDecodeError"),
     ],
 )
-def test_what_is_no_answer_is_named(answer, said):
-    """The server hangs up after it, so that nothing waits."""
-
-    async def talk(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(len(BODY))
-        writer.write(answer)
-        writer.close()
-
-    async def whole():
-        server = await asyncio.start_server(talk, "127.0.0.1", 0)
-        target = wire.Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "m")
-        async with wire.client() as client:
-            return await wire.post(client, target, BODY, 2)
-
-    reply = asyncio.run(whole())
-    assert reply.error.startswith(said)
-    assert reply.t_send < reply.t_done
+def test_invalid_responses_are_errors(content, error):
+    (response,), _ = exchange(content, keep_alive=False)
+    assert response.error.startswith(error)
+    assert response.t_send < response.t_done
 
 
 def test_a_connection_that_was_closed_while_idle_is_not_used_again():
-    """A server that hangs up after each answer gets a connection for each, and no request is lost."""
-    connections = []
-
-    async def talk(reader, writer):
-        connections.append(1)
-        await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(len(BODY))
-        writer.write(http(ANSWER))
-        writer.close()
-
-    async def whole():
-        server = await asyncio.start_server(talk, "127.0.0.1", 0)
-        target = wire.Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "m")
-        replies = []
-        async with wire.client() as client:
-            for _ in range(3):
-                replies.append(await wire.post(client, target, BODY, 2))
-                await asyncio.sleep(0.05)
-        return replies
-
-    assert [one.error for one in asyncio.run(whole())] == [""] * 3
-    assert len(connections) == 3
+    responses, connections = exchange(http(RANKING), times=3, keep_alive=False)
+    assert [response.error for response in responses] == [""] * 3
+    assert connections == 3
 
 
-def test_an_address_that_is_none():
-    (reply,) = answered("ftp://127.0.0.1/v1")
-    assert reply.error.startswith("connection: UnsupportedProtocol")
-
-
-def test_a_name_beyond_ascii():
-    """It is looked for as browsers do, and not found."""
-    (reply,) = answered("http://bücher.invalid/v1")
-    assert reply.error.startswith("connection: ConnectError")
-    assert isinstance(wire.client(), httpcore.AsyncConnectionPool)
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("ftp://127.0.0.1/v1", "connection: UnsupportedProtocol"),
+        ("http://bücher.invalid/v1", "connection: ConnectError"),
+        ("http://127.0.0.1:9/v1", "connection: ConnectError"),
+    ],
+)
+def test_unreachable_addresses(url, error):
+    (response,) = asyncio.run(post(url))
+    assert response.error.startswith(error)
+    assert response.status is None
 
 
 def certified(folder):
-    """A server's side of TLS, with a certificate that nobody signed."""
+    """TLS context of a server with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = dt.datetime.now(dt.UTC)
-    made = (
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -201,7 +166,7 @@ def certified(folder):
         )
         .sign(key, hashes.SHA256())
     )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -26,21 +26,21 @@ from ragops.checks.traffic import (
 from ragops.errors import BenchError
 
 
-def test_a_workload_is_frozen_for_ever():
-    """Recorded runs name this hash; when it changes they can't be compared with new ones."""
+def test_texts_of_recorded_runs_do_not_change():
+    """Recorded runs name this hash."""
     assert synthetic(2, 3, 20, seed=7).sha256.startswith("aaacba75cfaf85ff")
     assert ragflow(2, seed=7, form="stemmed").sha256.startswith("4cf6c0c992c07d24")
 
 
 def test_the_hash_follows_the_texts_and_not_the_name():
-    one, same, other = synthetic(2, 3, 20, 7), synthetic(2, 3, 20, 7), synthetic(2, 3, 20, 8)
-    assert one.sha256 == same.sha256 != other.sha256
-    assert Workload("x", "own", "", None, one.requests).sha256 == one.sha256
+    first, same, other = synthetic(2, 3, 20, 7), synthetic(2, 3, 20, 7), synthetic(2, 3, 20, 8)
+    assert first.sha256 == same.sha256 != other.sha256
+    assert Workload("x", "own", "", None, first.requests).sha256 == first.sha256
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(8, 120), st.integers(0, 99))
-def test_synthetic_has_the_sizes_asked_for(requests, documents, words, seed):
+def test_synthetic_has_its_sizes(requests, documents, words, seed):
     workload = synthetic(requests, documents, words, seed)
     assert len(workload.requests) == requests
     assert workload.documents == requests * documents
@@ -55,7 +55,7 @@ def test_every_text_is_new():
     assert len(set(documents)) == len(documents)
 
 
-def test_the_same_request_again_only_when_asked():
+def test_equal_requests_only_when_configured():
     workload = synthetic(5, 2, 20, unique=False)
     assert len(set(workload.requests)) == 1
     assert len(workload.requests) == 5
@@ -93,7 +93,7 @@ def test_ragflow_of_another_release():
     assert "(3 of 2 documents)" in workload.description
 
 
-def test_clamp_holds_and_is_told():
+def test_max_words_is_recorded():
     for form in ("natural", "stemmed"):
         workload = ragflow(5, form=form, max_words=110)
         longest = max(
@@ -104,9 +104,9 @@ def test_clamp_holds_and_is_told():
         assert longest == 110
         assert "cut to 110 words" in workload.description
         assert workload.info().cut_to == 110
-    for whole in (ragflow(2), ragflow(2, max_words=4000)):
-        assert "cut" not in whole.description
-        assert whole.info().cut_to is None
+    for workload in (ragflow(2), ragflow(2, max_words=4000)):
+        assert "cut" not in workload.description
+        assert workload.info().cut_to is None
 
 
 def test_words_for_context_leaves_room():
@@ -148,12 +148,12 @@ def test_source_text_is_whole():
 
 
 def test_own_requests(tmp_path):
-    file = tmp_path / "mine.jsonl"
+    file = tmp_path / "own.jsonl"
     rows = [{"query": "q", "documents": ["a", "b"]}, {"query": "r", "documents": ["水泵"]}]
     file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
     workload = from_jsonl(file)
     assert workload.requests == (Request("q", ("a", "b")), Request("r", ("水泵",)))
-    assert (workload.name, workload.profile, workload.seed) == ("mine", "own", None)
+    assert (workload.name, workload.profile, workload.seed) == ("own", "own", None)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ def test_own_requests(tmp_path):
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line):
-    file = tmp_path / "mine.jsonl"
+    file = tmp_path / "own.jsonl"
     file.write_text('{"query": "q", "documents": ["a"]}\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(BenchError, match=r"mine\.jsonl:2 ") as caught:
+    with pytest.raises(BenchError, match=r"own\.jsonl:2 ") as caught:
         from_jsonl(file)
     assert "documents" in caught.value.hint
 
