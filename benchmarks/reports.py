@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ragops.bench.statistics import figures
+from ragops.bench.statistics import level_statistics
 from ragops.errors import BenchError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def read_aiperf(text: str, cpu_s: float | None = None) -> Seen:
 
 def read_ragops(run: Run) -> Seen:
     """A recorded run of one level; requests a second until the last answer, as the other tools count them."""
-    (row,) = figures(run)
+    (row,) = level_statistics(run)
     sent, done = min(one.t_send for one in run.measured), max(one.t_done for one in run.measured)
     p50 = row.service[0].value
     if p50 is None:

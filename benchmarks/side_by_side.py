@@ -26,7 +26,7 @@ from ragops.bench import agreement, compare_runs, wire
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.measure import benchmark_url
 from ragops.bench.records import LoadLevel, load_run
-from ragops.bench.statistics import figures
+from ragops.bench.statistics import level_statistics
 from ragops.bench.workload import synthetic
 from ragops.docker import engine as engines
 from ragops.errors import BenchError
@@ -163,7 +163,7 @@ def main(file: str, declaration: Path) -> None:
         requests=_REQUESTS * _REPEATS,
         agreement=alike,
         sides=tuple(_sides(runs)),
-        ratios=tuple(Ratio(row.level, row.figure, str(row)) for row in compare_runs(*runs).ratios),
+        ratios=tuple(Ratio(row.level, row.metric, str(row)) for row in compare_runs(*runs).ratios),
     )
     rounded = json.loads(json.dumps(asdict(made)), parse_float=lambda text: round(float(text), 7))
     Path(file).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
@@ -184,7 +184,7 @@ def _recorded(url: str, model: str, texts: Workload, name: str, stand_in: str) -
 
 def _sides(runs: Iterable[Run]) -> Iterable[Side]:
     for run, server in zip(runs, ("vLLM", "transformers"), strict=True):
-        (row,) = figures(run)
+        (row,) = level_statistics(run)
         yield Side(server, run.path.name, row.latency[0].value, row.documents_per_s, row.tokens_per_s)
 
 

@@ -22,7 +22,7 @@ import ragops
 from ragops import cli
 from ragops.bench import plots, report
 from ragops.bench.records import load_run
-from ragops.bench.statistics import figures
+from ragops.bench.statistics import level_statistics
 from ragops.compose import rules
 from ragops.configuration import Stack
 from ragops.docker import hints
@@ -178,7 +178,7 @@ def run(part: str) -> Iterator[str]:
 
 def run_verdict(recorded: Any) -> Iterator[str]:
     """The verdict, or what was measured if there is none."""
-    yield from [inline(report.headline_facts(recorded)), "", f"Run ``{recorded.path.name}``.", ""]
+    yield from [inline(report.headline(recorded)), "", f"Run ``{recorded.path.name}``.", ""]
 
 
 def run_chart(recorded: Any) -> Iterator[str]:
@@ -195,7 +195,7 @@ def run_levels(recorded: Any) -> Iterator[str]:
     """A row for each load level of the run."""
     head = ("load", "requests", "errors", "documents/s", "p50", "p95", "p99")
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-figures", "", *row_of(head)]
-    for row in figures(recorded):
+    for row in level_statistics(recorded):
         percentiles = {percentile.name: str(percentile) for percentile in row.latency}
         cells = (row.level.name, row.n, row.errors, f"{row.documents_per_s:.1f}")
         yield from row_of((*cells, *(percentiles[name] for name in ("p50", "p95", "p99"))))
@@ -204,7 +204,7 @@ def run_levels(recorded: Any) -> Iterator[str]:
 
 def run_provenance(recorded: Any) -> Iterator[str]:
     """The provenance of the run."""
-    for name, value in report.origin(recorded):
+    for name, value in report.provenance(recorded):
         yield f":{name}: {inline(value)}"
     yield ""
 

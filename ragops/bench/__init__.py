@@ -7,69 +7,48 @@
     summary(run)
     judge(run).sentence
 
-Measuring writes a folder, everything else only reads it. Measuring needs no more than ragops
-itself; ``summary``, ``compare`` and the plots need the extra ``bench``.
+Measuring writes a folder, everything else only reads it. Measuring needs no more than ragops itself; tables,
+comparisons, charts and the report need the extra ``bench``.
 """
 
 from __future__ import annotations
 
 from ragops.bench.compare import Agreement, Comparison, agreement, compare_runs
 from ragops.bench.load import BenchmarkConfig, Server
-from ragops.bench.records import (
-    DEFAULT_CHECK,
-    ClientOverhead,
-    Gemm,
-    GemmPeak,
-    LoadLevel,
-    OrderCheck,
-    Provenance,
-    RequestRecord,
-    Run,
-    RunInfo,
-    Sample,
-    load_run,
-)
+from ragops.bench.records import LoadLevel, Provenance, RequestRecord, Run, load_run
 from ragops.bench.report import write_report
-from ragops.bench.run import RunProgress, measure_overhead, record, resume
-from ragops.bench.series import meanwhile
-from ragops.bench.statistics import LevelFigures, figures, frame, summary
+from ragops.bench.run import RunProgress, record, resume
+from ragops.bench.series import resource_usage
+from ragops.bench.statistics import LevelStatistics, frame, level_statistics, summary
 from ragops.bench.verdict import Verdict, affordable, judge
 from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
 from ragops.checks.traffic import words_for_context
 
 __all__ = [
-    "DEFAULT_CHECK",
     "Agreement",
     "BenchmarkConfig",
-    "ClientOverhead",
     "Comparison",
-    "Gemm",
-    "GemmPeak",
-    "LevelFigures",
+    "LevelStatistics",
     "LoadLevel",
-    "OrderCheck",
     "Provenance",
     "RequestRecord",
     "Run",
-    "RunInfo",
     "RunProgress",
-    "Sample",
     "Server",
     "Verdict",
     "Workload",
     "affordable",
     "agreement",
     "compare_runs",
-    "figures",
     "frame",
     "from_jsonl",
     "grid",
     "judge",
+    "level_statistics",
     "load_run",
-    "meanwhile",
-    "measure_overhead",
     "ragflow",
     "record",
+    "resource_usage",
     "resume",
     "summary",
     "synthetic",

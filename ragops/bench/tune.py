@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import tomlkit
 from pydantic import TypeAdapter
 
-from ragops.bench.compare import agreement, scipy_stats
+from ragops.bench.compare import agreement
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.measure import context_words, machine_name, running_server
 from ragops.bench.records import load_run
 from ragops.bench.run import record
-from ragops.bench.statistics import figures
+from ragops.bench.statistics import extra, level_statistics
 from ragops.bench.workload import ragflow
 from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
@@ -133,7 +133,7 @@ def tune(
         BenchError: The reranker runs, a candidate is unknown, a score check fails, or scipy is missing.
         RagopsError: The configuration does not start or stops responding; no container is left.
     """
-    scipy_stats()  # raises before a container is started
+    extra("scipy.stats")  # raises before a container is started
     session = Session.open(stack, engine)
     address, reranker = session.engine.state().address, stack.reranker
     with lock(address, reranker.name):
@@ -196,7 +196,9 @@ def ratio_interval(ratios: Sequence[float]) -> tuple[float, tuple[float, float]]
     """Geometric mean of two ratios or more, and its interval by Student's t of their logarithms."""
     logs = [math.log(ratio) for ratio in ratios]
     alpha = ALPHA / (MAX_PAIRS - MIN_PAIRS + 1)  # Bonferroni: a decision is tried after each pair
-    half = float(scipy_stats().t.ppf(1 - alpha / 2, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+    half = (
+        float(extra("scipy.stats").t.ppf(1 - alpha / 2, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+    )
     mean = fmean(logs)
     return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
 
@@ -333,7 +335,7 @@ class Search:
         errors = [request.error for request in run.measured if request.error]
         if errors or run.info.order.failed:
             raise BenchError(f"{run_name} failed", evidence=(*errors, run.info.order.verdict)[0])
-        return figures(run)[0].documents_per_s
+        return level_statistics(run)[0].documents_per_s
 
     def score(self, name: str) -> tuple[str, dict[str, tuple[float, ...]]]:
         """The score check that fails, if one does, and the scores of each golden query."""

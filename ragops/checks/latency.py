@@ -69,7 +69,7 @@ class Percentile:
     def __str__(self) -> str:
         """The time with its interval, or why there is none."""
         if self.value is None or self.low is None or self.high is None:
-            return f"n/a (n={self.n} < {self.needed})"
+            return f"not enough requests ({self.n} of {self.needed})"
         return f"{seconds(self.value)} ({seconds(self.low)} to {seconds(self.high)})"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ragops.bench.records import LoadLevel, Run
     from ragops.bench.run import RunProgress
-    from ragops.bench.statistics import LevelFigures
+    from ragops.bench.statistics import LevelStatistics
     from ragops.bench.verdict import Verdict
     from ragops.bench.workload import Workload
     from ragops.configuration import Stack
@@ -36,7 +36,7 @@ class Outcome(Shown):
 
     verdict: Verdict | None
     """None where the workload is not RAGFlow's."""
-    figures: tuple[LevelFigures, ...]
+    figures: tuple[LevelStatistics, ...]
     disturbances: tuple[str, ...]
     client_cpu_s: float | None
     """CPU seconds of the client for each request."""
@@ -64,12 +64,12 @@ class Outcome(Shown):
 def outcome(run: Run, *, release: str = "") -> Outcome:
     """The result of a recorded run."""
     from ragops.bench import judge
-    from ragops.bench.statistics import disturbances, figures
+    from ragops.bench.statistics import disturbances, level_statistics
 
     client = run.info.client
     return Outcome(
         verdict=judge(run, release=release) if run.info.workload.profile in ("ragflow", "own") else None,
-        figures=figures(run),
+        figures=level_statistics(run),
         disturbances=disturbances(run),
         client_cpu_s=client.cpu_seconds_per_request if client else None,
         floor_s=client.floor.p50_ns / 1e9 if client and client.floor else None,
@@ -77,12 +77,12 @@ def outcome(run: Run, *, release: str = "") -> Outcome:
     )
 
 
-def _row(level: LevelFigures) -> tuple[str, ...]:
+def _row(level: LevelStatistics) -> tuple[str, ...]:
     tokens = [] if level.tokens_per_s is None else [f"{level.tokens_per_s:.0f}"]
-    if level.computed_tokens_per_s is not None and level.cached_share is not None:
-        tokens.append(f"{level.computed_tokens_per_s:.0f} computed ({level.cached_share:.0%} cached)")
-    if level.limit_share is not None:
-        tokens.append(f"{level.limit_share:.0%} of the machine's GEMM limit")
+    if level.computed_tokens_per_s is not None and level.cached_fraction is not None:
+        tokens.append(f"{level.computed_tokens_per_s:.0f} computed ({level.cached_fraction:.0%} cached)")
+    if level.limit_fraction is not None:
+        tokens.append(f"{level.limit_fraction:.0%} of the machine's GEMM limit")
     return (
         level.level.name,
         str(level.n),
@@ -230,7 +230,7 @@ def report(
     from ragops.bench import write_report
 
     recorded = _find(results, run)
-    call.show(write_report(recorded, out or Path(f"{recorded.path.name}.html"), figures=figures))
+    call.show(write_report(recorded, out or Path(f"{recorded.path.name}.html"), charts=figures))
 
 
 @verb(app, MEASURE, "ragops compare results/BASELINE results/CANDIDATE --fail-over 5")

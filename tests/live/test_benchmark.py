@@ -11,7 +11,7 @@ import ragops
 from ragops.bench import judge, measure
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import LoadLevel, load_run
-from ragops.bench.statistics import disturbances, figures, summary, trial_counters
+from ragops.bench.statistics import disturbances, level_statistics, summary, trial_counters
 from ragops.bench.workload import ragflow, synthetic
 from ragops.ragflow.request import RerankRequest
 
@@ -65,12 +65,12 @@ def test_the_servers_own_counters_are_those_of_our_requests(run):
     """vLLM and the stub count alike: calls of the rerank route, and all tokens of their prompts."""
     for level, passes in trial_counters(run).items():
         sent = [record for record in run.requests if record.level == level]
-        assert sum(one.calls for one in passes) == sum(one.ours for one in passes) == len(sent)
+        assert sum(one.calls for one in passes) == sum(one.requests for one in passes) == len(sent)
         assert sum(one.prompt_tokens for one in passes) == sum(record.tokens for record in sent)
         assert sum(one.cached_tokens or 0 for one in passes) == 0  # an encoder has no prefix cache
         assert all(one.cpu_ns > 0 and one.client_ns > 0 and one.host_busy_ns > 0 for one in passes)
     assert not any("client" in line for line in disturbances(run))
-    assert all(row.computed_tokens_per_s == pytest.approx(row.tokens_per_s) for row in figures(run))
+    assert all(row.computed_tokens_per_s == pytest.approx(row.tokens_per_s) for row in level_statistics(run))
 
 
 def test_the_machines_limit_was_measured_in_the_image(run):
@@ -78,7 +78,7 @@ def test_the_machines_limit_was_measured_in_the_image(run):
     assert {one.dtype for one in limit.gemms} == {"float32", "bfloat16", "int8"}
     assert all(one.tflops or one.error for one in limit.gemms)
     assert limit.tokens_per_s > 0
-    shares = [row.limit_share for row in figures(run)]
+    shares = [row.limit_fraction for row in level_statistics(run)]
     assert all(0 < share < 1.5 for share in shares)
 
 

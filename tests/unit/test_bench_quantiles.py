@@ -53,7 +53,7 @@ def test_percentile_is_a_nearest_rank():
 
 def test_too_few_is_told():
     found = percentile([1.0] * 120, 0.99)
-    assert str(found) == "n/a (n=120 < 368)"
+    assert str(found) == "not enough requests (120 of 368)"
     assert found == Percentile(0.99, 120)
     assert percentile([], 0.5).value is None
 

@@ -369,12 +369,12 @@ def engine(here, fake, probed, monkeypatch):
     monkeypatch.setattr(tune, "REQUEST_S", 0.01)
     monkeypatch.setattr(tune, "ROUND_S", 0.01)
 
-    def figures(run):
+    def level_statistics(run):
         speeds = {"4096": 12.0, "--enforce-eager": 7.0}
         options = run.info.provenance.launch_arguments
         return [SimpleNamespace(documents_per_s=min([speeds[o] for o in options if o in speeds] or [10.0]))]
 
-    monkeypatch.setattr(tune, "figures", figures)
+    monkeypatch.setattr(tune, "level_statistics", level_statistics)
     stubs = []
 
     class Engine(type(fake)):

@@ -11,7 +11,7 @@ import pytest
 
 from ragops import cli
 from ragops.bench import compare_runs
-from ragops.bench.compare import more_failures
+from ragops.bench.compare import Failures
 from ragops.bench.records import LoadLevel, OrderResult, load_run
 from ragops.errors import BenchError
 
@@ -76,7 +76,7 @@ def test_a_loss_of_a_fifth_is_seen(kind):
     found = [compare_runs(a, b) for a, b in pairs]
     assert sum(bool(one.regressions(10)) for one in found) / len(found) >= 0.9
     held = [
-        row.low < (5 / 6 if row.figure == "documents/s" else 1.2) < row.high
+        row.low < (5 / 6 if row.metric == "documents/s" else 1.2) < row.high
         for one in found
         for row in one.ratios
     ]
@@ -104,8 +104,8 @@ def test_same_runs_same_comparison():
 
 def test_chance_of_failures_is_fishers():
     tea = [math.comb(4, k) * math.comb(4, 4 - k) / math.comb(8, 4) for k in (3, 4)]
-    assert more_failures((1, 4), (3, 4)) == pytest.approx(sum(tea))
-    assert more_failures((0, 5), (0, 5)) == 1
+    assert Failures("closed-1", 1, 4, 3, 4).p_value == pytest.approx(sum(tea))
+    assert Failures("closed-1", 0, 5, 0, 5).p_value == 1
 
 
 def test_more_failures_are_a_regression_whatever_the_times():
@@ -196,7 +196,7 @@ def test_command_as_json(capsys, tmp_path):
     assert code == 1
     assert len(found["regressions"]) == 7
     first = found["comparison"]["ratios"][1]
-    assert (first["figure"], first["is_distinct"], first["n"]) == ("p50 s", True, 120)
+    assert (first["metric"], first["is_distinct"], first["n"]) == ("p50 s", True, 120)
     assert first["ratio"] == pytest.approx(1.3)
 
 

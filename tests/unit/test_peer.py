@@ -21,7 +21,7 @@ from ragops import cli
 from ragops.bench import compare_runs, wire
 from ragops.bench.compare import Agreement
 from ragops.bench.records import load_run
-from ragops.bench.statistics import figures
+from ragops.bench.statistics import level_statistics
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
 
@@ -192,7 +192,7 @@ def test_the_recorded_comparison_is_that_of_its_runs(capsys, monkeypatch):
     made = json.loads((ROOT / "docs" / "_data" / "peer.json").read_text())
     runs = [load_run(ROOT / "results" / side["run"]) for side in made["sides"]]
     for run, side in zip(runs, made["sides"], strict=True):
-        (row,) = figures(run)
+        (row,) = level_statistics(run)
         assert (row.n, row.errors) == (made["requests"], 0)
         assert row.latency[0].value == pytest.approx(side["p50_s"], abs=1e-6)
         assert row.documents_per_s == pytest.approx(side["documents_per_s"], abs=1e-6)

@@ -4,8 +4,6 @@ Colours are Okabe and Ito's, and every series has its own marker or line with it
 grey too. With ``narrow`` a chart is laid out for a phone: panels below each other, text in the same size.
 """
 
-from __future__ import annotations
-
 from ragops.bench.plots.charts import (
     latency_by_size,
     latency_map,

@@ -1,57 +1,103 @@
-"""Charts of load levels: latency percentiles, and throughput against latency.
+"""The charts: percentiles, throughput and its cost, requests and metrics over time, latency by size.
 
-Charts over time: every request, and the reranker's metrics.
-
-Charts of latency against the size of a request.
+``series.py`` computes their data, ``frame.py`` lays them out.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import cycle, groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ragops.bench import series
-from ragops.bench import series as shape
 from ragops.bench.plots.frame import (
     BLACK,
     BLUE,
     GREY,
     INK,
     LATENCY,
-    LOOKS,
     ORANGE,
     PAPER,
     SKY,
+    STYLES,
     VERMILION,
-    End,
-    Look,
-    frame,
+    Chart,
+    LineEnd,
+    Style,
     from_zero,
-    label,
-    limit,
-    name_ends,
 )
-from ragops.bench.series import timeseries
-from ragops.bench.statistics import SHARES, passes, rates, waits
+from ragops.bench.statistics import QUANTILES, latencies, too_small, trial_rates
 from ragops.bench.wire import RAGFLOW_TIMEOUT
-from ragops.checks.latency import needed, percentile, seconds
+from ragops.checks.latency import needed, seconds
 from ragops.errors import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ragops.bench.plots.frame import Frame
     from ragops.bench.records import Run
-    from ragops.bench.series import Grid, Series, TimeSeries
-    from ragops.bench.statistics import LevelFigures
+    from ragops.bench.statistics import LevelStatistics
+
+_FAILED = Style(VERMILION.colour, "X", "none")
+_MAX_SECONDS = 600
+"""Longer runs have a time axis in minutes."""
+_MAX_POINTS = 4000
+"""Beyond this many points a figure holds them as an image."""
+_CELL_INK = "#111111"
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f8fb", "#7fb2d6"])
+"""Light enough for dark text, in grey too."""
+
+
+def percentile_curve(run: Run, *, narrow: bool = False) -> Figure:
+    """Latency at every percentile, level by level, with the tail drawn out.
+
+    A line is dotted where there are too few requests for a 95 % interval; bars show the intervals of p50,
+    p90, p95 and p99. Failed requests count as slowest, so a line ends before them.
+
+    Args:
+        run: From :func:`ragops.bench.load_run`.
+        narrow: Laid out for a phone.
+    """
+    chart = Chart(run, "Latency by percentile, measured requests", [3.9], narrow=narrow)
+    (ax,) = chart.axes
+    rows = series.by_load(run)
+    ends: list[LineEnd] = []
+    for row, style in zip(rows, cycle(STYLES), strict=False):
+        ends += _curve(chart, run, row, style)
+    largest = max((row.n for row in rows), default=2)
+    ticks = [1 - quantile for quantile in (*QUANTILES, 0.999) if 1 - quantile > 0.25 / largest]
+    ax.set_xscale("log")
+    ax.set_xlim(1.05, min(0.5 / largest, 0.04))
+    ax.xaxis.set_major_locator(FixedLocator([1.0] * (not narrow) + ticks))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "min" if x >= 1 else f"p{(1 - x) * 100:.3g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    chart.label(ax, "percentile; dotted: too few requests for a 95 % interval", LATENCY)
+    from_zero(ax)
+    return chart.finish([(ax, [*ends, *chart.mark_timeout(ax)])])
+
+
+def _curve(chart: Chart, run: Run, row: LevelStatistics, style: Style) -> list[LineEnd]:
+    (ax,) = chart.axes
+    times = sorted(latencies([r for r in run.measured if r.level == row.level.name]))
+    points = [(1 - (rank + 0.5) / row.n, t) for rank, t in enumerate(times) if t < math.inf]
+    certain = [(x, t) for x, t in points if needed(1 - x) <= row.n]
+    if not points:
+        return []
+    ax.plot(*zip(*points, strict=True), ":", color=style.colour, linewidth=1.2)
+    if certain:
+        ax.plot(*zip(*certain, strict=True), style.line, color=style.colour, linewidth=1.9)
+    for quantile, p in zip(QUANTILES, row.latency, strict=True):
+        if p.value is not None and p.low is not None and p.high not in (None, math.inf):
+            ax.plot([1 - quantile] * 2, [p.low, p.high], "-", color=style.colour, linewidth=3, alpha=0.35)
+            ax.plot([1 - quantile], [p.value], style.marker, color=style.colour, markersize=6)
+    ax.plot(*points[-1], style.marker, color=style.colour, markersize=4, markerfacecolor="none")
+    errors = f", {row.errors} failed" if row.errors else ""
+    name = f"{series.load_name(row.level.name)}{chr(10) if chart.narrow else ' '}(n={row.n}{errors})"
+    return [LineEnd(*points[-1], name, style.colour)]
 
 
 def throughput(run: Run, *, narrow: bool = False) -> Figure:
@@ -69,150 +115,67 @@ def throughput(run: Run, *, narrow: bool = False) -> Figure:
     """
     rows = series.by_load(run)
     if not rows:
-        raise BenchError(
-            f"{run.path} has no measured request",
-            code="run-too-small",
-            hint="record again; see its run.json for why",
-            file=run.path,
-        )
-    made = frame(run, "Throughput, and the latency that it costs", [3.6], columns=2, narrow=narrow)
-    _speeds(made, made.axes[0], run, rows)
-    return name_ends(made, [(made.axes[1], _costs(made, made.axes[1], rows))]).figure
-
-
-def percentile_curve(run: Run, *, narrow: bool = False) -> Figure:
-    """Latency at every percentile, level by level, with the tail drawn out.
-
-    A line is dotted where there are too few requests for a 95 % interval; bars show the intervals of p50,
-    p90, p95 and p99. Failed requests count as slowest, so a line ends before them.
-
-    Args:
-        run: From :func:`ragops.bench.load_run`.
-        narrow: Laid out for a phone.
-    """
-    made = frame(run, "Latency by percentile, measured requests", [3.9], narrow=narrow)
-    (ax,) = made.axes
-    rows = series.by_load(run)
-    ends = [
-        end for row, look in zip(rows, cycle(LOOKS), strict=False) for end in _curve(made, run, row, look)
-    ]
-    most = max((row.n for row in rows), default=2)
-    shares = [share for share in (*SHARES, 0.999) if 1 - share > 0.25 / most]
-    ax.set_xscale("log")
-    ax.set_xlim(1.05, min(0.5 / most, 0.04))
-    ax.xaxis.set_major_locator(FixedLocator([1.0] * (not narrow) + [1 - share for share in shares]))
-    ax.xaxis.set_major_formatter(FuncFormatter(_percent))
-    ax.xaxis.set_minor_locator(NullLocator())
-    label(made, ax, "percentile; dotted: too few requests for a 95 % interval", LATENCY)
-    from_zero(ax)
-    return name_ends(made, [(ax, [*ends, *limit(made, ax)])]).figure
-
-
-def _speeds(made: Frame, ax: Axes, run: Run, rows: list[LevelFigures]) -> None:
-    for place, row in enumerate(rows):
-        each = [rates(turn, row.level.clients).documents for turn in passes(run, row.level.name)]
-        ax.plot([place] * len(each), each, "o", color=SKY.colour, markersize=5)
-        ax.plot([place - 0.3, place + 0.3], [row.documents_per_s] * 2, "-", color=BLUE.colour, linewidth=2)
-        ax.annotate(
-            f"{row.documents_per_s:.3g}", (place, max(each)), (0, 5), textcoords="offset points", ha="center",
-            fontsize=made.small, color=INK,
-        )  # fmt: skip
-    names = [series.load_name(row.level).replace(" ", "\n") for row in rows]
-    ax.set_xticks(range(len(rows)), names)
-    ax.set_xlim(-0.6, len(rows) - 0.4)
+        raise too_small(run, "no measured request")
+    chart = Chart(run, "Throughput, and the latency that it costs", [3.6], columns=2, narrow=narrow)
+    left, right = chart.axes
+    for x, row in enumerate(rows):
+        each = [rate.documents for rate in trial_rates(run, row.level)]
+        left.plot([x] * len(each), each, "o", color=SKY.colour, markersize=5)
+        left.plot([x - 0.3, x + 0.3], [row.documents_per_s] * 2, "-", color=BLUE.colour, linewidth=2)
+        _annotate(chart, left, f"{row.documents_per_s:.3g}", (x, max(each)), (0, 5), ha="center")
+    left.set_xticks(range(len(rows)), [series.load_name(row.level.name).replace(" ", "\n") for row in rows])
+    left.set_xlim(-0.6, len(rows) - 0.4)
     count = sum(row.n for row in rows)
-    label(made, ax, f"load (n={count} requests); line: mean of repeats, dot: one", "documents/s")
-    from_zero(ax)
+    chart.label(left, f"load (n={count} requests); line: mean of repeats, dot: one", "documents/s")
+    from_zero(left)
+    chart.label(right, f"documents/s (n={count} requests)", f"{LATENCY}, bars: 95 % interval")
+    return chart.finish([(right, _cost(chart, right, rows))])
 
 
-def _costs(made: Frame, ax: Axes, rows: list[LevelFigures]) -> list[End]:
-    ends: list[End] = []
-    for place, look in ((0, BLUE), (_surest_tail(rows), VERMILION)):
-        named = False
+def _cost(chart: Chart, ax: Axes, rows: list[LevelStatistics]) -> list[LineEnd]:
+    """Latency against throughput: p50, and the highest percentile that most levels have."""
+    known = [sum(row.latency[place].value is not None for row in rows) for place in range(len(QUANTILES))]
+    tail = max(range(1, len(QUANTILES)), key=lambda place: (known[place], place))
+    ends: list[LineEnd] = []
+    for place, style in ((0, BLUE), (tail, VERMILION)):
+        points = []
         for _, kind in groupby(rows, key=lambda row: row.level.kind):
-            dots = _known(list(kind), place)
-            if dots:
-                x, y, below, above = zip(*dots, strict=True)
+            pairs = [(row.documents_per_s, row.latency[place]) for row in kind]
+            group = [
+                (x, p.value, p.value - p.low, p.high - p.value)
+                for x, p in pairs
+                if p.value is not None and p.low is not None and p.high is not None and p.high < math.inf
+            ]
+            if group:
+                x, y, below, above = zip(*group, strict=True)
                 ax.errorbar(
-                    x, y, (below, above), color=look.colour, marker=look.marker, linestyle=look.line,
+                    x, y, (below, above), color=style.colour, marker=style.marker, linestyle=style.line,
                     capsize=4, linewidth=1.4, markersize=5,
                 )  # fmt: skip
-                ends += [] if named else [End(x[-1], y[-1], rows[0].latency[place].name, look.colour)]
-                named = True
+                points.append((x[-1], y[-1]))
+        ends += [LineEnd(*point, rows[0].latency[place].name, style.colour) for point in points[:1]]
     ax.margins(x=0.2)
     from_zero(ax)
-    ends += limit(made, ax)
-    best = series.knee(rows)
+    ends += chart.mark_timeout(ax)
+    knee = series.knee(rows)
     for row in rows:
-        _name_load(made, ax, row, ": the knee" if row is best else "")
-    count = sum(row.n for row in rows)
-    label(made, ax, f"documents/s (n={count} requests)", f"{LATENCY}, bars: 95 % interval")
+        median = row.latency[0].value
+        if median is not None and median < math.inf:
+            name = series.load_name(row.level.name) + (": the knee" if row is knee else "")
+            _annotate(chart, ax, name, (row.documents_per_s, median), (5, -5), ha="left", va="top")
     return ends
 
 
-def _surest_tail(rows: list[LevelFigures]) -> int:
-    """Index of the highest percentile that most levels have."""
-    known = [sum(row.latency[place].value is not None for row in rows) for place in range(len(SHARES))]
-    return max(range(1, len(SHARES)), key=lambda place: (known[place], place))
-
-
-def _name_load(made: Frame, ax: Axes, row: LevelFigures, more: str) -> None:
-    if row.latency[0].value is not None and row.latency[0].value < math.inf:
-        ax.annotate(
-            series.load_name(row.level) + more, (row.documents_per_s, row.latency[0].value), (5, -5),
-            textcoords="offset points", ha="left", va="top", fontsize=made.small, color=INK,
-        )  # fmt: skip
-
-
-def _known(rows: list[LevelFigures], place: int) -> list[tuple[float, float, float, float]]:
-    """One percentile of each level: documents a second, its value, and how far its interval reaches."""
-    found = ((row.documents_per_s, row.latency[place]) for row in rows)
-    return [
-        (x, one.value, one.value - one.low, one.high - one.value)
-        for x, one in found
-        if one.value is not None and one.low is not None and one.high is not None and one.high < math.inf
-    ]
-
-
-def _curve(made: Frame, run: Run, row: LevelFigures, look: Look) -> list[End]:
-    (ax,) = made.axes
-    times = sorted(waits([r for r in run.measured if r.level == row.level.name]))
-    shares = [(rank - 0.5) / len(times) for rank in range(1, len(times) + 1)]
-    dots = [(1 - p, t) for p, t in zip(shares, times, strict=True) if t < math.inf]
-    sure = [(x, t) for x, t in dots if needed(1 - x) <= row.n]
-    if not dots:
-        return []
-    ax.plot(*zip(*dots, strict=True), ":", color=look.colour, linewidth=1.2)
-    if sure:
-        ax.plot(*zip(*sure, strict=True), look.line, color=look.colour, linewidth=1.9)
-    for share in SHARES:
-        found = percentile(times, share)
-        if found.value is not None and found.low is not None and found.high not in (None, math.inf):
-            ax.plot([1 - share] * 2, [found.low, found.high], "-", color=look.colour, linewidth=3, alpha=0.35)
-            ax.plot([1 - share], [found.value], look.marker, color=look.colour, markersize=6)
-    ax.plot(*dots[-1], look.marker, color=look.colour, markersize=4, markerfacecolor="none")
-    errors = f", {row.errors} failed" if row.errors else ""
-    name = f"{series.load_name(row.level)} (n={row.n}{errors})"
-    return [End(*dots[-1], name.replace(" (", "\n(") if made.narrow else name, look.colour)]
-
-
-def _percent(slower: float, _: int | None = None) -> str:
-    """Label of the percentile axis, which counts the fraction of slower requests."""
-    return "min" if slower >= 1 else f"p{(1 - slower) * 100:.3g}"
-
-
-_FAILED = Look(VERMILION.colour, "X", "none")
-_SECONDS_SHOWN = 600
-_POINTS_DRAWN = 4000
-"""Beyond this many points a figure holds them as an image."""
-
-Panel = tuple[str, list["TimeSeries"]]
+def _annotate(
+    chart: Chart, ax: Axes, text: str, point: tuple[float, float], offset: tuple[int, int], **align: Any
+) -> None:
+    ax.annotate(text, point, offset, textcoords="offset points", fontsize=chart.small, color=INK, **align)
 
 
 def timeline(run: Run, *, narrow: bool = False) -> Figure:
     """Every request at the time when it was due, and the reranker's CPU, memory and queue below.
 
-    Warm-up, failed and stopped requests are marked; a hatched band is a stall, see
+    Warm-up, failed and cancelled requests are marked; a hatched band is a stall, see
     :func:`ragops.bench.series.stalls`. Grey bands are trials.
 
     Args:
@@ -223,34 +186,23 @@ def timeline(run: Run, *, narrow: bool = False) -> Figure:
         BenchError: Nothing was sent.
     """
     if not run.requests:
-        raise BenchError(
-            f"{run.path} has no request",
-            hint="record again; see its run.json for why",
-            code="run-too-small",
-            file=run.path,
-        )
-    panels = _panels(run)
-    heights, room = [2.9, *([1.35] * len(panels))], 0.45 if narrow else 0
-    made = frame(run, "Every request in time", heights, narrow=narrow, room=room)
-    scale, unit = _clock(run)
-    ax = made.axes[0]
-    _requests(made, ax, run, scale)
-    label(made, ax, "", LATENCY)
+        raise too_small(run, "no request")
+    heights = [2.9, *([1.35] * len(series.timeseries(run)))]
+    chart = Chart(run, "Every request in time", heights, narrow=narrow, legend=0.45 if narrow else 0)
+    ax = chart.axes[0]
+    scale, unit = _time_axis(run)
+    _requests(chart, ax, run, scale)
+    chart.label(ax, "", LATENCY)
     from_zero(ax)
-    ends = [(ax, limit(made, ax, far=False))]
-    for span in shape.stalls(run):
-        ax.axvspan(
-            span.start / scale, span.end / scale, facecolor="none", edgecolor=GREY, hatch="///", linewidth=0
-        )
-    _bands(made, ax, run, scale, named=True)
-    ends += _lines(made, made.axes[1:], panels, run, scale)
-    label(
-        made,
-        made.axes[-1],
-        f"time since the start ({unit}), n={len(run.requests)}",
-        made.axes[-1].get_ylabel(),
-    )
-    return name_ends(made, ends).figure
+    ends = [(ax, chart.mark_timeout(ax, distant=False))]
+    for stall in series.stalls(run):
+        span = (stall.start / scale, stall.end / scale)
+        ax.axvspan(*span, facecolor="none", edgecolor=GREY, hatch="///", linewidth=0)
+    _trial_bands(chart, ax, run, scale, named=True)
+    ends += _metrics(chart, chart.axes[1:], run, scale)
+    last = chart.axes[-1]
+    chart.label(last, f"time since the start ({unit}), n={len(run.requests)}", last.get_ylabel())
+    return chart.finish(ends)
 
 
 def resources(run: Run, *, narrow: bool = False) -> Figure:
@@ -261,102 +213,82 @@ def resources(run: Run, *, narrow: bool = False) -> Figure:
         narrow: Laid out for a phone.
 
     Raises:
-        BenchError: The run has too few samples to draw.
+        BenchError: The run has too few samples.
     """
-    panels = _panels(run)
+    panels = len(series.timeseries(run))
     if not panels:
-        raise BenchError(
-            f"{run.path} has too few samples",
-            code="run-too-small",
-            hint="record for longer, with a sampler",
-            file=run.path,
-        )
-    made = frame(run, "The reranker while it was measured", [1.7] * len(panels), narrow=narrow)
-    scale, unit = _clock(run)
-    ends = _lines(made, made.axes, panels, run, scale)
-    _bands(made, made.axes[0], run, scale, named=True)
-    last = made.axes[-1]
-    label(made, last, f"time since the start ({unit}), n={len(run.samples)} samples", last.get_ylabel())
-    return name_ends(made, ends).figure
+        raise too_small(run, "too few samples of CPU, memory and queue")
+    chart = Chart(run, "The reranker during the run", [1.7] * panels, narrow=narrow)
+    scale, unit = _time_axis(run)
+    ends = _metrics(chart, chart.axes, run, scale, named=True)
+    last = chart.axes[-1]
+    chart.label(last, f"time since the start ({unit}), n={len(run.samples)} samples", last.get_ylabel())
+    return chart.finish(ends)
 
 
-def _requests(made: Frame, ax: Axes, run: Run, scale: float) -> None:
-    measured = [r for r in run.requests if r.phase == "measure" and not r.error]
-    warmup = [r for r in run.requests if r.phase == "warmup" and not r.error]
-    failed = [r for r in run.requests if r.error and not r.is_cancelled]
-    stopped = [r for r in run.requests if r.is_cancelled]
+def _requests(chart: Chart, ax: Axes, run: Run, scale: float) -> None:
     kinds = (
-        ("measured", BLUE, measured), ("warm-up", ORANGE, warmup),
-        ("failed", _FAILED, failed), ("stopped", BLACK, stopped),
-    )  # fmt: skip
-    for name, look, records in kinds:
+        ("measured", BLUE, [r for r in run.measured if not r.error]),
+        ("warm-up", ORANGE, [r for r in run.requests if r.phase == "warmup" and not r.error]),
+        ("failed", _FAILED, [r for r in run.requests if r.error and not r.is_cancelled]),
+        ("cancelled", BLACK, [r for r in run.requests if r.is_cancelled]),
+    )
+    for name, style, records in kinds:
         if records:
             x = [series.since_start(run, r.t_sched) / scale for r in records]
             ax.plot(
-                x, [r.latency for r in records], look.marker, color=look.colour,
-                markerfacecolor="none" if name == "warm-up" else look.colour, markersize=4.5,
-                label=f"{name} (n={len(records)})", rasterized=len(records) > _POINTS_DRAWN,
+                x, [r.latency for r in records], style.marker, color=style.colour, markersize=4.5,
+                markerfacecolor="none" if name == "warm-up" else style.colour,
+                label=f"{name} (n={len(records)})", rasterized=len(records) > _MAX_POINTS,
             )  # fmt: skip
-    below = 1 - 0.3 / made.figure.get_figheight()
-    made.figure.legend(
-        loc="upper left" if made.narrow else "upper right", ncols=2 if made.narrow else 4, frameon=False,
-        bbox_to_anchor=(0, below) if made.narrow else (1, 1), fontsize=made.small, columnspacing=1.2,
+    below = 1 - 0.3 / chart.figure.get_figheight()
+    chart.figure.legend(
+        loc="upper left" if chart.narrow else "upper right", ncols=2 if chart.narrow else 4, frameon=False,
+        bbox_to_anchor=(0, below) if chart.narrow else (1, 1), fontsize=chart.small, columnspacing=1.2,
         handletextpad=0.2, labelcolor=INK,
     )  # fmt: skip
 
 
-def _lines(
-    made: Frame, axes: Sequence[Axes], panels: list[Panel], run: Run, scale: float
-) -> list[tuple[Axes, list[End]]]:
-    named = []
-    for ax, (name, lines) in zip(axes, panels, strict=True):
-        ends = []
-        for one, look in zip(lines, LOOKS, strict=False):
-            dots = [(t / scale, y) for t, y in one.dots]
-            ax.plot(*zip(*dots, strict=True), look.line, color=look.colour, linewidth=1.4)
-            ends.append(End(*dots[-1], one.name, look.colour))
-        label(made, ax, "", name)
+def _metrics(
+    chart: Chart, axes: list[Axes], run: Run, scale: float, *, named: bool = False
+) -> list[tuple[Axes, list[LineEnd]]]:
+    """Draw the reranker's metrics; with ``named`` the loads are written above the first panel."""
+    ends = []
+    for ax, (panel, lines) in zip(axes, series.timeseries(run).items(), strict=True):
+        ends.append((ax, list[LineEnd]()))
+        for line, style in zip(lines, STYLES, strict=False):
+            points = [(t / scale, y) for t, y in line.points]
+            ax.plot(*zip(*points, strict=True), style.line, color=style.colour, linewidth=1.4)
+            ends[-1][1].append(LineEnd(*points[-1], line.name, style.colour))
+        chart.label(ax, "", panel.replace(" (", "\n("))
         from_zero(ax)
-        _bands(made, ax, run, scale, named=False)
-        named.append((ax, ends))
-    return named
+        _trial_bands(chart, ax, run, scale, named=named and ax is axes[0])
+    return ends
 
 
-def _panels(run: Run) -> list[Panel]:
-    """The panels with data: label of the y axis, and series."""
-    panels: dict[str, list[TimeSeries]] = {}
-    for one in timeseries(run):
-        panels.setdefault(one.panel.replace(" (", "\n("), []).append(one)
-    return list(panels.items())
+def _time_axis(run: Run) -> tuple[float, str]:
+    """Seconds of a unit of the time axis, and its name."""
+    longest = max((span.end for span in series.trial_spans(run)), default=0.0)
+    return (60.0, "min") if longest > _MAX_SECONDS else (1.0, "s")
 
 
-def _clock(run: Run) -> tuple[float, str]:
-    longest = max((span.end for span in series.level_spans(run)), default=0.0)
-    return (60.0, "min") if longest > _SECONDS_SHOWN else (1.0, "s")
-
-
-def _bands(made: Frame, ax: Axes, run: Run, scale: float, *, named: bool) -> None:
+def _trial_bands(chart: Chart, ax: Axes, run: Run, scale: float, *, named: bool) -> None:
     """Grey behind every second trial, with the load's name above where it fits."""
-    found = series.level_spans(run)
-    total = max((span.end for span in found), default=1.0)
-    letter = 0.024 if made.narrow else 0.012
+    spans = series.trial_spans(run)
+    total = max((span.end for span in spans), default=1.0)
+    letter = 0.024 if chart.narrow else 0.012
     free = -1.0
-    for number, span in enumerate(found):
+    for number, span in enumerate(spans):
         if number % 2 == 0:
             ax.axvspan(span.start / scale, span.end / scale, color=GREY, alpha=0.1, linewidth=0)
-        name, middle = shape.words_for(run, span.level), (span.start + span.end) / 2
+        name, middle = series.load_name(span.level), (span.start + span.end) / 2
         tight = (span.end - span.start) / total < letter * len(name) + 0.01
         if named and middle / total > free:
             ax.text(
                 middle / scale, 1.02, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom",
-                fontsize=made.small, color=GREY, rotation=90 if tight else 0,
+                fontsize=chart.small, color=GREY, rotation=90 if tight else 0,
             )  # fmt: skip
             free = (middle / total + 2 * letter) if tight else span.end / total
-
-
-_CELL_INK = "#111111"
-_SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f8fb", "#7fb2d6"])
-"""Light enough for dark text, in grey too."""
 
 
 def latency_by_size(run: Run, *, narrow: bool = False) -> Figure:
@@ -369,19 +301,31 @@ def latency_by_size(run: Run, *, narrow: bool = False) -> Figure:
         narrow: Laid out for a phone.
 
     Raises:
-        BenchError: No request was answered.
+        BenchError: No request succeeded.
     """
-    level, good = series.calmest(run)
-    made = frame(
-        run, f"Latency by size of a request, {shape.words_for(run, level)}", [3.6], columns=2, narrow=narrow
-    )
-    by_documents = series.by_size(good, lambda r: r.documents, lambda r: r.words)
-    by_words = series.by_size(good, lambda r: r.words, lambda r: r.documents)
-    label(made, made.axes[0], f"documents in a request (n={len(good)})", LATENCY)
-    label(made, made.axes[1], f"words in a document, mean (n={len(good)})", LATENCY)
-    drawn = ((by_documents, " words"), (by_words, " documents"))
-    panels = zip(made.axes, drawn, strict=True)
-    return name_ends(made, [(ax, _draw(made, ax, *one)) for ax, one in panels]).figure
+    level, records = series.lightest_level(run)
+    title = f"Latency by size of a request, {series.load_name(level.name)}"
+    chart = Chart(run, title, [3.6], columns=2, narrow=narrow)
+    by_documents, by_words = chart.axes
+    ends = []
+    for ax, lines in (
+        (by_documents, series.latency_series(records, "documents")),
+        (by_words, series.latency_series(records, "words")),
+    ):
+        ends.append((ax, list[LineEnd]()))
+        for line, style in zip(lines, cycle(STYLES), strict=False):
+            ax.plot(
+                *zip(*line.points, strict=True), style.marker, color=style.colour, markersize=5, alpha=0.7
+            )
+            if line.line:
+                ax.plot(*zip(*line.line, strict=True), style.line, color=style.colour, linewidth=1.6)
+            if len(lines) > 1:
+                ends[-1][1].append(LineEnd(*(line.line or sorted(line.points))[-1], line.name, style.colour))
+        from_zero(ax)
+        ends[-1][1].extend(chart.mark_timeout(ax))
+    chart.label(by_documents, f"documents in a request (n={len(records)})", LATENCY)
+    chart.label(by_words, f"words in a document, mean (n={len(records)})", LATENCY)
+    return chart.finish(ends)
 
 
 def latency_map(run: Run, *, narrow: bool = False) -> Figure:
@@ -392,9 +336,9 @@ def latency_map(run: Run, *, narrow: bool = False) -> Figure:
         narrow: Laid out for a phone.
 
     Raises:
-        BenchError: Its sizes are not a grid, or no request was answered.
+        BenchError: Its sizes are not a grid, or no request succeeded.
     """
-    grid = shape.grid_of(run)
+    grid = series.size_grid(run)
     if grid is None:
         raise BenchError(
             f"{run.path} has no grid of sizes",
@@ -402,16 +346,17 @@ def latency_map(run: Run, *, narrow: bool = False) -> Figure:
             code="run-too-small",
             file=run.path,
         )
-    height = 1.2 + 0.62 * len(grid.documents)
-    made = frame(
-        run,
-        f"Latency by documents and their length, {shape.words_for(run, grid.level)}",
-        [height],
-        narrow=narrow,
-    )
-    (ax,) = made.axes
+    title = f"Latency by documents and their length, {series.load_name(grid.level)}"
+    chart = Chart(run, title, [1.2 + 0.62 * len(grid.documents)], narrow=narrow)
+    (ax,) = chart.axes
+    slowest = max(cell.seconds for cell in grid.cells)
     for cell in grid.cells:
-        _cell(made, ax, grid, cell)
+        x, y = grid.words.index(cell.words), grid.documents.index(cell.documents)
+        late = cell.seconds > RAGFLOW_TIMEOUT
+        shade, hatch = _SHADES(cell.seconds / slowest), "////" if late else None
+        ax.add_patch(Rectangle((x, y), 1, 1, facecolor=shade, edgecolor=PAPER, linewidth=3, hatch=hatch))
+        text = f"{seconds(cell.seconds)}\nn={cell.n}" + f"\nover {RAGFLOW_TIMEOUT:g} s" * late
+        ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=chart.small + 0.5, color=_CELL_INK)
     ax.set_xlim(0, len(grid.words))
     ax.set_ylim(0, len(grid.documents))
     ax.set_xticks([n + 0.5 for n in range(len(grid.words))], [grid.length(words) for words in grid.words])
@@ -420,32 +365,5 @@ def latency_map(run: Run, *, narrow: bool = False) -> Figure:
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     count = sum(cell.n for cell in grid.cells)
-    label(made, ax, f"length of a document, with its query (n={count}; median latency)", "documents")
-    return name_ends(made, []).figure
-
-
-def _cell(made: Frame, ax: Axes, grid: Grid, cell: shape.Cell) -> None:
-    x, y = grid.words.index(cell.words), grid.documents.index(cell.documents)
-    most = max(one.seconds for one in grid.cells)
-    late = cell.seconds > RAGFLOW_TIMEOUT
-    ax.add_patch(
-        Rectangle(
-            (x, y), 1, 1, facecolor=_SHADES(cell.seconds / most), edgecolor=PAPER, linewidth=3,
-            hatch="////" if late else None,
-        )
-    )  # fmt: skip
-    text = f"{seconds(cell.seconds)}\nn={cell.n}" + ("\nover 30 s" if late else "")
-    ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=made.small + 0.5, color=_CELL_INK)
-
-
-def _draw(made: Frame, ax: Axes, found: Sequence[Series], unit: str) -> list[End]:
-    ends = []
-    for one, look in zip(found, cycle(LOOKS), strict=False):
-        x, y = zip(*one.dots, strict=True)
-        ax.plot(x, y, look.marker, color=look.colour, markersize=5, alpha=0.7)
-        if one.line:
-            ax.plot(*zip(*one.line, strict=True), look.line, color=look.colour, linewidth=1.6)
-        if len(found) > 1:
-            ends.append(End(*(one.line or sorted(one.dots))[-1], one.name + unit, look.colour))
-    from_zero(ax)
-    return [*ends, *limit(made, ax)]
+    chart.label(ax, f"length of a document, with its query (n={count}; median latency)", "documents")
+    return chart.finish()
