@@ -128,8 +128,7 @@ class Chart:
             name = f"RAGFlow's\ntimeout {RAGFLOW_TIMEOUT:g} s"
             return [LineEnd(ax.get_xlim()[1], RAGFLOW_TIMEOUT, name, GREY)]
         if distant:
-            times = f"{RAGFLOW_TIMEOUT / top:.0f} times as long as this axis"
-            text = f"RAGFlow's timeout is {RAGFLOW_TIMEOUT:g} s, {times}"
+            text = f"RAGFlow's timeout is {RAGFLOW_TIMEOUT:g} s, {RAGFLOW_TIMEOUT / top:.0f} times this axis"
             text = textwrap.fill(text, 40 if self.narrow else 99)
             ax.set_title(text, fontsize=self.small, color=GREY, loc="left")
         return []
