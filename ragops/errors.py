@@ -22,8 +22,8 @@ Catch the base class to show any of them::
     except ragops.RagopsError as error:
         print(error.code, error.message, error.evidence, error.hint)
 
-Each class has a default code; where an error is raised, a narrower one may be given. ``codes.py`` has what
-each means.
+Each class has a default code; where an error is raised, a narrower one may be given. The page of errors lists
+all codes.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import error_codes as codes
 from generated import inline
 from sphinx.util.docutils import SphinxDirective
 
 import ragops
-from ragops import codes, errors
+from ragops import errors
 from ragops.docker import hints
 from ragops.ragflow.failures import FAILURES
 

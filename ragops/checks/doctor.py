@@ -465,17 +465,17 @@ def _addresses(
     """Whether the engine has addresses for one more network; none is created for the test."""
     subnets = [subnet for network in observed.networks for subnet in network.subnets]
     if stack.network.subnet is not None:
-        if overlaps := objects.overlapping(stack.network.subnet, subnets):
+        if overlaps := objects.overlapping_subnets(stack.network.subnet, subnets):
             detail = f"{stack.network.subnet} overlaps {', '.join(overlaps)} of another network"
             return Check(
                 "addresses", "fail", detail, "choose another subnet under [network], or leave it out"
             )
         return Check("addresses", "ok", f"{stack.network.subnet} is free")
-    free = objects.free(pools, (*subnets, *host_subnets))
+    free = objects.free_subnets(pools, (*subnets, *host_subnets))
     if not free:
         remedy = 'docker network prune removes unused networks; or subnet = "10.77.0.0/24" under [network]'
         return Check("addresses", "fail", "the engine's address pools are used up", remedy)
-    more = "or more" if len(free) == objects.ENOUGH else "more"
+    more = "or more" if len(free) == objects.MAX_SUBNETS else "more"
     return Check("addresses", "ok", f"addresses for {len(free)} {more} networks")
 
 

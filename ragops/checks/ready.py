@@ -117,7 +117,7 @@ def _running(engine: Engine, name: str, elapsed: float, restarts: int) -> Contai
     raise LaunchError(
         f"{name} exited {elapsed:.0f} s after the wait began "
         f"(exit code {container.exit_code}{killed}{restarted})",
-        evidence=hints.telling(log) or container.error or "the log is empty",
+        evidence=hints.relevant_lines(log) or container.error or "the log is empty",
         code=hint.code,
         hint=hint.remedy,
         container=name,

@@ -281,14 +281,14 @@ def tune(
     results: Results = Path("results"),
 ) -> None:
     """Compare vLLM options on this machine; write faster ones with equal scores into ragops.toml."""
-    from ragops.configuration import declaration
+    from ragops.configuration import configuration_file
 
     result = ragops.tune(
         call.stack(),
         only=tuple(filter(None, only.split(","))),
         tolerance=tolerance,
         results=results,
-        write=None if no_write else declaration(call.stack_file),
+        write=None if no_write else configuration_file(call.stack_file),
     )
     call.show(result)
     if result.written:

@@ -1,8 +1,6 @@
-"""What to do about what an engine or a container said; pure.
+"""Known messages of Docker engines and of containers that ended, with causes and remedies; pure.
 
-One table of (words in the text, remedy) for the engine's refusals and one for the last lines
-of a container that ended. ``engine.py`` and ``launch.py`` look up, the troubleshooting page is
-generated from the same tables.
+``engine.py`` and ``ragops up`` search the tables; the troubleshooting page is generated from them.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hint:
-    """Words that appear in a message, what they mean, what to do, and the code of such an error."""
+    """Words of a message, its cause, the remedy, and the error code."""
 
     words: str
     cause: str
@@ -27,32 +25,32 @@ class Hint:
 ENGINE = (
     Hint(
         "no longer supported by this library",
-        "The engine speaks an API that is too old.",
+        "The API of the Docker engine is too old.",
         "install Docker 20.10 or newer: apt-get install docker.io",
         "engine-old",
     ),
     Hint(
         "FileNotFoundError",
-        "No engine listens on that socket.",
+        "The socket of the Docker engine does not exist.",
         "install one (apt-get install docker.io) and start it",
         "engine-missing",
     ),
     Hint(
         "Connection refused",
-        "The socket is there, but no engine listens on it.",
+        "The socket exists, but no Docker engine listens on it.",
         "start the engine: systemctl start docker",
         "engine-stopped",
     ),
     Hint(
         "Permission denied",
-        "The user may not use the engine's socket.",
-        "add yourself to its group and log in again: sudo usermod -aG docker $USER",
+        "The user has no permission for the socket of the Docker engine.",
+        "add the user to its group and log in again: sudo usermod -aG docker $USER",
         "engine-permission",
     ),
     Hint(
         "Invalid bind address protocol",
-        "DOCKER_HOST is not an address that Docker knows.",
-        "unset DOCKER_HOST, or give unix:///path or tcp://host:port",
+        "DOCKER_HOST is not a valid address.",
+        "unset DOCKER_HOST, or set it to unix:///path or tcp://host:port",
         "engine-address",
     ),
     Hint(
@@ -75,8 +73,8 @@ ENGINE = (
     ),
     Hint(
         "could not find an available, non-overlapping IPv4 address pool",
-        "The engine has used up its address pools.",
-        "docker network prune frees unused ones, or name a subnet under [network]",
+        "The address pools of the Docker engine are used up.",
+        "docker network prune removes unused networks, or set a subnet under [network]",
         "addresses-used-up",
     ),
     Hint(
@@ -99,25 +97,25 @@ ENGINE = (
     ),
     Hint(
         "bind source path does not exist",
-        "A folder that should be mounted is not on the engine's machine.",
-        "check the model folder; with a remote engine it must exist over there",
+        "A folder to mount does not exist on the Docker host.",
+        "check the model folder; with a remote Docker engine it must exist on that host",
         "folder-not-there",
     ),
     Hint(
         "is already in use by container",
-        "A container that is not ours has the name.",
+        "A container that ragops did not create has the name.",
         "remove or rename it, or set another name under [reranker]",
         "name-taken",
     ),
     Hint(
         "No such image",
-        "The engine does not have the image.",
+        "The Docker engine does not have the image.",
         "build or pull it: ragops image",
         "image-missing",
     ),
     Hint(
         'plugin "',
-        "The engine has no such network driver.",
+        "The Docker engine has no such network driver.",
         'use driver = "bridge" under [network]',
         "driver-unknown",
     ),
@@ -129,13 +127,13 @@ ENGINE = (
     ),
     Hint(
         "no space left on device",
-        "The engine's disk is full.",
-        "docker system df shows what takes it",
+        "The disk of the Docker engine is full.",
+        "docker system df shows what uses it",
         "disk-full",
     ),
     Hint(
         "dial tcp",
-        "The engine can't reach the image registry.",
+        "The Docker engine can't reach the image registry.",
         "build the image from package registries instead: ragops image --build",
         "registry-silent",
     ),
@@ -144,31 +142,31 @@ ENGINE = (
 CONTAINER = (
     Hint(
         "SafetensorError",
-        "A file of weights is cut off, or is none.",
+        "A file of weights is truncated, or not a safetensors file.",
         "ragops doctor names the file; fetch it again",
         "model-incomplete",
     ),
     Hint(
         "Insufficient space in /dev/shm",
-        "vLLM's processes exchange data through shared memory, and there is too little.",
-        "launch it with ragops up, which gives 1 GiB (docker run --shm-size 1g)",
+        "vLLM's processes exchange data through shared memory, and it is too small.",
+        "start it with ragops up, which sets 1 GiB (docker run --shm-size 1g)",
         "shm-small",
     ),
     Hint(
         "HFValidationError",
-        "vLLM took the model's path for a name on a model hub: the folder is not there.",
+        "vLLM used the model's path as a name on a model hub, because the folder does not exist.",
         "check that the model folder is mounted and readable",
         "folder-not-there",
     ),
     Hint(
         "unrecognized arguments",
-        "This vLLM release does not know one of the flags.",
-        "use the image that ragops image names, or a newer one",
+        "This vLLM release lacks one of the flags.",
+        "use the image that ragops image pulls or builds, or a newer one",
         "flag-unknown",
     ),
     Hint(
         "Available memory on node",
-        "The key-value cache does not fit into the memory that is free.",
+        "The key-value cache does not fit into the free memory.",
         "under [reranker] a smaller kv_cache_gib, or a larger memory_gib; or stop the other server",
         "memory-short",
     ),
@@ -192,8 +190,8 @@ CONTAINER = (
     ),
     Hint(
         "Address already in use",
-        "Something else listens on port 8000 inside the container.",
-        "use the image's own server only once in a container",
+        "Another process listens on port 8000 inside the container.",
+        "start only one server in a container",
         "server-twice",
     ),
 )
@@ -201,7 +199,7 @@ CONTAINER = (
 EXITS = {
     137: Hint(
         "exit code 137",
-        "The kernel ended the server, because the container or the machine ran out of memory.",
+        "The kernel killed the server, because the container or the machine ran out of memory.",
         "it ran out of memory: raise memory_gib, or lower kv_cache_gib under [reranker]",
         "out-of-memory",
     ),
@@ -212,33 +210,33 @@ EXITS = {
         "cpu-too-old",
     ),
 }
-"""How a container ended, by its exit code; looked up before its log."""
+"""Hints by exit code, which are looked up before those of the log."""
 
 UNKNOWN = Hint("", "", "", "")
 
 
 def find(table: Iterable[Hint], text: str) -> Hint:
-    """The first hint whose words are in the text, else :data:`UNKNOWN`, whose parts are empty."""
+    """The first hint whose words are in the text, else :data:`UNKNOWN`, whose fields are empty."""
     return next((hint for hint in table if hint.words.lower() in text.lower()), UNKNOWN)
 
 
 def for_engine(text: str) -> Hint:
-    """What a response of the engine means."""
+    """The hint for an error message of the Docker engine."""
     return find(ENGINE, text)
 
 
 def for_container(log: str, *, exit_code: int, oom_killed: bool) -> Hint:
-    """Why a container ended, from its exit code and its log; without a code where that is unknown."""
+    """The hint for a container that ended; without a code where the cause is unknown."""
     hint = EXITS.get(137 if oom_killed else exit_code) or find(CONTAINER, log)
     return hint if hint.code else replace(hint, remedy="docker logs shows the whole log")
 
 
-def telling(log: str, last: int = 6) -> str:
-    """The lines of a log that tell why it ended: those that a hint knows, then the last ones.
+def relevant_lines(log: str, last: int = 6) -> str:
+    """The lines of a log that a hint matches, then the last ones.
 
-    A server's last words are often the fall of its helpers, far below the cause.
+    The last lines of a server are often errors of its worker processes, far below the cause.
     """
     lines = log.splitlines()
-    known = [line for line in lines if any(hint.words in line for hint in CONTAINER)]
     end = lines[-last:]
-    return "\n".join([*dict.fromkeys(line for line in known if line not in end), *end])
+    matching = [line for line in lines if any(hint.words in line for hint in CONTAINER) and line not in end]
+    return "\n".join([*dict.fromkeys(matching), *end])

@@ -1,25 +1,15 @@
-"""What is asked of Docker, as frozen declarations; pure.
+"""Docker's objects as frozen records, and facts about networks; pure.
 
-``vllm.py`` makes a :class:`ContainerSpec`, ``planning.py`` compares it with what the
-engine has, ``engine.py`` carries it out.
-
-Which subnets are left for networks that name none; pure.
-
-The engine takes the next subnet of its pools that overlaps neither another network nor a route or
-name server of its host. Source: moby's ``libnetwork/ipamutils`` and ``libnetwork/netutils``.
-
-What the engine has, as frozen records; pure.
-
-``engine.py`` fills them in, ``planning.py`` compares them with ``container.py``'s declarations.
+Specifications (:class:`NetworkSpec`, :class:`ContainerSpec`) describe what to create; states are what the
+Docker engine has, read by ``engine.py``. :func:`free_subnets` predicts the subnet of a new network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network, ip_network
 from itertools import islice
 from pathlib import Path
@@ -30,18 +20,44 @@ if TYPE_CHECKING:
 
     from ragops.configuration import Network
 
-_SECOND = 1_000_000_000
-
 LABEL = "org.ragops"
-"""Label key that everything made by ragops carries; its value is the role."""
+"""Label of every object that ragops creates; its value is the role, such as ``reranker``."""
 
 LABEL_CONFIG = "org.ragops.config"
-"""Label key whose value is the hash of the declaration that made the object."""
+"""Label with :meth:`ContainerSpec.config_hash`."""
+
+COMPOSE_PROJECT = "com.docker.compose.project"
+COMPOSE_SERVICE = "com.docker.compose.service"
+
+IMAGE_ROLES = frozenset({"base", "image-build", "image", "demo-image"})
+"""Roles in the labels of images, which every container of the image inherits."""
+
+OLDEST_API = "1.41"
+"""The API version that ragops uses and is tested with: Docker 20.10."""
+
+Pool = tuple[str, int]
+"""An address range, and the prefix length of the subnets that Docker takes from it."""
+
+POOLS: tuple[Pool, ...] = (
+    ("172.17.0.0/16", 16),
+    ("172.18.0.0/16", 16),
+    ("172.19.0.0/16", 16),
+    ("172.20.0.0/14", 16),
+    ("172.24.0.0/14", 16),
+    ("172.28.0.0/14", 16),
+    ("192.168.0.0/16", 20),
+)
+"""Address pools of a Docker engine whose ``daemon.json`` has no ``default-address-pools``."""
+
+MAX_SUBNETS = 100
+"""Largest number of subnets that :func:`free_subnets` returns: configured pools may hold thousands."""
+
+_SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A folder, file or volume of the engine's host inside the container."""
+    """A folder, file or volume of the Docker host inside the container."""
 
     source: str
     target: str
@@ -54,7 +70,7 @@ class Mount:
         return f"type={self.kind},source={self.source},target={self.target}{tail}"
 
     def body(self) -> dict[str, Any]:
-        """The mount as the Engine API takes it."""
+        """The mount for the Engine API."""
         return {"Type": self.kind, "Source": self.source, "Target": self.target, "ReadOnly": self.read_only}
 
 
@@ -69,7 +85,7 @@ class HealthCheck:
     retries: int = 3
 
     def body(self) -> dict[str, Any]:
-        """The check as the Engine API takes it, times in nanoseconds."""
+        """The health check for the Engine API, times in nanoseconds."""
         return {
             "Test": ["CMD", *self.command],
             "Interval": self.interval * _SECOND,
@@ -81,7 +97,7 @@ class HealthCheck:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A Docker network as it should be."""
+    """A Docker network to create."""
 
     name: str
     driver: str = "bridge"
@@ -100,7 +116,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container as it should be. Sizes in bytes; ``publish`` maps a host address to a port."""
+    """A container to create. Sizes in bytes."""
 
     name: str
     image: str
@@ -126,7 +142,7 @@ class ContainerSpec:
     read_only: bool = False
     init: bool = False
     role: str = "reranker"
-    labels: tuple[tuple[str, str], ...] = field(default=())
+    labels: tuple[tuple[str, str], ...] = ()
 
     def config_hash(self) -> str:
         """12 hexadecimal digits that change when any field changes."""
@@ -134,11 +150,11 @@ class ContainerSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def all_labels(self) -> dict[str, str]:
-        """Our two labels and the declared ones."""
+        """The two ragops labels and :attr:`labels`."""
         return {LABEL: self.role, LABEL_CONFIG: self.config_hash(), **dict(self.labels)}
 
     def docker_command(self) -> tuple[str, ...]:
-        """The equivalent ``docker run``, to read or to paste."""
+        """The equivalent ``docker run`` command."""
         argv = ["docker", "run", "--detach", "--name", self.name]
         for flag, value in self._flags():
             argv += [flag, value]
@@ -149,7 +165,10 @@ class ContainerSpec:
         return (*argv, self.image, *self.entrypoint[1:], *self.command)
 
     def body(self) -> dict[str, Any]:
-        """What the Engine API's ``POST /containers/create`` takes (version 1.41)."""
+        """The body of the Engine API's ``POST /containers/create`` (version 1.41)."""
+        endpoints = {self.network: {"Aliases": list(self.aliases)}}
+        if not self.network or ":" in self.network:
+            endpoints = {}
         return {
             "Image": self.image,
             "Entrypoint": list(self.entrypoint) or None,
@@ -159,7 +178,7 @@ class ContainerSpec:
             "ExposedPorts": {f"{port}/tcp": {} for _, _, port in self.publish},
             "Healthcheck": self.health.body() if self.health else None,
             "HostConfig": self._host_body(),
-            "NetworkingConfig": {"EndpointsConfig": self._endpoint_body()},
+            "NetworkingConfig": {"EndpointsConfig": endpoints},
         }
 
     def _host_body(self) -> dict[str, Any]:
@@ -185,127 +204,36 @@ class ContainerSpec:
             "Init": self.init,
         }
 
-    def _endpoint_body(self) -> dict[str, Any]:
-        if not self.network or ":" in self.network:
-            return {}
-        return {self.network: {"Aliases": list(self.aliases)}}
-
     def _flags(self) -> list[tuple[str, str]]:
-        pairs = [
-            ("--network", self.network or ""),
-            *(("--network-alias", alias) for alias in self.aliases),
-            *(("--publish", f"{_bracketed(ip)}:{host}:{port}") for ip, host, port in self.publish),
-            *(("--mount", mount.argument()) for mount in self.mounts),
-            *(("--tmpfs", f"{path}:{options}") for path, options in self.tmpfs),
-            *(("--env", f"{name}={value}") for name, value in self.environment),
-            ("--cpuset-cpus", self.cpuset_cpus),
-            ("--cpuset-mems", self.cpuset_mems),
-            ("--memory", str(self.memory or "")),
-            ("--shm-size", str(self.shm_size or "")),
-            ("--pids-limit", str(self.pids_limit or "")),
-            ("--restart", "" if self.restart == "no" else self.restart),
-            *self._health_flags(),
-            *(("--cap-drop", cap) for cap in self.cap_drop),
-            *(("--cap-add", cap) for cap in self.cap_add),
-            *(("--security-opt", option) for option in self.security_opt),
-            *(("--label", f"{key}={value}") for key, value in self.all_labels().items()),
-        ]
-        return [(flag, value) for flag, value in pairs if value]
-
-    def _health_flags(self) -> list[tuple[str, str]]:
-        if self.health is None:
-            return []
-        return [
-            ("--health-cmd", shlex.join(self.health.command)),
-            ("--health-interval", f"{self.health.interval}s"),
-            ("--health-timeout", f"{self.health.timeout}s"),
-            ("--health-start-period", f"{self.health.start_period}s"),
-            ("--health-retries", str(self.health.retries)),
-        ]
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
-Pool = tuple[str, int]
-"""A range, and the prefix length of the subnets that are cut from it."""
-
-POOLS: tuple[Pool, ...] = (
-    ("172.17.0.0/16", 16),
-    ("172.18.0.0/16", 16),
-    ("172.19.0.0/16", 16),
-    ("172.20.0.0/14", 16),
-    ("172.24.0.0/14", 16),
-    ("172.28.0.0/14", 16),
-    ("192.168.0.0/16", 20),
-)
-"""Those of an engine whose ``daemon.json`` has no ``default-address-pools``."""
-
-ENOUGH = 100
-"""No more are counted: pools of one's own may hold thousands."""
-
-
-def free(pools: Iterable[Pool], taken: Iterable[str]) -> tuple[str, ...]:
-    """Subnets that a new network could get, the first :data:`ENOUGH` of them.
-
-    Args:
-        pools: The engine's.
-        taken: Subnets of networks, routes and name servers; IPv6 ones don't matter.
-    """
-    occupied = tuple(_v4(taken))
-    found = (one for one in _subnets(pools) if not any(one.overlaps(other) for other in occupied))
-    return tuple(str(one) for one in islice(found, ENOUGH))
-
-
-def overlapping(subnet: str, taken: Iterable[str]) -> tuple[str, ...]:
-    """Those of the subnets that overlap this one."""
-    one = ip_network(subnet, strict=False)
-    others = ((text, ip_network(text, strict=False)) for text in taken)
-    return tuple(text for text, other in others if other.version == one.version and one.overlaps(other))
-
-
-def parse_routes(text: str) -> tuple[str, ...]:
-    """Subnets in ``/proc/net/route``, without the default route; numbers there are little-endian."""
-    rows = (line.split() for line in text.splitlines()[1:])
-    pairs = ((_number(row[1]), _number(row[7])) for row in rows if len(row) > 7)
-    return tuple(str(IPv4Network((to, mask.bit_count()))) for to, mask in pairs if mask)
-
-
-def parse_servers(text: str) -> tuple[str, ...]:
-    """IPv4 name servers in ``/etc/resolv.conf``, as subnets of one address."""
-    found = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", text, re.MULTILINE)
-    return tuple(f"{server}/32" for server in found)
-
-
-def _v4(subnets: Iterable[str]) -> Iterator[IPv4Network]:
-    every = (ip_network(one, strict=False) for one in subnets)
-    return (one for one in every if isinstance(one, IPv4Network))
-
-
-def _subnets(pools: Iterable[Pool]) -> Iterator[IPv4Network]:
-    for base, size in pools:
-        for whole in _v4((base,)):
-            yield from whole.subnets(new_prefix=max(size, whole.prefixlen))
-
-
-def _number(little_endian: str) -> int:
-    return int.from_bytes(bytes.fromhex(little_endian), "little")
-
-
-COMPOSE_PROJECT = "com.docker.compose.project"
-COMPOSE_SERVICE = "com.docker.compose.service"
-
-IMAGE_ROLES = frozenset({"base", "image-build", "image", "demo-image"})
-"""Roles in the labels of images. Every container that is made from an image inherits them."""
-
-OLDEST_API = "1.41"
-"""What ragops sends, and is tested with: that of Docker 20.10."""
+        flags = [("--network", self.network or "")]
+        flags += [("--network-alias", alias) for alias in self.aliases]
+        for address, host, port in self.publish:
+            flags.append(("--publish", f"{f'[{address}]' if ':' in address else address}:{host}:{port}"))
+        flags += [("--mount", mount.argument()) for mount in self.mounts]
+        flags += [("--tmpfs", f"{path}:{options}") for path, options in self.tmpfs]
+        flags += [("--env", f"{name}={value}") for name, value in self.environment]
+        flags += [("--cpuset-cpus", self.cpuset_cpus), ("--cpuset-mems", self.cpuset_mems)]
+        flags += [("--memory", str(self.memory or "")), ("--shm-size", str(self.shm_size or ""))]
+        flags.append(("--pids-limit", str(self.pids_limit or "")))
+        flags.append(("--restart", "" if self.restart == "no" else self.restart))
+        if self.health is not None:
+            flags += [
+                ("--health-cmd", shlex.join(self.health.command)),
+                ("--health-interval", f"{self.health.interval}s"),
+                ("--health-timeout", f"{self.health.timeout}s"),
+                ("--health-start-period", f"{self.health.start_period}s"),
+                ("--health-retries", str(self.health.retries)),
+            ]
+        flags += [("--cap-drop", capability) for capability in self.cap_drop]
+        flags += [("--cap-add", capability) for capability in self.cap_add]
+        flags += [("--security-opt", option) for option in self.security_opt]
+        flags += [("--label", f"{key}={value}") for key, value in self.all_labels().items()]
+        return [(flag, value) for flag, value in flags if value]
 
 
 @dataclass(frozen=True)
 class EngineState:
-    """The engine itself; ``memory`` in bytes, ``root`` is its data folder."""
+    """A Docker engine; ``memory`` in bytes, ``root`` is its data folder."""
 
     address: str
     version: str
@@ -317,28 +245,46 @@ class EngineState:
     swarm: bool
     cgroup_driver: str = "cgroupfs"
     pools: tuple[Pool, ...] = POOLS
-    """What subnets of networks that name none are cut from."""
+    """Address pools for networks without a configured subnet."""
+
+    @classmethod
+    def from_api(cls, info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> EngineState:
+        """From the responses to ``/info`` and ``/version``."""
+        pools = tuple((pool["Base"], pool["Size"]) for pool in info.get("DefaultAddressPools") or ())
+        return cls(
+            address=address,
+            version=version["Version"],
+            api=version["ApiVersion"],
+            root=info.get("DockerRootDir", ""),
+            cpus=info.get("NCPU", 0),
+            memory=info.get("MemTotal", 0),
+            kernel=info.get("KernelVersion", ""),
+            swarm=info.get("Swarm", {}).get("LocalNodeState") == "active",
+            cgroup_driver=info.get("CgroupDriver", ""),
+            pools=pools or POOLS,
+        )
 
     @property
     def too_old(self) -> bool:
         """Whether its API is older than :data:`OLDEST_API`."""
-        return _numbers(self.api) < _numbers(OLDEST_API)
+        api, oldest = (tuple(map(int, version.split("."))) for version in (self.api, OLDEST_API))
+        return api < oldest
 
     @property
     def socket(self) -> Path | None:
-        """Its socket, if it is on this machine as far as its address tells."""
+        """Its socket, if the address is one of this machine."""
         path = self.address.removeprefix("unix://")
         return Path(path) if path != self.address else None
 
     @property
     def cgroup_parent(self) -> str:
-        """The cgroup that its containers' are in, unless ``daemon.json`` names another."""
+        """The parent cgroup of its containers, unless ``daemon.json`` sets another."""
         return "system.slice" if self.cgroup_driver == "systemd" else "docker"
 
 
 @dataclass(frozen=True)
 class NetworkState:
-    """A network that exists."""
+    """An existing network."""
 
     id: str
     name: str
@@ -347,15 +293,23 @@ class NetworkState:
     subnets: tuple[str, ...]
     labels: Mapping[str, str]
 
+    @classmethod
+    def from_api(cls, raw: Mapping[str, Any]) -> NetworkState:
+        """From an item of ``/networks``."""
+        configs = (raw.get("IPAM") or {}).get("Config") or []
+        subnets = tuple(config["Subnet"] for config in configs if "Subnet" in config)
+        internal, labels = bool(raw.get("Internal")), raw.get("Labels") or {}
+        return cls(raw["Id"], raw["Name"], raw["Driver"], internal, subnets, labels)
+
     @property
     def ours(self) -> bool:
-        """Whether ragops made it."""
+        """Whether ragops created it."""
         return LABEL in self.labels
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One container's place in one network; no address while it is stopped."""
+    """A container's connection to a network; without an address while the container is stopped."""
 
     network: str
     network_id: str
@@ -365,7 +319,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class ContainerState:
-    """A container that exists, running or not."""
+    """An existing container, running or stopped."""
 
     id: str
     name: str
@@ -386,14 +340,46 @@ class ContainerState:
     command: tuple[str, ...]
     environment: tuple[str, ...] = ()
 
+    @classmethod
+    def from_api(cls, raw: Mapping[str, Any]) -> ContainerState:
+        """From the response to ``/containers/ID/json``."""
+        state, config, settings = raw["State"], raw["Config"], raw["NetworkSettings"]
+        networks, ports = settings.get("Networks") or {}, settings.get("Ports") or {}
+        return cls(
+            id=raw["Id"],
+            name=raw["Name"].lstrip("/"),
+            image=config["Image"],
+            image_id=raw["Image"],
+            status=state["Status"],
+            exit_code=state["ExitCode"],
+            oom_killed=bool(state.get("OOMKilled")),
+            error=state.get("Error", ""),
+            started_at=state.get("StartedAt", ""),
+            restart_count=raw.get("RestartCount", 0),
+            health=(state.get("Health") or {}).get("Status", ""),
+            network_mode=raw["HostConfig"].get("NetworkMode", ""),
+            endpoints=tuple(
+                Endpoint(name, entry["NetworkID"], entry["IPAddress"], tuple(entry.get("Aliases") or ()))
+                for name, entry in sorted(networks.items())
+            ),
+            published=tuple(
+                (binding["HostIp"], int(binding["HostPort"]), int(port.partition("/")[0]))
+                for port, bindings in sorted(ports.items())
+                for binding in bindings or ()
+            ),
+            labels=config.get("Labels") or {},
+            command=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
+            environment=tuple(config.get("Env") or ()),
+        )
+
     @property
     def running(self) -> bool:
-        """Whether its main process runs now (a restarting one does not)."""
+        """Whether its main process runs now (a restarting container does not)."""
         return self.status in {"running", "paused"}
 
     @property
     def ours(self) -> bool:
-        """Whether ragops made it; a container that somebody made from our image has the image's label."""
+        """Whether ragops created it; a user's container of our image has only the image's label."""
         return self.role not in {"", *IMAGE_ROLES}
 
     @property
@@ -403,17 +389,17 @@ class ContainerState:
 
     @property
     def config(self) -> str:
-        """Hash of the declaration that made it, else empty."""
+        """Hash of the configuration that it was created from, else empty."""
         return self.labels.get(LABEL_CONFIG, "")
 
     def endpoint(self, network: str) -> Endpoint | None:
-        """Its place in the network of that name."""
-        return next((one for one in self.endpoints if one.network == network), None)
+        """Its connection to the network of that name."""
+        return next((endpoint for endpoint in self.endpoints if endpoint.network == network), None)
 
 
 @dataclass(frozen=True)
 class ImageState:
-    """An image that the engine has; ``size`` in bytes."""
+    """An existing image; ``size`` in bytes."""
 
     id: str
     tags: tuple[str, ...]
@@ -422,147 +408,25 @@ class ImageState:
     labels: Mapping[str, str]
     architecture: str
 
+    @classmethod
+    def from_api(cls, raw: Mapping[str, Any]) -> ImageState:
+        """From the response to ``/images/NAME/json``."""
+        tags, digests = tuple(raw.get("RepoTags") or ()), tuple(raw.get("RepoDigests") or ())
+        labels = (raw.get("Config") or {}).get("Labels") or {}
+        return cls(raw["Id"], tags, digests, raw["Size"], labels, raw.get("Architecture", ""))
+
 
 @dataclass(frozen=True)
 class VolumeState:
-    """A volume that exists."""
+    """An existing volume."""
 
     name: str
     labels: Mapping[str, str]
 
     @property
     def ours(self) -> bool:
-        """Whether ragops made it."""
+        """Whether ragops created it."""
         return LABEL in self.labels
-
-
-@dataclass(frozen=True)
-class StatsState:
-    """What a container has used since it started: nanoseconds, counts and bytes."""
-
-    cpu_ns: int
-    throttled_ns: int
-    throttled_periods: int
-    memory_bytes: int
-
-
-@dataclass(frozen=True)
-class ExecResult:
-    """How a command inside a container ended."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-def engine_of(info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> EngineState:
-    """The engine, from its answers to info and version."""
-    own = tuple((one["Base"], one["Size"]) for one in info.get("DefaultAddressPools") or ())
-    return EngineState(
-        address=address,
-        version=version["Version"],
-        api=version["ApiVersion"],
-        root=info.get("DockerRootDir", ""),
-        cpus=info.get("NCPU", 0),
-        memory=info.get("MemTotal", 0),
-        kernel=info.get("KernelVersion", ""),
-        swarm=info.get("Swarm", {}).get("LocalNodeState") == "active",
-        cgroup_driver=info.get("CgroupDriver", ""),
-        pools=own or POOLS,
-    )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
-
-
-@dataclass(frozen=True)
-class EventState:
-    """Something that happened: ``container start``, ``network disconnect`` …; ``name`` is the object's."""
-
-    kind: str
-    action: str
-    name: str
-
-
-def network_of(raw: Mapping[str, Any]) -> NetworkState:
-    """A network, from the engine's answer."""
-    pools = (raw.get("IPAM") or {}).get("Config") or []
-    return NetworkState(
-        id=raw["Id"],
-        name=raw["Name"],
-        driver=raw["Driver"],
-        internal=bool(raw.get("Internal")),
-        subnets=tuple(pool["Subnet"] for pool in pools if "Subnet" in pool),
-        labels=raw.get("Labels") or {},
-    )
-
-
-def container_of(raw: Mapping[str, Any]) -> ContainerState:
-    """A container, from the engine's answer to inspect."""
-    state, config, settings = raw["State"], raw["Config"], raw["NetworkSettings"]
-    return ContainerState(
-        id=raw["Id"],
-        name=raw["Name"].lstrip("/"),
-        image=config["Image"],
-        image_id=raw["Image"],
-        status=state["Status"],
-        exit_code=state["ExitCode"],
-        oom_killed=bool(state.get("OOMKilled")),
-        error=state.get("Error", ""),
-        started_at=state.get("StartedAt", ""),
-        restart_count=raw.get("RestartCount", 0),
-        health=(state.get("Health") or {}).get("Status", ""),
-        network_mode=raw["HostConfig"].get("NetworkMode", ""),
-        endpoints=tuple(
-            Endpoint(name, one["NetworkID"], one["IPAddress"], tuple(one.get("Aliases") or ()))
-            for name, one in sorted((settings.get("Networks") or {}).items())
-        ),
-        published=_published(settings.get("Ports") or {}),
-        labels=config.get("Labels") or {},
-        command=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
-        environment=tuple(config.get("Env") or ()),
-    )
-
-
-def _published(ports: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
-    return tuple(
-        (one["HostIp"], int(one["HostPort"]), int(port.partition("/")[0]))
-        for port, bound in sorted(ports.items())
-        for one in bound or ()
-    )
-
-
-def event_of(raw: Mapping[str, Any]) -> EventState:
-    """An event, from the engine's stream of them."""
-    about = raw.get("Actor") or {}
-    name = (about.get("Attributes") or {}).get("name", "")
-    return EventState(raw.get("Type", ""), raw.get("Action", ""), name)
-
-
-def image_of(raw: Mapping[str, Any]) -> ImageState:
-    """An image, from the engine's answer to inspect."""
-    return ImageState(
-        id=raw["Id"],
-        tags=tuple(raw.get("RepoTags") or ()),
-        digests=tuple(raw.get("RepoDigests") or ()),
-        size=raw["Size"],
-        labels=(raw.get("Config") or {}).get("Labels") or {},
-        architecture=raw.get("Architecture", ""),
-    )
-
-
-def stats_of(raw: Mapping[str, Any]) -> StatsState:
-    """What a container used, from the engine's answer; page cache that can be dropped is left out."""
-    cpu, memory = raw["cpu_stats"], raw["memory_stats"]
-    throttling, details = cpu.get("throttling_data") or {}, memory.get("stats") or {}
-    cached = details.get("total_inactive_file", details.get("inactive_file", 0))
-    return StatsState(
-        cpu_ns=cpu["cpu_usage"]["total_usage"],
-        throttled_ns=throttling.get("throttled_time", 0),
-        throttled_periods=throttling.get("throttled_periods", 0),
-        memory_bytes=max(0, memory.get("usage", 0) - cached),
-    )
 
 
 @dataclass(frozen=True)
@@ -586,6 +450,54 @@ class Observed:
         return tuple(container for container in self.containers if container.endpoint(network))
 
 
+@dataclass(frozen=True)
+class StatsState:
+    """CPU time in nanoseconds and memory in bytes that a container has used since its start."""
+
+    cpu_ns: int
+    throttled_ns: int
+    throttled_periods: int
+    memory_bytes: int
+    """Without page cache that the kernel can reclaim."""
+
+    @classmethod
+    def from_api(cls, raw: Mapping[str, Any]) -> StatsState:
+        """From the response to ``/containers/ID/stats``."""
+        cpu, memory = raw["cpu_stats"], raw["memory_stats"]
+        throttling, details = cpu.get("throttling_data") or {}, memory.get("stats") or {}
+        cached = details.get("total_inactive_file", details.get("inactive_file", 0))
+        return cls(
+            cpu_ns=cpu["cpu_usage"]["total_usage"],
+            throttled_ns=throttling.get("throttled_time", 0),
+            throttled_periods=throttling.get("throttled_periods", 0),
+            memory_bytes=max(0, memory.get("usage", 0) - cached),
+        )
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """Result of a command inside a container."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class EventState:
+    """An event such as ``container start`` or ``network disconnect``; ``name`` is the object's."""
+
+    kind: str
+    action: str
+    name: str
+
+    @classmethod
+    def from_api(cls, raw: Mapping[str, Any]) -> EventState:
+        """From a line of ``/events``."""
+        attributes = (raw.get("Actor") or {}).get("Attributes") or {}
+        return cls(raw.get("Type", ""), raw.get("Action", ""), attributes.get("name", ""))
+
+
 def differences(configured: Network, network: NetworkState) -> tuple[str, ...]:
     """The options of an existing network that differ from its configuration."""
     rows = (
@@ -607,3 +519,39 @@ def moves_route(container: ContainerState, network: str, *, internal: bool) -> b
     """
     names = [endpoint.network for endpoint in container.endpoints]
     return not internal and bool(names) and network < min(names)
+
+
+def free_subnets(pools: Iterable[Pool], used: Iterable[str]) -> tuple[str, ...]:
+    """Subnets that Docker could give a new network, the first :data:`MAX_SUBNETS` of them.
+
+    Docker takes the next subnet of its pools that overlaps neither another network nor a route or
+    name server of its host. Source: moby's ``libnetwork/ipamutils`` and ``libnetwork/netutils``.
+
+    Args:
+        pools: Address pools of the Docker engine.
+        used: Subnets of networks, routes and name servers; IPv6 ones are ignored.
+    """
+    occupied = tuple(_ipv4(used))
+    free = (subnet for subnet in _subnets(pools) if not any(subnet.overlaps(other) for other in occupied))
+    return tuple(str(subnet) for subnet in islice(free, MAX_SUBNETS))
+
+
+def overlapping_subnets(subnet: str, others: Iterable[str]) -> tuple[str, ...]:
+    """Those of the other subnets that overlap this one."""
+    network, networks = ip_network(subnet, strict=False), []
+    for other in others:
+        candidate = ip_network(other, strict=False)
+        if candidate.version == network.version and candidate.overlaps(network):
+            networks.append(other)
+    return tuple(networks)
+
+
+def _ipv4(subnets: Iterable[str]) -> Iterator[IPv4Network]:
+    networks = (ip_network(subnet, strict=False) for subnet in subnets)
+    return (network for network in networks if isinstance(network, IPv4Network))
+
+
+def _subnets(pools: Iterable[Pool]) -> Iterator[IPv4Network]:
+    for base, size in pools:
+        for pool in _ipv4((base,)):
+            yield from pool.subnets(new_prefix=max(size, pool.prefixlen))

@@ -1,4 +1,4 @@
-"""A short-lived container to ask from, in somebody's network or network namespace."""
+"""A temporary container in a network, or in the network namespace of another container."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def sidecar(
     mounts: tuple[Mount, ...] = (),
     seconds: float = 300,
 ) -> Iterator[str]:
-    """Start one, give its id, and remove it whatever happens.
+    """Start a temporary container; yields its id, and always removes it.
 
     Args:
-        engine: Where.
-        network: A network, or ``container:NAME`` for another's names and routes.
+        engine: The Docker engine.
+        network: A network, or ``container:NAME`` for another container's names and routes.
         image: An image with ``sleep``.
         cpus: CPUs that it may use, such as ``0-3``; all when empty.
-        mounts: Folders of the engine's host that it sees.
-        seconds: When it ends by itself, should nobody be left to remove it.
+        mounts: Folders of the Docker host that are mounted.
+        seconds: Its largest lifetime, in case that this process cannot remove it.
     """
     spec = ContainerSpec(
         name=f"ragops-probe-{secrets.token_hex(4)}",
@@ -45,9 +45,9 @@ def sidecar(
         role="probe",
         init=True,
     )
-    made = engine.create_container(spec)
+    container = engine.create_container(spec)
     try:
-        engine.start(made)
-        yield made
+        engine.start(container)
+        yield container
     finally:
-        engine.remove_container(made)
+        engine.remove_container(container)

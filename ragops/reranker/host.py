@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragops.docker.objects import parse_routes, parse_servers
 from ragops.errors import StackError
 
 if TYPE_CHECKING:
@@ -155,8 +155,21 @@ def read_quota(parent: str, root: Path = Path("/")) -> float | None:
 
 def read_addresses(root: Path = Path("/")) -> tuple[str, ...]:
     """Subnets that this machine has routes to, and its name servers: networks must not overlap them."""
+    resolv_conf = _text(root / "etc/resolv.conf")
+    servers = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", resolv_conf, re.MULTILINE)
     routes = parse_routes(_text(root / "proc/net/route"))
-    return (*routes, *parse_servers(_text(root / "etc/resolv.conf")))
+    return (*routes, *(f"{server}/32" for server in servers))
+
+
+def parse_routes(text: str) -> tuple[str, ...]:
+    """Subnets in ``/proc/net/route``, without the default route; numbers there are little-endian."""
+    subnets = []
+    for columns in (line.split() for line in text.splitlines()[1:]):
+        if len(columns) > 7:
+            address, mask = (int.from_bytes(bytes.fromhex(columns[column]), "little") for column in (1, 7))
+            if mask:
+                subnets.append(str(IPv4Network((address, mask.bit_count()))))
+    return tuple(subnets)
 
 
 def parse_cpu_model(cpuinfo: str) -> str:

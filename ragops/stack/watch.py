@@ -20,7 +20,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Literal
 
 from ragops.checks import ready
-from ragops.configuration import Stack, declaration, home, load
+from ragops.configuration import Stack, configuration_file, home, load
 from ragops.docker import engine as docker_engine
 from ragops.docker.objects import EventState
 from ragops.errors import EngineError, LockedError, RagopsError
@@ -373,7 +373,7 @@ def systemd_unit(file: Path | None) -> str:
         EngineError: No engine is reachable.
         StackError: The configuration is invalid.
     """
-    stack, path = load(file), declaration(file).resolve()
+    stack, path = load(file), configuration_file(file).resolve()
     with closing(docker_engine.connect()) as engine:
         address = engine.state().address
     command = [sys.executable, "-m", "ragops", "watch"]

@@ -173,7 +173,7 @@ class TestAddresses:
     def test_pools_run_out_exactly_where_it_is_foretold(self, doctor, engine, stack):
         """The engine is asked for networks until it refuses: doctor had counted them."""
         foretold = int(re.search(r"room for (\d+)", doctor()["addresses"].detail)[1])
-        assert foretold < objects.ENOUGH, "this engine's pools are too large to be filled"
+        assert foretold < objects.MAX_SUBNETS, "this engine's pools are too large to be filled"
         for number in range(foretold):
             engine.create_network(NetworkSpec(f"{PREFIX}-{number}"))
         found = doctor()["addresses"]

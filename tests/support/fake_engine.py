@@ -109,14 +109,14 @@ def new_network(spec: NetworkSpec, networks: Iterable[NetworkState]) -> str:
         return NO_MANAGER
     if spec.driver != "bridge":
         return f'plugin "{spec.driver}" not found'
-    if spec.subnet and objects.overlapping(spec.subnet, _subnets(there)):
+    if spec.subnet and objects.overlapping_subnets(spec.subnet, _subnets(there)):
         return "Pool overlaps with other one on this address space"
     return "" if spec.subnet or free_subnet(there) else NO_POOL
 
 
 def free_subnet(networks: Iterable[NetworkState]) -> str:
     """The subnet that a network gets when it names none; empty when the pools are used up."""
-    return next(iter(objects.free(objects.POOLS, _subnets(networks))), "")
+    return next(iter(objects.free_subnets(objects.POOLS, _subnets(networks))), "")
 
 
 def joining(box: ContainerState, network: NetworkState) -> str:

@@ -438,5 +438,5 @@ def test_as_a_process_without_an_engine(tmp_path, model_folder):
     where = {"RAGOPS_HOME": str(tmp_path), "RAGOPS_MODEL_DIR": str(model_folder), "HOME": str(tmp_path)}
     code, out, err = module("status", DOCKER_HOST=f"unix://{tmp_path}/none.sock", **where)
     assert (code, out) == (1, "")
-    assert err.startswith("error: no Docker engine answers\n")
+    assert err.startswith("error: no Docker engine responds\n")
     assert err.splitlines()[-1].startswith("hint: ")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ragops
-from ragops import bench, cli, codes, errors
+from ragops import bench, cli, errors
 from ragops.bench import plots
 from ragops.checks import budget, causes, doctor, exposure, rules
 from ragops.checks.probe import TABLE
@@ -96,7 +96,9 @@ def test_every_check_of_doctor_is_explained(built, here, fake, ragflow):
 def test_every_error_code_is_an_anchor_that_the_printed_link_names(built):
     page = (built / errors.PAGE).read_text()
     raised = {kind.code for kind in vars(errors).values() if is_error(kind)}
-    assert [code for code in raised | {hint.code for hint in codes.HINTS} if f'id="{code}"' not in page] == []
+    messages = (*hints.ENGINE, *hints.EXITS.values(), *hints.CONTAINER, *failures.FAILURES)
+    known = {hint.code for hint in messages}
+    assert [code for code in raised | known if f'id="{code}"' not in page] == []
     printed = str(errors.EngineError("x", code="port-taken")).splitlines()[1]
     assert printed == "see: errors.html#port-taken"
     assert 'id="port-taken"' in page

@@ -23,7 +23,7 @@ def alone(tmp_path, monkeypatch):
 
 
 def refused(address, **options):
-    with pytest.raises(EngineError, match="no Docker engine answers") as caught:
+    with pytest.raises(EngineError, match="no Docker engine responds") as caught:
         engine.connect(address, **options)
     return caught.value
 
@@ -148,5 +148,5 @@ class TestAnswers:
         found, _ = answering
         found.close()
         (tmp_path / "docker.sock").unlink()
-        with pytest.raises(EngineError, match="did not answer when asked to list its networks"):
+        with pytest.raises(EngineError, match="did not respond to the request to list its networks"):
             found.networks()

@@ -33,7 +33,7 @@ LOGS = {
     "ValueError: Available memory on node 0 (1/2 GiB)": "kv_cache_gib",
     "is larger than the available KV cache memory": "max_model_len",
     "PermissionError: [Errno 13] Permission denied: '/models/x'": "chmod",
-    "[Errno 98] Address already in use": "only once",
+    "[Errno 98] Address already in use": "only one",
 }
 
 
@@ -80,6 +80,7 @@ def hints_before(table, number, words):
 
 def test_telling_lines_are_the_known_ones_and_the_last():
     log = "\n".join(["HFValidationError: x", *map(str, range(10)), "HFValidationError: x"])
-    assert hints.telling(log, last=2).splitlines() == ["9", "HFValidationError: x"]
-    assert hints.telling("HFValidationError\n1\n2\n3", last=2).splitlines() == ["HFValidationError", "2", "3"]
-    assert hints.telling("") == ""
+    assert hints.relevant_lines(log, last=2).splitlines() == ["9", "HFValidationError: x"]
+    lines = hints.relevant_lines("HFValidationError\n1\n2\n3", last=2).splitlines()
+    assert lines == ["HFValidationError", "2", "3"]
+    assert hints.relevant_lines("") == ""

@@ -59,13 +59,7 @@ NOT_YET: set[str] = {
     "benchmarks/peer.py",
     "benchmarks/side_by_side.py",
     "benchmarks/targets.py",
-    "ragops/configuration.py",
     "ragops/data/int8.py",
-    "ragops/docker/engine.py",
-    "ragops/docker/hints.py",
-    "ragops/docker/objects.py",
-    "ragops/docker/temporary.py",
-    "ragops/reranker/host.py",
     "ragops/reranker/image.py",
     "ragops/reranker/int8.py",
 }

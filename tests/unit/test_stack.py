@@ -53,7 +53,7 @@ def test_ipv6_address_is_bracketed():
     [
         ('[reranker]\n\nimge = "x"', "ragops.toml:3: unknown key reranker.imge", "did you mean image?"),
         ("[rerankr]\nport = 1", "ragops.toml:1: unknown key rerankr", "did you mean reranker?"),
-        ("port = 1", "ragops.toml:1: unknown key port", "take the key out"),
+        ("port = 1", "ragops.toml:1: unknown key port", "remove the key"),
         ("# a\nnetwork.nam = 'x1'", "ragops.toml:2: unknown key network.nam", "did you mean name?"),
     ],
 )
@@ -61,7 +61,7 @@ def test_unknown_key_names_line_and_nearest(text, where, hint):
     error = refused(text)
     assert error.message == where
     assert error.hint == hint
-    assert error.evidence.startswith("known here: ")
+    assert error.evidence.startswith("known keys: ")
 
 
 @pytest.mark.parametrize(

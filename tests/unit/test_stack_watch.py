@@ -236,7 +236,7 @@ def test_without_an_engine_it_does_not_begin(tmp_path, model_folder):
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "error: no Docker engine answers")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "error: no Docker engine responds")
 
 
 ENDING = """

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from ragops.docker.objects import COMPOSE_SERVICE, LABEL, container_of, image_of, network_of, stats_of
+from ragops.docker.objects import (
+    COMPOSE_SERVICE,
+    LABEL,
+    ContainerState,
+    ImageState,
+    NetworkState,
+    StatsState,
+)
 
 FOLDER = Path(__file__).parents[1] / "data" / "inspect"
 
@@ -15,7 +22,7 @@ def recorded(name):
 
 
 def container(name):
-    return container_of(recorded(f"container-{name}"))
+    return ContainerState.from_api(recorded(f"container-{name}"))
 
 
 def test_reranker():
@@ -79,7 +86,7 @@ def test_one_on_the_hosts_network():
 
 
 def test_networks():
-    found = {one.name: one for one in map(network_of, recorded("networks"))}
+    found = {one.name: one for one in map(NetworkState.from_api, recorded("networks"))}
     ours = found["ragflow-rerank"]
     assert (ours.driver, ours.internal, ours.ours) == ("bridge", False, True)
     assert ours.subnets == ("172.20.0.0/16",)
@@ -88,14 +95,14 @@ def test_networks():
 
 
 def test_image():
-    found = image_of(recorded("image"))
+    found = ImageState.from_api(recorded("image"))
     assert "vllm-cpu:latest" in found.tags
     assert (found.digests, found.architecture, found.labels[LABEL]) == ((), "amd64", "image")
     assert found.size > 10**9
 
 
 def test_use():
-    used = stats_of(recorded("stats"))
+    used = StatsState.from_api(recorded("stats"))
     raw = recorded("stats")
     assert used.cpu_ns == raw["cpu_stats"]["cpu_usage"]["total_usage"]
     assert used.memory_bytes == 1_762_000_896 - 151_552
@@ -103,31 +110,31 @@ def test_use():
 
 def test_use_of_a_stopped_container_is_nothing():
     stopped = {"cpu_stats": {"cpu_usage": {"total_usage": 0}}, "memory_stats": {}}
-    assert stats_of(stopped).memory_bytes == 0
+    assert StatsState.from_api(stopped).memory_bytes == 0
 
 
 def test_use_under_cgroup_version_2():
     raw = recorded("stats")
     raw["memory_stats"] = {"usage": 100, "stats": {"inactive_file": 30}}
-    assert stats_of(raw).memory_bytes == 70
+    assert StatsState.from_api(raw).memory_bytes == 70
 
 
 @pytest.mark.parametrize("missing", ["Health", "OOMKilled", "Error", "StartedAt"])
 def test_what_other_engines_leave_out(missing):
     raw = recorded("container-reranker")
     raw["State"].pop(missing)
-    assert container_of(raw).name == "ragflow-vllm-reranker"
+    assert ContainerState.from_api(raw).name == "ragflow-vllm-reranker"
 
 
 def test_labels_and_lists_may_be_null():
     raw = recorded("container-reranker")
     raw["Config"] |= {"Labels": None, "Entrypoint": None, "Cmd": None, "Env": None}
     raw["NetworkSettings"] |= {"Networks": None, "Ports": None}
-    box = container_of(raw)
+    box = ContainerState.from_api(raw)
     assert (box.labels, box.command, box.endpoints, box.published) == ({}, (), (), ())
 
 
 def test_port_that_is_exposed_but_not_published():
     raw = recorded("container-reranker")
     raw["NetworkSettings"]["Ports"] = {"8000/tcp": None, "9000/udp": [{"HostIp": "::1", "HostPort": "9"}]}
-    assert container_of(raw).published == (("::1", 9, 9000),)
+    assert ContainerState.from_api(raw).published == (("::1", 9, 9000),)

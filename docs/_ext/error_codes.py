@@ -1,9 +1,9 @@
-"""What each error code means, and what to do; pure.
+"""The meaning of each error code, for the page of errors.
 
-An error has the code that is given where it is raised, else that of its class. The page of errors is made
-from this table, ``tests/test_errors.py`` holds it equal to the code. What Docker engines, containers and
-RAGFlow say has its codes in ``hints.py`` and ``ragflow/failures.py``.
-"""
+An error has the code that is given where it is raised, else that of its class. ``tests/unit/test_errors.py``
+compares this table with the calls that raise errors. Codes of messages of Docker engines, containers and
+RAGFlow are in ``ragops/docker/hints.py`` and ``ragops/ragflow/failures.py``.
+"""  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ragops.ragflow.failures import FAILURES
 
 @dataclass(frozen=True)
 class Code:
-    """What an error code means."""
+    """Meaning and remedy of an error code."""
 
     meaning: str
     remedy: str = ""
-    """What to do, where no hint with the error says it in fixed words."""
+    """What to do, where the error itself has no constant hint."""
 
 
 CODES = {
@@ -147,8 +147,8 @@ CODES = {
     "run-missing": Code("There is no recorded run to show."),
     "site-refused": Code("The site can't be built."),
 }
-"""Codes that the package itself gives."""
+"""Codes of ragops' own errors."""
 
 HINTS = (*hints.ENGINE, *hints.EXITS.values(), *hints.CONTAINER, *FAILURES)
 EXPLAINED = {hint.code: Code(hint.cause, hint.remedy) for hint in reversed(HINTS)} | CODES
-"""Those, and the codes of known messages of Docker engines, containers and RAGFlow."""
+"""All codes, with those of known messages of Docker engines, containers and RAGFlow."""
