@@ -1,7 +1,7 @@
-"""What this machine has: processor, cores, NUMA nodes, memory and cgroup limits.
+"""The machine: processor, cores, NUMA nodes, memory, cgroup limits and networks.
 
-The parsers are pure; :func:`read_host` alone reads files. The next room is
-``vllm.py``, which works out a launch from a :class:`Host`.
+:func:`read_host`, :func:`read_quota` and :func:`read_addresses` read files of ``/proc`` and ``/sys``; the
+parsers are pure.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Host:
     memory_limit: int | None = None
     """Memory limit of this process's cgroup, or None without one."""
     available: int | None = None
-    """Memory that programs could get at this moment, or None where the kernel doesn't say."""
+    """Free and reclaimable memory now, or None where the kernel doesn't report it."""
 
     @property
     def has_bf16(self) -> bool:
@@ -84,7 +84,7 @@ class Host:
 
     @property
     def usable_memory(self) -> int:
-        """What a container started from here can count on: the smaller of memory and limit."""
+        """Memory that a container can get: the smaller of memory and limit."""
         return min(self.memory, self.memory_limit or self.memory)
 
 
@@ -122,7 +122,7 @@ def read_host(root: Path = Path("/")) -> Host:
     """Read the machine from ``/proc`` and ``/sys``.
 
     Args:
-        root: Folder that stands for ``/``; tests name one with a few written files.
+        root: The root folder; tests use a folder with recorded files.
     """
     cpuinfo = _text(root / "proc/cpuinfo")
     meminfo = _text(root / "proc/meminfo")
@@ -142,10 +142,10 @@ def read_host(root: Path = Path("/")) -> Host:
 
 
 def read_quota(parent: str, root: Path = Path("/")) -> float | None:
-    """CPU quota in cores that holds for every cgroup below ``parent``, such as the engine's ``docker``.
+    """CPU quota in cores of all cgroups below ``parent``, such as the Docker engine's ``docker``.
 
     Raises:
-        FileNotFoundError: There is no such cgroup, as seen from here.
+        FileNotFoundError: This process sees no such cgroup.
     """
     folders = tuple(_cgroup_folders(root, "cpu", parent))
     if not folders[0].is_dir():
@@ -219,7 +219,7 @@ def parse_limit(text: str) -> int | None:
 
 
 def _text(file: Path) -> str:
-    """Contents, or nothing: kernels and sandboxes leave many of these files out."""
+    """Content of a file, or nothing: kernels and sandboxes omit many of these files."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -239,14 +239,14 @@ def _processors(cpuinfo: str) -> tuple[int, ...]:
 def _nodes(root: Path, memory: int) -> tuple[tuple[int, tuple[int, ...], int], ...]:
     """(node, its CPUs, its bytes); kernels without NUMA have one node with everything."""
     folder = root / "sys/devices/system/node"
-    found = [
+    nodes = [
         (int(path.name[4:]), parse_cpu_list(_text(path / "cpulist")), parse_meminfo(_text(path / "meminfo")))
         for path in folder.glob("node[0-9]*")
     ]
-    if len(found) <= 1:
-        # A lone node has it all; a virtual machine with added memory says less there.
-        return ((found[0][0] if found else 0, (), memory),)
-    return tuple(sorted(found))
+    if len(nodes) <= 1:
+        # A single node has all memory; a virtual machine with added memory reports less there.
+        return ((nodes[0][0] if nodes else 0, (), memory),)
+    return tuple(sorted(nodes))
 
 
 def _core(root: Path, cpu: int, nodes: tuple[tuple[int, tuple[int, ...], int], ...]) -> Core:
@@ -259,16 +259,16 @@ def _core(root: Path, cpu: int, nodes: tuple[tuple[int, tuple[int, ...], int], .
     )
 
 
-def _cgroup_folders(root: Path, controller: str, named: str | None = None) -> Iterator[Path]:
-    """The named cgroup's folder, else this process's, and those above: a limit anywhere up there holds.
+def _cgroup_folders(root: Path, controller: str, cgroup: str | None = None) -> Iterator[Path]:
+    """Folders of a cgroup, by default this process's, and of its parents, whose limits apply too.
 
     A container may see its host's path in /proc but only its own part mounted; the
-    folders that aren't there then read as empty, and the last one, the mount, counts.
+    missing folders then read as empty, and the last one, the mount, counts.
     """
     paths = parse_cgroups(_text(root / "proc/self/cgroup"))
     version1 = controller in paths
     base = root / "sys/fs/cgroup" / (controller if version1 else "")
-    path = paths.get(controller if version1 else "", "/") if named is None else named
+    path = paths.get(controller if version1 else "", "/") if cgroup is None else cgroup
     parts = [part for part in path.split("/") if part]
     for length in range(len(parts), -1, -1):
         yield base.joinpath(*parts[:length])
