@@ -1,4 +1,4 @@
-"""What RAGFlow does that nobody would expect, as seen on its own servers; ragops relies on none of it."""
+"""Unexpected behaviour of RAGFlow, recorded on its own servers; the requests of ragops avoid it."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ MODEL = "qwen3-reranker-0.6b"
 TOKEN = "ragflow-EXAMPLE-TOKEN"  # noqa: S105
 INFO = {"model_name": MODEL, "model_type": ["rerank"], "max_tokens": 8192}
 INSTANCES = "/api/v1/providers/VLLM/instances"
-QUESTION = {"question": "a cat", "dataset_ids": ["d1"], "vector_similarity_weight": 1.0}
+RETRIEVAL = {"question": "a cat", "dataset_ids": ["d1"], "vector_similarity_weight": 1.0}
 
 
 class Client:
@@ -33,11 +33,10 @@ class Client:
         )
 
     def __call__(self, method, path, body=None):
-        reply = self.http.request(method, path, json=body)
-        return reply.json()
+        return self.http.request(method, path, json=body).json()
 
     def names(self):
-        return [one["instance_name"] for one in self("GET", INSTANCES)["data"]]
+        return [row["instance_name"] for row in self("GET", INSTANCES)["data"]]
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +74,29 @@ def put(instance, **changed):
     return {**instance, **changed}
 
 
-def test_1_put_without_extra_fails_after_writing(registered, instance):
-    said = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url="http://dead:1/v1", verify=False))
-    assert said == {"code": 102, "message": "Internal server error"}
+def test_put_without_extra_fails_after_writing(registered, instance):
+    response = registered(
+        "PUT", f"{INSTANCES}/ragops", put(instance, base_url="http://dead:1/v1", verify=False)
+    )
+    assert response == {"code": 102, "message": "Internal server error"}
     assert registered("GET", f"{INSTANCES}/ragops")["data"]["base_url"] == "http://dead:1/v1"
     whole = put(instance, model_info=[{**INFO, "extra": {}}], verify=False)
     assert registered("PUT", f"{INSTANCES}/ragops", whole)["code"] == 0
 
 
-def test_1_ragops_always_sends_extra_and_never_skips_the_test():
+def test_ragops_always_sends_extra_and_never_skips_the_test():
     release = releases.of("v0.27.0")
     spec = RegistrationSpec(MODEL, "http://new:8000/v1", 8192)
     entry = ModelEntry("http://old:8000/v1", 8192, same_key=True)
-    sent = changes(providers.registration_api(release), spec, RagflowState(entry, provider=True, default=""))
-    (update,) = [one for one in sent if one.method == "PUT"]
+    requests = changes(
+        providers.registration_api(release), spec, RagflowState(entry, provider=True, default="")
+    )
+    (update,) = [request for request in requests if request.method == "PUT"]
     assert update.body["model_info"] == [{**INFO, "extra": {}}]
     assert "verify" not in update.body
 
 
-def test_2_verification_stops_at_the_first_that_passes(registered, instance, reranker):
+def test_verification_stops_at_the_first_success(registered, instance, reranker):
     before = len(reranker.calls)
     both = put(instance, model_info=[INFO, {**INFO, "model_name": "wrong"}])
     assert registered("POST", "/api/v1/providers/VLLM/connection", both)["code"] == 0
@@ -101,31 +104,31 @@ def test_2_verification_stops_at_the_first_that_passes(registered, instance, rer
 
 
 @pytest.mark.parametrize("name", ["v0.26.0", "v0.27.0"])
-def test_2_and_3_ragops_tests_one_model_a_call_and_names_its_type_as_a_list(name):
+def test_ragops_sends_one_model_in_a_request_and_its_type_as_a_list(name):
     spec = RegistrationSpec(MODEL, "http://new:8000/v1", 8192)
-    sent = changes(
+    requests = changes(
         providers.registration_api(releases.of(name)), spec, RagflowState(None, provider=False, default="")
     )
-    infos = [one.body["model_info"] for one in sent if "model_info" in (one.body or {})]
+    infos = [request.body["model_info"] for request in requests if "model_info" in (request.body or {})]
     assert infos
     assert all(len(info) == 1 and info[0]["model_type"] == ["rerank"] for info in infos)
 
 
-def test_3_type_as_text_reaches_no_reranker(registered, instance, reranker):
+def test_a_type_as_text_reaches_no_reranker(registered, instance, reranker):
     before = len(reranker.calls)
     text = put(instance, model_info=[{**INFO, "model_type": "rerank"}])
     assert registered("POST", INSTANCES, text)["message"] == "No model passed verification"
     assert len(reranker.calls) == before
 
 
-def test_4_second_post_leaves_an_empty_duplicate(registered, instance):
-    said = registered("POST", INSTANCES, instance)
-    assert said["message"] == f"Model '{MODEL}' already exists for provider 'VLLM' and instance 'ragops'"
+def test_a_second_post_leaves_an_empty_duplicate(registered, instance):
+    response = registered("POST", INSTANCES, instance)
+    assert response["message"] == f"Model '{MODEL}' already exists for provider 'VLLM' and instance 'ragops'"
     assert registered.names() == ["ragops(1)", "ragops"]
     assert registered("GET", f"{INSTANCES}/ragops(1)/models")["data"] == []
 
 
-def test_4_unknown_key_leaves_an_empty_instance_but_a_failed_test_none(registered, instance):
+def test_an_unknown_key_leaves_an_empty_instance_and_a_failed_test_none(registered, instance):
     odd = put(instance, instance_name="odd", model_info=[{**INFO, "foo": 1}])
     assert registered("POST", INSTANCES, odd)["message"] == "Internal server error"
     dead = put(instance, instance_name="dead", base_url="http://127.0.0.1:9/v1")
@@ -133,20 +136,20 @@ def test_4_unknown_key_leaves_an_empty_instance_but_a_failed_test_none(registere
     assert registered.names() == ["odd", "ragops"]
 
 
-def test_5_one_unknown_name_and_nothing_is_deleted(registered):
-    said = registered("DELETE", INSTANCES, {"instances": ["ragops", "never"]})
-    assert said["message"] == "No instance found for provider 'VLLM' and instance '['never']'"
+def test_an_unknown_name_prevents_all_deletions(registered):
+    response = registered("DELETE", INSTANCES, {"instances": ["ragops", "never"]})
+    assert response["message"] == "No instance found for provider 'VLLM' and instance '['never']'"
     assert registered.names() == ["ragops"]
 
 
-def test_6_unknown_default_is_an_internal_error(registered):
+def test_an_unknown_default_is_an_internal_error(registered):
     body = {"model_type": "rerank", "model_provider": "VLLM", "model_instance": "ragops", "model_name": "no"}
-    said = registered("PATCH", "/api/v1/models/default", body)
-    assert said == {"code": 102, "message": "Internal server error"}
-    assert "may have written part" in failure_hint(said["message"]).cause
+    response = registered("PATCH", "/api/v1/models/default", body)
+    assert response == {"code": 102, "message": "Internal server error"}
+    assert "may have written part" in failure_hint(response["message"]).cause
 
 
-def test_7_list_has_no_address_and_one_has_the_key_in_clear(registered):
+def test_the_list_has_no_address_and_the_instance_has_the_key_in_clear_text(registered):
     listed = registered("GET", INSTANCES)["data"][0]
     shown = registered("GET", f"{INSTANCES}/ragops")["data"]
     assert "base_url" not in listed
@@ -166,88 +169,90 @@ FORMS = {
 
 
 @pytest.mark.parametrize("client", FORMS, indirect=True)
-def test_8_forms_of_the_rerank_id(client, reranker, tmp_path, monkeypatch):
+def test_forms_of_the_rerank_id(client, reranker, tmp_path, monkeypatch):
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
     release = client.world.release
     known = Stack(ragflow=Ragflow(release=release.name))
     spec = RegistrationSpec(MODEL, reranker.base_url, 8192)
     registration.register(known, Secret(TOKEN), url=client.server.url, spec=spec)
     client.world.datasets["d1"] = ["a cat"]
-    taken = {}
+    accepted = {}
     for form in FORMS[release.name]:
-        said = client("POST", "/api/v1/retrieval", {**QUESTION, "rerank_id": form.replace("NAME", MODEL)})
-        taken[form] = said["code"] == 0
-        assert said["code"] in {0, 100}
-        assert said["code"] == 0 or "no model of this user" in failure_hint(said["message"]).cause
-    assert taken == FORMS[release.name]
-    known_forms = {one.format(name="NAME", instance="ragops") for one in release.rerank_ids}
-    assert {form for form, works in taken.items() if works} == known_forms
+        response = client(
+            "POST", "/api/v1/retrieval", {**RETRIEVAL, "rerank_id": form.replace("NAME", MODEL)}
+        )
+        accepted[form] = response["code"] == 0
+        assert response["code"] in {0, 100}
+        assert response["code"] == 0 or "no model of this user" in failure_hint(response["message"]).cause
+    assert accepted == FORMS[release.name]
+    known_forms = {form.format(name="NAME", instance="ragops") for form in release.rerank_ids}
+    assert {form for form, works in accepted.items() if works} == known_forms
 
 
 @pytest.mark.parametrize(("name", "calls"), [("v0.20.5", 1), ("v0.25.6", 0)])
-def test_9_old_client_asks_about_no_documents_at_all(name, calls):
+def test_the_old_client_sends_requests_without_documents(name, calls):
     with StubReranker(Behaviour(model=MODEL)) as stub:
         assert upstream.scores(World(releases.of(name)), stub.base_url, "x", MODEL, "q", []) == []
-        assert [one.body["documents"] for one in stub.calls] == [[]] * calls
+        assert [call.body["documents"] for call in stub.calls] == [[]] * calls
 
 
-def test_9_old_client_waits_longer_than_30_s():
+def test_the_old_client_waits_longer_than_30_s():
     assert releases.of("v0.20.5").timeout == 300
 
 
 @pytest.mark.parametrize("client", ["v0.25.6"], indirect=True)
-def test_10_names_carry_a_suffix_and_a_key_left_out_stays(client, reranker):
+def test_names_have_a_suffix_and_a_missing_key_is_unchanged(client, reranker):
     body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
-    body |= {"api_base": reranker.base_url, "api_key": "kept-key"}
+    body |= {"api_base": reranker.base_url, "api_key": "earlier-key"}
     assert client("POST", "/v1/llm/add_llm", body)["code"] == 0
-    assert client("POST", "/v1/llm/add_llm", {**body, "api_key": "kept-key"})["code"] == 0
+    assert client("POST", "/v1/llm/add_llm", {**body, "api_key": "earlier-key"})["code"] == 0
     del body["api_key"]
     assert client("POST", "/v1/llm/add_llm", body)["code"] == 0
     (row,) = client("GET", "/v1/llm/my_llms?include_details=true")["data"]["VLLM"]["llm"]
     assert row["name"] == f"{MODEL}___VLLM"
-    assert client.world.llms[row["name"]].key == "kept-key"
+    assert client.world.llms[row["name"]].key == "earlier-key"
 
 
 @pytest.mark.parametrize("client", ["v0.25.6"], indirect=True)
-def test_10_limit_has_an_empty_reason(client):
+def test_the_timeout_of_a_test_has_an_empty_reason(client):
     client.world.limit = 0.05
     with StubReranker(Behaviour(model=MODEL, fixed_s=0.5)) as slow:
         body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
-        said = client("POST", "/v1/llm/add_llm", {**body, "api_base": slow.base_url, "api_key": "x"})
-    assert said["message"] == f"\nFail to access model(VLLM/{MODEL})."
-    assert "10-s limit" in failure_hint(said["message"]).cause
+        response = client("POST", "/v1/llm/add_llm", {**body, "api_base": slow.base_url, "api_key": "x"})
+    assert response["message"] == f"\nFail to access model(VLLM/{MODEL})."
+    assert "10-s limit" in failure_hint(response["message"]).cause
 
 
-def test_11_health_says_ok_whatever_is_broken(client):
+def test_the_health_route_always_reports_ok(client):
     assert client("GET", "/api/v1/system/healthz")["storage"] == "ok"
 
 
-def test_12_wrong_key_has_two_faces_and_a_dead_reranker_no_fallback(registered, instance):
+def test_a_wrong_key_has_two_messages_and_a_stopped_reranker_no_fallback(registered, instance):
     registered.world.datasets["d1"] = ["a cat"]
-    ask = {**QUESTION, "rerank_id": f"{MODEL}@ragops@VLLM"}
+    ask = {**RETRIEVAL, "rerank_id": f"{MODEL}@ragops@VLLM"}
     with StubReranker(Behaviour(model=MODEL, api_key="secret-key")) as locked:
-        one = registered.world.instances["ragops"]
-        one.url = locked.base_url
-        reply = registered.http.post("/api/v1/retrieval", json=ask)
-        assert (reply.status_code, reply.json()["message"]) == (401, "Unauthorized")
+        entry = registered.world.instances["ragops"]
+        entry.url = locked.base_url
+        response = registered.http.post("/api/v1/retrieval", json=ask)
+        assert (response.status_code, response.json()["message"]) == (401, "Unauthorized")
         moved = put(instance, base_url=locked.base_url)
-        reply = registered.http.post("/api/v1/providers/VLLM/connection", json=moved)
-        assert (reply.status_code, reply.json()["code"]) == (200, 102)
-        assert "the reranker's key" in failure_hint(reply.json()["message"]).remedy
-    one.url = "http://127.0.0.1:9/v1"
-    reply = registered.http.post("/api/v1/retrieval", json=ask)
-    assert (reply.status_code, reply.json()["code"]) == (200, 100)
-    assert "ConnectError" in reply.json()["message"]
+        response = registered.http.post("/api/v1/providers/VLLM/connection", json=moved)
+        assert (response.status_code, response.json()["code"]) == (200, 102)
+        assert "the reranker's key" in failure_hint(response.json()["message"]).remedy
+    entry.url = "http://127.0.0.1:9/v1"
+    response = registered.http.post("/api/v1/retrieval", json=ask)
+    assert (response.status_code, response.json()["code"]) == (200, 100)
+    assert "ConnectError" in response.json()["message"]
 
 
 @pytest.mark.parametrize(
     ("path", "first"), [("/api/v1/retrieval", "slow"), ("/api/v1/providers/VLLM/connection", "ping")]
 )
-def test_13_a_question_stalls_the_whole_api_and_a_connection_test_does_not(registered, instance, path, first):
+def test_a_retrieval_blocks_the_whole_api_and_a_connection_test_does_not(registered, instance, path, first):
     registered.world.datasets["d1"] = ["a cat"]
     with StubReranker(Behaviour(model=MODEL, fixed_s=1.0)) as slow:
         registered.world.instances["ragops"].url = slow.base_url
-        ask = {**QUESTION, "rerank_id": f"{MODEL}@ragops@VLLM"}
+        ask = {**RETRIEVAL, "rerank_id": f"{MODEL}@ragops@VLLM"}
         body = ask if "retrieval" in path else put(instance, base_url=slow.base_url)
         waiting = threading.Thread(target=Client(registered.server), args=("POST", path, body))
         waiting.start()
@@ -255,47 +260,49 @@ def test_13_a_question_stalls_the_whole_api_and_a_connection_test_does_not(regis
             time.sleep(0.001)
         registered.http.get("/api/v1/system/ping")
         waiting.join()
-    order = ["ping" if one.path.endswith("ping") else "slow" for one in registered.world.answered[-2:]]
+    order = [
+        "ping" if request.path.endswith("ping") else "slow" for request in registered.world.answered[-2:]
+    ]
     assert order[0] == first
 
 
 @pytest.mark.parametrize("client", ["v0.26.0", "v0.26.4"], indirect=True)
 def test_add_llm_succeeds_on_v0_26_and_is_read_nowhere(client, reranker):
     body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
-    said = client("POST", "/v1/llm/add_llm", {**body, "api_base": reranker.base_url, "api_key": "x"})
-    assert said["code"] == 0
+    response = client("POST", "/v1/llm/add_llm", {**body, "api_base": reranker.base_url, "api_key": "x"})
+    assert response["code"] == 0
     client.world.datasets["d1"] = ["a cat"]
-    said = client("POST", "/api/v1/retrieval", {**QUESTION, "rerank_id": f"{MODEL}___VLLM@VLLM"})
-    assert said["code"] == 100
+    response = client("POST", "/api/v1/retrieval", {**RETRIEVAL, "rerank_id": f"{MODEL}___VLLM@VLLM"})
+    assert response["code"] == 100
     release = client.world.release
-    sent = changes(
+    requests = changes(
         providers.registration_api(release),
         RegistrationSpec(MODEL, "http://a:8000/v1", 1),
         RagflowState(None, False, ""),
     )
-    assert not [one for one in sent if "add_llm" in one.path]
+    assert not [request for request in requests if "add_llm" in request.path]
 
 
 @pytest.mark.parametrize("client", ["v0.26.0", "v0.26.1"], indirect=True)
 def test_v0_26_0_takes_no_key_twice(registered, instance):
-    said = registered("POST", INSTANCES, put(instance, instance_name="second"))
-    assert (said["code"] == 0) is (registered.world.release.name != "v0.26.0")
-    if said["code"]:
-        assert "another key" in failure_hint(said["message"]).remedy
+    response = registered("POST", INSTANCES, put(instance, instance_name="second"))
+    assert (response["code"] == 0) is (registered.world.release.name != "v0.26.0")
+    if response["code"]:
+        assert "another key" in failure_hint(response["message"]).remedy
 
 
-def test_default_model_is_not_used_by_a_retrieval_that_names_none(registered, reranker):
+def test_a_retrieval_without_a_rerank_id_does_not_use_the_default_model(registered, reranker):
     registered.world.datasets["d1"] = ["a cat"]
     body = {"model_type": "rerank", "model_provider": "VLLM", "model_instance": "ragops", "model_name": MODEL}
     assert registered("PATCH", "/api/v1/models/default", body)["code"] == 0
     before = len(reranker.calls)
-    assert registered("POST", "/api/v1/retrieval", QUESTION)["code"] == 0
+    assert registered("POST", "/api/v1/retrieval", RETRIEVAL)["code"] == 0
     assert len(reranker.calls) == before
 
 
 def test_instance_may_not_be_called_default(registered, instance):
-    said = registered("POST", INSTANCES, put(instance, instance_name="default"))
-    assert "--instance" in failure_hint(said["message"]).remedy
+    response = registered("POST", INSTANCES, put(instance, instance_name="default"))
+    assert "--instance" in failure_hint(response["message"]).remedy
 
 
 @pytest.mark.parametrize("ending", ["", "/v1", "/v1/"])
@@ -306,5 +313,5 @@ def test_address_is_normalised(registered, instance, reranker, ending):
 
 
 def test_address_with_the_whole_path_is_not_found(registered, instance, reranker):
-    said = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url=f"{reranker.base_url}/rerank"))
-    assert "end the address with /v1" in failure_hint(said["message"]).remedy
+    response = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url=f"{reranker.base_url}/rerank"))
+    assert "end the address with /v1" in failure_hint(response["message"]).remedy
