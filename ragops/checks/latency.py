@@ -125,8 +125,8 @@ def percentile(times: list[float], share: float) -> Percentile:
     if ranks is None:
         return Percentile(share, len(times))
     ordered = sorted(times)
-    middle = max(1, math.ceil(share * len(times) - 1e-9))
-    return Percentile(share, len(times), ordered[middle - 1], ordered[ranks[0] - 1], ordered[ranks[1] - 1])
+    nearest = max(1, math.ceil(share * len(times) - 1e-9))
+    return Percentile(share, len(times), ordered[nearest - 1], ordered[ranks[0] - 1], ordered[ranks[1] - 1])
 
 
 def _cumulative(n: int, share: float) -> list[float]:
@@ -140,13 +140,13 @@ def _cumulative(n: int, share: float) -> list[float]:
     return sums
 
 
-def fits_in(found: Percentile, budget: float) -> bool | None:
+def fits_in(value: Percentile, timeout: float) -> bool | None:
     """Whether the interval of a percentile is below the timeout, or above it; None when inconclusive."""
-    if found.low is None or found.high is None:
+    if value.low is None or value.high is None:
         return None
-    if found.high < budget:
+    if value.high < timeout:
         return True
-    return False if found.low >= budget else None
+    return False if value.low >= timeout else None
 
 
 MARGIN = 0.10

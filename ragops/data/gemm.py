@@ -1,7 +1,7 @@
 """Runs inside the reranker's image: how fast this machine multiplies matrices of a model's shapes.
 
-Reads a JSON order from standard input and writes a JSON answer to standard output; ``limit.py``
-sends the one and reads the other. It needs nothing but torch.
+Reads a JSON request from standard input and writes a JSON result to standard output;
+``bench/measure.py`` writes the one and reads the other. It needs only torch.
 """
 
 import json
@@ -12,19 +12,20 @@ import torch
 
 
 def main():
-    ask = json.load(sys.stdin)
-    torch.set_num_threads(ask["threads"])
-    answer = {"threads": torch.get_num_threads(), "gemms": {}}
-    for dtype in ask["dtypes"]:
+    request = json.load(sys.stdin)
+    torch.set_num_threads(request["threads"])
+    result = {"threads": torch.get_num_threads(), "gemms": {}}
+    for dtype in request["dtypes"]:
         try:
-            answer["gemms"][dtype] = {"tflops": tflops(dtype, ask["shapes"], ask["tokens"], ask["seconds"])}
-        except Exception as error:  # a kernel that is missing is an answer
-            answer["gemms"][dtype] = {"error": str(error)[:300]}
-    json.dump(answer, sys.stdout)
+            peak = tflops(dtype, request["shapes"], request["tokens"], request["seconds"])
+            result["gemms"][dtype] = {"tflops": peak}
+        except Exception as error:  # a missing kernel is a result
+            result["gemms"][dtype] = {"error": str(error)[:300]}
+    json.dump(result, sys.stdout)
 
 
 def tflops(dtype, shapes, tokens, seconds):
-    """Of all shapes together, as often as the model has each; the best of the rounds that fit the time."""
+    """Of all shapes together, each as often as in the model; the best repetition within the seconds."""
     work = [(multiplication(dtype, tokens, rows, columns), count) for rows, columns, count in shapes]
     for multiply, _ in work:
         multiply()

@@ -1,8 +1,8 @@
 """Runs inside the reranker's image: writes an int8 (W8A8) copy of a model folder.
 
-``quantize.py`` mounts the folder read-only at ``/model`` and an empty one at ``/made``, and reads the JSON
-line that this prints last. Scheme, scales, rounding, file form and configuration are those of
-compressed-tensors, the library that vLLM reads such folders with; it asks no network and runs no model.
+``reranker/int8.py`` mounts the folder read-only at ``/model`` and an empty one at ``/made``, and reads the
+JSON line that this prints last. Scheme, scales, rounding, file format and configuration are those of
+compressed-tensors, the library that vLLM reads such folders with; no network is used and no model runs.
 """
 
 import json
@@ -25,77 +25,77 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from compressed_tensors.utils.safetensors_load import update_safetensors_index
 from safetensors import safe_open
 
-MODEL, MADE = Path("/model"), Path("/made")
+MODEL, OUTPUT = Path("/model"), Path("/made")
 
 LAYER = re.compile(r"(?:^|\.)layers?\.\d+\.")
 """In the name of each tensor of a transformer's layers, and of no other: not of embedding, head or pooler."""
 
 
 class Int8:
-    """What compressed-tensors' converter asks: one int8 tensor and its scales for each linear layer."""
+    """Converter for compressed-tensors: one int8 tensor and its scales for each linear layer."""
 
     def __init__(self):
         self.scheme = preset_name_to_scheme("W8A8", ["Linear"])
-        self.linear, self.kept = set(), {"lm_head"}
+        self.linear, self.ignored = set(), {"lm_head"}
         """Names of modules; the head may be tied to the embedding, and then has no tensor."""
 
     def process(self, tensors):
-        done = {}
+        converted = {}
         for name in sorted(tensors):
-            done.update(self._one(name, tensors.pop(name)))
-        return done
+            converted.update(self._convert(name, tensors.pop(name)))
+        return converted
 
-    def _one(self, name, tensor):
+    def _convert(self, name, tensor):
         module, _, part = name.rpartition(".")
         if part != "weight" or tensor.dim() != 2:
             return {name: tensor}
         if not LAYER.search(name):
-            self.kept.add(module)
+            self.ignored.add(module)
             return {name: tensor}
         self.linear.add(module)
         weight = tensor.float()
         least, most = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
         scale, zero = calculate_qparams(least, most, self.scheme.weights)
         whole = {"weight": weight, "weight_scale": scale, "weight_zero_point": zero}
-        made = IntQuantizationCompressor.compress(whole, self.scheme)
-        return {f"{module}.{part}": value.contiguous() for part, value in made.items()}
+        parts = IntQuantizationCompressor.compress(whole, self.scheme)
+        return {f"{module}.{part}": value.contiguous() for part, value in parts.items()}
 
     def create_config(self):
         return QuantizationConfig(
             config_groups={"group_0": self.scheme},
             format="int-quantized",
             quantization_status=QuantizationStatus.COMPRESSED,
-            ignore=sorted(self.kept),
+            ignore=sorted(self.ignored),
         )
 
 
 def convert():
     converter, total, places = Int8(), 0, {}
-    for file in sorted(one for one in MODEL.iterdir() if one.is_file()):
+    for file in sorted(path for path in MODEL.iterdir() if path.is_file()):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 names = list(opened.keys())
-            size, map_ = convert_file({str(file): names}, MADE / file.name, converter)
+            size, map_ = convert_file({str(file): names}, OUTPUT / file.name, converter)
             total, places = total + size, places | map_
         elif file.suffix not in {".bin", ".pt", ".pth", ".onnx", ".h5", ".msgpack"}:
-            shutil.copyfile(file, MADE / file.name)
-    for folder in (one for one in MODEL.iterdir() if (one / "config.json").is_file()):
-        shutil.copytree(folder, MADE / folder.name)  # of sentence-transformers, such as 1_Pooling
-    write_checkpoint_quantization_config(MADE, converter)
+            shutil.copyfile(file, OUTPUT / file.name)
+    for folder in (path for path in MODEL.iterdir() if (path / "config.json").is_file()):
+        shutil.copytree(folder, OUTPUT / folder.name)  # of sentence-transformers, such as 1_Pooling
+    write_checkpoint_quantization_config(OUTPUT, converter)
     if (MODEL / "model.safetensors.index.json").is_file():
-        update_safetensors_index(MADE, total, places)
+        update_safetensors_index(OUTPUT, total, places)
     return {"linear": len(converter.linear), "compressed_tensors": compressed_tensors.__version__}
 
 
 def main():
-    owner = MADE.stat()
+    owner = OUTPUT.stat()
     try:
-        made = convert()
-    finally:  # what is left of a failure has to be removed by whoever made the folder
-        for path in (MADE, *MADE.rglob("*")):
+        result = convert()
+    finally:  # the owner of the folder must be able to remove the rest of a failure
+        for path in (OUTPUT, *OUTPUT.rglob("*")):
             os.chown(path, owner.st_uid, owner.st_gid)
             path.chmod(0o755 if path.is_dir() else 0o644)
-    json.dump(made, sys.stdout)
+    json.dump(result, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,6 @@ NOT_YET: set[str] = {
     "benchmarks/peer.py",
     "benchmarks/side_by_side.py",
     "benchmarks/targets.py",
-    "ragops/data/int8.py",
     "ragops/reranker/image.py",
     "ragops/reranker/int8.py",
 }
