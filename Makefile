@@ -18,7 +18,7 @@ endef
 
 # Lint, types and fast tests; mypy runs in parallel with the tests.
 define FAST
-$(BIN)/ruff check . && $(BIN)/ruff format --check . || exit 1; \
+$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo || exit 1; \
 $(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
 $(BIN)/pytest -n auto --dist loadfile -m "not live and not browser"; tests=$$?; \
 wait $$types; types=$$?; cat $(VENV)/mypy.log; \
@@ -51,7 +51,7 @@ lab: $(VENV)/ready ## JupyterLab with the notebooks
 
 clean: ## undo run and test: containers, networks, volumes, images, private engine, files
 	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/python -m tools.private_engine stop; fi
-	@rm -rf $(VENV) .ragops build .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	@rm -rf $(VENV) .ragops build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 
 # pip in the virtual environment; its output is shown when it fails.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
