@@ -37,7 +37,7 @@ def failure(engine, timeout=60.0):
     return caught.value
 
 
-def log_by_look(engine, *texts):
+def log_by_call(engine, *texts):
     """The log grows with each look."""
     left = list(texts)
 
@@ -49,7 +49,7 @@ def log_by_look(engine, *texts):
 
 
 def test_phases_are_reported_once_each(box, steps):
-    log_by_look(
+    log_by_call(
         box, "", "", "Starting to load model /m", "Loading weights\n3 s", "Warming up model", f"x\n{LISTENS}"
     )
     wait(box)
@@ -64,7 +64,7 @@ def test_log_alone_is_not_enough(box):
     assert answers == []
 
 
-def test_it_is_asked_on_its_own_port_with_one_document(box):
+def test_request_has_one_document(box):
     orders = []
     box.respond = lambda _box, argv, stdin: orders.append((argv[:2], json.loads(stdin))) or said(True)
     box.output[NAME] = LISTENS
@@ -76,7 +76,7 @@ def test_it_is_asked_on_its_own_port_with_one_document(box):
     assert (body["model"], len(body["documents"])) == ("model", 1)
 
 
-def test_answer_that_is_none_is_asked_again(box):
+def test_invalid_result_is_retried(box):
     answers = [ExecResult(1, "", "Traceback"), ExecResult(0, "{}", ""), said(True)]
     box.respond = lambda *_: answers.pop(0)
     box.output[NAME] = LISTENS
@@ -84,19 +84,19 @@ def test_answer_that_is_none_is_asked_again(box):
     assert answers == []
 
 
-def test_healthy_one_with_a_long_log_is_ready(box):
+def test_healthy_container_with_a_long_log_is_ready(box):
     box.output[NAME] = f"{LISTENS}\n" + "GET /health\n" * 1000
     box.change(NAME, health="healthy")
     assert wait(box, timeout=0.0) >= 0
 
 
-def test_restarts_of_the_past_are_no_failure(box):
+def test_earlier_restarts_are_no_failure(box):
     box.change(NAME, restart_count=2)
     box.output[NAME] = LISTENS
     wait(box)
 
 
-def test_end_is_told_with_code_log_and_hint(box):
+def test_exit_has_code_log_and_hint(box):
     box.output[NAME] = "error: unrecognized arguments: --nosuchflag"
     box.change(NAME, status="exited", exit_code=2)
     error = failure(box)
@@ -106,7 +106,7 @@ def test_end_is_told_with_code_log_and_hint(box):
     assert "newer" in error.hint
 
 
-def test_end_for_want_of_memory(box):
+def test_exit_out_of_memory(box):
     box.change(NAME, status="exited", exit_code=137, oom_killed=True)
     error = failure(box)
     assert "out of memory" in error.message
@@ -114,7 +114,7 @@ def test_end_for_want_of_memory(box):
     assert "memory_gib" in error.hint
 
 
-def test_restart_while_waiting_is_an_end(box):
+def test_restart_while_waiting_is_a_failure(box):
     def restart(*_, **__):
         box.change(NAME, restart_count=1)
         return ""
@@ -123,7 +123,7 @@ def test_restart_while_waiting_is_an_end(box):
     assert "restarted 1 times" in failure(box).message
 
 
-def test_restarting_is_an_end(box):
+def test_restarting_container_is_a_failure(box):
     box.change(NAME, status="restarting", exit_code=3)
     assert "exit code 3" in failure(box).message
 
@@ -135,7 +135,7 @@ def test_paused_and_removed(box):
     assert "was removed" in failure(box).message
 
 
-def test_too_late_shows_the_end_of_the_log(box):
+def test_timeout_shows_the_end_of_the_log(box):
     box.output[NAME] = "\n".join(f"line {number}" for number in range(20))
     error = failure(box, timeout=-1.0)
     assert error.code == "start-slow"
@@ -143,7 +143,7 @@ def test_too_late_shows_the_end_of_the_log(box):
     assert "ready_timeout" in error.hint
 
 
-def test_engine_that_goes_away_is_told(box):
+def test_engine_error_is_raised(box):
     def gone(*_, **__):
         raise EngineError("the Docker engine did not answer")
 

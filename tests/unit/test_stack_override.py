@@ -1,4 +1,4 @@
-"""RAGFlow's override file: made from labels alone, refused with the reason, never over somebody's own."""
+"""RAGFlow's override file: from labels alone, with errors, and never over a file of the user."""
 
 import dataclasses
 import io
@@ -18,7 +18,7 @@ LABEL = "com.docker.compose"
 
 
 class Project:
-    """A RAGFlow that compose has made from files in a folder."""
+    """A RAGFlow that compose created from files in a folder."""
 
     def __init__(self, folder):
         self.folder, self.engine = folder, FakeEngine()
@@ -35,8 +35,8 @@ class Project:
         self.engine.add_container(f"docker-{service}-1", network=network, labels=mine)
 
     def override(self, network=NETWORK):
-        found = [RagflowContainer(one) for one in self.engine.containers()]
-        return compose.override(found, network, self.engine.networks())
+        servers = [RagflowContainer(container) for container in self.engine.containers()]
+        return compose.override(servers, network, self.engine.networks())
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def project(tmp_path):
     return Project(tmp_path)
 
 
-def parsed(made):
-    return YAML(typ="safe").load(io.StringIO(made.text))
+def parsed(new):
+    return YAML(typ="safe").load(io.StringIO(new.text))
 
 
-def test_joins_the_service_to_an_external_network(project):
+def test_connects_the_service_to_an_external_network(project):
     project.add()
     assert repr(project.override()) == str(project.override())
     assert parsed(project.override()) == {
@@ -57,7 +57,7 @@ def test_joins_the_service_to_an_external_network(project):
     }
 
 
-def test_keeps_the_default_network_of_a_service_that_names_none(project):
+def test_default_network_of_the_service_stays(project):
     project.add(network="docker_default")
     network = project.engine.network("docker_default")
     labels = {COMPOSE_PROJECT: "docker", f"{LABEL}.network": "default"}
@@ -65,7 +65,7 @@ def test_keeps_the_default_network_of_a_service_that_names_none(project):
     assert parsed(project.override())["services"]["ragflow-cpu"]["networks"] == {"default": {}, "ragops": {}}
 
 
-def test_every_file_in_use_is_named_and_this_one_last(project, tmp_path):
+def test_command_names_every_file_and_the_override_last(project, tmp_path):
     project.add(files=("docker-compose.yml", "mine.yml"))
     command = project.override().command
     files = [command[at + 1] for at, part in enumerate(command) if part == "-f"]
@@ -74,72 +74,72 @@ def test_every_file_in_use_is_named_and_this_one_last(project, tmp_path):
     assert command[-4:] == ("up", "-d", "--no-deps", "ragflow-cpu")
 
 
-def test_folder_and_environment_file_are_named_where_they_are_others(project, tmp_path):
+def test_command_names_a_different_folder_and_environment_file(project, tmp_path):
     env = {"project.environment_file": "/srv/ragflow.env", "project.working_dir": "/srv/elsewhere"}
     project.add(**env)
     command = " ".join(project.override().command)
     assert "--project-directory /srv/elsewhere --env-file /srv/ragflow.env -f" in command
 
 
-def test_command_stands_in_the_file(project):
+def test_file_contains_the_command(project):
     project.add()
-    made = project.override()
-    assert f"# Apply it: {' '.join(made.command)}" in made.text.splitlines()
-    assert made.text.startswith(f"# {compose.MARK}\n")
+    new = project.override()
+    assert f"# Apply it: {' '.join(new.command)}" in new.text.splitlines()
+    assert new.text.startswith(f"# {compose.MARK}\n")
 
 
-def test_applied_one_is_named_once(project, tmp_path):
+def test_applied_file_is_named_once(project, tmp_path):
     project.add()
-    made = project.override()
-    compose.write(made)
+    new = project.override()
+    compose.write(new)
     applied = Project(tmp_path)
     applied.add(files=("docker-compose.yml", compose.DEFAULT))
     again = applied.override()
     assert again.command.count(str(tmp_path / compose.DEFAULT)) == 1
-    assert again.text == made.text
+    assert again.text == new.text
     assert compose.applied(applied.engine.containers(), NETWORK.name) == (tmp_path / compose.DEFAULT,)
     assert compose.applied(applied.engine.containers(), "other") == ()
     assert compose.applied(project.engine.containers(), NETWORK.name) == ()
 
 
 @pytest.mark.parametrize("mode", ["host", "none", "bridge", "container:other"])
-def test_network_mode_is_refused_with_the_reason(project, mode):
+def test_network_mode_is_refused(project, mode):
     project.engine.add_container("other")
     project.add(network=mode)
-    found = [RagflowContainer(project.engine.container("docker-ragflow-cpu-1"))]
-    with pytest.raises(RagflowError, match="sets network_mode") as caught:
-        compose.override(found, NETWORK, ())
+    servers = [RagflowContainer(project.engine.container("docker-ragflow-cpu-1"))]
+    with pytest.raises(RagflowError, match="network_mode") as caught:
+        compose.override(servers, NETWORK, ())
     assert "network_mode excludes networks" in caught.value.evidence
 
 
-def test_one_that_compose_did_not_make_is_refused(project):
+def test_container_without_compose_labels_is_refused(project):
     project.engine.add_container("ragflow-server")
     with pytest.raises(RagflowError, match="compose did not create"):
         project.override()
 
 
-def test_none_is_refused(project):
+def test_no_container_is_refused(project):
     with pytest.raises(RagflowError, match="no RAGFlow container found"):
         project.override()
 
 
-def test_two_projects_are_never_mixed(project):
+def test_two_projects_are_refused(project):
     project.add("ragflow-cpu")
     project.add("ragflow-gpu", project="second")
     with pytest.raises(RagflowError, match="2 RAGFlows run here"):
         project.override()
 
 
-def test_two_servers_of_one_project_are_both_joined(project):
+def test_both_servers_of_a_project_are_connected(project):
     project.add("ragflow-gpu")
     project.add("ragflow-cpu")
-    made = project.override()
-    assert list(parsed(made)["services"]) == ["ragflow-cpu", "ragflow-gpu"]
-    assert made.command[-2:] == ("ragflow-cpu", "ragflow-gpu")
+    new = project.override()
+    assert list(parsed(new)["services"]) == ["ragflow-cpu", "ragflow-gpu"]
+    assert new.command[-2:] == ("ragflow-cpu", "ragflow-gpu")
 
 
 class TestNotes:
-    def test_tell_what_applying_does(self, project):
+    def test_name_the_effect_of_applying(self, project):
         project.add()
         assert "recreates ragflow-cpu once" in project.override().notes[0]
 
@@ -156,17 +156,17 @@ class TestNotes:
 
     def test_unknown_files(self, project):
         project.add(files=())
-        made = project.override()
-        assert made.file is None
-        assert any("add -f for each" in note for note in made.notes)
+        new = project.override()
+        assert new.file is None
+        assert any("add -f for each" in note for note in new.notes)
 
 
 class TestWriting:
-    def test_goes_beside_ragflows_own(self, project, tmp_path):
+    def test_written_beside_the_compose_file(self, project, tmp_path):
         project.add()
-        made = project.override()
-        assert compose.write(made) == (tmp_path / "docker-compose.override.yml", None)
-        assert (tmp_path / "docker-compose.override.yml").read_text() == made.text
+        new = project.override()
+        assert compose.write(new) == (tmp_path / "docker-compose.override.yml", None)
+        assert (tmp_path / "docker-compose.override.yml").read_text() == new.text
 
     def test_twice_changes_nothing(self, project, tmp_path):
         project.add()
@@ -174,7 +174,7 @@ class TestWriting:
         assert compose.write(project.override())[1] is None
         assert [file.name for file in tmp_path.iterdir()] == ["docker-compose.override.yml"]
 
-    def test_one_of_ours_that_differs_is_kept_as_a_backup(self, project, tmp_path):
+    def test_different_file_of_ragops_is_saved_as_a_backup(self, project, tmp_path):
         project.add()
         compose.write(project.override(Network(name="former")))
         file, backup = compose.write(project.override())
@@ -183,18 +183,18 @@ class TestWriting:
         assert {one.name for one in tmp_path.iterdir()} == {file.name, backup.name}
 
     @pytest.mark.parametrize("name", compose.AUTOMATIC)
-    def test_somebody_elses_stays_and_ours_gets_another_name(self, project, tmp_path, name):
+    def test_file_of_the_user_stays_and_another_name_is_used(self, project, tmp_path, name):
         (tmp_path / name).write_text("services: {}\n")
         project.add(files=("docker-compose.yml", name))
-        made = project.override()
-        file, backup = compose.write(made)
+        new = project.override()
+        file, backup = compose.write(new)
         assert (file.name, backup) == (compose.ALTERNATIVE, None)
         assert (tmp_path / name).read_text() == "services: {}\n"
         assert any(
-            f"COMPOSE_FILE=docker-compose.yml:{name}:{compose.ALTERNATIVE}" in note for note in made.notes
+            f"COMPOSE_FILE=docker-compose.yml:{name}:{compose.ALTERNATIVE}" in note for note in new.notes
         )
 
-    def test_whatever_stands_there_under_our_other_name_is_kept(self, project, tmp_path):
+    def test_file_with_the_alternative_name_is_saved_as_a_backup(self, project, tmp_path):
         (tmp_path / compose.DEFAULT).write_text("services: {}\n")
         (tmp_path / compose.ALTERNATIVE).write_text("precious\n")
         project.add()

@@ -1,4 +1,4 @@
-"""Plans: what changes, in which order, with which words; and that any mess is put right."""
+"""Plans: actions, their order and texts; one ``up`` repairs any sequence of faults."""
 
 import dataclasses
 
@@ -38,8 +38,8 @@ def up(engine, stack=STACK, spec=SPEC):
     return done
 
 
-def said(found):
-    return [action.describe() for action in found.actions]
+def texts(changes):
+    return [action.describe() for action in changes.actions]
 
 
 def add_ragflow(engine):
@@ -47,9 +47,9 @@ def add_ragflow(engine):
 
 
 class TestUp:
-    def test_from_nothing(self, fake, ragflow):
+    def test_on_an_empty_engine(self, fake, ragflow):
         done = up(fake)
-        assert said(done) == [
+        assert texts(done) == [
             f"+ create network {NET}",
             f"+ create volume {CACHE}",
             f"+ run container {RERANKER} from vllm-cpu:latest",
@@ -69,29 +69,29 @@ class TestUp:
         plan(fake)
         assert fake.calls == []
 
-    def test_a_second_time_changes_nothing(self, fake, ragflow):
+    def test_second_call_changes_nothing(self, fake, ragflow):
         up(fake)
         fake.calls.clear()
         assert up(fake).empty
         assert fake.calls == []
 
-    def test_one_that_stopped_is_started(self, fake, ragflow):
+    def test_stopped_reranker_is_started(self, fake, ragflow):
         up(fake)
         fake.stop(RERANKER)
-        assert said(up(fake)) == [f"~ start container {RERANKER}"]
+        assert texts(up(fake)) == [f"~ start container {RERANKER}"]
         assert plan(fake).empty
 
-    def test_one_that_is_unhealthy_is_restarted(self, fake, ragflow):
+    def test_unhealthy_reranker_is_restarted(self, fake, ragflow):
         up(fake)
         fake.change(RERANKER, health="unhealthy")
-        assert said(up(fake)) == [f"~ restart container {RERANKER}: it is unhealthy"]
+        assert texts(up(fake)) == [f"~ restart container {RERANKER}: it is unhealthy"]
         assert fake.calls[-2:] == [f"stop {RERANKER}", f"start {RERANKER}"]
 
     def test_recreated_ragflow_is_connected_again(self, fake, ragflow):
         up(fake)
         fake.remove_container(RAGFLOW)
         add_ragflow(fake)
-        assert said(plan(fake)) == [f"+ connect {RAGFLOW} to {NET}"]
+        assert texts(plan(fake)) == [f"+ connect {RAGFLOW} to {NET}"]
 
     def test_stopped_ragflow_is_connected_too(self, fake, ragflow):
         fake.stop(RAGFLOW)
@@ -99,10 +99,10 @@ class TestUp:
         fake.start(RAGFLOW)
         assert fake.container(RAGFLOW).endpoint(NET).address
 
-    def test_changed_declaration_replaces_the_container(self, fake):
+    def test_changed_configuration_replaces_the_container(self, fake):
         up(fake)
         changed = dataclasses.replace(SPEC, memory=1)
-        assert said(up(fake, spec=changed)) == [f"~ replace container {RERANKER}: its configuration changed"]
+        assert texts(up(fake, spec=changed)) == [f"~ replace container {RERANKER}: its configuration changed"]
         assert fake.container(RERANKER).config == changed.config_hash()
         assert plan(fake, spec=changed).empty
 
@@ -110,16 +110,16 @@ class TestUp:
         up(fake)
         fake.add_image("other:1")
         fake.tag("other:1", "vllm-cpu:latest")
-        assert said(up(fake)) == [f"~ replace container {RERANKER}: vllm-cpu:latest is another image now"]
+        assert texts(up(fake)) == [f"~ replace container {RERANKER}: vllm-cpu:latest is another image now"]
         assert plan(fake).empty
 
-    def test_network_that_was_made_anew_is_joined_again(self, fake, ragflow):
+    def test_recreated_network_is_connected_again(self, fake, ragflow):
         up(fake)
         fake.stop(RERANKER)
         fake.stop(RAGFLOW)
         fake.remove_network(NET)
         fake.add_network(NET)
-        assert said(up(fake)) == [
+        assert texts(up(fake)) == [
             f"- disconnect {RERANKER} from {NET}",
             f"+ connect {RERANKER} to {NET}",
             f"~ start container {RERANKER}",
@@ -130,37 +130,37 @@ class TestUp:
         assert fake.container(RERANKER).endpoint(NET).aliases[0] == RERANKER
         assert plan(fake).empty
 
-    def test_network_that_is_gone_is_made_again(self, fake, ragflow):
+    def test_missing_network_is_created_again(self, fake, ragflow):
         up(fake)
         fake.stop(RERANKER)
         fake.stop(RAGFLOW)
         fake.remove_network(NET)
-        assert said(up(fake))[-2:] == [f"- disconnect {RAGFLOW} from {NET}", f"+ connect {RAGFLOW} to {NET}"]
+        assert texts(up(fake))[-2:] == [f"- disconnect {RAGFLOW} from {NET}", f"+ connect {RAGFLOW} to {NET}"]
         fake.start(RAGFLOW)
         assert fake.container(RAGFLOW).endpoint(NET).network_id == fake.network(NET).id
         assert plan(fake).empty
 
-    def test_foreign_container_of_that_name_is_left_alone(self, fake):
+    def test_foreign_container_of_that_name_is_refused(self, fake):
         fake.add_container(RERANKER)
-        with pytest.raises(StackError, match="did not create is named") as caught:
+        with pytest.raises(StackError) as caught:
             plan(fake)
-        assert "another name" in caught.value.hint
+        assert caught.value.code == "name-taken"
 
     @pytest.mark.parametrize(
-        "declared",
+        "configured",
         [Network(driver="macvlan"), Network(internal=True), Network(subnet="10.77.0.0/24")],
     )
-    def test_network_that_differs_is_refused(self, fake, declared):
+    def test_different_network_is_refused(self, fake, configured):
         fake.add_network(NET)
         with pytest.raises(StackError, match=NET) as caught:
-            plan(fake, STACK.model_copy(update={"network": declared}))
+            plan(fake, STACK.model_copy(update={"network": configured}))
         assert "configured" in caught.value.evidence
 
-    def test_foreign_network_is_used_and_said_to_be_kept(self, fake):
+    def test_foreign_network_is_used_with_a_note(self, fake):
         fake.add_network(NET)
-        found = plan(fake)
-        assert not any("network" in line for line in said(found))
-        assert any(f"network {NET} was not created by ragops" in note for note in found.notes)
+        changes = plan(fake)
+        assert not any("network" in line for line in texts(changes))
+        assert any(f"network {NET} was not created by ragops" in note for note in changes.notes)
 
     @pytest.mark.parametrize("mode", ["host", "none", "container:other"])
     def test_ragflow_without_a_network_of_its_own_is_refused(self, fake, mode):
@@ -172,32 +172,34 @@ class TestUp:
     def test_missing_ragflow_is_a_note(self, fake):
         assert "ragops demo up" in "".join(plan(fake).notes)
 
-    def test_declared_containers_are_connected_and_no_others(self, fake, ragflow):
+    def test_only_configured_containers_are_connected(self, fake, ragflow):
         fake.add_container("mine")
         stack = STACK.model_copy(update={"ragflow": Ragflow(containers=("mine",))})
-        assert [line for line in said(plan(fake, stack)) if "connect" in line] == [f"+ connect mine to {NET}"]
+        assert [line for line in texts(plan(fake, stack)) if "connect" in line] == [
+            f"+ connect mine to {NET}"
+        ]
 
-    def test_internal_network_is_noted_to_publish_nothing(self, fake):
+    def test_internal_network_has_a_note_about_the_port(self, fake):
         stack = STACK.model_copy(update={"network": Network(internal=True)})
         assert any("nothing is published" in note for note in plan(fake, stack).notes)
 
 
-class TestWhenTheEngineRefuses:
-    def test_port_that_is_taken_leaves_no_container(self, fake):
+class TestEngineErrors:
+    def test_port_in_use_leaves_no_container(self, fake):
         fake.add_container("other", publish=(("0.0.0.0", 8123, 80),))
         with pytest.raises(EngineError, match="port is already allocated") as caught:
             up(fake)
         assert "set another port" in caught.value.hint
         assert fake.container(RERANKER) is None
 
-    def test_what_was_done_stays_and_the_next_time_goes_on(self, fake):
+    def test_completed_actions_stay_and_the_next_call_continues(self, fake):
         fake.host_ports.add(8123)
         with pytest.raises(EngineError):
             up(fake)
         fake.host_ports.clear()
-        assert said(up(fake)) == [f"+ run container {RERANKER} from vllm-cpu:latest"]
+        assert texts(up(fake)) == [f"+ run container {RERANKER} from vllm-cpu:latest"]
 
-    def test_old_container_comes_back_when_the_new_one_fails(self, fake):
+    def test_old_container_is_restored_when_the_new_one_fails(self, fake):
         up(fake)
         old = fake.container(RERANKER).id
         fake.host_ports.add(9000)
@@ -206,7 +208,7 @@ class TestWhenTheEngineRefuses:
         assert (fake.container(RERANKER).id, fake.container(RERANKER).status) == (old, "running")
         assert fake.container(f"{RERANKER}-old") is None
 
-    def test_one_that_did_not_run_before_is_not_started(self, fake):
+    def test_restored_container_that_was_stopped_is_not_started(self, fake):
         up(fake)
         fake.stop(RERANKER)
         fake.refuse("create container", "no space left on device")
@@ -214,7 +216,7 @@ class TestWhenTheEngineRefuses:
             up(fake, spec=dataclasses.replace(SPEC, memory=1))
         assert fake.container(RERANKER).status == "exited"
 
-    def test_each_action_is_reported_before_it_is_done(self, fake, steps):
+    def test_each_action_is_reported_before_it_runs(self, fake, steps):
         fake.refuse("create volume", "no")
         with pytest.raises(EngineError):
             apply(plan(fake), fake)
@@ -231,17 +233,17 @@ class TestRoute:
             ("aaa", True, False),
         ],
     )
-    def test_goes_to_the_name_that_sorts_first(self, fake, ragflow, network, internal, moves):
+    def test_moves_to_the_name_that_sorts_first(self, fake, ragflow, network, internal, moves):
         assert moves_route(fake.container(ragflow), network, internal=internal) is moves
 
-    def test_is_said_when_it_moves(self, fake, ragflow):
+    def test_connection_notes_the_move(self, fake, ragflow):
         stack = STACK.model_copy(update={"network": Network(name="aaa")})
         spec = dataclasses.replace(SPEC, network="aaa")
         moved = "(moves its default route: open connections break)"
-        assert said(plan(fake, stack, spec))[-1] == f"+ connect {RAGFLOW} to aaa {moved}"
+        assert texts(plan(fake, stack, spec))[-1] == f"+ connect {RAGFLOW} to aaa {moved}"
         assert moved not in str(plan(fake))
 
-    def test_container_that_was_connected_already_moves_nothing(self, fake, ragflow):
+    def test_connected_container_needs_no_action(self, fake, ragflow):
         stack = STACK.model_copy(update={"network": Network(name="aaa")})
         spec = dataclasses.replace(SPEC, network="aaa")
         up(fake, stack, spec)
@@ -249,13 +251,12 @@ class TestRoute:
 
 
 class TestConnect:
-    def test_once(self, fake, ragflow):
+    def test_second_connection_is_empty(self, fake, ragflow):
         fake.add_network(NET)
         for expected in (1, 0):
-            found = RagflowContainer(fake.container(ragflow))
-            todo = plan_connect(found, fake.network(NET))
-            assert len(todo.actions) == expected
-            apply(todo, fake)
+            changes = plan_connect(RagflowContainer(fake.container(ragflow)), fake.network(NET))
+            assert len(changes.actions) == expected
+            apply(changes, fake)
 
     def test_refused_without_a_network_of_its_own(self, fake):
         fake.add_network(NET)
@@ -265,7 +266,7 @@ class TestConnect:
 
 
 class TestDown:
-    def test_takes_ours_and_leaves_ragflow(self, fake, ragflow):
+    def test_removes_own_objects_and_keeps_ragflow(self, fake, ragflow):
         up(fake)
         apply(plan_down(STACK, observe(fake)), fake)
         assert fake.container(RERANKER) is None
@@ -275,14 +276,14 @@ class TestDown:
         assert [end.network for end in left.endpoints] == ["docker_ragflow"]
         assert left.status == "running"
 
-    def test_after_nothing_there_is_nothing(self, fake, ragflow):
+    def test_without_objects_is_empty(self, fake, ragflow):
         assert plan_down(STACK, observe(fake)).empty
 
     def test_foreign_network_stays_with_its_members(self, fake, ragflow):
         fake.add_network(NET)
         up(fake)
-        found = plan_down(STACK, observe(fake))
-        assert said(found) == [f"- remove container {RERANKER}", f"- remove volume {CACHE}"]
+        changes = plan_down(STACK, observe(fake))
+        assert texts(changes) == [f"- remove container {RERANKER}", f"- remove volume {CACHE}"]
 
     def test_foreign_container_of_the_rerankers_name_stays(self, fake):
         up(fake)
@@ -292,7 +293,7 @@ class TestDown:
         assert fake.container(RERANKER).status == "running"
         assert fake.network(NET) is None
 
-    def test_stopped_ragflow_leaves_the_network_and_can_be_started_again(self, fake, ragflow):
+    def test_stopped_ragflow_is_disconnected_and_can_start_again(self, fake, ragflow):
         up(fake)
         fake.stop(RAGFLOW)
         apply(plan_down(STACK, observe(fake)), fake)
@@ -300,17 +301,17 @@ class TestDown:
         assert fake.network(NET) is None
 
     @pytest.mark.parametrize("stopped", [True, False])
-    def test_network_that_a_stranger_is_in_is_kept_and_the_stranger_named(self, fake, ragflow, stopped):
+    def test_network_with_another_container_is_kept_and_the_container_named(self, fake, ragflow, stopped):
         up(fake)
-        fake.add_container("stranger", network=NET)
+        fake.add_container("other", network=NET)
         if stopped:
-            fake.stop("stranger")
+            fake.stop("other")
         fake.calls.clear()
-        with pytest.raises(InUseError, match="in use by stranger") as caught:
+        with pytest.raises(InUseError) as caught:
             plan_down(STACK, observe(fake))
-        assert "ragops disconnect stranger" in caught.value.hint
+        assert "ragops disconnect other" in caught.value.hint
 
-    def test_one_that_was_declared_is_no_stranger(self, fake):
+    def test_configured_container_is_disconnected(self, fake):
         stack = STACK.model_copy(update={"ragflow": Ragflow(containers=("mine",))})
         fake.add_container("mine")
         up(fake, stack)
@@ -318,14 +319,14 @@ class TestDown:
         assert fake.container("mine").endpoint(NET) is None
 
     @pytest.mark.parametrize("stopped", [True, False])
-    def test_one_that_comes_between_is_seen_when_the_network_is_removed(self, fake, stopped):
+    def test_container_connected_after_planning_is_detected_at_removal(self, fake, stopped):
         up(fake)
-        found = plan_down(STACK, observe(fake))
+        changes = plan_down(STACK, observe(fake))
         fake.add_container("late", network=NET)
         if stopped:
             fake.stop("late")
         with pytest.raises(InUseError, match="in use by late"):
-            apply(found, fake)
+            apply(changes, fake)
         assert fake.network(NET) is not None
         fake.start("late")
 
@@ -336,7 +337,7 @@ class TestDown:
 
 
 class TestPurge:
-    def test_takes_everything_of_ours_and_nothing_else(self, fake, ragflow):
+    def test_removes_own_objects_only(self, fake, ragflow):
         fake.add_network("theirs")
         up(fake)
         second = Stack(network=Network(name="second"), reranker=Reranker(name="second-reranker"))
@@ -348,13 +349,13 @@ class TestPurge:
         assert not any(one.ours for one in left.networks)
         assert left.volumes == ()
 
-    def test_a_strangers_container_from_our_image_stays(self, fake):
+    def test_foreign_container_of_an_own_image_stays(self, fake):
         """It has the image's label, as every container has its image's labels."""
         fake.remove_image("vllm-cpu:latest")
         fake.add_image("vllm-cpu:latest", labels={LABEL: "image"})
-        fake.add_container("somebodys", image="vllm-cpu:latest")
-        assert fake.container("somebodys").labels == {LABEL: "image"}
-        assert not fake.container("somebodys").ours
+        fake.add_container("foreign", image="vllm-cpu:latest")
+        assert fake.container("foreign").labels == {LABEL: "image"}
+        assert not fake.container("foreign").ours
         assert plan_purge(observe(fake)).empty
 
 
@@ -396,7 +397,7 @@ def leave(name):
     return act
 
 
-def lose_network(engine):
+def remove_network_if_unused(engine):
     network = engine.network(NET)
     if network and not any(one.running and one.endpoint(NET) for one in engine.containers()):
         engine.remove_network(NET)
@@ -417,13 +418,13 @@ def new_image(engine):
     engine.tag("new:1", "vllm-cpu:latest")
 
 
-MISHAPS = {
+FAULTS = {
     "stop reranker": stop(RERANKER),
     "stop ragflow": stop(RAGFLOW),
     "remove reranker": remove(RERANKER),
     "reranker leaves": leave(RERANKER),
     "ragflow leaves": leave(RAGFLOW),
-    "network gone": lose_network,
+    "network gone": remove_network_if_unused,
     "network made by another": new_network,
     "ragflow recreated": recreate_ragflow,
     "image rebuilt": new_image,
@@ -432,12 +433,12 @@ MISHAPS = {
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from(sorted(MISHAPS)), max_size=8))
-def test_after_any_mishaps_one_up_puts_it_right(mishaps):
+@given(st.lists(st.sampled_from(sorted(FAULTS)), max_size=8))
+def test_one_up_repairs_any_sequence_of_faults(faults):
     engine = FakeEngine()
     add_ragflow(engine)
-    for name in mishaps:
-        MISHAPS[name](engine)
+    for name in faults:
+        FAULTS[name](engine)
     up(engine)
     assert plan(engine).empty
     engine.start(RAGFLOW)

@@ -103,7 +103,7 @@ def all_of(world):
     return deepcopy((world.provider, world.instances, world.llms, world.tenant, world.chats))
 
 
-def test_model_is_there_and_ranks(ragflow, spec):
+def test_registered_model_ranks(ragflow, spec):
     ragflow.world.datasets["d1"] = ["a cat", "what is this about"]
     found = register(ragflow, replace(spec, dataset="d1"))
     assert (found.model, found.base_url) == (MODEL, spec.base_url)
@@ -113,7 +113,7 @@ def test_model_is_there_and_ranks(ragflow, spec):
     assert found.default == ""
 
 
-def test_second_time_changes_nothing(ragflow, spec):
+def test_second_call_changes_nothing(ragflow, spec):
     ragflow.world.chats["c1"] = ""
     all_at_once = replace(spec, default=True, chats=("c1",))
     assert register(ragflow, all_at_once).changes
@@ -125,7 +125,7 @@ def test_second_time_changes_nothing(ragflow, spec):
     assert all_of(ragflow.world) == before
 
 
-def test_unregister_puts_everything_back(ragflow, spec, home):
+def test_unregister_restores_all_settings(ragflow, spec, home):
     used_before(ragflow.world)
     before = all_of(ragflow.world)
     found = register(ragflow, replace(spec, default=True, chats=("c1", "c2")))
@@ -142,7 +142,7 @@ def test_unregister_puts_everything_back(ragflow, spec, home):
     assert "nothing to undo" in again.notes[0]
 
 
-def test_no_default_before_is_none_after(ragflow, spec):
+def test_no_default_before_is_no_default_after(ragflow, spec):
     before = all_of(ragflow.world)
     register(ragflow, replace(spec, default=True))
     assert ragflow.world.tenant["rerank_id"]
@@ -152,7 +152,7 @@ def test_no_default_before_is_none_after(ragflow, spec):
     assert all_of(ragflow.world)[:3] == before[:3]
 
 
-def test_what_was_before_outlives_later_calls(ragflow, spec):
+def test_earliest_settings_are_restored_after_several_calls(ragflow, spec):
     was = used_before(ragflow.world)
     for chats in (("c1",), ("c2",), ("c1", "c2")):
         register(ragflow, replace(spec, default=True, chats=chats))
@@ -161,7 +161,7 @@ def test_what_was_before_outlives_later_calls(ragflow, spec):
     assert "bge" in ragflow.world.tenant["rerank_id"]
 
 
-def test_what_the_user_chose_since_stays(ragflow, spec):
+def test_later_choices_of_the_user_stay(ragflow, spec):
     was = used_before(ragflow.world)
     register(ragflow, replace(spec, chats=("c2",)))
     ragflow.world.chats["c2"] = was
@@ -169,7 +169,7 @@ def test_what_the_user_chose_since_stays(ragflow, spec):
     assert ragflow.world.chats["c2"] == was
 
 
-def test_a_choice_between_two_registrations_is_what_comes_back(ragflow, spec):
+def test_choice_between_two_registrations_is_restored(ragflow, spec):
     was = used_before(ragflow.world)
     register(ragflow, replace(spec, chats=("c2",)))
     ragflow.world.chats["c2"] = was
@@ -178,7 +178,7 @@ def test_a_choice_between_two_registrations_is_what_comes_back(ragflow, spec):
     assert ragflow.world.chats["c2"] == was
 
 
-def test_entry_of_somebody_else_is_not_touched(ragflow, spec):
+def test_entry_of_the_user_is_not_changed(ragflow, spec):
     used_before(ragflow.world)
     world = ragflow.world
     theirs = world.llms.get("bge___VLLM") or world.instances["mine"]
@@ -192,7 +192,7 @@ def test_entry_of_somebody_else_is_not_touched(ragflow, spec):
     assert all_of(world) == before
 
 
-def test_entry_that_is_right_already_is_used_and_left(ragflow, spec, reranker):
+def test_correct_entry_is_used_and_stays(ragflow, spec, reranker):
     world = ragflow.world
     if world.before("v0.26.0"):
         world.llms[f"{MODEL}___VLLM"] = Llm(1, "rerank", "x", reranker.base_url, 8192)
@@ -210,7 +210,7 @@ def test_entry_that_is_right_already_is_used_and_left(ragflow, spec, reranker):
 
 
 @pytest.mark.parametrize("wrong", ["model", "address", "key"])
-def test_failed_test_leaves_nothing_behind(ragflow, spec, wrong, home):
+def test_refused_entry_is_removed(ragflow, spec, wrong, home):
     with StubReranker(Behaviour(model=MODEL, api_key="secret-key")) as locked:
         closed = "http://127.0.0.1:9/v1"
         changed = {
@@ -227,7 +227,7 @@ def test_failed_test_leaves_nothing_behind(ragflow, spec, wrong, home):
     assert list((home / "ragflow").iterdir()) == []
 
 
-def test_new_address_is_brought_up_to_date(ragflow, spec):
+def test_new_address_is_updated(ragflow, spec):
     register(ragflow, replace(spec, default=True))
     with StubReranker(Behaviour(model=MODEL)) as other:
         moved = replace(spec, base_url=other.base_url, default=True)
@@ -257,14 +257,14 @@ def test_new_model_replaces_the_one_that_ragops_entered(ragflow, spec, reranker)
     assert all_of(ragflow.world) == before
 
 
-def test_given_key_is_sent_and_read_back_where_it_can_be(ragflow, spec):
+def test_key_is_sent_and_read_back_where_possible(ragflow, spec):
     with StubReranker(Behaviour(model=MODEL, api_key="secret-key")) as locked:
         register(ragflow, replace(spec, base_url=locked.base_url, key=Secret("secret-key")))
     world = ragflow.world
     assert [one.key for one in (*world.llms.values(), *world.instances.values())] == ["secret-key"]
 
 
-def test_other_models_of_the_instance_are_never_lost(newest, spec):
+def test_other_models_of_the_instance_stay(newest, spec):
     register(newest, spec)
     newest.world.instances["ragops"].models["theirs"] = Model("9", "theirs", ["chat"], 1, {})
     with (
@@ -278,14 +278,14 @@ def test_other_models_of_the_instance_are_never_lost(newest, spec):
     assert newest.world.provider == "VLLM"
 
 
-def test_provider_stays_when_somebody_else_uses_it(newest, spec):
+def test_provider_in_use_stays(newest, spec):
     register(newest, spec)
     newest.world.instances["later"] = Instance("9", "later")
     unregister(newest, spec)
     assert (newest.world.provider, list(newest.world.instances)) == ("VLLM", ["later"])
 
 
-def test_chat_that_is_gone_does_not_stop_the_undoing(ragflow, spec):
+def test_missing_chat_does_not_stop_unregister(ragflow, spec):
     used_before(ragflow.world)
     register(ragflow, replace(spec, chats=("c1", "c2")))
     del ragflow.world.chats["c2"]
@@ -293,14 +293,14 @@ def test_chat_that_is_gone_does_not_stop_the_undoing(ragflow, spec):
     assert "bge" in ragflow.world.chats["c1"]
 
 
-def test_chat_that_is_not_there_is_told_before_anything_is_sent(ragflow, spec):
+def test_missing_chat_is_an_error_before_any_change(ragflow, spec):
     with pytest.raises(RagflowError) as caught:
         register(ragflow, replace(spec, chats=("nobody",)))
     assert caught.value.code == "ragflow-chat-unknown"
     assert written(ragflow) == []
 
 
-def test_refused_undoing_can_be_tried_again(newest, spec, home, monkeypatch):
+def test_refused_unregister_can_be_repeated(newest, spec, home, monkeypatch):
     was = used_before(newest.world)
     register(newest, replace(spec, default=True, chats=("c2",)))
     models = newest.world.instances["mine"].models
@@ -317,7 +317,7 @@ def test_refused_undoing_can_be_tried_again(newest, spec, home, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["address", "model"])
-def test_default_and_chats_of_an_earlier_call_go_on(ragflow, spec, change):
+def test_default_and_chats_of_an_earlier_call_stay(ragflow, spec, change):
     was = used_before(ragflow.world)
     before = all_of(ragflow.world)
     register(ragflow, replace(spec, default=True, chats=("c1",)))
@@ -331,7 +331,7 @@ def test_default_and_chats_of_an_earlier_call_go_on(ragflow, spec, change):
     assert all_of(ragflow.world) == before
 
 
-def test_after_an_upgrade_register_enters_it_anew_and_old_ids_are_known_as_ours(servers, spec):
+def test_registration_after_an_upgrade_recognizes_earlier_ids(servers, spec):
     newest, old = fresh(servers["v0.27.0"]), fresh(servers["v0.25.6"])
     old.world.chats["c1"] = ""
     register(old, replace(spec, default=True, chats=("c1",)))
@@ -343,7 +343,7 @@ def test_after_an_upgrade_register_enters_it_anew_and_old_ids_are_known_as_ours(
 
 
 @pytest.mark.parametrize("path", ["/api/v1/providers/VLLM/instances/ragops", "/api/v1/models/default"])
-def test_what_cannot_be_read_is_not_taken_for_what_is_not_there(newest, spec, path, monkeypatch):
+def test_unreadable_object_is_not_a_missing_one(newest, spec, path, monkeypatch):
     """Else a server that stumbles would be given a second instance."""
     register(newest, spec)
     sent = len(written(newest))
@@ -357,7 +357,7 @@ def test_what_cannot_be_read_is_not_taken_for_what_is_not_there(newest, spec, pa
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_token_is_enough(servers, spec, release):
+def test_token_is_sufficient(servers, spec, release):
     assert register(fresh(servers[release]), spec).model == MODEL
 
 
@@ -380,7 +380,7 @@ def test_older_releases_get_the_values_to_enter_by_hand_and_no_request(release, 
     assert server.asked == []
 
 
-def test_values_to_enter_by_hand_do_not_show_a_key(spec):
+def test_values_to_enter_by_hand_have_no_key(spec):
     assert ("API key", str(Secret("secret-key"))) in manual_entry(replace(spec, key=Secret("secret-key")))
 
 
@@ -415,7 +415,7 @@ def test_releases_that_cannot_use_it_are_refused(release, spec):
     assert server.asked == []
 
 
-def test_unknown_release_is_refused_with_what_was_seen(newest, spec):
+def test_unknown_release_is_refused_with_evidence(newest, spec):
     newest.world.version = "v0.99.0"
     with pytest.raises(RagflowError) as caught:
         registration.register(Stack(), TOKEN, url=newest.url, spec=spec)
@@ -423,7 +423,7 @@ def test_unknown_release_is_refused_with_what_was_seen(newest, spec):
     assert written(newest) == []
 
 
-def test_kept_file_is_its_owners_alone_and_holds_no_secret(newest, spec, home):
+def test_undo_record_is_private_and_has_no_secret(newest, spec, home):
     register(newest, replace(spec, key=Secret("canary-key"), default=True))
     (file,) = (home / "ragflow").iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
@@ -432,7 +432,7 @@ def test_kept_file_is_its_owners_alone_and_holds_no_secret(newest, spec, home):
     assert TOKEN.get_secret_value() not in text
 
 
-def test_broken_kept_file_is_told(newest, spec, home):
+def test_broken_undo_record_is_an_error(newest, spec, home):
     register(newest, spec)
     (file,) = (home / "ragflow").iterdir()
     file.write_text("{")
@@ -441,7 +441,7 @@ def test_broken_kept_file_is_told(newest, spec, home):
     assert (caught.value.code, caught.value.file) == ("undo-unreadable", file)
 
 
-def test_read_back_that_differs_is_told(newest, spec, monkeypatch):
+def test_different_entry_after_registration_is_an_error(newest, spec, monkeypatch):
     monkeypatch.setattr("tests.support.contract.providers._normalised", lambda url: url + "/other")
     with pytest.raises(RagflowError):
         register(newest, spec)
@@ -464,12 +464,12 @@ def sequence(server, address):
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_requests_are_those_on_record(release, servers, reranker):
+def test_requests_match_the_recorded_ones(release, servers, reranker):
     on_record = json.loads(SEQUENCES.read_text())[release]
     assert sequence(fresh(servers[release]), reranker.base_url) == on_record
 
 
-def test_record_holds_every_family():
+def test_recording_has_every_family_of_releases():
     assert tuple(json.loads(SEQUENCES.read_text())) == RELEASES
 
 

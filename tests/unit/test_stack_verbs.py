@@ -1,4 +1,4 @@
-"""The verbs on a fake engine: what they do, what they give back, what they refuse."""
+"""The verbs on a fake engine: their changes, results and errors."""
 
 import json
 
@@ -27,16 +27,16 @@ def stack_up(serving, ragflow):
 
 
 class TestUp:
-    def test_gives_back_what_is(self, serving, ragflow, steps):
+    def test_returns_the_status(self, serving, ragflow, steps):
         status = verbs.up(STACK, serving)
         assert status.ok
         assert status.served_name == "tiny"
-        assert [one.name for one in status.ragflow] == [ragflow]
+        assert [server.name for server in status.ragflow] == [ragflow]
         assert status.connected(status.ragflow[0])
         assert steps[0] == f"+ create network {NET}"
         assert steps[-1].endswith("ready")
 
-    def test_the_container_is_launched_from_the_model_folder(self, serving, ragflow, model_folder):
+    def test_container_mounts_the_model_folder(self, serving, ragflow, model_folder):
         verbs.up(STACK, serving)
         command = serving.container(RERANKER).command
         assert "--served-model-name" in command
@@ -44,17 +44,17 @@ class TestUp:
         assert spec.mounts[0].source == str(model_folder)
         assert spec.cpuset_cpus == "0-3"
 
-    def test_again_changes_nothing_and_waits_for_nothing(self, stack_up, steps):
+    def test_second_call_changes_nothing_and_does_not_wait(self, stack_up, steps):
         stack_up.respond = lambda *_: None
         verbs.up(STACK, stack_up)
         assert (stack_up.calls, steps) == ([], [])
 
-    def test_again_on_one_that_is_still_loading_waits_for_it(self, stack_up, steps):
+    def test_second_call_waits_while_the_model_loads(self, stack_up, steps):
         stack_up.change(RERANKER, health="starting")
         verbs.up(STACK, stack_up)
         assert steps == [f"{RERANKER}: ready"]
 
-    def test_reconnecting_ragflow_to_a_reranker_of_long_standing(self, stack_up, ragflow):
+    def test_ragflow_is_reconnected_to_a_reranker_with_a_long_log(self, stack_up, ragflow):
         stack_up.output[RERANKER] = "GET /health 200\n" * 1000
         stack_up.change(RERANKER, restart_count=1)
         stack_up.disconnect(NET, ragflow)
@@ -66,12 +66,12 @@ class TestUp:
         assert verbs.up(stack, serving).ok
         assert serving.container(RERANKER).image == "mine:1"
 
-    def test_image_that_can_not_be_had_changes_nothing(self, serving, ragflow):
-        with pytest.raises(ImageError, match="no image mine:1"):
+    def test_unavailable_image_changes_nothing(self, serving, ragflow):
+        with pytest.raises(ImageError):
             verbs.up(Stack(reranker=Reranker(image="mine:1")), serving)
         assert serving.network(NET) is None
 
-    def test_container_that_ends_stays_to_be_looked_at(self, fake, ragflow):
+    def test_container_that_exits_is_not_removed(self, fake, ragflow):
         start = fake.start
 
         def start_and_end(container):
@@ -94,13 +94,13 @@ class TestUp:
             lambda engine: verbs.disconnect(STACK, "docker-ragflow-cpu-1", engine),
         ],
     )
-    def test_refused_while_another_changes_the_stack(self, serving, ragflow, change):
+    def test_refused_while_another_process_changes_the_stack(self, serving, ragflow, change):
         serving.add_network(NET)
         with lock(serving.state().address, RERANKER), pytest.raises(LockedError):
             change(serving)
         assert serving.calls == []
 
-    def test_lock_is_free_while_waiting(self, serving, ragflow):
+    def test_lock_is_released_while_waiting(self, serving, ragflow):
         taken = []
         respond = serving.respond
 
@@ -114,24 +114,24 @@ class TestUp:
         assert taken
 
 
-class TestLooking:
+class TestReading:
     def test_plan_names_a_missing_image(self, fake, ragflow):
         fake.remove_image("vllm-cpu:latest")
         fake.calls.clear()
-        found = verbs.plan(STACK, fake)
-        assert found.notes[0] == "image vllm-cpu:latest is missing: ragops up pulls or builds it"
+        changes = verbs.plan(STACK, fake)
+        assert "image vllm-cpu:latest is missing" in changes.notes[0]
         assert fake.calls == []
 
     def test_plan_notes_a_substitute_model(self, fake, ragflow):
         assert "tiny is a substitute" in verbs.plan(STACK, fake).notes[-1]
 
-    def test_status_of_nothing(self, fake):
+    def test_status_without_a_stack(self, fake):
         status = verbs.status(STACK, fake)
         assert not status.ok
         assert (status.network, status.reranker, status.ragflow) == (None, None, ())
         assert "is missing" in str(status)
 
-    def test_status_sees_drift(self, stack_up, ragflow):
+    def test_status_shows_drift(self, stack_up, ragflow):
         stack_up.disconnect(NET, ragflow)
         status = verbs.status(STACK, stack_up)
         assert not status.ok
@@ -142,7 +142,7 @@ class TestLooking:
         stack_up.stop(RERANKER)
         assert not verbs.status(STACK, stack_up).ok
 
-    def test_engine_is_connected_when_left_out(self, fake):
+    def test_default_engine_is_the_reachable_one(self, fake):
         assert verbs.status(STACK).network is None
 
 
@@ -152,7 +152,7 @@ class TestConnect:
             verbs.connect(STACK, ragflow, fake)
         assert "ragops up" in caught.value.hint
 
-    def test_any_container_by_name_once(self, stack_up):
+    def test_any_container_by_name_is_connected_once(self, stack_up):
         stack_up.add_container("other")
         assert len(verbs.connect(STACK, "other", stack_up).actions) == 1
         assert verbs.connect(STACK, "other", stack_up).empty
@@ -165,19 +165,19 @@ class TestConnect:
             verbs.connect(STACK, "other", stack_up)
         assert stack_up.calls == []
 
-    def test_disconnect_from_a_network_that_is_not_there(self, fake, ragflow):
+    def test_disconnect_without_a_network_changes_nothing(self, fake, ragflow):
         assert verbs.disconnect(STACK, ragflow, fake).empty
 
 
 class TestVerify:
-    def test_from_inside_and_from_outside(self, stack_up, ragflow):
+    def test_checks_inside_and_outside_the_network(self, stack_up, ragflow):
         report = verbs.verify(STACK, stack_up)
         assert report.ok
         assert {check.where for check in report.checks} == {ragflow, ""}
         assert report.title == f"verify {STACK.internal_url}"
         assert any("substitute" in note for note in report.notes)
 
-    def test_every_attached_container_is_asked(self, stack_up, ragflow):
+    def test_every_configured_container_is_checked(self, stack_up, ragflow):
         stack_up.add_container("second")
         stack = Stack(ragflow=Ragflow(containers=(ragflow, "second")))
         report = verbs.verify(stack, stack_up)
@@ -185,66 +185,68 @@ class TestVerify:
         verbs.connect(stack, "second", stack_up)
         assert verbs.verify(stack, stack_up).ok
 
-    def test_without_the_connection_only_outsiders_are_looked_at(self, stack_up, ragflow):
+    def test_without_the_connection_only_outside_checks_run(self, stack_up, ragflow):
         stack_up.disconnect(NET, ragflow)
-        found = {check.name: check.status for check in verbs.verify(STACK, stack_up).checks}
-        assert found.pop("name resolves") == "fail"
-        outside = {name: found.pop(name) for name in exposure.PROVES}
+        results = {check.name: check.status for check in verbs.verify(STACK, stack_up).checks}
+        assert results.pop("name resolves") == "fail"
+        outside = {name: results.pop(name) for name in exposure.PROVES}
         assert set(outside.values()) == {"ok"}
-        assert set(found.values()) == {"skip"}
-        assert {"scores are right", "time is enough"} <= set(found)
+        assert set(results.values()) == {"skip"}
+        assert {"scores are right", "time is enough"} <= set(results)
 
     @pytest.mark.parametrize(
         ("more", "spare"),
         [({}, rules.SPARE), ({"budget": False}, rules.HURRIED), ({"full": True}, 0.0)],
         ids=str,
     )
-    def test_more_questions_are_asked_where_there_is_time(self, stack_up, more, spare):
-        whole, asked = stack_up.respond, []
+    def test_more_requests_are_sent_when_there_is_time(self, stack_up, more, spare):
+        default, inputs = stack_up.respond, []
 
-        def respond(box, argv, stdin):
-            said = json.loads(stdin or "{}")
-            if "layers" in said and "posts" in said:
-                asked.append(said)
-            return whole(box, argv, stdin)
+        def respond(container, argv, stdin):
+            order = json.loads(stdin or "{}")
+            if "layers" in order and "posts" in order:
+                inputs.append(order)
+            return default(container, argv, stdin)
 
         stack_up.respond = respond
         verbs.verify(STACK, stack_up, **more)
-        assert {one["spare"] for one in asked} == {spare}
-        assert {one["needed"] < len(one["posts"]) for one in asked} == {spare > 0}
+        assert {order["spare"] for order in inputs} == {spare}
+        assert {order["needed"] < len(order["posts"]) for order in inputs} == {spare > 0}
 
     @pytest.mark.parametrize(("full", "most"), [(False, "60 s at most"), (True, "the whole golden set")])
-    def test_says_what_may_take_long_before_it_does(self, stack_up, ragflow, full, most, steps):
+    def test_reports_the_duration_before_a_long_step(self, stack_up, ragflow, full, most, steps):
         verbs.verify(STACK, stack_up, full=full, budget=False)
         assert ragflow in steps[0]
         assert most in steps[0]
 
-    def test_leaves_no_container_behind(self, stack_up, ragflow):
+    def test_removes_its_containers(self, stack_up, ragflow):
         verbs.verify(STACK, stack_up)
-        assert {one.name for one in stack_up.containers()} == {RERANKER, ragflow}
+        assert {container.name for container in stack_up.containers()} == {RERANKER, ragflow}
 
     def test_needs_a_reranker_and_a_ragflow(self, fake):
-        with pytest.raises(NotFoundError, match="no reranker"):
+        with pytest.raises(NotFoundError) as missing:
             verbs.verify(STACK, fake)
+        assert missing.value.code == "reranker-missing"
         fake.add_container(RERANKER)
-        with pytest.raises(RagflowError, match="no RAGFlow container"):
+        with pytest.raises(RagflowError) as missing:
             verbs.verify(STACK, fake)
+        assert missing.value.code == "ragflow-missing"
 
 
 class TestDown:
-    def test_and_up_again(self, stack_up, ragflow):
+    def test_up_after_down(self, stack_up, ragflow):
         verbs.down(STACK, stack_up)
         assert stack_up.container(RERANKER) is None
         assert stack_up.container(ragflow).status == "running"
         assert verbs.up(STACK, stack_up).ok
 
-    def test_refused_removal_is_told(self, stack_up):
+    def test_refused_removal_raises_an_error(self, stack_up):
         stack_up.refuse("remove network", "network has active endpoints")
         with pytest.raises(EngineError, match="active endpoints"):
             verbs.down(STACK, stack_up)
 
 
-def test_score_template_is_kept_where_containers_can_mount_it(monkeypatch, tmp_path, model_folder):
+def test_score_template_is_copied_to_a_mountable_path(monkeypatch, tmp_path, model_folder):
     config = {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8, "max_position_embeddings": 128}
     (model_folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
     (model_folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"yes": 0, "no": 1}}}))
@@ -259,5 +261,5 @@ def test_score_template_is_kept_where_containers_can_mount_it(monkeypatch, tmp_p
     assert Deployment.resolve(STACK).spec == Deployment.resolve(STACK).spec
 
 
-def test_verbs_are_the_public_ones():
+def test_public_functions_are_the_verbs():
     assert (ragops.up, ragops.plan, ragops.verify) == (verbs.up, verbs.plan, verbs.verify)

@@ -1,4 +1,4 @@
-"""The loop of watch on a fake engine: it repairs what happens, tells each in a line, and ends well."""
+"""The loop of ``ragops watch`` on a fake engine: it repairs, logs each action, and ends with code 0."""
 
 import json
 import os
@@ -34,21 +34,21 @@ def up(serving, ragflow, monkeypatch):
 
 
 class Run:
-    """A watcher in a thread of its own."""
+    """A watcher in its own thread."""
 
-    def __init__(self, told, read=lambda: STACK, pace=FAST):
-        self.told = told
+    def __init__(self, log, read=lambda: STACK, pace=FAST):
+        self.log = log
         self.watcher = Watcher(read, pace)
         self.thread = threading.Thread(target=self.watcher.run, daemon=True)
         self.thread.start()
 
-    def until(self, seen):
-        """Wait for something to be so; a line that was told, or a function that says yes."""
-        done = (lambda: seen in self.told) if isinstance(seen, str) else seen
+    def until(self, expected):
+        """Wait for a log message, or until a function returns true."""
+        done = (lambda: expected in self.log) if isinstance(expected, str) else expected
         deadline = time.monotonic() + 20
         while not done():
-            assert time.monotonic() < deadline, self.told
-            assert self.thread.is_alive(), self.told
+            assert time.monotonic() < deadline, self.log
+            assert self.thread.is_alive(), self.log
             time.sleep(0.005)
 
     def settled(self):
@@ -85,7 +85,7 @@ def recreate(engine):
 
 def test_nothing_to_repair_changes_nothing(up, start):
     run = start()
-    assert (up.calls, run.told) == ([], [f"watching {RERANKER} and {NET}"])
+    assert (up.calls, run.log) == ([], [f"watching {RERANKER} and {NET}"])
 
 
 def test_recreated_ragflow_is_connected(up, start):
@@ -98,7 +98,7 @@ def test_recreated_ragflow_is_connected(up, start):
 
 
 @pytest.mark.parametrize("end", ["stop", "remove_container"])
-def test_reranker_that_is_gone_comes_back(up, start, end):
+def test_missing_reranker_is_started(up, start, end):
     run = start()
     getattr(up, end)(RERANKER)
     run.until(lambda: (box := up.container(RERANKER)) is not None and box.running)
@@ -111,18 +111,18 @@ def test_unhealthy_reranker_is_restarted(up, start):
     run.until(lambda: up.container(RERANKER).health == "starting")
 
 
-def test_reranker_that_hangs_though_it_is_healthy_is_restarted(up, start):
+def test_healthy_reranker_without_responses_is_restarted(up, start):
     answer = up.respond
     up.respond = lambda *_: None
     run = start()
     run.until(f"~ restart container {RERANKER}: no response to 3 requests")
-    assert "the reranker did not respond, 2 times in a row" in run.told
+    assert "the reranker did not respond, 2 times in a row" in run.log
     up.respond = answer
     up.change(RERANKER, health="healthy")
     run.until(lambda: run.watcher._state.serving and not run.watcher._state.starts)
 
 
-def test_network_that_is_gone_is_made_again(up, start):
+def test_missing_network_is_created_again(up, start):
     run = start()
     with lock(up.state().address, RERANKER):  # so that nothing is repaired in between
         up.disconnect(NET, RAGFLOW)
@@ -132,39 +132,39 @@ def test_network_that_is_gone_is_made_again(up, start):
     assert up.container(RERANKER).endpoint(NET).network_id == up.network(NET).id
 
 
-def test_engine_that_went_away_is_waited_for_and_all_is_looked_at(up, start):
+def test_check_runs_after_the_engine_is_reachable_again(up, start):
     run = start()
     with lock(up.state().address, RERANKER):
         up.disconnect(NET, RAGFLOW)
         up.end_events()
         run.until("the Docker engine is reachable again")
     run.until(f"+ connect {RAGFLOW} to {NET}")
-    assert "the Docker engine is unreachable: waiting for it" in run.told
+    assert "the Docker engine is unreachable: waiting for it" in run.log
 
 
-def test_whoever_changes_the_stack_goes_first(up, start):
+def test_another_process_that_changes_the_stack_goes_first(up, start):
     run = start()
     with lock(up.state().address, RERANKER):
         up.disconnect(NET, RAGFLOW)
         time.sleep(0.1)
         assert up.container(RAGFLOW).endpoint(NET) is None
     run.until(f"+ connect {RAGFLOW} to {NET}")
-    assert not any(line.startswith("error") for line in run.told)
+    assert not any(line.startswith("error") for line in run.log)
 
 
-def test_reranker_that_can_not_start_keeps_nobody_out(up, start):
+def test_ragflow_is_connected_although_the_reranker_cannot_start(up, start):
     run = start()
     up.host_ports.add(8123)
     with lock(up.state().address, RERANKER):
         up.stop(RERANKER)
         recreate(up)
     run.until(lambda: up.container(RAGFLOW).endpoint(NET) is not None)
-    run.until(lambda: any("address already in use" in line for line in run.told))
+    run.until(lambda: any("address already in use" in line for line in run.log))
     up.host_ports.clear()
     run.until(lambda: up.container(RERANKER).running)
 
 
-def test_failure_is_told_once_and_mended_later(up, start):
+def test_failure_is_logged_once_and_repaired_later(up, start):
     broken = []
 
     def read():
@@ -179,7 +179,7 @@ def test_failure_is_told_once_and_mended_later(up, start):
     time.sleep(0.2)
     broken.clear()
     run.until(f"+ connect {RAGFLOW} to {NET}")
-    assert sum("not TOML" in line for line in run.told) == 1
+    assert sum("not TOML" in line for line in run.log) == 1
 
 
 def test_ragflow_is_never_started_stopped_or_removed(up, start):
@@ -203,7 +203,7 @@ def test_ragflow_is_never_started_stopped_or_removed(up, start):
         verbs.purge,
     ],
 )
-def test_what_is_watched_is_not_taken_away(up, start, verb):
+def test_removal_is_refused_while_watching(up, start, verb):
     start()
     with pytest.raises(LockedError) as caught:
         verb(up)
@@ -211,14 +211,14 @@ def test_what_is_watched_is_not_taken_away(up, start, verb):
     assert up.calls == []
 
 
-def test_second_one_is_refused(up, start):
+def test_second_watcher_is_refused(up, start):
     start()
     with pytest.raises(LockedError):
         Watcher(lambda: STACK).run()
 
 
 def surroundings(tmp_path, model_folder):
-    """The environment of a process of its own."""
+    """The environment of another process."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -228,7 +228,7 @@ def surroundings(tmp_path, model_folder):
     }
 
 
-def test_without_an_engine_it_does_not_begin(tmp_path, model_folder):
+def test_without_an_engine_it_exits(tmp_path, model_folder):
     done = subprocess.run(
         [sys.executable, "-m", "ragops", "watch"],
         env=surroundings(tmp_path, model_folder) | {"DOCKER_HOST": f"unix://{tmp_path}/none"},
@@ -251,7 +251,7 @@ sys.exit(main(["watch", "--json"]))
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_well_when_told_to(tmp_path, model_folder, sign):
+def test_signal_ends_it_with_code_0(tmp_path, model_folder, sign):
     process = subprocess.Popen(
         [sys.executable, "-c", ENDING],
         env=surroundings(tmp_path, model_folder),

@@ -62,7 +62,7 @@ class TestEvents:
             EventState("network", "disconnect", NET),
         ],
     )
-    def test_of_consequence_bring_the_next_look_forward(self, event):
+    def test_relevant_events_bring_the_next_check_forward(self, event):
         state = watching(check_at=60.0).after_event(event, STACK, now=10.0)
         assert state.check_at == 10.0 + PACE.settle
         assert is_relevant(event, STACK)
@@ -76,17 +76,17 @@ class TestEvents:
             EventState("network", "connect", "docker_ragflow"),
         ],
     )
-    def test_others_change_nothing(self, event):
+    def test_other_events_change_nothing(self, event):
         state = watching(check_at=60.0)
         assert state.after_event(event, STACK, now=10.0) == state
 
-    def test_many_do_not_make_many_looks(self):
+    def test_many_events_cause_one_check(self):
         state = watching().after_check(status(), now=10.0, started=False)
         for moment in (10.1, 10.2, 10.3):
             state = state.after_event(EventState("container", "die", "any"), STACK, now=moment)
         assert state.check_at == 10.0 + PACE.apart
 
-    def test_a_repair_comes_within_five_seconds_after_any_number_of_failures(self):
+    def test_check_follows_an_event_within_5_s_after_many_failures(self):
         state = watching()
         for _ in range(20):
             state = state.after_failure("it says no", now=100.0)
@@ -95,7 +95,7 @@ class TestEvents:
 
 
 class TestRepairs:
-    def test_are_the_drift_and_what_brings_the_reranker_up_comes_last(self):
+    def test_starts_of_the_reranker_come_last(self):
         create = CreateNetwork(NetworkSpec(NET))
         assert watching().repairs(status(create, RUN, CONNECT, reranker=None), 0.0) == (create, CONNECT, RUN)
 
@@ -103,7 +103,7 @@ class TestRepairs:
         assert watching().repairs(status(), 0.0) == ()
 
     @pytest.mark.parametrize("launch", [START, RUN, RESTART])
-    def test_a_reranker_that_keeps_ending_backs_off_and_ragflow_is_connected_nevertheless(self, launch):
+    def test_starts_back_off_and_ragflow_is_connected_meanwhile(self, launch):
         state, now, waits = watching(), 0.0, []
         found = status(launch, CONNECT, status="exited")
         for _ in range(9):
@@ -114,7 +114,7 @@ class TestRepairs:
             now = state.start_at
         assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
-    def test_one_that_answered_is_started_at_once_the_next_time(self):
+    def test_back_off_is_reset_by_a_response(self):
         state = watching().after_check(status(START, status="exited"), 0.0, started=True)
         assert state.after_response(ok=True, now=1.0).repairs(status(START, status="exited"), 1.0) == (START,)
 
@@ -122,22 +122,22 @@ class TestRepairs:
         assert watching().repairs(status(REPLACE, CONNECT), 0.0) == (CONNECT,)
         assert watching().repairs(status(REPLACE, status="exited"), 0.0) == (REPLACE,)
 
-    def test_replacement_that_the_network_needs_is_no_update(self):
+    def test_replacement_for_a_missing_network_is_applied(self):
         assert watching().repairs(status(REPLACE, network=False), 0.0) == (REPLACE,)
 
-    def test_restart_by_the_engine_itself_is_left_to_it(self):
+    def test_restart_is_left_to_docker(self):
         assert watching().repairs(status(START, CONNECT, status="restarting"), 0.0) == (CONNECT,)
 
 
 class TestProbes:
-    def test_begin_when_the_reranker_serves(self):
+    def test_start_when_the_reranker_serves(self):
         state = watching().after_check(status(health="starting"), 5.0, started=False)
         assert not state.probe_due(1000.0)
         state = state.after_check(status(), 7.0, started=False)
         assert state.probe_due(7.0)
         assert not state.after_request().probe_due(1000.0)
 
-    def test_a_look_does_not_put_the_next_one_off(self):
+    def test_a_check_does_not_delay_the_next_probe(self):
         state = (
             watching()
             .after_check(status(), 0.0, started=False)
@@ -146,7 +146,7 @@ class TestProbes:
         )
         assert state.after_check(status(), 20.0, started=False).probe_at == 1.0 + PACE.probe
 
-    def test_three_misses_in_a_row_are_a_hang(self):
+    def test_three_missing_responses_in_a_row_cause_a_restart(self):
         state = watching().after_check(status(), 0.0, started=False)
         for moment in (60.0, 150.0):
             state = state.after_request().after_response(ok=False, now=moment)
@@ -157,25 +157,25 @@ class TestProbes:
         assert restart.describe() == f"~ restart container {RERANKER}: no response to 3 requests"
         assert state.after_check(status(), 241.0, started=True).missed == 0
 
-    def test_an_answer_between_is_no_hang(self):
+    def test_a_response_resets_the_count(self):
         state = watching().after_check(status(), 0.0, started=False)
         for ok in (False, False, True, False, False):
             state = state.after_response(ok=ok, now=1.0)
         assert state.repairs(status(), 1.0) == ()
 
     @pytest.mark.parametrize("ok", [False, None])
-    def test_one_that_is_starting_or_was_not_asked_has_missed_nothing(self, ok):
+    def test_missing_response_counts_only_for_a_serving_reranker(self, ok):
         state = watching(serving=ok is None)
         for _ in range(5):
             state = state.after_response(ok=ok, now=1.0)
         assert state.missed == 0
 
-    def test_no_second_restart_beside_one_that_is_planned(self):
+    def test_no_second_restart_beside_a_planned_one(self):
         assert watching(missed=3).repairs(status(RESTART), 0.0) == (RESTART,)
 
 
 class TestEngine:
-    def test_nothing_is_due_until_it_is_back(self):
+    def test_nothing_is_due_while_the_engine_is_unreachable(self):
         gone = watching().after_disconnect()
         assert gone.wait(1000.0) is None
         assert not gone.check_due(1000.0)
@@ -184,7 +184,7 @@ class TestEngine:
 
 
 @given(st.lists(st.sampled_from(["look", "event", "miss", "answer", "fail", "launch", "lost", "back"])))
-def test_whatever_happens_it_wakes_within_the_longest_wait(steps):
+def test_wait_is_bounded_after_any_events(steps):
     state, now = WatchState(PACE), 0.0
     event = EventState("container", "die", "any")
     for step in [*steps, "back"]:
