@@ -1,10 +1,10 @@
-"""A second folder with the model's weights in int8, for processors that multiply int8 faster than bfloat16.
+"""An int8 (W8A8) copy of a model folder, for processors that multiply int8 faster than bfloat16.
 
-W8A8: each row of a linear layer's weight has a scale of its own, tokens are rounded as they come. Embedding,
-norms and the head that makes the score stay as they are. The work is done by ``data/int8.py`` in a container
-of the reranker's own image, with the library that vLLM reads such folders with; nothing is downloaded.
+Each row of a linear layer's weight has its own scale; activations are quantized per token. Embedding, norms
+and the score head are unchanged. ``data/int8.py`` does it in a container of the reranker's image, with the
+library that vLLM loads such folders with; nothing is downloaded.
 
-Rounding moves scores: compare the order of both before one takes the other's place.
+Quantization changes scores: compare the order of both models before the copy replaces the original.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
     from ragops.reranker.model import Model
 
 RECORD = "ragops-int8.json"
-"""In each folder that is made; its presence says that the folder is whole."""
+"""File of each int8 folder that ragops creates; it is written last."""
 
 KNOWN = ("Qwen2", "Qwen3", "Llama", "Mistral", "Bert", "Roberta", "XLMRoberta")
-"""Beginnings of architectures whose linear layers vLLM serves in int8 on a CPU."""
+"""Prefixes of architectures whose linear layers vLLM serves in int8 on a CPU."""
 
-_SECONDS, _SECONDS_PER_GB = 300.0, 60.0
-"""Patience; a second or two for each GB is usual, a slow disk takes longer."""
+_TIMEOUT, _TIMEOUT_PER_GB = 300.0, 60.0
+"""Seconds; a second or two for each GB is usual, a slow disk takes longer."""
 
-_MODEL, _MADE = "/model", "/made"
-_MARGIN = 64 << 20
+_SPACE_MARGIN = 64 << 20
+_SPACE_HINT = "free some disk space, or set another folder"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What :data:`RECORD` holds."""
+    """Content of :data:`RECORD`."""
 
     source: str
-    """Name of the model."""
+    """Name of the original model."""
     source_sha256: str
-    """:func:`ragops.reranker.model.fingerprint` of its folder."""
+    """:func:`ragops.reranker.files.fingerprint` of its folder."""
     linear: int
-    """Layers that are int8."""
+    """Number of int8 layers."""
     compressed_tensors: str
-    """Version of the library that rounded."""
+    """Version of the library that quantized them."""
     ragops: str
 
 
@@ -66,154 +66,133 @@ def unfit(host: Host) -> str:
 
     Without instructions that sum int8 products in 32 bits (VNNI, AMX, Arm's dot product) vLLM's kernel
     adds two products in 16 bits, which overflow. On such a machine single sums were off by more than their
-    mean size, and scores of a small model by 0.14; ``tests/live/test_int8.py`` holds both halves of this.
+    mean size, and scores of a small model by 0.14; ``tests/live/test_int8.py`` tests both cases.
     """
     if host.has_int8:
         return ""
-    return f"{host.cpu_model} has no VNNI or AMX: int8 sums overflow there, and scores come out wrong"
+    return f"{host.cpu_model} has no VNNI or AMX: int8 sums overflow there, and scores are wrong"
 
 
 def int8(folder: Path, *, engine: Engine, image: str, target: Path | None = None) -> Path:
-    """Make an int8 copy of a model folder, or find the one that was made before.
+    """Create an int8 copy of a model folder, or return the existing one.
 
     Args:
         folder: The model; it is only read.
-        engine: Where the container runs that does it.
-        image: The reranker's image: it has compressed-tensors.
-        target: The folder to make. When left out ``<name>-int8`` beside the model, or below ragops' own
-            folder where nobody may write beside it.
+        engine: The Docker engine that runs the container.
+        image: The reranker's image, which has compressed-tensors.
+        target: The folder to create. When left out ``<name>-int8`` beside the model, or in ragops' data
+            folder where the process may not write beside it.
 
     Returns:
-        The folder. It belongs to the caller, and is there only when it is whole.
+        The folder, which exists only when it is complete.
 
     Raises:
-        ModelError: The model is of a kind that isn't known, or int8 already; the target is something else,
-            or has too little space.
+        ModelError: The model is of an unknown kind, or quantized; the target is another folder, or its disk
+            has too little space.
         ImageError: The image lacks compressed-tensors.
-        EngineError: The container could not be started, or took too long.
+        EngineError: The container could not be started, or reached its timeout.
     """
     model = models.describe(folder.resolve())
-    _refuse(model)
-    place = (target or _beside(model)).resolve()
+    _check_model(model)
+    place = (target or _default_target(model)).resolve()
     sha256 = files.fingerprint(model.folder)
-    before = _before(place)
-    if before and before.source_sha256 == sha256:
+    existing = _existing_record(place)
+    if existing and existing.source_sha256 == sha256:
         return models.describe(place).folder
-    _make_room(place.parent, model)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as text:
-        made = Path(text) / "made"
-        made.mkdir()
-        said = _convert(engine, image, model, made)
-        record = Record(model.name, sha256, said.linear, said.compressed_tensors, version("ragops-rerank"))
-        (made / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        models.describe(made)
-        if before:
-            place.rename(Path(text) / "before")
-        made.rename(place)
+    _check_space(place.parent, model)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as temporary:
+        copy = Path(temporary) / "copy"
+        copy.mkdir()
+        linear, library = _quantize(engine, image, model, copy)
+        record = Record(model.name, sha256, linear, library, version("ragops-rerank"))
+        (copy / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        models.describe(copy)
+        if existing:
+            place.rename(Path(temporary) / "previous")
+        copy.rename(place)
     return place
 
 
-@dataclass(frozen=True)
-class _Said:
-    linear: int
-    compressed_tensors: str
-
-
-def _refuse(model: Model) -> None:
-    hint = "name the folder of a Qwen3-Reranker or of a BERT-like model as its publisher made it"
+def _check_model(model: Model) -> None:
+    hint = "set the folder of a Qwen3-Reranker or of a BERT-like model as published"
     if model.quantized:
-        raise ModelError(
-            f"{model.name} can't be made int8: its weights are quantized already",
-            code="model-not-int",
-            evidence=f"config.json: quantization_config, quant_method {model.quantized}",
-            hint=hint,
-            file=model.folder,
-        )
-    if not model.architecture.startswith(KNOWN):
-        raise ModelError(
-            f"{model.name} can't be made int8: its architecture is {model.architecture}",
-            code="model-not-int",
-            evidence=f"known are {', '.join(KNOWN)}",
-            hint=hint,
-            file=model.folder,
-        )
+        reason = "its weights are already quantized"
+        evidence = f"config.json: quantization_config, quant_method {model.quantized}"
+    elif not model.architecture.startswith(KNOWN):
+        reason = f"its architecture is {model.architecture}"
+        evidence = f"supported are {', '.join(KNOWN)}"
+    else:
+        return
+    message = f"{model.name} can't be quantized to int8: {reason}"
+    raise ModelError(message, code="model-not-int", evidence=evidence, hint=hint, file=model.folder)
 
 
-def _beside(model: Model) -> Path:
-    name = f"{model.name}-int8"
-    if os.access(model.folder.parent, os.W_OK | os.X_OK):
-        return model.folder.parent / name
-    return home() / "models" / name
+def _default_target(model: Model) -> Path:
+    writable = os.access(model.folder.parent, os.W_OK | os.X_OK)
+    return (model.folder.parent if writable else home() / "models") / f"{model.name}-int8"
 
 
-def _before(place: Path) -> Record | None:
-    """The record of what is there.
-
-    Raises:
-        ModelError: Something is there that ragops did not make.
-    """
+def _existing_record(place: Path) -> Record | None:
     if not place.exists():
         return None
-    what, hint = (
-        f"{place} is not an int8 folder that ragops created",
-        "name another folder, or move that one away",
-    )
-    with file_errors(ModelError, what, place, code="model-not-int", hint=hint):
+    message = f"{place} is not an int8 folder that ragops created"
+    hint = "set another folder, or move that one away"
+    with file_errors(ModelError, message, place, code="model-not-int", hint=hint):
         return TypeAdapter(Record).validate_json((place / RECORD).read_bytes())
 
 
-def _make_room(parent: Path, model: Model) -> None:
-    """Make the parent folder, and see that it can take the result: never more than the model itself."""
-    what = f"{parent} can't take an int8 folder"
-    with file_errors(ModelError, what, parent, code="model-not-int", hint=_OTHER):
+def _check_space(parent: Path, model: Model) -> None:
+    """Create the parent folder, and check its disk space: a copy is never larger than the model."""
+    message = f"{parent} can't be used for an int8 folder"
+    with file_errors(ModelError, message, parent, code="model-not-int", hint=_SPACE_HINT):
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
-    need = model.weight_bytes + _MARGIN
+    need = model.weight_bytes + _SPACE_MARGIN
     if free < need:
         raise ModelError(
             f"{parent} has no space for an int8 folder of {model.name}",
             code="model-not-int",
             evidence=f"{free / 1e9:.2f} GB are free, up to {need / 1e9:.2f} GB are needed",
-            hint=_OTHER,
+            hint=_SPACE_HINT,
             file=parent,
         )
 
 
-_OTHER = "free some, or name another folder"
-
-
-def _convert(engine: Engine, image: str, model: Model, made: Path) -> _Said:
+def _quantize(engine: Engine, image: str, model: Model, copy: Path) -> tuple[int, str]:
+    """Run ``data/int8.py``; returns the number of int8 layers and the version of compressed-tensors."""
     program = (resources.files("ragops.data") / "int8.py").read_text()
-    mounts = (Mount(str(model.folder), _MODEL, read_only=True), Mount(str(made), _MADE))
-    patience = _SECONDS + _SECONDS_PER_GB * model.weight_bytes / 1e9
-    with sidecar(engine, "none", image, mounts=mounts, seconds=patience) as box:
-        done = engine.execute(box, ("python3", "-c", program), timeout=patience)
+    mounts = (Mount(str(model.folder), "/model", read_only=True), Mount(str(copy), "/made"))
+    timeout = _TIMEOUT + _TIMEOUT_PER_GB * model.weight_bytes / 1e9
+    with sidecar(engine, "none", image, mounts=mounts, seconds=timeout) as container:
+        result = engine.execute(container, ("python3", "-c", program), timeout=timeout)
     try:
-        said = _Said(**json.loads(done.stdout.strip().splitlines()[-1]))
-    except (ValueError, TypeError, IndexError) as error:
-        raise _failed(image, model, (done.stderr or done.stdout).strip()) from error
-    if not said.linear:
+        output = json.loads(result.stdout.strip().splitlines()[-1])
+        linear, library = int(output["linear"]), str(output["compressed_tensors"])
+    except (ValueError, TypeError, LookupError) as error:
+        raise _quantize_error(image, model, (result.stderr or result.stdout).strip()) from error
+    if not linear:
         raise ModelError(
-            f"{model.name} can't be made int8: no linear layer was found in its files",
+            f"{model.name} can't be quantized to int8: its files have no linear layer",
             code="model-not-int",
-            hint="the layers of known models are named layers.0, layers.1 and so on",
+            hint="the layers of supported models are named layers.0, layers.1 and so on",
             file=model.folder,
         )
-    return said
+    return linear, library
 
 
-def _failed(image: str, model: Model, text: str) -> ModelError | ImageError:
-    if "No module named" in text:
+def _quantize_error(image: str, model: Model, output: str) -> ModelError | ImageError:
+    lines = output.splitlines()
+    if "No module named" in output:
         return ImageError(
-            f"{image} can't make int8 weights: a library is missing in it",
+            f"{image} can't create int8 weights: it lacks a library",
             code="image-lacks-library",
-            evidence=text.splitlines()[-1],
-            hint="ragops image --build makes an image that has it",
+            evidence=lines[-1],
+            hint="ragops image --build builds an image with the library",
         )
     return ModelError(
-        f"{model.name} could not be made int8",
+        f"{model.name} could not be quantized to int8",
         code="model-not-int",
-        evidence="\n".join(text.splitlines()[-6:]),
-        hint="ragops doctor looks at the files of the model and at the disk",
+        evidence="\n".join(lines[-6:]),
+        hint="ragops doctor checks the files of the model and the disk",
         file=model.folder,
     )

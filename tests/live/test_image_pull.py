@@ -93,7 +93,7 @@ def test_the_official_image_is_pulled_by_digest_and_named(engine, published, tmp
 def test_an_image_that_was_pulled_is_removed_with_both_names(engine, published, tmp_path):
     image.ensure(engine, PULLED, tmp_path)
     assert (tmp_path / "pulled-images").read_text().splitlines() == [published, PULLED]
-    image._remove_pulled(engine, tmp_path)
+    image.remove_pulled(engine, tmp_path)
     assert engine.image(PULLED) is None
     assert engine.image(published) is None
 
@@ -101,7 +101,7 @@ def test_an_image_that_was_pulled_is_removed_with_both_names(engine, published, 
 def test_a_digest_that_the_registry_lacks_is_no_image(engine, published, tmp_path, monkeypatch, messages):
     absent = published.partition("@")[0] + "@sha256:" + "0" * 64
     monkeypatch.setattr(image, "OFFICIAL", absent)
-    assert image.official(engine, tmp_path) is False
+    assert image.pull_official(engine, tmp_path) is False
     assert "manifest unknown" in messages[-1]
     assert engine.image(PULLED) is None
     assert not (tmp_path / "pulled-images").exists()

@@ -107,7 +107,7 @@ class TestMade:
 class TestRefused:
     def test_what_is_quantized_already(self, fake, model_folder):
         configured(model_folder, quantization_config={"quant_method": "awq"})
-        with pytest.raises(ModelError, match="quantized already") as caught:
+        with pytest.raises(ModelError, match="already quantized") as caught:
             make(fake, model_folder)
         assert "awq" in caught.value.evidence
         assert caught.value.code == "model-not-int"
