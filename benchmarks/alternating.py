@@ -1,6 +1,6 @@
-"""Servers that are asked in turn on the same cores, all but one paused; and the launch people copy.
+"""Servers that receive alternating requests on the same cores; all but one are paused.
 
-``launches.py`` says who meets whom.
+``launches.py`` decides which are compared. One is the launch command that users copy (the recipe).
 """
 
 from __future__ import annotations
@@ -34,62 +34,64 @@ if TYPE_CHECKING:
 
 PREFIX = "ragops-launches"
 
-PATIENCE = 600.0
+TIMEOUT = 600.0
 
 RECIPE = ("--runner", "pooling", "--dtype", "float32", "--port", "8000", "--trust-remote-code")
-"""As in compose files, but for ``--task score``, which vLLM refuses since 0.13: with it nothing starts."""
+"""Options of published compose files, without ``--task score``, which vLLM rejects since 0.13."""
 RECIPE_VARIABLES = (
     ("VLLM_HF_OVERRIDES", options.KNOWN[0].overrides),
     ("VLLM_CPU_KVCACHE_SPACE", "2"),
     ("HF_HUB_OFFLINE", "1"),
     ("VLLM_NO_USAGE_STATS", "1"),
 )
-"""The first is the recipe's own, and vLLM does not know it. The second lets two servers share one memory."""
-MENDED = "--runner pooling for --task score, which vLLM refuses; a key-value cache of 2 GiB; no CPU quota"
+"""vLLM does not know the first, which is the recipe's. The second lets two servers share the memory."""
+RECIPE_CHANGES = (
+    "--runner pooling instead of --task score, which vLLM rejects; a key-value cache of 2 GiB; no CPU quota"
+)
 
 
 @dataclass(frozen=True)
 class Server:
-    """A reranker that answers on this host, and is paused while it is not asked."""
+    """A reranker on this host, paused between its requests."""
 
     engine: Engine
     name: str
     url: str
     served: str
     ready: float
-    """Seconds from its start to its first answer."""
+    """Seconds from its start to its first response."""
 
-    def ask(self, request: Request) -> Timed:
-        """One call, while every other server is paused.
+    def send(self, request: Request) -> Timed:
+        """Send one request while every other server is paused.
 
         Raises:
-            BenchError: It was not answered well.
+            BenchError: The request failed.
         """
         self.engine.unpause(self.name)
         try:
-            look = Sampler(self.url, self.engine, self.name)
-            before = look()
-            reply = asyncio.run(_sent(wire.Target(self.url, self.served, timeout=PATIENCE), request))
-            after = look()
+            sampler = Sampler(self.url, self.engine, self.name)
+            before = sampler()
+            reply = asyncio.run(_post(wire.Target(self.url, self.served, timeout=TIMEOUT), request))
+            after = sampler()
         finally:
             self.engine.pause(self.name)
         if reply.error:
-            raise BenchError(f"{self.name} did not answer", code="server-silent", evidence=reply.error)
+            raise BenchError(f"{self.name} did not respond", code="server-silent", evidence=reply.error)
         tokens = reply.tokens or 0
         computed = tokens - (after.cached_tokens or 0) + (before.cached_tokens or 0)
         took, count = (reply.t_done - reply.t_send) / 1e9, len(request.documents)
         return Timed(took, count, tokens, computed, reply.scores, targets.others(before, after))
 
 
-async def _sent(target: wire.Target, request: Request) -> wire.RerankResponse:
+async def _post(target: wire.Target, request: Request) -> wire.RerankResponse:
     async with wire.client() as http:
         body = wire.encode(target.model, request.query, request.documents)
         return await wire.post(http, target, body, len(request.documents))
 
 
 @dataclass(frozen=True)
-class Rig:
-    """The machine, and what is started on it."""
+class LaunchRunner:
+    """The engine, image, host and models of a comparison of launches."""
 
     engine: Engine
     image: str
@@ -98,62 +100,62 @@ class Rig:
     int8: Model
 
     def stack(self, name: str) -> Stack:
-        """All defaults, but for names and a port of its own."""
+        """The default configuration with its own names and port."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         reranker = Reranker(name=f"{PREFIX}-{name}", port=port, served_name=PREFIX)
         return Stack(network=Network(name=PREFIX), reranker=reranker)
 
-    def ours(self, name: str, model: Model) -> ContainerSpec:
-        """As ``ragops up`` starts it."""
+    def default_spec(self, name: str, model: Model) -> ContainerSpec:
+        """The container that ``ragops up`` starts."""
         stack = self.stack(name)
         return options.container_spec(stack, model, sizing.size(stack, model, self.host), image=self.image)
 
-    def recipe(self) -> ContainerSpec:
-        """As people copy it, on the same cores; a quota of more cores than there are is refused."""
-        ours = self.ours("recipe", self.model)
+    def recipe_spec(self) -> ContainerSpec:
+        """The container of the recipe, on the same cores and without its CPU quota."""
+        default = self.default_spec("recipe", self.model)
         where = "/models/recipe"
         return ContainerSpec(
-            name=ours.name,
+            name=default.name,
             image=self.image,
             entrypoint=options.ENTRYPOINT,
             command=("--model", where, *RECIPE, "--max-model-len", str(min(8192, self.model.max_tokens))),
             environment=RECIPE_VARIABLES,
             mounts=(Mount(str(self.model.folder), where, read_only=True),),
             network=PREFIX,
-            publish=ours.publish,
-            cpuset_cpus=ours.cpuset_cpus,
+            publish=default.publish,
+            cpuset_cpus=default.cpuset_cpus,
             memory=min(16 * sizing.GIB, self.host.usable_memory // 2),
             shm_size=4 * sizing.GIB,
         )
 
     @contextmanager
-    def up(self, spec: ContainerSpec, served: str = PREFIX) -> Iterator[Server]:
-        """Start a server, wait for its first answer, pause it, and remove it whatever happens."""
-        told(f"start {spec.name}")
+    def started(self, spec: ContainerSpec, served: str = PREFIX) -> Iterator[Server]:
+        """Start a server, wait for its first response, pause it, and remove it at the end."""
+        log(f"start {spec.name}")
         self.engine.create_container(spec)
         try:
             self.engine.start(spec.name)
-            took = ready.wait(self.engine, spec.name, served, PATIENCE)
-            told(f"{spec.name} is ready after {took:.0f} s")
+            took = ready.wait(self.engine, spec.name, served, TIMEOUT)
+            log(f"{spec.name} is ready after {took:.0f} s")
             self.engine.pause(spec.name)
             url = f"http://127.0.0.1:{spec.publish[0][1]}/v1"
             yield Server(self.engine, spec.name, url, served, took)
         finally:
-            with suppress(EngineError):  # it may not have come so far
+            with suppress(EngineError):  # it may not be paused
                 self.engine.unpause(spec.name)
             self.engine.remove_container(spec.name)
 
-    def limit(self, spec: ContainerSpec) -> GemmPeak:
+    def gemm_peak(self, spec: ContainerSpec) -> GemmPeak:
         """The matrix multiplication peak on the cores of a launch."""
         return measure.gemm_peak(self._deployment(spec), self.engine, self.image)
 
-    def origin(self, spec: ContainerSpec) -> Provenance:
+    def provenance(self, spec: ContainerSpec) -> Provenance:
         """Provenance of the record."""
         container = self.engine.container(spec.name)
         if container is None:
-            raise BenchError(f"{spec.name} is gone", container=spec.name)
+            raise BenchError(f"{spec.name} does not exist", container=spec.name)
         provenance = measure.provenance(self._deployment(spec), container, self.engine)
         return replace(provenance, client_is_stand_in="")
 
@@ -162,6 +164,6 @@ class Rig:
         return Deployment(stack, self.model, self.host, sizing.size(stack, self.model, self.host), spec)
 
 
-def told(line: str) -> None:
-    """Say how far it is."""
+def log(line: str) -> None:
+    """Log a line of progress."""
     sys.stderr.write(f"{line}\n")

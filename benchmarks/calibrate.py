@@ -1,4 +1,4 @@
-"""Where the limits of the score gate come from: a healthy reranker beside every impostor.
+"""Measures the limits of the score check: a healthy reranker beside every faulty scorer.
 
 ::
 
@@ -6,7 +6,7 @@
     seen = scores.ask(engine, "docker-ragflow-cpu-1", image, url, expected, full=True)
     write(measured(expected, seen, about), Path("measured.json"))
 
-``data/golden/measured.json`` is what came out.
+``data/golden/measured.json`` is its result.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     from ragops.checks import Check
     from ragops.checks.golden import Item
     from ragops.checks.questions import Expected, Purpose, RequestPlan, Results
-    from tests.support.faulty_scorers import Impostor
+    from tests.support.faulty_scorers import FaultyScorer
     from tests.support.stub import Prompt
 
 
 @dataclass(frozen=True)
 class About:
-    """What was measured, and when."""
+    """The measured model and the date."""
 
     date: str
     model: str
     sha256: str
-    """Of the model folder, as :func:`ragops.reranker.model.fingerprint` gives it."""
+    """Of the model folder, by :func:`ragops.reranker.model.fingerprint`."""
     image: str
     dtype: str
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of one number over many draws."""
+    """Distribution of a number over many draws."""
 
     draws: int
     mean: float
@@ -59,7 +59,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Group:
-    """The measures of one language in one form."""
+    """Measures of a language in a form."""
 
     form: str
     lang: str
@@ -68,22 +68,22 @@ class Group:
 
 @dataclass(frozen=True)
 class Caught:
-    """What the gate said to one impostor."""
+    """Result of the score check for one faulty scorer."""
 
-    who: Impostor
+    who: FaultyScorer
     draws: int
-    """Seeds that it was played with."""
+    """Number of seeds."""
     caught: int
-    """How many of them failed."""
+    """Seeds with a failed check."""
     checks: tuple[str, ...]
     """The checks that failed."""
     at_least: int
-    """How many failed by the needed questions alone, which is all that a slow server is asked."""
+    """Seeds with a failed check among the needed requests, the only ones that a slow server receives."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the gate when this was measured."""
+    """Limits of the score check at the time of the measurement."""
 
     accuracy: float
     few: float
@@ -107,30 +107,30 @@ class Few:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the limits stand on; accuracies are pairwise, on the queries that a quick gate asks."""
+    """The source of the limits; accuracies are pairwise, on the queries of the quick score check."""
 
     about: About
     limits: Limits
     healthy: tuple[Group, ...]
     """All of the golden set, by form and language."""
     accuracy: float
-    """The healthy model's."""
+    """Of the healthy model."""
     resampled: Distribution
-    """The same over as many queries drawn with repetition: how far another choice might move it."""
+    """Bootstrap of it over the queries."""
     floor: float
-    """Of shared words."""
+    """Accuracy of word overlap."""
     again: Distribution
-    """How far a score moves when the same question is asked again."""
+    """Difference of scores of a repeated request."""
     moved: Distribution
-    """And when its documents stand elsewhere, among others."""
+    """Difference of scores when the documents are in another order, among others."""
     tail: float
-    """How far the last sentence of a long document moves its score."""
+    """Difference of scores by the last sentence of a long document."""
     random: Distribution
     """Accuracy of a random head, over seeds."""
     shuffled: Distribution
-    """Of a healthy model's scores given to other documents."""
+    """Accuracy of a healthy model's scores in shuffled order."""
     generative: Distribution
-    """Of simulated cosines of a generative model."""
+    """Accuracy of simulated cosines of a generative model."""
     generative_spread: Distribution
     """Standard deviation of all its scores."""
     few: Few
@@ -138,13 +138,13 @@ class Measured:
 
 
 def measured(expected: Expected, seen: Results, about: About, *, draws: int = 2000) -> Measured:
-    """Put a healthy reranker's answers beside the impostors'.
+    """Compare a healthy reranker with the faulty scorers.
 
     Args:
-        expected: How the reranker was launched.
-        seen: Its answers to the full plan.
-        about: What it is.
-        draws: Seeds of each impostor.
+        expected: Launch of the reranker.
+        seen: Its results of the full plan.
+        about: Model and date.
+        draws: Seeds of each faulty scorer.
     """
     quick = {one.item for one in plan_requests(expected).calls if one.purpose == "golden"}
     items = tuple(item for item in golden.load() if item in quick and item.lang in expected.languages)
@@ -164,44 +164,46 @@ def measured(expected: Expected, seen: Results, about: About, *, draws: int = 20
         shuffled=_accuracies("shuffled", items, draws),
         generative=_accuracies("generative", items, draws),
         generative_spread=_distribution(
-            measure(_played("generative", items, seed)).spread for seed in range(draws)
+            measure(_scored_items("generative", items, seed)).spread for seed in range(draws)
         ),
         few=_few(expected, seen, draws),
-        impostors=tuple(catch(who, expected, draws // 10) for who in faulty_scorers.IMPOSTORS),
+        impostors=tuple(check_seeds(who, expected, draws // 10) for who in faulty_scorers.FAULTY_SCORERS),
     )
 
 
-def catch(who: Impostor, expected: Expected, draws: int) -> Caught:
-    """Play one impostor with many seeds."""
+def check_seeds(who: FaultyScorer, expected: Expected, draws: int) -> Caught:
+    """Check one faulty scorer with many seeds."""
     prompt: Prompt = "card" if expected.template else "none"
-    played = [Behaviour(impostor=who, seed=seed, prompt=prompt) for seed in range(draws)]
-    failed = [_failing(gate(one, expected)) for one in played]
-    few = [_failing(gate(one, expected, needed=True)) for one in played]
+    behaviours = [Behaviour(scorer=who, seed=seed, prompt=prompt) for seed in range(draws)]
+    failed = [_failing(check_stub(one, expected)) for one in behaviours]
+    few = [_failing(check_stub(one, expected, needed=True)) for one in behaviours]
     return Caught(who, draws, sum(map(bool, failed)), tuple(sorted(set(failed))), sum(map(bool, few)))
 
 
 def write(found: Measured, file: Path) -> None:
-    """Write it as JSON, numbers cut to six places."""
-    told = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 6))
-    file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    """Write it as JSON with six decimal places."""
+    rounded = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 6))
+    file.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
 
 
-def play(behaviour: Behaviour, expected: Expected, *, full: bool = False, needed: bool = False) -> Results:
-    """What the gate would hear from a stub that behaves so; no server is started.
+def results_of(
+    behaviour: Behaviour, expected: Expected, *, full: bool = False, needed: bool = False
+) -> Results:
+    """The results of a stub with this behaviour; no server is started.
 
     Args:
-        behaviour: The stub's.
-        expected: How the gate believes it was launched.
+        behaviour: Of the stub.
+        expected: Expected launch.
         full: The whole golden set.
-        needed: The needed questions alone, as from a server that is slow.
+        needed: Only the needed requests, as for a slow server.
     """
-    asked = plan_requests(expected, full=full)
-    return parse_responses(asked, _replies(behaviour, asked, needed=needed))
+    request_plan = plan_requests(expected, full=full)
+    return parse_responses(request_plan, _responses(behaviour, request_plan, needed=needed))
 
 
-def gate(behaviour: Behaviour, expected: Expected, *, needed: bool = False) -> list[Check]:
-    """What the gate says to a stub that behaves so; the arguments are those of :func:`play`."""
-    return rules.check_scores(expected, play(behaviour, expected, needed=needed))
+def check_stub(behaviour: Behaviour, expected: Expected, *, needed: bool = False) -> list[Check]:
+    """The score check of a stub with this behaviour; arguments as in :func:`results_of`."""
+    return rules.check_scores(expected, results_of(behaviour, expected, needed=needed))
 
 
 def _failing(checks: list[Check]) -> str:
@@ -209,8 +211,10 @@ def _failing(checks: list[Check]) -> str:
 
 
 def _few(expected: Expected, seen: Results, draws: int) -> Few:
-    asked = plan_requests(expected)
-    items = tuple(one.item for one in asked.calls[: asked.needed] if one.purpose == "golden" and one.item)
+    request_plan = plan_requests(expected)
+    items = tuple(
+        one.item for one in request_plan.calls[: request_plan.needed] if one.purpose == "golden" and one.item
+    )
     judged = [one for one in seen.scored("golden") if one.item in items]
     return Few(
         queries=len(items),
@@ -223,23 +227,25 @@ def _few(expected: Expected, seen: Results, draws: int) -> Few:
     )
 
 
-def _replies(behaviour: Behaviour, asked: RequestPlan, *, needed: bool = False) -> Iterator[ProbeResponse]:
-    rankings = asked.calls[: asked.needed] if needed else asked.calls
-    yield from (_reply(stub.count({"prompt": text})) for text in asked.counted)
-    if asked.prompts:
+def _responses(
+    behaviour: Behaviour, request_plan: RequestPlan, *, needed: bool = False
+) -> Iterator[ProbeResponse]:
+    rankings = request_plan.calls[: request_plan.needed] if needed else request_plan.calls
+    yield from (_response(stub.count({"prompt": text})) for text in request_plan.counted)
+    if request_plan.prompts:
         yield (
-            _reply(stub.classes(behaviour, {"input": asked.prompts}))
+            _response(stub.classes(behaviour, {"input": request_plan.prompts}))
             if behaviour.prompt != "none"
             else ProbeResponse(404, "")
         )
     for number, one in enumerate(rankings, start=1):
         body = json.loads(rerank_body(behaviour.model, one))
         used = stub.count_tokens(behaviour, one.query, one.documents)
-        yield _reply(stub.ranking(behaviour, body, used, number))
+        yield _response(stub.ranking(behaviour, body, used, number))
 
 
-def _reply(said: object) -> ProbeResponse:
-    return ProbeResponse(200, json.dumps(said))
+def _response(body: object) -> ProbeResponse:
+    return ProbeResponse(200, json.dumps(body))
 
 
 def _groups(seen: Results) -> Iterator[Group]:
@@ -261,11 +267,11 @@ def _moves(seen: Results, purpose: Purpose) -> Iterator[float]:
         yield from (abs(one - other) for one, other in pairs)
 
 
-def _accuracies(who: Impostor, items: tuple[Item, ...], draws: int) -> Distribution:
-    return _distribution(accuracy(_played(who, items, seed)) for seed in range(draws))
+def _accuracies(who: FaultyScorer, items: tuple[Item, ...], draws: int) -> Distribution:
+    return _distribution(accuracy(_scored_items(who, items, seed)) for seed in range(draws))
 
 
-def _played(who: Impostor, items: tuple[Item, ...], seed: int) -> list[ScoredItem]:
+def _scored_items(who: FaultyScorer, items: tuple[Item, ...], seed: int) -> list[ScoredItem]:
     return [
         ScoredItem(item, tuple(faulty_scorers.scored(who, item.query, item.texts(), call=number, seed=seed)))
         for number, item in enumerate(items)
@@ -273,5 +279,5 @@ def _played(who: Impostor, items: tuple[Item, ...], seed: int) -> list[ScoredIte
 
 
 def _distribution(values: Iterable[float]) -> Distribution:
-    drawn = sorted(values)
-    return Distribution(len(drawn), fmean(drawn), pstdev(drawn), drawn[0], drawn[-1])
+    ordered = sorted(values)
+    return Distribution(len(ordered), fmean(ordered), pstdev(ordered), ordered[0], ordered[-1])

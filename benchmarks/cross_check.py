@@ -1,15 +1,14 @@
-"""Do three clients see the same of one server? ragops, ``vllm bench serve`` and AIPerf, in turns.
+"""Compares three load generators on one server, alternating: ragops, ``vllm bench serve`` and AIPerf.
 
 ::
 
     python -m benchmarks.cross_check docs/_data/cross_check.json AIPERF/bin/aiperf [ragops.toml]
 
-needs a running reranker of a stack, published on this host, and AIPerf in a virtual environment of its own.
-Let the declaration leave a CPU to the clients (``cores = "0"`` on a machine of two): AIPerf takes some 20
-CPU-seconds for a turn, and a server that shares its cores is slower for it than for the others.
-All three send the same texts: those of ``vllm bench serve --dataset-name random-rerank``, the only one that
-takes no texts of ours, are caught by a stand-in and given to the other two. It is no test: it depends on how
-quiet the machine is. ``testing/clients.py`` knows how each tool is called and what it writes.
+needs a running reranker, published on this host, and AIPerf in its own virtual environment. The stack
+should leave a CPU to the clients (``cores = "0"`` with two CPUs): AIPerf takes some 20 CPU seconds for a
+measurement, and would slow down a server on the same cores. All three send the same texts: those of
+``vllm bench serve --dataset-name random-rerank``, which accepts no other texts; a fake server captures them
+for the other two. It is not a test: values depend on other processes. ``clients.py`` calls the tools.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.clients import WARMUP, AIPerf, Ragops, Size, VllmBench, catch, spare
+from benchmarks.clients import WARMUP, AIPerf, Ragops, Size, VllmBench, capture_texts, spare
 from ragops import configuration
 from ragops.bench.records import load_run
 from ragops.docker import engine as engines
@@ -37,35 +36,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from benchmarks.clients import Tool
-    from benchmarks.reports import Seen
+    from benchmarks.reports import Summary
 
 CLOSE = 0.05
-"""Share by which another tool's median ratio may lie off ours."""
+"""Accepted relative difference between the median of another tool and that of ragops."""
 CLIENTS = (1, 4)
 ROUNDS, REQUESTS = 5, 48
 SIZE = Size(documents=8, tokens=240)
-"""Large enough that a request takes long against what the clients cost, which share the server's cores."""
+"""Large enough that a request takes much longer than the client's work for it."""
 RESULTS = Path("results/cross-check")
-"""Where the runs of ragops are recorded."""
+"""Folder of the recorded runs of ragops."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One tool, once, at one number of clients."""
+    """One measurement of a tool with a number of clients."""
 
     round: int
     clients: int
     tool: str
-    seen: Seen
+    seen: Summary
     used_s: float
-    """Seconds that it ran, its start included."""
+    """Seconds, including its start."""
     run: str = ""
     """Folder of the recorded run; only ragops records one."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Another tool's figure divided by that of ragops, round by round."""
+    """Ratios of a value of another tool to that of ragops, over the rounds."""
 
     tool: str
     clients: int
@@ -84,7 +83,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """What was seen, where, and with what."""
+    """The record: measurements, machine and versions."""
 
     date: str
     cpu_model: str
@@ -97,23 +96,23 @@ class CrossCheck:
     """Of ragops, vLLM and AIPerf."""
     model: str
     stand_in: str
-    """What the model stands in for; empty when it is a reranker."""
+    """Description of a substitute model; empty for a reranker."""
     server_arguments: tuple[str, ...]
     texts_sha256: str
     size: Size
     requests: int
-    """In each turn, warm-up not counted."""
+    """In each measurement, without warm-up."""
     warmup: int
     commands: tuple[tuple[str, str], ...]
-    """Of each tool, as typed."""
+    """Command line of each tool."""
     turns: tuple[Turn, ...]
     ratios: tuple[Ratio, ...]
     agree: bool
-    """Whether all ratios are close, and no request failed."""
+    """Whether all ratios are close to 1 and no request failed."""
 
 
 def order(tools: Sequence[Tool], number: int) -> tuple[Tool, ...]:
-    """The tools in the order of a round: every second one backwards, so that a drift meets all alike."""
+    """The tools in the order of a round, reversed in every second one, so that drift affects all equally."""
     return tuple(tools if number % 2 == 0 else reversed(tools))
 
 
@@ -135,20 +134,20 @@ def ratios(turns: Iterable[Turn]) -> tuple[Ratio, ...]:
 
 
 def agrees(turns: Iterable[Turn], found: Iterable[Ratio]) -> bool:
-    """Whether all tools see the same; a failed request says that they do not."""
+    """Whether all ratios are close to 1 and no request failed."""
     return all(one.seen.errors == 0 for one in turns) and all(one.close for one in found)
 
 
-def main(file: str, aiperf: Path, declaration: Path | None = None) -> None:
+def main(file: str, aiperf: Path, configuration_file: Path | None = None) -> None:
     """Measure, and write the file."""
-    stack = configuration.load(declaration)
-    engine, host, wanted = engines.connect(), hosts.read_host(), Deployment.resolve(stack)
-    with ExitStack() as open_now:
-        folder = Path(open_now.enter_context(tempfile.TemporaryDirectory(prefix="ragops-cross-")))
-        bench = open_now.enter_context(VllmBench.started(engine, wanted, folder, SIZE, REQUESTS))
-        texts = catch(bench)
+    stack = configuration.load(configuration_file)
+    engine, host, deployment = engines.connect(), hosts.read_host(), Deployment.resolve(stack)
+    with ExitStack() as contexts:
+        folder = Path(contexts.enter_context(tempfile.TemporaryDirectory(prefix="ragops-cross-")))
+        bench = contexts.enter_context(VllmBench.started(engine, deployment, folder, SIZE, REQUESTS))
+        texts = capture_texts(bench)
         measured = Ragops(stack, engine, texts, RESULTS)
-        tools = (measured, bench, AIPerf.made(aiperf, wanted, texts, folder))
+        tools = (measured, bench, AIPerf.create(aiperf, deployment, texts, folder))
         turns = tuple(
             _turn(tool, number, clients)
             for number in range(ROUNDS)
@@ -161,11 +160,11 @@ def main(file: str, aiperf: Path, declaration: Path | None = None) -> None:
             date=datetime.now(UTC).date().isoformat(),
             cpu_model=host.cpu_model,
             cpus=len(host.cpus),
-            server_cpus=wanted.spec.cpuset_cpus,
-            client_cpus=hosts.format_cpu_list(spare(wanted.spec.cpuset_cpus)),
+            server_cpus=deployment.spec.cpuset_cpus,
+            client_cpus=hosts.format_cpu_list(spare(deployment.spec.cpuset_cpus)),
             python=platform.python_version(),
             versions=tuple((tool.name, tool.version) for tool in tools),
-            model=wanted.served_name,
+            model=deployment.served_name,
             stand_in=provenance.model_is_stand_in,
             server_arguments=provenance.launch_arguments,
             texts_sha256=texts.sha256,

@@ -1,14 +1,14 @@
-"""The launch that ragops makes against the one that people copy, and against the machine's own limit.
+"""Compares the default launch of ragops with the recipe that users copy, and with the machine's GEMM peak.
 
 ::
 
     python -m benchmarks.launches docs/_data/launches.json
 
-takes up to twenty minutes and writes what it saw, with an answer to each target of ``targets.py``. It is no
-test: it depends on the machine, and on how quiet that is, which the file says too. Without
-``RAGOPS_MODEL_DIR`` it makes Qwen3-Reranker-0.6B's shape with random weights, and says so.
+takes up to twenty minutes and writes the measurements and the result of each target of ``targets.py``. Not a
+test: values depend on the machine and on other processes, which the file records. Without
+``RAGOPS_MODEL_DIR`` it creates a model of Qwen3-Reranker-0.6B's shape with random weights.
 
-Two launches are compared in turn, call by call: the other one's container is paused meanwhile.
+Two launches receive alternating requests; the container of the other one is paused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import checkpoint, targets
-from benchmarks.alternating import MENDED, PREFIX, Rig, Server, told
+from benchmarks.alternating import PREFIX, RECIPE_CHANGES, LaunchRunner, Server, log
 from benchmarks.targets import Call, Series, Target
 from ragops.bench.workload import synthetic
 from ragops.checks.traffic import TOKENS_PER_WORD
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
     from ragops.checks.traffic import Request
     from ragops.docker.engine import Engine
 
-STAND_IN = "Qwen3-Reranker-0.6B-random"
+RANDOM_MODEL = "Qwen3-Reranker-0.6B-random"
 
 ROUNDS = 3
-"""Calls of each launch in a comparison; one more of each warms it up."""
+"""Measured requests of each launch in a comparison, after one warm-up request."""
 BUDGET_SECONDS = 240.0
-"""For calls of one of RAGFlow's sizes, where they can end in time at all."""
+"""Time for the requests of one of RAGFlow's sizes, if they can complete in time."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server was started, and in how many seconds it answered."""
+    """Command of a server, and seconds until its first response."""
 
     name: str
     command: tuple[str, ...]
     ready: tuple[float, ...]
-    """Of the first start, with an empty cache, and of those that followed."""
+    """Of the first start, with an empty cache, then of the later ones."""
     error: str = ""
 
 
@@ -66,7 +66,7 @@ class Measured:
     date: str
     origin: Provenance
     seconds: float
-    """That all of it took."""
+    """Total duration."""
     limit: GemmPeak
     recipe_is_mended: str
     launches: tuple[Launch, ...]
@@ -82,7 +82,7 @@ def main(file: str) -> None:
     int8 = models.describe(quantize.int8(model.folder, engine=engine, image=image))
     engine.create_network(NetworkSpec(PREFIX))
     try:
-        found = measured(Rig(engine, image, host.read_host(), model, int8))
+        found = measured(LaunchRunner(engine, image, host.read_host(), model, int8))
     finally:
         engine.remove_network(PREFIX)
         for name in (one.name for one in engine.volumes() if one.name.startswith(PREFIX)):
@@ -91,33 +91,33 @@ def main(file: str) -> None:
     Path(file).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
 
 
-def measured(rig: Rig) -> Measured:
+def measured(runner: LaunchRunner) -> Measured:
     """Two starts of the default; the recipe and int8, each in turn with it; RAGFlow's calls."""
-    began, spec = time.monotonic(), rig.ours("default", rig.model)
-    limit = rig.limit(spec)
-    # Each comparison has texts of its own: those that a server has seen come out of its prefix cache.
+    began, spec = time.monotonic(), runner.default_spec("default", runner.model)
+    limit = runner.gemm_peak(spec)
+    # Each comparison has its own texts: repeated texts come from the prefix cache.
     drawn = ROUNDS + 1, targets.documents(limit), _words(targets.DRAWN_TOKENS)
     first_texts, new_texts = (synthetic(*drawn, seed=seed).requests for seed in (1, 3))
-    told(f"limit {limit.tokens_per_s or 0:.0f} tokens/s; {targets.documents(limit)} documents a call")
-    with rig.up(spec) as first:
-        origin = rig.origin(spec)
-    with rig.up(spec) as default:
-        with rig.up(rig.recipe(), "/models/recipe") as recipe:
+    log(f"limit {limit.tokens_per_s or 0:.0f} tokens/s; {targets.documents(limit)} documents a call")
+    with runner.started(spec) as first:
+        origin = runner.provenance(spec)
+    with runner.started(spec) as default:
+        with runner.started(runner.recipe_spec(), "/models/recipe") as recipe:
             by_hand = _in_turn(default, recipe, first_texts)
-        small, quick, failed = _int8(rig, default, new_texts)
+        small, quick, failed = _int8(runner, default, new_texts)
         calls = [_calls(one, default, by_hand[0], limit) for one in targets.CALLS]
     sent = tuple(one for one in calls if one is not None)
-    unfit = quantize.unfit(rig.host)
+    unfit = quantize.unfit(runner.host)
     return Measured(
         date=datetime.now(UTC).date().isoformat(),
         origin=origin,
         seconds=time.monotonic() - began,
         limit=limit,
-        recipe_is_mended=MENDED,
+        recipe_is_mended=RECIPE_CHANGES,
         launches=(
             Launch("default", spec.command, (first.ready, default.ready)),
-            Launch("recipe", rig.recipe().command, (recipe.ready,)),
-            Launch("int8", rig.ours("int8", rig.int8).command, quick, failed),
+            Launch("recipe", runner.recipe_spec().command, (recipe.ready,)),
+            Launch("int8", runner.default_spec("int8", runner.int8).command, quick, failed),
         ),
         series=(*by_hand, *small, *sent),
         targets=(
@@ -126,20 +126,20 @@ def measured(rig: Rig) -> Measured:
             targets.int8_gain(small, unfit, failed),
             targets.second_start(first.ready, default.ready),
             *(
-                targets.call(asked, by_hand[0], limit, seen, small[1] if small and not unfit else None)
-                for asked, seen in zip(targets.CALLS, calls, strict=True)
+                targets.call(size, by_hand[0], limit, series, small[1] if small and not unfit else None)
+                for size, series in zip(targets.CALLS, calls, strict=True)
             ),
         ),
     )
 
 
 def _in_turn(a: Server, b: Server, requests: tuple[Request, ...]) -> tuple[Series, Series]:
-    """The same calls of both, one by one; the first of each only warms it up."""
+    """The same requests to both servers, alternating; the first one of each is warm-up."""
     pairs = []
     for number, request in enumerate(requests):
-        pairs.append((a.ask(request), b.ask(request)))
+        pairs.append((a.send(request), b.send(request)))
         took = ", ".join(f"{one.seconds:.1f} s" for one in pairs[-1])
-        told(f"call {number} of {a.name} and {b.name}: {took}")
+        log(f"call {number} of {a.name} and {b.name}: {took}")
     counted = pairs[1:]
     return (
         Series(_short(a), tuple(one for one, _ in counted)),
@@ -148,34 +148,34 @@ def _in_turn(a: Server, b: Server, requests: tuple[Request, ...]) -> tuple[Serie
 
 
 def _int8(
-    rig: Rig, default: Server, requests: tuple[Request, ...]
+    runner: LaunchRunner, default: Server, requests: tuple[Request, ...]
 ) -> tuple[tuple[Series, ...], tuple[float, ...], str]:
-    """Calls of the default and of int8, int8's start, or why it did not start."""
+    """Requests of the default and of int8 and the start of int8, or why it did not start."""
     try:
-        with rig.up(rig.ours("int8", rig.int8)) as server:
+        with runner.started(runner.default_spec("int8", runner.int8)) as server:
             return _in_turn(default, server, requests), (server.ready,), ""
     except LaunchError as error:
         return (), (), error.short
 
 
-def _calls(asked: Call, default: Server, known: Series, limit: GemmPeak) -> Series | None:
-    """Calls of one of RAGFlow's sizes, for as long as the time allows; None where none can end in time."""
-    if not targets.worth_sending(asked, known, limit):
+def _calls(size: Call, default: Server, known: Series, limit: GemmPeak) -> Series | None:
+    """Requests of one of RAGFlow's sizes within the time budget; None if none can complete in time."""
+    if not targets.worth_sending(size, known, limit):
         return None
-    texts = synthetic(targets.ENOUGH, asked.documents, _words(asked.tokens), seed=2).requests
-    seen, end = [], time.monotonic() + BUDGET_SECONDS
+    texts = synthetic(targets.ENOUGH, size.documents, _words(size.tokens), seed=2).requests
+    timings, end = [], time.monotonic() + BUDGET_SECONDS
     for request in texts:
-        seen.append(default.ask(request))
-        if time.monotonic() + seen[-1].seconds > end:
+        timings.append(default.send(request))
+        if time.monotonic() + timings[-1].seconds > end:
             break
-    return Series(f"default, {asked.name} calls", tuple(seen))
+    return Series(f"default, {size.name} calls", tuple(timings))
 
 
 def _folder(engine: Engine, image: str) -> Path:
-    """The user's model, else one with random weights that is made once and kept."""
+    """The configured model, else one with random weights, created once."""
     if named := models.named_folder(Stack()):
         return named
-    folder = home() / "models" / STAND_IN
+    folder = home() / "models" / RANDOM_MODEL
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.make(engine, image, folder, checkpoint.RELEASED, checkpoint.tokenizer())
@@ -183,7 +183,7 @@ def _folder(engine: Engine, image: str) -> Path:
 
 
 def _words(tokens: int) -> int:
-    """Words of a document, beside a query of some eight."""
+    """Words of a document; the query has about eight."""
     return round(tokens / TOKENS_PER_WORD) - 8
 
 

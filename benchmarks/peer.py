@@ -1,11 +1,11 @@
-"""Another server beside vLLM: plain transformers with the same weights, in a container of the same image.
+"""A second server: plain transformers with the same weights, in a container of the same image.
 
 ::
 
     with peer(engine, spec(image, folder, "qwen3-reranker-0.6b", container="a-peer", port=8124)) as url:
         benchmark_url(url, "qwen3-reranker-0.6b", config)
 
-What runs inside is ``data/peer.py``.
+``data/peer.py`` runs in the container.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from ragops.docker.engine import Engine
 
 START_SECONDS = 300.0
-"""Until it answers; reading 1.2 GB from a cold disk and casting it takes most of that."""
+"""Timeout of the start; most of it is reading 1.2 GB from a cold disk and casting it."""
 
 _PORT = 8000
 
 
 def spec(image: str, model: Path, name: str, *, container: str, port: int, cpus: str = "") -> ContainerSpec:
-    """The container: it reads the model and its program, and is published on this host only.
+    """The container, published on this host only.
 
     Args:
         image: The reranker's: it has torch and transformers.
         model: Folder of a Qwen3-Reranker.
-        name: The model's name as served.
+        name: Served model name.
         container: The container's name.
-        port: Of this host.
+        port: Port on this host.
         cpus: CPUs that it may use, such as ``0-3``; all when empty.
     """
     program = str(resources.files("benchmarks.data") / "peer.py")
@@ -58,24 +58,24 @@ def spec(image: str, model: Path, name: str, *, container: str, port: int, cpus:
 
 
 @contextmanager
-def peer(engine: Engine, declared: ContainerSpec) -> Iterator[str]:
-    """Start it, wait until it answers, give its address up to ``/v1``, and remove it whatever happens.
+def peer(engine: Engine, container: ContainerSpec) -> Iterator[str]:
+    """Start the server, wait until it responds, yield its address up to ``/v1``, and remove it at the end.
 
     Args:
-        engine: Where.
-        declared: From :func:`spec`.
+        engine: The Docker engine.
+        container: From :func:`spec`.
 
     Raises:
-        EngineError: It can't be made, or does not answer in time.
+        EngineError: It cannot be created, or does not respond in time.
     """
-    made = engine.create_container(declared)
-    root = f"http://127.0.0.1:{declared.publish[0][1]}"
+    container_id = engine.create_container(container)
+    root = f"http://127.0.0.1:{container.publish[0][1]}"
     try:
-        engine.start(made)
-        _wait(engine, declared.name, root)
+        engine.start(container_id)
+        _wait(engine, container.name, root)
         yield f"{root}/v1"
     finally:
-        engine.remove_container(made)
+        engine.remove_container(container_id)
 
 
 def _wait(engine: Engine, container: str, url: str) -> None:
@@ -85,12 +85,12 @@ def _wait(engine: Engine, container: str, url: str) -> None:
             if httpx.get(f"{url}/health", timeout=5, trust_env=False).is_success:
                 return
         except httpx.HTTPError:
-            there = engine.container(container)
-            if there is None or not there.running:
+            state = engine.container(container)
+            if state is None or not state.running:
                 break
         time.sleep(0.3)
     raise EngineError(
-        f"the peer in {container} does not answer",
+        f"the server in {container} does not respond",
         code="engine-silent",
         evidence=engine.logs(container)[-1000:],
         hint=f"docker logs {container}",

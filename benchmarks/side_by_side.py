@@ -1,12 +1,12 @@
-"""vLLM and plain transformers with the same weights: do they sort alike, and then, how fast is each?
+"""Compares vLLM with plain transformers and the same weights: first the order of documents, then the time.
 
 ::
 
     python -m benchmarks.side_by_side docs/_data/peer.json ragops.toml
 
-needs the declaration's reranker running, with the weights of a Qwen3-Reranker; it starts the other server
-itself, from the same image and on the same CPUs, and takes it away. Nothing is told of speed unless both sort
-alike. It is no test: it depends on how quiet the machine is.
+needs the configured reranker running, with the weights of a Qwen3-Reranker. It starts the other server from
+the same image and on the same CPUs, and removes it. Time is only measured if both return the same order. Not
+a test: values depend on other processes.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from ragops.bench.workload import Workload
 
 LEAST_TAU, LEAST_TOP1 = 0.95, 0.9
-"""What the gate asks for; both servers compute in float32, so that only near ties may change places."""
+"""Required agreement; both servers compute in float32, so that only near ties may change places."""
 RESULTS = Path("results")
 _DOCUMENTS, _WORDS, _REQUESTS, _REPEATS, _WARMUP = 8, 80, 8, 5, 2
 
 
 @dataclass(frozen=True)
 class Side:
-    """One server's figures; they are in its recorded run."""
+    """Values of one server, from its recorded run."""
 
     server: str
     run: str
@@ -59,77 +59,77 @@ class Side:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The second server's figure divided by the first one's, as ``ragops compare`` has it."""
+    """A value of the second server divided by that of the first, as in ``ragops compare``."""
 
     level: str
     figure: str
     ratio: str
-    """With its interval; ``~`` where they can't be told apart."""
+    """With its confidence interval; ``~`` if inconclusive."""
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What was seen, and where."""
+    """The record: measurements and machine."""
 
     date: str
     cpu_model: str
     cpus: int
     model: str
     stand_in: str
-    """What the weights stand in for; empty when they are the released ones."""
+    """Description of substitute weights; empty for the released ones."""
     workload: str
     requests: int
-    """Of each server, warm-up not counted."""
+    """For each server, without warm-up."""
     agreement: Agreement
     sides: tuple[Side, ...]
     ratios: tuple[Ratio, ...]
 
 
-def gate(found: Agreement) -> None:
-    """Let pass what sorts alike.
+def require_agreement(result: Agreement) -> None:
+    """Continue only if both servers return the same order.
 
     Raises:
-        BenchError: It does not.
+        BenchError: They do not.
     """
-    if found.kendall_tau < LEAST_TAU or found.top1 < LEAST_TOP1:
+    if result.kendall_tau < LEAST_TAU or result.top1 < LEAST_TOP1:
         raise BenchError(
-            "these servers sort differently, so their speed is not compared",
-            evidence=str(found),
-            hint="look at prompt, precision and truncation of both: they do not compute the same",
+            "these servers return different orders, so their times are not compared",
+            evidence=str(result),
+            hint="compare prompt, precision and truncation of both servers",
         )
 
 
 def scores(url: str, model: str, workload: Workload) -> list[tuple[float, ...]]:
-    """What a server answers to each request of a workload, one at a time.
+    """The scores of a server for each request of a workload, in sequence.
 
     Raises:
-        BenchError: It fails to answer one.
+        BenchError: A request failed.
     """
 
-    async def ask() -> list[tuple[float, ...]]:
-        target, found = wire.Target(url, model, timeout=300), []
+    async def send() -> list[tuple[float, ...]]:
+        target, responses = wire.Target(url, model, timeout=300), []
         async with wire.client() as http:
-            for one in workload.requests:
-                body = wire.encode(model, one.query, one.documents)
-                reply = await wire.post(http, target, body, len(one.documents))
+            for request in workload.requests:
+                body = wire.encode(model, request.query, request.documents)
+                reply = await wire.post(http, target, body, len(request.documents))
                 if reply.error:
                     raise BenchError(
-                        f"{target.url} did not answer",
+                        f"{target.url} did not respond",
                         code="server-silent",
                         evidence=reply.error,
                         url=target.url,
                     )
-                found.append(reply.scores)
-        return found
+                responses.append(reply.scores)
+        return responses
 
-    return asyncio.run(ask())
+    return asyncio.run(send())
 
 
-def main(file: str, declaration: Path) -> None:
+def main(file: str, configuration_file: Path) -> None:
     """Compare, and write the file."""
-    stack, engine, host = configuration.load(declaration), engines.connect(), hosts.read_host()
-    wanted = Deployment.resolve(stack)
-    ours, model = stack.host_url, wanted.model
+    stack, engine, host = configuration.load(configuration_file), engines.connect(), hosts.read_host()
+    deployment = Deployment.resolve(stack)
+    ours, model = stack.host_url, deployment.model
     if ours is None:
         raise BenchError(
             "the reranker is not published on this host",
@@ -139,18 +139,18 @@ def main(file: str, declaration: Path) -> None:
         )
     texts = synthetic(_REQUESTS + _WARMUP, _DOCUMENTS, _WORDS)
     other = spec(
-        wanted.spec.image,
+        deployment.spec.image,
         model.folder,
-        wanted.served_name,
+        deployment.served_name,
         container=f"{stack.reranker.name}-peer",
         port=_free_port(),
-        cpus=wanted.spec.cpuset_cpus,
+        cpus=deployment.spec.cpuset_cpus,
     )
     with peer(engine, other) as theirs:
-        alike = agreement(*(scores(url, wanted.served_name, texts) for url in (ours, theirs)))
-        gate(alike)
+        alike = agreement(*(scores(url, deployment.served_name, texts) for url in (ours, theirs)))
+        require_agreement(alike)
         runs = tuple(
-            _recorded(url, wanted.served_name, texts, name, model.stand_in)
+            _recorded(url, deployment.served_name, texts, name, model.stand_in)
             for url, name in ((ours, "vllm"), (theirs, "transformers"))
         )
     made = SideBySide(

@@ -1,7 +1,7 @@
-"""What a launch is held to, and how a record answers: met, missed, or more than the machine can do; pure.
+"""Targets of a launch and their results: met, missed, or beyond the machine; pure.
 
-``launches.py`` measures, the page :doc:`targets` shows. All are ratios within one run, or seconds of a call
-of known size, so that a record of one machine can be read beside that of another.
+``launches.py`` measures. All targets are ratios within a run, or seconds of a request of known size, so that
+records of different machines are comparable.
 """
 
 from __future__ import annotations
@@ -19,66 +19,66 @@ if TYPE_CHECKING:
 Answer = Literal["met", "missed", "beyond this machine"]
 
 RECIPE_RATIO = 9.0
-"""Documents a second of the default launch, by those of the hand-written recipe."""
+"""Documents per second of the default launch, relative to those of the recipe."""
 LIMIT_SHARE, LIMIT_AIM = 0.65, 0.80
-"""Of the tokens a second that matrix multiplication alone would allow."""
+"""Fractions of the tokens per second that matrix multiplication alone allows."""
 INT8_RATIO = 1.25
-"""Documents a second of int8, by those of the default launch."""
+"""Documents per second of int8, relative to those of the default launch."""
 SECOND_START_SHARE, READY_SECONDS = 0.5, 60.0
-"""Of the first start's seconds, with its compile cache; and at most so many."""
+"""Largest second start, with a compile cache: fraction of the first start, and seconds."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of RAGFlow, and the seconds within which 95 in 100 must end."""
+    """A request of RAGFlow, and the target of its p95 in seconds."""
 
     name: str
     documents: int
     tokens: int
-    """Of query and document together, without the score template."""
+    """Query and document, without the score template."""
     within: float
 
 
 CALL_SECONDS, MOST_DOCUMENTS, TEMPLATE_TOKENS = 15.0, 32, 75
-"""Of the calls that launches are compared with: least time, most documents, tokens around each."""
+"""Of requests in comparisons of launches: shortest time, most documents, tokens of the template."""
 ENOUGH = needed(0.95)
-"""Calls that a p95 needs to have an interval."""
+"""Fewest requests for a confidence interval of p95."""
 DRAWN_TOKENS = 280
-"""Tokens of a query and a document in those calls; the template comes on top."""
+"""Tokens of a query and a document in those requests, without the template."""
 
 CALLS = (Call("typical", 64, 280, 12.0), Call("heavy", 90, 500, 30.0))
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One rerank call as it was seen."""
+    """Measurement of one rerank request."""
 
     seconds: float
     documents: int
     tokens: int
-    """Of all prompts."""
+    """In all prompts."""
     computed: int
-    """Of those, what the prefix cache did not have."""
+    """Those that were not in the prefix cache."""
     scores: tuple[float, ...]
     others: float
-    """Cores that neither the server nor this program used meanwhile."""
+    """Cores used by other processes."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Calls of one launch, in turn with those of the other."""
+    """Requests of one launch, alternating with those of the other."""
 
     launch: str
     calls: tuple[Timed, ...]
 
     @property
     def documents_per_s(self) -> float:
-        """Of the median call."""
+        """Of the median request."""
         return median(one.documents / one.seconds for one in self.calls)
 
     @property
     def computed_per_s(self) -> float:
-        """Tokens that were computed in a second, of the median call."""
+        """Computed tokens per second, of the median request."""
         return median(one.computed / one.seconds for one in self.calls)
 
     @property
@@ -94,43 +94,43 @@ class Series:
 
 @dataclass(frozen=True)
 class Target:
-    """One target, with all that its answer rests on."""
+    """Result of one target with its values."""
 
     name: str
     asked: str
     answer: Answer
     figure: str
     limit: str
-    """What this machine could do at most."""
+    """Upper limit of this machine."""
     note: str = ""
-    """What was tried, and what the figure does not show."""
+    """Remarks on the value."""
 
 
 def others(before: Sample, after: Sample) -> float:
-    """Cores that others used between two looks at the server and its machine."""
+    """Cores used by other processes between two samples."""
     used = [(one.host_busy_ns or 0) - (one.cpu_ns or 0) - (one.client_ns or 0) for one in (before, after)]
     return max(0.0, (used[1] - used[0]) / (after.t - before.t))
 
 
 def documents(limit: GemmPeak) -> int:
-    """Documents of a call that takes some :data:`CALL_SECONDS`, at the machine's limit."""
+    """Documents of a request that takes about :data:`CALL_SECONDS` at the machine's limit."""
     fit = CALL_SECONDS * (limit.tokens_per_s or 0) / (DRAWN_TOKENS + TEMPLATE_TOKENS)
     return min(MOST_DOCUMENTS, max(2, int(fit)))
 
 
-def worth_sending(asked: Call, known: Series, limit: GemmPeak) -> bool:
-    """Whether a call could end in its time if the machine did nothing but multiply."""
-    least = _least(asked, known, limit)
-    return least is None or least <= asked.within
+def worth_sending(size: Call, known: Series, limit: GemmPeak) -> bool:
+    """Whether a request could complete in time if only matrix multiplication took time."""
+    least = _least(size, known, limit)
+    return least is None or least <= size.within
 
 
 def answered(*, met: bool, possible: bool) -> Answer:
-    """Met counts, whatever a limit that was measured seconds earlier says."""
+    """The result; a met target is met, whatever the limit, which was measured earlier."""
     return "met" if met else "missed" if possible else "beyond this machine"
 
 
 def against_recipe(default: Series, recipe: Series, limit: GemmPeak) -> Target:
-    """The default launch against what people copy by hand."""
+    """The default launch compared with the recipe."""
     ratio = default.documents_per_s / recipe.documents_per_s
     most = (limit.tokens_per_s or 0) / default.computed_per_document / recipe.documents_per_s
     return Target(
@@ -151,7 +151,7 @@ _SAME_ARITHMETIC = (
 
 
 def share_of_limit(default: Series, limit: GemmPeak) -> Target:
-    """How much of the machine's multiplication the served model gets."""
+    """The fraction of the machine's matrix multiplication peak that the server reaches."""
     name, asked = "share of the machine's own limit", f"at least {LIMIT_SHARE:.0%}, better {LIMIT_AIM:.0%}"
     if limit.tokens_per_s is None:
         why = next((one.error for one in limit.gemms if one.dtype == limit.served), "")
@@ -168,15 +168,15 @@ def share_of_limit(default: Series, limit: GemmPeak) -> Target:
 
 
 def int8_gain(series: tuple[Series, ...], unfit: str, failed: str) -> Target:
-    """What int8 weights bring, and what they do to the order.
+    """Speed of int8 weights, and their effect on the order.
 
     Args:
-        series: The default launch, and the same launch of the int8 folder; none where that did not start.
-        unfit: Why this processor must not serve int8; empty where it may.
+        series: The default launch and that of the int8 folder; empty if it did not start.
+        unfit: Why this processor does not suit int8; empty if it does.
         failed: Why it did not start.
     """
     name, asked = "int8 against the default launch", f"at least {INT8_RATIO:g} times its documents a second"
-    limit = f"none to be had: {unfit}" if unfit else "that of int8 multiplication"
+    limit = f"not available: {unfit}" if unfit else "that of int8 multiplication"
     if not series:
         return Target(name, asked, answered(met=False, possible=not unfit), f"did not start: {failed}", limit)
     default, int8 = series
@@ -193,7 +193,7 @@ def int8_gain(series: tuple[Series, ...], unfit: str, failed: str) -> Target:
 
 
 def second_start(first: float, second: float) -> Target:
-    """Starts with an empty and with a filled compile cache, in seconds to the first answer."""
+    """Starts with an empty and with a filled compile cache, in seconds to the first response."""
     met = second <= SECOND_START_SHARE * first and second <= READY_SECONDS
     return Target(
         "second start, with the compile cache",
@@ -212,61 +212,61 @@ _TRIED = (
 )
 
 
-def call(asked: Call, default: Series, limit: GemmPeak, sent: Series | None, int8: Series | None) -> Target:
-    """A call of RAGFlow's size.
+def call(size: Call, default: Series, limit: GemmPeak, sent: Series | None, int8: Series | None) -> Target:
+    """A request of RAGFlow's size.
 
     Args:
-        asked: The call.
-        default: Calls of the default launch of any size; they tell the tokens a second.
+        size: The request.
+        default: Requests of the default launch of any size; the source of its tokens per second.
         limit: The machine's.
-        sent: Such calls as they were seen; None where none could end in time, so that none was sent.
-        int8: Calls of the int8 launch, of any size; None where there are none that count.
+        sent: Requests of that size; None if none could complete in time.
+        int8: Requests of the int8 launch, of any size; None if there are none.
     """
-    tokens, least = _tokens(asked, default), _least(asked, default, limit)
+    tokens, least = _tokens(size, default), _least(size, default, limit)
     about = tokens / default.computed_per_s
     figure, met = f"none was sent: about {about:.0f} s, from the tokens a second of shorter calls", False
-    note = _instead(asked, about, tokens, int8)
+    note = _instead(size, about, tokens, int8)
     if sent is not None:
-        met, figure = sent.slowest <= asked.within, _seen(sent, asked)
-        note = "" if met else _instead(asked, sent.slowest, tokens, int8)
+        met, figure = sent.slowest <= size.within, _seen(sent, size)
+        note = "" if met else _instead(size, sent.slowest, tokens, int8)
     return Target(
-        f"RAGFlow's {asked.name} call, {asked.documents} documents of {asked.tokens} tokens",
-        f"p95 under {asked.within:.0f} s",
-        answered(met=met, possible=least is None or least <= asked.within),
+        f"RAGFlow's {size.name} call, {size.documents} documents of {size.tokens} tokens",
+        f"p95 under {size.within:.0f} s",
+        answered(met=met, possible=least is None or least <= size.within),
         figure,
         f"multiplication alone takes {seconds(least)}" if least else "not measured",
         note,
     )
 
 
-def _tokens(asked: Call, known: Series) -> float:
-    """Tokens that such a call computes: its texts, and what stands around each in the prompt."""
+def _tokens(size: Call, known: Series) -> float:
+    """Computed tokens of a request: its texts and the template."""
     around = known.computed_per_document - DRAWN_TOKENS
-    return asked.documents * (asked.tokens + around)
+    return size.documents * (size.tokens + around)
 
 
-def _least(asked: Call, known: Series, limit: GemmPeak) -> float | None:
-    return _tokens(asked, known) / limit.tokens_per_s if limit.tokens_per_s else None
+def _least(size: Call, known: Series, limit: GemmPeak) -> float | None:
+    return _tokens(size, known) / limit.tokens_per_s if limit.tokens_per_s else None
 
 
-def _seen(sent: Series, asked: Call) -> str:
+def _seen(sent: Series, size: Call) -> str:
     n = len(sent.calls)
-    within = sum(one.seconds <= asked.within for one in sent.calls)
+    within = sum(one.seconds <= size.within for one in sent.calls)
     sure = f", so at least {share_at_least(n):.0%} of such calls fit" if within == n else ""
     few = f"; p95 with an interval needs {ENOUGH}" if n < ENOUGH else ""
     middle = seconds(median(one.seconds for one in sent.calls))
     return f"median {middle}, slowest {seconds(sent.slowest)} of {n} calls{sure}{few}"
 
 
-def _instead(asked: Call, takes: float, tokens: float, int8: Series | None) -> str:
-    """What would bring such a call into its time, worked out from what was measured."""
+def _instead(size: Call, takes: float, tokens: float, int8: Series | None) -> str:
+    """Changes that would bring such a request into its time, estimated from the measurements."""
     parts = []
     if int8 is not None:
         quicker = tokens / int8.computed_per_s
         parts.append(f"int8 would take about {quicker:.0f} s")
-    replicas = max(1, -(-takes // asked.within))
+    replicas = max(1, -(-takes // size.within))
     parts.append(
         f"two replicas with as many cores each would take about {takes / 2:.0f} s; "
-        f"{replicas:.0f} of them reach {asked.within:.0f} s"
+        f"{replicas:.0f} of them reach {size.within:.0f} s"
     )
     return "; ".join(parts)

@@ -178,7 +178,7 @@ def probed():
 
 def replied(path, text):
     """What a healthy embedding model says to one of the score gate's questions."""
-    behaviour, body = Behaviour(impostor="healthy", prompt="apart"), json.loads(text)
+    behaviour, body = Behaviour(scorer="healthy", prompt="apart"), json.loads(text)
     if path.endswith("/tokenize"):
         said = replies.count(body)
     else:

@@ -1,10 +1,10 @@
-"""Runs inside the vLLM image: writes a checkpoint in the form of Qwen3-Reranker, with random weights.
+"""Runs in the vLLM image: writes a checkpoint of Qwen3-Reranker's shape with random weights.
 
 Reads a JSON order from standard input: the file of the tokenizer's byte pairs, the folder to make, and sizes
-that differ from the released model's. ``testing/checkpoint.py`` sends it.
+that differ from the released model's. ``benchmarks/checkpoint.py`` sends it.
 
-The released model's vocabulary, tokenizer, tied embedding, bfloat16 and parameter names, so that vLLM takes
-the same way through its code. The weights are random with a seed, and large enough that scores lie all over
+The released model's vocabulary, tokenizer, tied embedding, bfloat16 and parameter names, so that vLLM runs
+the same code. The weights are random with a seed, and large enough that scores lie all over
 0 to 1 and depend on every part of the prompt.
 """
 

@@ -1,13 +1,13 @@
-"""A small ``/v1/rerank`` server for Qwen3-Reranker over plain transformers: another server to measure.
+"""A small ``/v1/rerank`` server for Qwen3-Reranker with plain transformers, to measure beside vLLM.
 
-It needs torch and transformers, and nothing of ragops::
+It needs torch and transformers only::
 
     python3 peer.py FOLDER qwen3-reranker-0.6b 8000
 
 It does what the model card does: the card's prompt, put together from token ids, padding on the left, one
 pass through the model for a few documents at a time, and the softmax of the logits of "no" and "yes" at the
-last place. Arithmetic is float32. One request is computed at a time. It is no product: it has no queue, no
-limit and no password.
+last place. Arithmetic is float32. One request is computed at a time. It has no queue, no limit
+and no password.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def prompts(encode, query, documents, longest=LONGEST):
 
 
 def batches(lengths, size):
-    """Places of prompts that are computed together: of like lengths, so that little is padded."""
+    """Indices of prompts that are computed together, of similar lengths to reduce padding."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def padded(rows, pad):
-    """Rows of one length, filled on the left, and the mask that tells what is filled."""
+    """Rows of one length, padded on the left, and the attention mask."""
     longest = max(map(len, rows))
     ids = [[pad] * (longest - len(row)) + row for row in rows]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
@@ -98,7 +98,7 @@ class Scorer:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection; :func:`handler` says what is served."""
+    """Handles the requests of one connection; see :func:`handler`."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body leave in one write; in two, the second waits for the other side's ack
@@ -113,19 +113,21 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, {"error": "no such path"})
             return
         try:
-            asked = json.loads(content)
-            query, documents = asked["query"], asked["documents"]
-            if asked["model"] != self.name:
+            request = json.loads(content)
+            query, documents = request["query"], request["documents"]
+            if request["model"] != self.name:
                 self.reply(404, {"error": f"the model is {self.name}"})
                 return
-            if not (isinstance(query, str) and documents and all(isinstance(one, str) for one in documents)):
+            if not (
+                isinstance(query, str) and documents and all(isinstance(text, str) for text in documents)
+            ):
                 raise ValueError("query is a text, documents a list of one or more texts")
         except (ValueError, KeyError, TypeError) as error:
             self.reply(400, {"error": repr(error)})
             return
-        made = answer(self.name, documents, *self.score(query, documents))
-        made["results"] = made["results"][: asked.get("top_n") or len(documents)]
-        self.reply(200, made)
+        response = answer(self.name, documents, *self.score(query, documents))
+        response["results"] = response["results"][: request.get("top_n") or len(documents)]
+        self.reply(200, response)
 
     def reply(self, status, body):
         content = json.dumps(body).encode()
@@ -141,12 +143,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def handler(name, score):
-    """What answers requests: ``score`` takes a query and documents, and gives scores and tokens."""
+    """A request handler: ``score`` takes a query and documents, and returns scores and tokens."""
     return type("Served", (Handler,), {"name": name, "score": staticmethod(score)})
 
 
 def main(folder, name, port="8000", host="127.0.0.1", batch="8"):
-    """Load, then serve until ended; ``batch`` documents go through the model together."""
+    """Load the model, then serve; ``batch`` documents are computed together."""
     server = ThreadingHTTPServer((host, int(port)), handler(name, Scorer(folder, int(batch))))
     server.serve_forever()
 

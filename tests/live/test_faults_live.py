@@ -118,11 +118,11 @@ SAID = {
     "swapped": ("question and document are swapped", "right documents come first", "hardly better"),
     "foreign": ("the model knows another language", "right documents come first", "no better than chance"),
 }
-"""Of each impostor: what it does, the layer that has to catch it, and words of the cause."""
+"""Of each scorer: what it does, the layer that has to catch it, and words of the cause."""
 
-CARD = Behaviour(impostor="healthy", prompt="card")
+CARD = Behaviour(scorer="healthy", prompt="card")
 BARE = replace(CARD, prompt="bare")
-HEALTHY = {"embedding": Behaviour(impostor="healthy"), "cross-encoder": BARE, "qwen3": CARD}
+HEALTHY = {"embedding": Behaviour(scorer="healthy"), "cross-encoder": BARE, "qwen3": CARD}
 PROMPTS = (
     Case(
         "a Qwen3-Reranker without its score template",
@@ -154,14 +154,14 @@ PROMPTS = (
     ),
     Case(
         "a Qwen3-Reranker asked the wrong way round",
-        replace(CARD, impostor="swapped"),
+        replace(CARD, scorer="swapped"),
         "prompt is the model's",
         "query and document swapped",
         "qwen3",
     ),
     Case(
         "a Qwen3-Reranker that knows Chinese only",
-        replace(CARD, impostor="foreign"),
+        replace(CARD, scorer="foreign"),
         "right documents come first",
         "languages are lost",
         "qwen3",
@@ -177,19 +177,19 @@ PROMPTS = (
 ANSWERS = (
     Case(
         "another model's name is served",
-        Behaviour(impostor="healthy", model="somebody-else"),
+        Behaviour(scorer="healthy", model="somebody-else"),
         "model is served",
         "is not among: somebody-else",
     ),
     Case(
         "a document gets lost in every answer",
-        Behaviour(impostor="healthy", missing=1),
+        Behaviour(scorer="healthy", missing=1),
         "RAGFlow's call",
         "came back",
     ),
     Case(
         "the server takes shorter texts than was declared",
-        Behaviour(impostor="healthy", max_tokens=60),
+        Behaviour(scorer="healthy", max_tokens=60),
         "scores are well formed",
         "maximum context length",
     ),
@@ -215,23 +215,23 @@ HTTP: Mapping[Fault, tuple[str, str, str]] = {
 
 def http_cases() -> Iterator[Case]:
     for fault, (said, layer, words) in HTTP.items():
-        yield Case(said, Behaviour(impostor="healthy", fault=fault), layer, words)
+        yield Case(said, Behaviour(scorer="healthy", fault=fault), layer, words)
 
 
 BELIEVED = (
-    Case("an embedding model", Behaviour(impostor="healthy")),
+    Case("an embedding model", Behaviour(scorer="healthy")),
     Case("a cross-encoder", BARE, model="cross-encoder"),
     Case("a Qwen3-Reranker with its prompt", CARD, model="qwen3"),
-    Case("random weights that say so", replace(CARD, impostor="random"), model="random"),
-    Case("a server that takes many calls at a time", Behaviour(impostor="healthy", serial=False)),
-    Case("a slow server", Behaviour(impostor="healthy", fixed_s=0.02)),
+    Case("random weights that say so", replace(CARD, scorer="random"), model="random"),
+    Case("a server that takes many calls at a time", Behaviour(scorer="healthy", serial=False)),
+    Case("a slow server", Behaviour(scorer="healthy", fixed_s=0.02)),
 )
 
 
 def impostor_cases() -> Iterator[Case]:
-    for who in faulty_scorers.IMPOSTORS:
+    for who in faulty_scorers.FAULTY_SCORERS:
         fault, layer, words = SAID[who]
-        yield Case(fault, Behaviour(impostor=who), layer, words)
+        yield Case(fault, Behaviour(scorer=who), layer, words)
 
 
 def folder(home: Path, model: str) -> Path:

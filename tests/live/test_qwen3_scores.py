@@ -266,5 +266,5 @@ def test_the_peer_over_plain_transformers_computes_the_same(engine, image, qwen3
     assert engine.container(declared.name) is None
     expected, count = reference(), len(DOCUMENTS)
     alike = agreement(found, [expected[n : n + count] for n in range(0, len(expected), count)])
-    side_by_side.gate(alike)
+    side_by_side.require_agreement(alike)
     assert alike.max_difference < 1e-3

@@ -3,7 +3,7 @@
 ::
 
     with stub_box(engine, "vllm-cpu:latest", name="a-reranker", network="ragflow-rerank") as box:
-        box.behave(Behaviour(impostor="shuffled"))
+        box.behave(Behaviour(scorer="shuffled"))
 
 One container plays every part: what it does is changed while it runs.
 """

@@ -1,4 +1,4 @@
-"""Scores that the stub reranker gives: from a healthy model's to those of every impostor.
+"""Scores that the stub reranker gives: from a healthy model's to those of every scorer.
 
 :func:`scored` is one query's scores, :func:`rows` what becomes of them on the way out. Both are pure
 but for the number of the call, so that thousands of seeds can be tried without a server.
@@ -19,7 +19,7 @@ from ragops.checks.traffic import stem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Impostor = Literal[
+FaultyScorer = Literal[
     "healthy",
     "lexical",
     "constant",
@@ -112,7 +112,7 @@ foreign
     Healthy in Chinese; random in any other language.
 """
 
-IMPOSTORS: tuple[Impostor, ...] = tuple(one for one in get_args(Impostor) if one != "healthy")
+FAULTY_SCORERS: tuple[FaultyScorer, ...] = tuple(one for one in get_args(FaultyScorer) if one != "healthy")
 
 READ = 40
 """Words that the truncating impostors read."""
@@ -121,9 +121,11 @@ BATCH = 32
 """Documents that those who work in batches take at once."""
 
 CAP = 10
-"""Documents that the capping impostor gives back."""
+"""Documents that the capping scorer gives back."""
 
-BESIDE: frozenset[Impostor] = frozenset({"ascii", "swapped", "truncated", "truncated-quietly", "beheaded"})
+BESIDE: frozenset[FaultyScorer] = frozenset(
+    {"ascii", "swapped", "truncated", "truncated-quietly", "beheaded"}
+)
 """Whose fault lies before a healthy model, in what becomes of a pair on its way there."""
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -157,7 +159,7 @@ def chance(seed: str | int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - repeatable on purpose, no secret
 
 
-def received(who: Impostor, text: str) -> str:
+def received(who: FaultyScorer, text: str) -> str:
     """What the model gets of a text that was sent."""
     if who.startswith("truncated"):
         return " ".join(text.split()[:READ])
@@ -167,16 +169,16 @@ def received(who: Impostor, text: str) -> str:
 
 
 def scored(
-    who: Impostor, query: str, documents: Sequence[str], *, call: int = 0, seed: int = 0
+    who: FaultyScorer, query: str, documents: Sequence[str], *, call: int = 0, seed: int = 0
 ) -> list[float]:
     """The scores of one request's documents, in their order.
 
     Args:
-        who: The impostor.
+        who: The scorer.
         query: The question.
         documents: What is scored.
         call: Number of the request, for those that answer differently each time.
-        seed: Makes one random impostor differ from another.
+        seed: Makes one random scorer differ from another.
     """
     size = len(documents)
     if who in {"constant", "input-order"}:
@@ -190,11 +192,11 @@ def scored(
     return _together(who, found, seed)
 
 
-def rows(who: Impostor, scores: Sequence[float], documents: Sequence[str], top_n: int) -> list[Row]:
+def rows(who: FaultyScorer, scores: Sequence[float], documents: Sequence[str], top_n: int) -> list[Row]:
     """The answer's rows, the best first.
 
     Args:
-        who: The impostor.
+        who: The scorer.
         scores: In the order of the documents.
         documents: What was scored.
         top_n: How many were asked for.
@@ -211,7 +213,7 @@ def rows(who: Impostor, scores: Sequence[float], documents: Sequence[str], top_n
     return found
 
 
-def _alone(who: Impostor, query: str, document: str, seed: int) -> float:
+def _alone(who: FaultyScorer, query: str, document: str, seed: int) -> float:
     """A score that depends on query and document alone."""
     if who == "lexical":
         return score(query, document)
@@ -229,7 +231,7 @@ def _alone(who: Impostor, query: str, document: str, seed: int) -> float:
     return 1 - found if who == "inverted" else found
 
 
-def _together(who: Impostor, found: list[float], seed: int) -> list[float]:
+def _together(who: FaultyScorer, found: list[float], seed: int) -> list[float]:
     """What the documents of one request do to each other's scores."""
     size = len(found)
     if who == "shuffled":

@@ -31,7 +31,7 @@ from ragops.checks.questions import render_prompt
 from ragops.errors import BenchError
 from ragops.reranker import options
 from tests.support import faults, faulty_scorers
-from tests.support.faulty_scorers import Impostor, Row, score
+from tests.support.faulty_scorers import FaultyScorer, Row, score
 from tests.support.served import START_SECONDS, Served, listen, server
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def pair_tokens(query: str, document: str) -> int:
 
 def count_tokens(behaviour: Behaviour, query: str, documents: Sequence[str]) -> int:
     """Tokens that it reports for a request."""
-    if behaviour.impostor and behaviour.impostor != "truncated-quietly":
-        documents = [faulty_scorers.received(behaviour.impostor, document) for document in documents]
+    if behaviour.scorer and behaviour.scorer != "truncated-quietly":
+        documents = [faulty_scorers.received(behaviour.scorer, document) for document in documents]
     plain = sum(pair_tokens(query, document) for document in documents)
     if behaviour.prompt in {"none", "bare"}:
         return plain
@@ -110,7 +110,7 @@ def count(body: dict[str, Any]) -> dict[str, Any]:
 
 def classes(behaviour: Behaviour, body: dict[str, Any]) -> dict[str, Any]:
     """The answer to ``/classify``: the scores of prompts as they are, by the same model."""
-    who = behaviour.impostor or "healthy"
+    who = behaviour.scorer or "healthy"
     who = "healthy" if who in faulty_scorers.BESIDE else who
     pairs = [found.groups() for text in body["input"] if (found := _PAIR.search(text))]
     scores = (faulty_scorers.scored(who, query, [text], seed=behaviour.seed)[0] for query, text in pairs)
@@ -119,7 +119,7 @@ def classes(behaviour: Behaviour, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(behaviour: Behaviour, query: str, documents: list[str], top: int, number: int) -> list[Row]:
-    if who := behaviour.impostor:
+    if who := behaviour.scorer:
         found = faulty_scorers.scored(who, query, documents, call=number, seed=behaviour.seed)
         scores = [one * 0.7 for one in found] if behaviour.prompt == "newline" else found
         return faulty_scorers.rows(who, scores, documents, top)
@@ -174,10 +174,10 @@ class Behaviour:
     """One request at a time, as one busy engine; otherwise all at the same time."""
     order: Literal["right", "wrong", "constant"] = "right"
     """Scores by shared words, by their opposite, or the same score for every document."""
-    impostor: Impostor | Literal[""] = ""
-    """Scores as :data:`~tests.support.faulty_scorers.Impostor` describes them, whatever the order says."""
+    scorer: FaultyScorer | Literal[""] = ""
+    """Scores as :data:`~tests.support.faulty_scorers.FaultyScorer` describes them."""
     seed: int = 0
-    """Makes one random impostor differ from another."""
+    """Makes one random scorer differ from another."""
     prompt: Prompt = "none"
     """What becomes of a pair, as :data:`~tests.support.stub.Prompt` describes it."""
     wrong_after: int = 0

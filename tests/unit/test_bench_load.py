@@ -170,7 +170,7 @@ def test_scores_of_an_order_check_are_in_the_order_of_its_documents():
 @pytest.mark.parametrize("scorer", ["constant", "shuffled", "random", "input-order", "nan", "inverted"])
 def test_chance_and_position_do_not_pass_the_order_check(scorer):
     """One response in five is right by chance; five with another document first are not."""
-    assert not any(checked(Behaviour(impostor=scorer, seed=seed)).right for seed in range(4))
+    assert not any(checked(Behaviour(scorer=scorer, seed=seed)).right for seed in range(4))
 
 
 def test_invalid_order_check():

@@ -354,7 +354,7 @@ class TestSearch:
 
 
 def replied(path, text):
-    behaviour, body = Behaviour(impostor="healthy", prompt="apart"), json.loads(text)
+    behaviour, body = Behaviour(scorer="healthy", prompt="apart"), json.loads(text)
     if path.endswith("/tokenize"):
         reply = replies.count(body)
     else:
@@ -407,7 +407,7 @@ def served(port):
     listener.bind(("127.0.0.1", port))
     listener.listen(512)
     return Served(
-        application(Behaviour(model="tiny", impostor="healthy", prompt="apart")), listener
+        application(Behaviour(model="tiny", scorer="healthy", prompt="apart")), listener
     ).__enter__()
 
 

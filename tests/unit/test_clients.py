@@ -10,14 +10,14 @@ import pytest
 
 from benchmarks import clients, cross_check
 from benchmarks.cross_check import Turn, agrees, order, ratios
-from benchmarks.reports import Seen, read_aiperf, read_ragops, read_vllm
+from benchmarks.reports import Summary, read_aiperf, read_ragops, read_vllm
 from ragops.bench.records import load_run
 from ragops.errors import BenchError
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parents[1] / "data"
 RECORDED = json.loads((ROOT / "docs" / "_data" / "cross_check.json").read_text())
-SEEN = Seen(requests=24, errors=0, p50_s=0.4, requests_per_s=2.0)
+SEEN = Summary(requests=24, errors=0, p50_s=0.4, requests_per_s=2.0)
 
 
 def test_vllm_bench_as_it_wrote_it():
@@ -39,13 +39,13 @@ def test_aiperf_as_it_wrote_it():
 
 
 def test_aiperf_counts_failed_requests():
-    said = json.loads((DATA / "aiperf.json").read_text())
-    said["error_request_count"] = {"unit": "requests", "avg": 3.0}
-    assert read_aiperf(json.dumps(said)).errors == 3
+    report = json.loads((DATA / "aiperf.json").read_text())
+    report["error_request_count"] = {"unit": "requests", "avg": 3.0}
+    assert read_aiperf(json.dumps(report)).errors == 3
 
 
-def test_what_is_no_json_is_told():
-    with pytest.raises(BenchError, match="AIPerf wrote is no JSON") as caught:
+def test_a_report_that_is_not_json_is_an_error():
+    with pytest.raises(BenchError, match="not JSON") as caught:
         read_aiperf("Traceback ...")
     assert caught.value.evidence == "Traceback ..."
 
@@ -84,9 +84,13 @@ def test_every_second_round_goes_backwards():
 
 def test_caught_texts_leave_the_warm_up_out():
     bodies = [{"query": "q", "documents": [f"d{n}"]} for n in range(5)]
-    assert [one.documents for one in clients.caught(bodies, 3).requests] == [("d2",), ("d3",), ("d4",)]
+    assert [one.documents for one in clients.captured_texts(bodies, 3).requests] == [
+        ("d2",),
+        ("d3",),
+        ("d4",),
+    ]
     with pytest.raises(BenchError, match="too few requests"):
-        clients.caught(bodies, 6)
+        clients.captured_texts(bodies, 6)
 
 
 def test_recorded_figures_are_those_of_the_recorded_runs():
@@ -103,7 +107,7 @@ def test_recorded_figures_are_those_of_the_recorded_runs():
 
 
 def test_recorded_ratios_are_those_of_its_turns():
-    made = [Turn(**{**turn, "seen": Seen(**turn["seen"])}) for turn in RECORDED["turns"]]
+    made = [Turn(**{**turn, "seen": Summary(**turn["seen"])}) for turn in RECORDED["turns"]]
     found = ratios(made)
     assert [one.tool for one in found] == [one["tool"] for one in RECORDED["ratios"]]
     for mine, kept in zip(found, RECORDED["ratios"], strict=True):

@@ -23,7 +23,7 @@ def shown(monkeypatch):
 
 
 def test_it_has_every_impostor_and_enough_healthy_stacks():
-    assert len(FAULTS) >= max(20, len(faulty_scorers.IMPOSTORS))
+    assert len(FAULTS) >= max(20, len(faulty_scorers.FAULTY_SCORERS))
     assert len(HEALTHY) >= 4
     assert len({row["fault"] for row in RECORDED["rows"]}) == len(RECORDED["rows"])
 

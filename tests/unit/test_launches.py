@@ -26,30 +26,30 @@ CALL = Timed(20.0, 5, 1775, 1700, (0.9, 0.5, 0.1, 0.2, 0.3), 0.25)
 
 
 @pytest.fixture
-def rig(here, fake, machine, model_folder):
+def runner(here, fake, machine, model_folder):
     model = models.describe(model_folder)
-    return alternating.Rig(fake, "vllm-cpu:latest", machine, model, model)
+    return alternating.LaunchRunner(fake, "vllm-cpu:latest", machine, model, model)
 
 
 class TestRecipe:
-    def test_it_is_what_people_copy_on_the_same_cores(self, rig):
-        recipe, ours = rig.recipe(), rig.ours("default", rig.model)
+    def test_it_uses_the_same_image_and_cores(self, runner):
+        recipe, ours = runner.recipe_spec(), runner.default_spec("default", runner.model)
         said = " ".join(recipe.command)
         assert "--dtype float32" in said
-        assert f"--max-model-len {rig.model.max_tokens}" in said  # the recipe's 8192 would be refused
+        assert f"--max-model-len {runner.model.max_tokens}" in said  # the recipe's 8192 would be refused
         assert "--chat-template" not in said
         assert dict(recipe.environment)["VLLM_HF_OVERRIDES"].startswith("{")
         assert "VLLM_CPU_OMP_THREADS_BIND" not in dict(recipe.environment)
         assert recipe.cpuset_cpus == ours.cpuset_cpus
         assert recipe.image == ours.image
 
-    def test_what_is_mended_is_said(self):
+    def test_its_changes_are_recorded(self):
         assert "--task" not in alternating.RECIPE
-        assert "--task score" in alternating.MENDED
+        assert "--task score" in alternating.RECIPE_CHANGES
 
 
 class TestServer:
-    def ask(self, fake, monkeypatch, reply):
+    def send(self, fake, monkeypatch, reply):
         fake.add_container(name := "one", network="n", image="vllm-cpu:latest")
         fake.pause(name)
 
@@ -57,22 +57,22 @@ class TestServer:
             assert fake.container(name).status == "running"
             return reply
 
-        monkeypatch.setattr(alternating, "_sent", sent)
+        monkeypatch.setattr(alternating, "_post", sent)
         server = alternating.Server(fake, name, "http://127.0.0.1:9/v1", "m", 1.0)
         request = type("R", (), {"documents": ("a", "b")})()
         try:
-            return server.ask(request)
+            return server.send(request)
         finally:
             assert fake.container(name).status == "paused"
 
-    def test_it_runs_only_while_it_is_asked(self, fake, monkeypatch):
+    def test_it_is_paused_except_during_its_requests(self, fake, monkeypatch):
         reply = wire.RerankResponse(0, 2_000_000_000, 200, 700, (0.9, 0.1))
-        found = self.ask(fake, monkeypatch, reply)
+        found = self.send(fake, monkeypatch, reply)
         assert (found.seconds, found.documents, found.tokens) == (2.0, 2, 700)
 
-    def test_a_failed_call_is_no_time(self, fake, monkeypatch):
-        with pytest.raises(BenchError, match="did not answer"):
-            self.ask(fake, monkeypatch, wire.RerankResponse(0, 1, error="timeout"))
+    def test_a_failed_request_is_an_error(self, fake, monkeypatch):
+        with pytest.raises(BenchError, match="did not respond"):
+            self.send(fake, monkeypatch, wire.RerankResponse(0, 1, error="timeout"))
 
 
 def test_calls_are_of_the_length_that_targets_name():
@@ -81,37 +81,37 @@ def test_calls_are_of_the_length_that_targets_name():
     assert words * TOKENS_PER_WORD == pytest.approx(280, rel=0.03)
 
 
-def test_no_launch_gets_a_text_twice_as_its_prefix_cache_would_answer(rig, monkeypatch):
+def test_no_launch_gets_a_text_twice_as_its_prefix_cache_would_answer(runner, monkeypatch):
     seen = {}
 
     @contextmanager
     def up(_, spec, model=""):
-        def ask(request):
+        def send(request):
             seen.setdefault(spec.name, []).extend(request.documents)
             return dataclasses.replace(CALL, scores=tuple(range(len(request.documents))))
 
-        yield SimpleNamespace(name=spec.name, ready=9.0, ask=ask)
+        yield SimpleNamespace(name=spec.name, ready=9.0, send=send)
 
-    monkeypatch.setattr(alternating.Rig, "up", up)
-    monkeypatch.setattr(alternating.Rig, "limit", lambda *_: LIMIT)
-    monkeypatch.setattr(alternating.Rig, "origin", lambda *_: None)
-    assert len(launches.measured(rig).series) >= 4
+    monkeypatch.setattr(alternating.LaunchRunner, "started", up)
+    monkeypatch.setattr(alternating.LaunchRunner, "gemm_peak", lambda *_: LIMIT)
+    monkeypatch.setattr(alternating.LaunchRunner, "provenance", lambda *_: None)
+    assert len(launches.measured(runner).series) >= 4
     assert {name.removeprefix(f"{alternating.PREFIX}-") for name in seen} == {"default", "recipe", "int8"}
     assert all(len(texts) == len(set(texts)) for texts in seen.values())
 
 
-def test_a_server_that_does_not_start_is_an_answer(rig, monkeypatch):
+def test_a_server_that_does_not_start_is_an_answer(runner, monkeypatch):
     def refuse(*_):
         raise LaunchError("int8 ended", evidence="no kernel")
 
-    monkeypatch.setattr(alternating.Rig, "up", refuse)
-    assert launches._int8(rig, None, ()) == ((), (), "int8 ended - no kernel")
+    monkeypatch.setattr(alternating.LaunchRunner, "started", refuse)
+    assert launches._int8(runner, None, ()) == ((), (), "int8 ended - no kernel")
 
 
 class TestCheckpoint:
     def test_a_failure_leaves_nothing(self, fake, tmp_path):
         fake.respond = lambda *_: ExecResult(1, "", "not the tokenizer of Qwen3")
-        with pytest.raises(ModelError, match="no checkpoint") as caught:
+        with pytest.raises(ModelError, match="checkpoint was not created") as caught:
             checkpoint.make(fake, "vllm-cpu:latest", tmp_path / "m", checkpoint.SMALL, b"ranks")
         assert "not the tokenizer" in caught.value.evidence
         assert list(tmp_path.iterdir()) == []
@@ -146,7 +146,7 @@ class TestPage:
             origin=Provenance(cpu_model="A CPU", memory_bytes=2**34, model="m", model_is_stand_in="random"),
             seconds=600,
             limit=LIMIT,
-            recipe_is_mended=alternating.MENDED,
+            recipe_is_mended=alternating.RECIPE_CHANGES,
             launches=(launches.Launch("default", ("--dtype", "float32"), (90.0, 40.0)),),
             series=(default, recipe),
             targets=(targets.against_recipe(default, recipe, LIMIT), targets.second_start(90, 40)),

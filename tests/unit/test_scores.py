@@ -1,4 +1,4 @@
-"""The score gate believes a healthy reranker and no impostor, and names the cause."""
+"""The score gate believes a healthy reranker and no scorer, and names the cause."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from typing import get_args
 import jinja2
 import pytest
 
-from benchmarks.calibrate import catch, gate, play
+from benchmarks.calibrate import check_seeds, check_stub, results_of
 from ragops.checks import golden, probe, questions, rules
 from ragops.checks import questions as texts
 from ragops.checks.measures import (
@@ -77,7 +77,7 @@ WITH_A_PROMPT = {
 
 
 def healthy(expected):
-    return Behaviour(impostor="healthy", prompt="card" if expected.template else "none")
+    return Behaviour(scorer="healthy", prompt="card" if expected.template else "none")
 
 
 def failure(checks):
@@ -305,7 +305,7 @@ class TestReplies:
 
 def stub_replies(expected, who):
     """The replies of a stub, as the in-container program passes them on."""
-    behaviour = Behaviour(impostor=who, prompt="card" if expected.template else "none")
+    behaviour = Behaviour(scorer=who, prompt="card" if expected.template else "none")
     with StubReranker(behaviour) as stub:
         return asked_by_program(stub.base_url, expected)
 
@@ -337,18 +337,18 @@ def without_usage(reply):
 
 class TestImpostors:
     def test_all_are_tried(self):
-        assert set(CAUSES) == set(faulty_scorers.IMPOSTORS)
+        assert set(CAUSES) == set(faulty_scorers.FAULTY_SCORERS)
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
     def test_the_healthy_one_is_believed(self, expected):
-        checks = gate(healthy(expected), expected)
+        checks = check_stub(healthy(expected), expected)
         prompted = "skip" if expected is MINILM else "ok"
         assert [one.status for one in checks] == ["ok", "ok", prompted, *["ok"] * 5]
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
-    @pytest.mark.parametrize("who", faulty_scorers.IMPOSTORS)
+    @pytest.mark.parametrize("who", faulty_scorers.FAULTY_SCORERS)
     def test_each_is_caught_and_its_cause_named(self, who, expected):
-        found = failure(gate(dataclasses.replace(healthy(expected), impostor=who), expected))
+        found = failure(check_stub(dataclasses.replace(healthy(expected), scorer=who), expected))
         name, cause = (CAUSES | (WITH_A_PROMPT if expected is QWEN else {}))[who]
         assert found.name == name
         assert cause in f"{found.detail}; {found.remedy}"
@@ -356,7 +356,7 @@ class TestImpostors:
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
     def test_a_slow_healthy_one_is_believed(self, expected):
-        checks = gate(healthy(expected), expected, needed=True)
+        checks = check_stub(healthy(expected), expected, needed=True)
         assert [one.status for one in checks[-3:]] == ["ok", "ok", "skip"]
         assert not [one for one in checks if one.status in {"warn", "fail"}]
         detail = next(one.detail for one in checks if one.name == "right documents come first")
@@ -364,9 +364,9 @@ class TestImpostors:
         assert "no time for 18 more queries: ragops verify --full" in detail
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
-    @pytest.mark.parametrize("who", faulty_scorers.IMPOSTORS)
+    @pytest.mark.parametrize("who", faulty_scorers.FAULTY_SCORERS)
     def test_a_slow_impostor_is_caught_by_the_same_check(self, who, expected):
-        found = failure(gate(dataclasses.replace(healthy(expected), impostor=who), expected, needed=True))
+        found = failure(check_stub(dataclasses.replace(healthy(expected), scorer=who), expected, needed=True))
         assert found.name == (CAUSES | (WITH_A_PROMPT if expected is QWEN else {}))[who][0]
 
     def test_few_queries_that_come_out_near_the_limit_tell_nothing(self):
@@ -385,7 +385,7 @@ class TestImpostors:
 
     @pytest.mark.parametrize("who", ["shuffled", "random", "noise", "nan", "generative", "blind"])
     def test_whatever_the_seed(self, who):
-        found = catch(who, MINILM, 25)
+        found = check_seeds(who, MINILM, 25)
         assert found.caught == found.draws == 25
         assert found.checks == (CAUSES[who][0],)
 
@@ -400,22 +400,22 @@ class TestImpostors:
         ],
     )
     def test_the_template_is_told_without_trained_weights(self, prompt, cause):
-        found = failure(gate(Behaviour(impostor="healthy", prompt=prompt), RANDOM))
+        found = failure(check_stub(Behaviour(scorer="healthy", prompt=prompt), RANDOM))
         assert found.name == "prompt is the model's"
         assert cause in found.detail
 
     def test_a_cross_encoder_served_as_an_embedding_model(self):
-        found = failure(gate(Behaviour(impostor="healthy", prompt="apart"), CROSS))
+        found = failure(check_stub(Behaviour(scorer="healthy", prompt="apart"), CROSS))
         assert "served as an embedding model" in found.detail
 
     def test_random_weights_that_say_so_are_not_judged_by_their_order(self):
-        behaviour = dataclasses.replace(healthy(RANDOM), impostor="random")
-        checks = gate(behaviour, RANDOM)
+        behaviour = dataclasses.replace(healthy(RANDOM), scorer="random")
+        checks = check_stub(behaviour, RANDOM)
         assert [one.status for one in checks] == [*["ok"] * 5, "skip", "ok", "skip"]
         assert "random weights" in checks[5].detail
 
     def test_the_ragflow_form_only_warns(self):
-        seen = play(healthy(MINILM), MINILM)
+        seen = results_of(healthy(MINILM), MINILM)
         worse = tuple(
             dataclasses.replace(one, rows=tuple((index, 1 - score) for index, score in one.rows))
             if one.call.purpose == "ragflow"
@@ -428,7 +428,7 @@ class TestImpostors:
 
     @pytest.mark.parametrize("lost", ["zh", "de"])
     def test_a_language_that_is_lost_is_named(self, lost):
-        seen = play(healthy(QWEN), QWEN)
+        seen = results_of(healthy(QWEN), QWEN)
         unread = tuple(
             dataclasses.replace(one, rows=tuple((index, 0.5 + index / 100) for index, _ in one.rows))
             if one.call.purpose == "golden" and one.call.item.lang == lost
@@ -440,7 +440,7 @@ class TestImpostors:
         assert f"languages are lost ({lost} 0." in failure(checks).detail
 
     def test_a_gateway_that_loses_characters_everywhere_is_told_by_its_counts(self):
-        seen = play(healthy(CROSS), CROSS)
+        seen = results_of(healthy(CROSS), CROSS)
         counts = {**seen.counts, texts.CHINESE_DOCUMENTS[0]: seen.counts[texts.ASCII_PART]}
         found = failure(rules.check_scores(CROSS, dataclasses.replace(seen, counts=counts)))
         assert "characters are lost" in found.detail
@@ -448,7 +448,7 @@ class TestImpostors:
     @pytest.mark.parametrize("base", [1e-7, 1.0])
     def test_tiny_scores_of_a_sure_model_are_not_alike(self, base):
         """A trained cross-encoder gives 0.00001 to what is wrong."""
-        seen = play(healthy(CROSS), CROSS)
+        seen = results_of(healthy(CROSS), CROSS)
         sure = tuple(
             dataclasses.replace(one, rows=tuple((index, base * score) for index, score in one.rows))
             if one.call.purpose in {"tail", "letters"}
@@ -461,7 +461,7 @@ class TestImpostors:
     @pytest.mark.parametrize(("base", "status"), [(2e-4, "fail"), (1.05e-4, "ok")])
     def test_another_prompt_is_seen_where_a_trained_model_is_sure(self, base, status):
         """Scores of 0.0001 and 0.0002 are no rounding apart, but their logits are."""
-        seen = play(healthy(QWEN), QWEN)
+        seen = results_of(healthy(QWEN), QWEN)
         pair = tuple(
             dataclasses.replace(one, rows=((0, base), (1, base))) if one.call.purpose == "pair" else one
             for one in seen.results
@@ -471,7 +471,7 @@ class TestImpostors:
 
     def test_rows_in_any_order_are_believed(self):
         """RAGFlow goes by the index; a gateway may sort as it likes."""
-        seen = play(healthy(MINILM), MINILM)
+        seen = results_of(healthy(MINILM), MINILM)
         sorted_by_index = tuple(
             dataclasses.replace(one, rows=tuple(sorted(one.rows))) for one in seen.results
         )
@@ -479,7 +479,7 @@ class TestImpostors:
         assert [one for one in checks if one.status == "fail"] == []
 
     def test_bfloat16_is_believed(self):
-        seen = play(healthy(QWEN), QWEN)
+        seen = results_of(healthy(QWEN), QWEN)
         chance = faulty_scorers.chance("bfloat16")
         rough = tuple(
             dataclasses.replace(
@@ -491,7 +491,7 @@ class TestImpostors:
         assert [one for one in checks if one.status == "fail"] == []
 
     def test_a_long_call_that_is_refused_is_told_by_its_length(self):
-        seen = play(healthy(MINILM), MINILM)
+        seen = results_of(healthy(MINILM), MINILM)
         refused = tuple(
             dataclasses.replace(one, status=503, error="queue is full", rows=())
             if one.call.purpose == "wide"
@@ -503,7 +503,7 @@ class TestImpostors:
 
     def test_equal_documents_that_score_otherwise(self):
         last = questions.WIDE - 1
-        seen = play(healthy(MINILM), MINILM)
+        seen = results_of(healthy(MINILM), MINILM)
         apart = tuple(
             dataclasses.replace(one, rows=tuple((n, s + 0.2 * (n == last)) for n, s in one.rows))
             if one.call.purpose == "wide"
@@ -514,7 +514,7 @@ class TestImpostors:
         assert "equal documents get" in found.detail
 
     def test_top_n_that_cuts_before_it_sorts(self):
-        seen = play(healthy(MINILM), MINILM)
+        seen = results_of(healthy(MINILM), MINILM)
         worst = tuple(
             dataclasses.replace(one, rows=tuple(sorted(full_rows(seen, one), key=lambda row: row[1])[:2]))
             if one.call.purpose == "top"
@@ -554,7 +554,7 @@ class TestFromInside:
         assert all(call.headers["authorization"] == "Bearer x" for call in calls)
 
     def test_nan_passes_the_wire(self, fake, found):
-        with StubReranker(Behaviour(impostor="nan")) as stub:
+        with StubReranker(Behaviour(scorer="nan")) as stub:
             checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
         assert "NaN" in failure(checks).detail
 
@@ -669,7 +669,7 @@ class TestMeasured:
         assert all(f"{one['measures']['accuracy']:.2f}" in text for one in found["healthy"])
 
     def test_every_impostor_was_caught_with_every_seed(self):
-        assert {one["who"] for one in self.FOUND["impostors"]} == set(faulty_scorers.IMPOSTORS)
+        assert {one["who"] for one in self.FOUND["impostors"]} == set(faulty_scorers.FAULTY_SCORERS)
         for one in self.FOUND["impostors"]:
             assert one["caught"] == one["at_least"] == one["draws"] >= 100
             assert one["checks"] == [CAUSES[one["who"]][0]]
