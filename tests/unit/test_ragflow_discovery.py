@@ -272,7 +272,10 @@ class TestAddress:
 
 
 def test_the_configured_release_is_checked():
-    assert parse('[ragflow]\nrelease = "0.25.6"').ragflow.release == "v0.25.6"
-    with pytest.raises(StackError) as caught:
-        parse('[ragflow]\nrelease = "v9.9.9"')
+    assert discovery.detect(parse('[ragflow]\nrelease = "0.25.6"').ragflow.release).release.name == "v0.25.6"
+    with pytest.raises(RagflowError) as caught:
+        discovery.detect("v9.9.9")
+    assert caught.value.code == "ragflow-release"
     assert KNOWN[-1] in caught.value.evidence
+    with pytest.raises(StackError):
+        parse('[ragflow]\nrelease = "newest"')
