@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, TypeVar
+from typing import IO, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -314,7 +314,8 @@ class GemmPeak:
         return None
 
 
-class OrderCheck(NamedTuple):
+@dataclass(frozen=True)
+class OrderCheck:
     """A query whose relevant document is known, sent before and after a run."""
 
     query: str
@@ -348,21 +349,13 @@ class OrderResult:
 
 
 @dataclass(frozen=True)
-class OrderReport:
+class OrderReport(OrderCheck):
     """The order check, and its results before and after the run."""
 
-    query: str
-    documents: tuple[str, ...]
-    best: int
     before: OrderResult | None = None
     after: OrderResult | None = None
     skipped: str = ""
     """Why it was skipped, such as ``random weights``; empty when it was not."""
-
-    @property
-    def check(self) -> OrderCheck:
-        """What was sent."""
-        return OrderCheck(self.query, self.documents, self.best)
 
     @property
     def verdict(self) -> str:

@@ -107,7 +107,7 @@ def record(
         warmup=config.warmup,
         seed=config.seed,
         fresh=config.fresh,
-        order=OrderReport(*config.order_check, skipped=config.no_order_check or server.no_order_check),
+        order=OrderReport(**vars(config.order_check), skipped=config.no_order_check or server.no_order_check),
         provenance=server.provenance,
         limit=server.limit,
         template_tokens=server.template_tokens,
@@ -269,7 +269,7 @@ class _Recorder:
             await self._sample()
         order = self.info.order
         if not order.skipped:
-            after = await check_order(http, self.plan.target, order.check)
+            after = await check_order(http, self.plan.target, order)
             self.info = replace(self.info, order=replace(order, after=after))
 
     def _store(self, record: RequestRecord) -> None:
@@ -396,7 +396,7 @@ async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Tar
     """
     if info.order.skipped:
         return info
-    result = await check_order(http, target, info.order.check)
+    result = await check_order(http, target, info.order)
     if result.error:
         raise BenchError(
             f"{target.url} did not respond",
@@ -432,7 +432,7 @@ def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -
             changes.append(f"{name}: {before}, now {now}")
     if changes:
         raise BenchError(
-            "the reranker is not the one that the run began with",
+            "the reranker has changed since the run began",
             code="run-not-continued",
             evidence="\n".join(changes),
             hint="record a new run, and compare the two with ragops compare",

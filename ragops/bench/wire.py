@@ -195,7 +195,7 @@ class TimedBackend(httpcore.AsyncNetworkBackend):
         """Connect to the first address of the host that accepts.
 
         Raises:
-            ConnectError: None does.
+            ConnectError: No address accepts.
         """
         began = time.perf_counter_ns()
         loop = asyncio.get_running_loop()

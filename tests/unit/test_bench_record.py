@@ -15,7 +15,7 @@ import pytest
 from ragops import bench
 from ragops.bench import judge
 from ragops.bench.load import BenchmarkConfig, Server
-from ragops.bench.records import DEFAULT_CHECK, LoadLevel, Provenance, RunFolder, Sample, load_run
+from ragops.bench.records import DEFAULT_CHECK, LoadLevel, OrderCheck, Provenance, RunFolder, Sample, load_run
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
 from tests.support.stub import Behaviour, StubReranker
@@ -129,10 +129,10 @@ def test_wrong_order_is_not_measured(settings, tmp_path):
 
 
 def test_configured_order_check(settings):
-    question = ("red apple", ("a pear", "red apple"), 1)
-    assert load_run(record(**settings, order_check=question)).info.order.before.scores == (0.0, 1.0)
+    check = OrderCheck("red apple", ("a pear", "red apple"), 1)
+    assert load_run(record(**settings, order_check=check)).info.order.before.scores == (0.0, 1.0)
     with pytest.raises(BenchError) as caught:
-        record(**settings, order_check=("red apple", ("a pear", "red apple"), 0))
+        record(**settings, order_check=replace(check, best=0))
     assert caught.value.code == "order-wrong"
 
 
