@@ -150,7 +150,7 @@ def main(file: str, configuration_file: Path) -> None:
         alike = agreement(*(scores(url, deployment.served_name, texts) for url in (ours, theirs)))
         require_agreement(alike)
         runs = tuple(
-            _recorded(url, deployment.served_name, texts, name, model.stand_in)
+            _recorded(url, deployment.served_name, texts, name, model.substitute)
             for url, name in ((ours, "vllm"), (theirs, "transformers"))
         )
     made = SideBySide(
@@ -158,7 +158,7 @@ def main(file: str, configuration_file: Path) -> None:
         cpu_model=host.cpu_model,
         cpus=len(host.cpus),
         model=model.name,
-        stand_in=model.stand_in,
+        stand_in=model.substitute,
         workload=texts.description,
         requests=_REQUESTS * _REPEATS,
         agreement=alike,

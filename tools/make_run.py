@@ -74,7 +74,7 @@ def run(home: Path, checkout: Path) -> Outcome:
     image = images.ensure(engine, stack.reranker.image, home)
     step("4 model")
     model = models.resolve(stack, home)
-    _log.info("%s %s", model.name, model.stand_in)
+    _log.info("%s %s", model.name, model.substitute)
     step("5 RAGFlow")
     _find_or_start_client(stack, engine, image.id, home)
     earlier_runs = site.recorded_runs(results)

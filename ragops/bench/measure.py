@@ -195,7 +195,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         sampler=Sampler(stack.host_url, engine, container.id),
         limit=gemm_peak(deployment, engine, container.image_id) if with_limit else None,
         template_tokens=_template_tokens(model),
-        no_order_check=model.stand_in if (model.folder / models.STAND_IN_FILE).exists() else "",
+        no_order_check=model.substitute if (model.folder / models.SUBSTITUTE_FILE).exists() else "",
     )
 
 
@@ -302,7 +302,7 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         image_digest=digest,
         model=deployment.model.name,
         model_sha256=files.fingerprint(deployment.model.folder),
-        model_is_stand_in=deployment.model.stand_in,
+        model_is_stand_in=deployment.model.substitute,
         cpu_model=host.cpu_model,
         cpu_features=tuple(sorted(host.features & _CPU_FEATURES)),
         cores=spec.cpuset_cpus,

@@ -21,6 +21,7 @@ from ragops.bench.verdict import judge
 from ragops.bench.wire import RAGFLOW_TIMEOUT
 from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
+from ragops.reranker.sizing import GIB
 from ragops.table import Column, Table
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 NamedValue = tuple[str, str]
 
-_GIB = 2**30
 _COLOURS = {
     "#1b1b1b": "ink", "#5f5f5f": "quiet", "#dddddd": "grid", "#ffffff": "paper", "#0072b2": "blue",
     "#d55e00": "vermilion", "#009e73": "green", "#cc79a7": "purple", "#e69f00": "orange", "#56b4e9": "sky",
@@ -236,7 +236,7 @@ def _labelled(form: str, value: Any) -> str:
 
 
 def _gib(size: int | None) -> str:
-    return f"{size / _GIB:.2f} GiB of memory" if size else ""
+    return f"{size / GIB:.2f} GiB of memory" if size else ""
 
 
 def _limit(run: Run) -> str:

@@ -15,6 +15,7 @@ from statistics import fmean, mean, median, quantiles
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ragops.bench.statistics import extra, level_statistics, substitutes, too_small, trials
+from ragops.reranker.sizing import GIB
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,6 @@ _MAX_SIZES = 12
 _MAX_SERIES = 7
 _MIN_DISTANCE_NS = 500_000_000
 """Smallest distance of two samples of a counter."""
-_GIB = 2**30
 
 
 def load_name(level: str) -> str:
@@ -243,7 +243,7 @@ def _mean_rate(run: Run, counter: str) -> float | None:
 
 def timeseries(run: Run) -> dict[str, list[Series]]:
     """The reranker's metrics over time, by name with unit; only series with more than one value."""
-    memory = Series("in use", tuple((t, y / _GIB) for t, y in gauge(run, "memory_bytes")))
+    memory = Series("in use", tuple((t, y / GIB) for t, y in gauge(run, "memory_bytes")))
     panels = {
         "CPU (cores)": [
             Series("in use", counter_rate(run, "cpu_ns")),

@@ -153,7 +153,7 @@ def tune(
     written = Path(write) if write and search.settings else None
     if written:
         write_settings(written, search.settings)
-    name = f"{model.name} {model.stand_in}".strip()
+    name = f"{model.name} {model.substitute}".strip()
     result = TuneResult(folder, name, tuple(search.rows), search.settings, written)
     (folder / "tune.json").write_bytes(TypeAdapter(TuneResult).dump_json(result, indent=2) + b"\n")
     return result
@@ -340,7 +340,7 @@ class Search:
     def score(self, name: str) -> tuple[str, dict[str, tuple[float, ...]]]:
         """The score check that fails, if one does, and the scores of each golden query."""
         model, longest = self._deployment.model, self._deployment.sizing.max_model_len
-        expected = Expected(self._deployment.served_name, model.kind, longest, model.stand_in)
+        expected = Expected(self._deployment.served_name, model.kind, longest, model.substitute)
         url = f"http://127.0.0.1:{PORT}/v1"
         self._engine.unpause(name)
         transcript = rules.collect(self._engine, name, self._stack.reranker.image, url, expected)

@@ -215,8 +215,8 @@ def _model(model: Model, host: Host) -> Check:
     detail = f"{model.name}, {model.kind}"
     if model.int8_bytes and (reason := int8.unfit(host)):
         return Check("model", "fail", f"{detail}, int8: {reason}", "name the folder that it was made from")
-    if model.stand_in:
-        return Check("model", "warn", f"{detail}: {model.stand_in}", "scores mean nothing here")
+    if model.substitute:
+        return Check("model", "warn", f"{detail}: {model.substitute}", "scores mean nothing here")
     if model.note:
         return Check("model", "warn", f"{detail}: {model.note}", "once it runs: ragops verify")
     return Check("model", "ok", detail)

@@ -43,7 +43,7 @@ class VerifyContext:
     def expected(self) -> Expected:
         """The reranker as it is configured."""
         model, length = self.deployment.model, self.deployment.sizing.max_model_len
-        return Expected(self.deployment.served_name, model.kind, length, model.stand_in)
+        return Expected(self.deployment.served_name, model.kind, length, model.substitute)
 
 
 def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["qwen3-reranker", "qwen3-reranker-seq-cls", "cross-encoder", "embedding"]
 
-STAND_IN_FILE = "ragops-stand-in.txt"
+SUBSTITUTE_FILE = "ragops-stand-in.txt"
 """A file of this name marks weights that are not a trained reranker; its text says what they are."""
 
 RERANKS = (
@@ -69,7 +69,7 @@ class Model:
     """How the weights are quantized, such as ``compressed-tensors``; empty when they are not."""
     int8_bytes: int = 0
     """Part of the weights that stays int8 in any served data type."""
-    stand_in: str = ""
+    substitute: str = ""
     """Why the scores are not those of a trained reranker; empty when they are."""
     note: str = ""
     """An assumption about the folder; empty when its files were unambiguous."""
@@ -135,7 +135,7 @@ def describe(folder: Path) -> Model:
         if isinstance(quantization, dict)
         else "",
         int8_bytes=sum(end - start for dtype, start, end in layers if dtype == "I8"),
-        stand_in=_stand_in(folder, kind),
+        substitute=_substitute(folder, kind),
         note=note,
     )
 
@@ -358,8 +358,8 @@ def _shape(config: dict[str, Any]) -> Shape:
     )
 
 
-def _stand_in(folder: Path, kind: Kind) -> str:
-    marker = folder / STAND_IN_FILE
+def _substitute(folder: Path, kind: Kind) -> str:
+    marker = folder / SUBSTITUTE_FILE
     if marker.is_file():
         text = marker.read_text(encoding="utf-8").strip()
         return text.splitlines()[0] if text else "marked as a substitute"

@@ -324,7 +324,7 @@ def _status(session: Session, image: ImageState | None) -> Status:
     return Status(
         stack=stack,
         served_name=session.deployment.served_name,
-        substitute=session.deployment.model.stand_in,
+        substitute=session.deployment.model.substitute,
         network=observed.network(stack.network.name),
         reranker=observed.container(stack.reranker.name),
         ragflow=discovery.find(observed.containers, stack.ragflow),
@@ -334,8 +334,8 @@ def _status(session: Session, image: ImageState | None) -> Status:
 
 def _model_notes(deployment: Deployment) -> tuple[str, ...]:
     model, notes = deployment.model, []
-    if model.stand_in:
-        notes.append(f"{model.name} is a substitute model: {model.stand_in}")
+    if model.substitute:
+        notes.append(f"{model.name} is a substitute model: {model.substitute}")
     if model.note:
         notes.append(f"{model.name}: {model.note}")
     if model.int8_bytes and (reason := int8.unfit(deployment.host)):

@@ -22,7 +22,7 @@ from ragops.docker.temporary import sidecar
 from ragops.errors import ImageError
 from ragops.reranker import int8, options
 from ragops.reranker.host import read_host
-from ragops.reranker.model import STAND_IN_FILE, describe
+from ragops.reranker.model import SUBSTITUTE_FILE, describe
 from ragops.reranker.sizing import size
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def each(scores: list[float]) -> list[list[float]]:
 def test_linear_layers_are_int8_and_all_else_is_as_it_was(made, expected):
     model = describe(made)
     assert (model.quantized, model.int8_bytes) == ("compressed-tensors", 1572864)
-    assert (made / STAND_IN_FILE).is_file()
+    assert (made / SUBSTITUTE_FILE).is_file()
     assert (expected["kept"], expected["all"]) == (10, 24)  # 14 of 2 layers: q, k, v, o, gate, up, down
     assert expected["untouched"]
     assert 0.4 < expected["worst"] < 0.51, "each weight is rounded to the nearest step"

@@ -124,7 +124,7 @@ def launch(engine, image, network, qwen3) -> Iterator[ContainerSpec]:
     own = Stack(network=Network(name=network), reranker=Reranker(name=NAME, port=free_port()))
     model = describe(qwen3)
     assert model.kind == "qwen3-reranker"
-    assert model.stand_in
+    assert model.substitute
     engine.create_volume(f"{NAME}-cache", role="test")
     yield options.container_spec(own, model, size(own, model, read_host()), image=image.id)
     engine.remove_volume(f"{NAME}-cache")

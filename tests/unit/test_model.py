@@ -79,7 +79,7 @@ def refused(folder: Path, code: str) -> ModelError:
 
 def test_qwen3_reranker(tmp_path):
     model = describe(folder(tmp_path, "Qwen3-Reranker-0.6B", QWEN3))
-    assert (model.kind, model.causal, model.stand_in, model.note) == ("qwen3-reranker", True, "", "")
+    assert (model.kind, model.causal, model.substitute, model.note) == ("qwen3-reranker", True, "", "")
     assert model.max_tokens == 40960
     assert model.weight_bytes == 1000
     assert model.weights_as("float32") == 2000
@@ -153,17 +153,17 @@ def test_roberta_counts_positions_from_after_padding(tmp_path):
     assert describe(folder(tmp_path, "bge", BGE)).max_tokens == 8192
 
 
-def test_minilm_takes_256_tokens_and_is_a_stand_in(tmp_path):
+def test_minilm_takes_256_tokens_and_is_a_substitute(tmp_path):
     files = {"modules__json": "[]", "sentence_bert_config__json": '{"max_seq_length": 256}'}
     model = describe(folder(tmp_path, "all-MiniLM-L6-v2", BERT, **files))
     assert (model.kind, model.max_tokens) == ("embedding", 256)
-    assert "not a cross-encoder" in model.stand_in
+    assert "not a cross-encoder" in model.substitute
 
 
 def test_random_weights_say_so(tmp_path):
     files = {"ragops-stand-in__txt": "random weights in the form of Qwen3-Reranker\nmore\n"}
     made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3, **files)
-    assert describe(made).stand_in == "random weights in the form of Qwen3-Reranker"
+    assert describe(made).substitute == "random weights in the form of Qwen3-Reranker"
 
 
 def test_a_tokenizer_without_a_limit_says_1e30(tmp_path):

@@ -73,9 +73,9 @@ class TestMade:
         assert fake.containers() == ()
 
     def test_it_says_what_it_is(self, fake, program, model_folder):
-        (model_folder / models.STAND_IN_FILE).write_text("random weights\n")
+        (model_folder / models.SUBSTITUTE_FILE).write_text("random weights\n")
         model = models.describe(make(fake, model_folder))
-        assert (model.quantized, model.int8_bytes, model.stand_in) == (
+        assert (model.quantized, model.int8_bytes, model.substitute) == (
             "compressed-tensors",
             100,
             "random weights",
