@@ -50,8 +50,7 @@ PATTERN = re.compile(
 VERBATIM: tuple[str, ...] = ()
 """Messages of Docker, vLLM and RAGFlow that contain such a word; they are quoted as they are."""
 
-NOT_YET: set[str] = {
-}
+NOT_YET: set[str] = set()
 """Files whose texts still have such words. Remove a file as soon as it has none; add none."""
 
 PROGRAMS = [
