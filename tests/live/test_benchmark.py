@@ -139,7 +139,7 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
     found = judge(run)
     assert found.release == "v0.27.0"
     assert "largest window" in str(found)  # how large depends on the machine
-    assert "substitute model" in found.sentence
+    assert "Substitute model" in found.sentence
 
 
 def test_any_server_is_measured_by_its_address(declared, running, tmp_path):

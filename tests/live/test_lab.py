@@ -148,7 +148,7 @@ def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab
         expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests · 0 errors · .* saved in"))
         notebook.run("load = ragops.load_run")
         expect(notebook.run("plots.percentile_curve").locator("svg, img").first).to_be_visible()
-        expect(notebook.run("print(bench.verdict")).to_contain_text("substitute model")
+        expect(notebook.run("print(bench.verdict")).to_contain_text("Substitute model")
     run = load_run(max((desk / "results").glob("*-load")))
     assert (run.info.complete, run.info.reason) == (False, "stopped by the user")
     assert len(run.requests) > 3

@@ -204,7 +204,7 @@ def test_pages_show_the_recorded_run_and_its_substitute_model(built, recorded):
     assert f"built from run <code>{recorded.name}</code>" in (built / "network.html").read_text()
     for page in ("index", "benchmark"):
         assert recorded.name in text(built, page)
-        assert "substitute model: a stub" in text(built, page)
+        assert "Substitute model: a stub" in text(built, page)
         assert "percentiles.svg" in (built / f"{page}.html").read_text()
     assert "closed-2 8 0 " in text(built, "benchmark")
 
