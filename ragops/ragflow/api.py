@@ -61,27 +61,22 @@ def read_secret(variable: str, file: Path | None = None) -> Secret:
     Raises:
         StackError: The file can't be read, or the text can't be sent in an HTTP header.
     """
-    if file is None:
-        text = os.environ.get(variable, "").strip()
-        if not text:
-            return NO_SECRET
-    else:
+    text = os.environ.get(variable, "").strip()
+    problem = "it is empty, or contains spaces, line breaks or characters beyond ASCII"
+    if file is not None:
         try:
             text = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise StackError(
-                f"no key can be read from {file}",
-                code="secret-refused",
-                evidence=str(error.strerror) if isinstance(error, OSError) else "it is not text",
-                hint="name another file",
-                file=file,
-            ) from None
+            text, problem = "", str(error.strerror) if isinstance(error, OSError) else "it is not text"
+    elif not text:
+        return NO_SECRET
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise StackError(
             f"{file or variable} holds no key",
             code="secret-refused",
-            evidence="it is empty, or contains spaces, line breaks or characters beyond ASCII",
-            hint="write only the key, on one line",
+            evidence=problem,
+            hint="write only the key to a file, on one line",
+            file=file,
         )
     return Secret(text)
 
