@@ -105,18 +105,16 @@ def lock(address: str, name: str, purpose: Literal["change", "watch"] = "change"
     """
     home().mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(f"{address} {name}".encode()).hexdigest()[:12]
-    file = home() / f"{'lock' if purpose == 'change' else 'watch'}-{digest}"
+    file = home() / f"{purpose}-{digest}.lock"
     with file.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            hint = "try again when it has ended"
-            if purpose == "watch":
-                hint = "end ragops watch first: it would repair the stack within seconds"
+            watched = "end ragops watch first: it would repair the stack within seconds"
             raise LockedError(
                 f"another ragops process has the {purpose} lock of {name}",
                 evidence=f"{file} is locked",
-                hint=hint,
+                hint=watched if purpose == "watch" else "try again when it has ended",
                 file=file,
             ) from error
         yield

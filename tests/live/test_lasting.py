@@ -309,7 +309,7 @@ def test_hang_that_health_does_not_show_is_ended_by_watch(engine, ragflow, watch
     told, before = watch(), engine.container(RERANKER).started_at
     hang(ragflow)
     until(lambda: engine.container(RERANKER).started_at != before)
-    assert f"~ restart container {RERANKER}: it did not answer 2 times" in told
+    assert f"~ restart container {RERANKER}: no response to 2 requests" in told
     until(lambda: drift(engine) == [])
     event = "the reranker hangs, but /health succeeds"
     record(durability, event, [], None, by="watch, after three requests without a response")
