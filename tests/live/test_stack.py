@@ -75,7 +75,7 @@ def test_events_would_be_seen(engine, sleeper):
 
 
 def test_it_answers_on_this_host(declared, running):
-    body = {"model": running.served, "query": "q", "documents": ["a", "b"]}
+    body = {"model": running.served_name, "query": "q", "documents": ["a", "b"]}
     answer = httpx.post(f"{declared.host_url}/rerank", json=body, timeout=30)
     assert {one["index"] for one in answer.json()["results"]} == {0, 1}
 

@@ -23,7 +23,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(tune, "candidates", lambda *_: table)
     monkeypatch.setattr(tune, "REQUEST_S", 0.6)
     monkeypatch.setattr(tune, "ROUND_S", 1.2)
-    monkeypatch.setattr(tune, "MOST", 5)
+    monkeypatch.setattr(tune, "MAX_PAIRS", 5)
 
 
 def test_one_core_is_not_faster_a_failed_start_is_explained_nothing_is_left(engine, image, quick, tmp_path):

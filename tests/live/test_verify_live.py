@@ -35,7 +35,7 @@ def ask(engine, declared, running, client):
     found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
     known = options.known(Deployment.resolve(declared).model)
 
-    def judge(host=declared.reranker.name, path="/v1", name=running.served):
+    def judge(host=declared.reranker.name, path="/v1", name=running.served_name):
         about = connection.target(found, f"http://{host}:8000{path}", name, known)
         reached = connection.check(engine, found, running.reranker.image, about, host)
         return {one.name: one for one in reached.checks}
@@ -104,11 +104,11 @@ def test_stub_has_the_routes_and_the_words_of_vllm(declared, running):
     ]
     assert set(faults.paths("", classifier=False)) <= set(listed)
     assert "/classify" not in listed
-    with StubReranker(Behaviour(model=running.served, max_tokens=256)) as stub:
+    with StubReranker(Behaviour(model=running.served_name, max_tokens=256)) as stub:
         one, other = same(real, stub.base_url, "/rerank", model="some-other-model")
         assert one == other
         long = ["word " * 400]
-        one, other = same(real, stub.base_url, "/rerank", model=running.served, documents=long)
+        one, other = same(real, stub.base_url, "/rerank", model=running.served_name, documents=long)
         words = "This model's maximum context length is 256 tokens. However, your prompt contains at least "
         assert one[0] == other[0] == 400
         assert one[1].startswith(words)
