@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ragops.checks.measures import Measures, ScoredItem
     from ragops.checks.questions import Expected, RequestPlan, RerankResult, Results
     from ragops.docker.engine import Engine
-    from ragops.ragflow.discovery import RagflowContainer
     from ragops.reranker.model import Kind
 
 NEEDED = 0.80
@@ -100,20 +99,14 @@ class Finding:
     remedy: str = ""
 
 
-def check(
-    engine: Engine,
-    ragflow: RagflowContainer,
-    image: str,
-    url: str,
-    expected: Expected,
-    *,
-    full: bool = False,
-) -> list[Check]:
-    """Send the requests from inside one RAGFlow container and check the scores.
+def collect(
+    engine: Engine, container: str, image: str, url: str, expected: Expected, *, full: bool = False
+) -> Results:
+    """Send the requests of the score check from inside a container.
 
     Args:
         engine: The Docker engine.
-        ragflow: The container; it must be running and reach the reranker.
+        container: Name or id of a running container that reaches the reranker.
         image: An image with Python, for a container that has none.
         url: The reranker's address as RAGFlow has it, ending in ``/v1``.
         expected: The reranker as it was started.
@@ -122,15 +115,6 @@ def check(
     Raises:
         EngineError: Nothing can be run in the container.
     """
-    return check_scores(
-        expected, collect(engine, ragflow.name, image, url, expected, full=full), ragflow.name
-    )
-
-
-def collect(
-    engine: Engine, container: str, image: str, url: str, expected: Expected, *, full: bool = False
-) -> Results:
-    """Send all requests from inside a container; the arguments are those of :func:`check`."""
     plan = plan_requests(expected, full=full)
     responses = send_batch(engine, container, image, url, batch(expected, plan, url, full=full))
     return parse_responses(plan, responses)
@@ -142,10 +126,10 @@ def batch(
     """The requests of a plan with their time limits.
 
     Args:
-        expected: As in :func:`check`.
+        expected: The reranker as it was started.
         plan: From :func:`~ragops.checks.questions.plan_requests`.
-        url: As in :func:`check`.
-        full: As in :func:`check`.
+        url: The reranker's address.
+        full: All requests, however long they take.
         spare: Seconds for the requests that only make an order surer; :data:`SPARE` when None.
     """
     requests = probe_requests(expected, plan, urlsplit(url).path)

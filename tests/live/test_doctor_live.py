@@ -172,7 +172,7 @@ class TestNames:
 class TestAddresses:
     def test_pools_run_out_exactly_where_it_is_foretold(self, doctor, engine, stack):
         """The engine is asked for networks until it refuses: doctor had counted them."""
-        foretold = int(re.search(r"room for (\d+)", doctor()["addresses"].detail)[1])
+        foretold = int(re.search(r"addresses for (\d+)", doctor()["addresses"].detail)[1])
         assert foretold < objects.MAX_SUBNETS, "this engine's pools are too large to be filled"
         for number in range(foretold):
             engine.create_network(NetworkSpec(f"{PREFIX}-{number}"))

@@ -83,7 +83,7 @@ SAID = {
     "constant": ("every document gets 0.5", "scores are well formed", "constant scores"),
     "shuffled": ("scores go to other documents", "scores stay the same", "shuffled"),
     "random": ("the scoring head is random", "right documents come first", "no better than chance"),
-    "noise": ("another score at every call", "scores stay the same", "the same question gives"),
+    "noise": ("another score at every call", "scores stay the same", "the same request gives"),
     "logits": ("scores before their sigmoid", "scores are in range", "outside the range"),
     "input-order": ("documents come back as they went out", "scores stay the same", "input order"),
     "truncated": ("the end of a document is cut off", "documents are read whole", "tokens were read"),

@@ -144,7 +144,7 @@ def launched(request, engine, image, declared, client, launch, qwen3) -> Iterato
 
     def judge(expected: Expected) -> list[Check]:
         url = f"http://{NAME}:{options.PORT}/v1"
-        return rules.check(engine, found, image.id, url, expected)
+        return rules.check_scores(expected, rules.collect(engine, found.name, image.id, url, expected))
 
     with started(engine, spec):
         ready.wait(engine, NAME, SERVED, 600)

@@ -27,14 +27,17 @@ def failure(checks):
 
 
 def test_minilm_is_believed(engine, declared, found, minilm, running):
-    checks = rules.check(engine, found, running.reranker.image, declared.internal_url, minilm)
+    results = rules.collect(engine, found.name, running.reranker.image, declared.internal_url, minilm)
+    checks = rules.check_scores(minilm, results, found.name)
     assert failure(checks) is None, checks
     assert {one.where for one in checks} == {found.name}
     assert next(one for one in checks if one.name == "right documents come first").status == "ok"
 
 
 def test_the_whole_set_takes_the_same_verdict(engine, declared, found, minilm, running):
-    checks = rules.check(engine, found, running.reranker.image, declared.internal_url, minilm, full=True)
+    image, url = running.reranker.image, declared.internal_url
+    results = rules.collect(engine, found.name, image, url, minilm, full=True)
+    checks = rules.check_scores(minilm, results, found.name)
     assert failure(checks) is None, checks
     order = next(one for one in checks if one.name == "right documents come first")
     assert "on 30 queries in English" in order.detail

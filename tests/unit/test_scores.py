@@ -529,6 +529,11 @@ def full_rows(seen, answer):
     return next(one.rows for one in seen.of("golden") if one.call.item == answer.call.item)
 
 
+def check(engine, ragflow, image, url, expected, **options):
+    results = rules.collect(engine, ragflow.name, image, url, expected, **options)
+    return rules.check_scores(expected, results, ragflow.name)
+
+
 class TestFromInside:
     @pytest.fixture
     def found(self, fake, ragflow):
@@ -546,7 +551,7 @@ class TestFromInside:
     @pytest.mark.parametrize("expected", [MINILM, QWEN], ids=lambda one: one.kind)
     def test_over_real_sockets(self, fake, found, expected):
         with StubReranker(healthy(expected)) as stub:
-            checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, expected)
+            checks = check(fake, found, "vllm-cpu:latest", stub.base_url, expected)
             calls = stub.calls
         assert not [one for one in checks if one.status in {"fail", "warn"}]
         assert {one.where for one in checks} == {found.name}
@@ -555,13 +560,13 @@ class TestFromInside:
 
     def test_nan_passes_the_wire(self, fake, found):
         with StubReranker(Behaviour(scorer="nan")) as stub:
-            checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
+            checks = check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
         assert "NaN" in failure(checks).detail
 
     def test_a_server_that_is_gone(self, fake, found):
         with StubReranker() as stub:
             url = stub.base_url
-        checks = rules.check(fake, found, "vllm-cpu:latest", url, MINILM)
+        checks = check(fake, found, "vllm-cpu:latest", url, MINILM)
         assert "no response to any request" in failure(checks).detail
 
     def test_no_time_is_no_answer(self, fake, found):
@@ -589,9 +594,9 @@ class TestFromInside:
     def test_a_slow_server_is_asked_what_is_needed(self, fake, found, monkeypatch):
         monkeypatch.setattr(rules, "SPARE", 0.0)
         with StubReranker(healthy(MINILM)) as stub:
-            checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
+            checks = check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
             asked = len(stub.calls)
-            rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM, full=True)
+            check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM, full=True)
             every = len(stub.calls) - asked
         assert not [one for one in checks if one.status in {"fail", "warn"}]
         assert asked == questions.plan_requests(MINILM).needed
@@ -601,14 +606,14 @@ class TestFromInside:
         inside = fake.respond
         fake.respond = lambda box, argv, stdin: None if box.name == found.name else inside(box, argv, stdin)
         with StubReranker(healthy(MINILM)) as stub:
-            checks = rules.check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
+            checks = check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
         assert not [one for one in checks if one.status == "fail"]
         assert [one.name for one in fake.containers()] == [found.name]
 
     def test_a_container_that_stopped_is_an_error(self, fake, found):
         fake.stop(found.name)
         with pytest.raises(EngineError, match="is not running"):
-            rules.check(fake, found, "vllm-cpu:latest", "http://reranker:8000/v1", MINILM)
+            check(fake, found, "vllm-cpu:latest", "http://reranker:8000/v1", MINILM)
 
 
 class TestMeasured:
