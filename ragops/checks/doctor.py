@@ -152,10 +152,9 @@ def _cores(stack: Stack, host: Host) -> Check:
     except RagopsError as error:
         return Check("cores", "fail", error.short, error.hint)
     detail = f"{format_cpu_list(core.cpu for core in cores)} of {len(host.cpus)} CPUs"
-    nodes = [core.node for core in cores]
-    used = sorted(set(nodes))
+    used = sorted({core.node for core in cores})
     if len(used) > 1:
-        largest = min(used, key=lambda node: (-nodes.count(node), node))
+        largest = sizing.largest_node(cores)
         cpus = format_cpu_list(core.cpu for core in cores if core.node == largest)
         detail += f", on NUMA nodes {format_cpu_list(used)}: each waits for the other's memory"
         return Check("cores", "warn", detail, f'cores = "{cpus}" under [reranker] uses one node')

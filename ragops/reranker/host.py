@@ -78,11 +78,6 @@ class Host:
         return bool(self.features & INT8_FEATURES)
 
     @property
-    def physical_cores(self) -> int:
-        """Number of physical cores among the allowed CPUs."""
-        return len({(cpu.socket, cpu.core) for cpu in self.cpus})
-
-    @property
     def usable_memory(self) -> int:
         """Memory that a container can get: the smaller of memory and limit."""
         return min(self.memory, self.memory_limit or self.memory)

@@ -1,4 +1,4 @@
-"""What engines and containers say leads to a remedy."""
+"""Messages of Docker engines and containers have a remedy."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""pip is called with the user's own settings; here the index is a folder with one small wheel."""
+"""pip is run with the user's own settings; here the index is a folder with one small wheel."""
 
 import hashlib
 import zipfile

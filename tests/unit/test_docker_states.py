@@ -1,4 +1,4 @@
-"""Answers of a real engine (20.10, recorded under ``data/inspect``) become records."""
+"""Responses of a Docker engine (20.10, recorded in ``data/inspect``) become records."""
 
 import json
 from pathlib import Path

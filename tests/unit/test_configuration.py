@@ -1,4 +1,4 @@
-"""ragops.toml: defaults, what is refused, and that the refusal names line, reason and remedy."""
+"""ragops.toml: defaults, refused values, and that the error has line, reason and remedy."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""host.py reads machines from the few files that they show."""
+"""reranker/host.py reads machines from recorded files."""
 
 from __future__ import annotations
 
@@ -60,13 +60,17 @@ def machine(root: Path, cpus: list[tuple[int, int, int]], nodes: dict[int, str],
     return write(root, files | {name.replace("__", "/"): text for name, text in more.items()})
 
 
+def physical_cores(host):
+    return len({(cpu.socket, cpu.core) for cpu in host.cpus})
+
+
 def test_two_cores_without_threads(tmp_path):
     host = read_host(machine(tmp_path, [(0, 0, 0), (1, 1, 0)], {0: "0-1"}))
     assert host.cpu_model == "Some CPU @ 2.5GHz"
     assert host.cpus == (Core(0, 0), Core(1, 1))
     assert host.nodes == (Node(0, 16 * GIB),)
     assert host.memory == host.usable_memory == 16 * GIB
-    assert host.physical_cores == 2
+    assert physical_cores(host) == 2
     assert host.has_bf16
     assert host.quota is None
     assert host.memory_limit is None
@@ -75,13 +79,13 @@ def test_two_cores_without_threads(tmp_path):
 def test_two_threads_share_a_core(tmp_path):
     host = read_host(machine(tmp_path, [(0, 0, 0), (1, 1, 0), (2, 0, 0), (3, 1, 0)], {0: "0-3"}))
     assert len(host.cpus) == 4
-    assert host.physical_cores == 2
+    assert physical_cores(host) == 2
 
 
 def test_core_numbers_repeat_in_a_second_socket(tmp_path):
     cpus = [(0, 0, 0), (1, 1, 0), (2, 0, 1), (3, 1, 1)]
     host = read_host(machine(tmp_path, cpus, {0: "0-1", 1: "2-3"}))
-    assert host.physical_cores == 4
+    assert physical_cores(host) == 4
     assert [cpu.node for cpu in host.cpus] == [0, 0, 1, 1]
     assert host.nodes == (Node(0, 8 * GIB), Node(1, 8 * GIB))
 
@@ -181,5 +185,5 @@ def test_wrong_cpu_lists_are_refused(text):
 def test_each_recorded_host(each_host):
     assert each_host.has_bf16 == each_host.has_int8 == ("avx512f" in each_host.features)
     assert ("amx_bf16" in each_host.features) == ("Xeon" in each_host.cpu_model)
-    assert each_host.physical_cores == 2
+    assert physical_cores(each_host) == 2
     assert (each_host.quota, each_host.memory_limit) == (None, None)

@@ -1,4 +1,4 @@
-"""int8 folders: what is refused, what is found again, and that a failure leaves nothing."""
+"""int8 folders: which models are refused, which folders are reused, and that a failure leaves nothing."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""addresses.py counts what is left of the engine's pools."""
+"""Free and overlapping subnets, and the subnets that a host uses."""
 
 import pytest
 

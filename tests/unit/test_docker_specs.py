@@ -1,4 +1,4 @@
-"""Declarations of containers and networks: what the engine is sent and what the reader can paste."""
+"""Specifications of containers and networks: request bodies and docker commands."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Where the image comes from, in which order, and what is removed again."""
+"""Where the image comes from, in which order, and which images are removed."""
 
 import os
 import re

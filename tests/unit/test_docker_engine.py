@@ -1,4 +1,4 @@
-"""Finding an engine: which addresses are tried, and what is said when none answers."""
+"""Connecting to a Docker engine: which addresses are tried, and the error when none responds."""
 
 import json
 import socket
