@@ -207,7 +207,7 @@ HTTP: Mapping[Fault, tuple[str, str, str]] = {
     "says-200": ("an old vLLM that answers 200 with an error", "RAGFlow's call", "an old vLLM"),
     "busy": ("the queue is full", "RAGFlow's call", "the queue is full"),
     "dead": ("the engine has died", "server is healthy", "engine has died"),
-    "reset": ("the connection is cut", "RAGFlow's call", "cut before the answer"),
+    "reset": ("the connection is cut", "RAGFlow's call", "cut before the response"),
     "no-results": ("an answer without results", "RAGFlow's call", "no ranking"),
 }
 """The same of faults below the scores; those that are left out are slow, or much like another."""
@@ -356,7 +356,7 @@ WRONG = (
     ),
     Wrong(
         "the reranker is in Docker's default network too",
-        *("outsiders can't reach it", "reaches", "docker network disconnect bridge"),
+        *("closed to other containers", "reaches", "docker network disconnect bridge"),
         lambda stage: stage.engine.connect("bridge", stage.name),
         lambda stage: stage.engine.disconnect("bridge", stage.name),
     ),
@@ -396,7 +396,7 @@ def spoil(stage: Stage) -> list[Row]:
 
 PROXIED = (
     "RAGFlow's calls go to a proxy",
-    *("RAGFlow's call", "a proxy stands between", "container recreated with NO_PROXY"),
+    *("RAGFlow's call", "a proxy is between", "container recreated with NO_PROXY"),
 )
 
 
