@@ -27,7 +27,7 @@ from ragops.reranker.host import read_host
 from ragops.session import Deployment
 from ragops.stack import demo, verbs
 from tests.support import faulty_scorers
-from tests.support.container import stub_box
+from tests.support.container import stub_container
 from tests.support.names import PROJECT
 from tests.support.stub import Behaviour
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ragops.checks import Check
     from ragops.docker.engine import Engine
-    from tests.support.container import Box
+    from tests.support.container import StubContainer
     from tests.support.faults import Fault
 
 ROOT = Path(__file__).parents[2]
@@ -276,16 +276,16 @@ class Stage:
         )
 
     @contextmanager
-    def box(self, address: str = "127.0.0.1", listen: str = "0.0.0.0") -> Iterator[Box]:
+    def box(self, address: str = "127.0.0.1", listen: str = "0.0.0.0") -> Iterator[StubContainer]:
         publish = (address, self.port)
-        with stub_box(
+        with stub_container(
             self.engine, self.image, name=self.name, network=NETWORK, publish=publish, listen=listen
         ) as made:
             if listen != "127.0.0.1":
                 self.behave(made, HEALTHY["embedding"])
             yield made
 
-    def behave(self, box: Box, behaviour: Behaviour, model: str = "embedding") -> None:
+    def behave(self, box: StubContainer, behaviour: Behaviour, model: str = "embedding") -> None:
         named = behaviour.model != Behaviour().model
         served = Deployment.resolve(self.declared(model)).served_name
         box.behave(behaviour if named else replace(behaviour, model=served))

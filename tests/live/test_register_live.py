@@ -29,7 +29,7 @@ def spec(running, declared):
 def register(request, declared):
     """Registers at one release's contract server."""
     with RagflowServer(request.param, limit=60) as server:
-        token = Secret(server.world.token)
+        token = Secret(server.state.token)
         known = declared.model_copy(update={"ragflow": Ragflow(release=request.param)})
 
         def call(spec, verb=registration.register):
@@ -41,7 +41,7 @@ def register(request, declared):
 def test_real_server_passes_the_test_of_every_release_and_ranks(register, spec):
     register, server = register
     texts = ["Bread rises because yeast makes gas.", "A text about what this is about."]
-    server.world.datasets["d1"] = texts
+    server.state.datasets["d1"] = texts
     found = register(replace(spec, dataset="d1"))
     assert found.model == spec.model
     ranked = server.asked[-1].answer["data"]["chunks"]
@@ -56,7 +56,7 @@ def test_real_server_refuses_as_the_table_of_failures_knows_it(register, spec):
     with pytest.raises(RagflowError) as caught:
         register(replace(spec, model="another"))
     assert caught.value.code == "ragflow-name-unknown"
-    if server.world.before("v0.26.0"):  # later ones append /v1, which leads elsewhere
+    if server.state.before("v0.26.0"):  # later ones append /v1, which leads elsewhere
         with pytest.raises(RagflowError) as caught:
             register(replace(spec, base_url=f"{spec.base_url}/rerank"))
         assert caught.value.code == "ragflow-path"

@@ -2,7 +2,7 @@
 
 ::
 
-    with stub_box(engine, "vllm-cpu:latest", name="a-reranker", network="ragflow-rerank") as box:
+    with stub_container(engine, "vllm-cpu:latest", name="a-reranker", network="ragflow-rerank") as box:
         box.behave(Behaviour(scorer="shuffled"))
 
 One container plays every part: what it does is changed while it runs.
@@ -60,7 +60,7 @@ class Switched:
 
 
 @dataclass(frozen=True)
-class Box:
+class StubContainer:
     """A stub that runs in a container."""
 
     name: str
@@ -75,7 +75,7 @@ class Box:
 
 
 @contextmanager
-def stub_box(
+def stub_container(
     engine: Engine,
     image: str,
     *,
@@ -83,7 +83,7 @@ def stub_box(
     network: str,
     publish: tuple[str, int],
     listen: str = "0.0.0.0",
-) -> Iterator[Box]:
+) -> Iterator[StubContainer]:
     """Start the stub in a container, wait until it answers, and remove it whatever happens.
 
     Args:
@@ -113,7 +113,7 @@ def stub_box(
         try:
             engine.start(made)
             _wait(engine, name)
-            yield Box(name, publish[1])
+            yield StubContainer(name, publish[1])
         finally:
             engine.remove_container(made)
 

@@ -119,36 +119,36 @@ def free_subnet(networks: Iterable[NetworkState]) -> str:
     return next(iter(objects.free_subnets(objects.POOLS, _subnets(networks))), "")
 
 
-def joining(box: ContainerState, network: NetworkState) -> str:
+def joining(state: ContainerState, network: NetworkState) -> str:
     """Why a container can't be connected to a network; empty when it can."""
-    if box.network_mode == "host" or (box.running and box.network_mode.startswith("container:")):
+    if state.network_mode == "host" or (state.running and state.network_mode.startswith("container:")):
         return SHARED
-    if box.network_mode == "none":
+    if state.network_mode == "none":
         return PRIVATE
-    if box.running and box.endpoint(network.name):
-        return f"endpoint with name {box.name} already exists in network {network.name}"
+    if state.running and state.endpoint(network.name):
+        return f"endpoint with name {state.name} already exists in network {network.name}"
     return ""
 
 
-def placed(place: Endpoint, network: NetworkState, boxes: Iterable[ContainerState]) -> Endpoint:
+def placed(place: Endpoint, network: NetworkState, containers: Iterable[ContainerState]) -> Endpoint:
     """An endpoint with the network's id and the first address that nobody has."""
-    taken = {end.address for box in boxes for end in box.endpoints if end.network_id == network.id}
+    taken = {end.address for state in containers for end in state.endpoints if end.network_id == network.id}
     hosts = ipaddress.ip_network(network.subnets[0], strict=False).hosts() if network.subnets else iter(())
     next(hosts, None)  # the gateway's
     free = (str(one) for one in hosts if str(one) not in taken)
     return replace(place, network_id=network.id, address=next(free, ""))
 
 
-def new_container(spec: ContainerSpec, boxes: Iterable[ContainerState]) -> str:
+def new_container(spec: ContainerSpec, containers: Iterable[ContainerState]) -> str:
     """Why a container can't be made; empty when it can."""
     if not _NAME.fullmatch(spec.name):
         return f"Invalid container name ({spec.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-    return new_name(spec.name, boxes)
+    return new_name(spec.name, containers)
 
 
-def new_name(name: str, boxes: Iterable[ContainerState]) -> str:
+def new_name(name: str, containers: Iterable[ContainerState]) -> str:
     """Why a container can't have a name; empty when it can."""
-    holder = next((one for one in boxes if one.name == name), None)
+    holder = next((one for one in containers if one.name == name), None)
     if holder is None:
         return ""
     return (
@@ -200,10 +200,10 @@ def endpoint_aliases(network: str, wanted: tuple[str, ...], number: str) -> tupl
 
 
 def publishing(
-    wanted: tuple[tuple[str, int, int], ...], boxes: Iterable[ContainerState], host_ports: set[int]
+    wanted: tuple[tuple[str, int, int], ...], containers: Iterable[ContainerState], host_ports: set[int]
 ) -> str:
     """Why ports can't be published; empty when they can."""
-    held = {(ip, port) for box in boxes for ip, port, _ in box.published}
+    held = {(ip, port) for state in containers for ip, port, _ in state.published}
     everywhere = {"", "0.0.0.0", "::"}
     for ip, port, _ in wanted:
         if port in host_ports:
@@ -213,18 +213,18 @@ def publishing(
     return ""
 
 
-def executing(box: ContainerState) -> str:
+def executing(state: ContainerState) -> str:
     """Why no program can be run in a container; empty when one can."""
-    if box.status == "running":
+    if state.status == "running":
         return ""
-    return f"Container {box.id} {_CANT_EXECUTE.get(box.status, 'is not running')}"
+    return f"Container {state.id} {_CANT_EXECUTE.get(state.status, 'is not running')}"
 
 
-def pausing(box: ContainerState) -> str:
+def pausing(state: ContainerState) -> str:
     """Why a container can't be paused; empty when it can."""
-    if box.status == "paused":
-        return f"Container {box.id} is already paused"
-    return "" if box.status == "running" else f"Container {box.id} is not running"
+    if state.status == "paused":
+        return f"Container {state.id} is already paused"
+    return "" if state.status == "running" else f"Container {state.id} is not running"
 
 
 def _subnets(networks: Iterable[NetworkState]) -> list[str]:
@@ -235,7 +235,7 @@ Respond = Callable[[ContainerState, tuple[str, ...], str], ExecResult | None]
 """Plays a program: container, arguments and standard input in; None where there is no such program."""
 
 
-class World:
+class ServerState:
     """Networks, containers, images and volumes; :class:`~tests.support.fake_engine.FakeEngine` acts on it.
 
     Args:
@@ -302,11 +302,11 @@ class World:
 
     def change(self, container: str, **fields: Any) -> ContainerState:
         """Set fields of a container's state, such as ``status="paused"`` or ``health="healthy"``."""
-        box = self._found(container, "change it")
-        now = self._containers[box.id] = replace(box, **fields)
-        if now.health not in ("", "starting", box.health):
+        state = self._found(container, "change it")
+        now = self._containers[state.id] = replace(state, **fields)
+        if now.health not in ("", "starting", state.health):
             self._tell("container", f"health_status: {now.health}", now.name)
-        if now.status != box.status and now.status in {"running", "exited"}:
+        if now.status != state.status and now.status in {"running", "exited"}:
             self._tell_of_places(now, "connect" if now.running else "disconnect")
         return now
 
@@ -365,14 +365,14 @@ class World:
         for ear in self._ears:
             ear.put(EventState(kind, action, name))
 
-    def _tell_of_places(self, box: ContainerState, action: str) -> None:
+    def _tell_of_places(self, state: ContainerState, action: str) -> None:
         """That a container joined or left its networks, because it started or ended."""
-        if not box.running:
-            self._tell("container", "die", box.name)
-        for place in box.endpoints:
+        if not state.running:
+            self._tell("container", "die", state.name)
+        for place in state.endpoints:
             self._tell("network", action, place.network)
-        if box.running:
-            self._tell("container", "start", box.name)
+        if state.running:
+            self._tell("container", "start", state.name)
 
     def _allow(self, what: str, objection: str, container: str = "") -> None:
         if objection:
@@ -426,33 +426,33 @@ class World:
         self._tell("container", "create", spec.name)
         return number
 
-    def _hindrance(self, box: ContainerState) -> str:
+    def _hindrance(self, state: ContainerState) -> str:
         """Why a container can't start; empty when it can."""
-        if box.network_mode.startswith("container:"):
-            number = box.network_mode.removeprefix("container:")
+        if state.network_mode.startswith("container:"):
+            number = state.network_mode.removeprefix("container:")
             other = self.container(number)
             if other is None:
                 return f"No such container: {number}"
             return "" if other.running else f"cannot join network of a non running container: {other.id}"
         names = {one.name for one in self.networks()}
-        for place in box.endpoints:
+        for place in state.endpoints:
             known = self._networks if place.network_id else names
             if (wanted := place.network_id or place.network) not in known:
                 return f"network {wanted} not found"
-        said = publishing(self._specs[box.id].publish, self.containers(), self.host_ports)
-        endpoint = f"driver failed programming external connectivity on endpoint {box.name} ({box.id})"
+        said = publishing(self._specs[state.id].publish, self.containers(), self.host_ports)
+        endpoint = f"driver failed programming external connectivity on endpoint {state.name} ({state.id})"
         return said and f"{endpoint}: {said}"
 
-    def _run(self, box: ContainerState) -> None:
-        spec = self._specs[box.id]
+    def _run(self, state: ContainerState) -> None:
+        spec = self._specs[state.id]
         places = []
-        for place in box.endpoints:
-            net = self._network(place.network_id or place.network, f"start {box.name}")
-            named = replace(place, aliases=endpoint_aliases(net.name, place.aliases, box.id))
+        for place in state.endpoints:
+            net = self._network(place.network_id or place.network, f"start {state.name}")
+            named = replace(place, aliases=endpoint_aliases(net.name, place.aliases, state.id))
             places.append(placed(named, net, self.containers()))
         inside = all(self._networks[place.network_id].internal for place in places)
         self.change(
-            box.id,
+            state.id,
             status="running",
             exit_code=0,
             error="",
@@ -485,7 +485,7 @@ _STATE = EngineState(
 )
 
 
-class FakeEngine(World, Engine):
+class FakeEngine(ServerState, Engine):
     """An engine in memory.
 
     ::
@@ -510,13 +510,13 @@ class FakeEngine(World, Engine):
 
     def logs(self, container: str, *, tail: int = 20) -> str:
         """The end of :attr:`output`."""
-        box = self._found(container, f"read the log of {container}")
-        return "\n".join(self.output.get(box.name, "").splitlines()[-tail:])
+        state = self._found(container, f"read the log of {container}")
+        return "\n".join(self.output.get(state.name, "").splitlines()[-tail:])
 
     def stats(self, container: str) -> StatsState:
         """What :attr:`used` says; nothing for a container that does not run."""
-        box = self._found(container, f"measure {container}")
-        return self.used.get(box.name, _UNUSED) if box.running else _UNUSED
+        state = self._found(container, f"measure {container}")
+        return self.used.get(state.name, _UNUSED) if state.running else _UNUSED
 
     @contextmanager
     def events(self) -> Iterator[Iterator[EventState]]:
@@ -543,7 +543,7 @@ class FakeEngine(World, Engine):
         net = self._network(network, what, many=AMBIGUOUS_TO_REMOVE)
         if net.name in PREDEFINED:
             self._allow(what, f"{net.name} is a pre-defined network and cannot be removed")
-        places = (place for box in self.containers() if box.running for place in box.endpoints)
+        places = (place for state in self.containers() if state.running for place in state.endpoints)
         if any(place.network_id == net.id for place in places):
             said = f"error while removing network: network {net.name} id {net.id} has active endpoints"
             self._allow(what, said)
@@ -553,26 +553,26 @@ class FakeEngine(World, Engine):
     def connect(self, network: str, container: str, aliases: tuple[str, ...] = ()) -> None:
         """A container that does not run gets its address when it starts."""
         what = self._called(f"connect {self._name(container)} to {network}")
-        box, net = self._found(container, what), self._network(network, what)
-        self._allow(what, joining(box, net), container)
-        place = Endpoint(net.name, "", "", endpoint_aliases(net.name, aliases, box.id))
-        place = placed(place, net, self.containers()) if box.running else place
-        others = (one for one in box.endpoints if one.network != net.name)
-        self.change(box.id, endpoints=tuple(sorted((*others, place), key=lambda one: one.network)))
-        if box.running:
+        state, net = self._found(container, what), self._network(network, what)
+        self._allow(what, joining(state, net), container)
+        place = Endpoint(net.name, "", "", endpoint_aliases(net.name, aliases, state.id))
+        place = placed(place, net, self.containers()) if state.running else place
+        others = (one for one in state.endpoints if one.network != net.name)
+        self.change(state.id, endpoints=tuple(sorted((*others, place), key=lambda one: one.network)))
+        if state.running:
             self._tell("network", "connect", net.name)
 
     def disconnect(self, network: str, container: str) -> None:
         """Also out of a network that is gone, as long as the container does not run."""
         what = self._called(f"disconnect {self._name(container)} from {network}")
-        box = self._found(container, what)
-        remembered = not box.running and box.endpoint(network)
+        state = self._found(container, what)
+        remembered = not state.running and state.endpoint(network)
         name = network if remembered else self._network(network, what).name
-        if box.endpoint(name) is None:
-            the = "" if box.running else "the "
-            self._allow(what, f"container {box.id} is not connected to {the}network {name}")
-        self.change(box.id, endpoints=tuple(one for one in box.endpoints if one.network != name))
-        if box.running:
+        if state.endpoint(name) is None:
+            the = "" if state.running else "the "
+            self._allow(what, f"container {state.id} is not connected to {the}network {name}")
+        self.change(state.id, endpoints=tuple(one for one in state.endpoints if one.network != name))
+        if state.running:
             self._tell("network", "disconnect", name)
 
     def create_volume(self, name: str, *, role: str) -> None:
@@ -600,50 +600,52 @@ class FakeEngine(World, Engine):
     def start(self, container: str) -> None:
         """One that can't start keeps its status, and the reason in its ``error``."""
         what = self._called(f"start {self._name(container)}")
-        box = self._found(container, what)
-        if not box.running and (said := self._hindrance(box)):
-            self.change(box.id, error=said, exit_code=128 if box.status == "created" else box.exit_code)
+        state = self._found(container, what)
+        if not state.running and (said := self._hindrance(state)):
+            self.change(state.id, error=said, exit_code=128 if state.status == "created" else state.exit_code)
             self._allow(what, said, container)
-        if not box.running:
-            self._run(box)
+        if not state.running:
+            self._run(state)
 
     def stop(self, container: str, *, timeout: int = 10) -> None:
         """Ends with the exit code of SIGTERM; one that does not run stays as it is."""
         del timeout
-        box = self._found(container, self._called(f"stop {self._name(container)}"))
-        if box.status in {"running", "paused", "restarting"}:
-            left = tuple(replace(one, address="") for one in box.endpoints)
-            self.change(box.id, status="exited", exit_code=143, endpoints=left, published=())
-            self._tell("container", "stop", box.name)
+        state = self._found(container, self._called(f"stop {self._name(container)}"))
+        if state.status in {"running", "paused", "restarting"}:
+            left = tuple(replace(one, address="") for one in state.endpoints)
+            self.change(state.id, status="exited", exit_code=143, endpoints=left, published=())
+            self._tell("container", "stop", state.name)
 
     def pause(self, container: str) -> None:
         """Refused unless it runs."""
-        box = self._found(container, what := self._called(f"pause {self._name(container)}"))
-        self._allow(what, pausing(box), container)
-        self.change(box.id, status="paused")
+        state = self._found(container, what := self._called(f"pause {self._name(container)}"))
+        self._allow(what, pausing(state), container)
+        self.change(state.id, status="paused")
 
     def unpause(self, container: str) -> None:
         """Refused unless it is paused."""
-        box = self._found(container, what := self._called(f"unpause {self._name(container)}"))
-        self._allow(what, "" if box.status == "paused" else f"Container {box.id} is not paused", container)
-        self.change(box.id, status="running")
+        state = self._found(container, what := self._called(f"unpause {self._name(container)}"))
+        self._allow(
+            what, "" if state.status == "paused" else f"Container {state.id} is not paused", container
+        )
+        self.change(state.id, status="running")
 
     def rename(self, container: str, name: str) -> None:
         """Refused when the name is taken."""
         what = self._called(f"rename {self._name(container)} to {name}")
-        box = self._found(container, what)
+        state = self._found(container, what)
         if said := new_name(name, self.containers()):
             self._allow(what, f"Error when allocating new name: {said}", container)
-        self.change(box.id, name=name)
+        self.change(state.id, name=name)
         self._tell("container", "rename", name)
 
     def remove_container(self, container: str) -> None:
         """Running or not."""
-        box = self._found(container, self._called(f"remove container {self._name(container)}"))
-        if box.running:
-            self.change(box.id, status="exited")
-        del self._containers[box.id], self._specs[box.id]
-        self._tell("container", "destroy", box.name)
+        state = self._found(container, self._called(f"remove container {self._name(container)}"))
+        if state.running:
+            self.change(state.id, status="exited")
+        del self._containers[state.id], self._specs[state.id]
+        self._tell("container", "destroy", state.name)
 
     def execute(
         self, container: str, argv: tuple[str, ...], *, stdin: str = "", timeout: float = TIMEOUT
@@ -651,9 +653,9 @@ class FakeEngine(World, Engine):
         """What :attr:`respond` answers; refused unless the container runs."""
         del timeout
         what = f"run {argv[0]} in {container}"
-        box = self._found(container, what)
-        self._allow(what, executing(box), container)
-        return self.respond(box, argv, stdin) or ExecResult(126, _NO_PROGRAM.format(argv[0]), "")
+        state = self._found(container, what)
+        self._allow(what, executing(state), container)
+        return self.respond(state, argv, stdin) or ExecResult(126, _NO_PROGRAM.format(argv[0]), "")
 
     # -- images ----------------------------------------------------------------------------
 

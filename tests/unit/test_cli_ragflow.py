@@ -83,11 +83,11 @@ def test_chat_that_is_not_there(run, ragflow):
 
 
 def test_chats_and_dataset(run, ragflow):
-    ragflow.world.chats |= {"c1": "", "c2": ""}
-    ragflow.world.datasets["d1"] = ["a cat"]
+    ragflow.state.chats |= {"c1": "", "c2": ""}
+    ragflow.state.datasets["d1"] = ["a cat"]
     code, out, _ = run("register", "--chat", "c1", "--chat", "c2", "--dataset", "d1")
     assert code == 0
-    assert ragflow.world.chats == dict.fromkeys(("c1", "c2"), f"{MODEL}___VLLM@VLLM")
+    assert ragflow.state.chats == dict.fromkeys(("c1", "c2"), f"{MODEL}___VLLM@VLLM")
     assert "dataset d1 was ranked with it" in out
 
 
@@ -97,7 +97,7 @@ def test_key_and_token_from_files(run, ragflow, tmp_path, monkeypatch):
     (tmp_path / "key").write_text("from-a-file\n")
     files = ("--token-file", str(tmp_path / "token"), "--key-file", str(tmp_path / "key"))
     assert run("register", *files)[0] == 0
-    assert ragflow.world.llms[f"{MODEL}___VLLM"].key == "from-a-file"
+    assert ragflow.state.llms[f"{MODEL}___VLLM"].key == "from-a-file"
 
 
 def test_no_token(run, ragflow, monkeypatch):

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from ragops.ragflow import releases
 from tests.support.contract import upstream
 from tests.support.contract.api import RagflowServer
-from tests.support.contract.state import Instance, World
+from tests.support.contract.state import Instance, ServerState
 from tests.support.served import Served
 from tests.support.stub import Behaviour, StubReranker
 
@@ -80,7 +80,7 @@ def moved(value, ports):
 def sent(http, step, server, ports):
     """One recorded request, sent to the contract server."""
     body = moved(step["request"]["body"], ports)
-    server.world.limit = 0.2 if "slow" in step["id"] else 60.0
+    server.state.limit = 0.2 if "slow" in step["id"] else 60.0
     request, headers = step["request"], dict(step["request"]["headers"])
     if step["id"] == "providers_badtoken":
         headers["Authorization"] = "Bearer ragflow-another"
@@ -129,15 +129,15 @@ def replayed(name, release, upstreams):
     found, ids = [], {}
     with RagflowServer(release) as server, httpx.Client(timeout=60, trust_env=False) as http:
         if release == "v0.27.0":
-            server.world.version = "unknown"  # it ran from source
+            server.state.version = "unknown"  # it ran from source
         for step in steps(name):
             if step["id"] == "embed_instance":
-                server.world.instances["emb"] = Instance("0", "emb")
+                server.state.instances["emb"] = Instance("0", "emb")
             if step["id"] in ELSEWHERE:
                 continue
             body = step["request"]["body"] or {}
             for dataset in body.get("dataset_ids", ()):
-                server.world.datasets.setdefault(dataset, TEXTS)
+                server.state.datasets.setdefault(dataset, TEXTS)
             body |= {key: ids[body[key]] for key in ("model_id", "rerank_id") if body.get(key) in ids}
             before = len(calls)
             reply = sent(http, step, server, ports)
@@ -188,10 +188,10 @@ def test_texts_come_back_in_the_recorded_order(replay):
 
 def rank(release, call, url=""):
     """What the client gives back for a recorded call, or the text of its error."""
-    world = World(release=releases.of(release))
+    state = ServerState(release=releases.of(release))
     asked = (call["api_key"], call["model_name"], call["query"], call["texts"])
     try:
-        return upstream.scores(world, url or call["base_url"], *asked)
+        return upstream.scores(state, url or call["base_url"], *asked)
     except upstream.ClientError as error:
         return str(error)
 

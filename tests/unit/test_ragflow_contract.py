@@ -13,7 +13,7 @@ from ragops.ragflow.providers import ModelEntry, RagflowState, RegistrationSpec,
 from ragops.stack import registration
 from tests.support.contract import upstream
 from tests.support.contract.api import RagflowServer
-from tests.support.contract.state import World
+from tests.support.contract.state import ServerState
 from tests.support.stub import Behaviour, StubReranker
 
 MODEL = "qwen3-reranker-0.6b"
@@ -27,7 +27,7 @@ class Client:
     """A client of one contract server."""
 
     def __init__(self, server):
-        self.server, self.world = server, server.world
+        self.server, self.state = server, server.state
         self.http = httpx.Client(
             base_url=server.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60, trust_env=False
         )
@@ -171,11 +171,11 @@ FORMS = {
 @pytest.mark.parametrize("client", FORMS, indirect=True)
 def test_forms_of_the_rerank_id(client, reranker, tmp_path, monkeypatch):
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
-    release = client.world.release
+    release = client.state.release
     known = Stack(ragflow=Ragflow(release=release.name))
     spec = RegistrationSpec(MODEL, reranker.base_url, 8192)
     registration.register(known, Secret(TOKEN), url=client.server.url, spec=spec)
-    client.world.datasets["d1"] = ["a cat"]
+    client.state.datasets["d1"] = ["a cat"]
     accepted = {}
     for form in FORMS[release.name]:
         response = client(
@@ -192,7 +192,7 @@ def test_forms_of_the_rerank_id(client, reranker, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "calls"), [("v0.20.5", 1), ("v0.25.6", 0)])
 def test_the_old_client_sends_requests_without_documents(name, calls):
     with StubReranker(Behaviour(model=MODEL)) as stub:
-        assert upstream.scores(World(releases.of(name)), stub.base_url, "x", MODEL, "q", []) == []
+        assert upstream.scores(ServerState(releases.of(name)), stub.base_url, "x", MODEL, "q", []) == []
         assert [call.body["documents"] for call in stub.calls] == [[]] * calls
 
 
@@ -210,12 +210,12 @@ def test_names_have_a_suffix_and_a_missing_key_is_unchanged(client, reranker):
     assert client("POST", "/v1/llm/add_llm", body)["code"] == 0
     (row,) = client("GET", "/v1/llm/my_llms?include_details=true")["data"]["VLLM"]["llm"]
     assert row["name"] == f"{MODEL}___VLLM"
-    assert client.world.llms[row["name"]].key == "earlier-key"
+    assert client.state.llms[row["name"]].key == "earlier-key"
 
 
 @pytest.mark.parametrize("client", ["v0.25.6"], indirect=True)
 def test_the_timeout_of_a_test_has_an_empty_reason(client):
-    client.world.limit = 0.05
+    client.state.limit = 0.05
     with StubReranker(Behaviour(model=MODEL, fixed_s=0.5)) as slow:
         body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
         response = client("POST", "/v1/llm/add_llm", {**body, "api_base": slow.base_url, "api_key": "x"})
@@ -228,10 +228,10 @@ def test_the_health_route_always_reports_ok(client):
 
 
 def test_a_wrong_key_has_two_messages_and_a_stopped_reranker_no_fallback(registered, instance):
-    registered.world.datasets["d1"] = ["a cat"]
+    registered.state.datasets["d1"] = ["a cat"]
     ask = {**RETRIEVAL, "rerank_id": f"{MODEL}@ragops@VLLM"}
     with StubReranker(Behaviour(model=MODEL, api_key="secret-key")) as locked:
-        entry = registered.world.instances["ragops"]
+        entry = registered.state.instances["ragops"]
         entry.url = locked.base_url
         response = registered.http.post("/api/v1/retrieval", json=ask)
         assert (response.status_code, response.json()["message"]) == (401, "Unauthorized")
@@ -249,9 +249,9 @@ def test_a_wrong_key_has_two_messages_and_a_stopped_reranker_no_fallback(registe
     ("path", "first"), [("/api/v1/retrieval", "slow"), ("/api/v1/providers/VLLM/connection", "ping")]
 )
 def test_a_retrieval_blocks_the_whole_api_and_a_connection_test_does_not(registered, instance, path, first):
-    registered.world.datasets["d1"] = ["a cat"]
+    registered.state.datasets["d1"] = ["a cat"]
     with StubReranker(Behaviour(model=MODEL, fixed_s=1.0)) as slow:
-        registered.world.instances["ragops"].url = slow.base_url
+        registered.state.instances["ragops"].url = slow.base_url
         ask = {**RETRIEVAL, "rerank_id": f"{MODEL}@ragops@VLLM"}
         body = ask if "retrieval" in path else put(instance, base_url=slow.base_url)
         waiting = threading.Thread(target=Client(registered.server), args=("POST", path, body))
@@ -261,7 +261,7 @@ def test_a_retrieval_blocks_the_whole_api_and_a_connection_test_does_not(registe
         registered.http.get("/api/v1/system/ping")
         waiting.join()
     order = [
-        "ping" if request.path.endswith("ping") else "slow" for request in registered.world.answered[-2:]
+        "ping" if request.path.endswith("ping") else "slow" for request in registered.state.answered[-2:]
     ]
     assert order[0] == first
 
@@ -271,10 +271,10 @@ def test_add_llm_succeeds_on_v0_26_and_is_read_nowhere(client, reranker):
     body = {"llm_factory": "VLLM", "model_type": "rerank", "llm_name": MODEL, "max_tokens": 8192}
     response = client("POST", "/v1/llm/add_llm", {**body, "api_base": reranker.base_url, "api_key": "x"})
     assert response["code"] == 0
-    client.world.datasets["d1"] = ["a cat"]
+    client.state.datasets["d1"] = ["a cat"]
     response = client("POST", "/api/v1/retrieval", {**RETRIEVAL, "rerank_id": f"{MODEL}___VLLM@VLLM"})
     assert response["code"] == 100
-    release = client.world.release
+    release = client.state.release
     requests = changes(
         providers.registration_api(release),
         RegistrationSpec(MODEL, "http://a:8000/v1", 1),
@@ -286,13 +286,13 @@ def test_add_llm_succeeds_on_v0_26_and_is_read_nowhere(client, reranker):
 @pytest.mark.parametrize("client", ["v0.26.0", "v0.26.1"], indirect=True)
 def test_v0_26_0_takes_no_key_twice(registered, instance):
     response = registered("POST", INSTANCES, put(instance, instance_name="second"))
-    assert (response["code"] == 0) is (registered.world.release.name != "v0.26.0")
+    assert (response["code"] == 0) is (registered.state.release.name != "v0.26.0")
     if response["code"]:
         assert "another key" in failure_hint(response["message"]).remedy
 
 
 def test_a_retrieval_without_a_rerank_id_does_not_use_the_default_model(registered, reranker):
-    registered.world.datasets["d1"] = ["a cat"]
+    registered.state.datasets["d1"] = ["a cat"]
     body = {"model_type": "rerank", "model_provider": "VLLM", "model_instance": "ragops", "model_name": MODEL}
     assert registered("PATCH", "/api/v1/models/default", body)["code"] == 0
     before = len(reranker.calls)

@@ -15,7 +15,7 @@ from ragops.ragflow.api import Api, Response, Secret
 from ragops.ragflow.providers import RegistrationSpec, manual_entry
 from ragops.stack import registration
 from tests.support.contract.api import RagflowServer
-from tests.support.contract.state import Instance, Llm, Model, World
+from tests.support.contract.state import Instance, Llm, Model, ServerState
 from tests.support.stub import Behaviour, StubReranker
 
 MODEL = "qwen3-reranker-0.6b"
@@ -47,7 +47,7 @@ def servers():
 
 
 def fresh(server):
-    vars(server.world).update(vars(World(server.world.release, limit=60)))
+    vars(server.state).update(vars(ServerState(server.state.release, limit=60)))
     return server
 
 
@@ -67,7 +67,7 @@ def spec(reranker):
 
 
 def stack(server):
-    return Stack(ragflow=Ragflow(release=server.world.release.name))
+    return Stack(ragflow=Ragflow(release=server.state.release.name))
 
 
 def register(server, spec, token=TOKEN, **more):
@@ -83,57 +83,57 @@ def written(server):
     return [(one.method, one.path.partition("?")[0]) for one in server.asked if one.method != "GET"]
 
 
-def used_before(world):
+def used_before(state):
     """The user has another reranker, as default and in a chat; gives its id in chats."""
-    if world.before("v0.26.0"):
-        world.llms["bge___VLLM"] = Llm(7, "rerank", "theirs", "http://theirs:8000/v1", 512)
-        world.tenant["rerank_id"] = "bge___VLLM@VLLM"
-        world.chats["c1"] = "bge___VLLM"
+    if state.before("v0.26.0"):
+        state.llms["bge___VLLM"] = Llm(7, "rerank", "theirs", "http://theirs:8000/v1", 512)
+        state.tenant["rerank_id"] = "bge___VLLM@VLLM"
+        state.chats["c1"] = "bge___VLLM"
     else:
-        world.provider = "VLLM"
+        state.provider = "VLLM"
         model = Model("77", "bge", ["rerank"], 512, {})
-        world.instances["mine"] = Instance("7", "mine", "theirs", "http://theirs:8000/v1", {"bge": model})
-        world.tenant |= {"rerank_id": "bge@mine@VLLM", "tenant_rerank_id": "77"}
-        world.chats["c1"] = "bge@mine@VLLM"
-    world.chats["c2"] = ""
-    return world.chats["c1"]
+        state.instances["mine"] = Instance("7", "mine", "theirs", "http://theirs:8000/v1", {"bge": model})
+        state.tenant |= {"rerank_id": "bge@mine@VLLM", "tenant_rerank_id": "77"}
+        state.chats["c1"] = "bge@mine@VLLM"
+    state.chats["c2"] = ""
+    return state.chats["c1"]
 
 
-def all_of(world):
-    return deepcopy((world.provider, world.instances, world.llms, world.tenant, world.chats))
+def all_of(state):
+    return deepcopy((state.provider, state.instances, state.llms, state.tenant, state.chats))
 
 
 def test_registered_model_ranks(ragflow, spec):
-    ragflow.world.datasets["d1"] = ["a cat", "what is this about"]
+    ragflow.state.datasets["d1"] = ["a cat", "what is this about"]
     found = register(ragflow, replace(spec, dataset="d1"))
     assert (found.model, found.base_url) == (MODEL, spec.base_url)
-    assert found.rerank_id == releases.rerank_id(ragflow.world.release, MODEL, "ragops")
+    assert found.rerank_id == releases.rerank_id(ragflow.state.release, MODEL, "ragops")
     assert "dataset d1 was ranked with it" in found.notes
     assert ragflow.asked[-1].answer["data"]["chunks"][0]["content"] == "what is this about"
     assert found.default == ""
 
 
 def test_second_call_changes_nothing(ragflow, spec):
-    ragflow.world.chats["c1"] = ""
+    ragflow.state.chats["c1"] = ""
     all_at_once = replace(spec, default=True, chats=("c1",))
     assert register(ragflow, all_at_once).changes
-    before, sent = all_of(ragflow.world), len(written(ragflow))
+    before, sent = all_of(ragflow.state), len(written(ragflow))
     found = register(ragflow, all_at_once)
     assert found.changes == ()
     assert "nothing to change" in str(found)
     assert len(written(ragflow)) == sent
-    assert all_of(ragflow.world) == before
+    assert all_of(ragflow.state) == before
 
 
 def test_unregister_restores_all_settings(ragflow, spec, home):
-    used_before(ragflow.world)
-    before = all_of(ragflow.world)
+    used_before(ragflow.state)
+    before = all_of(ragflow.state)
     found = register(ragflow, replace(spec, default=True, chats=("c1", "c2")))
     assert found.chats == ("c1", "c2")
     assert found.default == found.rerank_id
-    assert all_of(ragflow.world) != before
+    assert all_of(ragflow.state) != before
     undone = unregister(ragflow, spec)
-    assert all_of(ragflow.world) == before
+    assert all_of(ragflow.state) == before
     assert undone.model == ""
     assert undone.notes == ()
     assert list((home / "ragflow").iterdir()) == []
@@ -143,70 +143,70 @@ def test_unregister_restores_all_settings(ragflow, spec, home):
 
 
 def test_no_default_before_is_no_default_after(ragflow, spec):
-    before = all_of(ragflow.world)
+    before = all_of(ragflow.state)
     register(ragflow, replace(spec, default=True))
-    assert ragflow.world.tenant["rerank_id"]
+    assert ragflow.state.tenant["rerank_id"]
     undone = unregister(ragflow, spec)
     assert undone.default == ""
-    assert not ragflow.world.tenant["rerank_id"]
-    assert all_of(ragflow.world)[:3] == before[:3]
+    assert not ragflow.state.tenant["rerank_id"]
+    assert all_of(ragflow.state)[:3] == before[:3]
 
 
 def test_earliest_settings_are_restored_after_several_calls(ragflow, spec):
-    was = used_before(ragflow.world)
+    was = used_before(ragflow.state)
     for chats in (("c1",), ("c2",), ("c1", "c2")):
         register(ragflow, replace(spec, default=True, chats=chats))
     unregister(ragflow, spec)
-    assert ragflow.world.chats == {"c1": was, "c2": ""}
-    assert "bge" in ragflow.world.tenant["rerank_id"]
+    assert ragflow.state.chats == {"c1": was, "c2": ""}
+    assert "bge" in ragflow.state.tenant["rerank_id"]
 
 
 def test_later_choices_of_the_user_stay(ragflow, spec):
-    was = used_before(ragflow.world)
+    was = used_before(ragflow.state)
     register(ragflow, replace(spec, chats=("c2",)))
-    ragflow.world.chats["c2"] = was
+    ragflow.state.chats["c2"] = was
     unregister(ragflow, spec)
-    assert ragflow.world.chats["c2"] == was
+    assert ragflow.state.chats["c2"] == was
 
 
 def test_choice_between_two_registrations_is_restored(ragflow, spec):
-    was = used_before(ragflow.world)
+    was = used_before(ragflow.state)
     register(ragflow, replace(spec, chats=("c2",)))
-    ragflow.world.chats["c2"] = was
+    ragflow.state.chats["c2"] = was
     register(ragflow, replace(spec, chats=("c2",)))
     unregister(ragflow, spec)
-    assert ragflow.world.chats["c2"] == was
+    assert ragflow.state.chats["c2"] == was
 
 
 def test_entry_of_the_user_is_not_changed(ragflow, spec):
-    used_before(ragflow.world)
-    world = ragflow.world
-    theirs = world.llms.get("bge___VLLM") or world.instances["mine"]
-    before = all_of(world)
+    used_before(ragflow.state)
+    state = ragflow.state
+    theirs = state.llms.get("bge___VLLM") or state.instances["mine"]
+    before = all_of(state)
     taken = replace(spec, model="bge", instance="mine")
     with pytest.raises(RagflowError) as caught:
         register(ragflow, taken)
     assert caught.value.code == "entry-foreign"
     assert theirs.url in caught.value.evidence
     assert written(ragflow) == []
-    assert all_of(world) == before
+    assert all_of(state) == before
 
 
 def test_correct_entry_is_used_and_stays(ragflow, spec, reranker):
-    world = ragflow.world
-    if world.before("v0.26.0"):
-        world.llms[f"{MODEL}___VLLM"] = Llm(1, "rerank", "x", reranker.base_url, 8192)
+    state = ragflow.state
+    if state.before("v0.26.0"):
+        state.llms[f"{MODEL}___VLLM"] = Llm(1, "rerank", "x", reranker.base_url, 8192)
     else:
-        world.provider = "VLLM"
+        state.provider = "VLLM"
         model = Model("1", MODEL, ["rerank"], 8192, {})
-        world.instances["ragops"] = Instance(
+        state.instances["ragops"] = Instance(
             "1", "ragops", "ragops-rerank", reranker.base_url, {MODEL: model}
         )
-    before = all_of(world)
+    before = all_of(state)
     assert register(ragflow, replace(spec, default=True)).changes
     undone = unregister(ragflow, spec)
     assert "existed before ragops register" in undone.notes[0]
-    assert all_of(world)[:3] == before[:3]
+    assert all_of(state)[:3] == before[:3]
 
 
 @pytest.mark.parametrize("wrong", ["model", "address", "key"])
@@ -218,12 +218,12 @@ def test_refused_entry_is_removed(ragflow, spec, wrong, home):
             "address": {"base_url": closed},
             "key": {"base_url": locked.base_url},
         }
-        before = all_of(ragflow.world)
+        before = all_of(ragflow.state)
         with pytest.raises(RagflowError) as caught:
             register(ragflow, replace(spec, **changed[wrong]))
     codes = {"model": "ragflow-name-unknown", "address": "ragflow-reranker-silent", "key": "ragflow-key"}
     assert caught.value.code == codes[wrong]
-    assert all_of(ragflow.world) == before
+    assert all_of(ragflow.state) == before
     assert list((home / "ragflow").iterdir()) == []
 
 
@@ -236,37 +236,37 @@ def test_new_address_is_updated(ragflow, spec):
         assert found.default == found.rerank_id
         assert register(ragflow, moved).changes == ()
     unregister(ragflow, spec)
-    assert (ragflow.world.llms, ragflow.world.instances) == ({}, {})
+    assert (ragflow.state.llms, ragflow.state.instances) == ({}, {})
 
 
 def test_new_model_replaces_the_one_that_ragops_entered(ragflow, spec, reranker):
-    was = used_before(ragflow.world)
-    before = all_of(ragflow.world)
+    was = used_before(ragflow.state)
+    before = all_of(ragflow.state)
     register(ragflow, replace(spec, default=True, chats=("c1",)))
     with StubReranker(Behaviour(model="other")) as other:
         changed = replace(spec, model="other", base_url=other.base_url, default=True, chats=("c1",))
         found = register(ragflow, changed)
         assert "other" in found.default
         names = [
-            *ragflow.world.llms,
-            *(one for each in ragflow.world.instances.values() for one in each.models),
+            *ragflow.state.llms,
+            *(one for each in ragflow.state.instances.values() for one in each.models),
         ]
         assert not [name for name in names if name.startswith(MODEL)]
         unregister(ragflow, changed)
-    assert ragflow.world.chats["c1"] == was
-    assert all_of(ragflow.world) == before
+    assert ragflow.state.chats["c1"] == was
+    assert all_of(ragflow.state) == before
 
 
 def test_key_is_sent_and_read_back_where_possible(ragflow, spec):
     with StubReranker(Behaviour(model=MODEL, api_key="secret-key")) as locked:
         register(ragflow, replace(spec, base_url=locked.base_url, key=Secret("secret-key")))
-    world = ragflow.world
-    assert [one.key for one in (*world.llms.values(), *world.instances.values())] == ["secret-key"]
+    state = ragflow.state
+    assert [one.key for one in (*state.llms.values(), *state.instances.values())] == ["secret-key"]
 
 
 def test_other_models_of_the_instance_stay(newest, spec):
     register(newest, spec)
-    newest.world.instances["ragops"].models["theirs"] = Model("9", "theirs", ["chat"], 1, {})
+    newest.state.instances["ragops"].models["theirs"] = Model("9", "theirs", ["chat"], 1, {})
     with (
         StubReranker(Behaviour(model=MODEL)) as other,
         pytest.raises(RagflowError) as caught,
@@ -274,23 +274,23 @@ def test_other_models_of_the_instance_stay(newest, spec):
         register(newest, replace(spec, base_url=other.base_url))
     assert caught.value.code == "entry-foreign"
     unregister(newest, spec)
-    assert list(newest.world.instances["ragops"].models) == ["theirs"]
-    assert newest.world.provider == "VLLM"
+    assert list(newest.state.instances["ragops"].models) == ["theirs"]
+    assert newest.state.provider == "VLLM"
 
 
 def test_provider_in_use_stays(newest, spec):
     register(newest, spec)
-    newest.world.instances["later"] = Instance("9", "later")
+    newest.state.instances["later"] = Instance("9", "later")
     unregister(newest, spec)
-    assert (newest.world.provider, list(newest.world.instances)) == ("VLLM", ["later"])
+    assert (newest.state.provider, list(newest.state.instances)) == ("VLLM", ["later"])
 
 
 def test_missing_chat_does_not_stop_unregister(ragflow, spec):
-    used_before(ragflow.world)
+    used_before(ragflow.state)
     register(ragflow, replace(spec, chats=("c1", "c2")))
-    del ragflow.world.chats["c2"]
+    del ragflow.state.chats["c2"]
     unregister(ragflow, spec)
-    assert "bge" in ragflow.world.chats["c1"]
+    assert "bge" in ragflow.state.chats["c1"]
 
 
 def test_missing_chat_is_an_error_before_any_change(ragflow, spec):
@@ -301,45 +301,45 @@ def test_missing_chat_is_an_error_before_any_change(ragflow, spec):
 
 
 def test_refused_unregister_can_be_repeated(newest, spec, home, monkeypatch):
-    was = used_before(newest.world)
+    was = used_before(newest.state)
     register(newest, replace(spec, default=True, chats=("c2",)))
-    models = newest.world.instances["mine"].models
+    models = newest.state.instances["mine"].models
     there = models.pop("bge")
     with pytest.raises(RagflowError) as caught:
         unregister(newest, spec)
     assert caught.value.code == "ragflow-failed"
-    assert newest.world.chats == {"c1": was, "c2": ""}, "what could be put back was"
+    assert newest.state.chats == {"c1": was, "c2": ""}, "what could be put back was"
     assert len(list((home / "ragflow").iterdir())) == 1
     models["bge"] = there
     unregister(newest, spec)
-    assert list(newest.world.instances) == ["mine"]
+    assert list(newest.state.instances) == ["mine"]
     assert list((home / "ragflow").iterdir()) == []
 
 
 @pytest.mark.parametrize("change", ["address", "model"])
 def test_default_and_chats_of_an_earlier_call_stay(ragflow, spec, change):
-    was = used_before(ragflow.world)
-    before = all_of(ragflow.world)
+    was = used_before(ragflow.state)
+    before = all_of(ragflow.state)
     register(ragflow, replace(spec, default=True, chats=("c1",)))
     name = "other" if change == "model" else MODEL
     with StubReranker(Behaviour(model=name)) as other:
         found = register(ragflow, replace(spec, model=name, base_url=other.base_url))
         assert found.default == found.rerank_id
         assert found.chats == ("c1",)
-        assert ragflow.world.chats["c1"] != was
+        assert ragflow.state.chats["c1"] != was
         unregister(ragflow, spec)
-    assert all_of(ragflow.world) == before
+    assert all_of(ragflow.state) == before
 
 
 def test_registration_after_an_upgrade_recognizes_earlier_ids(servers, spec):
     newest, old = fresh(servers["v0.27.0"]), fresh(servers["v0.25.6"])
-    old.world.chats["c1"] = ""
+    old.state.chats["c1"] = ""
     register(old, replace(spec, default=True, chats=("c1",)))
-    newest.world.chats["c1"] = old.world.chats["c1"]
+    newest.state.chats["c1"] = old.state.chats["c1"]
     found = register(newest, replace(spec, default=True, chats=("c1",)))
-    assert found.rerank_id == f"{MODEL}@ragops@VLLM" == newest.world.chats["c1"]
+    assert found.rerank_id == f"{MODEL}@ragops@VLLM" == newest.state.chats["c1"]
     unregister(newest, spec)
-    assert newest.world.chats["c1"] == ""
+    assert newest.state.chats["c1"] == ""
 
 
 @pytest.mark.parametrize("path", ["/api/v1/providers/VLLM/instances/ragops", "/api/v1/models/default"])
@@ -416,7 +416,7 @@ def test_releases_that_cannot_use_it_are_refused(release, spec):
 
 
 def test_unknown_release_is_refused_with_evidence(newest, spec):
-    newest.world.version = "v0.99.0"
+    newest.state.version = "v0.99.0"
     with pytest.raises(RagflowError) as caught:
         registration.register(Stack(), TOKEN, url=newest.url, spec=spec)
     assert (caught.value.code, "v0.99.0" in caught.value.message) == ("ragflow-release", True)
@@ -449,7 +449,7 @@ def test_different_entry_after_registration_is_an_error(newest, spec, monkeypatc
 
 def sequence(server, address):
     """Everything that register and unregister send, the chat and the default included."""
-    server.world.chats["c1"] = ""
+    server.state.chats["c1"] = ""
     spec = RegistrationSpec(MODEL, address, 8192, default=True, chats=("c1",))
     register(server, spec)
     turn = len(server.asked)

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from ragops.ragflow import releases
 from tests.support.contract import chat_routes, llm, providers, system
-from tests.support.contract.state import World, not_found
+from tests.support.contract.state import ServerState, not_found
 from tests.support.served import Served
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
     from tests.support.contract.state import Asked
 
-__all__ = ["RagflowServer", "World", "application"]
+__all__ = ["RagflowServer", "ServerState", "application"]
 
 
-def application(world: World) -> Starlette:
-    """The routes that a release has, over one world."""
+def application(state: ServerState) -> Starlette:
+    """The routes that a release has, over one state."""
     routes = (
-        *system.routes(world),
-        *llm.tenant_routes(world),
-        *(llm.routes(world) if world.before("v0.27.0") else ()),
-        *(providers.routes(world) if not world.before("v0.26.0") else ()),
-        *chat_routes.routes(world),
+        *system.routes(state),
+        *llm.tenant_routes(state),
+        *(llm.routes(state) if state.before("v0.27.0") else ()),
+        *(providers.routes(state) if not state.before("v0.26.0") else ()),
+        *chat_routes.routes(state),
     )
     return Starlette(routes=routes, exception_handlers={404: not_found, 405: not_found})
 
@@ -50,10 +50,10 @@ class RagflowServer(Served):
     def __init__(self, release: str = releases.NEWEST, *, limit: float | None = None, **changed: Any) -> None:
         known = releases.of(release)
         waits = known.registration_limit if limit is None else limit
-        self.world = World(release=known, limit=waits if known.registration_limit else None, **changed)
-        super().__init__(application(self.world))
+        self.state = ServerState(release=known, limit=waits if known.registration_limit else None, **changed)
+        super().__init__(application(self.state))
 
     @property
     def asked(self) -> list[Asked]:
         """The requests that arrived, oldest first."""
-        return self.world.asked
+        return self.state.asked

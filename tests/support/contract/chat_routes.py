@@ -12,75 +12,75 @@ if TYPE_CHECKING:
 
     from starlette.routing import Route
 
-    from tests.support.contract.state import Asked, World
+    from tests.support.contract.state import Asked, ServerState
 
 _MISSING = "doesn't exist"
 
 
-def routes(world: World) -> Iterator[Route]:
+def routes(state: ServerState) -> Iterator[Route]:
     """Chats as the release has them, and what every release has."""
 
     async def retrieve(asked: Asked) -> Any:
-        return await _retrieve(world, asked.body)
+        return await _retrieve(state, asked.body)
 
-    yield from _old_chats(world) if world.before("v0.25.0") else _chats(world)
-    yield world.route("POST", "/api/v1/retrieval", retrieve)
+    yield from _old_chats(state) if state.before("v0.25.0") else _chats(state)
+    yield state.route("POST", "/api/v1/retrieval", retrieve)
 
 
-def _chats(world: World) -> Iterator[Route]:
+def _chats(state: ServerState) -> Iterator[Route]:
     async def read(asked: Asked) -> Any:
         name = asked.parts["chat"]
-        if name not in world.chats:
+        if name not in state.chats:
             return failed("No authorization.", 109, data=False)
-        return done({"id": name, "rerank_id": world.chats[name]}, message="success")
+        return done({"id": name, "rerank_id": state.chats[name]}, message="success")
 
     async def write(asked: Asked) -> Any:
         name, rerank_id = asked.parts["chat"], asked.body["rerank_id"]
-        if name not in world.chats:
+        if name not in state.chats:
             return failed("No authorization.", 109, data=False)
-        if rerank_id and isinstance(_model(world, rerank_id), str):
+        if rerank_id and isinstance(_model(state, rerank_id), str):
             return failed(f"`rerank_id` {rerank_id} {_MISSING}")
-        world.chats[name] = rerank_id
+        state.chats[name] = rerank_id
         return done({"id": name, "rerank_id": rerank_id}, message="success")
 
-    yield world.route("GET", "/api/v1/chats/{chat}", read)
-    yield world.route("PATCH", "/api/v1/chats/{chat}", write)
+    yield state.route("GET", "/api/v1/chats/{chat}", read)
+    yield state.route("PATCH", "/api/v1/chats/{chat}", write)
 
 
-def _old_chats(world: World) -> Iterator[Route]:
+def _old_chats(state: ServerState) -> Iterator[Route]:
     async def read(asked: Asked) -> Any:
         name = asked.parts.get("id", "")
-        if name not in world.chats:
+        if name not in state.chats:
             return failed(f"The chat {_MISSING}")
-        return done([{"id": name, "prompt": {"rerank_model": world.chats[name]}}])
+        return done([{"id": name, "prompt": {"rerank_model": state.chats[name]}}])
 
     async def write(asked: Asked) -> Any:
         name, rerank_id = asked.parts["chat"], asked.body["prompt"]["rerank_model"]
-        if name not in world.chats:
+        if name not in state.chats:
             return failed("You do not own the chat")
-        if rerank_id and rerank_id not in world.llms:  # the name as it is kept, and no other form of it
+        if rerank_id and rerank_id not in state.llms:  # the name as it is kept, and no other form of it
             return failed(f"`rerank_model` {rerank_id} {_MISSING}")
-        world.chats[name] = rerank_id
+        state.chats[name] = rerank_id
         return done()
 
-    yield world.route("GET", "/api/v1/chats", read)
-    yield world.route("PUT", "/api/v1/chats/{chat}", write)
+    yield state.route("GET", "/api/v1/chats", read)
+    yield state.route("PUT", "/api/v1/chats/{chat}", write)
 
 
-async def _retrieve(world: World, body: dict[str, Any]) -> Any:
+async def _retrieve(state: ServerState, body: dict[str, Any]) -> Any:
     """Ordered by the reranker alone when it is named; a failure of it is RAGFlow's own."""
-    texts = [text for name in body["dataset_ids"] for text in world.datasets.get(name, ())]
-    if not any(name in world.datasets for name in body["dataset_ids"]):
+    texts = [text for name in body["dataset_ids"] for text in state.datasets.get(name, ())]
+    if not any(name in state.datasets for name in body["dataset_ids"]):
         return failed(f"You don't own the dataset {body['dataset_ids'][0]}")
     if not body.get("rerank_id"):  # the user's default is not asked
         return done({"chunks": [{"content": text} for text in texts], "total": len(texts)})
-    found = _model(world, body["rerank_id"])
+    found = _model(state, body["rerank_id"])
     if isinstance(found, str):
         return failed(f"LookupError('{found}')", 100, data=None)
     url, key, model = found
     try:
         # on the event loop, as RAGFlow does from v0.22.1 on (api/ragflow_server.py): other requests wait
-        ranks = upstream.scores(world, url, key, model, body["question"], texts)
+        ranks = upstream.scores(state, url, key, model, body["question"], texts)
     except upstream.ClientError as error:
         if error.status == 401:
             return unauthorized(
@@ -91,42 +91,42 @@ async def _retrieve(world: World, body: dict[str, Any]) -> Any:
     return done({"chunks": [{"content": texts[one], "similarity": ranks[one]} for one in order]})
 
 
-def _model(world: World, rerank_id: str) -> tuple[str, str, str] | str:
+def _model(state: ServerState, rerank_id: str) -> tuple[str, str, str] | str:
     """Address, key and name of a model; a text when the id names none."""
-    return _by_name(world, rerank_id) if world.before("v0.26.0") else _by_parts(world, rerank_id)
+    return _by_name(state, rerank_id) if state.before("v0.26.0") else _by_parts(state, rerank_id)
 
 
-def _by_name(world: World, rerank_id: str) -> tuple[str, str, str] | str:
+def _by_name(state: ServerState, rerank_id: str) -> tuple[str, str, str] | str:
     name = rerank_id.removesuffix("@VLLM")
-    if name + "___VLLM" in world.llms and rerank_id != name:
+    if name + "___VLLM" in state.llms and rerank_id != name:
         name += "___VLLM"
-    one = world.llms.get(name)
+    one = state.llms.get(name)
     if one is None:
-        if world.before("v0.25.0"):
+        if state.before("v0.25.0"):
             return f"Model({rerank_id}) not authorized"
         return f"Tenant Model with name {rerank_id} and type rerank not found"
     return one.url, one.key, name
 
 
-def _by_parts(world: World, rerank_id: str) -> tuple[str, str, str] | str:
-    for one in world.instances.values():
+def _by_parts(state: ServerState, rerank_id: str) -> tuple[str, str, str] | str:
+    for one in state.instances.values():
         for model in one.models.values():
-            if model.id == rerank_id and not world.before("v0.27.0"):
+            if model.id == rerank_id and not state.before("v0.27.0"):
                 return one.url, one.key, model.name
     name, *rest = rerank_id.split("@")
     if not rest:
         return f"Provider  not found for model {rerank_id}."
-    instance = rest[0] if len(rest) > 1 else _only(world)
-    if instance not in world.instances:
+    instance = rest[0] if len(rest) > 1 else _only(state)
+    if instance not in state.instances:
         return f"Instance {instance} not found for model {rerank_id}."
-    found = world.instances[instance]
+    found = state.instances[instance]
     if name not in found.models:
         return f"Model {rerank_id} not found for model rerank"
     return found.url, found.key, name
 
 
-def _only(world: World) -> str:
+def _only(state: ServerState) -> str:
     """The instance that an id without one means."""
-    if world.before("v0.26.3") or len(world.instances) != 1:
+    if state.before("v0.26.3") or len(state.instances) != 1:
         return "default"
-    return next(iter(world.instances))
+    return next(iter(state.instances))

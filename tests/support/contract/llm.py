@@ -12,82 +12,82 @@ if TYPE_CHECKING:
 
     from starlette.routing import Route
 
-    from tests.support.contract.state import Asked, World
+    from tests.support.contract.state import Asked, ServerState
 
 _SUFFIX = "___VLLM"
 _NEEDED = ("asr_id", "embd_id", "img2txt_id", "llm_id")
 _TAGS = "LLM,TEXT EMBEDDING,SPEECH2TEXT,MODERATION"
 
 
-def routes(world: World) -> Iterator[Route]:
+def routes(state: ServerState) -> Iterator[Route]:
     """Models; the defaults up to v0.25."""
 
     async def add(asked: Asked) -> Any:
-        return await _add(world, asked.body or {})
+        return await _add(state, asked.body or {})
 
     async def mine(asked: Asked) -> Any:
-        return done(_listed(world, details=asked.parts.get("include_details") == "true"), message="success")
+        return done(_listed(state, details=asked.parts.get("include_details") == "true"), message="success")
 
     async def delete(asked: Asked) -> Any:
-        world.llms.pop(asked.body["llm_name"], None)
+        state.llms.pop(asked.body["llm_name"], None)
         return done(data=True, message="success")
 
     async def factories(_: Asked) -> Any:
         return done([{"name": "VLLM"}], message="success")
 
-    yield world.route("POST", "/v1/llm/add_llm", add)
-    yield world.route("GET", "/v1/llm/my_llms", mine)
-    yield world.route("POST", "/v1/llm/delete_llm", delete)
-    yield world.route("GET", "/v1/llm/factories", factories)
+    yield state.route("POST", "/v1/llm/add_llm", add)
+    yield state.route("GET", "/v1/llm/my_llms", mine)
+    yield state.route("POST", "/v1/llm/delete_llm", delete)
+    yield state.route("GET", "/v1/llm/factories", factories)
 
 
-def tenant_routes(world: World) -> Iterator[Route]:
+def tenant_routes(state: ServerState) -> Iterator[Route]:
     """The user's defaults: all of them are set at once."""
 
     async def read(_: Asked) -> Any:
-        return done({**world.tenant, "name": "ops's Kingdom", "role": "owner"}, message="success")
+        return done({**state.tenant, "name": "ops's Kingdom", "role": "owner"}, message="success")
 
     async def write(asked: Asked) -> Any:
         if missing := [name for name in _NEEDED if name not in asked.body]:
             said = f"required argument are missing: {','.join(missing)}; "
             return failed(said, 101, data=None)
-        world.tenant |= asked.body
+        state.tenant |= asked.body
         return done(data=True, message="success")
 
-    if world.before("v0.25.1"):
-        yield world.route("GET", "/v1/user/tenant_info", read)
-        yield world.route("POST", "/v1/user/set_tenant_info", write)
+    if state.before("v0.25.1"):
+        yield state.route("GET", "/v1/user/tenant_info", read)
+        yield state.route("POST", "/v1/user/set_tenant_info", write)
     else:
-        yield world.route("GET", "/api/v1/users/me/models", read)
-        yield world.route("PATCH", "/api/v1/users/me/models", write)
+        yield state.route("GET", "/api/v1/users/me/models", read)
+        yield state.route("PATCH", "/api/v1/users/me/models", write)
 
 
-async def _add(world: World, body: dict[str, Any]) -> Any:
+async def _add(state: ServerState, body: dict[str, Any]) -> Any:
     name = body["llm_name"] + _SUFFIX
-    saved = world.llms.get(name)
+    saved = state.llms.get(name)
     key = body.get("api_key", saved.key if saved else "x")
-    wrong = await _wrong(world, body, key)
+    wrong = await _wrong(state, body, key)
     if body.get("verify"):
         return done({"message": wrong, "success": not wrong}, message="success")
     if wrong:
         return failed(wrong)
-    number = saved.id if saved else len(world.llms) + 1
-    world.llms[name] = Llm(number, body["model_type"], key, body["api_base"], body["max_tokens"])
+    number = saved.id if saved else len(state.llms) + 1
+    state.llms[name] = Llm(number, body["model_type"], key, body["api_base"], body["max_tokens"])
     return done(data=True, message="success")
 
 
-async def _wrong(world: World, body: dict[str, Any], key: str) -> str:
+async def _wrong(state: ServerState, body: dict[str, Any], key: str) -> str:
     shown = f"VLLM/{body['llm_name']}"
     try:
-        wrong = await upstream.tested(world, body["api_base"], key, body["llm_name"])
+        wrong = await upstream.tested(state, body["api_base"], key, body["llm_name"])
     except TimeoutError:
         return f"\nFail to access model({shown})."  # the reason of its limit is an empty text
     return f"\nFail to access model({shown}).{wrong}" if wrong else ""
 
 
-def _listed(world: World, *, details: bool) -> dict[str, Any]:
+def _listed(state: ServerState, *, details: bool) -> dict[str, Any]:
     rows = []
-    for name, one in world.llms.items():
+    for name, one in state.llms.items():
         row = {"id": one.id, "name": name, "status": "1", "type": one.type, "used_token": 0}
         if details:
             row |= {"api_base": one.url, "is_tools": False, "max_tokens": one.max_tokens}

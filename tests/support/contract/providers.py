@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import Route
 
-    from tests.support.contract.state import Asked, World
+    from tests.support.contract.state import Asked, ServerState
 
 _BASE = "/api/v1/providers"
 _INSTANCES = _BASE + "/{provider}/instances"
@@ -21,7 +21,7 @@ _MODEL_KEYS = {"model_name", "model_type", "max_tokens", "extra"}
 _BROKEN = "Internal server error"
 
 
-def routes(world: World) -> Iterator[Route]:
+def routes(state: ServerState) -> Iterator[Route]:
     """Those that the release has."""
     rows = [
         ("GET", _BASE, _providers),
@@ -38,111 +38,113 @@ def routes(world: World) -> Iterator[Route]:
         ("GET", "/api/v1/models/default", _default),
         ("PATCH", "/api/v1/models/default", _set_default),
     ]
-    if not world.before("v0.27.0"):
+    if not state.before("v0.27.0"):
         rows += [("POST", _BASE + "/{provider}/connection", _connection), ("PUT", _ONE, _update)]
 
     def bound(handler: Any) -> Any:
         async def answer(asked: Asked) -> Any:
-            return await handler(world, asked)
+            return await handler(state, asked)
 
         return answer
 
     for method, path, handler in rows:
-        yield world.route(method, path, bound(handler))
+        yield state.route(method, path, bound(handler))
 
 
-async def _providers(world: World, _: Asked) -> Any:
-    return done([{"has_instance": bool(world.instances), "name": "VLLM"}] if world.provider else [])
+async def _providers(state: ServerState, _: Asked) -> Any:
+    return done([{"has_instance": bool(state.instances), "name": "VLLM"}] if state.provider else [])
 
 
-async def _add_provider(world: World, asked: Asked) -> Any:
+async def _add_provider(state: ServerState, asked: Asked) -> Any:
     name = (asked.body or {}).get("provider_name")
     if not name:
         return failed("provider_name is required", 101)
     if name != "VLLM":
         return failed(f"Provider '{name}' is not allowed")
-    if world.provider:
+    if state.provider:
         return failed("Provider VLLM already exists")
-    world.provider = name
+    state.provider = name
     return done()
 
 
-async def _delete_provider(world: World, _: Asked) -> Any:
-    world.provider = ""
-    for name in list(world.instances):
-        _drop(world, name)
+async def _delete_provider(state: ServerState, _: Asked) -> Any:
+    state.provider = ""
+    for name in list(state.instances):
+        _drop(state, name)
     return done()
 
 
-async def _instances(world: World, _: Asked) -> Any:
-    if not world.provider:
+async def _instances(state: ServerState, _: Asked) -> Any:
+    if not state.provider:
         return failed("No provider found for provider 'VLLM'")
-    return done([_row(one) for one in reversed(world.instances.values())])
+    return done([_row(one) for one in reversed(state.instances.values())])
 
 
-async def _show(world: World, asked: Asked) -> Any:
-    one = world.instances.get(asked.parts["instance"])
+async def _show(state: ServerState, asked: Asked) -> Any:
+    one = state.instances.get(asked.parts["instance"])
     if one is None:
         return _unknown(asked.parts["instance"])
     return done({**_row(one), "api_key": one.key, "base_url": one.url})  # the key in clear
 
 
-async def _create(world: World, asked: Asked) -> Any:
+async def _create(state: ServerState, asked: Asked) -> Any:
     body, name = asked.body, asked.body["instance_name"]
-    named_only = set(body) == {"instance_name"} and not world.before("v0.27.0")
+    named_only = set(body) == {"instance_name"} and not state.before("v0.27.0")
     key, infos = body.get("api_key") or "x", body.get("model_info") or []
-    if refusal := _refusal(world, name, key, infos, named_only=named_only):
+    if refusal := _refusal(state, name, key, infos, named_only=named_only):
         return failed(refusal)
-    if not named_only and (wrong := await _wrong(world, key, body["base_url"], infos)):
+    if not named_only and (wrong := await _wrong(state, key, body["base_url"], infos)):
         return failed(wrong)
-    made = _free_name(world, name)
-    world.instances[made] = Instance(world.number(), made, key, _normalised(body.get("base_url", "")))
-    return _filled(world, name, infos)
+    made = _free_name(state, name)
+    state.instances[made] = Instance(state.number(), made, key, _normalised(body.get("base_url", "")))
+    return _filled(state, name, infos)
 
 
-def _refusal(world: World, name: str, key: str, infos: list[dict[str, Any]], *, named_only: bool) -> str:
-    if not world.provider:
+def _refusal(
+    state: ServerState, name: str, key: str, infos: list[dict[str, Any]], *, named_only: bool
+) -> str:
+    if not state.provider:
         return "Provider 'VLLM' does not exist"
     if name == "default":
         return "Instance name cannot be 'default'"
     if not infos and not named_only:
         return "No models found for provider 'VLLM'"
-    if world.release.name == "v0.26.0" and any(one.key == key for one in world.instances.values()):
+    if state.release.name == "v0.26.0" and any(one.key == key for one in state.instances.values()):
         return "Already exist instance with the same api key"
     return ""
 
 
-def _filled(world: World, name: str, infos: list[dict[str, Any]]) -> Any:
+def _filled(state: ServerState, name: str, infos: list[dict[str, Any]]) -> Any:
     """Put the models into the instance that was named, which need not be the one just made."""
     if any(set(info) - _MODEL_KEYS for info in infos):
         return failed(_BROKEN)  # and the empty instance stays
-    models = world.instances[name].models
+    models = state.instances[name].models
     for info in infos:
         if info["model_name"] in models:
             where = f"provider 'VLLM' and instance '{name}'"
             return failed(f"Model '{info['model_name']}' already exists for {where}")
-        models[info["model_name"]] = _made(world, info, verify="success")
+        models[info["model_name"]] = _made(state, info, verify="success")
     return done()
 
 
-async def _update(world: World, asked: Asked) -> Any:
+async def _update(state: ServerState, asked: Asked) -> Any:
     body, old = asked.body, asked.parts["instance"]
     needed = ("instance_name", "api_key", "base_url", "model_info")
     if missing := [name for name in needed if name not in body]:
         return failed(f"Missing required fields: {', '.join(missing)}", 101)
-    if old not in world.instances:
+    if old not in state.instances:
         return _unknown(old)
     verify, infos = body.get("verify", True), body["model_info"]
     key = body["api_key"] or "x"
-    if verify and (wrong := await _wrong(world, key, body["base_url"], infos)):
+    if verify and (wrong := await _wrong(state, key, body["base_url"], infos)):
         return failed(wrong)
-    one = world.instances[old]
+    one = state.instances[old]
     one.name, one.key, one.url = body["instance_name"], key, _normalised(body["base_url"])
-    world.instances = {each.name: each for each in world.instances.values()}
+    state.instances = {each.name: each for each in state.instances.values()}
     if not verify and any(info["model_name"] in one.models and "extra" not in info for info in infos):
         return failed(_BROKEN)  # and the new address and key stay
     fresh = {
-        info["model_name"]: _made(world, info, verify="success" if verify else "unknown") for info in infos
+        info["model_name"]: _made(state, info, verify="success" if verify else "unknown") for info in infos
     }
     for name in fresh.keys() & one.models.keys():
         fresh[name].id = one.models[name].id
@@ -150,38 +152,38 @@ async def _update(world: World, asked: Asked) -> Any:
     return done()
 
 
-async def _delete(world: World, asked: Asked) -> Any:
+async def _delete(state: ServerState, asked: Asked) -> Any:
     names = asked.body["instances"]
-    if unknown := [name for name in names if name not in world.instances]:
+    if unknown := [name for name in names if name not in state.instances]:
         return failed(f"No instance found for provider 'VLLM' and instance '{unknown}'")
     for name in names:
-        _drop(world, name)
+        _drop(state, name)
     return done()
 
 
-async def _models(world: World, asked: Asked) -> Any:
-    one = world.instances.get(asked.parts["instance"])
+async def _models(state: ServerState, asked: Asked) -> Any:
+    one = state.instances.get(asked.parts["instance"])
     if one is None:
         return _unknown(asked.parts["instance"])
     return done([_model_row(model) for model in one.models.values()])
 
 
-async def _add_model(world: World, asked: Asked) -> Any:
-    one, body = world.instances[asked.parts["instance"]], asked.body
+async def _add_model(state: ServerState, asked: Asked) -> Any:
+    one, body = state.instances[asked.parts["instance"]], asked.body
     kind = body["model_type"]
     info = {**body, "model_type": [kind] if isinstance(kind, str) else kind}
-    one.models[body["model_name"]] = _made(world, info)  # never tested
+    one.models[body["model_name"]] = _made(state, info)  # never tested
     return done()
 
 
-async def _delete_models(world: World, asked: Asked) -> Any:
-    one = world.instances[asked.parts["instance"]]
+async def _delete_models(state: ServerState, asked: Asked) -> Any:
+    one = state.instances[asked.parts["instance"]]
     for name in asked.body["model_name"]:
-        _forget_default(world, one.models.pop(name))
+        _forget_default(state, one.models.pop(name))
     return done()
 
 
-async def _all_models(world: World, asked: Asked) -> Any:
+async def _all_models(state: ServerState, asked: Asked) -> Any:
     kind = asked.parts.get("type")
     rows = [
         {
@@ -192,41 +194,41 @@ async def _all_models(world: World, asked: Asked) -> Any:
             "name": model.name,
             "provider_name": "VLLM",
         }
-        for one in reversed(world.instances.values())
+        for one in reversed(state.instances.values())
         for model in one.models.values()
         if kind in {None, *model.types}
     ]
     return done(rows)
 
 
-async def _default(world: World, _: Asked) -> Any:
-    for instance, model in _pairs(world):
-        if model.id == world.tenant.get("tenant_rerank_id"):
+async def _default(state: ServerState, _: Asked) -> Any:
+    for instance, model in _pairs(state):
+        if model.id == state.tenant.get("tenant_rerank_id"):
             row = {"enable": True, "model_id": model.id, "model_instance": instance.name}
             row |= {"model_name": model.name, "model_provider": "VLLM", "model_type": "rerank"}
             return done({"models": [row]})
     return done({"models": []})
 
 
-async def _set_default(world: World, asked: Asked) -> Any:
+async def _set_default(state: ServerState, asked: Asked) -> Any:
     body = asked.body
-    for instance, model in _pairs(world):
+    for instance, model in _pairs(state):
         named = (body.get("model_name"), body.get("model_instance")) == (model.name, instance.name)
         if body.get("model_id", "") == model.id or named:
-            world.tenant["tenant_rerank_id"] = model.id
-            world.tenant["rerank_id"] = f"{model.name}@{instance.name}@VLLM"
+            state.tenant["tenant_rerank_id"] = model.id
+            state.tenant["rerank_id"] = f"{model.name}@{instance.name}@VLLM"
             return done()
     return failed(_BROKEN)
 
 
-async def _connection(world: World, asked: Asked) -> Any:
+async def _connection(state: ServerState, asked: Asked) -> Any:
     body = asked.body
     infos = body.get("model_info") or await upstream.listed(body["base_url"], body.get("api_key", ""))
-    wrong = await _wrong(world, body.get("api_key") or "x", body["base_url"], infos)
+    wrong = await _wrong(state, body.get("api_key") or "x", body["base_url"], infos)
     return failed(wrong) if wrong else done()
 
 
-async def _wrong(world: World, key: str, url: str, infos: list[dict[str, Any]]) -> str:
+async def _wrong(state: ServerState, key: str, url: str, infos: list[dict[str, Any]]) -> str:
     """What the test finds; it ends with the first model that passes."""
     said = ""
     for info in infos:
@@ -235,7 +237,7 @@ async def _wrong(world: World, key: str, url: str, infos: list[dict[str, Any]]) 
                 continue
             shown = f"VLLM/{info['model_name']}"
             try:
-                wrong = await upstream.tested(world, _normalised(url), key, info["model_name"])
+                wrong = await upstream.tested(state, _normalised(url), key, info["model_name"])
             except TimeoutError:
                 said += f"\nTimeout accessing model({shown})."
                 continue
@@ -250,17 +252,17 @@ def _normalised(url: str) -> str:
     return plain if plain.endswith("/v1") else f"{plain}/v1"
 
 
-def _free_name(world: World, name: str) -> str:
+def _free_name(state: ServerState, name: str) -> str:
     taken, number = name, 0
-    while taken in world.instances:
+    while taken in state.instances:
         number += 1
         taken = f"{name}({number})"
     return taken
 
 
-def _made(world: World, info: dict[str, Any], *, verify: str = "") -> Model:
+def _made(state: ServerState, info: dict[str, Any], *, verify: str = "") -> Model:
     extra = {"max_tokens": info["max_tokens"], **({"verify": verify} if verify else {})}
-    return Model(world.number(), info["model_name"], list(info["model_type"]), info["max_tokens"], extra)
+    return Model(state.number(), info["model_name"], list(info["model_type"]), info["max_tokens"], extra)
 
 
 def _model_row(model: Model) -> dict[str, Any]:
@@ -280,20 +282,20 @@ def _row(one: Instance) -> dict[str, Any]:
     return {"id": one.id, "instance_name": one.name, "region": "", "status": "active"}
 
 
-def _pairs(world: World) -> Iterator[tuple[Instance, Model]]:
-    for one in world.instances.values():
+def _pairs(state: ServerState) -> Iterator[tuple[Instance, Model]]:
+    for one in state.instances.values():
         for model in one.models.values():
             yield one, model
 
 
-def _drop(world: World, name: str) -> None:
-    for model in world.instances.pop(name).models.values():
-        _forget_default(world, model)
+def _drop(state: ServerState, name: str) -> None:
+    for model in state.instances.pop(name).models.values():
+        _forget_default(state, model)
 
 
-def _forget_default(world: World, model: Model) -> None:
-    if world.tenant.get("tenant_rerank_id") == model.id:
-        world.tenant |= {"tenant_rerank_id": None, "rerank_id": ""}
+def _forget_default(state: ServerState, model: Model) -> None:
+    if state.tenant.get("tenant_rerank_id") == model.id:
+        state.tenant |= {"tenant_rerank_id": None, "rerank_id": ""}
 
 
 def _unknown(name: str) -> dict[str, Any]:

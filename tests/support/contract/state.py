@@ -72,7 +72,7 @@ class Llm:
 
 
 @dataclass
-class World:
+class ServerState:
     """The state of one contract server."""
 
     release: Release

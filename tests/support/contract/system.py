@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from tests.support.contract.state import Asked, World
+    from tests.support.contract.state import Asked, ServerState
 
 _HEALTHY = {"db": "ok", "doc_engine": "ok", "redis": "ok", "status": "ok", "storage": "ok"}
 
 
-def routes(world: World) -> Iterator[Route]:
+def routes(state: ServerState) -> Iterator[Route]:
     """Those that the release has: no ping before v0.21.0, the release without a token from v0.25.2 on."""
 
     async def ping(_: Asked) -> Response:
@@ -27,10 +27,10 @@ def routes(world: World) -> Iterator[Route]:
         return _HEALTHY  # whatever is broken: v0.27.0 said so with no object store running
 
     async def version(_: Asked) -> Any:
-        return done(world.version or world.release.name, message="success")
+        return done(state.version or state.release.name, message="success")
 
-    base = "/v1/system" if world.before("v0.25.0") else "/api/v1/system"
-    if not world.before("v0.21.0"):
-        yield world.route("GET", f"{base}/ping", ping, public=True)
-        yield world.route("GET", f"{base}/healthz", healthz, public=True)
-    yield world.route("GET", f"{base}/version", version, public=not world.before("v0.25.2"))
+    base = "/v1/system" if state.before("v0.25.0") else "/api/v1/system"
+    if not state.before("v0.21.0"):
+        yield state.route("GET", f"{base}/ping", ping, public=True)
+        yield state.route("GET", f"{base}/healthz", healthz, public=True)
+    yield state.route("GET", f"{base}/version", version, public=not state.before("v0.25.2"))

@@ -17,7 +17,7 @@ import httpx
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.contract.state import World
+    from tests.support.contract.state import ServerState
 
 QUESTIONS = {
     "v0.24.0": ("Hello~ RAGFlower!", ("Hi, there!", "Ohh, my friend!")),
@@ -39,34 +39,36 @@ class ClientError(Exception):
         self.status = status
 
 
-def scores(world: World, url: str, key: str, model: str, query: str, texts: Sequence[str]) -> list[float]:
+def scores(
+    state: ServerState, url: str, key: str, model: str, query: str, texts: Sequence[str]
+) -> list[float]:
     """Scores in the order of the texts; waits for them.
 
     Raises:
         ClientError: As the client of the release fails.
     """
-    if not texts and not world.before("v0.25.3"):
+    if not texts and not state.before("v0.25.3"):
         return []
-    reply = _posted(world, url, key, _payload(model, query, texts))
+    reply = _posted(state, url, key, _payload(model, query, texts))
     results = reply.get("results")
     if results is None:
         raise ClientError("TypeError", "'NoneType' object is not iterable")
     found = [0.0] * len(texts)
     for one in results:
         found[one["index"]] = float(one["relevance_score"])
-    return found if world.before("v0.26.0") else normalised(found)
+    return found if state.before("v0.26.0") else normalised(found)
 
 
-async def tested(world: World, url: str, key: str, model: str) -> str:
+async def tested(state: ServerState, url: str, key: str, model: str) -> str:
     """What the test call of a registration finds wrong; empty when nothing is.
 
     Raises:
         TimeoutError: It took longer than the release allows.
     """
-    query, texts = [asks for since, asks in QUESTIONS.items() if not world.before(since)][-1]
+    query, texts = [asks for since, asks in QUESTIONS.items() if not state.before(since)][-1]
     try:
-        call = asyncio.to_thread(scores, world, url, key, model, query, texts)
-        await asyncio.wait_for(call, world.limit)
+        call = asyncio.to_thread(scores, state, url, key, model, query, texts)
+        await asyncio.wait_for(call, state.limit)
     except ClientError as error:
         return str(error)
     return ""
@@ -102,7 +104,7 @@ def _payload(model: str, query: str, texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _posted(world: World, base: str, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+def _posted(state: ServerState, base: str, key: str, payload: dict[str, Any]) -> dict[str, Any]:
     headers = {
         "X-Fern-Language": "Python",
         "X-Fern-SDK-Name": "cohere",
@@ -111,7 +113,7 @@ def _posted(world: World, base: str, key: str, payload: dict[str, Any]) -> dict[
     }
     where = urljoin(base.rstrip("/") + "/", "rerank")
     try:
-        with httpx.Client(timeout=world.release.timeout, trust_env=False, verify=_PLAIN) as client:
+        with httpx.Client(timeout=state.release.timeout, trust_env=False, verify=_PLAIN) as client:
             reply = client.post(where, json=payload, headers=headers)
     except httpx.HTTPError as error:
         raise ClientError(type(error).__name__, str(error)) from None

@@ -13,7 +13,7 @@ import pytest
 from ragops.docker.objects import ExecResult, NetworkSpec
 from ragops.errors import EngineError
 from tests.support import container
-from tests.support.container import Switched, stub_box
+from tests.support.container import Switched, stub_container
 from tests.support.stub import Behaviour
 
 
@@ -60,7 +60,7 @@ def options(fake):
 
 def test_a_container_that_answers_is_given_and_removed(fake, options):
     fake.respond = lambda *_: ExecResult(0, "", "")
-    with stub_box(fake, "vllm-cpu:latest", **options, listen="127.0.0.1") as made:
+    with stub_container(fake, "vllm-cpu:latest", **options, listen="127.0.0.1") as made:
         there = fake.container("stub")
         assert there.running
         assert there.published == (("127.0.0.1", 8123, 8000),)
@@ -73,7 +73,7 @@ def test_one_that_does_not_answer_is_told_with_its_log_and_removed(fake, options
     fake.output["stub"] = "ModuleNotFoundError: uvicorn"
     with (
         pytest.raises(EngineError, match="does not answer") as caught,
-        stub_box(fake, "vllm-cpu:latest", **options),
+        stub_container(fake, "vllm-cpu:latest", **options),
     ):
         pass
     assert "uvicorn" in caught.value.evidence
