@@ -1,4 +1,4 @@
-"""The verdict against stubs of known speed, on a clock that no machine makes slow.
+"""The verdict of simulated runs with known service times.
 
 Each cell is a law of the stub reranker (a fixed time, and a time for each token), a release of RAGFlow
 and a scatter. Its requests are drawn, the verdict judges them, and the same law says what is true.
@@ -135,7 +135,7 @@ def test_every_cell_outside_the_margin_is_right(fixed, per_token, scatter, relea
     assert window == 1000 or law.p99(release, window=beyond) > limit
 
 
-def test_a_release_that_waits_longer_is_another_verdict():
+def test_a_release_with_a_longer_timeout_has_another_verdict():
     run = recorded(Law(0.0, 0.0025, 0.0), "v0.27.0", 100)
     assert judge(run).fits is False
     old = judge(run, release="v0.24.0")
@@ -199,16 +199,16 @@ class TestAffordable:
         seen = self.records((8, 16, 0.1, ""), (64, 72, 1.5, ""), (64, 72, 2.5, ""))
         assert affordable(seen, self.wanted(), 100) == 50
 
-    def test_longer_texts_than_were_seen_take_longer(self):
+    def test_longer_texts_than_measured_take_longer(self):
         seen = self.records((64, 72, 2.0, ""))
         assert affordable(seen, self.wanted(words=144), 100) == 25
         assert affordable(seen, self.wanted(documents=32), 100) == 100
 
-    def test_no_more_than_wanted_and_no_fewer_than_a_few(self):
+    def test_result_is_between_its_bounds(self):
         assert affordable(self.records((64, 72, 0.01, "")), self.wanted(), 100) == 120
         assert affordable(self.records((64, 72, 60.0, "")), self.wanted(), 100) == 12
 
-    def test_failed_requests_tell_nothing(self):
+    def test_failed_requests_are_ignored(self):
         failed = (64, 72, 30.0, "timed out")
         assert affordable(self.records(failed), self.wanted(), 100) == 12
         assert affordable(self.records(failed, (32, 144, 1.0, "")), self.wanted(), 100) == 100

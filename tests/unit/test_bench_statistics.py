@@ -110,12 +110,12 @@ def test_rates_count_the_part_of_a_warm_up_request_inside():
     assert rates(turn, clients=2).requests == pytest.approx(halves_and_wholes / 3)
 
 
-def test_rates_of_open_loads_and_bursts_go_to_the_last_answer():
+def test_rates_of_open_loads_and_bursts_end_with_the_last_response():
     turn = [request(0, 1), request(0, 2), request(0, 4)]
     assert rates(turn, clients=None).requests == pytest.approx(3 / 4)
 
 
-def test_failed_requests_make_no_throughput_but_count():
+def test_failed_requests_count_as_errors_not_as_throughput():
     turn = [*one_by_one([1.0] * 5), request(5, 6, error="HTTP 500", index=5)]
     (row,) = level_statistics(simulated(turn))
     assert (row.n, row.errors) == (6, 1)
@@ -132,13 +132,13 @@ def test_latency_counts_from_when_a_request_was_due():
     assert row.service[0].value == pytest.approx(1.0)
 
 
-def test_warm_up_and_stopped_requests_are_no_figures():
+def test_warm_up_and_cancelled_requests_are_excluded():
     extra = [request(0, 9, phase="warmup"), request(0, 9, error="cancelled")]
     assert level_statistics(simulated([*extra, *one_by_one([1.0] * 8)]))[0].n == 8
     assert level_statistics(simulated(extra)) == ()
 
 
-def test_a_gap_between_sessions_is_no_time_of_the_load():
+def test_the_time_between_sessions_is_excluded():
     """A run that was cut short and continued an hour later did not become slower by it."""
     first, second = one_by_one([1.0] * 5), one_by_one([1.0] * 5)
     late = [
@@ -176,7 +176,7 @@ def counting(tokens_per_call=16000, cached=0.0, calls=10, busy=0, start=100):
     ]
 
 
-def test_computed_tokens_are_those_that_no_cache_had():
+def test_computed_tokens_exclude_cached_tokens():
     (row,) = level_statistics(simulated(one_by_one([1.0] * 10), samples=counting(cached=0.25)))
     assert row.cached_fraction == pytest.approx(0.25)
     assert row.tokens_per_s == pytest.approx(16000)
@@ -186,7 +186,7 @@ def test_computed_tokens_are_those_that_no_cache_had():
     assert (row.cached_fraction, row.computed_tokens_per_s) == (None, None)
 
 
-def test_share_of_what_the_machine_can_do():
+def test_fraction_of_the_gemm_limit():
     limit = GemmPeak(
         "bfloat16", 0.88e9, 2, (Gemm("float32", 0.4), Gemm("bfloat16", 17.6), Gemm("int8", None, "x"))
     )
@@ -198,7 +198,7 @@ def test_share_of_what_the_machine_can_do():
     assert replace(limit, served="int8").tokens_per_s is None
 
 
-def test_a_second_client_is_seen_by_what_the_server_counted():
+def test_a_second_client_is_detected_from_the_server_counters():
     turn = one_by_one([1.0] * 10)
     assert disturbances(simulated(turn, samples=counting())) == ()
     strange = simulated(turn, samples=counting(calls=13))
@@ -206,7 +206,7 @@ def test_a_second_client_is_seen_by_what_the_server_counted():
     assert "second client" in judge(strange).sentence
 
 
-def test_other_processes_are_seen_by_the_time_they_took():
+def test_other_processes_are_detected_from_cpu_time():
     turn = one_by_one([1.0] * 10)
     assert disturbances(simulated(turn, samples=counting(busy=10**9))) == ()
     assert disturbances(simulated(turn, samples=counting(busy=4 * 10**9))) == (
@@ -214,7 +214,7 @@ def test_other_processes_are_seen_by_the_time_they_took():
     )
 
 
-def test_throttling_theft_and_a_restart_are_told():
+def test_throttling_steal_and_a_restart_are_reported():
     first, _, last = counting()
     turn = one_by_one([1.0] * 10)
     slowed = replace(last, throttled_ns=2 * 10**9, host_stolen_ns=10**9)
@@ -225,7 +225,7 @@ def test_throttling_theft_and_a_restart_are_told():
     assert disturbances(simulated(turn, samples=again)) == ("the reranker was restarted during the run",)
 
 
-def test_summary_prints_percentiles_only_when_they_mean_something():
+def test_summary_has_percentiles_with_intervals_only():
     levels = (LoadLevel.closed(1), LoadLevel.closed(4))
     table = summary(simulated(one_by_one(noisy(120, 2.0)), levels))
     assert list(table.index) == ["closed-1"]
@@ -237,7 +237,7 @@ def test_summary_prints_percentiles_only_when_they_mean_something():
     assert row["documents/s"] == pytest.approx(32, rel=0.02)
 
 
-def test_summary_of_nothing_is_empty():
+def test_summary_of_no_requests_is_empty():
     assert summary(simulated([])).empty
 
 
@@ -259,7 +259,7 @@ def test_run_that_fits():
     assert "all requests have the same number of tokens" in found.notes[0]
 
 
-def test_run_that_does_not_fit_and_one_that_can_not_be_told():
+def test_run_that_does_not_fit_and_inconclusive_run():
     assert judge(simulated(one_by_one(noisy(100, 40.0)))).fits is False
     assert "do not fit" in judge(simulated(one_by_one(noisy(100, 40.0)))).sentence
     edge = judge(simulated(one_by_one(noisy(100, 28.0))))
@@ -283,7 +283,7 @@ def test_failed_requests_do_not_fit():
     assert "20 of 100 failed" in found.sentence
 
 
-def test_another_budget():
+def test_another_timeout():
     assert judge(simulated(one_by_one(noisy(100, 40.0))), timeout=300).fits is True
 
 
@@ -300,7 +300,7 @@ def test_line_of_time_against_tokens_and_the_documents_that_fit():
     assert str(found.service).startswith("t = 0.500 ± 0.000 s + 0.5 ± ")
 
 
-def test_the_margin_takes_documents_away():
+def test_the_margin_reduces_the_estimated_documents():
     sizes = (64, 66, 70, 90)
     chance = random.Random(2)  # noqa: S311
     times = [0.5 + 0.0005 * 250 * sizes[index % 4] + chance.gauss(0, 1) for index in range(80)]
@@ -317,7 +317,7 @@ def test_no_line_where_time_does_not_rise_with_tokens():
     assert "time does not rise with tokens" in found.notes[0]
 
 
-def test_the_highest_percentile_that_is_known_decides():
+def test_the_highest_percentile_with_an_interval_decides():
     """p95 fits, but ten of 400 requests took too long, so p99 does not."""
     slow = [50.0 if index % 40 == 0 else taken for index, taken in enumerate(noisy(400, 5.0))]
     found = judge(simulated(one_by_one(slow)))
@@ -336,7 +336,7 @@ def test_level_with_one_client_is_judged():
     assert only.service is None
 
 
-def test_everything_that_a_reader_must_know_is_in_the_sentence():
+def test_notes_are_in_the_sentence():
     origin = replace(ORIGIN, model_is_stand_in="random weights", client_is_stand_in="the demo client")
     run = simulated(
         one_by_one(noisy(80, 5.0)), origin=origin, order=OrderReport("q", ("a",), 0, skipped="random weights")
@@ -354,7 +354,7 @@ def test_everything_that_a_reader_must_know_is_in_the_sentence():
     assert "ighter than RAGFlow's load: pairs cut to 110 words" in judge(replace(run, info=cut)).sentence
 
 
-def test_wrong_scores_spoil_any_speed():
+def test_wrong_scores_do_not_fit():
     wrong = replace(ORDER, after=OrderResult(right=False, scores=(0.1, 0.2)))
     found = judge(simulated(one_by_one(noisy(80, 5.0)), order=wrong))
     assert found.fits is False
@@ -369,7 +369,7 @@ def test_no_verdict_without_requests():
 # --- compare
 
 
-def test_a_real_difference_is_told_from_noise():
+def test_a_real_difference_is_distinct_from_noise():
     a = simulated(one_by_one(noisy(60, 2.0, seed=1)))
     faster = compare_runs(a, simulated(one_by_one(noisy(60, 1.5, seed=2)))).ratios
     assert [row.metric for row in faster] == ["documents/s", "p50 s"]
@@ -380,7 +380,7 @@ def test_a_real_difference_is_told_from_noise():
     assert str(same[0]).startswith("~ ")
 
 
-def test_intervals_of_ratios_hold_the_true_one():
+def test_intervals_contain_the_true_ratio():
     held = 0
     for seed in range(20):
         a, b = (simulated(one_by_one(noisy(30, mean, seed=seed * 2 + mean))) for mean in (2, 3))
@@ -389,7 +389,7 @@ def test_intervals_of_ratios_hold_the_true_one():
     assert held >= 16
 
 
-def test_requests_are_compared_with_their_twins():
+def test_requests_are_compared_in_pairs():
     """Sizes differ a hundredfold, yet B takes 1.2 times as long for each of them."""
     chance = random.Random(3)  # noqa: S311
     times = [10 ** chance.uniform(0, 2) for _ in range(40)]
@@ -400,7 +400,7 @@ def test_requests_are_compared_with_their_twins():
     assert row.is_distinct
 
 
-def test_small_differences_are_never_called_one():
+def test_small_differences_are_not_distinct():
     a = simulated(one_by_one(noisy(200, 2.0, share=0.001)))
     row = compare_runs(a, simulated(one_by_one(noisy(200, 2.06, share=0.001)))).ratios[1]
     assert row.low > 1
@@ -496,7 +496,7 @@ def texts(figure):
         (plots.resources, ("CPU\n(cores)", "memory\n(GiB)", "documents", "waiting", "n=5 samples")),
     ],
 )
-def test_figures_name_what_they_show(drawn, draw, parts, tmp_path):
+def test_charts_have_labels(drawn, draw, parts, tmp_path):
     figure = draw(drawn)
     assert isinstance(figure, Figure)
     figure.savefig(tmp_path / "figure.svg")
@@ -519,7 +519,7 @@ def test_resource_usage_has_mean_and_maximum_of_each_level():
     assert resource_usage(simulated([])).empty
 
 
-def test_stand_ins_are_under_every_figure(drawn):
+def test_substitutes_are_in_the_caption(drawn):
     origin = replace(ORIGIN, model_is_stand_in="random weights", client_is_stand_in="the demo client")
     caption = series.caption(replace(drawn, info=replace(drawn.info, provenance=origin, complete=False)), 125)
     assert caption.splitlines()[1].startswith(
@@ -527,7 +527,7 @@ def test_stand_ins_are_under_every_figure(drawn):
     )
 
 
-def test_what_can_not_be_drawn_is_an_error():
+def test_charts_without_data_are_errors():
     bare = simulated(one_by_one([1.0] * 8))
     with pytest.raises(BenchError, match="no measured request"):
         plots.throughput(simulated([]))
@@ -541,21 +541,21 @@ def test_what_can_not_be_drawn_is_an_error():
         plots.latency_by_size(simulated([request(0, 1, error="HTTP 500")]))
 
 
-def test_cpu_is_the_growth_of_its_counter():
+def test_cpu_is_the_rate_of_its_counter():
     values = ((0, 0), (1, 2), (2, 2), (3, 1), (4, 2))
     run = simulated([], samples=[Sample(t * 10**9, cpu * 10**9) for t, cpu in values])
     assert series.counter_rate(run, "cpu_ns") == ((1.0, 2.0), (2.0, 0.0), (4.0, 1.0))
     assert series.gauge(run, "memory_bytes") == ()
 
 
-def test_two_looks_at_once_are_no_burst_of_cpu():
+def test_samples_close_to_each_other_give_no_cpu_peak():
     """The engine answers late: a second look at the end of a pass saw a second of work in no time."""
     values = ((0.0, 0.0), (1.0, 1.8), (1.1, 2.9), (2.0, 3.8))
     run = simulated([], samples=[Sample(int(t * 1e9), int(cpu * 1e9)) for t, cpu in values])
     assert [cores for _, cores in series.counter_rate(run, "cpu_ns")] == [1.8, 2.0]
 
 
-def test_sizes_are_joined_where_they_repeat():
+def test_repeated_sizes_have_a_line():
     records = [request(0, documents, documents=documents) for documents in (8, 16) for _ in range(2)]
     (line,) = series.latency_series(records, "documents")
     assert (line.name, line.line) == ("200 words", ((8, 8.0), (16, 16.0)))

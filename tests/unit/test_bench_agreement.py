@@ -1,4 +1,4 @@
-"""Rank agreement against values worked out by hand."""
+"""Rank agreement against values calculated by hand."""
 
 import math
 
@@ -17,7 +17,7 @@ def test_one_swapped_pair_of_four():
     assert found.rankings == 1
 
 
-def test_rankings_are_averaged_and_another_first_is_seen():
+def test_rankings_are_averaged():
     found = agreement([[0.9, 0.1], [0.9, 0.1]], [[0.8, 0.2], [0.2, 0.8]])
     assert (found.kendall_tau, found.top1, found.rankings) == (0.0, 0.5, 2)
     assert found.max_difference == pytest.approx(0.7)
@@ -28,7 +28,7 @@ def test_ties_count_as_tau_b_does():
     assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / math.sqrt(6))
 
 
-def test_a_server_that_sorts_nothing_agrees_only_with_its_like():
+def test_constant_scores_agree_only_with_constant_scores():
     assert kendall_tau([0.5, 0.5, 0.5], [0.1, 0.2, 0.3]) == 0.0
     assert kendall_tau([0.5, 0.5, 0.5], [0.1, 0.1, 0.1]) == 1.0
 
@@ -43,6 +43,6 @@ def test_a_server_that_sorts_nothing_agrees_only_with_its_like():
         ([[1.0, math.nan]], [[1.0, 2.0]]),
     ],
 )
-def test_what_can_not_be_compared_is_refused(a, b):
+def test_scores_of_different_requests_are_refused(a, b):
     with pytest.raises(BenchError):
         agreement(a, b)

@@ -1,4 +1,4 @@
-"""A recorded run as one page: what it says, what it looks like, and that it is the same each time."""
+"""The report of a recorded run: content, charts, contrast and determinism."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def words(text):
 # --- the page
 
 
-def test_page_needs_nothing_beside_it(shown):
+def test_page_is_self_contained(shown):
     read = Read(shown)
     assert read.fetched
     assert [one for one in read.fetched if not one.startswith("#")] == []
@@ -68,21 +68,21 @@ def test_page_needs_nothing_beside_it(shown):
     assert "<script" not in shown
 
 
-def test_ids_are_single_and_every_reference_finds_one(shown):
+def test_ids_are_unique_and_references_resolve(shown):
     read = Read(shown)
     assert len(set(read.ids)) == len(read.ids)
     named = set(re.findall(r"url\(#([^)]*)\)", shown)) | {one[1:] for one in read.fetched}
     assert named - set(read.ids) == set()
 
 
-def test_verdict_comes_first_then_what_stands_in(shown, sizes):
+def test_verdict_comes_first_then_substitutes(shown, sizes):
     text = words(shown).split("report ", 1)[1]
     assert text.startswith(f"{LOAD.path.name} {report.headline(LOAD)}")
     assert "Substitute model: a real bi-encoder" in text.split("How slow")[0]
     assert "Substitute model: a real bi-encoder" in words(sizes).split("How slow")[0]
 
 
-def test_every_figure_has_words_and_its_numbers(shown):
+def test_every_chart_has_a_text_and_a_table(shown):
     read = Read(shown)
     assert shown.count("<svg ") == len(read.labels) == 8  # four figures in two widths
     assert [one for one in read.labels if len(one) < 60] == []
@@ -90,14 +90,14 @@ def test_every_figure_has_words_and_its_numbers(shown):
         assert "<svg " not in section or "<table>" in section
 
 
-def test_words_for_a_figure_come_from_the_data(shown):
+def test_text_of_a_chart_has_its_values(shown):
     tail = Read(shown).labels[0]
     row = series.by_load(LOAD)[0]
     assert f"1 client (n=120): p50 {row.latency[0]}, p90 {row.latency[1]}, p95 {row.latency[2]}." in tail
     assert "30 s" in tail
 
 
-def test_origin_is_whole(shown):
+def test_provenance_is_complete(shown):
     text = words(shown)
     made = LOAD.info.provenance
     for part in (
@@ -108,7 +108,7 @@ def test_origin_is_whole(shown):
         assert part in text
 
 
-def test_what_has_no_data_is_left_out_with_a_reason(shown, sizes):
+def test_missing_charts_have_a_reason(shown, sizes):
     assert "are not a grid of documents by lengths" in words(shown)
     assert "there is no throughput" in words(sizes)
     empty = report.page(BARE)
@@ -117,7 +117,7 @@ def test_what_has_no_data_is_left_out_with_a_reason(shown, sizes):
         assert said in words(empty)
 
 
-def test_figures_take_the_colours_of_the_page(shown):
+def test_charts_use_the_colours_of_the_page(shown):
     styles = "".join(re.findall(r"<svg .*?</svg>", shown, flags=re.DOTALL))
     assert set(re.findall(r"#[0-9a-f]{6}\b", styles)) == set()
     used = set(re.findall(r"var\(--(\w+)\)", shown))
@@ -125,7 +125,7 @@ def test_figures_take_the_colours_of_the_page(shown):
         assert used <= set(re.findall(r"--(\w+):", mode))
 
 
-def test_cells_of_the_map_stay_light_so_that_dark_letters_show(sizes):
+def test_text_on_cells_of_the_map_has_contrast(sizes):
     svgs = "".join(re.findall(r"<svg .*?</svg>", sizes, flags=re.DOTALL))
     cells = set(re.findall(r"#[0-9a-f]{6}\b", svgs)) - {"#111111"}
     assert len(cells) == 9
@@ -134,7 +134,7 @@ def test_cells_of_the_map_stay_light_so_that_dark_letters_show(sizes):
 
 
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
-def test_letters_and_lines_show_in_both_modes(shown, mode):
+def test_text_and_lines_have_contrast_in_both_modes(shown, mode):
     found = dict(
         re.findall(r"--(\w+): (#[0-9a-f]{6})", re.findall(r":root \{(.*?)\}", shown, re.DOTALL)[mode])
     )
@@ -157,7 +157,7 @@ def _luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_what_others_wrote_is_text_not_markup():
+def test_values_are_escaped():
     made = replace(SIZES.info.provenance, machine="<b>x</b>", model_is_stand_in="<script>alert(1)</script>")
     run = replace(SIZES, info=replace(SIZES.info, provenance=made))
     text = report.page(replace(run, requests=())) + plots.svg(plots.latency_map(run))
@@ -185,7 +185,7 @@ def test_same_run_same_bytes_in_another_process(sizes, tmp_path):
 # --- what it looks for
 
 
-def test_what_a_run_does_not_show_follows_from_it():
+def test_limitations_depend_on_the_run():
     said = " ".join(report.limitations(LOAD))
     assert "p95, p99." in said
     assert "112 words" in said
@@ -196,7 +196,7 @@ def test_what_a_run_does_not_show_follows_from_it():
     assert "One repetition" not in " ".join(report.limitations(replace(LOAD, info=whole)))
 
 
-def test_answers_behind_the_verdict_are_shown():
+def test_rows_of_the_verdict():
     rows = dict(report.verdict_rows(LOAD))
     found = judge(LOAD)
     assert rows["p95"] == f"fits: {found.p95}"
@@ -236,7 +236,7 @@ def played(gaps, level="closed-1"):
     return replace(LOAD, info=info, requests=tuple(records), samples=())
 
 
-def test_a_stall_is_seen_where_it_was():
+def test_stalls_have_start_and_end():
     (found,) = series.stalls(played([1.0] * 10 + [5.0] + [1.0] * 10))
     assert (found.start, found.end) == (10.0, 15.0)
     assert series.stalls(played([1.0] * 20 + [2.5])) == []
@@ -262,7 +262,7 @@ def test_knee_is_the_load_with_most_throughput_for_its_latency():
     assert series.knee(rows[:2]) is None
 
 
-def test_throttling_is_told():
+def test_throttling_is_reported():
     samples = [Sample(n * 10**9, n * 10**9, n * 250_000_000) for n in range(5)]
     run = replace(LOAD, samples=tuple(samples))
     assert series.cpu_use(run) == (1.0, 0.25)
@@ -296,7 +296,7 @@ def test_every_series_has_a_marker_of_its_own_and_neighbours_another_line():
 @pytest.mark.parametrize(
     "draw", [plots.percentile_curve, plots.throughput, plots.latency_by_size, plots.timeline, plots.resources]
 )
-def test_figures_for_a_phone_are_narrow_with_letters_as_large(draw):
+def test_narrow_charts_have_text_of_the_same_size(draw):
     narrow = draw(LOAD, narrow=True)
     assert narrow.get_figwidth() < 4
     sizes = [
@@ -307,7 +307,7 @@ def test_figures_for_a_phone_are_narrow_with_letters_as_large(draw):
     assert min(sizes) >= 8.5
 
 
-def test_a_figure_gives_the_same_files_each_time():
+def test_charts_are_deterministic():
     one, two = plots.percentile_curve(SIZES), plots.percentile_curve(SIZES)
     assert plots.svg(one) == plots.svg(two)
     assert plots.png(one) == plots.png(two)
@@ -321,7 +321,7 @@ def test_names_beside_lines_never_overlap(wanted, tall):
     assert all(b - a >= tall - 1e-9 for a, b in pairwise(places))
 
 
-def test_names_stay_where_there_is_room():
+def test_names_stay_beside_their_lines_where_they_fit():
     assert distribute([0.2, 0.5, 0.9], [0.1] * 3) == pytest.approx([0.2, 0.5, 0.9])
     assert distribute([0.5, 0.5], [0.1] * 2) == pytest.approx([0.45, 0.55])
 
@@ -334,7 +334,7 @@ def said(capsys, *argv):
     return code, *capsys.readouterr()
 
 
-def test_command_writes_page_and_figures(capsys, tmp_path, monkeypatch):
+def test_command_writes_page_and_charts(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = said(capsys, SIZES.path.name, "--results", RESULTS, "--figures", "figures")
     file = Path(f"{SIZES.path.name}.html")
@@ -355,7 +355,7 @@ def test_command_as_json(capsys, tmp_path, monkeypatch):
     assert len(found["left_out"]) == 1
 
 
-def test_command_leaves_nothing_half_made(capsys, tmp_path, monkeypatch):
+def test_command_leaves_no_partial_file(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "sections", lambda _: ())
     (tmp_path / "page.html").mkdir()
     code, _, err = said(capsys, SIZES.path, "--out", tmp_path / "page.html")
@@ -381,6 +381,6 @@ def test_no_measured_number_is_typed_into_a_page(file):
     assert MEASURED.findall(file.read_text()) == []
 
 
-def test_a_typed_number_would_be_seen():
+def test_typed_numbers_are_detected():
     for typed in ("takes 235 ms", "2,475 tokens/s", "271 documents/s", "9 times faster", "2.5x faster"):
         assert MEASURED.search(typed)
