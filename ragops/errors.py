@@ -40,16 +40,16 @@ PAGE = "errors.html"
 
 
 class RagopsError(Exception):
-    """What went wrong, what was seen, and what to do about it.
+    """An error: a message, the evidence for it, and a hint.
 
     Args:
         message: One sentence: what went wrong.
         code: Short, stable name of the error, such as ``port-taken``; else that of its class.
-        evidence: What was seen: a log line, a response of the engine. May be empty.
+        evidence: A log line, a response of the Docker engine, or another observation. May be empty.
         hint: What to do next, as a command where there is one.
-        container: Name of the container that it is about, or an empty string.
+        container: Name of the container of the error, or an empty string.
         url: Address that was requested, or an empty string.
-        file: File or folder that it is about.
+        file: File or folder of the error.
     """
 
     code = "failed"

@@ -118,7 +118,7 @@ def describe(folder: Path) -> Model:
     shards = _shards(folder)
     _check_links(folder)
     _check_permissions(folder)
-    layers = _tensors(folder, shards)
+    entries = _tensors(folder, shards)
     architecture, kind, note = _kind(folder, config)
     quantization = config.get("quantization_config")
     return Model(
@@ -134,7 +134,7 @@ def describe(folder: Path) -> Model:
         quantized=str(quantization.get("quant_method") or "unnamed")
         if isinstance(quantization, dict)
         else "",
-        int8_bytes=sum(end - start for dtype, start, end in layers if dtype == "I8"),
+        int8_bytes=sum(end - start for dtype, start, end in entries if dtype == "I8"),
         substitute=_substitute(folder, kind),
         note=note,
     )
@@ -241,13 +241,13 @@ def _check_permissions(folder: Path) -> None:
 
 def _tensors(folder: Path, shards: tuple[Path, ...]) -> list[tuple[str, int, int]]:
     """(data type, first byte, end) of every tensor of complete shards."""
-    layers = []
+    entries: list[tuple[str, int, int]] = []
     for shard in shards:
         try:
-            layers += [(entry["dtype"], *entry["data_offsets"]) for entry in tensors(shard).values()]
+            entries += [(entry["dtype"], *entry["data_offsets"]) for entry in tensors(shard).values()]
         except ValueError as error:
             raise _incomplete(folder, f"{shard.name}: {error}") from error
-    return layers
+    return entries
 
 
 def _incomplete(folder: Path, reason: str) -> ModelError:
