@@ -121,12 +121,10 @@ def bench(
         _workload("natural|stemmed", "Texts as written, or as RAGFlow stems them."),
     ] = "natural",
     release: Annotated[
-        str, _workload("VERSION", "RAGFlow release; sets window and timeout (default: running).")
+        str, _workload("VERSION", "RAGFlow release: window, timeout (default: running).")
     ] = "",
     page_size: Annotated[int | None, _workload("N", "Documents RAGFlow shows (default: a mixture).")] = None,
-    max_words: Annotated[
-        int | None, _workload("N", "Truncate longer pairs (default: the model's maximum).")
-    ] = None,
+    max_words: Annotated[int | None, _workload("N", "Truncate pairs (default: the model's maximum).")] = None,
     seed: Annotated[int, _workload("N", "Seed of texts, arrivals and order.")] = 1,
     same_texts: Annotated[
         bool, flag("--same-texts", "Repeat the same texts; measures the prefix cache.", panel="Workload")
@@ -219,9 +217,7 @@ class _Display:
 @verb(app, MEASURE, "ragops report results/RUN --out report.html")
 def report(
     call: Call,
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Run folder, or its name in the folder of results.")
-    ],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name below --results.")],
     out: Annotated[Path | None, option("FILE", "The page; default: the run's name with .html.")] = None,
     figures: Annotated[Path | None, option("FOLDER", "Write each chart as SVG too.")] = None,
     results: Results = Path("results"),
@@ -239,7 +235,7 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="BASELINE", help="Run folder or name of the baseline.")],
     b: Annotated[str, typer.Argument(metavar="CANDIDATE", help="Run folder or name of the candidate.")],
     fail_over: Annotated[
-        float | None, option("PERCENT", "Exit code 1 if the candidate is significantly worse by more.")
+        float | None, option("PERCENT", "Exit code 1 if significantly worse by more.")
     ] = None,
     across_models: Annotated[bool, flag("--across-models", "Allow runs of different models.")] = False,
     results: Results = Path("results"),
@@ -274,9 +270,7 @@ def _find(results: Path, name: str) -> Run:
 def tune(
     call: Call,
     only: Annotated[str, option("NAME,...", "Candidates to compare (default: all but int8).")] = "",
-    tolerance: Annotated[
-        float, option("DIFFERENCE", "Maximum score difference still treated as equal.")
-    ] = 0.02,
+    tolerance: Annotated[float, option("DIFFERENCE", "Maximum difference of equal scores.")] = 0.02,
     no_write: Annotated[bool, flag("--no-write", "Do not change ragops.toml.")] = False,
     results: Results = Path("results"),
 ) -> None:

@@ -24,9 +24,7 @@ app.add_typer(files, name="compose", rich_help_panel=KEEP)
 def check(
     call: Call,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The compose file.")],
-    fix: Annotated[
-        bool, flag("--fix", "Print its reranker as ragops would start it; changes no file.")
-    ] = False,
+    fix: Annotated[bool, flag("--fix", "Print its reranker as ragops starts it; changes no file.")] = False,
 ) -> int:
     """Find the faults of a compose file that starts a vLLM reranker."""
     checked = ragops.check_file(file)

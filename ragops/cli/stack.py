@@ -52,9 +52,7 @@ def verify(
     full: Annotated[
         bool, flag("--full", "Run the whole golden set, all timed calls; no time limit.")
     ] = False,
-    no_budget: Annotated[
-        bool, flag("--no-budget", "Skip RAGFlow's timed calls (less than a minute).")
-    ] = False,
+    no_budget: Annotated[bool, flag("--no-budget", "Skip RAGFlow's timed calls (under a minute).")] = False,
 ) -> int:
     """Verify connection, scores and response time from inside each RAGFlow container."""
     report = ragops.verify(call.stack(), full=full, budget=not no_budget)
@@ -66,7 +64,7 @@ def verify(
 def watch(
     call: Call,
     probe: Annotated[
-        float, option("SECONDS", "Pause between two one-document reranks that detect a hang.")
+        float, option("SECONDS", "Pause between one-document reranks, to detect a hang.")
     ] = 30.0,
     unit: Annotated[
         Literal["systemd"] | None,
@@ -103,9 +101,7 @@ def disconnect(call: Call, container: Container) -> None:
 @verb(app, REMOVE)
 def down(
     call: Call,
-    all_: Annotated[
-        bool, flag("--all", "Remove every stack, the demo client and ragops' images too.")
-    ] = False,
+    all_: Annotated[bool, flag("--all", "Every stack, the demo client and ragops' images too.")] = False,
 ) -> None:
     """Remove the reranker and its network; RAGFlow's containers keep running."""
     from ragops.stack import verbs

@@ -266,7 +266,8 @@ def test_the_settings_for_ragflow_are_the_same_as_text_and_as_html():
 def test_outputs_that_are_stored_hold_no_widget(wanted, monkeypatch, tmp_path):
     monkeypatch.setenv(notebook.WIDGETS, wanted)
     source = """from types import SimpleNamespace
-from ragops import Stack, bench, measure, notebook
+from ragops import Stack, bench, notebook
+from ragops.bench import measure
 def run(stack, config, progress, stop):
     progress(SimpleNamespace(done=1, total=1, errors=0, level="closed-1", folder=SimpleNamespace(name="run")))
 measure.benchmark = run
