@@ -14,15 +14,17 @@ import json
 import math
 import os
 import platform
+import socket
+import subprocess
 import sys
 import time
+import zlib
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from ragops.bench import wire
-from ragops.bench.echo import MODEL, EchoProcess
+from ragops.bench import echo, wire
 from ragops.bench.load import EncodedRequest, Trial, send_trial
 from ragops.bench.records import LoadLevel
 from ragops.bench.workload import Workload, synthetic
@@ -112,15 +114,16 @@ def main(file: str) -> None:
 
 
 def _cost(texts: Workload, at_once: int, cpus: list[int], rounds: int = 5, requests: int = 1000) -> Cost:
-    with EchoProcess() as echo:
-        if len(cpus) > 1:
-            os.sched_setaffinity(echo.pid, set(cpus[1:]))
-            os.sched_setaffinity(0, {cpus[0]})
-        try:
-            _sent(echo, texts, at_once, 200)
-            pairs = [_round(echo, texts, at_once, requests) for _ in range(rounds)]
-        finally:
-            os.sched_setaffinity(0, set(cpus))
+    server = EchoServer()
+    if len(cpus) > 1:
+        os.sched_setaffinity(server.process.pid, set(cpus[1:]))
+        os.sched_setaffinity(0, {cpus[0]})
+    try:
+        _sent(server, texts, at_once, 200)
+        pairs = [_round(server, texts, at_once, requests) for _ in range(rounds)]
+    finally:
+        server.end()
+        os.sched_setaffinity(0, set(cpus))
     cpu, took = (sorted(column) for column in zip(*pairs, strict=True))
     return Cost(
         requests=requests,
@@ -132,27 +135,29 @@ def _cost(texts: Workload, at_once: int, cpus: list[int], rounds: int = 5, reque
     )
 
 
-def _round(echo: EchoProcess, texts: Workload, at_once: int, requests: int) -> tuple[float, float]:
+def _round(server: EchoServer, texts: Workload, at_once: int, requests: int) -> tuple[float, float]:
     """CPU-seconds and seconds."""
     cpu, start = time.thread_time(), time.perf_counter()
-    _sent(echo, texts, at_once, requests)
+    _sent(server, texts, at_once, requests)
     return time.thread_time() - cpu, time.perf_counter() - start
 
 
 def _accuracy(texts: Workload, least: float, most: float, at_once: int, requests: int = 400) -> Accuracy:
-    with EchoProcess(least, most) as echo:
-        _sent(echo, texts, at_once, 64)  # warm-up
-        skipped = len(echo.durations())
-        client = sorted(_sent(echo, texts, at_once, requests))
-        server = sorted(one / 1e9 for one in echo.durations()[skipped:])
+    echo_server, warmup = EchoServer(least, most), 64
+    try:
+        _sent(echo_server, texts, at_once, warmup)
+        client = sorted(_sent(echo_server, texts, at_once, requests))
+    finally:
+        durations = echo_server.end()
+    server = sorted(durations[warmup:])
     p50, p99 = (_at(server, 0.5), _at(client, 0.5)), (_at(server, 0.99), _at(client, 0.99))
     errors = (pair[1] / pair[0] - 1 for pair in (p50, p99))
     return Accuracy(requests, at_once, least, most, *p50, *p99, *errors)
 
 
-def _sent(echo: EchoProcess, texts: Workload, at_once: int, requests: int) -> list[float]:
+def _sent(server: EchoServer, texts: Workload, at_once: int, requests: int) -> list[float]:
     """Seconds of each request as the load generator records them."""
-    bodies = [wire.encode(MODEL, one.query, one.documents) for one in texts.requests]
+    bodies = [wire.encode("echo", one.query, one.documents) for one in texts.requests]
     encoded = tuple(
         EncodedRequest(n, "measure", bodies[n % len(bodies)], DOCUMENTS, WORDS) for n in range(requests)
     )
@@ -160,7 +165,7 @@ def _sent(echo: EchoProcess, texts: Workload, at_once: int, requests: int) -> li
 
     async def whole() -> None:
         async with wire.client() as http:
-            target = wire.Target(echo.base_url, MODEL)
+            target = wire.Target(server.base_url, "echo")
             trial = Trial(LoadLevel.closed(at_once), 0, encoded, seed=1)
             await send_trial(trial, http, target, lambda record: times.append(record.service))
 
@@ -179,5 +184,49 @@ def _busy() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
+class EchoServer:
+    """The echo server in its own process; each response takes a known time between two limits, in seconds."""
+
+    def __init__(self, least: float = 0.0, most: float = 0.0) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+            self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            number = listener.fileno()
+            argv = [sys.executable, "-m", "benchmarks.client_cost", "serve", *map(str, (number, least, most))]
+            self.process = subprocess.Popen(
+                argv, pass_fds=[number], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+
+    def end(self) -> list[float]:
+        """End the process; seconds from each request to its response by the server's clock, in order."""
+        durations: list[float] = json.loads(self.process.communicate()[0])
+        return durations
+
+
+async def _serve(number: int, least: float, most: float) -> None:
+    durations: list[float] = []
+
+    class Connection(echo.Connection):
+        def respond(self, body: bytes) -> None:
+            begun, content = time.perf_counter(), echo.response(body)
+            delay = least + (most - least) * zlib.crc32(body) / 0xFFFFFFFF
+
+            def send() -> None:
+                durations.append(time.perf_counter() - begun)
+                self.transport.write(content)
+
+            if delay:
+                asyncio.get_running_loop().call_later(delay - (time.perf_counter() - begun), send)
+            else:
+                send()
+
+    server = asyncio.create_task(echo.serve(number, Connection))
+    await asyncio.to_thread(sys.stdin.read)
+    server.cancel()
+    print(json.dumps(durations))  # noqa: T201
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1] == "serve":
+        asyncio.run(_serve(int(sys.argv[2]), *map(float, sys.argv[3:])))
+    else:
+        main(sys.argv[1])

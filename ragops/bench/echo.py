@@ -1,6 +1,6 @@
-"""Echo server: responds in no time or in a known time, so that the load generator itself can be measured.
+"""Echo server: responds to every rerank request at once, so that ``run.py`` can measure the client itself.
 
-The responses have the form of vLLM's, with the same score for every document. :class:`EchoProcess` runs this
+The responses have the form of vLLM's, with the same score for every document. :func:`echo_server` runs this
 file as a program in its own process; it needs nothing but the standard library.
 """
 
@@ -11,130 +11,70 @@ import json
 import socket
 import subprocess
 import sys
-import time
-import zlib
-from contextlib import closing
-from functools import lru_cache, partial
-from http.client import HTTPConnection
-from typing import Any, Self
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-MODEL = "stub-reranker"
-
-_TIMEOUT_S = 20.0
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
-class EchoProcess:
-    """The server in its own process.
-
-    ::
-
-        with EchoProcess(least=0.2, most=0.6) as echo:
-            httpx.post(echo.base_url + "/rerank", json={...})
-
-    Args:
-        least: Shortest time of a response in seconds.
-        most: Longest; each request's time lies between, see :func:`delay`. The same as ``least`` when None.
-    """
-
-    def __init__(self, least: float = 0.0, most: float | None = None) -> None:
-        self.least, self.most = least, least if most is None else most
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
-
-    @property
-    def pid(self) -> int:
-        """Process id of the server."""
-        return self._process.pid
-
-    def __enter__(self) -> Self:
-        """Start; the socket is open already, so that a first request waits for the server."""
-        number = self._listener.fileno()
-        argv = [sys.executable, "-P", __file__, str(number), str(self.least), str(self.most)]
-        self._process = subprocess.Popen(argv, pass_fds=[number])
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the process, and close the port."""
-        self._process.terminate()
-        self._process.wait(_TIMEOUT_S)
-        self._listener.close()
-
-    def durations(self) -> list[int]:
-        """Time from the last byte of each request to its response by the server's clock, ns, in order."""
-        host, port = self._listener.getsockname()
-        with closing(HTTPConnection(host, port, timeout=_TIMEOUT_S)) as connection:
-            connection.request("GET", "/durations")
-            durations: list[int] = json.load(connection.getresponse())
-        return durations
+@contextmanager
+def echo_server() -> Iterator[str]:
+    """Run the server; its address ends in ``/v1``."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # a first request waits until the process runs
+        number = listener.fileno()
+        process = subprocess.Popen([sys.executable, "-P", __file__, str(number)], pass_fds=[number])
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        finally:
+            process.terminate()
+            process.wait()
 
 
-def delay(body: bytes, least: float, most: float) -> float:
-    """Seconds that the response to this body takes."""
-    return least + (most - least) * zlib.crc32(body) / 0xFFFFFFFF
+class Connection(asyncio.Protocol):
+    """One connection; :meth:`respond` gets the body of each request."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start with an empty buffer."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server has no other
+        self.transport, self.buffer = transport, bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Respond when the request is complete."""
+        self.buffer += data
+        head, end, body = bytes(self.buffer).partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+        if end and len(body) >= int(length):
+            self.buffer.clear()
+            self.respond(body)
+
+    def respond(self, body: bytes) -> None:
+        """Send the response."""
+        self.transport.write(response(body))
 
 
 @lru_cache(maxsize=1024)
-def _response(body: bytes) -> bytes:
+def response(body: bytes) -> bytes:
+    """The response to a rerank request, as HTTP."""
     documents = json.loads(body)["documents"]
-    words = sum(map(len, documents)) // 5
-    results = [
+    tokens = sum(map(len, documents)) // 5
+    rows = [
         {"index": index, "document": {"text": text, "multi_modal": None}, "relevance_score": 0.5}
         for index, text in enumerate(documents)
     ]
-    usage = {"prompt_tokens": words, "total_tokens": words}
-    return _http({"id": "echo", "model": MODEL, "usage": usage, "results": results})
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    content = json.dumps({"id": "echo", "model": "echo", "usage": usage, "results": rows}).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    return head.encode() + content
 
 
-def _http(content: Any) -> bytes:
-    body = json.dumps(content).encode()
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
-
-
-class _Connection(asyncio.Protocol):
-    transport: asyncio.Transport
-
-    def __init__(self, least: float, most: float, durations: list[int]) -> None:
-        self.least, self.most, self.durations = least, most, durations
-        self.buffer = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server has no other
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head, end, rest = bytes(self.buffer).partition(b"\r\n\r\n")
-        _, _, after = head.lower().partition(b"content-length:")
-        length = int(after.partition(b"\r\n")[0] or 0)
-        if end and len(rest) >= length:
-            self.buffer.clear()
-            self._respond(head, rest[:length])
-
-    def _respond(self, head: bytes, body: bytes) -> None:
-        begun = time.perf_counter_ns()
-        if head.startswith(b"GET"):
-            self.transport.write(_http(self.durations))
-            return
-        send = partial(self._send, _response(body), begun)
-        if self.most:
-            elapsed = (time.perf_counter_ns() - begun) / 1e9
-            asyncio.get_running_loop().call_later(delay(body, self.least, self.most) - elapsed, send)
-        else:
-            send()
-
-    def _send(self, response: bytes, begun: int) -> None:
-        self.durations.append(time.perf_counter_ns() - begun)
-        self.transport.write(response)
-
-
-async def _serve(number: int, least: float, most: float) -> None:
-    durations: list[int] = []
-    server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(least, most, durations), sock=socket.socket(fileno=number)
-    )
+async def serve(number: int, connection: Callable[[], Connection]) -> None:
+    """Serve on the socket with this file descriptor until the process ends."""
+    listener = socket.socket(fileno=number)
+    server = await asyncio.get_running_loop().create_server(connection, sock=listener)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(serve(int(sys.argv[1]), Connection))

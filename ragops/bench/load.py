@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.bench import wire
 from ragops.bench.records import (
-    DEFAULT_CHECK,
     GemmPeak,
     LoadLevel,
-    OrderCheck,
     Phase,
     Provenance,
     RequestRecord,
@@ -65,7 +63,6 @@ class BenchmarkConfig:
         fresh: Number the texts of each trial, so that no text is sent twice and no cache is hit; False
             to measure the cache.
         timeout: Seconds until a request is cancelled; twice RAGFlow's own timeout when None.
-        order_check: Query, documents and the index of the relevant one, sent before and after the run.
         no_order_check: Why the order is not checked, such as ``random weights``; empty to check it.
         with_limits: Also measure, before the load, the client's overhead and, for a reranker that ragops
             runs, the matrix multiplication limit of the machine; takes about half a minute.
@@ -83,7 +80,6 @@ class BenchmarkConfig:
     seed: int = 1
     fresh: bool = True
     timeout: float | None = None
-    order_check: OrderCheck = DEFAULT_CHECK
     no_order_check: str = ""
     with_limits: bool = True
 

@@ -315,31 +315,6 @@ class GemmPeak:
 
 
 @dataclass(frozen=True)
-class OrderCheck:
-    """A query whose relevant document is known, sent before and after a run."""
-
-    query: str
-    documents: tuple[str, ...]
-    """Two or more."""
-    best: int
-    """Index of the relevant document, from 0."""
-
-
-DEFAULT_CHECK = OrderCheck(
-    query="How do I silence the alarm of the cooling pump?",
-    documents=(
-        "The canteen is open from eleven to two; soup of the day is on the board at the door.",
-        "Travel costs are refunded within ten days when the receipts are handed in complete.",
-        "Visitors sign the book at the gate and wear the badge where it can be seen.",
-        "To silence the alarm of the cooling pump, hold the green button until its lamp is out.",
-        "Invoices without an order number go back to the sender.",
-    ),
-    best=3,
-)
-"""The default check."""
-
-
-@dataclass(frozen=True)
 class OrderResult:
     """Result of one order check."""
 
@@ -349,9 +324,19 @@ class OrderResult:
 
 
 @dataclass(frozen=True)
-class OrderReport(OrderCheck):
-    """The order check, and its results before and after the run."""
+class OrderReport:
+    """A query whose relevant document is known, and its ranking before and after the run."""
 
+    query: str = "How do I silence the alarm of the cooling pump?"
+    documents: tuple[str, ...] = (
+        "The canteen is open from eleven to two; soup of the day is on the board at the door.",
+        "Travel costs are refunded within ten days when the receipts are handed in complete.",
+        "Visitors sign the book at the gate and wear the badge where it can be seen.",
+        "To silence the alarm of the cooling pump, hold the green button until its lamp is out.",
+        "Invoices without an order number go back to the sender.",
+    )
+    best: int = 3
+    """Index of the relevant document, from 0."""
     before: OrderResult | None = None
     after: OrderResult | None = None
     skipped: str = ""

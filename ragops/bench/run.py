@@ -19,7 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ragops.bench import wire
-from ragops.bench.echo import MODEL, EchoProcess
+from ragops.bench.echo import echo_server
 from ragops.bench.load import RunPlan, Server, send_trial
 from ragops.bench.records import (
     ClientOverhead,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from ragops.bench.load import BenchmarkConfig, ReadSample
-    from ragops.bench.records import OrderCheck, RequestRecord
+    from ragops.bench.records import RequestRecord
     from ragops.bench.workload import Workload
 
     ProgressCallback = Callable[["RunProgress"], None]
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 _STOP_CHECK_S = 0.1
 _SAMPLE_S = 1.0
 _UNREACHABLE_AFTER = 5
-_CLOCK_TOLERANCE_NS = 5_000_000_000
 _MUST_STAY = ("image_digest", "model_sha256", "launch_arguments", "cores", "cpu_model")
 
 
@@ -107,7 +106,7 @@ def record(
         warmup=config.warmup,
         seed=config.seed,
         fresh=config.fresh,
-        order=OrderReport(**vars(config.order_check), skipped=config.no_order_check or server.no_order_check),
+        order=OrderReport(skipped=config.no_order_check or server.no_order_check),
         provenance=server.provenance,
         limit=server.limit,
         template_tokens=server.template_tokens,
@@ -151,9 +150,11 @@ def resume(
         BenchError: The run is complete, the requests or the server changed, or as :func:`record`.
     """
     before = load_run(path)
-    info, code = before.info, "run-not-continued"
-    if info.complete:
-        raise BenchError(f"{path} is complete", code=code, hint="record a new run instead", file=path)
+    info = before.info
+    rebooted = info.started_ns > time.perf_counter_ns()
+    if info.complete or rebooted:
+        what = f"the machine was restarted since {path} began" if rebooted else f"{path} is complete"
+        raise BenchError(what, code="run-not-continued", hint="record a new run instead", file=path)
     texts = workload or regenerate(info.workload)
     server = server or Server(info.base_url, info.model)
     _refuse_changes(info, texts, server.provenance)
@@ -181,9 +182,9 @@ async def measure_overhead(workload: Workload, requests: int = 40) -> ClientOver
         request, both in ns.
     """
     selected = [workload.requests[number % len(workload.requests)] for number in range(requests)]
-    bodies = [(wire.encode(MODEL, r.query, r.documents), len(r.documents)) for r in selected]
-    with EchoProcess() as echo:
-        target = wire.Target(echo.base_url, MODEL)
+    bodies = [(wire.encode("echo", r.query, r.documents), len(r.documents)) for r in selected]
+    with echo_server() as base_url:
+        target = wire.Target(base_url, "echo")
         async with wire.client() as http:
             for body, documents in bodies:  # warm-up
                 await wire.post(http, target, body, documents)
@@ -232,7 +233,6 @@ class _Recorder:
         self.errors = sum(bool(record.error) and not record.is_cancelled for record in recorded)
         self.cpu_ns = self.info.client.cpu_ns if self.info.client else 0
         self.connection_errors = 0
-        self.clock_shift = _clock_shift(self.info) if plan.before else 0
         self.sampler_errors = list(self.info.sampler_errors)
         folder.write_info(self.info)
 
@@ -273,11 +273,6 @@ class _Recorder:
             self.info = replace(self.info, order=replace(order, after=after))
 
     def _store(self, record: RequestRecord) -> None:
-        if self.clock_shift:
-            times = {
-                name: getattr(record, name) + self.clock_shift for name in ("t_sched", "t_send", "t_done")
-            }
-            record = replace(record, **times)
         self.folder.add_request(record)
         self.done += 1
         if not record.is_cancelled:
@@ -311,7 +306,7 @@ class _Recorder:
         except Exception as error:  # noqa: BLE001 - a sampler's fault must not end the run
             self.sampler_errors.append(repr(error)[:200])
         else:
-            self.folder.add_sample(replace(sample, t=sample.t + self.clock_shift))
+            self.folder.add_sample(sample)
 
     def _close(self, reason: str) -> None:
         self.info = replace(
@@ -356,22 +351,14 @@ async def _background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[Non
             await task
 
 
-async def check_order(http: wire.Client, target: wire.Target, check: OrderCheck) -> OrderResult:
+async def check_order(http: wire.Client, target: wire.Target, check: OrderReport) -> OrderResult:
     """Send an order check with each document first in turn, so that no position passes by chance.
 
     Returns:
         The first result if all were right, else the first wrong one, with scores in the order of the
         check.
-
-    Raises:
-        BenchError: The check has fewer than two documents, or no such index.
     """
-    count = len(check.documents)
-    if count < 2 or not 0 <= check.best < count:
-        evidence = f"{count} documents, the best at {check.best}"
-        hint = "give two or more documents and the index of the relevant one, from 0"
-        raise BenchError("the order check is invalid", code="order-wrong", evidence=evidence, hint=hint)
-    results = []
+    count, results = len(check.documents), []
     for first in range(count):
         rotated = check.documents[first:] + check.documents[:first]
         response = await wire.post(http, target, wire.encode(target.model, check.query, rotated), count)
@@ -437,13 +424,6 @@ def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -
             evidence="\n".join(changes),
             hint="record a new run, and compare the two with ragops compare",
         )
-
-
-def _clock_shift(info: RunInfo) -> int:
-    """Nanoseconds to add to this clock, which a reboot resets, to continue the clock of the run."""
-    since = datetime.now(UTC) - datetime.fromisoformat(info.started)
-    shift = info.started_ns + int(since.total_seconds() * 1e9) - time.perf_counter_ns()
-    return shift if abs(shift) > _CLOCK_TOLERANCE_NS else 0
 
 
 def _root(error: BaseException) -> BaseException:

@@ -15,14 +15,14 @@ import pytest
 from ragops import bench
 from ragops.bench import judge
 from ragops.bench.load import BenchmarkConfig, Server
-from ragops.bench.records import DEFAULT_CHECK, LoadLevel, OrderCheck, Provenance, RunFolder, Sample, load_run
+from ragops.bench.records import LoadLevel, OrderReport, Provenance, RunFolder, Sample, load_run
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
 from tests.support.stub import Behaviour, StubReranker
 
 SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 WORKLOAD = synthetic(4, 3, 20)
-CHECKS = len(DEFAULT_CHECK.documents)
+CHECKS = len(OrderReport().documents)
 """Requests of one order check."""
 LEVELS = (LoadLevel.closed(1), LoadLevel.closed(2, requests=3))
 
@@ -126,14 +126,6 @@ def test_wrong_order_is_not_measured(settings, tmp_path):
     order = load_run(path).info.order
     assert (order.before, order.after, order.skipped) == (None, None, "random weights")
     assert order.verdict == "order of the scores not checked: random weights"
-
-
-def test_configured_order_check(settings):
-    check = OrderCheck("red apple", ("a pear", "red apple"), 1)
-    assert load_run(record(**settings, order_check=check)).info.order.before.scores == (0.0, 1.0)
-    with pytest.raises(BenchError) as caught:
-        record(**settings, order_check=replace(check, best=0))
-    assert caught.value.code == "order-wrong"
 
 
 def test_order_that_turns_wrong_is_recorded(settings):
