@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from ragops.checks.probe import ProbeResponse
     from ragops.reranker.model import Kind
 
-QUERY = "Which word opens the reserve tank of the old water tower when none of the day shift can be reached?"
+QUERY = (
+    "Which word opens the reserve tank of the old water tower when nobody of the day shift can be reached?"
+)
 """Long, so that the token counts show whether a server tokenizes it once for all documents."""
 PAIR = (
     "The reserve tank is opened by the word that the night shift keeps in a sealed envelope.",
