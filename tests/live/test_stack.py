@@ -150,8 +150,9 @@ def test_a_stopped_container_is_connected_and_joins_when_started(engine, declare
 )
 def test_containers_without_a_network_of_their_own_are_refused(engine, declared, running, sleeper, mode):
     name = sleeper(network=mode)
-    with pytest.raises(ragops.RagflowError, match="can't be connected to a network"):
+    with pytest.raises(ragops.RagflowError) as caught:
         verbs.connect(declared, name, engine)
+    assert (caught.value.code, caught.value.container) == ("cannot-join", name)
 
 
 def test_a_network_that_is_not_ours_is_used_and_kept(engine, declared, running):
