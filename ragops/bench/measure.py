@@ -49,12 +49,8 @@ if TYPE_CHECKING:
 BY_URL = "host, by address"
 """Vantage of a run against any server by its address."""
 
-DTYPES = ("float32", "bfloat16", "int8")
-"""Data types that :func:`gemm_peak` measures, for :data:`GEMM_SECONDS` each."""
-
-GEMM_SECONDS = 3.0
-GEMM_TOKENS = 2048
-"""Rows of the left matrix: tokens of one step of vLLM."""
+GEMM = {"dtypes": ("float32", "bfloat16", "int8"), "seconds": 3.0, "tokens": 2048}
+"""What :func:`gemm_peak` measures; seconds for each data type, rows of the left matrix (a step of vLLM)."""
 
 _GATED = ("qwen", "llama", "mistral", "gemma", "modernbert")
 _METRIC = re.compile(r"^([a-z_:]+)(?:\{([^}]*)\})? ([-+0-9.e]+)$", re.MULTILINE)
@@ -74,7 +70,7 @@ print([f"{d.name} {d.version}" for d in distributions() if d.name in ("vllm", "v
 
 
 def benchmark(
-    stack: Stack,
+    stack: Stack | Session,
     config: BenchmarkConfig,
     *,
     progress: ProgressCallback | None = None,
@@ -84,7 +80,7 @@ def benchmark(
     """Measure the running reranker from this host, through its published port.
 
     Args:
-        stack: The configuration.
+        stack: The configuration, or a session with it, whose deployment is not resolved again.
         config: What to send, and where to store the run; the order check is skipped for a substitute
             model that is marked as untrained.
         progress: Called after each request.
@@ -98,7 +94,8 @@ def benchmark(
         NotFoundError: The reranker does not run.
         BenchError: It is not published on this host, ranks wrongly, or nothing was measured.
     """
-    server = running_server(Session.open(stack, engine), with_limit=config.with_limits)
+    session = stack if isinstance(stack, Session) else Session.open(stack, engine)
+    server = running_server(session, with_limit=config.with_limits)
     return run.record(server, config, progress=progress, stop=stop)
 
 
@@ -199,19 +196,15 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
     )
 
 
-def max_words(stack: Stack) -> int:
+def max_words(stack: Stack | Session) -> int:
     """Longest query and document together, in words, that fit the served model's context."""
-    return context_words(Deployment.resolve(stack))
-
-
-def context_words(deployment: Deployment) -> int:
-    """As :func:`max_words`, of a resolved configuration."""
+    deployment = stack.deployment if isinstance(stack, Session) else Deployment.resolve(stack)
     return words_for_context(deployment.sizing.max_model_len, _template_tokens(deployment.model))
 
 
-def ragflow_release(stack: Stack, engine: Engine | None = None) -> str:
+def ragflow_release(session: Session) -> str:
     """RAGFlow's release by its container; the newest known one otherwise."""
-    for ragflow in discovery.find(Session.open(stack, engine).engine.containers(), stack.ragflow):
+    for ragflow in discovery.find(session.engine.containers(), session.stack.ragflow):
         if ragflow.release in releases.KNOWN:
             return ragflow.release
     return releases.NEWEST
@@ -225,27 +218,23 @@ class Sampler:
         base_url: Address of the reranker, ending in ``/v1``.
         engine: The Docker engine; None for a server without a container of ragops.
         container: The container's id.
-        proc: The machine's CPU counters.
     """
 
     base_url: str
     engine: Engine | None = None
     container: str = ""
-    proc: Path = Path("/proc/stat")
 
     def __call__(self) -> Sample:
         """One sample; its time is that of the start."""
         t = time.perf_counter_ns()
-        counters: dict[str, int] = {}
-        if self.engine:
-            counters |= vars(self.engine.stats(self.container))
+        counters = dict(vars(self.engine.stats(self.container))) if self.engine else {}
         address = self.base_url.removesuffix("/v1") + "/metrics"
         try:
             response = httpx.get(address, timeout=2, trust_env=False).raise_for_status()
             counters |= parse_metrics(response.text)
         except httpx.HTTPError:
             pass
-        busy, steal = _machine_cpu(self.proc)
+        busy, steal = machine_cpu()
         client_ns = time.process_time_ns()
         return Sample(t, host_busy_ns=busy, host_stolen_ns=steal, client_ns=client_ns, **counters)
 
@@ -265,11 +254,11 @@ def parse_metrics(text: str) -> dict[str, int]:
     return {name: int(value) for name, value in values.items()}
 
 
-def _machine_cpu(proc: Path) -> tuple[int | None, int | None]:
-    """CPU time of the whole machine, and withheld by the hypervisor, in ns."""
+def machine_cpu(stat: Path = Path("/proc/stat")) -> tuple[int | None, int | None]:
+    """CPU time of the whole machine, and withheld by the hypervisor, in ns; None where not readable."""
     try:
-        fields = proc.read_text(encoding="ascii").partition("\n")[0].split()[1:9]
-    except (OSError, UnicodeDecodeError):
+        fields = stat.read_text(encoding="ascii").partition("\n")[0].split()[1:9]
+    except OSError:
         return None, None
     user, nice, system, _, _, irq, softirq, steal = map(int, fields)
     tick = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -364,26 +353,23 @@ def gemm_peak(deployment: Deployment, engine: Engine, image: str) -> GemmPeak:
     program = (resources.files("ragops.data") / "gemm.py").read_text()
     try:
         shapes = layer_shapes(deployment.model)
-        order = {"threads": threads, "dtypes": DTYPES, "shapes": shapes, "tokens": GEMM_TOKENS}
-        stdin = json.dumps({**order, "seconds": GEMM_SECONDS})
+        order = {"threads": threads, "shapes": shapes, **GEMM}
+        stdin = json.dumps(order)
         with sidecar(engine, "none", image, cpus=deployment.spec.cpuset_cpus) as container:
             output = engine.execute(container, ("python3", "-c", program), stdin=stdin, timeout=180.0)
         gemms = json.loads(output.stdout)["gemms"]
-    except RagopsError as error:
-        return GemmPeak(served, 0.0, threads, (Gemm(served, None, error.message),))
-    except json.JSONDecodeError:
-        reason = (output.stderr or output.stdout)[-600:]
+    except (RagopsError, json.JSONDecodeError) as error:
+        reason = error.message if isinstance(error, RagopsError) else (output.stderr or output.stdout)[-600:]
         return GemmPeak(served, 0.0, threads, (Gemm(served, None, reason),))
     rows = (Gemm(dtype, row.get("tflops"), row.get("error", "")) for dtype, row in gemms.items())
     return GemmPeak(served, flop_per_token(shapes), threads, tuple(rows))
 
 
-Shape = tuple[int, int, int]
-"""Rows and columns of a weight, and its count in the model."""
-
-
-def layer_shapes(model: Model) -> tuple[Shape, ...]:
+def layer_shapes(model: Model) -> tuple[tuple[int, int, int], ...]:
     """The linear layers of a model: query with key and value, output, up (with its gate), down.
+
+    Returns:
+        Rows and columns of each weight, and its count in the model.
 
     Raises:
         BenchError: ``config.json`` lacks the number of heads, hidden size or layers.
@@ -407,7 +393,7 @@ def layer_shapes(model: Model) -> tuple[Shape, ...]:
     )
 
 
-def flop_per_token(shapes: tuple[Shape, ...]) -> float:
+def flop_per_token(shapes: tuple[tuple[int, int, int], ...]) -> float:
     """Multiplications and additions of the linear layers for one token, without attention."""
     return float(sum(2 * rows * columns * count for rows, columns, count in shapes))
 

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 
 from ragops.bench.compare import agreement
 from ragops.bench.load import BenchmarkConfig
-from ragops.bench.measure import context_words, machine_name, running_server
+from ragops.bench.measure import machine_name, max_words, running_server
 from ragops.bench.records import load_run
 from ragops.bench.run import record
 from ragops.bench.statistics import extra, level_statistics
@@ -42,7 +42,7 @@ from ragops.session import Session, lock, refuse_while_watched
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from ragops.bench.load import Server
     from ragops.docker.engine import Engine
@@ -61,14 +61,6 @@ MIN_PAIRS, MAX_PAIRS, ALPHA = 3, 8, 0.05
 """Pairs of rounds before the first decision and at most; probability of a wrong one in all of them."""
 REQUEST_S, ROUND_S, DOCUMENTS = 2.5, 5.0, (4, 64)
 """Seconds of a request and of a round with the configuration; fewest and most documents in a request."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Settings to compare with the configuration; empty for int8 until its model folder is created."""
-
-    name: str
-    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -140,16 +132,24 @@ def tune(
         refuse_while_watched(address, reranker.name)
         images.ensure(session.engine, reranker.image, home())
         model, host = session.deployment.model, session.deployment.host
-        _refuse_shared_cores(session.engine, reranker.name)
-        _refuse_short_memory(host, 2 * session.deployment.spec.memory)
-        table = {candidate.name: candidate for candidate in candidates(stack, model, host)}
+        container = session.engine.container(reranker.name)
+        if container and container.status in {"running", "restarting"}:
+            what, hint = f"{reranker.name} runs, and would share the cores", f"docker stop {reranker.name}"
+            raise BenchError(what, hint=hint, code="cores-shared")
+        needed = 2 * session.deployment.spec.memory
+        available = min(host.usable_memory, host.available or host.usable_memory)
+        if needed > available:
+            evidence = f"{available / sizing.GIB:.1f} GiB are available"
+            what, hint = f"two rerankers need {needed / sizing.GIB:.1f} GiB", "set kv_cache_gib or memory_gib"
+            raise StackError(what, evidence=evidence, hint=hint, code="memory-short")
+        table = candidates(stack, model, host)
         names = list(only) or [name for name in table if name != "int8"]
         if unknown := [name for name in names if name not in table]:
             hint = "int8 needs VNNI or AMX; block sizes need a model that is no encoder"
             raise BenchError(f"{unknown[0]} is no candidate here", evidence=", ".join(table), hint=hint)
         folder = Path(results) / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{machine_name(host)}-tune"
         search = Search(session, folder, tolerance)
-        search.run([table[name] for name in names])
+        search.run({name: table[name] for name in names})
     written = Path(write) if write and search.settings else None
     if written:
         write_settings(written, search.settings)
@@ -159,47 +159,32 @@ def tune(
     return result
 
 
-def _refuse_shared_cores(engine: Engine, name: str) -> None:
-    reranker = engine.container(name)
-    if reranker and reranker.status in {"running", "restarting"}:
-        what = f"{name} runs, and would share the cores with what is measured"
-        raise BenchError(what, hint=f"docker stop {name}", code="cores-shared")
+def candidates(stack: Stack, model: Model, host: Host) -> dict[str, Settings]:
+    """Name and settings of each candidate in the order of trial, without those of the configuration; pure.
 
-
-def _refuse_short_memory(host: Host, needed: int) -> None:
-    available = min(host.usable_memory, host.available or host.usable_memory)
-    if needed > available:
-        what = f"two rerankers need {needed / sizing.GIB:.1f} GiB, {available / sizing.GIB:.1f} are available"
-        raise StackError(what, hint="set a smaller kv_cache_gib or memory_gib", code="memory-short")
-
-
-def candidates(stack: Stack, model: Model, host: Host) -> tuple[Candidate, ...]:
-    """The table of candidates in the order of trial, without values of the configuration; pure.
-
-    An encoder has no cache blocks and takes each document in one step. ``int8`` changes scores most.
+    An encoder has no cache blocks and takes each document in one step. ``int8`` changes scores most; it has
+    no settings until its model folder is created.
     """
     current, sizes = stack.reranker, sizing.size(stack, model, host)
     least = 1 if model.causal else sizes.max_model_len
     tokens = [n for n in (1024, 2048, 4096, 8192) if n >= least and n != sizes.batched_tokens]
     sequences = [n for n in (32, 128) if n != (current.max_num_seqs or sizing.DEFAULT_SEQUENCES)]
     blocks = [n for n in (32, 64, 128) if model.causal and n != (current.block_size or 32)]
-    table = [Candidate(f"batched-{n}", {"max_num_batched_tokens": n}) for n in tokens]
-    table += [Candidate(f"sequences-{n}", {"max_num_seqs": n}) for n in sequences]
-    table += [Candidate(f"block-{n}", {"block_size": n}) for n in blocks]
-    table.append(Candidate("compiled" if current.eager else "eager", {"eager": not current.eager}))
+    table: dict[str, Settings] = {f"batched-{n}": {"max_num_batched_tokens": n} for n in tokens}
+    table |= {f"sequences-{n}": {"max_num_seqs": n} for n in sequences}
+    table |= {f"block-{n}": {"block_size": n} for n in blocks}
+    table["compiled" if current.eager else "eager"] = {"eager": not current.eager}
     if not (int8.unfit(host) or model.quantized):
-        table.append(Candidate("int8", {}))
-    return tuple(table)
+        table["int8"] = {}
+    return table
 
 
 def ratio_interval(ratios: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Geometric mean of two ratios or more, and its interval by Student's t of their logarithms."""
     logs = [math.log(ratio) for ratio in ratios]
     alpha = ALPHA / (MAX_PAIRS - MIN_PAIRS + 1)  # Bonferroni: a decision is tried after each pair
-    half = (
-        float(extra("scipy.stats").t.ppf(1 - alpha / 2, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
-    )
-    mean = fmean(logs)
+    t = float(extra("scipy.stats").t.ppf(1 - alpha / 2, len(logs) - 1))
+    mean, half = fmean(logs), t * stdev(logs) / math.sqrt(len(logs))
     return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
 
 
@@ -240,15 +225,15 @@ class Search:
     """Compares each candidate with the fastest options so far, in two containers outside the network."""
 
     def __init__(self, session: Session, folder: Path, tolerance: float) -> None:
-        self._engine, self._folder, self._tolerance = session.engine, folder, tolerance
-        self._stack, self._deployment = session.stack, session.deployment
+        self._session, self._folder, self._tolerance = session, folder, tolerance
+        self._engine, self._deployment = session.engine, session.deployment
         self.baseline, self.other = (f"{session.stack.reranker.name}-tune-{letter}" for letter in "ab")
         self._servers: dict[str, Server] = {}
         self._documents, self._requests, self._round = DOCUMENTS[0], 1, 0
         self.rows: list[CandidateResult] = []
         self.settings: dict[str, str | int | bool] = {}
 
-    def run(self, table: Iterable[Candidate]) -> None:
+    def run(self, table: Mapping[str, Settings]) -> None:
         """Start the configuration, compare each candidate, and remove the containers in any case."""
         try:
             self.start(self.baseline, {})
@@ -259,30 +244,29 @@ class Search:
             if failed:
                 what = "the configuration fails a score check"
                 raise BenchError(what, evidence=failed, hint="ragops verify names the cause")
-            for candidate in table:
-                step(f"{candidate.name} is starting")
-                row = self._compare(candidate)
+            for candidate, settings in table.items():
+                step(f"{candidate} is starting")
+                row = self._compare(CandidateResult(candidate, settings))
                 self.rows.append(row)
-                step(f"{row.candidate}: {row.decision} {row.reason}")
+                step(f"{candidate}: {row.decision} {row.reason}")
                 if row.decision == "faster":
                     self.settings |= row.settings
                     self.baseline, self.other = self.other, self.baseline
         finally:
             for name in (self.baseline, self.other):
-                self.remove(name)
+                self._remove(name)
                 with suppress(NotFoundError):
                     self._engine.remove_volume(f"{name}-cache")
 
-    def _compare(self, candidate: Candidate) -> CandidateResult:
+    def _compare(self, row: CandidateResult) -> CandidateResult:
         """Pairs of rounds, A B, then B A, until there is a decision; then the scores of a faster one."""
-        row, ratios = CandidateResult(candidate.name, candidate.settings), list[float]()
-        name = self.other
+        ratios, name = list[float](), self.other
         try:
-            row = replace(row, settings=candidate.settings or self._int8())
+            row = replace(row, settings=row.settings or self._int8())
             self.start(name, {**self.settings, **row.settings})
             while (decision := decide(ratios)) is None:
                 self._round, rates = self._round + 1, dict[str, float]()
-                for name in sorted((self.baseline, self.other), reverse=bool(len(ratios) % 2)):
+                for name in sorted((self.baseline, self.other), reverse=len(ratios) % 2 == 1):
                     role = "baseline" if name == self.baseline else "candidate"
                     rates[name] = self.documents_per_s(name, f"{row.candidate}-{len(ratios)}-{role}")
                 ratios.append(rates[self.other] / rates[self.baseline])
@@ -308,13 +292,13 @@ class Search:
 
     def start(self, name: str, settings: Settings) -> None:
         """Start a reranker with these settings; it is paused after its first response."""
-        self.remove(name)
+        self._remove(name)
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = int(server.getsockname()[1])
-        served_name = self._deployment.served_name
+        stack, served_name = self._session.stack, self._deployment.served_name
         own = {"name": name, "port": port, "publish": "127.0.0.1", "served_name": served_name}
-        reranker = Reranker.model_validate({**self._stack.reranker.model_dump(), **settings, **own})
-        session = Session(Stack(reranker=reranker, ragflow=self._stack.ragflow), self._engine)
+        reranker = Reranker.model_validate({**stack.reranker.model_dump(), **settings, **own})
+        session = Session(Stack(reranker=reranker, ragflow=stack.ragflow), self._engine)
         spec = session.deployment.spec
         spec = replace(spec, network=None, aliases=(), restart="no", health=None, role="tune")
         self._engine.create_volume(f"{name}-cache", role="cache")
@@ -326,7 +310,7 @@ class Search:
 
     def documents_per_s(self, name: str, run_name: str) -> float:
         """Record a round with one client; both rounds of a pair have the same texts, all others new ones."""
-        words, window = context_words(self._deployment), ((self._documents, 1),)
+        words, window = max_words(self._session), ((self._documents, 1),)
         workload = ragflow(self._requests, self._round, window=window, max_words=words)
         config = BenchmarkConfig(workload, name=run_name, results=self._folder, warmup=1, with_limits=False)
         self._engine.unpause(name)
@@ -343,7 +327,8 @@ class Search:
         expected = Expected(self._deployment.served_name, model.kind, longest, model.substitute)
         url = f"http://127.0.0.1:{PORT}/v1"
         self._engine.unpause(name)
-        transcript = rules.collect(self._engine, name, self._stack.reranker.image, url, expected)
+        image = self._session.stack.reranker.image
+        transcript = rules.collect(self._engine, name, image, url, expected)
         self._engine.pause(name)
         checks = rules.check_scores(expected, transcript)
         failed = [check for check in checks if check.status == "fail" and expected.trained]
@@ -353,12 +338,11 @@ class Search:
     def _int8(self) -> Settings:
         if os.environ.get("RAGOPS_MODEL_DIR"):
             raise StackError("RAGOPS_MODEL_DIR overrides the int8 model", hint="set model in ragops.toml")
-        model, image = self._deployment.model.folder, self._stack.reranker.image
-        folder = int8.int8(model, engine=self._engine, image=image)
+        image = self._session.stack.reranker.image
+        folder = int8.int8(self._deployment.model.folder, engine=self._engine, image=image)
         return {"model": str(folder), "served_name": self._deployment.served_name}
 
-    def remove(self, name: str) -> None:
-        """Remove a container of ours, if it is there."""
+    def _remove(self, name: str) -> None:
         container = self._engine.container(name)
         if container and container.ours:
             self._engine.remove_container(container.id)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ragops.bench.statistics import LevelStatistics
     from ragops.bench.verdict import Verdict
     from ragops.bench.workload import Workload
-    from ragops.configuration import Stack
+    from ragops.session import Session
 
 app = typer.Typer()
 _workload = partial(option, panel="Workload")
@@ -145,6 +145,7 @@ def bench(
 ) -> int:
     """Measure latency and throughput, record every request, and check RAGFlow's timeout."""
     from ragops.bench import BenchmarkConfig, from_jsonl
+    from ragops.session import Session
 
     stack, display = call.stack(), _Display()
     if bool(url) != bool(model):
@@ -156,11 +157,12 @@ def bench(
             own = from_jsonl(workload) if workload else None
             folder = ragops.resume_benchmark(stack, resume, workload=own, progress=display)
         else:
+            session = None if url else Session(stack, call.engine())
             window = {"form": form, "release": release, "page_size": page_size}
             config = BenchmarkConfig(
                 workload=from_jsonl(workload)
                 if workload
-                else _synthetic(None if url else stack, profile, requests + warmup, seed, max_words, window),
+                else _synthetic(session, profile, requests + warmup, seed, max_words, window),
                 levels=_levels(None if workload else requests, clients, rate, constant, burst),
                 name=name,
                 results=results,
@@ -170,8 +172,10 @@ def bench(
                 fresh=not same_texts,
                 no_order_check=no_order_check,
             )
-            measure = partial(ragops.benchmark_url, url, model) if url else partial(ragops.benchmark, stack)
-            folder = measure(config, progress=display)
+            if session:
+                folder = ragops.benchmark(session, config, progress=display)
+            else:
+                folder = ragops.benchmark_url(url, model, config, progress=display)
     except KeyboardInterrupt:
         if display.folder:
             call.message(f"continue with: ragops bench --resume {display.folder}")
@@ -184,20 +188,25 @@ def bench(
 
 
 def _synthetic(
-    stack: Stack | None, profile: str, count: int, seed: int, max_words: int | None, window: dict[str, Any]
+    session: Session | None,
+    profile: str,
+    count: int,
+    seed: int,
+    max_words: int | None,
+    window: dict[str, Any],
 ) -> Workload:
-    """A synthetic workload; the release and the maximum words are those of the stack, if one is measured."""
+    """A synthetic workload; the release and the maximum words are those of the session, if there is one."""
     from ragops import bench
     from ragops.bench import measure
     from ragops.checks.traffic import TAIL
 
-    words = max_words or (ragops.max_words(stack) if stack else None)
+    words = max_words or (ragops.max_words(session) if session else None)
     if profile == "grid":
         longest = 512 if words is None else words - 16
         sizes = tuple(sorted({16, longest // 3, longest}))
         return bench.grid((1, 8, 32), sizes, each=-(-count // 9), seed=seed, max_words=words)
-    if stack and not window["release"]:
-        window["release"] = measure.ragflow_release(stack)
+    if session and not window["release"]:
+        window["release"] = measure.ragflow_release(session)
     return bench.ragflow(count, seed, tail=TAIL, max_words=words, **window)
 
 

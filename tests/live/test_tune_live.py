@@ -4,7 +4,6 @@ import pytest
 
 import ragops
 from ragops.bench import tune
-from ragops.bench.tune import Candidate
 from ragops.configuration import Network, Reranker, Stack
 from ragops.reranker import host, sizing
 
@@ -19,7 +18,7 @@ STACK = Stack(
 def quick(monkeypatch):
     """Two candidates, short rounds, at most five pairs."""
     core = sizing.cores(STACK, host.read_host())[0].cpu
-    table = (Candidate("cramped", {"memory_gib": 1}), Candidate("one-core", {"compute": str(core)}))
+    table = {"cramped": {"memory_gib": 1}, "one-core": {"compute": str(core)}}
     monkeypatch.setattr(tune, "candidates", lambda *_: table)
     monkeypatch.setattr(tune, "REQUEST_S", 0.6)
     monkeypatch.setattr(tune, "ROUND_S", 1.2)

@@ -8,7 +8,7 @@ import pytest
 
 from ragops.bench import measure
 from ragops.bench.echo import echo_server
-from ragops.bench.measure import Sampler, layer_shapes, parse_metrics
+from ragops.bench.measure import Sampler, layer_shapes, machine_cpu, parse_metrics
 from ragops.docker.objects import ExecResult
 from ragops.errors import BenchError
 from ragops.reranker import model as models
@@ -58,23 +58,26 @@ def test_counters_of_vllm():
     assert parse_metrics("\n".join(before_the_first_call))["calls"] == 0
 
 
-def test_sample_of_a_server_by_its_address(tmp_path):
-    proc = tmp_path / "stat"
-    proc.write_text("cpu  10 20 30 4000 50 6 7 8 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n")
+def test_cpu_time_of_the_machine(tmp_path):
+    stat = tmp_path / "stat"
+    assert machine_cpu(stat) == (None, None)
+    stat.write_text("cpu  10 20 30 4000 50 6 7 8 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n")
+    assert machine_cpu(stat) == ((10 + 20 + 30 + 6 + 7) * 10_000_000, 80_000_000)
+
+
+def test_sample_of_a_server_by_its_address():
     with StubReranker(Behaviour(cached=0.5)) as stub:
         body = {"model": "stub-reranker", "query": "a b", "documents": ["c", "d e"]}
         httpx.post(stub.base_url + "/rerank", json=body)
-        sample = Sampler(stub.base_url, proc=proc)()
+        sample = Sampler(stub.base_url)()
     assert (sample.calls, sample.prompt_tokens, sample.cached_tokens) == (1, 7, 3)
     assert (sample.cpu_ns, sample.memory_bytes) == (None, None)
-    assert sample.host_busy_ns == (10 + 20 + 30 + 6 + 7) * 10_000_000
-    assert sample.host_stolen_ns == 80_000_000
     assert sample.client_ns > 0
 
 
-def test_unreadable_counters_are_none(tmp_path):
-    sample = Sampler("http://127.0.0.1:9/v1", proc=tmp_path / "none")()
-    assert (sample.calls, sample.running, sample.host_busy_ns) == (None, None, None)
+def test_unreadable_counters_are_none():
+    sample = Sampler("http://127.0.0.1:9/v1")()
+    assert (sample.calls, sample.running) == (None, None)
 
 
 def test_sample_of_a_container(fake):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import ragops
 from ragops import cli
 from ragops.bench import run, tune
-from ragops.bench.tune import Candidate, Search, candidates, decide, ratio_interval, write_settings
+from ragops.bench.tune import Search, candidates, decide, ratio_interval, write_settings
 from ragops.configuration import Reranker, Stack, load, parse
 from ragops.docker.objects import ContainerSpec, ExecResult
 from ragops.errors import BenchError, EngineError, LaunchError, LockedError, StackError
@@ -60,9 +60,7 @@ def host(features=VNNI):
 
 
 def names(stack, model, machine=None):
-    return {
-        candidate.name: dict(candidate.settings) for candidate in candidates(stack, model, machine or host())
-    }
+    return candidates(stack, model, machine or host())
 
 
 def config_hash(stack, model):
@@ -73,8 +71,8 @@ class TestCandidates:
     def test_each_can_be_launched_and_changes_the_launch(self, qwen3, encoder):
         for model in (qwen3, encoder):
             default = config_hash(Stack(), model)
-            table = [c for c in candidates(Stack(), model, host()) if c.name != "int8"]
-            stacks = [Stack(reranker=Reranker(**candidate.settings)) for candidate in table]
+            table = [settings for settings in candidates(Stack(), model, host()).values() if settings]
+            stacks = [Stack(reranker=Reranker(**settings)) for settings in table]
             hashes = {config_hash(stack, model) for stack in stacks}
             assert len(hashes - {default}) == len(table)
 
@@ -225,7 +223,7 @@ class FakeSearch(Search):
         if "huge" in settings:
             raise LaunchError("exit code 137", evidence="out of memory")
 
-    def remove(self, name):
+    def _remove(self, name):
         self.containers.pop(name, None)
 
     def documents_per_s(self, name, run_name):
@@ -247,7 +245,7 @@ class FakeSearch(Search):
 
 
 def searched(search, *settings):
-    search.run([Candidate(name, {name: 1}) for name in settings])
+    search.run({name: {name: 1} for name in settings})
     return {row.candidate: row.decision for row in search.rows}
 
 
