@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ragops.cli import bench, compose, demo, ragflow, stack
+from ragops.cli import bench, compose, demo, stack
 from ragops.cli.output import SETUP, Call, run_verb, verb
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 success, 1 a check or an action failed, 2 wrong usage, 3 changes pending.",
 )
 shells = typer.Typer()
-for verbs in (stack.app, ragflow.app, compose.app, bench.app, demo.app, shells):
+for verbs in (stack.app, compose.app, bench.app, demo.app, shells):
     app.add_typer(verbs)
 
 

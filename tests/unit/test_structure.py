@@ -19,7 +19,10 @@ DATA_WITHOUT_LIMIT = ("data/golden/", ".lock")
 
 
 def imported_libraries(tree):
+    """Libraries that a module imports, ``extra("jinja2")`` included: the import of an optional one."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "extra":
+            yield ast.literal_eval(node.args[0]).partition(".")[0]
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
