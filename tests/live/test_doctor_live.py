@@ -178,7 +178,7 @@ class TestAddresses:
             engine.create_network(NetworkSpec(f"{PREFIX}-{number}"))
         found = doctor()["addresses"]
         assert found.status == "fail"
-        with pytest.raises(EngineError, match="non-overlapping IPv4 address pool") as caught:
+        with pytest.raises(EngineError) as caught:
             engine.create_network(NetworkSpec(f"{PREFIX}-more"))
         assert caught.value.code == "addresses-used-up"
         mended = changed(stack, found.remedy)
@@ -194,7 +194,7 @@ class TestAddresses:
         engine.create_network(NetworkSpec(f"{PREFIX}-there", subnet="10.213.8.0/24"))
         wanted = stack.model_copy(update={"network": Network(name=f"{PREFIX}-net", subnet="10.213.8.0/25")})
         assert doctor(wanted)["addresses"].status == "fail"
-        with pytest.raises(EngineError, match="Pool overlaps") as caught:
+        with pytest.raises(EngineError) as caught:
             engine.create_network(plan.network_spec(wanted.network))
         assert caught.value.code == "subnet-overlaps"
 
@@ -237,8 +237,8 @@ class TestInside:
     def test_quota_of_a_container_is_read_in_it(self, engine, image, stranger, tmp_path, limit, quota):
         """ragops' own process in a container; whole CPUs, as the remedy says, are no quota."""
         package = tmp_path / "ragops"
-        (package / "ragflow").mkdir(parents=True)
-        for name in ("host", "errors", "addresses", "hints", "ragflow/__init__", "ragflow/failures"):
+        (package / "reranker").mkdir(parents=True)
+        for name in ("errors", "reranker/__init__", "reranker/host"):
             (package / f"{name}.py").write_text((PACKAGE / f"{name}.py").read_text())
         (package / "__init__.py").write_text("")
         name = f"{PREFIX}-quota"

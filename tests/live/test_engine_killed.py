@@ -184,7 +184,8 @@ def test_engine_that_was_killed_is_followed_again(daemon, ragflow, durability, m
     with contextlib.closing(daemon.start()) as engine:
         until(lambda: engine.container(RERANKER).health == "healthy")
         status = verbs.status(STACK, engine)
-        assert f"{RAGFLOW}: connected, exited" in str(status)
+        (ragflow_state,) = status.ragflow
+        assert (status.connected(ragflow_state), ragflow_state.container.status) == (True, "exited")
         assert status.drift.empty
         until(lambda: "the Docker engine is reachable again" in messages)
         engine.start(RAGFLOW)

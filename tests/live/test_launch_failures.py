@@ -35,29 +35,29 @@ def waited(engine, spec):
 
 def test_a_wrong_flag_is_quoted(engine, spec):
     error = waited(engine, dataclasses.replace(spec, command=(*spec.command, "--no-such-flag")))
-    assert "exit code 2" in error.message
+    assert (error.code, error.container) == ("flag-unknown", NAME)
     assert "--no-such-flag" in error.evidence
-    assert "image" in error.hint
 
 
 def test_too_little_memory_is_named(engine, spec):
     error = waited(engine, dataclasses.replace(spec, memory=300 * 1024**2))
-    assert "memory" in error.message
+    assert error.code == "out-of-memory"
     assert "memory_gib" in error.hint
 
 
 def test_too_little_shared_memory_is_named(engine, spec):
     error = waited(engine, dataclasses.replace(spec, shm_size=64 * 1024**2))
+    assert error.code == "shm-small"
     assert "Insufficient space in /dev/shm" in error.evidence
-    assert "1 GiB" in error.hint
 
 
 def test_a_removed_container_is_no_endless_wait(engine, spec):
     RunContainer(spec).apply(engine)
     engine.remove_container(NAME)
     begin = time.monotonic()
-    with pytest.raises(LaunchError, match="removed"):
+    with pytest.raises(LaunchError) as caught:
         ready.wait(engine, NAME, "none", timeout=120)
+    assert caught.value.code == "reranker-removed"
     assert time.monotonic() - begin < 30
 
 
