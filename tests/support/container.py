@@ -119,11 +119,11 @@ def stub_container(
 
 
 def _package(folder: Path) -> Path:
-    """A copy of this package whose ``__init__`` files import nothing: the image lacks Docker's library."""
-    source, copy = Path(__file__).parents[2] / "ragops", folder / "ragops"
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (copy / "__init__.py", copy / "bench" / "__init__.py"):
-        file.write_text("")
+    """A copy of ragops and of the test support; ``ragops`` imports nothing, the image lacks Docker's library."""
+    root = Path(__file__).parents[2]
+    for package in ("ragops", "tests/support"):
+        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "ragops" / "__init__.py").write_text("")
     folder.chmod(0o755)
     return folder
 

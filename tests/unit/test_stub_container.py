@@ -45,10 +45,11 @@ def test_the_copy_of_the_package_needs_no_docker(tmp_path):
     folder = container._package(tmp_path)
     missing = "docker", "ruamel", "matplotlib", "pandas", "ipywidgets"
     hide = f"import sys; sys.modules |= dict.fromkeys({missing})"
-    argv = [sys.executable, "-c", f"{hide}; from tests.support.container import Switched; Switched()"]
-    env = {**os.environ, "PYTHONPATH": str(folder)}
+    program = f"{hide}; from tests.support import container as c; c.Switched(); print(c.__file__)"
+    argv, env = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{folder}/tests/support/container.py"
 
 
 @pytest.fixture
