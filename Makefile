@@ -33,10 +33,12 @@ help: ## list the targets
 run: $(VENV)/ready ## start a reranker, record a benchmark, build the site; installs what is missing
 	@$(BIN)/python -m tools.make_run
 
+# The image is built while the fast tests run.
 test: $(VENV)/tests ## everything: lint, types, fast and live tests, notebooks, site in a browser
-	@$(FAST)
-	@$(BIN)/python -m tools.private_engine start
-	@$(BIN)/ragops image
+	@{ $(BIN)/python -m tools.private_engine start && $(BIN)/ragops image; } > $(VENV)/image.log 2>&1 & image=$$!; \
+	( $(FAST) ); fast=$$?; \
+	wait $$image || { tail -n 20 $(VENV)/image.log >&2; exit 1; }; \
+	exit $$fast
 	@$(CHROMIUM)
 	@$(BIN)/pytest -m "live or browser"
 
