@@ -41,6 +41,13 @@ hypothesis.settings.register_profile("ragops", deadline=None, max_examples=50)  
 hypothesis.settings.load_profile("ragops")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of the built site run with the browser tests, which build it."""
+    for item in items:
+        if "built" in item.fixturenames:
+            item.add_marker(pytest.mark.browser)
+
+
 def pytest_report_header():
     host = hosts.read_host(Path("/"))
     known = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")

@@ -1,7 +1,9 @@
 """Judging what a probe saw: each failure has its layer, its words and its remedy."""
 
 import dataclasses
+import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -193,23 +195,35 @@ CAUGHT = {
 
 HARMLESS = {"no-openapi", "only-rerank"}
 
+PROGRAM = Path(data).parent / "probe.py"
 
-WITH_COHERE = {"html", "redirect-301", "unauthorized", "says-200", "reset", "hangs", "only-rerank"}
-"""Faults that are also asked with RAGFlow's client, whose import takes a second."""
+
+def run_with_cohere(request):
+    """Runs verify's program in this process, which imports RAGFlow's client once for all faults."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            patch.delenv(name, raising=False)
+        patch.setattr(sys, "stdin", io.StringIO(request))
+        patch.setattr(sys, "stdout", output)
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+    return output.getvalue()
+
+
+def run_without_cohere(request):
+    """Runs verify's program without site-packages, so without RAGFlow's client."""
+    argv = [sys.executable, "-S", str(PROGRAM)]
+    return subprocess.run(argv, input=request, capture_output=True, text=True, check=True, env={}).stdout
 
 
 def played(behaviour, **options):
     """What verify's program sees of a stub, with RAGFlow's client and without, judged."""
     with StubReranker(behaviour) as stub:
         about = asked(url=stub.base_url, name="stub-reranker", **options)
-        told = json.loads(probe.probe_input(about.url, about.request, timeout=1)) | {"get_timeout": 1}
-        for flags in ((), ("-S",)):  # -S: without site-packages, so without cohere
-            argv = [sys.executable, *flags, str(Path(data).parent / "probe.py")]
-            done = subprocess.run(
-                argv, input=json.dumps(told), capture_output=True, text=True, check=True, env={}
-            )
-            found = probe.parse_result(ExecResult(0, done.stdout, ""), "python")
-            assert found.client == ("http.client" if flags else "cohere 5.6.2")
+        request = json.loads(probe.probe_input(about.url, about.request, timeout=1)) | {"get_timeout": 1}
+        for run, client in ((run_with_cohere, "cohere 5.6.2"), (run_without_cohere, "http.client")):
+            found = probe.parse_result(ExecResult(0, run(json.dumps(request)), ""), "python")
+            assert found.client == client
             yield connection.check_layers(found, about)
 
 
