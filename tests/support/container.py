@@ -119,7 +119,7 @@ def stub_container(
 
 
 def _package(folder: Path) -> Path:
-    """A copy of ragops and of the test support; ``ragops`` imports nothing, the image lacks Docker's library."""
+    """A copy of ragops, whose ``__init__`` needs no Docker library, and of the test support."""
     root = Path(__file__).parents[2]
     for package in ("ragops", "tests/support"):
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
