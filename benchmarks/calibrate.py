@@ -17,7 +17,7 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from ragops.checks import golden, rules
-from ragops.checks.measures import Measures, ScoredItem, accuracy, by_language, measure, word_overlap
+from ragops.checks.golden import Measures, ScoredItem, accuracy, by_language, measure, word_overlap
 from ragops.checks.probe import ProbeResponse
 from ragops.checks.questions import parse_responses, plan_requests, rerank_body
 from tests.support import faulty_scorers, stub

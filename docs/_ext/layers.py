@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from generated import PARTS, inline, row_of, title
 
 from ragops import configuration
-from ragops.checks import budget, causes, exposure, rules
+from ragops.checks import budget, causes, rules, verify
 from ragops.checks.probe import TABLE, TITLES
 from ragops.ragflow.request import RERANK_TIMEOUT
 
@@ -22,7 +22,7 @@ HOST = configuration.Stack().reranker.name
 BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
     "scores": tuple((name, (inspect.getdoc(rule) or "").rstrip(".")) for name, rule in rules.RULES),
     "budget": tuple(budget.PROVES.items()),
-    "exposure": tuple(exposure.PROVES.items()),
+    "exposure": tuple(verify.PROVES.items()),
 }
 """The checks of those layers that have several."""
 

@@ -2,7 +2,7 @@
 
 ``doctor.py`` checks the host before anything changes. ``verify.py`` checks one RAGFlow container from the
 inside: ``probe.py`` and ``connection.py`` the connection, ``rules.py`` the scores, ``budget.py`` the response
-times; ``exposure.py`` checks access from outside.
+times; and access from outside.
 """
 
 from __future__ import annotations

@@ -1,27 +1,36 @@
-"""The golden set: queries with documents of which the right ones are known.
+"""The golden set, queries with documents of which the right ones are known, and measures of an order; pure.
 
-``data/golden/README.md`` says how it was written and reviewed. A document has two forms: as written, and as
-RAGFlow's tokenizer leaves it.
+``data/golden/README.md`` says how the set was written and reviewed. A document has two forms: as written, and
+as RAGFlow's tokenizer leaves it. A measure is a mean from 0 to 1 unless it says otherwise. Ties count as half
+right, so that a constant score gets what chance gets.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import zip_longest
+from itertools import combinations, zip_longest
+from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Literal
 
-from ragops.checks.traffic import Passage, stemmed
+from ragops.checks.traffic import Passage, stem, stemmed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 Form = Literal["natural", "ragflow"]
 Kind = Literal["right", "near-duplicate", "hard", "other"]
 
 LANGUAGES = ("en", "de", "zh")
+DEPTH = 10
+"""Ranks of nDCG."""
+
+_WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,126 @@ def subset(counts: Iterable[tuple[str, int]]) -> tuple[Item, ...]:
     return tuple(item for items in rounds for item in items if item)
 
 
+@dataclass(frozen=True)
+class ScoredItem:
+    """A golden item and the scores of its documents, in the order of the documents."""
+
+    item: Item
+    scores: tuple[float, ...]
+
+    def of(self, *, right: bool) -> list[float]:
+        """Scores of the right documents, or of the wrong ones."""
+        pairs = zip(self.item.documents, self.scores, strict=True)
+        return [score for document, score in pairs if document.right is right]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """All measures of some queries."""
+
+    queries: int
+    accuracy: float
+    """Share of the pairs of a right and a wrong document in which the right one scores higher."""
+    ndcg: float
+    """nDCG@10 with gain 1 for right documents."""
+    mrr: float
+    """Mean of one divided by the rank of the first right document."""
+    separation: float
+    """Mean score of right documents minus mean score of wrong ones, in units of the score."""
+    deviations: float
+    """The separation in standard deviations of the scores within the two groups; 0 when they have none."""
+    lowest: float
+    highest: float
+    spread: float
+    """Standard deviation of all scores, in units of the score."""
+
+
+def measure(items: Sequence[ScoredItem]) -> Measures:
+    """All measures of some queries.
+
+    Raises:
+        ValueError: There is no query.
+    """
+    if not items:
+        raise ValueError("no query to measure")
+    right = [score for scored in items for score in scored.of(right=True)]
+    wrong = [score for scored in items for score in scored.of(right=False)]
+    separation = fmean(right) - fmean(wrong)
+    within = math.sqrt(
+        (len(right) * pstdev(right) ** 2 + len(wrong) * pstdev(wrong) ** 2) / len(right + wrong)
+    )
+    return Measures(
+        queries=len(items),
+        accuracy=accuracy(items),
+        ndcg=fmean(ndcg(scored) for scored in items),
+        mrr=fmean(reciprocal_rank(scored) for scored in items),
+        separation=separation,
+        deviations=separation / within if within else 0.0,
+        lowest=min(right + wrong),
+        highest=max(right + wrong),
+        spread=pstdev(right + wrong),
+    )
+
+
+def by_language(items: Sequence[ScoredItem]) -> tuple[tuple[str, Measures], ...]:
+    """The measures of each language that occurs."""
+    groups = [(lang, [scored for scored in items if scored.item.lang == lang]) for lang in LANGUAGES]
+    return tuple((lang, measure(group)) for lang, group in groups if group)
+
+
+def accuracy(items: Iterable[ScoredItem]) -> float:
+    """Pairwise accuracy over all pairs of a right and a wrong document of the same query."""
+    return fmean(
+        _wins(right, wrong)
+        for scored in items
+        for right in scored.of(right=True)
+        for wrong in scored.of(right=False)
+    )
+
+
+def concordance(items: Iterable[ScoredItem], others: Iterable[ScoredItem]) -> float:
+    """Share of the pairs of documents of a query that two lists of scores order alike."""
+    shares = []
+    for scored, other in zip(items, others, strict=True):
+        pairs = zip(combinations(scored.scores, 2), combinations(other.scores, 2), strict=True)
+        for mine, theirs in pairs:
+            wins, reference = _wins(*mine), _wins(*theirs)
+            shares.append(0.5 if reference == 0.5 else wins if reference else 1 - wins)
+    return fmean(shares)
+
+
+def ndcg(scored: ScoredItem) -> float:
+    """nDCG@10 of one query; documents of equal score share the gain of their ranks."""
+    levels: dict[float, list[float]] = {}
+    for document, score in zip(scored.item.documents, scored.scores, strict=True):
+        levels.setdefault(score, []).append(float(document.right))
+    gains = [fmean(levels[score]) for score in sorted(levels, reverse=True) for _ in levels[score]]
+    ideal = sorted((float(document.right) for document in scored.item.documents), reverse=True)
+    return _discounted(gains[:DEPTH]) / _discounted(ideal[:DEPTH])
+
+
+def reciprocal_rank(scored: ScoredItem) -> float:
+    """One divided by the rank of the best right document; equal scores count half before it."""
+    best = max(scored.of(right=True))
+    before = sum(_wins(wrong, best) for wrong in scored.of(right=False))
+    return 1 / (1 + before)
+
+
+def word_overlap(item: Item) -> ScoredItem:
+    """The baseline: each document scored by the query's words that it has, rare ones counting more.
+
+    It knows no meaning. A reranker that is hardly better adds nothing to a keyword search.
+    """
+    query = _words(item.query)
+    rarity, size = _rarity()
+    weights = {word: rarity.get(word, math.log(1 + size)) for word in query}
+    total = sum(weights.values())
+    documents = [_words(document.written("natural")) for document in item.documents]
+    return ScoredItem(
+        item, tuple(sum(weights[word] for word in query & words) / total for words in documents)
+    )
+
+
 def _spread(lang: str, count: int) -> tuple[Item, ...]:
     items = [item for item in load() if item.lang == lang]
     size = min(count, len(items))
@@ -95,3 +224,23 @@ def _item(line: str) -> Item:
     raw = json.loads(line)
     documents = tuple(Document(row["title"], row["text"], row["kind"]) for row in raw["documents"])
     return Item(raw["id"], raw["lang"], raw["domain"], raw["query"], documents)
+
+
+def _wins(score: float, other: float) -> float:
+    return 0.5 if score == other else float(score > other)
+
+
+def _discounted(gains: Iterable[float]) -> float:
+    return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains))
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(stem(word) for word in _WORD.findall(text.lower()))
+
+
+@cache
+def _rarity() -> tuple[Mapping[str, float], int]:
+    """Weight of each word of the golden set, and the number of its documents."""
+    documents = {text for item in load() for text in item.texts()}
+    counts = Counter(word for text in documents for word in _words(text))
+    return {word: math.log(1 + len(documents) / (1 + n)) for word, n in counts.items()}, len(documents)

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragops.checks import golden
-from ragops.checks.measures import ScoredItem
+from ragops.checks.golden import ScoredItem
 from ragops.checks.probe import ProbeRequest
 from ragops.reranker import options
 

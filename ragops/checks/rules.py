@@ -1,6 +1,6 @@
 """Score check: are a reranker's scores right, and if not, why; the rules are pure.
 
-``questions.py`` has the requests and parses the responses, ``measures.py`` the measures of an order.
+``questions.py`` has the requests and parses the responses, ``golden.py`` the measures of an order.
 Each rule looks for one kind of fault. The first that fails names the cause; those after it are skipped, as
 they would only show its effects. The limits come from measurements in ``data/golden/measured.json``.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragops.checks import Check
-from ragops.checks.measures import accuracy, by_language, concordance, measure, word_overlap
+from ragops.checks.golden import accuracy, by_language, concordance, measure, word_overlap
 from ragops.checks.probe import Batch, send_batch
 from ragops.checks.questions import (
     ASCII_PART,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ragops.checks import Status
-    from ragops.checks.measures import Measures, ScoredItem
+    from ragops.checks.golden import Measures, ScoredItem
     from ragops.checks.questions import Expected, RequestPlan, RerankResult, Results
     from ragops.docker.engine import Engine
     from ragops.reranker.model import Kind

@@ -1,7 +1,7 @@
 """Runs inside a container: which of some addresses accept a connection? Standard library only.
 
 Reads a JSON request from standard input and writes a JSON list of these addresses to standard output;
-``checks/exposure.py`` writes the one and reads the other. Works from Python 3.8 on.
+``checks/verify.py`` writes the one and reads the other. Works from Python 3.8 on.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ragops.checks import Report, exposure, ready
-from ragops.checks.verify import VerifyContext, checks_for
+from ragops.checks import Report, ready
+from ragops.checks.verify import VerifyContext, check_exposure, checks_for
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
@@ -173,7 +173,7 @@ def verify(
         )
     context = VerifyContext(engine, deployment, reranker, full=full, budget=budget)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
-        exposed = parallel.submit(exposure.check, engine, reranker, stack.network.name, reranker.image)
+        exposed = parallel.submit(check_exposure, engine, reranker, stack.network.name, reranker.image)
         inside = [check for ragflow in containers for check in checks_for(ragflow, context)]
         outside = exposed.result()
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]

@@ -450,7 +450,7 @@ def rows(engine, image, client, tmp_path_factory) -> Iterator[list[Row]]:
             for number, one in enumerate(engines_of_two)
         ]
         patched = undone.enter_context(pytest.MonkeyPatch.context())
-        patched.setattr("ragops.stack.verbs.exposure.check", lambda *_: [])  # it has rows of its own, below
+        patched.setattr("ragops.stack.verbs.check_exposure", lambda *_: [])  # it has rows of its own, below
         with ThreadPoolExecutor(2) as pool:
             played = list(pool.map(play, stages, (CASES[::2], CASES[1::2])))
         patched.undo()

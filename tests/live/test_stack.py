@@ -8,7 +8,7 @@ import pytest
 
 import ragops
 from ragops import configuration
-from ragops.checks import exposure
+from ragops.checks import verify
 from ragops.docker.engine import observe
 from ragops.docker.objects import ContainerSpec, NetworkSpec
 from ragops.stack import plan, verbs
@@ -126,13 +126,13 @@ def test_verify_works_without_python_in_the_container(engine, declared, running,
 
 def test_an_outsider_that_gets_in_is_reported(engine, declared, running, image):
     reranker = running.reranker
-    assert exposure.check(engine, reranker, declared.network.name, image.id)[0].status == "ok"
-    engine.connect(exposure.OUTSIDE, reranker.id)
+    assert verify.check_exposure(engine, reranker, declared.network.name, image.id)[0].status == "ok"
+    engine.connect(verify.OUTSIDE, reranker.id)
     try:
         now = engine.container(reranker.id)
-        found = exposure.check(engine, now, exposure.OUTSIDE, image.id)[0]
+        found = verify.check_exposure(engine, now, verify.OUTSIDE, image.id)[0]
     finally:
-        engine.disconnect(exposure.OUTSIDE, reranker.id)
+        engine.disconnect(verify.OUTSIDE, reranker.id)
     assert found.status == "fail"
 
 

@@ -15,7 +15,7 @@ import pytest
 import ragops
 from ragops import bench, cli, errors
 from ragops.bench import plots
-from ragops.checks import budget, causes, doctor, exposure, rules
+from ragops.checks import budget, causes, doctor, rules, verify
 from ragops.checks.probe import TABLE
 from ragops.configuration import Stack
 from ragops.docker import hints
@@ -115,7 +115,7 @@ def test_every_check_of_verify_is_explained(built):
     page = text(built, "verification")
     titles = [row.title for row in TABLE if row.by_hand]
     titles += [name for name, _ in rules.RULES]
-    titles += [*budget.PROVES, *exposure.PROVES]
+    titles += [*budget.PROVES, *verify.PROVES]
     assert [name for name in titles if name not in page] == []
 
 

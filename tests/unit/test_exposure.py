@@ -8,7 +8,7 @@ from importlib import resources
 
 import pytest
 
-from ragops.checks import exposure
+from ragops.checks import verify
 from ragops.docker.objects import ExecResult
 
 NET, IMAGE = "ragflow-rerank", "vllm-cpu:latest"
@@ -28,7 +28,7 @@ def look(fake):
             return ExecResult(0, json.dumps([host for host in order["hosts"] if host in reached]), "")
 
         fake.respond = respond
-        found = exposure.check(fake, fake.container("reranker"), NET, IMAGE)
+        found = verify.check_exposure(fake, fake.container("reranker"), NET, IMAGE)
         return found, asked
 
     return check
@@ -102,8 +102,8 @@ def test_port_of_this_host_is_well(look, fake, ports, detail):
 def test_probe_that_fails_is_no_closed_door(look, fake):
     look()
     fake.respond = lambda *_: ExecResult(1, "", "python3: error while loading shared libraries")
-    closed, published = exposure.check(fake, fake.container("reranker"), NET, IMAGE)
-    assert (closed.name, closed.status, published.status) == (exposure.CLOSED, "fail", "ok")
+    closed, published = verify.check_exposure(fake, fake.container("reranker"), NET, IMAGE)
+    assert (closed.name, closed.status, published.status) == (verify.CLOSED, "fail", "ok")
     assert "shared libraries" in closed.detail
 
 

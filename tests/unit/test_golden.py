@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from ragops.checks import golden
-from ragops.checks.measures import ScoredItem, accuracy, word_overlap
+from ragops.checks.golden import ScoredItem, accuracy, word_overlap
 
 ITEMS = golden.load()
 FOLDER = files("ragops") / "data/golden"

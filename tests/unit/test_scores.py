@@ -14,7 +14,7 @@ import pytest
 from benchmarks.calibrate import check_seeds, check_stub, results_of
 from ragops.checks import golden, probe, questions, rules
 from ragops.checks import questions as texts
-from ragops.checks.measures import (
+from ragops.checks.golden import (
     ScoredItem,
     accuracy,
     by_language,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import ragops
-from ragops.checks import exposure, rules
+from ragops.checks import rules, verify
 from ragops.configuration import Ragflow, Reranker, Stack, home
 from ragops.errors import EngineError, ImageError, LaunchError, LockedError, NotFoundError, RagflowError
 from ragops.reranker.model import describe
@@ -189,7 +189,7 @@ class TestVerify:
         stack_up.disconnect(NET, ragflow)
         results = {check.name: check.status for check in verbs.verify(STACK, stack_up).checks}
         assert results.pop("name resolves") == "fail"
-        outside = {name: results.pop(name) for name in exposure.PROVES}
+        outside = {name: results.pop(name) for name in verify.PROVES}
         assert set(outside.values()) == {"ok"}
         assert set(results.values()) == {"skip"}
         assert {"scores are right", "time is enough"} <= set(results)
