@@ -9,14 +9,25 @@ import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from ragops.cli import bench, compose, demo, stack
-from ragops.cli.output import SETUP, Call, run_verb, verb
+from ragops.cli.output import GROUPS, SETUP, Call, run_verb, verb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+class _InOrder(TyperGroup):
+    """Help lists the groups in the order in which a newcomer needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the name is typer's
+        panels = {name: getattr(self.commands[name], "rich_help_panel", SETUP) for name in self.commands}
+        return sorted(self.commands, key=lambda name: GROUPS.index(panels[name]))
+
+
 app = typer.Typer(
+    cls=_InOrder,
     add_completion=False,
     pretty_exceptions_enable=False,
     invoke_without_command=True,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, PENDING = 0, 1, 3
 """Exit codes; typer exits with 2 for wrong usage."""
-START, KEEP, MEASURE, REMOVE, SETUP = "Start", "Keep running", "Measure", "Remove", "Set up"
+GROUPS = START, KEEP, MEASURE, REMOVE, SETUP = "Start", "Keep running", "Measure", "Remove", "Set up"
 """Groups of verbs in the help."""
 
 _STATES = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim", "error:": "bold red"}
