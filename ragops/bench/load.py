@@ -36,12 +36,9 @@ if TYPE_CHECKING:
     from ragops.bench.workload import Workload
 
 ReadSample = Callable[[], Sample]
-"""Reads the counters of server and machine once."""
-
 Store = Callable[[RequestRecord], None]
-_UNKNOWN = Provenance()
-
 Send = Callable[["EncodedRequest", int], Coroutine[Any, Any, None]]
+_UNKNOWN = Provenance()
 
 
 @dataclass(frozen=True)
@@ -130,12 +127,10 @@ class EncodedRequest:
     """One request, encoded before the trial so that encoding is not measured."""
 
     index: int
-    """Place in the workload."""
     phase: Phase
     body: bytes
     documents: int
     words: int
-    """Mean words a document."""
 
 
 @dataclass(frozen=True)
@@ -147,19 +142,11 @@ class Trial:
     requests: tuple[EncodedRequest, ...]
     seed: int
     session: int = 0
-    """Number of times that the run had been resumed."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run to record, or to resume.
-
-    Args:
-        info: ``run.json`` before the first request.
-        workload: The requests.
-        target: The server.
-        before: The run as recorded so far; None for a new run.
-    """
+    """A run to record, or to resume; ``before`` is the run as recorded so far."""
 
     info: RunInfo
     workload: Workload
@@ -206,14 +193,7 @@ class RunPlan:
 
 
 async def send_trial(trial: Trial, http: wire.Client, target: wire.Target, store: Store) -> None:
-    """Send every request of a trial.
-
-    Args:
-        trial: The requests and their load level.
-        http: From :func:`ragops.bench.wire.client`.
-        target: The server.
-        store: Called with each record when its request ends, also if it failed or was cancelled.
-    """
+    """Send every request of a trial; ``store`` gets its record when it ends, fails or is cancelled."""
 
     async def send(request: EncodedRequest, t_sched: int) -> None:
         t_send = time.perf_counter_ns()

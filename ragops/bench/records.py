@@ -16,7 +16,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
@@ -30,9 +30,6 @@ Phase = Literal["warmup", "measure"]
 SCHEMA = 2
 """Version of the folder's format. Version 2 added sessions of resumed runs, the server's counters and the
 machine's GEMM peak; they are empty in runs of version 1."""
-
-READS = (1, SCHEMA)
-"""Versions that this release reads."""
 
 INFO, REQUESTS, SAMPLES = "run.json", "requests.jsonl", "samples.jsonl"
 
@@ -91,16 +88,7 @@ class LoadLevel:
 
 
 def due_times(level: LoadLevel, count: int, seed: int) -> list[int]:
-    """When the requests of an open loop are due.
-
-    Args:
-        level: A Poisson or constant level.
-        count: Number of requests.
-        seed: Seed of the Poisson arrivals.
-
-    Returns:
-        Nanoseconds after the start, rising; the first is 0.
-    """
+    """When the requests of a Poisson or constant level are due, in ns after the first."""
     gaps = [1 / level.value] * (count - 1)
     if level.kind == "poisson":
         generator = random.Random(f"{seed} {level.name}")  # noqa: S311 - a repeatable load, no secret
@@ -109,15 +97,9 @@ def due_times(level: LoadLevel, count: int, seed: int) -> list[int]:
 
 
 def trial_order(levels: tuple[LoadLevel, ...], repeats: int, seed: int) -> list[tuple[LoadLevel, int]]:
-    """Each level once a repeat, in a new random order each time, so that drift affects all alike.
+    """Pairs of a level and its repeat, counted from 0.
 
-    Args:
-        levels: The levels.
-        repeats: Repetitions of each.
-        seed: Seed of the order.
-
-    Returns:
-        Pairs of a level and its repeat, counted from 0.
+    Each repeat has another random order of the levels, so that drift affects all alike.
     """
     generator = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
     order: list[tuple[LoadLevel, int]] = []
@@ -128,13 +110,10 @@ def trial_order(levels: tuple[LoadLevel, ...], repeats: int, seed: int) -> list[
 
 @dataclass(frozen=True)
 class Provenance:
-    """Machine, image, model and versions of a run; unknown fields are empty.
-
-    Sizes in bytes, features and arguments in their own order.
-    """
+    """Machine, image, model and versions of a run; unknown fields are empty."""
 
     machine: str = ""
-    """Short name of the machine, part of the folder's name."""
+    """Part of the folder's name."""
     vantage: str = ""
     """Location of the client, such as ``inside the network`` or ``host, published port``."""
     launch_arguments: tuple[str, ...] = ()
@@ -153,7 +132,7 @@ class Provenance:
     """CPU list of the reranker, such as ``0-3``."""
     core_count: int | None = None
     cgroup_cpu_cores: float | None = None
-    """CPU quota in cores; None when there is none."""
+    """CPU quota in cores."""
     cgroup_memory_bytes: int | None = None
     memory_bytes: int | None = None
     kernel: str = ""
@@ -190,9 +169,8 @@ class Sample:
     cached_tokens: int | None = None
     """Prompt tokens found in the prefix cache."""
     host_busy_ns: int | None = None
-    """CPU time of the whole machine."""
+    """CPU time of the whole machine; ``host_stolen_ns`` was withheld by the hypervisor (steal)."""
     host_stolen_ns: int | None = None
-    """CPU time withheld by the hypervisor (steal)."""
     client_ns: int | None = None
     """CPU time of the measuring process."""
 
@@ -205,7 +183,7 @@ class RequestRecord:
     repeat: int
     phase: Phase
     index: int
-    """Place of the request in the workload."""
+    """Place in the workload."""
     documents: int
     words: int
     """Mean words a document."""
@@ -237,7 +215,7 @@ class RequestRecord:
 
 @dataclass(frozen=True)
 class WorkloadInfo:
-    """The workload; its texts can be generated again from the recipe and verified by sha256."""
+    """Fields of :class:`ragops.bench.workload.Workload`; the recipe and sha256 identify its texts."""
 
     name: str
     profile: str
@@ -246,17 +224,13 @@ class WorkloadInfo:
     sha256: str
     requests: int
     cut_to: int | None = None
-    """Words of the longest pair where documents were truncated for the model; None where none was."""
     cut_documents: int | None = None
-    """Number of truncated documents."""
     documents: int | None = None
     """Documents of all requests together."""
     query_words: float | None = None
     """Mean words of a query."""
     release: str = ""
-    """Release of RAGFlow with this window; empty for others."""
     recipe: str = ""
-    """JSON for :func:`ragops.bench.workload.regenerate`; empty for the user's own texts."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +253,7 @@ class ClientReport:
 
     @property
     def cpu_seconds_per_request(self) -> float:
-        """Seconds of CPU that the client used for each request."""
+        """CPU seconds of the client for each request."""
         return self.cpu_ns / 1e9 / max(1, self.requests)
 
 
@@ -289,9 +263,8 @@ class Gemm:
 
     dtype: str
     tflops: float | None
-    """1e12 multiplications and additions a second; None where it could not be measured."""
+    """1e12 multiplications and additions a second; None where ``error`` says why it was not measured."""
     error: str = ""
-    """Why not."""
 
 
 @dataclass(frozen=True)
@@ -355,7 +328,7 @@ class OrderReport:
 
     @property
     def failed(self) -> bool:
-        """Whether a result was wrong."""
+        """Whether the ranking was wrong before or after."""
         return any(result is not None and not result.right for result in (self.before, self.after))
 
 
@@ -421,11 +394,9 @@ class Run:
     def missing(self) -> tuple[tuple[LoadLevel, int, int], ...]:
         """Load level, repeat, and number of its requests that are missing."""
         done = Counter((record.level, record.repeat) for record in self.measured)
-        rows = [
-            (level, repeat, self.info.planned(level) - done[level.name, repeat])
-            for level in self.info.levels
-            for repeat in range(self.info.repeats)
-        ]
+        rows = []
+        for level, repeat in product(self.info.levels, range(self.info.repeats)):
+            rows.append((level, repeat, self.info.planned(level) - done[level.name, repeat]))
         return tuple(row for row in rows if row[2] > 0)
 
 
@@ -513,13 +484,7 @@ def _append(stream: IO[bytes], line: bytes) -> None:
 
 
 def load_run(path: Path | str) -> Run:
-    """Read a recorded run.
-
-    Args:
-        path: Its folder.
-
-    Returns:
-        The run. An incomplete last line is left out and listed in ``problems``.
+    """Read a recorded run from its folder; an incomplete last line is left out and listed in ``problems``.
 
     Raises:
         BenchError: The folder holds no run, one of another format, or an invalid line before the last.
@@ -544,12 +509,9 @@ def _load_info(folder: Path) -> RunInfo:
     hint = "it was changed by hand, or by another release of ragops"
     with file_errors(BenchError, f"{file} can't be read", file, code=code, hint=hint):
         info = _INFO.validate_json(data)
-    if info.schema_version not in READS:
-        what, hint = (
-            f"{file} has schema version {info.schema_version}",
-            "read it with the release that wrote it",
-        )
-        evidence = f"this ragops reads versions {READS[0]} to {READS[-1]}"
+    if not 1 <= info.schema_version <= SCHEMA:
+        what, evidence = f"{file} has schema version {info.schema_version}", f"the latest known is {SCHEMA}"
+        hint = "read it with the release that wrote it"
         raise BenchError(what, code=code, evidence=evidence, hint=hint, file=file)
     return info
 
@@ -568,9 +530,7 @@ def _load_lines(file: Path, adapter: TypeAdapter[_T], problems: list[str]) -> tu
             if number < len(lines):
                 what = f"{file}:{number} is broken"
                 hint = "later lines are valid, so the file was not cut off: restore it"
-                evidence = reason(error)
-                raise BenchError(
-                    what, code="run-unreadable", evidence=evidence, hint=hint, file=file
-                ) from error
+                details = {"code": "run-unreadable", "evidence": reason(error), "hint": hint}
+                raise BenchError(what, file=file, **details) from error
             problems.append(f"{file.name}: last line cut off, left out")
     return tuple(rows)

@@ -7,7 +7,6 @@ was recorded, whatever ends the run. ``statistics.py`` and ``verdict.py`` evalua
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -59,10 +58,9 @@ class RunProgress:
     total: int
     errors: int
     latency: float
-    """Seconds that the latest request took, from when it was due."""
+    """Of the latest request, in seconds from when it was due."""
     level: str
     folder: Path
-    """The run's folder."""
 
 
 def record(
@@ -90,8 +88,7 @@ def record(
         BenchError: The server does not respond or ranks wrongly, the folder is not writable, or the
             server stopped responding; what was recorded stays.
     """
-    levels = tuple(config.levels)
-    order = trial_order(levels, config.repeats, config.seed)
+    order = trial_order(config.levels, config.repeats, config.seed)
     info = RunInfo(
         name=config.name,
         started=_now(),
@@ -100,7 +97,7 @@ def record(
         model=server.model,
         timeout=config.request_timeout,
         workload=config.workload.info(),
-        levels=levels,
+        levels=config.levels,
         order_played=tuple(f"{level.name}#{repeat}" for level, repeat in order),
         repeats=config.repeats,
         warmup=config.warmup,
@@ -171,15 +168,10 @@ def resume(
 
 
 async def measure_overhead(workload: Workload, requests: int = 40) -> ClientOverhead:
-    """Send the workload's first requests, one at a time, to an echo server whose response takes no time.
-
-    Args:
-        workload: Whose requests to send, repeatedly if there are too few.
-        requests: Number of requests.
+    """Send the workload's first requests, one at a time, to the echo server; repeatedly if too few.
 
     Returns:
-        Median latency, which includes the echo server's own time, and CPU time of this thread for each
-        request, both in ns.
+        Median latency, with the echo server's own time, and CPU time of this thread for each request, in ns.
     """
     selected = [workload.requests[number % len(workload.requests)] for number in range(requests)]
     bodies = [(wire.encode("echo", r.query, r.documents), len(r.documents)) for r in selected]
@@ -198,10 +190,10 @@ async def measure_overhead(workload: Workload, requests: int = 40) -> ClientOver
 
 def _run_blocking(coroutine: Coroutine[Any, Any, Path]) -> Path:
     """Run a coroutine; inside a running event loop, in a thread with its own, which an interrupt cancels."""
-    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = []
 
     async def registered() -> Path:
-        running.append((asyncio.get_running_loop(), _current_task()))
+        running.append((asyncio.get_running_loop(), asyncio.current_task()))
         return await coroutine
 
     try:
@@ -214,7 +206,8 @@ def _run_blocking(coroutine: Coroutine[Any, Any, Path]) -> Path:
             return job.result()
         except KeyboardInterrupt:
             for loop, task in running:
-                loop.call_soon_threadsafe(task.cancel)
+                if task:
+                    loop.call_soon_threadsafe(task.cancel)
             raise
 
 
@@ -224,10 +217,8 @@ class _Recorder:
     def __init__(
         self, plan: RunPlan, folder: RunFolder, sampler: ReadSample | None, progress: ProgressCallback | None
     ) -> None:
-        self.plan, self.folder = plan, folder
-        self.sampler, self.progress = sampler, progress
-        self.info = plan.info
-        self.total = plan.total
+        self.plan, self.folder, self.sampler, self.progress = plan, folder, sampler, progress
+        self.info, self.total = plan.info, plan.total
         recorded = plan.before.requests if plan.before else ()
         self.done = len(recorded)
         self.errors = sum(bool(record.error) and not record.is_cancelled for record in recorded)
@@ -240,7 +231,7 @@ class _Recorder:
         """Send everything; ``run.json`` records the reason when it ends early."""
         reason = "ended by an error"
         try:
-            async with _background(_cancel_when(stop, _current_task())):
+            async with _background(_cancel_when(stop, asyncio.current_task())):
                 await self._send_trials(http)
             reason = ""
         except asyncio.CancelledError:
@@ -267,8 +258,7 @@ class _Recorder:
                 finally:
                     self.cpu_ns += time.thread_time_ns() - began
             await self._sample()
-        order = self.info.order
-        if not order.skipped:
+        if not (order := self.info.order).skipped:
             after = await check_order(http, self.plan.target, order)
             self.info = replace(self.info, order=replace(order, after=after))
 
@@ -280,11 +270,8 @@ class _Recorder:
             is_unreachable = record.error.startswith("connection:")
             self.connection_errors = self.connection_errors + 1 if is_unreachable else 0
         if self.progress:
-            self.progress(
-                RunProgress(
-                    self.done, self.total, self.errors, record.latency, record.level, self.folder.path
-                )
-            )
+            counts = (self.done, self.total, self.errors)
+            self.progress(RunProgress(*counts, record.latency, record.level, self.folder.path))
         if self.connection_errors >= _UNREACHABLE_AFTER:  # instead of failing all other requests
             raise BenchError(
                 f"the reranker is unreachable: {_UNREACHABLE_AFTER} connection errors in a row",
@@ -326,14 +313,8 @@ class _Recorder:
             self.folder.close()
 
 
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - called by coroutines only
-    return task
-
-
-async def _cancel_when(stop: threading.Event | None, task: asyncio.Task[Any]) -> None:
-    if stop is not None:
+async def _cancel_when(stop: threading.Event | None, task: asyncio.Task[Any] | None) -> None:
+    if stop and task:
         while not stop.is_set():  # noqa: ASYNC110 - set in another thread, which has no event loop
             await asyncio.sleep(_STOP_CHECK_S)
         task.cancel()
@@ -363,24 +344,15 @@ async def check_order(http: wire.Client, target: wire.Target, check: OrderReport
         rotated = check.documents[first:] + check.documents[:first]
         response = await wire.post(http, target, wire.encode(target.model, check.query, rotated), count)
         scores = response.scores[count - first :] + response.scores[: count - first]
-        right = not response.error and ranks_first(scores, check.best)
+        others = scores[: check.best] + scores[check.best + 1 :]
+        right = not response.error and scores[check.best] > max(others)
         results.append(OrderResult(right, scores, response.error))
     wrong = [result for result in results if not result.right]
     return (wrong or results)[0]
 
 
-def ranks_first(scores: tuple[float, ...], best: int) -> bool:
-    """Whether the best document has a finite score above that of every other."""
-    others = scores[:best] + scores[best + 1 :]
-    return all(map(math.isfinite, scores)) and scores[best] > max(others)
-
-
 async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Target) -> RunInfo:
-    """``run.json`` with the result of the order check.
-
-    Raises:
-        BenchError: The result is wrong.
-    """
+    """``run.json`` with the result of the order check; an error when it is wrong."""
     if info.order.skipped:
         return info
     result = await check_order(http, target, info.order)

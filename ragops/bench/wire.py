@@ -30,7 +30,6 @@ from ragops.ragflow.request import RERANK_TIMEOUT, RerankRequest
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable
 
 Client = httpcore.AsyncConnectionPool
 """Connection pool; created by :func:`client`."""
@@ -95,7 +94,7 @@ def client() -> Client:
         max_connections=None,
         max_keepalive_connections=None,
         keepalive_expiry=_KEEPALIVE_S,
-        network_backend=TimedBackend(),
+        network_backend=_TimedBackend(),
     )
 
 
@@ -131,16 +130,15 @@ async def post(http: Client, target: Target, body: bytes, documents: int) -> Rer
         error = f"connection: {caught!r}"[:_ERROR_LENGTH]
         return RerankResponse(begun, time.perf_counter_ns(), error=error)
     stream = response.extensions["network_stream"]
-    t_send, t_done, status = stream.sent, stream.received, response.status
+    times, status = (stream.sent, stream.received), response.status
     if status != httpx.codes.OK:
         error = f"HTTP {status}: {content.decode(errors='replace')}"[:_ERROR_LENGTH]
-        return RerankResponse(t_send, t_done, status, error=error)
+        return RerankResponse(*times, status, error=error)
     try:
         parsed = json.loads(content)
-        scores, tokens = _scores(parsed, documents), _tokens(parsed)
+        return RerankResponse(*times, status, _tokens(parsed), _scores(parsed, documents))
     except (ValueError, KeyError, TypeError, IndexError) as caught:
-        return RerankResponse(t_send, t_done, status, error=f"response: {caught!r}"[:_ERROR_LENGTH])
-    return RerankResponse(t_send, t_done, status, tokens, scores)
+        return RerankResponse(*times, status, error=f"response: {caught!r}"[:_ERROR_LENGTH])
 
 
 def _request(target: Target, body: bytes) -> httpcore.Request:
@@ -181,39 +179,24 @@ def _tokens(response: Any) -> int | None:
     return None if tokens is None else int(tokens)
 
 
-class TimedBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections that record their times, on the running event loop."""
+class _TimedBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections that record their times; without timeout, local address and socket options."""
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109, ARG002
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 - client() sets none
-    ) -> TimedStream:
-        """Connect to the first address of the host that accepts.
-
-        Raises:
-            ConnectError: No address accepts.
-        """
-        began = time.perf_counter_ns()
-        loop = asyncio.get_running_loop()
-        local = (local_address, 0) if local_address else None
+    async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> _TimedStream:
+        began, loop = time.perf_counter_ns(), asyncio.get_running_loop()
         try:
             transport, protocol = await loop.create_connection(
-                lambda: _TimedProtocol(asyncio.StreamReader(_BUFFER, loop)), host, port, local_addr=local
+                lambda: _TimedProtocol(asyncio.StreamReader(_BUFFER, loop)), host, port
             )
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
-        return TimedStream(began, protocol, asyncio.StreamWriter(transport, protocol, protocol.reader, loop))
+        return _TimedStream(began, protocol, asyncio.StreamWriter(transport, protocol, protocol.reader, loop))
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
         await asyncio.sleep(seconds)
 
 
-class TimedStream(httpcore.AsyncNetworkStream):
+class _TimedStream(httpcore.AsyncNetworkStream):
     """One connection; its two times are those of the request that was last sent over it.
 
     It ignores timeouts: :func:`post` gives each request one for all steps together.
@@ -230,11 +213,6 @@ class TimedStream(httpcore.AsyncNetworkStream):
         return self._protocol.received
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109, ARG002
-        """Bytes that have been received, or the next ones; empty at the end.
-
-        Raises:
-            ReadError: The connection failed.
-        """
         self._has_read = True
         try:
             return await self._protocol.reader.read(max_bytes)
@@ -242,11 +220,7 @@ class TimedStream(httpcore.AsyncNetworkStream):
             raise httpcore.ReadError(str(error)) from error
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109, ARG002
-        """Send; the first call after a read starts the next request's time.
-
-        Raises:
-            WriteError: The connection failed.
-        """
+        """Send; the first call after a read starts the next request's time."""
         if not buffer:
             return
         if self._has_read:
@@ -266,12 +240,7 @@ class TimedStream(httpcore.AsyncNetworkStream):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109, ARG002
-    ) -> TimedStream:
-        """Encrypt the connection.
-
-        Raises:
-            ConnectError: The handshake failed, or the certificate is not trusted.
-        """
+    ) -> _TimedStream:
         try:
             await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
         except OSError as error:  # ssl.SSLError is one

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ragops.bench import wire
 from ragops.bench.load import EncodedRequest, Trial, send_trial
 from ragops.bench.records import LoadLevel, OrderReport, due_times, trial_order
-from ragops.bench.run import check_order, measure_overhead, ranks_first
+from ragops.bench.run import check_order, measure_overhead
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
 from tests.support.stub import Behaviour, StubReranker
@@ -171,12 +171,6 @@ def test_scores_of_an_order_check_are_in_the_order_of_its_documents():
 def test_chance_and_position_do_not_pass_the_order_check(scorer):
     """One response in five is right by chance; five with another document first are not."""
     assert not any(checked(Behaviour(scorer=scorer, seed=seed)).right for seed in range(4))
-
-
-def test_ties_and_nan_are_not_first():
-    assert ranks_first((0.1, 0.9, 0.2), 1)
-    assert not ranks_first((0.9, 0.9), 1)
-    assert not ranks_first((float("nan"), 0.9), 1)
 
 
 def test_client_overhead():
