@@ -66,7 +66,6 @@ def up(engine: Engine, base_image: str, home: Path, *, name: str = NAME, project
 
 def spec(name: str = NAME, project: str = "docker") -> ContainerSpec:
     """The demo client's container."""
-    labels = ((COMPOSE_PROJECT, project), (COMPOSE_SERVICE, "ragflow-cpu"))
     return ContainerSpec(
         name=name,
         image=IMAGE,
@@ -75,7 +74,7 @@ def spec(name: str = NAME, project: str = "docker") -> ContainerSpec:
         restart="unless-stopped",
         init=True,
         role=DEMO,
-        labels=labels,
+        labels=((COMPOSE_PROJECT, project), (COMPOSE_SERVICE, "ragflow-cpu")),
     )
 
 

@@ -91,10 +91,7 @@ def override(
     for server in sorted(servers, key=lambda server: server.service):
         names = ["default", NETWORK] if _in_default_network(server, networks) else [NETWORK]
         services[server.service] = {"networks": {name: dict[str, str]() for name in names}}
-    document = {
-        "services": services,
-        "networks": {NETWORK: {"name": network.name, "external": True}},
-    }
+    document = {"services": services, "networks": {NETWORK: {"name": network.name, "external": True}}}
     header = [
         MARK,
         "Connects RAGFlow's server to its reranker's network, also when compose recreates the container.",
@@ -123,13 +120,8 @@ def write(new: Override) -> tuple[Path, Path | None]:
             file=file,
         )
     backup = None
-    with file_errors(
-        RagflowError,
-        f"can't write {file}",
-        file,
-        code="override-unwritten",
-        hint="print it, and save it there",
-    ):
+    hint = "print it, and save it there"
+    with file_errors(RagflowError, f"can't write {file}", file, code="override-unwritten", hint=hint):
         old = file.read_text() if file.exists() else new.text
         if old != new.text:
             backup = file.with_name(f"{file.name}.bak-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
@@ -186,10 +178,8 @@ def _files(server: RagflowContainer) -> list[Path]:
 def _target(folder: Path) -> Path:
     """The name that compose reads automatically, unless a file that is not of ragops has one."""
     existing = [folder / name for name in AUTOMATIC if (folder / name).exists()]
-    for file in existing:
-        if _is_own(file):
-            return file
-    return folder / (ALTERNATIVE if existing else DEFAULT)
+    own = [file for file in existing if _is_own(file)]
+    return own[0] if own else folder / (ALTERNATIVE if existing else DEFAULT)
 
 
 def _is_own(file: Path) -> bool:
@@ -214,10 +204,7 @@ def _command(servers: Sequence[RagflowContainer], file: Path | None) -> tuple[st
 
 
 def _notes(
-    servers: Sequence[RagflowContainer],
-    file: Path | None,
-    network: Network,
-    networks: Sequence[NetworkState],
+    servers: Sequence[RagflowContainer], file: Path | None, network: Network, networks: Sequence[NetworkState]
 ) -> tuple[str, ...]:
     services = " and ".join(sorted({server.service for server in servers}))
     notes = [f"applying it recreates {services} once: requests in progress are interrupted"]

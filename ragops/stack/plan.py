@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ragops.docker.objects import LABEL, NetworkSpec, differences, moves_route
 from ragops.errors import EngineError, InUseError, StackError
@@ -27,27 +27,31 @@ if TYPE_CHECKING:
 Command = tuple[str, ...]
 
 
-class Action(Protocol):
-    """One change of the Docker engine."""
+class Action:
+    """One change of the Docker engine; the templates name fields of the subclass."""
+
+    change: ClassVar[str]
+    command: ClassVar[str]
 
     def describe(self) -> str:
         """The change in one line, beginning with ``+``, ``~`` or ``-``."""
+        return self.change.format_map(vars(self))
 
     def commands(self) -> tuple[Command, ...]:
         """The equivalent docker commands."""
+        return (tuple(word.format_map(vars(self)) for word in self.command.split()),)
 
     def apply(self, engine: Engine) -> None:
         """Carry it out."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class CreateNetwork:
+class CreateNetwork(Action):
     """Create the network."""
 
     spec: NetworkSpec
-
-    def describe(self) -> str:
-        return f"+ create network {self.spec.name}"
+    change = "+ create network {spec.name}"
 
     def commands(self) -> tuple[Command, ...]:
         return (self.spec.command(),)
@@ -57,29 +61,23 @@ class CreateNetwork:
 
 
 @dataclass(frozen=True)
-class CreateVolume:
+class CreateVolume(Action):
     """Create a volume."""
 
     name: str
-
-    def describe(self) -> str:
-        return f"+ create volume {self.name}"
-
-    def commands(self) -> tuple[Command, ...]:
-        return (("docker", "volume", "create", "--label", f"{LABEL}=cache", self.name),)
+    change = "+ create volume {name}"
+    command = f"docker volume create --label {LABEL}=cache {{name}}"
 
     def apply(self, engine: Engine) -> None:
         engine.create_volume(self.name, role="cache")
 
 
 @dataclass(frozen=True)
-class RunContainer:
+class RunContainer(Action):
     """Create a container and start it; it is removed if it does not start."""
 
     spec: ContainerSpec
-
-    def describe(self) -> str:
-        return f"+ run container {self.spec.name} from {self.spec.image}"
+    change = "+ run container {spec.name} from {spec.image}"
 
     def commands(self) -> tuple[Command, ...]:
         return (self.spec.docker_command(),)
@@ -94,14 +92,12 @@ class RunContainer:
 
 
 @dataclass(frozen=True)
-class ReplaceContainer:
+class ReplaceContainer(Action):
     """Recreate a container; the old one is restored if the new one does not start."""
 
     spec: ContainerSpec
     reason: str
-
-    def describe(self) -> str:
-        return f"~ replace container {self.spec.name}: {self.reason}"
+    change = "~ replace container {spec.name}: {reason}"
 
     def commands(self) -> tuple[Command, ...]:
         return (("docker", "rm", "--force", self.spec.name), self.spec.docker_command())
@@ -124,33 +120,25 @@ class ReplaceContainer:
 
 
 @dataclass(frozen=True)
-class StartContainer:
+class StartContainer(Action):
     """Start a container that exists."""
 
     name: str
-
-    def describe(self) -> str:
-        return f"~ start container {self.name}"
-
-    def commands(self) -> tuple[Command, ...]:
-        return (("docker", "start", self.name),)
+    change = "~ start container {name}"
+    command = "docker start {name}"
 
     def apply(self, engine: Engine) -> None:
         engine.start(self.name)
 
 
 @dataclass(frozen=True)
-class RestartContainer:
+class RestartContainer(Action):
     """Stop a container, after a timeout by force, and start it again."""
 
     name: str
     reason: str
-
-    def describe(self) -> str:
-        return f"~ restart container {self.name}: {self.reason}"
-
-    def commands(self) -> tuple[Command, ...]:
-        return (("docker", "restart", self.name),)
+    change = "~ restart container {name}: {reason}"
+    command = "docker restart {name}"
 
     def apply(self, engine: Engine) -> None:
         engine.stop(self.name)
@@ -158,7 +146,7 @@ class RestartContainer:
 
 
 @dataclass(frozen=True)
-class Connect:
+class Connect(Action):
     """Connect a container to the network; its default route may move."""
 
     network: str
@@ -179,24 +167,20 @@ class Connect:
 
 
 @dataclass(frozen=True)
-class Disconnect:
+class Disconnect(Action):
     """Disconnect a container from the network."""
 
     network: str
     container: str
-
-    def describe(self) -> str:
-        return f"- disconnect {self.container} from {self.network}"
-
-    def commands(self) -> tuple[Command, ...]:
-        return (("docker", "network", "disconnect", "--force", self.network, self.container),)
+    change = "- disconnect {container} from {network}"
+    command = "docker network disconnect --force {network} {container}"
 
     def apply(self, engine: Engine) -> None:
         engine.disconnect(self.network, self.container)
 
 
 @dataclass(frozen=True)
-class Remove:
+class Remove(Action):
     """Remove an object with the ragops label; a network only without containers, running or stopped.
 
     Docker refuses to remove a network only for running containers. A stopped one refers to it by its id, and
@@ -206,9 +190,7 @@ class Remove:
     kind: Literal["container", "network", "volume"]
     name: str
     id: str
-
-    def describe(self) -> str:
-        return f"- remove {self.kind} {self.name}"
+    change = "- remove {kind} {name}"
 
     def commands(self) -> tuple[Command, ...]:
         force = ("--force",) if self.kind == "container" else ()
@@ -251,8 +233,7 @@ class Plan(Shown):
     def table(self) -> Table:
         """One row for each action, in HTML with its docker commands; then the notes."""
         rows = tuple(
-            (action.describe(), "\n".join(shlex.join(command) for command in action.commands()))
-            for action in self.actions
+            (action.describe(), "\n".join(map(shlex.join, action.commands()))) for action in self.actions
         )
         columns = (Column("change"), Column("as docker commands", code=True, html_only=True))
         title = "" if rows else "nothing to change"
@@ -287,12 +268,9 @@ def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed
     network = observed.network(stack.network.name)
     servers = [check_connectable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
     volumes = {volume.name for volume in observed.volumes}
+    mounted = [mount.source for mount in spec.mounts if mount.kind == "volume"]
     actions = list(_network_actions(stack.network, network))
-    actions += [
-        CreateVolume(mount.source)
-        for mount in spec.mounts
-        if mount.kind == "volume" and mount.source not in volumes
-    ]
+    actions += [CreateVolume(name) for name in mounted if name not in volumes]
     actions += _reranker_actions(spec, image_id, network, observed)
     for ragflow in servers:
         actions += _ragflow_actions(ragflow, stack.network.name, network, internal=stack.network.internal)
@@ -324,8 +302,12 @@ def plan_down(stack: Stack, observed: Observed) -> Plan:
     rerankers = [container for container in containers if container is not None and container.ours]
     network = observed.network(stack.network.name)
     networks = [network] if network is not None and network.ours else []
-    others = [member for member in observed.members(stack.network.name) if member not in rerankers]
-    if networks and (foreign := [member.name for member in others if not _removable(member, stack)]):
+    foreign = [
+        member.name
+        for member in observed.members(stack.network.name)
+        if not (member.ours or is_ragflow(member) or member.name in stack.ragflow.containers)
+    ]
+    if networks and foreign:
         raise _in_use(stack.network.name, foreign)
     caches = {f"{name}-cache" for name in names}
     volumes = [volume for volume in observed.volumes if volume.name in caches]
@@ -375,11 +357,6 @@ def _removal(
     actions += [Remove("network", network.name, network.id) for network in networks]
     actions += [Remove("volume", volume.name, volume.name) for volume in volumes if LABEL in volume.labels]
     return Plan(tuple(actions))
-
-
-def _removable(container: ContainerState, stack: Stack) -> bool:
-    """Whether ragops may disconnect a container from the network without confirmation."""
-    return container.ours or is_ragflow(container) or container.name in stack.ragflow.containers
 
 
 def _network_actions(configured: Network, network: NetworkState | None) -> Iterator[Action]:

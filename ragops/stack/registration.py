@@ -61,13 +61,11 @@ class Registration(Shown):
     model: str
     """The model's name; empty when RAGFlow does not have it."""
     base_url: str
-    """The reranker's address."""
     rerank_id: str
     """The id by which a chat or a retrieval names the model."""
     default: str
     """Id of the user's default rerank model."""
     chats: tuple[str, ...]
-    """The named chats that use the model."""
     changes: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -82,8 +80,7 @@ class Registration(Shown):
             *(("chat", chat) for chat in self.chats),
         )
         changes = tuple(f"~ {change}" for change in self.changes) or ("nothing to change",)
-        notes = tuple(f"note: {note}" for note in self.notes)
-        below = Table(notes=(*changes, *notes))
+        below = Table(notes=(*changes, *(f"note: {note}" for note in self.notes)))
         return Table((Column("setting"), Column("value")), rows, below=(below,))
 
 
@@ -401,11 +398,7 @@ class Registrar:
 
 @contextmanager
 def _connected(
-    stack: Stack,
-    token: Secret,
-    url: str,
-    spec: RegistrationSpec | None,
-    engine: Engine | None,
+    stack: Stack, token: Secret, url: str, spec: RegistrationSpec | None, engine: Engine | None
 ) -> Iterator[Registrar]:
     """The registrar of one RAGFlow, locked for other ragops processes."""
     container = None
@@ -433,9 +426,7 @@ def _container(stack: Stack, engine: Engine) -> RagflowContainer:
     containers = discovery.find(engine.containers(), stack.ragflow)
     if not containers:
         raise RagflowError(
-            "no RAGFlow container to register in",
-            code="ragflow-missing",
-            hint="start RAGFlow, or give --url",
+            "no RAGFlow container to register in", code="ragflow-missing", hint="start RAGFlow, or give --url"
         )
     if containers[0].demo:
         raise RagflowError(

@@ -37,7 +37,6 @@ class Status(Shown):
 
     stack: Stack
     served_name: str
-    """Served model name."""
     substitute: str
     """What the model is a substitute for; empty for a trained reranker."""
     network: NetworkState | None
@@ -57,22 +56,15 @@ class Status(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """The stack's addresses and states, and the differences from the configuration."""
-        reranker = None
-        if self.reranker:
-            state = self.reranker
-            reranker = {"name": state.name, "status": state.status, "health": state.health}
+        state = self.reranker
+        reranker = state and {"name": state.name, "status": state.status, "health": state.health}
         clients = [
-            {
-                "name": ragflow.name,
-                "release": ragflow.release,
-                "demo": ragflow.demo,
-                "connected": self.connected(ragflow),
-            }
-            for ragflow in self.ragflow
+            {"name": item.name, "release": item.release, "demo": item.demo, "connected": self.connected(item)}
+            for item in self.ragflow
         ]
         return {
             "ok": self.ok,
-            "network": self.network.name if self.network else None,
+            "network": self.network and self.network.name,
             "reranker": reranker,
             "served_name": self.served_name,
             "substitute": self.substitute,
@@ -135,13 +127,7 @@ def status(stack: Stack, engine: Engine | None = None) -> Status:
     return _status(session, session.engine.image(stack.reranker.image))
 
 
-def verify(
-    stack: Stack,
-    engine: Engine | None = None,
-    *,
-    full: bool = False,
-    budget: bool = True,
-) -> Report:
+def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, budget: bool = True) -> Report:
     """Verify connection, scores and response time from inside each RAGFlow container.
 
     Args:

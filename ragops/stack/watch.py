@@ -109,9 +109,7 @@ class WatchState:
         """Seconds until the next check or probe; None while the engine is unreachable."""
         if self.disconnected:
             return None
-        due = self.check_at
-        if self.serving and not self.probing:
-            due = min(due, self.probe_at)
+        due = min(self.check_at, self.probe_at) if self.serving and not self.probing else self.check_at
         return max(0.0, due - now)
 
     def check_due(self, now: float) -> bool:
