@@ -63,7 +63,7 @@ def test_a_second_up_changes_nothing(engine, declared, running, steps):
     begin = time.time()
     again = verbs.up(declared, engine)
     assert events(engine, begin) == []
-    assert steps == []
+    assert set(steps) <= {f"{declared.reranker.name}: ready"}  # until Docker's first health check
     assert again.reranker.id == running.reranker.id
     assert verbs.plan(declared, engine).empty
 
