@@ -2,8 +2,7 @@
 
 A candidate runs in a container beside the baseline's; one of them computes, the other is paused. Both get the
 same requests in interleaved pairs of rounds, each an ordinary recorded run. A candidate that is faster at
-equal scores is the baseline of the next one. :func:`tune` is the verb, :class:`Search` executes it,
-:func:`candidates` and :func:`decide` are pure.
+equal scores is the baseline of the next one. :func:`candidates` and :func:`decide` are pure.
 """
 
 from __future__ import annotations
@@ -96,10 +95,10 @@ class TuneResult(Shown):
         for row in self.rows:
             ratio = f"{row.ratio:.2f} " + "({:.2f} to {:.2f})".format(*row.interval) if row.interval else ""
             cells.append((row.candidate, ratio, str(row.pairs), row.decision, row.reason))
-        columns = map(Column, ("candidate", "ratio", "pairs", "decision", "reason"))
+        columns = tuple(map(Column, ("candidate", "ratio", "pairs", "decision", "reason")))
         settings = ", ".join(f"{key} = {value}" for key, value in self.settings.items()) or "none"
         notes = (f"settings to keep: {settings}", f"written to: {self.written}", f"run: {self.folder}")
-        return Table(tuple(columns), tuple(cells), self.model, notes, header=True)
+        return Table(columns, tuple(cells), self.model, notes, header=True)
 
 
 def tune(
@@ -131,25 +130,22 @@ def tune(
     with lock(address, reranker.name):
         refuse_while_watched(address, reranker.name)
         images.ensure(session.engine, reranker.image, home())
-        model, host = session.deployment.model, session.deployment.host
-        container = session.engine.container(reranker.name)
+        deployment, container = session.deployment, session.engine.container(reranker.name)
+        model, host, needed = deployment.model, deployment.host, 2 * deployment.spec.memory
         if container and container.status in {"running", "restarting"}:
             what, hint = f"{reranker.name} runs, and would share the cores", f"docker stop {reranker.name}"
             raise BenchError(what, hint=hint, code="cores-shared")
-        needed = 2 * session.deployment.spec.memory
         available = min(host.usable_memory, host.available or host.usable_memory)
         if needed > available:
-            evidence = f"{available / sizing.GIB:.1f} GiB are available"
-            what, hint = f"two rerankers need {needed / sizing.GIB:.1f} GiB", "set kv_cache_gib or memory_gib"
-            raise StackError(what, evidence=evidence, hint=hint, code="memory-short")
+            what = f"two rerankers need {needed / sizing.GIB:.1f} of {available / sizing.GIB:.1f} GiB"
+            raise StackError(what, hint="set a smaller kv_cache_gib or memory_gib", code="memory-short")
         table = candidates(stack, model, host)
-        names = list(only) or [name for name in table if name != "int8"]
-        if unknown := [name for name in names if name not in table]:
+        if unknown := [name for name in only if name not in table]:
             hint = "int8 needs VNNI or AMX; block sizes need a model that is no encoder"
             raise BenchError(f"{unknown[0]} is no candidate here", evidence=", ".join(table), hint=hint)
         folder = Path(results) / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{machine_name(host)}-tune"
         search = Search(session, folder, tolerance)
-        search.run({name: table[name] for name in names})
+        search.run({name: table[name] for name in only or table if only or name != "int8"})
     written = Path(write) if write and search.settings else None
     if written:
         write_settings(written, search.settings)
@@ -210,9 +206,7 @@ def write_settings(file: Path, settings: Settings) -> None:
     with file_errors(StackError, what, file, code="stack-unreadable", hint=hint):
         text = file.read_bytes().decode() if file.exists() else ""
         document: Any = tomlkit.parse(text)
-        document.setdefault("reranker", tomlkit.table())
-        for key, value in settings.items():
-            document["reranker"][key] = value
+        document.setdefault("reranker", tomlkit.table()).update(settings)
         parse(tomlkit.dumps(document), file)
         draft = file.resolve().with_name(f".{file.name}.new")
         draft.write_bytes(tomlkit.dumps(document).encode())
@@ -310,7 +304,7 @@ class Search:
 
     def documents_per_s(self, name: str, run_name: str) -> float:
         """Record a round with one client; both rounds of a pair have the same texts, all others new ones."""
-        words, window = max_words(self._session), ((self._documents, 1),)
+        window, words = ((self._documents, 1),), max_words(self._session)
         workload = ragflow(self._requests, self._round, window=window, max_words=words)
         config = BenchmarkConfig(workload, name=run_name, results=self._folder, warmup=1, with_limits=False)
         self._engine.unpause(name)
@@ -325,15 +319,15 @@ class Search:
         """The score check that fails, if one does, and the scores of each golden query."""
         model, longest = self._deployment.model, self._deployment.sizing.max_model_len
         expected = Expected(self._deployment.served_name, model.kind, longest, model.substitute)
-        url = f"http://127.0.0.1:{PORT}/v1"
+        image, url = self._session.stack.reranker.image, f"http://127.0.0.1:{PORT}/v1"
         self._engine.unpause(name)
-        image = self._session.stack.reranker.image
         transcript = rules.collect(self._engine, name, image, url, expected)
         self._engine.pause(name)
-        checks = rules.check_scores(expected, transcript)
-        failed = [check for check in checks if check.status == "fail" and expected.trained]
         golden = {a.call.query: a.scores for a in transcript.of("golden") if a.rows}
-        return f"{failed[0].name}: {failed[0].detail}" if failed else "", golden
+        for check in rules.check_scores(expected, transcript):
+            if check.status == "fail" and expected.trained:
+                return f"{check.name}: {check.detail}", golden
+        return "", golden
 
     def _int8(self) -> Settings:
         if os.environ.get("RAGOPS_MODEL_DIR"):

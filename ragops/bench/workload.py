@@ -48,7 +48,7 @@ class Workload:
     Args:
         name: Short name.
         profile: ``synthetic``, ``grid``, ``ragflow`` or ``own``.
-        description: How it was generated, with all parameters.
+        description: How it was generated.
         seed: Seed of the texts; None for the user's own.
         requests: The requests.
         cut_to: Words of the longest pair where documents were truncated for the model.
@@ -89,11 +89,9 @@ class Workload:
     def info(self) -> WorkloadInfo:
         """Its entry in ``run.json``."""
         words = sum(count_words(request.query) * len(request.documents) for request in self.requests)
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        counts = {"requests": len(self.requests), "documents": self.documents}
-        return WorkloadInfo(
-            **fields | counts, sha256=self.sha256, query_words=round(words / self.documents, 2)
-        )
+        fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields |= {"requests": len(self.requests), "documents": self.documents, "sha256": self.sha256}
+        return WorkloadInfo(**fields, query_words=round(words / self.documents, 2))
 
 
 def synthetic(
@@ -209,27 +207,19 @@ def regenerate(info: WorkloadInfo) -> Workload:
     Raises:
         BenchError: Its texts were the user's own, or this release of ragops generates others.
     """
-    generators: dict[str, Callable[..., Workload]] = {
-        "synthetic": synthetic,
-        "grid": grid,
-        "ragflow": ragflow,
-    }
+    generators: dict[str, Callable[..., Workload]]
+    generators = {"synthetic": synthetic, "grid": grid, "ragflow": ragflow}
+    code = "run-not-continued"
     if info.profile not in generators or not info.recipe:
-        raise BenchError(
-            f"the texts of {info.name} can't be generated again",
-            code="run-not-continued",
-            evidence=f"its profile is {info.profile}",
-            hint="give them: ragops bench --resume RUN --workload FILE",
-        )
+        hint = "give them: ragops bench --resume RUN --workload FILE"
+        raise BenchError(f"the texts of {info.name} can't be generated again", code=code, hint=hint)
     arguments = {name: _as_tuple(value) for name, value in json.loads(info.recipe).items()}
     workload = generators[info.profile](**arguments)
     if workload.sha256 != info.sha256:
-        raise BenchError(
-            f"the texts of {info.name} are generated differently by this release of ragops",
-            code="run-not-continued",
-            evidence=f"sha256 {workload.sha256[:12]}, the run has {info.sha256[:12]}",
-            hint="resume with the release that recorded the run",
-        )
+        what = f"the texts of {info.name} are generated differently by this release of ragops"
+        evidence = f"sha256 {workload.sha256[:12]}, the run has {info.sha256[:12]}"
+        hint = "resume with the release that recorded the run"
+        raise BenchError(what, code=code, evidence=evidence, hint=hint)
     return workload
 
 
@@ -273,10 +263,8 @@ def _with_recipe(workload: Workload, max_words: int | None, recipe: Mapping[str,
     """With its recipe, and a note where documents were truncated to the limit on words."""
     arguments = {**recipe, "seed": workload.seed, "max_words": max_words}
     workload = replace(workload, recipe=json.dumps(arguments, separators=(",", ":")))
-    truncated = count_cut(workload.requests, max_words)
-    if not truncated:
+    if not (truncated := count_cut(workload.requests, max_words)):
         return workload
-    text = (
-        f"{workload.description}; cut to {max_words} words a pair (max_words), so lighter than the sizes say"
-    )
+    note = f"cut to {max_words} words a pair (max_words), so lighter than the sizes say"
+    text = f"{workload.description}; {note}"
     return replace(workload, description=text, cut_to=max_words, cut_documents=truncated)
