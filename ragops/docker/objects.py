@@ -156,8 +156,7 @@ class ContainerSpec:
     def docker_command(self) -> tuple[str, ...]:
         """The equivalent ``docker run`` command."""
         argv = ["docker", "run", "--detach", "--name", self.name]
-        for flag, value in self._flags():
-            argv += [flag, value]
+        argv += [part for option in self._flags() for part in option]
         argv += ["--read-only"] if self.read_only else []
         argv += ["--init"] if self.init else []
         if self.entrypoint:
@@ -166,9 +165,8 @@ class ContainerSpec:
 
     def body(self) -> dict[str, Any]:
         """The body of the Engine API's ``POST /containers/create`` (version 1.41)."""
-        endpoints = {self.network: {"Aliases": list(self.aliases)}}
-        if not self.network or ":" in self.network:
-            endpoints = {}
+        named = self.network and ":" not in self.network
+        endpoints = {self.network: {"Aliases": list(self.aliases)}} if named else {}
         return {
             "Image": self.image,
             "Entrypoint": list(self.entrypoint) or None,
@@ -214,8 +212,8 @@ class ContainerSpec:
         flags += [("--env", f"{name}={value}") for name, value in self.environment]
         flags += [("--cpuset-cpus", self.cpuset_cpus), ("--cpuset-mems", self.cpuset_mems)]
         flags += [("--memory", str(self.memory or "")), ("--shm-size", str(self.shm_size or ""))]
-        flags.append(("--pids-limit", str(self.pids_limit or "")))
-        flags.append(("--restart", "" if self.restart == "no" else self.restart))
+        flags += [("--pids-limit", str(self.pids_limit or ""))]
+        flags += [("--restart", "" if self.restart == "no" else self.restart)]
         if self.health is not None:
             flags += [
                 ("--health-cmd", shlex.join(self.health.command)),
@@ -538,12 +536,11 @@ def free_subnets(pools: Iterable[Pool], used: Iterable[str]) -> tuple[str, ...]:
 
 def overlapping_subnets(subnet: str, others: Iterable[str]) -> tuple[str, ...]:
     """Those of the other subnets that overlap this one."""
-    network, networks = ip_network(subnet, strict=False), []
-    for other in others:
-        candidate = ip_network(other, strict=False)
-        if candidate.version == network.version and candidate.overlaps(network):
-            networks.append(other)
-    return tuple(networks)
+    network = ip_network(subnet, strict=False)
+    networks = ((other, ip_network(other, strict=False)) for other in others)
+    return tuple(
+        other for other, item in networks if item.version == network.version and item.overlaps(network)
+    )
 
 
 def _ipv4(subnets: Iterable[str]) -> Iterator[IPv4Network]:

@@ -67,23 +67,19 @@ def tensors(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 2 <= size <= _HEADER_SIZE:
-            msg = "it does not begin like a safetensors file"
-            raise ValueError(msg)
+            raise ValueError("it does not begin like a safetensors file")
         text = stream.read(size)
     actual = file.stat().st_size
     if len(text) < size:
-        msg = f"it ends within its header, after {actual} bytes"
-        raise ValueError(msg)
+        raise ValueError(f"it ends within its header, after {actual} bytes")
     try:
         header = json.loads(text)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         described = 8 + size + data_bytes(entries)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        msg = f"its header is not a table of tensors: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"its header is not a table of tensors: {error}") from error
     if actual != described:
-        msg = f"it has {actual} bytes, its header describes {described}"
-        raise ValueError(msg)
+        raise ValueError(f"it has {actual} bytes, its header describes {described}")
     return entries
 
 

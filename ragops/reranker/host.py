@@ -54,7 +54,7 @@ class Host:
 
     cpu_model: str
     features: frozenset[str]
-    """CPU features by their names in ``/proc/cpuinfo``."""
+    """By their names in ``/proc/cpuinfo``."""
     cpus: tuple[Core, ...]
     """Allowed logical CPUs in ascending order; there may be fewer than the machine has."""
     nodes: tuple[Node, ...]
@@ -119,15 +119,15 @@ def read_host(root: Path = Path("/")) -> Host:
     Args:
         root: The root folder; tests use a folder with recorded files.
     """
-    cpuinfo = _text(root / "proc/cpuinfo")
-    meminfo = _text(root / "proc/meminfo")
+    cpuinfo, meminfo = _text(root / "proc/cpuinfo"), _text(root / "proc/meminfo")
     memory = parse_meminfo(meminfo)
-    allowed = parse_allowed(_text(root / "proc/self/status")) or _processors(cpuinfo)
+    allowed = parse_allowed(_text(root / "proc/self/status"))
+    processors = map(int, re.findall(r"^processor\s*:\s*(\d+)", cpuinfo, re.MULTILINE))
     nodes = _nodes(root, memory)
     return Host(
-        cpu_model=parse_cpu_model(cpuinfo),
+        cpu_model=_row(cpuinfo, "model name") or "unknown",  # Arm kernels give none
         features=parse_features(cpuinfo),
-        cpus=tuple(_core(root, cpu, nodes) for cpu in allowed),
+        cpus=tuple(_core(root, cpu, nodes) for cpu in allowed or processors),
         nodes=tuple(Node(node, size) for node, _, size in nodes),
         memory=memory,
         quota=_tightest_quota(_cgroup_folders(root, "cpu")),
@@ -167,16 +167,9 @@ def parse_routes(text: str) -> tuple[str, ...]:
     return tuple(subnets)
 
 
-def parse_cpu_model(cpuinfo: str) -> str:
-    """Name of the processor in ``/proc/cpuinfo``; Arm kernels give none."""
-    match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return match[1].strip() if match else "unknown"
-
-
 def parse_features(cpuinfo: str) -> frozenset[str]:
     """CPU features in ``/proc/cpuinfo``: ``flags`` on x86, ``Features`` on Arm."""
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return frozenset(match[1].split()) if match else frozenset()
+    return frozenset(_row(cpuinfo, "(?:flags|Features)").split())
 
 
 def parse_meminfo(meminfo: str, row: str = "MemTotal") -> int:
@@ -187,8 +180,7 @@ def parse_meminfo(meminfo: str, row: str = "MemTotal") -> int:
 
 def parse_allowed(status: str) -> tuple[int, ...]:
     """CPUs that ``/proc/self/status`` allows; affinity and cpuset are both in it."""
-    match = re.search(r"^Cpus_allowed_list:\s*(\S+)$", status, re.MULTILINE)
-    return parse_cpu_list(match[1]) if match else ()
+    return parse_cpu_list(_row(status, "Cpus_allowed_list"))
 
 
 def parse_cgroups(text: str) -> dict[str, str]:
@@ -200,17 +192,14 @@ def parse_cgroups(text: str) -> dict[str, str]:
 def parse_quota(text: str) -> float | None:
     """Cores in a cgroup v2 ``cpu.max``, or in a v1 quota and period joined by a space."""
     parts = text.split()
-    if len(parts) != 2 or parts[0] in {"max", "-1"}:
-        return None
-    return int(parts[0]) / int(parts[1])
+    limited = len(parts) == 2 and parts[0] not in {"max", "-1"}
+    return int(parts[0]) / int(parts[1]) if limited else None
 
 
 def parse_limit(text: str) -> int | None:
     """Bytes in a cgroup's memory limit, or None for "no limit"."""
-    text = text.strip()
-    if not text.isdigit() or int(text) >= _NO_LIMIT:
-        return None
-    return int(text)
+    limit = int(text) if text.strip().isdigit() else _NO_LIMIT
+    return limit if limit < _NO_LIMIT else None
 
 
 def _text(file: Path) -> str:
@@ -227,8 +216,10 @@ def _number(file: Path, default: int) -> int:
     return int(text) if text.isdigit() else default
 
 
-def _processors(cpuinfo: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"^processor\s*:\s*(\d+)", cpuinfo, re.MULTILINE))
+def _row(text: str, name: str) -> str:
+    """Value of the first row of that name in a file of ``/proc``; empty without one."""
+    match = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else ""
 
 
 def _nodes(root: Path, memory: int) -> tuple[tuple[int, tuple[int, ...], int], ...]:

@@ -31,28 +31,15 @@ OFFICIAL = "vllm/vllm-openai-cpu@sha256:c2414ae3dfe4fbcd1fb5d1430f032618aca92dcf
 """The official image of :data:`OFFICIAL_VERSION` for x86-64 and ARM, by the digest of its index."""
 
 SUITE = "bookworm"
-PACKAGES = (
-    "python3",
-    "python3-venv",
-    "python3-dev",  # torch compiles its kernels at the first start
-    "g++",
-    "libnuma1",
-    "libtcmalloc-minimal4",
-    "curl",
-)
+PACKAGES = ("python3", "python3-venv", "python3-dev", "g++", "libnuma1", "libtcmalloc-minimal4", "curl")
+"""Packages of the base image; torch compiles its kernels at the first start with g++ and python3-dev."""
 BASE = f"ragops-base:{SUITE}-{hashlib.sha256(' '.join(PACKAGES).encode()).hexdigest()[:8]}"
 DEFAULT = "vllm-cpu:latest"
 _TORCH = "torch==2.13.0+cpu"
 _UNUSED = (
-    "usr/share/doc",
-    "usr/share/man",
-    "usr/share/locale",
-    "usr/share/info",
-    "var/cache/apt",
-    "var/lib/apt/lists",
-    "var/log",
+    *("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"),
+    *("var/cache/apt", "var/lib/apt/lists", "var/log"),
 )
-_LOG_LINES = 20
 _PULLED = "pulled-images"
 """File below ragops' data folder with the images that ragops pulled."""
 
@@ -107,9 +94,8 @@ def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
     (home / "build").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix="image-", dir=home / "build", ignore_cleanup_errors=True
-    ) as folder:
+    temporary = tempfile.TemporaryDirectory(prefix="image-", dir=home / "build", ignore_cleanup_errors=True)
+    with temporary as folder:
         try:
             if engine.image(BASE) is None:
                 step("creating the base image with debootstrap")
@@ -197,11 +183,8 @@ def _require_debootstrap(log: Path) -> None:
     if shutil.which("debootstrap"):
         return
     if not shutil.which("apt-get"):
-        raise ImageError(
-            "building the image needs debootstrap",
-            code="build-needs-tool",
-            hint="install debootstrap, then try again",
-        )
+        hint = "install debootstrap, then try again"
+        raise ImageError("building the image needs debootstrap", code="build-needs-tool", hint=hint)
     _run(["apt-get", "update", "-q"], log)
     _run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "debootstrap"], log)
 
@@ -238,6 +221,6 @@ def _run(argv: list[str], log: Path) -> None:
 
 
 def _build_error(message: str, log: Path, evidence: str = "", hint: str = "") -> ImageError:
-    lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+    lines = log.read_text(errors="replace").splitlines()[-20:]
     evidence = "\n".join([*lines, evidence]).strip("\n")
     return ImageError(message, evidence=evidence, hint=hint or f"the whole output is in {log}")

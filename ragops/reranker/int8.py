@@ -42,7 +42,6 @@ KNOWN = ("Qwen2", "Qwen3", "Llama", "Mistral", "Bert", "Roberta", "XLMRoberta")
 _TIMEOUT, _TIMEOUT_PER_GB = 300.0, 60.0
 """Seconds; a second or two for each GB is usual, a slow disk takes longer."""
 
-_SPACE_MARGIN = 64 << 20
 _SPACE_HINT = "free some disk space, or set another folder"
 
 
@@ -51,7 +50,6 @@ class Record:
     """Content of :data:`RECORD`."""
 
     source: str
-    """Name of the original model."""
     source_sha256: str
     """:func:`ragops.reranker.files.fingerprint` of its folder."""
     linear: int
@@ -94,7 +92,9 @@ def int8(folder: Path, *, engine: Engine, image: str, target: Path | None = None
     """
     model = models.describe(folder.resolve())
     _check_model(model)
-    place = (target or _default_target(model)).resolve()
+    beside = model.folder.parent
+    default = beside if os.access(beside, os.W_OK | os.X_OK) else home() / "models"
+    place = (target or default / f"{model.name}-int8").resolve()
     sha256 = files.fingerprint(model.folder)
     existing = _existing_record(place)
     if existing and existing.source_sha256 == sha256:
@@ -127,11 +127,6 @@ def _check_model(model: Model) -> None:
     raise ModelError(message, code="model-not-int", evidence=evidence, hint=hint, file=model.folder)
 
 
-def _default_target(model: Model) -> Path:
-    writable = os.access(model.folder.parent, os.W_OK | os.X_OK)
-    return (model.folder.parent if writable else home() / "models") / f"{model.name}-int8"
-
-
 def _existing_record(place: Path) -> Record | None:
     if not place.exists():
         return None
@@ -147,7 +142,7 @@ def _check_space(parent: Path, model: Model) -> None:
     with file_errors(ModelError, message, parent, code="model-not-int", hint=_SPACE_HINT):
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
-    need = model.weight_bytes + _SPACE_MARGIN
+    need = model.weight_bytes + (64 << 20)
     if free < need:
         raise ModelError(
             f"{parent} has no space for an int8 folder of {model.name}",

@@ -121,6 +121,7 @@ def describe(folder: Path) -> Model:
     entries = _tensors(folder, shards)
     architecture, kind, note = _kind(folder, config)
     quantization = config.get("quantization_config")
+    quantized = str(quantization.get("quant_method") or "unnamed") if isinstance(quantization, dict) else ""
     return Model(
         folder=folder,
         name=_name(folder),
@@ -131,9 +132,7 @@ def describe(folder: Path) -> Model:
         shape=_shape(config),
         weight_bytes=sum(file.stat().st_size for file in shards),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-        quantized=str(quantization.get("quant_method") or "unnamed")
-        if isinstance(quantization, dict)
-        else "",
+        quantized=quantized,
         int8_bytes=sum(end - start for dtype, start, end in entries if dtype == "I8"),
         substitute=_substitute(folder, kind),
         note=note,
@@ -151,12 +150,8 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise ModelError(
-            f"there is no model folder {folder}",
-            code="model-missing",
-            hint="see reranker.model or RAGOPS_MODEL_DIR",
-            file=folder,
-        )
+        hint = "see reranker.model or RAGOPS_MODEL_DIR"
+        raise ModelError(f"there is no model folder {folder}", code="model-missing", hint=hint, file=folder)
     if names := lfs_pointers(folder):
         raise ModelError(
             f"{_name(folder)} has git-lfs pointers where its files should be",

@@ -180,6 +180,8 @@ def container_spec(
     """
     reranker = stack.reranker
     settings = arguments(stack, model, sizing)
+    # Python, because not every image has curl; a busy machine may take seconds to start it.
+    health = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/health', timeout=8)"
     return ContainerSpec(
         name=reranker.name,
         image=image,
@@ -197,7 +199,7 @@ def container_spec(
         shm_size=SHM_SIZE,  # vLLM does not start with Docker's default of 64 MiB
         pids_limit=4096,  # threads count too; enough for the compiler on many cores
         restart="on-failure:5",
-        health=_health(stack),
+        health=HealthCheck(("python3", "-c", health), timeout=10, start_period=reranker.ready_timeout),
         cap_drop=("ALL",),
         security_opt=("no-new-privileges",),
         read_only=True,
@@ -249,14 +251,7 @@ def _batch_options(stack: Stack, sizing: Sizing) -> Iterator[Setting]:
 
 
 def _mounts(stack: Stack, model: Model, template: Path | None) -> tuple[Mount, ...]:
-    weights = Mount(str(model.folder), f"/models/{_slug(model.name)}", read_only=True)
-    cache = Mount(f"{stack.reranker.name}-cache", "/cache", kind="volume")
-    if template is None:
-        return (weights, cache)
-    return (weights, Mount(str(template), f"/templates/{known(model).template}", read_only=True), cache)
-
-
-def _health(stack: Stack) -> HealthCheck:
-    # Python, because not every image has curl; a busy machine may take seconds to start it.
-    code = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/health', timeout=8)"
-    return HealthCheck(command=("python3", "-c", code), timeout=10, start_period=stack.reranker.ready_timeout)
+    mounts = [Mount(str(model.folder), f"/models/{_slug(model.name)}", read_only=True)]
+    if template is not None:
+        mounts.append(Mount(str(template), f"/templates/{known(model).template}", read_only=True))
+    return (*mounts, Mount(f"{stack.reranker.name}-cache", "/cache", kind="volume"))

@@ -97,10 +97,8 @@ def size(stack: Stack, model: Model, host: Host) -> Sizing:
     Raises:
         StackError: The machine or the model does not have the configured CPUs, length or memory.
     """
-    container_cores = cores(stack, host)
-    data_type = dtype(stack, host)
+    container_cores, data_type = cores(stack, host), dtype(stack, host)
     length = _max_model_len(stack, model)
-    kv_cache = _kv_cache(stack, model, data_type, length)
     tokens = _batched_tokens(stack, model, length)
     memory = _memory(stack, model, data_type, tokens, container_cores)
     return Sizing(
@@ -110,7 +108,7 @@ def size(stack: Stack, model: Model, host: Host) -> Sizing:
         arithmetic="int8" if model.int8_bytes else data_type,
         max_model_len=length,
         batched_tokens=tokens,
-        kv_cache=kv_cache,
+        kv_cache=_kv_cache(stack, model, data_type, length),
         memory=memory,
         memory_limit=_memory_limit(stack, f"{model.name} in {data_type}", memory, container_cores, host),
     )
@@ -139,11 +137,8 @@ def cores(stack: Stack, host: Host) -> tuple[Core, ...]:
     if stack.reranker.cores != "auto":
         return _configured_cores(stack.reranker.cores, host)
     if not host.cpus:
-        raise StackError(
-            "the CPUs of this machine are unknown",
-            code="cores-missing",
-            hint="set reranker.cores, such as 0-3",
-        )
+        hint = "set reranker.cores, such as 0-3"
+        raise StackError("the CPUs of this machine are unknown", code="cores-missing", hint=hint)
     node = largest_node(host.cpus)
     first_threads: dict[tuple[int, int], Core] = {}
     for core in sorted((core for core in host.cpus if core.node == node), key=lambda core: core.cpu):
