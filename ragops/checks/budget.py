@@ -149,23 +149,12 @@ def template_tokens(expected: Expected) -> int:
 
 
 def time_calls(
-    engine: Engine,
-    ragflow: RagflowContainer,
-    image: str,
-    url: str,
-    expected: Expected,
-    *,
-    full: bool = False,
+    engine: Engine, ragflow: RagflowContainer, image: str, url: str, expected: Expected, *, full: bool = False
 ) -> TimedCalls:
     """Send RAGFlow's calls from inside its container, one at a time.
 
-    Args:
-        engine: The Docker engine.
-        ragflow: The container; it must be running and reach the reranker.
-        image: An image with Python, for a container that has none.
-        url: The reranker's address as RAGFlow has it.
-        expected: The reranker as it was started.
-        full: :data:`CALLS` calls, however long they take.
+    The container must be running and reach the reranker at ``url``; ``image`` is one with Python, for a
+    container that has none. With ``full`` there are :data:`CALLS` calls, however long they take.
     """
     profile = call_profile(ragflow, expected)
     timeout = min(profile.release.timeout, LONGEST_TIMEOUT)
@@ -200,14 +189,9 @@ def time_calls(
 def check_calls(
     timed: TimedCalls, profile: CallProfile, expected: Expected, model_tokens: int, advice: tuple[str, ...]
 ) -> list[Check]:
-    """Checks of the timed calls; the caller adds the container.
+    """Checks of the timed calls, without the container; ``advice`` is from :func:`speed_advice`.
 
-    Args:
-        timed: The calls.
-        profile: What RAGFlow sends.
-        expected: The reranker as it was started.
-        model_tokens: Longest query and document that the model itself takes, in tokens.
-        advice: What would make it faster, best first; from :func:`speed_advice`.
+    ``model_tokens`` is the longest query and document that the model itself takes, in tokens.
     """
     checks = [_check_in_time(timed, profile, advice), _check_capacity(timed, profile)]
     if profile.release.registration_limit is not None:
@@ -216,13 +200,7 @@ def check_calls(
 
 
 def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[str, ...]:
-    """What would make the reranker faster, best first: data type, cores, caches, smaller calls, machines.
-
-    Args:
-        reranker: The container as it runs.
-        model: What it serves.
-        host: The machine.
-    """
+    """What would make the reranker faster, best first: data type, cores, caches, smaller calls, machines."""
     advice = []
     dtype = _flag(reranker, "--dtype") or "auto"
     if host.has_bf16 and dtype != "bfloat16":

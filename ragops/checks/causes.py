@@ -24,11 +24,9 @@ Listens = Literal["", "loopback", "nowhere"]
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TIMEOUTS = frozenset({"TimeoutError", "timeout", "ReadTimeout"})
-_RESETS = frozenset(
-    {
-        *("ConnectionResetError", "RemoteDisconnected", "BrokenPipeError", "IncompleteRead"),
-        *("RemoteProtocolError", "ReadError"),
-    }
+_RESETS = (
+    *("ConnectionResetError", "RemoteDisconnected", "BrokenPipeError", "IncompleteRead"),
+    *("RemoteProtocolError", "ReadError"),
 )
 _QUEUE = ("cannot accept new requests", "backlog limit")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -95,8 +93,7 @@ def is_refused(step: Step) -> bool:
 def proxy_settings(environment: Iterable[str]) -> dict[str, str]:
     """Proxy variables by the first word of their name: ``http``, ``all``, ``no`` and others.
 
-    Args:
-        environment: ``NAME=value`` each. An empty lower-case variable takes its upper-case one away.
+    An empty lower-case variable takes its upper-case one away.
     """
     pairs = [tuple(line.split("=", 1)) for line in environment if "=" in line]
     values = {name.lower(): value for name, value in pairs if name.lower().endswith("_proxy")}
@@ -105,12 +102,7 @@ def proxy_settings(environment: Iterable[str]) -> dict[str, str]:
 
 
 def proxy_for(proxies: Mapping[str, str], url: str) -> str:
-    """The proxy that would get a request to this address, without user and password; empty for none.
-
-    Args:
-        proxies: From :func:`proxy_settings`.
-        url: An address that begins with ``http://``.
-    """
+    """The proxy of a request to an ``http`` address, without user and password; empty for none."""
     proxy = proxies.get("http") or proxies.get("all") or ""
     target = urlsplit(url)
     host, port = (target.hostname or "").lower(), target.port

@@ -99,13 +99,8 @@ def check(
 ) -> ConnectionResult:
     """Test the layers from inside one RAGFlow container and judge the result.
 
-    Args:
-        engine: The Docker engine.
-        ragflow: The container.
-        image: An image with Python, for a container that has none.
-        target: What it must reach.
-        reranker: The server's container, which is inspected when the port refuses.
-        extra: More requests to the reranker; the responses are returned as they are.
+    ``image`` is one with Python, for a container that has none. The server's container ``reranker`` is
+    inspected when the port refuses. The responses to ``extra`` are returned as they are.
     """
     status = ragflow.container.status
     if status != "running":
@@ -120,13 +115,7 @@ def check(
 
 
 def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> list[Check]:
-    """Checks from the result of a probe.
-
-    Args:
-        result: The result.
-        target: What the container must reach.
-        listens: Where the server listens in its own container, when the port refused.
-    """
+    """Checks from the result of a probe."""
     checks: list[Check] = []
     failed: set[Layer] = set()
     for layer in LAYERS:
@@ -134,8 +123,9 @@ def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> 
         if need := stopped_by(layer, failed):
             check = Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}", "", target.where)
         elif step is None:
-            detail = "not tested: a layer above got no response"
-            check = Check(TITLES[layer], "skip", detail, "", target.where)
+            check = Check(
+                TITLES[layer], "skip", "not tested: a layer above got no response", "", target.where
+            )
         else:
             check = _check_layer(layer, step, result, target, listens)
         if check.status == "fail" or step is None or need:
@@ -155,13 +145,8 @@ def check_routes(paths: Collection[str], wanted: str, known: Known, where: str) 
     """Whether the server ranks, and ranks as this kind of model does.
 
     vLLM 0.32 adds routes by how the model was loaded (``entrypoints/pooling/factories.py``): rerank comes
-    with ``/classify`` for a head with one label, and with ``/v1/embeddings`` as a cosine.
-
-    Args:
-        paths: Routes that the server lists in ``/openapi.json``.
-        wanted: The route that RAGFlow calls, such as ``/v1/rerank``.
-        known: What the model needs from vLLM.
-        where: RAGFlow's container.
+    with ``/classify`` for a head with one label, and with ``/v1/embeddings`` as a cosine. ``wanted`` is the
+    route that RAGFlow calls, such as ``/v1/rerank``; ``paths`` are those of ``/openapi.json``.
     """
     title = TITLES["routes"]
     ranks = sorted(path for path in paths if path.endswith("/rerank"))

@@ -115,7 +115,6 @@ def _architecture(image: ImageState | None) -> Check:
 
 
 def _instructions(host: Host, image: str) -> Check:
-    """Whether the processor has the instructions that the image of that name needs, and fast ones."""
     title, needed = "CPU instructions", required_instructions(image)
     x86 = platform.machine() == "x86_64"
     if x86 and needed not in host.features:
@@ -146,7 +145,6 @@ def required_instructions(image: str) -> str:
 
 
 def _cores(stack: Stack, host: Host) -> Check:
-    """The CPUs that compute, and why those of which NUMA node."""
     try:
         cores = sizing.cores(stack, host)
     except RagopsError as error:
@@ -180,12 +178,9 @@ def _quota(cores: float | None, threads: int, title: str) -> Check:
     if cores >= threads:
         return Check(title, "ok", f"{cores:g} cores, enough for {threads} threads")
     setting = f'cores = "0-{int(cores) - 1}"' if cores >= 2 else 'cores = "0"'
-    return Check(
-        title,
-        "warn",
-        f"{cores:g} cores for {threads} threads: they stand still {1 - cores / threads:.0%} of the time",
-        f"give it whole CPUs (--cpuset-cpus) instead of --cpus; until then {setting} under [reranker]",
-    )
+    detail = f"{cores:g} cores for {threads} threads: they stand still {1 - cores / threads:.0%} of the time"
+    remedy = f"give it whole CPUs (--cpuset-cpus) instead of --cpus; until then {setting} under [reranker]"
+    return Check(title, "warn", detail, remedy)
 
 
 def check_model(stack: Stack, host: Host, *, running: bool) -> Iterator[Check]:
@@ -242,13 +237,11 @@ def check_files(folder: Path) -> Check:
     tensors = sum(len(files.tensors(shard)) for shard in shards)
     listed = [name for name in files.checksums(folder) if (folder / name).is_file()]
     compared = f"{len(listed)} files match their checksums" if listed else "there are no checksums"
-    return Check(
-        title, "ok", f"{len(shards)} safetensors, {size / 1e9:.2f} GB, {tensors} tensors; {compared}"
-    )
+    detail = f"{len(shards)} safetensors, {size / 1e9:.2f} GB, {tensors} tensors; {compared}"
+    return Check(title, "ok", detail)
 
 
 def _memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
-    """What the container takes, part by part, beside the host's memory and what is free now."""
     try:
         sizes = sizing.size(stack, model, host)
     except RagopsError as error:
@@ -281,12 +274,7 @@ def shared_memory(size: int) -> Check:
 
 
 def check_engine(engine: EngineState, threads: int) -> Iterator[Check]:
-    """The Docker engine that responds: release, place, and the CPU quota of its containers.
-
-    Args:
-        engine: Its state.
-        threads: Threads that the reranker will compute with.
-    """
+    """The Docker engine that responds: release, place, and its CPU quota for the reranker's threads."""
     yield Check("engine answers", "ok", f"Docker {engine.version} at {engine.address}")
     if engine.too_old:
         detail = f"{engine.api}, older than {OLDEST_API} of Docker 20.10"
@@ -365,14 +353,7 @@ def _free_space(title: str, folder: Path, needed: int, purpose: str, remedy: str
 def check_names(
     stack: Stack, observed: Observed, pools: tuple[Pool, ...], host_subnets: tuple[str, ...]
 ) -> Iterator[Check]:
-    """The port, names, network and addresses that the stack takes: are they free?
-
-    Args:
-        stack: The configuration.
-        observed: What the engine has.
-        pools: The engine's address pools.
-        host_subnets: Subnets of this host.
-    """
+    """The port, names, network and addresses that the stack takes: are they free?"""
     yield _port(stack, observed.containers)
     yield _names(stack, observed)
     yield _network(stack, observed)
@@ -381,7 +362,6 @@ def check_names(
 
 
 def _port(stack: Stack, containers: tuple[ContainerState, ...]) -> Check:
-    """The published port: who has it, and which of RAGFlow's services may need it later."""
     reranker = stack.reranker
     if stack.host_url is None or reranker.port is False:
         return Check("port", "ok", "nothing is published")
@@ -429,7 +409,6 @@ def _release_with_clickhouse(containers: tuple[ContainerState, ...]) -> str:
 
 
 def _names(stack: Stack, observed: Observed) -> Check:
-    """Names of container and volume that something else has."""
     name, cache = stack.reranker.name, f"{stack.reranker.name}-cache"
     container = observed.container(name)
     if container is not None and not container.ours:
@@ -443,7 +422,6 @@ def _names(stack: Stack, observed: Observed) -> Check:
 
 
 def _network(stack: Stack, observed: Observed) -> Check:
-    """The network: not created yet, ours, or another one that can be used."""
     name = stack.network.name
     networks = [network for network in observed.networks if network.name == name]
     if len(networks) > 1:
@@ -466,9 +444,8 @@ def _addresses(
     if stack.network.subnet is not None:
         if overlaps := objects.overlapping_subnets(stack.network.subnet, subnets):
             detail = f"{stack.network.subnet} overlaps {', '.join(overlaps)} of another network"
-            return Check(
-                "addresses", "fail", detail, "choose another subnet under [network], or leave it out"
-            )
+            remedy = "choose another subnet under [network], or leave it out"
+            return Check("addresses", "fail", detail, remedy)
         return Check("addresses", "ok", f"{stack.network.subnet} is free")
     free = objects.free_subnets(pools, (*subnets, *host_subnets))
     if not free:

@@ -86,9 +86,6 @@ def subset(counts: Iterable[tuple[str, int]]) -> tuple[Item, ...]:
     """A number of items of each language, spread evenly over the file; always the same ones.
 
     The languages alternate, so that the first few items have some of each.
-
-    Args:
-        counts: Pairs of a language and a number of items.
     """
     rounds = zip_longest(*(_spread(lang, count) for lang, count in counts))
     return tuple(item for items in rounds for item in items if item)
@@ -209,9 +206,8 @@ def word_overlap(item: Item) -> ScoredItem:
     weights = {word: rarity.get(word, math.log(1 + size)) for word in query}
     total = sum(weights.values())
     documents = [_words(document.written("natural")) for document in item.documents]
-    return ScoredItem(
-        item, tuple(sum(weights[word] for word in query & words) / total for words in documents)
-    )
+    scores = tuple(sum(weights[word] for word in query & words) / total for words in documents)
+    return ScoredItem(item, scores)
 
 
 def _spread(lang: str, count: int) -> tuple[Item, ...]:

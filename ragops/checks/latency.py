@@ -97,14 +97,9 @@ def share_at_least(n: int) -> float:
 
 @lru_cache(maxsize=4096)
 def interval_ranks(n: int, share: float) -> tuple[int, int] | None:
-    """Ranks, counted from 1, between which the percentile lies with the confidence.
+    """Ranks of n samples, counted from 1, between which the percentile lies with the confidence.
 
-    Args:
-        n: Number of samples.
-        share: Share below the percentile, between 0 and 1.
-
-    Returns:
-        The narrowest pair with at most half of alpha on either side; None when n is too small.
+    The narrowest pair with at most half of alpha on either side; None when n is too small.
     """
     if n < needed(share):
         return None
@@ -131,8 +126,7 @@ def percentile(times: list[float], share: float) -> Percentile:
 
 def _cumulative(n: int, share: float) -> list[float]:
     """Probability that at most k of n samples are below the percentile, for k from 0 to n."""
-    total = 0.0
-    sums = []
+    total, sums = 0.0, []
     for k in range(n + 1):
         ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
         total += math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
@@ -215,8 +209,7 @@ class FittedRequests:
 def fit_requests(requests: Sequence[TimedRequest]) -> tuple[FittedRequests | None, str]:
     """The line of time against tokens with its requests, or None and the reason.
 
-    Args:
-        requests: Requests that were sent one at a time, so that none waited for another.
+    The requests were sent one at a time, so that none waited for another.
     """
     if failed := sum(bool(request.error) for request in requests):
         return None, f"{failed} of {len(requests)} requests failed"
@@ -255,10 +248,7 @@ def _with_errors(
 def largest_window(fitted: FittedRequests, quantile: float, budget: float) -> int:
     """Most documents a request, of the measured lengths, that end in time; 0 if not even one does.
 
-    Args:
-        fitted: From :func:`fit_requests`.
-        quantile: Fraction of requests that must end in time, such as 0.95.
-        budget: RAGFlow's timeout in seconds.
+    In time is the fraction ``quantile`` of the requests, such as 0.95, within ``budget`` seconds.
     """
     rank = max(1, math.ceil(quantile * len(fitted.times) - 1e-9))
     low, high = 0, MOST + 1

@@ -188,14 +188,7 @@ class ProbeResult:
 def send_batch(
     engine: Engine, container: str, image: str, base_url: str, batch: Batch
 ) -> tuple[ProbeResponse, ...]:
-    """Send many requests from inside a container.
-
-    Args:
-        engine: The Docker engine.
-        container: Name or id of a running container.
-        image: An image with Python, for the probe container if one is needed.
-        base_url: The reranker's address, as RAGFlow has it.
-        batch: The requests.
+    """Send many requests from inside a running container; ``image`` as in :func:`run_probe`.
 
     Returns:
         A response for each request that was sent: fewer than requests when the time was over, or when one
@@ -216,16 +209,10 @@ def run_probe(  # noqa: PLR0913 - one keyword for each thing that may differ
     depth: int = len(LAYERS),
     extra: Batch | None = None,
 ) -> ProbeResult:
-    """Test each layer from inside a container.
+    """Test the first ``depth`` layers from inside a running container.
 
-    Args:
-        engine: The Docker engine.
-        container: Name or id of a running container.
-        image: An image with Python, for the probe container if one is needed.
-        base_url: The reranker's address, as RAGFlow has it.
-        request: The rerank request to send.
-        depth: Number of layers to test, from the name on.
-        extra: More requests, sent while RAGFlow's client library is imported.
+    ``image`` is one with Python, for the probe container if one is needed. The requests in ``extra`` are
+    sent while RAGFlow's client library is imported.
     """
     stdin = probe_input(base_url, request, depth=depth, extra=extra)
     timeout = 3 * RERANK_TIMEOUT + (extra.deadline if extra else 0)

@@ -181,12 +181,7 @@ class Results:
 
 
 def plan_requests(expected: Expected, *, full: bool = False) -> RequestPlan:
-    """The requests for a reranker.
-
-    Args:
-        expected: The reranker as it was started.
-        full: The whole golden set in both forms, instead of a fixed part of it.
-    """
+    """The requests for a reranker; with ``full`` the whole golden set in both forms, else a part of it."""
     tail = tail_documents(expected)
     prompts = pair_prompts(expected)
     quick = (("en", 12), ("de", 6), ("zh", 6)) if expected.template else (("en", MANY),)
@@ -217,13 +212,7 @@ def plan_requests(expected: Expected, *, full: bool = False) -> RequestPlan:
 
 
 def probe_requests(expected: Expected, plan: RequestPlan, path: str) -> tuple[ProbeRequest, ...]:
-    """The plan as HTTP requests.
-
-    Args:
-        expected: The reranker as it was started.
-        plan: The plan.
-        path: Of the reranker's address, such as ``/v1``.
-    """
+    """The plan as HTTP requests; ``path`` is that of the reranker's address, such as ``/v1``."""
     requests = [
         ProbeRequest("/tokenize", _json(model=expected.model, prompt=text, add_special_tokens=False))
         for text in plan.counted
@@ -237,13 +226,8 @@ def probe_requests(expected: Expected, plan: RequestPlan, path: str) -> tuple[Pr
 
 def rerank_body(model: str, call: RerankCall) -> str:
     """The JSON that RAGFlow's client would send."""
-    return _json(
-        model=model,
-        query=call.query,
-        documents=call.documents,
-        top_n=call.top_n,
-        return_documents=False,
-    )
+    texts = {"query": call.query, "documents": call.documents}
+    return _json(model=model, **texts, top_n=call.top_n, return_documents=False)
 
 
 def parse_responses(plan: RequestPlan, responses: Iterable[ProbeResponse]) -> Results:

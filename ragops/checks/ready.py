@@ -34,16 +34,7 @@ _INTERVAL = 1.0
 
 
 def wait(engine: Engine, name: str, served_name: str, timeout: float) -> float:
-    """Wait for the first rerank response.
-
-    Args:
-        engine: The Docker engine.
-        name: The reranker's container.
-        served_name: Served model name.
-        timeout: In seconds.
-
-    Returns:
-        Seconds until then.
+    """Wait up to ``timeout`` seconds for the first rerank response; returns the seconds until then.
 
     Raises:
         LaunchError: The container exited (reported within two seconds), or the timeout has passed.

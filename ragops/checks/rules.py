@@ -102,15 +102,10 @@ class Finding:
 def collect(
     engine: Engine, container: str, image: str, url: str, expected: Expected, *, full: bool = False
 ) -> Results:
-    """Send the requests of the score check from inside a container.
+    """Send the requests of the score check from inside a container that reaches the reranker.
 
-    Args:
-        engine: The Docker engine.
-        container: Name or id of a running container that reaches the reranker.
-        image: An image with Python, for a container that has none.
-        url: The reranker's address as RAGFlow has it, ending in ``/v1``.
-        expected: The reranker as it was started.
-        full: The whole golden set, however long it takes, instead of a fixed part of it.
+    ``url`` is the reranker's address as RAGFlow has it, ending in ``/v1``. ``image`` is one with Python, for
+    a container that has none. ``full`` is the whole golden set, however long it takes.
 
     Raises:
         EngineError: Nothing can be run in the container.
@@ -123,14 +118,9 @@ def collect(
 def batch(
     expected: Expected, plan: RequestPlan, url: str, *, full: bool = False, spare: float | None = None
 ) -> Batch:
-    """The requests of a plan with their time limits.
+    """The requests of a plan with their time limits; with ``full`` all of them, however long they take.
 
-    Args:
-        expected: The reranker as it was started.
-        plan: From :func:`~ragops.checks.questions.plan_requests`.
-        url: The reranker's address.
-        full: All requests, however long they take.
-        spare: Seconds for the requests that only make an order surer; :data:`SPARE` when None.
+    ``spare`` are the seconds for the requests that only make an order surer; :data:`SPARE` when None.
     """
     requests = probe_requests(expected, plan, urlsplit(url).path)
     if full:
@@ -140,13 +130,7 @@ def batch(
 
 
 def check_scores(expected: Expected, results: Results, where: str = "") -> list[Check]:
-    """Apply the rules; after the first that fails the others are skipped.
-
-    Args:
-        expected: The reranker as it was started.
-        results: The parsed responses.
-        where: The container that the requests were sent from.
-    """
+    """Apply the rules; after the first that fails the others are skipped."""
     checks: list[Check] = []
     failed = False
     for name, rule in RULES:
@@ -419,10 +403,9 @@ def _check_template(expected: Expected, results: Results, tokens: int) -> Findin
     change = max_difference(scores, results.direct)
     logits = max_difference([*map(_logit, scores)], [*map(_logit, results.direct)])
     if change > ROUNDING or logits > ROUNDING_LOGIT:
-        detail = (
-            f"template is not the model card's: as long, but scores are {change:.2g} from the card's prompt"
-        )
-        return Finding("fail", detail, f"one newline instead of two, or query and document swapped? {remedy}")
+        detail = f"as long, but scores are {change:.2g} from the card's prompt"
+        remedy = f"one newline instead of two, or query and document swapped? {remedy}"
+        return Finding("fail", f"template is not the model card's: {detail}", remedy)
     detail = f"{wanted} tokens for two pairs, scores within {change:.4f} of the model card's prompt"
     return Finding("ok", detail)
 

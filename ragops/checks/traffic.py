@@ -245,20 +245,14 @@ def ragflow_requests(
     tail: float = 0.0,
     max_words: int | None = None,
 ) -> tuple[Request, ...]:
-    """Requests of the sizes that RAGFlow sends.
+    """Requests of the sizes that RAGFlow sends, reproducible by their seed.
 
-    Args:
-        count: Number of requests.
-        seed: Seed of the texts.
-        form: ``natural`` or ``stemmed`` text.
-        window: Documents in one request and their fraction.
-        tail: Fraction of documents of 2,000 to 8,000 tokens.
-        max_words: Longest query and document together.
+    ``window`` has numbers of documents in one request and their fraction, ``tail`` is the fraction of
+    documents of 2,000 to 8,000 tokens, ``max_words`` the longest query and document together.
     """
     writer = Writer(seed)
-    sizes = writer.chance.choices(
-        [size for size, _ in window], weights=[fraction for _, fraction in window], k=count
-    )
+    documents, fractions = zip(*window, strict=True)
+    sizes = writer.chance.choices(documents, fractions, k=count)
     return tuple(_request(writer, size, form, max_words, tail) for size in sizes)
 
 

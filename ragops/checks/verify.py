@@ -108,9 +108,8 @@ def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     if not context.budget:
         return [Check(TITLES["budget"], "skip", "not requested", "", ragflow.name)]
     reranker, model, expected = context.reranker, context.deployment.model, context.expected
-    calls = budget.time_calls(
-        context.engine, ragflow, reranker.image, context.url, expected, full=context.full
-    )
+    engine, image = context.engine, reranker.image
+    calls = budget.time_calls(engine, ragflow, image, context.url, expected, full=context.full)
     advice = budget.speed_advice(reranker, model, context.deployment.host)
     profile = budget.call_profile(ragflow, expected)
     checks = budget.check_calls(calls, profile, expected, model.max_tokens, advice)
@@ -120,11 +119,7 @@ def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
 def check_exposure(engine: Engine, reranker: ContainerState, network: str, image: str) -> list[Check]:
     """Connect to name and address from outside the network, and check the published ports.
 
-    Args:
-        engine: The Docker engine.
-        reranker: The reranker's container.
-        network: Name of the reranker's network.
-        image: An image with Python, for a container outside it.
+    ``network`` is the reranker's, ``image`` one with Python for the container outside it.
     """
     try:
         closed = _check_outside(engine, reranker, network, image)
