@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragops.bench.statistics import disturbances, extra, substitutes
 from ragops.checks.latency import needed
@@ -40,7 +40,16 @@ _RATE = "documents/s"
 _COLUMNS = tuple(map(Column, ("level", "metric", "A", "B", "B / A", "resampled")))
 _SETTINGS = ("timeout", "repeats", "warmup", "seed", "fresh")
 
-Statistic = Callable[["Sequence[RequestRecord]"], float]
+
+class Timing(NamedTuple):
+    """What a statistic reads of a request; read once, as the bootstrap reads it hundreds of times."""
+
+    documents: int
+    latency: float
+    """Seconds, as in :class:`~ragops.bench.RequestRecord`."""
+
+
+Statistic = Callable[[Sequence[Timing]], float]
 
 
 @dataclass(frozen=True)
@@ -307,14 +316,14 @@ def _ratios(
     return rows
 
 
-def _units(records: list[RequestRecord], key: str) -> list[list[RequestRecord]]:
+def _units(records: list[RequestRecord], key: str) -> list[list[Timing]]:
     units = defaultdict(list)
     for record in sorted(records, key=lambda record: int(getattr(record, key))):
-        units[getattr(record, key)].append(record)
+        units[getattr(record, key)].append(Timing(record.documents, record.latency))
     return list(units.values())
 
 
-def documents_per_s(records: Sequence[RequestRecord]) -> float:
+def documents_per_s(records: Sequence[Timing]) -> float:
     """Documents a second of one client of a closed loop, which always has a request in flight."""
     return sum(record.documents for record in records) / sum(record.latency for record in records)
 
@@ -322,7 +331,7 @@ def documents_per_s(records: Sequence[RequestRecord]) -> float:
 def nearest_rank(quantile: float) -> Statistic:
     """A percentile of the latencies in seconds, as in ``checks/latency.py``."""
 
-    def statistic(records: Sequence[RequestRecord]) -> float:
+    def statistic(records: Sequence[Timing]) -> float:
         ordered = sorted(record.latency for record in records)
         return ordered[max(1, math.ceil(quantile * len(ordered) - 1e-9)) - 1]
 
@@ -331,8 +340,8 @@ def nearest_rank(quantile: float) -> Statistic:
 
 def interval(
     statistic: Statistic,
-    a: Sequence[Sequence[RequestRecord]],
-    b: Sequence[Sequence[RequestRecord]],
+    a: Sequence[Sequence[Timing]],
+    b: Sequence[Sequence[Timing]],
     *,
     paired: bool,
     alpha: float,

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -78,6 +78,7 @@ def cut(text: str, words: int) -> str:
     return text
 
 
+@lru_cache(maxsize=16_384)
 def stem(word: str) -> str:
     """One suffix off a word in lower case, three letters at least being left; a last y becomes i.
 
