@@ -204,9 +204,8 @@ def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[st
     advice = []
     dtype = _flag(reranker, "--dtype") or "auto"
     if host.has_bf16 and dtype != "bfloat16":
-        advice.append(
-            f'dtype = "bfloat16" under [reranker]: {dtype} is served, and this processor has bfloat16'
-        )
+        reason = f"{dtype} is served, and this processor has bfloat16"
+        advice.append(f'dtype = "bfloat16" under [reranker]: {reason}')
     environment = dict(line.split("=", 1) for line in reranker.environment if "=" in line)
     threads = environment.get("VLLM_CPU_OMP_THREADS_BIND", "auto")
     best = len(sizing.compute_cpus(Stack(), sizing.cores(Stack(), host)))
@@ -215,14 +214,11 @@ def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[st
     elif threads[0].isdigit() and "|" not in threads and len(parse_cpu_list(threads)) < best:
         advice.append(f'cores = "auto" under [reranker]: {len(parse_cpu_list(threads))} of {best} compute')
     if model.causal and "--enable-prefix-caching" not in reranker.command:
-        advice.append(
-            "--enable-prefix-caching: template and query are computed once for all documents; "
-            "ragops up sets it"
-        )
+        effect = "template and query are computed once for all documents"
+        advice.append(f"--enable-prefix-caching: {effect}; ragops up sets it")
     elif model.causal and _flag(reranker, "--block-size") != "32":
-        advice.append(
-            "--block-size 32: with larger blocks a short query is shared by no document; ragops up sets it"
-        )
+        effect = "with larger blocks a short query is shared by no document"
+        advice.append(f"--block-size 32: {effect}; ragops up sets it")
     return (
         *advice,
         "shorter chunks (chunk_token_num in RAGFlow), or fewer (top_k, from v0.25 on): tokens take the time",
@@ -348,10 +344,8 @@ def _check_long_chunk(timed: TimedCalls, expected: Expected, model_tokens: int) 
     effect = "is read or cut (HTTP 200)" if is_read else f"makes the whole call a {response.status}"
     if limit >= usual or is_read:
         return Check(LONG, "ok", f"RAGFlow's, of 512 tokens, do; one over {limit} tokens {effect}")
-    detail = (
-        f"RAGFlow's chunks of 512 tokens are longer than the model's {limit}: one of them {effect}, "
-        "as RAGFlow cuts nothing"
-    )
+    detail = f"RAGFlow's chunks of 512 tokens are longer than the model's {limit}"
+    detail += f": one of them {effect}, as RAGFlow cuts nothing"
     # a chunk is counted in another vocabulary than the model's, and a query of 60 tokens comes with it
     chunk = max(int((limit - template - 60) / 1.3), 16)
     remedy = f"chunk_token_num of {chunk} or less in RAGFlow's dataset, then parse it again"

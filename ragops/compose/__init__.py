@@ -60,7 +60,6 @@ class CheckedFile:
         return {"findings": [asdict(finding) for finding in self.findings]}
 
     def __str__(self) -> str:
-        """Each finding with its fix on the next line, then notes, then the counts."""
         lines = []
         for finding in self.findings:
             place = f"{self.path}:{finding.line}"

@@ -134,12 +134,9 @@ class Service:
 def read_rerankers(
     root: YamlNode, project: str, find_model: Callable[[str], Model | None]
 ) -> tuple[tuple[Service, ...], tuple[str, ...]]:
-    """The rerankers of a compose file, and notes on what is not checked.
+    """The rerankers of a compose project, and notes on what is not checked.
 
-    Args:
-        root: The parsed document.
-        project: Name of the compose project.
-        find_model: Returns the model in a folder of this machine, or None if there is none.
+    ``find_model`` returns the model in a folder of this machine, or None if there is none.
     """
     rerankers: list[Service] = []
     notes: list[str] = []
@@ -225,12 +222,8 @@ def _read_environment(service: YamlNode) -> dict[str, YamlNode]:
         return {}
     if not isinstance(node.raw, list):
         return dict(node.items())
-    variables = {}
-    for item in node.elements():
-        name, _, value = (item.written or "").partition("=")
-        if name:
-            variables[name] = YamlNode(value, item.line, item.source)
-    return variables
+    rows = [((item.written or "").partition("="), item) for item in node.elements()]
+    return {name: YamlNode(value, item.line, item.source) for (name, _, value), item in rows if name}
 
 
 def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
@@ -299,14 +292,9 @@ def _read_model(
     model = find_model(folder) if folder else None
     path_name, folder_name = (text.rstrip("/").rsplit("/", 1)[-1] for text in (path, folder))
     kind = _kind(path) or _kind(folder) or _kind(command.value("--served-model-name"))
-    return ServedModel(
-        path=path,
-        name=folder_name if _kind(folder_name) and not _kind(path_name) else path_name,
-        kind=model.kind if model else kind,
-        line=option.line if option else node.line,
-        mount=mount,
-        model=model,
-    )
+    name = folder_name if _kind(folder_name) and not _kind(path_name) else path_name
+    line = option.line if option else node.line
+    return ServedModel(path, name, model.kind if model else kind, line, mount, model)
 
 
 def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:

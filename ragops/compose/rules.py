@@ -166,12 +166,9 @@ class Case:
 
 
 def find_faults(rerankers: tuple[Service, ...], version_line: int, host: Host) -> tuple[Finding, ...]:
-    """All faults of a file's rerankers, in the order of their lines.
+    """All faults of a file's rerankers on a host, in the order of their lines.
 
-    Args:
-        rerankers: The services.
-        version_line: Line of the file's obsolete ``version:``; 0 if there is none.
-        host: The machine that they will run on.
+    ``version_line`` is the line of the file's obsolete ``version:``; 0 if there is none.
     """
     findings: list[Finding] = []
     for service in rerankers:
@@ -309,10 +306,8 @@ def _key_value_cache(case: Case) -> Iterator[Finding]:
         message = "without a size vLLM takes 92 % of the memory for its key-value cache"
         yield case.warning("kv-cache-unset", service.command_line, message, case.kv_option)
     if size and case.known and size < case.kv_need:
-        message = (
-            f"a document of {case.max_len} tokens needs {case.kv_need / GIB:.2f} GiB of key-value cache, "
-            f"but the cache has {size / GIB:.2f} GiB: vLLM does not start"
-        )
+        needs = f"a document of {case.max_len} tokens needs {case.kv_need / GIB:.2f} GiB of key-value cache"
+        message = f"{needs}, but the cache has {size / GIB:.2f} GiB: vLLM does not start"
         yield case.error("kv-cache-small", line, message, f"{case.kv_option}, or a smaller length")
 
 
@@ -382,10 +377,8 @@ def _ports(case: Case) -> Iterator[Finding]:
     listening = case.service.listening_port
     for port in case.service.ports:
         if port.address is not None and not _is_loopback(port.address):
-            address = port.address or "all addresses"
-            message = (
-                f"published on {address}: other machines reach it despite a firewall, without a password"
-            )
+            effect = "other machines reach it despite a firewall, without a password"
+            message = f"published on {port.address or 'all addresses'}: {effect}"
             fix = "publish it on 127.0.0.1; RAGFlow needs no port"
             yield case.warning("port-exposed", port.line, message, fix)
         if listening and port.target and port.target.isdigit() and port.target != listening:
@@ -408,10 +401,8 @@ def _is_loopback(address: str) -> bool:
 def _networks(case: Case) -> Iterator[Finding]:
     for network in case.service.networks:
         if takes_default_route(network):
-            message = (
-                f"{network.name} sorts before {RAGFLOW_NETWORK}, so RAGFlow's default route moves to it when "
-                "RAGFlow is connected: open connections break"
-            )
+            effect = "RAGFlow's default route moves to it when RAGFlow is connected: open connections break"
+            message = f"{network.name} sorts before {RAGFLOW_NETWORK}, so {effect}"
             fix = f"a name that sorts after it, such as {_NETWORK}: docker network create {_NETWORK}"
             yield case.warning("route-moves", network.line, message, fix)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from ruamel.yaml import YAML
@@ -141,12 +142,7 @@ class CommandLine:
 
 
 def parse(text: str, name: str, variables: Mapping[str, str]) -> YamlNode:
-    """Read a document.
-
-    Args:
-        text: The file's text.
-        name: The file's name, for errors.
-        variables: Values for ``${NAME}``.
+    """Read a document; ``variables`` are the values for ``${NAME}``, ``name`` is the file's, for errors.
 
     Raises:
         ComposeError: It is not YAML, has a duplicate key or several documents, or is not a map.
@@ -247,11 +243,7 @@ def read_command(entrypoint: YamlNode | None, command: YamlNode | None) -> Comma
         if text.startswith("vllm.entrypoints.") or text.endswith("openai/api_server.py"):
             start, entry = at + 1, "module"
             break
-    arguments: list[Word] = []
-    for word in words[start:]:
-        if word.written in _SHELL_OPERATORS:
-            break
-        arguments.append(word)
+    arguments = list(takewhile(lambda word: word.written not in _SHELL_OPERATORS, words[start:]))
     options = parse_options(arguments)
     undefined = any(word.text is None and not word.written.startswith("-") for word in arguments)
     hidden = any(option.name == "--config" for option in options) or _hides_options(arguments)

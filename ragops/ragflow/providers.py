@@ -69,12 +69,8 @@ class ModelEntry:
 
     def matches(self, spec: RegistrationSpec) -> bool:
         """Whether the entry has the values of the spec, in all that the release reports."""
-        return (
-            self.model
-            and self.base_url == spec.base_url
-            and self.max_tokens in {None, spec.max_tokens}
-            and self.same_key is not False
-        )
+        same_values = self.base_url == spec.base_url and self.max_tokens in {None, spec.max_tokens}
+        return self.model and same_values and self.same_key is not False
 
 
 @dataclass(frozen=True)
@@ -240,12 +236,8 @@ class ProviderApi:
         """Set the default."""
         del state
         name, instance, provider = rerank_id.rsplit("@", 2)
-        body = {
-            "model_type": "rerank",
-            "model_provider": provider,
-            "model_instance": instance,
-            "model_name": name,
-        }
+        model = {"model_provider": provider, "model_instance": instance, "model_name": name}
+        body = {"model_type": "rerank", **model}
         return Request("PATCH", self.release.default, body, f"make {rerank_id} the default")
 
     def restore_default(self, rerank_id: str, state: RagflowState) -> tuple[Request, ...]:
@@ -306,10 +298,7 @@ def check_supported(release: Release, spec: RegistrationSpec) -> None:
 def check_ownership(spec: RegistrationSpec, entry: ModelEntry | None, previous: str) -> None:
     """Check that an existing entry may be overwritten, or need not be.
 
-    Args:
-        spec: The entry that RAGFlow should have.
-        entry: The entry that it has.
-        previous: Name of the model that ragops entered before; empty when it did not.
+    ``previous`` is the name of the model that ragops entered before; empty when it did not.
 
     Raises:
         RagflowError: It belongs to the user, or contains models of the user.
@@ -354,9 +343,8 @@ def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -
     recreated = state.default == default and any(request.method == "DELETE" for request in requests)
     if recreated or (spec.default and state.default != default):
         requests.append(api.set_default(default, state))
-    for chat in spec.chats:
-        if state.chats[chat] != chat_default:
-            requests.append(set_chat(release, chat, chat_default))
+    changed = [chat for chat in spec.chats if state.chats[chat] != chat_default]
+    requests += [set_chat(release, chat, chat_default) for chat in changed]
     return tuple(requests)
 
 
@@ -372,11 +360,8 @@ def differences(release: Release, spec: RegistrationSpec, state: RagflowState) -
     if spec.default:
         rows.append(("default", model_id(release, spec), state.default))
     rows += [(f"chat {chat}", chat_id(release, spec), state.chats.get(chat, "")) for chat in spec.chats]
-    return tuple(
-        f"{name}: {current or 'none'} instead of {expected}"
-        for name, expected, current in rows
-        if expected != current
-    )
+    changed = [(name, expected, current) for name, expected, current in rows if expected != current]
+    return tuple(f"{name}: {current or 'none'} instead of {expected}" for name, expected, current in changed)
 
 
 def model_id(release: Release, spec: RegistrationSpec) -> str:
