@@ -80,7 +80,6 @@ PROVES = {
     REGISTRATION: "the test call of a registration, of which newer releases wait 10 s",
     LONG: "RAGFlow cuts nothing: a chunk longer than the model takes makes the whole call a 400",
 }
-"""What each check shows."""
 
 _REFUSED = "docker logs shows why the server refused the call"
 _STATUS: Mapping[bool | None, Status] = {True: "ok", False: "fail", None: "warn"}

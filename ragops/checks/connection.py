@@ -46,7 +46,6 @@ class Target:
     name: str
     """The model's name as registered in RAGFlow."""
     known: Known
-    """What the model needs from vLLM."""
     release: Release
     proxies: Mapping[str, str]
     trained: bool = True

@@ -27,8 +27,7 @@ Form = Literal["natural", "ragflow"]
 Kind = Literal["right", "near-duplicate", "hard", "other"]
 
 LANGUAGES = ("en", "de", "zh")
-DEPTH = 10
-"""Ranks of nDCG."""
+DEPTH = 10  # ranks of nDCG
 
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 
@@ -79,7 +78,13 @@ class Item:
 def load() -> tuple[Item, ...]:
     """The whole set, in the order of the file."""
     text = files("ragops").joinpath("data/golden/golden.jsonl").read_text(encoding="utf-8")
-    return tuple(_item(line) for line in text.splitlines())
+    items = []
+    for row in map(json.loads, text.splitlines()):
+        documents = tuple(
+            Document(entry["title"], entry["text"], entry["kind"]) for entry in row["documents"]
+        )
+        items.append(Item(row["id"], row["lang"], row["domain"], row["query"], documents))
+    return tuple(items)
 
 
 def subset(counts: Iterable[tuple[str, int]]) -> tuple[Item, ...]:
@@ -214,12 +219,6 @@ def _spread(lang: str, count: int) -> tuple[Item, ...]:
     items = [item for item in load() if item.lang == lang]
     size = min(count, len(items))
     return tuple(items[number * len(items) // size] for number in range(size))
-
-
-def _item(line: str) -> Item:
-    raw = json.loads(line)
-    documents = tuple(Document(row["title"], row["text"], row["kind"]) for row in raw["documents"])
-    return Item(raw["id"], raw["lang"], raw["domain"], raw["query"], documents)
 
 
 def _wins(score: float, other: float) -> float:

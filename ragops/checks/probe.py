@@ -119,11 +119,9 @@ class Batch:
     """Requests that one run of the probe sends, with time limits in seconds."""
 
     requests: tuple[ProbeRequest, ...]
-    """In the order in which they are sent."""
     seconds: float = 25.0
     """Time after which no further request is sent."""
     timeout: float = RERANK_TIMEOUT
-    """Timeout of one request."""
     at_once: int = 1
     """Concurrent requests, each over its own connection; 1 where they are timed."""
     needed: int = 1 << 30
@@ -175,7 +173,6 @@ class ProbeResult:
     """``python`` or ``probe container``."""
     steps: Mapping[Layer, Step]
     paths: tuple[str, ...] = ()
-    """Routes that the server lists."""
     models: tuple[str, ...] = ()
     client: str = ""
     """Library that makes the rerank request, such as ``cohere 5.6.2``."""

@@ -191,6 +191,10 @@ def plan_requests(expected: Expected, *, full: bool = False) -> RequestPlan:
     rest = tuple(item for item in items if item not in first)
     soon = rest[: FEWEST - len(first)] if len(first) < FEWEST else ()
     stemmed = items if full else (*first, *soon)[::2]
+    sample = first[0]
+    unrelated = [
+        other.query for other in items if other.lang == sample.lang and other.domain != sample.domain
+    ]
     needed = (
         RerankCall("pair", QUERY, PAIR, len(PAIR)),
         RerankCall("tail", QUERY, tail, len(tail)),
@@ -198,9 +202,9 @@ def plan_requests(expected: Expected, *, full: bool = False) -> RequestPlan:
         *(_golden("golden", item) for item in first),
         *(_golden("again", item) for item in repeated),
         *(_moved(item, items) for item in moved),
-        RerankCall("top", first[0].query, first[0].texts(), 2, first[0]),
-        RerankCall("other", _unrelated(first[0], items), first[0].texts(), len(first[0].documents), first[0]),
-        _wide(first[0]),
+        RerankCall("top", sample.query, sample.texts(), 2, sample),
+        RerankCall("other", unrelated[0], sample.texts(), len(sample.documents), sample),
+        _wide(sample),
         *(_golden("golden", item) for item in soon),
     )
     others = (
@@ -277,11 +281,6 @@ def _moved(item: Item, items: Sequence[Item]) -> RerankCall:
     texts = dict(zip(places, own, strict=True))
     documents = tuple(texts[place] if place in texts else added.pop() for place in range(size))
     return RerankCall("moved", item.query, documents, size, item, places)
-
-
-def _unrelated(item: Item, items: Sequence[Item]) -> str:
-    """A query of the same language that none of the item's documents answers."""
-    return next(other.query for other in items if other.lang == item.lang and other.domain != item.domain)
 
 
 def _wide(item: Item) -> RerankCall:

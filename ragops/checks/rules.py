@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -356,7 +355,7 @@ def _rescaled(results: Results) -> str:
 
 
 def _score_change(results: Results, before: RerankResult, after: RerankResult, change: float) -> Finding:
-    if all(_descending(result) for result in results.results):
+    if all(list(result.scores) == sorted(result.scores, reverse=True) for result in results.results):
         return Finding("fail", "input order: documents come back as they went out", REWRITTEN)
     closest = [min(after.scores, key=lambda other: abs(other - score)) for score in before.scores]
     if max_difference(before.scores, closest) <= _EQUAL_SCORES:
@@ -367,11 +366,6 @@ def _score_change(results: Results, before: RerankResult, after: RerankResult, c
         return Finding("fail", detail, f"the scoring head holds random weights: {RELAUNCH}")
     detail = f"a document's score moves by {change:.3f} with its place and its neighbours"
     return Finding("fail", detail, "this model reads documents together, or its server is broken")
-
-
-def _descending(result: RerankResult) -> bool:
-    scores = [score for _, score in sorted(result.rows)]
-    return all(score >= following for score, following in pairwise(scores))
 
 
 def _long_call_fault(before: RerankResult, result: RerankResult) -> Finding | None:

@@ -38,7 +38,6 @@ PROVES = {
     CLOSED: "a container outside the network gets no response",
     PUBLISHED: "other machines get no access",
 }
-"""What each check shows."""
 
 _CONNECT_TIMEOUT = 1.5
 """Seconds; includes a second try of the kernel. Two containers of one host need milliseconds."""

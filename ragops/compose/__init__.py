@@ -42,7 +42,6 @@ class CheckedFile:
     path: Path
     findings: tuple[Finding, ...]
     rerankers: tuple[Service, ...] = ()
-    """Services that serve a reranker with vLLM."""
     notes: tuple[str, ...] = ()
     """What was not checked, and why."""
 

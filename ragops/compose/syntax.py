@@ -331,7 +331,6 @@ def _split_shell(text: str) -> list[str]:
 
 
 def _split_around(pattern: re.Pattern[str], text: str, split: Callable[[str], list[str]]) -> list[str]:
-    """Split a text, but not within what ``pattern`` matches."""
     matches = iter(pattern.findall(text))
     parts = split(pattern.sub(_PLACEHOLDER, text))
     return [re.sub(_PLACEHOLDER, lambda _: next(matches, ""), part) for part in parts]
