@@ -14,6 +14,7 @@ import re
 import subprocess
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.metadata import version
@@ -162,7 +163,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
 
     Args:
         session: Configuration and Docker engine.
-        with_limit: Measure the matrix multiplication limit; it has the reason where that fails.
+        with_limit: Measure the matrix multiplication limit too.
 
     Raises:
         NotFoundError: The reranker does not run.
@@ -170,20 +171,14 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
     """
     stack, engine = session.stack, session.engine
     container = engine.container(stack.reranker.name)
+    name = stack.reranker.name
     if container is None or not container.running:
-        raise NotFoundError(
-            f"no reranker {stack.reranker.name} runs",
-            code="reranker-missing",
-            hint="ragops up",
-            container=stack.reranker.name,
-        )
+        what = f"no reranker {name} runs"
+        raise NotFoundError(what, code="reranker-missing", hint="ragops up", container=name)
     if stack.host_url is None:
-        raise BenchError(
-            "the reranker is not published on this host, where the load comes from",
-            code="not-published",
-            hint="set port = 8123 under [reranker] while you measure",
-            container=stack.reranker.name,
-        )
+        what = "the reranker is not published on this host, where the load comes from"
+        hint = "set port = 8123 under [reranker] while you measure"
+        raise BenchError(what, code="not-published", hint=hint, container=name)
     deployment, model = session.deployment, session.deployment.model
     return Server(
         stack.host_url,
@@ -229,11 +224,9 @@ class Sampler:
         t = time.perf_counter_ns()
         counters = dict(vars(self.engine.stats(self.container))) if self.engine else {}
         address = self.base_url.removesuffix("/v1") + "/metrics"
-        try:
+        with suppress(httpx.HTTPError):
             response = httpx.get(address, timeout=2, trust_env=False).raise_for_status()
             counters |= parse_metrics(response.text)
-        except httpx.HTTPError:
-            pass
         busy, steal = machine_cpu()
         client_ns = time.process_time_ns()
         return Sample(t, host_busy_ns=busy, host_stolen_ns=steal, client_ns=client_ns, **counters)
@@ -266,13 +259,7 @@ def machine_cpu(stat: Path = Path("/proc/stat")) -> tuple[int | None, int | None
 
 
 def provenance(deployment: Deployment, container: ContainerState, engine: Engine) -> Provenance:
-    """Machine, image, model and versions of a reranker that ragops runs.
-
-    Args:
-        deployment: The configuration of its container.
-        container: The running container.
-        engine: The Docker engine.
-    """
+    """Machine, image, model and versions of a reranker that runs in this container."""
     host, spec, state = deployment.host, deployment.spec, engine.state()
     image, digest = engine.image(container.image_id), ""
     if image:
@@ -339,15 +326,9 @@ def _git() -> tuple[str, bool | None]:
 
 
 def gemm_peak(deployment: Deployment, engine: Engine, image: str) -> GemmPeak:
-    """Measure the matrix multiplication peak, in a temporary container on the reranker's CPUs.
+    """Measure the matrix multiplication peak in each data type, in a temporary container.
 
-    Args:
-        deployment: Model, data type, CPUs and threads of the reranker.
-        engine: Where the reranker runs.
-        image: The reranker's image, which has torch.
-
-    Returns:
-        The peak in each data type; the reason where it could not be measured, as in an image without torch.
+    It has the reranker's CPUs and its image, which has torch; the result has the reason where that fails.
     """
     served, threads = deployment.sizing.arithmetic, len(deployment.sizing.compute)
     program = (resources.files("ragops.data") / "gemm.py").read_text()

@@ -357,45 +357,30 @@ async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Tar
         return info
     result = await check_order(http, target, info.order)
     if result.error:
-        raise BenchError(
-            f"{target.url} did not respond",
-            code="server-silent",
-            evidence=result.error,
-            hint="ragops status shows whether the reranker is up and its served model name",
-            url=target.url,
-        )
+        what, hint = f"{target.url} did not respond", "ragops status shows its state and served model name"
+        raise BenchError(what, code="server-silent", evidence=result.error, hint=hint, url=target.url)
     if not result.right:
-        raise BenchError(
-            f"{target.model} ranks the documents of a known query wrongly, so its speed is not measured",
-            code="order-wrong",
-            evidence=f"scores: {', '.join(f'{score:.3f}' for score in result.scores)}",
-            hint="check the score template and hf-overrides; "
-            "for random weights give no_order_check='random weights'",
-            url=target.url,
-        )
+        what = f"{target.model} ranks the documents of a known query wrongly, so its speed is not measured"
+        evidence = f"scores: {', '.join(f'{score:.3f}' for score in result.scores)}"
+        hint = "check score template and hf-overrides; of random weights give no_order_check='random weights'"
+        raise BenchError(what, code="order-wrong", evidence=evidence, hint=hint, url=target.url)
     return replace(info, order=replace(info.order, before=info.order.before or result))
 
 
 def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -> None:
+    code = "run-not-continued"
     if workload.sha256 != info.workload.sha256:
-        raise BenchError(
-            "these are not the requests of that run",
-            code="run-not-continued",
-            evidence=f"sha256 {workload.sha256[:12]}, the run has {info.workload.sha256[:12]}",
-            hint="give the same file with --workload",
-        )
+        evidence = f"sha256 {workload.sha256[:12]}, the run has {info.workload.sha256[:12]}"
+        hint = "give the same file with --workload"
+        raise BenchError("these are not the requests of that run", code=code, evidence=evidence, hint=hint)
     changes = []
     for name in () if provenance == Provenance() else _MUST_STAY:
         before, now = getattr(info.provenance, name), getattr(provenance, name)
         if before != now:
             changes.append(f"{name}: {before}, now {now}")
     if changes:
-        raise BenchError(
-            "the reranker has changed since the run began",
-            code="run-not-continued",
-            evidence="\n".join(changes),
-            hint="record a new run, and compare the two with ragops compare",
-        )
+        what, hint = "the reranker has changed since the run began", "record a new run, then ragops compare"
+        raise BenchError(what, code=code, evidence="\n".join(changes), hint=hint)
 
 
 def _root(error: BaseException) -> BaseException:

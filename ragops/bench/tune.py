@@ -71,7 +71,7 @@ class CandidateResult:
     decision: Decision = "failed"
     reason: str = ""
     ratio: float | None = None
-    """Its documents per second divided by the baseline's; ``interval`` is the confidence interval."""
+    """Its documents per second divided by the baseline's, with its confidence interval."""
     interval: tuple[float, float] | None = None
     pairs: int = 0
 
@@ -84,9 +84,8 @@ class TuneResult(Shown):
     model: str
     rows: tuple[CandidateResult, ...]
     settings: Settings
-    """What to set for the fastest options; empty when the configuration has them."""
+    """Of the fastest options; ``written`` is the configuration file that has them now."""
     written: Path | None = None
-    """The configuration file that has these settings now."""
     schema_version: int = 2
 
     def table(self) -> Table:
@@ -121,8 +120,7 @@ def tune(
         engine: The Docker engine; connected when left out.
 
     Raises:
-        BenchError: The reranker runs, a candidate is unknown, a score check fails, or scipy is missing.
-        RagopsError: The configuration does not start or stops responding; no container is left.
+        RagopsError: The reranker runs, a candidate is unknown, scipy is missing, or the configuration fails.
     """
     extra("scipy.stats")  # raises before a container is started
     session = Session.open(stack, engine)
@@ -149,8 +147,8 @@ def tune(
     written = Path(write) if write and search.settings else None
     if written:
         write_settings(written, search.settings)
-    name = f"{model.name} {model.substitute}".strip()
-    result = TuneResult(folder, name, tuple(search.rows), search.settings, written)
+    name, rows = f"{model.name} {model.substitute}".strip(), tuple(search.rows)
+    result = TuneResult(folder, name, rows, search.settings, written)
     (folder / "tune.json").write_bytes(TypeAdapter(TuneResult).dump_json(result, indent=2) + b"\n")
     return result
 
@@ -158,8 +156,7 @@ def tune(
 def candidates(stack: Stack, model: Model, host: Host) -> dict[str, Settings]:
     """Name and settings of each candidate in the order of trial, without those of the configuration; pure.
 
-    An encoder has no cache blocks and takes each document in one step. ``int8`` changes scores most; it has
-    no settings until its model folder is created.
+    An encoder has no cache blocks and takes each document in one step. ``int8`` has no settings yet.
     """
     current, sizes = stack.reranker, sizing.size(stack, model, host)
     least = 1 if model.causal else sizes.max_model_len
@@ -170,9 +167,7 @@ def candidates(stack: Stack, model: Model, host: Host) -> dict[str, Settings]:
     table |= {f"sequences-{n}": {"max_num_seqs": n} for n in sequences}
     table |= {f"block-{n}": {"block_size": n} for n in blocks}
     table["compiled" if current.eager else "eager"] = {"eager": not current.eager}
-    if not (int8.unfit(host) or model.quantized):
-        table["int8"] = {}
-    return table
+    return table if int8.unfit(host) or model.quantized else {**table, "int8": {}}
 
 
 def ratio_interval(ratios: Sequence[float]) -> tuple[float, tuple[float, float]]:
@@ -186,9 +181,7 @@ def ratio_interval(ratios: Sequence[float]) -> tuple[float, tuple[float, float]]
 
 def decide(ratios: Sequence[float]) -> Decision | None:
     """The decision after some pairs; None when more are needed."""
-    if len(ratios) < MIN_PAIRS:
-        return None
-    low, high = ratio_interval(ratios)[1]
+    low, high = ratio_interval(ratios)[1] if len(ratios) >= MIN_PAIRS else (0.0, math.inf)
     if low > GAIN:
         return "faster"
     if high < GAIN:
@@ -224,8 +217,7 @@ class Search:
         self.baseline, self.other = (f"{session.stack.reranker.name}-tune-{letter}" for letter in "ab")
         self._servers: dict[str, Server] = {}
         self._documents, self._requests, self._round = DOCUMENTS[0], 1, 0
-        self.rows: list[CandidateResult] = []
-        self.settings: dict[str, str | int | bool] = {}
+        self.rows, self.settings = list[CandidateResult](), dict[str, str | int | bool]()
 
     def run(self, table: Mapping[str, Settings]) -> None:
         """Start the configuration, compare each candidate, and remove the containers in any case."""
@@ -236,8 +228,8 @@ class Search:
             self._requests = max(1, round(rate * ROUND_S / self._documents))
             failed, self._scores = self.score(self.baseline)
             if failed:
-                what = "the configuration fails a score check"
-                raise BenchError(what, evidence=failed, hint="ragops verify names the cause")
+                what, hint = "the configuration fails a score check", "ragops verify names the cause"
+                raise BenchError(what, evidence=failed, hint=hint)
             for candidate, settings in table.items():
                 step(f"{candidate} is starting")
                 row = self._compare(CandidateResult(candidate, settings))
@@ -253,7 +245,7 @@ class Search:
                     self._engine.remove_volume(f"{name}-cache")
 
     def _compare(self, row: CandidateResult) -> CandidateResult:
-        """Pairs of rounds, A B, then B A, until there is a decision; then the scores of a faster one."""
+        """Pairs of rounds, A B, then B A, until a decision; a faster one with unequal scores is rejected."""
         ratios, name = list[float](), self.other
         try:
             row = replace(row, settings=row.settings or self._int8())
@@ -267,30 +259,27 @@ class Search:
                 step(f"{row.candidate}: pair {len(ratios)}, ratio {ratios[-1]:.2f}")
             name, (ratio, interval) = self.other, ratio_interval(ratios)
             row = replace(row, decision=decision, ratio=ratio, interval=interval, pairs=len(ratios))
-            return self._check_scores(row) if decision == "faster" else row
+            if decision != "faster":
+                return row
+            failed, scores = self.score(name)
+            queries = [query for query in self._scores if query in scores]
+            result = agreement([self._scores[q] for q in queries], [scores[q] for q in queries])
+            is_close = result.kendall_tau >= MIN_TAU and result.max_difference <= self._tolerance
+            decision = "rejected" if failed or result.top1 < 1 or not is_close else "faster"
+            return replace(row, decision=decision, reason=failed or str(result))
         except RagopsError as error:
             if name == self.baseline:
                 raise
             parts = (error.message, *error.evidence.splitlines()[-1:], error.hint)
             return replace(row, decision="failed", reason=" - ".join(filter(None, parts)))
 
-    def _check_scores(self, row: CandidateResult) -> CandidateResult:
-        """A faster candidate is rejected unless its scores pass the checks and are equal."""
-        failed, scores = self.score(self.other)
-        queries = [query for query in self._scores if query in scores]
-        result = agreement([self._scores[q] for q in queries], [scores[q] for q in queries])
-        equal = result.top1 == 1 and result.kendall_tau >= MIN_TAU
-        equal = equal and result.max_difference <= self._tolerance
-        decision: Decision = "faster" if equal and not failed else "rejected"
-        return replace(row, decision=decision, reason=failed or str(result))
-
     def start(self, name: str, settings: Settings) -> None:
         """Start a reranker with these settings; it is paused after its first response."""
         self._remove(name)
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = int(server.getsockname()[1])
         stack, served_name = self._session.stack, self._deployment.served_name
-        own = {"name": name, "port": port, "publish": "127.0.0.1", "served_name": served_name}
+        own: dict[str, Any] = {"name": name, "publish": "127.0.0.1", "served_name": served_name}
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            own["port"] = server.getsockname()[1]
         reranker = Reranker.model_validate({**stack.reranker.model_dump(), **settings, **own})
         session = Session(Stack(reranker=reranker, ragflow=stack.ragflow), self._engine)
         spec = session.deployment.spec
@@ -324,10 +313,9 @@ class Search:
         transcript = rules.collect(self._engine, name, image, url, expected)
         self._engine.pause(name)
         golden = {a.call.query: a.scores for a in transcript.of("golden") if a.rows}
-        for check in rules.check_scores(expected, transcript):
-            if check.status == "fail" and expected.trained:
-                return f"{check.name}: {check.detail}", golden
-        return "", golden
+        checks = rules.check_scores(expected, transcript)
+        failed = [f"{check.name}: {check.detail}" for check in checks if check.status == "fail"]
+        return failed[0] if failed and expected.trained else "", golden
 
     def _int8(self) -> Settings:
         if os.environ.get("RAGOPS_MODEL_DIR"):
