@@ -47,9 +47,7 @@ class Deployment:
     def resolve(cls, stack: Stack, model: Model | None = None) -> Deployment:
         """Read the model folder and the host once, and build the container's specification.
 
-        Args:
-            stack: The configuration.
-            model: Replaces the model that the configuration or the environment names.
+        A ``model`` replaces the one that the configuration or the environment names.
 
         Raises:
             ModelError: vLLM cannot serve the model folder.

@@ -114,11 +114,7 @@ def format_cpu_list(numbers: Iterable[int]) -> str:
 
 
 def read_host(root: Path = Path("/")) -> Host:
-    """Read the machine from ``/proc`` and ``/sys``.
-
-    Args:
-        root: The root folder; tests use a folder with recorded files.
-    """
+    """Read the machine from ``/proc`` and ``/sys`` below a root folder."""
     cpuinfo, meminfo = _text(root / "proc/cpuinfo"), _text(root / "proc/meminfo")
     memory = parse_meminfo(meminfo)
     allowed = parse_allowed(_text(root / "proc/self/status"))
@@ -229,8 +225,7 @@ def _nodes(root: Path, memory: int) -> tuple[tuple[int, tuple[int, ...], int], .
         (int(path.name[4:]), parse_cpu_list(_text(path / "cpulist")), parse_meminfo(_text(path / "meminfo")))
         for path in folder.glob("node[0-9]*")
     ]
-    if len(nodes) <= 1:
-        # A single node has all memory; a virtual machine with added memory reports less there.
+    if len(nodes) <= 1:  # it has all memory; a virtual machine with added memory reports less there
         return ((nodes[0][0] if nodes else 0, (), memory),)
     return tuple(sorted(nodes))
 
@@ -252,9 +247,9 @@ def _cgroup_folders(root: Path, controller: str, cgroup: str | None = None) -> I
     missing folders then read as empty, and the last one, the mount, counts.
     """
     paths = parse_cgroups(_text(root / "proc/self/cgroup"))
-    version1 = controller in paths
-    base = root / "sys/fs/cgroup" / (controller if version1 else "")
-    path = paths.get(controller if version1 else "", "/") if cgroup is None else cgroup
+    name = controller if controller in paths else ""  # cgroup v1 has folders of its own by controller
+    base = root / "sys/fs/cgroup" / name
+    path = paths.get(name, "/") if cgroup is None else cgroup
     parts = [part for part in path.split("/") if part]
     for length in range(len(parts), -1, -1):
         yield base.joinpath(*parts[:length])

@@ -47,10 +47,7 @@ _PULLED = "pulled-images"
 def ensure(engine: Engine, name: str, home: Path) -> ImageState:
     """The image of that name; pulled or built if the Docker engine does not have it.
 
-    Args:
-        engine: The Docker engine.
-        name: Name of the image. Any but :data:`DEFAULT` is only pulled, never built.
-        home: ragops' data folder, for the log and the temporary files of a build.
+    Any image but :data:`DEFAULT` is only pulled, never built. ``home`` is ragops' data folder.
 
     Raises:
         ImageError: The image can be neither pulled nor built.
@@ -63,11 +60,8 @@ def ensure(engine: Engine, name: str, home: Path) -> ImageState:
         build(engine, home)
     if image := engine.image(name):
         return image
-    raise ImageError(
-        f"{name} is missing after it was pulled or built",
-        code="image-missing",
-        hint="docker images lists all",
-    )
+    message = f"{name} is missing after it was pulled or built"
+    raise ImageError(message, code="image-missing", hint="docker images lists all")
 
 
 def pull_official(engine: Engine, home: Path) -> bool:

@@ -89,9 +89,7 @@ class Model:
 def resolve(stack: Stack, home: Path) -> Model:
     """Find and describe the model: ``RAGOPS_MODEL_DIR``, else the configured one, else all-MiniLM-L6-v2.
 
-    Args:
-        stack: The configuration.
-        home: ragops' data folder; all-MiniLM-L6-v2 is downloaded to a folder below it, unless it is there.
+    The last is downloaded to a folder below ``home``, ragops' data folder, unless it is there.
 
     Raises:
         ModelError: The folder can't be served, or all-MiniLM-L6-v2 can't be downloaded.

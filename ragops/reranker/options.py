@@ -166,14 +166,8 @@ def container_spec(
     """The reranker's container.
 
     CPUs are given as a set, never as a quota: vLLM starts one thread for each CPU of its set,
-    and a quota would stop them all in the middle of their work.
-
-    Args:
-        stack: The configuration.
-        model: From :func:`ragops.reranker.model.resolve`.
-        sizing: From :func:`ragops.reranker.sizing.size`.
-        image: The image to start.
-        template: Score template on the engine's host; the packaged one when left out.
+    and a quota would stop them all in the middle of their work. ``template`` is the score
+    template on the engine's host; the packaged one when left out.
 
     Raises:
         StackError: The configuration has an option that has no effect on the model.

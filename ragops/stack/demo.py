@@ -32,12 +32,8 @@ COHERE = "cohere==5.6.2"
 def up(engine: Engine, base_image: str, home: Path, *, name: str = NAME, project: str = "docker") -> str:
     """Start the demo client, and return its name. Idempotent.
 
-    Args:
-        engine: The Docker engine.
-        base_image: An image with Python, on which the client's image is built.
-        home: Folder for working files.
-        name: Container name.
-        project: Compose project in its labels.
+    Its image is built on ``base_image``, which has Python, with working files below ``home``; ``project`` is
+    the compose project in its labels.
 
     Raises:
         EngineError: A container that ragops did not create has the name.

@@ -58,23 +58,17 @@ class Override:
 def override(
     servers: Sequence[RagflowContainer], network: Network, networks: Sequence[NetworkState]
 ) -> Override:
-    """The override file that connects RAGFlow's server to a network.
+    """The override file that connects RAGFlow's containers, of one compose project, to the network.
 
-    Args:
-        servers: RAGFlow's containers, of one compose project.
-        network: The configured network.
-        networks: All networks of the Docker engine.
+    ``networks`` are all that the Docker engine has.
 
     Raises:
         RagflowError: There is no container, compose did not create it, or its ``network_mode`` excludes
             networks.
     """
     if not servers:
-        raise RagflowError(
-            "no RAGFlow container found",
-            code="ragflow-missing",
-            hint="start RAGFlow: the labels of its container name its compose files",
-        )
+        hint = "start RAGFlow: the labels of its container name its compose files"
+        raise RagflowError("no RAGFlow container found", code="ragflow-missing", hint=hint)
     for server in servers:
         _check(server)
     if len(projects := sorted({server.project for server in servers})) > 1:
@@ -92,12 +86,10 @@ def override(
         names = ["default", NETWORK] if _in_default_network(server, networks) else [NETWORK]
         services[server.service] = {"networks": {name: dict[str, str]() for name in names}}
     document = {"services": services, "networks": {NETWORK: {"name": network.name, "external": True}}}
-    header = [
-        MARK,
-        "Connects RAGFlow's server to its reranker's network, also when compose recreates the container.",
-        f"Apply it: {shlex.join(command)}",
-    ]
-    text = to_comments(header) + to_yaml(document)
+    purpose = (
+        "Connects RAGFlow's server to its reranker's network, also when compose recreates the container."
+    )
+    text = to_comments([MARK, purpose, f"Apply it: {shlex.join(command)}"]) + to_yaml(document)
     return Override(text, file, command, _notes(servers, file, network, networks))
 
 

@@ -254,11 +254,7 @@ def apply(plan: Plan, engine: Engine) -> None:
 def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed) -> Plan:
     """The actions after which the reranker runs and RAGFlow reaches it.
 
-    Args:
-        stack: The configuration.
-        spec: The reranker's container, from :func:`ragops.reranker.options.container_spec`.
-        image_id: The image that ``spec.image`` refers to now.
-        observed: State of the Docker engine.
+    ``image_id`` is the image that ``spec.image`` refers to now.
 
     Raises:
         StackError: A name belongs to an object that ragops did not create, or the network exists and

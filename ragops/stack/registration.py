@@ -423,16 +423,11 @@ def _connected(
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:
-    containers = discovery.find(engine.containers(), stack.ragflow)
+    containers, hint = discovery.find(engine.containers(), stack.ragflow), "start RAGFlow, or give --url"
     if not containers:
-        raise RagflowError(
-            "no RAGFlow container to register in", code="ragflow-missing", hint="start RAGFlow, or give --url"
-        )
+        raise RagflowError("no RAGFlow container to register in", code="ragflow-missing", hint=hint)
+    name = containers[0].name
     if containers[0].demo:
-        raise RagflowError(
-            f"{containers[0].name} is the demo client: it has no model settings",
-            code="ragflow-demo",
-            container=containers[0].name,
-            hint="start RAGFlow, or give --url",
-        )
+        message = f"{name} is the demo client: it has no model settings"
+        raise RagflowError(message, code="ragflow-demo", container=name, hint=hint)
     return containers[0]

@@ -142,21 +142,15 @@ def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, bu
     """
     session = Session.open(stack, engine)
     engine, deployment = session.engine, session.deployment
-    reranker = engine.container(stack.reranker.name)
+    name = stack.reranker.name
+    reranker = engine.container(name)
     if reranker is None:
-        raise NotFoundError(
-            f"no reranker {stack.reranker.name}",
-            code="reranker-missing",
-            hint="ragops up",
-            container=stack.reranker.name,
-        )
+        message = f"no reranker {name}"
+        raise NotFoundError(message, code="reranker-missing", hint="ragops up", container=name)
     containers = discovery.find(engine.containers(), stack.ragflow)
     if not containers:
-        raise RagflowError(
-            "no RAGFlow container to verify from",
-            code="ragflow-missing",
-            hint="start RAGFlow, or: ragops demo up",
-        )
+        hint = "start RAGFlow, or: ragops demo up"
+        raise RagflowError("no RAGFlow container to verify from", code="ragflow-missing", hint=hint)
     context = VerifyContext(engine, deployment, reranker, full=full, budget=budget)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
         exposed = parallel.submit(check_exposure, engine, reranker, stack.network.name, reranker.image)
@@ -179,11 +173,8 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         network = engine.network(stack.network.name)
         if network is None:
-            raise NotFoundError(
-                f"there is no network {stack.network.name}",
-                code="network-missing",
-                hint="ragops up creates it",
-            )
+            message = f"there is no network {stack.network.name}"
+            raise NotFoundError(message, code="network-missing", hint="ragops up creates it")
         changes = plan_connect(ragflow, network)
         apply(changes, engine)
     return changes

@@ -364,8 +364,7 @@ class Watcher:
 def systemd_unit(file: Path | None) -> str:
     """A systemd unit that runs ``ragops watch`` with the Python, configuration and engine that are used here.
 
-    Args:
-        file: The configuration file; ``./ragops.toml`` if it exists when left out.
+    Without a configuration file, ``./ragops.toml`` is used if it exists.
 
     Raises:
         EngineError: No engine is reachable.
