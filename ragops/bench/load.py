@@ -84,12 +84,9 @@ class BenchmarkConfig:
         names = [level.name for level in self.levels]
         if not names or len(set(names)) < len(names) or self.repeats < 1 or self.warmup < 0:
             counts = f"{self.repeats} repeats, {self.warmup} warm-up requests"
-            raise BenchError(
-                "there is no load level, or one is given twice",
-                code="load-refused",
-                evidence=f"levels: {', '.join(names) or 'none'}; {counts}",
-                hint="give each level once, repeats of at least 1 and a warm-up of at least 0",
-            )
+            what, evidence = "invalid load", f"levels: {', '.join(names) or 'none'}; {counts}"
+            hint = "give each level once, repeats of at least 1 and a warm-up of at least 0"
+            raise BenchError(what, code="load-refused", evidence=evidence, hint=hint)
 
     @property
     def request_timeout(self) -> float:

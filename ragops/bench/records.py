@@ -50,11 +50,9 @@ class LoadLevel:
     def __post_init__(self) -> None:
         counted = self.kind in ("closed", "burst") and self.value != int(self.value)
         if not self.value > 0 or counted or (self.requests is not None and self.requests < 1):
-            raise BenchError(
-                f"{self.kind} level with {self.value:g} and {self.requests} requests is no load",
-                code="load-refused",
-                hint="give a number above 0, a whole one of clients, and at least one request",
-            )
+            what = f"{self.kind} level with {self.value:g} and {self.requests} requests is no load"
+            hint = "give a number above 0, a whole one of clients, and at least one request"
+            raise BenchError(what, code="load-refused", hint=hint)
 
     @property
     def name(self) -> str:

@@ -273,12 +273,9 @@ class _Recorder:
             counts = (self.done, self.total, self.errors)
             self.progress(RunProgress(*counts, record.latency, record.level, self.folder.path))
         if self.connection_errors >= _UNREACHABLE_AFTER:  # instead of failing all other requests
-            raise BenchError(
-                f"the reranker is unreachable: {_UNREACHABLE_AFTER} connection errors in a row",
-                code="reranker-gone",
-                evidence=record.error,
-                hint=f"when it runs again: ragops bench --resume {self.folder.path}",
-            )
+            what = f"the reranker is unreachable: {_UNREACHABLE_AFTER} connection errors in a row"
+            hint = f"when it runs again: ragops bench --resume {self.folder.path}"
+            raise BenchError(what, code="reranker-gone", evidence=record.error, hint=hint)
 
     async def _sample_repeatedly(self) -> None:
         while self.sampler:
