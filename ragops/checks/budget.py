@@ -193,8 +193,8 @@ def check_calls(
     ``model_tokens`` is the longest query and document that the model itself takes, in tokens.
     """
     checks = [_check_in_time(timed, profile, advice), _check_capacity(timed, profile)]
-    if profile.release.registration_limit is not None:
-        checks.append(_check_registration(timed, profile.release.registration_limit))
+    if (limit := profile.release.registration_limit) is not None:
+        checks.append(_check_registration(timed, limit))
     return [*checks, _check_long_chunk(timed, expected, model_tokens)]
 
 

@@ -107,9 +107,8 @@ def check(
         return ConnectionResult((Check("container runs", "fail", f"it is {status}", remedy, ragflow.name),))
     result = run_probe(engine, ragflow.name, image, target.url, target.request, extra=extra)
     tcp = result.steps.get("tcp")
-    listens: Listens = ""
-    if tcp and not tcp.ok and is_refused(tcp):
-        listens = _listens(engine, reranker, image)
+    refused = tcp is not None and not tcp.ok and is_refused(tcp)
+    listens = _listens(engine, reranker, image) if refused else ""
     return ConnectionResult(tuple(check_layers(result, target, listens)), result.responses)
 
 
@@ -131,9 +130,8 @@ def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> 
             failed.add(layer)
         checks.append(check)
     if target.proxy:
-        excepted = target.proxies.get("no", "")
         detail = f"HTTP_PROXY={target.proxy} would catch {target.host}"
-        if excepted:
+        if excepted := target.proxies.get("no", ""):
             detail += f", NO_PROXY={excepted} does not except it"
         remedy = f"add {target.host} to NO_PROXY and no_proxy in RAGFlow's .env, then recreate {target.where}"
         checks.append(Check(PROXY, "warn", detail, remedy, target.where))
@@ -150,11 +148,10 @@ def check_routes(paths: Collection[str], wanted: str, known: Known, where: str) 
     title = TITLES["routes"]
     ranks = sorted(path for path in paths if path.endswith("/rerank"))
     if wanted not in paths:
-        if ranks:
-            detail = f"wrong path: RAGFlow would call {wanted}, the server has {', '.join(ranks)}"
-            remedy = "the base URL in RAGFlow ends in /v1 and nothing behind it"
-        else:
-            detail, remedy = _missing_route(paths, known)
+        if not ranks:
+            return Check(title, "fail", *_missing_route(paths, known), where)
+        detail = f"wrong path: RAGFlow would call {wanted}, the server has {', '.join(ranks)}"
+        remedy = "the base URL in RAGFlow ends in /v1 and nothing behind it"
         return Check(title, "fail", detail, remedy, where)
     if known.kind != "embedding" and "/v1/embeddings" in paths and "/classify" not in paths:
         detail = f"{wanted} exists, but as a cosine: this model is served as one of embeddings"

@@ -130,8 +130,7 @@ def batch(
 
 def check_scores(expected: Expected, results: Results, where: str = "") -> list[Check]:
     """Apply the rules; after the first that fails the others are skipped."""
-    checks: list[Check] = []
-    failed = False
+    checks, failed = list[Check](), False
     for name, rule in RULES:
         finding = Finding("skip", "a check above failed") if failed else rule(expected, results)
         failed = failed or finding.status == "fail"
@@ -139,9 +138,8 @@ def check_scores(expected: Expected, results: Results, where: str = "") -> list[
     return checks
 
 
-def check_well_formed(expected: Expected, results: Results) -> Finding:
+def check_well_formed(_: Expected, results: Results) -> Finding:
     """Every document has one finite score of its own index, and the scores differ."""
-    del expected
     if not results.results:
         return Finding("fail", "no response to any request", "see the checks above: ragops status")
     for result in results.results:

@@ -96,9 +96,9 @@ def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Ch
         try:
             if layer == "budget":
                 yield from _budget(ragflow, context)
-                continue
-            results = parse_responses(plan, result.responses)
-            yield from rules.check_scores(expected, results, ragflow.name)
+            else:
+                results = parse_responses(plan, result.responses)
+                yield from rules.check_scores(expected, results, ragflow.name)
         except Exception as error:  # noqa: BLE001 - reported as a failed check
             yield failed_check(TITLES[layer], error, ragflow.name)
 

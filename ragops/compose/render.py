@@ -90,15 +90,14 @@ def take_over(service: Service, stack: Stack) -> Stack:
 
 def not_taken_over(service: Service, spec: ContainerSpec) -> tuple[str, ...]:
     """What a service sets and its rendered container does not, such as ``option --task=score``."""
-    rows = []
-    if service.name != spec.name:
-        rows.append(f"service name {service.name}: the host name is {spec.name}")
-    if not service.served.model:
-        rows.append(f"model {service.served.path or '(not named)'}: {spec.mounts[0].source} is served")
-    return (*rows, *_other_settings(service, spec), *_other_connections(service, spec))
+    return (*_other_settings(service, spec), *_other_connections(service, spec))
 
 
 def _other_settings(service: Service, spec: ContainerSpec) -> Iterator[str]:
+    if service.name != spec.name:
+        yield f"service name {service.name}: the host name is {spec.name}"
+    if not service.served.model:
+        yield f"model {service.served.path or '(not named)'}: {spec.mounts[0].source} is served"
     options = parse_options([Word(text, text, 0) for text in spec.command])
     equal = {"", "--model"} | {f"{option.name}={option.value}" for option in options}
     for option in service.command.options:
