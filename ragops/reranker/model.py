@@ -173,16 +173,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _check_tokenizer(folder: Path) -> None:
-    files = [folder / name for name in _TOKENIZERS if (folder / name).is_file()]
-    if not files:
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise _incomplete(folder, "it has no tokenizer.json")
-    if files[0].name != "tokenizer.json":
-        return
-    size = files[0].stat().st_size
-    with files[0].open("rb") as stream:
-        stream.seek(max(0, size - 64))
-        if not stream.read().rstrip().endswith(b"}"):
-            raise _incomplete(folder, f"tokenizer.json is truncated after {size} bytes")
+    file = folder / "tokenizer.json"
+    if file.is_file() and not file.read_bytes().rstrip().endswith(b"}"):
+        raise _incomplete(folder, f"tokenizer.json is truncated after {file.stat().st_size} bytes")
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
@@ -354,8 +349,8 @@ def _shape(config: dict[str, Any]) -> Shape:
 def _substitute(folder: Path, kind: Kind) -> str:
     marker = folder / SUBSTITUTE_FILE
     if marker.is_file():
-        text = marker.read_text(encoding="utf-8").strip()
-        return text.splitlines()[0] if text else "marked as a substitute"
+        text = marker.read_text(encoding="utf-8").strip() or "marked as a substitute"
+        return text.splitlines()[0]
     if kind == "embedding":
         return "a real bi-encoder, not a cross-encoder: its scores are cosine similarities"
     return ""

@@ -207,11 +207,10 @@ def _batched_tokens(stack: Stack, model: Model, length: int) -> int:
     if configured is None:
         return max(DEFAULT_TOKENS, least)
     if configured < least:
-        raise StackError(
-            f"reranker.max_num_batched_tokens = {configured}, but {model.name} needs {least} in one step",
-            code="setting-refused",
-            hint=f"set it to {least} or more, or leave it out",
+        message = (
+            f"reranker.max_num_batched_tokens = {configured}, but {model.name} needs {least} in one step"
         )
+        raise StackError(message, code="setting-refused", hint=f"set it to {least} or more, or leave it out")
     if configured < (documents := stack.reranker.max_num_seqs or DEFAULT_SEQUENCES):
         raise StackError(
             f"reranker.max_num_batched_tokens = {configured} is too few for {documents} documents in a step",

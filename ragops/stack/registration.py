@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
     from ragops.ragflow.api import Request, Secret
-    from ragops.ragflow.discovery import DetectedRelease, RagflowContainer
+    from ragops.ragflow.discovery import RagflowContainer
     from ragops.ragflow.providers import RagflowState, RegistrationApi
     from ragops.ragflow.releases import Release
 
@@ -239,15 +239,12 @@ class Registrar:
     """One user's settings in one RAGFlow, and the entry that they should have."""
 
     api: Api
-    detected: DetectedRelease
+    release: Release
+    source: str
+    """Where the release was read."""
     spec: RegistrationSpec
     home: Path
     notes: tuple[str, ...]
-
-    @property
-    def release(self) -> Release:
-        """RAGFlow's release."""
-        return self.detected.release
 
     @property
     def routes(self) -> RegistrationApi:
@@ -335,8 +332,7 @@ class Registrar:
             requests += self.routes.restore_default(record.default, state)
         if record.entered:
             requests += self.routes.remove(self.spec, state, provider=record.provider)
-        sent: list[str] = []
-        errors: list[RagflowError] = []
+        sent, errors = list[str](), list[RagflowError]()
         for request in requests:
             try:
                 sent += self._send((request,))
@@ -356,7 +352,7 @@ class Registrar:
         return Registration(
             url=self.api.url,
             release=self.release.name,
-            source=self.detected.source,
+            source=self.source,
             model=self.spec.model if entry else "",
             base_url=entry.base_url if entry else "",
             rerank_id=model_id(self.release, self.spec),
@@ -419,7 +415,7 @@ def _connected(
         )
     notes = (GO_SERVER,) if container is not None and container.has_go_server else ()
     with lock(url, spec.instance), Api(url, token) as api:
-        yield Registrar(api, detected, spec, home(), notes)
+        yield Registrar(api, detected.release, detected.source, spec, home(), notes)
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:

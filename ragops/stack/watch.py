@@ -352,12 +352,9 @@ class Watcher:
 
     def _probe(self, name: str) -> None:
         """Rerank one document, and put in the queue whether there was a response."""
-        ok: bool | None = None
-        try:
-            with closing(docker_engine.connect(self._address)) as engine:
-                ok = ready.responds(engine, name, self._served_name, timeout=self._state.pace.timeout)
-        except EngineError:
-            pass  # the engine is unreachable: nothing is known about the reranker
+        ok: bool | None = None  # also when the engine is unreachable: nothing is known about the reranker
+        with suppress(EngineError), closing(docker_engine.connect(self._address)) as engine:
+            ok = ready.responds(engine, name, self._served_name, timeout=self._state.pace.timeout)
         self._messages.put(_Response(ok))
 
 
