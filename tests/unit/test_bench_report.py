@@ -166,22 +166,6 @@ def test_values_are_escaped():
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_same_run_same_bytes_in_another_process(sizes, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "ragops",
-        "report",
-        str(SIZES.path),
-        "--out",
-        str(tmp_path / "page.html"),
-    ]
-    subprocess.run(
-        command, check=True, capture_output=True, cwd=ROOT, env={"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
-    )
-    assert (tmp_path / "page.html").read_text() == sizes
-
-
 # --- what it looks for
 
 
@@ -334,17 +318,26 @@ def said(capsys, *argv):
     return code, *capsys.readouterr()
 
 
-def test_command_writes_page_and_charts(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, out, _ = said(capsys, SIZES.path.name, "--results", RESULTS, "--figures", "figures")
-    file = Path(f"{SIZES.path.name}.html")
-    assert code == 0
-    assert out.splitlines()[0].startswith("Measured: 5 requests each")
-    assert out.splitlines()[-1] == str(file)
-    assert sorted(one.name for one in Path("figures").iterdir()) == [
+def test_command_writes_charts_and_in_another_process_the_same_page(sizes, tmp_path):
+    argv = [sys.executable, "-m", "ragops", "report", SIZES.path.name, "--results", RESULTS]
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    done = subprocess.run(
+        [*argv, "--figures", "figures"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    file = tmp_path / f"{SIZES.path.name}.html"
+    assert file.read_text() == sizes
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Measured: 5 requests each")
+    assert lines[-1] == file.name
+    assert sorted(chart.name for chart in (tmp_path / "figures").iterdir()) == [
         "latency_by_size.svg", "latency_map.svg", "percentile_curve.svg", "timeline.svg",
     ]  # fmt: skip
-    assert [one.name for one in Path().iterdir() if one.name.startswith(".")] == []
+    assert {path.name for path in tmp_path.iterdir()} == {"figures", file.name}
 
 
 def test_command_as_json(capsys, tmp_path, monkeypatch):
