@@ -25,7 +25,7 @@ TOO_WIDE = """() => {
   return [...page, ...parts].filter(one => one.checkVisibility())
     .map(one => `${one.tagName} ${one.textContent.trim().slice(0, 60)}`);
 }"""
-"""What is wider than its place, or stands out of the window in nothing that scrolls."""
+"""Elements wider than their place, or beyond the window and in no element that scrolls."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Visit:
 
     name: str
     away: tuple[str, ...]
-    """Addresses that it asked for and that are not the site's."""
+    """Requested addresses of other hosts."""
     broken: tuple[str, ...]
     """Files that are not there, and errors of its scripts."""
     barriers: tuple[str, ...]

@@ -36,7 +36,6 @@ ALONE = {
     "test_doctor_live",
     "test_engine_contract",
     "test_lasting",
-    "test_stack",
     "test_tune_live",
 }
 """Modules whose tests measure time, or compare all that the engine has before and after."""
@@ -100,7 +99,7 @@ def qwen3(engine, image, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stack_file(tmp_path_factory):
-    """A declaration whose names and port belong to these tests alone."""
+    """A configuration whose names and port belong to these tests alone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -21,7 +21,7 @@ from ragops.docker.engine import observe
 from tests.support.chromium import open_chromium
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120_000
+TIMEOUT = 120_000
 """Milliseconds; the machine may be busy with vLLM."""
 
 
@@ -79,7 +79,7 @@ class Notebook:
 
     def idle(self):
         status = self.tab.locator(".jp-Notebook-ExecutionIndicator").first
-        expect(status).to_have_attribute("data-status", "idle", timeout=PATIENCE)
+        expect(status).to_have_attribute("data-status", "idle", timeout=TIMEOUT)
 
     def run(self, name, *, wait=True):
         """Run the code cell that begins with some words, and give its output back."""
@@ -98,8 +98,8 @@ def opened(chromium, address):
     context = chromium.new_context(viewport={"width": 1300, "height": 6000})  # every cell is drawn
     tab = context.new_page()
     tab.goto(address)
-    expect(tab.locator(".jp-Notebook .jp-CodeCell").first).to_be_visible(timeout=PATIENCE)
-    expect(tab.locator(".jp-Toolbar-kernelName").first).to_contain_text("Python 3", timeout=PATIENCE)
+    expect(tab.locator(".jp-Notebook .jp-CodeCell").first).to_be_visible(timeout=TIMEOUT)
+    expect(tab.locator(".jp-Toolbar-kernelName").first).to_contain_text("Python 3", timeout=TIMEOUT)
     notebook = Notebook(tab)
     notebook.idle()
     try:
@@ -140,9 +140,9 @@ def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab
             notebook.run(words)
         expect(notebook.run("plots.latency_by_size").locator("svg, img").first).to_be_visible()
         watched = notebook.run("count =", wait=False)
-        expect(watched.locator("img").first).to_be_visible(timeout=PATIENCE)  # the figure that grows
+        expect(watched.locator("img").first).to_be_visible(timeout=TIMEOUT)  # the figure that grows
         counted = re.compile(r"load: ([89]|\d\d+)/\d+ requests")  # three of them warm up
-        expect(watched).to_contain_text(counted, timeout=PATIENCE)
+        expect(watched).to_contain_text(counted, timeout=TIMEOUT)
         watched.get_by_role("button", name="Stop").click()
         notebook.idle()
         expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests · 0 errors · .* saved in"))

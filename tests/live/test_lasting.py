@@ -1,7 +1,7 @@
-"""What becomes of an attachment: each mishap on the real engine with the real Compose, named and repaired.
+"""Whether a connection lasts: each mishap on a real Docker engine with the real Compose, named and repaired.
 
-The reranker is a small server of the standard library that answers as one, and RAGFlow a compose
-project of its shape in which nothing but ``sleep`` runs: neither is what it stands in for.
+The reranker is replaced by a small server of the standard library, and RAGFlow by a compose project of
+its shape in which only ``sleep`` runs.
 """
 
 import dataclasses
@@ -49,11 +49,11 @@ class Server(BaseHTTPRequestHandler):
         self.say({"data": [{"id": "cheap"}]})
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         while Server.hangs:
             time.sleep(1)
         rows = [{"index": n, "document": {"text": text}, "relevance_score": 0.5}
-                for n, text in enumerate(asked["documents"])]
+                for n, text in enumerate(request["documents"])]
         self.say({"id": "x", "model": "cheap", "usage": {"total_tokens": 1}, "results": rows})
 
     def say(self, answer):
@@ -165,7 +165,7 @@ def project(engine, image, cheap, tmp_path_factory):
 
 @pytest.fixture
 def ragflow(engine, project):
-    """The project, up and connected, in the shape of today's releases and without an override."""
+    """The project, up and connected, in the shape of current releases and without an override."""
     for file in project.file.parent.glob("*override*"):
         file.unlink()
     project.shape(NEW)
@@ -176,7 +176,7 @@ def ragflow(engine, project):
 
 @pytest.fixture
 def watch(ragflow, messages):
-    """Starts to watch; gives the lines that are told."""
+    """Starts to watch; gives the lines that are logged."""
     made = []
 
     def begin():
@@ -227,7 +227,7 @@ def upgrade(ragflow):
 
 
 def lose_network(ragflow):
-    """Everybody is thrown out of the network, and it is removed before anybody mends that."""
+    """Both containers are disconnected and the network is removed, while the lock prevents a repair."""
     with lock(ragflow.engine.state().address, RERANKER):
         for name in (ragflow.box.name, RERANKER):
             ragflow.engine._client.api.disconnect_container_from_network(name, NET, force=True)
@@ -235,7 +235,7 @@ def lose_network(ragflow):
 
 
 def lose_network_while_stopped(ragflow):
-    """What the engine allows, and what no container that was in it survives by itself."""
+    """Docker allows it, but cannot start a container of that network afterwards."""
     for name in (ragflow.box.name, RERANKER):
         ragflow.engine.stop(name)
     ragflow.engine.remove_network(NET)
@@ -282,13 +282,13 @@ def test_mishap_is_named_by_status_and_repaired(engine, ragflow, watch, durabili
     assert verbs.up(STACK, engine).ok
     assert same(ragflow.box) == same(after)
     before(ragflow, mishap)
-    told = watch()
+    lines = watch()
     mishap(ragflow)
     seconds = until(lambda: ragflow.joined and engine.container(RERANKER).health == "healthy")
     box = ragflow.box
     until(lambda: drift(engine) == [])
     assert same(ragflow.box) == same(box)
-    assert len(told) == 1 or named
+    assert len(lines) == 1 or named
     record(durability, event, named, seconds if named else None)
 
 
@@ -306,10 +306,10 @@ def test_one_that_is_stopped_survives_the_loss_of_its_network(engine, ragflow, d
 
 
 def test_hang_that_health_does_not_show_is_ended_by_watch(engine, ragflow, watch, durability):
-    told, before = watch(), engine.container(RERANKER).started_at
+    lines, before = watch(), engine.container(RERANKER).started_at
     hang(ragflow)
     until(lambda: engine.container(RERANKER).started_at != before)
-    assert f"~ restart container {RERANKER}: no response to 2 requests" in told
+    assert f"~ restart container {RERANKER}: no response to 2 requests" in lines
     until(lambda: drift(engine) == [])
     event = "the reranker hangs, but /health succeeds"
     record(durability, event, [], None, by="watch, after three requests without a response")
@@ -344,8 +344,8 @@ def test_override_keeps_the_default_network_of_a_service_that_names_none(engine,
     assert {place.network for place in ragflow.box.endpoints} == {NET, f"{PROJECT}_default"}
 
 
-def test_network_that_a_stranger_is_in_is_not_removed_though_the_engine_would(engine, ragflow, cheap):
-    name = "ragopstest-stranger"
+def test_network_of_another_container_is_not_removed_though_docker_would(engine, ragflow, cheap):
+    name = "ragopstest-foreign-container"
     bare = {"Image": cheap.image, "Cmd": ["true"], "HostConfig": {"NetworkMode": NET}}  # without our label
     made = engine._client.api.create_container_from_config(bare, name=name)["Id"]
     try:
@@ -361,23 +361,23 @@ def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared
     """In every field that matters, up to what compose has no word for: the NUMA nodes of its memory."""
     wanted = Deployment.resolve(declared)
     ours = engine._client.api.inspect_container(declared.reranker.name)
-    twin = dataclasses.replace(
+    other = dataclasses.replace(
         wanted.spec,
-        name="ragopstest-twin",
-        aliases=("ragopstest-twin",),
+        name="ragopstest-compose",
+        aliases=("ragopstest-compose",),
         labels=(("org.ragops.config", wanted.spec.config_hash()),),
     )
     file = tmp_path / "compose.yml"
-    file.write_text(render.reranker(twin, network_spec(declared.network)))
-    argv = [str(COMPOSE), "-p", "ragopstest-twin", "-f", str(file)]
+    file.write_text(render.reranker(other, network_spec(declared.network)))
+    argv = [str(COMPOSE), "-p", "ragopstest-compose", "-f", str(file)]
     made = subprocess.run([*argv, "create"], capture_output=True, text=True, check=False)
     try:
         assert made.returncode == 0, made.stderr
-        theirs = engine._client.api.inspect_container("ragopstest-twin")
-        assert fields(theirs, "ragopstest-twin") == fields(ours, declared.reranker.name)
+        theirs = engine._client.api.inspect_container("ragopstest-compose")
+        assert fields(theirs, "ragopstest-compose") == fields(ours, declared.reranker.name)
     finally:
         subprocess.run([*argv, "down"], capture_output=True, check=False)
-    assert engine.container("ragopstest-twin") is None
+    assert engine.container("ragopstest-compose") is None
 
 
 def fields(raw, name):

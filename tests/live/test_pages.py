@@ -1,4 +1,4 @@
-"""Every docker and pip command on a page, run as it stands there, with names of our own put in."""
+"""Every docker and pip command on a page, run as written but with names of the tests."""
 
 import io
 import re

@@ -2,7 +2,7 @@
 
 The checkpoint is random, so no score means anything; but it is Qwen3-Reranker in all that
 decides a number: architecture, tokenizer, prompt, how the answer is read. The released
-weights go the same way. Each launch is started once, and everything is asked of it.
+weights go the same way. Each launch is started once, and all requests are sent to it.
 """
 
 from __future__ import annotations
@@ -218,12 +218,12 @@ def failure(checks: list[Check]) -> Check | None:
 def test_scores_are_the_model_cards_only_with_its_prompt_and_head(launched, reference):
     """The server's scores move as the reference's do, and by more than rounding."""
     fault, seen = launched
-    expected, told = reference(), reference(instruction=INSTRUCTION)
-    assert max(expected) - min(expected) > 0.5, "the checkpoint tells nothing apart"
-    assert median(apart(expected, told)) > TOLERANCE, "the instruction must matter, or it proves nothing"
+    expected, instructed = reference(), reference(instruction=INSTRUCTION)
+    assert max(expected) - min(expected) > 0.5, "the checkpoint gives all pairs one score"
+    assert median(apart(expected, instructed)) > TOLERANCE, "the instruction must change scores"
     if fault == "whole":
         assert max(apart(seen.plain, expected)) < TOLERANCE
-        assert max(apart(seen.instructed, told)) < TOLERANCE
+        assert max(apart(seen.instructed, instructed)) < TOLERANCE
     elif fault == "newline":
         assert max(apart(seen.plain, reference(suffix=ONE_NEWLINE))) < TOLERANCE
         assert median(apart(seen.plain, expected)) > TOLERANCE

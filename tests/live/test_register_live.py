@@ -71,4 +71,4 @@ def test_release_is_read_from_the_file_in_a_real_container(engine, client):
         assert discovery.file_release(engine, client) == ("v0.25.3", f"/ragflow/VERSION in {client}")
     finally:
         engine.execute(client, ("rm", "-f", "/ragflow/VERSION"))
-    assert discovery.file_release(engine, "ragopstest-nobody")[0] == ""
+    assert discovery.file_release(engine, "ragopstest-missing")[0] == ""

@@ -15,7 +15,7 @@ from ragops.stack import plan, verbs
 from ragops.stack.plan import RunContainer
 from tests.support.names import PROJECT
 
-SLEEPER = ContainerSpec(name="ragopstest-sleeper", image="", entrypoint=("sleep", "600"), role="test")
+SLEEPER = ContainerSpec(name=f"{PROJECT}-sleeper", image="", entrypoint=("sleep", "600"), role="test")
 
 
 @pytest.fixture
@@ -35,10 +35,14 @@ def sleeper(engine, image):
 
 
 def events(engine, since):
-    """Names of what the engine did since a moment, without looking and asking."""
-    found = engine._client.events(since=since, until=time.time(), decode=True)
+    """Changes of these tests' objects since a time; others may use the same engine."""
+    stream = engine._client.events(since=since, until=time.time(), decode=True)
     harmless = ("exec_", "health_status")
-    return [f"{one['Type']} {one['Action']}" for one in found if not one["Action"].startswith(harmless)]
+    return [
+        f"{event['Type']} {event['Action']}"
+        for event in stream
+        if PROJECT in str(event["Actor"]) and not event["Action"].startswith(harmless)
+    ]
 
 
 def test_it_is_what_was_declared(engine, declared, running):
