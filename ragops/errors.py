@@ -1,4 +1,4 @@
-"""Every error that ragops raises on purpose.
+"""The exceptions that ragops raises.
 
 ::
 
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = "errors.html"
-"""The page of the site that explains the codes, each at an anchor of its name."""
+"""Page of the documentation with an anchor for each error code."""
 
 
 class RagopsError(Exception):
-    """An error: a message, the evidence for it, and a hint.
+    """Base class: an error with a message, its evidence and a hint.
 
     Args:
-        message: One sentence: what went wrong.
-        code: Short, stable name of the error, such as ``port-taken``; else that of its class.
+        message: Cause of the error in one sentence.
+        code: Short, stable name of the error, such as ``port-taken``; by default that of the class.
         evidence: A log line, a response of the Docker engine, or another observation. May be empty.
-        hint: What to do next, as a command where there is one.
+        hint: How to fix it, as a command if there is one.
         container: Name of the container of the error, or an empty string.
         url: Address that was requested, or an empty string.
         file: File or folder of the error.
@@ -76,17 +76,17 @@ class RagopsError(Exception):
 
     @property
     def short(self) -> str:
-        """The message with the first line of the evidence, for where there is one line."""
+        """The message and the first line of the evidence, in one line."""
         return " - ".join(part for part in (self.message, *self.evidence.splitlines()[:1]) if part)
 
     def to_json(self) -> dict[str, str | None]:
-        """Its fields, with its class as ``error``."""
+        """The fields as JSON, with the class name as ``error``."""
         names = ("code", "message", "evidence", "hint", "container", "url")
         fields = {name: getattr(self, name) for name in names}
         return {"error": type(self).__name__, **fields, "file": self.file and str(self.file)}
 
     def __str__(self) -> str:
-        """The message, the evidence indented below it, where it is explained, and the hint last."""
+        """The message, the indented evidence, the documentation of the code, and the hint."""
         lines = [self.message]
         lines += [f"  {line}" for line in self.evidence.splitlines()]
         lines.append(f"see: {PAGE}#{self.code}")
@@ -96,7 +96,7 @@ class RagopsError(Exception):
 
 
 class StackError(RagopsError):
-    """ragops.toml can't be read, or says something that can't be done."""
+    """ragops.toml can't be read, or a value in it is invalid."""
 
     code = "stack-refused"
 
@@ -108,13 +108,13 @@ class EngineError(RagopsError):
 
 
 class NotFoundError(EngineError):
-    """The engine knows no network, container or image of that name."""
+    """The Docker engine has no network, container or image of that name."""
 
     code = "not-found"
 
 
 class LaunchError(RagopsError):
-    """The reranker's container ended, or was not ready in time."""
+    """The reranker's container exited, or was not ready before the timeout."""
 
     code = "start-failed"
 
@@ -132,31 +132,31 @@ class ImageError(RagopsError):
 
 
 class RagflowError(RagopsError):
-    """RAGFlow was not found, is one of several, is of an unknown release, or refused a request."""
+    """RAGFlow was not found, is ambiguous, has an unsupported release, or refused a request."""
 
     code = "ragflow-refused"
 
 
 class BenchError(RagopsError):
-    """A benchmark could not run, or a folder does not hold a recorded run."""
+    """A benchmark failed, or a folder does not contain a recorded run."""
 
     code = "bench-failed"
 
 
 class ComposeError(RagopsError):
-    """A compose file can't be read, or is none; the message names the line where there is one."""
+    """A compose file can't be read or is invalid; the message has the line number, if known."""
 
     code = "compose-unreadable"
 
 
 class InUseError(RagopsError):
-    """A network can't be removed, because containers that ragops did not connect are in it."""
+    """A network can't be removed, because containers that ragops did not connect still use it."""
 
     code = "network-in-use"
 
 
 class LockedError(RagopsError):
-    """Another ragops is changing or watching the same stack."""
+    """Another ragops process is changing or watching the same stack."""
 
     code = "locked"
 
@@ -165,7 +165,7 @@ class LockedError(RagopsError):
 def file_errors(
     kind: type[RagopsError], message: str, file: Path, *, code: str = "", hint: str = ""
 ) -> Iterator[None]:
-    """Raise ``kind`` in place of what the file system, JSON, TOML and pydantic raise about a file."""
+    """Convert exceptions of the file system, JSON, TOML and pydantic into ``kind``."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -173,7 +173,7 @@ def file_errors(
 
 
 def reason(error: Exception) -> str:
-    """An exception in one line; of pydantic's the first error, with the place in the data."""
+    """An exception in one line; for pydantic, its first error with the location in the data."""
     if not hasattr(error, "errors"):
         return str(error)
     first = error.errors(include_url=False)[0]

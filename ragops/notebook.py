@@ -263,7 +263,7 @@ async def benchmark(
     Args:
         stack: The configuration.
         config: What to measure.
-        chart: Draws the requests so far, in a process of its own; only with a live frontend.
+        chart: Draws the recorded requests, in a separate process; only with a live frontend.
 
     Returns:
         The run's folder.

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ragops.reranker.model import Model
 
 BY_URL = "host, by address"
-"""Vantage of a run against any server by its address."""
+"""Location of the client in a run against the URL of any server."""
 
 GEMM = {"dtypes": ("float32", "bfloat16", "int8"), "seconds": 3.0, "tokens": 2048}
 """What :func:`gemm_peak` measures; seconds for each data type, rows of the left matrix (a step of vLLM)."""
@@ -176,7 +176,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         what = f"no reranker {name} runs"
         raise NotFoundError(what, code="reranker-missing", hint="ragops up", container=name)
     if stack.host_url is None:
-        what = "the reranker is not published on this host, where the load comes from"
+        what = "the reranker has no published port, and the load is sent from this host"
         hint = "set port = 8123 under [reranker] while you measure"
         raise BenchError(what, code="not-published", hint=hint, container=name)
     deployment, model = session.deployment, session.deployment.model
@@ -198,7 +198,7 @@ def max_words(stack: Stack | Session) -> int:
 
 
 def ragflow_release(session: Session) -> str:
-    """RAGFlow's release by its container; the newest known one otherwise."""
+    """Release of the RAGFlow container; the newest supported release if it is unknown."""
     for ragflow in discovery.find(session.engine.containers(), session.stack.ragflow):
         if ragflow.release in releases.KNOWN:
             return ragflow.release
@@ -207,7 +207,7 @@ def ragflow_release(session: Session) -> str:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Takes one sample when called; values that can't be read are None.
+    """Reads all counters once per call; values that can't be read are None.
 
     Args:
         base_url: Address of the reranker, ending in ``/v1``.
@@ -220,7 +220,7 @@ class Sampler:
     container: str = ""
 
     def __call__(self) -> Sample:
-        """One sample; its time is that of the start."""
+        """Read all counters; the timestamp is from before the first read."""
         t = time.perf_counter_ns()
         counters = dict(vars(self.engine.stats(self.container))) if self.engine else {}
         address = self.base_url.removesuffix("/v1") + "/metrics"
@@ -233,10 +233,10 @@ class Sampler:
 
 
 def parse_metrics(text: str) -> dict[str, int]:
-    """The values of a sample in the text of ``/metrics``, summed over engines and models.
+    """Parse the text of ``/metrics``; values are summed over engines and models.
 
-    Of HTTP requests only those of the rerank routes count. A counter that vLLM creates at its first use
-    is 0 until then.
+    HTTP requests are counted on the rerank routes only. A counter that vLLM creates at its first use is 0
+    until then.
     """
     values: dict[str, float] = defaultdict(float)
     for name, labels, value in _METRIC.findall(text):
@@ -313,7 +313,7 @@ def machine_name(host: Host) -> str:
 
 
 def _git() -> tuple[str, bool | None]:
-    """The commit of ragops' own checkout, and whether files differ from it; empty when installed."""
+    """Git commit of the ragops checkout, and whether files were changed; empty for an installed package."""
 
     def git(*argv: str) -> str:
         command = ["git", "-C", str(Path(__file__).parents[1]), *argv]

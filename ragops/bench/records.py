@@ -1,9 +1,9 @@
-"""The data model of a recorded run, and the folder that holds it; uses nothing but ``ragops.errors``.
+"""The data model of a recorded run, and its folder; imports no module of ragops but ``ragops.errors``.
 
-``run.json`` holds :class:`RunInfo`, ``requests.jsonl`` a :class:`RequestRecord` and ``samples.jsonl`` a
-:class:`Sample` a line. Lines are appended as requests end and never changed, so that a killed client or a
-full disk loses none. :class:`RunFolder` writes them, :func:`load_run` reads them. Field names are those of
-the files.
+``run.json`` contains a :class:`RunInfo`, each line of ``requests.jsonl`` a :class:`RequestRecord`, and each
+line of ``samples.jsonl`` a :class:`Sample`. Lines are appended as requests end and never changed, so that a
+killed client or a full disk loses none. :class:`RunFolder` writes the files, :func:`load_run` reads them.
+The fields have the names of the JSON keys.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class LoadLevel:
     value: float
     """Clients (closed), requests a second (poisson, constant), or requests at once (burst)."""
     requests: int | None = None
-    """How many requests of the workload are measured; all when None."""
+    """Number of measured requests of the workload; None for all."""
 
     def __post_init__(self) -> None:
         counted = self.kind in ("closed", "burst") and self.value != int(self.value)
         if not self.value > 0 or counted or (self.requests is not None and self.requests < 1):
-            what = f"{self.kind} level with {self.value:g} and {self.requests} requests is no load"
-            hint = "give a number above 0, a whole one of clients, and at least one request"
+            what = f"{self.kind} level with {self.value:g} and {self.requests} requests is invalid"
+            hint = "set a number above 0 (an integer for clients and bursts), at least one request"
             raise BenchError(what, code="load-refused", hint=hint)
 
     @property
@@ -66,22 +66,22 @@ class LoadLevel:
 
     @classmethod
     def closed(cls, clients: int, *, requests: int | None = None) -> LoadLevel:
-        """As many clients, each sending its next request when the last is complete."""
+        """Concurrent clients; each sends its next request when its previous one is complete."""
         return cls("closed", clients, requests)
 
     @classmethod
     def poisson(cls, rate: float, *, requests: int | None = None) -> LoadLevel:
-        """Requests at random, ``rate`` a second on average, whether or not earlier ones are complete."""
+        """Poisson arrivals, ``rate`` per second on average; requests do not wait for earlier ones."""
         return cls("poisson", rate, requests)
 
     @classmethod
     def constant(cls, rate: float, *, requests: int | None = None) -> LoadLevel:
-        """Requests at even distances, ``rate`` a second, whether or not earlier ones are complete."""
+        """Requests at constant intervals, ``rate`` per second; they do not wait for earlier ones."""
         return cls("constant", rate, requests)
 
     @classmethod
     def burst(cls, size: int, *, requests: int | None = None) -> LoadLevel:
-        """``size`` requests at the same moment; the next burst when all are complete."""
+        """``size`` requests at once; the next burst is sent when all are complete."""
         return cls("burst", size, requests)
 
 
@@ -95,7 +95,7 @@ def due_times(level: LoadLevel, count: int, seed: int) -> list[int]:
 
 
 def trial_order(levels: tuple[LoadLevel, ...], repeats: int, seed: int) -> list[tuple[LoadLevel, int]]:
-    """Pairs of a level and its repeat, counted from 0.
+    """Pairs of a level and its repetition, counted from 0.
 
     Each repeat has another random order of the levels, so that drift affects all alike.
     """
@@ -150,7 +150,7 @@ class Sample:
     """Counters and gauges at one moment; None where a value can't be read."""
 
     t: int
-    """When it was begun, in ns of ``time.perf_counter_ns``, the clock of the requests."""
+    """Start of the sample in ns of ``time.perf_counter_ns``, the clock of the requests."""
     cpu_ns: int | None = None
     """CPU time used since the container's start."""
     throttled_ns: int | None = None
@@ -175,7 +175,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One request. Times in ns of one clock; ``error`` is empty when it succeeded."""
+    """One request; times are in ns of one clock, ``error`` is empty if it succeeded."""
 
     level: str
     repeat: int
@@ -184,9 +184,9 @@ class RequestRecord:
     """Place in the workload."""
     documents: int
     words: int
-    """Mean words a document."""
+    """Mean number of words per document."""
     t_sched: int
-    """When it was due."""
+    """Time at which the request was due."""
     t_send: int
     t_done: int
     tokens: int | None
@@ -197,12 +197,12 @@ class RequestRecord:
 
     @property
     def latency(self) -> float:
-        """Seconds from when it was due: the user's waiting time."""
+        """Seconds from the due time to the response: what the user waits."""
         return (self.t_done - self.t_sched) / 1e9
 
     @property
     def service(self) -> float:
-        """Seconds from when it was sent: the server's time."""
+        """Seconds from sending to the response: the time of the server."""
         return (self.t_done - self.t_send) / 1e9
 
     @property
@@ -224,9 +224,9 @@ class WorkloadInfo:
     cut_to: int | None = None
     cut_documents: int | None = None
     documents: int | None = None
-    """Documents of all requests together."""
+    """Total number of documents in all requests."""
     query_words: float | None = None
-    """Mean words of a query."""
+    """Mean number of words per query."""
     release: str = ""
     recipe: str = ""
 
@@ -272,13 +272,13 @@ class GemmPeak:
     served: str
     """Arithmetic of the reranker, one of those below."""
     flop_per_token: float
-    """Multiplications and additions of the model's linear layers; attention comes on top."""
+    """Multiplications and additions per token in the linear layers; attention is not included."""
     threads: int
     gemms: tuple[Gemm, ...]
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens a second if only those multiplications took time; None where not measured."""
+        """Tokens per second if only the linear layers took time; None if not measured."""
         for gemm in self.gemms:
             if gemm.dtype == self.served and gemm.tflops and self.flop_per_token:
                 return gemm.tflops * 1e12 / self.flop_per_token
@@ -315,7 +315,7 @@ class OrderReport:
 
     @property
     def verdict(self) -> str:
-        """One clause for a report."""
+        """Result of the order check as one clause."""
         if self.skipped:
             return f"order of the scores not checked: {self.skipped}"
         if self.before and self.after and self.before.right and self.after.right:
@@ -332,40 +332,40 @@ class OrderReport:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """``run.json``."""
+    """Content of ``run.json``: settings, provenance and state of a run."""
 
     name: str
     started: str
-    """UTC, ISO 8601."""
+    """Start time in UTC, ISO 8601."""
     started_ns: int
-    """The same moment on the clock of the requests."""
+    """Start time on the clock of the requests."""
     base_url: str
     model: str
     timeout: float
-    """Seconds until a request was cancelled."""
+    """Timeout of a request in seconds."""
     workload: WorkloadInfo
     levels: tuple[LoadLevel, ...]
     order_played: tuple[str, ...]
     repeats: int
     warmup: int
-    """Requests at the head of each trial that are not counted."""
+    """Number of warm-up requests at the start of each trial, which are not measured."""
     seed: int
     fresh: bool
-    """Whether the texts of each trial were numbered, so that none was sent twice."""
+    """Whether each trial has a number in its texts, so that no text is sent twice."""
     order: OrderReport
     provenance: Provenance
     schema_version: int = SCHEMA
     ended: str = ""
     complete: bool = False
     reason: str = "still running"
-    """Why it is not complete; empty when it is."""
+    """Why the run is incomplete; empty if it is complete."""
     client: ClientReport | None = None
     sampler_errors: tuple[str, ...] = ()
     limit: GemmPeak | None = None
     template_tokens: int = 0
-    """Tokens that the score template adds to each pair, about."""
+    """Approximate number of tokens that the score template adds to each pair."""
     resumed: tuple[str, ...] = ()
-    """When it was resumed; UTC, ISO 8601."""
+    """Times at which the run was resumed; UTC, ISO 8601."""
 
     def planned(self, level: LoadLevel) -> int:
         """Measured requests of one repetition of a load level."""
@@ -374,7 +374,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read back."""
+    """A recorded run, read from its folder."""
 
     path: Path
     info: RunInfo
@@ -385,12 +385,12 @@ class Run:
 
     @property
     def measured(self) -> tuple[RequestRecord, ...]:
-        """The requests that are counted: neither warm-up nor cancelled."""
+        """Measured requests, without warm-up and cancelled ones."""
         return tuple(r for r in self.requests if r.phase == "measure" and not r.is_cancelled)
 
     @property
     def missing(self) -> tuple[tuple[LoadLevel, int, int], ...]:
-        """Load level, repeat, and number of its requests that are missing."""
+        """Load level, repetition and number of missing requests."""
         done = Counter((record.level, record.repeat) for record in self.measured)
         rows = []
         for level, repeat in product(self.info.levels, range(self.info.repeats)):
@@ -418,12 +418,12 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
-        hint = "recorded runs are never overwritten: give another name or results folder"
+        hint = "recorded runs are never overwritten: use another name or results folder"
         with file_errors(BenchError, f"can't create {path}", path, code="run-unreadable", hint=hint):
             path.mkdir(parents=True, exist_ok=resume)
         self.path = path
         self._requests, self._samples = (_open(path / name) for name in (REQUESTS, SAMPLES))
-        what = f"can't write to {path}, so the run ends here; its requests so far are kept"
+        what = f"can't write to {path}, so the run was stopped; its recorded requests are kept"
         hint = f"free disk space, then resume: ragops bench --resume {path}"
         self._write_errors = partial(file_errors, BenchError, what, path, code="disk-full", hint=hint)
 
@@ -460,7 +460,7 @@ def _open(file: Path) -> IO[bytes]:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however that ends
     except BlockingIOError as error:
         stream.close()
-        what, hint = f"another process is recording {file.parent}", "wait until it is done, or stop it"
+        what, hint = f"another process is recording {file.parent}", "wait until that process ends, or stop it"
         raise BenchError(what, code="run-busy", hint=hint, file=file.parent) from error
     stream.seek(0)
     stream.truncate(stream.read().rfind(b"\n") + 1)
@@ -468,7 +468,7 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def _append(stream: IO[bytes], line: bytes) -> None:
-    """Write a complete line, or nothing of it when the disk is full."""
+    """Write a complete line, or nothing if the disk is full."""
     end = os.fstat(stream.fileno()).st_size
     try:
         written = stream.write(line + b"\n")

@@ -82,7 +82,7 @@ def record(
         stop: Ends the run when it is set, from any thread.
 
     Returns:
-        The run's folder; of a run that was stopped, what was recorded until then.
+        The run's folder; a stopped run is incomplete.
 
     Raises:
         BenchError: The server does not respond or ranks wrongly, the folder is not writable, or the
@@ -135,8 +135,8 @@ def resume(
 
     Args:
         path: The run's folder.
-        server: The server now, for its key and counters; image, model and cores must not have changed.
-        workload: The requests where they were the user's own; otherwise they are generated again.
+        server: The server, with its key and counters; image, model and cores must not have changed.
+        workload: The user's own requests; generated workloads are generated again.
         progress: Called after each request.
         stop: Ends the run when it is set, from any thread.
 
@@ -228,7 +228,7 @@ class _Recorder:
         folder.write_info(self.info)
 
     async def run(self, http: wire.Client, stop: threading.Event | None) -> Path:
-        """Send everything; ``run.json`` records the reason when it ends early."""
+        """Send all requests; if the run ends early, ``run.json`` records the reason."""
         reason = "ended by an error"
         try:
             async with _background(_cancel_when(stop, asyncio.current_task())):
@@ -274,7 +274,7 @@ class _Recorder:
             self.progress(RunProgress(*counts, record.latency, record.level, self.folder.path))
         if self.connection_errors >= _UNREACHABLE_AFTER:  # instead of failing all other requests
             what = f"the reranker is unreachable: {_UNREACHABLE_AFTER} connection errors in a row"
-            hint = f"when it runs again: ragops bench --resume {self.folder.path}"
+            hint = f"start the reranker, then resume: ragops bench --resume {self.folder.path}"
             raise BenchError(what, code="reranker-gone", evidence=record.error, hint=hint)
 
     async def _sample_repeatedly(self) -> None:
@@ -319,7 +319,7 @@ async def _cancel_when(stop: threading.Event | None, task: asyncio.Task[Any] | N
 
 @asynccontextmanager
 async def _background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a coroutine as long as the block runs; its errors are raised at the end."""
+    """Run a coroutine until the block ends, then raise its errors."""
     task = asyncio.create_task(coroutine)
     try:
         yield
@@ -359,7 +359,7 @@ async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Tar
     if not result.right:
         what = f"{target.model} ranks the documents of a known query wrongly, so its speed is not measured"
         evidence = f"scores: {', '.join(f'{score:.3f}' for score in result.scores)}"
-        hint = "check score template and hf-overrides; of random weights give no_order_check='random weights'"
+        hint = "check score template and hf-overrides; for random weights set no_order_check='random weights'"
         raise BenchError(what, code="order-wrong", evidence=evidence, hint=hint, url=target.url)
     return replace(info, order=replace(info.order, before=info.order.before or result))
 
@@ -368,8 +368,10 @@ def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -
     code = "run-not-continued"
     if workload.sha256 != info.workload.sha256:
         evidence = f"sha256 {workload.sha256[:12]}, the run has {info.workload.sha256[:12]}"
-        hint = "give the same file with --workload"
-        raise BenchError("these are not the requests of that run", code=code, evidence=evidence, hint=hint)
+        hint = "use the same workload file: --workload FILE"
+        raise BenchError(
+            "the workload differs from the workload of the run", code=code, evidence=evidence, hint=hint
+        )
     changes = []
     for name in () if provenance == Provenance() else _MUST_STAY:
         before, now = getattr(info.provenance, name), getattr(provenance, name)
@@ -381,7 +383,7 @@ def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first error of ours inside a group, else the error itself."""
+    """The first ``BenchError`` of an exception group, else the error itself."""
     if isinstance(error, BaseExceptionGroup):
         own = error.subgroup(BenchError)
         return _root(own.exceptions[0]) if own else error

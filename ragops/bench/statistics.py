@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 OTHER_CPU = 0.1
-"""Cores used by other processes above which a run is reported as disturbed: a fifth of a core made
-requests half as long again."""
+"""Cores used by other processes above which a run is reported as disturbed: with 0.2 cores, requests
+took 50 % longer."""
 
 STEAL = 0.02
-"""Cores withheld by the hypervisor above which a run is reported as disturbed."""
+"""Steal time in cores above which a run is reported as disturbed."""
 
 
 def extra(module: str) -> Any:
-    """A module of the extra ``bench``, imported when it is first used.
+    """Import a module that needs the extra ``bench``.
 
     Raises:
         BenchError: One of its libraries is not installed.
@@ -45,7 +45,7 @@ def extra(module: str) -> Any:
 
 
 def too_small(run: Run, lack: str) -> BenchError:
-    """The error of a run without the data that is needed; ``lack`` such as ``no measured request``."""
+    """Error for a run without the necessary data; ``lack`` is the reason, such as ``no measured request``."""
     hint = "record again; see its run.json for why"
     return BenchError(f"{run.path} has {lack}", code="run-too-small", hint=hint, file=run.path)
 
@@ -66,7 +66,7 @@ class TrialCounters:
     """Requests of this run, warm-up included."""
     seconds: float
     restarted: bool
-    """Whether a counter of the reranker fell, as after a restart."""
+    """Whether a counter of the reranker decreased, as after a restart."""
     calls: int | None
     """Rerank requests served, from all clients."""
     prompt_tokens: int | None
@@ -91,7 +91,7 @@ class TrialCounters:
 
     @property
     def steal(self) -> float:
-        """Cores withheld by the hypervisor."""
+        """Steal time in cores."""
         return (self.host_stolen_ns or 0) / 1e9 / self.seconds
 
 
@@ -123,16 +123,16 @@ def _between(first: Sample, last: Sample, requests: int) -> TrialCounters:
 
 
 def disturbances(run: Run) -> tuple[str, ...]:
-    """Other clients, other processes, steal, throttling and restarts; a line each."""
+    """Disturbances of a run, one line each: other clients or processes, steal time, throttling, restarts."""
     counters = [trial for level in trial_counters(run).values() for trial in level]
     foreign = sum(trial.foreign_requests for trial in counters)
     other_cpu = max((trial.other_cpu or 0.0 for trial in counters), default=0.0)
     steal = max((trial.steal for trial in counters), default=0.0)
     throttled = sum(trial.throttled_ns or 0 for trial in counters) / 1e9
     lines = (
-        (foreign, f"a second client: the server processed {foreign} requests of others"),
+        (foreign, f"a second client: the server processed {foreign} requests that this run did not send"),
         (other_cpu > OTHER_CPU, f"other processes used up to {other_cpu:.1f} cores"),
-        (steal > STEAL, f"the hypervisor withheld up to {steal:.2f} cores"),
+        (steal > STEAL, f"the hypervisor caused steal time of up to {steal:.2f} cores"),
         (throttled >= 0.1, f"the container was throttled for {throttled:.1f} s"),
         (any(trial.restarted for trial in counters), "the reranker was restarted during the run"),
     )
@@ -220,9 +220,9 @@ class LevelStatistics:
     tokens_per_s: float | None
     """None when the server reported no tokens."""
     latency: tuple[Percentile, ...]
-    """p50, p90, p95 and p99 from when a request was due."""
+    """p50, p90, p95 and p99, from the due time of a request."""
     service: tuple[Percentile, ...]
-    """The same from when it was sent."""
+    """The same, from the time at which the request was sent."""
     cached_fraction: float | None = None
     """Fraction of the tokens found in the prefix cache; None when not reported."""
     computed_tokens_per_s: float | None = None
@@ -271,7 +271,7 @@ def cached_fraction(counters: tuple[TrialCounters, ...]) -> float | None:
 
 
 def summary(run: Run) -> pd.DataFrame:
-    """A table with a row for each level.
+    """Statistics as a DataFrame with one row per load level.
 
     Percentiles come with their 95 % interval, or with the number of requests that one needs. Those named
     ``from sending`` leave out the time that a request waited in the client.
@@ -304,7 +304,7 @@ def summary(run: Run) -> pd.DataFrame:
 
 
 def frame(run: Run) -> pd.DataFrame:
-    """Every request as a row, times in seconds from the run's start."""
+    """All requests as a DataFrame; times are in seconds from the start of the run."""
     start = run.info.started_ns
     names = (
         "level",

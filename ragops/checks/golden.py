@@ -39,12 +39,12 @@ class Document:
     title: str
     text: str
     kind: Kind
-    """``near-duplicate`` is the right sentence with another number, thing or negation; ``hard``
+    """``near-duplicate`` is the relevant sentence with another number, object or negation; ``hard``
     shares words with the query; ``other`` is from another field."""
 
     @property
     def right(self) -> bool:
-        """Whether it answers the query."""
+        """Whether the document is relevant to the query."""
         return self.kind == "right"
 
     def written(self, form: Form) -> str:
@@ -52,7 +52,7 @@ class Document:
 
         Args:
             form: ``natural`` is the title, a newline and the text. ``ragflow`` is lower case without
-                punctuation, stemmed, the title's words behind the text's; Chinese stays unspaced.
+                punctuation, stemmed, with the title after the text; Chinese has no spaces added.
         """
         if form == "ragflow":
             return stemmed(Passage(self.title, self.text))
@@ -88,9 +88,9 @@ def load() -> tuple[Item, ...]:
 
 
 def subset(counts: Iterable[tuple[str, int]]) -> tuple[Item, ...]:
-    """A number of items of each language, spread evenly over the file; always the same ones.
+    """Select items of each language, evenly spaced over the file; the selection is deterministic.
 
-    The languages alternate, so that the first few items have some of each.
+    The languages alternate, so that the first few items include each language.
     """
     rounds = zip_longest(*(_spread(lang, count) for lang, count in counts))
     return tuple(item for items in rounds for item in items if item)
@@ -104,26 +104,26 @@ class ScoredItem:
     scores: tuple[float, ...]
 
     def of(self, *, right: bool) -> list[float]:
-        """Scores of the right documents, or of the wrong ones."""
+        """Scores of the relevant documents, or of the irrelevant ones."""
         pairs = zip(self.item.documents, self.scores, strict=True)
         return [score for document, score in pairs if document.right is right]
 
 
 @dataclass(frozen=True)
 class Measures:
-    """All measures of some queries."""
+    """All measures over a set of queries."""
 
     queries: int
     accuracy: float
-    """Share of the pairs of a right and a wrong document in which the right one scores higher."""
+    """Fraction of (relevant, irrelevant) document pairs in which the relevant one scores higher."""
     ndcg: float
-    """nDCG@10 with gain 1 for right documents."""
+    """nDCG@10 with gain 1 for relevant documents."""
     mrr: float
-    """Mean of one divided by the rank of the first right document."""
+    """Mean reciprocal rank of the first relevant document."""
     separation: float
-    """Mean score of right documents minus mean score of wrong ones, in units of the score."""
+    """Mean score of relevant documents minus that of irrelevant ones, in units of the score."""
     deviations: float
-    """The separation in standard deviations of the scores within the two groups; 0 when they have none."""
+    """The separation divided by the pooled standard deviation of both groups; 0 if that is 0."""
     lowest: float
     highest: float
     spread: float
@@ -131,7 +131,7 @@ class Measures:
 
 
 def measure(items: Sequence[ScoredItem]) -> Measures:
-    """All measures of some queries.
+    """Compute all measures over a set of queries.
 
     Raises:
         ValueError: There is no query.
@@ -158,13 +158,13 @@ def measure(items: Sequence[ScoredItem]) -> Measures:
 
 
 def by_language(items: Sequence[ScoredItem]) -> tuple[tuple[str, Measures], ...]:
-    """The measures of each language that occurs."""
+    """The measures for each language in the items."""
     groups = [(lang, [scored for scored in items if scored.item.lang == lang]) for lang in LANGUAGES]
     return tuple((lang, measure(group)) for lang, group in groups if group)
 
 
 def accuracy(items: Iterable[ScoredItem]) -> float:
-    """Pairwise accuracy over all pairs of a right and a wrong document of the same query."""
+    """Pairwise accuracy over all (relevant, irrelevant) document pairs of the same query."""
     return fmean(
         _wins(right, wrong)
         for scored in items
@@ -174,7 +174,7 @@ def accuracy(items: Iterable[ScoredItem]) -> float:
 
 
 def concordance(items: Iterable[ScoredItem], others: Iterable[ScoredItem]) -> float:
-    """Share of the pairs of documents of a query that two lists of scores order alike."""
+    """Fraction of document pairs of a query that both lists of scores rank in the same order."""
     shares = []
     for scored, other in zip(items, others, strict=True):
         pairs = zip(combinations(scored.scores, 2), combinations(other.scores, 2), strict=True)
@@ -185,7 +185,7 @@ def concordance(items: Iterable[ScoredItem], others: Iterable[ScoredItem]) -> fl
 
 
 def ndcg(scored: ScoredItem) -> float:
-    """nDCG@10 of one query; documents of equal score share the gain of their ranks."""
+    """nDCG@10 of one query; tied documents each have the mean gain of the tie."""
     levels: dict[float, list[float]] = {}
     for document, score in zip(scored.item.documents, scored.scores, strict=True):
         levels.setdefault(score, []).append(float(document.right))
@@ -195,16 +195,16 @@ def ndcg(scored: ScoredItem) -> float:
 
 
 def reciprocal_rank(scored: ScoredItem) -> float:
-    """One divided by the rank of the best right document; equal scores count half before it."""
+    """Reciprocal rank of the best relevant document; a tied irrelevant document counts half."""
     best = max(scored.of(right=True))
     before = sum(_wins(wrong, best) for wrong in scored.of(right=False))
     return 1 / (1 + before)
 
 
 def word_overlap(item: Item) -> ScoredItem:
-    """The baseline: each document scored by the query's words that it has, rare ones counting more.
+    """Score each document by the query words that it contains, weighted by their rarity: the baseline.
 
-    It knows no meaning. A reranker that is hardly better adds nothing to a keyword search.
+    It ignores the meaning. A reranker that is hardly better adds nothing to a keyword search.
     """
     query = _words(item.query)
     rarity, size = _rarity()
@@ -235,7 +235,7 @@ def _words(text: str) -> frozenset[str]:
 
 @cache
 def _rarity() -> tuple[Mapping[str, float], int]:
-    """Weight of each word of the golden set, and the number of its documents."""
+    """Weight of each word of the golden set, and the number of documents in the set."""
     documents = {text for item in load() for text in item.texts()}
     counts = Counter(word for text in documents for word in _words(text))
     return {word: math.log(1 + len(documents) / (1 + n)) for word, n in counts.items()}, len(documents)

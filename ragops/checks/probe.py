@@ -26,7 +26,7 @@ Layer = Literal["dns", "tcp", "health", "routes", "models", "rerank", "scores", 
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer."""
+    """One layer of the checks."""
 
     layer: Layer
     title: str
@@ -34,7 +34,7 @@ class LayerInfo:
     """Layers whose failure stops this one; the failure of any other does not."""
     proves: str
     by_hand: str = ""
-    """A command for it in the container, without ragops; empty where there is none."""
+    """Command that tests the layer in the container without ragops; may be empty."""
 
 
 TABLE = (
@@ -77,7 +77,7 @@ TABLE = (
 TITLES: Mapping[Layer, str] = {row.layer: row.title for row in TABLE}
 NEEDS: Mapping[Layer, tuple[Layer, ...]] = {row.layer: row.needs for row in TABLE}
 LAYERS: tuple[Layer, ...] = ("dns", "tcp", "health", "routes", "models", "rerank")
-"""Those that one run of the probe tests; the HTTP ones do not depend on each other's result."""
+"""Layers that one run of the probe tests; the HTTP layers are independent of each other."""
 
 PYTHONS = ("/ragflow/.venv/bin/python", "python3", "python")
 """RAGFlow's own interpreter first: it has RAGFlow's client library."""
@@ -98,19 +98,19 @@ class ProbeRequest:
     """One POST to the reranker."""
 
     path: str
-    """From the server's root, such as ``/v1/rerank``."""
+    """Path of the URL, such as ``/v1/rerank``."""
     body: str
     """JSON."""
 
 
 @dataclass(frozen=True)
 class ProbeResponse:
-    """Its response; ``ms`` in milliseconds."""
+    """Response to a :class:`ProbeRequest`; ``ms`` is its time in milliseconds."""
 
     status: int
-    """HTTP status; 0 without a response, and then the text is the reason."""
+    """HTTP status; 0 without a response, ``text`` is the reason then."""
     text: str
-    """JSON without the documents and tokens that it repeats; else the first 600 characters."""
+    """JSON without its copies of documents and tokens; if it is not JSON, the first 600 characters."""
     ms: float = 0.0
 
 
@@ -123,19 +123,19 @@ class Batch:
     """Time after which no further request is sent."""
     timeout: float = RERANK_TIMEOUT
     at_once: int = 1
-    """Concurrent requests, each over its own connection; 1 where they are timed."""
+    """Number of concurrent requests, each over its own connection; 1 for timed requests."""
     needed: int = 1 << 30
-    """How many of the requests have all that time; by default all."""
+    """Number of requests at the start of the batch that may use all of ``seconds``; by default all."""
     spare: float = 0.0
-    """Time after which none of the others is sent."""
+    """Time after which no request beyond ``needed`` is sent."""
 
     @property
     def deadline(self) -> float:
-        """Time after which the probe has ended."""
+        """Time by which the probe must have ended."""
         return self.seconds + 2 * self.timeout
 
     def to_input(self) -> dict[str, Any]:
-        """Its part of the input of ``data/probe.py``."""
+        """The batch as input of ``data/probe.py``."""
         return {
             "seconds": self.seconds,
             "spare": self.spare,
@@ -150,8 +150,7 @@ class Batch:
 class Step:
     """Result of one layer; ``ms`` in milliseconds.
 
-    Of an HTTP response that is not the expected one it has status, content type, location and the beginning
-    of the body.
+    For an unexpected HTTP response it has status, content type, location and the beginning of the body.
     """
 
     ok: bool
@@ -167,7 +166,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a container can reach. Layers that could not be tested are missing."""
+    """Result of each layer that could be tested from inside a container."""
 
     transport: str
     """``python`` or ``probe container``."""
@@ -179,7 +178,7 @@ class ProbeResult:
     scores: tuple[tuple[int, float], ...] = ()
     """(index, score) in the order of the response."""
     responses: tuple[ProbeResponse, ...] = ()
-    """To the extra requests, as far as they were sent."""
+    """Responses to the requests of the batch that were sent."""
 
 
 def send_batch(
@@ -226,7 +225,7 @@ def probe_input(
     timeout: float = RERANK_TIMEOUT,
     extra: Batch | None = None,
 ) -> str:
-    """JSON that ``data/probe.py`` reads: the request's own bytes, and the layers that each layer needs."""
+    """Input of ``data/probe.py``: the rerank request, and the layers that each layer depends on."""
     needs = {layer: [need for need in NEEDS[layer] if need in {"dns", "tcp"}] for layer in LAYERS[:depth]}
     return json.dumps(
         {
@@ -249,7 +248,7 @@ def program() -> str:
 
 
 def parse_output(output: ExecResult) -> Any:
-    """The JSON that a program in a container wrote.
+    """Parse the JSON that a program in a container wrote.
 
     Raises:
         EngineError: It wrote none; the evidence is the end of its error output.
@@ -266,7 +265,7 @@ def parse_output(output: ExecResult) -> Any:
 
 
 def parse_result(output: ExecResult, transport: str) -> ProbeResult:
-    """The result that the probe wrote for its layers."""
+    """Parse the output of the probe."""
     data = parse_output(output)
     steps = data["steps"]
     return ProbeResult(
@@ -281,7 +280,7 @@ def parse_result(output: ExecResult, transport: str) -> ProbeResult:
 
 
 def _run(engine: Engine, container: str, image: str, stdin: str, timeout: float) -> tuple[ExecResult, str]:
-    """Run ``data/probe.py`` in the container, else beside it; the result and the transport."""
+    """Run ``data/probe.py`` in the container or in a probe container; return its output and the transport."""
     for python in PYTHONS:
         try:
             output = engine.execute(container, (python, "-c", program()), stdin=stdin, timeout=timeout)

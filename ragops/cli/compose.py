@@ -40,7 +40,7 @@ def check(
 
 
 def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
-    """The first reranker of a compose file as ``ragops compose reranker`` renders it, and what it lacks."""
+    """Rendered compose file of the first reranker of a compose file, and the omitted settings."""
     from ragops.compose import render
     from ragops.errors import ComposeError
     from ragops.reranker.model import named_folder
@@ -59,14 +59,14 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
         raise ComposeError(
             f"{service.name} uses a GPU; ragops renders rerankers on CPUs only",
             code="compose-gpu",
-            hint="follow the findings of: ragops check FILE",
+            hint="fix the faults that this command lists: ragops check FILE",
         )
     if not (model or named_folder(stack)):
         raise ComposeError(
             f"the model folder of {service.name} is not on this machine",
             code="compose-model-missing",
             evidence=f"model: {service.served.path or 'not in the file'}",
-            hint="RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
+            hint="set the model folder: RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
     desired = Deployment.resolve(render.take_over(service, stack), model)
     left_out = [*render.not_taken_over(service, desired.spec), *(f"service {other.name}" for other in others)]

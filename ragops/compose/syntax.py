@@ -33,7 +33,7 @@ _SHELL_OPERATORS = {"&&", "||", ";", "|", "&", ">", ">>", "2>&1", "<"}
 _BRACED = re.compile(r"\$\{(?:[^{}]|\{[^{}]*\})*\}")
 _BRACED_OR_IPV6 = re.compile(rf"{_BRACED.pattern}|\[[^\]]*\]")
 _PLACEHOLDER = "\ue000"
-# Options of vLLM that take several values, and beginnings of options that take none.
+# vLLM options with several values, and prefixes of options without a value.
 _MULTIPLE = {"--served-model-name", "--api-key", "--lora-modules", "--allowed-media-domains"}
 _SWITCHES = (
     *("--enable-", "--disable-", "--no-", "--trust-", "--return-", "--skip-", "--log-error-stack"),
@@ -126,10 +126,10 @@ class CommandLine:
     entry: Entry
     options: tuple[Option, ...]
     complete: bool
-    """Whether an option that is not listed is not set: no config file, no undefined variable."""
+    """Whether the list of options is complete: no config file, no undefined variable."""
 
     def get(self, name: str) -> Option | None:
-        """The last option of that name, which is the one that vLLM uses."""
+        """The last option of that name; vLLM uses the last one."""
         for option in reversed(self.options):
             if option.name == name:
                 return option
@@ -145,7 +145,7 @@ def parse(text: str, name: str, variables: Mapping[str, str]) -> YamlNode:
     """Read a document; ``variables`` are the values for ``${NAME}``, ``name`` is the file's, for errors.
 
     Raises:
-        ComposeError: It is not YAML, has a duplicate key or several documents, or is not a map.
+        ComposeError: The text is invalid YAML, has a duplicate key or several documents, or is not a mapping.
     """
     yaml = YAML(typ="rt")
     yaml.composer.warn_double_anchors = False  # valid YAML; compose uses the last one too
@@ -155,17 +155,17 @@ def parse(text: str, name: str, variables: Mapping[str, str]) -> YamlNode:
         mark = error.problem_mark or error.context_mark
         problem = str(error.problem or "syntax error").partition(" with value")[0]
         raise ComposeError(
-            f"{name}:{mark.line + 1 if mark else 1}: not YAML for compose: {problem}",
+            f"{name}:{mark.line + 1 if mark else 1}: invalid YAML: {problem}",
             evidence=str(error.context or ""),
             hint="correct the YAML: one document, no duplicate key, indented with spaces only",
         ) from error
     except (YAMLError, ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
-        message = f"{name} is not valid YAML"
+        message = f"{name}: invalid YAML"
         raise ComposeError(message, evidence=str(error)[:300], hint="correct the YAML") from error
     if not isinstance(document, dict):
         raise ComposeError(
-            f"{name}:1: not a compose file: no map at the top level",
-            hint="a compose file has the key services: at its top level",
+            f"{name}:1: invalid compose file: the top level is not a mapping",
+            hint="add the top-level key services:",
         )
     return YamlNode(document, 1, Source(tuple(text.splitlines()), variables))
 

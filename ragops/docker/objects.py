@@ -372,7 +372,7 @@ class ContainerState:
 
     @property
     def running(self) -> bool:
-        """Whether its main process runs now (a restarting container does not)."""
+        """Whether the main process exists: the container is running or paused, not restarting."""
         return self.status in {"running", "paused"}
 
     @property

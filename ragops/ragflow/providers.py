@@ -38,37 +38,37 @@ _USER = "/api/v1/users/me/models"
 
 @dataclass(frozen=True)
 class RegistrationSpec:
-    """The model entry that RAGFlow should have, and what should use it."""
+    """The model entry to register in RAGFlow, and the settings that should use it."""
 
     model: str
-    """Name that the reranker serves."""
+    """Name under which vLLM serves the model."""
     base_url: str
     """The reranker's address inside the network, ending in ``/v1``."""
     max_tokens: int
     key: Secret = DEFAULT_KEY
     instance: str = INSTANCE
     default: bool = False
-    """Whether to make it the user's default rerank model."""
+    """Whether to set the model as the user's default rerank model."""
     chats: tuple[str, ...] = ()
     """Ids of the chats that should use it."""
     dataset: str = ""
-    """Id of a dataset in which one query is ranked at the end, as a check."""
+    """Id of a dataset for a test query after the registration; empty for none."""
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """RAGFlow's entry of the model; what a release doesn't report is None."""
+    """Model entry in RAGFlow; values that the release does not report are None."""
 
     base_url: str
     max_tokens: int | None
     same_key: bool | None
     others: tuple[str, ...] = ()
-    """Other models in the same instance, or an entry of another type with the model's name."""
+    """Other models in the same instance, or entries of another type with the same name."""
     model: bool = True
-    """Whether the model is in the instance; else the instance exists without it."""
+    """Whether the instance contains the model."""
 
     def matches(self, spec: RegistrationSpec) -> bool:
-        """Whether the entry has the values of the spec, in all that the release reports."""
+        """Whether all values that the release reports equal those of the spec."""
         same_values = self.base_url == spec.base_url and self.max_tokens in {None, spec.max_tokens}
         return self.model and same_values and self.same_key is not False
 
@@ -100,7 +100,7 @@ class LlmApi:
         return self.release.default.replace("set_tenant_info", "tenant_info")
 
     def reads(self, spec: RegistrationSpec) -> tuple[Request, ...]:
-        """The requests that read the settings; the first must succeed, a later one may find nothing."""
+        """The requests that read the settings; the first must succeed, later ones may return "not found"."""
         return (
             Request("GET", _MODELS, purpose="read the models"),
             Request("GET", self._defaults, purpose="read the defaults"),
@@ -108,7 +108,7 @@ class LlmApi:
         )
 
     def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
-        """The settings, from the responses by path. Model names have a suffix; keys are not reported."""
+        """Parse the settings from the responses by path. Model names have a suffix; keys are not reported."""
         models = ((responses[_MODELS].data or {}).get(PROVIDER) or {}).get("llm") or []
         tenant = responses[self._defaults].data or {}
         entry = None
@@ -127,7 +127,7 @@ class LlmApi:
         )
 
     def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
-        """The requests that enter or update the model."""
+        """The requests that add or update the model."""
         del state
         body = {
             "llm_factory": PROVIDER,
@@ -146,11 +146,11 @@ class LlmApi:
         return Request(method, self.release.default, body, f"make {rerank_id or 'no model'} the default")
 
     def restore_default(self, rerank_id: str, state: RagflowState) -> tuple[Request, ...]:
-        """Restore the previous default; empty is none."""
+        """Restore the previous default; an empty id removes it."""
         return (self.set_default(rerank_id, state),)
 
     def replace(self, previous: str) -> tuple[Request, ...]:
-        """Remove the model that was entered under a previous name, which is an entry of its own."""
+        """Remove the entry of the model under its previous name."""
         body = {"llm_factory": PROVIDER, "llm_name": previous + _SUFFIX}
         return (Request("POST", "/v1/llm/delete_llm", body, f"remove {previous}"),)
 
@@ -167,7 +167,7 @@ class ProviderApi:
     release: Release
 
     def reads(self, spec: RegistrationSpec) -> tuple[Request, ...]:
-        """The requests that read the settings; the first must succeed, a later one may find nothing."""
+        """The requests that read the settings; the first must succeed, later ones may return "not found"."""
         instance = f"{_INSTANCES}/{spec.instance}"
         return (
             Request("GET", _PROVIDERS, purpose="read the providers"),
@@ -180,7 +180,7 @@ class ProviderApi:
         )
 
     def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
-        """The settings, from the responses by path. An instance reports its key, which is only compared."""
+        """Parse the settings from the responses by path. The key of an instance is only compared."""
         instance = responses[f"{_INSTANCES}/{spec.instance}"].data
         entry = None
         if isinstance(instance, dict):
@@ -210,7 +210,7 @@ class ProviderApi:
         )
 
     def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
-        """The requests that enter or update the model, after a connection test where the release has one.
+        """The requests that add or update the model, after a connection test if the release has one.
 
         POST of an existing instance creates an empty second one, so it is never sent for one. The type must
         be a list: RAGFlow reads a string as a list of letters.
@@ -245,7 +245,7 @@ class ProviderApi:
         return (self.set_default(rerank_id, state),) if rerank_id.count("@") >= 2 else ()
 
     def replace(self, previous: str) -> tuple[Request, ...]:
-        """Nothing: entering another model replaces the models of the instance."""
+        """No request: adding another model replaces the models of the instance."""
         del previous
         return ()
 
@@ -275,7 +275,7 @@ def registration_api(release: Release) -> RegistrationApi:
 
 
 def check_supported(release: Release, spec: RegistrationSpec) -> None:
-    """Check that a release can use the reranker and takes an API token for its settings.
+    """Check that a release can use the reranker and accepts an API token for its settings.
 
     Raises:
         RagflowError: It can't; for an older release the evidence has the values to enter by hand.
@@ -288,7 +288,7 @@ def check_supported(release: Release, spec: RegistrationSpec) -> None:
         )
     if release.registration == "manual":
         raise RagflowError(
-            f"RAGFlow {release.name} takes no API token for its model settings",
+            f"RAGFlow {release.name} accepts no API token for its model settings",
             code="registration-manual",
             evidence="\n".join(f"{name}: {value}" for name, value in manual_entry(spec)),
             hint="edit the entry by hand on RAGFlow's page of model providers, with these values",
@@ -296,7 +296,7 @@ def check_supported(release: Release, spec: RegistrationSpec) -> None:
 
 
 def check_ownership(spec: RegistrationSpec, entry: ModelEntry | None, previous: str) -> None:
-    """Check that an existing entry may be overwritten, or need not be.
+    """Check that an existing entry may be overwritten, or needs no change.
 
     ``previous`` is the name of the model that ragops entered before; empty when it did not.
 
@@ -349,7 +349,7 @@ def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -
 
 
 def differences(release: Release, spec: RegistrationSpec, state: RagflowState) -> tuple[str, ...]:
-    """Where RAGFlow's settings differ from the spec."""
+    """Differences between RAGFlow's settings and the spec."""
     entry = state.entry
     rows = [
         ("address", spec.base_url, entry.base_url if entry else "no entry"),
@@ -365,12 +365,12 @@ def differences(release: Release, spec: RegistrationSpec, state: RagflowState) -
 
 
 def model_id(release: Release, spec: RegistrationSpec) -> str:
-    """The id by which the default setting, and chats from v0.25 on, name the model."""
+    """Id of the model in the default setting and, from v0.25, in chats."""
     return releases.rerank_id(release, spec.model, spec.instance)
 
 
 def chat_id(release: Release, spec: RegistrationSpec) -> str:
-    """The id by which a chat names the model: up to v0.24 without the provider."""
+    """Id of the model in a chat; up to v0.24 without the provider."""
     rerank_id = model_id(release, spec)
     return rerank_id if release.chats == "rerank_id" else rerank_id.removesuffix(f"@{PROVIDER}")
 
@@ -396,7 +396,7 @@ def chat_models(
 
 
 def set_chat(release: Release, chat: str, rerank_id: str) -> Request:
-    """Set the rerank model of a chat; an empty id is none."""
+    """Set the rerank model of a chat; an empty id removes it."""
     purpose = f"let chat {chat} use {rerank_id or 'no rerank model'}"
     if release.chats == "rerank_id":
         return Request("PATCH", f"/api/v1/chats/{chat}", {"rerank_id": rerank_id}, purpose)

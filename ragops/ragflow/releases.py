@@ -1,14 +1,14 @@
 """What each release of RAGFlow needs, as one table of facts with their sources; pure.
 
-A list of facts has what holds from a release on, and where that was read. :func:`of` returns the
-:class:`Release` with the values of those lists::
+Each :class:`Fact` has a value, the first release that it applies to, and its source. :func:`of` returns
+the values of one release as a :class:`Release`::
 
     release = releases.of("v0.25.3")
     release.timeout            # 30.0
-    window(release, 8)         # 64 documents a request
+    window(release, 8)         # at most 64 documents per request
 
-Sources are places in infiniflow/ragflow at that tag, or the number of a pull request or issue there.
-Nothing is written into a release that is not in :data:`KNOWN`.
+A source is a file in infiniflow/ragflow at that tag, or the number of a pull request or issue there.
+ragops does not change the settings of a RAGFlow release that is not in :data:`KNOWN`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KNOWN = (
     *("v0.25.0", "v0.25.1", "v0.25.2", "v0.25.3", "v0.25.4", "v0.25.5", "v0.25.6"),
     *("v0.26.0", "v0.26.1", "v0.26.2", "v0.26.3", "v0.26.4", "v0.27.0"),
 )
-"""The releases whose source was read, oldest first."""
+"""The supported releases, oldest first; the source of each was read."""
 
 NEWEST = KNOWN[-1]
 
@@ -43,7 +43,7 @@ _SPELLING = re.compile(r"v?(\d+\.\d+\.\d+)(-slim|-full)?(\s+(slim|full))?")
 
 @dataclass(frozen=True)
 class Fact(Generic[T]):
-    """What holds from one release until the next fact of its kind."""
+    """A value that applies from one release until the next fact of the same tuple."""
 
     since: str
     value: T
@@ -51,16 +51,16 @@ class Fact(Generic[T]):
 
 
 Facts = tuple[Fact[T], ...]
-"""Oldest first; the first holds from the oldest known release on."""
+"""Oldest first; the first applies from the oldest known release."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """How many documents one query sends to the reranker."""
+    """Number of documents in one rerank request."""
 
     rule: str
     count: Callable[[int, int], int]
-    """From the page size and ``top_k``."""
+    """Maximum number of documents, from the page size and ``top_k``."""
 
 
 def _rounded(page: int, _top: int) -> int:
@@ -88,7 +88,7 @@ OBSTACLES = (
     Fact("v0.17.1", "it requests NAME___VLLM, an unknown model", "rag/llm/rerank_model.py; PR 6306"),
     Fact("v0.18.0", "", "rag/llm/rerank_model.py: the name is cut at ___"),
 )
-"""Why it can't use a vLLM reranker at all; empty when it can."""
+"""Reason why a release can't use a vLLM reranker; empty if it can."""
 
 REGISTRATIONS: Facts[RegistrationRoutes] = (
     Fact("v0.17.0", "manual", "api/apps/__init__.py: session tokens alone"),
@@ -96,7 +96,7 @@ REGISTRATIONS: Facts[RegistrationRoutes] = (
     Fact("v0.26.0", "provider", "api/apps/restful_apis/provider_api.py; add_llm writes an unused table"),
     Fact("v0.27.0", "provider-with-connection-test", "provider_api.py:376-454; llm_app.py is gone"),
 )
-"""The routes that register a model; by hand where they take no API token."""
+"""Routes that register a model; ``manual`` if they accept no API token."""
 
 DEFAULTS = (
     Fact("v0.17.0", "/v1/user/set_tenant_info", "api/apps/user_app.py:791, read at /v1/user/tenant_info"),
@@ -109,7 +109,7 @@ CHATS: Facts[Chats] = (
     Fact("v0.17.0", "prompt.rerank_model", "api/apps/sdk/chat.py: PUT /api/v1/chats/ID, API tokens alone"),
     Fact("v0.25.0", "rerank_id", "api/apps/restful_apis/chat_api.py:587,670: PATCH /api/v1/chats/ID"),
 )
-"""Where a chat names its rerank model; read for v0.20 and v0.27, inferred for v0.25 and v0.26."""
+"""Field of a chat with its rerank model; read for v0.20 and v0.27, inferred for v0.25 and v0.26."""
 
 WINDOWS = (
     Fact(
@@ -129,19 +129,19 @@ WINDOWS = (
         "rag/nlp/search.py:549-570; PR 15434",
     ),
 )
-"""Documents in one request."""
+"""Number of documents in one rerank request."""
 
 TIMEOUTS = (
     Fact("v0.17.0", 300.0, "cohere 5.6.2, its own default; there is no retry"),
     Fact("v0.25.3", 30.0, "rag/llm/rerank_model.py; PR 14264, 14265, 14313"),
 )
-"""Seconds that RAGFlow waits for a response of the reranker."""
+"""Timeout of RAGFlow's rerank request, in seconds."""
 
 LIMITS: Facts[float | None] = (
     Fact("v0.17.0", None, "api/apps/llm_app.py: nothing ends the wait"),
     Fact("v0.24.0", 10.0, "LLM_TIMEOUT_SECONDS, 10 unless set in RAGFlow's environment"),
 )
-"""Seconds for the test request of a registration; None is no limit."""
+"""Timeout of the test request of a registration, in seconds; None without a timeout."""
 
 IDS: Facts[tuple[str, ...]] = (
     Fact("v0.17.0", ("{name}___VLLM@VLLM", "{name}___VLLM"), "api/db/services/llm_service.py"),
@@ -152,12 +152,12 @@ IDS: Facts[tuple[str, ...]] = (
     ),
     Fact("v0.26.0", ("{name}@{instance}@VLLM",), "api/db/joint_services/tenant_model_service.py"),
 )
-"""Forms of the rerank id that a chat or a retrieval names; the first is the one that ragops writes."""
+"""Valid forms of the rerank id in a chat or a retrieval request; ragops writes the first."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """One release; every field but the name is the value of the fact list of that kind."""
+    """One release with its value of each tuple of facts above."""
 
     name: str
     obstacle: str
@@ -171,7 +171,7 @@ class Release:
 
 
 def of(text: str) -> Release:
-    """The release of that name, with or without ``v``, ``-slim`` and the edition after a space.
+    """Look up a release by its name; ``v``, ``-slim`` and an edition after a space are optional.
 
     Raises:
         RagflowError: The source of that release has not been read.
@@ -179,10 +179,10 @@ def of(text: str) -> Release:
     name = normalize(text)
     if name not in KNOWN:
         raise RagflowError(
-            f"RAGFlow {text or '(unknown release)'} is not a release that ragops knows",
+            f"RAGFlow {text or '(unknown release)'} is not a supported release",
             code="ragflow-release",
             evidence=f"known: {KNOWN[0]} to {NEWEST}; nothing was changed",
-            hint=f'if its routes are those of a known one, name that: [ragflow] release = "{NEWEST}"',
+            hint=f'if a supported release has the same API, configure it: [ragflow] release = "{NEWEST}"',
         )
     return Release(
         name=name,
@@ -198,18 +198,18 @@ def of(text: str) -> Release:
 
 
 def normalize(text: str) -> str:
-    """``v0.25.3`` from ``0.25.3-slim`` or ``v0.25.3 full``; empty when it is no plain release."""
+    """``v0.25.3`` from ``0.25.3-slim`` or ``v0.25.3 full``; empty for any other text."""
     match = _SPELLING.fullmatch(text.strip())
     return f"v{match[1]}" if match else ""
 
 
 def window(release: Release, page_size: int, top_k: int = 1024) -> int:
-    """Most documents that one query sends to the reranker in one request."""
+    """Maximum number of documents in one rerank request."""
     return release.documents.count(page_size, top_k)
 
 
 def rerank_id(release: Release, name: str, instance: str) -> str:
-    """The id by which a chat or a retrieval names the model; old releases have no instances."""
+    """Rerank id of a model in a chat or a retrieval request; old releases have no instances."""
     return release.rerank_ids[0].format(name=name, instance=instance)
 
 

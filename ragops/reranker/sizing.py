@@ -1,4 +1,4 @@
-"""How much of a machine a reranker gets: CPUs, data type, lengths and memory; pure.
+"""Resources of a reranker on a machine: CPUs, data type, lengths and memory; pure.
 
 :func:`size` computes all of it once; ``options.py`` turns the :class:`Sizing` into a container. The parts
 that need no model, :func:`cores`, :func:`compute_cpus` and :func:`dtype`, serve the checks of a machine too.
@@ -40,12 +40,12 @@ DEFAULT_SEQUENCES = 128
 """Documents in one step of vLLM, unless configured."""
 
 FEW_CORES = 4
-"""Up to this many cores all compute; with more, one is left to vLLM's engine process."""
+"""Number of cores up to which all compute; with more, one is reserved for vLLM's engine process."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Estimated memory of the container by purpose, in bytes."""
+    """Estimated memory of the container by use, in bytes."""
 
     weights: int
     kv_cache: int
@@ -68,7 +68,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Sizing:
-    """What a reranker gets of a machine: CPUs, data type, tokens, and sizes in bytes."""
+    """Resources of a reranker: CPUs, data type, limits in tokens, and memory in bytes."""
 
     cores: tuple[Core, ...]
     """CPUs of the container, ascending."""
@@ -78,21 +78,21 @@ class Sizing:
     arithmetic: str
     """Data type of the linear layers: ``int8`` where their weights are, else :attr:`dtype`."""
     max_model_len: int
-    """Longest query and document together, in tokens."""
+    """Maximum length of query and document together, in tokens."""
     batched_tokens: int
-    """Tokens in one step of vLLM."""
+    """Maximum number of tokens in one vLLM step."""
     kv_cache: int
     memory: Memory
     memory_limit: int
 
     @property
     def compilers(self) -> int:
-        """Compiler processes of the first start; torch would start one for each of up to 32 CPUs."""
+        """Number of compiler processes at the first start; torch's default is one per CPU, up to 32."""
         return _compilers(self.cores)
 
 
 def size(stack: Stack, model: Model, host: Host) -> Sizing:
-    """Compute what a reranker gets of a machine.
+    """Compute the resources of a reranker on a machine.
 
     Raises:
         StackError: The machine or the model does not have the configured CPUs, length or memory.

@@ -419,9 +419,9 @@ def _connected(
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:
-    containers, hint = discovery.find(engine.containers(), stack.ragflow), "start RAGFlow, or give --url"
+    containers, hint = discovery.find(engine.containers(), stack.ragflow), "start RAGFlow, or set --url"
     if not containers:
-        raise RagflowError("no RAGFlow container to register in", code="ragflow-missing", hint=hint)
+        raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
     name = containers[0].name
     if containers[0].demo:
         message = f"{name} is the demo client: it has no model settings"

@@ -150,7 +150,7 @@ def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, bu
     containers = discovery.find(engine.containers(), stack.ragflow)
     if not containers:
         hint = "start RAGFlow, or: ragops demo up"
-        raise RagflowError("no RAGFlow container to verify from", code="ragflow-missing", hint=hint)
+        raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
     context = VerifyContext(engine, deployment, reranker, full=full, budget=budget)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
         exposed = parallel.submit(check_exposure, engine, reranker, stack.network.name, reranker.image)

@@ -95,8 +95,9 @@ def test_another_reranker_or_other_texts_are_refused(cut):
     with pytest.raises(BenchError) as caught:
         resume(cut, Server("", "", provenance=replace(ORIGIN, model_sha256="b" * 64)))
     assert "model_sha256" in caught.value.evidence
-    with pytest.raises(BenchError, match="not the requests"):
+    with pytest.raises(BenchError) as caught:
         resume(cut, workload=synthetic(12, 3, 20, seed=2))
+    assert (caught.value.code, caught.value.evidence[:7]) == ("run-not-continued", "sha256 ")
     assert not load_run(cut).info.resumed
 
 
