@@ -512,5 +512,7 @@ def test_the_recorded_table_is_what_is_seen_now(found):
     assert [essence(row) for row in recorded] == [essence(row) for row in seen]
 
 
-def essence(row: dict[str, str]) -> tuple[str, str, str]:
-    return row["fault"], row["layer"], re.sub(r"\d+(\.\d+)?", "N", row["cause"])
+def essence(row: dict[str, str]) -> tuple[str, ...]:
+    """A row without its numbers."""
+    texts = (row[key] for key in ("fault", "layer", "cause", "remedy"))
+    return tuple(re.sub(r"\d+(\.\d+)?", "N", text) for text in texts)
