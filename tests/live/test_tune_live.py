@@ -10,7 +10,7 @@ from ragops.reranker import host, sizing
 STACK = Stack(
     network=Network(name="ragopstest-tune"),
     # Eager: a start takes a third of the time.
-    reranker=Reranker(name="ragopstest-tuned", port=False, eager=True, ready_timeout=240),
+    reranker=Reranker(name="ragopstest-tuned", port=False, eager=True, ready_timeout=900),
 )
 
 
