@@ -136,10 +136,12 @@ def client(engine, image):
 @pytest.fixture(scope="session")
 def running(engine, declared, client):
     """The whole stack, up; taken away at the end."""
-    status = verbs.up(declared, engine)
-    assert status.ok, str(status)
-    yield status
-    verbs.down(declared, engine)
+    try:
+        status = verbs.up(declared, engine)
+        assert status.ok, str(status)
+        yield status
+    finally:  # also when the start reaches its timeout
+        verbs.down(declared, engine)
     left = observe(engine)
     assert left.container(declared.reranker.name) is None
     assert left.network(declared.network.name) is None
