@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import docker
 import httpx
 from starlette.requests import Request
 from starlette.responses import Response
@@ -119,10 +120,11 @@ def stub_container(
 
 
 def _package(folder: Path) -> Path:
-    """A copy of ragops, whose ``__init__`` needs no Docker library, and of the test support."""
+    """Copies of ragops, of the test support and of the Docker library, which the image lacks."""
     root = Path(__file__).parents[2]
-    for package in ("ragops", "tests/support"):
-        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    sources = {name: str(root / name) for name in ("ragops", "tests/support")}
+    for package, source in {**sources, "docker": docker.__path__[0]}.items():
+        shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "ragops" / "__init__.py").write_text("")
     folder.chmod(0o755)
     return folder
