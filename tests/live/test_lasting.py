@@ -363,21 +363,21 @@ def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared
     ours = engine._client.api.inspect_container(declared.reranker.name)
     other = dataclasses.replace(
         wanted.spec,
-        name="ragopstest-compose",
-        aliases=("ragopstest-compose",),
+        name="ragopstest-rendered",
+        aliases=("ragopstest-rendered",),
         labels=(("org.ragops.config", wanted.spec.config_hash()),),
     )
     file = tmp_path / "compose.yml"
     file.write_text(render.reranker(other, network_spec(declared.network)))
-    argv = [str(COMPOSE), "-p", "ragopstest-compose", "-f", str(file)]
+    argv = [str(COMPOSE), "-p", "ragopstest-rendered", "-f", str(file)]
     made = subprocess.run([*argv, "create"], capture_output=True, text=True, check=False)
     try:
         assert made.returncode == 0, made.stderr
-        theirs = engine._client.api.inspect_container("ragopstest-compose")
-        assert fields(theirs, "ragopstest-compose") == fields(ours, declared.reranker.name)
+        theirs = engine._client.api.inspect_container("ragopstest-rendered")
+        assert fields(theirs, "ragopstest-rendered") == fields(ours, declared.reranker.name)
     finally:
         subprocess.run([*argv, "down"], capture_output=True, check=False)
-    assert engine.container("ragopstest-compose") is None
+    assert engine.container("ragopstest-rendered") is None
 
 
 def fields(raw, name):
