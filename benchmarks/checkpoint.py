@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragops.docker.engine import sidecar
 from ragops.docker.objects import Mount
-from ragops.docker.temporary import sidecar
 from ragops.errors import ModelError
 from ragops.reranker import files
 

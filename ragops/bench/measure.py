@@ -27,7 +27,7 @@ from ragops.bench import run
 from ragops.bench.load import Server
 from ragops.bench.records import Gemm, GemmPeak, Provenance, Sample, load_run
 from ragops.checks.traffic import words_for_context
-from ragops.docker.temporary import sidecar
+from ragops.docker.engine import sidecar
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
 from ragops.ragflow import discovery, releases
 from ragops.reranker import files, options

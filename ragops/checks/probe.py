@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
-from ragops.docker.temporary import sidecar
+from ragops.docker.engine import sidecar
 from ragops.errors import EngineError
 from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 

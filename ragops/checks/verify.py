@@ -15,7 +15,7 @@ from ragops.checks import Check, budget, connection, failed_check, rules
 from ragops.checks.connection import ConnectionResult
 from ragops.checks.probe import TITLES, parse_output, stopped_by
 from ragops.checks.questions import Expected, parse_responses, plan_requests
-from ragops.docker.temporary import sidecar
+from ragops.docker.engine import sidecar
 from ragops.progress import step
 from ragops.reranker import options
 

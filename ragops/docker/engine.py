@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ from ragops.configuration import engine_socket
 from ragops.docker import hints
 from ragops.docker.objects import (
     LABEL,
+    ContainerSpec,
     ContainerState,
     EngineState,
     EventState,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ragops.docker.objects import ContainerSpec, NetworkSpec
+    from ragops.docker.objects import Mount, NetworkSpec
 
 TIMEOUT = 60
 """Seconds for one request; an engine that hangs is an error."""
@@ -318,6 +320,44 @@ class Engine:
         """Remove an image: by id with all its names, by name only that name while it has others."""
         with _engine_errors(f"remove image {image}"):
             self._client.api.remove_image(image, force=True)
+
+
+@contextlib.contextmanager
+def sidecar(
+    engine: Engine,
+    network: str,
+    image: str,
+    *,
+    cpus: str = "",
+    mounts: tuple[Mount, ...] = (),
+    seconds: float = 300,
+) -> Iterator[str]:
+    """Start a temporary container; yields its id, and always removes it.
+
+    Args:
+        engine: The Docker engine.
+        network: A network, or ``container:NAME`` for another container's names and routes.
+        image: An image with ``sleep``.
+        cpus: CPUs that it may use, such as ``0-3``; all when empty.
+        mounts: Folders of the Docker host that are mounted.
+        seconds: Its largest lifetime, in case that this process cannot remove it.
+    """
+    spec = ContainerSpec(
+        name=f"ragops-probe-{secrets.token_hex(4)}",
+        image=image,
+        entrypoint=("sleep", f"{seconds:.0f}"),
+        mounts=mounts,
+        network=network,
+        cpuset_cpus=cpus,
+        role="probe",
+        init=True,
+    )
+    container = engine.create_container(spec)
+    try:
+        engine.start(container)
+        yield container
+    finally:
+        engine.remove_container(container)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from ragops.configuration import home
+from ragops.docker.engine import sidecar
 from ragops.docker.objects import Mount
-from ragops.docker.temporary import sidecar
 from ragops.errors import ImageError, ModelError, file_errors
 from ragops.reranker import files
 from ragops.reranker import model as models

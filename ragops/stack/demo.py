@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragops.docker.engine import sidecar
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ContainerSpec, NetworkSpec
-from ragops.docker.temporary import sidecar
 from ragops.errors import EngineError
 from ragops.progress import step
 from ragops.ragflow.discovery import DEMO

@@ -11,8 +11,8 @@ import subprocess
 import docker.errors
 import pytest
 
+from ragops.docker.engine import sidecar
 from ragops.docker.objects import LABEL, ContainerSpec, ExecResult, Mount, NetworkSpec
-from ragops.docker.temporary import sidecar
 from ragops.errors import EngineError, NotFoundError
 from tests.support.fake_engine import FakeEngine
 

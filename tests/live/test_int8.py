@@ -17,8 +17,8 @@ import pytest
 from ragops.bench.compare import agreement
 from ragops.checks import ready
 from ragops.configuration import Network, Reranker, Stack
+from ragops.docker.engine import sidecar
 from ragops.docker.objects import Mount, NetworkSpec
-from ragops.docker.temporary import sidecar
 from ragops.errors import ImageError
 from ragops.reranker import int8, options
 from ragops.reranker.host import read_host

@@ -17,9 +17,8 @@ TREES = {str(file.relative_to(PACKAGE)): ast.parse(file.read_text()) for file in
 DATA_WITHOUT_LIMIT = ("data/golden/", ".lock")
 """Recorded scores and lock files: nobody reads them line by line."""
 
-MAX_MODULES = 81
 MAX_LINES = 19_700
-"""The goals are 80 and 17,500: lower these with every cut, never raise them."""
+"""The goal is 17,500: lower this with every cut, never raise it."""
 
 
 def imported_libraries(tree):
@@ -58,7 +57,7 @@ def text_lines():
 
 
 def test_the_library_is_small():
-    assert len(MODULES) <= MAX_MODULES
+    assert len(MODULES) <= 80
     assert sum(lines for _, lines in text_lines()) <= MAX_LINES
     assert {name: lines for name, lines in text_lines() if lines > 700} == {}
 
