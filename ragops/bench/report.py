@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ragops.bench import series
 from ragops.bench.series import load_name
 from ragops.bench.statistics import disturbances, extra, level_statistics, substitutes
-from ragops.bench.verdict import judge
-from ragops.bench.wire import RAGFLOW_TIMEOUT
+from ragops.bench.verdict import judge, release_of
 from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
 from ragops.reranker.sizing import GIB
@@ -310,7 +309,8 @@ def _percentiles(run: Run) -> Section:
         + ", ".join(f"{p.name} {p}" for p in row.latency if p.value is not None)
         for row in rows
     ]
-    texts.append(f"The slowest response took {seconds(slowest)}; RAGFlow's timeout is {RAGFLOW_TIMEOUT:g} s.")
+    timeout = release_of(run).timeout
+    texts.append(f"The slowest response took {seconds(slowest)}; RAGFlow's timeout is {timeout:g} s.")
     table = _table(
         "Latency from when a request was due, with 95 % intervals",
         ("load", "n", "failed", *(p.name for p in rows[0].latency), "p95 from sending"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ragops.bench.records import LoadLevel, RequestRecord, Run
     from ragops.bench.workload import Workload
     from ragops.checks.latency import Percentile, ServiceTime
+    from ragops.ragflow.releases import Release
 
 PROFILES = ("ragflow", "own")
 """Workloads with RAGFlow's request sizes."""
@@ -89,6 +90,15 @@ class Verdict:
         return "\n".join([self.sentence, *(f"{name:<27} {value}" for name, value in self.rows())])
 
 
+def release_of(run: Run) -> Release:
+    """Release of RAGFlow by whose timeout a run is judged: that of its workload, else the newest.
+
+    Raises:
+        RagflowError: The release is not known.
+    """
+    return releases.of(run.info.workload.release or releases.NEWEST)
+
+
 def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdict:
     """Judge a run by its load level with one client, which is how RAGFlow sends requests since v0.23.
 
@@ -105,7 +115,7 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         RagflowError: The release is not known.
     """
     level, records = _judged_level(run)
-    ragflow = releases.of(release or run.info.workload.release or releases.NEWEST)
+    ragflow = releases.of(release) if release else release_of(run)
     timeout = timeout or ragflow.timeout
     p95, p99 = (percentile(latencies(records), quantile) for quantile in (0.95, 0.99))
     quantile = 0.95 if p99.value is None else 0.99

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 Client = httpcore.AsyncConnectionPool
 """Connection pool; created by :func:`client`."""
 
-RAGFLOW_TIMEOUT = RERANK_TIMEOUT
-
 _ERROR_LENGTH = 300
 _KEEPALIVE_S = 1.0
 _BUFFER = 1 << 20
@@ -58,7 +56,7 @@ class Target:
     base_url: str
     model: str
     api_key: str = "x"
-    timeout: float = RAGFLOW_TIMEOUT
+    timeout: float = RERANK_TIMEOUT
 
     @property
     def url(self) -> str:

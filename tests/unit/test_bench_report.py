@@ -166,6 +166,23 @@ def test_values_are_escaped():
     assert "&lt;script&gt;alert(1)" in text
 
 
+@pytest.mark.parametrize(("release", "timeout"), [("v0.24.0", 300), ("v0.27.0", 30)])
+def test_verdict_report_and_charts_have_the_timeout_of_the_release(release, timeout):
+    load, slow = (
+        replace(run, info=replace(run.info, workload=replace(run.info.workload, release=release)))
+        for run in (LOAD, replace(SIZES, requests=tuple(map(delayed, SIZES.requests))))
+    )
+    assert judge(load).timeout == timeout
+    page = report.page(load)
+    assert set(re.findall(r"timeout (?:is |of )?(\d+) s", page)) == {str(timeout)}
+    assert ("over 30 s" in plots.svg(plots.latency_map(slow))) is (timeout == 30)
+
+
+def delayed(record):
+    """The request with a latency 40 s longer."""
+    return replace(record, t_done=record.t_done + 40 * 10**9)
+
+
 # --- what it looks for
 
 

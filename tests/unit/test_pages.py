@@ -13,9 +13,9 @@ from textwrap import dedent
 import pytest
 
 import ragops
-from ragops.bench import wire
 from ragops.compose import check_text
 from ragops.errors import StackError
+from ragops.ragflow.request import RERANK_TIMEOUT
 from tests.support.command import parse
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_a_reranker_that_ragops_did_not_create_is_verified_but_not_changed(here,
 
 def test_the_diagram_of_a_request_names_ragflows_timeout():
     source = (ROOT / "images" / "request.dot").read_text()
-    assert f"{wire.RAGFLOW_TIMEOUT:.0f} s since v0.25.3" in source
+    assert f"{RERANK_TIMEOUT:.0f} s since v0.25.3" in source
 
 
 def test_the_diagram_of_layers_names_every_package_and_only_modules_that_exist():

@@ -31,7 +31,6 @@ from ragops.bench.plots.frame import (
     from_zero,
 )
 from ragops.bench.statistics import QUANTILES, latencies, too_small, trial_rates
-from ragops.bench.wire import RAGFLOW_TIMEOUT
 from ragops.checks.latency import needed, seconds
 from ragops.errors import BenchError
 
@@ -352,10 +351,10 @@ def latency_map(run: Run, *, narrow: bool = False) -> Figure:
     slowest = max(cell.seconds for cell in grid.cells)
     for cell in grid.cells:
         x, y = grid.words.index(cell.words), grid.documents.index(cell.documents)
-        late = cell.seconds > RAGFLOW_TIMEOUT
+        late = cell.seconds > chart.timeout
         shade, hatch = _SHADES(cell.seconds / slowest), "////" if late else None
         ax.add_patch(Rectangle((x, y), 1, 1, facecolor=shade, edgecolor=PAPER, linewidth=3, hatch=hatch))
-        text = f"{seconds(cell.seconds)}\nn={cell.n}" + f"\nover {RAGFLOW_TIMEOUT:g} s" * late
+        text = f"{seconds(cell.seconds)}\nn={cell.n}" + f"\nover {chart.timeout:g} s" * late
         ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=chart.small + 0.5, color=_CELL_INK)
     ax.set_xlim(0, len(grid.words))
     ax.set_ylim(0, len(grid.documents))

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from ragops.bench.series import caption
-from ragops.bench.wire import RAGFLOW_TIMEOUT
+from ragops.bench.verdict import release_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +74,7 @@ class Chart:
         figure: The figure.
         axes: Its panels.
         narrow: Laid out for a phone.
+        timeout: Timeout of the run's release of RAGFlow in seconds.
         small: Points of the smaller letters.
     """
 
@@ -81,7 +82,7 @@ class Chart:
         self, run: Run, title: str, heights: Sequence[float], *, columns: int = 1, narrow: bool = False,
         legend: float = 0,
     ) -> None:  # fmt: skip
-        self.narrow = narrow
+        self.narrow, self.timeout = narrow, release_of(run).timeout
         self.small = 8.5 if narrow else 9.5
         shared: Any = "col" if columns == 1 else False
         if narrow:
@@ -121,14 +122,14 @@ class Chart:
 
     def mark_timeout(self, ax: Axes, *, distant: bool = True) -> list[LineEnd]:
         """Mark RAGFlow's timeout if it is near; else, with ``distant``, write how far it is."""
-        top = ax.get_ylim()[1]
-        if top > RAGFLOW_TIMEOUT / 2:
-            ax.axhline(RAGFLOW_TIMEOUT, color=GREY, linewidth=1.2, linestyle=(0, (6, 3)))
-            ax.set_ylim(0, max(top, RAGFLOW_TIMEOUT * 1.08))
-            name = f"RAGFlow's\ntimeout {RAGFLOW_TIMEOUT:g} s"
-            return [LineEnd(ax.get_xlim()[1], RAGFLOW_TIMEOUT, name, GREY)]
+        top, timeout = ax.get_ylim()[1], self.timeout
+        if top > timeout / 2:
+            ax.axhline(timeout, color=GREY, linewidth=1.2, linestyle=(0, (6, 3)))
+            ax.set_ylim(0, max(top, timeout * 1.08))
+            name = f"RAGFlow's\ntimeout {timeout:g} s"
+            return [LineEnd(ax.get_xlim()[1], timeout, name, GREY)]
         if distant:
-            text = f"RAGFlow's timeout is {RAGFLOW_TIMEOUT:g} s, {RAGFLOW_TIMEOUT / top:.0f} times this axis"
+            text = f"RAGFlow's timeout is {timeout:g} s, {timeout / top:.0f} times this axis"
             text = textwrap.fill(text, 40 if self.narrow else 99)
             ax.set_title(text, fontsize=self.small, color=GREY, loc="left")
         return []
