@@ -198,7 +198,7 @@ def results_of(
         needed: Only the needed requests, as for a slow server.
     """
     request_plan = plan_requests(expected, full=full)
-    return parse_responses(request_plan, _responses(behaviour, request_plan, needed=needed))
+    return parse_responses(request_plan, dict(enumerate(_responses(behaviour, request_plan, needed=needed))))
 
 
 def check_stub(behaviour: Behaviour, expected: Expected, *, needed: bool = False) -> list[Check]:

@@ -183,8 +183,13 @@ def probed():
     return answer
 
 
+def replies_to(posts):
+    """The responses of a healthy embedding model to the requests of a batch."""
+    return [{"place": place, **replied(*post)} for place, post in enumerate(posts)]
+
+
 def replied(path, text):
-    """What a healthy embedding model says to one of the score gate's questions."""
+    """The response of a healthy embedding model to one request of the score check."""
     behaviour, body = Behaviour(scorer="healthy", prompt="apart"), json.loads(text)
     if path.endswith("/tokenize"):
         said = replies.count(body)
@@ -207,7 +212,7 @@ def serving(fake, probed, monkeypatch):
         order = json.loads(stdin)
         if "hosts" in order:  # from outside the network
             return ExecResult(0, "[]", "")
-        told = {"responses": [replied(*post) for post in order["posts"]]} if "posts" in order else {}
+        told = {"responses": replies_to(order["posts"])} if "posts" in order else {}
         if "layers" not in order:
             return ExecResult(0, json.dumps(told), "")
         reranker = fake.container(name)

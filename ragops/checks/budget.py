@@ -159,7 +159,7 @@ def time_calls(
     timeout = min(profile.release.timeout, LONGEST_TIMEOUT)
     path = f"{urlsplit(url).path}/rerank"
 
-    def send(*requests: Request) -> tuple[ProbeResponse, ...]:
+    def send(*requests: Request) -> dict[int, ProbeResponse]:
         bodies = [RerankRequest(expected.model, r.query, r.documents).body().decode() for r in requests]
         posts = tuple(ProbeRequest(path, body) for body in bodies)
         return send_batch(engine, ragflow.name, image, url, Batch(posts, timeout * len(posts), timeout))
@@ -172,7 +172,8 @@ def time_calls(
         # One program sends several fast calls one after another: its start takes longer than they do.
         is_fast = len(calls) > len(RAMP) and calls[-1].service < _FAST
         group = planned[len(calls) :][: _GROUP if is_fast else 1]
-        for (form, request), response in zip(group, send(*(r for _, r in group)), strict=False):
+        for place, response in send(*(r for _, r in group)).items():
+            form, request = group[place]
             error, tokens = _parse_response(response, len(request.documents))
             warm_up, service = len(calls) < len(RAMP), response.ms / 1e3
             calls.append(TimedCall(form, len(request.documents), warm_up, service, tokens, error))

@@ -7,7 +7,7 @@ into checks with causes (``causes.py``) and remedies.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -72,8 +72,8 @@ class ConnectionResult:
     """How far one RAGFlow container gets."""
 
     checks: tuple[Check, ...]
-    responses: tuple[ProbeResponse, ...] = ()
-    """To the extra requests, as far as they were sent."""
+    responses: Mapping[int, ProbeResponse] = field(default_factory=dict)
+    """To the extra requests that were sent, by their place."""
 
     @property
     def rerank_succeeded(self) -> bool:

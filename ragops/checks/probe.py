@@ -7,7 +7,7 @@ else in a probe container in its network namespace. ``connection.py`` judges the
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -177,18 +177,18 @@ class ProbeResult:
     """Library that makes the rerank request, such as ``cohere 5.6.2``."""
     scores: tuple[tuple[int, float], ...] = ()
     """(index, score) in the order of the response."""
-    responses: tuple[ProbeResponse, ...] = ()
-    """Responses to the requests of the batch that were sent."""
+    responses: Mapping[int, ProbeResponse] = field(default_factory=dict)
+    """By the place of the request in the batch; only requests that were sent have one."""
 
 
 def send_batch(
     engine: Engine, container: str, image: str, base_url: str, batch: Batch
-) -> tuple[ProbeResponse, ...]:
+) -> dict[int, ProbeResponse]:
     """Send many requests from inside a running container; ``image`` as in :func:`run_probe`.
 
     Returns:
-        A response for each request that was sent: fewer than requests when the time was over, or when one
-        got no response.
+        The response to each request that was sent, by its place in the batch: not all when the time was
+        over, or when one got no response.
     """
     stdin = json.dumps({"base_url": base_url, "headers": RerankRequest.headers(), **batch.to_input()})
     output, _ = _run(engine, container, image, stdin, batch.deadline)
@@ -295,11 +295,11 @@ def _run(engine: Engine, container: str, image: str, stdin: str, timeout: float)
         return engine.execute(name, argv, stdin=stdin, timeout=timeout), "probe container"
 
 
-def _responses(rows: list[dict[str, Any]]) -> tuple[ProbeResponse, ...]:
-    return tuple(
-        ProbeResponse(row.get("status", 0), row.get("text") or row.get("detail", ""), row["ms"])
+def _responses(rows: list[dict[str, Any]]) -> dict[int, ProbeResponse]:
+    return {
+        row["place"]: ProbeResponse(row.get("status", 0), row.get("text") or row.get("detail", ""), row["ms"])
         for row in rows
-    )
+    }
 
 
 def _step(raw: Mapping[str, Any]) -> Step:

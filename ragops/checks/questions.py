@@ -19,7 +19,7 @@ from ragops.checks.probe import ProbeRequest
 from ragops.reranker import options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ragops.checks.golden import Form, Item
     from ragops.checks.probe import ProbeResponse
@@ -234,14 +234,16 @@ def rerank_body(model: str, call: RerankCall) -> str:
     return _json(model=model, **texts, top_n=call.top_n, return_documents=False)
 
 
-def parse_responses(plan: RequestPlan, responses: Iterable[ProbeResponse]) -> Results:
-    """The results of the responses, in the order of the plan; the last ones may be missing."""
-    rest = iter(responses)
-    counts = [_count(response) for _, response in zip(plan.counted, rest, strict=False)]
-    direct = _probabilities(next(rest, None)) if plan.prompts else ()
-    results = tuple(_result(call, response) for call, response in zip(plan.calls, rest, strict=False))
-    known = dict(zip(plan.counted, counts, strict=False)) if all(counts) else {}
-    return Results(results, known, direct, len(plan.calls) - len(results))
+def parse_responses(plan: RequestPlan, responses: Mapping[int, ProbeResponse]) -> Results:
+    """The results in the order of the plan.
+
+    ``responses`` are by the place of their request in :func:`probe_requests`; some may be missing.
+    """
+    counts = {text: _count(responses.get(place)) for place, text in enumerate(plan.counted)}
+    direct = _probabilities(responses.get(len(plan.counted))) if plan.prompts else ()
+    calls = enumerate(plan.calls, start=len(plan.counted) + bool(plan.prompts))
+    results = tuple(_result(call, responses[place]) for place, call in calls if place in responses)
+    return Results(results, counts if all(counts.values()) else {}, direct, len(plan.calls) - len(results))
 
 
 def tail_documents(expected: Expected) -> tuple[str, str, str]:
@@ -304,9 +306,9 @@ def _json(**fields: Any) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def _count(response: ProbeResponse) -> int:
+def _count(response: ProbeResponse | None) -> int:
     try:
-        return int(json.loads(response.text)["count"]) if response.status == 200 else 0
+        return int(json.loads(response.text)["count"]) if response and response.status == 200 else 0
     except (ValueError, KeyError, TypeError):
         return 0
 

@@ -74,8 +74,7 @@ def load():
 
 def ranking_timeout(posts, responses):
     """The timeout of a server that ranked nothing; one that is only slow still gets RAGFlow's call."""
-    pairs = zip(posts, responses)  # noqa: B905 - strict needs Python 3.10
-    ranked = [response for (path, _), response in pairs if path.endswith("/rerank")]
+    ranked = [response for response in responses if posts[response["place"]][0].endswith("/rerank")]
     if any(response["ok"] for response in ranked):
         return None
     return next((response for response in ranked if response.get("error") in TIMEOUTS), None)
@@ -165,23 +164,30 @@ def rerank_without_library(host, port, path, config):
 def send_all(host, port, config):
     """Send the requests, some of them concurrently, until one has no response or the time is over.
 
-    Those after the needed ones have less time. The responses are in the order of the requests, without gaps.
+    Those after the needed ones have less time. Each response has the place of its request.
     """
-    waiting = iter(enumerate(config["posts"]))
-    responses, lock = {}, threading.Lock()
+    posts, responses, lock = config["posts"], [], threading.Lock()
     begin = time.monotonic()
+
+    def take():
+        """Reserve the place of the next request; None at the end."""
+        with lock:
+            place, seconds = len(responses), time.monotonic() - begin
+            failed = any(not response.get("ok", True) for response in responses)
+            if place == len(posts) or failed or seconds > time_limit(place, config):
+                return None
+            responses.append({"place": place})
+            return place
 
     def work():
         connection = http.client.HTTPConnection(host, port, timeout=config["timeout"])
         while True:
-            with lock:
-                failed = any(not response["ok"] for response in responses.values())
-                place, post = next(waiting, (None, None))
-            if post is None or failed or time.monotonic() - begin > time_limit(place, config):
+            place = take()
+            if place is None:
                 break
-            response = timed(partial(send, connection, *post, config["headers"]))
+            response = timed(partial(send, connection, *posts[place], config["headers"]))
             with lock:
-                responses[place] = response
+                responses[place].update(response)
         connection.close()
 
     workers = [threading.Thread(target=work) for _ in range(config["at_once"])]
@@ -189,14 +195,7 @@ def send_all(host, port, config):
         worker.start()
     for worker in workers:
         worker.join()
-    in_order = []
-    for place in range(len(responses)):
-        if place not in responses:
-            break
-        in_order.append(responses[place])
-        if not in_order[-1]["ok"]:
-            break
-    return in_order
+    return responses
 
 
 def time_limit(place, config):

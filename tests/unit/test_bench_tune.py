@@ -388,7 +388,13 @@ def engine(here, fake, probed, monkeypatch):
             return ExecResult(0, "vllm 0.32", "")
         order = json.loads(stdin)
         if "posts" in order:
-            return ExecResult(0, json.dumps({"responses": [replied(*post) for post in order["posts"]]}), "")
+            return ExecResult(
+                0,
+                json.dumps(
+                    {"responses": [{"place": n, **replied(*post)} for n, post in enumerate(order["posts"])]}
+                ),
+                "",
+            )
         return ExecResult(0, json.dumps(probed(order)), "")
 
     fake.__class__ = Engine

@@ -86,7 +86,8 @@ class Server:
 
     def __call__(self, _box, _argv, stdin):
         order = json.loads(stdin)
-        return ExecResult(0, json.dumps({"responses": list(self.answers(order))}), "")
+        responses = [{"place": place, **found} for place, found in enumerate(self.answers(order))]
+        return ExecResult(0, json.dumps({"responses": responses}), "")
 
     def answers(self, order):
         for path, text in order["posts"]:

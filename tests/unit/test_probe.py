@@ -8,13 +8,19 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ragops.checks import probe
 from ragops.data import __file__ as data
+from ragops.data import probe as program
 from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
 from ragops.ragflow.request import RerankRequest
@@ -291,10 +297,10 @@ class TestVehicles:
             ask(box)
 
     def test_replies_to_more_questions_come_back(self, box):
-        told = {"ok": True, "status": 200, "text": "{}", "ms": 1.0}
+        told = {"place": 1, "ok": True, "status": 200, "text": "{}", "ms": 1.0}
         said = ExecResult(0, json.dumps({"steps": {}, "client": "", "responses": [told]}), "")
         box.respond = Played(python=said)
-        assert ask(box, extra=beside()).responses == (probe.ProbeResponse(200, "{}", 1.0),)
+        assert ask(box, extra=beside()).responses == {1: probe.ProbeResponse(200, "{}", 1.0)}
         order = json.loads(box.respond.asked[0][1])
         assert [path for path, _ in order["posts"]] == ["/tokenize", "/v1/rerank"]
 
@@ -304,3 +310,44 @@ class TestVehicles:
         order = json.loads(box.respond.asked[0][1])
         assert [name for name, _ in order["layers"]] == ["dns", "tcp", "health"]
         assert (order["timeout"], order["body"]) == (30.0, REQUEST.body().decode())
+
+
+class TestBatch:
+    @given(
+        delays=st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.004]), min_size=8, max_size=8),
+        at_once=st.integers(1, 4),
+        needed=st.integers(0, 8),
+        limit=st.sampled_from([0.002, 0.006, 10.0]),
+        fails=st.integers(0, 12),
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_each_response_is_of_its_request_whatever_delays_the_workers(
+        self, delays, at_once, needed, limit, fails
+    ):
+        sent, pauses = [], iter(delays * 40)
+
+        def delayed(function):
+            def slow(*arguments):
+                value = function(*arguments)
+                time.sleep(next(pauses))
+                return value
+
+            return slow
+
+        def send(_connection, _path, body, _headers):
+            sent.append(body)
+            if body == str(fails):
+                raise TimeoutError
+            return {"status": 200, "text": body}
+
+        config = {"posts": [("/v1/rerank", str(number)) for number in range(8)], "headers": {}}
+        config |= {"at_once": at_once, "needed": needed, "seconds": limit, "spare": limit / 2, "timeout": 1}
+        clock = SimpleNamespace(monotonic=delayed(time.monotonic), perf_counter=time.perf_counter)
+        with patch.multiple(program, time=clock, send=delayed(send)):
+            responses = program.send_all("127.0.0.1", 1, config)
+        places = [response["place"] for response in responses]
+        assert sorted(map(str, places)) == sorted(sent)
+        assert places == list(range(len(places)))
+        for response in responses:
+            assert response["ok"] is (response["place"] != fails)
+            assert response.get("text", str(fails)) == str(response["place"])

@@ -244,7 +244,7 @@ def said(*replies, expected=MINILM):
     """A transcript of a plan with one ranking of two documents, and nothing counted."""
     one = questions.RerankCall("pair", "q", ("a", "b"), 2)
     asked = questions.RequestPlan((), (), (one,) * max(1, len(replies)), len(replies))
-    return rules.check_scores(expected, questions.parse_responses(asked, replies), "box")
+    return rules.check_scores(expected, questions.parse_responses(asked, dict(enumerate(replies))), "box")
 
 
 def results(*pairs, **more):
@@ -286,8 +286,10 @@ class TestReplies:
 
     def test_a_server_without_usage_or_tokenize_is_judged_by_its_scores(self):
         asked = questions.plan_requests(CROSS)
-        replies = [ProbeResponse(404, "")] * len(asked.counted)
-        replies += [without_usage(reply) for reply in stub_replies(CROSS, "healthy")[len(asked.counted) :]]
+        replies = {
+            place: ProbeResponse(404, "") if place < len(asked.counted) else without_usage(reply)
+            for place, reply in stub_replies(CROSS, "healthy").items()
+        }
         checks = rules.check_scores(CROSS, questions.parse_responses(asked, replies))
         assert [one.status for one in checks] == ["ok", "ok", "skip", *["ok"] * 5]
 
@@ -295,7 +297,7 @@ class TestReplies:
         asked = questions.plan_requests(QWEN)
         replies = stub_replies(QWEN, "healthy")
         first = sum(one.purpose in {"pair", "tail", "letters"} for one in asked.calls)
-        early = replies[: len(asked.counted) + 1 + first + 12]
+        early = {place: replies[place] for place in range(len(asked.counted) + 1 + first + 12)}
         seen = questions.parse_responses(asked, early)
         assert seen.not_sent == len(asked.calls) - first - 12
         checks = rules.check_scores(QWEN, seen)
@@ -315,9 +317,10 @@ def asked_by_program(url, expected):
     order = {"base_url": url, "headers": {}, **probe.Batch(sent, 60, timeout=5, at_once=4).to_input()}
     program = (files("ragops.data") / "probe.py").read_text()
     done = run_program(program, json.dumps(order))
-    return [
-        ProbeResponse(one["status"], one["text"], one["ms"]) for one in json.loads(done.stdout)["responses"]
-    ]
+    return {
+        one["place"]: ProbeResponse(one["status"], one["text"], one["ms"])
+        for one in json.loads(done.stdout)["responses"]
+    }
 
 
 def run_program(program, order):
@@ -575,8 +578,8 @@ class TestFromInside:
             over, open_ = probe.Batch(sent, seconds=-1), probe.Batch(sent)
             told = probe.send_batch(fake, found.name, "vllm-cpu:latest", stub.base_url, over)
             more = probe.send_batch(fake, found.name, "vllm-cpu:latest", stub.base_url, open_)
-        assert told == ()
-        assert [json.loads(one.text)["count"] for one in more] == [2, 2, 2]
+        assert told == {}
+        assert {place: json.loads(one.text)["count"] for place, one in more.items()} == {0: 2, 1: 2, 2: 2}
 
     def test_what_is_not_needed_is_asked_in_the_spare_time_alone(self, fake, found):
         with StubReranker() as stub:
