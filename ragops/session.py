@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from contextlib import contextmanager
+import os
+import stat
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from ragops.configuration import home
 from ragops.docker import engine as docker_engine
@@ -23,7 +26,6 @@ from ragops.reranker.sizing import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
@@ -90,42 +92,71 @@ class Session:
 
 
 @contextmanager
-def lock(address: str, name: str, purpose: Literal["change", "watch"] = "change") -> Iterator[None]:
-    """Lock a stack for other ragops processes; the lock ends with the process.
+def lock(engine: str, name: str = "", purpose: Literal["change", "watch"] = "change") -> Iterator[None]:
+    """Lock a stack for other ragops processes of this host, of any user; the lock ends with the process.
 
     Args:
-        address: Address of the Docker engine that the stack runs on.
-        name: Name of the reranker's container, which identifies the stack on it.
+        engine: Id of the Docker engine that the stack runs on: it has several addresses, but one id.
+        name: Name of the reranker's container, which identifies the stack; empty for all stacks.
         purpose: ``ragops watch`` has a lock of its own, beside that of each change.
 
     Raises:
         LockedError: Another process has the lock.
     """
-    home().mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{address} {name}".encode()).hexdigest()[:12]
-    file = home() / f"{purpose}-{digest}.lock"
-    with file.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            watched = "end ragops watch first: it would repair the stack within seconds"
-            raise LockedError(
-                f"another ragops process has the {purpose} lock of {name}",
-                evidence=f"{file} is locked",
-                hint=watched if purpose == "watch" else "try again when it has ended",
-                file=file,
-            ) from error
+    watched = "end ragops watch first: it would repair the stack within seconds"
+    if not name:
+        with _locked("a lock of this Docker engine", watched, engine):
+            yield
+        return
+    hint = watched if purpose == "watch" else "try again when it has ended"
+    with (
+        _locked("the lock of the whole Docker engine", hint, engine, shared=True),
+        _locked(f"the {purpose} lock of {name}", hint, f"{engine} {name} {purpose}"),
+    ):
         yield
 
 
-def refuse_while_watched(address: str, name: str) -> None:
+def refuse_while_watched(engine: str, name: str) -> None:
     """Raise an error while ``ragops watch`` watches a stack, for changes that it would repair.
 
     Raises:
         LockedError: ``ragops watch`` runs.
     """
-    with lock(address, name, "watch"):
+    with lock(engine, name, "watch"):
         pass
+
+
+def _locked(what: str, hint: str, key: str, *, shared: bool = False) -> TextIO:
+    """An open file with a lock, which closing releases."""
+    file = _lock_folder() / f"ragops-{hashlib.sha256(key.encode()).hexdigest()[:12]}.lock"
+    try:
+        with ExitStack() as opened:
+            handle = opened.enter_context(os.fdopen(_open_lock(file)))
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            opened.pop_all()
+            return handle
+    except OSError as error:
+        message, evidence = f"another ragops process has {what}", f"{file}: {error.strerror}"
+        raise LockedError(message, evidence=evidence, hint=hint, file=file) from error
+
+
+def _lock_folder() -> Path:
+    """The folder in which every user of this host may create files."""
+    folder = Path("/run/lock")
+    return folder if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH else Path("/tmp")  # noqa: S108
+
+
+def _open_lock(file: Path) -> int:
+    """Open or create a file that every user can lock; reading is sufficient for that.
+
+    Linux refuses ``O_CREAT`` for another user's file in such a folder, even to root
+    (``fs.protected_regular``), so that an existing file is opened without it.
+    """
+    with suppress(FileExistsError):
+        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        os.fchmod(descriptor, 0o444)  # whatever the umask
+        return descriptor
+    return os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
 
 
 def _template_copy(template: Path | None) -> Path | None:

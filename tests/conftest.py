@@ -150,6 +150,7 @@ def here(tmp_path, monkeypatch, fake, machine, model_folder):
     monkeypatch.setattr("ragops.checks.doctor.read_addresses", lambda: ())
     monkeypatch.setattr("ragops.checks.doctor._listens", lambda *_: False)
     monkeypatch.setattr("ragops.checks.ready._INTERVAL", 0.0)
+    monkeypatch.setattr("ragops.session._lock_folder", lambda: tmp_path)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RAGOPS_MODEL_DIR", str(model_folder))
     monkeypatch.delenv("DOCKER_HOST", raising=False)

@@ -124,9 +124,9 @@ def tune(
     """
     extra("scipy.stats")  # raises before a container is started
     session = Session.open(stack, engine)
-    address, reranker = session.engine.state().address, stack.reranker
-    with lock(address, reranker.name):
-        refuse_while_watched(address, reranker.name)
+    identity, reranker = session.engine.state().id, stack.reranker
+    with lock(identity, reranker.name):
+        refuse_while_watched(identity, reranker.name)
         images.ensure(session.engine, reranker.image, home())
         deployment, container = session.deployment, session.engine.container(reranker.name)
         model, host, needed = deployment.model, deployment.host, 2 * deployment.spec.memory

@@ -27,8 +27,8 @@ def up(call: Call) -> None:
     from ragops.stack import demo
 
     engine = call.engine()
-    base = image.ensure(engine, call.stack().reranker.image, home())
-    with lock(engine.state().address, demo.NAME):
+    with lock(engine.state().id, demo.NAME):
+        base = image.ensure(engine, call.stack().reranker.image, home())
         name = demo.up(engine, base.id, home())
     call.show({"container": name, "demo": True}, f"{name} runs: a demo client, not RAGFlow")
 
@@ -41,7 +41,7 @@ def down(call: Call) -> None:
     from ragops.stack import demo, plan
 
     engine = call.engine()
-    with lock(engine.state().address, demo.NAME):
+    with lock(engine.state().id, demo.NAME):
         changes = demo.plan_down(observe(engine))
         plan.apply(changes, engine)
     call.show(changes)

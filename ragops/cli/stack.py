@@ -172,9 +172,11 @@ def image(
     """Find, pull or build the vLLM CPU image."""
     from ragops.configuration import home
     from ragops.reranker import image as images
+    from ragops.session import lock
 
     name, engine = call.stack().reranker.image, call.engine()
-    if build:
-        images.build(engine, home(), name)
-    state = images.ensure(engine, name, home())
+    with lock(engine.state().id, name):
+        if build:
+            images.build(engine, home(), name)
+        state = images.ensure(engine, name, home())
     call.show(state, f"{name}  {state.size / 1e9:.2f} GB  {(state.digests or (state.id,))[0]}")

@@ -233,6 +233,8 @@ class ContainerSpec:
 class EngineState:
     """A Docker engine; ``memory`` in bytes, ``root`` is its data folder."""
 
+    id: str
+    """The same for all of its addresses."""
     address: str
     version: str
     api: str
@@ -250,6 +252,7 @@ class EngineState:
         """From the responses to ``/info`` and ``/version``."""
         pools = tuple((pool["Base"], pool["Size"]) for pool in info.get("DefaultAddressPools") or ())
         return cls(
+            id=info.get("ID") or address,
             address=address,
             version=version["Version"],
             api=version["ApiVersion"],

@@ -8,6 +8,7 @@ as docker commands; :func:`apply` runs them.
 from __future__ import annotations
 
 import shlex
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed, VolumeState
 
 Command = tuple[str, ...]
+_SETTLE = 1.0
+"""Seconds until another process has read the networks that it may have created twice."""
 
 
 class Action:
@@ -48,7 +51,11 @@ class Action:
 
 @dataclass(frozen=True)
 class CreateNetwork(Action):
-    """Create the network."""
+    """Create the network; of two that are created at once, one is removed.
+
+    Docker 20.10 then has two networks of one name. The one with the smaller id waits for the other to be
+    removed, and is removed itself if the other's creator did not read it.
+    """
 
     spec: NetworkSpec
     change = "+ create network {spec.name}"
@@ -57,7 +64,17 @@ class CreateNetwork(Action):
         return (self.spec.command(),)
 
     def apply(self, engine: Engine) -> None:
-        engine.create_network(self.spec)
+        created = engine.create_network(self.spec)
+        others = self._others(engine, created)
+        if others and created < min(others):
+            time.sleep(_SETTLE)
+            others = self._others(engine, created)
+        if others:
+            engine.remove_network(created)
+
+    def _others(self, engine: Engine, created: str) -> list[str]:
+        same = (network.id for network in engine.networks() if network.name == self.spec.name)
+        return [network for network in same if network != created]
 
 
 @dataclass(frozen=True)
@@ -296,8 +313,7 @@ def plan_down(stack: Stack, observed: Observed) -> Plan:
     names = (own, f"{own}-tune-a", f"{own}-tune-b")
     containers = [observed.container(name) for name in (*names, old_name(own))]
     rerankers = [container for container in containers if container is not None and container.ours]
-    network = observed.network(stack.network.name)
-    networks = [network] if network is not None and network.ours else []
+    networks = [item for item in observed.networks if item.name == stack.network.name and item.ours]
     foreign = [
         member.name
         for member in observed.members(stack.network.name)

@@ -109,7 +109,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     """
     session = Session.open(stack, engine)
     engine, name = session.engine, stack.reranker.name
-    with lock(engine.state().address, name):
+    with lock(engine.state().id, name):
         deployment = session.deployment
         image = images.ensure(engine, stack.reranker.image, home())
         observed = observe(engine)
@@ -169,7 +169,7 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
         RagflowError: The container does not exist, or Docker cannot connect it.
     """
     engine = Session.open(stack, engine).engine
-    with lock(engine.state().address, stack.reranker.name):
+    with lock(engine.state().id, stack.reranker.name):
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         network = engine.network(stack.network.name)
         if network is None:
@@ -183,9 +183,9 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
 def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
     """Disconnect a container from the network; returns the applied plan, empty if it was not connected."""
     engine = Session.open(stack, engine).engine
-    address = engine.state().address
-    with lock(address, stack.reranker.name):
-        refuse_while_watched(address, stack.reranker.name)
+    identity = engine.state().id
+    with lock(identity, stack.reranker.name):
+        refuse_while_watched(identity, stack.reranker.name)
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         endpoint = ragflow.container.endpoint(stack.network.name)
         changes = Plan((Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
@@ -214,9 +214,9 @@ def down(stack: Stack, engine: Engine | None = None) -> Plan:
         LockedError: ``ragops watch`` runs.
     """
     engine = Session.open(stack, engine).engine
-    address = engine.state().address
-    with lock(address, stack.reranker.name):
-        refuse_while_watched(address, stack.reranker.name)
+    identity = engine.state().id
+    with lock(identity, stack.reranker.name):
+        refuse_while_watched(identity, stack.reranker.name)
         observed = observe(engine)
         changes = plan_down(stack, observed)
         apply(changes, engine)
@@ -228,13 +228,8 @@ def down(stack: Stack, engine: Engine | None = None) -> Plan:
 def purge(engine: Engine | None = None) -> Plan:
     """Remove every stack, demo client and image that ragops created, built or pulled."""
     engine = Session.open(Stack(), engine).engine
-    address = engine.state().address
-    with lock(address, "*"):
-        observed = observe(engine)
-        for container in observed.containers:
-            if container.role == "reranker":
-                refuse_while_watched(address, container.name)
-        changes = plan_purge(observed)
+    with lock(engine.state().id):
+        changes = plan_purge(observe(engine))
         apply(changes, engine)
         images.remove_ours(engine, home())
     return changes

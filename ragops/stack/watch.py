@@ -262,8 +262,9 @@ class Watcher:
         """
         stack = self._read()
         with closing(docker_engine.connect()) as engine:
-            self._address = engine.state().address
-        with lock(self._address, stack.reranker.name, "watch"):
+            state = engine.state()
+        self._address = state.address
+        with lock(state.id, stack.reranker.name, "watch"):
             Thread(target=self._follow_events, daemon=True).start()
             step(f"watching {stack.reranker.name} and {stack.network.name}")
             while not self._stopped.is_set():
@@ -319,7 +320,7 @@ class Watcher:
     def _repair(self, engine: Engine) -> tuple[Status, bool]:
         """Check again with the lock, and repair; returns also whether the reranker was started."""
         stack = self._read()
-        with lock(engine.state().address, stack.reranker.name):
+        with lock(engine.state().id, stack.reranker.name):
             status = verbs.status(stack, engine)
             repairs = self._state.repairs(status, time.monotonic())
             starts = [action for action in repairs if isinstance(action, START_ACTIONS)]

@@ -15,6 +15,7 @@ import hashlib
 import ipaddress
 import itertools
 import re
+import secrets
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -243,6 +244,8 @@ class ServerState:
     """
 
     def __init__(self, *images: str) -> None:
+        self.id = secrets.token_hex(6)
+        """Of the engine: no two have the same."""
         self.calls: list[str] = []
         """Every call that would change something, refused ones too: ``start ragflow-server`` …"""
         self.respond: Respond = lambda _container, _argv, _stdin: None
@@ -474,6 +477,7 @@ _NO_PROGRAM = (
     'exec: "{}": executable file not found in $PATH: unknown\r\n'
 )
 _STATE = EngineState(
+    id="",
     address="unix:///fake/docker.sock",
     version="20.10.24",
     api="1.41",
@@ -506,7 +510,7 @@ class FakeEngine(ServerState, Engine):
 
     def state(self) -> EngineState:
         """A small engine."""
-        return _STATE
+        return replace(_STATE, id=self.id)
 
     def logs(self, container: str, *, tail: int = 20) -> str:
         """The end of :attr:`output`."""

@@ -509,7 +509,7 @@ class TestVerb:
         assert caught.value.code == "cores-shared"
 
     def test_a_watched_stack_is_refused(self, engine):
-        with lock(engine.state().address, NAME, "watch"), pytest.raises(LockedError):
+        with lock(engine.state().id, NAME, "watch"), pytest.raises(LockedError):
             ragops.tune(load())
 
     def test_containers_of_a_killed_search_are_removed_and_those_of_others_stay(self, engine):

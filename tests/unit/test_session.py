@@ -1,61 +1,84 @@
-"""One ragops process at a time changes a stack; the lock of a process that was killed is free."""
+"""One ragops process at a time changes a stack, whatever its home; the lock of a killed process is free."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from ragops.errors import LockedError
-from ragops.session import lock
+from ragops.session import lock, refuse_while_watched
+from tests.support.names import PROJECT
 
-HOLDER = """
-import sys
+ENGINE = f"{__file__} {PROJECT}"
+"""An id that no other process of the tests has; the same each time, so that few lock files are left."""
+HOLDER = f"""
+import os, sys
 from ragops.session import lock
-with lock("unix:///a", "stack"):
+os.umask(0o077)
+if os.geteuid() == 0:  # another user, who may not read the home of root
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+with lock("{ENGINE}", *sys.argv[1:]):
     print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "new" / "home"))
+class Holder:
+    """Another process with a lock: of another home, and as root also of another user."""
+
+    def __init__(self, tmp_path, *key):
+        path = os.pathsep.join(sys.path)
+        self.environment = {**os.environ, "RAGOPS_HOME": str(tmp_path), "PYTHONPATH": path}
+        self.key = key
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, *self.key],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self.environment,
+        )
+        assert self.process.stdout.readline() == b"locked\n"
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
 
 
-def take(address="unix:///a", name="stack"):
-    with lock(address, name):
+def take(name="stack", engine=ENGINE, purpose="change"):
+    with lock(engine, name, purpose):
         return True
 
 
-def test_second_process_is_refused_with_the_file(tmp_path):
-    with lock("unix:///a", "stack"):
-        with pytest.raises(LockedError) as caught:
-            take()
-        assert str(tmp_path) in caught.value.evidence
-        assert caught.value.hint
-    assert take()
+@pytest.mark.parametrize(
+    ("held", "refused", "free"),
+    [
+        (("stack",), [("stack",), ("",)], [("other",), ("stack", "another"), ("stack", ENGINE, "watch")]),
+        (("stack", "watch"), [("stack", ENGINE, "watch"), ("",)], [("stack",), ("other",)]),
+        (("",), [("stack",), ("other", ENGINE, "watch"), ("",)], [("stack", "another"), ("", "another")]),
+    ],
+    ids=["a change", "a watch", "all stacks"],
+)
+def test_lock_of_another_process_home_and_user(tmp_path, held, refused, free):
+    with Holder(tmp_path, *held):
+        for key in refused:
+            with pytest.raises(LockedError) as caught:
+                take(*key)
+            assert str(caught.value.file) in caught.value.evidence
+            assert caught.value.hint
+        assert all(take(*key) for key in free)
+    assert all(take(*key) for key in (*refused, *free))  # it was killed
 
 
-def test_other_stacks_and_engines_are_free():
-    with lock("unix:///a", "stack"):
-        assert take(name="other")
-        assert take(address="unix:///b")
-        with lock("unix:///a", "stack", "watch"):
-            pass
+def test_removal_names_the_watch():
+    with lock(ENGINE, "stack", "watch"), pytest.raises(LockedError) as caught:
+        refuse_while_watched(ENGINE, "stack")
+    assert "end ragops watch first" in caught.value.hint
 
 
 def test_failure_releases_the_lock():
-    with pytest.raises(ZeroDivisionError), lock("unix:///a", "stack"):
+    with pytest.raises(ZeroDivisionError), lock(ENGINE, "stack"):
         raise ZeroDivisionError
-    assert take()
-
-
-def test_killed_process_leaves_no_lock():
-    argv = [sys.executable, "-c", HOLDER]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"locked\n"
-        with pytest.raises(LockedError):
-            take()
-        holder.kill()
-        holder.wait()
     assert take()

@@ -11,7 +11,17 @@ from ragops.docker.engine import observe
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, LABEL, ContainerSpec, Mount, moves_route
 from ragops.errors import EngineError, InUseError, RagflowError, StackError
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.stack.plan import Plan, apply, plan_connect, plan_down, plan_purge, plan_up
+from ragops.stack.plan import (
+    CreateNetwork,
+    Plan,
+    Remove,
+    apply,
+    network_spec,
+    plan_connect,
+    plan_down,
+    plan_purge,
+    plan_up,
+)
 from tests.support.fake_engine import FakeEngine
 
 STACK = Stack()
@@ -44,6 +54,31 @@ def texts(changes):
 
 def add_ragflow(engine):
     return engine.add_container(RAGFLOW, network="docker_ragflow", labels=LABELS)
+
+
+class TestNetwork:
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize("removed", [True, False], ids=["the other is removed", "the other stays"])
+    def test_of_two_that_are_created_at_once_one_is_left(self, fake, monkeypatch, first, removed):
+        create, ids = fake.create_network, []
+
+        def create_both(spec):
+            calls = [lambda: create(spec), lambda: ids.append(fake.add_network(NET)) or ids[0]]
+            results = [call() for call in calls[:: 1 if first else -1]]
+            return next(network for network in results if network not in ids)
+
+        fake.create_network = create_both
+        monkeypatch.setattr("time.sleep", lambda _: removed and fake.remove_network(ids[0]))
+        monkeypatch.setattr("tests.support.fake_engine.new_network", lambda *_: "")  # they raced its check
+        CreateNetwork(network_spec(STACK.network)).apply(fake)
+        assert len([network for network in fake.networks() if network.name == NET]) == 1
+
+    def test_down_removes_two_of_one_name(self, fake, monkeypatch):
+        monkeypatch.setattr("tests.support.fake_engine.new_network", lambda *_: "")
+        spec = network_spec(STACK.network)
+        ids = {fake.create_network(spec), fake.create_network(spec)}
+        actions = plan_down(STACK, observe(fake)).actions
+        assert {action.id for action in actions if isinstance(action, Remove)} == ids
 
 
 class TestUp:

@@ -96,7 +96,7 @@ class TestUp:
     )
     def test_refused_while_another_process_changes_the_stack(self, serving, ragflow, change):
         serving.add_network(NET)
-        with lock(serving.state().address, RERANKER), pytest.raises(LockedError):
+        with lock(serving.state().id, RERANKER), pytest.raises(LockedError):
             change(serving)
         assert serving.calls == []
 
@@ -105,7 +105,7 @@ class TestUp:
         respond = serving.respond
 
         def respond_and_lock(*asked):
-            with lock(serving.state().address, RERANKER):
+            with lock(serving.state().id, RERANKER):
                 taken.append(True)
             return respond(*asked)
 

@@ -124,7 +124,7 @@ def test_healthy_reranker_without_responses_is_restarted(up, start):
 
 def test_missing_network_is_created_again(up, start):
     run = start()
-    with lock(up.state().address, RERANKER):  # so that nothing is repaired in between
+    with lock(up.state().id, RERANKER):  # so that nothing is repaired in between
         up.disconnect(NET, RAGFLOW)
         up.stop(RERANKER)
         up.remove_network(NET)
@@ -134,7 +134,7 @@ def test_missing_network_is_created_again(up, start):
 
 def test_check_runs_after_the_engine_is_reachable_again(up, start):
     run = start()
-    with lock(up.state().address, RERANKER):
+    with lock(up.state().id, RERANKER):
         up.disconnect(NET, RAGFLOW)
         up.end_events()
         run.until("the Docker engine is reachable again")
@@ -144,7 +144,7 @@ def test_check_runs_after_the_engine_is_reachable_again(up, start):
 
 def test_another_process_that_changes_the_stack_goes_first(up, start):
     run = start()
-    with lock(up.state().address, RERANKER):
+    with lock(up.state().id, RERANKER):
         up.disconnect(NET, RAGFLOW)
         time.sleep(0.1)
         assert up.container(RAGFLOW).endpoint(NET) is None
@@ -155,7 +155,7 @@ def test_another_process_that_changes_the_stack_goes_first(up, start):
 def test_ragflow_is_connected_although_the_reranker_cannot_start(up, start):
     run = start()
     up.host_ports.add(8123)
-    with lock(up.state().address, RERANKER):
+    with lock(up.state().id, RERANKER):
         up.stop(RERANKER)
         recreate(up)
     run.until(lambda: up.container(RAGFLOW).endpoint(NET) is not None)
