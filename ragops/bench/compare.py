@@ -217,6 +217,10 @@ def compare_runs(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) 
     notes += [f"{label}: {line}" for label, run in (("A", a), ("B", b)) for line in disturbances(run)]
     if any(row.unit == "requests" for row in ratios):
         notes.append(f"fewer than {_MIN_UNITS} repeats: the intervals leave out drift within a run")
+    instructions = [run.info.provenance.instruction_set for run in (a, b)]
+    if all(instructions) and instructions[0] != instructions[1]:
+        machines = " and ".join(instructions)
+        notes.append(f"measured with {machines}: the ratios compare machines, not vLLM options")
     return Comparison(a.path, b.path, ratios, failures, differences(a, b), tuple(notes))
 
 

@@ -25,7 +25,7 @@ import httpx
 
 from ragops.bench import run
 from ragops.bench.load import Server
-from ragops.bench.records import Gemm, GemmPeak, Provenance, Sample, load_run
+from ragops.bench.records import CPU_FEATURES, Gemm, GemmPeak, Provenance, Sample, instruction_set, load_run
 from ragops.checks.traffic import words_for_context
 from ragops.docker.engine import sidecar
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
@@ -62,7 +62,7 @@ _METRICS = {
     "vllm:prefix_cache_hits_total": "cached_tokens",
     "http_requests_total": "calls",
 }
-_CPU_FEATURES = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"}
+_GIT_TIMEOUT_S = 10.0
 _CPU_MODEL_FILLERS = {"r", "tm", "cpu", "processor", "with", "at", "core"}
 _VLLM_VERSION = """
 from importlib.metadata import distributions
@@ -280,7 +280,7 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         model_sha256=files.fingerprint(deployment.model.folder),
         model_is_stand_in=deployment.model.substitute,
         cpu_model=host.cpu_model,
-        cpu_features=tuple(sorted(host.features & _CPU_FEATURES)),
+        cpu_features=tuple(sorted(host.features & CPU_FEATURES)),
         cores=spec.cpuset_cpus,
         core_count=len(deployment.sizing.cores),
         cgroup_cpu_cores=host.quota,
@@ -293,7 +293,7 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
 
 
 def _client_provenance(host: Host, *, demo: bool = False) -> Provenance:
-    commit, dirty = _git()
+    commit, dirty = git_state(Path(__file__).parents[1])
     return Provenance(
         machine=machine_name(host),
         client_is_stand_in="ragops' own load generator"
@@ -306,22 +306,30 @@ def _client_provenance(host: Host, *, demo: bool = False) -> Provenance:
 
 
 def machine_name(host: Host) -> str:
-    """Processor and number of CPUs as a label, without the host name, which may be private."""
+    """Processor, instruction set and number of CPUs, such as ``amd-epyc-avx512bf16-2cpu``; no host name."""
     words = re.findall(r"[a-z0-9]+", host.cpu_model.lower())
     words = [word for word in words if word not in _CPU_MODEL_FILLERS]
-    return "-".join([*words[:3], f"{len(host.cpus)}cpu"])
+    instructions = instruction_set(host.features)
+    return "-".join(filter(None, (*words[:3], instructions, f"{len(host.cpus)}cpu")))
 
 
-def _git() -> tuple[str, bool | None]:
-    """Git commit of the ragops checkout, and whether files were changed; empty for an installed package."""
+def git_state(package: Path) -> tuple[str, bool | None]:
+    """Git commit of a package's checkout, and whether files were changed; empty for an installed package.
+
+    The repository around a virtual environment is another project's.
+    """
 
     def git(*argv: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[1]), *argv]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(package.parent), *argv]
+        process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_TIMEOUT_S)
+        return process.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", f"{package.name}/__init__.py")
+        if Path(git("rev-parse", "--show-toplevel")) != package.parent.resolve():
+            return "", None
         return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain", "-uno"))
-    except (FileNotFoundError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return "", None
 
 

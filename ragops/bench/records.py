@@ -18,11 +18,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, product
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from ragops.errors import BenchError, file_errors, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 Kind = Literal["closed", "poisson", "constant", "burst"]
 Phase = Literal["warmup", "measure"]
@@ -106,6 +109,26 @@ def trial_order(levels: tuple[LoadLevel, ...], repeats: int, seed: int) -> list[
     return order
 
 
+INSTRUCTION_SETS = {
+    "amx_bf16": "amx",
+    "avx512_bf16": "avx512bf16",
+    "avx512_vnni": "avx512vnni",
+    "avx512f": "avx512",
+    "avx2": "avx2",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+    "asimd": "neon",
+}
+"""CPU feature by which vLLM selects its kernels, fastest first, and its part of a machine's label."""
+CPU_FEATURES = {*INSTRUCTION_SETS, "avx512_fp16", "amx_int8"}
+"""Recorded CPU features."""
+
+
+def instruction_set(features: Collection[str]) -> str:
+    """Such as ``amx``; empty when no feature is known."""
+    return next((name for feature, name in INSTRUCTION_SETS.items() if feature in features), "")
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Machine, image, model and versions of a run; unknown fields are empty."""
@@ -143,6 +166,11 @@ class Provenance:
     gemm_tflops: float | None = None
     """Matrix multiplication limit measured beside the run, in TFLOP/s."""
     gemm_dtype: str = ""
+
+    @property
+    def instruction_set(self) -> str:
+        """That of the reranker's kernels, such as ``amx``; empty when no CPU feature is known."""
+        return instruction_set(self.cpu_features)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ def changed(path, run, **facts):
     return path
 
 
+def test_runs_with_different_instruction_sets_have_a_note(tmp_path):
+    other = load_run(changed(tmp_path / "b", 1.0, cpu_features=["avx2"]))
+    assert any("amx and avx2" in note for note in compare_runs(LOAD, other).notes)
+    assert not any("amx" in note for note in compare_runs(LOAD, LOAD).notes)
+
+
 # --- how far it can be relied on
 
 

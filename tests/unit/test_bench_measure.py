@@ -1,6 +1,8 @@
 """Samples of a reranker's counters, the matrix multiplication peak, and the echo server."""
 
 import json
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -8,11 +10,14 @@ import pytest
 
 from ragops.bench import measure
 from ragops.bench.echo import echo_server
-from ragops.bench.measure import Sampler, layer_shapes, machine_cpu, parse_metrics
+from ragops.bench.measure import Sampler, git_state, layer_shapes, machine_cpu, machine_name, parse_metrics
+from ragops.bench.records import load_run
 from ragops.docker.objects import ExecResult
 from ragops.errors import BenchError
 from ragops.reranker import model as models
 from tests.support.stub import Behaviour, StubReranker
+
+ROOT = Path(__file__).parents[2]
 
 # Of vLLM 0.32, shortened.
 METRICS = """\
@@ -56,6 +61,65 @@ def test_counters_of_vllm():
     assert parse_metrics("") == {}
     before_the_first_call = [line for line in METRICS.splitlines() if "/v1/rerank" not in line]
     assert parse_metrics("\n".join(before_the_first_call))["calls"] == 0
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A git repository with one commit, and a package that is tracked in it."""
+    package = tmp_path / "repository" / "ragops"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.invalid")
+    for argv in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "first")):
+        subprocess.run(["git", "-C", package.parent, *argv], check=True)
+    return package
+
+
+def test_git_state_of_a_checkout(repository, tmp_path):
+    (tmp_path / "link").symlink_to(repository.parent)
+    for package in (repository, tmp_path / "link" / "ragops"):
+        commit, dirty = git_state(package)
+        assert len(commit) == 12
+        assert dirty is False
+    (repository / "__init__.py").write_text("changed = 1\n")
+    assert git_state(repository) == (commit, True)
+
+
+@pytest.mark.parametrize("place", [".venv/lib/ragops", "src/ragops", "vendored"])
+def test_git_state_of_another_projects_repository_is_not_recorded(repository, place):
+    package = repository.parent / place
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    if place.startswith("src"):
+        subprocess.run(["git", "-C", repository.parent, "add", "."], check=True)
+    assert git_state(package) == ("", None)
+
+
+def test_git_state_without_git_or_with_one_that_hangs(repository, monkeypatch):
+    monkeypatch.setattr(measure, "_GIT_TIMEOUT_S", 0.0)
+    assert git_state(repository) == ("", None)
+    monkeypatch.setenv("PATH", "")
+    assert git_state(repository) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("cpu_model", "features", "label"),
+    [
+        ("Intel(R) Xeon(R) Processor", {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}, "intel-xeon-amx-2cpu"),
+        ("AMD EPYC 9R14", {"avx2", "avx512f", "avx512_bf16"}, "amd-epyc-9r14-avx512bf16-2cpu"),
+        ("AMD EPYC", {"avx2"}, "amd-epyc-avx2-2cpu"),
+        ("unknown", {"asimd", "bf16"}, "unknown-bf16-2cpu"),
+        ("unknown", set(), "unknown-2cpu"),
+    ],
+)
+def test_label_of_a_machine_has_its_instruction_set(cpu_model, features, label):
+    assert machine_name(SimpleNamespace(cpu_model=cpu_model, features=features, cpus=(0, 1))) == label
+
+
+def test_recorded_runs_with_the_former_label_have_an_instruction_set():
+    runs = {path.name: load_run(path).info.provenance for path in (ROOT / "results").glob("*-sizes")}
+    sets = {name.partition("-")[2]: made.instruction_set for name, made in runs.items()}
+    assert sets == {"intel-xeon-2cpu-sizes": "amx", "amd-epyc-2cpu-sizes": "avx2"}
 
 
 def test_cpu_time_of_the_machine(tmp_path):
