@@ -9,12 +9,10 @@ this one in 98 % and 94 %.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import chain
+from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ragops.bench.statistics import disturbances, extra, substitutes
 from ragops.checks.latency import needed
@@ -22,6 +20,7 @@ from ragops.errors import BenchError
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ragops.bench.records import LoadLevel, RequestRecord, Run
@@ -41,15 +40,10 @@ _COLUMNS = tuple(map(Column, ("level", "metric", "A", "B", "B / A", "resampled")
 _SETTINGS = ("timeout", "repeats", "warmup", "seed", "fresh")
 
 
-class Timing(NamedTuple):
-    """What a statistic reads of a request; read once, as the bootstrap reads it hundreds of times."""
-
-    documents: int
-    latency: float
-    """Seconds, as in :class:`~ragops.bench.RequestRecord`."""
-
-
-Statistic = Callable[[Sequence[Timing]], float]
+Array = Any
+"""A numpy array: numpy comes with the extra ``bench``."""
+Statistic = Callable[["_Requests", Array], Array]
+"""Of requests, each counted so many times; a row of counts for each resample gives a value for each."""
 
 
 @dataclass(frozen=True)
@@ -193,28 +187,19 @@ def compare_runs(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) 
         BenchError: The runs have different workloads or models, are incomplete, failed the order check, or
             have no load level in common; or scipy is not installed.
     """
-    for label, run in (("A", a), ("B", b)):
-        _require_usable(label, run)
-    _require_alike(a, b, across_models=across_models)
-    names = {level.name for level in b.info.levels}
-    pairs = [(level, _common(a, b, level)) for level in a.info.levels if level.name in names]
-    count = sum(len(_statistics(level, min(map(len, records)))) for level, records in pairs)
-    if not count:
-        levels = [", ".join(level.name for level in run.info.levels) for run in (a, b)]
-        raise BenchError(
-            "the runs have no measured level in common",
-            code="runs-differ",
-            evidence=f"A: {levels[0]}; B: {levels[1]}",
-            hint="record both with the same levels",
-        )
-    ratios = tuple(row for level, records in pairs for row in _ratios(level, *records, ALPHA / count, seed))
-    failures = tuple(row for level, _ in pairs if (row := _failures(a, b, level)).a or row.b)
-    notes = [
-        f"{label}: {kind}: {reason}"
-        for label, run in (("A", a), ("B", b))
-        for kind, reason in substitutes(run)
-    ]
-    notes += [f"{label}: {line}" for label, run in (("A", a), ("B", b)) for line in disturbances(run)]
+    runs = {"A": a, "B": b}
+    _require_usable(runs)
+    _require_alike(runs, across_models=across_models)
+    names = {label: [level.name for level in run.info.levels] for label, run in runs.items()}
+    levels = [level for level in a.info.levels if level.name in names["B"]]
+    values = [value for level in levels for value in _values(level, a, b)]
+    if not values:
+        found = {label: ", ".join(of_run) for label, of_run in names.items()}
+        raise _differ("have no measured level in common", found, "record both with the same levels")
+    ratios = tuple(value.ratio(ALPHA / len(values), seed) for value in values)
+    failures = tuple(row for level in levels if (row := _failures(a, b, level)).a or row.b)
+    notes = [f"{key}: {kind}: {reason}" for key, run in runs.items() for kind, reason in substitutes(run)]
+    notes += [f"{key}: {line}" for key, run in runs.items() for line in disturbances(run)]
     if any(row.unit == "requests" for row in ratios):
         notes.append(f"fewer than {_MIN_UNITS} repeats: the intervals leave out drift within a run")
     instructions = [run.info.provenance.instruction_set for run in (a, b)]
@@ -226,50 +211,41 @@ def compare_runs(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) 
 
 def differences(a: Run, b: Run) -> tuple[Difference, ...]:
     """The differences in provenance and method."""
-    values = []
-    for run in (a, b):
-        origin = {
-            field.name: getattr(run.info.provenance, field.name) for field in fields(run.info.provenance)
-        }
-        values.append(origin | {name: getattr(run.info, name) for name in _SETTINGS})
-    rows = (Difference(name, str(value), str(values[1][name])) for name, value in values[0].items())
-    return tuple(row for row in rows if row.a != row.b)
+    of_a, of_b = (
+        vars(run.info.provenance) | {name: getattr(run.info, name) for name in _SETTINGS} for run in (a, b)
+    )
+    return tuple(Difference(n, str(of_a[n]), str(of_b[n])) for n in of_a if str(of_a[n]) != str(of_b[n]))
 
 
-def _require_usable(label: str, run: Run) -> None:
-    if run.problems or not run.info.complete:
-        raise BenchError(
-            f"run {label} is incomplete, so its values are not comparable",
-            evidence=f"{run.path.name}: {'; '.join(run.problems) or run.info.reason}",
-            hint="record it again to the end",
-        )
-    if run.info.order.failed:
-        raise BenchError(
-            f"run {label} failed the order check, so its speed is meaningless",
-            evidence=f"{run.path.name}: {run.info.order.verdict}",
-            hint="ragops verify names the cause",
-            code="order-wrong",
-        )
+def _require_usable(runs: dict[str, Run]) -> None:
+    for label, run in runs.items():
+        if run.problems or not run.info.complete:
+            what = f"run {label} is incomplete, so its values are not comparable"
+            evidence = f"{run.path.name}: {'; '.join(run.problems) or run.info.reason}"
+            raise BenchError(what, evidence=evidence, hint="record it again to the end")
+        if run.info.order.failed:
+            what = f"run {label} failed the order check, so its speed is meaningless"
+            evidence, hint = f"{run.path.name}: {run.info.order.verdict}", "ragops verify names the cause"
+            raise BenchError(what, code="order-wrong", evidence=evidence, hint=hint)
 
 
-def _require_alike(a: Run, b: Run, *, across_models: bool) -> None:
-    workloads = [f"{run.info.workload.name} {run.info.workload.sha256[:12]}" for run in (a, b)]
-    origins = [(run.info.provenance, run.info.model) for run in (a, b)]
-    models = [f"{origin.model or model} {origin.model_sha256[:12]}".strip() for origin, model in origins]
-    if a.info.workload.sha256 != b.info.workload.sha256:
-        raise BenchError(
-            "the runs have different workloads, so their ratio is meaningless",
-            code="runs-differ",
-            evidence=f"A: {workloads[0]}; B: {workloads[1]}",
-            hint="record B again with A's workload and seed",
-        )
-    if not across_models and models[0] != models[1]:
-        raise BenchError(
-            "the runs measured different models",
-            code="runs-differ",
-            evidence=f"A: {models[0]}; B: {models[1]}",
-            hint="record B again with A's model, or allow it with --across-models",
-        )
+def _require_alike(runs: dict[str, Run], *, across_models: bool) -> None:
+    workloads = {label: run.info.workload for label, run in runs.items()}
+    if len({workload.sha256 for workload in workloads.values()}) > 1:
+        values = {label: f"{workload.name} {workload.sha256[:12]}" for label, workload in workloads.items()}
+        raise _differ("have different workloads", values, "record B again with A's workload and seed")
+    models = {
+        label: f"{info.provenance.model or info.model} {info.provenance.model_sha256[:12]}".strip()
+        for label, info in ((label, run.info) for label, run in runs.items())
+    }
+    if not across_models and len(set(models.values())) > 1:
+        hint = "record B again with A's model, or allow it with --across-models"
+        raise _differ("measured different models", models, hint)
+
+
+def _differ(what: str, values: dict[str, str], hint: str) -> BenchError:
+    evidence = "; ".join(f"{label}: {value}" for label, value in values.items())
+    return BenchError(f"the runs {what}", code="runs-differ", evidence=evidence, hint=hint)
 
 
 def _failures(a: Run, b: Run, level: LoadLevel) -> Failures:
@@ -277,104 +253,105 @@ def _failures(a: Run, b: Run, level: LoadLevel) -> Failures:
     return Failures(level.name, sum(errors[0]), len(errors[0]), sum(errors[1]), len(errors[1]))
 
 
-def _common(a: Run, b: Run, level: LoadLevel) -> tuple[list[RequestRecord], list[RequestRecord]]:
-    """The successful requests of both runs; with too few repeats only those that both have."""
-    of_a, of_b = ([r for r in run.measured if r.level == level.name and not r.error] for run in (a, b))
-    if _repeats(of_a, of_b) < _MIN_UNITS:
-        common = {record.index for record in of_a} & {record.index for record in of_b}
-        of_a, of_b = ([r for r in records if r.index in common] for records in (of_a, of_b))
-    return of_a, of_b
+class _Requests(NamedTuple):
+    """Successful requests of a level of one run as arrays, the fastest first."""
+
+    documents: Array
+    latency: Array
+    """Seconds, as in :class:`~ragops.bench.RequestRecord`."""
+    unit: Array
+    """Number of the unit of each, from 0."""
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return int(self.unit.max(initial=-1)) + 1
 
 
-def _repeats(a: list[RequestRecord], b: list[RequestRecord]) -> int:
-    return min(len({record.repeat for record in records}) for records in (a, b))
+class _Value(NamedTuple):
+    """A value that can be compared; the repeats or the requests of both runs are resampled."""
+
+    level: LoadLevel
+    metric: str
+    statistic: Statistic
+    unit: Literal["repeats", "requests"]
+    a: _Requests
+    b: _Requests
+
+    def ratio(self, alpha: float, seed: int) -> Ratio:
+        """The ratio with its interval of ``1 - alpha``."""
+        scale = self.level.clients or 1 if self.metric == _RATE else 1
+        a, b = (scale * float(self.statistic(side, side.unit >= 0)) for side in (self.a, self.b))
+        n = min(self.a.units, self.b.units)
+        low, high = self._interval(n, alpha, seed) if n >= _MIN_UNITS else (None, None)
+        return Ratio(self.level.name, self.metric, a, b, low, high, self.unit, n)
+
+    def _interval(self, n: int, alpha: float, seed: int) -> tuple[float, float]:
+        np, stats = extra("numpy"), extra("scipy.stats")
+
+        def log_ratio(*drawn: Array, axis: int = -1) -> Array:
+            del axis  # units are always on the last one
+            sides = zip((self.a, self.b), drawn * 2, strict=False)  # requests are drawn once, for both
+            a, b = (self.statistic(side, _times(units)[..., side.unit]) for side, units in sides)
+            return np.log(b / a)
+
+        sides = (self.a, self.b) if self.unit == "repeats" else (self.a,)
+        units = tuple(np.arange(side.units) for side in sides)
+        options = {"vectorized": True, "n_resamples": RESAMPLES, "method": "basic", "random_state": seed}
+        error = stats.bootstrap(units, log_ratio, **options).standard_error
+        half_width = error * math.sqrt(n / (n - 1)) * stats.t.ppf(1 - alpha / 2, n - 1)
+        center = log_ratio(*units)
+        return math.exp(center - half_width), math.exp(center + half_width)
 
 
-def _statistics(level: LoadLevel, requests: int) -> dict[str, Statistic]:
-    """The values that can be compared, by name; none without successful requests."""
-    statistics: dict[str, Statistic] = {}
-    if requests and level.clients:
-        statistics[_RATE] = documents_per_s
-    if requests:
-        statistics["p50 s"] = nearest_rank(0.5)
-    if requests >= needed(0.95):
-        statistics["p95 s"] = nearest_rank(0.95)
-    return statistics
+def _times(drawn: Array) -> Array:
+    """How many times each unit was drawn; the last axis has as many draws as there are units."""
+    np, n = extra("numpy"), drawn.shape[-1]
+    rows = drawn.reshape(-1, n).astype(int)
+    places = rows + n * np.arange(len(rows))[:, None]
+    return np.bincount(places.ravel(), minlength=rows.size).reshape(drawn.shape)
 
 
-def _ratios(
-    level: LoadLevel, a: list[RequestRecord], b: list[RequestRecord], alpha: float, seed: int
-) -> list[Ratio]:
-    by_repeat = _repeats(a, b) >= _MIN_UNITS
-    units_a, units_b = (_units(records, "repeat" if by_repeat else "index") for records in (a, b))
-    n = min(len(units_a), len(units_b))
-    rows = []
-    for name, statistic in _statistics(level, min(len(a), len(b))).items():
-        low = high = None
-        if n >= _MIN_UNITS:
-            low, high = interval(statistic, units_a, units_b, paired=not by_repeat, alpha=alpha, seed=seed)
-        scale = level.clients if name == _RATE and level.clients else 1
-        a_value, b_value = (scale * statistic([*chain(*units)]) for units in (units_a, units_b))
-        unit = "repeats" if by_repeat else "requests"
-        rows.append(Ratio(level.name, name, a_value, b_value, low, high, unit, n))
-    return rows
+def _values(level: LoadLevel, a: Run, b: Run) -> Iterator[_Value]:
+    """The values of a level that can be compared; none without successful requests."""
+    records = [[r for r in run.measured if r.level == level.name and not r.error] for run in (a, b)]
+    by_repeat = min(len({r.repeat for r in rows}) for rows in records) >= _MIN_UNITS
+    if not by_repeat:  # only requests that both have
+        common = set.intersection(*({r.index for r in rows} for rows in records))
+        records = [[r for r in rows if r.index in common] for rows in records]
+    count = min(map(len, records))
+    sides = [_arrays(rows, "repeat" if by_repeat else "index") for rows in records]
+    statistics = (
+        (_RATE, _documents_per_s, 1 if level.clients else math.inf),
+        ("p50 s", _nearest_rank(0.5), 1),
+        ("p95 s", _nearest_rank(0.95), needed(0.95)),
+    )
+    for metric, statistic, least in statistics:
+        if count >= least:
+            yield _Value(level, metric, statistic, "repeats" if by_repeat else "requests", *sides)
 
 
-def _units(records: list[RequestRecord], key: str) -> list[list[Timing]]:
-    units = defaultdict(list)
-    for record in sorted(records, key=lambda record: int(getattr(record, key))):
-        units[getattr(record, key)].append(Timing(record.documents, record.latency))
-    return list(units.values())
+def _arrays(records: list[RequestRecord], unit: str) -> _Requests:
+    np = extra("numpy")
+    rows = sorted((r.latency, r.documents, getattr(r, unit)) for r in records)
+    latency, documents, units = np.array(rows, float).reshape(-1, 3).T
+    return _Requests(documents, latency, np.unique(units, return_inverse=True)[1])
 
 
-def documents_per_s(records: Sequence[Timing]) -> float:
+def _documents_per_s(requests: _Requests, times: Array) -> Array:
     """Documents a second of one client of a closed loop, which always has a request in flight."""
-    return sum(record.documents for record in records) / sum(record.latency for record in records)
+    return times @ requests.documents / (times @ requests.latency)
 
 
-def nearest_rank(quantile: float) -> Statistic:
+def _nearest_rank(quantile: float) -> Statistic:
     """A percentile of the latencies in seconds, as in ``checks/latency.py``."""
 
-    def statistic(records: Sequence[Timing]) -> float:
-        ordered = sorted(record.latency for record in records)
-        return ordered[max(1, math.ceil(quantile * len(ordered) - 1e-9)) - 1]
+    def statistic(requests: _Requests, times: Array) -> Array:
+        ranks = times.cumsum(axis=-1)
+        wanted = extra("numpy").ceil(quantile * ranks[..., -1:] - 1e-9).clip(min=1)
+        return requests.latency[(ranks >= wanted).argmax(axis=-1)]
 
     return statistic
-
-
-def interval(
-    statistic: Statistic,
-    a: Sequence[Sequence[Timing]],
-    b: Sequence[Sequence[Timing]],
-    *,
-    paired: bool,
-    alpha: float,
-    seed: int,
-) -> tuple[float, float]:
-    """Confidence interval of the statistic of run B divided by that of run A.
-
-    Args:
-        statistic: Of the requests of one run.
-        a: Requests of each unit of run A; two units or more.
-        b: The same of run B.
-        paired: Resample the same units in both, as unit ``n`` is the same request in both.
-        alpha: 0.05 for an interval of 95 %.
-        seed: Seed of the bootstrap.
-    """
-    stats = extra("scipy.stats")
-
-    def log_ratio(first: Sequence[int], second: Sequence[int] | None = None) -> float:
-        of_a = [record for unit in first for record in a[unit]]
-        of_b = [record for unit in (first if second is None else second) for record in b[unit]]
-        return math.log(statistic(of_b) / statistic(of_a))
-
-    units = (range(len(a)),) if paired else (range(len(a)), range(len(b)))
-    options = {"vectorized": False, "n_resamples": RESAMPLES, "method": "basic", "random_state": seed}
-    error = stats.bootstrap(units, log_ratio, **options).standard_error
-    n = min(len(a), len(b))
-    half_width = error * math.sqrt(n / (n - 1)) * float(stats.t.ppf(1 - alpha / 2, n - 1))
-    center = log_ratio(*units)
-    return math.exp(center - half_width), math.exp(center + half_width)
 
 
 @dataclass(frozen=True)
