@@ -84,8 +84,10 @@ class TuneResult(Shown):
     model: str
     rows: tuple[CandidateResult, ...]
     settings: Settings
-    """Of the fastest options; ``written`` is the configuration file that has them now."""
+    """Of the fastest options; ``before`` are their configured values, None for vLLM's own."""
+    before: Mapping[str, str | int | bool | None]
     written: Path | None = None
+    """The configuration file that has the settings now; all its other settings stay."""
     schema_version: int = 2
 
     def table(self) -> Table:
@@ -95,8 +97,9 @@ class TuneResult(Shown):
             ratio = f"{row.ratio:.2f} " + "({:.2f} to {:.2f})".format(*row.interval) if row.interval else ""
             cells.append((row.candidate, ratio, str(row.pairs), row.decision, row.reason))
         columns = tuple(map(Column, ("candidate", "ratio", "pairs", "decision", "reason")))
-        settings = ", ".join(f"{key} = {value}" for key, value in self.settings.items()) or "none"
-        notes = (f"settings to keep: {settings}", f"written to: {self.written}", f"run: {self.folder}")
+        settings = [f"{key} = {value} (before: {self.before[key]})" for key, value in self.settings.items()]
+        written = f"written to: {self.written}" if self.written else "not written"
+        notes = (f"faster settings: {', '.join(settings) or 'none'}", written, f"run: {self.folder}")
         return Table(columns, tuple(cells), self.model, notes, header=True)
 
 
@@ -148,7 +151,8 @@ def tune(
     if written:
         write_settings(written, search.settings)
     name, rows = f"{model.name} {model.substitute}".strip(), tuple(search.rows)
-    result = TuneResult(folder, name, rows, search.settings, written)
+    before = {key: reranker.model_dump(mode="json")[key] for key in search.settings}
+    result = TuneResult(folder, name, rows, search.settings, before, written)
     (folder / "tune.json").write_bytes(TypeAdapter(TuneResult).dump_json(result, indent=2) + b"\n")
     return result
 

@@ -440,6 +440,19 @@ class TestVerb:
         for text in (str(result), result._repr_html_()):
             assert "batched-4096" in text
 
+    def test_a_partial_search_keeps_other_settings_and_names_what_it_changes(self, engine, tmp_path):
+        file = tmp_path / "ragops.toml"
+        file.write_text("[reranker]\nmax_num_batched_tokens = 1024\nmax_num_seqs = 128\neager = false\n")
+        result = ragops.tune(load(), only=("batched-4096",), write=file)
+        assert file.read_text().splitlines()[1:] == [
+            "max_num_batched_tokens = 4096",
+            "max_num_seqs = 128",
+            "eager = false",
+        ]
+        assert result.before == {"max_num_batched_tokens": 1024}
+        assert "max_num_batched_tokens = 4096 (before: 1024)" in str(result)
+        assert json.loads((result.folder / "tune.json").read_text())["before"] == result.before
+
     def test_containers_are_apart_from_the_stack_and_one_computes_at_a_time(self, engine, monkeypatch):
         specs, running = [], []
         create, record = engine.create_container, run.record
