@@ -1,6 +1,6 @@
 """``.. fault-table:: PART``: the report of ``ragops verify`` for each fault, recorded by the live tests.
 
-``tests/live/test_faults_live.py`` writes the table again at each run and fails if it differs.
+``tests/live/test_faults.py`` writes the table again at each run and fails if it differs.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations

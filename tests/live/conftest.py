@@ -33,10 +33,10 @@ CLIENT = f"{PROJECT}-ragflow-cpu-1"
 
 ALONE = {
     "test_benchmark",
-    "test_doctor_live",
+    "test_doctor",
     "test_engine_contract",
     "test_lasting",
-    "test_tune_live",
+    "test_tune",
 }
 """Modules whose tests measure time, or compare all that the engine has before and after."""
 

@@ -59,7 +59,7 @@ def test_docker_commands_do_what_the_page_says(engine, things, tmp_path, page, m
     monkeypatch.setenv("DOCKER_HOST", engine.state().address)
     for line in lines(page, "docker"):
         if line[1] in {"compose", "run"}:
-            continue  # tests/unit/test_pages.py has the one, tests/unit/test_peer.py the other
+            continue  # tests/unit/test_docs_code.py has the one, tests/unit/test_benchmarks_peer.py the other
         argv = [NAMES.get(word, word) for word in line]
         said = run(argv, tmp_path)
         if argv[1:3] == ["network", "connect"]:

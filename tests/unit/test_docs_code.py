@@ -76,7 +76,7 @@ def test_commands_of_the_readme_are_valid():
 
 @pytest.mark.parametrize(
     ("page", "text"),
-    [one for one in blocks("python") if one[0] != "other_servers"],  # test_peer.py has its two servers
+    [one for one in blocks("python") if one[0] != "other_servers"],  # in test_benchmarks_peer.py
     ids=lambda value: value[:12],
 )
 def test_python_on_the_pages_runs(page, text, recorded, tmp_path, monkeypatch, capsys):
