@@ -65,6 +65,8 @@ CODES = {
     "network-differs": Code("The network exists with other options than configured."),
     # EngineError and NotFoundError
     "engine-silent": Code("No Docker engine responds, or it stopped responding."),
+    "engine-ssh": Code("The address of the Docker engine begins with ssh://, which ragops does not support."),
+    "context-missing": Code("DOCKER_CONTEXT names a Docker context that does not exist."),
     "engine-not-started": Code("No Docker engine responds, and ragops could not start a private one."),
     "name-taken": Code("The name belongs to a container that ragops did not create."),
     "names-ambiguous": Code("Several networks have the same name: engines before 23 allow duplicates."),

@@ -12,7 +12,7 @@ import torch
 
 
 def main():
-    request = json.load(sys.stdin)
+    request = json.loads(sys.stdin.readline())
     torch.set_num_threads(request["threads"])
     result = {"threads": torch.get_num_threads(), "gemms": {}}
     for dtype in request["dtypes"]:

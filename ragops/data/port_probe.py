@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 def main():
-    request = json.load(sys.stdin)
+    request = json.loads(sys.stdin.readline())
     port, timeout = request["port"], request["timeout"]
     with ThreadPoolExecutor(len(request["hosts"])) as pool:  # each may take its whole timeout
         results = [(host, pool.submit(is_open, host, port, timeout)) for host in request["hosts"]]

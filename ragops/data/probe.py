@@ -26,7 +26,7 @@ class HttpError(Exception):
 
 
 def main():
-    config = json.load(sys.stdin)
+    config = json.loads(sys.stdin.readline())
     url = urlsplit(config["base_url"])
     host, port = url.hostname, url.port or 80
     if "layers" in config:

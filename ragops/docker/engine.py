@@ -10,6 +10,8 @@ import contextlib
 import os
 import secrets
 import socket
+import ssl
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,12 +21,12 @@ import docker.errors
 import docker.types
 import requests.exceptions
 from docker.utils import parse_repository_tag
-from docker.utils.socket import consume_socket_output, demux_adaptor, frames_iter
 
 from ragops.configuration import engine_socket
 from ragops.docker import hints
 from ragops.docker.objects import (
     LABEL,
+    OLDEST_API,
     ContainerSpec,
     ContainerState,
     EngineState,
@@ -46,15 +48,44 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60
 """Seconds for one request; an engine that hangs is an error."""
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 
 def candidates() -> tuple[str, ...]:
-    """Addresses in order: only DOCKER_HOST if it is set, else ragops' own, the context's, the default."""
+    """Addresses in order: DOCKER_HOST's or DOCKER_CONTEXT's alone, else ragops' own, the context's, Docker's.
+
+    A context that ``config.json`` names and that no longer exists is left out.
+
+    Raises:
+        EngineError: DOCKER_CONTEXT names no context.
+    """
     if address := os.environ.get("DOCKER_HOST"):
         return (address,)
-    private = [f"unix://{engine_socket()}"] if engine_socket().exists() else []
-    context = docker.ContextAPI.get_current_context().Host or ""
-    return tuple(dict.fromkeys([*private, context, "unix:///var/run/docker.sock"]))
+    if name := os.environ.get("DOCKER_CONTEXT"):
+        if address := str(_context().get("base_url", "")):
+            return (address,)
+        hint = "docker context ls lists them; or: unset DOCKER_CONTEXT"
+        raise EngineError(f"there is no Docker context {name}", code="context-missing", hint=hint)
+    private = f"unix://{engine_socket()}" if engine_socket().exists() else ""
+    addresses = (private, str(_context().get("base_url", "")), DEFAULT_SOCKET)
+    return tuple(dict.fromkeys(filter(None, addresses)))
+
+
+def _context() -> dict[str, Any]:
+    """``base_url`` and ``tls`` of Docker's context; empty if it no longer exists or can't be read."""
+    try:
+        return dict(docker.ContextAPI.kwargs_from_context())
+    except Exception:  # noqa: BLE001 - docker-py raises bare exceptions for a damaged context
+        return {}
+
+
+def _tls(address: str) -> Any:
+    """The TLS settings for an address: of DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, else of its context."""
+    if not address.startswith(("tcp:", "https:")):
+        return False
+    context = _context()
+    environment = docker.utils.kwargs_from_env()
+    return environment.get("tls") or (context.get("base_url") == address and context.get("tls")) or False
 
 
 def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> Engine:
@@ -62,24 +93,39 @@ def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> Engine:
 
     Args:
         address: Such as ``unix:///var/run/docker.sock``; else :func:`candidates` in order.
-        timeout: Seconds for each later request.
+        timeout: Seconds for each request, and for connecting to all candidates together.
 
     Raises:
         EngineError: None responds; the evidence has the error of each address.
     """
-    failures = []
-    for candidate in (address,) if address else candidates():
+    failures, addresses = [], (address,) if address else candidates()
+    for candidate in addresses:
+        if candidate.startswith("ssh:"):
+            host = candidate.removeprefix("ssh://")
+            tunnel = f"ssh -fNL /tmp/docker.sock:/var/run/docker.sock {host}"
+            raise EngineError(
+                f"ragops does not connect over SSH itself: {candidate}",
+                code="engine-ssh",
+                hint=f"run it on that machine, or through a tunnel: {tunnel}; DOCKER_HOST=unix:///tmp/docker.sock",
+            )
         try:
-            client = docker.DockerClient(base_url=candidate or None, version="auto", timeout=timeout)
-            client.ping()
-        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-            failures.append(f"{candidate or 'the default socket'}: {error}")
+            tls, wait = _tls(candidate), timeout / len(addresses)
+            client = docker.DockerClient(base_url=candidate, version=OLDEST_API, timeout=wait, tls=tls)
+            client.api.trust_env = not tls  # requests prefers REQUESTS_CA_BUNDLE to the engine's own CA
+            version = client.version(api_version=False)["ApiVersion"]
+            client.api._version = version  # noqa: SLF001 - "auto" requests it before trust_env can be set
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+            failures.append(f"{candidate}: {error}")
+        except ValueError as error:  # a port that is no number, a host name that can't be encoded
+            failures.append(f"{candidate}: Invalid bind address: {error}")
         else:
-            return Engine(client)
+            client.api.timeout = timeout
+            return Engine(client, candidate)
     evidence = "\n".join(failures)
     hint = hints.for_engine(evidence)
     code = hint.code or "engine-silent"
-    raise EngineError("no Docker engine responds", code=code, evidence=evidence, hint=hint.remedy)
+    remedy = hint.remedy or "is it running? docker info; DOCKER_HOST names another one"
+    raise EngineError("no Docker engine responds", code=code, evidence=evidence, hint=remedy)
 
 
 def observe(engine: Engine) -> Observed:
@@ -90,8 +136,8 @@ def observe(engine: Engine) -> Observed:
 class Engine:
     """One Docker engine."""
 
-    def __init__(self, client: docker.DockerClient) -> None:
-        self._client = client
+    def __init__(self, client: docker.DockerClient, address: str) -> None:
+        self._client, self._address = client, address
 
     def close(self) -> None:
         """Close the connections to the engine."""
@@ -102,8 +148,7 @@ class Engine:
         with _engine_errors("report its state"):
             info, version = self._client.info(), self._client.version()
         path = getattr(self._client.api.adapters.get("http+docker://"), "socket_path", "")
-        address = self._client.api.base_url.replace("http+docker://localhost", f"unix://{path}")
-        return EngineState.from_api(info, version, address)
+        return EngineState.from_api(info, version, f"unix://{path}" if path else self._address)
 
     def networks(self) -> tuple[NetworkState, ...]:
         """All networks."""
@@ -254,10 +299,12 @@ class Engine:
     ) -> ExecResult:
         """Run a command, without a shell, in a running container, for at most ``timeout`` seconds.
 
+        It gets ``stdin`` as one line; with TLS its standard input then stays open.
+
         Raises:
             EngineError: The engine refused, or the command did not end before the timeout.
         """
-        api, begin = self._client.api, time.monotonic()
+        api, begin, output = self._client.api, time.monotonic(), {1: b"", 2: b""}
         with _engine_errors(f"run {argv[0]} in {container}", container):
             command = api.exec_create(container, list(argv), stdin=bool(stdin), stdout=True, stderr=True)
             stream = api.exec_start(command["Id"], socket=True)
@@ -266,10 +313,14 @@ class Engine:
             timer.start()
             try:
                 if stdin:
-                    raw.sendall(stdin.encode())
-                    raw.shutdown(socket.SHUT_WR)
-                frames = (demux_adaptor(*frame) for frame in frames_iter(stream, tty=False))
-                out, err = consume_socket_output(frames, demux=True)
+                    raw.sendall(f"{stdin}\n".encode())
+                    if not isinstance(raw, ssl.SSLSocket):  # TLS can't be closed for writing alone
+                        raw.shutdown(socket.SHUT_WR)
+                raw.settimeout(None)  # the timer ends it
+                with raw.makefile("rb") as reader:  # docker-py's own reader polls, which hangs with TLS
+                    while header := reader.read(8):
+                        number, size = struct.unpack(">BxxxI", header)
+                        output[number] += reader.read(size)
             finally:
                 timer.cancel()
                 stream.close()
@@ -279,9 +330,9 @@ class Engine:
             what = f"{argv[0]} in {container} did not end within {timeout:g} s"
             hint = f"docker top {container} shows what runs"
             raise EngineError(
-                what, code="command-hangs", evidence=_text(err)[-300:], hint=hint, container=container
+                what, code="command-hangs", evidence=_text(output[2])[-300:], hint=hint, container=container
             )
-        return ExecResult(-1 if code is None else code, _text(out), _text(err))
+        return ExecResult(-1 if code is None else code, _text(output[1]), _text(output[2]))
 
     def pull(self, name: str) -> None:
         """Pull an image by tag or digest."""

@@ -24,12 +24,6 @@ class Hint:
 
 ENGINE = (
     Hint(
-        "no longer supported by this library",
-        "The API of the Docker engine is too old.",
-        "install Docker 20.10 or newer: apt-get install docker.io",
-        "engine-old",
-    ),
-    Hint(
         "FileNotFoundError",
         "The socket of the Docker engine does not exist.",
         "install one (apt-get install docker.io) and start it",
@@ -48,10 +42,28 @@ ENGINE = (
         "engine-permission",
     ),
     Hint(
-        "Invalid bind address protocol",
+        "Invalid bind address",
         "DOCKER_HOST is not a valid address.",
         "unset DOCKER_HOST, or set it to unix:///path or tcp://host:port",
         "engine-address",
+    ),
+    Hint(
+        "HTTP request to an HTTPS server",
+        "The Docker engine requires TLS.",
+        "export DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH with the folder of ca.pem, cert.pem and key.pem",
+        "engine-tls",
+    ),
+    Hint(
+        "TLS configurations should map",
+        "DOCKER_CERT_PATH lacks a file.",
+        "DOCKER_CERT_PATH names the folder of ca.pem, cert.pem and key.pem",
+        "engine-tls",
+    ),
+    Hint(
+        "CERTIFICATE_VERIFY_FAILED",
+        "The certificate of the Docker engine is not signed by ca.pem, or is for another host name.",
+        "DOCKER_CERT_PATH names the folder of this engine's ca.pem; DOCKER_HOST has the certificate's name",
+        "engine-tls",
     ),
     Hint(
         "port is already allocated",

@@ -1,9 +1,13 @@
 """Connecting to a Docker engine: which addresses are tried, and the error when none responds."""
 
+import hashlib
 import json
+import shutil
 import socket
+import ssl
 import threading
-from http.server import BaseHTTPRequestHandler
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import ThreadingMixIn, UnixStreamServer
 
 import pytest
@@ -11,19 +15,21 @@ import pytest
 from ragops import configuration
 from ragops.docker import engine
 from ragops.errors import EngineError, NotFoundError
+from tests.support.tls import write_certificate
 
 
 @pytest.fixture
 def alone(tmp_path, monkeypatch):
     """No engine is named, and the home is empty."""
-    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
     return tmp_path
 
 
-def refused(address, **options):
-    with pytest.raises(EngineError, match="no Docker engine responds") as caught:
+def refused(address, match="no Docker engine responds", **options):
+    with pytest.raises(EngineError, match=match) as caught:
         engine.connect(address, **options)
     return caught.value
 
@@ -43,6 +49,48 @@ class TestCandidates:
         assert engine.candidates()[0] == f"unix://{alone}/engine/docker.sock"
 
 
+def add_context(folder, name, host, *, current=True, tls=None):
+    """A context as ``docker context create`` writes it; ``tls`` is a folder of certificates."""
+    number = hashlib.sha256(name.encode()).hexdigest()
+    meta = folder / "contexts" / "meta" / number / "meta.json"
+    meta.parent.mkdir(parents=True)
+    endpoint = {"Host": host, "SkipTLSVerify": False}
+    meta.write_text(json.dumps({"Name": name, "Metadata": {}, "Endpoints": {"docker": endpoint}}))
+    if tls:
+        shutil.copytree(tls, folder / "contexts" / "tls" / number / "docker")
+    (folder / "config.json").write_text(json.dumps({"currentContext": name} if current else {}))
+    return meta
+
+
+class TestContexts:
+    def test_the_current_one_comes_before_the_default(self, alone):
+        add_context(alone, "lab", "tcp://127.0.0.1:2375")
+        assert engine.candidates() == ("tcp://127.0.0.1:2375", engine.DEFAULT_SOCKET)
+
+    def test_one_that_is_gone_is_left_out(self, alone):
+        (alone / "config.json").write_text('{"currentContext": "desktop-linux"}')
+        assert engine.candidates() == (engine.DEFAULT_SOCKET,)
+
+    def test_a_damaged_one_is_left_out(self, alone):
+        add_context(alone, "lab", "tcp://127.0.0.1:2375").write_text("{")
+        assert engine.candidates() == (engine.DEFAULT_SOCKET,)
+
+    def test_the_variable_names_the_only_one(self, alone, monkeypatch):
+        add_context(alone, "lab", "tcp://127.0.0.1:2375", current=False)
+        monkeypatch.setenv("DOCKER_CONTEXT", "lab")
+        assert engine.candidates() == ("tcp://127.0.0.1:2375",)
+        monkeypatch.setenv("DOCKER_CONTEXT", "gone")
+        assert refused(None, match="no Docker context gone").code == "context-missing"
+
+
+class TestSsh:
+    def test_is_refused_with_a_tunnel(self, alone):
+        add_context(alone, "far", "ssh://me@example.org")
+        error = refused(None, match="SSH")
+        assert error.code == "engine-ssh"
+        assert "ssh -fNL /tmp/docker.sock:/var/run/docker.sock me@example.org" in error.hint
+
+
 class TestNoneAnswers:
     def test_missing_socket(self, tmp_path):
         error = refused(f"unix://{tmp_path}/none.sock")
@@ -55,8 +103,20 @@ class TestNoneAnswers:
         error = refused(f"unix://{tmp_path}/left.sock")
         assert "start the engine" in error.hint
 
-    def test_address_that_is_none(self):
-        assert "DOCKER_HOST" in refused("foo://bar").hint
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "foo://bar",
+            "tcp://",
+            "tcp://127.0.0.1",
+            "tcp://127.0.0.1:23a",
+            f"tcp://{'x' * 300}:2375",
+        ],
+    )
+    def test_address_that_is_none(self, address):
+        error = refused(address, timeout=1)
+        assert "DOCKER_HOST" in error.hint
+        assert error.code in {"engine-address", "engine-silent"}
 
     def test_engine_that_hangs(self, tmp_path):
         with socket.socket(socket.AF_UNIX) as mute:
@@ -74,42 +134,103 @@ class Server(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
 
 
+class Handler(BaseHTTPRequestHandler):
+    """An engine that knows its version only, and responds to everything else with ``server.responses``."""
+
+    def do_GET(self):
+        path = self.path.removeprefix("/v1.41").partition("?")[0]
+        status, body = self.server.responses.get(  # type: ignore[attr-defined]
+            path, (500, {"message": "nothing was told"})
+        )
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def address_string(self):
+        return "client"
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving(server):
+    server.responses = {
+        "/version": (200, {"ApiVersion": "1.41", "Version": "20.10.24"}),
+        "/_ping": (200, {}),
+        "/info": (200, {"NCPU": 2, "MemTotal": 4, "Swarm": {"LocalNodeState": "active"}}),
+    }
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    with server:
+        yield server.responses
+        server.shutdown()
+    thread.join()
+
+
 @pytest.fixture
 def answering(tmp_path):
-    """An engine that knows its version only, and answers everything else as told."""
-    told = {"/version": (200, {"ApiVersion": "1.41", "Version": "20.10.24"}), "/_ping": (200, {})}
+    with (
+        serving(Server(str(tmp_path / "docker.sock"), Handler)) as responses,
+        closing(engine.connect(f"unix://{tmp_path}/docker.sock")) as found,
+    ):
+        yield found, responses
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            path = self.path.removeprefix("/v1.41").partition("?")[0]
-            status, body = told.get(path, (500, {"message": "nothing was told"}))
-            text = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
 
-        def address_string(self):
-            return "client"
+@pytest.fixture
+def certificates(tmp_path):
+    """A folder with ca.pem, cert.pem and key.pem, for 127.0.0.1; server and client share them."""
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    write_certificate(folder)
+    return folder
 
-        def log_message(self, *_):
-            pass
 
-    with Server(str(tmp_path / "docker.sock"), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        found = engine.connect(f"unix://{tmp_path}/docker.sock")
-        yield found, told
-        found.close()
-        server.shutdown()
-        thread.join()
+@pytest.fixture
+def tls_engine(certificates, alone):
+    """The address of an engine that requires TLS and a certificate of its clients."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with serving(server):
+        yield f"tcp://127.0.0.1:{server.server_address[1]}"
+
+
+class TestTls:
+    """The address that the state reports connects again, as watch does."""
+
+    @staticmethod
+    def connects(address=None):
+        with (
+            closing(engine.connect(address)) as first,
+            closing(engine.connect(first.state().address)) as again,
+        ):
+            return again.state().address
+
+    def test_of_the_environment(self, tls_engine, certificates, monkeypatch):
+        monkeypatch.setenv("DOCKER_HOST", tls_engine)
+        monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(certificates))
+        assert self.connects() == tls_engine
+
+    def test_of_a_context(self, tls_engine, certificates, alone):
+        add_context(alone, "lab", tls_engine, tls=certificates)
+        assert self.connects() == tls_engine
+
+    def test_without_certificates(self, tls_engine, tmp_path, monkeypatch):
+        monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+        assert refused(tls_engine).code == "engine-tls"
 
 
 class TestAnswers:
     def test_state(self, answering, tmp_path):
-        found, told = answering
-        told["/info"] = (200, {"NCPU": 2, "MemTotal": 4, "Swarm": {"LocalNodeState": "active"}})
+        found, _ = answering
         state = found.state()
         assert state.address == f"unix://{tmp_path}/docker.sock"
         assert (state.version, state.api, state.cpus, state.swarm) == ("20.10.24", "1.41", 2, True)
