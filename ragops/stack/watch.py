@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from contextlib import closing, suppress
@@ -374,7 +375,9 @@ def systemd_unit(file: Path | None) -> str:
     command = [sys.executable, "-m", "ragops", "watch"]
     if path.exists():
         command += ["--stack", str(path)]
-    variables = {"RAGOPS_HOME": str(home().resolve()), "DOCKER_HOST": address}
+    names = ("DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
+    variables = {name: os.environ[name] for name in names if os.environ.get(name)}
+    variables |= {"RAGOPS_HOME": str(home().resolve()), "DOCKER_HOST": address}
     if model := os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model:
         variables["RAGOPS_MODEL_DIR"] = str(Path(model).expanduser().resolve())
     environment = "\n".join(f"Environment={_quoted(f'{name}={value}')}" for name, value in variables.items())
@@ -386,7 +389,7 @@ Wants=docker.service
 After=docker.service
 
 [Service]
-ExecStart={" ".join(map(_quoted, command))}
+ExecStart={" ".join(map(_quoted, command)).replace("$", "$$")}
 {environment}
 Restart=on-failure
 RestartSec=5
@@ -397,6 +400,6 @@ WantedBy=multi-user.target
 
 
 def _quoted(text: str) -> str:
-    """A word of a systemd unit, in which specifiers and variables are taken literally."""
-    plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    return f'"{plain}"' if any(mark in text for mark in " \"'\\;") else plain
+    """A word of a systemd unit, in which specifiers are taken literally."""
+    plain = re.sub(r'[\0-\x1f"\\]', lambda match: f"\\x{ord(match[0]):02x}", text.replace("%", "%%"))
+    return f'"{plain}"' if plain != text or any(mark in text for mark in " ';") else plain

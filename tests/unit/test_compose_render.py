@@ -102,15 +102,17 @@ def test_systemd_unit_starts_watch_with_the_current_python_files_and_engine(here
     file = tmp_path / "100%" / "ragops.toml"
     file.parent.mkdir()
     file.touch()
-    monkeypatch.setattr("sys.executable", "/srv/my venv/bin/python")
+    monkeypatch.setattr("sys.executable", "/srv/my $venv/bin/python")
+    monkeypatch.setenv("DOCKER_CERT_PATH", "/srv/a$b")
     unit = watch.systemd_unit(file).splitlines()
     (start,) = [line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart=")]
-    argv = shlex.split(start.replace("%%", "%"))
-    assert argv[:3] == ["/srv/my venv/bin/python", "-m", "ragops"]
+    argv = shlex.split(start.replace("%%", "%").replace("$$", "$"))
+    assert argv[:3] == ["/srv/my $venv/bin/python", "-m", "ragops"]
     assert parse(argv[3:])["stack_file"] == file
     assert f"Environment=RAGOPS_HOME={here}" in unit
     assert "Environment=DOCKER_HOST=unix:///fake/docker.sock" in unit
     assert any(line.startswith("Environment=RAGOPS_MODEL_DIR=") for line in unit)
+    assert "Environment=DOCKER_CERT_PATH=/srv/a$b" in unit  # systemd expands nothing there
     assert not any(line.startswith("Requires=docker") for line in unit)  # it keeps running without the engine
 
 
