@@ -189,10 +189,10 @@ class Engine:
             return ImageState.from_api(self._client.api.inspect_image(name))
         return None
 
-    def images(self, *, label: str = LABEL) -> tuple[ImageState, ...]:
-        """All images with a label, intermediate ones too."""
+    def images(self) -> tuple[ImageState, ...]:
+        """All images with a name, and those without that no other is built from."""
         with _engine_errors("list its images"):
-            items = self._client.api.images(all=True, filters={"label": label})
+            items = self._client.api.images()
         return tuple(image for item in items if (image := self.image(item["Id"])))
 
     def volumes(self) -> tuple[VolumeState, ...]:
@@ -368,9 +368,9 @@ class Engine:
                 yield from str(step.get("stream", "")).splitlines()
 
     def remove_image(self, image: str) -> None:
-        """Remove an image: by id with all its names, by name only that name while it has others."""
+        """Remove an image that no container uses; by name only that name while it has others."""
         with _engine_errors(f"remove image {image}"):
-            self._client.api.remove_image(image, force=True)
+            self._client.api.remove_image(image)
 
 
 @contextlib.contextmanager

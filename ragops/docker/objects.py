@@ -408,13 +408,21 @@ class ImageState:
     size: int
     labels: Mapping[str, str]
     architecture: str
+    layers: tuple[str, ...] = ()
+    """Digests; those of an image that is built from this one begin with them."""
 
     @classmethod
     def from_api(cls, raw: Mapping[str, Any]) -> ImageState:
         """From the response to ``/images/NAME/json``."""
+        layers = tuple((raw.get("RootFS") or {}).get("Layers") or ())
         tags, digests = tuple(raw.get("RepoTags") or ()), tuple(raw.get("RepoDigests") or ())
         labels = (raw.get("Config") or {}).get("Labels") or {}
-        return cls(raw["Id"], tags, digests, raw["Size"], labels, raw.get("Architecture", ""))
+        return cls(raw["Id"], tags, digests, raw["Size"], labels, raw.get("Architecture", ""), layers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its tags and digests."""
+        return self.tags + self.digests
 
 
 @dataclass(frozen=True)

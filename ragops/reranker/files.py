@@ -45,6 +45,8 @@ _HEADER_SIZE = 100_000_000
 _CHECKSUM_FILES = ("SHA256SUMS", "sha256sums.txt", "SHA256SUMS.txt", "checksums.sha256")
 _CHECKSUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _HUB_FOLDER = ".cache/huggingface/download"
+_PIP_TIMEOUT = 3600
+"""Seconds; torch alone has 200 MB."""
 _GLIBC = range(17, 37)  # manylinux tags that Debian 12 runs
 
 
@@ -178,14 +180,17 @@ def download(folder: Path, *requirements: str, python: str | None = None, hashes
     argv += ["--only-binary", ":all:", "--disable-pip-version-check", "--no-input"]
     argv += ["--require-hashes"] if hashes else []
     argv += _target(python) if python else []
-    pip = subprocess.run([*argv, *requirements], capture_output=True, text=True, check=False)
-    if pip.returncode:
+    command = [*argv, *requirements]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PIP_TIMEOUT)
+    except subprocess.SubprocessError as error:
+        lines = str(error.stderr or error).strip().splitlines()  # type: ignore[attr-defined] # both have it
         raise RagopsError(
             f"pip could not get {requirements[-1]}",
             code="wheel-missing",
-            evidence="\n".join(pip.stderr.strip().splitlines()[-6:]),
+            evidence="\n".join(lines[-6:]),
             hint="check pip's index settings: python -m pip config list",
-        )
+        ) from error
 
 
 def _target(python: str) -> list[str]:

@@ -12,17 +12,21 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragops.errors import EngineError, ImageError, NotFoundError, RagopsError
+from ragops.docker.objects import LABEL
+from ragops.errors import EngineError, ImageError, RagopsError
 from ragops.progress import step
 from ragops.reranker import files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ImageState
+    from ragops.docker.objects import ContainerState, ImageState
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +44,11 @@ _UNUSED = (
     *("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"),
     *("var/cache/apt", "var/lib/apt/lists", "var/log"),
 )
-_PULLED = "pulled-images"
-"""File below ragops' data folder with the images that ragops pulled."""
+_RECORD = "images.txt"
+"""File below ragops' data folder with the images that ragops built or pulled: in each line the engine's id,
+the image's id, and one of its names or nothing for the image itself."""
+_TIMEOUT = 3600
+"""Seconds for one program of the build."""
 
 
 def ensure(engine: Engine, name: str, home: Path) -> ImageState:
@@ -67,14 +74,13 @@ def ensure(engine: Engine, name: str, home: Path) -> ImageState:
 def pull_official(engine: Engine, home: Path) -> bool:
     """Pull the official image and name it :data:`DEFAULT`; False where no registry responds."""
     step(f"pulling the official image {OFFICIAL_VERSION}")
-    existed = engine.image(OFFICIAL) is not None
-    try:
-        engine.pull(OFFICIAL)
-    except EngineError as error:
-        _log.warning("%s cannot be pulled: %s", OFFICIAL, error.evidence[:300])
-        return False
-    engine.tag(OFFICIAL, DEFAULT)
-    _record_pulled(home, *([] if existed else [OFFICIAL]), DEFAULT)
+    with _recorded(engine, home, OFFICIAL):
+        try:
+            engine.pull(OFFICIAL)
+        except EngineError as error:
+            _log.warning("%s cannot be pulled: %s", OFFICIAL, error.evidence[:300])
+            return False
+        engine.tag(OFFICIAL, DEFAULT)
     return True
 
 
@@ -89,7 +95,7 @@ def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
     log.write_text("")
     (home / "build").mkdir(parents=True, exist_ok=True)
     temporary = tempfile.TemporaryDirectory(prefix="image-", dir=home / "build", ignore_cleanup_errors=True)
-    with temporary as folder:
+    with temporary as folder, _recorded(engine, home, name, BASE):
         try:
             if engine.image(BASE) is None:
                 step("creating the base image with debootstrap")
@@ -102,45 +108,78 @@ def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
             raise _build_error(str(error.message), log, error.evidence, error.hint) from error
 
 
-def remove_ours(engine: Engine, home: Path) -> None:
-    """Remove the images that ragops built or pulled; images that existed before stay.
+def remove_recorded(engine: Engine, home: Path) -> tuple[str, ...]:
+    """Remove the images that were recorded when ragops built or pulled them into this engine.
 
-    Raises:
-        EngineError: A container or another image still needs one.
+    An image that a container or another image uses stays, and is named in a note. One that existed before, or
+    that has another name now, only loses the recorded names.
     """
-    remove_pulled(engine, home)
-    while images := engine.images():  # parent images can be removed only after their children
-        failures = []
-        for image in images:
-            try:
-                engine.remove_image(image.id)
-            except NotFoundError:
-                pass  # removed with its child
-            except EngineError as error:
-                failures.append(error)
-        if len(failures) == len(images):
-            raise failures[0]
+    identity, file = engine.state().id, home / _RECORD
+    lines = file.read_text().splitlines() if file.exists() else []
+    records = [(line.split(" ")[1], line.split(" ")[2]) for line in lines if line.startswith(f"{identity} ")]
+    images, notes, kept = engine.images(), list[str](), set[str]()
+    for image in sorted(images, key=lambda image: -len(image.layers)):  # before those that it is built from
+        recorded = {name for number, name in records if number == image.id}
+        others = [other for other in images if all(other.id != number for number, _ in records)]
+        try:
+            users = _users(image, engine.containers(), others) if recorded else []
+            if recorded and not users:
+                _remove(engine, image, recorded)
+        except EngineError as error:
+            users = [error.evidence]
+        if users:
+            kept.add(image.id)
+            notes += [f"image {name} stays, it is used by {', '.join(users)}" for name in image.names[:1]]
+    left = [line for line in lines if not line.startswith(f"{identity} ") or line.split(" ")[1] in kept]
+    if lines:
+        file.write_text("".join(f"{line}\n" for line in left))
+    return tuple(notes)
 
 
-def remove_pulled(engine: Engine, home: Path) -> None:
-    """Remove the names of images that ragops pulled."""
-    record = home / _PULLED
-    for name in record.read_text().splitlines() if record.exists() else ():
-        if engine.image(name) is not None:
-            engine.remove_image(name)
-    record.unlink(missing_ok=True)
+def _users(
+    image: ImageState, containers: Iterable[ContainerState], images: Iterable[ImageState]
+) -> list[str]:
+    """Containers of an image, and other images that are built from it."""
+    size = len(image.layers)
+    built = [other for other in images if size and other.layers[:size] == image.layers]
+    names = [next(iter(other.names), other.id.removeprefix("sha256:")[:12]) for other in built]
+    return [container.name for container in containers if container.image_id == image.id] + names
 
 
-def _record_pulled(home: Path, *names: str) -> None:
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / _PULLED).open("a") as out:
-        out.writelines(f"{name}\n" for name in names)
+def _remove(engine: Engine, image: ImageState, recorded: set[str]) -> None:
+    """Remove the recorded names; the image too when it was recorded itself, and has no other name."""
+    names = [name for name in image.names if name in recorded]
+    if len(names) == len(image.names):
+        names = [*names[1:], image.id] if "" in recorded else names[1:]
+    for name in names:
+        engine.remove_image(name)
+
+
+@contextmanager
+def _recorded(engine: Engine, home: Path, *names: str) -> Iterator[None]:
+    """Record the images of these names and of a build, as far as they are new afterwards."""
+    before = {(image.id, name) for image in engine.images() for name in ("", *image.names)}
+    try:
+        yield
+    finally:
+        named = {image.id for image in map(engine.image, names) if image}
+        new = [
+            f"{engine.state().id} {image.id} {name}\n"
+            for image in engine.images()
+            if image.id in named or (not image.names and image.labels.get(LABEL) == "image-build")
+            for name in ("", *image.names)
+            if (image.id, name) not in before
+        ]
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / _RECORD).open("a") as out:
+            out.writelines(new)
 
 
 def _pull(engine: Engine, name: str, home: Path) -> None:
     step(f"pulling {name}")
     try:
-        engine.pull(name)
+        with _recorded(engine, home, name):
+            engine.pull(name)
     except EngineError as error:
         raise ImageError(
             f"the Docker engine has no image {name}, and could not pull it",
@@ -148,7 +187,6 @@ def _pull(engine: Engine, name: str, home: Path) -> None:
             evidence=error.evidence,
             hint=f"load or build it, or leave image out of ragops.toml for {DEFAULT}",
         ) from error
-    _record_pulled(home, name)
 
 
 def _import_base(engine: Engine, folder: Path, log: Path) -> None:
@@ -209,9 +247,12 @@ def _run_dockerfile(engine: Engine, folder: Path, log: Path, name: str) -> None:
 def _run(argv: list[str], log: Path) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with log.open("a") as out:
-        process = subprocess.run(argv, stdout=out, stderr=out, env=environment, check=False)
-    if process.returncode:
-        raise _build_error(f"{argv[0]} failed with exit code {process.returncode}", log)
+        try:
+            subprocess.run(argv, stdout=out, stderr=out, env=environment, check=True, timeout=_TIMEOUT)
+        except subprocess.SubprocessError as error:
+            code = getattr(error, "returncode", None)
+            end = f"did not end within {_TIMEOUT} s" if code is None else f"failed with exit code {code}"
+            raise _build_error(f"{argv[0]} {end}", log) from error
 
 
 def _build_error(message: str, log: Path, evidence: str = "", hint: str = "") -> ImageError:

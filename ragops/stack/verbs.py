@@ -231,8 +231,8 @@ def purge(engine: Engine | None = None) -> Plan:
     with lock(engine.state().id):
         changes = plan_purge(observe(engine))
         apply(changes, engine)
-        images.remove_ours(engine, home())
-    return changes
+        notes = images.remove_recorded(engine, home())
+    return Plan(changes.actions, notes)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ import time
 import httpx
 import pytest
 
+from ragops.docker.objects import ContainerSpec
 from ragops.reranker import image
+from tests.support.names import PROJECT
 
 REPOSITORY = "vllm/vllm-openai-cpu"
-PULLED = "ragopstest-pulled:latest"
+PULLED = f"{PROJECT}-pulled:latest"
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +93,25 @@ def test_the_official_image_is_pulled_by_digest_and_named(engine, published, tmp
 
 
 def test_an_image_that_was_pulled_is_removed_with_both_names(engine, published, tmp_path):
-    image.ensure(engine, PULLED, tmp_path)
-    assert (tmp_path / "pulled-images").read_text().splitlines() == [published, PULLED]
-    image.remove_pulled(engine, tmp_path)
-    assert engine.image(PULLED) is None
-    assert engine.image(published) is None
+    number = image.ensure(engine, PULLED, tmp_path).id
+    assert image.remove_recorded(engine, tmp_path) == ()
+    assert engine.image(number) is None
+
+
+def test_an_image_that_is_used_stays_until_it_is_free(engine, published, tmp_path):
+    """By a container, and by an image that is built from it, as the engine's classic builder does."""
+    number, child = image.ensure(engine, PULLED, tmp_path).id, f"{PROJECT}-child:1"
+    user = engine.create_container(ContainerSpec(f"{PROJECT}-user", PULLED, command=("none",), role="test"))
+    assert f"{PROJECT}-user" in "".join(image.remove_recorded(engine, tmp_path))
+    engine.remove_container(user)
+    (tmp_path / "child").mkdir()
+    (tmp_path / "child" / "Dockerfile").write_text(f"FROM {PULLED}\nENV A=b\n")
+    list(engine.build(tmp_path / "child", child, arguments={}))
+    assert child in "".join(image.remove_recorded(engine, tmp_path))
+    assert {PULLED, published} <= set(engine.image(number).names)
+    engine.remove_image(child)
+    assert image.remove_recorded(engine, tmp_path) == ()
+    assert engine.image(number) is None
 
 
 def test_a_digest_that_the_registry_lacks_is_no_image(engine, published, tmp_path, monkeypatch, messages):
@@ -104,4 +120,4 @@ def test_a_digest_that_the_registry_lacks_is_no_image(engine, published, tmp_pat
     assert image.pull_official(engine, tmp_path) is False
     assert "manifest unknown" in messages[-1]
     assert engine.image(PULLED) is None
-    assert not (tmp_path / "pulled-images").exists()
+    assert (tmp_path / "images.txt").read_text() == ""

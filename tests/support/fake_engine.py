@@ -300,7 +300,12 @@ class ServerState:
         """An image; the fields are those of :class:`~ragops.docker.objects.ImageState`."""
         number = f"sha256:{next(self._ids)}"
         made = ImageState(number, (tagged(name),), (), size=1_000_000, labels={}, architecture="amd64")
-        self._images[number] = replace(made, **fields)
+        self._images[number] = replace(made, **{"layers": (number,), **fields})
+        return self._images[number]
+
+    def change_image(self, number: str, **fields: Any) -> ImageState:
+        """Set fields of an image."""
+        self._images[number] = replace(self._images[number], **fields)
         return self._images[number]
 
     def change(self, container: str, **fields: Any) -> ContainerState:
@@ -348,9 +353,9 @@ class ServerState:
         )
         return next(found, None)
 
-    def images(self, *, label: str = LABEL) -> tuple[ImageState, ...]:
-        """Those with the label."""
-        return tuple(one for one in self._images.values() if label in one.labels)
+    def images(self) -> tuple[ImageState, ...]:
+        """All images."""
+        return tuple(self._images.values())
 
     def volumes(self) -> tuple[VolumeState, ...]:
         """All volumes."""
@@ -696,9 +701,17 @@ class FakeEngine(ServerState, Engine):
         self.add_image(name, labels={LABEL: "image"})
 
     def remove_image(self, image: str) -> None:
-        """One of several names is only taken off; the id removes all."""
-        found = self._image(image, self._called(f"remove image {image}"))
-        if len(found.tags) > 1 and tagged(image) in found.tags:
+        """One of several names is only taken off; refused while a container uses the last."""
+        what = self._called(f"remove image {image}")
+        found = self._image(image, what)
+        conflict = f"conflict: unable to delete {found.id[7:19]} (must be forced) - image is "
+        if len(found.names) > 1 and (tagged(image) in found.tags or image in found.digests):
+            digests = tuple(digest for digest in found.digests if digest != image)
+            self._images[found.id] = replace(found, digests=digests)
             self._untag(image)
+        elif len({name.partition("@")[0].rpartition(":")[0] for name in found.names}) > 1:
+            self._allow(what, f"{conflict}referenced in multiple repositories")
+        elif user := next((one for one in self.containers() if one.image_id == found.id), None):
+            self._allow(what, f"{conflict}being used by stopped container {user.id[:12]}")
         else:
             del self._images[found.id]

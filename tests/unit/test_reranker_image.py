@@ -153,23 +153,91 @@ class TestBase:
 
 
 class TestRemove:
-    def test_what_was_built_goes_and_what_was_there_stays(self, bare, tmp_path, fetched):
-        bare.add_image("theirs:1")
-        ensure(bare, tmp_path)
-        image.remove_ours(bare, tmp_path)
-        assert bare.image(image.DEFAULT) is None
-        assert bare.image("theirs:1")
+    """``down --all`` removes what was recorded at build or pull, and is unchanged."""
 
-    def test_what_was_pulled_goes(self, bare, tmp_path):
+    @pytest.fixture
+    def pulled(self, bare, tmp_path):
         bare.registry.add(image.OFFICIAL)
-        ensure(bare, tmp_path)
-        image.remove_ours(bare, tmp_path)
-        assert bare.image(image.OFFICIAL) is None
-        assert bare.image(image.DEFAULT) is None
-        image.remove_ours(bare, tmp_path)
+        return ensure(bare, tmp_path)
 
-    def test_official_image_that_was_there_before_stays(self, tmp_path):
-        engine = FakeEngine(image.DEFAULT)
+    @pytest.fixture
+    def built(self, bare, tmp_path, fetched):
+        return ensure(bare, tmp_path)
+
+    def test_what_was_built_goes_and_what_existed_before_stays(self, bare, tmp_path, built):
+        bare.add_image("theirs:1")
+        assert image.remove_recorded(bare, tmp_path) == ()
+        assert bare.image(built.id) is None
+        assert bare.image("theirs:1")
+        assert bare.image(image.BASE)
+        assert (tmp_path / "images.txt").read_text() == ""
+
+    def test_what_was_pulled_goes_with_all_its_names(self, bare, tmp_path, pulled):
+        assert image.remove_recorded(bare, tmp_path) == ()
+        assert bare.image(pulled.id) is None
+        calls = list(bare.calls)
+        assert image.remove_recorded(bare, tmp_path) == ()
+        assert bare.calls == calls
+
+    def test_a_failed_build_leaves_nothing_unrecorded(self, tmp_path, fetched, monkeypatch):
+        engine = FakeEngine("other:1")
+        monkeypatch.setattr(image, "_import_base", lambda *_: engine.add_image(image.BASE))
+        engine.refuse("build", "returned a non-zero code: 1")
+        with pytest.raises(ImageError):
+            image.build(engine, tmp_path)
+        image.remove_recorded(engine, tmp_path)
+        assert engine.image(image.BASE) is None
+
+    @pytest.mark.parametrize("existing", [image.DEFAULT, image.OFFICIAL])
+    def test_an_image_that_existed_before_stays(self, tmp_path, existing):
+        engine = FakeEngine("other:1")
+        before = engine.add_image(existing)
+        if "@" in existing:
+            before = engine.change_image(before.id, tags=(), digests=(existing,))
+        engine.registry.add(image.OFFICIAL)
         ensure(engine, tmp_path)
-        image.remove_ours(engine, tmp_path)
-        assert engine.image(image.DEFAULT)
+        image.remove_recorded(engine, tmp_path)
+        assert engine.image(before.id).names == before.names
+
+    def test_the_users_own_image_under_that_name_stays(self, bare, tmp_path, pulled):
+        theirs = bare.add_image("own:1")
+        bare.tag("own:1", image.DEFAULT)
+        image.remove_recorded(bare, tmp_path)
+        assert bare.image(image.DEFAULT).id == theirs.id
+        assert bare.image(pulled.id) is None
+
+    def test_a_name_of_the_user_keeps_the_image(self, bare, tmp_path, pulled):
+        bare.tag(image.DEFAULT, "own:1")
+        image.remove_recorded(bare, tmp_path)
+        assert bare.image(pulled.id).names == ("own:1",)
+
+    def test_images_of_another_engine_stay(self, bare, tmp_path, pulled):
+        other = FakeEngine(image.DEFAULT)
+        assert image.remove_recorded(other, tmp_path) == ()
+        assert other.image(image.DEFAULT)
+        image.remove_recorded(bare, tmp_path)
+        assert bare.image(pulled.id) is None
+
+    def test_an_image_built_from_ours_keeps_it_and_itself(self, bare, tmp_path, built):
+        theirs = bare.add_image("own:1", labels=built.labels, layers=(*built.layers, "sha256:more"))
+        bare.add_container("user", image="own:1")
+        (note,) = image.remove_recorded(bare, tmp_path)
+        assert image.DEFAULT in note
+        assert "own:1" in note
+        assert bare.image(theirs.id)
+        assert bare.image(built.id)
+
+    def test_an_image_in_use_goes_once_it_is_free(self, bare, tmp_path, built):
+        bare.add_container("user", image=image.DEFAULT)
+        (note,) = image.remove_recorded(bare, tmp_path)
+        assert "user" in note
+        bare.remove_container("user")
+        assert image.remove_recorded(bare, tmp_path) == ()
+        assert bare.image(built.id) is None
+
+    def test_a_refusal_of_the_engine_is_a_note(self, bare, tmp_path, built):
+        bare.refuse("remove image", "conflict: no")
+        (note,) = image.remove_recorded(bare, tmp_path)
+        assert "conflict: no" in note
+        assert image.remove_recorded(bare, tmp_path) == ()
+        assert bare.image(built.id) is None
