@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ragops.bench.records import Run, RunInfo
     from ragops.bench.workload import Workload
+    from ragops.ragflow.api import Secret
 
 ReadSample = Callable[[], Sample]
 Store = Callable[[RequestRecord], None]
@@ -111,7 +112,7 @@ class Server:
 
     base_url: str
     model: str
-    api_key: str = "x"
+    api_key: Secret = wire.NO_KEY
     provenance: Provenance = _UNKNOWN
     sampler: ReadSample | None = None
     limit: GemmPeak | None = None

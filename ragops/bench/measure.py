@@ -26,6 +26,7 @@ import httpx
 from ragops.bench import run
 from ragops.bench.load import Server
 from ragops.bench.records import CPU_FEATURES, Gemm, GemmPeak, Provenance, Sample, instruction_set, load_run
+from ragops.bench.wire import NO_KEY
 from ragops.checks.traffic import words_for_context
 from ragops.docker.engine import sidecar
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
+    from ragops.ragflow.api import Secret
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
 
@@ -107,7 +109,7 @@ def benchmark_url(
     *,
     progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
-    api_key: str = "x",
+    api_key: Secret = NO_KEY,
 ) -> Path:
     """Measure any server with a ``/v1/rerank`` route.
 
@@ -128,23 +130,23 @@ def benchmark_url(
 
 
 def resume(
-    stack: Stack,
+    stack: Stack | Session,
     path: Path,
     *,
     workload: Workload | None = None,
     progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
-    engine: Engine | None = None,
+    api_key: Secret = NO_KEY,
 ) -> Path:
     """Resume an incomplete run: measure what is missing, into the same folder.
 
     Args:
-        stack: The configuration that the run was recorded with.
+        stack: The configuration that the run was recorded with, or a session with it.
         path: The run's folder.
         workload: Its requests where they were the user's own.
         progress: As for :func:`benchmark`.
         stop: As for :func:`benchmark`.
-        engine: As for :func:`benchmark`.
+        api_key: Of a server that was measured by :func:`benchmark_url`.
 
     Raises:
         NotFoundError: The reranker does not run.
@@ -152,9 +154,9 @@ def resume(
     """
     info = load_run(path).info
     if info.provenance.vantage == BY_URL:
-        server = Server(info.base_url, info.model, sampler=Sampler(info.base_url))
+        server = Server(info.base_url, info.model, api_key, sampler=Sampler(info.base_url))
     else:
-        server = running_server(Session.open(stack, engine))
+        server = running_server(stack if isinstance(stack, Session) else Session.open(stack))
     return run.resume(path, server, workload=workload, progress=progress, stop=stop)
 
 

@@ -33,6 +33,7 @@ from ragops.bench.records import (
 )
 from ragops.bench.workload import regenerate
 from ragops.errors import BenchError
+from ragops.ragflow.api import KEY_VARIABLE
 
 if TYPE_CHECKING:
     import threading
@@ -355,6 +356,8 @@ async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Tar
     result = await check_order(http, target, info.order)
     if result.error:
         what, hint = f"{target.url} did not respond", "ragops status shows its state and served model name"
+        if result.error.startswith("HTTP 401"):
+            hint = f"set {KEY_VARIABLE} to the server's key, or use --key-file"
         raise BenchError(what, code="server-silent", evidence=result.error, hint=hint, url=target.url)
     if not result.right:
         what = f"{target.model} ranks the documents of a known query wrongly, so its speed is not measured"

@@ -26,10 +26,13 @@ from typing import TYPE_CHECKING, Any
 import httpcore
 import httpx
 
-from ragops.ragflow.request import RERANK_TIMEOUT, RerankRequest
+from ragops.ragflow.api import Secret, mask
+from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
 if TYPE_CHECKING:
     import ssl
+
+NO_KEY = Secret(PLACEHOLDER_KEY)
 
 Client = httpcore.AsyncConnectionPool
 """Connection pool; created by :func:`client`."""
@@ -49,13 +52,13 @@ class Target:
     Args:
         base_url: Address as registered in RAGFlow, ending in ``/v1``.
         model: Served model name.
-        api_key: Bearer token; must not be empty, as RAGFlow's client refuses that.
+        api_key: Bearer token.
         timeout: Seconds until a request is cancelled.
     """
 
     base_url: str
     model: str
-    api_key: str = "x"
+    api_key: Secret = NO_KEY
     timeout: float = RERANK_TIMEOUT
 
     @property
@@ -130,7 +133,8 @@ async def post(http: Client, target: Target, body: bytes, documents: int) -> Rer
     stream = response.extensions["network_stream"]
     times, status = (stream.sent, stream.received), response.status
     if status != httpx.codes.OK:
-        error = f"HTTP {status}: {content.decode(errors='replace')}"[:_ERROR_LENGTH]
+        text = mask(content.decode(errors="replace"), (target.api_key,))
+        error = f"HTTP {status}: {text}"[:_ERROR_LENGTH]
         return RerankResponse(*times, status, error=error)
     try:
         parsed = json.loads(content)
@@ -143,7 +147,7 @@ def _request(target: Target, body: bytes) -> httpcore.Request:
     host, url = _parse(target.url)
     headers = (
         (b"Host", host),
-        (b"Authorization", f"Bearer {target.api_key}".encode()),
+        (b"Authorization", f"Bearer {target.api_key.get_secret_value()}".encode()),
         (b"Content-Type", b"application/json"),
         (b"Content-Length", str(len(body)).encode()),
     )

@@ -139,14 +139,20 @@ def bench(
     repeats: Annotated[int, _load("N", "Repetitions of each level.")] = 1,
     url: Annotated[str, _output("URL", "Another server, address up to /v1; requires --model.")] = "",
     model: Annotated[str, _output("NAME", "Model name on that server.")] = "",
+    key_file: Annotated[
+        Path | None, _output("FILE", "File with that server's API key (or RAGOPS_RERANKER_KEY).")
+    ] = None,
     name: Annotated[str, _output("NAME", "Part of the run folder's name.")] = "bench",
     results: Results = Path("results"),
     resume: Annotated[Path | None, _output("RUN", "Continue an interrupted run.")] = None,
 ) -> int:
     """Measure latency and throughput, record every request, and check RAGFlow's timeout."""
     from ragops.bench import BenchmarkConfig, from_jsonl
+    from ragops.bench.wire import NO_KEY
+    from ragops.ragflow.api import KEY_VARIABLE, read_secret
     from ragops.session import Session
 
+    api_key = read_secret(KEY_VARIABLE, key_file) or NO_KEY
     stack, display = call.stack(), _Display()
     if bool(url) != bool(model):
         raise ragops.BenchError(
@@ -155,7 +161,7 @@ def bench(
     try:
         if resume:
             own = from_jsonl(workload) if workload else None
-            folder = ragops.resume_benchmark(stack, resume, workload=own, progress=display)
+            folder = ragops.resume_benchmark(stack, resume, workload=own, progress=display, api_key=api_key)
         else:
             session = None if url else Session(stack, call.engine())
             window = {"form": form, "release": release, "page_size": page_size}
@@ -175,7 +181,7 @@ def bench(
             if session:
                 folder = ragops.benchmark(session, config, progress=display)
             else:
-                folder = ragops.benchmark_url(url, model, config, progress=display)
+                folder = ragops.benchmark_url(url, model, config, progress=display, api_key=api_key)
     except KeyboardInterrupt:
         if display.folder:
             call.message(f"continue with: ragops bench --resume {display.folder}")

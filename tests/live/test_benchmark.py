@@ -134,7 +134,7 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
     (folder,) = tmp_path.iterdir()
     cut = load_run(folder)
     assert cut.missing
-    run = load_run(measure.resume(declared, folder, engine=engine))
+    run = load_run(measure.resume(Session(declared, engine), folder))
     assert run.info.complete
     assert len(run.measured) == 12
     verdict = judge(run)

@@ -18,6 +18,7 @@ from ragops.bench.load import BenchmarkConfig, Server
 from ragops.bench.records import LoadLevel, OrderReport, Provenance, RunFolder, Sample, load_run
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
+from ragops.ragflow.api import Secret
 from tests.support.stub import Behaviour, StubReranker
 
 SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
@@ -61,7 +62,12 @@ def test_a_run_is_recorded_and_read_back(settings):
     origin = Provenance(machine="Xeon 2c", launch_arguments=("--dtype", "bfloat16"), git_dirty=True)
     events = []
     path = record(
-        **settings, repeats=2, provenance=origin, sampler=sampler, progress=events.append, api_key="hush"
+        **settings,
+        repeats=2,
+        provenance=origin,
+        sampler=sampler,
+        progress=events.append,
+        api_key=Secret("hush"),
     )
     assert path.name.endswith("Z-xeon-2c-a-first-run")
     assert "hush" not in (path / "run.json").read_text()
@@ -217,7 +223,6 @@ def test_an_error_of_the_progress_callback_is_recorded(settings, tmp_path):
         {"levels": (LoadLevel.closed(1), LoadLevel.closed(1))},
         {"repeats": 0},
         {"warmup": -1},
-        {"api_key": " "},
     ],
 )
 def test_invalid_settings(settings, wrong, tmp_path):

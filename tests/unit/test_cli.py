@@ -395,6 +395,36 @@ class TestBench:
         assert json.loads(out)["figures"][0]["n"] == 8
         assert run("bench", "--resume", str(folder))[0] == 1
 
+    def test_the_key_of_a_server_is_sent_and_stored_nowhere(self, run, here, tmp_path, monkeypatch):
+        key, file = "canary-key", tmp_path / "key"
+        file.write_text(f"{key}\n")
+        results = tmp_path / "results"
+        with StubReranker(Behaviour(api_key=key)) as stub:
+            argv = (
+                "--url",
+                stub.base_url,
+                "--model",
+                "stub-reranker",
+                "--requests",
+                "4",
+                "--max-words",
+                "60",
+            )
+            code, _, err = run("bench", *argv, "--results", str(results))
+            assert (code, "RAGOPS_RERANKER_KEY" in err) == (1, True)
+            monkeypatch.setenv("RAGOPS_RERANKER_KEY", key)
+            outputs = [run("bench", *argv, "--results", str(results))]
+            monkeypatch.delenv("RAGOPS_RERANKER_KEY")
+            (folder,) = results.iterdir()
+            info = json.loads((folder / "run.json").read_text())
+            (folder / "run.json").write_text(json.dumps({**info, "complete": False}))
+            lines = (folder / "requests.jsonl").read_text().splitlines(keepends=True)
+            (folder / "requests.jsonl").write_text("".join(lines[:5]))
+            outputs.append(run("bench", "--resume", str(folder), "--key-file", str(file)))
+        assert [code for code, _, _ in outputs] == [0, 0]
+        stored = "".join(path.read_text() for path in folder.iterdir())
+        assert key not in stored + "".join(out + err for _, out, err in outputs)
+
     def test_a_stopped_run_tells_how_to_go_on(self, run, here, tmp_path, monkeypatch):
         def stop(done, total, text=""):
             if done == 4:
