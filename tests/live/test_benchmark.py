@@ -14,6 +14,7 @@ from ragops.bench.records import LoadLevel, load_run
 from ragops.bench.statistics import disturbances, level_statistics, summary, trial_counters
 from ragops.bench.workload import ragflow, synthetic
 from ragops.ragflow.request import RerankRequest
+from ragops.session import Session
 
 
 @pytest.fixture(scope="module")
