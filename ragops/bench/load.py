@@ -205,7 +205,7 @@ async def send_trial(trial: Trial, http: wire.Client, target: wire.Target, store
 
     queue, level = iter(trial.requests), trial.level
     if level.kind == "closed":
-        await _send_closed(int(level.value), queue, send)
+        await _send_closed(min(int(level.value), len(trial.requests)), queue, send)
     elif level.kind == "burst":
         await _send_bursts(int(level.value), queue, send)
     else:

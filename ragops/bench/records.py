@@ -516,6 +516,8 @@ def load_run(path: Path | str) -> Run:
         BenchError: The folder holds no run, one of another format, or an invalid line before the last.
     """
     folder = Path(path)
+    if folder.name in {"", ".."}:
+        folder = folder.resolve()  # reports have the folder's name
     info = _load_info(folder)
     problems: list[str] = []
     requests = _load_lines(folder / REQUESTS, _REQUEST, problems)

@@ -100,6 +100,8 @@ def write_report(run: Run, out: Path, *, charts: Path | None = None) -> ReportFi
     for file, text in files.items():
         draft = file.with_name(f".{file.name}.new")
         with file_errors(BenchError, f"can't write {file}", file, hint="name another place with --out"):
+            if file.exists() and not file.is_file():
+                raise OSError("it is not a regular file")  # /dev/null would be replaced
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 draft.write_text(text, encoding="utf-8")

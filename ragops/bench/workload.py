@@ -38,6 +38,9 @@ from ragops.errors import BenchError, file_errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+MAX_LINE = 16 << 20
+"""Bytes of a line in a file of requests."""
+
 _LINE_FORM = 'each line is {"query": "...", "documents": ["...", ...]}'
 
 
@@ -227,19 +230,24 @@ def from_jsonl(path: Path | str) -> Workload:
     """The user's own requests.
 
     Args:
-        path: A file with ``{"query": "...", "documents": ["...", ...]}`` on each line.
+        path: A regular file with ``{"query": "...", "documents": ["...", ...]}`` on each line, of at most
+            :data:`MAX_LINE` bytes.
 
     Raises:
         BenchError: The file can't be read, or a line is of another form; the line is named.
     """
     file, requests, code = Path(path), [], "workload-refused"
     with file_errors(BenchError, f"can't read {file}", file, code=code):
-        lines = file.read_bytes().splitlines()
-    for number, line in enumerate(lines, start=1):
-        what = f"{file}:{number} is not a request"
-        with file_errors(BenchError, what, file, code=code, hint=_LINE_FORM):
-            if line.strip():
-                requests.append(_REQUEST.validate_json(line))
+        if file.exists() and not file.is_file():
+            raise OSError("it is not a regular file")
+        with file.open("rb") as stream:
+            for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), start=1):
+                what = f"{file}:{number} is not a request"
+                with file_errors(BenchError, what, file, code=code, hint=_LINE_FORM):
+                    if len(line) > MAX_LINE:
+                        raise ValueError(f"the line is longer than {MAX_LINE >> 20} MiB")
+                    if line.strip():
+                        requests.append(_REQUEST.validate_json(line))
     if not requests:
         raise BenchError(f"{file} has no request", code=code, hint=_LINE_FORM, file=file)
     text = f"{len(requests)} requests of the user's own"

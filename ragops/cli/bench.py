@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -269,8 +270,9 @@ def compare(
 def _find(results: Path, name: str) -> Run:
     """A run by its folder, or by its name in the folder of results."""
     for folder in (Path(name), results / name):
-        if (folder / "run.json").exists():
-            return ragops.load_run(folder)
+        with suppress(OSError):  # a name that is too long
+            if (folder / "run.json").exists():
+                return ragops.load_run(folder)
     known = sorted(file.parent.name for file in results.glob("*/run.json"))
     raise ragops.BenchError(
         f"there is no recorded run {name}",

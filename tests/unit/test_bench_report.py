@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ragops.bench import judge, plots, report, series
 from ragops.bench.plots.frame import STYLES, distribute
 from ragops.bench.records import Gemm, GemmPeak, LoadLevel, Sample, load_run
 from ragops.bench.report import sections
+from ragops.errors import BenchError
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -376,6 +378,31 @@ def test_command_leaves_no_partial_file(capsys, tmp_path, monkeypatch):
 
 
 # --- numbers on pages
+
+
+@pytest.mark.parametrize("verb", [("report",), ("compare", "a" * 300), ("bench", "--resume")])
+def test_a_name_that_is_too_long_is_an_error(capsys, verb):
+    assert cli.main([*verb, "a" * 300]) == 1
+    assert "hint:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [".", "..", "../{name}/", "charts/.."])
+def test_a_page_has_the_name_of_its_run(capsys, tmp_path, monkeypatch, place):
+    folder = tmp_path / SIZES.path.name
+    shutil.copytree(SIZES.path, folder)
+    (folder / "charts").mkdir()
+    monkeypatch.chdir(folder / "charts" if place == ".." else folder)
+    assert said(capsys, place.format(name=folder.name), "--json")[0] == 0
+    assert [file.name for file in Path().glob("*.html")] == [f"{folder.name}.html"]
+
+
+def test_only_regular_files_are_replaced(tmp_path):
+    device = tmp_path / "null"
+    device.symlink_to("/dev/null")
+    with pytest.raises(BenchError) as caught:
+        report.write_report(SIZES, device)
+    assert caught.value.file == device
+    assert device.is_symlink()
 
 
 MEASURED = re.compile(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ragops.bench import workload
 from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
 from ragops.checks.traffic import (
     RAGFLOW_WINDOW,
@@ -151,9 +153,9 @@ def test_own_requests(tmp_path):
     file = tmp_path / "own.jsonl"
     rows = [{"query": "q", "documents": ["a", "b"]}, {"query": "r", "documents": ["水泵"]}]
     file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
-    workload = from_jsonl(file)
-    assert workload.requests == (Request("q", ("a", "b")), Request("r", ("水泵",)))
-    assert (workload.name, workload.profile, workload.seed) == ("own", "own", None)
+    own = from_jsonl(file)
+    assert own.requests == (Request("q", ("a", "b")), Request("r", ("水泵",)))
+    assert (own.name, own.profile, own.seed) == ("own", "own", None)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,31 @@ def test_a_bad_line_is_named(tmp_path, line):
     with pytest.raises(BenchError, match=r"own\.jsonl:2 ") as caught:
         from_jsonl(file)
     assert "documents" in caught.value.hint
+
+
+def test_a_line_of_an_own_workload_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(workload, "MAX_LINE", 100)
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"query": "q", "documents": ["a"]}\n' * 2 + "[" * 101)
+    with pytest.raises(BenchError, match=r"own\.jsonl:3 ") as caught:
+        from_jsonl(file)
+    assert "longer" in caught.value.evidence
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "name too long"])
+def test_only_regular_files_are_read(tmp_path, kind):
+    file = tmp_path / "own.jsonl"
+    if kind == "device":
+        file.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file = tmp_path / ("a" * 300)
+    with pytest.raises(BenchError) as caught:
+        from_jsonl(file)
+    assert caught.value.code == "workload-refused"
 
 
 def test_no_requests(tmp_path):
