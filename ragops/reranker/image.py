@@ -39,7 +39,7 @@ PACKAGES = ("python3", "python3-venv", "python3-dev", "g++", "libnuma1", "libtcm
 """Packages of the base image; torch compiles its kernels at the first start with g++ and python3-dev."""
 BASE = f"ragops-base:{SUITE}-{hashlib.sha256(' '.join(PACKAGES).encode()).hexdigest()[:8]}"
 DEFAULT = "vllm-cpu:latest"
-_TORCH = "torch==2.13.0+cpu"
+TORCH = "torch==2.13.0+cpu"
 _UNUSED = (
     *("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"),
     *("var/cache/apt", "var/lib/apt/lists", "var/log"),
@@ -223,7 +223,7 @@ def _require_debootstrap(log: Path) -> None:
 
 def _download_wheels(folder: Path) -> None:
     try:
-        files.download(folder, _TORCH, python=files.IMAGE_PYTHON)
+        files.download(folder, TORCH, python=files.IMAGE_PYTHON)
     except RagopsError as error:
         raise ImageError(
             "pip's sources have no CPU build of torch 2.13.0",

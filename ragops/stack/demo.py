@@ -97,6 +97,7 @@ def _build(engine: Engine, base_image: str, home: Path) -> None:
         with sidecar(engine, "none", base_image) as container:
             program = "import sys; print('%d.%d' % sys.version_info[:2])"
             python = engine.execute(container, ("python3", "-c", program)).stdout.strip()
-        files.download(folder / "wheels", "--requirement", str(folder / "requirements.lock"), python=python)
+        lock = str(folder / "requirements.lock")
+        files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
         for _ in engine.build(folder, IMAGE, arguments={"BASE": base_image}):
             pass
