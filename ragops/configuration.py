@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import ipaddress
 import os
 import re
@@ -13,26 +14,80 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ragops.errors import StackError, file_errors
+from ragops.errors import StackError, file_errors, read_text
 
 FILE = "ragops.toml"
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}")
-_CORES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
-_RELEASE = re.compile(r"v?\d+\.\d+\.\d+((-|\s+)(slim|full))?")
+MAX_BYTES = 1 << 20
+"""Largest configuration file."""
+
+_DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){32}""")
+"""tomllib's time is quadratic in the parts of a key."""
 _RESERVED_NETWORKS = {"host", "none", "bridge", "default"}
+_PATH_PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+_IMAGE = (
+    rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::\d{{1,5}})?/)?{_PATH_PART}(?:/{_PATH_PART})*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+
+
+def _matching(pattern: str, rule: str, longest: int = 255) -> AfterValidator:
+    """A validator of texts that match the whole pattern; ``rule`` is the reason of its error."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if len(value) > longest or not compiled.fullmatch(value):
+            raise ValueError(rule)
+        return value
+
+    return AfterValidator(check)
+
 
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+_Count = Annotated[int, Field(strict=True, ge=1, le=1 << 24)]
+_Gib = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
+_Name = Annotated[
+    str,
+    _matching(
+        r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}",
+        "2 to 63 letters, digits, '_', '.' or '-', the first a letter or digit",
+    ),
+]
+_Image = Annotated[str, _matching(_IMAGE, "give an image name such as 'vllm-cpu:latest'", 512)]
+_CpuList = Annotated[
+    str,
+    _matching(
+        r"auto|\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", "give 'auto' or a CPU list such as '0-3,8'", 4096
+    ),
+]
+_Release = Annotated[
+    str, _matching(r"v?\d{1,4}\.\d{1,4}\.\d{1,4}([- ](slim|full))?", "give a release such as 'v0.25.6'")
+]
 
 
 def home() -> Path:
     """Ragops' data folder: ``RAGOPS_HOME``, else a folder in the user's data folder."""
-    if folder := os.environ.get("RAGOPS_HOME"):
-        return Path(folder).expanduser().resolve()
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "ragops"
+    folder = os.environ.get("RAGOPS_HOME")
+    path = Path(folder or os.environ.get("XDG_DATA_HOME") or "~/.local/share")
+    hint = "RAGOPS_HOME names another folder"
+    with file_errors(StackError, f"{path} is not a folder", path, code="home-unusable", hint=hint):
+        return path.expanduser().resolve() if folder else path.expanduser() / "ragops"
+
+
+def data_folder(name: str = "") -> Path:
+    """A folder below :func:`home`; created if it is missing.
+
+    Raises:
+        StackError: It can't be created or written to.
+    """
+    folder, hint = home() / name, "make it writable for this user, or name another folder: RAGOPS_HOME"
+    with file_errors(StackError, f"can't write to {folder}", folder, code="home-unusable", hint=hint):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return folder
 
 
 def engine_socket() -> Path:
@@ -47,10 +102,10 @@ class _Table(BaseModel):
 class Network(_Table):
     """``[network]``: the Docker network that the reranker and RAGFlow share."""
 
-    name: str = "ragflow-rerank"
+    name: _Name = "ragflow-rerank"
     """Name. The default sorts after RAGFlow's ``docker_ragflow``, so that a connection to it
     does not change RAGFlow's default route."""
-    driver: str = "bridge"
+    driver: Annotated[str, _matching(r"[a-zA-Z0-9][\w./:-]*", "give a driver such as 'bridge'")] = "bridge"
     """Docker's network driver."""
     subnet: str | None = None
     """CIDR, such as ``10.77.0.0/24``; the Docker engine chooses one when it is left out."""
@@ -59,11 +114,11 @@ class Network(_Table):
 
     @field_validator("name")
     @classmethod
-    def _plain_name(cls, value: str) -> str:
+    def _own_name(cls, value: str) -> str:
         if value in _RESERVED_NETWORKS:
             msg = f"{value!r} is one of Docker's own networks"
             raise ValueError(msg)
-        return _docker_name(value)
+        return value
 
     @field_validator("subnet")
     @classmethod
@@ -76,9 +131,9 @@ class Network(_Table):
 class Reranker(_Table):
     """``[reranker]``: the vLLM container."""
 
-    name: str = "ragflow-vllm-reranker"
+    name: _Name = "ragflow-vllm-reranker"
     """Container name, and so its host name in the network."""
-    image: str = "vllm-cpu:latest"
+    image: _Image = "vllm-cpu:latest"
     """Image with vLLM; pulled or built when the Docker engine does not have it."""
     model: Path | None = None
     """Folder with config.json, tokenizer and safetensors. ``RAGOPS_MODEL_DIR`` overrides
@@ -93,34 +148,29 @@ class Reranker(_Table):
     """Allow ``publish`` to be an address that other machines reach."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Data type; ``auto`` is bfloat16 where the CPU has instructions for it, else float32."""
-    cores: str = "auto"
+    cores: _CpuList = "auto"
     """CPU list such as ``0-3``; ``auto`` is one thread of each core of one NUMA node."""
-    compute: str = "auto"
+    compute: _CpuList = "auto"
     """CPU list, part of ``cores``, whose CPUs compute; ``auto`` is all of up to four, else all but one."""
-    max_model_len: Annotated[int, Field(strict=True, ge=32)] | None = None
+    max_model_len: Annotated[_Count, Field(ge=32)] | None = None
     """Longest query and document together in tokens; the model's own, at most 8192, if left out."""
-    kv_cache_gib: Annotated[int, Field(strict=True, ge=1)] = 2
+    kv_cache_gib: _Gib = 2
     """Key-value cache in GiB; encoder models use none."""
-    block_size: Annotated[int, Field(strict=True, ge=1)] | None = None
+    block_size: _Count | None = None
     """Tokens in a block of the key-value cache, a multiple of 32; 32 if left out. Only whole blocks are
     shared between documents. Encoder models have none."""
     prefix_caching: bool | None = None
     """Compute common beginnings of documents once; on if left out. Encoder models can't."""
-    max_num_batched_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    max_num_batched_tokens: _Count | None = None
     """Tokens in one step of vLLM; 2048 if left out, for encoder models at least ``max_model_len``."""
-    max_num_seqs: Annotated[int, Field(strict=True, ge=1)] | None = None
+    max_num_seqs: _Count | None = None
     """Documents in one step of vLLM; 128 if left out."""
     eager: bool = False
     """Compile nothing: a faster start, and mostly slower requests."""
-    memory_gib: Annotated[int, Field(strict=True, ge=1)] | None = None
+    memory_gib: _Gib | None = None
     """Memory limit of the container in GiB; computed from the model if left out."""
-    ready_timeout: Annotated[int, Field(strict=True, ge=10)] = 600
+    ready_timeout: Annotated[int, Field(strict=True, ge=10, le=86400)] = 600
     """Seconds that ``up`` waits for the first response."""
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, value: str) -> str:
-        return _docker_name(value)
 
     @field_validator("served_name")
     @classmethod
@@ -128,6 +178,15 @@ class Reranker(_Table):
         if value is not None and ("___" in value or "@" in value or not value.strip()):
             msg = "RAGFlow splits model names at '___' and '@'; leave both out"
             raise ValueError(msg)
+        if value is not None and (len(value) > 255 or value.startswith("-") or not value.isprintable()):
+            raise ValueError("at most 255 printable characters, the first not '-'")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _path(cls, value: Path | None) -> Path | None:
+        if value is not None and (len(str(value)) > 4096 or not str(value).isprintable()):
+            raise ValueError("at most 4096 printable characters")
         return value
 
     @field_validator("block_size")
@@ -138,37 +197,25 @@ class Reranker(_Table):
             raise ValueError(msg)
         return value
 
-    @field_validator("cores", "compute")
-    @classmethod
-    def _cpu_list(cls, value: str) -> str:
-        if value != "auto" and not _CORES.fullmatch(value):
-            msg = "give 'auto' or a CPU list such as '0-3,8'"
-            raise ValueError(msg)
-        return value
-
     @field_validator("publish")
     @classmethod
     def _address(cls, value: str) -> str:
+        if "%" in value:
+            raise ValueError("leave the zone of the address out")
         return str(ipaddress.ip_address(value))
 
 
 class Ragflow(_Table):
     """``[ragflow]``: the RAGFlow to connect."""
 
-    containers: tuple[str, ...] = ()
+    containers: Annotated[tuple[_Name, ...], Field(max_length=100)] = ()
     """Container names; discovered when left out."""
-    project: str | None = None
+    project: (
+        Annotated[str, _matching(r"[a-z0-9][a-z0-9_-]*", "give the name of a compose project")] | None
+    ) = None
     """Compose project, where one host has several RAGFlows."""
-    release: str | None = None
+    release: _Release | None = None
     """RAGFlow's release, such as ``v0.25.6``, where neither image nor server has it."""
-
-    @field_validator("release")
-    @classmethod
-    def _release(cls, value: str | None) -> str | None:
-        if value is not None and not _RELEASE.fullmatch(value):
-            msg = "give a release such as 'v0.25.6'"
-            raise ValueError(msg)
-        return value
 
 
 class Stack(_Table):
@@ -213,9 +260,8 @@ def load(path: Path | str | None = None) -> Stack:
     if not (path or os.environ.get("RAGOPS_STACK") or file.exists()):
         return Stack()
     hint = "give another file with --stack FILE"
-    with file_errors(StackError, f"can't read {file}", file, code="stack-unreadable", hint=hint):
-        text = file.read_text(encoding="utf-8")
-    return parse(text, file)
+    message, code = f"can't read {file}", "stack-unreadable"
+    return parse(read_text(StackError, message, file, MAX_BYTES, code=code, hint=hint), file)
 
 
 def parse(text: str, file: Path = Path(FILE)) -> Stack:
@@ -226,6 +272,8 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
     """
     hint = "see https://toml.io for the format"
     with file_errors(StackError, f"{file} is not TOML", file, code="stack-unreadable", hint=hint):
+        if _DEEP_KEY.search(text):
+            raise ValueError("a key of more than 32 parts")
         tables = tomllib.loads(text)
     try:
         stack = Stack.model_validate(tables)
@@ -243,20 +291,17 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
         )
     if reranker.model is None:
         return stack
-    folder = (file.parent / reranker.model.expanduser()).resolve()
+    hint = "name a folder, absolute or relative to the file"
+    with file_errors(
+        StackError, f"{file}: no folder {reranker.model}", file, code="value-refused", hint=hint
+    ):
+        folder = (file.parent / reranker.model.expanduser()).resolve()
     return stack.model_copy(update={"reranker": reranker.model_copy(update={"model": folder})})
 
 
-def _docker_name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        msg = "2 to 63 letters, digits, '_', '.' or '-', the first a letter or digit"
-        raise ValueError(msg)
-    return value
-
-
 def _explained(error: ValidationError, file: Path, text: str) -> StackError:
-    first = error.errors()[0]
-    where = tuple(str(part) for part in first["loc"] if isinstance(part, str))[:2]
+    first = error.errors(include_url=False)[0]
+    where = tuple(part[:80] for part in first["loc"] if isinstance(part, str))[:2]
     place = f"{file}:{_line(text, where)}"
     if first["type"] == "extra_forbidden":
         keys = _known_keys(where)
@@ -269,8 +314,12 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
             file=file,
         )
     reason = str(first["msg"]).removeprefix("Value error, ")
+    try:
+        value = repr(first["input"])[:80]
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list in lists without end
+        value = "..."
     return StackError(
-        f"{place}: {'.'.join(where)} = {first['input']!r} can't be used",
+        f"{place}: {'.'.join(where)} = {value} can't be used",
         code="value-refused",
         evidence=reason,
         hint=f"see the settings page, or leave {where[-1]} out for the default",
@@ -289,7 +338,7 @@ def _line(text: str, where: tuple[str, ...]) -> int:
     """Line number of a table or a key; tomllib reports none."""
     table = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
+        stripped = line[:200].strip()
         if header := re.match(r"\[\s*([^\]]+?)\s*\]", stripped):
             table = header[1].strip("\"'")
         key = re.match(r"([\w.\"'-]+)\s*=", stripped)

@@ -28,6 +28,8 @@ all codes.
 
 from __future__ import annotations
 
+import os
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -165,11 +167,33 @@ class LockedError(RagopsError):
 def file_errors(
     kind: type[RagopsError], message: str, file: Path, *, code: str = "", hint: str = ""
 ) -> Iterator[None]:
-    """Convert exceptions of the file system, JSON, TOML and pydantic into ``kind``."""
+    """Convert exceptions of the file system, JSON, TOML and pydantic into ``kind``.
+
+    ``RuntimeError`` is that of ``~user`` without such a user, and of a text that is nested too deeply.
+    """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise kind(message, code=code, evidence=reason(error), hint=hint, file=file) from error
+
+
+def read_text(
+    kind: type[RagopsError], message: str, file: Path, max_bytes: int, *, code: str = "", hint: str = ""
+) -> str:
+    """The text of a regular file of at most ``max_bytes`` in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        RagopsError: Of this ``kind``: the file is missing, a device or a pipe, larger, or not UTF-8.
+    """
+    with file_errors(kind, message, file, code=code, hint=hint):
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not block
+        with os.fdopen(descriptor, "rb") as stream:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            data = stream.read(max_bytes + 1) if regular else b""
+        if not regular or len(data) > max_bytes:
+            msg = f"larger than {max_bytes >> 20} MiB" if regular else "not a regular file"
+            raise ValueError(msg)
+        return data.decode("utf-8-sig")
 
 
 def reason(error: Exception) -> str:

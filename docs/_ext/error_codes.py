@@ -52,6 +52,7 @@ CODES = {
         "remove the key, or correct its spelling: the hint names the nearest key, the evidence all keys",
     ),
     "value-refused": Code("A value in ragops.toml is not valid."),
+    "home-unusable": Code("ragops' data folder is not a folder, or this user can't write to it."),
     "port-exposed": Code(
         "The port would be open to other machines, and a published port passes the host's firewall."
     ),

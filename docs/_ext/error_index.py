@@ -37,7 +37,7 @@ TABLES = {
     "LaunchError": (*hints.CONTAINER, *hints.EXITS.values()),
     "RagflowError": FAILURES,
 }
-TRANSLATORS = {"file_errors"}
+TRANSLATORS = {"file_errors", "read_text"}
 """Context managers that raise the class that is their first argument, with the second as message."""
 BUILTINS = {"sorted", "set", "str", "round", "type", "Counter"}
 MANY = 3
@@ -161,8 +161,8 @@ def _kind(call: ast.Call) -> str:
     """Class of the error that a call creates, or an empty string; ``kind(...)`` creates the engine's."""
     name, arguments = _function(call)
     if name in TRANSLATORS:
-        return getattr(arguments[0], "id", "")
-    if name == "kind" and "evidence" in {word.arg for word in call.keywords}:
+        name = getattr(arguments[0], "id", "")
+    elif name == "kind" and "evidence" in {word.arg for word in call.keywords}:
         return "EngineError"
     return name if name in KINDS else ""
 

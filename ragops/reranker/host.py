@@ -91,7 +91,7 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
     """
     numbers: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
-        if not (match := re.fullmatch(r"(\d+)(?:-(\d+))?", part)):
+        if not (match := re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)):
             raise StackError(f"{text!r} is not a CPU list", code="cores-missing", hint="write it like 0-3,8")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,9 @@ def test_defaults_are_safe():
 
 
 def test_values_are_read():
-    made = parse('[network]\nname = "x1"\nsubnet = "10.77.0.0/24"\n[ragflow]\ncontainers = ["a", "b"]\n')
+    made = parse('[network]\nname = "x1"\nsubnet = "10.77.0.0/24"\n[ragflow]\ncontainers = ["a1", "b1"]\n')
     assert (made.network.name, made.network.subnet) == ("x1", "10.77.0.0/24")
-    assert made.ragflow.containers == ("a", "b")
+    assert made.ragflow.containers == ("a1", "b1")
 
 
 def test_nothing_is_published_without_a_port_or_on_an_internal_network():
@@ -84,6 +85,19 @@ def test_unknown_key_names_line_and_nearest(text, where, hint):
         ("max_model_len = 31", "greater than or equal to 32"),
         ("kv_cache_gib = 0", "greater than or equal to 1"),
         ("ready_timeout = 9", "greater than or equal to 10"),
+        ("memory_gib = 65537", "less than or equal to 65536"),
+        ("kv_cache_gib = 0x" + "f" * 5000, "less than or equal to 65536"),
+        ('cores = "0-99999999999"', "CPU list"),
+        ('compute = "' + "0," * 5000 + '0"', "CPU list"),
+        ('image = "-v/:/host"', "image name"),
+        ('image = "../vllm"', "image name"),
+        ('image = "vllm:latest\\n"', "image name"),
+        ('served_name = "--trust-remote-code"', "printable"),
+        ('served_name = "a\\u001b[31m"', "printable"),
+        (f'served_name = "{"a" * 256}"', "printable"),
+        ('model = "a\\u0000b"', "printable"),
+        (f'model = "{"a" * 5000}"', "printable"),
+        ('publish = "fe80::1%eth0"', "zone"),
     ],
 )
 def test_wrong_reranker_value_names_line_and_reason(line, reason):
@@ -101,10 +115,98 @@ def test_wrong_reranker_value_names_line_and_reason(line, reason):
         ('name = "a/b"', "2 to 63 letters"),
         ('subnet = "10.77.0.0/99"', "10.77.0.0/99"),
         ('subnet = "10.77.0.1/24"', "host bits set"),
+        ('driver = "--opt"', "driver"),
     ],
 )
 def test_wrong_network_value(line, reason):
     assert reason in refused(f"[network]\n{line}").evidence
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['containers = ["-x"]', 'containers = ["ab\\n"]', 'project = "../x"', f"containers = {['ab'] * 101}"],
+)
+def test_wrong_ragflow_value(line):
+    assert refused(f"[ragflow]\n{line}").code == "value-refused"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "vllm-cpu:latest",
+        "registry.example.org:5000/group/vllm__cpu-x.y:v0.32.0",
+        f"public.ecr.aws/q9t5s3a7/vllm-cpu-release-repo@sha256:{'0' * 64}",
+        f"sha256:{'0' * 64}",
+        "localhost/vllm",
+    ],
+)
+def test_image_names(image):
+    assert parse(f'[reranker]\nimage = "{image}"').reranker.image == image
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"port = {'9' * 5000}",
+        f"[reranker]\nport = {'9' * 5000}",
+        f"a = {'[' * 5000}{']' * 5000}",
+        f"a = {'{b = ' * 3000}1{'}' * 3000}",
+        "[" + " " * 500_000 + "]",
+        "[reranker]\n" + "".join(f"k{number} = 1\n" for number in range(50_000)),
+        f'"{"k" * 500_000}" = 1',
+        f"{'a.' * 500_000}a = 1",
+        f"['a'{' . a' * 200_000}]",
+        '[reranker]\nmodel = "~nosuchuser/x"',
+    ],
+    ids=range(10),
+)
+def test_hostile_text_is_an_error_within_two_seconds(text):
+    start = time.process_time()
+    error = refused(text)
+    assert error.code in {"stack-unreadable", "value-refused", "key-unknown"}
+    assert len(str(error)) < 2000
+    assert time.process_time() - start < 2
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+class TestFile:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "/dev/zero",
+            "/proc/self",
+            "/proc/self/mem",
+            "pipe",
+            "x" * 300,
+            "a\0b",
+            "large.toml",
+            "latin-1.toml",
+        ],
+    )
+    def test_that_is_no_text_of_usual_size(self, tmp_path, pipe, name):
+        (tmp_path / "large.toml").write_text("#" * configuration.MAX_BYTES + "\n")
+        (tmp_path / "latin-1.toml").write_bytes(b"# \xe4\n")
+        with pytest.raises(StackError) as caught:
+            load(tmp_path / name)
+        assert caught.value.code == "stack-unreadable"
+
+    def test_the_largest_file_with_a_byte_order_mark(self, tmp_path):
+        file = tmp_path / "ragops.toml"
+        file.write_bytes(b"\xef\xbb\xbf[reranker]\nport = 9000\n".ljust(configuration.MAX_BYTES, b"#"))
+        assert load(file).reranker.port == 9000
+
+
+@pytest.mark.parametrize("home", ["~nosuchuser/x", "x" * 5000])
+def test_a_data_folder_that_is_none(monkeypatch, home):
+    monkeypatch.setenv("RAGOPS_HOME", home)
+    with pytest.raises(StackError) as caught:
+        configuration.data_folder("build")
+    assert caught.value.code == "home-unusable"
 
 
 def test_wrong_table():
