@@ -6,9 +6,12 @@ what the command shows on a terminal.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from html import escape
 from itertools import zip_longest
+
+_CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Row = tuple[str, ...] | str
 """A cell for each column; or a string, the heading of the rows below it."""
@@ -68,7 +71,7 @@ class Table:
             for parts in zip_longest(*row, fillvalue=""):
                 padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
                 lines.append((indent + "  ".join(padded)).rstrip())
-        return "\n\n".join(["\n".join([*lines, *self.notes]), *map(str, self.below)])
+        return "\n\n".join([printable("\n".join([*lines, *self.notes])), *map(str, self.below)])
 
     def _repr_html_(self) -> str:
         lines = ["".join(f"<th>{escape(column.name)}</th>" for column in self.columns)]
@@ -80,6 +83,11 @@ class Table:
         table = f"<table{style}>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>" if self.rows else ""
         title, notes = _paragraphs(self.title.split("\n")), _paragraphs(self.notes)
         return title + table + notes + "".join(table._repr_html_() for table in self.below)
+
+
+def printable(text: str) -> str:
+    """Text with its control characters as escape sequences: they must not reach the terminal."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class Shown:

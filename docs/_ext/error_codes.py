@@ -24,6 +24,8 @@ class Code:
 
 CODES = {
     # The class defaults, then the codes of each class of errors.
+    "unexpected": Code("An exception that ragops does not expect: a fault of ragops."),
+    "file-refused": Code("A file or folder can't be read or written."),
     "failed": Code("Something could not be done; the message says what."),
     "stack-refused": Code("The configuration can't be applied here."),
     "engine-refused": Code(

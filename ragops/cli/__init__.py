@@ -6,6 +6,8 @@ The only package that prints. Each module has the verbs of one field; ``output.p
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -44,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
+    for name in ("stdout", "stderr"):  # a closed one is None; names of files may be no UTF-8
+        stream: Any = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - stays open
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
     try:
         app(None if argv is None else list(argv), prog_name="ragops")
     except SystemExit as end:

@@ -10,9 +10,12 @@ import dataclasses
 import inspect
 import json
 import logging
+import os
 import re
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragops
-from ragops.table import Shown
+from ragops.errors import RagopsError
+from ragops.table import Shown, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,21 +119,59 @@ def verb(
 
 def run_verb(call: Call, function: Callable[[], int | None]) -> int:
     """Call a verb, print its errors and return the exit code."""
-    from ragops.errors import RagopsError
-
     try:
         with _reporting(call.quiet):
-            return function() or OK
-    except RagopsError as error:
-        if call.json:
-            print(as_json(error))
-        _print(f"error: {error}", sys.stderr)
-        return FAILED
+            code = function() or OK
+            sys.stdout.flush()
+            return code
+    except typer.BadParameter:
+        raise
     except KeyboardInterrupt:
         _print("stopped; completed changes remain: ragops status, ragops down", sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        return FAILED
+        _discard_output()
+    except Exception as exception:  # noqa: BLE001 - no traceback reaches a user
+        error = exception if isinstance(exception, RagopsError) else _translated(exception)
+        if call.json:
+            print(as_json(error))
+        _print(f"error: {error}", sys.stderr)
+    return FAILED
+
+
+def _translated(exception: Exception) -> RagopsError:
+    """The error for an exception that no code expected; its traceback is written to a file."""
+    if isinstance(exception, OSError):
+        _discard_output()
+        return RagopsError(
+            f"can't use {exception.filename or 'the output'}: {exception.strerror}",
+            code="file-refused",
+            hint="check permissions and disk space; RAGOPS_HOME names another folder for ragops' files",
+        )
+    with tempfile.NamedTemporaryFile("w", prefix="ragops-", suffix=".log", delete=False) as log:
+        log.writelines(traceback.format_exception(exception))
+    return RagopsError(
+        f"unexpected {type(exception).__name__}",
+        code="unexpected",
+        evidence=str(exception)[:300],
+        hint=f"please report it with the traceback in {log.name}",
+    )
+
+
+def _discard_output() -> None:
+    """Where standard output can't be written, drop what is buffered: Python would write it again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _PrintableFilter(logging.Filter):
+    """Escapes control characters in log messages."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
 
 
 @contextmanager
@@ -147,6 +189,7 @@ def _reporting(quiet: bool) -> Iterator[None]:
         handler = RichHandler(console=console, show_level=False, show_path=False, log_time_format="%H:%M:%S")
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_PrintableFilter())
     logger = logging.getLogger("ragops")
     level = logger.level
     logger.addHandler(handler)
@@ -186,12 +229,12 @@ class _Display:
         if self._task is not None:
             total = self.bars.tasks[self._task].completed or 1
             self.bars.update(self._task, completed=total, total=total)
-        self._task = self.bars.add_task(text, total=None)
+        self._task = self.bars.add_task(printable(text), total=None)
 
     def advance(self, done: int, total: int, text: str = "") -> None:
         if self._task is None:
             self.step(text)
-        self.bars.update(self._task, completed=done, total=total, description=text or None)
+        self.bars.update(self._task, completed=done, total=total, description=printable(text) or None)
 
 
 def _console(stream: Any) -> Console:
@@ -205,7 +248,7 @@ def _print(output: str | Table, stream: Any) -> None:
     if _Display.current:
         _Display.current.bars.stop()
     if not stream.isatty():
-        print(output, file=stream, flush=True)
+        print(printable(str(output)), file=stream, flush=True)
     elif isinstance(output, str):
         _console(stream).print(_styled(output), soft_wrap=True)
     else:
@@ -244,7 +287,7 @@ def _styled(text: str, style: str = "") -> Text:
     """Text with the words of states and changes that begin a line in their colours."""
     from rich.text import Text
 
-    styled = Text(text, style)
+    styled = Text(printable(text), style)
     for word, colour in _STATES.items():
         styled.highlight_regex(rf"(?m)^ *{re.escape(word)}(?= |$)", colour)
     return styled
@@ -252,7 +295,7 @@ def _styled(text: str, style: str = "") -> Text:
 
 def as_json(record: Any) -> str:
     """A record as one JSON document."""
-    return json.dumps(plain(record), indent=2, ensure_ascii=False)
+    return printable(json.dumps(plain(record), indent=2, ensure_ascii=False))
 
 
 def plain(record: Any) -> Any:

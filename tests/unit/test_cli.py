@@ -258,6 +258,42 @@ class TestErrors:
         assert (code, out) == (130, "")
         assert "ragops down" in err
 
+    def test_unexpected_exceptions_are_errors_with_a_log_file(self, run, monkeypatch, tmp_path):
+        def broken(*_):
+            raise TypeError("a fault")
+
+        monkeypatch.setattr("ragops.status", broken)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        code, out, err = run("status")
+        (log,) = tmp_path.glob("ragops-*.log")
+        assert (code, out) == (1, "")
+        assert err.startswith("error: unexpected TypeError\n  a fault\n")
+        assert err.splitlines()[-1].endswith(str(log))
+        assert "Traceback" in log.read_text()
+
+    def test_files_that_can_not_be_used_are_named(self, run, monkeypatch):
+        def full(*_):
+            raise OSError(28, "No space left on device", "/srv/x")
+
+        monkeypatch.setattr("ragops.status", full)
+        code, data = as_json(run, "status")
+        assert (code, data["code"], data["message"]) == (
+            1,
+            "file-refused",
+            "can't use /srv/x: No space left on device",
+        )
+
+    @pytest.mark.parametrize("json", [(), ("--json",)])
+    def test_control_characters_are_escaped(self, run, monkeypatch, json):
+        def hostile(*_):
+            raise EngineError("a\x1b[31m", evidence="b\r\u009b\u202e\udcff", hint="c\x7f")
+
+        monkeypatch.setattr("ragops.status", hostile)
+        _, out, err = run("status", *json)
+        assert not set("\x1b\r\u009b\u202e\udcff\x7f") & set(out + err)
+        assert "\\u001b[31m" in err
+        assert "\\u009b" in (out or err)
+
     def test_reader_that_leaves_is_no_traceback(self, run, monkeypatch):
         def gone(*_):
             raise BrokenPipeError
@@ -463,6 +499,22 @@ def module(*argv, **environment):
         env={"PATH": os.environ["PATH"], **environment},
     )
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("output", "code"), [("/dev/full", 1), ("closed pipe", 1), ("/dev/null", 1)])
+def test_output_that_can_not_be_written(tmp_path, output, code):
+    """A process of its own: Python itself reports what is left in the buffer when it ends."""
+    argv = [sys.executable, "-m", "ragops", "doctor"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = writer if output == "closed pipe" else os.open(output, os.O_WRONLY)
+    environment = os.environ | {"DOCKER_HOST": "unix:///none.sock", "RAGOPS_HOME": str(tmp_path)}
+    done = subprocess.run(
+        argv, stdout=stream, stderr=subprocess.PIPE, text=True, check=False, env=environment
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_as_a_process_without_an_engine(tmp_path, model_folder):
