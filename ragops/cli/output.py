@@ -159,7 +159,7 @@ def _translated(exception: Exception) -> RagopsError:
 
 
 def _discard_output() -> None:
-    """Where standard output can't be written, drop what is buffered: Python would write it again at its end."""
+    """Drop what is buffered for an output that can't be written: Python would write it again at its end."""
     try:
         sys.stdout.flush()
     except OSError:
