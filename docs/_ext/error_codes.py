@@ -119,6 +119,12 @@ CODES = {
         "enter the printed values by hand on RAGFlow's page of model providers",
     ),
     "ragflow-silent": Code("RAGFlow can't be reached."),
+    "ragflow-other": Code(
+        "The server at that address does not respond like RAGFlow; no token was sent to it."
+    ),
+    "ragflow-chat-unknown": Code("The user has no chat with that id."),
+    "dataset-empty": Code("RAGFlow found no chunks in the dataset, so it ranked nothing."),
+    "id-refused": Code("RAGFlow can't use a name or id: it would refuse it, or cut it."),
     "entry-foreign": Code("RAGFlow has an entry for the model that ragops did not create."),
     "entry-differs": Code("RAGFlow returns another entry than the one that was sent."),
     "undo-unreadable": Code("The record of RAGFlow's earlier settings can't be read."),

@@ -73,7 +73,7 @@ def _cells(release: Release) -> tuple[str, ...]:
         "manual": "by hand",
         "add_llm": "``/v1/llm/add_llm``",
         "provider": "``/api/v1/providers``",
-        "provider-with-connection-test": "``/api/v1/providers``, after a test",
+        "provider-with-update": "``/api/v1/providers``, updated in place",
     }
     return (
         routes[release.registration],

@@ -17,6 +17,9 @@ Container = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name of the
 Url = Annotated[str, option("URL", "RAGFlow's address; default: found from its container.")]
 Instance = Annotated[str, option("NAME", "Name of the provider's instance in RAGFlow.")]
 TokenFile = Annotated[Path | None, option("FILE", "File with RAGFlow's API token (or RAGOPS_RAGFLOW_TOKEN).")]
+Address = Annotated[
+    str, option("URL", "The reranker's address where RAGFlow runs, if that is no container of this engine.")
+]
 KeyFile = Annotated[Path | None, option("FILE", "File with the reranker's API key (or RAGOPS_RERANKER_KEY).")]
 
 
@@ -76,6 +79,7 @@ def register(
     chat: Annotated[list[str] | None, option("ID", "Use it in this chat; may be repeated.")] = None,
     dataset: Annotated[str, option("ID", "Run one test retrieval on this dataset afterwards.")] = "",
     key_file: KeyFile = None,
+    address: Address = "",
 ) -> None:
     """Add the reranker to RAGFlow's models through its API and read the entry back."""
     from ragops.ragflow.api import KEY_VARIABLE, TOKEN_VARIABLE, read_secret
@@ -84,7 +88,7 @@ def register(
 
     stack = call.stack()
     spec = replace(
-        registration_spec(stack),
+        registration_spec(stack, address),
         key=read_secret(KEY_VARIABLE, key_file) or DEFAULT_KEY,
         instance=instance,
         default=default,
@@ -138,11 +142,9 @@ def unregister(
 ) -> None:
     """Remove the reranker from RAGFlow's models and restore the earlier settings."""
     from ragops.ragflow.api import TOKEN_VARIABLE, read_secret
-    from ragops.stack.registration import registration_spec
 
-    stack = call.stack()
-    spec = replace(registration_spec(stack), instance=instance)
-    call.show(ragops.unregister(stack, read_secret(TOKEN_VARIABLE, token_file), url=url, spec=spec))
+    token = read_secret(TOKEN_VARIABLE, token_file)
+    call.show(ragops.unregister(call.stack(), token, url=url, instance=instance))
 
 
 @verb(app, REMOVE)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import Self
+    from urllib.parse import SplitResult
 
     from ragops.docker.hints import Hint
 
@@ -38,7 +40,7 @@ API_TIMEOUT = 60.0
 
 _MASK = "***"
 _MIN_MASKED_LENGTH = 4  # characters; a shorter secret is a placeholder such as x, in many other words
-_ABSENT = re.compile(r"(?i)\bno \w+ found|not found|does(n.t| not) exist|authorization|own the chat")
+_ABSENT = re.compile(r"(?i)\bno \w+ found|not found|does(n.t| not) exist")
 _AUTHENTICATION = frozenset({401, 403, 109})
 # For addresses without TLS: loading the system's certificates takes longer than the request.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -50,6 +52,12 @@ class Secret(SecretStr):
     It comes from a file or the environment, never from an argument of the command, which every user of
     the machine can read. ``get_secret_value()`` returns the text.
     """
+
+    @property
+    def sendable(self) -> bool:
+        """Whether an HTTP header can hold it."""
+        text = self.get_secret_value()
+        return text != "" and text.isascii() and text.isprintable() and " " not in text
 
 
 NO_SECRET = Secret("")
@@ -70,7 +78,7 @@ def read_secret(variable: str, file: Path | None = None) -> Secret:
             text, problem = "", str(error.strerror) if isinstance(error, OSError) else "it is not text"
     elif not text:
         return NO_SECRET
-    if not text or not text.isascii() or not text.isprintable() or " " in text:
+    if not Secret(text).sendable:
         raise StackError(
             f"{file or variable} holds no key",
             code="secret-refused",
@@ -127,18 +135,27 @@ class Response:
 
     @property
     def ok(self) -> bool:
-        """Whether RAGFlow reports success."""
-        return self.code == 0
+        """Whether RAGFlow reports success, also in the result of a test of a model."""
+        return self.code == 0 and not self._failed_test
+
+    @property
+    def _failed_test(self) -> bool:
+        return isinstance(self.data, dict) and self.data.get("success") is False
+
+    @property
+    def is_ragflow(self) -> bool:
+        """Whether the response has the form of RAGFlow's API."""
+        return isinstance(self.body.get("code"), int) and "message" in self.body
 
     @property
     def is_absent(self) -> bool:
-        """Whether the requested object does not exist, or belongs to another user."""
-        return self.code in {102, 109} and bool(_ABSENT.search(self.message))
+        """Whether the requested object does not exist."""
+        return self.code == 102 and bool(_ABSENT.search(self.message))
 
     @property
     def message(self) -> str:
         """RAGFlow's message, else the start of the text, without secrets and leading line breaks."""
-        body = self.body
+        body = self.data if self._failed_test else self.body
         message = body.get("message") if body else self.text[:200]
         return mask(str(message or "").strip(), self.secrets)
 
@@ -154,15 +171,16 @@ class Api:
     Args:
         url: Address of RAGFlow's pages or API, such as ``http://127.0.0.1:9380``.
         token: An API token; sent with every request.
+        timeout: Seconds for one response.
     """
 
-    def __init__(self, url: str, token: Secret = NO_SECRET) -> None:
+    def __init__(self, url: str, token: Secret = NO_SECRET, *, timeout: float = API_TIMEOUT) -> None:
         self.url = base_url(url)
         self._secrets = {token}
         verify = self.url.startswith("https:") or _NO_CERTIFICATES
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=API_TIMEOUT, trust_env=False, verify=verify
+            base_url=self.url, headers=headers, timeout=timeout, trust_env=False, verify=verify
         )
 
     def __enter__(self) -> Self:
@@ -216,20 +234,29 @@ class Api:
         return [self._revealed(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def base_url(url: str) -> str:
-    """Scheme, host and port of an address.
+def split_address(url: str) -> SplitResult:
+    """The parts of an HTTP address.
 
     Raises:
         StackError: It isn't http, or contains a user or a password.
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-        raise StackError(
-            "the address of RAGFlow is not valid",
-            code="address-refused",
-            evidence="an address has http:// or https://, a host, and no user or password",
-            hint="such as --url http://127.0.0.1:9380",
-        )
+    url = url if "//" in url else f"http://{url}"
+    with suppress(ValueError, httpx.InvalidURL):  # of the port, brackets, control characters, labels
+        parts = urlsplit(url)
+        host = httpx.URL(url).host.encode("idna")
+        if parts.scheme in {"http", "https"} and host.strip() and parts.port != 0 and "@" not in parts.netloc:
+            return parts
+    raise StackError(
+        "the address is not valid",
+        code="address-refused",
+        evidence="an address has http:// or https://, a host, and no user or password",
+        hint="such as http://127.0.0.1:9380",
+    )
+
+
+def base_url(url: str) -> str:
+    """Scheme, host and port of an address; errors as of :func:`split_address`."""
+    parts = split_address(url)
     return f"{parts.scheme}://{parts.netloc}"
 
 

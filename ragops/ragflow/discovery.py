@@ -17,7 +17,7 @@ from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ragops.configuration import Ragflow
     from ragops.docker.engine import Engine
@@ -91,14 +91,6 @@ class RagflowContainer:
             return "it shares another container's network"
         reasons = {"host": "it uses the host's network", "none": "it was started without a network"}
         return reasons.get(mode, "")
-
-
-@dataclass(frozen=True)
-class DetectedRelease:
-    """A release, and where it was read."""
-
-    release: Release
-    source: str
 
 
 def is_ragflow(container: ContainerState) -> bool:
@@ -178,28 +170,34 @@ def api_url(ragflow: RagflowContainer) -> str:
 
 def detect(
     configured: str | None,
-    *,
-    url: str = "",
+    url: str,
     container: RagflowContainer | None = None,
     engine: Engine | None = None,
-) -> DetectedRelease:
-    """The release: as configured, else of the image's tag, the server, or a file in the container.
+    recorded: Sequence[str] = (),
+) -> tuple[Release, str]:
+    """The release and where it was read: configured, the image's tag, the server, a file in the container.
+
+    ``recorded`` are releases of earlier registrations there. No token is sent: the server must respond like
+    RAGFlow first.
 
     Raises:
-        RagflowError: All of them lack it, or ragops does not know it; the evidence has the results.
+        RagflowError: The server is not RAGFlow, or its release is unknown; the evidence has the results.
     """
-    name, source = configured or "", "ragops.toml"
-    failures = []
-    if not name and container is not None:
-        name, source = container.release, f"the tag of {container.container.image}"
-    if not name and url:
-        name, source = server_release(url)
-        failures.append(source)
-    if not name and container is not None and engine is not None:
+    reported, failure = server_release(url)
+    if configured:
+        return releases.of(configured), "ragops.toml"
+    if container and container.release:
+        return releases.of(container.release), f"the tag of {container.container.image}"
+    if reported:
+        return releases.of(reported), failure
+    failures = [failure]
+    if container and engine:
         name, source = file_release(engine, container.name)
+        if name:
+            return releases.of(name), source
         failures.append(source)
-    if name:
-        return DetectedRelease(releases.of(name), source)
+    if recorded:
+        return releases.of(recorded[0]), "the record of the registration"
     raise RagflowError(
         "the release of RAGFlow is unknown",
         code="ragflow-release",
@@ -210,12 +208,22 @@ def detect(
 
 
 def server_release(url: str) -> tuple[str, str]:
-    """The release that the server reports without a token, and its source; else empty, and the reason."""
+    """The release that the server reports without a token, and its source; else empty, and the reason.
+
+    Raises:
+        RagflowError: The server does not respond, or not like RAGFlow.
+    """
     with Api(url) as api:
         response = api.send(Request("GET", VERSION_ROUTE))
     source = f"{api.url}{VERSION_ROUTE}"
-    if response.status >= 500:
-        return "", f"{source}: HTTP {response.status}: RAGFlow is starting, or this is another server"
+    if not response.is_ragflow:
+        raise RagflowError(
+            f"{api.url} does not respond like RAGFlow's API; no token was sent",
+            code="ragflow-other",
+            evidence=f"{source}: HTTP {response.status}: {response.message}",
+            hint="name RAGFlow's address with --url; RAGFlow needs minutes to start",
+            url=api.url,
+        )
     if response.ok and (name := releases.normalize(str(response.data))):
         return name, source
     return "", f"{source}: HTTP {response.status}, version {response.data or 'not reported'}"

@@ -9,13 +9,8 @@ from ragops.docker.hints import Hint
 
 _NO_NETWORK = (
     "RAGFlow's container is not in the reranker's network.",
-    "ragops up, or: ragops connect CONTAINER",
+    "ragops up, or: ragops connect CONTAINER; for another host or a RAGFlow from source: register --address",
     "ragflow-no-network",
-)
-_NO_CHAT = (
-    "The chat belongs to another user, or there is none with that id.",
-    "the id is in the address of the chat's page in RAGFlow",
-    "ragflow-chat-unknown",
 )
 _SLOW = (
     "The reranker took longer than RAGFlow's timeout, which is 10 s for the test of a registration.",
@@ -24,6 +19,12 @@ _SLOW = (
 )
 
 FAILURES = (
+    Hint(
+        "body: <",
+        "A web page responds at that address, not the reranker.",
+        "use the address of vLLM's API, such as http://NAME:8000/v1",
+        "ragflow-page",
+    ),
     Hint(
         "status_code: 404, body: {'error'",
         "The reranker serves no model of that name.",
@@ -123,14 +124,6 @@ FAILURES = (
         "RAGFlow refused the token, or the reranker refused RAGFlow's key.",
         "create a token on RAGFlow's API page, and set RAGOPS_RAGFLOW_TOKEN to it",
         "ragflow-token",
-    ),
-    Hint("own the chat", *_NO_CHAT),
-    Hint("No authorization", *_NO_CHAT),
-    Hint(
-        "The chat doesn't exist",
-        "There is no chat with that id.",
-        "the id is in the address of the chat's page in RAGFlow",
-        "ragflow-chat-unknown",
     ),
     Hint(
         "own the dataset",

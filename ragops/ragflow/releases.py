@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
-RegistrationRoutes = Literal["manual", "add_llm", "provider", "provider-with-connection-test"]
+RegistrationRoutes = Literal["manual", "add_llm", "provider", "provider-with-update"]
 Chats = Literal["prompt.rerank_model", "rerank_id"]
 
 KNOWN = (
@@ -94,7 +94,7 @@ REGISTRATIONS: Facts[RegistrationRoutes] = (
     Fact("v0.17.0", "manual", "api/apps/__init__.py: session tokens alone"),
     Fact("v0.24.0", "add_llm", "api/apps/__init__.py: API tokens too; api/apps/llm_app.py"),
     Fact("v0.26.0", "provider", "api/apps/restful_apis/provider_api.py; add_llm writes an unused table"),
-    Fact("v0.27.0", "provider-with-connection-test", "provider_api.py:376-454; llm_app.py is gone"),
+    Fact("v0.27.0", "provider-with-update", "provider_api.py:545-653; llm_app.py is gone"),
 )
 """Routes that register a model; ``manual`` if they accept no API token."""
 

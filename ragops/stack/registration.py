@@ -1,53 +1,70 @@
 """Register the reranker in RAGFlow through its API, and restore the earlier settings.
 
-:func:`register` reads the settings, saves them in an undo record, sends what is missing, reads back and
-compares; a second call changes nothing. :func:`unregister` restores chats and the default first, since later
-releases refuse to remove a model in use. Addresses, names and ids are logged; secrets are not. The requests
-of each release are in :mod:`ragops.ragflow.providers`.
+:func:`register` lets RAGFlow test the reranker, saves the earlier settings in an undo record, sends what is
+missing, reads back and compares; a second call changes nothing. :func:`unregister` needs that record alone.
+It restores chats and the default before it removes the model, since RAGFlow does not guard a model in use: a
+chat that names a removed one fails. Addresses, names and ids are logged; secrets are not. The requests of
+each release are in :mod:`ragops.ragflow.providers`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads the types of UndoRecord
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter
 
 from ragops.configuration import home
 from ragops.docker import engine as docker_engine
-from ragops.errors import RagflowError
+from ragops.errors import EngineError, RagflowError
 from ragops.progress import step
-from ragops.ragflow import discovery, releases
-from ragops.ragflow.api import Api, base_url, refusal
+from ragops.ragflow import discovery
+from ragops.ragflow.api import Api, Request, base_url, refusal
 from ragops.ragflow.providers import (
+    CHATS_PER_PAGE,
+    INSTANCE,
     RegistrationSpec,
     changes,
     chat_id,
+    chat_rows,
     check_ownership,
     check_supported,
     differences,
+    migrated_id,
     model_id,
+    own_ids,
+    parse_chat,
     rank_dataset,
+    read_chats,
     registration_api,
     set_chat,
 )
+from ragops.ragflow.request import DOCUMENTS, QUERY
 from ragops.session import Deployment, lock
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
-    from ragops.ragflow.api import Request, Secret
+    from ragops.ragflow.api import Secret
     from ragops.ragflow.discovery import RagflowContainer
-    from ragops.ragflow.providers import RagflowState, RegistrationApi
+    from ragops.ragflow.providers import Chat, RagflowState, RegistrationApi
     from ragops.ragflow.releases import Release
 
 GO_SERVER = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ignores failures of the reranker"
+
+_MAX_CHATS = 10_000
+_HOST_TIMEOUT = 10.0
+"""Seconds; that of RAGFlow's own test."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,28 +111,30 @@ def register(
 ) -> Registration:
     """Add the reranker to the models of RAGFlow v0.24 or later, and read it back. Idempotent.
 
+    Each call lets RAGFlow send one rerank, also when there is nothing to change: an entry alone does not
+    prove that the reranker responds.
+
     Args:
         stack: The configuration.
         token: An API token of RAGFlow.
-        url: RAGFlow's address; that of its container by default.
+        url: RAGFlow's address; by default that of its container, else of the only undo record.
         spec: The entry that RAGFlow should have; :func:`registration_spec` of the stack by default.
         engine: The Docker engine; connected when needed by default.
 
     Raises:
-        RagflowError: RAGFlow is not found, of an unknown or older release, refuses, or has an entry
-            of the user; an unfinished entry is removed, and nothing of the user's is lost. For an
-            older release the evidence has the values to enter by hand.
-        StackError: The address can't be used.
+        RagflowError: RAGFlow is not found, of an unknown or older release, refuses, does not reach the
+            reranker, or has an entry of the user; what was changed by then is undone. For an older release
+            the evidence has the values to enter by hand.
+        StackError: An address, an id or a key can't be sent.
     """
+    spec = spec or registration_spec(stack)
     with _connected(stack, token, url, spec, engine) as registrar:
         state = registrar.read()
-        record = UndoRecord.load(registrar.home, registrar.new_record(state))
-        if record is None:
-            record = registrar.new_record(state)
-        else:
-            state = registrar.add_earlier(record)
+        record = UndoRecord.load(registrar.new_record(state).file) or registrar.new_record(state)
+        registrar.add_earlier(state, record)
         spec = registrar.spec
-        check_ownership(spec, state.entry, record.model if record.entered else "")
+        registrar.check(state, record)
+        notes = (*registrar.notes, *registrar.test(state, compare=spec.base_url != stack.internal_url))
         if sent := registrar.enter(state, record):
             state = registrar.read()
         if wrong := differences(registrar.release, spec, state):
@@ -126,10 +145,9 @@ def register(
                 hint="ragops unregister undoes it",
                 url=registrar.api.url,
             )
-        notes = registrar.notes
         if spec.dataset:
-            registrar.api.call(rank_dataset(spec.dataset, model_id(registrar.release, spec)))
-            notes = (*notes, f"dataset {spec.dataset} was ranked with it")
+            count = registrar.search(model_id(registrar.release, spec))
+            notes = (*notes, f"dataset {spec.dataset}: {count} chunks were ranked with it")
         return registrar.registration(state, sent, notes)
 
 
@@ -138,29 +156,36 @@ def unregister(
     token: Secret,
     *,
     url: str = "",
-    spec: RegistrationSpec | None = None,
+    instance: str = INSTANCE,
     engine: Engine | None = None,
 ) -> Registration:
     """Restore RAGFlow's settings from before :func:`register`: chats, default, then the model.
 
-    Settings that the user has changed since stay. Arguments and errors as of :func:`register`.
+    It needs the undo record, and neither the model folder nor, with ``url`` or one record, a Docker engine.
+    Settings that the user has changed since stay. A chat or default that names the model, and whose earlier
+    model is gone, gets none. Other arguments and errors as of :func:`register`.
     """
-    with _connected(stack, token, url, spec, engine) as registrar:
+    with _connected(
+        stack, token, url, RegistrationSpec("", "http://none", 0, instance=instance), engine
+    ) as registrar:
         state = registrar.read()
-        record = UndoRecord.load(registrar.home, registrar.new_record(state))
+        file = registrar.new_record(state).file
+        record = UndoRecord.load(file)
         if record is None:
-            notes = ("ragops has changed nothing there: nothing to undo",)
-            return registrar.registration(state, (), notes)
-        registrar.spec = replace(registrar.spec, model=record.model, chats=tuple(record.chats))
-        sent = registrar.undo(record)
-        state = registrar.read(chats_may_be_missing=True)
-        return registrar.registration(state, sent, record.remaining(state))
+            none = f"{file.parent} has no record of a registration there: nothing was undone"
+            return registrar.registration(state, (), (none,))
+        sent, notes = registrar.undo(record)
+        return registrar.registration(registrar.read(), sent, notes)
 
 
-def registration_spec(stack: Stack) -> RegistrationSpec:
-    """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``."""
+def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
+    """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``.
+
+    ``address`` replaces the reranker's address in its Docker network, for a RAGFlow outside of it.
+    """
     deployment = Deployment.resolve(stack)
-    return RegistrationSpec(deployment.served_name, stack.internal_url, deployment.sizing.max_model_len)
+    base_url = address or stack.internal_url
+    return RegistrationSpec(deployment.served_name, base_url, deployment.sizing.max_model_len)
 
 
 @dataclass(frozen=True)
@@ -184,25 +209,25 @@ class UndoRecord:
     chats: Mapping[str, str] = field(default_factory=dict)
     """Each chat's rerank id before ragops set one."""
 
-    def file(self, home: Path) -> Path:
+    @property
+    def file(self) -> Path:
         """Where the record is stored below ``RAGOPS_HOME``."""
         owner = self.user or self.url  # a user's id lasts, an address changes with the container
         digest = hashlib.sha256(f"{owner}\n{self.instance}".encode()).hexdigest()[:12]
-        return home / "ragflow" / f"{digest}.json"
+        return home() / "ragflow" / f"{digest}.json"
 
     @classmethod
-    def load(cls, home: Path, new: UndoRecord) -> UndoRecord | None:
-        """The stored record of the user and instance of a new one; None without a file.
+    def load(cls, file: Path) -> UndoRecord | None:
+        """The record in a file; None without the file.
 
         Raises:
             RagflowError: The file can't be read.
         """
-        file = new.file(home)
         try:
-            return cls(**json.loads(file.read_text(encoding="utf-8")))
+            return TypeAdapter(cls).validate_json(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise RagflowError(
                 f"can't read the record of RAGFlow's previous settings, {file}",
                 code="undo-unreadable",
@@ -211,27 +236,22 @@ class UndoRecord:
                 file=file,
             ) from None
 
-    def save(self, home: Path) -> None:
+    @classmethod
+    def of_instance(cls, instance: str) -> list[UndoRecord]:
+        """The records of all RAGFlows and users in which an instance has this name."""
+        records = [cls.load(file) for file in sorted((home() / "ragflow").glob("*.json"))]
+        return [record for record in records if record and record.instance == instance]
+
+    def save(self) -> None:
         """Write the record atomically, readable by its owner only."""
-        file = self.file(home)
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = file.with_suffix(".new")
+        self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = self.file.with_suffix(".new")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            json.dump(asdict(self), out, indent=2, ensure_ascii=False)
-            out.write("\n")
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(TypeAdapter(UndoRecord).dump_json(self, indent=2))
             out.flush()
             os.fsync(out.fileno())
-        draft.replace(file)
-
-    def remaining(self, state: RagflowState) -> tuple[str, ...]:
-        """The settings that differ from those before registration, and why."""
-        notes = []
-        if not self.entered:
-            notes.append(f"{self.model} existed before ragops register, and stays")
-        if self.default is not None and state.default != self.default:
-            notes.append(f"the default is {state.default or 'none'} and was {self.default or 'none'}")
-        return tuple(notes)
+        draft.replace(self.file)
 
 
 @dataclass
@@ -243,7 +263,6 @@ class Registrar:
     source: str
     """Where the release was read."""
     spec: RegistrationSpec
-    home: Path
     notes: tuple[str, ...]
 
     @property
@@ -251,97 +270,215 @@ class Registrar:
         """The requests of the release."""
         return registration_api(self.release)
 
-    def read(self, *, chats_may_be_missing: bool = False) -> RagflowState:
+    def read(self) -> RagflowState:
         """Read the settings.
 
         Raises:
-            RagflowError: RAGFlow refuses the token, a chat does not exist, or a request failed: an
+            RagflowError: RAGFlow refuses the token, a request failed, or a response has an unknown form: an
                 object that could not be read is never taken for one that does not exist.
         """
-        first, *others = self.routes.reads(self.spec)
-        responses = {first.path: self.api.call(first)}
-        for request in others:
-            response = self.api.send(request)
-            required = "/chats" in request.path and not chats_may_be_missing
-            if not response.ok and (required or not response.is_absent):
+        responses = {}
+        for request in self.routes.reads(self.spec):
+            responses[request.path] = response = self.api.send(request)
+            if not response.ok and not response.is_absent:
                 raise refusal(request, response)
-            responses[request.path] = response
-        return self.routes.parse(self.spec, responses)
+        try:
+            state = self.routes.parse(self.spec, responses)
+            return replace(state, chats=self._chats(state.tenant.get("tenant_id")))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise RagflowError(
+                f"RAGFlow's settings have another form than those of {self.release.name}",
+                code="ragflow-release",
+                evidence=f"{type(error).__name__}: {error}",
+                hint="set the release of this RAGFlow in ragops.toml; nothing was changed",
+                url=self.api.url,
+            ) from None
+
+    def _chats(self, owner: str | None) -> dict[str, Chat]:
+        """The user's chats by id, without those of others in the same team."""
+        chats: dict[str, Chat] = {}
+        for page in range(1, _MAX_CHATS // CHATS_PER_PAGE + 1):
+            rows = chat_rows(self.release, self.api.call(read_chats(page)))
+            own = [row for row in rows if row.get("tenant_id", owner) == owner]
+            chats |= {row["id"]: parse_chat(self.release, row) for row in own}
+            if len(rows) < CHATS_PER_PAGE:
+                break
+        return chats
 
     def new_record(self, state: RagflowState) -> UndoRecord:
         """An undo record without any change."""
         user = state.tenant.get("tenant_id", "")
         return UndoRecord(self.api.url, user, self.spec.instance, self.release.name, self.spec.model)
 
-    def add_earlier(self, record: UndoRecord) -> RagflowState:
-        """Add the default and the chats of earlier calls to the spec, as far as they still name the model."""
-        requested, own = self.spec, self._own_ids(record)
-        self.spec = replace(requested, chats=tuple(dict.fromkeys((*requested.chats, *record.chats))))
-        state = self.read(chats_may_be_missing=True)
-        chats = tuple(chat for chat, model in state.chats.items() if chat in requested.chats or model in own)
-        self.spec = replace(requested, default=requested.default or state.default in own, chats=chats)
-        return state
+    def add_earlier(self, state: RagflowState, record: UndoRecord) -> None:
+        """Add to the spec the default and the chats that name the model under an id of an earlier call."""
+        own = own_ids((self.spec.model, record.model), self.spec.instance)
+        earlier = [
+            chat
+            for chat, now in state.chats.items()
+            if now.rerank_id in own and (record.entered or chat in record.chats)
+        ]
+        default = (record.entered or record.default is not None) and state.default in own
+        chats = tuple(dict.fromkeys((*self.spec.chats, *earlier)))
+        self.spec = replace(self.spec, default=self.spec.default or default, chats=chats)
+
+    def check(self, state: RagflowState, record: UndoRecord) -> None:
+        """Check what RAGFlow would refuse only after the model is entered, and whose entry it is.
+
+        Raises:
+            RagflowError: The entry is the user's, a chat is unknown, or the dataset is unknown or empty.
+        """
+        check_ownership(self.release, self.spec, state.entry, record.model if record.entered else "")
+        for chat in self.spec.chats:
+            if chat not in state.chats:
+                hint = "the id is in the address of the chat's page in RAGFlow"
+                message = f"RAGFlow has no chat {chat} of this user"
+                raise RagflowError(message, code="ragflow-chat-unknown", hint=hint, url=self.api.url)
+        if self.spec.dataset:
+            self.search("")
+
+    def search(self, rerank_id: str) -> int:
+        """Search the dataset; returns the number of chunks, which were ranked if there is a rerank id.
+
+        Raises:
+            RagflowError: RAGFlow found no chunks: it does not call the reranker then.
+        """
+        chunks = (self.api.call(rank_dataset(self.spec.dataset, rerank_id)).data or {}).get("chunks")
+        if not chunks:
+            raise RagflowError(
+                f"dataset {self.spec.dataset} has no chunks: nothing was ranked",
+                code="dataset-empty",
+                hint="let RAGFlow parse a file of it, or name another dataset",
+                url=self.api.url,
+            )
+        return len(chunks)
+
+    def test(self, state: RagflowState, *, compare: bool) -> tuple[str, ...]:
+        """Let RAGFlow send one rerank, and this host too if the results are to be compared.
+
+        Raises:
+            RagflowError: RAGFlow does not reach the reranker; the evidence has the result of this host.
+        """
+        problem = self._host_problem() if compare else ""
+        here = f"this host does not reach {self.spec.base_url}: {problem}" if problem else ""
+        try:
+            self.api.call(self.routes.test(self.spec, state))
+        except RagflowError as error:
+            if compare:
+                error.evidence += f"\n{here or f'this host reaches {self.spec.base_url}'}"
+                error.hint = (
+                    error.hint if here else "name the reranker's address where RAGFlow runs: --address"
+                )
+            raise
+        return (f"RAGFlow reaches the reranker, {here}",) if here else ()
+
+    def _host_problem(self) -> str:
+        """Why a rerank from this host fails; empty if it succeeds."""
+        body = {"model": self.spec.model, "query": QUERY, "documents": DOCUMENTS[:1]}
+        request = Request("POST", f"{urlsplit(self.spec.base_url).path}/rerank", body)
+        try:
+            with Api(self.spec.base_url, self.spec.key, timeout=_HOST_TIMEOUT) as reranker:
+                response = reranker.send(request)
+        except RagflowError as error:
+            return error.evidence
+        return "" if "results" in response.body else f"HTTP {response.status}: {response.message}"
 
     def enter(self, state: RagflowState, record: UndoRecord) -> tuple[str, ...]:
-        """Send the missing changes, and return them.
+        """Save what is to be undone, send the missing changes, and return them.
 
         Raises:
-            RagflowError: RAGFlow refused; what was created by then is removed again.
+            RagflowError: RAGFlow refused; a new entry is removed again. Without a response the record stays.
         """
-        requests = list(changes(self.routes, self.spec, state))
-        if record.entered and record.model != self.spec.model:
-            requests += self.routes.replace(record.model)
-        if not requests:
-            return ()
-        created = state.entry is None and not record.entered
-        own, default = self._own_ids(record), record.default  # a later choice of the user replaces them
-        if self.spec.default and state.default not in own:
-            default = state.default
-        chats = {chat: state.chats[chat] for chat in self.spec.chats if state.chats[chat] not in own}
-        record = replace(
+        spec, created = self.spec, state.entry is None and not record.entered
+        own, ours = own_ids((spec.model, record.model), spec.instance), record.entered or created
+
+        def earlier(now: str, recorded: str | None) -> str | None:
+            if now not in own:
+                return now  # a later choice of the user replaces the recorded one
+            return "" if recorded is None and ours else recorded
+
+        chats = {chat: earlier(state.chats[chat].rerank_id, record.chats.get(chat)) for chat in spec.chats}
+        new = replace(
             record,
-            default=default,
-            chats={**record.chats, **chats},
+            url=self.api.url,
             release=self.release.name,
-            model=self.spec.model,
-            entered=record.entered or created,
+            model=spec.model,
+            entered=ours,
             provider=record.provider or not state.provider,
+            default=earlier(state.default, record.default) if spec.default else record.default,
+            chats={**record.chats, **{chat: model for chat, model in chats.items() if model is not None}},
         )
-        record.save(self.home)
+        requests = changes(self.routes, spec, state)
+        if record.entered and record.model != spec.model:
+            requests += self.routes.replace(record.model)
+        if new != record:
+            new.save()
         try:
             return self._send(requests)
-        except RagflowError:
-            if created:
-                self._clean_up(record, provider=not state.provider)
+        except RagflowError as error:
+            if created and error.code != "ragflow-silent":
+                with suppress(RagflowError):
+                    self.undo(new)
             raise
 
-    def undo(self, record: UndoRecord) -> tuple[str, ...]:
-        """Restore the previous settings, and return the changes. A refused request does not stop the others.
+    def undo(self, record: UndoRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Restore the previous settings; returns the changes and notes.
 
-        Settings that the user has changed since stay.
+        A failure does not stop the other settings. The model is removed last, when no chat names it.
 
         Raises:
-            RagflowError: A request was refused; the undo record stays, so that it can be repeated.
+            RagflowError: A request failed; the undo record stays, so that it can be repeated.
         """
-        state, own = self.read(chats_may_be_missing=True), self._own_ids(record)
-        requests: list[Request] = []
-        for chat, previous in record.chats.items():
-            if state.chats.get(chat) in own:
-                requests.append(set_chat(self.release, chat, previous))
-        if record.default is not None and state.default in own:
-            requests += self.routes.restore_default(record.default, state)
-        if record.entered:
-            requests += self.routes.remove(self.spec, state, provider=record.provider)
-        sent, errors = list[str](), list[RagflowError]()
-        for request in requests:
+        self.spec = replace(self.spec, model=record.model)
+        state, own = self.read(), own_ids((record.model,), record.instance)
+        rows: list[tuple[str, str | None, Callable[[str], Request], bool]] = [
+            (f"chat {chat}", record.chats.get(chat), partial(set_chat, self.release, state, chat), False)
+            for chat, now in state.chats.items()
+            if now.rerank_id in own and (record.entered or chat in record.chats)
+        ]
+        if state.default in own and (record.entered or record.default is not None):
+            gone = state.models is not None and record.default not in state.models
+            rows.append(("the default", record.default, partial(self.routes.set_default, state), gone))
+        sent, notes, errors = list[str](), list[str](), list[RagflowError]()
+        for row in rows:
             try:
-                sent += self._send((request,))
+                change, note = self._restore(*row)
             except RagflowError as error:
                 errors.append(error)
+            else:
+                sent.append(change)
+                notes += [note] if note else []
         if errors:
             raise errors[0]
-        record.file(self.home).unlink(missing_ok=True)
-        return tuple(sent)
+        if not record.entered:
+            notes.append(f"{record.model} existed before ragops register, and stays")
+        elif requests := tuple(self.routes.remove(self.spec, state, provider=record.provider)):
+            sent += self._send(requests)
+        elif state.entry and state.entry.model:
+            notes.append(
+                f"RAGFlow {self.release.name} can't remove one of several models: {record.model} stays"
+            )
+        record.file.unlink(missing_ok=True)
+        return tuple(sent), tuple(notes)
+
+    def _restore(
+        self, what: str, previous: str | None, request: Callable[[str], Request], gone: bool
+    ) -> tuple[str, str]:
+        """Set the earlier model, or none where RAGFlow no longer has it; returns the change and a note."""
+        note = "" if previous == "" else f"{what} used the model, and uses none now"
+        if previous and not gone:
+            new = self.release.registration != "add_llm"
+            earlier = request(migrated_id(previous) if new else previous)
+            response = self.api.send(earlier)
+            if response.ok:
+                step(earlier.purpose)
+                return earlier.purpose, ""
+            if response.status >= 400:
+                raise refusal(earlier, response)
+        if previous:
+            note = f"RAGFlow no longer has {previous}: {what} uses none now"
+        (change,) = self._send((request(""),))
+        return change, note
 
     def registration(
         self, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
@@ -357,31 +494,10 @@ class Registrar:
             base_url=entry.base_url if entry else "",
             rerank_id=model_id(self.release, self.spec),
             default=state.default,
-            chats=tuple(chat for chat, model in state.chats.items() if model == used),
+            chats=tuple(chat for chat, now in state.chats.items() if now.rerank_id == used),
             changes=changes,
             notes=notes,
         )
-
-    def _own_ids(self, record: UndoRecord) -> frozenset[str]:
-        """Every id by which any release names the model, also the one from before an upgrade."""
-        return frozenset(
-            form.format(name=name, instance=self.spec.instance)
-            for name in (self.spec.model, record.model)
-            for fact in releases.IDS
-            for form in fact.value
-        )
-
-    def _clean_up(self, record: UndoRecord, *, provider: bool) -> None:
-        """After a failure: remove what was created and the record, unless RAGFlow has the model."""
-        try:
-            state = self.read()
-            if state.entry is not None and state.entry.model:
-                return
-            for request in self.routes.remove(self.spec, state, provider=provider):
-                self.api.send(request)
-        except RagflowError:
-            return  # RAGFlow is unreachable: unregister can repeat it with the record
-        record.file(self.home).unlink(missing_ok=True)
 
     def _send(self, requests: Iterable[Request]) -> tuple[str, ...]:
         sent = []
@@ -394,28 +510,35 @@ class Registrar:
 
 @contextmanager
 def _connected(
-    stack: Stack, token: Secret, url: str, spec: RegistrationSpec | None, engine: Engine | None
+    stack: Stack, token: Secret, url: str, spec: RegistrationSpec, engine: Engine | None
 ) -> Iterator[Registrar]:
-    """The registrar of one RAGFlow, locked for other ragops processes."""
-    container = None
+    """The registrar of one RAGFlow, locked for other ragops processes; the token was sent nowhere yet."""
+    spec, container = spec.checked(), None
+    records = UndoRecord.of_instance(spec.instance)
     if not url:
-        engine = engine or docker_engine.connect()
-        container = _container(stack, engine)
-        url = discovery.api_url(container)
+        try:
+            engine = engine or docker_engine.connect()
+            container = _container(stack, engine)
+            url = discovery.api_url(container)
+        except (EngineError, RagflowError):
+            if len(records) != 1:
+                raise
+            url = records[0].url
     url = base_url(url)
-    detected = discovery.detect(stack.ragflow.release, url=url, container=container, engine=engine)
-    spec = spec or registration_spec(stack)
-    check_supported(detected.release, spec)
-    if not token:
+    recorded = [record.release for record in records if record.url == url]
+    configured = stack.ragflow.release
+    release, source = discovery.detect(configured, url, container, engine, recorded)
+    check_supported(release, spec)
+    if not token.sendable:
         raise RagflowError(
-            f"RAGFlow {detected.release.name} needs an API token, and none was given",
+            f"RAGFlow {release.name} needs an API token, and none was given",
             code="ragflow-access",
             hint="create one on RAGFlow's API page; give it in RAGOPS_RAGFLOW_TOKEN or with --token-file",
             url=url,
         )
     notes = (GO_SERVER,) if container is not None and container.has_go_server else ()
     with lock(url, spec.instance), Api(url, token) as api:
-        yield Registrar(api, detected.release, detected.source, spec, home(), notes)
+        yield Registrar(api, release, source, spec, notes)
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:

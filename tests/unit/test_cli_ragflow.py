@@ -63,7 +63,37 @@ def test_again_and_out(run, ragflow):
     assert code == 0
     assert f"~ remove {MODEL}" in out
     assert re.search("model +not registered", out)
-    assert "nothing to undo" in run("unregister")[1]
+    assert "has no record" in run("unregister")[1]
+
+
+def test_unregister_needs_no_model_folder(run, ragflow, monkeypatch):
+    assert run("register", "--default")[0] == 0
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", "/nonexistent")
+    assert run("unregister")[0] == 0
+    assert ragflow.state.llms == {}
+
+
+def test_address_where_ragflow_runs(run, ragflow, reranker, monkeypatch):
+    monkeypatch.setattr(Stack, "internal_url", "http://unknown.invalid:8000/v1")
+    code, out, _ = run("register", "--address", reranker.base_url.removesuffix("/v1") + "/", "--json")
+    assert (code, json.loads(out)["base_url"]) == (0, reranker.base_url)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("register", "--url", "http://127.0.0.1:938O"), "address-refused"),
+        (("register", "--url", ".."), "address-refused"),
+        (("unregister", "--url", ".."), "address-refused"),
+        (("register", "--address", "http://[::1"), "address-refused"),
+        (("register", "--chat", "../datasets"), "id-refused"),
+        (("unregister", "--instance", "x@y"), "id-refused"),
+    ],
+)
+def test_arguments_that_can_not_be_sent(run, ragflow, argv, code):
+    status, out, _ = run(*argv, "--json")
+    assert (status, json.loads(out)["code"]) == (1, code)
+    assert ragflow.asked == []
 
 
 def test_server_in_go_is_noted(run, ragflow, fake):
@@ -88,7 +118,7 @@ def test_chats_and_dataset(run, ragflow):
     code, out, _ = run("register", "--chat", "c1", "--chat", "c2", "--dataset", "d1")
     assert code == 0
     assert ragflow.state.chats == dict.fromkeys(("c1", "c2"), f"{MODEL}___VLLM@VLLM")
-    assert "dataset d1 was ranked with it" in out
+    assert "dataset d1: 1 chunks were ranked with it" in out
 
 
 def test_key_and_token_from_files(run, ragflow, tmp_path, monkeypatch):
@@ -114,7 +144,7 @@ def test_older_release_gets_the_values_to_enter_by_hand(run, ragflow, reranker):
     assert (code, error["code"]) == (1, "registration-manual")
     assert f"model name: {MODEL}" in evidence
     assert f"base URL: {reranker.base_url}" in evidence
-    assert ragflow.asked == []
+    assert [one.authorization for one in ragflow.asked] == [""]
 
 
 def test_several_ragflows_are_listed_and_none_is_guessed(run, ragflow, fake):

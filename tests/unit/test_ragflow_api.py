@@ -114,10 +114,10 @@ def test_no_secret_is_ever_shown(release, case, tmp_path, monkeypatch, capsys, c
                 lambda *_: {"model": KEY, "query": KEY, "documents": [TOKEN]},
             )
 
-        def call(verb):
-            return lambda: verb(known, Secret(token), url=url, spec=spec)
+        def call(verb, **more):
+            return lambda: verb(known, Secret(token), url=url, **more)
 
-        text = shown(capsys, caplog, call(registration.register))
+        text = shown(capsys, caplog, call(registration.register, spec=spec))
         text += shown(capsys, caplog, call(registration.unregister))
     files = [file.read_text() for file in tmp_path.rglob("*") if file.is_file()]
     for hidden in (TOKEN, KEY, token):

@@ -181,40 +181,43 @@ def test_executor_is_no_server(fake):
 
 class TestDetect:
     def test_the_configuration_goes_first(self, nightly):
-        detected = discovery.detect("v0.26.1", url="http://127.0.0.1:9", container=nightly)
-        assert (detected.release.name, detected.source) == ("v0.26.1", "ragops.toml")
+        with RagflowServer("v0.27.0") as server:
+            release, source = discovery.detect("v0.26.1", server.url, nightly)
+        assert (release.name, source) == ("v0.26.1", "ragops.toml")
 
     def test_the_tag_is_next(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.22.1")
-        detected = discovery.detect(
-            None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x"))
-        )
-        assert (detected.release.name, detected.source) == (
-            "v0.22.1",
-            "the tag of infiniflow/ragflow:v0.22.1",
-        )
+        with RagflowServer("v0.22.1") as server:
+            release, source = discovery.detect(None, server.url, RagflowContainer(fake.container("x")))
+        assert (release.name, source) == ("v0.22.1", "the tag of infiniflow/ragflow:v0.22.1")
+
+    def test_the_record_of_a_registration_is_last(self):
+        with RagflowServer("v0.24.0") as server:
+            release, _ = discovery.detect(None, server.url, recorded=["v0.24.0"])
+        assert release.name == "v0.24.0"
 
     @pytest.mark.parametrize("name", ["v0.25.2", "v0.25.6", "v0.26.4", "v0.27.0"])
     def test_the_server_needs_no_token(self, name, nightly, fake):
         with RagflowServer(name) as server:
-            detected = discovery.detect(None, url=server.url, container=nightly, engine=fake)
-        assert detected.release.name == name
-        assert detected.source.endswith("/api/v1/system/version")
+            release, source = discovery.detect(None, server.url, nightly, fake)
+        assert release.name == name
+        assert source.endswith("/api/v1/system/version")
         assert all(request.authorization == "" for request in server.asked)
 
     def test_the_file_in_the_container_is_last(self, nightly, fake):
         set_version_file(fake, 0, "v0.23.1 full\n")
         with RagflowServer("v0.23.1") as server:
-            detected = discovery.detect(None, url=server.url, container=nightly, engine=fake)
-        assert (detected.release.name, detected.source) == (
+            release, source = discovery.detect(None, server.url, nightly, fake)
+        assert (release.name, source) == (
             "v0.23.1",
             "/ragflow/VERSION in docker-ragflow-cpu-1",
         )
 
     def test_an_unknown_tag_is_an_error(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.9.0")
-        with pytest.raises(RagflowError) as caught:
-            discovery.detect(None, url="http://127.0.0.1:9", container=RagflowContainer(fake.container("x")))
+        container = RagflowContainer(fake.container("x"))
+        with RagflowServer("v0.27.0") as server, pytest.raises(RagflowError) as caught:
+            discovery.detect(None, server.url, container)
         assert (caught.value.code, "v0.9.0" in caught.value.message) == ("ragflow-release", True)
 
 
@@ -224,7 +227,7 @@ def test_an_unknown_release_lists_each_attempt(nightly, fake):
         RagflowServer("v0.22.0") as server,
         pytest.raises(RagflowError) as caught,
     ):
-        discovery.detect(None, url=server.url, container=nightly, engine=fake)
+        discovery.detect(None, server.url, nightly, fake)
     assert VERSION_ROUTE in caught.value.evidence
     assert "No such file" in caught.value.evidence
     assert caught.value.code == "ragflow-release"
@@ -233,7 +236,7 @@ def test_an_unknown_release_lists_each_attempt(nightly, fake):
 def test_a_build_between_releases_is_unknown(nightly, fake):
     set_version_file(fake, 0, "v0.25.6-31-gabc1234 full")
     with RagflowServer("v0.24.0") as server, pytest.raises(RagflowError) as caught:
-        discovery.detect(None, url=server.url, container=nightly, engine=fake)
+        discovery.detect(None, server.url, nightly, fake)
     assert "v0.25.6-31-gabc1234" in caught.value.evidence
 
 
@@ -272,9 +275,11 @@ class TestAddress:
 
 
 def test_the_configured_release_is_checked():
-    assert discovery.detect(parse('[ragflow]\nrelease = "0.25.6"').ragflow.release).release.name == "v0.25.6"
-    with pytest.raises(RagflowError) as caught:
-        discovery.detect("v9.9.9")
+    with RagflowServer("v0.25.6") as server:
+        release, _ = discovery.detect(parse('[ragflow]\nrelease = "0.25.6"').ragflow.release, server.url)
+        with pytest.raises(RagflowError) as caught:
+            discovery.detect("v9.9.9", server.url)
+    assert release.name == "v0.25.6"
     assert caught.value.code == "ragflow-release"
     assert KNOWN[-1] in caught.value.evidence
     with pytest.raises(StackError):

@@ -42,8 +42,8 @@ MESSAGES = [
     ("ConnectError('[Errno 111] Connection refused')", "ragops status"),
     ("<Unauthorized '401: Unauthorized'>", "RAGOPS_RAGFLOW_TOKEN"),
     ("Internal server error", "docker logs"),
-    ("You do not own the chat", "address of the chat"),
-    ("No authorization.", "address of the chat"),
+    ("\nFail to access model(m).status_code: 200, body: <!doctype html>", "vLLM's API"),
+    ("\nFail to access model(m).status_code: 404, body: <html>", "vLLM's API"),
     ("You don't own the dataset d1", "address of the dataset"),
     ("Model 'm@i@VLLM' is still used by chat assistant 'c' (1).", "another rerank model"),
 ]

@@ -44,7 +44,7 @@ def test_registration_routes():
         "add_llm",
         "provider",
         "provider",
-        "provider-with-connection-test",
+        "provider-with-update",
     ]
 
 

@@ -5,17 +5,23 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from ragops.configuration import Ragflow, Stack
-from ragops.errors import RagflowError
+from ragops.errors import EngineError, RagflowError, StackError
 from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Response, Secret
-from ragops.ragflow.providers import RegistrationSpec, manual_entry
+from ragops.ragflow.providers import RegistrationSpec
 from ragops.stack import registration
 from tests.support.contract.api import RagflowServer
-from tests.support.contract.state import Instance, Llm, Model, ServerState
+from tests.support.contract.state import Instance, Llm, Model, ServerState, upgrade
+from tests.support.served import Served
 from tests.support.stub import Behaviour, StubReranker
 
 MODEL = "qwen3-reranker-0.6b"
@@ -74,13 +80,47 @@ def register(server, spec, token=TOKEN, **more):
     return registration.register(stack(server), token, url=server.url, spec=spec, **more)
 
 
-def unregister(server, spec, token=TOKEN, **more):
-    return registration.unregister(stack(server), token, url=server.url, spec=spec, **more)
+def unregister(server, token=TOKEN, **more):
+    return registration.unregister(stack(server), token, url=server.url, **more)
 
 
 def written(server):
-    """The requests that change something."""
-    return [(one.method, one.path.partition("?")[0]) for one in server.asked if one.method != "GET"]
+    """The requests that change something; a test of the model and a search don't."""
+    tests = [one for one in server.asked if (one.body or {}).get("verify") is True]
+    reads = ("/api/v1/retrieval", "/api/v1/providers/VLLM/connection")
+    return [
+        (one.method, one.path)
+        for one in server.asked
+        if one.method != "GET" and one not in tests and one.path not in reads
+    ]
+
+
+def records(home):
+    return list(home.glob("ragflow/*"))
+
+
+def foreign(state, url, **changed):
+    """The user's own entry in the place of that of ragops; ``changed`` are fields of the model."""
+    if state.before("v0.26.0"):
+        state.llms[f"{MODEL}___VLLM"] = Llm(1, changed.get("types", ["rerank"])[0], "x", url, 8192)
+    else:
+        state.provider = "VLLM"
+        model = Model(
+            **{"id": "1", "name": MODEL, "types": ["rerank"], "max_tokens": 8192, "extra": {}} | changed
+        )
+        state.instances["ragops"] = Instance("1", "ragops", "ragops-rerank", url, {MODEL: model})
+
+
+def remove_bge(state):
+    state.llms.pop("bge___VLLM", None)
+    state.instances.pop("mine", None)
+
+
+def answer(server, chat):
+    """RAGFlow's code for a question in a chat."""
+    headers = {"Authorization": f"Bearer {TOKEN.get_secret_value()}"}
+    path = f"/api/v1/chats/{chat}/completions"
+    return httpx.post(server.url + path, json={"question": "a cat"}, headers=headers).json()["code"]
 
 
 def used_before(state):
@@ -108,7 +148,7 @@ def test_registered_model_ranks(ragflow, spec):
     found = register(ragflow, replace(spec, dataset="d1"))
     assert (found.model, found.base_url) == (MODEL, spec.base_url)
     assert found.rerank_id == releases.rerank_id(ragflow.state.release, MODEL, "ragops")
-    assert "dataset d1 was ranked with it" in found.notes
+    assert "dataset d1: 2 chunks were ranked with it" in found.notes
     assert ragflow.asked[-1].answer["data"]["chunks"][0]["content"] == "what is this about"
     assert found.default == ""
 
@@ -132,21 +172,21 @@ def test_unregister_restores_all_settings(ragflow, spec, home):
     assert found.chats == ("c1", "c2")
     assert found.default == found.rerank_id
     assert all_of(ragflow.state) != before
-    undone = unregister(ragflow, spec)
+    undone = unregister(ragflow)
     assert all_of(ragflow.state) == before
     assert undone.model == ""
     assert undone.notes == ()
-    assert list((home / "ragflow").iterdir()) == []
-    again = unregister(ragflow, spec)
+    assert records(home) == []
+    again = unregister(ragflow)
     assert again.changes == ()
-    assert "nothing to undo" in again.notes[0]
+    assert str(home / "ragflow") in again.notes[0]
 
 
 def test_no_default_before_is_no_default_after(ragflow, spec):
     before = all_of(ragflow.state)
     register(ragflow, replace(spec, default=True))
     assert ragflow.state.tenant["rerank_id"]
-    undone = unregister(ragflow, spec)
+    undone = unregister(ragflow)
     assert undone.default == ""
     assert not ragflow.state.tenant["rerank_id"]
     assert all_of(ragflow.state)[:3] == before[:3]
@@ -156,7 +196,7 @@ def test_earliest_settings_are_restored_after_several_calls(ragflow, spec):
     was = used_before(ragflow.state)
     for chats in (("c1",), ("c2",), ("c1", "c2")):
         register(ragflow, replace(spec, default=True, chats=chats))
-    unregister(ragflow, spec)
+    unregister(ragflow)
     assert ragflow.state.chats == {"c1": was, "c2": ""}
     assert "bge" in ragflow.state.tenant["rerank_id"]
 
@@ -165,7 +205,7 @@ def test_later_choices_of_the_user_stay(ragflow, spec):
     was = used_before(ragflow.state)
     register(ragflow, replace(spec, chats=("c2",)))
     ragflow.state.chats["c2"] = was
-    unregister(ragflow, spec)
+    unregister(ragflow)
     assert ragflow.state.chats["c2"] == was
 
 
@@ -174,7 +214,7 @@ def test_choice_between_two_registrations_is_restored(ragflow, spec):
     register(ragflow, replace(spec, chats=("c2",)))
     ragflow.state.chats["c2"] = was
     register(ragflow, replace(spec, chats=("c2",)))
-    unregister(ragflow, spec)
+    unregister(ragflow)
     assert ragflow.state.chats["c2"] == was
 
 
@@ -192,21 +232,14 @@ def test_entry_of_the_user_is_not_changed(ragflow, spec):
     assert all_of(state) == before
 
 
-def test_correct_entry_is_used_and_stays(ragflow, spec, reranker):
-    state = ragflow.state
-    if state.before("v0.26.0"):
-        state.llms[f"{MODEL}___VLLM"] = Llm(1, "rerank", "x", reranker.base_url, 8192)
-    else:
-        state.provider = "VLLM"
-        model = Model("1", MODEL, ["rerank"], 8192, {})
-        state.instances["ragops"] = Instance(
-            "1", "ragops", "ragops-rerank", reranker.base_url, {MODEL: model}
-        )
-    before = all_of(state)
+def test_correct_entry_is_used_and_stays(ragflow, spec):
+    foreign(ragflow.state, spec.base_url)
+    before = all_of(ragflow.state)
     assert register(ragflow, replace(spec, default=True)).changes
-    undone = unregister(ragflow, spec)
+    undone = unregister(ragflow)
     assert "existed before ragops register" in undone.notes[0]
-    assert all_of(state)[:3] == before[:3]
+    assert all_of(ragflow.state)[:3] == before[:3]
+    assert ragflow.state.tenant["rerank_id"] == ""
 
 
 @pytest.mark.parametrize("wrong", ["model", "address", "key"])
@@ -224,7 +257,7 @@ def test_refused_entry_is_removed(ragflow, spec, wrong, home):
     codes = {"model": "ragflow-name-unknown", "address": "ragflow-reranker-silent", "key": "ragflow-key"}
     assert caught.value.code == codes[wrong]
     assert all_of(ragflow.state) == before
-    assert list((home / "ragflow").iterdir()) == []
+    assert records(home) == []
 
 
 def test_new_address_is_updated(ragflow, spec):
@@ -235,7 +268,7 @@ def test_new_address_is_updated(ragflow, spec):
         assert found.base_url == other.base_url
         assert found.default == found.rerank_id
         assert register(ragflow, moved).changes == ()
-    unregister(ragflow, spec)
+    unregister(ragflow)
     assert (ragflow.state.llms, ragflow.state.instances) == ({}, {})
 
 
@@ -252,7 +285,7 @@ def test_new_model_replaces_the_one_that_ragops_entered(ragflow, spec, reranker)
             *(one for each in ragflow.state.instances.values() for one in each.models),
         ]
         assert not [name for name in names if name.startswith(MODEL)]
-        unregister(ragflow, changed)
+        unregister(ragflow)
     assert ragflow.state.chats["c1"] == was
     assert all_of(ragflow.state) == before
 
@@ -273,7 +306,7 @@ def test_other_models_of_the_instance_stay(newest, spec):
     ):
         register(newest, replace(spec, base_url=other.base_url))
     assert caught.value.code == "entry-foreign"
-    unregister(newest, spec)
+    unregister(newest)
     assert list(newest.state.instances["ragops"].models) == ["theirs"]
     assert newest.state.provider == "VLLM"
 
@@ -281,7 +314,7 @@ def test_other_models_of_the_instance_stay(newest, spec):
 def test_provider_in_use_stays(newest, spec):
     register(newest, spec)
     newest.state.instances["later"] = Instance("9", "later")
-    unregister(newest, spec)
+    unregister(newest)
     assert (newest.state.provider, list(newest.state.instances)) == ("VLLM", ["later"])
 
 
@@ -289,7 +322,7 @@ def test_missing_chat_does_not_stop_unregister(ragflow, spec):
     used_before(ragflow.state)
     register(ragflow, replace(spec, chats=("c1", "c2")))
     del ragflow.state.chats["c2"]
-    unregister(ragflow, spec)
+    unregister(ragflow)
     assert "bge" in ragflow.state.chats["c1"]
 
 
@@ -300,20 +333,104 @@ def test_missing_chat_is_an_error_before_any_change(ragflow, spec):
     assert written(ragflow) == []
 
 
-def test_refused_unregister_can_be_repeated(newest, spec, home, monkeypatch):
-    was = used_before(newest.state)
-    register(newest, replace(spec, default=True, chats=("c2",)))
-    models = newest.state.instances["mine"].models
-    there = models.pop("bge")
-    with pytest.raises(RagflowError) as caught:
-        unregister(newest, spec)
-    assert caught.value.code == "ragflow-failed"
-    assert newest.state.chats == {"c1": was, "c2": ""}, "what could be put back was"
-    assert len(list((home / "ragflow").iterdir())) == 1
-    models["bge"] = there
-    unregister(newest, spec)
-    assert list(newest.state.instances) == ["mine"]
-    assert list((home / "ragflow").iterdir()) == []
+@pytest.mark.parametrize("gone", ["before unregister", "and comes back"])
+def test_earlier_model_that_is_gone_is_cleared(ragflow, spec, home, gone):
+    state = ragflow.state
+    used_before(state)
+    register(ragflow, replace(spec, default=True, chats=("c1", "c2")))
+    remove_bge(state)
+    undone = unregister(ragflow)
+    assert state.chats == {"c1": "", "c2": ""}
+    assert state.tenant["rerank_id"] == undone.default == ""
+    assert [note.split(":")[1].split()[-5:-3] for note in undone.notes] == [
+        ["chat", "c1"],
+        ["the", "default"],
+    ]
+    assert f"{MODEL}" not in str(state.llms) + str(state.instances)
+    assert records(home) == []
+    assert unregister(ragflow).changes == ()
+
+
+@pytest.mark.parametrize("path", ["/api/v1/chats/c2", "default"])
+def test_model_stays_while_a_setting_could_not_be_restored(ragflow, spec, home, path, monkeypatch):
+    was = used_before(ragflow.state)
+    before = all_of(ragflow.state)
+    register(ragflow, replace(spec, default=True, chats=("c1", "c2")))
+    path = ragflow.state.release.default if path == "default" else path
+    send, broken = Api.send, Response(500, "<html>broken</html>")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Api,
+            "send",
+            lambda api, one: broken if (one.path, one.method != "GET") == (path, True) else send(api, one),
+        )
+        with pytest.raises(RagflowError):
+            unregister(ragflow)
+    assert ragflow.state.chats["c1"] == was
+    assert MODEL in str(ragflow.state.llms) + str(ragflow.state.instances)
+    assert len(records(home)) == 1
+    unregister(ragflow)
+    assert all_of(ragflow.state) == before
+
+
+def test_default_of_a_removed_instance_is_cleared(ragflow, spec):
+    register(ragflow, replace(spec, default=True))
+    ragflow.state.llms.clear()
+    ragflow.state.instances.clear()
+    assert unregister(ragflow).default == ""
+    assert ragflow.state.tenant["rerank_id"] == ""
+
+
+def test_settings_of_the_user_that_name_the_model_are_cleared_before_it_is_removed(ragflow, spec):
+    """RAGFlow removes a model in use; each question in such a chat would fail."""
+    state = ragflow.state
+    state.datasets["d1"] = ["a cat"]
+    state.chats["c1"] = ""
+    state.chats["c3"] = register(ragflow, replace(spec, chats=("c1",))).chats and state.chats["c1"]
+    state.tenant["rerank_id"] = releases.rerank_id(state.release, MODEL, "ragops")
+    assert answer(ragflow, "c3") == 0
+    undone = unregister(ragflow)
+    assert state.chats == {"c1": "", "c3": ""}
+    assert state.tenant["rerank_id"] == ""
+    assert answer(ragflow, "c3") == 0
+    assert [note.split(" used")[0] for note in undone.notes] == ["chat c3", "the default"]
+
+
+def test_chat_that_the_user_set_before_is_undone_too(ragflow, spec):
+    ragflow.state.chats["c1"] = ""
+    ragflow.state.chats["c2"] = (
+        register(ragflow, replace(spec, chats=("c1",))).chats and ragflow.state.chats["c1"]
+    )
+    assert register(ragflow, replace(spec, chats=("c2",))).changes == ()
+    unregister(ragflow)
+    assert ragflow.state.chats == {"c1": "", "c2": ""}
+
+
+def test_chat_of_a_removed_model_fails(newest, spec):
+    newest.state.datasets["d1"] = ["a cat"]
+    newest.state.chats["c1"] = f"{MODEL}@ragops@VLLM"
+    assert answer(newest, "c1") == 100
+
+
+def test_all_pages_of_chats_are_read(newest, spec):
+    newest.state.chats |= {f"c{number}": "" for number in range(250)}
+    assert register(newest, replace(spec, chats=("c249",))).chats == ("c249",)
+
+
+def test_chats_of_others_are_not_touched(servers, spec):
+    ragflow = fresh(servers["v0.25.6"])
+    register(ragflow, spec)
+    assert register(ragflow, spec).chats == ()
+
+
+def test_chat_keeps_its_datasets(servers, spec):
+    """RAGFlow v0.24 removes those that an update does not repeat."""
+    ragflow = fresh(servers["v0.24.0"])
+    ragflow.state.chats["c1"], ragflow.state.chat_datasets["c1"] = "", ["d1", "d2"]
+    register(ragflow, replace(spec, chats=("c1",)))
+    assert ragflow.state.chat_datasets == {"c1": ["d1", "d2"]}
+    unregister(ragflow)
+    assert ragflow.state.chat_datasets == {"c1": ["d1", "d2"]}
 
 
 @pytest.mark.parametrize("change", ["address", "model"])
@@ -327,22 +444,237 @@ def test_default_and_chats_of_an_earlier_call_stay(ragflow, spec, change):
         assert found.default == found.rerank_id
         assert found.chats == ("c1",)
         assert ragflow.state.chats["c1"] != was
-        unregister(ragflow, spec)
+        unregister(ragflow)
     assert all_of(ragflow.state) == before
 
 
-def test_registration_after_an_upgrade_recognizes_earlier_ids(servers, spec):
-    newest, old = fresh(servers["v0.27.0"]), fresh(servers["v0.25.6"])
-    old.state.chats["c1"] = ""
+@pytest.mark.parametrize("old", ["v0.24.0", "v0.25.6"])
+@pytest.mark.parametrize("new", ["v0.26.4", "v0.27.0"])
+@pytest.mark.parametrize("again", [True, False])
+def test_default_and_chats_are_carried_over_an_upgrade(servers, spec, old, new, again):
+    """RAGFlow's migration inserts the instance ``default`` into their ids."""
+    old, new = fresh(servers[old]), fresh(servers[new])
+    used_before(old.state)
+    register(old, replace(spec, default=True, chats=("c1", "c2")))
+    upgrade(old.state, new.state)
+    found = register(new, replace(spec, default=again, chats=("c1", "c2") if again else ()))
+    assert (found.default, found.chats) == (f"{MODEL}@ragops@VLLM", ("c1", "c2"))
+    unregister(new)
+    assert MODEL not in str([new.state.chats, new.state.tenant])
+    assert new.state.chats["c2"] == ""
+
+
+def test_earlier_default_is_restored_after_an_upgrade(servers, spec):
+    old, new = fresh(servers["v0.25.6"]), fresh(servers["v0.27.0"])
+    used_before(old.state)
+    old.state.chats["c1"] = "bge___VLLM@VLLM"
     register(old, replace(spec, default=True, chats=("c1",)))
-    newest.state.chats["c1"] = old.state.chats["c1"]
-    found = register(newest, replace(spec, default=True, chats=("c1",)))
-    assert found.rerank_id == f"{MODEL}@ragops@VLLM" == newest.state.chats["c1"]
-    unregister(newest, spec)
-    assert newest.state.chats["c1"] == ""
+    upgrade(old.state, new.state)
+    new.state.instances["default"].models["bge___VLLM"].types = ["rerank"]
+    unregister(new)
+    assert new.state.chats["c1"] == new.state.tenant["rerank_id"] == "bge___VLLM@default@VLLM"
 
 
-@pytest.mark.parametrize("path", ["/api/v1/providers/VLLM/instances/ragops", "/api/v1/models/default"])
+@pytest.mark.parametrize(
+    ("release", "changed", "difference"),
+    [
+        *((release, {"types": ["chat"]}, "type: chat instead of rerank") for release in UNLIKE),
+        *((release, {"status": "inactive"}, "status: inactive instead of active") for release in UNLIKE[2:]),
+        *((release, {"max_tokens": 512}, "max tokens: 512 instead of 8192") for release in UNLIKE[2:]),
+    ],
+)
+def test_entry_that_ragflow_would_not_use_differs(servers, spec, release, changed, difference):
+    ragflow = fresh(servers[release])
+    foreign(ragflow.state, spec.base_url, **changed)
+    before = all_of(ragflow.state)
+    with pytest.raises(RagflowError) as caught:
+        register(ragflow, spec)
+    assert (caught.value.code, caught.value.evidence) == ("entry-foreign", difference)
+    assert ("--instance" in caught.value.hint) is not ragflow.state.before("v0.26.0")
+    assert all_of(ragflow.state) == before
+
+
+def test_other_key_is_named(newest, spec):
+    foreign(newest.state, spec.base_url)
+    newest.state.instances["ragops"].key = "secret"
+    with pytest.raises(RagflowError) as caught:
+        register(newest, spec)
+    assert caught.value.evidence == "key: another instead of the given one"
+
+
+@pytest.mark.parametrize("release", ["v0.26.0", "v0.27.0"])
+def test_own_model_is_enabled_again(servers, spec, release):
+    ragflow = fresh(servers[release])
+    ragflow.state.datasets["d1"] = ["a cat"]
+    register(ragflow, spec)
+    ragflow.state.instances["ragops"].models[MODEL].status = "inactive"
+    assert register(ragflow, replace(spec, dataset="d1")).changes
+    assert ragflow.state.instances["ragops"].models[MODEL].status == "active"
+
+
+IDS = ["../datasets", "", "?id=1", "a/b", "a b", "a?b=1", "x@y", "l" * 129, "ü", "a\n"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"instance": name} for name in (*IDS, "default")),
+        *({"chats": (name,)} for name in IDS),
+        *({"dataset": name} for name in IDS if name),
+        *({"key": Secret(key)} for key in ("", "a b", "a\nb", "ü", "k" * 513)),
+        *({"base_url": url} for url in ("", "..", "http://..", "http://h:938O", "ftp://h", "http://u:p@h")),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_sent_is_refused_before_anything_is(newest, spec, changed):
+    with pytest.raises(StackError) as caught:
+        register(newest, replace(spec, **changed))
+    assert caught.value.code in {"id-refused", "secret-refused", "address-refused"}
+    assert newest.asked == []
+
+
+@pytest.mark.parametrize(
+    ("release", "changed"),
+    [
+        ("v0.27.0", {"model": "m" * 120}),
+        ("v0.27.0", {"instance": "i" * 110}),
+        ("v0.25.6", {"model": "a___b"}),
+        ("v0.26.0", {"model": "a@b"}),
+    ],
+)
+def test_name_that_ragflow_would_cut_is_refused(servers, spec, release, changed):
+    ragflow = fresh(servers[release])
+    with pytest.raises(RagflowError) as caught:
+        register(ragflow, replace(spec, **changed))
+    assert caught.value.code == "id-refused"
+    assert [one.authorization for one in ragflow.asked] == [""]
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1//"])
+def test_address_is_spelled_as_ragflow_does(ragflow, spec, ending):
+    base = spec.base_url.removesuffix("/v1")
+    assert register(ragflow, replace(spec, base_url=base + ending)).base_url == spec.base_url
+    assert register(ragflow, spec).changes == ()
+
+
+@pytest.mark.parametrize("verb", [register, lambda server, spec: unregister(server)])
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [(200, "<html>"), (502, "<html>Bad Gateway"), (404, '{"detail": "Not Found"}'), (200, "{}")],
+)
+def test_server_that_is_not_ragflow_gets_no_token(spec, verb, status, content):
+    seen = []
+
+    async def respond(request):
+        seen.append(request.headers.get("authorization"))
+        return PlainTextResponse(content, status)
+
+    routes = [Route("/{path:path}", respond, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+    with Served(Starlette(routes=routes)) as other:
+        server = SimpleNamespace(url=other.url, state=ServerState(releases.of("v0.27.0")))
+        with pytest.raises(RagflowError) as caught:
+            verb(server, spec)
+    assert caught.value.code == "ragflow-other"
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("url", ["http://..", "http://127.0.0.1:938O", "http://[::1", "http://h:99999"])
+def test_invalid_address_of_ragflow(spec, url):
+    for call in (registration.register, registration.unregister):
+        with pytest.raises(StackError) as caught:
+            call(Stack(), TOKEN, url=url, **({"spec": spec} if call is registration.register else {}))
+        assert caught.value.code == "address-refused"
+
+
+@pytest.mark.parametrize("token", ["a b", "ü", "a\n"])
+def test_token_that_no_header_can_hold(newest, spec, token):
+    with pytest.raises(RagflowError) as caught:
+        register(newest, spec, Secret(token))
+    assert caught.value.code == "ragflow-access"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "code"), [("empty", "dataset-empty"), ("none", "ragflow-dataset-unknown")]
+)
+def test_dataset_without_a_proof_is_an_error_before_any_change(ragflow, spec, reranker, dataset, code):
+    ragflow.state.datasets["empty"] = []
+    calls = len(reranker.calls)
+    with pytest.raises(RagflowError) as caught:
+        register(ragflow, replace(spec, dataset=dataset))
+    assert caught.value.code == code
+    assert written(ragflow) == []
+    assert len(reranker.calls) == calls
+
+
+def test_each_call_lets_ragflow_ask_the_reranker(ragflow, spec):
+    with StubReranker(Behaviour(model=MODEL)) as stopped:
+        moved = replace(spec, base_url=stopped.base_url, key=Secret("the-key"))
+        register(ragflow, moved)
+        calls = len(stopped.calls)
+        register(ragflow, moved)
+        assert len([call for call in stopped.calls[calls:] if call.headers.get("x-fern-sdk-name")]) >= 1
+    before = all_of(ragflow.state)
+    with pytest.raises(RagflowError) as caught:
+        register(ragflow, moved)
+    assert caught.value.code == "ragflow-reranker-silent"
+    assert all_of(ragflow.state) == before
+
+
+def test_difference_between_this_host_and_ragflow_is_explained(newest, spec, monkeypatch):
+    async def fails(*_):
+        return "[Errno -2] Name or service not known"
+
+    monkeypatch.setattr("tests.support.contract.upstream.tested", fails)
+    with pytest.raises(RagflowError) as caught:
+        register(newest, spec)
+    assert f"this host reaches {spec.base_url}" in caught.value.evidence
+    assert "--address" in caught.value.hint
+
+    async def succeeds(*_):
+        return ""
+
+    monkeypatch.setattr("tests.support.contract.upstream.tested", succeeds)
+    closed = "http://127.0.0.1:9/v1"
+    found = register(newest, replace(spec, base_url=closed))
+    assert f"this host does not reach {closed}" in found.notes[0]
+
+
+def test_record_alone_is_sufficient_to_unregister(servers, spec, monkeypatch):
+    def none():
+        raise EngineError("no engine")
+
+    ragflow = fresh(servers["v0.24.0"])  # it does not report its release
+    before = all_of(ragflow.state)
+    register(ragflow, replace(spec, default=True))
+    monkeypatch.setattr("ragops.docker.engine.connect", none)
+    registration.unregister(Stack(), TOKEN)
+    assert all_of(ragflow.state) == before
+    with pytest.raises(EngineError):
+        registration.unregister(Stack(), TOKEN)
+
+
+def test_v0_26_keeps_an_instance_with_models_of_the_user(servers, spec, home):
+    ragflow = fresh(servers["v0.26.4"])
+    register(ragflow, replace(spec, default=True))
+    ragflow.state.instances["ragops"].models["theirs"] = Model("9", "theirs", ["chat"], 1, {})
+    undone = unregister(ragflow)
+    assert undone.notes
+    assert sorted(ragflow.state.instances["ragops"].models) == [MODEL, "theirs"]
+    assert ragflow.state.tenant["rerank_id"] == ""
+    assert records(home) == []
+
+
+def test_unknown_form_of_the_settings_is_an_error(newest, spec, monkeypatch):
+    send = Api.send
+    odd = Response(200, '{"code": 0, "data": {"chats": [{"name": "no id"}]}}')
+    monkeypatch.setattr(Api, "send", lambda api, one: odd if "/chats" in one.path else send(api, one))
+    with pytest.raises(RagflowError) as caught:
+        register(newest, spec)
+    assert caught.value.code == "ragflow-release"
+    assert written(newest) == []
+
+
+@pytest.mark.parametrize("path", ["/api/v1/providers/VLLM/instances/ragops", "/api/v1/users/me/models"])
 def test_unreadable_object_is_not_a_missing_one(newest, spec, path, monkeypatch):
     """Else a server that stumbles would be given a second instance."""
     register(newest, spec)
@@ -361,34 +693,33 @@ def test_token_is_sufficient(servers, spec, release):
     assert register(fresh(servers[release]), spec).model == MODEL
 
 
-@pytest.mark.parametrize("verb", [register, unregister])
 @pytest.mark.parametrize("release", ["v0.18.0", "v0.23.1"])
-def test_older_releases_get_the_values_to_enter_by_hand_and_no_request(release, verb, spec):
-    with RagflowServer(release) as server, pytest.raises(RagflowError) as caught:
-        verb(server, spec)
-    assert caught.value.code == "registration-manual"
+def test_older_releases_get_the_values_to_enter_by_hand_and_no_token(release, spec):
+    keyed = replace(spec, key=Secret("secret-key"))
+    with RagflowServer(release) as server:
+        with pytest.raises(RagflowError) as caught:
+            register(server, keyed)
+        with pytest.raises(RagflowError) as refused:
+            unregister(server)
+    assert caught.value.code == refused.value.code == "registration-manual"
     rows = dict(line.split(": ", 1) for line in caught.value.evidence.splitlines())
     assert rows == {
         "provider": "VLLM",
         "model type": "rerank",
         "model name": MODEL,
         "base URL": spec.base_url,
-        "API key": "ragops-rerank",
+        "API key": str(Secret("secret-key")),
         "max tokens": "8192",
     }
     assert release in caught.value.message
     assert server.asked == []
 
 
-def test_values_to_enter_by_hand_have_no_key(spec):
-    assert ("API key", str(Secret("secret-key"))) in manual_entry(replace(spec, key=Secret("secret-key")))
-
-
 def test_no_token(newest, spec):
     with pytest.raises(RagflowError) as caught:
         register(newest, spec, Secret(""))
     assert caught.value.code == "ragflow-access"
-    assert newest.asked == []
+    assert [one.authorization for one in newest.asked] == [""]
 
 
 def test_refused_token(newest, spec):
@@ -425,7 +756,7 @@ def test_unknown_release_is_refused_with_evidence(newest, spec):
 
 def test_undo_record_is_private_and_has_no_secret(newest, spec, home):
     register(newest, replace(spec, key=Secret("canary-key"), default=True))
-    (file,) = (home / "ragflow").iterdir()
+    (file,) = records(home)
     assert file.stat().st_mode & 0o777 == 0o600
     text = file.read_text()
     assert "canary" not in text
@@ -434,7 +765,7 @@ def test_undo_record_is_private_and_has_no_secret(newest, spec, home):
 
 def test_broken_undo_record_is_an_error(newest, spec, home):
     register(newest, spec)
-    (file,) = (home / "ragflow").iterdir()
+    (file,) = records(home)
     file.write_text("{")
     with pytest.raises(RagflowError) as caught:
         register(newest, spec)
@@ -453,7 +784,7 @@ def sequence(server, address):
     spec = RegistrationSpec(MODEL, address, 8192, default=True, chats=("c1",))
     register(server, spec)
     turn = len(server.asked)
-    unregister(server, spec)
+    unregister(server)
     rows = [
         " ".join([one.method, one.path, json.dumps(one.body).replace(address, "ADDRESS")]).removesuffix(
             " null"

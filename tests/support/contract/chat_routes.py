@@ -15,56 +15,69 @@ if TYPE_CHECKING:
     from tests.support.contract.state import Asked, ServerState
 
 _MISSING = "doesn't exist"
+_OF_OTHERS = [{"id": "of-another", "tenant_id": "another", "rerank_id": "qwen3-reranker-0.6b___VLLM@VLLM"}]
+"""v0.25.6 lists the chats of the whole team."""
 
 
 def routes(state: ServerState) -> Iterator[Route]:
-    """Chats as the release has them, and what every release has."""
+    """The list of chats, an update and an answer of one; a retrieval."""
+    old = state.before("v0.25.0")
+
+    async def listed(asked: Asked) -> Any:
+        page, size = int(asked.parts.get("page", 1)), int(asked.parts.get("page_size", 30))
+        names = list(state.chats)[(page - 1) * size : page * size]
+        rows = [_old_row(state, name) if old else _row(state, name) for name in names]
+        if not old and page == 1:
+            rows += _OF_OTHERS[: state.release.name == "v0.25.6"]
+        return done(rows if old else {"chats": rows, "total": len(state.chats)})
+
+    async def complete(asked: Asked) -> Any:
+        """One that names a removed model fails each time."""
+        body = {"question": asked.body["question"], "dataset_ids": list(state.datasets)}
+        return await _retrieve(state, {**body, "rerank_id": state.chats[asked.parts["chat"]]})
+
+    async def update(asked: Asked) -> Any:
+        return _old_update(state, asked) if old else _update(state, asked)
 
     async def retrieve(asked: Asked) -> Any:
         return await _retrieve(state, asked.body)
 
-    yield from _old_chats(state) if state.before("v0.25.0") else _chats(state)
+    yield state.route("GET", "/api/v1/chats", listed)
+    yield state.route("PUT" if old else "PATCH", "/api/v1/chats/{chat}", update)
+    yield state.route("POST", "/api/v1/chats/{chat}/completions", complete)
     yield state.route("POST", "/api/v1/retrieval", retrieve)
 
 
-def _chats(state: ServerState) -> Iterator[Route]:
-    async def read(asked: Asked) -> Any:
-        name = asked.parts["chat"]
-        if name not in state.chats:
-            return failed("No authorization.", 109, data=False)
-        return done({"id": name, "rerank_id": state.chats[name]}, message="success")
-
-    async def write(asked: Asked) -> Any:
-        name, rerank_id = asked.parts["chat"], asked.body["rerank_id"]
-        if name not in state.chats:
-            return failed("No authorization.", 109, data=False)
-        if rerank_id and isinstance(_model(state, rerank_id), str):
-            return failed(f"`rerank_id` {rerank_id} {_MISSING}")
-        state.chats[name] = rerank_id
-        return done({"id": name, "rerank_id": rerank_id}, message="success")
-
-    yield state.route("GET", "/api/v1/chats/{chat}", read)
-    yield state.route("PATCH", "/api/v1/chats/{chat}", write)
+def _row(state: ServerState, name: str) -> dict[str, Any]:
+    return {"id": name, "tenant_id": state.tenant["tenant_id"], "rerank_id": state.chats[name]}
 
 
-def _old_chats(state: ServerState) -> Iterator[Route]:
-    async def read(asked: Asked) -> Any:
-        name = asked.parts.get("id", "")
-        if name not in state.chats:
-            return failed(f"The chat {_MISSING}")
-        return done([{"id": name, "prompt": {"rerank_model": state.chats[name]}}])
+def _old_row(state: ServerState, name: str) -> dict[str, Any]:
+    datasets = [{"id": one} for one in state.chat_datasets.get(name, ())]
+    return {"id": name, "prompt": {"rerank_model": state.chats[name]}, "datasets": datasets}
 
-    async def write(asked: Asked) -> Any:
-        name, rerank_id = asked.parts["chat"], asked.body["prompt"]["rerank_model"]
-        if name not in state.chats:
-            return failed("You do not own the chat")
-        if rerank_id and rerank_id not in state.llms:  # the name as it is kept, and no other form of it
-            return failed(f"`rerank_model` {rerank_id} {_MISSING}")
-        state.chats[name] = rerank_id
-        return done()
 
-    yield state.route("GET", "/api/v1/chats", read)
-    yield state.route("PUT", "/api/v1/chats/{chat}", write)
+def _update(state: ServerState, asked: Asked) -> Any:
+    name, rerank_id = asked.parts["chat"], asked.body["rerank_id"]
+    if name not in state.chats:
+        return failed("No authorization.", 109, data=False)
+    if rerank_id and isinstance(_model(state, rerank_id), str):
+        return failed(f"`rerank_id` {rerank_id} {_MISSING}")
+    state.chats[name] = rerank_id
+    return done({"id": name, "rerank_id": rerank_id}, message="success")
+
+
+def _old_update(state: ServerState, asked: Asked) -> Any:
+    name, rerank_id = asked.parts["chat"], asked.body["prompt"]["rerank_model"]
+    if name not in state.chats:
+        return failed("You do not own the chat")
+    state.chat_datasets[name] = asked.body.get(
+        "dataset_ids", []
+    )  # v0.24.0 api/apps/sdk/chat.py: none are left
+    if rerank_id and rerank_id not in state.llms:  # the name as it is kept, and no other form of it
+        return failed(f"`rerank_model` {rerank_id} {_MISSING}")
+    state.chats[name] = rerank_id
+    return done()
 
 
 async def _retrieve(state: ServerState, body: dict[str, Any]) -> Any:
@@ -72,7 +85,7 @@ async def _retrieve(state: ServerState, body: dict[str, Any]) -> Any:
     texts = [text for name in body["dataset_ids"] for text in state.datasets.get(name, ())]
     if not any(name in state.datasets for name in body["dataset_ids"]):
         return failed(f"You don't own the dataset {body['dataset_ids'][0]}")
-    if not body.get("rerank_id"):  # the user's default is not asked
+    if not texts or not body.get("rerank_id"):  # neither the reranker nor the user's default is asked
         return done({"chunks": [{"content": text} for text in texts], "total": len(texts)})
     found = _model(state, body["rerank_id"])
     if isinstance(found, str):
@@ -101,7 +114,7 @@ def _by_name(state: ServerState, rerank_id: str) -> tuple[str, str, str] | str:
     if name + "___VLLM" in state.llms and rerank_id != name:
         name += "___VLLM"
     one = state.llms.get(name)
-    if one is None:
+    if one is None or one.type != "rerank":
         if state.before("v0.25.0"):
             return f"Model({rerank_id}) not authorized"
         return f"Tenant Model with name {rerank_id} and type rerank not found"
@@ -113,15 +126,17 @@ def _by_parts(state: ServerState, rerank_id: str) -> tuple[str, str, str] | str:
         for model in one.models.values():
             if model.id == rerank_id and not state.before("v0.27.0"):
                 return one.url, one.key, model.name
-    name, *rest = rerank_id.split("@")
+    name, *rest = rerank_id.split("@") if state.before("v0.26.4") else rerank_id.rsplit("@", 2)
     if not rest:
         return f"Provider  not found for model {rerank_id}."
     instance = rest[0] if len(rest) > 1 else _only(state)
     if instance not in state.instances:
         return f"Instance {instance} not found for model {rerank_id}."
     found = state.instances[instance]
-    if name not in found.models:
+    if name not in found.models or "rerank" not in found.models[name].types:
         return f"Model {rerank_id} not found for model rerank"
+    if found.models[name].status != "active":
+        return f"Model {rerank_id} is disabled."
     return found.url, found.key, name
 
 

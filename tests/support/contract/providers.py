@@ -19,6 +19,8 @@ _INSTANCES = _BASE + "/{provider}/instances"
 _ONE = _INSTANCES + "/{instance}"
 _MODEL_KEYS = {"model_name", "model_type", "max_tokens", "extra"}
 _BROKEN = "Internal server error"
+_COLUMN = 128
+"""Letters of a name that the database keeps."""
 
 
 def routes(state: ServerState) -> Iterator[Route]:
@@ -33,13 +35,14 @@ def routes(state: ServerState) -> Iterator[Route]:
         ("GET", _ONE, _show),
         ("GET", _ONE + "/models", _models),
         ("POST", _ONE + "/models", _add_model),
-        ("DELETE", _ONE + "/models", _delete_models),
+        ("PATCH", _ONE + "/models/{model:path}", _change_model),
+        ("POST", _BASE + "/{provider}/connection", _connection),
         ("GET", "/api/v1/models", _all_models),
         ("GET", "/api/v1/models/default", _default),
         ("PATCH", "/api/v1/models/default", _set_default),
     ]
     if not state.before("v0.27.0"):
-        rows += [("POST", _BASE + "/{provider}/connection", _connection), ("PUT", _ONE, _update)]
+        rows += [("PUT", _ONE, _update), ("DELETE", _ONE + "/models", _delete_models)]
 
     def bound(handler: Any) -> Any:
         async def answer(asked: Asked) -> Any:
@@ -68,9 +71,7 @@ async def _add_provider(state: ServerState, asked: Asked) -> Any:
 
 
 async def _delete_provider(state: ServerState, _: Asked) -> Any:
-    state.provider = ""
-    for name in list(state.instances):
-        _drop(state, name)
+    state.provider, state.instances = "", {}
     return done()
 
 
@@ -95,7 +96,7 @@ async def _create(state: ServerState, asked: Asked) -> Any:
         return failed(refusal)
     if not named_only and (wrong := await _wrong(state, key, body["base_url"], infos)):
         return failed(wrong)
-    made = _free_name(state, name)
+    made = _free_name(state, name)[:_COLUMN]
     state.instances[made] = Instance(state.number(), made, key, _normalised(body.get("base_url", "")))
     return _filled(state, name, infos)
 
@@ -118,6 +119,8 @@ def _filled(state: ServerState, name: str, infos: list[dict[str, Any]]) -> Any:
     """Put the models into the instance that was named, which need not be the one just made."""
     if any(set(info) - _MODEL_KEYS for info in infos):
         return failed(_BROKEN)  # and the empty instance stays
+    if name not in state.instances:
+        return _unknown(name)  # it was cut, and the empty instance stays
     models = state.instances[name].models
     for info in infos:
         if info["model_name"] in models:
@@ -147,7 +150,7 @@ async def _update(state: ServerState, asked: Asked) -> Any:
         info["model_name"]: _made(state, info, verify="success" if verify else "unknown") for info in infos
     }
     for name in fresh.keys() & one.models.keys():
-        fresh[name].id = one.models[name].id
+        fresh[name].id, fresh[name].status = one.models[name].id, one.models[name].status
     one.models = fresh
     return done()
 
@@ -157,7 +160,7 @@ async def _delete(state: ServerState, asked: Asked) -> Any:
     if unknown := [name for name in names if name not in state.instances]:
         return failed(f"No instance found for provider 'VLLM' and instance '{unknown}'")
     for name in names:
-        _drop(state, name)
+        del state.instances[name]  # also one that a chat or the default names
     return done()
 
 
@@ -179,7 +182,12 @@ async def _add_model(state: ServerState, asked: Asked) -> Any:
 async def _delete_models(state: ServerState, asked: Asked) -> Any:
     one = state.instances[asked.parts["instance"]]
     for name in asked.body["model_name"]:
-        _forget_default(state, one.models.pop(name))
+        del one.models[name]
+    return done()
+
+
+async def _change_model(state: ServerState, asked: Asked) -> Any:
+    state.instances[asked.parts["instance"]].models[asked.parts["model"]].status = asked.body["status"]
     return done()
 
 
@@ -202,23 +210,44 @@ async def _all_models(state: ServerState, asked: Asked) -> Any:
 
 
 async def _default(state: ServerState, _: Asked) -> Any:
-    for instance, model in _pairs(state):
-        if model.id == state.tenant.get("tenant_rerank_id"):
-            row = {"enable": True, "model_id": model.id, "model_instance": instance.name}
-            row |= {"model_name": model.name, "model_provider": "VLLM", "model_type": "rerank"}
-            return done({"models": [row]})
-    return done({"models": []})
+    """The default, hidden while its model is gone or disabled: it comes back with the name."""
+    name, instance, provider = (*(state.tenant.get("rerank_id") or "").rsplit("@", 2), "", "")[:3]
+    one = state.instances.get(instance)
+    if one is None or name not in one.models or one.models[name].status != "active":
+        return done({"models": []})
+    row = {"enable": True, "model_instance": instance, "model_name": name, "model_provider": provider}
+    if not state.before("v0.27.0"):
+        row["model_id"] = state.tenant.get("tenant_rerank_id")
+    return done({"models": [{**row, "model_type": "rerank"}]})
 
 
 async def _set_default(state: ServerState, asked: Asked) -> Any:
-    body = asked.body
+    body, by_id = asked.body, asked.body.get("model_id", "")
+    names = [body.get(f"model_{part}", "") for part in ("name", "instance", "provider")]
+    if not by_id and not all(names):
+        if any(names) and state.before("v0.27.0"):
+            return failed("model_provider, model_instance and model_name must be specified together")
+        return _new_default(state, None, "")
     for instance, model in _pairs(state):
-        named = (body.get("model_name"), body.get("model_instance")) == (model.name, instance.name)
-        if body.get("model_id", "") == model.id or named:
-            state.tenant["tenant_rerank_id"] = model.id
-            state.tenant["rerank_id"] = f"{model.name}@{instance.name}@VLLM"
-            return done()
-    return failed(_BROKEN)
+        if by_id == model.id or (not by_id and names[:2] == [model.name, instance.name]):
+            unfit = "available" * (model.status != "active") or "a rerank model" * (
+                "rerank" not in model.types
+            )
+            rerank_id = f"{model.name}@{instance.name}@VLLM"
+            return (
+                failed(f"Model '{model.name}' isn't {unfit}")
+                if unfit
+                else _new_default(state, model.id, rerank_id)
+            )
+    known = by_id or names[1] in state.instances
+    return failed(_BROKEN if known else f"Instance '{names[1]}' not found for provider '{names[2]}'")
+
+
+def _new_default(state: ServerState, model_id: str | None, rerank_id: str) -> Any:
+    state.tenant |= {"rerank_id": rerank_id} | (
+        {} if state.before("v0.27.0") else {"tenant_rerank_id": model_id}
+    )
+    return done()
 
 
 async def _connection(state: ServerState, asked: Asked) -> Any:
@@ -273,7 +302,7 @@ def _model_row(model: Model) -> dict[str, Any]:
         "model_type": model.types,
         "name": model.name,
         "rank": 500,
-        "status": "active",
+        "status": model.status,
         "verify": model.extra.get("verify", "unknown"),
     }
 
@@ -286,16 +315,6 @@ def _pairs(state: ServerState) -> Iterator[tuple[Instance, Model]]:
     for one in state.instances.values():
         for model in one.models.values():
             yield one, model
-
-
-def _drop(state: ServerState, name: str) -> None:
-    for model in state.instances.pop(name).models.values():
-        _forget_default(state, model)
-
-
-def _forget_default(state: ServerState, model: Model) -> None:
-    if state.tenant.get("tenant_rerank_id") == model.id:
-        state.tenant |= {"tenant_rerank_id": None, "rerank_id": ""}
 
 
 def _unknown(name: str) -> dict[str, Any]:

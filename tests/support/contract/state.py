@@ -47,6 +47,7 @@ class Model:
     types: list[str]
     max_tokens: int
     extra: dict[str, Any]
+    status: str = "active"
 
 
 @dataclass
@@ -93,6 +94,8 @@ class ServerState:
     llms: dict[str, Llm] = field(default_factory=dict)
     chats: dict[str, str] = field(default_factory=dict)
     """Rerank id by chat."""
+    chat_datasets: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of datasets by chat."""
     datasets: dict[str, list[str]] = field(default_factory=dict)
     """Texts by dataset."""
     asked: list[Asked] = field(default_factory=list)
@@ -125,6 +128,23 @@ class ServerState:
 
     def _lets_in(self, asked: Asked) -> bool:
         return self.release.registration != "manual" and asked.authorization == f"Bearer {self.token}"
+
+
+def upgrade(old: ServerState, new: ServerState) -> None:
+    """RAGFlow's migration from v0.25 to v0.26 or later, as it was seen with the direct jump to v0.27.0.
+
+    Ids of two parts get the instance ``default``; the models there keep their suffix, and have no type and no
+    address (tools/scripts/mysql_migration.py:1024-1063).
+    """
+
+    def migrated(rerank_id: str) -> str:
+        return rerank_id.replace("@", "@default@") if rerank_id.count("@") == 1 else rerank_id
+
+    models = {name: Model(str(one.id), name, [], one.max_tokens, {}) for name, one in old.llms.items()}
+    new.provider = "VLLM" if models else ""
+    new.instances = {"default": Instance("0", "default", models=models)} if models else {}
+    new.tenant |= old.tenant | {"rerank_id": migrated(old.tenant["rerank_id"])}
+    new.chats = {name: migrated(rerank_id) for name, rerank_id in old.chats.items()}
 
 
 def done(data: Any = None, *, message: str = "") -> dict[str, Any]:

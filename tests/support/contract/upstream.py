@@ -119,8 +119,8 @@ def _posted(state: ServerState, base: str, key: str, payload: dict[str, Any]) ->
         raise ClientError(type(error).__name__, str(error)) from None
     try:
         body = reply.json()
-    except json.JSONDecodeError:
-        body = reply.text
+    except json.JSONDecodeError:  # a web page, with any status
+        raise ClientError("ApiError", f"status_code: {reply.status_code}, body: {reply.text}") from None
     if reply.status_code >= 400:
         said = f"status_code: {reply.status_code}, body: {body}"
         raise ClientError("ApiError", said, reply.status_code)
