@@ -10,12 +10,14 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ragops.cli.output import Call, run_verb
 from ragops.configuration import home as ragops_home
@@ -23,13 +25,22 @@ from ragops.docker.engine import connect
 from ragops.errors import EngineError
 from ragops.progress import step
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 READY = 60.0
 """Seconds until a new daemon must respond."""
+INSTALLED = 900.0
+"""Seconds for a call of apt-get; another one may hold its lock."""
+_COMMAND = 60.0
+"""Seconds for any other command."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _MOUNTS = Path("/proc/self/mounts")
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-_DEFAULT_POOL = "172.17.0.0/16"
+_TABLES = ("filter", "nat")
+_RULE = re.compile(r"\b(DOCKER|docker0|br-[0-9a-f]{12})\b")
+"""In each rule and chain of a daemon: its chains, and the bridges of its networks."""
 
 
 def ensure(home: Path) -> str:
@@ -146,12 +157,23 @@ def _install() -> None:
 
 def _apt(*argv: str) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    result = subprocess.run(["apt-get", *argv], capture_output=True, text=True, env=environment, check=False)
-    if result.returncode:
+    try:
+        result = subprocess.run(
+            ["apt-get", *argv],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+            timeout=INSTALLED,
+        )
+        evidence = "" if result.returncode == 0 else result.stdout + result.stderr or "no output"
+    except subprocess.TimeoutExpired as error:
+        evidence = str(error)
+    if evidence:
         raise EngineError(
             "docker.io could not be installed",
             code="engine-not-started",
-            evidence="\n".join((result.stdout + result.stderr).splitlines()[-8:]),
+            evidence="\n".join(evidence.splitlines()[-8:]),
             hint="apt-get install docker.io shows the complete output",
         )
 
@@ -171,7 +193,9 @@ def _end(pid: int) -> None:
 def _unmount(folder: Path) -> None:
     """Unmount what a stopped daemon leaves mounted, such as its network namespace."""
     for line in reversed(_MOUNTS.read_text().splitlines()):
-        target = line.split()[1]
+        target = re.sub(
+            r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split()[1]
+        )  # \040: a space
         if Path(target).is_relative_to(folder.resolve()):
             _output("umount", "--lazy", target)
 
@@ -190,12 +214,20 @@ class _HostNetwork:
     docker0: bool
     forwarding: str
     policy: str
+    rules: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls) -> _HostNetwork:
-        rules = _output("iptables", "--wait", "--list-rules", "FORWARD").splitlines()
-        policy = rules[0].split()[-1] if rules else "ACCEPT"
-        return cls(Path("/sys/class/net/docker0").exists(), _FORWARDING.read_text().strip(), policy)
+        rules = {table: _rules(table) for table in _TABLES}
+        policy = next(
+            (rule.split()[-1] for rule in rules["filter"] if rule.startswith("-P FORWARD")), "ACCEPT"
+        )
+        docker0 = Path("/sys/class/net/docker0").exists()
+        return cls(docker0, _FORWARDING.read_text().strip(), policy, rules)
+
+
+def _rules(table: str) -> list[str]:
+    return _output("iptables", "--wait", "--table", table, "--list-rules").splitlines()
 
 
 def _record_host(folder: Path) -> None:
@@ -205,35 +237,41 @@ def _record_host(folder: Path) -> None:
 
 
 def _restore(folder: Path) -> None:
-    """Remove the daemon's bridge and firewall rules, unless another engine created its own earlier."""
+    """Remove the daemon's bridge and firewall rules, unless another engine created or uses the same."""
     file = folder / "before.json"
     before = _HostNetwork(**json.loads(file.read_text())) if file.exists() else None
-    if before is None or before.docker0:
+    if before is None or before.docker0 or _daemons():
         return
     _output("ip", "link", "delete", "docker0")
-    for rule in _delete_rules():
-        _output("iptables", "--wait", *rule)
+    for table in _TABLES:
+        for command in _deletions(_rules(table), before.rules.get(table, ())):
+            _output("iptables", "--wait", "--table", table, *command)
     _output("iptables", "--wait", "--policy", "FORWARD", before.policy)
     _FORWARDING.write_text(before.forwarding)
 
 
-def _delete_rules() -> list[list[str]]:
-    """Arguments of iptables that delete the daemon's firewall rules, jumps before chains."""
-    commands: list[list[str]] = []
-    for table in ("filter", "nat"):
-        lines = _output("iptables", "--wait", "--table", table, "--list-rules").splitlines()
-        rules = [line.split() for line in lines if "DOCKER" in line or "docker0" in line]
-        rules += [line.split() for line in lines if _DEFAULT_POOL in line and "docker0" not in line]
-        commands += [["--table", table, "--delete", *rule[1:]] for rule in rules if rule[0] == "-A"]
-        commands += [["--table", table, "--delete-chain", rule[1]] for rule in rules if rule[0] == "-N"]
-    return commands
+def _daemons() -> list[int]:
+    """Process ids of the Docker daemons in this network namespace."""
+    pids = []
+    for file in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if file.read_text() == "dockerd\n" and (file.parent / "ns/net").samefile("/proc/self/ns/net"):
+                pids.append(int(file.parent.name))
+    return pids
+
+
+def _deletions(rules: Sequence[str], before: Sequence[str]) -> list[list[str]]:
+    """Arguments of iptables that delete a daemon's rules, jumps before chains; those from before it stay."""
+    new = [rule.split() for rule in rules if _RULE.search(rule) and rule not in before]
+    deletions = [["--delete", *rule[1:]] for rule in new if rule[0] == "-A"]
+    return deletions + [["--delete-chain", rule[1]] for rule in new if rule[0] == "-N"]
 
 
 def _output(*argv: str) -> str:
     """Run a command and return its output; its failure is ignored."""
-    if shutil.which(argv[0]) is None:
-        return ""
-    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_COMMAND).stdout
+    return ""
 
 
 def main() -> int:
