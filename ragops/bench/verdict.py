@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from ragops.bench.series import load_name
 from ragops.bench.statistics import disturbances, latencies, level_statistics, substitutes, too_small
-from ragops.checks.latency import MARGIN, MOST, fit_requests, fits_in, largest_window, percentile, seconds
+from ragops.checks.latency import (
+    MARGIN,
+    MOST,
+    contradiction,
+    fit_requests,
+    fits_in,
+    largest_window,
+    percentile,
+    seconds,
+)
 from ragops.checks.traffic import windows
 from ragops.errors import BenchError
 from ragops.ragflow import releases
@@ -124,6 +133,8 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     fits = fits_p95 if p99.value is None else fits_p99
     fitted, reason = fit_requests(records) if level.clients == 1 else (None, "no load level with one client")
     largest = largest_window(fitted, quantile, timeout) if fitted else None
+    if largest is not None and (contrary := contradiction(largest, records, quantile, timeout)):
+        largest, reason = None, contrary
     notes = _notes(run, ragflow.name)
     limit = f"RAGFlow {ragflow.name}'s timeout of {timeout:g} s"
     claim = "The scores were wrong, so the speed is meaningless"
@@ -146,7 +157,7 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         tokens_per_document=sum(r.tokens or 0 for r in counted) / documents if documents else None,
         largest_documents=largest,
         is_extrapolated=largest is not None and largest > max(record.documents for record in records),
-        notes=(*notes, f"no linear fit of time against tokens: {reason}") if reason else notes,
+        notes=(*notes, f"no estimate of the largest window: {reason}") if reason else notes,
     )
 
 
@@ -167,12 +178,14 @@ def _judged_level(run: Run) -> tuple[LoadLevel, list[RequestRecord]]:
 
 
 def _clients(run: Run, percentile_name: str, timeout: float) -> int | None:
-    fitting = [
-        row.level.clients
-        for row in level_statistics(run)
-        if row.level.clients and any(p.name == percentile_name and fits_in(p, timeout) for p in row.latency)
-    ]
-    return max(fitting, default=None)
+    """Most clients of a level that fits, below the first level that does not."""
+    most = None
+    for row in sorted(level_statistics(run), key=lambda row: row.level.clients or math.inf):
+        fits = [fits_in(p, timeout) for p in row.latency if p.name == percentile_name]
+        if row.level.clients and False in fits:
+            break
+        most = row.level.clients if row.level.clients and True in fits else most
+    return most
 
 
 def _notes(run: Run, release: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from ragops import progress
 from ragops.checks import Check
 from ragops.checks.latency import (
+    contradiction,
     fit_requests,
     fits_in,
     largest_window,
@@ -307,6 +308,7 @@ def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
     good, limit = [call for call in timed.calls if not call.error], profile.release.timeout
     if not good:
         return Check(CAPACITY, "skip", "no call succeeded")
+    known = timed.calls if limit <= LONGEST_TIMEOUT else good  # a call that was ended here is not late there
     fitted, reason = fit_requests(good)
     if fitted is not None:
         fitting = largest_window(fitted, SHARE, limit)
@@ -315,6 +317,8 @@ def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
         slowest = max(call.service / call.documents for call in good)
         fitting = int(limit / slowest)
         detail = f"about {fitting}, as the slowest took {seconds(slowest)} for each chunk ({reason})"
+    if contrary := contradiction(fitting, known, SHARE, limit):
+        return Check(CAPACITY, "skip", f"no estimate: {contrary}")
     detail += f"; RAGFlow sends up to {profile.most}"
     if fitting > max(call.documents for call in good):
         detail += "; more than were tried"

@@ -259,3 +259,19 @@ def largest_window(fitted: FittedRequests, quantile: float, budget: float) -> in
         else:
             high = middle
     return low
+
+
+def contradiction(window: int, requests: Sequence[TimedRequest], quantile: float, timeout: float) -> str:
+    """How measured requests contradict an estimated window: smaller ones were late, or larger ones fit.
+
+    Empty when they do not. ``quantile`` is the fraction of requests that has to end within the timeout.
+    """
+    times = [(request.documents, math.inf if request.error else request.service) for request in requests]
+    within = [time for documents, time in times if documents <= window]
+    late = sum(time > timeout for time in within)
+    if late > (1 - quantile) * len(within):
+        return (
+            f"{late} of {len(within)} requests with at most {window} documents were late or failed"
+        )
+    beyond = percentile([time for documents, time in times if documents > window], quantile)
+    return f"requests with more than {window} documents fit" if fits_in(beyond, timeout) else ""

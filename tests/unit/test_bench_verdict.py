@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ragops.bench import judge
 from ragops.bench.records import (
@@ -130,9 +132,38 @@ def test_every_cell_outside_the_margin_is_right(fixed, per_token, scatter, relea
     assert not (found.fits is True and true > limit)
 
     window = found.largest_documents
+    if window is None:  # the measured requests fit, but not with the margin of the estimate
+        assert limit * (1 - MARGIN) < true <= limit
+        return
     assert window < 10 or law.p99(release, window=window) <= limit
     beyond = math.ceil(window / (1 - WIDE)) + 1
     assert window == 1000 or law.p99(release, window=beyond) > limit
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 100), st.floats(0.1, 60)), min_size=72, max_size=90),
+    st.floats(0, 1),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=50)
+def test_an_estimate_contradicts_no_measured_request(sizes, noise, is_reversed):
+    """Times that rise with the size, as far as the noise allows, or fall."""
+    run = recorded(Law(0.0, 0.0003, 0.0), "v0.27.0", len(sizes))
+    times = sorted(time for _, time in sizes)
+    order = sorted(range(len(sizes)), key=lambda n: sizes[n][0] * (1 - noise) + sizes[n][1] * noise)
+    requests = list(run.requests)
+    for time, n in zip(times, order[::-1] if is_reversed else order, strict=True):
+        documents, now = sizes[n][0], requests[n].t_send
+        requests[n] = replace(
+            requests[n], documents=documents, tokens=documents * 100, t_done=now + round(time * 1e9)
+        )
+    found = judge(replace(run, requests=tuple(requests)))
+    documents = [count for count, _ in sizes]
+    if found.largest_documents is not None:
+        assert found.fits is not True or found.largest_documents >= min(documents)
+        assert found.fits is not False or found.largest_documents < max(documents)
+        late = [r.service > found.timeout for r in requests if r.documents <= found.largest_documents]
+        assert sum(late) <= 0.05 * len(late)
 
 
 def test_a_release_with_a_longer_timeout_has_another_verdict():
@@ -177,6 +208,8 @@ def test_concurrent_clients_are_those_that_were_measured_to_fit():
     assert judge(run).clients == 1
     assert judge(with_clients(run, 2, seconds=31.0)).clients == 1
     assert judge(with_clients(run, 8, seconds=14.0)).clients == 8
+    slow = with_clients(with_clients(run, 4, seconds=31.0), 8, seconds=14.0)
+    assert judge(slow).clients == 1
 
 
 class TestAffordable:

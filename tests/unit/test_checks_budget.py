@@ -242,6 +242,22 @@ class TestRoom:
         assert found.detail.startswith("about 15, as the slowest took 2.00 s for each chunk")
         assert "top_k = 15" in found.remedy
 
+    @pytest.mark.parametrize(
+        "timed",
+        [
+            seen(30.0, ramp=(0.2, 0.8), error="timed out"),
+            seen(*[29.0] * needed(0.95), ramp=(10.0, 40.0)),
+        ],
+        ids=["a call timed out", "all calls fit"],
+    )
+    def test_an_estimate_that_contradicts_the_calls_is_left_out(self, about, timed):
+        found = judge(timed, about())[budget.CAPACITY]
+        assert (found.status, found.remedy) == ("skip", "")
+
+    def test_a_call_that_verify_ended_is_not_late_for_an_older_release(self, about):
+        found = judge(seen(30.0, ramp=(4.0, 16.0), error="timed out"), about("v0.25.2"))[budget.CAPACITY]
+        assert found.detail.startswith("about 150,")
+
     def test_no_answer_at_all(self, about):
         none = TimedCalls((record(30.0, 2, error="timed out", warm_up=True),), REFUSED)
         found = judge(none, about())
