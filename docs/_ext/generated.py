@@ -22,7 +22,7 @@ import ragops
 from ragops import cli
 from ragops.bench import plots, report
 from ragops.bench.records import load_run
-from ragops.bench.statistics import level_statistics
+from ragops.bench.statistics import level_statistics, level_table
 from ragops.compose import rules
 from ragops.configuration import Stack
 from ragops.docker import hints
@@ -193,12 +193,10 @@ def run_chart(recorded: Any) -> Iterator[str]:
 
 def run_levels(recorded: Any) -> Iterator[str]:
     """A row for each load level of the run."""
-    head = ("load", "requests", "errors", "documents/s", "p50", "p95", "p99")
-    yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-figures", "", *row_of(head)]
-    for row in level_statistics(recorded):
-        percentiles = {percentile.name: str(percentile) for percentile in row.latency}
-        cells = (row.level.name, row.n, row.errors, f"{row.documents_per_s:.1f}")
-        yield from row_of((*cells, *(percentiles[name] for name in ("p50", "p95", "p99"))))
+    table = level_table(level_statistics(recorded), percentiles=("p50", "p95", "p99"))
+    yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-figures", ""]
+    for cells in (tuple(column.name for column in table.columns), *table.rows):
+        yield from row_of(cells)
     yield ""
 
 

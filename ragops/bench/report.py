@@ -1,22 +1,30 @@
 """A recorded run as one self-contained HTML page: verdict, charts with their values, provenance.
 
-Charts are inline SVG in two widths, for a desk and print and for a phone, in the page's colours in light and
-dark. The same run gives the same bytes. ``data/report.html.jinja`` lays the page out.
+Charts are inline SVG in the page's colours in light and dark. The same run gives the same bytes.
+``data/report.html.jinja`` lays the page out.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import shlex
+from collections import defaultdict
 from dataclasses import dataclass
 from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ragops.bench import series
-from ragops.bench.series import load_name
-from ragops.bench.statistics import disturbances, extra, level_statistics, substitutes
+from ragops.bench.frames import resource_usage
+from ragops.bench.statistics import (
+    by_load,
+    disturbances,
+    extra,
+    level_statistics,
+    level_table,
+    lightest_level,
+    load_name,
+    substitutes,
+)
 from ragops.bench.verdict import judge, release_of
 from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
@@ -24,47 +32,36 @@ from ragops.reranker.sizing import GIB
 from ragops.table import Column, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from ragops.bench.records import Run
 
 NamedValue = tuple[str, str]
 
-_COLOURS = {
-    "#1b1b1b": "ink", "#5f5f5f": "quiet", "#dddddd": "grid", "#ffffff": "paper", "#0072b2": "blue",
-    "#d55e00": "vermilion", "#009e73": "green", "#cc79a7": "purple", "#e69f00": "orange", "#56b4e9": "sky",
-    "#000000": "black",
-}  # fmt: skip
-"""Colours of the charts, and their names in the page's style."""
-
 
 @dataclass(frozen=True)
-class ReportFiles:
-    """The files of a report."""
+class WrittenReport:
+    """The file of a report."""
 
     run: str
     verdict: str
     page: Path
-    charts: tuple[Path, ...]
-    left_out: tuple[str, ...]
-    """Why a chart is missing, a sentence each."""
 
     def __str__(self) -> str:
-        """The verdict first, then the files."""
-        return "\n".join((self.verdict, *self.left_out, *map(str, self.charts), str(self.page)))
+        """The verdict, then the file."""
+        return f"{self.verdict}\n{self.page}"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A question, with the chart, words and tables that respond to it."""
+    """A question, with the chart, words and table that respond to it."""
 
     chart: str
     """Name of the function of ``ragops.bench.plots``; empty when the run has no data for it."""
     title: str
     text: str
     """What the chart shows, in words; or why there is none."""
-    tables: tuple[Table, ...] = ()
+    table: Table | None = None
 
 
 def page(run: Run) -> str:
@@ -79,85 +76,47 @@ def page(run: Run) -> str:
     Raises:
         BenchError: matplotlib or Jinja2 is not installed.
     """
-    return _page(run, [(section, _charts(run, section)) for section in sections(run)])
-
-
-def write_report(run: Run, out: Path, *, charts: Path | None = None) -> ReportFiles:
-    """Write the report atomically; an existing file is replaced.
-
-    Args:
-        run: From :func:`ragops.bench.load_run`.
-        out: The page's file.
-        charts: Folder for the charts as SVG files; none when left out.
-
-    Raises:
-        BenchError: A file can't be written, or matplotlib or Jinja2 is not installed.
-    """
-    parts = [(section, _charts(run, section)) for section in sections(run)]
-    files = {out: _page(run, parts)}
-    if charts is not None:
-        files |= {charts / f"{section.chart}.svg": svgs["wide"] for section, svgs in parts if svgs}
-    for file, text in files.items():
-        draft = file.with_name(f".{file.name}.new")
-        with file_errors(BenchError, f"can't write {file}", file, hint="name another place with --out"):
-            if file.exists() and not file.is_file():
-                raise OSError("it is not a regular file")  # /dev/null would be replaced
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                draft.write_text(text, encoding="utf-8")
-                draft.replace(file)
-            finally:
-                draft.unlink(missing_ok=True)
-    left_out = tuple(section.text for section, svgs in parts if not svgs)
-    return ReportFiles(run.path.name, headline(run), out, tuple(files)[1:], left_out)
-
-
-def _charts(run: Run, section: Section) -> dict[str, str]:
-    """SVG of the section's chart by width: ``wide`` and ``narrow``."""
-    if not section.chart:
-        return {}
-    plots = extra("ragops.bench.plots")
-    draw = getattr(plots, section.chart)
-    return {"wide": plots.svg(draw(run)), "narrow": plots.svg(draw(run, narrow=True))}
-
-
-def _page(run: Run, parts: list[tuple[Section, dict[str, str]]]) -> str:
-    jinja2, markup = extra("jinja2"), extra("markupsafe").Markup
+    jinja2, plots = extra("jinja2"), extra("ragops.bench.plots")
     source = (resources.files("ragops.data") / "report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    # matplotlib has escaped the texts of the charts
-    inlined = [
-        (section, {width: markup(inline(svg, f"{section.chart}-{width}-")) for width, svg in svgs.items()})
-        for section, svgs in parts
-    ]
-    text: str = environment.from_string(source).render(
+    options: Any = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    template = jinja2.Environment(autoescape=True, **options).from_string(source)
+    charts = {
+        name: plots.svg(getattr(plots, name)(run)) for section in sections(run) if (name := section.chart)
+    }
+    text: str = template.render(
         name=run.path.name,
         headline=headline(run),
         verdict=verdict_rows(run),
         substitutes=[row for row in substitutes(run) if row[1] not in headline(run)],
-        sections=inlined,
+        sections=sections(run),
+        charts={name: plots.inline(svg, f"{name}-") for name, svg in charts.items()},
         limitations=limitations(run),
         provenance=provenance(run),
     )
     return text
 
 
-def inline(svg: str, prefix: str) -> str:
-    """An SVG document as an element of a page.
+def write_report(run: Run, out: Path) -> WrittenReport:
+    """Write the report atomically; an existing file is replaced.
 
     Args:
-        svg: As :func:`ragops.bench.plots.svg` gives it.
-        prefix: Added to each id, so that ids stay unique.
+        run: From :func:`ragops.bench.load_run`.
+        out: The page's file.
+
+    Raises:
+        BenchError: The file can't be written, or matplotlib or Jinja2 is not installed.
     """
-    svg = re.sub(r"\A.*?(?=<svg )|<metadata>.*?</metadata>|<style .*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
-    for colour, name in _COLOURS.items():
-        svg = svg.replace(f": {colour}", f": var(--{name})")
-    return svg
+    text, draft = page(run), out.with_name(f".{out.name}.new")
+    with file_errors(BenchError, f"can't write {out}", out, hint="name another place with --out"):
+        if out.exists() and not out.is_file():
+            raise OSError("it is not a regular file")  # /dev/null would be replaced
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(out)
+        finally:
+            draft.unlink(missing_ok=True)
+    return WrittenReport(run.path.name, headline(run), out)
 
 
 def headline(run: Run) -> str:
@@ -269,28 +228,24 @@ def limitations(run: Run) -> tuple[str, ...]:
     info = run.info
     few = sorted({p.name for row in level_statistics(run) for p in row.latency if p.value is None})
     clients = max((level.clients or math.inf for level in info.levels), default=0)
-    gemm = info.limit and info.limit.tokens_per_s
-    order = info.order.skipped or info.order.failed
     cut = f"Documents were cut to {info.workload.cut_to} words a pair, so the load is lighter than RAGFlow's."
+    drift = "One repetition of each load level, so the drift between repetitions is unknown."
     sentences = (
         *((True, f"{kind.capitalize()}: {reason}.") for kind, reason in substitutes(run)),
         *((True, f"{problem}.") for problem in run.problems),
         *((True, f"Disturbed: {line}.") for line in disturbances(run)),
         (True, "RAGFlow itself, its search and its chat model are in no number here."),
-        (
-            few,
-            f"Too few requests on some load levels for: {', '.join(few)}.",
-        ),
+        (few, f"Too few requests on some load levels for: {', '.join(few)}."),
         (info.workload.cut_to, cut),
-        (
-            info.repeats == 1,
-            "One repetition of each load level, so the drift between repetitions is unknown.",
-        ),
+        (info.repeats == 1, drift),
         (clients == 1, "Several concurrent clients were not measured."),
-        (order, f"Whether the scores are right: {info.order.verdict}."),
+        (info.order.skipped or info.order.failed, f"Whether the scores are right: {info.order.verdict}."),
         (not run.samples, "CPU, memory and vLLM's queue: no samples were taken."),
         (not (info.client and info.client.floor), "The client's overhead was not measured."),
-        (not gemm, "The matrix multiplication limit of the machine was not measured."),
+        (
+            not (info.limit and info.limit.tokens_per_s),
+            "The matrix multiplication limit of the machine was not measured.",
+        ),
         (True, "Other machines, other models, other days: this is one run."),
     )
     return tuple(sentence for applies, sentence in sentences if applies)
@@ -298,11 +253,11 @@ def limitations(run: Run) -> tuple[str, ...]:
 
 def sections(run: Run) -> tuple[Section, ...]:
     """All questions, in the order of the report."""
-    return (_percentiles(run), _throughput(run), _grid(run), _sizes(run), _timeline(run))
+    return (_percentiles(run), _throughput(run), _sizes(run), _timeline(run))
 
 
 def _percentiles(run: Run) -> Section:
-    title, rows = "How slow are the slowest?", series.by_load(run)
+    title, rows = "How slow are the slowest?", by_load(run)
     if not rows:
         return Section("", title, "No request was measured, so there is no percentile.")
     slowest = max((r.latency for r in run.measured if not r.error), default=0)
@@ -313,119 +268,59 @@ def _percentiles(run: Run) -> Section:
     ]
     timeout = release_of(run).timeout
     texts.append(f"The slowest response took {seconds(slowest)}; RAGFlow's timeout is {timeout:g} s.")
-    table = _table(
-        "Latency from when a request was due, with 95 % intervals",
-        ("load", "n", "failed", *(p.name for p in rows[0].latency), "p95 from sending"),
-        (
-            (load_name(row.level.name), row.n, row.errors, *row.latency, row.service[2])
-            for row in rows
-        ),
-    )  # fmt: skip
-    return Section("percentile_curve", title, ". ".join(texts), (table,))
+    table = level_table(rows, percentiles=("p50", "p90", "p95", "p99"))
+    return Section("percentile_curve", title, ". ".join(texts), table)
 
 
 def _throughput(run: Run) -> Section:
-    title, rows = "How much at once, and what does it cost?", series.by_load(run)
+    title, rows = "How much at once, and what does it cost?", by_load(run)
     if len(rows) < 2:
         return Section("", title, "There is one load level, so there is no throughput to compare.")
-    knee = series.knee(rows)
     texts = [f"{load_name(row.level.name)}: {row.documents_per_s:.3g} documents/s" for row in rows]
-    knee_text = (
-        f" The knee is at {load_name(knee.level.name)}: beyond it requests mostly wait." if knee else ""
-    )
-    table = _table(
-        "Throughput of successful requests",
-        ("load", "documents/s", "requests/s", "tokens/s", "computed", "of the limit", "p50", "p95"),
-        (
-            (
-                load_name(row.level.name),
-                f"{row.documents_per_s:.1f}",
-                f"{row.requests_per_s:.2f}",
-                _labelled("{:.0f}", row.tokens_per_s) or "not counted",
-                _labelled("{:.0f}", row.computed_tokens_per_s) or "not counted",
-                _labelled("{:.0%}", row.limit_fraction) or "not counted",
-                row.latency[0],
-                row.latency[2],
-            )
-            for row in rows
-        ),
-    )
-    return Section("throughput", title, f"{', '.join(texts)}.{knee_text}", (table,))
-
-
-def _grid(run: Run) -> Section:
-    title = "How long for how many documents of which length?"
-    grid = series.size_grid(run) if _has_success(run) else None
-    if grid is None:
-        reason = "Sizes of this run are not a grid of documents by lengths, so there is no map of them."
-        return Section("", title, reason)
-    ends = [
-        f"{seconds(cell.seconds)} for {cell.documents} documents of {grid.length(cell.words)}"
-        for cell in sorted(grid.cells, key=lambda cell: cell.seconds)
-    ]
-    cells = {(cell.documents, cell.words): f"{seconds(cell.seconds)} (n={cell.n})" for cell in grid.cells}
-    table = _table(
-        f"Median latency, {load_name(grid.level)}",
-        ("documents", *(grid.length(words) for words in grid.words)),
-        (
-            (count, *(cells.get((count, words), "not sent") for words in grid.words))
-            for count in grid.documents
-        ),
-    )
-    return Section("latency_map", title, f"Medians go from {ends[0]} to {ends[-1]}.", (table,))
+    return Section("throughput", title, f"{', '.join(texts)}. The table above has all values.")
 
 
 def _sizes(run: Run) -> Section:
-    title = "How does it grow?"
-    if not _has_success(run):
+    title = "How long for how many documents of which length?"
+    if not any(not record.error for record in run.measured):
         return Section("", title, "No request was successful.")
-    level, successful = series.lightest_level(run)
+    level, successful = lightest_level(run)
+    groups = defaultdict(list)
+    sizes = {(record.documents, record.words) for record in successful}
+    lengths = {words for _, words in sizes}
+    is_grid = len(lengths) <= 12 and 2 * len(sizes) > len(lengths) * len(
+        {documents for documents, _ in sizes}
+    )
+    for record in successful:
+        groups[record.documents, record.words if is_grid else 0].append(record)
     rows = []
-    for count in sorted({record.documents for record in successful}):
-        records = [record for record in successful if record.documents == count]
-        tokens = [record.tokens for record in records if record.tokens is not None]
-        times = [record.latency for record in records]
+    for (documents, words), records in sorted(groups.items()):
+        times, tokens = [r.latency for r in records], [r.tokens for r in records if r.tokens is not None]
+        p50 = percentile(times, 0.5)
+        middle = f"{seconds(median(times))} (no interval)" if p50.value is None else str(p50)
         counted = f"{median(tokens):.0f}" if tokens else "not counted"
         rows.append(
-            (str(count), str(len(records)), counted, str(percentile(times, 0.5)), seconds(max(times)))
+            (str(documents), str(words or "all"), str(len(times)), counted, middle, seconds(max(times)))
         )
-    text = f"All requests have {rows[0][0]} documents."
-    if len(rows) > 1:
-        text = f"p50 goes from {rows[0][3]} for {rows[0][0]} documents to {rows[-1][3]} for {rows[-1][0]}."
-    columns = ("documents", "n", "tokens in a request, median", "p50", "slowest")
-    table = _table(f"Latency by number of documents, {load_name(level.name)}", columns, rows)
-    return Section("latency_by_size", title, text, (table,))
+    ends = [
+        f"{row[4]} for {row[0]} documents" + f" of {row[1]} words" * is_grid for row in (rows[0], rows[-1])
+    ]
+    columns = ("documents", "words in each", "n", "tokens in a request, median", "p50", "slowest")
+    table = Table(tuple(map(Column, columns)), tuple(rows), f"Latency by size, {load_name(level.name)}")
+    return Section("latency_by_size", title, f"p50 goes from {ends[0]} to {ends[1]}.", table)
 
 
 def _timeline(run: Run) -> Section:
     title = "What happened when?"
     if not run.requests:
         return Section("", title, "No request was sent.")
-    stalls, cpu = series.stalls(run), series.cpu_use(run)
-    texts = [
-        f"{len(run.requests)} requests, {sum(r.phase == 'warmup' for r in run.requests)} of them warm-up",
-        f"{sum(bool(r.error) and not r.is_cancelled for r in run.requests)} failed",
-        "no stall",
-        f"{cpu.cores:.2f} cores in use on average" if cpu else "CPU was not sampled",
-    ]
-    tables = [_spans("Trials, warm-up included", series.trial_spans(run))]
-    if stalls:
-        texts[2] = f"{len(stalls)} stalls, the longest {max(span.end - span.start for span in stalls):.3g} s"
-        stall = "Stalls: no response for more than three times the p90 of the trial's gaps"
-        tables.append(_spans(stall, stalls))
-    if cpu and cpu.throttled is not None:
-        texts.append(f"throttled for {cpu.throttled:.1%} of the time" if cpu.throttled else "not throttled")
-    return Section("timeline", title, f"{', '.join(texts)}.", tuple(tables))
-
-
-def _has_success(run: Run) -> bool:
-    return any(not record.error for record in run.measured)
-
-
-def _spans(title: str, spans: list[series.Span]) -> Table:
-    rows = ((load_name(s.level), f"{s.start:.1f} s", f"{s.end - s.start:.1f} s") for s in spans)
-    return _table(title, ("load", "starts at", "lasts"), rows)
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Table:
-    return Table(tuple(map(Column, columns)), tuple(tuple(map(str, row)) for row in rows), title)
+    failed = sum(bool(record.error) and not record.is_cancelled for record in run.requests)
+    warm = sum(record.phase == "warmup" for record in run.requests)
+    text = f"{len(run.requests)} requests, {warm} of them warm-up, {failed} failed."
+    usage = resource_usage(run)
+    if usage.empty:
+        return Section("timeline", title, f"{text} CPU, memory and queue were not sampled.")
+    rows = tuple((load_name(str(name)), *map(str, values)) for name, *values in usage.itertuples())
+    columns = tuple(map(Column, ("load", *usage.columns)))
+    text += " CPU, memory and queue of the reranker: see the table."
+    return Section("timeline", title, text, Table(columns, rows, "The reranker during each load"))

@@ -1,6 +1,6 @@
 """Statistics of a recorded run by load level, and what disturbed the run; pure.
 
-:func:`level_statistics` computes them, :func:`summary` and :func:`frame` give them as pandas tables.
+``frames.py`` has the pandas tables.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragops.checks.latency import percentile
 from ragops.errors import BenchError
+from ragops.table import Column, Table
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
 
     from ragops.bench.records import LoadLevel, RequestRecord, Run, Sample
     from ragops.checks.latency import Percentile
@@ -270,63 +271,65 @@ def cached_fraction(counters: tuple[TrialCounters, ...]) -> float | None:
     return sum(cached for cached, _ in known) / sum(prompt for _, prompt in known) if known else None
 
 
-def summary(run: Run) -> pd.DataFrame:
-    """Statistics as a DataFrame with one row per load level.
+def by_load(run: Run) -> list[LevelStatistics]:
+    """The statistics of each level, from the lightest load of its kind to the heaviest."""
+    return sorted(level_statistics(run), key=lambda row: (row.level.kind != "closed", row.level.value))
 
-    Percentiles come with their 95 % interval, or with the number of requests that one needs. Those named
-    ``from sending`` leave out the time that a request waited in the client.
 
-    Args:
-        run: From :func:`ragops.bench.load_run`.
+def level_table(rows: Sequence[LevelStatistics], percentiles: tuple[str, ...] = ("p50", "p95")) -> Table:
+    """A row for each load level, with these percentiles."""
+    names = ("load", "requests", "failed", *percentiles, "requests/s", "documents/s", "tokens/s")
+    cells = []
+    for row in rows:
+        tokens = [] if row.tokens_per_s is None else [f"{row.tokens_per_s:.0f}"]
+        if row.computed_tokens_per_s is not None and row.cached_fraction is not None:
+            tokens.append(f"{row.computed_tokens_per_s:.0f} computed ({row.cached_fraction:.0%} cached)")
+        if row.limit_fraction is not None:
+            tokens.append(f"{row.limit_fraction:.0%} of the machine's GEMM limit")
+        values = (f"{row.requests_per_s:.3g}", f"{row.documents_per_s:.1f}", "\n".join(tokens) or "-")
+        times = [str(p) for p in row.latency if p.name in percentiles]
+        cells.append((load_name(row.level.name), str(row.n), str(row.errors), *times, *values))
+    title = "Latency from when a request was due, with 95 % intervals; throughput of successful requests"
+    return Table(tuple(map(Column, names)), tuple(cells), title, header=True)
 
-    Returns:
-        Rows named by level; rates as numbers, percentiles as text.
+
+def load_name(level: str) -> str:
+    """A load level in words, such as ``4 clients`` for ``closed-4``, or ``0.5/s at random``."""
+    kind, _, value = level.partition("-")
+    words = {"poisson": "/s at random", "constant": "/s evenly", "burst": " at once"}
+    return value + words.get(kind, " client" if value == "1" else " clients")
+
+
+def lightest_level(run: Run) -> tuple[LoadLevel, list[RequestRecord]]:
+    """The measured level with the fewest clients, and its successful requests.
 
     Raises:
-        BenchError: pandas is not installed.
+        BenchError: No request succeeded.
     """
-    rows = {
-        row.level.name: {
-            "n": row.n,
-            "errors": row.errors,
-            "documents/s": round(row.documents_per_s, 2),
-            "requests/s": round(row.requests_per_s, 3),
-            "tokens/s": row.tokens_per_s and round(row.tokens_per_s),
-            "computed tokens/s": row.computed_tokens_per_s and round(row.computed_tokens_per_s),
-            "fraction of limit": row.limit_fraction and round(row.limit_fraction, 3),
-            **{latency.name: str(latency) for latency in row.latency},
-            **{f"{service.name} from sending": str(service) for service in row.service},
-        }
-        for row in level_statistics(run)
-    }
-    table: pd.DataFrame = extra("pandas").DataFrame.from_dict(rows, orient="index")
-    return table
+    for level in sorted(run.info.levels, key=lambda level: level.clients or math.inf):
+        records = [r for r in run.measured if r.level == level.name and not r.error]
+        if records:
+            return level, records
+    raise too_small(run, "no successful request")
 
 
-def frame(run: Run) -> pd.DataFrame:
-    """All requests as a DataFrame; times are in seconds from the start of the run."""
-    start = run.info.started_ns
-    names = (
-        "level",
-        "repeat",
-        "session",
-        "phase",
-        "index",
-        "documents",
-        "words",
-        "tokens",
-        "status",
-        "error",
-    )
-    rows = [
-        {
-            **{name: getattr(record, name) for name in names},
-            "due": (record.t_sched - start) / 1e9,
-            "sent": (record.t_send - start) / 1e9,
-            "latency": record.latency,
-            "service": record.service,
-        }
-        for record in run.requests
-    ]
-    table: pd.DataFrame = extra("pandas").DataFrame(rows)
-    return table
+def since_start(run: Run, t: int) -> float:
+    """Seconds from the run's start to a moment on its clock."""
+    return (t - run.info.started_ns) / 1e9
+
+
+class Span(NamedTuple):
+    """A trial of a load level in time; seconds since the run's start."""
+
+    level: str
+    start: float
+    end: float
+
+
+def trial_spans(run: Run) -> list[Span]:
+    """The trials of a run in time, warm-up included."""
+    spans = []
+    for (level, _, _), group in trials(run).items():
+        start, end = min(r.t_sched for r in group), max(r.t_done for r in group)
+        spans.append(Span(level, since_start(run, start), since_start(run, end)))
+    return sorted(spans, key=lambda span: span.start)

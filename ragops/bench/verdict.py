@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ragops.bench.series import load_name
-from ragops.bench.statistics import disturbances, latencies, level_statistics, substitutes, too_small
+from ragops.bench.statistics import (
+    disturbances,
+    latencies,
+    level_statistics,
+    load_name,
+    substitutes,
+    too_small,
+)
 from ragops.checks.latency import (
     MARGIN,
     MOST,

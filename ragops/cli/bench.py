@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,7 @@ import typer
 
 import ragops
 from ragops.cli.output import FAILED, MEASURE, OK, Call, flag, option, verb
-from ragops.table import Column, Shown, Table
+from ragops.table import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ragops.bench.verdict import Verdict
     from ragops.bench.workload import Workload
     from ragops.session import Session
+    from ragops.table import Table
 
 app = typer.Typer()
 _workload = partial(option, panel="Workload")
@@ -47,11 +48,8 @@ class Outcome(Shown):
 
     def table(self) -> Table:
         """A row for each level; then client, disturbances and verdict."""
-        columns = tuple(
-            map(
-                Column, ("level", "requests", "failed", "p50", "p95", "requests/s", "documents/s", "tokens/s")
-            )
-        )
+        from ragops.bench.statistics import level_table
+
         notes = [f"disturbed: {cause}" for cause in self.disturbances]
         if self.client_cpu_s is not None:
             floor = "" if self.floor_s is None else f"; p50 without a server {self.floor_s * 1e3:.2f} ms"
@@ -59,7 +57,7 @@ class Outcome(Shown):
         if self.verdict:
             notes += ["", *str(self.verdict).splitlines()]
         notes.append(f"recorded in {self.folder}")
-        return Table(columns, tuple(map(_row, self.figures)), notes=tuple(notes), header=True)
+        return replace(level_table(self.figures), title="", notes=tuple(notes))
 
 
 def outcome(run: Run, *, release: str = "") -> Outcome:
@@ -75,24 +73,6 @@ def outcome(run: Run, *, release: str = "") -> Outcome:
         client_cpu_s=client.cpu_seconds_per_request if client else None,
         floor_s=client.floor.p50_ns / 1e9 if client and client.floor else None,
         folder=run.path,
-    )
-
-
-def _row(level: LevelStatistics) -> tuple[str, ...]:
-    tokens = [] if level.tokens_per_s is None else [f"{level.tokens_per_s:.0f}"]
-    if level.computed_tokens_per_s is not None and level.cached_fraction is not None:
-        tokens.append(f"{level.computed_tokens_per_s:.0f} computed ({level.cached_fraction:.0%} cached)")
-    if level.limit_fraction is not None:
-        tokens.append(f"{level.limit_fraction:.0%} of the machine's GEMM limit")
-    return (
-        level.level.name,
-        str(level.n),
-        str(level.errors),
-        str(level.latency[0]),
-        str(level.latency[2]),
-        f"{level.requests_per_s:.3g}",
-        f"{level.documents_per_s:.1f}",
-        "\n".join(tokens) or "-",
     )
 
 
@@ -235,14 +215,13 @@ def report(
     call: Call,
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name below --results.")],
     out: Annotated[Path | None, option("FILE", "The page; default: the run's name with .html.")] = None,
-    figures: Annotated[Path | None, option("FOLDER", "Write each chart as SVG too.")] = None,
     results: Results = Path("results"),
 ) -> None:
     """Write a recorded run as an HTML page: verdict, charts, values, provenance."""
     from ragops.bench import write_report
 
     recorded = _find(results, run)
-    call.show(write_report(recorded, out or Path(f"{recorded.path.name}.html"), charts=figures))
+    call.show(write_report(recorded, out or Path(f"{recorded.path.name}.html")))
 
 
 @verb(app, MEASURE, "ragops compare results/BASELINE results/CANDIDATE --fail-over 5")

@@ -9,9 +9,10 @@ import pytest
 
 import ragops
 from ragops.bench import judge, measure
+from ragops.bench.frames import summary
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import LoadLevel, load_run
-from ragops.bench.statistics import disturbances, level_statistics, summary, trial_counters
+from ragops.bench.statistics import disturbances, level_statistics, trial_counters
 from ragops.bench.workload import ragflow, synthetic
 from ragops.ragflow.request import RerankRequest
 from ragops.session import Session

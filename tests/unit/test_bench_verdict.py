@@ -4,8 +4,6 @@ Each cell is a law of the stub reranker (a fixed time, and a time for each token
 and a scatter. Its requests are drawn, the verdict judges them, and the same law says what is true.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace
@@ -18,23 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragops.bench import judge
-from ragops.bench.records import (
-    LoadLevel,
-    OrderReport,
-    OrderResult,
-    Provenance,
-    RequestRecord,
-    Run,
-    RunInfo,
-    WorkloadInfo,
-)
+from ragops.bench.records import LoadLevel, OrderReport, OrderResult, RequestRecord, Run, WorkloadInfo
 from ragops.bench.verdict import affordable
 from ragops.bench.workload import Workload
 from ragops.checks.latency import MARGIN
 from ragops.checks.traffic import Request as Texts
 from ragops.checks.traffic import pair_tokens, windows
-from ragops.errors import RagflowError
+from ragops.errors import BenchError, RagflowError
 from ragops.ragflow import releases
+from tests.support.runs import INFO, ORDER, ORIGIN, WORKLOAD, noisy, sequential, simulated
 from tests.support.stub import Behaviour, service_seconds
 
 QUERY = 20
@@ -94,28 +84,6 @@ def recorded(law, release, count=400):
         release=release,
     )
     return Run(Path("results/x"), replace(INFO, workload=info), tuple(records))
-
-
-ORDER = OrderReport("q", ("a", "b"), 0, OrderResult(right=True), OrderResult(right=True))
-INFO = RunInfo(
-    name="cell",
-    started="2026-01-01T00:00:00+00:00",
-    started_ns=0,
-    base_url="http://x/v1",
-    model="stub-reranker",
-    timeout=600.0,
-    workload=WorkloadInfo("", "ragflow", "", 1, "", 1),
-    levels=(LoadLevel.closed(1),),
-    order_played=(),
-    repeats=1,
-    warmup=0,
-    seed=1,
-    fresh=True,
-    order=ORDER,
-    provenance=Provenance(),
-    complete=True,
-    reason="",
-)
 
 
 @pytest.mark.parametrize(("fixed", "per_token", "scatter", "release"), CELLS)
@@ -210,6 +178,120 @@ def test_concurrent_clients_are_those_that_were_measured_to_fit():
     assert judge(with_clients(run, 8, seconds=14.0)).clients == 8
     slow = with_clients(with_clients(run, 4, seconds=31.0), 8, seconds=14.0)
     assert judge(slow).clients == 1
+
+
+# --- what a verdict says
+
+
+GROWING = (64, 66, 70, 90)
+"""Documents of the requests of a run with a linear fit."""
+
+
+def growing(scatter=0.0):
+    chance = random.Random(2)  # noqa: S311
+    times = [0.5 + 0.125 * GROWING[index % 4] + chance.gauss(0, scatter) for index in range(80)]
+    return judge(simulated(sequential(times, sizes=GROWING)))
+
+
+FAILED = [
+    replace(r, error="timeout: no response in 30 s") if r.index % 5 == 0 else r
+    for r in sequential(noisy(100, 9.0))
+]
+# p95 fits, but ten of 400 requests took too long, so p99 does not
+TAIL = sequential([50.0 if index % 40 == 0 else taken for index, taken in enumerate(noisy(400, 5.0))])
+
+
+@pytest.mark.parametrize(
+    ("requests", "fits", "parts"),
+    [
+        (
+            sequential(noisy(400, 9.0)),
+            True,
+            ("requests fit RAGFlow v0.27.0's timeout of 30 s", "p99 is", "n=400"),
+        ),
+        (sequential(noisy(100, 40.0)), False, ("do not fit",)),
+        (sequential(noisy(100, 28.0)), None, ("inconclusive", "p99 needs 368 requests")),
+        (sequential([9.0, 10.0, 12.5]), None, ("3 of 72", "12.5 s")),
+        (FAILED, False, ("20 of 100 failed",)),
+        (TAIL, False, ("do not fit",)),
+    ],
+)
+def test_verdict_of_one_client(requests, fits, parts):
+    verdict = judge(simulated(requests))
+    assert verdict.fits is fits
+    assert all(part in verdict.sentence for part in parts)
+
+
+def test_another_timeout():
+    assert judge(simulated(sequential(noisy(100, 40.0))), timeout=300).fits is True
+
+
+def test_line_of_time_against_tokens_and_the_documents_that_fit():
+    verdict = growing()
+    assert (verdict.service.fixed_s, verdict.service.per_token_s) == pytest.approx((0.5, 0.0005))
+    assert verdict.service.residual_s == pytest.approx(0, abs=1e-6)
+    assert verdict.tokens_per_document == 250
+    assert verdict.largest_documents == pytest.approx((30 / 1.1 - 0.5) / 0.125, abs=1)
+    assert verdict.is_extrapolated
+    assert str(verdict.service).startswith("t = 0.500 ± 0.000 s + 0.5 ± ")
+
+
+def test_the_margin_reduces_the_estimated_documents():
+    verdict = growing(scatter=1)
+    assert verdict.service.residual_s == pytest.approx(1, rel=0.25)
+    free = (30 - verdict.service.fixed_s) / verdict.service.per_token_s / 250
+    assert verdict.largest_documents < free - 5
+
+
+@pytest.mark.parametrize(
+    ("times", "sizes", "reason"),
+    [
+        ([10 - documents / 10 for documents in GROWING] * 5, GROWING, "time does not rise with tokens"),
+        ([9.0, 9.1] * 10, (64,), "all requests have the same number of tokens"),
+    ],
+)
+def test_no_line_has_a_reason(times, sizes, reason):
+    verdict = judge(simulated(sequential(times, sizes=sizes)))
+    assert (verdict.service, verdict.largest_documents) == (None, None)
+    assert reason in verdict.notes[0]
+
+
+def test_level_with_one_client_is_judged():
+    levels = (LoadLevel.closed(4), LoadLevel.closed(1))
+    both = sequential(noisy(80, 20.0), level="closed-4") + sequential(noisy(80, 5.0))
+    assert judge(simulated(both, levels)).level == LoadLevel.closed(1)
+    only = judge(simulated(sequential([20.0, 28.0] * 40, level="closed-4", sizes=(64, 90)), levels))
+    assert (only.level, only.service) == (LoadLevel.closed(4), None)
+    assert only.sentence.startswith("With 4 clients,")
+
+
+def test_notes_are_in_the_sentence():
+    origin = replace(ORIGIN, model_is_stand_in="random weights", client_is_stand_in="the demo client")
+    order = OrderReport("q", ("a",), 0, skipped="random weights")
+    run = simulated(sequential(noisy(80, 5.0)), origin=origin, order=order)
+    cut = {"complete": False, "reason": "stopped by the user", "workload": replace(WORKLOAD, cut_to=110)}
+    sentence = judge(replace(run, info=replace(run.info, **cut))).sentence
+    for part in (
+        "Substitute model: random weights.",
+        "Substitute client: the demo client.",
+        "Incomplete: stopped",
+        "rder of the scores not checked: random weights",
+        "ighter than RAGFlow's load: pairs cut to 110 words",
+    ):
+        assert part in sentence
+
+
+def test_wrong_scores_do_not_fit():
+    wrong = replace(ORDER, after=OrderResult(right=False, scores=(0.1, 0.2)))
+    verdict = judge(simulated(sequential(noisy(80, 5.0)), order=wrong))
+    assert verdict.fits is False
+    assert verdict.sentence.startswith("The scores were wrong")
+
+
+def test_no_verdict_without_requests():
+    with pytest.raises(BenchError) as caught:
+        judge(simulated([]))
+    assert caught.value.code == "run-too-small"
 
 
 class TestAffordable:

@@ -380,7 +380,7 @@ class TestBench:
             argv = ("--url", stub.base_url, "--model", "stub-reranker", "--requests", "8")
             code, out, _ = run("bench", *argv, "--max-words", "60", "--results", str(tmp_path))
         assert code == 0
-        assert out.splitlines()[1].split()[:3] == ["closed-1", "8", "0"]
+        assert out.splitlines()[1].split()[:3] == ["1", "client", "8"]
         for part in (
             "client: ",
             "p50 without a server",

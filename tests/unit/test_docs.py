@@ -206,7 +206,7 @@ def test_pages_show_the_recorded_run_and_its_substitute_model(built, recorded):
         assert recorded.name in text(built, page)
         assert "Substitute model: a stub" in text(built, page)
         assert "percentiles.svg" in (built / f"{page}.html").read_text()
-    assert "closed-2 8 0 " in text(built, "benchmark")
+    assert "2 clients 8 0 " in text(built, "benchmark")
 
 
 def test_pages_without_a_run_have_no_values(monkeypatch):
