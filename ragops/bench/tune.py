@@ -287,7 +287,7 @@ class Search:
         reranker = Reranker.model_validate({**stack.reranker.model_dump(), **settings, **own})
         session = Session(Stack(reranker=reranker, ragflow=stack.ragflow), self._engine)
         spec = session.deployment.spec
-        spec = replace(spec, network=None, aliases=(), restart="no", health=None, role="tune")
+        spec = replace(spec, network=None, restart="no", health=None, role="tune")
         self._engine.create_volume(f"{name}-cache", role="cache")
         self._engine.create_container(spec)
         self._engine.start(name)

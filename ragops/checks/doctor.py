@@ -413,7 +413,7 @@ def _names(stack: Stack, observed: Observed) -> Check:
     container = observed.container(name)
     if container is not None and not container.ours:
         detail = f"a container that ragops did not create is named {name} ({container.image})"
-        remedy = f"docker rename {name} {name}-old, or set name under [reranker]"
+        remedy = f"docker rename {name} my-{name}, or set name under [reranker]"
         return Check("names", "fail", detail, remedy)
     if any(volume.name == cache and not volume.ours for volume in observed.volumes):
         detail = f"volume {cache} was not created by ragops: it would be used, and never removed"

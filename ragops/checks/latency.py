@@ -270,8 +270,6 @@ def contradiction(window: int, requests: Sequence[TimedRequest], quantile: float
     within = [time for documents, time in times if documents <= window]
     late = sum(time > timeout for time in within)
     if late > (1 - quantile) * len(within):
-        return (
-            f"{late} of {len(within)} requests with at most {window} documents were late or failed"
-        )
+        return f"{late} of {len(within)} requests with at most {window} documents were late or failed"
     beyond = percentile([time for documents, time in times if documents > window], quantile)
     return f"requests with more than {window} documents fit" if fits_in(beyond, timeout) else ""

@@ -29,6 +29,11 @@ _MARKS: tuple[tuple[str, Phase], ...] = (
 )
 _PHASES = {"start": "start", "load": "load the model", "compile": "compile", "ready": "ready"}
 _LISTENS = "Application startup complete"
+_COUNT_REQUESTS = """
+from urllib.request import urlopen
+lines = urlopen("http://127.0.0.1:8000/metrics", timeout=5).read().decode().splitlines()
+print(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_")))
+"""
 _TAIL = 400
 _INTERVAL = 1.0
 
@@ -84,6 +89,19 @@ def responds(engine: Engine, name: str, served_name: str, *, timeout: float = 60
         return bool(json.loads(result.stdout)["steps"]["rerank"]["ok"])
     except (EngineError, ValueError, KeyError):
         return False  # the container may just have exited
+
+
+def drain(engine: Engine, name: str, timeout: float = 30) -> None:
+    """Wait until a reranker without new requests has responded to all, for at most ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            result = engine.execute(name, ("python3", "-c", _COUNT_REQUESTS), timeout=timeout)
+        except EngineError:
+            return
+        if result.exit_code or float(result.stdout or 0) == 0:
+            return
+        time.sleep(_INTERVAL)
 
 
 def _running(engine: Engine, name: str, elapsed: float, restarts: int) -> ContainerState:

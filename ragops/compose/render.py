@@ -124,7 +124,7 @@ def _other_connections(service: Service, spec: ContainerSpec) -> Iterator[str]:
     for network in service.networks:
         if network.name != spec.network:
             yield f"network {network.name}"
-        yield from (f"network alias {alias}" for alias in network.aliases if alias not in spec.aliases)
+        yield from (f"network alias {alias}" for alias in network.aliases if alias != spec.name)
 
 
 def to_yaml(document: dict[str, Any]) -> str:
@@ -159,7 +159,7 @@ def _service(spec: ContainerSpec) -> dict[str, Any]:
         "entrypoint": list(spec.entrypoint),
         "command": list(spec.command),
         "environment": dict(spec.environment),
-        "networks": {NETWORK: {"aliases": list(spec.aliases)}},
+        "networks": [NETWORK],
         "ports": [f"{f'[{ip}]' if ':' in ip else ip}:{host}:{port}" for ip, host, port in spec.publish],
         "volumes": [_mount(mount) for mount in spec.mounts],
         "tmpfs": [f"{path}:{options}" for path, options in spec.tmpfs],

@@ -238,10 +238,10 @@ class Engine:
         with _engine_errors(f"remove network {network}"):
             self._client.api.remove_network(network)
 
-    def connect(self, network: str, container: str, aliases: tuple[str, ...] = ()) -> None:
+    def connect(self, network: str, container: str) -> None:
         """Connect a container, running or stopped, to a network."""
         with _engine_errors(f"connect {container} to {network}", container):
-            self._client.api.connect_container_to_network(container, network, aliases=list(aliases) or None)
+            self._client.api.connect_container_to_network(container, network)
 
     def disconnect(self, network: str, container: str) -> None:
         """Disconnect a container from a network."""
@@ -258,10 +258,11 @@ class Engine:
         with _engine_errors(f"remove volume {name}"):
             self._client.api.remove_volume(name)
 
-    def create_container(self, spec: ContainerSpec) -> str:
-        """Create a container without starting it; returns its id."""
-        with _engine_errors(f"create container {spec.name}", spec.name):
-            response = self._client.api.create_container_from_config(spec.body(), name=spec.name)
+    def create_container(self, spec: ContainerSpec, name: str = "") -> str:
+        """Create a container without starting it, by default with the name of ``spec``; returns its id."""
+        name = name or spec.name
+        with _engine_errors(f"create container {name}", name):
+            response = self._client.api.create_container_from_config(spec.body(), name=name)
         return str(response["Id"])
 
     def start(self, container: str) -> None:

@@ -26,6 +26,12 @@ LABEL = "org.ragops"
 LABEL_CONFIG = "org.ragops.config"
 """Label with :meth:`ContainerSpec.config_hash`."""
 
+LABEL_NAME = "org.ragops.name"
+"""Label with the configured name of a container, which may have another while it is replaced."""
+
+LABEL_IMAGE = "org.ragops.image"
+"""Label with the configured name of the image: the container is created from the id."""
+
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
@@ -53,6 +59,7 @@ MAX_SUBNETS = 100
 """Largest number of subnets that :func:`free_subnets` returns: configured pools may hold thousands."""
 
 _SECOND = 1_000_000_000
+_IDENTITY = {"name", "image", "image_id"}
 
 
 @dataclass(frozen=True)
@@ -120,13 +127,14 @@ class ContainerSpec:
 
     name: str
     image: str
+    """Name as configured; :attr:`image_id` is what the container is created from, if it is known."""
+    image_id: str = ""
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     mounts: tuple[Mount, ...] = ()
     tmpfs: tuple[tuple[str, str], ...] = ()
     network: str | None = None
-    aliases: tuple[str, ...] = ()
     publish: tuple[tuple[str, int, int], ...] = ()
     """(host address, host port, container port)"""
     cpuset_cpus: str = ""
@@ -144,14 +152,21 @@ class ContainerSpec:
     role: str = "reranker"
     labels: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def served_name(self) -> str:
+        """Served model name of a reranker; empty for other containers."""
+        return option_value(self.command, "--served-model-name")
+
     def config_hash(self) -> str:
-        """12 hexadecimal digits that change when any field changes."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """12 hexadecimal digits that change when any field but name and image changes."""
+        fields = {key: value for key, value in asdict(self).items() if key not in _IDENTITY}
+        text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def all_labels(self) -> dict[str, str]:
-        """The two ragops labels and :attr:`labels`."""
-        return {LABEL: self.role, LABEL_CONFIG: self.config_hash(), **dict(self.labels)}
+        """The four ragops labels and :attr:`labels`."""
+        own = {LABEL: self.role, LABEL_CONFIG: self.config_hash(), LABEL_NAME: self.name}
+        return {**own, LABEL_IMAGE: self.image, **dict(self.labels)}
 
     def docker_command(self) -> tuple[str, ...]:
         """The equivalent ``docker run`` command."""
@@ -161,14 +176,14 @@ class ContainerSpec:
         argv += ["--init"] if self.init else []
         if self.entrypoint:
             argv += ["--entrypoint", self.entrypoint[0]]
-        return (*argv, self.image, *self.entrypoint[1:], *self.command)
+        return (*argv, self.image_id or self.image, *self.entrypoint[1:], *self.command)
 
     def body(self) -> dict[str, Any]:
         """The body of the Engine API's ``POST /containers/create`` (version 1.41)."""
         named = self.network and ":" not in self.network
-        endpoints = {self.network: {"Aliases": list(self.aliases)}} if named else {}
+        endpoints: dict[str, Any] = {str(self.network): {}} if named else {}
         return {
-            "Image": self.image,
+            "Image": self.image_id or self.image,
             "Entrypoint": list(self.entrypoint) or None,
             "Cmd": list(self.command) or None,
             "Env": [f"{name}={value}" for name, value in self.environment],
@@ -204,7 +219,6 @@ class ContainerSpec:
 
     def _flags(self) -> list[tuple[str, str]]:
         flags = [("--network", self.network or "")]
-        flags += [("--network-alias", alias) for alias in self.aliases]
         for address, host, port in self.publish:
             flags.append(("--publish", f"{f'[{address}]' if ':' in address else address}:{host}:{port}"))
         flags += [("--mount", mount.argument()) for mount in self.mounts]
@@ -340,16 +354,19 @@ class ContainerState:
     labels: Mapping[str, str]
     command: tuple[str, ...]
     environment: tuple[str, ...] = ()
+    memory: int = 0
+    """Memory limit in bytes; 0 without one."""
 
     @classmethod
     def from_api(cls, raw: Mapping[str, Any]) -> ContainerState:
         """From the response to ``/containers/ID/json``."""
         state, config, settings = raw["State"], raw["Config"], raw["NetworkSettings"]
         networks, ports = settings.get("Networks") or {}, settings.get("Ports") or {}
+        labels = config.get("Labels") or {}
         return cls(
             id=raw["Id"],
             name=raw["Name"].lstrip("/"),
-            image=config["Image"],
+            image=labels.get(LABEL_IMAGE) or config["Image"],
             image_id=raw["Image"],
             status=state["Status"],
             exit_code=state["ExitCode"],
@@ -368,9 +385,10 @@ class ContainerState:
                 for port, bindings in sorted(ports.items())
                 for binding in bindings or ()
             ),
-            labels=config.get("Labels") or {},
+            labels=labels,
             command=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
             environment=tuple(config.get("Env") or ()),
+            memory=raw["HostConfig"].get("Memory") or 0,
         )
 
     @property
@@ -454,6 +472,21 @@ class Observed:
         """The container of that name."""
         return next((container for container in self.containers if container.name == name), None)
 
+    def rerankers(self, name: str) -> tuple[ContainerState, ...]:
+        """Containers of a reranker, also under another name: renamed, or left by an interrupted replacement.
+
+        Before there was a label, rerankers had their name as network alias.
+        """
+        return tuple(
+            container
+            for container in self.containers
+            if container.role == "reranker"
+            and (
+                name in (container.name, container.labels.get(LABEL_NAME))
+                or any(name in endpoint.aliases for endpoint in container.endpoints)
+            )
+        )
+
     def members(self, network: str) -> tuple[ContainerState, ...]:
         """Containers that are connected to a network, running or stopped."""
         return tuple(container for container in self.containers if container.endpoint(network))
@@ -505,6 +538,11 @@ class EventState:
         """From a line of ``/events``."""
         attributes = (raw.get("Actor") or {}).get("Attributes") or {}
         return cls(raw.get("Type", ""), raw.get("Action", ""), attributes.get("name", ""))
+
+
+def option_value(command: tuple[str, ...], option: str) -> str:
+    """The word after an option in a command; empty without it."""
+    return command[command.index(option) + 1] if option in command[:-1] else ""
 
 
 def differences(configured: Network, network: NetworkState) -> tuple[str, ...]:

@@ -185,7 +185,6 @@ def container_spec(
         mounts=_mounts(stack, model, template or template_file(model)),
         tmpfs=(("/tmp", "rw,exec,nosuid,nodev,mode=1777"),),  # noqa: S108
         network=stack.network.name,
-        aliases=(reranker.name,),
         publish=((reranker.publish, reranker.port or 0, PORT),) if stack.host_url else (),
         cpuset_cpus=format_cpu_list(core.cpu for core in sizing.cores),
         cpuset_mems=format_cpu_list(core.node for core in sizing.cores),

@@ -7,11 +7,13 @@ as docker commands; :func:`apply` runs them.
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ragops.checks import ready
 from ragops.docker.objects import LABEL, NetworkSpec, differences, moves_route
 from ragops.errors import EngineError, InUseError, StackError
 from ragops.progress import step
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ragops.configuration import Network, Stack
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed, VolumeState
+
+_log = logging.getLogger(__name__)
 
 Command = tuple[str, ...]
 _SETTLE = 1.0
@@ -110,30 +114,92 @@ class RunContainer(Action):
 
 @dataclass(frozen=True)
 class ReplaceContainer(Action):
-    """Recreate a container; the old one is restored if the new one does not start."""
+    """Replace a reranker; the old container is kept until the new one has responded to a rerank.
+
+    Without an ``obstacle`` the old one responds until then: the new one starts under another name, and both
+    are renamed at the end. With one the old one is stopped first. After a failure it has its name and runs.
+    """
 
     spec: ContainerSpec
+    old: ContainerState
     reason: str
-    change = "~ replace container {spec.name}: {reason}"
+    obstacle: str = ""
+    """Why the two containers cannot run at once."""
+    ready_timeout: float = 600
+
+    def describe(self) -> str:
+        effect = f"RAGFlow's calls fail while vLLM loads: {self.obstacle}"
+        kept = "the old container responds until the new one does"
+        return f"~ replace container {self.spec.name}: {self.reason} ({effect if self.obstacle else kept})"
 
     def commands(self) -> tuple[Command, ...]:
-        return (("docker", "rm", "--force", self.spec.name), self.spec.docker_command())
+        name, (aside, temporary) = self.spec.name, self._names
+        run, remove = self.spec.docker_command(), ("docker", "rm", "--force", aside)
+        rename = ("docker", "rename", name, aside)
+        if self.obstacle:
+            return (rename, ("docker", "stop", aside), run, remove)
+        first = tuple(temporary if word == name else word for word in run)
+        return (first, rename, ("docker", "rename", temporary, name), ("docker", "stop", aside), remove)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        """Names of the old and the new container meanwhile, unique by the old one's id."""
+        name, digits = self.spec.name, self.old.id[:8]
+        return f"{name}-old-{digits}", f"{name}-new-{digits}"
 
     def apply(self, engine: Engine) -> None:
-        old = engine.container(self.spec.name)
-        if old is None:
-            RunContainer(self.spec).apply(engine)
-            return
-        engine.stop(old.id)
-        engine.rename(old.id, old_name(self.spec.name))
+        spec, old, (aside, temporary) = self.spec, self.old.id, self._names
         try:
-            RunContainer(self.spec).apply(engine)
-        except EngineError:
-            engine.rename(old.id, self.spec.name)
-            if old.running:
-                engine.start(old.id)
+            if self.obstacle:
+                engine.rename(old, aside)
+                engine.stop(old)
+            name = spec.name if self.obstacle else temporary
+            new = engine.create_container(spec, name)
+            engine.start(name)  # by name, so that an error names it
+            ready.wait(engine, name, spec.served_name, self.ready_timeout)
+            if not self.obstacle:
+                engine.rename(old, aside)  # between the two, for 5 ms, no container has the name
+                engine.rename(new, spec.name)
+        except BaseException:
+            self._restore(engine)
             raise
-        engine.remove_container(old.id)
+        if not self.obstacle:
+            ready.drain(engine, old)
+            engine.stop(old)
+        engine.remove_container(old)
+
+    def _restore(self, engine: Engine) -> None:
+        """Remove the new container; the old one has its name again, and runs if it did."""
+        try:
+            for name in (self._names[1], self.spec.name):
+                container = engine.container(name)
+                if container and container.id != self.old.id and container.ours:
+                    engine.remove_container(container.id)
+            RestoreContainer(self.old, self.spec.name, start=self.old.running).apply(engine)
+        except EngineError as error:
+            _log.error("%s is not restored yet, ragops up does it: %s", self.spec.name, error.short)
+
+
+@dataclass(frozen=True)
+class RestoreContainer(Action):
+    """Rename a reranker back to its configured name, and start it."""
+
+    container: ContainerState
+    name: str
+    start: bool = True
+
+    def describe(self) -> str:
+        return f"~ restore container {self.name}, which is named {self.container.name}"
+
+    def commands(self) -> tuple[Command, ...]:
+        return (("docker", "rename", self.container.name, self.name), ("docker", "start", self.name))
+
+    def apply(self, engine: Engine) -> None:
+        container = engine.container(self.container.id)
+        if container is not None and container.name != self.name:
+            engine.rename(container.id, self.name)
+        if self.start:
+            engine.start(self.container.id)
 
 
 @dataclass(frozen=True)
@@ -169,18 +235,14 @@ class Connect(Action):
     network: str
     container: str
     note: str = ""
-    aliases: tuple[str, ...] = ()
+    command = "docker network connect {network} {container}"
 
     def describe(self) -> str:
         tail = f" ({self.note})" if self.note else ""
         return f"+ connect {self.container} to {self.network}{tail}"
 
-    def commands(self) -> tuple[Command, ...]:
-        flags = [part for alias in self.aliases for part in ("--alias", alias)]
-        return (("docker", "network", "connect", *flags, self.network, self.container),)
-
     def apply(self, engine: Engine) -> None:
-        engine.connect(self.network, self.container, self.aliases)
+        engine.connect(self.network, self.container)
 
 
 @dataclass(frozen=True)
@@ -268,10 +330,10 @@ def apply(plan: Plan, engine: Engine) -> None:
         action.apply(engine)
 
 
-def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed) -> Plan:
+def plan_up(stack: Stack, spec: ContainerSpec, observed: Observed, free_memory: int = 0) -> Plan:
     """The actions after which the reranker runs and RAGFlow reaches it.
 
-    ``image_id`` is the image that ``spec.image`` refers to now.
+    ``free_memory`` in bytes is what a second reranker may take while the first one runs.
 
     Raises:
         StackError: A name belongs to an object that ragops did not create, or the network exists and
@@ -284,7 +346,7 @@ def plan_up(stack: Stack, spec: ContainerSpec, image_id: str, observed: Observed
     mounted = [mount.source for mount in spec.mounts if mount.kind == "volume"]
     actions = list(_network_actions(stack.network, network))
     actions += [CreateVolume(name) for name in mounted if name not in volumes]
-    actions += _reranker_actions(spec, image_id, network, observed)
+    actions += _reranker_actions(stack, spec, network, observed, free_memory)
     for ragflow in servers:
         actions += _ragflow_actions(ragflow, stack.network.name, network, internal=stack.network.internal)
     return Plan(tuple(actions), tuple(_notes(stack, network, servers)))
@@ -311,8 +373,8 @@ def plan_down(stack: Stack, observed: Observed) -> Plan:
     """
     own = stack.reranker.name
     names = (own, f"{own}-tune-a", f"{own}-tune-b")
-    containers = [observed.container(name) for name in (*names, old_name(own))]
-    rerankers = [container for container in containers if container is not None and container.ours]
+    tuned = [container for container in map(observed.container, names[1:]) if container and container.ours]
+    rerankers = [*observed.rerankers(own), *tuned]
     networks = [item for item in observed.networks if item.name == stack.network.name and item.ours]
     foreign = [
         member.name
@@ -339,11 +401,6 @@ def plan_purge(observed: Observed) -> Plan:
 def network_spec(network: Network) -> NetworkSpec:
     """The configured network as Docker creates it."""
     return NetworkSpec(network.name, network.driver, network.subnet, network.internal)
-
-
-def old_name(name: str) -> str:
-    """Name of a container while its replacement starts."""
-    return f"{name}-old"
 
 
 def _in_use(network: str, containers: list[str]) -> InUseError:
@@ -386,16 +443,10 @@ def _network_actions(configured: Network, network: NetworkState | None) -> Itera
 
 
 def _reranker_actions(
-    spec: ContainerSpec, image_id: str, network: NetworkState | None, observed: Observed
+    stack: Stack, spec: ContainerSpec, network: NetworkState | None, observed: Observed, free_memory: int
 ) -> Iterator[Action]:
-    old = observed.container(old_name(spec.name))
-    if old is not None and old.ours:  # a replacement was interrupted
-        yield Remove("container", old.name, old.id)
     container = observed.container(spec.name)
-    if container is None:
-        yield RunContainer(spec)
-        return
-    if not container.ours:
+    if container is not None and not container.ours:
         raise StackError(
             f"a container that ragops did not create is named {spec.name}",
             code="name-taken",
@@ -403,27 +454,59 @@ def _reranker_actions(
             hint="remove or rename it, or set another name under [reranker]",
             container=spec.name,
         )
-    if reason := _outdated(container, spec, image_id, network):
-        yield ReplaceContainer(spec, reason)
-        return
-    if network is not None:
-        connect = Connect(network.name, spec.name, aliases=spec.aliases)
-        yield from _connection_actions(container, connect, network)
-    if not container.running:
-        yield StartContainer(spec.name)
-    elif container.health == "unhealthy":
-        yield RestartContainer(spec.name, "it is unhealthy")
+    kept = _kept(container, spec.name, observed)
+    old = kept or container
+    for other in observed.rerankers(spec.name):
+        if other is not old and _is_temporary(other.name, spec.name):
+            yield Remove("container", other.name, other.id)
+    if kept:
+        yield RestoreContainer(kept, spec.name)
+    if old is None:
+        yield RunContainer(spec)
+    elif reason := outdated(old, spec) or ("" if network else "its network is gone"):
+        obstacle = _obstacle(old, spec, free_memory)
+        running = replace(old, status="running") if kept else old
+        yield ReplaceContainer(spec, running, reason, obstacle, stack.reranker.ready_timeout)
+    else:
+        if network is not None:
+            yield from _connection_actions(old, Connect(network.name, spec.name), network)
+        if not (old.running or kept):
+            yield StartContainer(spec.name)
+        elif old.health == "unhealthy":
+            yield RestartContainer(spec.name, "it is unhealthy")
 
 
-def _outdated(
-    container: ContainerState, spec: ContainerSpec, image_id: str, network: NetworkState | None
-) -> str:
+def _is_temporary(container: str, name: str) -> bool:
+    return container == name or container.startswith((f"{name}-old", f"{name}-new-"))
+
+
+def _kept(container: ContainerState | None, name: str, observed: Observed) -> ContainerState | None:
+    """A renamed reranker, or the one that an interrupted replacement kept, if the new one is not healthy."""
+    if container and container.running and container.health == "healthy":
+        return None
+    others = (other for other in observed.rerankers(name) if other.name != name)
+    return next((other for other in others if not other.name.startswith(f"{name}-new-")), None)
+
+
+def outdated(container: ContainerState, spec: ContainerSpec) -> str:
+    """Why a container has to be replaced; empty when it need not."""
+    if container.image_id != spec.image_id:
+        moved = f"{container.image_id[7:19]} to {spec.image_id[7:19] or 'an image to pull or build'}"
+        return f"image {spec.image} moved from {moved}"
     if container.config != spec.config_hash():
         return "its configuration changed"
-    if container.image_id != image_id:
-        return f"{spec.image} is another image now"
-    if network is None:
-        return "its network is gone"
+    return ""
+
+
+def _obstacle(old: ContainerState, spec: ContainerSpec, free_memory: int) -> str:
+    """Why a new container cannot run beside the old one; empty when it can."""
+    if old.status != "running" or old.health == "unhealthy":
+        return f"the old container is {old.health if old.running else old.status}"
+    ports = {port for _, port, _ in old.published} & {port for _, port, _ in spec.publish}
+    if ports:
+        return f"both publish port {min(ports)}"
+    if spec.memory > free_memory:
+        return f"the new container may take {spec.memory >> 20} MiB, {free_memory >> 20} are free"
     return ""
 
 

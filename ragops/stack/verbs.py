@@ -8,7 +8,7 @@ prints nothing; long steps are reported to :mod:`ragops.progress`. A verb opens 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ragops.checks import Report, ready
@@ -21,12 +21,12 @@ from ragops.reranker import image as images
 from ragops.reranker import int8
 from ragops.session import Deployment, Session, lock, refuse_while_watched
 from ragops.stack import override as overrides
-from ragops.stack.plan import Disconnect, Plan, apply, plan_connect, plan_down, plan_purge, plan_up
+from ragops.stack.plan import Disconnect, Plan, apply, outdated, plan_connect, plan_down, plan_purge, plan_up
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState, ImageState, NetworkState, Observed
+    from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, NetworkState, Observed
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.stack.override import Override
 
@@ -110,14 +110,13 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     session = Session.open(stack, engine)
     engine, name = session.engine, stack.reranker.name
     with lock(engine.state().id, name):
-        deployment = session.deployment
         image = images.ensure(engine, stack.reranker.image, home())
         observed = observe(engine)
-        changes = plan_up(stack, deployment.spec, image.id, observed)
+        changes = _plan(session, image, observed)
         apply(changes, engine)
     before = observed.container(name)
     if changes.actions or before is None or before.health != "healthy":
-        ready.wait(engine, name, deployment.served_name, stack.reranker.ready_timeout)
+        ready.wait(engine, name, session.deployment.served_name, stack.reranker.ready_timeout)
     return _status(session, image)
 
 
@@ -284,11 +283,21 @@ def _next_step(status: Status) -> NextStep:
 
 def _plan(session: Session, image: ImageState | None, observed: Observed) -> Plan:
     stack, deployment = session.stack, session.deployment
-    changes = plan_up(stack, deployment.spec, image.id if image else "", observed)
+    spec = replace(deployment.spec, image_id=image.id if image else "")
+    changes = plan_up(stack, spec, observed, _free_memory(session, spec, observed))
     notes = (*changes.notes, *_model_notes(deployment))
     if image is None:
         notes = (f"image {stack.reranker.image} is missing: ragops up pulls or builds it", *notes)
     return Plan(changes.actions, notes)
+
+
+def _free_memory(session: Session, spec: ContainerSpec, observed: Observed) -> int:
+    """Memory in bytes for a replacement beside the running reranker, which may take all of its limit."""
+    reranker = observed.container(spec.name)
+    if reranker is None or not reranker.running or not outdated(reranker, spec):
+        return 0
+    unused = reranker.memory - session.engine.stats(reranker.id).memory_bytes
+    return max(0, (session.deployment.host.available or 0) - max(0, unused))
 
 
 def _status(session: Session, image: ImageState | None) -> Status:

@@ -180,14 +180,14 @@ class TestNetworks:
 class TestConnect:
     def test_created_container_joins_when_it_starts(self, scene):
         name = scene.network()
-        box = scene.created(network=name, aliases=("other",))
+        box = scene.created(network=name)
         before = scene.place(box, name)
         assert (before.network_id, before.address) == ("", "")
         scene.engine.start(box)
         after = scene.place(box, name)
         assert after.network_id == scene.engine.network(name).id
         assert after.address
-        assert after.aliases == ("other", scene.engine.container(box).id[:12])
+        assert after.aliases == (scene.engine.container(box).id[:12],)
 
     def test_stopped_container_keeps_the_network_and_loses_the_address(self, scene):
         name = scene.network()
@@ -198,10 +198,9 @@ class TestConnect:
 
     def test_running_container(self, scene):
         name, box = scene.network(), scene.started()
-        scene.engine.connect(name, box, ("alias",))
+        scene.engine.connect(name, box)
         place = scene.place(box, name)
         assert place.address
-        assert place.aliases[0] == "alias"
         assert scene.place(box, "bridge")
         with refused(f"endpoint with name {box} already exists in network {name}"):
             scene.engine.connect(name, box)

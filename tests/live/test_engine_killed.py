@@ -142,7 +142,6 @@ def ragflow(daemon, tmp_path, monkeypatch):
         image=TINY,
         entrypoint=("/bin/sleep", "infinity"),
         network=NET,
-        aliases=(RERANKER,),
         restart="on-failure:5",
         health=HealthCheck(("/bin/sleep", "0"), interval=1),
         init=True,

@@ -132,7 +132,6 @@ def cheap(image):
         image=image.tags[0],
         entrypoint=("python3", "-c", SERVER),
         network=NET,
-        aliases=(RERANKER,),
         restart="on-failure:5",
         health=health,
         init=True,
@@ -364,7 +363,6 @@ def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared
     other = dataclasses.replace(
         wanted.spec,
         name="ragopstest-rendered",
-        aliases=("ragopstest-rendered",),
         labels=(("org.ragops.config", wanted.spec.config_hash()),),
     )
     file = tmp_path / "compose.yml"

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from ragops.checks import ready
+from ragops.docker.engine import observe
 from ragops.docker.objects import NetworkSpec
 from ragops.errors import EngineError, LaunchError
 from ragops.session import Deployment
@@ -64,8 +65,8 @@ def test_a_replacement_that_fails_gives_the_old_one_back(engine, spec):
     before = engine.container(NAME)
     broken = dataclasses.replace(spec, entrypoint=("/no/such/program",), command=())
     with pytest.raises(EngineError):
-        ReplaceContainer(broken, "test").apply(engine)
+        ReplaceContainer(broken, before, "test").apply(engine)
     after = engine.container(NAME)
     assert after.id == before.id
     assert after.running
-    assert engine.container(f"{NAME}-old") is None
+    assert observe(engine).rerankers(NAME) == (after,)

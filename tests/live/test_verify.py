@@ -123,9 +123,7 @@ def test_key_and_full_queue_of_vllm_are_named(engine, declared, running, ask):
     wanted = Deployment.resolve(declared).spec
     command = (*wanted.command, "--api-key", "secret", "--max-num-queued-reqs", "2", "--enforce-eager")
     image = running.reranker.image
-    spec = dataclasses.replace(
-        wanted, name=GUARDED, image=image, aliases=(GUARDED,), command=command, publish=(), role="test"
-    )
+    spec = dataclasses.replace(wanted, name=GUARDED, image=image, command=command, publish=(), role="test")
     with started(engine, spec):
         wait_for_health(engine, ask)
         guarded = ask(GUARDED)
@@ -154,7 +152,6 @@ def listening(declared, image, address):
         image=image,
         entrypoint=("python3", "-m", "http.server", "8000", "--bind", address),
         network=declared.network.name,
-        aliases=(LOCAL,),
         role="test",
     )
 

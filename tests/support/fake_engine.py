@@ -16,6 +16,7 @@ import ipaddress
 import itertools
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -140,11 +141,11 @@ def placed(place: Endpoint, network: NetworkState, containers: Iterable[Containe
     return replace(place, network_id=network.id, address=next(free, ""))
 
 
-def new_container(spec: ContainerSpec, containers: Iterable[ContainerState]) -> str:
+def new_container(name: str, containers: Iterable[ContainerState]) -> str:
     """Why a container can't be made; empty when it can."""
-    if not _NAME.fullmatch(spec.name):
-        return f"Invalid container name ({spec.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-    return new_name(spec.name, containers)
+    if not _NAME.fullmatch(name):
+        return f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+    return new_name(name, containers)
 
 
 def new_name(name: str, containers: Iterable[ContainerState]) -> str:
@@ -182,11 +183,12 @@ def created(spec: ContainerSpec, number: str, image_id: str, shares: str) -> Con
         restart_count=0,
         health="",
         network_mode=mode,
-        endpoints=() if ":" in mode else (Endpoint(network, "", "", spec.aliases),),
+        endpoints=() if ":" in mode else (Endpoint(network, "", "", ()),),
         published=(),
         labels=spec.all_labels(),
         command=(*spec.entrypoint, *spec.command),
         environment=tuple(f"{name}={value}" for name, value in spec.environment),
+        memory=spec.memory,
     )
 
 
@@ -195,9 +197,9 @@ def volumes(spec: ContainerSpec) -> tuple[str, ...]:
     return tuple(mount.source for mount in spec.mounts if mount.kind == "volume")
 
 
-def endpoint_aliases(network: str, wanted: tuple[str, ...], number: str) -> tuple[str, ...]:
-    """The names of a container in a network: those asked for, and the beginning of its id."""
-    return () if network in PREDEFINED else tuple(dict.fromkeys((*wanted, number[:12])))
+def endpoint_aliases(network: str, number: str) -> tuple[str, ...]:
+    """The aliases of a container in a network: the beginning of its id."""
+    return () if network in PREDEFINED else (number[:12],)
 
 
 def publishing(
@@ -250,7 +252,7 @@ class ServerState:
         """Every call that would change something, refused ones too: ``start ragflow-server`` …"""
         self.respond: Respond = lambda _container, _argv, _stdin: None
         """What programs in containers answer."""
-        self.output: dict[str, str] = {}
+        self.output: dict[str, str] = defaultdict(str)
         """What a container of that name has logged."""
         self.used: dict[str, StatsState] = {}
         """What a container of that name has used."""
@@ -422,7 +424,7 @@ class ServerState:
         return number
 
     def _make_container(self, spec: ContainerSpec) -> str:
-        number, image = next(self._ids), self.image(spec.image)
+        number, image = next(self._ids), self.image(spec.image_id or spec.image)
         other = (spec.network or "").removeprefix("container:")
         shares = self.container(other) if other != (spec.network or "") else None
         for volume in volumes(spec):
@@ -456,7 +458,7 @@ class ServerState:
         places = []
         for place in state.endpoints:
             net = self._network(place.network_id or place.network, f"start {state.name}")
-            named = replace(place, aliases=endpoint_aliases(net.name, place.aliases, state.id))
+            named = replace(place, aliases=endpoint_aliases(net.name, state.id))
             places.append(placed(named, net, self.containers()))
         inside = all(self._networks[place.network_id].internal for place in places)
         self.change(
@@ -520,7 +522,7 @@ class FakeEngine(ServerState, Engine):
     def logs(self, container: str, *, tail: int = 20) -> str:
         """The end of :attr:`output`."""
         state = self._found(container, f"read the log of {container}")
-        return "\n".join(self.output.get(state.name, "").splitlines()[-tail:])
+        return "\n".join(self.output[state.name].splitlines()[-tail:])
 
     def stats(self, container: str) -> StatsState:
         """What :attr:`used` says; nothing for a container that does not run."""
@@ -559,12 +561,12 @@ class FakeEngine(ServerState, Engine):
         del self._networks[net.id]
         self._tell("network", "destroy", net.name)
 
-    def connect(self, network: str, container: str, aliases: tuple[str, ...] = ()) -> None:
+    def connect(self, network: str, container: str) -> None:
         """A container that does not run gets its address when it starts."""
         what = self._called(f"connect {self._name(container)} to {network}")
         state, net = self._found(container, what), self._network(network, what)
         self._allow(what, joining(state, net), container)
-        place = Endpoint(net.name, "", "", endpoint_aliases(net.name, aliases, state.id))
+        place = Endpoint(net.name, "", "", endpoint_aliases(net.name, state.id))
         place = placed(place, net, self.containers()) if state.running else place
         others = (one for one in state.endpoints if one.network != net.name)
         self.change(state.id, endpoints=tuple(sorted((*others, place), key=lambda one: one.network)))
@@ -598,13 +600,16 @@ class FakeEngine(ServerState, Engine):
             self._allow(what, f"remove {name}: volume is in use - [{', '.join(users)}]")
         del self._volumes[name]
 
-    def create_container(self, spec: ContainerSpec) -> str:
+    def create_container(self, spec: ContainerSpec, name: str = "") -> str:
         """Refuses missing images and names that are taken; a missing network shows when it is started."""
-        what = self._called(f"create container {spec.name}")
-        if self.image(spec.image) is None:
-            self._allow(what, f"No such image: {spec.image}", spec.name)
-        self._allow(what, new_container(spec, self.containers()), spec.name)
-        return self._make_container(spec)
+        name = name or spec.name
+        what = self._called(f"create container {name}")
+        if self.image(spec.image_id or spec.image) is None:
+            self._allow(what, f"No such image: {spec.image_id or spec.image}", name)
+        self._allow(what, new_container(name, self.containers()), name)
+        number = self._make_container(spec)
+        self._containers[number] = replace(self._containers[number], name=name)
+        return number
 
     def start(self, container: str) -> None:
         """One that can't start keeps its status, and the reason in its ``error``."""

@@ -29,7 +29,6 @@ FULL = ContainerSpec(
     mounts=(Mount("/models", "/m", read_only=True), Mount("my-cache", "/cache", "volume")),
     tmpfs=(("/scratch", "rw,mode=1777"),),
     network="net",
-    aliases=("my-reranker",),
     publish=(("127.0.0.1", 8123, 8000), ("::1", 8124, 8000)),
     cpuset_cpus="0-3",
     cpuset_mems="0",
@@ -59,7 +58,7 @@ def test_every_field_of_the_specification_is_in_the_file():
     whole = render.reranker(FULL, NetworkSpec("net"))
     plain = {"name", "image"}  # can't be left out
     for field in dataclasses.fields(ContainerSpec):
-        if field.name in plain | {"network", "role"}:
+        if field.name in plain | {"network", "role", "image_id"}:
             continue
         without = dataclasses.replace(FULL, **{field.name: field.default})
         assert render.reranker(without, NetworkSpec("net")) != whole, field.name
@@ -69,7 +68,7 @@ def test_service_has_the_containers_name_and_the_network_is_external():
     document = rendered()
     service = document["services"]["my-reranker"]
     assert service["container_name"] == "my-reranker"
-    assert service["networks"] == {"ragops": {"aliases": ["my-reranker"]}}
+    assert service["networks"] == ["ragops"]
     assert document["networks"] == {"ragops": {"name": "net", "external": True}}
     assert document["volumes"] == {"my-cache": {"name": "my-cache", "labels": {"org.ragops": "cache"}}}
 

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragops.docker.objects import LABEL, LABEL_CONFIG, ContainerSpec, HealthCheck, Mount, NetworkSpec
+from ragops.docker.objects import (
+    LABEL,
+    LABEL_CONFIG,
+    LABEL_IMAGE,
+    LABEL_NAME,
+    ContainerSpec,
+    HealthCheck,
+    Mount,
+    NetworkSpec,
+)
 
 FULL = ContainerSpec(
     name="box",
@@ -17,7 +26,6 @@ FULL = ContainerSpec(
     mounts=(Mount("/srv/model", "/model", read_only=True), Mount("cache", "/cache", "volume")),
     tmpfs=(("/scratch", "rw,exec"),),
     network="net",
-    aliases=("reranker",),
     publish=(("127.0.0.1", 8123, 8000),),
     cpuset_cpus="0-3",
     cpuset_mems="0",
@@ -46,7 +54,7 @@ def test_body_says_everything():
     assert (body["Entrypoint"], body["Cmd"]) == (["python3", "-m", "server"], ["--port", "8000"])
     assert body["Env"] == ["A=b c"]
     assert body["Healthcheck"]["Interval"] == 7_000_000_000
-    assert body["NetworkingConfig"] == {"EndpointsConfig": {"net": {"Aliases": ["reranker"]}}}
+    assert body["NetworkingConfig"] == {"EndpointsConfig": {"net": {}}}
     assert host["PortBindings"] == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8123"}]}
     assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 5}
     assert host["Mounts"][0] == {
@@ -81,7 +89,7 @@ def test_command_line_says_the_same():
     assert flags(FULL, "--health-cmd") == ["python3 -c pass"]
     assert flags(FULL, "--health-interval") == ["7s"]
     assert flags(FULL, "--restart") == ["on-failure:5"]
-    assert flags(FULL, "--label") == [f"{LABEL}=reranker", f"{LABEL_CONFIG}={FULL.config_hash()}"]
+    assert flags(FULL, "--label") == [f"{key}={value}" for key, value in FULL.all_labels().items()]
     assert {"--read-only", "--init"} <= set(argv)
 
 
@@ -106,10 +114,18 @@ def test_shared_and_default_networks_have_no_endpoint(network):
 
 
 @pytest.mark.parametrize("field", [one.name for one in dataclasses.fields(ContainerSpec)])
-def test_hash_changes_with_every_field(field):
-    bare = ContainerSpec("box2", "image:2", role="demo", labels=(("x", "y"),))
+def test_hash_changes_with_every_field_but_name_and_image(field):
+    bare = ContainerSpec("box2", "image:2", "sha256:2", role="demo", labels=(("x", "y"),))
     changed = dataclasses.replace(FULL, **{field: getattr(bare, field)})
-    assert changed.config_hash() != FULL.config_hash()
+    same = changed.config_hash() == FULL.config_hash()
+    assert same == (field in {"name", "image", "image_id"})
+
+
+def test_container_is_created_from_the_id_of_the_image():
+    spec = dataclasses.replace(FULL, image_id="sha256:1")
+    assert spec.body()["Image"] == "sha256:1"
+    assert "sha256:1" in spec.docker_command()
+    assert spec.all_labels()[LABEL_IMAGE] == "image:1"
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
@@ -124,6 +140,8 @@ def test_own_labels_win_over_none_of_ours():
     assert spec.all_labels() == {
         LABEL: "reranker",
         LABEL_CONFIG: spec.config_hash(),
+        LABEL_NAME: "box",
+        LABEL_IMAGE: "image:1",
         "com.docker.compose.project": "docker",
     }
 

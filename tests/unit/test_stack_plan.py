@@ -1,6 +1,7 @@
 """Plans: actions, their order and texts; one ``up`` repairs any sequence of faults."""
 
 import dataclasses
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 from ragops.configuration import Network, Ragflow, Reranker, Stack
 from ragops.docker.engine import observe
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, LABEL, ContainerSpec, Mount, moves_route
-from ragops.errors import EngineError, InUseError, RagflowError, StackError
+from ragops.errors import EngineError, InUseError, LaunchError, RagflowError, StackError
 from ragops.ragflow.discovery import RagflowContainer
 from ragops.stack.plan import (
     CreateNetwork,
     Plan,
     Remove,
+    ReplaceContainer,
+    RestoreContainer,
     apply,
     network_spec,
     plan_connect,
@@ -28,22 +31,30 @@ STACK = Stack()
 NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
 CACHE = f"{RERANKER}-cache"
 LABELS = {COMPOSE_PROJECT: "docker", COMPOSE_SERVICE: "ragflow-cpu"}
+BOTH_PUBLISH = "both publish port 8123"
 SPEC = ContainerSpec(
     name=RERANKER,
     image="vllm-cpu:latest",
     mounts=(Mount(CACHE, "/cache", "volume"),),
     network=NET,
-    aliases=(RERANKER,),
     publish=(("127.0.0.1", 8123, 8000),),
 )
 
 
-def plan(engine, stack=STACK, spec=SPEC):
-    return plan_up(stack, spec, engine.image("vllm-cpu:latest").id, observe(engine))
+@pytest.fixture(autouse=True, scope="module")
+def ready():
+    """Each reranker responds at once; gives the mocks of waiting and draining."""
+    with mock.patch("ragops.checks.ready.wait") as wait, mock.patch("ragops.checks.ready.drain") as drain:
+        yield wait, drain
 
 
-def up(engine, stack=STACK, spec=SPEC):
-    done = plan(engine, stack, spec)
+def plan(engine, stack=STACK, spec=SPEC, free_memory=0):
+    spec = dataclasses.replace(spec, image_id=engine.image("vllm-cpu:latest").id)
+    return plan_up(stack, spec, observe(engine), free_memory)
+
+
+def up(engine, stack=STACK, spec=SPEC, free_memory=0):
+    done = plan(engine, stack, spec, free_memory)
     apply(done, engine)
     return done
 
@@ -119,7 +130,8 @@ class TestUp:
     def test_unhealthy_reranker_is_restarted(self, fake, ragflow):
         up(fake)
         fake.change(RERANKER, health="unhealthy")
-        assert texts(up(fake)) == [f"~ restart container {RERANKER}: it is unhealthy"]
+        (restart,) = up(fake).actions
+        assert (restart.name, restart.reason) == (RERANKER, "it is unhealthy")
         assert fake.calls[-2:] == [f"stop {RERANKER}", f"start {RERANKER}"]
 
     def test_recreated_ragflow_is_connected_again(self, fake, ragflow):
@@ -137,15 +149,17 @@ class TestUp:
     def test_changed_configuration_replaces_the_container(self, fake):
         up(fake)
         changed = dataclasses.replace(SPEC, memory=1)
-        assert texts(up(fake, spec=changed)) == [f"~ replace container {RERANKER}: its configuration changed"]
+        (replacement,) = up(fake, spec=changed).actions
+        assert (replacement.reason, replacement.obstacle) == ("its configuration changed", BOTH_PUBLISH)
         assert fake.container(RERANKER).config == changed.config_hash()
         assert plan(fake, spec=changed).empty
 
     def test_changed_image_replaces_the_container(self, fake):
         up(fake)
-        fake.add_image("other:1")
+        before, after = fake.image("vllm-cpu:latest"), fake.add_image("other:1")
         fake.tag("other:1", "vllm-cpu:latest")
-        assert texts(up(fake)) == [f"~ replace container {RERANKER}: vllm-cpu:latest is another image now"]
+        (replacement,) = up(fake).actions
+        assert f"vllm-cpu:latest moved from {before.id[7:19]} to {after.id[7:19]}" in replacement.reason
         assert plan(fake).empty
 
     def test_recreated_network_is_connected_again(self, fake, ragflow):
@@ -162,7 +176,6 @@ class TestUp:
             f"+ connect {RAGFLOW} to {NET}",
         ]
         fake.start(RAGFLOW)
-        assert fake.container(RERANKER).endpoint(NET).aliases[0] == RERANKER
         assert plan(fake).empty
 
     def test_missing_network_is_created_again(self, fake, ragflow):
@@ -234,28 +247,208 @@ class TestEngineErrors:
         fake.host_ports.clear()
         assert texts(up(fake)) == [f"+ run container {RERANKER} from vllm-cpu:latest"]
 
-    def test_old_container_is_restored_when_the_new_one_fails(self, fake):
+    def test_each_action_is_reported_before_it_runs(self, fake, steps):
+        fake.refuse("create volume", "no")
+        with pytest.raises(EngineError):
+            apply(plan(fake), fake)
+        assert steps == [f"+ create network {NET}", f"+ create volume {CACHE}"]
+
+
+PRIVATE = dataclasses.replace(SPEC, publish=())
+"""Publishes nothing, so that a second one can run beside it."""
+
+
+def changed(spec):
+    return dataclasses.replace(spec, memory=2**30, labels=(("changed", "yes"),))
+
+
+def rerankers(engine):
+    return {one.name: one.status for one in engine.containers() if one.role == "reranker"}
+
+
+def calls_of(spec, free_memory):
+    """The changing calls of a replacement."""
+    engine = FakeEngine()
+    with mock.patch("ragops.checks.ready.wait"), mock.patch("ragops.checks.ready.drain"):
+        up(engine, spec=spec)
+        engine.calls.clear()
+        up(engine, spec=changed(spec), free_memory=free_memory)
+    return tuple(call.split(f" {RERANKER}")[0] for call in engine.calls)
+
+
+class Stop(BaseException):
+    """As SIGKILL: nothing after it runs."""
+
+
+class TestReplacement:
+    """Whatever happens to a replacement, one reranker runs and responds under its name."""
+
+    BOTH, ONE = (PRIVATE, 2**30), (SPEC, 2**40)
+
+    def test_old_container_runs_until_the_new_one_has_responded(self, fake, ready):
+        up(fake, spec=PRIVATE)
+        old = fake.container(RERANKER)
+        during = []
+        ready[0].side_effect = lambda engine, *_: during.append(rerankers(engine))
+        (replacement,) = up(fake, spec=changed(PRIVATE), free_memory=2**30).actions
+        ready[0].side_effect = None
+        assert replacement.obstacle == ""
+        assert during == [{RERANKER: "running", f"{RERANKER}-new-{old.id[:8]}": "running"}]
+        assert ready[1].call_args.args == (fake, old.id)
+        assert rerankers(fake) == {RERANKER: "running"}
+        assert fake.container(RERANKER).id != old.id
+
+    @pytest.mark.parametrize(
+        ("spec", "free", "status", "word"),
+        [
+            (SPEC, 2**40, {}, "port 8123"),
+            (PRIVATE, 2**30 - 1, {}, "1023 are free"),
+            (PRIVATE, 2**40, {"status": "exited"}, "exited"),
+            (PRIVATE, 2**40, {"health": "unhealthy"}, "unhealthy"),
+        ],
+        ids=["port", "memory", "stopped", "unhealthy"],
+    )
+    def test_plan_names_why_calls_fail_while_vllm_loads(self, fake, spec, free, status, word):
+        up(fake, spec=spec)
+        fake.change(RERANKER, **status)
+        (replacement,) = plan(fake, spec=changed(spec), free_memory=free).actions
+        assert word in replacement.obstacle
+        assert "calls fail while vLLM loads" in replacement.describe()
+
+    def test_commands_are_those_that_are_run(self, fake):
+        for spec, free in (self.BOTH, self.ONE):
+            up(fake, spec=spec)
+            (replacement,) = plan(fake, spec=changed(spec), free_memory=free).actions
+            words = [command[1] for command in replacement.commands()]
+            assert sorted(set(words)) == ["rename", "rm", "run", "stop"]
+            fake.remove_container(RERANKER)
+
+    @pytest.mark.parametrize(
+        ("case", "call"), [(case, call) for case in (BOTH, ONE) for call in dict.fromkeys(calls_of(*case))]
+    )
+    def test_refused_call_leaves_a_reranker_under_its_name(self, fake, case, call):
+        spec, free = case
+        up(fake, spec=spec)
+        old = fake.container(RERANKER).id
+        fake.refuse(call, "no space left on device")
+        with pytest.raises(EngineError, match="no space left"):
+            up(fake, spec=changed(spec), free_memory=free)
+        assert rerankers(fake)[RERANKER] == "running"
+        if call not in {"remove container", "stop"} or (call == "stop" and case is self.ONE):
+            assert rerankers(fake) == {RERANKER: "running"}
+            assert fake.container(RERANKER).id == old
+        self.converges(fake, changed(spec), free)
+
+    @pytest.mark.parametrize("case", [BOTH, ONE], ids=["both fit", "one fits"])
+    @pytest.mark.parametrize("error", [LaunchError("it exited while loading"), KeyboardInterrupt()], ids=str)
+    def test_container_that_never_responds_is_replaced_by_the_old_one(self, fake, ready, case, error):
+        spec, free = case
+        up(fake, spec=spec)
+        old = fake.container(RERANKER).id
+        ready[0].side_effect = error
+        with pytest.raises(type(error)):
+            up(fake, spec=changed(spec), free_memory=free)
+        ready[0].side_effect = None
+        assert rerankers(fake) == {RERANKER: "running"}
+        assert fake.container(RERANKER).id == old
+
+    @pytest.mark.parametrize(
+        ("case", "number"),
+        [(case, number) for case in (BOTH, ONE) for number in range(len(calls_of(*case)))],
+    )
+    @pytest.mark.parametrize("moment", ["before", "after"])
+    @pytest.mark.parametrize("healthy", [False, True])
+    def test_next_call_converges_after_a_kill_at_each_call(self, fake, case, number, moment, healthy):
+        spec, free = case
+        up(fake, spec=spec)
+        wanted = changed(spec)
+        fake.calls.clear()
+        kill_at(fake, number, moment)
+        with mock.patch("ragops.stack.plan.ReplaceContainer._restore"), pytest.raises(Stop):
+            up(fake, spec=wanted, free_memory=free)
+        kill_at(fake, None, moment)
+        if healthy and fake.container(RERANKER):
+            fake.change(RERANKER, health="healthy")
+        self.converges(fake, wanted, free)
+
+    def converges(self, fake, spec, free):
+        up(fake, spec=spec, free_memory=free)
+        assert plan(fake, spec=spec, free_memory=free).empty
+        assert rerankers(fake) == {RERANKER: "running"}
+        assert fake.container(RERANKER).config == spec.config_hash()
+
+    def test_running_new_container_is_not_trusted_before_it_has_responded(self, fake):
         up(fake)
         old = fake.container(RERANKER).id
-        fake.host_ports.add(9000)
-        with pytest.raises(EngineError):
-            up(fake, spec=dataclasses.replace(SPEC, publish=(("127.0.0.1", 9000, 8000),)))
-        assert (fake.container(RERANKER).id, fake.container(RERANKER).status) == (old, "running")
-        assert fake.container(f"{RERANKER}-old") is None
+        fake.rename(RERANKER, f"{RERANKER}-old-{old[:8]}")
+        fake.stop(old)
+        up_again = dataclasses.replace(changed(SPEC), image_id=fake.image("vllm-cpu:latest").id)
+        fake.start(fake.create_container(up_again))
+        assert [type(action) for action in plan(fake, spec=up_again).actions] == [
+            Remove,
+            RestoreContainer,
+            ReplaceContainer,
+        ]
+
+    def test_renamed_container_gets_its_name_back(self, fake):
+        up(fake)
+        fake.rename(RERANKER, "mine")
+        assert texts(up(fake)) == [f"~ restore container {RERANKER}, which is named mine"]
+        assert rerankers(fake) == {RERANKER: "running"}
+
+    def test_renamed_container_beside_a_reranker_that_responds_stays(self, fake):
+        up(fake, spec=PRIVATE)
+        fake.rename(RERANKER, "mine")
+        fake.start(fake.create_container(PRIVATE))
+        fake.change(RERANKER, health="healthy")
+        assert up(fake, spec=PRIVATE).empty
+        assert rerankers(fake) == {RERANKER: "running", "mine": "running"}
 
     def test_restored_container_that_was_stopped_is_not_started(self, fake):
         up(fake)
         fake.stop(RERANKER)
         fake.refuse("create container", "no space left on device")
         with pytest.raises(EngineError, match="no space left"):
-            up(fake, spec=dataclasses.replace(SPEC, memory=1))
-        assert fake.container(RERANKER).status == "exited"
+            up(fake, spec=changed(SPEC))
+        assert rerankers(fake) == {RERANKER: "exited"}
 
-    def test_each_action_is_reported_before_it_runs(self, fake, steps):
-        fake.refuse("create volume", "no")
-        with pytest.raises(EngineError):
-            apply(plan(fake), fake)
-        assert steps == [f"+ create network {NET}", f"+ create volume {CACHE}"]
+    def test_foreign_container_of_the_temporary_name_stays(self, fake):
+        up(fake, spec=PRIVATE)
+        name = f"{RERANKER}-new-{fake.container(RERANKER).id[:8]}"
+        fake.add_container(name)
+        with pytest.raises(EngineError) as caught:
+            up(fake, spec=changed(PRIVATE), free_memory=2**30)
+        assert caught.value.code == "name-taken"
+        assert fake.container(name).status == "running"
+        assert rerankers(fake) == {RERANKER: "running"}
+
+    def test_failed_restoration_is_logged_and_left_to_the_next_call(self, fake, messages):
+        up(fake)
+        fake.refuse("create container", "no space left on device")
+        fake.refuse(f"rename {RERANKER}-old", "no")
+        with pytest.raises(EngineError, match="no space left"):
+            up(fake, spec=changed(SPEC))
+        assert "ragops up" in messages[-1]
+        self.converges(fake, changed(SPEC), 0)
+
+
+def kill_at(engine, number, moment):
+    """Raise :class:`Stop` before or after the changing call of that number; None ends it."""
+    for name in ("create_container", "start", "stop", "rename", "remove_container"):
+        vars(engine).pop(name, None)
+        if number is None:
+            continue
+
+        def call(*args, name=name):
+            count = len(engine.calls)
+            if moment == "before" and count == number:
+                raise Stop
+            result = getattr(FakeEngine, name)(engine, *args)
+            if moment == "after" and count == number:
+                raise Stop
+            return result
+
+        setattr(engine, name, call)
 
 
 class TestRoute:
@@ -479,7 +672,6 @@ def test_one_up_repairs_any_sequence_of_faults(faults):
     engine.start(RAGFLOW)
     network, reranker = engine.network(NET), engine.container(RERANKER)
     assert reranker.status == "running"
-    assert RERANKER in reranker.endpoint(NET).aliases
     for name in (RERANKER, RAGFLOW):
         place = engine.container(name).endpoint(NET)
         assert (place.network_id, bool(place.address)) == (network.id, True)

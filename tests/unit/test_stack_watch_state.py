@@ -19,7 +19,7 @@ from ragops.stack.plan import (
 )
 from ragops.stack.verbs import Status
 from ragops.stack.watch import Pace, WatchState, is_relevant
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine, created
 
 STACK = Stack()
 NET, RERANKER = STACK.network.name, STACK.reranker.name
@@ -30,7 +30,7 @@ START, RUN, RESTART = (
     RunContainer(SPEC),
     RestartContainer(RERANKER, "it is unhealthy"),
 )
-REPLACE = ReplaceContainer(SPEC, "its declaration changed")
+REPLACE = ReplaceContainer(SPEC, created(SPEC, "1", "2", ""), "its configuration changed")
 CONNECT = Connect(NET, "docker-ragflow-cpu-1")
 
 
