@@ -23,7 +23,7 @@ from ragops import cli
 from ragops.bench import plots, report
 from ragops.bench.records import load_run
 from ragops.bench.statistics import level_statistics, level_table
-from ragops.compose import rules
+from ragops.compose import faults
 from ragops.configuration import Stack
 from ragops.docker import hints
 from ragops.reranker import options, sizing
@@ -140,7 +140,7 @@ def compose_faults() -> Iterator[str]:
         "     - fault",
         "",
     ]
-    for code, summary in rules.RULES.items():
+    for code, summary in faults.RULES.items():
         yield from [f"   * - ``{code}``", f"     - {inline(summary)}"]
     yield ""
 

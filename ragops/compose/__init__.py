@@ -5,7 +5,7 @@
     checked = check_file("docker-compose.yaml")
     print(checked)  # each fault with its line, its reason and its fix
 
-``syntax`` parses the file, ``reading`` finds the rerankers, ``rules`` finds their faults, and ``render``
+``syntax`` parses the file, ``reading`` finds the rerankers, ``faults`` finds their faults, and ``render``
 writes compose files.
 """
 
@@ -14,23 +14,24 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
+from ragops.compose.faults import find_faults
 from ragops.compose.reading import read_rerankers
-from ragops.compose.rules import find_faults
-from ragops.compose.syntax import parse
-from ragops.errors import ComposeError, ModelError, file_errors
+from ragops.compose.syntax import MAX_BYTES, parse, resolve
+from ragops.errors import ComposeError, ModelError, read_text
 from ragops.reranker import host as hosts
 from ragops.reranker.model import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ragops.compose.faults import Finding
     from ragops.compose.reading import Service
-    from ragops.compose.rules import Finding
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
 
@@ -80,12 +81,24 @@ def check_file(path: Path | str, host: Host | None = None) -> CheckedFile:
     Raises:
         ComposeError: The file can't be read, or is not a compose file.
     """
-    file = Path(path)
-    with file_errors(ComposeError, f"can't read {file}", file, hint="name a compose file"):
-        text = file.read_text(encoding="utf-8-sig")
-        variables = dotenv_values(file.parent / ".env")
-    defined = {name: value for name, value in variables.items() if value is not None}
-    return check_text(text, file, host or hosts.read_host(), {**defined, **os.environ})
+    file, hint = Path(path), "name a compose file"
+    text = read_text(ComposeError, f"can't read {file}", file, MAX_BYTES, hint=hint)
+    variables = {**_env_variables(file.parent / ".env"), **os.environ}
+    return check_text(text, file, host or hosts.read_host(), variables)
+
+
+def _env_variables(file: Path) -> dict[str, str]:
+    """Variables of an ``.env`` file; values refer to others as in compose files, but not in single quotes."""
+    variables: dict[str, str] = {}
+    if not file.exists():
+        return variables
+    text = read_text(ComposeError, f"can't read {file}", file, 1 << 20, hint="correct the file, or move it")
+    for binding in parse_stream(StringIO(text)):
+        if binding.key and binding.value is not None:
+            literal = re.search(r"=\s*'", binding.original.string)
+            resolved = binding.value if literal else resolve(binding.value, {**variables, **os.environ})
+            variables[binding.key] = resolved or ""
+    return variables
 
 
 def check_text(text: str, path: Path, host: Host, variables: Mapping[str, str]) -> CheckedFile:

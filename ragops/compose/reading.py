@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-
-from ragops.compose.syntax import YamlNode, key_line, read_command, resolve, split_colons
+from ragops.compose.syntax import YamlNode, read_command, resolve, split_colons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -143,12 +141,12 @@ def read_rerankers(
     if include := root.get("include"):
         notes.append(f"line {include.line}: include: check each included file as well")
     services = root.get("services")
-    for name, node in services.items() if services else ():
-        if not isinstance(node.raw, dict):
+    for name, node in services.mapping.items() if services else ():
+        if not node.mapping:
             continue
         service = _read_service(name, _extended(node, root), root, project, find_model)
         if not _is_vllm(service):
-            if service.inherits and "image" not in service.node.raw:
+            if service.inherits and "image" not in service.node.mapping:
                 notes.append(f"line {service.line}: {name} extends a service of another file: not checked")
         elif _is_reranker(service):
             rerankers.append(service)
@@ -166,47 +164,50 @@ def _extended(node: YamlNode, root: YamlNode, depth: int = 0) -> YamlNode:
     if extends is None or extends.get("file") or depth > _MAX_EXTENDS:
         return node
     base = root.get("services", extends.text or extends.scalar("service") or "")
-    if base is None or not isinstance(base.raw, dict):
+    if base is None or not base.mapping:
         return node
-    merged = CommentedMap()
-    for origin in (_extended(base, root, depth + 1).raw, node.raw):
-        for key, value in origin.items():
-            if key == "extends" and origin is node.raw:
-                continue
+    merged = dict(_extended(base, root, depth + 1).mapping)
+    for key, value in node.mapping.items():
+        if key != "extends":
             merged[key] = _merged(key, merged[key], value) if key in merged else value
-            line = key_line(origin, key, 1) - 1
-            merged.lc.add_kv_line_col(key, [line, 0, line, 0])
     return YamlNode(merged, node.line, node.source)
 
 
-def _merged(key: str, base: Any, value: Any) -> Any:
+def _merged(key: str, base: YamlNode, own: YamlNode) -> YamlNode:
     """Maps are united and lists concatenated, but commands are replaced."""
     if key == "environment":
-        base, value = _as_map(base), _as_map(value)
-    if isinstance(base, dict) and isinstance(value, dict):
-        return CommentedMap({**base, **value})
-    if isinstance(base, list) and isinstance(value, list) and key not in {"command", "entrypoint"}:
-        return CommentedSeq([*base, *value])
-    return value
+        base, own = _as_map(base), _as_map(own)
+    if base.mapping and own.mapping:
+        return YamlNode({**base.mapping, **own.mapping}, own.line, own.source)
+    if base.elements and own.elements and key not in {"command", "entrypoint"}:
+        return YamlNode([*base.elements, *own.elements], own.line, own.source)
+    return own
 
 
-def _as_map(variables: Any) -> Any:
-    if not isinstance(variables, list):
+def _as_map(variables: YamlNode) -> YamlNode:
+    """Variables as a map, also where they are a list of ``NAME=VALUE``; null is a value of the host."""
+    if not variables.elements:
         return variables
-    pairs = (str(item).partition("=") for item in variables)
-    return CommentedMap((name, value if equals else None) for name, equals, value in pairs)
+    rows = [(item.written.partition("="), item) for item in variables.elements]
+    nodes = {
+        name: YamlNode(value if equals else None, item.line, item.source)
+        for (name, equals, value), item in rows
+        if name
+    }
+    return YamlNode(nodes, variables.line, variables.source)
 
 
 def _read_service(
     name: str, node: YamlNode, root: YamlNode, project: str, find_model: Callable[[str], Model | None]
 ) -> Service:
     command = read_command(node.get("entrypoint"), node.get("command"))
+    environment = node.get("environment")
     mounts = tuple(_read_mounts(node))
     return Service(
         name=name,
         node=node,
         command=command,
-        environment=_read_environment(node),
+        environment=_as_map(environment).mapping if environment else {},
         ports=tuple(_read_ports(node)),
         mounts=mounts,
         networks=tuple(_read_networks(node, root, project)),
@@ -216,26 +217,16 @@ def _read_service(
     )
 
 
-def _read_environment(service: YamlNode) -> dict[str, YamlNode]:
-    node = service.get("environment")
-    if node is None:
-        return {}
-    if not isinstance(node.raw, list):
-        return dict(node.items())
-    rows = [((item.written or "").partition("="), item) for item in node.elements()]
-    return {name: YamlNode(value, item.line, item.source) for (name, _, value), item in rows if name}
-
-
 def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
     volumes, tmpfs = service.get("volumes"), service.get("tmpfs")
-    for item in volumes.elements() if volumes else ():
-        if isinstance(item.raw, dict):
+    for item in volumes.elements if volumes else ():
+        if item.mapping:
             kind, size = item.scalar("type") or "volume", item.scalar("tmpfs", "size")
             yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, size)
         elif item.text is not None:
             source, colon, rest = item.text.partition(":")
             yield VolumeMount(source if colon else "", rest.partition(":")[0] if colon else source, "bind")
-    for item in (list(tmpfs.elements()) or [tmpfs]) if tmpfs else ():
+    for item in (tmpfs.elements or [tmpfs]) if tmpfs else ():
         target, _, options = (item.text or "").partition(":")
         limit = re.search(r"size=(\w+)", options)
         yield VolumeMount("", target, "tmpfs", limit[1] if limit else None)
@@ -244,13 +235,13 @@ def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
 def _read_ports(service: YamlNode) -> Iterator[PublishedPort]:
     """Ports in the short form ``[[address:]published:]target[/protocol]`` or in the long form."""
     node = service.get("ports")
-    for item in node.elements() if node else ():
-        if isinstance(item.raw, dict):
+    for item in node.elements if node else ():
+        if item.mapping:
             address = item.scalar("host_ip") if item.get("host_ip") else ""
             published = item.scalar("published") if item.get("published") else ""
             yield PublishedPort(address, published, item.scalar("target"), item.line)
             continue
-        parts = [resolve(part, item.source.variables) for part in split_colons(item.written or "")]
+        parts = [resolve(part, item.source.variables) for part in split_colons(item.written)]
         known = None not in parts[:-2]
         address = ":".join(part or "" for part in parts[:-2]).strip("[]") if known else None
         target = parts[-1].partition("/")[0] if parts[-1] is not None else None
@@ -262,18 +253,18 @@ def _read_networks(service: YamlNode, root: YamlNode, project: str) -> Iterator[
     node = service.get("networks")
     if node is None:
         return
-    for key, item in [(item.text or "", item) for item in node.elements()] or list(node.items()):
+    for key, item in [(item.text or "", item) for item in node.elements] or node.mapping.items():
         listed = item.get("aliases")
-        aliases = tuple(alias.text or alias.written or "" for alias in listed.elements()) if listed else ()
+        aliases = tuple(alias.text or alias.written for alias in listed.elements) if listed else ()
         network = root.get("networks", key)
         if network is None:
             yield NetworkConnection(f"{project}_{key}", item.line, False, False, aliases)
             continue
-        external = network.scalar("external") == "true"
+        external = network.flag("external")
         named = network.get("name") is not None
         name = network.scalar("name") if named else key if external else f"{project}_{key}"
         line = network.line if external else item.line
-        internal = network.scalar("internal") == "true"
+        internal = network.flag("internal")
         yield NetworkConnection(name, line, external or named, internal, aliases)
 
 
@@ -317,14 +308,14 @@ def _kind(name: str) -> Kind | None:
 
 
 def _uses_gpu(service: YamlNode) -> bool:
-    devices = str(service.raw.get("devices") or "")
+    listed = service.get("devices")
+    devices = [item.text or item.scalar("source") or "" for item in listed.elements] if listed else []
     return bool(
         service.get("gpus")
         or service.get("deploy", "resources", "reservations", "devices")
         or service.scalar("runtime") == "nvidia"
         or re.search(r"/vllm-openai(:|@|$)|rocm|cuda", service.scalar("image") or "")
-        or "/dev/kfd" in devices
-        or "/dev/dri" in devices
+        or any(device.startswith(("/dev/kfd", "/dev/dri")) for device in devices)
     )
 
 

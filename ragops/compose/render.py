@@ -7,14 +7,14 @@ renders the reranker of an existing compose file.
 
 from __future__ import annotations
 
+import re
 import shlex
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
-from ragops.compose.rules import takes_default_route
+from ragops.compose.faults import takes_default_route
 from ragops.compose.syntax import Word, parse_options
 from ragops.configuration import Stack
 from ragops.docker.objects import LABEL
@@ -109,8 +109,8 @@ def _other_settings(service: Service, spec: ContainerSpec) -> Iterator[str]:
             yield f"environment variable {name}"
     rendered = _service(spec)
     compared = {"command", "entrypoint", "environment", "volumes", "tmpfs", "ports", "networks"}
-    for key, node in service.node.items():
-        if node.raw is not None and key not in compared and str(rendered.get(key)) != node.text:
+    for key, node in service.node.mapping.items():
+        if node.value is not None and key not in compared and str(rendered.get(key)) != node.text:
             yield f"key {key}"
 
 
@@ -129,11 +129,22 @@ def _other_connections(service: Service, spec: ContainerSpec) -> Iterator[str]:
 
 def to_yaml(document: dict[str, Any]) -> str:
     """A document as YAML; the keys keep their order."""
-    yaml, out = YAML(), StringIO()
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.dump(document, out)
-    return out.getvalue()
+    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=4096, allow_unicode=True))
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes every text that a YAML reader could take for a number, and repeats values without anchors."""
+
+    def ignore_aliases(self, _: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if re.match("[A-Za-z/]", text) else '"'
+    ),
+)
 
 
 def to_comments(lines: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from ragops.cli import main
 from ragops.compose import check_text, render
@@ -48,7 +48,7 @@ def fix(file, capsys):
     assert main(["check", "--fix", "--json", str(file)]) == 1
     record = json.loads(capsys.readouterr().out)
     assert "task-removed" in {finding["code"] for finding in record["findings"]}
-    return YAML(typ="safe").load(record["text"]), record["not_taken_over"]
+    return yaml.safe_load(record["text"]), record["not_taken_over"]
 
 
 def test_name_model_port_and_network_come_from_the_file(file, capsys, model_folder):

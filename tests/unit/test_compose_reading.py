@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from ragops.compose import check_file, check_text
 from ragops.reranker.host import Core, Host, Node
@@ -50,9 +50,7 @@ def test_what_is_not_checked_is_named(name, note):
     assert note in " ".join(check_file(CASES / "odd" / f"{name}.yaml", HOST).notes)
 
 
-BASE = json.loads(json.dumps(YAML(typ="safe").load((CASES / "clean.yaml").read_text())))["services"][
-    "reranker"
-]
+BASE = json.loads(json.dumps(yaml.safe_load((CASES / "clean.yaml").read_text())))["services"]["reranker"]
 FAULTS = {
     "none": {},
     "task": {"--runner": None, "--task": "score"},

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from ragops import cli
 from ragops.compose import check_text, render
@@ -47,7 +47,7 @@ FULL = ContainerSpec(
 
 
 def parsed(text):
-    return YAML(typ="safe").load(io.StringIO(text))
+    return yaml.safe_load(io.StringIO(text))
 
 
 def rendered(spec=FULL):

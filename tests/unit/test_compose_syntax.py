@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragops.compose import check_file, check_text
+from ragops.compose import check_file, check_text, syntax
 from ragops.compose.syntax import Word, parse, parse_options, read_command, resolve, split_colons, split_words
 from ragops.errors import ComposeError
 from ragops.reranker.host import Core, Host, Node
@@ -51,6 +53,26 @@ def test_variables_are_substituted_as_compose_does(text, expected):
     assert resolve(text, {"A": "1", "B": ""}) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "address"),
+    [
+        ('BIND_IP="127.0.0.1"   # loopback only', "127.0.0.1"),
+        ("BIND_IP='$HOST_OF_TEST'", "$HOST_OF_TEST"),
+        ('BIND_IP="${NOT_SET_HERE:-::1}"', "::1"),
+        ("export BIND_IP=$HOST_OF_TEST", "10.0.0.1"),
+        ("BIND_IP=${HOST_OF_TEST:+0.0.0.0}", "0.0.0.0"),
+        ("BIND_IP=", ""),
+    ],
+)
+def test_env_files_are_read_as_compose_does(tmp_path, monkeypatch, line, address):
+    monkeypatch.setenv("HOST_OF_TEST", "10.0.0.1")
+    (tmp_path / ".env").write_text(f"HOST_OF_TEST=10.0.0.2\n{line}\n")
+    service = "services: {reranker: {image: vllm-cpu, ports: [{host_ip: $BIND_IP, target: 8000}]}}"
+    (tmp_path / "compose.yaml").write_text(service)
+    (reranker,) = check_file(tmp_path / "compose.yaml", HOST).rerankers
+    assert reranker.ports[0].address == address
+
+
 def test_variables_come_from_the_env_file_of_the_folder(tmp_path):
     (tmp_path / ".env").write_text(
         "# c\nexport HOST_OF_TEST='127.0.0.1'\nADDRESS_OF_TEST=${HOST_OF_TEST} # note\n"
@@ -75,6 +97,13 @@ def test_variables_come_from_the_env_file_of_the_folder(tmp_path):
         ("services: [\n", ":2: "),
         ("a: " + "[" * 800, ""),
         ("a: \0", ""),
+        ("services: &a\n  x: *a\n", ":2: "),
+        ("services:\n  a: &a {image: vllm, deploy: *a}\n", ":2: "),
+        ("services:\n  [a]: x\n", ":2: "),
+        ("a:\n  x: 1\n  x:\n    y: 1\n", ":3: "),
+        (f"a: {'[' * 200_000}", ":1: "),
+        (f"a: {'{b: ' * 100_000}", ":1: "),
+        (f"a: {'b' * 200_000}", ":1: "),
     ],
 )
 def test_a_file_that_is_no_compose_file_is_refused_with_its_line(text, place):
@@ -85,8 +114,27 @@ def test_a_file_that_is_no_compose_file_is_refused_with_its_line(text, place):
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["missing.yaml", "folder", "binary.yaml"])
+@pytest.mark.parametrize(
+    "text", [f"a: [{'b,' * 1000}]", "a: &a {b: 1, c: 1}\n" + "d: {<<: [" + "*a," * 400 + "]}\n"]
+)
+def test_values_are_counted_with_those_that_are_merged(monkeypatch, text):
+    monkeypatch.setattr(syntax, "MAX_VALUES", 1000)
+    with pytest.raises(ComposeError, match="more than 1000 values"):
+        check(text)
+
+
+def test_a_large_file_is_read_within_two_seconds():
+    service = "    image: vllm-cpu:1\n    environment:\n      A: b\n    ports:\n      - 127.0.0.1:81:8000\n"
+    text = "services:\n" + "".join(f"  service-{number}:\n{service}" for number in range(9_000))
+    start = time.process_time()
+    assert len(parse(text, "compose.yaml", {}).get("services").mapping) == 9_000
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "folder", "binary.yaml", "large.yaml", "pipe", "/dev/zero"])
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large.yaml").write_text(f"a: b{' ' * syntax.MAX_BYTES}")
     (tmp_path / "folder").mkdir()
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(ComposeError) as caught:
@@ -170,8 +218,6 @@ def test_the_record_has_its_documented_forms(machine):
 @pytest.mark.parametrize(
     "text",
     [
-        "services: &a\n  x: *a\n",
-        "services:\n  reranker: &a {image: vllm, deploy: *a, environment: [*a], command: *a}\n",
         "services:\n  reranker: {image: vllm-cpu, extends: reranker}\n",
         "services:\n  reranker: {image: vllm-cpu, extends: {service: other}}\n  other: {extends: reranker}\n",
         "services: {reranker: {image: vllm-cpu, command: null, ports: null, environment: }}\nnetworks:\n",

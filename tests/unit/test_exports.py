@@ -58,4 +58,4 @@ def test_command_loads_nothing_optional():
     program = "import sys, ragops.cli; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & OPTIONAL == set()
-    assert set(done.stdout.split()) & {"docker", "httpx", "pydantic", "rich", "ruamel"} == set()
+    assert set(done.stdout.split()) & {"docker", "httpx", "pydantic", "rich", "yaml"} == set()

@@ -4,7 +4,7 @@ import dataclasses
 import io
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from ragops.configuration import Network
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
@@ -45,7 +45,7 @@ def project(tmp_path):
 
 
 def parsed(new):
-    return YAML(typ="safe").load(io.StringIO(new.text))
+    return yaml.safe_load(io.StringIO(new.text))
 
 
 def test_connects_the_service_to_an_external_network(project):

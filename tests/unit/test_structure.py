@@ -76,7 +76,7 @@ def test_functions_are_short():
         ("ipywidgets", ["notebook.py"]),
         ("typer", ["cli/"]),
         ("tomlkit", ["bench/tune.py"]),
-        ("ruamel", ["compose/"]),
+        ("yaml", ["compose/"]),
     ],
 )
 def test_one_module_for_each_external_library(library, modules):

@@ -43,7 +43,7 @@ def test_a_request_makes_it_another_one():
 def test_the_copy_of_the_package_has_what_the_image_lacks(tmp_path):
     """The Docker library is copied; those of compose files, charts and notebooks are not needed."""
     folder = container._package(tmp_path)
-    missing = "ruamel", "matplotlib", "pandas", "ipywidgets"
+    missing = "yaml", "matplotlib", "pandas", "ipywidgets"
     hide = f"import sys; sys.modules |= dict.fromkeys({missing})"
     program = f"{hide}; from tests.support import container as c; c.Switched(); print(c.__file__)"
     argv, env = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(folder)}

@@ -425,7 +425,7 @@ def _shared_memory(case: Case) -> Iterator[Finding]:
 def _restarts(case: Case) -> Iterator[Finding]:
     service = case.service
     node = service.node.get("healthcheck")
-    if (node is None and not service.inherits) or service.text("healthcheck", "disable") == "true":
+    if (node is None and not service.inherits) or service.node.flag("healthcheck", "disable"):
         message = "without a healthcheck nothing shows when the model is loaded or that vLLM has failed"
         fix = "a healthcheck that requests /health, with start_period: 600s"
         yield case.warning("healthcheck-missing", (node or service).line, message, fix)

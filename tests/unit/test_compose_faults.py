@@ -8,7 +8,7 @@ import pytest
 
 from ragops.cli import main
 from ragops.compose import check_file, check_text
-from ragops.compose.rules import RULES
+from ragops.compose.faults import RULES
 from ragops.reranker.host import Core, Host, Node
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
