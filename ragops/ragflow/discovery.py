@@ -1,8 +1,7 @@
 """Find the containers of RAGFlow's server, their address and their release.
 
-:func:`find` and :class:`RagflowContainer` are pure. :func:`detect` has effects: it sends requests without
-a token through :class:`~ragops.ragflow.api.Api`, and reads one file inside the container. Only the server
-container calls the reranker, so only it needs the network.
+:func:`find` and :class:`RagflowContainer` are pure; :func:`detect` sends a request without a token. Only the
+server container calls the reranker, so only it needs the network.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
-from ragops.errors import EngineError, RagflowError
+from ragops.errors import RagflowError
 from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Request
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ragops.configuration import Ragflow
-    from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
     from ragops.ragflow.releases import Release
 
@@ -33,7 +31,6 @@ NAMES = frozenset({"ragflow-server", "docker-ragflow-cpu-1", "docker-ragflow-gpu
 API_PORT, WEB_PORT = 9380, 80
 """Ports inside the container; the second is nginx, which passes the API on."""
 
-VERSION_FILE = "/ragflow/VERSION"
 VERSION_ROUTE = "/api/v1/system/version"
 """Needs no token from v0.25.2 on (api/apps/restful_apis/system_api.py)."""
 
@@ -172,74 +169,43 @@ def detect(
     configured: str | None,
     url: str,
     container: RagflowContainer | None = None,
-    engine: Engine | None = None,
     recorded: Sequence[str] = (),
 ) -> tuple[Release, str]:
-    """The release and where it was read: configured, the image's tag, the server, a file in the container.
+    """The release and where it was read: configured, the image's tag, the server, an earlier registration.
 
-    ``recorded`` are releases of earlier registrations there. No token is sent: the server must respond like
-    RAGFlow first.
-
-    Raises:
-        RagflowError: The server is not RAGFlow, or its release is unknown; the evidence has the results.
-    """
-    reported, failure = server_release(url)
-    if configured:
-        return releases.of(configured), "ragops.toml"
-    if container and container.release:
-        return releases.of(container.release), f"the tag of {container.container.image}"
-    if reported:
-        return releases.of(reported), failure
-    failures = [failure]
-    if container and engine:
-        name, source = file_release(engine, container.name)
-        if name:
-            return releases.of(name), source
-        failures.append(source)
-    if recorded:
-        return releases.of(recorded[0]), "the record of the registration"
-    raise RagflowError(
-        "the release of RAGFlow is unknown",
-        code="ragflow-release",
-        evidence="\n".join([*failures, "nothing was changed"]),
-        hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
-        url=url,
-    )
-
-
-def server_release(url: str) -> tuple[str, str]:
-    """The release that the server reports without a token, and its source; else empty, and the reason.
+    No token is sent: the server must respond like RAGFlow first.
 
     Raises:
-        RagflowError: The server does not respond, or not like RAGFlow.
+        RagflowError: The server is not RAGFlow, or its release is unknown.
     """
+    source = f"{url}{VERSION_ROUTE}"
     with Api(url) as api:
         response = api.send(Request("GET", VERSION_ROUTE))
-    source = f"{api.url}{VERSION_ROUTE}"
     if not response.is_ragflow:
         raise RagflowError(
-            f"{api.url} does not respond like RAGFlow's API; no token was sent",
+            f"{url} does not respond like RAGFlow's API; no token was sent",
             code="ragflow-other",
             evidence=f"{source}: HTTP {response.status}: {response.message}",
             hint="name RAGFlow's address with --url; RAGFlow needs minutes to start",
-            url=api.url,
+            url=url,
         )
-    if response.ok and (name := releases.normalize(str(response.data))):
-        return name, source
-    return "", f"{source}: HTTP {response.status}, version {response.data or 'not reported'}"
-
-
-def file_release(engine: Engine, container: str) -> tuple[str, str]:
-    """The release in a file of the container, and its source; else empty, and the reason."""
-    source = f"{VERSION_FILE} in {container}"
-    try:
-        result = engine.execute(container, ("cat", VERSION_FILE))
-    except EngineError as error:
-        return "", f"{source}: {error.message}"
-    text = result.stdout.strip()
-    if name := releases.normalize(text):
-        return name, source
-    return "", f"{source}: {text or result.stderr.strip() or 'empty'}"
+    names = {
+        "ragops.toml": configured,
+        f"the tag of {container.container.image}" if container else "the tag": container
+        and container.release,
+        source: releases.normalize(str(response.data)),
+        "the record of the registration": next(iter(recorded), ""),
+    }
+    for place, name in names.items():
+        if name:
+            return releases.of(name), place
+    raise RagflowError(
+        "the release of RAGFlow is unknown",
+        code="ragflow-release",
+        evidence=f"{source}: HTTP {response.status}, version {response.data or 'not reported'}",
+        hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
+        url=url,
+    )
 
 
 def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContainer:

@@ -78,12 +78,6 @@ FAILURES = (
         "ragflow-key-empty",
     ),
     Hint(
-        "No model passed verification",
-        "The model's type was not given as a list.",
-        "an error in ragops, or another release: please report it with RAGFlow's release",
-        "ragflow-type",
-    ),
-    Hint(
         "Already exist instance",
         "v0.26.0 accepts a key only once for each provider.",
         "set RAGOPS_RERANKER_KEY to another key, or upgrade RAGFlow to v0.26.1",
@@ -94,18 +88,6 @@ FAILURES = (
         "The model is entered already, and RAGFlow has now created a second, empty instance.",
         "remove the instance with (1) in its name in RAGFlow's model providers",
         "ragflow-twice",
-    ),
-    Hint(
-        "Instance name cannot be 'default'",
-        "RAGFlow reserves that name.",
-        "choose another with --instance",
-        "ragflow-instance-name",
-    ),
-    Hint(
-        "is not allowed",
-        "This RAGFlow has no provider VLLM.",
-        "see its conf/llm_factories.json",
-        "ragflow-no-provider",
     ),
     Hint(
         "LookupError",

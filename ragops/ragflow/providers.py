@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from ragops.errors import RagflowError, StackError
@@ -19,7 +20,7 @@ from ragops.ragflow.api import Request, Response, Secret, split_address
 from ragops.ragflow.request import MAX_NAME_LENGTH, SUFFIX, name_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ragops.ragflow.releases import Release
 
@@ -31,10 +32,14 @@ INSTANCE = "ragops"
 DEFAULT_KEY = Secret("ragops-rerank")
 """Sent where the reranker checks no key: RAGFlow needs one, and v0.26.0 accepts no key twice."""
 
+DEFAULT = ""
+"""Key of the default rerank model among the user's settings; the other keys are ids of chats."""
+
 CHATS_PER_PAGE = 100
 """The most that v0.26 and later return at once."""
 
 _MODELS = "/v1/llm/my_llms?include_details=true"
+_ADD_LLM = "/v1/llm/add_llm"
 _TENANT = ("tenant_id", "asr_id", "embd_id", "img2txt_id", "llm_id")
 _PROVIDERS = "/api/v1/providers"
 _INSTANCES = f"{_PROVIDERS}/{PROVIDER}/instances"
@@ -61,30 +66,34 @@ class RegistrationSpec:
     dataset: str = ""
     """Id of a dataset for a test query after the registration; empty for none."""
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Keys of the settings that should use it."""
+        return (*self.chats, DEFAULT) if self.default else self.chats
+
     def checked(self) -> RegistrationSpec:
         """The spec with RAGFlow's spelling of the address.
 
         Raises:
             StackError: An id, the key or the address can't be sent.
         """
-        ids = [("instance", self.instance), *(("chat", chat) for chat in self.chats)]
-        ids += [("dataset", self.dataset)] if self.dataset else []
-        for kind, text in ids:
-            if not _ID.fullmatch(text) or (kind, text) == ("instance", "default"):
-                raise StackError(
-                    f"{text!r} can't be the id of RAGFlow's {kind}",
-                    code="id-refused",
-                    evidence=f"letters, digits and . _ - are allowed, at most {MAX_NAME_LENGTH} characters; "
-                    "RAGFlow reserves the instance default",
-                    hint="an id is in the address of the chat's or dataset's page in RAGFlow",
-                )
+        ids = (self.instance, *self.chats, *([self.dataset] if self.dataset else []))
+        if wrong := [text for text in ids if not _ID.fullmatch(text)] or ["default"] * (
+            self.instance == "default"
+        ):
+            raise StackError(
+                f"{wrong[0]!r} can't be the id of an instance, a chat or a dataset",
+                code="id-refused",
+                evidence=f"an id has ASCII letters, digits and . _ -, at most {MAX_NAME_LENGTH}; "
+                "RAGFlow reserves the instance default",
+                hint="an id is in the address of the chat's or dataset's page in RAGFlow",
+            )
         if not self.key.sendable or len(self.key) > _MAX_KEY_LENGTH:
-            message = f"the reranker's key is empty, longer than {_MAX_KEY_LENGTH} characters, or not ASCII"
+            message = f"the reranker's key is empty, not ASCII, or longer than {_MAX_KEY_LENGTH} characters"
             raise StackError(message, code="secret-refused", hint="use another key")
         parts = split_address(self.base_url)
-        path = parts.path.rstrip("/")
-        path += "" if path.endswith("/v1") else "/v1"
-        return replace(self, base_url=f"{parts.scheme}://{parts.netloc}{path}")
+        path = parts.path.rstrip("/").removesuffix("/v1")
+        return replace(self, base_url=f"{parts.scheme}://{parts.netloc}{path}/v1")
 
 
 @dataclass(frozen=True)
@@ -99,10 +108,10 @@ class ModelEntry:
     model: bool = True
     """Whether the instance contains the model."""
     types: tuple[str, ...] = ("rerank",)
-    active: bool = True
-    """Whether the model is enabled: v0.26 and later refuse a disabled one."""
+    status: str = "active"
+    """v0.26 and later refuse any other; v0.25 does not, so it is not read there."""
 
-    def differences(self, spec: RegistrationSpec) -> tuple[str, ...]:
+    def differences(self, spec: RegistrationSpec) -> list[str]:
         """Values that the release reports and that differ from the spec."""
         rows = (
             ("address", self.base_url or "none", spec.base_url),
@@ -110,21 +119,9 @@ class ModelEntry:
             ("max tokens", self.max_tokens or spec.max_tokens, spec.max_tokens),
             ("key", "another" if self.same_key is False else "the given one", "the given one"),
             ("type", "rerank" if "rerank" in self.types else ", ".join(self.types), "rerank"),
-            ("status", "active" if self.active else "inactive", "active"),
+            ("status", self.status, "active"),
         )
-        return tuple(
-            f"{name}: {now} instead of {expected}" for name, now, expected in rows if now != expected
-        )
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A chat of the user."""
-
-    rerank_id: str
-    """Empty when it uses no rerank model."""
-    datasets: tuple[str, ...] = ()
-    """Up to v0.24, where an update removes the datasets that it does not repeat."""
+        return [f"{name}: {now} instead of {expected}" for name, now, expected in rows if now != expected]
 
 
 @dataclass(frozen=True)
@@ -135,14 +132,22 @@ class RagflowState:
     provider: bool
     default: str
     """Id of the default rerank model, also of a removed one; empty when there is none."""
-    chats: Mapping[str, Chat] = field(default_factory=dict)
-    """The user's chats by id."""
+    chats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The rows of the user's chats by id."""
     siblings: tuple[str, ...] = ()
     """Other instances of the provider."""
     tenant: Mapping[str, str] = field(default_factory=dict)
     """``tenant_id``; up to v0.25 also the other defaults, which are sent back unchanged."""
     models: frozenset[str] | None = None
     """Ids of the user's models, up to v0.25, where RAGFlow accepts any default."""
+
+
+class Setting(NamedTuple):
+    """The default or a chat: its rerank id, the model's id there, and the request that sets an id or none."""
+
+    now: str
+    expected: str
+    request: Callable[[str], Request]
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,7 @@ class LlmApi:
 
     def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
         """Parse the settings from the responses by path. Model names have a suffix; keys are not reported."""
-        providers = responses[_MODELS].data or {}
-        tenant = responses[self._defaults].data or {}
+        providers, tenant = responses[_MODELS].data or {}, responses[self._defaults].data or {}
         rows = [(name, row) for name, models in providers.items() for row in models["llm"]]
         names = {spec.model, spec.model + SUFFIX}
         entries = [
@@ -177,7 +181,7 @@ class LlmApi:
             provider=PROVIDER in providers,
             default=tenant.get("rerank_id") or "",
             tenant={name: tenant.get(name) or "" for name in _TENANT},
-            models=frozenset(id_ for name, row in rows for id_ in (row["name"], f"{row['name']}@{name}")),
+            models=frozenset(form for name, row in rows for form in (row["name"], f"{row['name']}@{name}")),
         )
 
     def _body(self, spec: RegistrationSpec) -> dict[str, Any]:
@@ -189,12 +193,12 @@ class LlmApi:
         body = self._body(spec)
         if state.entry and spec.key == DEFAULT_KEY:
             del body["api_key"]
-        return Request("POST", "/v1/llm/add_llm", {**body, "verify": True}, f"test {spec.base_url}")
+        return Request("POST", _ADD_LLM, {**body, "verify": True}, f"test {spec.base_url}")
 
     def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
         """The requests that add or update the model."""
         del state
-        yield Request("POST", "/v1/llm/add_llm", self._body(spec), f"enter {spec.model} at {spec.base_url}")
+        yield Request("POST", _ADD_LLM, self._body(spec), f"enter {spec.model} at {spec.base_url}")
 
     def set_default(self, state: RagflowState, rerank_id: str) -> Request:
         """Set the default, or clear it with an empty id; RAGFlow requires the other defaults too."""
@@ -228,19 +232,19 @@ class ProviderApi:
 
         The user's settings have the default, also of a removed model, which the default's own route hides.
         """
-        return (
-            Request("GET", _PROVIDERS, purpose="read the providers"),
-            Request("GET", _INSTANCES, purpose="read the instances"),
-            Request("GET", _instance(spec), purpose="read the instance"),
-            Request("GET", f"{_instance(spec)}/models", purpose="read its models"),
-            Request("GET", _USER, purpose="read the user"),
-        )
+        instance = f"{_INSTANCES}/{spec.instance}"
+        paths = {"the providers": _PROVIDERS, "the instances": _INSTANCES, "the instance": instance}
+        paths |= {"its models": f"{instance}/models", "the user": _USER}
+        return tuple(Request("GET", path, purpose=f"read {name}") for name, path in paths.items())
 
     def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
         """Parse the settings from the responses by path. The key of an instance is only compared."""
-        entry, instance = None, responses[_instance(spec)].data
+        providers, instances, instance, rows, user = (
+            responses[request.path].data or {} for request in self.reads(spec)
+        )
+        entry = None
         if instance:
-            models = {row["name"]: row for row in responses[f"{_instance(spec)}/models"].data or []}
+            models = {row["name"]: row for row in rows}
             model, key = models.get(spec.model, {}), instance.get("api_key")
             entry = ModelEntry(
                 base_url=instance.get("base_url") or "",
@@ -249,13 +253,12 @@ class ProviderApi:
                 others=tuple(name for name in models if name != spec.model),
                 model=bool(model),
                 types=tuple(model.get("model_type", ("rerank",))),
-                active=model.get("status", "active") == "active",
+                status=model.get("status", "active"),
             )
-        names = [row["instance_name"] for row in responses[_INSTANCES].data or []]
-        user = responses[_USER].data or {}
+        names = [row["instance_name"] for row in instances]
         return RagflowState(
             entry=entry,
-            provider=any(row["name"] == PROVIDER for row in responses[_PROVIDERS].data or []),
+            provider=any(row["name"] == PROVIDER for row in providers),
             default=user.get("rerank_id") or "",
             siblings=tuple(name for name in names if name != spec.instance),
             tenant={"tenant_id": user.get("tenant_id") or ""},
@@ -279,16 +282,17 @@ class ProviderApi:
         ``extra``, and leaves a model disabled.
         """
         target, named = f"{spec.model} at {spec.base_url}", {"instance_name": spec.instance, "region": ""}
+        instance, entry = f"{_INSTANCES}/{spec.instance}", state.entry
         if not state.provider:
             yield Request("PUT", _PROVIDERS, {"provider_name": PROVIDER}, f"add the provider {PROVIDER}")
-        if state.entry and self._updates:
+        if entry and self._updates:
             body = {**named, **self._connection(spec, extra={})}
-            yield Request("PUT", _instance(spec), body, f"update {target}")
-            if not state.entry.active:
-                path = f"{_instance(spec)}/models/{quote(spec.model)}"
+            yield Request("PUT", instance, body, f"update {target}")
+            if entry.status != "active":
+                path = f"{instance}/models/{quote(spec.model)}"
                 yield Request("PATCH", path, {"status": "active"}, f"enable {spec.model}")
             return
-        if state.entry:
+        if entry:
             yield Request("DELETE", _INSTANCES, {"instances": [spec.instance]}, "remove the old instance")
         yield Request("POST", _INSTANCES, {**named, **self._connection(spec)}, f"enter {target}")
 
@@ -311,15 +315,14 @@ class ProviderApi:
         Models that the user added to the instance stay; v0.26 can't remove one of several. One unknown name
         in the list of instances makes RAGFlow delete nothing, so that each request names one.
         """
-        entry = state.entry
+        entry, name = state.entry, spec.instance
         if entry and entry.others:
             if entry.model and self._updates:
                 models = {"model_name": [spec.model]}
-                yield Request("DELETE", f"{_instance(spec)}/models", models, f"remove {spec.model}")
+                yield Request("DELETE", f"{_INSTANCES}/{name}/models", models, f"remove {spec.model}")
             return
         if entry:
-            instances = {"instances": [spec.instance]}
-            yield Request("DELETE", _INSTANCES, instances, f"remove instance {spec.instance}")
+            yield Request("DELETE", _INSTANCES, {"instances": [name]}, f"remove instance {name}")
         if provider and state.provider and not state.siblings:
             yield Request("DELETE", f"{_PROVIDERS}/{PROVIDER}", None, f"remove the provider {PROVIDER}")
 
@@ -333,7 +336,7 @@ def registration_api(release: Release) -> RegistrationApi:
 
 
 def check_supported(release: Release, spec: RegistrationSpec) -> None:
-    """Check that a release can use the reranker and accepts an API token for its settings.
+    """Check that a release can use the reranker, and accepts an API token and the model's name.
 
     Raises:
         RagflowError: It can't; for an older release the evidence has the values to enter by hand, in which
@@ -356,7 +359,7 @@ def check_supported(release: Release, spec: RegistrationSpec) -> None:
             hint="edit the entry by hand on RAGFlow's page of model providers, with these values",
         )
     problem = name_problem(spec.model, release)
-    if not problem and len(rerank_id := model_id(release, spec)) > MAX_NAME_LENGTH:
+    if len(rerank_id := model_id(release, spec)) > MAX_NAME_LENGTH:
         problem = f"RAGFlow keeps {MAX_NAME_LENGTH} characters of the id {rerank_id}"
     if problem:
         hint = "choose another served_name under [reranker], or a shorter --instance"
@@ -373,46 +376,60 @@ def check_ownership(
     Raises:
         RagflowError: It belongs to the user, or contains models of the user.
     """
-    wrong = entry.differences(spec) if entry else ()
+    wrong = entry.differences(spec) if entry else []
     others = [f"there is also {name}" for name in entry.others if name != previous] if entry else []
-    if wrong and (not previous or others):
-        instances = release.registration != "add_llm"
+    if wrong and (others or not previous):
+        old = release.registration == "add_llm"
         raise RagflowError(
             f"RAGFlow has an entry for {spec.model} that ragops did not create",
             code="entry-foreign",
-            evidence="\n".join((*wrong, *others)),
-            hint="remove it in RAGFlow's model providers, or choose "
-            + ("another instance with --instance" if instances else "another served_name under [reranker]"),
+            evidence="\n".join(wrong + others),
+            hint="remove it in RAGFlow's model providers, or choose another "
+            + ("served_name under [reranker]" if old else "instance with --instance"),
         )
 
 
-def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> tuple[Request, ...]:
+def settings(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> dict[str, Setting]:
+    """The settings that can use the model, by key; up to v0.24 a chat's id has no provider."""
+    release, rerank_id = api.release, model_id(api.release, spec)
+    rows = {DEFAULT: Setting(state.default, rerank_id, partial(api.set_default, state))}
+    for chat, row in state.chats.items():
+        now = row.get("rerank_id") if release.chats == "rerank_id" else row["prompt"].get("rerank_model")
+        expected = rerank_id if release.chats == "rerank_id" else rerank_id.removesuffix(f"@{PROVIDER}")
+        rows[chat] = Setting(now or "", expected, partial(set_chat, release, chat, row))
+    return rows
+
+
+def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> list[Request]:
     """The requests after which RAGFlow's settings match the spec; empty when they do.
 
-    A given key that a release doesn't report is sent again. The default is set again for a new entry, which
-    has another internal id.
+    A given key that a release doesn't report is sent again. Settings are set again for a new entry, which has
+    another internal id.
     """
-    release, entry = api.release, state.entry
+    entry = state.entry
     unknown_key = entry is not None and entry.same_key is None and spec.key != DEFAULT_KEY
     requests: list[Request] = []
     if entry is None or unknown_key or entry.differences(spec):
         requests += api.enter(spec, state)
-    default, chat_default = model_id(release, spec), chat_id(release, spec)
-    if spec.default and (state.default != default or entry is None):
-        requests.append(api.set_default(state, default))
-    changed = [chat for chat in spec.chats if state.chats[chat].rerank_id != chat_default]
-    requests += [set_chat(release, state, chat, chat_default) for chat in changed]
-    return tuple(requests)
+    used = [settings(api, spec, state)[key] for key in spec.settings]
+    changed = [setting for setting in used if entry is None or setting.now != setting.expected]
+    return requests + [setting.request(setting.expected) for setting in changed]
 
 
-def differences(release: Release, spec: RegistrationSpec, state: RagflowState) -> tuple[str, ...]:
+def differences(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> list[str]:
     """Differences between RAGFlow's settings and the spec."""
-    wrong = list(state.entry.differences(spec) if state.entry else ["there is no entry"])
-    if spec.default and state.default != model_id(release, spec):
-        wrong.append(f"default: {state.default or 'none'} instead of {model_id(release, spec)}")
-    used = chat_id(release, spec)
-    wrong += [f"chat {chat} does not use it" for chat in spec.chats if state.chats[chat].rerank_id != used]
-    return tuple(wrong)
+    used = [(setting_name(key), settings(api, spec, state)[key]) for key in spec.settings]
+    wrong = [
+        f"{name}: {row.now or 'none'} instead of {row.expected}"
+        for name, row in used
+        if row.now != row.expected
+    ]
+    return (state.entry.differences(spec) if state.entry else ["there is no entry"]) + wrong
+
+
+def setting_name(key: str) -> str:
+    """A setting in a message."""
+    return "the default" if key == DEFAULT else f"chat {key}"
 
 
 def model_id(release: Release, spec: RegistrationSpec) -> str:
@@ -420,20 +437,10 @@ def model_id(release: Release, spec: RegistrationSpec) -> str:
     return releases.rerank_id(release, spec.model, spec.instance)
 
 
-def chat_id(release: Release, spec: RegistrationSpec) -> str:
-    """Id of the model in a chat; up to v0.24 without the provider."""
-    rerank_id = model_id(release, spec)
-    return rerank_id if release.chats == "rerank_id" else rerank_id.removesuffix(f"@{PROVIDER}")
-
-
 def own_ids(names: Iterable[str], instance: str) -> frozenset[str]:
     """Every id by which any release names these models, also after RAGFlow's own migration to v0.26."""
-    ids = {
-        form.format(name=name, instance=instance)
-        for name in names
-        for fact in releases.IDS
-        for form in fact.value
-    }
+    forms = {form for fact in releases.IDS for form in fact.value}
+    ids = {form.format(name=name, instance=instance) for name in names for form in forms}
     return frozenset(ids | {migrated_id(rerank_id) for rerank_id in ids})
 
 
@@ -448,47 +455,28 @@ def read_chats(page: int) -> Request:
     return Request("GET", path, purpose="read the chats")
 
 
-def chat_rows(release: Release, response: Response) -> list[dict[str, Any]]:
-    """The rows of a page of chats."""
-    rows: list[dict[str, Any]] = (
-        (response.data or {}).get("chats", ()) if release.chats == "rerank_id" else response.data
-    )
-    return rows or []
+def set_chat(release: Release, chat: str, row: Mapping[str, Any], rerank_id: str) -> Request:
+    """Set the rerank model of a chat; an empty id removes it.
 
-
-def parse_chat(release: Release, row: Mapping[str, Any]) -> Chat:
-    """Parse a row of the list of chats."""
-    if release.chats == "rerank_id":
-        return Chat(row.get("rerank_id") or "")
-    datasets = tuple(dataset["id"] for dataset in row.get("datasets", ()))
-    return Chat((row.get("prompt") or {}).get("rerank_model") or "", datasets)
-
-
-def set_chat(release: Release, state: RagflowState, chat: str, rerank_id: str) -> Request:
-    """Set the rerank model of a chat; an empty id removes it."""
+    Up to v0.24 an update removes the datasets that it does not repeat.
+    """
     path, purpose = (
         f"/api/v1/chats/{quote(chat, safe='')}",
         f"let chat {chat} use {rerank_id or 'no rerank model'}",
     )
     if release.chats == "rerank_id":
         return Request("PATCH", path, {"rerank_id": rerank_id}, purpose)
-    body = {"prompt": {"rerank_model": rerank_id}, "dataset_ids": state.chats[chat].datasets}
-    return Request("PUT", path, body, purpose)
+    datasets = [dataset["id"] for dataset in row.get("datasets", ())]
+    return Request("PUT", path, {"prompt": {"rerank_model": rerank_id}, "dataset_ids": datasets}, purpose)
 
 
 def rank_dataset(dataset: str, rerank_id: str) -> Request:
     """Run one query in a dataset; with a rerank id ordered by the rerank score only."""
-    body = {
-        "question": "What is this about?",
-        "dataset_ids": [dataset],
-        "rerank_id": rerank_id,
-        "page_size": 8,
-        "top_k": 64,
-        "similarity_threshold": 0,
-        "vector_similarity_weight": 1.0,
-    }
-    return Request("POST", "/api/v1/retrieval", body, f"search dataset {dataset}")
-
-
-def _instance(spec: RegistrationSpec) -> str:
-    return f"{_INSTANCES}/{quote(spec.instance, safe='')}"
+    body = {"question": "What is this about?", "dataset_ids": [dataset], "rerank_id": rerank_id}
+    scores = {"similarity_threshold": 0, "vector_similarity_weight": 1.0}
+    return Request(
+        "POST",
+        "/api/v1/retrieval",
+        {**body, **scores, "page_size": 8, "top_k": 64},
+        f"search dataset {dataset}",
+    )

@@ -14,8 +14,7 @@ import os
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the types of UndoRecord
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
@@ -28,36 +27,35 @@ from ragops.ragflow import discovery
 from ragops.ragflow.api import Api, Request, base_url, refusal
 from ragops.ragflow.providers import (
     CHATS_PER_PAGE,
+    DEFAULT,
     INSTANCE,
     RegistrationSpec,
     changes,
-    chat_id,
-    chat_rows,
     check_ownership,
     check_supported,
     differences,
     migrated_id,
     model_id,
     own_ids,
-    parse_chat,
     rank_dataset,
     read_chats,
     registration_api,
-    set_chat,
+    setting_name,
+    settings,
 )
 from ragops.ragflow.request import DOCUMENTS, QUERY
 from ragops.session import Deployment, lock
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
     from ragops.ragflow.api import Secret
     from ragops.ragflow.discovery import RagflowContainer
-    from ragops.ragflow.providers import Chat, RagflowState, RegistrationApi
+    from ragops.ragflow.providers import RagflowState, RegistrationApi, Setting
     from ragops.ragflow.releases import Release
 
 GO_SERVER = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ignores failures of the reranker"
@@ -137,7 +135,7 @@ def register(
         notes = (*registrar.notes, *registrar.test(state, compare=spec.base_url != stack.internal_url))
         if sent := registrar.enter(state, record):
             state = registrar.read()
-        if wrong := differences(registrar.release, spec, state):
+        if wrong := differences(registrar.routes, spec, state):
             raise RagflowError(
                 "RAGFlow took the model, but returns another entry than the one that was sent",
                 code="entry-differs",
@@ -208,6 +206,11 @@ class UndoRecord:
     """The default rerank model before ragops set one, empty for none; None when it never did."""
     chats: Mapping[str, str] = field(default_factory=dict)
     """Each chat's rerank id before ragops set one."""
+
+    @property
+    def earlier(self) -> dict[str, str]:
+        """The rerank ids before ragops set one, by the key of the setting."""
+        return {**self.chats} if self.default is None else {**self.chats, DEFAULT: self.default}
 
     @property
     def file(self) -> Path:
@@ -284,7 +287,8 @@ class Registrar:
                 raise refusal(request, response)
         try:
             state = self.routes.parse(self.spec, responses)
-            return replace(state, chats=self._chats(state.tenant.get("tenant_id")))
+            state = replace(state, chats=self._chats(state.tenant["tenant_id"]))
+            settings(self.routes, self.spec, state)
         except (AttributeError, KeyError, TypeError) as error:
             raise RagflowError(
                 f"RAGFlow's settings have another form than those of {self.release.name}",
@@ -293,34 +297,38 @@ class Registrar:
                 hint="set the release of this RAGFlow in ragops.toml; nothing was changed",
                 url=self.api.url,
             ) from None
+        return state
 
-    def _chats(self, owner: str | None) -> dict[str, Chat]:
+    def _chats(self, owner: str) -> dict[str, Mapping[str, Any]]:
         """The user's chats by id, without those of others in the same team."""
-        chats: dict[str, Chat] = {}
+        rows: list[Mapping[str, Any]] = []
         for page in range(1, _MAX_CHATS // CHATS_PER_PAGE + 1):
-            rows = chat_rows(self.release, self.api.call(read_chats(page)))
-            own = [row for row in rows if row.get("tenant_id", owner) == owner]
-            chats |= {row["id"]: parse_chat(self.release, row) for row in own}
-            if len(rows) < CHATS_PER_PAGE:
+            data = self.api.call(read_chats(page)).data
+            rows += (data["chats"] if self.release.chats == "rerank_id" else data) or []
+            if len(rows) < page * CHATS_PER_PAGE:
                 break
-        return chats
+        return {row["id"]: row for row in rows if row.get("tenant_id", owner) == owner}
 
     def new_record(self, state: RagflowState) -> UndoRecord:
         """An undo record without any change."""
-        user = state.tenant.get("tenant_id", "")
-        return UndoRecord(self.api.url, user, self.spec.instance, self.release.name, self.spec.model)
+        user, spec = state.tenant["tenant_id"], self.spec
+        return UndoRecord(self.api.url, user, spec.instance, self.release.name, spec.model)
+
+    def using(self, state: RagflowState, record: UndoRecord) -> dict[str, Setting]:
+        """The settings that name the model that ragops entered or set, under any id."""
+        own = own_ids((self.spec.model, record.model), record.instance)
+        rows = settings(self.routes, self.spec, state)
+        return {
+            key: row
+            for key, row in rows.items()
+            if row.now in own and (record.entered or key in record.earlier)
+        }
 
     def add_earlier(self, state: RagflowState, record: UndoRecord) -> None:
-        """Add to the spec the default and the chats that name the model under an id of an earlier call."""
-        own = own_ids((self.spec.model, record.model), self.spec.instance)
-        earlier = [
-            chat
-            for chat, now in state.chats.items()
-            if now.rerank_id in own and (record.entered or chat in record.chats)
-        ]
-        default = (record.entered or record.default is not None) and state.default in own
-        chats = tuple(dict.fromkeys((*self.spec.chats, *earlier)))
-        self.spec = replace(self.spec, default=self.spec.default or default, chats=chats)
+        """Add the settings that use the model under an id of an earlier call to the spec."""
+        using, spec = self.using(state, record), self.spec
+        chats = dict.fromkeys((*spec.chats, *(key for key in using if key != DEFAULT)))
+        self.spec = replace(spec, default=spec.default or DEFAULT in using, chats=tuple(chats))
 
     def check(self, state: RagflowState, record: UndoRecord) -> None:
         """Check what RAGFlow would refuse only after the model is entered, and whose entry it is.
@@ -390,23 +398,22 @@ class Registrar:
             RagflowError: RAGFlow refused; a new entry is removed again. Without a response the record stays.
         """
         spec, created = self.spec, state.entry is None and not record.entered
-        own, ours = own_ids((spec.model, record.model), spec.instance), record.entered or created
-
-        def earlier(now: str, recorded: str | None) -> str | None:
+        own, earlier = own_ids((spec.model, record.model), spec.instance), dict(record.earlier)
+        for key in spec.settings:
+            now = settings(self.routes, spec, state)[key].now
             if now not in own:
-                return now  # a later choice of the user replaces the recorded one
-            return "" if recorded is None and ours else recorded
-
-        chats = {chat: earlier(state.chats[chat].rerank_id, record.chats.get(chat)) for chat in spec.chats}
+                earlier[key] = now  # a later choice of the user replaces the recorded one
+            elif record.entered or created:
+                earlier.setdefault(key, "")
         new = replace(
             record,
             url=self.api.url,
             release=self.release.name,
             model=spec.model,
-            entered=ours,
+            entered=record.entered or created,
             provider=record.provider or not state.provider,
-            default=earlier(state.default, record.default) if spec.default else record.default,
-            chats={**record.chats, **{chat: model for chat, model in chats.items() if model is not None}},
+            default=earlier.pop(DEFAULT, None),
+            chats=earlier,
         )
         requests = changes(self.routes, spec, state)
         if record.entered and record.model != spec.model:
@@ -424,25 +431,17 @@ class Registrar:
     def undo(self, record: UndoRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Restore the previous settings; returns the changes and notes.
 
-        A failure does not stop the other settings. The model is removed last, when no chat names it.
+        A failure does not stop the other settings. The model is removed last, when no setting names it.
 
         Raises:
             RagflowError: A request failed; the undo record stays, so that it can be repeated.
         """
         self.spec = replace(self.spec, model=record.model)
-        state, own = self.read(), own_ids((record.model,), record.instance)
-        rows: list[tuple[str, str | None, Callable[[str], Request], bool]] = [
-            (f"chat {chat}", record.chats.get(chat), partial(set_chat, self.release, state, chat), False)
-            for chat, now in state.chats.items()
-            if now.rerank_id in own and (record.entered or chat in record.chats)
-        ]
-        if state.default in own and (record.entered or record.default is not None):
-            gone = state.models is not None and record.default not in state.models
-            rows.append(("the default", record.default, partial(self.routes.set_default, state), gone))
+        state = self.read()
         sent, notes, errors = list[str](), list[str](), list[RagflowError]()
-        for row in rows:
+        for key, setting in self.using(state, record).items():
             try:
-                change, note = self._restore(*row)
+                change, note = self._restore(key, setting, record.earlier.get(key), state)
             except RagflowError as error:
                 errors.append(error)
             else:
@@ -462,30 +461,27 @@ class Registrar:
         return tuple(sent), tuple(notes)
 
     def _restore(
-        self, what: str, previous: str | None, request: Callable[[str], Request], gone: bool
+        self, key: str, setting: Setting, earlier: str | None, state: RagflowState
     ) -> tuple[str, str]:
         """Set the earlier model, or none where RAGFlow no longer has it; returns the change and a note."""
-        note = "" if previous == "" else f"{what} used the model, and uses none now"
-        if previous and not gone:
-            new = self.release.registration != "add_llm"
-            earlier = request(migrated_id(previous) if new else previous)
-            response = self.api.send(earlier)
+        old = self.release.registration == "add_llm"
+        if earlier and (key != DEFAULT or state.models is None or earlier in state.models):
+            request = setting.request(earlier if old else migrated_id(earlier))
+            response = self.api.send(request)
             if response.ok:
-                step(earlier.purpose)
-                return earlier.purpose, ""
+                return request.purpose, ""
             if response.status >= 400:
-                raise refusal(earlier, response)
-        if previous:
-            note = f"RAGFlow no longer has {previous}: {what} uses none now"
-        (change,) = self._send((request(""),))
-        return change, note
+                raise refusal(request, response)
+        reason = f"RAGFlow no longer has {earlier}" if earlier else "it was selected in RAGFlow"
+        (change,) = self._send((setting.request(""),))
+        return change, f"{setting_name(key)} uses no rerank model now: {reason}" if earlier != "" else ""
 
     def registration(
         self, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
     ) -> Registration:
         """The settings that were read, with the changes that were made."""
         entry = state.entry if state.entry and state.entry.model else None
-        used = chat_id(self.release, self.spec)
+        rows = settings(self.routes, self.spec, state)
         return Registration(
             url=self.api.url,
             release=self.release.name,
@@ -494,7 +490,7 @@ class Registrar:
             base_url=entry.base_url if entry else "",
             rerank_id=model_id(self.release, self.spec),
             default=state.default,
-            chats=tuple(chat for chat, now in state.chats.items() if now.rerank_id == used),
+            chats=tuple(chat for chat in state.chats if rows[chat].now == rows[chat].expected),
             changes=changes,
             notes=notes,
         )
@@ -526,8 +522,7 @@ def _connected(
             url = records[0].url
     url = base_url(url)
     recorded = [record.release for record in records if record.url == url]
-    configured = stack.ragflow.release
-    release, source = discovery.detect(configured, url, container, engine, recorded)
+    release, source = discovery.detect(stack.ragflow.release, url, container, recorded)
     check_supported(release, spec)
     if not token.sendable:
         raise RagflowError(

@@ -6,7 +6,6 @@ import pytest
 
 from ragops.configuration import Ragflow
 from ragops.errors import RagflowError
-from ragops.ragflow import discovery
 from ragops.ragflow.api import Secret
 from ragops.stack import registration
 from tests.support.contract.api import RagflowServer
@@ -60,15 +59,3 @@ def test_real_server_refuses_as_the_table_of_failures_knows_it(register, spec):
         with pytest.raises(RagflowError) as caught:
             register(replace(spec, base_url=f"{spec.base_url}/rerank"))
         assert caught.value.code == "ragflow-path"
-
-
-def test_release_is_read_from_the_file_in_a_real_container(engine, client):
-    said, seen = discovery.file_release(engine, client)
-    assert (said, "No such file" in seen) == ("", True)
-    write = "mkdir -p /ragflow && echo v0.25.3 full > /ragflow/VERSION"
-    try:
-        assert engine.execute(client, ("sh", "-c", write)).exit_code == 0
-        assert discovery.file_release(engine, client) == ("v0.25.3", f"/ragflow/VERSION in {client}")
-    finally:
-        engine.execute(client, ("rm", "-f", "/ragflow/VERSION"))
-    assert discovery.file_release(engine, "ragopstest-missing")[0] == ""
