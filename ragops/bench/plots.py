@@ -9,6 +9,7 @@ import io
 import math
 import re
 import textwrap
+from dataclasses import replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,14 +62,14 @@ class Style(NamedTuple):
     line: str
 
 
-BLUE = Style(COLOURS["blue"], "o", "-")
-VERMILION = Style(COLOURS["vermilion"], "s", "--")
-GREEN = Style(COLOURS["green"], "^", "-.")
-PURPLE = Style(COLOURS["purple"], "D", ":")
-ORANGE = Style(COLOURS["orange"], "v", "-")
-SKY = Style(COLOURS["sky"], "P", "--")
-BLACK = Style(COLOURS["black"], "X", "-.")
-STYLES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+STYLES = tuple(
+    Style(COLOURS[name], marker, line)
+    for name, marker, line in (
+        *(("blue", "o", "-"), ("vermilion", "s", "--"), ("green", "^", "-."), ("purple", "D", ":")),
+        *(("orange", "v", "-"), ("sky", "P", "--"), ("black", "X", "-.")),
+    )
+)
+BLUE, VERMILION, _, _, ORANGE, SKY, BLACK = STYLES
 
 _SMALL = 9.5
 _MAX_POINTS = 4000
@@ -248,12 +249,13 @@ def latency_by_size(run: Run) -> Figure:
         run: From :func:`ragops.bench.load_run`.
 
     Raises:
-        BenchError: No request succeeded.
+        BenchError: No request of that level succeeded.
     """
     level, records = lightest_level(run)
     chart = Chart(run, f"Latency by size of a request, {load_name(level.name)}", [3.6], columns=2)
-    table = frames.frame(run)
-    table = table[(table.level == level.name) & (table.phase == "measure") & (table.error == "")]
+    table = frames.frame(replace(run, requests=tuple(r for r in records if not r.error)))
+    if table.empty:
+        raise too_small(run, "no successful request")
     names = {"documents": "documents in a request", "words": "words in a document, mean"}
     for ax, size, other in zip(chart.axes, names, reversed(names), strict=True):
         groups: Any = [("all requests", table)]
@@ -265,7 +267,7 @@ def latency_by_size(run: Run) -> Figure:
             medians = group.groupby(size).latency.median()
             if 1 < len(medians) <= len(group) / 2:
                 ax.plot(medians.index, medians, style.line, color=style.colour)
-        _label(ax, f"{names[size]} (n={len(records)})", LATENCY)
+        _label(ax, f"{names[size]} (n={len(table)})", LATENCY)
         chart.mark_timeout(ax)
     return chart.finish()
 

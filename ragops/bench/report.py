@@ -129,13 +129,14 @@ def headline(run: Run) -> str:
 
 
 def verdict_rows(run: Run) -> tuple[NamedValue, ...]:
-    """The rows of the verdict; empty for workloads without one."""
+    """The rows of the verdict and the notes that are not in its sentence; none for workloads without one."""
     try:
         verdict = judge(run)
     except BenchError:
         return ()
     sentence = verdict.sentence.lower()
-    return (*verdict.rows(), *(("note", note) for note in verdict.notes if note.lower() not in sentence))
+    rows = ((row[0], row[1]) for row in verdict.table().rows)
+    return (*rows, *(("note", note) for note in verdict.notes if note.lower() not in sentence))
 
 
 def provenance(run: Run) -> tuple[NamedValue, ...]:
@@ -282,9 +283,10 @@ def _throughput(run: Run) -> Section:
 
 def _sizes(run: Run) -> Section:
     title = "How long for how many documents of which length?"
-    if not any(not record.error for record in run.measured):
+    level, records = lightest_level(run) if run.measured else (None, [])
+    successful = [record for record in records if not record.error]
+    if not level or not successful:
         return Section("", title, "No request was successful.")
-    level, successful = lightest_level(run)
     groups = defaultdict(list)
     sizes = {(record.documents, record.words) for record in successful}
     lengths = {words for _, words in sizes}
@@ -294,8 +296,8 @@ def _sizes(run: Run) -> Section:
     for record in successful:
         groups[record.documents, record.words if is_grid else 0].append(record)
     rows = []
-    for (documents, words), records in sorted(groups.items()):
-        times, tokens = [r.latency for r in records], [r.tokens for r in records if r.tokens is not None]
+    for (documents, words), group in sorted(groups.items()):
+        times, tokens = [r.latency for r in group], [r.tokens for r in group if r.tokens is not None]
         p50 = percentile(times, 0.5)
         middle = f"{seconds(median(times))} (no interval)" if p50.value is None else str(p50)
         counted = f"{median(tokens):.0f}" if tokens else "not counted"

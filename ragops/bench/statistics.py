@@ -301,16 +301,16 @@ def load_name(level: str) -> str:
 
 
 def lightest_level(run: Run) -> tuple[LoadLevel, list[RequestRecord]]:
-    """The measured level with the fewest clients, and its successful requests.
+    """The measured level with the fewest clients, and its measured requests, failed ones too.
 
     Raises:
-        BenchError: No request succeeded.
+        BenchError: Nothing was measured.
     """
     for level in sorted(run.info.levels, key=lambda level: level.clients or math.inf):
-        records = [r for r in run.measured if r.level == level.name and not r.error]
+        records = [record for record in run.measured if record.level == level.name]
         if records:
             return level, records
-    raise too_small(run, "no successful request")
+    raise too_small(run, "no measured request")
 
 
 def since_start(run: Run, t: int) -> float:

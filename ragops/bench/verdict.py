@@ -15,9 +15,9 @@ from ragops.bench.statistics import (
     disturbances,
     latencies,
     level_statistics,
+    lightest_level,
     load_name,
     substitutes,
-    too_small,
 )
 from ragops.checks.latency import (
     MARGIN,
@@ -32,6 +32,7 @@ from ragops.checks.latency import (
 from ragops.checks.traffic import windows
 from ragops.errors import BenchError
 from ragops.ragflow import releases
+from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from ragops.bench.records import LoadLevel, RequestRecord, Run
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 PROFILES = ("ragflow", "own")
 """Workloads with RAGFlow's request sizes."""
 
-_RESULTS = {True: "fits", False: "does not fit", None: "inconclusive"}
 _CLAIMS = {
     True: "requests fit",
     False: "requests do not fit",
@@ -50,8 +50,8 @@ _CLAIMS = {
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Shown):
     """Whether RAGFlow's requests end within its timeout."""
 
     sentence: str
@@ -63,8 +63,6 @@ class Verdict:
     """The load level that was judged."""
     p95: Percentile
     p99: Percentile
-    fits_p95: bool | None
-    fits_p99: bool | None
     release: str
     """Release of RAGFlow."""
     timeout: float
@@ -73,8 +71,6 @@ class Verdict:
     """Most concurrent clients of a measured load level whose requests fit; None when none does."""
     service: ServiceTime | None
     """Linear fit of time against tokens; None when there is none, see ``notes``."""
-    tokens_per_document: float | None
-    """Mean tokens of a query and a document; None when the server did not count them."""
     largest_documents: int | None
     """Estimated: documents of this workload's mean length that a request may have,
     :data:`~ragops.checks.latency.MARGIN` below the timeout."""
@@ -83,26 +79,22 @@ class Verdict:
     notes: tuple[str, ...]
     """Substitute model or client, incomplete run, unchecked order, other load, no linear fit."""
 
-    def rows(self) -> tuple[tuple[str, str], ...]:
-        """Name and value of each result, for a table."""
+    def table(self) -> Table:
+        """The sentence, and a row for each result."""
         window = "inconclusive"
         if self.largest_documents is not None:
             more = "more than " if self.largest_documents >= MOST else ""
             beyond = ", beyond the measured sizes" if self.is_extrapolated else ""
             window = f"{more}{self.largest_documents:,} documents, {MARGIN:.0%} below the timeout{beyond}"
-        percentiles = ((self.p95, self.fits_p95), (self.p99, self.fits_p99))
-        return (
+        rows = (
             ("RAGFlow", f"{self.release}, timeout {self.timeout:g} s"),
             ("load level", f"{load_name(self.level.name)}, n={self.p95.n}"),
-            *((p.name, str(p) if p.value is None else f"{_RESULTS[fits]}: {p}") for p, fits in percentiles),
+            *((p.name, str(p)) for p in (self.p95, self.p99)),
             ("concurrent clients", f"{self.clients or 'none'} measured to fit"),
             ("largest window (estimated)", window),
             ("linear fit", str(self.service) if self.service else "none, see the notes"),
         )
-
-    def __str__(self) -> str:
-        """The sentence, then each result on a line."""
-        return "\n".join([self.sentence, *(f"{name:<27} {value}" for name, value in self.rows())])
+        return Table((Column("result"), Column("value")), rows, self.sentence)
 
 
 def release_of(run: Run) -> Release:
@@ -129,14 +121,18 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         BenchError: The workload does not have RAGFlow's request sizes, or nothing was measured.
         RagflowError: The release is not known.
     """
-    level, records = _judged_level(run)
+    if run.info.workload.profile not in PROFILES:
+        what = f"the workload {run.info.workload.name} gives no verdict on RAGFlow's timeout"
+        hint = "record with the ragflow workload, or with requests of your own"
+        evidence = f"its profile is {run.info.workload.profile}"
+        raise BenchError(what, code="verdict-missing", evidence=evidence, hint=hint, file=run.path)
+    level, records = lightest_level(run)
     ragflow = releases.of(release) if release else release_of(run)
     timeout = timeout or ragflow.timeout
     p95, p99 = (percentile(latencies(records), quantile) for quantile in (0.95, 0.99))
     quantile = 0.95 if p99.value is None else 0.99
     wrong_scores = run.info.order.failed
-    fits_p95, fits_p99 = (False if wrong_scores else fits_in(value, timeout) for value in (p95, p99))
-    fits = fits_p95 if p99.value is None else fits_p99
+    fits = False if wrong_scores else fits_in(p95 if p99.value is None else p99, timeout)
     fitted, reason = fit_requests(records) if level.clients == 1 else (None, "no load level with one client")
     largest = largest_window(fitted, quantile, timeout) if fitted else None
     if largest is not None and (contrary := contradiction(largest, records, quantile, timeout)):
@@ -146,41 +142,20 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     claim = "The scores were wrong, so the speed is meaningless"
     if not wrong_scores:
         claim = _claim(level, records, p95, p99, f"{_CLAIMS[fits]} {limit}")
-    counted = [record for record in records if record.tokens]
-    documents = sum(record.documents for record in counted)
     return Verdict(
         sentence=" ".join(f"{note[0].upper()}{note[1:]}." for note in (claim, *notes)),
         fits=fits,
         level=level,
         p95=p95,
         p99=p99,
-        fits_p95=fits_p95,
-        fits_p99=fits_p99,
         release=ragflow.name,
         timeout=timeout,
         clients=None if wrong_scores else _clients(run, f"p{quantile * 100:g}", timeout),
         service=fitted.line if fitted else None,
-        tokens_per_document=sum(r.tokens or 0 for r in counted) / documents if documents else None,
         largest_documents=largest,
         is_extrapolated=largest is not None and largest > max(record.documents for record in records),
         notes=(*notes, f"no estimate of the largest window: {reason}") if reason else notes,
     )
-
-
-def _judged_level(run: Run) -> tuple[LoadLevel, list[RequestRecord]]:
-    if run.info.workload.profile not in PROFILES:
-        raise BenchError(
-            f"the workload {run.info.workload.name} gives no verdict on RAGFlow's timeout",
-            code="verdict-missing",
-            evidence=f"its profile is {run.info.workload.profile}",
-            hint="record with the ragflow workload, or with requests of your own",
-            file=run.path,
-        )
-    for level in sorted(run.info.levels, key=lambda level: level.clients or math.inf):
-        records = [record for record in run.measured if record.level == level.name]
-        if records:
-            return level, records
-    raise too_small(run, "no measured request")
 
 
 def _clients(run: Run, percentile_name: str, timeout: float) -> int | None:

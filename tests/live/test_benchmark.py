@@ -141,7 +141,7 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
     assert len(run.measured) == 12
     verdict = judge(run)
     assert verdict.release == "v0.27.0"
-    assert "largest window (estimated)" in dict(verdict.rows())  # how large depends on the machine
+    assert "largest window (estimated)" in dict(verdict.table().rows)  # how large depends on the machine
     assert any(note.startswith("substitute model") for note in verdict.notes)
 
 
