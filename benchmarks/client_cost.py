@@ -21,14 +21,19 @@ import time
 import zlib
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ragops.bench import echo, wire
+from ragops.bench import wire
 from ragops.bench.load import EncodedRequest, Trial, send_trial
 from ragops.bench.records import LoadLevel
 from ragops.bench.workload import Workload, synthetic
 from ragops.reranker import host as hosts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DOCUMENTS, WORDS = 64, 100
 AIPERF_CPU_S = 13.4
@@ -202,12 +207,56 @@ class EchoServer:
         return durations
 
 
+class Connection(asyncio.Protocol):
+    """One connection; :meth:`respond` gets the body of each request."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start with an empty buffer."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server has no other
+        self.transport, self.buffer = transport, bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Respond when the request is complete."""
+        self.buffer += data
+        head, end, body = bytes(self.buffer).partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+        if end and len(body) >= int(length):
+            self.buffer.clear()
+            self.respond(body)
+
+    def respond(self, body: bytes) -> None:
+        """Send the response."""
+        self.transport.write(response(body))
+
+
+@lru_cache(maxsize=1024)
+def response(body: bytes) -> bytes:
+    """The response to a rerank request, as HTTP."""
+    documents = json.loads(body)["documents"]
+    tokens = sum(map(len, documents)) // 5
+    rows = [
+        {"index": index, "document": {"text": text, "multi_modal": None}, "relevance_score": 0.5}
+        for index, text in enumerate(documents)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    content = json.dumps({"id": "echo", "model": "echo", "usage": usage, "results": rows}).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+async def serve(number: int, connection: Callable[[], Connection]) -> None:
+    """Serve on the socket with this file descriptor until the process ends."""
+    listener = socket.socket(fileno=number)
+    server = await asyncio.get_running_loop().create_server(connection, sock=listener)
+    await server.serve_forever()
+
+
 async def _serve(number: int, least: float, most: float) -> None:
     durations: list[float] = []
 
-    class Connection(echo.Connection):
+    class DelayedConnection(Connection):
         def respond(self, body: bytes) -> None:
-            begun, content = time.perf_counter(), echo.response(body)
+            begun, content = time.perf_counter(), response(body)
             delay = least + (most - least) * zlib.crc32(body) / 0xFFFFFFFF
 
             def send() -> None:
@@ -219,7 +268,7 @@ async def _serve(number: int, least: float, most: float) -> None:
             else:
                 send()
 
-    server = asyncio.create_task(echo.serve(number, Connection))
+    server = asyncio.create_task(serve(number, DelayedConnection))
     await asyncio.to_thread(sys.stdin.read)
     server.cancel()
     print(json.dumps(durations))  # noqa: T201

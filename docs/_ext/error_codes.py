@@ -60,7 +60,7 @@ CODES = {
     ),
     "cores-missing": Code("The CPU list is not valid, or names CPUs that this process may not use."),
     "secret-refused": Code("A key or token can't be read, or is not valid in an HTTP header."),
-    "address-refused": Code("The address of RAGFlow is not valid."),
+    "address-refused": Code("The address of RAGFlow, or of a server to measure, is not valid."),
     "length-refused": Code("The model can't read documents of that length."),
     "setting-refused": Code("vLLM would not start with that option, or it has no effect on the model."),
     "kv-cache-small": Code("One document does not fit into the key-value cache."),

@@ -27,6 +27,7 @@ from ragops.bench.records import (
 )
 from ragops.errors import BenchError
 from ragops.ragflow import releases
+from ragops.ragflow.api import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +63,8 @@ class BenchmarkConfig:
             to measure the cache.
         timeout: Seconds until a request is cancelled; twice RAGFlow's own timeout when None.
         no_order_check: Why the order is not checked, such as ``random weights``; empty to check it.
-        with_limits: Also measure, before the load, the client's overhead and, for a reranker that ragops
-            runs, the matrix multiplication limit of the machine; takes about half a minute.
+        with_limits: Also measure, before the load of a reranker that ragops runs, the matrix multiplication
+            limit of the machine; takes about half a minute.
 
     Raises:
         BenchError: There is no load level, one is given twice, or a number is too small.
@@ -106,8 +107,10 @@ class Server:
         provenance: Image, model, machine and versions.
         sampler: Called before and after each trial and once a second, in its own thread.
         limit: Matrix multiplication limit of the machine, from :mod:`ragops.bench.measure`.
-        template_tokens: Tokens that the score template adds to each pair.
         no_order_check: Why the order is not checked, such as that the model is untrained; empty to check it.
+
+    Raises:
+        StackError: The address is not valid.
     """
 
     base_url: str
@@ -116,8 +119,10 @@ class Server:
     provenance: Provenance = _UNKNOWN
     sampler: ReadSample | None = None
     limit: GemmPeak | None = None
-    template_tokens: int = 0
     no_order_check: str = ""
+
+    def __post_init__(self) -> None:
+        split_address(self.base_url)
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,6 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         provenance=provenance(deployment, container, engine),
         sampler=Sampler(stack.host_url, engine, container.id),
         limit=gemm_peak(deployment, engine, container.image_id) if with_limit else None,
-        template_tokens=_template_tokens(model),
         no_order_check=model.substitute if (model.folder / models.SUBSTITUTE_FILE).exists() else "",
     )
 
@@ -196,7 +195,8 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
 def max_words(stack: Stack | Session) -> int:
     """Longest query and document together, in words, that fit the served model's context."""
     deployment = stack.deployment if isinstance(stack, Session) else Deployment.resolve(stack)
-    return words_for_context(deployment.sizing.max_model_len, _template_tokens(deployment.model))
+    template = options.TEMPLATE_TOKENS if options.template_file(deployment.model) else 0
+    return words_for_context(deployment.sizing.max_model_len, template)
 
 
 def ragflow_release(session: Session) -> str:
@@ -387,7 +387,3 @@ def layer_shapes(model: Model) -> tuple[tuple[int, int, int], ...]:
 def flop_per_token(shapes: tuple[tuple[int, int, int], ...]) -> float:
     """Multiplications and additions of the linear layers for one token, without attention."""
     return float(sum(2 * rows * columns * count for rows, columns, count in shapes))
-
-
-def _template_tokens(model: Model) -> int:
-    return options.TEMPLATE_TOKENS if options.template_file(model) else 0

@@ -163,9 +163,6 @@ class Provenance:
     python: str = ""
     git_commit: str = ""
     git_dirty: bool | None = None
-    gemm_tflops: float | None = None
-    """Matrix multiplication limit measured beside the run, in TFLOP/s."""
-    gemm_dtype: str = ""
 
     @property
     def instruction_set(self) -> str:
@@ -182,7 +179,6 @@ class Sample:
     cpu_ns: int | None = None
     """CPU time used since the container's start."""
     throttled_ns: int | None = None
-    throttled_periods: int | None = None
     memory_bytes: int | None = None
     running: int | None = None
     """Documents in processing by vLLM."""
@@ -253,20 +249,8 @@ class WorkloadInfo:
     cut_documents: int | None = None
     documents: int | None = None
     """Total number of documents in all requests."""
-    query_words: float | None = None
-    """Mean number of words per query."""
     release: str = ""
     recipe: str = ""
-
-
-@dataclass(frozen=True)
-class ClientOverhead:
-    """Overhead of the client, measured against a server whose response takes no time."""
-
-    requests: int
-    p50_ns: int
-    cpu_ns_per_request: int
-    errors: int
 
 
 @dataclass(frozen=True)
@@ -275,7 +259,6 @@ class ClientReport:
 
     requests: int
     cpu_ns: int
-    floor: ClientOverhead | None = None
 
     @property
     def cpu_seconds_per_request(self) -> float:
@@ -390,8 +373,6 @@ class RunInfo:
     client: ClientReport | None = None
     sampler_errors: tuple[str, ...] = ()
     limit: GemmPeak | None = None
-    template_tokens: int = 0
-    """Approximate number of tokens that the score template adds to each pair."""
     resumed: tuple[str, ...] = ()
     """Times at which the run was resumed; UTC, ISO 8601."""
 

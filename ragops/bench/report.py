@@ -144,6 +144,7 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
     info, origin = run.info, run.info.provenance
     digest = origin.image_digest.removeprefix("sha256:")
     fresh = "no request sent twice" if info.fresh else "the same texts in each trial, so a cache may be hit"
+    cpu_ms = info.client and info.client.cpu_seconds_per_request * 1e3
     repeats = "once" if info.repeats == 1 else f"{info.repeats} times"
     rows = (
         ("run", run.path.name),
@@ -183,7 +184,7 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
         ("warm-up", f"{info.warmup} requests at the head of each trial, not counted"),
         ("timeout", f"{info.timeout:g} s"),
         ("scores", info.order.verdict),
-        ("client overhead", _client_overhead(run)),
+        ("client overhead", _labelled("{:.1f} ms of CPU a request", cpu_ms)),
     )
     return tuple((name, value) for name, value in rows if value)
 
@@ -214,16 +215,6 @@ def _limit(run: Run) -> str:
     return _joined(*peaks, at_most, _labelled("of which {:.0%} were reached", reached))
 
 
-def _client_overhead(run: Run) -> str:
-    client = run.info.client
-    if client is None:
-        return ""
-    cpu = f"{client.cpu_seconds_per_request * 1e3:.1f} ms of CPU a request"
-    return _joined(
-        cpu, f"{seconds(client.floor.p50_ns / 1e9)} against the echo server" if client.floor else ""
-    )
-
-
 def limitations(run: Run) -> tuple[str, ...]:
     """What the run does not show."""
     info = run.info
@@ -242,7 +233,7 @@ def limitations(run: Run) -> tuple[str, ...]:
         (clients == 1, "Several concurrent clients were not measured."),
         (info.order.skipped or info.order.failed, f"Whether the scores are right: {info.order.verdict}."),
         (not run.samples, "CPU, memory and vLLM's queue: no samples were taken."),
-        (not (info.client and info.client.floor), "The client's overhead was not measured."),
+        (not info.client, "The client's overhead was not measured."),
         (
             not (info.limit and info.limit.tokens_per_s),
             "The matrix multiplication limit of the machine was not measured.",

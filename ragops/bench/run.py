@@ -14,14 +14,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ragops.bench import wire
-from ragops.bench.echo import echo_server
 from ragops.bench.load import RunPlan, Server, send_trial
 from ragops.bench.records import (
-    ClientOverhead,
     ClientReport,
     OrderReport,
     OrderResult,
@@ -107,16 +104,12 @@ def record(
         order=OrderReport(skipped=config.no_order_check or server.no_order_check),
         provenance=server.provenance,
         limit=server.limit,
-        template_tokens=server.template_tokens,
     )
     target = wire.Target(server.base_url, server.model, server.api_key, info.timeout)
 
     async def run() -> Path:
         async with wire.client() as http:
             checked = await _check_order_before(info, http, target)
-            if config.with_limits:
-                overhead = await measure_overhead(config.workload)
-                checked = replace(checked, client=ClientReport(0, 0, overhead))
             folder = RunFolder(Path(config.results) / _folder_name(checked))
             plan = RunPlan(checked, config.workload, target)
             return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
@@ -166,27 +159,6 @@ def resume(
             return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
 
     return _run_blocking(run())
-
-
-async def measure_overhead(workload: Workload, requests: int = 40) -> ClientOverhead:
-    """Send the workload's first requests, one at a time, to the echo server; repeatedly if too few.
-
-    Returns:
-        Median latency, with the echo server's own time, and CPU time of this thread for each request, in ns.
-    """
-    selected = [workload.requests[number % len(workload.requests)] for number in range(requests)]
-    bodies = [(wire.encode("echo", r.query, r.documents), len(r.documents)) for r in selected]
-    with echo_server() as base_url:
-        target = wire.Target(base_url, "echo")
-        async with wire.client() as http:
-            for body, documents in bodies:  # warm-up
-                await wire.post(http, target, body, documents)
-            began = time.thread_time_ns()
-            responses = [await wire.post(http, target, body, documents) for body, documents in bodies]
-            cpu_ns = time.thread_time_ns() - began
-    times = [response.t_done - response.t_send for response in responses]
-    errors = sum(bool(response.error) for response in responses)
-    return ClientOverhead(requests, int(median(times)), cpu_ns // requests, errors)
 
 
 def _run_blocking(coroutine: Coroutine[Any, Any, Path]) -> Path:
@@ -299,7 +271,7 @@ class _Recorder:
             ended=_now(),
             complete=not reason,
             reason=reason,
-            client=ClientReport(self.done, self.cpu_ns, self.info.client.floor if self.info.client else None),
+            client=ClientReport(self.done, self.cpu_ns),
             sampler_errors=tuple(dict.fromkeys(self.sampler_errors))[:20],
         )
         try:

@@ -3,7 +3,7 @@
 :func:`client` creates the connection pool, :func:`encode` the body, :func:`post` sends it. The connection
 pool is httpcore's with a network backend that reads the clock when bytes are sent and received.
 ``extensions={"trace": ...}`` of httpcore reads it only when the event loop resumes the request's task.
-Against the echo server, whose response takes no time, in interleaved rounds on two shared cores, p50 in ms
+Against an echo server, whose response takes no time, in interleaved rounds on two shared cores, p50 in ms
 (client CPU per request in ms)::
 
     body, clients        this backend    httpcore, trace    httpx, trace

@@ -28,7 +28,6 @@ from ragops.checks.traffic import (
     Request,
     Writer,
     count_cut,
-    count_words,
     document_words,
     ragflow_requests,
     windows,
@@ -91,10 +90,9 @@ class Workload:
 
     def info(self) -> WorkloadInfo:
         """Its entry in ``run.json``."""
-        words = sum(count_words(request.query) * len(request.documents) for request in self.requests)
         fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields |= {"requests": len(self.requests), "documents": self.documents, "sha256": self.sha256}
-        return WorkloadInfo(**fields, query_words=round(words / self.documents, 2))
+        return WorkloadInfo(**fields)
 
 
 def synthetic(

@@ -7,9 +7,9 @@ exact, and needs no scipy. ``checks/budget.py`` and :mod:`ragops.bench` use this
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from statistics import StatisticsError, fmean, linear_regression
+from statistics import StatisticsError, linear_regression
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -150,7 +150,6 @@ MOST = 1000
 """Largest number of documents that is estimated."""
 
 _MIN_REQUESTS = 6
-_Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -162,20 +161,15 @@ class ServiceTime:
     residual_s: float
     """Standard error of the fit in seconds."""
     n: int
-    fixed_error_s: float = 0.0
-    """Half the 95 % interval of ``fixed_s``."""
-    per_token_error_s: float = 0.0
-    """Half the 95 % interval of ``per_token_s``."""
 
     def seconds(self, tokens: float) -> float:
         """Expected seconds of a request with this number of tokens."""
         return self.fixed_s + self.per_token_s * tokens
 
     def __str__(self) -> str:
-        """The fitted line with its error."""
-        fixed = f"{self.fixed_s:.3f} ± {self.fixed_error_s:.3f} s"
-        slope = f"{self.per_token_s * 1e3:.3g} ± {self.per_token_error_s * 1e3:.2g} ms a token"
-        return f"t = {fixed} + {slope}, residual {seconds(self.residual_s)}, n={self.n}"
+        """The fitted line with its residual."""
+        line = f"{self.fixed_s:.3f} s + {self.per_token_s * 1e3:.3g} ms a token"
+        return f"t = {line}, residual {seconds(self.residual_s)}, n={self.n}"
 
 
 @dataclass(frozen=True)
@@ -224,25 +218,10 @@ def fit_requests(requests: Sequence[TimedRequest]) -> tuple[FittedRequests | Non
         return None, "all requests have the same number of tokens"
     if slope <= 0:
         return None, "time does not rise with tokens"
-    line = _with_errors(start, slope, tokens, times)
+    line = ServiceTime(start, slope, 0.0, len(good))
+    squares = sum((time - line.seconds(count)) ** 2 for count, time in zip(tokens, times, strict=True))
+    line = replace(line, residual_s=math.sqrt(squares / (len(good) - 2)))
     return FittedRequests(line, tokens, tuple(request.documents for request in good), times), ""
-
-
-def _with_errors(
-    start: float, slope: float, tokens: tuple[int, ...], times: tuple[float, ...]
-) -> ServiceTime:
-    n, mean = len(tokens), fmean(tokens)
-    squares = sum((t - start - slope * count) ** 2 for count, t in zip(tokens, times, strict=True))
-    residual = math.sqrt(squares / (n - 2))
-    deviation = math.sqrt(sum((count - mean) ** 2 for count in tokens))
-    return ServiceTime(
-        fixed_s=start,
-        per_token_s=slope,
-        residual_s=residual,
-        n=n,
-        fixed_error_s=_Z95 * residual * math.sqrt(1 / n + (mean / deviation) ** 2),
-        per_token_error_s=_Z95 * residual / deviation,
-    )
 
 
 def largest_window(fitted: FittedRequests, quantile: float, budget: float) -> int:

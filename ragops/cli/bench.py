@@ -42,8 +42,6 @@ class Outcome(Shown):
     disturbances: tuple[str, ...]
     client_cpu_s: float | None
     """CPU seconds of the client for each request."""
-    floor_s: float | None
-    """Median of the same requests to a server that responds at once."""
     folder: Path
 
     def table(self) -> Table:
@@ -52,8 +50,7 @@ class Outcome(Shown):
 
         notes = [f"disturbed: {cause}" for cause in self.disturbances]
         if self.client_cpu_s is not None:
-            floor = "" if self.floor_s is None else f"; p50 without a server {self.floor_s * 1e3:.2f} ms"
-            notes.append(f"client: {self.client_cpu_s * 1e3:.2f} ms of CPU a request{floor}")
+            notes.append(f"client: {self.client_cpu_s * 1e3:.2f} ms of CPU a request")
         if self.verdict:
             notes += ["", *str(self.verdict).splitlines()]
         notes.append(f"recorded in {self.folder}")
@@ -71,7 +68,6 @@ def outcome(run: Run, *, release: str = "") -> Outcome:
         figures=level_statistics(run),
         disturbances=disturbances(run),
         client_cpu_s=client.cpu_seconds_per_request if client else None,
-        floor_s=client.floor.p50_ns / 1e9 if client and client.floor else None,
         folder=run.path,
     )
 

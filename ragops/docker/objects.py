@@ -498,7 +498,6 @@ class StatsState:
 
     cpu_ns: int
     throttled_ns: int
-    throttled_periods: int
     memory_bytes: int
     """Without page cache that the kernel can reclaim."""
 
@@ -511,7 +510,6 @@ class StatsState:
         return cls(
             cpu_ns=cpu["cpu_usage"]["total_usage"],
             throttled_ns=throttling.get("throttled_time", 0),
-            throttled_periods=throttling.get("throttled_periods", 0),
             memory_bytes=max(0, memory.get("usage", 0) - cached),
         )
 

@@ -478,7 +478,7 @@ class ServerState:
             self._images[number] = replace(one, tags=left)
 
 
-_UNUSED = StatsState(cpu_ns=0, throttled_ns=0, throttled_periods=0, memory_bytes=0)
+_UNUSED = StatsState(cpu_ns=0, throttled_ns=0, memory_bytes=0)
 _NO_PROGRAM = (
     "OCI runtime exec failed: exec failed: unable to start container process: "
     'exec: "{}": executable file not found in $PATH: unknown\r\n'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from itertools import pairwise
 
 import pytest
@@ -13,8 +12,7 @@ from hypothesis import strategies as st
 from ragops.bench import wire
 from ragops.bench.load import EncodedRequest, Trial, send_trial
 from ragops.bench.records import LoadLevel, OrderReport, due_times, trial_order
-from ragops.bench.run import check_order, measure_overhead
-from ragops.bench.workload import synthetic
+from ragops.bench.run import check_order
 from ragops.errors import BenchError
 from tests.support.stub import Behaviour, StubReranker
 
@@ -171,11 +169,3 @@ def test_scores_of_an_order_check_are_in_the_order_of_its_documents():
 def test_chance_and_position_do_not_pass_the_order_check(scorer):
     """One response in five is right by chance; five with another document first are not."""
     assert not any(checked(Behaviour(scorer=scorer, seed=seed)).right for seed in range(4))
-
-
-def test_client_overhead():
-    began = time.perf_counter_ns()
-    overhead = asyncio.run(measure_overhead(synthetic(2, 3, 20), requests=4))
-    assert (overhead.requests, overhead.errors) == (4, 0)
-    assert overhead.cpu_ns_per_request > 0
-    assert 0 < overhead.p50_ns < time.perf_counter_ns() - began

@@ -1,4 +1,4 @@
-"""Samples of a reranker's counters, the matrix multiplication peak, and the echo server."""
+"""Samples of a reranker's counters, the matrix multiplication peak, and the provenance."""
 
 import json
 import subprocess
@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from ragops.bench import measure
-from ragops.bench.echo import echo_server
 from ragops.bench.measure import Sampler, git_state, layer_shapes, machine_cpu, machine_name, parse_metrics
 from ragops.bench.records import load_run
 from ragops.docker.objects import ExecResult
@@ -149,14 +148,6 @@ def test_sample_of_a_container(fake):
     sample = Sampler("http://127.0.0.1:9/v1", fake, container)()
     stats = fake.stats(container)
     assert (sample.cpu_ns, sample.memory_bytes) == (stats.cpu_ns, stats.memory_bytes)
-
-
-def test_the_echo_server_responds_in_the_form_of_vllm():
-    body = {"query": "a b", "documents": ["c", "d e", "a longer one"]}
-    with echo_server() as base_url:
-        response = httpx.post(base_url + "/rerank", json=body).json()
-    assert [row["index"] for row in response["results"]] == [0, 1, 2]
-    assert response["usage"]["prompt_tokens"] > 0
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_a_complete_run_is_not_resumed(settings):
 
 def test_another_reranker_or_other_texts_are_refused(cut):
     with pytest.raises(BenchError) as caught:
-        resume(cut, Server("", "", provenance=replace(ORIGIN, model_sha256="b" * 64)))
+        resume(cut, Server("http://reranker/v1", "", provenance=replace(ORIGIN, model_sha256="b" * 64)))
     assert "model_sha256" in caught.value.evidence
     with pytest.raises(BenchError) as caught:
         resume(cut, workload=synthetic(12, 3, 20, seed=2))
@@ -220,7 +220,7 @@ def test_runs_of_schema_version_1_are_read(settings):
     path = record(**settings)
     file = path / "run.json"
     content = json.loads(file.read_text())
-    for new in ("limit", "template_tokens", "resumed"):
+    for new in ("limit", "resumed"):
         del content[new]
     file.write_text(json.dumps({**content, "schema_version": 1}))
     run = load_run(path)

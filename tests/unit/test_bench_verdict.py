@@ -80,7 +80,6 @@ def recorded(law, release, count=400):
         "a" * 64,
         count,
         documents=66 * count,
-        query_words=QUERY,
         release=release,
     )
     return Run(Path("results/x"), replace(INFO, workload=info), tuple(records))
@@ -232,7 +231,7 @@ def test_line_of_time_against_tokens_and_the_documents_that_fit():
     assert verdict.service.residual_s == pytest.approx(0, abs=1e-6)
     assert verdict.largest_documents == pytest.approx((30 / 1.1 - 0.5) / 0.125, abs=1)
     assert verdict.is_extrapolated
-    assert str(verdict.service).startswith("t = 0.500 ± 0.000 s + 0.5 ± ")
+    assert str(verdict.service).startswith("t = 0.500 s + 0.5 ms a token")
 
 
 def test_the_margin_reduces_the_estimated_documents():

@@ -383,7 +383,6 @@ class TestBench:
         assert out.splitlines()[1].split()[:3] == ["1", "client", "8"]
         for part in (
             "client: ",
-            "p50 without a server",
             "largest window",
             "p95",
         ):

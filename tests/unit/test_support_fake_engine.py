@@ -63,7 +63,7 @@ def test_containers_play_programs_and_logs(fake):
     fake.add_container("other")
     fake.respond = lambda box, argv, stdin: ExecResult(0, f"{box.name} {argv[0]} {stdin}", "")
     fake.output["other"] = "1\n2\n3"
-    fake.used["other"] = StatsState(7, 0, 0, 0)
+    fake.used["other"] = StatsState(7, 0, 0)
     assert fake.execute("other", ("cat",), stdin="x").stdout == "other cat x"
     assert fake.logs("other", tail=2) == "2\n3"
     assert fake.stats("other").cpu_ns == 7
