@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export RAGOPS_HOME := $(CURDIR)/.ragops
 export DEBIAN_FRONTEND := noninteractive
+# Without byte code each test process compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The browser of the site's tests: Debian's Chromium, if there is none.
 define CHROMIUM
@@ -16,11 +18,14 @@ command -v chromium chromium-browser google-chrome > /dev/null || { \
 } || { tail -n 5 $(VENV)/chromium.log >&2; echo "hint: install Chromium, then make test again" >&2; exit 1; }
 endef
 
+# The contract of the Docker engine has a half without one.
+FAST_TESTS := tests/unit tests/live/test_engine_contract.py
+
 # Lint, types and fast tests; mypy runs in parallel with the tests.
 define FAST
 $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo || exit 1; \
 $(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
-$(BIN)/pytest -n auto --dist loadfile -m "not live and not browser"; tests=$$?; \
+$(BIN)/pytest -n auto --dist loadfile -m "not live and not browser" $(FAST_TESTS); tests=$$?; \
 wait $$types; types=$$?; cat $(VENV)/mypy.log; \
 test $$tests -eq 0 -a $$types -eq 0
 endef
@@ -53,6 +58,7 @@ lab: $(VENV)/ready ## JupyterLab with the notebooks
 
 clean: ## undo run and test: containers, networks, volumes, images, private engine, files
 	@if [ -x $(BIN)/ragops ]; then $(BIN)/ragops down --all && $(BIN)/python -m tools.private_engine stop; fi
+	@find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 	@rm -rf $(VENV) .ragops build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 
 lock: $(VENV)/tests ## resolve the dependencies again: newest versions, with hashes, to requirements/

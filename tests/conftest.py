@@ -3,11 +3,11 @@
 import json
 import logging
 import signal
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 import hypothesis
-import nbformat
 import pytest
 
 from ragops import bench, progress
@@ -19,7 +19,6 @@ from ragops.reranker import host as hosts
 from tests.support import stub as replies
 from tests.support.fake_engine import FakeEngine
 from tests.support.stub import Behaviour, StubReranker
-from tools import site
 
 GIB = 1 << 30
 ROOT = Path(__file__).parents[1]
@@ -34,6 +33,9 @@ REPORT = Report(
     ),
     ("docker-ragflow-cpu-1 is the demo client, a stand-in",),
 )
+
+# jsonschema's check of IRIs: no notebook has one, and it takes a second to load.
+sys.modules["rfc3987_syntax"] = None
 
 # A shell that starts a command in the background makes it deaf to Ctrl-C, which some tests press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -246,23 +248,31 @@ def recorded(tmp_path_factory):
 
 
 def table(made):
+    import nbformat
+
     return nbformat.v4.new_output(
         "execute_result", {"text/html": made._repr_html_(), "text/plain": str(made)}
     )
 
 
 def figure(made, folder):
+    import nbformat
+
     made.savefig(folder / "figure.svg")
     return nbformat.v4.new_output("display_data", {"image/svg+xml": (folder / "figure.svg").read_text()})
 
 
 def text(words, name="stdout"):
+    import nbformat
+
     return nbformat.v4.new_output("stream", name=name, text=words)
 
 
 @pytest.fixture(scope="session")
 def notebooks(tmp_path_factory, recorded):
     """The notebooks with what such cells show when they run; the words are made up, the forms are real."""
+    import nbformat
+
     folder = tmp_path_factory.mktemp("notebooks")
     run = bench.load_run(recorded)
     outputs = {
@@ -289,4 +299,6 @@ def notebooks(tmp_path_factory, recorded):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory, notebooks, recorded):
     """The folder of the site, as ``make run`` builds it."""
+    from tools import site
+
     return site.build(ROOT / "docs", tmp_path_factory.mktemp("site") / "html", notebooks, run=recorded)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from ragops.docker import hints
 from ragops.ragflow.failures import FAILURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from docutils import nodes
     from sphinx.application import Sphinx
@@ -61,15 +62,21 @@ class Example:
         return f"error: {error}".splitlines()
 
 
-def sources() -> list[Path]:
-    """The programs whose errors are shown."""
-    return sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+@cache
+def modules() -> Mapping[Path, ast.Module]:
+    """The syntax tree of each program whose errors are shown."""
+    files = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+    return {file: ast.parse(file.read_text()) for file in files}
 
 
-def places() -> Iterator[Example]:
+@cache
+def places() -> tuple[Example, ...]:
     """Every call in these programs that creates an error."""
-    for file in sources():
-        module = ast.parse(file.read_text())
+    return tuple(_places())
+
+
+def _places() -> Iterator[Example]:
+    for file, module in modules().items():
         constants = _assigned(module.body)
         for within in ast.walk(module):
             if isinstance(within, (ast.FunctionDef, ast.AsyncFunctionDef)):

@@ -24,7 +24,7 @@ class _Quick(uvicorn.Server):
     async def main_loop(self) -> None:
         """Serve until the end."""
         await self.on_tick(0)
-        while not self.should_exit:
+        while not self.should_exit:  # noqa: ASYNC110 - a plain flag, set by another thread
             await asyncio.sleep(_POLL)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -34,7 +34,9 @@ class _Quick(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         deadline = time.monotonic() + _STOP_SECONDS
-        while (self.server_state.connections or self.server_state.tasks) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if not (self.server_state.connections or self.server_state.tasks):
+                break
             await asyncio.sleep(_POLL)
 
 

@@ -410,7 +410,7 @@ class StubProcess(_Stub):
         health = self.base_url.removesuffix("/v1") + "/health"
         while self._process.poll() is None:
             with suppress(httpx.TransportError):
-                httpx.get(health, timeout=1.0, trust_env=False)
+                httpx.get(health, timeout=0.2, trust_env=False)
                 return self
         self._listener.close()
         raise BenchError("the stub's process did not start", evidence=f"exit code {self._process.returncode}")

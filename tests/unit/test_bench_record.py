@@ -349,7 +349,7 @@ def test_cancelled_requests_are_no_errors(settings):
         events.append(now)
         stop.set()
 
-    with StubReranker(Behaviour(fixed_s=0.5)) as slow:
+    with StubReranker(Behaviour(fixed_s=0.1)) as slow:
         address = {"base_url": slow.base_url, "levels": (LoadLevel.closed(2),)}
         run = load_run(record(**settings | address, progress=moved, stop=stop))
     assert any(record.is_cancelled for record in run.requests)

@@ -209,10 +209,10 @@ class TestProgram:
         assert found["steps"]["rerank"] == found["responses"][1]
 
     def test_server_that_is_slow_over_a_long_one_still_gets_ragflows_call(self):
-        """Three documents take it 0.3 s, thirty 3 s."""
+        """Three documents take it 0.15 s, thirty 1.5 s."""
         body = {"model": "stub-reranker", "query": "q", "documents": ["a"] * 30, "top_n": 30}
         asked = (*beside().requests, probe.ProbeRequest("/v1/rerank", json.dumps(body)))
-        with StubReranker(Behaviour(per_document_s=0.1, serial=False)) as stub:
+        with StubReranker(Behaviour(per_document_s=0.05, serial=False)) as stub:
             found = run(stub.base_url, extra=probe.Batch(asked, timeout=1.0), timeout=1.0)
         assert [one["ok"] for one in found["responses"]] == [True, True, False]
         assert found["steps"]["rerank"]["ok"]

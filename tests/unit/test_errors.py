@@ -159,16 +159,16 @@ class TestCodes:
 
 def calls(index):
     """Every call that creates an error."""
-    for file in index.sources():
-        yield from index._calls(ast.parse(file.read_text()))
+    for module in index.modules().values():
+        yield from index._calls(module)
 
 
 class TestPlaces:
     def test_every_place_that_makes_an_error_is_read(self, index):
         names = {kind.__name__ for kind in KINDS}
         made = set()
-        for file in index.sources():
-            calls = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+        for file, module in index.modules().items():
+            calls = (node for node in ast.walk(module) if isinstance(node, ast.Call))
             lines = (call.lineno for call in calls if getattr(call.func, "id", "") in names)
             made |= {f"{file.relative_to(index.ROOT)}:{line}" for line in lines}
         assert made - {one.place for one in index.places()} == set()

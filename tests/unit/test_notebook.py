@@ -172,20 +172,22 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    """A benchmark of four requests, each slower than the one before it."""
+def benchmark(monkeypatch, request):
+    """A benchmark of four requests; the last two take as long as the test says."""
+    wait = getattr(request, "param", 1)
 
     def run(stack, config, *, progress, stop):
         folder = config.results / "a-run"
         for done in range(1, 5):
             progress(SimpleNamespace(done=done, total=4, errors=1, level="closed-1", folder=folder))
-            if stop.wait(0.01 if done < 3 else 1):
+            if stop.wait(0.01 if done < 3 else wait):
                 break
         return folder
 
     monkeypatch.setattr("ragops.bench.measure.benchmark", run)
 
 
+@pytest.mark.parametrize("benchmark", [0.01], indirect=True)
 def test_a_benchmark_ends_in_one_line_with_counts_and_the_folder(benchmark, config, shown):
     folder = asyncio.run(notebook.benchmark(Stack(), config))
     assert folder == config.results / "a-run"

@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import cohere
 import pytest
 
 from ragops.checks.probe import probe_input
@@ -127,6 +126,8 @@ def wire():
     ids=["usual", "unicode"],
 )
 def test_cohere_sends_the_same_bytes(wire, request_, monkeypatch):
+    import cohere
+
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     url, received = wire
