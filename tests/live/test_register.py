@@ -1,15 +1,28 @@
-"""Registration with a real vLLM behind the contract server, and detection in a real container."""
+"""Registration of a real vLLM at the contract server: on this host, and in a container in RAGFlow's place."""
 
+import json
+import tempfile
+import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import pytest
 
 from ragops.configuration import Ragflow
-from ragops.errors import RagflowError
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ContainerSpec, Mount
+from ragops.errors import RagflowError, RagopsError
+from ragops.ragflow import discovery
 from ragops.ragflow.api import Secret
 from ragops.stack import registration
+from tests.support.container import package
 from tests.support.contract.api import RagflowServer
+from tests.support.names import PROJECT
+from tests.support.stub import Behaviour, StubReranker
 
+TOKEN = Secret("ragflow-EXAMPLE-TOKEN")
+TEXTS = ["Bread rises because yeast makes gas.", "A text about what this is about."]
 RELEASES = ("v0.24.0", "v0.25.6", "v0.26.4", "v0.27.0")
 
 
@@ -19,9 +32,10 @@ def own_home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def spec(running, declared):
+def spec(engine, running, declared):
     """The real server, at the address that the contract server on this host reaches."""
-    return replace(registration.registration_spec(declared), base_url=running.stack.host_url)
+    endpoint = engine.container(declared.reranker.name).endpoint(declared.network.name)
+    return registration.registration_spec(declared, f"http://{endpoint.address}:8000")
 
 
 @pytest.fixture(params=RELEASES)
@@ -32,30 +46,128 @@ def register(request, declared):
         known = declared.model_copy(update={"ragflow": Ragflow(release=request.param)})
 
         def call(spec, verb=registration.register):
-            return verb(known, token, url=server.url, spec=spec)
+            more = {"spec": spec} if verb is registration.register else {}
+            return verb(known, token, url=server.url, **more)
 
         yield call, server
 
 
 def test_real_server_passes_the_test_of_every_release_and_ranks(register, spec):
     register, server = register
-    texts = ["Bread rises because yeast makes gas.", "A text about what this is about."]
-    server.state.datasets["d1"] = texts
+    server.state.datasets["d1"] = TEXTS
     found = register(replace(spec, dataset="d1"))
     assert found.model == spec.model
     ranked = server.asked[-1].answer["data"]["chunks"]
-    assert [one["content"] for one in ranked] == [texts[1], texts[0]]
+    assert [one["content"] for one in ranked] == TEXTS[::-1]
     assert all(0 <= one["similarity"] <= 1 for one in ranked)
     assert register(replace(spec, dataset="d1")).changes == ()
     assert register(spec, registration.unregister).model == ""
 
 
 def test_real_server_refuses_as_the_table_of_failures_knows_it(register, spec):
-    register, server = register
+    register, _ = register
     with pytest.raises(RagflowError) as caught:
         register(replace(spec, model="another"))
     assert caught.value.code == "ragflow-name-unknown"
-    if server.state.before("v0.26.0"):  # later ones append /v1, which leads elsewhere
-        with pytest.raises(RagflowError) as caught:
-            register(replace(spec, base_url=f"{spec.base_url}/rerank"))
-        assert caught.value.code == "ragflow-path"
+    with pytest.raises(RagflowError) as caught:
+        register(replace(spec, base_url=f"{spec.base_url}/rerank"))
+    assert caught.value.code == "ragflow-path"
+
+
+class RagflowContainer:
+    """The contract server in a container: found by its labels, and inspected by its own API."""
+
+    def __init__(self, stack, url, release):
+        self.stack, self.url, self.release = stack, url, release
+
+    def __call__(self, method, path, body=None):
+        headers = {"Authorization": f"Bearer {TOKEN.get_secret_value()}"}
+        return httpx.request(
+            method, self.url + path, json=body, headers=headers, timeout=60, trust_env=False
+        ).json()
+
+    def used(self):
+        """The default and the rerank id of each chat."""
+        chats = {row["id"]: row["rerank_id"] for row in self("GET", "/api/v1/chats")["data"]["chats"]}
+        return self("GET", "/api/v1/users/me/models")["data"]["rerank_id"], chats
+
+
+@pytest.fixture(params=["v0.25.6", "v0.27.0"])
+def ragflow(request, engine, image, running, declared):
+    """A RAGFlow with two chats and two datasets, in the reranker's network."""
+    name = f"{PROJECT}-contract"
+    fields = {"release": request.param, "chats": {"c1": "", "c2": ""}, "datasets": {"d1": TEXTS, "empty": []}}
+    with tempfile.TemporaryDirectory(prefix="ragops-contract-") as folder:
+        server = "tests.support.contract.api:from_environment"
+        command = ("python3", "-m", "uvicorn", "--factory", server, "--host", "0.0.0.0", "--port", "9380")
+        spec = ContainerSpec(
+            name=name,
+            image=declared.reranker.image,
+            image_id=image.id,
+            entrypoint=(*command, "--lifespan", "off", "--ws", "none"),
+            environment=(("PYTHONPATH", "/contract"), ("CONTRACT", json.dumps(fields))),
+            mounts=(Mount(str(package(Path(folder))), "/contract", read_only=True),),
+            network=declared.network.name,
+            init=True,
+            role="test",
+            labels=((COMPOSE_PROJECT, name), (COMPOSE_SERVICE, "ragflow-cpu")),
+        )
+        engine.start(engine.create_container(spec))
+        try:
+            stack = declared.model_copy(update={"ragflow": Ragflow(containers=(name,))})
+            (found,) = discovery.find(engine.containers(), stack.ragflow)
+            ragflow = RagflowContainer(stack, discovery.api_url(found), request.param)
+            _wait(ragflow.url, lambda: engine.logs(name))
+            yield ragflow
+        finally:
+            engine.remove_container(name)
+
+
+def _wait(url, logs):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            httpx.get(url + "/api/v1/system/ping", trust_env=False)
+            return
+        time.sleep(0.2)
+    pytest.fail(logs())
+
+
+def test_container_of_ragflow_is_found_ranks_and_gets_everything_back(ragflow, engine):
+    stack, spec = (
+        ragflow.stack,
+        replace(registration.registration_spec(ragflow.stack), default=True, chats=("c1",)),
+    )
+    before = ragflow.used()
+    found = registration.register(stack, TOKEN, spec=replace(spec, dataset="d1"), engine=engine)
+    assert (found.release, found.base_url, found.chats) == (ragflow.release, stack.internal_url, ("c1",))
+    assert found.default == found.rerank_id == ragflow.used()[0]
+    assert ragflow("POST", "/api/v1/chats/c1/completions", {"question": "a text"})["code"] == 0
+    assert registration.register(stack, TOKEN, spec=spec, engine=engine).changes == ()
+    undone = registration.unregister(stack, TOKEN, engine=engine)
+    assert (undone.model, undone.notes) == ("", ())
+    assert ragflow.used() == before
+    assert ragflow("POST", "/api/v1/chats/c1/completions", {"question": "a text"})["code"] == 0
+
+
+def test_container_of_ragflow_refuses_before_anything_is_entered(ragflow, engine):
+    spec = registration.registration_spec(ragflow.stack)
+    with StubReranker(Behaviour(model=spec.model)) as here:  # this host reaches it, the container does not
+        cases = {
+            "ragflow-reranker-silent": replace(spec, base_url=here.base_url),
+            "ragflow-no-network": replace(spec, base_url="http://unknown-reranker:8000/v1"),
+            "ragflow-name-unknown": replace(spec, model="another"),
+            "dataset-empty": replace(spec, dataset="empty"),
+            "ragflow-chat-unknown": replace(spec, chats=("c9",)),
+            "id-refused": replace(spec, chats=("../datasets",)),
+        }
+        errors = {}
+        for code, wrong in cases.items():
+            with pytest.raises(RagopsError) as caught:
+                registration.register(ragflow.stack, TOKEN, spec=wrong, engine=engine)
+            errors[code] = caught.value
+    assert [error.code for error in errors.values()] == list(cases)
+    assert f"this host reaches {here.base_url}" in errors["ragflow-reranker-silent"].evidence
+    assert "--address" in errors["ragflow-reranker-silent"].hint
+    undone = registration.unregister(ragflow.stack, TOKEN, engine=engine)
+    assert (undone.model, undone.changes) == ("", ())

@@ -104,7 +104,7 @@ def stub_container(
             image=image,
             entrypoint=(*_SERVE, listen),
             environment=(("PYTHONPATH", _INSIDE), ("PYTHONDONTWRITEBYTECODE", "1")),
-            mounts=(Mount(str(_package(Path(folder))), _INSIDE, read_only=True),),
+            mounts=(Mount(str(package(Path(folder))), _INSIDE, read_only=True),),
             network=network,
             publish=((*publish, PORT),),
             init=True,
@@ -119,7 +119,7 @@ def stub_container(
             engine.remove_container(made)
 
 
-def _package(folder: Path) -> Path:
+def package(folder: Path) -> Path:
     """Copies of ragops, of the test support and of the Docker library, which the image lacks."""
     root = Path(__file__).parents[2]
     sources = {name: str(root / name) for name in ("ragops", "tests/support")}

@@ -42,7 +42,7 @@ def test_a_request_makes_it_another_one():
 
 def test_the_copy_of_the_package_has_what_the_image_lacks(tmp_path):
     """The Docker library is copied; those of compose files, charts and notebooks are not needed."""
-    folder = container._package(tmp_path)
+    folder = container.package(tmp_path)
     missing = "yaml", "matplotlib", "pandas", "ipywidgets"
     hide = f"import sys; sys.modules |= dict.fromkeys({missing})"
     program = f"{hide}; from tests.support import container as c; c.Switched(); print(c.__file__)"

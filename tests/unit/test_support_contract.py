@@ -314,3 +314,66 @@ def test_address_is_normalised(registered, instance, reranker, ending):
 def test_address_with_the_whole_path_is_not_found(registered, instance, reranker):
     response = registered("PUT", f"{INSTANCES}/ragops", put(instance, base_url=f"{reranker.base_url}/rerank"))
     assert "end the address with /v1" in failure_hint(response["message"]).remedy
+
+
+DEFAULT = "/api/v1/models/default"
+OURS = {"model_type": "rerank", "model_provider": "VLLM", "model_instance": "ragops", "model_name": MODEL}
+NONE = {"model_type": "rerank", "model_provider": "", "model_instance": "", "model_name": ""}
+
+
+def user_default(client):
+    return client("GET", "/api/v1/users/me/models")["data"]["rerank_id"]
+
+
+@pytest.mark.parametrize("client", ["v0.26.0", "v0.26.4", "v0.27.0"], indirect=True)
+def test_empty_names_clear_the_default(registered):
+    assert registered("PATCH", DEFAULT, OURS)["code"] == 0
+    assert user_default(registered) == f"{MODEL}@ragops@VLLM"
+    assert registered("PATCH", DEFAULT, NONE)["code"] == 0
+    assert user_default(registered) == ""
+
+
+def test_default_of_a_removed_instance_is_hidden_and_comes_back_with_the_name(registered, instance):
+    registered.state.chats["c1"] = f"{MODEL}@ragops@VLLM"
+    assert registered("PATCH", DEFAULT, OURS)["code"] == 0
+    assert registered("DELETE", INSTANCES, {"instances": ["ragops"]})["code"] == 0, "though a chat uses it"
+    assert registered("GET", DEFAULT)["data"]["models"] == []
+    assert user_default(registered) == f"{MODEL}@ragops@VLLM"
+    registered.state.datasets["d1"] = ["a cat"]
+    failed = registered("POST", "/api/v1/chats/c1/completions", {"question": "a cat"})
+    assert (failed["code"], "LookupError" in failed["message"]) == (100, True)
+    assert registered("POST", INSTANCES, instance)["code"] == 0
+    assert registered("GET", DEFAULT)["data"]["models"][0]["model_instance"] == "ragops"
+    assert registered("POST", "/api/v1/chats/c1/completions", {"question": "a cat"})["code"] == 0
+
+
+@pytest.mark.parametrize(("field", "value"), [("status", "inactive"), ("types", ["chat"])])
+def test_model_that_is_disabled_or_of_another_type_is_refused(registered, field, value):
+    setattr(registered.state.instances["ragops"].models[MODEL], field, value)
+    (row,) = registered("GET", f"{INSTANCES}/ragops/models")["data"]
+    assert row["model_type" if field == "types" else field] == value
+    registered.state.datasets["d1"] = ["a cat"]
+    assert (
+        registered("POST", "/api/v1/retrieval", {**RETRIEVAL, "rerank_id": f"{MODEL}@ragops@VLLM"})["code"]
+        == 100
+    )
+    assert registered("PATCH", DEFAULT, OURS)["code"] == 102
+
+
+def test_long_name_of_an_instance_is_cut_and_its_row_stays(registered, instance):
+    assert registered("POST", INSTANCES, put(instance, instance_name="i" * 200))["code"] == 102
+    assert registered.names() == ["i" * 128, "ragops"]
+
+
+@pytest.mark.parametrize("client", ["v0.25.6", "v0.27.0"], indirect=True)
+def test_dataset_without_chunks_reaches_no_reranker(client, reranker):
+    client.state.datasets["d1"] = []
+    before = len(reranker.calls)
+    response = client("POST", "/api/v1/retrieval", {**RETRIEVAL, "rerank_id": "x@ragops@VLLM"})
+    assert (response["code"], response["data"]["chunks"]) == (0, [])
+    assert len(reranker.calls) == before
+
+
+@pytest.mark.parametrize("client", ["v0.26.0", "v0.27.0"], indirect=True)
+def test_connection_is_tested_without_the_provider(client, instance):
+    assert client("POST", "/api/v1/providers/VLLM/connection", instance)["code"] == 0

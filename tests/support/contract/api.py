@@ -10,6 +10,8 @@ RAGFlow's client does, keeps its state in memory, and has no documents and no ot
 
 from __future__ import annotations
 
+import json
+import os
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -37,6 +39,12 @@ def application(state: ServerState) -> Starlette:
         *chat_routes.routes(state),
     )
     return Starlette(routes=routes, exception_handlers={404: not_found, 405: not_found})
+
+
+def from_environment() -> Starlette:
+    """The application in a container: ``CONTRACT`` is JSON with the release and other fields of its state."""
+    fields = json.loads(os.environ["CONTRACT"])
+    return application(ServerState(releases.of(fields.pop("release")), **fields))
 
 
 class RagflowServer(Served):
