@@ -206,15 +206,12 @@ class LlmApi:
         method = "PATCH" if self.release.default == self._defaults else "POST"
         return Request(method, self.release.default, body, f"make {rerank_id or 'no model'} the default")
 
-    def replace(self, previous: str) -> tuple[Request, ...]:
-        """Remove the entry of the model under its previous name."""
-        body = {"llm_factory": PROVIDER, "llm_name": previous + SUFFIX}
-        return (Request("POST", "/v1/llm/delete_llm", body, f"remove {previous}"),)
-
-    def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> tuple[Request, ...]:
+    def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> Iterator[Request]:
         """Remove the model; a provider without models does not exist."""
         del provider
-        return self.replace(spec.model) if state.entry else ()
+        if (name := spec.model + SUFFIX) in (state.models or ()):
+            body = {"llm_factory": PROVIDER, "llm_name": name}
+            yield Request("POST", "/v1/llm/delete_llm", body, f"remove {spec.model}")
 
 
 @dataclass(frozen=True)
@@ -303,11 +300,6 @@ class ProviderApi:
         model = {"model_provider": provider, "model_instance": instance, "model_name": name}
         body, purpose = {"model_type": "rerank", **model}, f"make {rerank_id or 'no model'} the default"
         return Request("PATCH", self.release.default, body, purpose)
-
-    def replace(self, previous: str) -> tuple[Request, ...]:
-        """No request: adding another model replaces the models of the instance."""
-        del previous
-        return ()
 
     def remove(self, spec: RegistrationSpec, state: RagflowState, *, provider: bool) -> Iterator[Request]:
         """Remove the instance, and the provider when ragops added it and no other instance uses it.

@@ -374,9 +374,8 @@ class Registrar:
         except RagflowError as error:
             if compare:
                 error.evidence += f"\n{here or f'this host reaches {self.spec.base_url}'}"
-                error.hint = (
-                    error.hint if here else "name the reranker's address where RAGFlow runs: --address"
-                )
+            if compare and not here and error.code in {"ragflow-no-network", "ragflow-reranker-silent"}:
+                error.hint = "name the reranker's address where RAGFlow runs: --address"
             raise
         return (f"RAGFlow reaches the reranker, {here}",) if here else ()
 
@@ -416,8 +415,8 @@ class Registrar:
             chats=earlier,
         )
         requests = changes(self.routes, spec, state)
-        if record.entered and record.model != spec.model:
-            requests += self.routes.replace(record.model)
+        if record.entered and record.model != spec.model and self.release.registration == "add_llm":
+            requests += self.routes.remove(replace(spec, model=record.model), state, provider=False)
         if new != record:
             new.save()
         try:
