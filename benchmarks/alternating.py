@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from benchmarks import targets
+from benchmarks import free_port, targets
 from benchmarks.targets import Timed
 from ragops.bench import measure, wire
 from ragops.bench.measure import Sampler
@@ -101,10 +100,7 @@ class LaunchRunner:
 
     def stack(self, name: str) -> Stack:
         """The default configuration with its own names and port."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        reranker = Reranker(name=f"{PREFIX}-{name}", port=port, served_name=PREFIX)
+        reranker = Reranker(name=f"{PREFIX}-{name}", port=free_port(), served_name=PREFIX)
         return Stack(network=Network(name=PREFIX), reranker=reranker)
 
     def default_spec(self, name: str, model: Model) -> ContainerSpec:

@@ -4,7 +4,7 @@
 
     expected = Expected("all-minilm-l6-v2", "embedding", 256)
     seen = scores.ask(engine, "docker-ragflow-cpu-1", image, url, expected, full=True)
-    write(measured(expected, seen, about), Path("measured.json"))
+    write(measured(expected, seen, about), "measured.json", digits=6)
 
 ``data/golden/measured.json`` is its result.
 """
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ from tests.support.stub import Behaviour
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from ragops.checks import Check
     from ragops.checks.golden import Item
@@ -178,12 +177,6 @@ def check_seeds(who: FaultyScorer, expected: Expected, draws: int) -> Caught:
     failed = [_failing(check_stub(one, expected)) for one in behaviours]
     few = [_failing(check_stub(one, expected, needed=True)) for one in behaviours]
     return Caught(who, draws, sum(map(bool, failed)), tuple(sorted(set(failed))), sum(map(bool, few)))
-
-
-def write(found: Measured, file: Path) -> None:
-    """Write it as JSON with six decimal places."""
-    rounded = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 6))
-    file.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
 
 
 def results_of(

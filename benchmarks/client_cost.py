@@ -19,13 +19,14 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import write
 from ragops.bench import wire
 from ragops.bench.load import EncodedRequest, Trial, send_trial
 from ragops.bench.records import LoadLevel
@@ -114,8 +115,7 @@ def main(file: str) -> None:
         cost=cost,
         accuracy=accuracy,
     )
-    rounded = json.loads(json.dumps(asdict(measured)), parse_float=lambda text: round(float(text), 5))
-    Path(file).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+    write(measured, file)
 
 
 def _cost(texts: Workload, at_once: int, cpus: list[int], rounds: int = 5, requests: int = 1000) -> Cost:

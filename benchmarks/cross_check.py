@@ -13,18 +13,18 @@ for the other two. It is not a test: values depend on other processes. ``clients
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from benchmarks import write
 from benchmarks.clients import WARMUP, AIPerf, Ragops, Size, VllmBench, capture_texts, spare
 from ragops import configuration
 from ragops.bench.records import load_run
@@ -176,13 +176,7 @@ def main(file: str, aiperf: Path, configuration_file: Path | None = None) -> Non
             ratios=found,
             agree=agrees(turns, found),
         )
-    write(made, Path(file))
-
-
-def write(made: CrossCheck, file: Path) -> None:
-    """As JSON, numbers with five digits after the point."""
-    rounded = json.loads(json.dumps(asdict(made)), parse_float=lambda text: round(float(text), 5))
-    file.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+    write(made, file)
 
 
 def _turn(tool: Tool, number: int, clients: int) -> Turn:

@@ -13,15 +13,13 @@ Two launches receive alternating requests; the container of the other one is pau
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import checkpoint, targets
+from benchmarks import checkpoint, targets, write
 from benchmarks.alternating import PREFIX, RECIPE_CHANGES, LaunchRunner, Server, log
 from benchmarks.targets import Call, Series, Target
 from ragops.bench.workload import synthetic
@@ -36,6 +34,8 @@ from ragops.reranker import int8 as quantize
 from ragops.reranker import model as models
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ragops.bench.records import GemmPeak, Provenance
     from ragops.checks.traffic import Request
     from ragops.docker.engine import Engine
@@ -87,8 +87,7 @@ def main(file: str) -> None:
         engine.remove_network(PREFIX)
         for name in (one.name for one in engine.volumes() if one.name.startswith(PREFIX)):
             engine.remove_volume(name)
-    rounded = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 5))
-    Path(file).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+    write(found, file)
 
 
 def measured(runner: LaunchRunner) -> Measured:

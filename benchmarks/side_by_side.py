@@ -12,14 +12,13 @@ a test: values depend on other processes.
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import free_port, write
 from benchmarks.peer import peer, spec
 from ragops import configuration
 from ragops.bench import agreement, compare_runs, wire
@@ -143,7 +142,7 @@ def main(file: str, configuration_file: Path) -> None:
         model.folder,
         deployment.served_name,
         container=f"{stack.reranker.name}-peer",
-        port=_free_port(),
+        port=free_port(),
         cpus=deployment.spec.cpuset_cpus,
     )
     with peer(engine, other) as theirs:
@@ -165,8 +164,7 @@ def main(file: str, configuration_file: Path) -> None:
         sides=tuple(_sides(runs)),
         ratios=tuple(Ratio(row.level, row.metric, str(row)) for row in compare_runs(*runs).ratios),
     )
-    rounded = json.loads(json.dumps(asdict(made)), parse_float=lambda text: round(float(text), 7))
-    Path(file).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+    write(made, file, digits=7)
 
 
 def _recorded(url: str, model: str, texts: Workload, name: str, stand_in: str) -> Run:
@@ -186,12 +184,6 @@ def _sides(runs: Iterable[Run]) -> Iterable[Side]:
     for run, server in zip(runs, ("vLLM", "transformers"), strict=True):
         (row,) = level_statistics(run)
         yield Side(server, run.path.name, row.latency[0].value, row.documents_per_s, row.tokens_per_s)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 if __name__ == "__main__":
