@@ -136,8 +136,9 @@ class LaunchRunner:
             took = ready.wait(self.engine, spec.name, served, TIMEOUT)
             log(f"{spec.name} is ready after {took:.0f} s")
             self.engine.pause(spec.name)
-            url = f"http://127.0.0.1:{spec.publish[0][1]}/v1"
-            yield Server(self.engine, spec.name, url, served, took)
+            container = self.engine.container(spec.name)
+            root = container.host_url(options.PORT) if container else None
+            yield Server(self.engine, spec.name, f"{root}/v1", served, took)
         finally:
             with suppress(EngineError):  # it may not be paused
                 self.engine.unpause(spec.name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import zipfile
 from importlib import resources
@@ -83,7 +84,8 @@ def make(engine: Engine, image: str, folder: Path, sizes: Mapping[str, int], ran
     order = {"ranks": f"/work/{_RANKS}", "folder": f"/work/{folder.name}", "sizes": dict(sizes)}
     mounts = (Mount(str(folder.parent.resolve()), "/work"),)
     try:
-        with sidecar(engine, "none", image, mounts=mounts) as container:
+        running = sidecar(engine, "none", image, mounts=mounts, user=os.getuid(), memory=8 << 30)
+        with running as container:
             result = engine.execute(
                 container, ("python3", "-c", program), stdin=json.dumps(order), timeout=300
             )

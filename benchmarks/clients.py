@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from benchmarks.reports import Summary
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
-    from ragops.session import Deployment
+    from ragops.session import Session
 
 WARMUP = 2
 """Warm-up requests of each measurement, excluded from its values."""
@@ -149,10 +149,9 @@ class VllmBench:
 
     @classmethod
     @contextmanager
-    def started(
-        cls, engine: Engine, deployment: Deployment, folder: Path, size: Size, requests: int
-    ) -> Iterator[VllmBench]:
+    def started(cls, session: Session, folder: Path, size: Size, requests: int) -> Iterator[VllmBench]:
         """A running container for measurements; removed at the end."""
+        engine, deployment = session.engine, session.deployment
         spec = ContainerSpec(
             name=f"ragops-cross-{secrets.token_hex(4)}",
             image=deployment.spec.image,
@@ -176,7 +175,7 @@ class VllmBench:
                 container,
                 folder,
                 deployment.served_name,
-                _root(deployment.stack),
+                _root(session),
                 size,
                 requests,
                 installed,
@@ -231,7 +230,7 @@ class AIPerf:
     name: str = "AIPerf"
 
     @classmethod
-    def create(cls, executable: Path, deployment: Deployment, texts: Workload, folder: Path) -> AIPerf:
+    def create(cls, executable: Path, session: Session, texts: Workload, folder: Path) -> AIPerf:
         """Write its input file."""
         rows = (
             {"texts": [_named("query", (one.query,)), _named("passages", one.documents)]}
@@ -244,11 +243,11 @@ class AIPerf:
         return cls(
             executable=executable,
             folder=folder,
-            model=deployment.served_name,
-            tokenizer=deployment.model.folder,
-            url=_root(deployment.stack),
+            model=session.deployment.served_name,
+            tokenizer=session.deployment.model.folder,
+            url=_root(session),
             requests=len(texts.requests),
-            cpus=spare(deployment.spec.cpuset_cpus),
+            cpus=spare(session.deployment.spec.cpuset_cpus),
             version=installed.stdout.strip(),
         )
 
@@ -323,13 +322,6 @@ def _named(name: str, contents: tuple[str, ...]) -> dict[str, Any]:
     return {"name": name, "contents": list(contents)}
 
 
-def _root(stack: Stack) -> str:
+def _root(session: Session) -> str:
     """Address of the reranker on this host, without ``/v1``."""
-    if stack.host_url is None:
-        raise BenchError(
-            "the reranker is not published on this host",
-            code="not-published",
-            hint="set port under [reranker]",
-            container=stack.reranker.name,
-        )
-    return stack.host_url.removesuffix("/v1")
+    return measure.running_server(session).base_url.removesuffix("/v1")

@@ -4,7 +4,7 @@
 
     python -m benchmarks.cross_check docs/_data/cross_check.json AIPERF/bin/aiperf [ragops.toml]
 
-needs a running reranker, published on this host, and AIPerf in its own virtual environment. The stack
+needs a running reranker, and AIPerf in its own virtual environment. The stack
 should leave a CPU to the clients (``cores = "0"`` with two CPUs): AIPerf takes some 20 CPU seconds for a
 measurement, and would slow down a server on the same cores. All three send the same texts: those of
 ``vllm bench serve --dataset-name random-rerank``, which accepts no other texts; a fake server captures them
@@ -28,9 +28,8 @@ from benchmarks import write
 from benchmarks.clients import WARMUP, AIPerf, Ragops, Size, VllmBench, capture_texts, spare
 from ragops import configuration
 from ragops.bench.records import load_run
-from ragops.docker import engine as engines
 from ragops.reranker import host as hosts
-from ragops.session import Deployment
+from ragops.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -141,13 +140,14 @@ def agrees(turns: Iterable[Turn], found: Iterable[Ratio]) -> bool:
 def main(file: str, aiperf: Path, configuration_file: Path | None = None) -> None:
     """Measure, and write the file."""
     stack = configuration.load(configuration_file)
-    engine, host, deployment = engines.connect(), hosts.read_host(), Deployment.resolve(stack)
+    session, host = Session.open(stack), hosts.read_host()
+    engine, deployment = session.engine, session.deployment
     with ExitStack() as contexts:
         folder = Path(contexts.enter_context(tempfile.TemporaryDirectory(prefix="ragops-cross-")))
-        bench = contexts.enter_context(VllmBench.started(engine, deployment, folder, SIZE, REQUESTS))
+        bench = contexts.enter_context(VllmBench.started(session, folder, SIZE, REQUESTS))
         texts = capture_texts(bench)
         measured = Ragops(stack, engine, texts, RESULTS)
-        tools = (measured, bench, AIPerf.create(aiperf, deployment, texts, folder))
+        tools = (measured, bench, AIPerf.create(aiperf, session, texts, folder))
         turns = tuple(
             _turn(tool, number, clients)
             for number in range(ROUNDS)

@@ -23,14 +23,14 @@ from benchmarks.peer import peer, spec
 from ragops import configuration
 from ragops.bench import agreement, compare_runs, wire
 from ragops.bench.load import BenchmarkConfig
-from ragops.bench.measure import benchmark_url
+from ragops.bench.measure import benchmark_url, running_server
 from ragops.bench.records import LoadLevel, load_run
 from ragops.bench.statistics import level_statistics
 from ragops.bench.workload import synthetic
 from ragops.docker import engine as engines
 from ragops.errors import BenchError
 from ragops.reranker import host as hosts
-from ragops.session import Deployment
+from ragops.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -127,15 +127,9 @@ def scores(url: str, model: str, workload: Workload) -> list[tuple[float, ...]]:
 def main(file: str, configuration_file: Path) -> None:
     """Compare, and write the file."""
     stack, engine, host = configuration.load(configuration_file), engines.connect(), hosts.read_host()
-    deployment = Deployment.resolve(stack)
-    ours, model = stack.host_url, deployment.model
-    if ours is None:
-        raise BenchError(
-            "the reranker is not published on this host",
-            code="not-published",
-            hint="set port under [reranker]",
-            container=stack.reranker.name,
-        )
+    session = Session.open(stack, engine)
+    deployment, ours = session.deployment, running_server(session).base_url
+    model = deployment.model
     texts = synthetic(_REQUESTS + _WARMUP, _DOCUMENTS, _WORDS)
     other = spec(
         deployment.spec.image,

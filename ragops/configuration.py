@@ -141,11 +141,13 @@ class Reranker(_Table):
     served_name: str | None = None
     """Name under which vLLM serves the model; the folder's name in lower case if left out."""
     port: Port | Literal[False] = 8123
-    """Port on the host; ``false`` publishes nothing."""
+    """Port on the host; ``false`` publishes nothing. On Docker engines before 28 it is not published either,
+    because other machines could reach it: programs on this host use the container's address."""
     publish: str = "127.0.0.1"
     """Address on the host. Only a loopback address is allowed, unless ``expose`` is set."""
     expose: bool = False
-    """Allow ``publish`` to be an address that other machines reach."""
+    """Allow other machines to reach the reranker: by ``publish``, and by a port that is published on a Docker
+    engine before 28."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Data type; ``auto`` is bfloat16 where the CPU has instructions for it, else float32."""
     cores: _CpuList = "auto"
@@ -229,14 +231,6 @@ class Stack(_Table):
     def internal_url(self) -> str:
         """Address of the reranker inside the network, for RAGFlow."""
         return f"http://{self.reranker.name}:8000/v1"
-
-    @property
-    def host_url(self) -> str | None:
-        """Address on this host, or None when nothing is published."""
-        if self.reranker.port is False or self.network.internal:
-            return None
-        address = self.reranker.publish
-        return f"http://{f'[{address}]' if ':' in address else address}:{self.reranker.port}/v1"
 
 
 def configuration_file(path: Path | str | None = None) -> Path:

@@ -172,7 +172,7 @@ class Approval:
 
 
 def ragflow_settings(stack: Stack, model: str) -> Table:
-    """Settings of the reranker for RAGFlow's model provider page, and its address on this host.
+    """Settings of the reranker for RAGFlow's model provider page.
 
     Args:
         stack: The configuration.
@@ -184,7 +184,6 @@ def ragflow_settings(stack: Stack, model: str) -> Table:
         ("base URL", stack.internal_url),
         ("model name", model),
         ("API key", DEFAULT_KEY.get_secret_value()),
-        ("on this host", stack.host_url or "not published"),
     )
     return Table((Column("setting"), Column("value", code=True)), rows)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec
+    from ragops.docker.objects import ContainerSpec, ContainerState, EngineState
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
     from ragops.reranker.sizing import Sizing
@@ -46,10 +46,13 @@ class Deployment:
     spec: ContainerSpec
 
     @classmethod
-    def resolve(cls, stack: Stack, model: Model | None = None) -> Deployment:
+    def resolve(
+        cls, stack: Stack, model: Model | None = None, engine: EngineState | None = None
+    ) -> Deployment:
         """Read the model folder and the host once, and build the container's specification.
 
-        A ``model`` replaces the one that the configuration or the environment names.
+        A ``model`` replaces the one that the configuration or the environment names. Without ``engine`` no
+        port is published.
 
         Raises:
             ModelError: vLLM cannot serve the model folder.
@@ -60,7 +63,7 @@ class Deployment:
         template = _template_copy(options.template_file(model))
         sizing = size(stack, model, host)
         image = stack.reranker.image
-        spec = options.container_spec(stack, model, sizing, image=image, template=template)
+        spec = options.container_spec(stack, model, sizing, image=image, template=template, engine=engine)
         return cls(stack, model, host, sizing, spec)
 
     @property
@@ -88,7 +91,22 @@ class Session:
     @cached_property
     def deployment(self) -> Deployment:
         """The configuration resolved on this host; the first access reads the model folder and the host."""
-        return Deployment.resolve(self.stack)
+        return Deployment.resolve(self.stack, engine=self.state)
+
+    @cached_property
+    def state(self) -> EngineState:
+        """The Docker engine's version and address."""
+        return self.engine.state()
+
+    def host_url(self, container: ContainerState | None) -> str | None:
+        """The reranker's address for programs on this host: its published port, else its own address.
+
+        None while it is stopped, and on an engine whose networks this host does not reach.
+        """
+        if container is None or (self.state.isolated and not container.published):
+            return None
+        url = container.host_url(options.PORT)
+        return url and f"{url}/v1"
 
 
 @contextmanager

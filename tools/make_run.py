@@ -92,7 +92,7 @@ def run(home: Path, checkout: Path) -> Outcome:
         site=pages / "index.html",
         run=folder,
         internal_url=stack.internal_url,
-        host_url=stack.host_url or "not published",
+        host_url=verbs.status(stack, engine).host_url or "no address",
         commands=f"source .venv/bin/activate && export RAGOPS_HOME={home}",
         verified=report.ok,
     )

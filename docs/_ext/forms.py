@@ -10,6 +10,7 @@ from generated import HOST, MODEL, PARTS, RUN_PARTS, attribute_docs, indented, i
 
 from ragops import configuration
 from ragops.bench import judge, records
+from ragops.docker.objects import LOG_OPTIONS
 from ragops.errors import BenchError
 from ragops.reranker import options
 from ragops.reranker.sizing import size
@@ -64,16 +65,18 @@ def hardening() -> Iterator[str]:
     """Permissions of the reranker's container, from the options for Qwen3-Reranker."""
     stack = configuration.Stack()
     spec = options.container_spec(stack, MODEL, size(stack, MODEL, HOST), image=stack.reranker.image)
-    ports = ", ".join(f"{address}:{port}" for address, port, _ in spec.publish)
     rows = (
         ("capabilities", f"none: ``--cap-drop {' '.join(spec.cap_drop)}``"),
         ("new privileges", f"none: ``--security-opt {' '.join(spec.security_opt)}``"),
+        ("user", f"``{spec.user}``, or the owner of a model folder that only its owner may read"),
         ("root file system", "read-only" if spec.read_only else "writable"),
-        ("writable paths", ", ".join([*(f"``{path}``" for path, _ in spec.tmpfs), *written(spec)])),
+        ("writable paths", ", ".join([*(f"``{path}`` ({how})" for path, how in spec.tmpfs), *written(spec)])),
         ("processes and threads", f"at most {spec.pids_limit}"),
         ("memory", "limited, without swap; the limit depends on the model"),
         ("cores", f"a fixed set, here ``{spec.cpuset_cpus}``"),
-        ("published", f"``{ports}`` by default"),
+        ("published", f"{stack.reranker.publish}:{stack.reranker.port} on Docker 28 and later, else nothing"),
+        ("log", "rotated: " + ", ".join(f"{name} {value}" for name, value in LOG_OPTIONS.items())),
+        ("restart", f"``{spec.restart}``, stopped by {spec.stop_signal}"),
     )
     yield from [".. list-table::", ""]
     for name, value in rows:

@@ -123,7 +123,7 @@ def reranker(part: str) -> Iterator[str]:
     if part == "arguments":
         rows, separator = options.arguments(stack, MODEL, needs), " "
     else:
-        rows, separator = options.environment(stack, needs), "="
+        rows, separator = options.environment(stack, MODEL, needs), "="
     for row in rows:
         option = f"{row.name}{separator}{row.value}".strip()
         yield from [f"``{option}``", *indented(inline(row.why)), ""]

@@ -80,7 +80,7 @@ def benchmark(
     stop: threading.Event | None = None,
     engine: Engine | None = None,
 ) -> Path:
-    """Measure the running reranker from this host, through its published port.
+    """Measure the running reranker from this host.
 
     Args:
         stack: The configuration, or a session with it, whose deployment is not resolved again.
@@ -95,7 +95,7 @@ def benchmark(
 
     Raises:
         NotFoundError: The reranker does not run.
-        BenchError: It is not published on this host, ranks wrongly, or nothing was measured.
+        BenchError: It has no address on this host, ranks wrongly, or nothing was measured.
     """
     session = stack if isinstance(stack, Session) else Session.open(stack, engine)
     server = running_server(session, with_limit=config.with_limits)
@@ -169,7 +169,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
 
     Raises:
         NotFoundError: The reranker does not run.
-        BenchError: It is not published on this host.
+        BenchError: It has no address on this host.
     """
     stack, engine = session.stack, session.engine
     container = engine.container(stack.reranker.name)
@@ -177,16 +177,17 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
     if container is None or not container.running:
         what = f"no reranker {name} runs"
         raise NotFoundError(what, code="reranker-missing", hint="ragops up", container=name)
-    if stack.host_url is None:
-        what = "the reranker has no published port, and the load is sent from this host"
+    url = session.host_url(container)
+    if url is None:
+        what = "the reranker has no address on this host, from which the load is sent"
         hint = "set port = 8123 under [reranker] while you measure"
         raise BenchError(what, code="not-published", hint=hint, container=name)
     deployment, model = session.deployment, session.deployment.model
     return Server(
-        stack.host_url,
+        url,
         deployment.served_name,
         provenance=provenance(deployment, container, engine),
-        sampler=Sampler(stack.host_url, engine, container.id),
+        sampler=Sampler(url, engine, container.id),
         limit=gemm_peak(deployment, engine, container.image_id) if with_limit else None,
         no_order_check=model.substitute if (model.folder / models.SUBSTITUTE_FILE).exists() else "",
     )
@@ -273,7 +274,7 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         vllm = ""
     return replace(
         _client_provenance(host, demo=any(client.demo for client in clients)),
-        vantage="host, published port",
+        vantage="host",
         launch_arguments=container.command,
         environment=spec.environment,
         image=container.image,
@@ -346,7 +347,8 @@ def gemm_peak(deployment: Deployment, engine: Engine, image: str) -> GemmPeak:
         shapes = layer_shapes(deployment.model)
         order = {"threads": threads, "shapes": shapes, **GEMM}
         stdin = json.dumps(order)
-        with sidecar(engine, "none", image, cpus=deployment.spec.cpuset_cpus) as container:
+        cpus = deployment.spec.cpuset_cpus
+        with sidecar(engine, "none", image, cpus=cpus, memory=4 << 30) as container:
             output = engine.execute(container, ("python3", "-c", program), stdin=stdin, timeout=180.0)
         gemms = json.loads(output.stdout)["gemms"]
     except (RagopsError, json.JSONDecodeError) as error:

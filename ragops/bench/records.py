@@ -136,7 +136,7 @@ class Provenance:
     machine: str = ""
     """Part of the folder's name."""
     vantage: str = ""
-    """Location of the client, such as ``inside the network`` or ``host, published port``."""
+    """Location of the client, such as ``host``."""
     launch_arguments: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     image: str = ""

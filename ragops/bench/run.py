@@ -149,7 +149,7 @@ def resume(
     texts = workload or regenerate(info.workload)
     server = server or Server(info.base_url, info.model)
     _refuse_changes(info, texts, server.provenance)
-    target = wire.Target(info.base_url, info.model, server.api_key, info.timeout)
+    target = wire.Target(server.base_url, info.model, server.api_key, info.timeout)
 
     async def run() -> Path:
         async with wire.client() as http:

@@ -246,7 +246,7 @@ class Search:
             for name in (self.baseline, self.other):
                 self._remove(name)
                 with suppress(NotFoundError):
-                    self._engine.remove_volume(f"{name}-cache")
+                    self._engine.remove_volume(f"{name}-compiled")
 
     def _compare(self, row: CandidateResult) -> CandidateResult:
         """Pairs of rounds, A B, then B A, until a decision; a faster one with unequal scores is rejected."""
@@ -288,7 +288,7 @@ class Search:
         session = Session(Stack(reranker=reranker, ragflow=stack.ragflow), self._engine)
         spec = session.deployment.spec
         spec = replace(spec, network=None, restart="no", health=None, role="tune")
-        self._engine.create_volume(f"{name}-cache", role="cache")
+        self._engine.create_volume(f"{name}-compiled", role="cache")
         self._engine.create_container(spec)
         self._engine.start(name)
         ready.wait(self._engine, name, served_name, reranker.ready_timeout)

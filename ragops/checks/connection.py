@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ragops.checks.causes import Listens
     from ragops.checks.probe import Batch, Layer, ProbeResponse
     from ragops.docker.engine import Engine
+    from ragops.docker.objects import ContainerState
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.ragflow.releases import Release
     from ragops.reranker.options import Known
@@ -105,6 +106,11 @@ def check(
     if status != "running":
         remedy = f"docker {'unpause' if status == 'paused' else 'start'} {ragflow.name}"
         return ConnectionResult((Check("container runs", "fail", f"it is {status}", remedy, ragflow.name),))
+    if not _shares_network(
+        ragflow.container, engine.container(reranker)
+    ):  # no name goes to the DNS of the site
+        unknown = ProbeResult("", {"dns": Step(False, "they share no network")})
+        return ConnectionResult(tuple(check_layers(unknown, target)))
     result = run_probe(engine, ragflow.name, image, target.url, target.request, extra=extra)
     tcp = result.steps.get("tcp")
     refused = tcp is not None and not tcp.ok and is_refused(tcp)
@@ -187,6 +193,12 @@ def _flags(known: Known, first: str) -> str:
     if first and not (first == "--convert classify" and flags):
         flags.insert(0, first)
     return " ".join(flags) or "--runner pooling"
+
+
+def _shares_network(ragflow: ContainerState, reranker: ContainerState | None) -> bool:
+    """Whether a network may resolve the name; another container's networks are not looked up."""
+    own = {endpoint.network for endpoint in ragflow.endpoints}
+    return not own or reranker is None or any(reranker.endpoint(network) for network in own)
 
 
 def _listens(engine: Engine, reranker: str, image: str) -> Listens:

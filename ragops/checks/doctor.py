@@ -25,7 +25,7 @@ from ragops.docker.engine import observe
 from ragops.docker.objects import OLDEST_API, differences, moves_route
 from ragops.errors import EngineError, RagopsError
 from ragops.ragflow import discovery
-from ragops.reranker import files, int8, sizing
+from ragops.reranker import files, int8, options, sizing
 from ragops.reranker import image as images
 from ragops.reranker import model as models
 from ragops.reranker.host import format_cpu_list, read_addresses, read_host, read_quota
@@ -80,7 +80,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
         *check_engine(state, threads),
         check_image(stack, image, reranker),
         *check_disk(state, missing=image is None),
-        *check_names(stack, observed, state.pools, read_addresses()),
+        *check_names(stack, observed, state, read_addresses()),
         *check_ragflow(stack, observed.containers),
     )
     return Report("doctor", checks)
@@ -351,21 +351,21 @@ def _free_space(title: str, folder: Path, needed: int, purpose: str, remedy: str
 
 
 def check_names(
-    stack: Stack, observed: Observed, pools: tuple[Pool, ...], host_subnets: tuple[str, ...]
+    stack: Stack, observed: Observed, state: EngineState, host_subnets: tuple[str, ...]
 ) -> Iterator[Check]:
     """The port, names, network and addresses that the stack takes: are they free?"""
-    yield _port(stack, observed.containers)
+    yield _port(stack, observed.containers, state)
     yield _names(stack, observed)
     yield _network(stack, observed)
     if observed.network(stack.network.name) is None:
-        yield _addresses(stack, observed, pools, host_subnets)
+        yield _addresses(stack, observed, state.pools, host_subnets)
 
 
-def _port(stack: Stack, containers: tuple[ContainerState, ...]) -> Check:
-    reranker = stack.reranker
-    if stack.host_url is None or reranker.port is False:
+def _port(stack: Stack, containers: tuple[ContainerState, ...], state: EngineState) -> Check:
+    reranker, published = stack.reranker, options.published(stack, state)
+    if not published:
         return Check("port", "ok", "nothing is published")
-    address, number = reranker.publish, reranker.port
+    ((address, number, _),) = published
     holders = [container.name for container in containers if _publishes(container, address, number)]
     other = f"port = {number + 1} under [reranker]"
     if foreign := [name for name in holders if name != reranker.name]:
@@ -374,12 +374,12 @@ def _port(stack: Stack, containers: tuple[ContainerState, ...]) -> Check:
     if not holders and _listens(address, number):
         remedy = f"ss -ltnp 'sport = :{number}' shows the process; or set another: {other}"
         return Check("port", "fail", f"{address}:{number} is taken by a process of this host", remedy)
-    state = f"{address}:{number} is {'ours' if holders else 'free'}"
+    holder = f"{address}:{number} is {'ours' if holders else 'free'}"
     if number == CLICKHOUSE_PORT and (release := _release_with_clickhouse(containers)):
         remedy = f"{other}, or CLICKHOUSE_HTTP_PORT in RAGFlow's .env, before that profile is used"
-        detail = f"{state}, but RAGFlow {release}'s profile clickhouse publishes it too"
+        detail = f"{holder}, but RAGFlow {release}'s profile clickhouse publishes it too"
         return Check("port", "warn", detail, remedy)
-    return Check("port", "ok", state)
+    return Check("port", "ok", holder)
 
 
 def _publishes(container: ContainerState, address: str, number: int) -> bool:
@@ -409,7 +409,7 @@ def _release_with_clickhouse(containers: tuple[ContainerState, ...]) -> str:
 
 
 def _names(stack: Stack, observed: Observed) -> Check:
-    name, cache = stack.reranker.name, f"{stack.reranker.name}-cache"
+    name, cache = stack.reranker.name, f"{stack.reranker.name}-compiled"
     container = observed.container(name)
     if container is not None and not container.ours:
         detail = f"a container that ragops did not create is named {name} ({container.image})"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from ragops.checks.probe import Layer
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState
+    from ragops.docker.objects import ContainerState, EngineState
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.session import Deployment
 
@@ -42,7 +44,6 @@ PROVES = {
 _CONNECT_TIMEOUT = 1.5
 """Seconds; includes a second try of the kernel. Two containers of one host need milliseconds."""
 _TIMEOUT = 60.0
-"""Seconds; a resolver that does not respond needs its own timeouts."""
 
 
 @dataclass(frozen=True)
@@ -115,43 +116,59 @@ def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     return [replace(check, where=ragflow.name) for check in checks]
 
 
-def check_exposure(engine: Engine, reranker: ContainerState, network: str, image: str) -> list[Check]:
-    """Connect to name and address from outside the network, and check the published ports.
+def check_exposure(engine: Engine, reranker: ContainerState, image: str) -> list[Check]:
+    """Connect to the reranker from a container outside its network, and check the published ports.
 
-    ``network`` is the reranker's, ``image`` one with Python for the container outside it.
+    ``image`` is one with Python, for the container outside.
     """
     try:
-        closed = _check_outside(engine, reranker, network, image)
+        closed = _check_outside(engine, reranker, image)
     except Exception as error:  # noqa: BLE001 - reported as a failed check
         closed = failed_check(CLOSED, error)
-    return [closed, _check_published(reranker)]
+    return [closed, _check_published(reranker, engine.state())]
 
 
-def _check_outside(engine: Engine, reranker: ContainerState, network: str, image: str) -> Check:
+def _check_outside(engine: Engine, reranker: ContainerState, image: str) -> Check:
+    """Try the reranker's addresses, and its published ports at those of the host; by address, without DNS."""
     if engine.network(OUTSIDE) is None:
         return Check(CLOSED, "skip", f"the engine has no network {OUTSIDE} to connect from")
-    endpoints = sorted(reranker.endpoints, key=lambda endpoint: endpoint.network != network)
-    hosts = [reranker.name, *(endpoint.address for endpoint in endpoints if endpoint.address)]
+    targets = [(endpoint.address, options.PORT) for endpoint in reranker.endpoints if endpoint.address]
+    ports = [port for _, port, _ in reranker.published]
+    if engine.state().socket and (address := _own_address()):
+        targets += [(address, port) for port in ports]
     program = (resources.files("ragops.data") / "port_probe.py").read_text()
-    stdin = json.dumps({"hosts": hosts, "port": 8000, "timeout": _CONNECT_TIMEOUT})
+    stdin = json.dumps({"targets": targets, "gateway_ports": ports, "timeout": _CONNECT_TIMEOUT})
     with sidecar(engine, OUTSIDE, image) as outsider:
         output = engine.execute(outsider, ("python3", "-c", program), stdin=stdin, timeout=_TIMEOUT)
-    if reached := parse_output(output):
+    tried: dict[str, bool] = parse_output(output)
+    if reached := [target for target, accepted in tried.items() if accepted]:
         remedy = (
             f"docker network inspect {OUTSIDE} shows whether the reranker is connected to it; if it is not, "
             "another engine or a firewall tool has replaced Docker's rules: restart the engine"
         )
         return Check(CLOSED, "fail", f"an unconnected container reaches {', '.join(reached)}", remedy)
-    return Check(CLOSED, "ok", f"an unconnected container reaches neither {' nor '.join(hosts)}")
+    return Check(CLOSED, "ok", f"tried from an unconnected container: {', '.join(tried) or 'no address'}")
 
 
-def _check_published(reranker: ContainerState) -> Check:
+def _own_address() -> str:
+    """This host's address in the network of its default route; empty without one. Nothing is sent."""
+    with suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as unconnected:
+        unconnected.connect(("192.0.2.1", 9))
+        return str(unconnected.getsockname()[0])
+    return ""
+
+
+def _check_published(reranker: ContainerState, engine: EngineState) -> Check:
     public = [(ip or "0.0.0.0", port) for ip, port, _ in reranker.published if not _is_loopback(ip)]
     if public:
         addresses = ", ".join(f"{ip}:{port}" for ip, port in public)
         remedy = 'publish = "127.0.0.1" under [reranker]'
         return Check(PUBLISHED, "warn", f"other machines reach {addresses}", remedy)
     addresses = ", ".join(f"{ip}:{port}" for ip, port, _ in reranker.published)
+    if addresses and not engine.keeps_others_out:
+        own = ", ".join(f"{end.address}:{options.PORT}" for end in reranker.endpoints)
+        detail = f"{addresses}, and by routing other machines reach {own}: Docker {engine.version}"
+        return Check(PUBLISHED, "warn", detail, "ragops up: it publishes nothing there")
     return Check(PUBLISHED, "ok", addresses or "nothing is published")
 
 

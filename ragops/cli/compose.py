@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from ragops.cli.output import FAILED, KEEP, OK, Call, flag, plain, verb
 if TYPE_CHECKING:
     from ragops.compose import CheckedFile
     from ragops.configuration import Stack
+    from ragops.docker.objects import EngineState
 
 app = typer.Typer()
 files = typer.Typer(help="Print compose files that create the same stack with Docker Compose.")
@@ -68,7 +70,7 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
             evidence=f"model: {service.served.path or 'not in the file'}",
             hint="set the model folder: RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
-    desired = Deployment.resolve(render.take_over(service, stack), model)
+    desired = Deployment.resolve(render.take_over(service, stack), model, _engine_state())
     left_out = [*render.not_taken_over(service, desired.spec), *(f"service {other.name}" for other in others)]
     return render.reranker(desired.spec, network_spec(desired.stack.network)), left_out
 
@@ -103,6 +105,18 @@ def reranker(call: Call) -> None:
     from ragops.session import Deployment
     from ragops.stack.plan import network_spec
 
-    desired = Deployment.resolve(call.stack())
+    desired = Deployment.resolve(call.stack(), engine=_engine_state())
     text = render.reranker(desired.spec, network_spec(desired.stack.network))
     call.show({"text": text}, text.rstrip("\n"))
+
+
+def _engine_state() -> EngineState | None:
+    """The Docker engine that decides whether a port is published; None where there is none."""
+    from ragops.docker import engine
+    from ragops.errors import EngineError
+
+    try:
+        with closing(engine.connect()) as connected:
+            return connected.state()
+    except EngineError:
+        return None

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from ragops.compose.faults import takes_default_route
 from ragops.compose.syntax import Word, parse_options
 from ragops.configuration import Stack
-from ragops.docker.objects import LABEL
+from ragops.docker.objects import LABEL, LOG_OPTIONS
 from ragops.errors import ComposeError
 
 if TYPE_CHECKING:
@@ -180,10 +180,12 @@ def _service(spec: ContainerSpec) -> dict[str, Any]:
         "restart": spec.restart,
         "healthcheck": _health(spec.health) if spec.health else None,
         "cap_drop": list(spec.cap_drop),
-        "cap_add": list(spec.cap_add),
         "security_opt": list(spec.security_opt),
         "read_only": spec.read_only,
         "init": spec.init,
+        "user": spec.user,
+        "stop_signal": spec.stop_signal,
+        "logging": {"driver": "json-file", "options": LOG_OPTIONS},
         "labels": spec.all_labels(),
     }
     return {name: escape_variables(value) for name, value in fields.items() if value}

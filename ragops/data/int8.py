@@ -88,12 +88,10 @@ def convert():
 
 
 def main():
-    owner = OUTPUT.stat()
     try:
         result = convert()
-    finally:  # the owner of the folder must be able to remove the rest of a failure
+    finally:  # readable for the reranker's user
         for path in (OUTPUT, *OUTPUT.rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid)
             path.chmod(0o755 if path.is_dir() else 0o644)
     json.dump(result, sys.stdout)
 

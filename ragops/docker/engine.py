@@ -27,6 +27,7 @@ from ragops.docker import hints
 from ragops.docker.objects import (
     LABEL,
     OLDEST_API,
+    UNPRIVILEGED,
     ContainerSpec,
     ContainerState,
     EngineState,
@@ -375,16 +376,18 @@ class Engine:
 
 
 @contextlib.contextmanager
-def sidecar(
+def sidecar(  # noqa: PLR0913 - one keyword for each thing that may differ
     engine: Engine,
     network: str,
     image: str,
     *,
     cpus: str = "",
     mounts: tuple[Mount, ...] = (),
+    user: int = UNPRIVILEGED,
+    memory: int = 512 << 20,
     seconds: float = 300,
 ) -> Iterator[str]:
-    """Start a temporary container; yields its id, and always removes it.
+    """Start a temporary container without capabilities; yields its id, and always removes it.
 
     Args:
         engine: The Docker engine.
@@ -392,6 +395,8 @@ def sidecar(
         image: An image with ``sleep``.
         cpus: CPUs that it may use, such as ``0-3``; all when empty.
         mounts: Folders of the Docker host that are mounted.
+        user: User id of its processes.
+        memory: Limit in bytes; 0 for none.
         seconds: Its largest lifetime, in case that this process cannot remove it.
     """
     spec = ContainerSpec(
@@ -401,7 +406,9 @@ def sidecar(
         mounts=mounts,
         network=network,
         cpuset_cpus=cpus,
+        memory=memory,
         role="probe",
+        user=f"{user}:{user}",
         init=True,
     )
     container = engine.create_container(spec)

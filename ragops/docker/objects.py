@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Network, ip_network
 from itertools import islice
 from pathlib import Path
@@ -57,6 +57,18 @@ POOLS: tuple[Pool, ...] = (
 
 MAX_SUBNETS = 100
 """Largest number of subnets that :func:`free_subnets` returns: configured pools may hold thousands."""
+
+UNPRIVILEGED = 65532
+"""User id of containers that need no other one; it owns nothing on the Docker host."""
+
+LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
+"""Rotation of a container's log; without it Docker keeps every line for ever."""
+
+_UPDATABLE = (
+    *("Memory", "MemorySwap", "NanoCpus", "CpuShares", "CpuQuota", "CpusetCpus", "CpusetMems", "PidsLimit"),
+    "RestartPolicy",
+)
+"""Keys of ``HostConfig`` that ``docker update`` changes."""
 
 _SECOND = 1_000_000_000
 _IDENTITY = {"name", "image", "image_id"}
@@ -123,7 +135,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container to create. Sizes in bytes."""
+    """A container to create, by default without capabilities. Sizes in bytes."""
 
     name: str
     image: str
@@ -141,14 +153,17 @@ class ContainerSpec:
     cpuset_mems: str = ""
     memory: int = 0
     shm_size: int = 0
-    pids_limit: int = 0
+    pids_limit: int = 4096
+    """Threads count too; enough for the compiler on many cores."""
     restart: str = "no"
     health: HealthCheck | None = None
-    cap_drop: tuple[str, ...] = ()
-    cap_add: tuple[str, ...] = ()
-    security_opt: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ("ALL",)
+    security_opt: tuple[str, ...] = ("no-new-privileges",)
     read_only: bool = False
     init: bool = False
+    user: str = ""
+    """User and group id, such as ``1000:1000``; the image's when empty."""
+    stop_signal: str = ""
     role: str = "reranker"
     labels: tuple[tuple[str, str], ...] = ()
 
@@ -187,6 +202,8 @@ class ContainerSpec:
             "Entrypoint": list(self.entrypoint) or None,
             "Cmd": list(self.command) or None,
             "Env": [f"{name}={value}" for name, value in self.environment],
+            "User": self.user,
+            "StopSignal": self.stop_signal,
             "Labels": self.all_labels(),
             "ExposedPorts": {f"{port}/tcp": {} for _, _, port in self.publish},
             "Healthcheck": self.health.body() if self.health else None,
@@ -211,11 +228,16 @@ class ContainerSpec:
             "PidsLimit": self.pids_limit or None,
             "RestartPolicy": {"Name": policy, "MaximumRetryCount": int(retries or 0)},
             "CapDrop": list(self.cap_drop),
-            "CapAdd": list(self.cap_add),
             "SecurityOpt": list(self.security_opt),
             "ReadonlyRootfs": self.read_only,
             "Init": self.init,
+            "LogConfig": {"Type": "json-file", "Config": LOG_OPTIONS},
         }
+
+    def updated(self, container: ContainerState) -> tuple[str, ...]:
+        """Limits and restart policy that ``docker update`` changed, as the Engine API names them."""
+        wanted = self._host_body()
+        return tuple(key for key in _UPDATABLE if (container.limits.get(key) or 0) != (wanted.get(key) or 0))
 
     def _flags(self) -> list[tuple[str, str]]:
         flags = [("--network", self.network or "")]
@@ -237,8 +259,9 @@ class ContainerSpec:
                 ("--health-retries", str(self.health.retries)),
             ]
         flags += [("--cap-drop", capability) for capability in self.cap_drop]
-        flags += [("--cap-add", capability) for capability in self.cap_add]
         flags += [("--security-opt", option) for option in self.security_opt]
+        flags += [("--user", self.user), ("--stop-signal", self.stop_signal), ("--log-driver", "json-file")]
+        flags += [("--log-opt", f"{key}={value}") for key, value in LOG_OPTIONS.items()]
         flags += [("--label", f"{key}={value}") for key, value in self.all_labels().items()]
         return [(flag, value) for flag, value in flags if value]
 
@@ -260,6 +283,8 @@ class EngineState:
     cgroup_driver: str = "cgroupfs"
     pools: tuple[Pool, ...] = POOLS
     """Address pools for networks without a configured subnet."""
+    isolated: bool = False
+    """Whether its networks are not of this host, but of a virtual machine (Docker Desktop) or rootless."""
 
     @classmethod
     def from_api(cls, info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> EngineState:
@@ -277,7 +302,18 @@ class EngineState:
             swarm=info.get("Swarm", {}).get("LocalNodeState") == "active",
             cgroup_driver=info.get("CgroupDriver", ""),
             pools=pools or POOLS,
+            isolated=info.get("OperatingSystem") == "Docker Desktop"
+            or "name=rootless" in (info.get("SecurityOptions") or ()),
         )
+
+    @property
+    def keeps_others_out(self) -> bool:
+        """Whether a port that is published on 127.0.0.1 is closed to other machines.
+
+        Before Docker 28 they reach it by a route to the container's own address (moby pull request 49325).
+        """
+        major = self.version.partition(".")[0]
+        return self.isolated or (major.isdigit() and int(major) >= 28)
 
     @property
     def too_old(self) -> bool:
@@ -356,6 +392,8 @@ class ContainerState:
     environment: tuple[str, ...] = ()
     memory: int = 0
     """Memory limit in bytes; 0 without one."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """The part of ``HostConfig`` that ``docker update`` changes."""
 
     @classmethod
     def from_api(cls, raw: Mapping[str, Any]) -> ContainerState:
@@ -389,6 +427,7 @@ class ContainerState:
             command=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
             environment=tuple(config.get("Env") or ()),
             memory=raw["HostConfig"].get("Memory") or 0,
+            limits={key: raw["HostConfig"].get(key) for key in _UPDATABLE},
         )
 
     @property
@@ -410,6 +449,17 @@ class ContainerState:
     def config(self) -> str:
         """Hash of the configuration that it was created from, else empty."""
         return self.labels.get(LABEL_CONFIG, "")
+
+    def host_url(self, *ports: int) -> str | None:
+        """Where its host reaches it: the first port that is published, else the first at its own address."""
+        published = {inside: (address, port) for address, port, inside in self.published}
+        for inside in ports:
+            if inside in published:
+                address, port = published[inside]
+                address = "127.0.0.1" if address in {"", "0.0.0.0", "::"} else address
+                return f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        addresses = [endpoint.address for endpoint in self.endpoints if endpoint.address]
+        return f"http://{addresses[0]}:{ports[0]}" if addresses else None
 
     def endpoint(self, network: str) -> Endpoint | None:
         """Its connection to the network of that name."""

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from ragops.configuration import home
 from ragops.docker.engine import sidecar
-from ragops.docker.objects import Mount
+from ragops.docker.objects import UNPRIVILEGED, Mount
 from ragops.errors import ImageError, ModelError, file_errors
 from ragops.reranker import files
 from ragops.reranker import model as models
@@ -158,7 +158,13 @@ def _quantize(engine: Engine, image: str, model: Model, copy: Path) -> tuple[int
     program = (resources.files("ragops.data") / "int8.py").read_text()
     mounts = (Mount(str(model.folder), "/model", read_only=True), Mount(str(copy), "/made"))
     timeout = _TIMEOUT + _TIMEOUT_PER_GB * model.weight_bytes / 1e9
-    with sidecar(engine, "none", image, mounts=mounts, seconds=timeout) as container:
+    user = 0 if engine.state().isolated else os.getuid()  # rootless: 0 is the user who runs the engine
+    if os.getuid() == 0 and model.uid != UNPRIVILEGED:  # root has no capabilities in the container
+        os.chown(copy, model.uid, -1)
+        user = model.uid
+    memory = 2 * (model.weight_bytes + (1 << 30))
+    running = sidecar(engine, "none", image, mounts=mounts, user=user, memory=memory, seconds=timeout)
+    with running as container:
         result = engine.execute(container, ("python3", "-c", program), timeout=timeout)
     try:
         output = json.loads(result.stdout.strip().splitlines()[-1])

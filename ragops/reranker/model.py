@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError, file_errors
 from ragops.reranker.files import bundled_minilm, lfs_pointers, tensors
 
@@ -73,6 +74,8 @@ class Model:
     """Why the scores are not those of a trained reranker; empty when they are."""
     note: str = ""
     """An assumption about the folder; empty when its files were unambiguous."""
+    uid: int = UNPRIVILEGED
+    """User id of the container: an unprivileged one, or the owner of files that only the owner may read."""
 
     def weights_as(self, dtype: str) -> int:
         """Bytes of the weights once loaded as ``dtype``."""
@@ -115,7 +118,7 @@ def describe(folder: Path) -> Model:
     _check_tokenizer(folder)
     shards = _shards(folder)
     _check_links(folder)
-    _check_permissions(folder)
+    uid = _reader(folder)
     entries = _tensors(folder, shards)
     architecture, kind, note = _kind(folder, config)
     quantization = config.get("quantization_config")
@@ -134,6 +137,7 @@ def describe(folder: Path) -> Model:
         int8_bytes=sum(end - start for dtype, start, end in entries if dtype == "I8"),
         substitute=_substitute(folder, kind),
         note=note,
+        uid=uid,
     )
 
 
@@ -213,18 +217,23 @@ def _check_links(folder: Path) -> None:
             )
 
 
-def _check_permissions(folder: Path) -> None:
-    """Refuse files that only their owner may read: root in the container has no special rights."""
-    for path in (folder, *folder.iterdir()):
-        status = path.stat()
-        if status.st_uid != 0 and not status.st_mode & 0o004:
-            raise ModelError(
-                f"the container could not read {_name(folder)}",
-                code="model-unreadable",
-                evidence=f"{path} has the mode {status.st_mode & 0o777:o}",
-                hint=f"chmod -R a+rX {folder}",
-                file=folder,
-            )
+def _reader(folder: Path) -> int:
+    """User id of the container, which is not root: the owner where only that user may read the folder."""
+    states = {path: path.stat() for path in (folder, *folder.iterdir())}
+    private = {path: state for path, state in states.items() if not state.st_mode & 0o004}
+    owners = {state.st_uid for state in private.values()}
+    if len(owners) > 1 or 0 in owners:
+        evidence = [
+            f"{path}: mode {state.st_mode & 0o777:o}, user {state.st_uid}" for path, state in private.items()
+        ]
+        raise ModelError(
+            f"the container, which does not run as root, could not read {_name(folder)}",
+            code="model-unreadable",
+            evidence="\n".join(evidence[:5]),
+            hint=f"chmod -R a+rX {folder}",
+            file=folder,
+        )
+    return owners.pop() if owners else UNPRIVILEGED
 
 
 def _tensors(folder: Path, shards: tuple[Path, ...]) -> list[tuple[str, int, int]]:

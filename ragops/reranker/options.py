@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ragops.configuration import Stack
+    from ragops.docker.objects import EngineState
     from ragops.reranker.model import Kind, Model
     from ragops.reranker.sizing import Sizing
 
@@ -32,6 +33,10 @@ ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 
 TEMPLATE_TOKENS = 80
 """What the score template of Qwen3-Reranker adds to a query and a document, rounded up."""
+
+CACHE = "/var/tmp"  # noqa: S108 - a volume
+"""Where the volume with compiled code is mounted: Docker gives a new volume the content and the mode of this
+folder of the image, which every user may write to (1777) in ours and in the official one."""
 
 TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
 """Folder of the packaged score templates."""
@@ -131,7 +136,7 @@ def arguments(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]
     )
 
 
-def environment(stack: Stack, sizing: Sizing) -> tuple[Setting, ...]:
+def environment(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]:
     """Environment of the container, each variable with its reason.
 
     LD_PRELOAD is never set: images preload tcmalloc and OpenMP, and without them vLLM computes on one core.
@@ -139,19 +144,20 @@ def environment(stack: Stack, sizing: Sizing) -> tuple[Setting, ...]:
     and arithmetic then share an interpreter, and requests take longer.
     """
     threads = format_cpu_list(sizing.compute)
+    cache = f"{CACHE}/{model.uid}"  # another user could not write to it
     timeout = str(max(600, stack.reranker.ready_timeout))
     return (
         Setting("VLLM_CPU_OMP_THREADS_BIND", threads, "auto leaves out a core even when there are two"),
         # The stored result of ahead-of-time compilation never loads ("'function' object has
         # no attribute 'finalize_loading'"), so each start would compile again: 70 s, not 38 s.
         Setting("VLLM_USE_AOT_COMPILE", "0", "lets the second start use the compile cache"),
-        Setting("VLLM_CACHE_ROOT", "/cache/vllm", "compiled code outlives the container"),
-        Setting("TORCHINDUCTOR_CACHE_DIR", "/cache/inductor", "as above"),
-        Setting("PYTHONPYCACHEPREFIX", "/cache/pyc", "the image has no .pyc files; halves the second start"),
+        Setting("VLLM_CACHE_ROOT", f"{cache}/vllm", "compiled code outlives the container"),
+        Setting("TORCHINDUCTOR_CACHE_DIR", f"{cache}/inductor", "as above"),
+        Setting("PYTHONPYCACHEPREFIX", f"{cache}/pyc", "the image has no .pyc files: a faster second start"),
         Setting("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0", "saves 150 MB, and 4 s of later starts"),
         Setting("TORCHINDUCTOR_COMPILE_THREADS", str(sizing.compilers), "else 32 on a large machine"),
-        Setting("XDG_CACHE_HOME", "/cache", "as above, for all other caches"),
-        Setting("HOME", "/tmp", "the root file system is read-only"),  # noqa: S108
+        Setting("HOME", cache, "for all other caches: the rest is read-only, or runs no compiled code"),
+        Setting("USER", "vllm", "torch looks it up, and the image has no entry for the user id"),
         Setting("VLLM_ENGINE_READY_TIMEOUT_S", timeout, "vLLM waits as long as ragops does"),
         Setting("HF_HUB_OFFLINE", "1", "the weights are mounted; no hub is needed"),
         Setting("TRANSFORMERS_OFFLINE", "1", "as above"),
@@ -160,14 +166,29 @@ def environment(stack: Stack, sizing: Sizing) -> tuple[Setting, ...]:
     )
 
 
+def published(stack: Stack, engine: EngineState | None) -> tuple[tuple[str, int, int], ...]:
+    """The port to publish: none where the engine lets other machines reach it, unless ``expose`` is set."""
+    reranker = stack.reranker
+    closed = engine is not None and engine.keeps_others_out
+    if reranker.port is False or stack.network.internal or not (closed or reranker.expose):
+        return ()
+    return ((reranker.publish, reranker.port, PORT),)
+
+
 def container_spec(
-    stack: Stack, model: Model, sizing: Sizing, *, image: str, template: Path | None = None
+    stack: Stack,
+    model: Model,
+    sizing: Sizing,
+    *,
+    image: str,
+    template: Path | None = None,
+    engine: EngineState | None = None,
 ) -> ContainerSpec:
     """The reranker's container.
 
     CPUs are given as a set, never as a quota: vLLM starts one thread for each CPU of its set,
     and a quota would stop them all in the middle of their work. ``template`` is the score
-    template on the engine's host; the packaged one when left out.
+    template on the engine's host; the packaged one when left out. Without ``engine`` no port is published.
 
     Raises:
         StackError: The configuration has an option that has no effect on the model.
@@ -181,20 +202,21 @@ def container_spec(
         image=image,
         entrypoint=ENTRYPOINT,
         command=tuple(part for setting in settings for part in (setting.name, setting.value) if part),
-        environment=tuple((setting.name, setting.value) for setting in environment(stack, sizing)),
+        environment=tuple((setting.name, setting.value) for setting in environment(stack, model, sizing)),
         mounts=_mounts(stack, model, template or template_file(model)),
-        tmpfs=(("/tmp", "rw,exec,nosuid,nodev,mode=1777"),),  # noqa: S108
+        tmpfs=(("/tmp", "rw,noexec,nosuid,nodev,size=256m,mode=1777"),),  # noqa: S108 - sockets, compiler
         network=stack.network.name,
-        publish=((reranker.publish, reranker.port or 0, PORT),) if stack.host_url else (),
+        publish=published(stack, engine),
         cpuset_cpus=format_cpu_list(core.cpu for core in sizing.cores),
         cpuset_mems=format_cpu_list(core.node for core in sizing.cores),
         memory=sizing.memory_limit,
         shm_size=SHM_SIZE,  # vLLM does not start with Docker's default of 64 MiB
-        pids_limit=4096,  # threads count too; enough for the compiler on many cores
+        # At its start the engine restarts what exited with an error. vLLM exits with 0 after SIGTERM, and
+        # would stay stopped after a reboot; it has no state, so that SIGKILL loses nothing.
         restart="on-failure:5",
+        stop_signal="SIGKILL",
+        user=f"{model.uid}:{model.uid}",
         health=HealthCheck(("python3", "-c", health), timeout=10, start_period=reranker.ready_timeout),
-        cap_drop=("ALL",),
-        security_opt=("no-new-privileges",),
         read_only=True,
     )
 
@@ -247,4 +269,4 @@ def _mounts(stack: Stack, model: Model, template: Path | None) -> tuple[Mount, .
     mounts = [Mount(str(model.folder), f"/models/{_slug(model.name)}", read_only=True)]
     if template is not None:
         mounts.append(Mount(str(template), f"/templates/{known(model).template}", read_only=True))
-    return (*mounts, Mount(f"{stack.reranker.name}-cache", "/cache", kind="volume"))
+    return (*mounts, Mount(f"{stack.reranker.name}-compiled", CACHE, kind="volume"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops.docker.engine import sidecar
-from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ContainerSpec, NetworkSpec
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, UNPRIVILEGED, ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
 from ragops.progress import step
 from ragops.ragflow.discovery import DEMO
@@ -68,6 +68,8 @@ def spec(name: str = NAME, project: str = "docker") -> ContainerSpec:
         entrypoint=("sleep", "infinity"),
         network=f"{project}_ragflow",
         restart="unless-stopped",
+        memory=1 << 30,
+        user=f"{UNPRIVILEGED}:{UNPRIVILEGED}",
         init=True,
         role=DEMO,
         labels=((COMPOSE_PROJECT, project), (COMPOSE_SERVICE, "ragflow-cpu")),

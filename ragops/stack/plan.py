@@ -349,7 +349,7 @@ def plan_up(stack: Stack, spec: ContainerSpec, observed: Observed, free_memory: 
     actions += _reranker_actions(stack, spec, network, observed, free_memory)
     for ragflow in servers:
         actions += _ragflow_actions(ragflow, stack.network.name, network, internal=stack.network.internal)
-    return Plan(tuple(actions), tuple(_notes(stack, network, servers)))
+    return Plan(tuple(actions), tuple(_notes(stack, spec, network, servers)))
 
 
 def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
@@ -383,7 +383,7 @@ def plan_down(stack: Stack, observed: Observed) -> Plan:
     ]
     if networks and foreign:
         raise _in_use(stack.network.name, foreign)
-    caches = {f"{name}-cache" for name in names}
+    caches = {f"{name}-{kind}" for name in names for kind in ("compiled", "cache")}
     volumes = [volume for volume in observed.volumes if volume.name in caches]
     return _removal(observed, rerankers, networks, volumes)
 
@@ -470,6 +470,8 @@ def _reranker_actions(
     else:
         if network is not None:
             yield from _connection_actions(old, Connect(network.name, spec.name), network)
+        others = (endpoint.network for endpoint in old.endpoints if endpoint.network != spec.network)
+        yield from (Disconnect(name, spec.name) for name in others)
         if not (old.running or kept):
             yield StartContainer(spec.name)
         elif old.health == "unhealthy":
@@ -495,6 +497,8 @@ def outdated(container: ContainerState, spec: ContainerSpec) -> str:
         return f"image {spec.image} moved from {moved}"
     if container.config != spec.config_hash():
         return "its configuration changed"
+    if changed := spec.updated(container):
+        return f"docker update changed {', '.join(changed)}"
     return ""
 
 
@@ -529,7 +533,9 @@ def _connection_actions(
     yield connect
 
 
-def _notes(stack: Stack, network: NetworkState | None, servers: list[RagflowContainer]) -> Iterator[str]:
+def _notes(
+    stack: Stack, spec: ContainerSpec, network: NetworkState | None, servers: list[RagflowContainer]
+) -> Iterator[str]:
     if network is not None and not network.ours:
         yield f"network {network.name} was not created by ragops: it is used, and never removed"
     if not servers:
@@ -537,5 +543,7 @@ def _notes(stack: Stack, network: NetworkState | None, servers: list[RagflowCont
     for ragflow in servers:
         if ragflow.demo:
             yield f"{ragflow.name} is the demo client, a substitute for RAGFlow"
-    if stack.network.internal and stack.reranker.port:
-        yield "the network is internal: nothing is published on this host"
+    if stack.reranker.port and not spec.publish:
+        older = "on a Docker engine before 28 other machines reach published ports"
+        reason = "the network is internal" if stack.network.internal else older
+        yield f"port {stack.reranker.port} is not published: {reason}; ragops status has another address"

@@ -44,6 +44,8 @@ class Status(Shown):
     ragflow: tuple[RagflowContainer, ...]
     drift: Plan
     """The actions of :func:`up`."""
+    host_url: str | None = None
+    """The reranker's address for programs on this host."""
 
     @property
     def ok(self) -> bool:
@@ -69,7 +71,7 @@ class Status(Shown):
             "served_name": self.served_name,
             "substitute": self.substitute,
             "internal_url": self.stack.internal_url,
-            "host_url": self.stack.host_url,
+            "host_url": self.host_url,
             "ragflow": clients,
             "drift": self.drift,
         }
@@ -90,7 +92,7 @@ class Status(Shown):
         rows += [
             ("model", self.served_name + (f" ({self.substitute})" if self.substitute else "")),
             ("in the network", self.stack.internal_url),
-            ("on this host", self.stack.host_url or "not published"),
+            ("on this host", self.host_url or "no address"),
         ]
         return Table((Column("part"), Column("state")), tuple(rows), below=(self.drift.table(),))
 
@@ -152,7 +154,7 @@ def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, bu
         raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
     context = VerifyContext(engine, deployment, reranker, full=full, budget=budget)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
-        exposed = parallel.submit(check_exposure, engine, reranker, stack.network.name, reranker.image)
+        exposed = parallel.submit(check_exposure, engine, reranker, reranker.image)
         inside = [check for ragflow in containers for check in checks_for(ragflow, context)]
         outside = exposed.result()
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
@@ -302,14 +304,16 @@ def _free_memory(session: Session, spec: ContainerSpec, observed: Observed) -> i
 
 def _status(session: Session, image: ImageState | None) -> Status:
     stack, observed = session.stack, observe(session.engine)
+    reranker = observed.container(stack.reranker.name)
     return Status(
         stack=stack,
         served_name=session.deployment.served_name,
         substitute=session.deployment.model.substitute,
         network=observed.network(stack.network.name),
-        reranker=observed.container(stack.reranker.name),
+        reranker=reranker,
         ragflow=discovery.find(observed.containers, stack.ragflow),
         drift=_plan(session, image, observed),
+        host_url=session.host_url(reranker),
     )
 
 

@@ -101,7 +101,7 @@ def test_a_second_client_is_flagged_by_its_effect(engine, declared, running, tmp
         request = RerankRequest(running.served_name).body()
         while not stop.is_set():
             httpx.post(
-                declared.host_url + "/rerank", content=request, headers={"content-type": "application/json"}
+                running.host_url + "/rerank", content=request, headers={"content-type": "application/json"}
             )
 
     other = threading.Thread(target=strangers)
@@ -140,7 +140,7 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
 
 def test_any_server_is_measured_by_its_address(declared, running, tmp_path):
     config = BenchmarkConfig(synthetic(6, documents=4, words=20), (LoadLevel.burst(3),), results=tmp_path)
-    folder = measure.benchmark_url(declared.host_url, running.served_name, config)
+    folder = measure.benchmark_url(running.host_url, running.served_name, config)
     run = load_run(folder)
     assert run.info.complete
     assert run.info.provenance.vantage == measure.BY_URL

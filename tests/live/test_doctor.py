@@ -155,7 +155,7 @@ class TestNames:
         assert doctor()["names"].status == "ok"
 
     def test_volume(self, doctor, engine, stack):
-        engine._client.api.create_volume(f"{stack.reranker.name}-cache")
+        engine._client.api.create_volume(f"{stack.reranker.name}-compiled")
         found = doctor()["names"]
         assert found.status == "warn"
         engine.remove_volume(re.search(r"docker volume rm (\S+),", found.remedy)[1])

@@ -148,7 +148,7 @@ def ragflow(daemon, tmp_path, monkeypatch):
     )
     host = hosts.read_host()
     needs = size(Stack(), model, host)
-    monkeypatch.setattr(Deployment, "resolve", lambda stack: Deployment(stack, model, host, needs, spec))
+    monkeypatch.setattr(Deployment, "resolve", lambda stack, **_: Deployment(stack, model, host, needs, spec))
     monkeypatch.setattr(ready, "responds", lambda *_, **__: True)  # there is no program that could
     monkeypatch.setenv("DOCKER_HOST", daemon.address)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))

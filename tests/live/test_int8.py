@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,7 @@ def expected(engine, image, qwen3, made):
     )
     argv = ("python3", "/proof/int8_reference.py", f"/work/{qwen3.name}", f"/work/{made.name}")
     pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
-    with sidecar(engine, "none", image.id, mounts=mounts) as box:
+    with sidecar(engine, "none", image.id, mounts=mounts, memory=4 << 30) as box:
         done = engine.execute(box, argv, stdin=json.dumps({"pairs": pairs}), timeout=200)
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
@@ -64,10 +63,7 @@ def expected(engine, image, qwen3, made):
 @pytest.fixture(scope="module")
 def served(engine, image, made) -> Iterator[list[float]]:
     """Scores of the product's own launch; it compiles nothing, to be there sooner."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    stack = Stack(network=Network(name=NAME), reranker=Reranker(name=NAME, port=port, served_name="int8"))
+    stack = Stack(network=Network(name=NAME), reranker=Reranker(name=NAME, served_name="int8"))
     model = describe(made)
     spec = options.container_spec(stack, model, size(stack, model, read_host()), image=image.id)
     spec = dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
@@ -77,16 +73,17 @@ def served(engine, image, made) -> Iterator[list[float]]:
     try:
         engine.start(NAME)
         ready.wait(engine, NAME, "int8", 600)
-        yield [score for query in QUERIES for score in rerank(port, query)]
+        url = engine.container(NAME).host_url(options.PORT)
+        yield [score for query in QUERIES for score in rerank(url, query)]
     finally:
         engine.remove_container(NAME)
         engine.remove_network(NAME)
-        engine.remove_volume(f"{NAME}-cache")
+        engine.remove_volume(f"{NAME}-compiled")
 
 
-def rerank(port: int, query: str) -> list[float]:
+def rerank(url: str, query: str) -> list[float]:
     body = {"model": "int8", "query": query, "documents": DOCUMENTS}
-    answer = httpx.post(f"http://127.0.0.1:{port}/v1/rerank", json=body, timeout=120)
+    answer = httpx.post(f"{url}/v1/rerank", json=body, timeout=120)
     assert answer.status_code == 200, answer.text
     rows = sorted(answer.json()["results"], key=lambda row: row["index"])
     return [row["relevance_score"] for row in rows]

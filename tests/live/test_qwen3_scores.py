@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from benchmarks import side_by_side
+from benchmarks import free_port, side_by_side
 from benchmarks.peer import peer, spec
 from ragops.bench import agreement
 from ragops.bench.workload import Workload
@@ -121,13 +120,13 @@ def network(engine, client) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def launch(engine, image, network, qwen3) -> Iterator[ContainerSpec]:
     """The product's own launch."""
-    own = Stack(network=Network(name=network), reranker=Reranker(name=NAME, port=free_port()))
+    own = Stack(network=Network(name=network), reranker=Reranker(name=NAME))
     model = describe(qwen3)
     assert model.kind == "qwen3-reranker"
     assert model.substitute
-    engine.create_volume(f"{NAME}-cache", role="test")
+    engine.create_volume(f"{NAME}-compiled", role="test")
     yield options.container_spec(own, model, size(own, model, read_host()), image=image.id)
-    engine.remove_volume(f"{NAME}-cache")
+    engine.remove_volume(f"{NAME}-compiled")
 
 
 @pytest.fixture(scope="module", params=["whole", "newline", "template", "overrides"])
@@ -148,13 +147,7 @@ def launched(request, engine, image, declared, client, launch, qwen3) -> Iterato
 
     with started(engine, spec):
         ready.wait(engine, NAME, SERVED, 600)
-        yield request.param, Launched(rerank(spec), rerank(spec, instruction=INSTRUCTION), judge)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        yield request.param, Launched(rerank(engine), rerank(engine, instruction=INSTRUCTION), judge)
 
 
 @contextmanager
@@ -169,11 +162,11 @@ def started(engine: Engine, spec: ContainerSpec) -> Iterator[None]:
         engine.remove_container(spec.name)
 
 
-def rerank(spec: ContainerSpec, **fields: str) -> list[float]:
-    found = []
+def rerank(engine: Engine, **fields: str) -> list[float]:
+    url, found = engine.container(NAME).host_url(options.PORT), []
     for query in QUERIES:
         answer = httpx.post(
-            f"http://127.0.0.1:{spec.publish[0][1]}/v1/rerank",
+            f"{url}/v1/rerank",
             json={"model": SERVED, "query": query, "documents": DOCUMENTS, **fields},
             timeout=120,
         )

@@ -80,7 +80,7 @@ def test_events_would_be_seen(engine, sleeper):
 
 def test_it_answers_on_this_host(declared, running):
     body = {"model": running.served_name, "query": "q", "documents": ["a", "b"]}
-    answer = httpx.post(f"{declared.host_url}/rerank", json=body, timeout=30)
+    answer = httpx.post(f"{running.host_url}/rerank", json=body, timeout=30)
     assert {one["index"] for one in answer.json()["results"]} == {0, 1}
 
 
@@ -130,11 +130,11 @@ def test_verify_works_without_python_in_the_container(engine, declared, running,
 
 def test_an_outsider_that_gets_in_is_reported(engine, declared, running, image):
     reranker = running.reranker
-    assert verify.check_exposure(engine, reranker, declared.network.name, image.id)[0].status == "ok"
+    assert verify.check_exposure(engine, reranker, image.id)[0].status == "ok"
     engine.connect(verify.OUTSIDE, reranker.id)
     try:
         now = engine.container(reranker.id)
-        found = verify.check_exposure(engine, now, verify.OUTSIDE, image.id)[0]
+        found = verify.check_exposure(engine, now, image.id)[0]
     finally:
         engine.disconnect(verify.OUTSIDE, reranker.id)
     assert found.status == "fail"

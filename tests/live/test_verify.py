@@ -102,7 +102,7 @@ def test_wrong_path_and_wrong_model_are_told_apart(ask):
 
 
 def test_stub_has_the_routes_and_the_words_of_vllm(declared, running):
-    real = declared.host_url
+    real = running.host_url
     listed = httpx.get(real.removesuffix("/v1") + "/openapi.json", timeout=30, trust_env=False).json()[
         "paths"
     ]

@@ -189,6 +189,7 @@ def created(spec: ContainerSpec, number: str, image_id: str, shares: str) -> Con
         command=(*spec.entrypoint, *spec.command),
         environment=tuple(f"{name}={value}" for name, value in spec.environment),
         memory=spec.memory,
+        limits=spec.body()["HostConfig"],
     )
 
 
@@ -260,6 +261,8 @@ class ServerState:
         """Ports on which processes of the host listen."""
         self.registry: set[str] = set()
         """Images that can be pulled; while it is empty no registry answers."""
+        self.version = _STATE.version
+        """Of the engine; from 28 on it keeps other machines out of published ports."""
         self.build_output: tuple[str, ...] = ()
         """Lines that a build prints."""
         self._ids = (hashlib.sha256(str(number).encode()).hexdigest() for number in itertools.count())
@@ -517,7 +520,7 @@ class FakeEngine(ServerState, Engine):
 
     def state(self) -> EngineState:
         """A small engine."""
-        return replace(_STATE, id=self.id)
+        return replace(_STATE, id=self.id, version=self.version)
 
     def logs(self, container: str, *, tail: int = 20) -> str:
         """The end of :attr:`output`."""

@@ -398,6 +398,7 @@ def engine(here, fake, probed, monkeypatch):
         return ExecResult(0, json.dumps(probed(order)), "")
 
     fake.__class__ = Engine
+    fake.version = "28.2.2"
     fake.respond = respond
     yield fake
     for stub in stubs:
@@ -468,7 +469,7 @@ class TestVerb:
         for spec in specs:
             assert (spec.network, spec.restart, spec.role) == (None, "no", "tune")
             assert spec.publish[0][0] == "127.0.0.1"
-            assert [m.source for m in spec.mounts if m.kind == "volume"] == [f"{spec.name}-cache"]
+            assert [m.source for m in spec.mounts if m.kind == "volume"] == [f"{spec.name}-compiled"]
         assert [("--enforce-eager" in spec.command) for spec in specs] == [False, True]
         assert {len(containers) for containers in running} == {1}
         assert {containers[0] for containers in running} == set(BOTH)
@@ -543,7 +544,7 @@ class TestVerb:
 
     def test_down_removes_what_a_killed_search_left(self, engine):
         for name in BOTH:
-            engine.create_volume(f"{name}-cache", role="cache")
+            engine.create_volume(f"{name}-compiled", role="cache")
             engine.create_container(ContainerSpec(name, "vllm-cpu:latest", role="tune"))
         ragops.down(load())
         assert left(engine) == []

@@ -359,7 +359,7 @@ class TestCheck:
     @pytest.fixture
     def ask(self, fake, ragflow, probed):
         """Asks; ``inside`` is whether the port answers in the server's own container."""
-        fake.add_container("reranker")
+        fake.add_container("reranker", network=fake.container(ragflow).endpoints[0].network)
 
         def checks(inside=None, **changed):
             def respond(box, _argv, stdin):
@@ -386,6 +386,16 @@ class TestCheck:
         fake.stop("reranker")
         failed = ask(tcp={"ok": False, "detail": "Connection refused"})[1]
         assert "no process listens" in failed.detail
+
+    def test_without_a_common_network_no_name_server_is_asked(self, ask, fake, ragflow):
+        """Docker's name server passes unknown names on to that of the site."""
+        fake.disconnect(fake.container(ragflow).endpoints[0].network, "reranker")
+        fake.connect("bridge", "reranker")
+        found = ask()
+        assert (found[0].name, found[0].status) == ("name resolves", "fail")
+        assert f"ragops connect {ragflow}" in found[0].remedy
+        assert {check.status for check in found[1:]} == {"skip"}
+        assert not [call for call in fake.calls if call.startswith("execute")]
 
     def test_environment_of_the_container_tells_its_proxies(self, ask, fake, ragflow):
         fake.change(ragflow, environment=("HTTP_PROXY=http://proxy.test:3128",))

@@ -412,6 +412,15 @@ class TestPermission:
 
 
 class TestPort:
+    @pytest.fixture(autouse=True)
+    def publishing(self, fake):
+        fake.version = "28.2.2"
+
+    def test_nothing_is_published_where_other_machines_would_reach_it(self, doctor, fake):
+        fake.version = "27.5.1"
+        fake.add_container("clickhouse", publish=(("127.0.0.1", 8123, 8123),))
+        assert (doctor()["port"].status, doctor()["port"].detail) == ("ok", "nothing is published")
+
     @pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::"])
     def test_held_by_another_container_and_the_remedy_helps(self, doctor, fake, address):
         fake.add_container("clickhouse", publish=((address, 8123, 8123),))
@@ -466,8 +475,8 @@ class TestNames:
         assert doctor()["names"].status == "ok"
 
     def test_a_strangers_volume_and_the_remedy_helps(self, doctor, fake):
-        fake.create_volume(f"{RERANKER}-cache", role="x")
-        made = fake._volumes[f"{RERANKER}-cache"]
+        fake.create_volume(f"{RERANKER}-compiled", role="x")
+        made = fake._volumes[f"{RERANKER}-compiled"]
         assert doctor()["names"].status == "ok"
         fake._volumes[made.name] = dataclasses.replace(made, labels={})
         found = doctor()["names"]

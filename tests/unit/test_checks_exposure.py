@@ -4,7 +4,9 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
+from ipaddress import ip_address
 
 import pytest
 
@@ -16,7 +18,7 @@ NET, IMAGE = "ragflow-rerank", "vllm-cpu:latest"
 
 @pytest.fixture
 def look(fake):
-    """Looks from outside; ``reached`` are the hosts that answer there."""
+    """Looks from outside; ``reached`` are the addresses that answer there, with their ports."""
     fake.add_container("reranker", network=NET, publish=(("127.0.0.1", 8123, 8000),))
 
     def check(*reached):
@@ -24,42 +26,54 @@ def look(fake):
 
         def respond(_box, _argv, stdin):
             order = json.loads(stdin)
-            asked.extend(order["hosts"])
-            return ExecResult(0, json.dumps([host for host in order["hosts"] if host in reached]), "")
+            targets = [
+                *map(tuple, order["targets"]),
+                *(("172.17.0.1", port) for port in order["gateway_ports"]),
+            ]
+            asked.extend(f"{host}:{port}" for host, port in targets)
+            return ExecResult(0, json.dumps({target: target in reached for target in asked}), "")
 
         fake.respond = respond
-        found = verify.check_exposure(fake, fake.container("reranker"), NET, IMAGE)
+        found = verify.check_exposure(fake, fake.container("reranker"), IMAGE)
         return found, asked
 
     return check
 
 
-def address(fake):
-    return fake.container("reranker").endpoint(NET).address
+@pytest.fixture(autouse=True)
+def own_address(monkeypatch):
+    monkeypatch.setattr(verify, "_own_address", lambda: "192.0.2.7")
 
 
-def test_neither_name_nor_address_answers(look, fake):
-    (outside, published), asked = look()
-    assert (outside.status, published.status) == ("ok", "ok")
-    assert asked == ["reranker", address(fake)]
-    assert published.detail == "127.0.0.1:8123"
+def inside(fake, network=NET):
+    return f"{fake.container('reranker').endpoint(network).address}:8000"
 
 
-def test_address_that_answers_is_a_failure(look, fake):
-    (outside, _), _ = look(address(fake))
+def test_own_address_and_published_ports_of_the_host_are_tried_without_dns(look, fake):
+    (outside, _), asked = look()
+    assert asked == [inside(fake), "192.0.2.7:8123", "172.17.0.1:8123"]
+    assert outside.status == "ok"
+    assert all(target in outside.detail for target in asked)
+    assert all(ip_address(target.rpartition(":")[0]) for target in asked)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_address_that_answers_is_a_failure(look, place):
+    _, asked = look()
+    (outside, _), _ = look(asked[place])
     assert outside.status == "fail"
-    assert outside.detail.endswith(address(fake))
+    assert outside.detail.endswith(asked[place])
     assert "docker network inspect bridge" in outside.remedy
 
 
 def test_address_in_another_network_is_tried_too(look, fake):
     """One in the default network is open to whatever container is in it."""
     fake.connect("bridge", "reranker")
-    inside = fake.container("reranker").endpoint("bridge").address
-    (outside, _), asked = look(inside)
-    assert asked == ["reranker", address(fake), inside]
+    other = inside(fake, "bridge")
+    (outside, _), asked = look(other)
+    assert {inside(fake), other} <= set(asked)
     assert outside.status == "fail"
-    assert outside.detail.endswith(inside)
+    assert outside.detail.endswith(other)
 
 
 def test_asked_from_a_container_of_the_default_network_that_goes_again(look, fake):
@@ -71,7 +85,7 @@ def test_asked_from_a_container_of_the_default_network_that_goes_again(look, fak
 def test_stopped_reranker_has_no_address_to_try(look, fake):
     fake.stop("reranker")
     _, asked = look()
-    assert asked == ["reranker"]
+    assert asked == []
 
 
 def test_engine_without_the_default_network_is_skipped(look, fake):
@@ -91,33 +105,38 @@ def test_port_that_others_reach_is_a_warning(look, fake, ip, shown):
 
 
 @pytest.mark.parametrize(
-    ("ports", "detail"), [((), "nothing is published"), ((("::1", 8123, 8000),), "::1:8123")]
+    ("version", "ports", "status"),
+    [
+        ("20.10.24", (), "ok"),
+        ("28.1.0", (), "ok"),
+        ("28.1.0", (("::1", 8123, 8000),), "ok"),
+        ("20.10.24", (("127.0.0.1", 8123, 8000),), "warn"),
+    ],
 )
-def test_port_of_this_host_is_well(look, fake, ports, detail):
+def test_port_of_this_host_is_closed_only_since_docker_28(look, fake, monkeypatch, version, ports, status):
+    before = fake.state()
+    monkeypatch.setattr(fake, "state", lambda: replace(before, version=version))
     fake.change("reranker", published=ports)
     (_, published), _ = look()
-    assert (published.status, published.detail) == ("ok", detail)
+    assert published.status == status
+    assert ("by routing" in published.detail) == (status == "warn")
 
 
 def test_probe_that_fails_is_no_closed_door(look, fake):
     look()
     fake.respond = lambda *_: ExecResult(1, "", "python3: error while loading shared libraries")
-    closed, published = verify.check_exposure(fake, fake.container("reranker"), NET, IMAGE)
-    assert (closed.name, closed.status, published.status) == (verify.CLOSED, "fail", "ok")
+    closed, published = verify.check_exposure(fake, fake.container("reranker"), IMAGE)
+    assert (closed.name, closed.status, published.name) == (verify.CLOSED, "fail", verify.PUBLISHED)
     assert "shared libraries" in closed.detail
 
 
 def test_program_tells_what_answers():
-    """On this host: an open port, the same port of an address where no process listens, no name."""
+    """On this host: an open port, and the same port of an address where no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        hosts = ["127.0.0.1", "127.0.0.9", "no-such-host.invalid"]
-        order = json.dumps({"hosts": hosts, "port": server.getsockname()[1], "timeout": 1.5})
-        program = resources.files("ragops.data") / "port_probe.py"
-        done = subprocess.run(
-            [sys.executable, "-c", program.read_text()],
-            input=order,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    assert json.loads(done.stdout) == ["127.0.0.1"]
+        port = server.getsockname()[1]
+        targets = [("127.0.0.1", port), ("127.0.0.9", port)]
+        order = json.dumps({"targets": targets, "gateway_ports": [], "timeout": 1.5})
+        program = (resources.files("ragops.data") / "port_probe.py").read_text()
+        argv = [sys.executable, "-c", program]
+        done = subprocess.run(argv, input=order, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {f"127.0.0.1:{port}": True, f"127.0.0.9:{port}": False}

@@ -79,6 +79,7 @@ class TestWithoutAStack:
         assert fake.calls == []
 
     def test_doctor_fails_when_a_check_does(self, run, fake):
+        fake.version = "28.2.2"
         fake.add_container("other", publish=(("0.0.0.0", 8123, 80),))
         code, data = as_json(run, "doctor")
         assert (code, data["ok"]) == (1, False)

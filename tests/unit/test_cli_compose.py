@@ -13,6 +13,7 @@ from ragops.cli import main
 from ragops.compose import check_text, render
 from ragops.configuration import Stack
 from ragops.errors import ComposeError
+from tests.support.fake_engine import FakeEngine
 
 FILE = """
 services:
@@ -38,6 +39,9 @@ networks:
 def file(here, model_folder, monkeypatch, tmp_path):
     """A compose file whose model is only named in the file itself."""
     monkeypatch.delenv("RAGOPS_MODEL_DIR")
+    engine = FakeEngine()
+    engine.version = "28.2.2"
+    monkeypatch.setattr("ragops.docker.engine.connect", lambda: engine)
     path = tmp_path / "docker-compose.yaml"
     path.write_text(FILE.format(model="./tiny", network="my-net"))
     return path

@@ -31,22 +31,12 @@ def test_defaults_are_safe():
     assert made.reranker.publish == "127.0.0.1"
     assert made.network.name > "docker_ragflow"  # else joining moves RAGFlow's default route
     assert made.internal_url == "http://ragflow-vllm-reranker:8000/v1"
-    assert made.host_url == "http://127.0.0.1:8123/v1"
 
 
 def test_values_are_read():
     made = parse('[network]\nname = "x1"\nsubnet = "10.77.0.0/24"\n[ragflow]\ncontainers = ["a1", "b1"]\n')
     assert (made.network.name, made.network.subnet) == ("x1", "10.77.0.0/24")
     assert made.ragflow.containers == ("a1", "b1")
-
-
-def test_nothing_is_published_without_a_port_or_on_an_internal_network():
-    assert parse("[reranker]\nport = false").host_url is None
-    assert parse("[network]\ninternal = true").host_url is None
-
-
-def test_ipv6_address_is_bracketed():
-    assert parse('[reranker]\npublish = "::1"').host_url == "http://[::1]:8123/v1"
 
 
 @pytest.mark.parametrize(

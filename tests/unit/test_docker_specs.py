@@ -31,12 +31,13 @@ FULL = ContainerSpec(
     cpuset_mems="0",
     memory=2**30,
     shm_size=2**30,
-    pids_limit=4096,
+    pids_limit=99,
     restart="on-failure:5",
     health=HealthCheck(("python3", "-c", "pass"), interval=7),
-    cap_drop=("ALL",),
-    cap_add=("NET_BIND_SERVICE",),
-    security_opt=("no-new-privileges",),
+    cap_drop=("NET_RAW",),
+    security_opt=("seccomp=unconfined",),
+    user="1000:1000",
+    stop_signal="SIGKILL",
     read_only=True,
     init=True,
 )
@@ -63,8 +64,10 @@ def test_body_says_everything():
         "Target": "/model",
         "ReadOnly": True,
     }
+    assert (body["User"], body["StopSignal"]) == ("1000:1000", "SIGKILL")
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
     assert (host["CpusetCpus"], host["CpusetMems"]) == ("0-3", "0")
-    assert (host["ReadonlyRootfs"], host["Init"], host["CapDrop"]) == (True, True, ["ALL"])
+    assert (host["ReadonlyRootfs"], host["Init"], host["CapDrop"]) == (True, True, ["NET_RAW"])
 
 
 def test_swap_is_never_given_beyond_memory():
@@ -89,6 +92,9 @@ def test_command_line_says_the_same():
     assert flags(FULL, "--health-cmd") == ["python3 -c pass"]
     assert flags(FULL, "--health-interval") == ["7s"]
     assert flags(FULL, "--restart") == ["on-failure:5"]
+    assert flags(FULL, "--user") == ["1000:1000"]
+    assert flags(FULL, "--stop-signal") == ["SIGKILL"]
+    assert flags(FULL, "--log-opt") == ["max-size=10m", "max-file=3"]
     assert flags(FULL, "--label") == [f"{key}={value}" for key, value in FULL.all_labels().items()]
     assert {"--read-only", "--init"} <= set(argv)
 

@@ -257,7 +257,6 @@ def test_the_settings_for_ragflow_are_the_same_as_text_and_as_html():
     for cell in (
         "http://ragflow-vllm-reranker:8000/v1",
         "qwen3-reranker-0.6b",
-        "http://127.0.0.1:8123/v1",
         "VLLM",
     ):
         assert cell in str(table)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ragops.configuration import Reranker, Stack
+from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError
 from ragops.reranker import files
 from ragops.reranker.files import fingerprint
@@ -226,12 +227,21 @@ def test_a_hub_cache_has_links_that_lead_out(tmp_path):
 
 
 def test_files_that_the_container_could_not_read(tmp_path):
+    """The container's user is the owner of private files, never root; else one that owns nothing."""
     made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3)
+    made.chmod(0o755)
+    assert describe(made).uid == UNPRIVILEGED
     (made / "config.json").chmod(0o600)
     if os.getuid() == 0:
-        describe(made)  # root's own
+        assert "mode 600, user 0" in refused(made, "model-unreadable").evidence
         os.chown(made / "config.json", 1000, 1000)
-    assert "mode 600" in refused(made, "model-unreadable").evidence
+        assert describe(made).uid == 1000
+        made.chmod(0o700)
+        assert refused(made, "model-unreadable")
+        os.chown(made, 1000, 1000)
+        assert describe(made).uid == 1000
+    else:
+        assert describe(made).uid == os.getuid()
 
 
 def test_the_fingerprint_is_of_names_and_contents(tmp_path):

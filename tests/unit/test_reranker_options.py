@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -12,6 +13,7 @@ import jinja2.sandbox
 import pytest
 
 from ragops.configuration import Network, Reranker, Stack
+from ragops.docker.objects import EngineState
 from ragops.errors import StackError
 from ragops.reranker import options, sizing
 from ragops.reranker.host import Core, Host, Node
@@ -111,7 +113,7 @@ def test_an_encoder_gets_neither():
     found = flags(spec)
     assert found["--max-model-len"] == "256"
     assert not {"--chat-template", "--hf-overrides", "--block-size", "--enable-prefix-caching"} & set(found)
-    assert [mount.target for mount in spec.mounts] == ["/models/all-minilm-l6-v2", "/cache"]
+    assert [mount.target for mount in spec.mounts] == ["/models/all-minilm-l6-v2", options.CACHE]
 
 
 def test_every_kind_of_model_is_known():
@@ -125,7 +127,7 @@ def test_every_kind_of_model_is_known():
 
 
 def test_every_setting_has_a_reason():
-    rows = (*options.arguments(stack(), QWEN3, size()), *options.environment(stack(), size()))
+    rows = (*options.arguments(stack(), QWEN3, size()), *options.environment(stack(), QWEN3, size()))
     assert all(row.why for row in rows)
     assert len({row.name for row in rows}) == len(rows)
 
@@ -268,10 +270,10 @@ def test_the_container_is_closed():
     spec = launch()
     assert spec.read_only
     assert spec.cap_drop == ("ALL",)
-    assert not spec.cap_add
     assert spec.security_opt == ("no-new-privileges",)
     assert spec.pids_limit > 0
-    assert spec.publish == (("127.0.0.1", 8123, 8000),)
+    assert spec.user == "65532:65532"
+    assert {"noexec", "size=256m"} <= set(spec.tmpfs[0][1].split(","))
     assert all(mount.read_only for mount in spec.mounts if mount.kind == "bind")
     environment = dict(spec.environment)
     assert environment["HF_HUB_OFFLINE"] == environment["VLLM_NO_USAGE_STATS"] == "1"
@@ -282,19 +284,45 @@ def test_shared_memory_holds_vllms_rings():
     assert launch().shm_size > (160 + 240) << 20
 
 
-def test_nothing_is_published_without_a_port_or_on_an_internal_network():
-    assert launch(port=False).publish == ()
-    closed = Stack(network=Network(internal=True))
-    assert launch(configuration=closed).publish == ()
+ENGINE = EngineState("ID", "unix:///x", "28.0.0", "1.48", "/var/lib/docker", 8, 0, "6.1", swarm=False)
+
+
+@pytest.mark.parametrize(
+    ("engine", "reranker", "internal", "published"),
+    [
+        (ENGINE, {}, False, [("127.0.0.1", 8123, 8000)]),
+        (ENGINE, {"publish": "::1", "port": 9}, False, [("::1", 9, 8000)]),
+        (ENGINE, {"port": False}, False, []),
+        (ENGINE, {}, True, []),
+        (replace(ENGINE, version="20.10.24+dfsg1"), {"port": 9}, False, []),
+        (replace(ENGINE, version="27.5.1"), {}, False, []),
+        (replace(ENGINE, version="27.5.1", isolated=True), {}, False, [("127.0.0.1", 8123, 8000)]),
+        (replace(ENGINE, version="4.9.3"), {}, False, []),  # Podman
+        (replace(ENGINE, version="dev"), {}, False, []),
+        (replace(ENGINE, version="20.10.24"), {"expose": True}, False, [("127.0.0.1", 8123, 8000)]),
+        (None, {}, False, []),
+    ],
+)
+def test_port_is_published_only_where_the_engine_keeps_other_machines_out(
+    engine, reranker, internal, published
+):
+    configured = Stack(network=Network(internal=internal), reranker=Reranker(**reranker))
+    assert options.published(configured, engine) == tuple(published)
+
+
+def test_engine_restarts_the_reranker_after_a_stop_of_its_own():
+    """At its start the engine restarts what exited with an error; vLLM exits with 0 after SIGTERM."""
+    spec = launch()
+    assert (spec.restart, spec.stop_signal) == ("on-failure:5", "SIGKILL")
 
 
 def test_compiled_code_goes_to_the_volume():
     spec = launch()
     volume = next(mount for mount in spec.mounts if mount.kind == "volume")
-    assert (volume.source, volume.target) == ("ragflow-vllm-reranker-cache", "/cache")
+    assert (volume.source, volume.target) == ("ragflow-vllm-reranker-compiled", options.CACHE)
     environment = dict(spec.environment)
-    for name in ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "PYTHONPYCACHEPREFIX", "XDG_CACHE_HOME"):
-        assert environment[name].startswith("/cache")
+    for name in ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "PYTHONPYCACHEPREFIX", "HOME"):
+        assert environment[name].startswith(f"{options.CACHE}/65532")
     assert environment["VLLM_USE_AOT_COMPILE"] == "0"
 
 

@@ -227,9 +227,36 @@ class TestUp:
             f"+ connect mine to {NET}"
         ]
 
-    def test_internal_network_has_a_note_about_the_port(self, fake):
-        stack = STACK.model_copy(update={"network": Network(internal=True)})
-        assert any("nothing is published" in note for note in plan(fake, stack).notes)
+    @pytest.mark.parametrize(("internal", "reason"), [(True, "internal"), (False, "before 28")])
+    def test_port_that_is_not_published_has_a_note(self, fake, internal, reason):
+        stack = STACK.model_copy(update={"network": Network(internal=internal)})
+        assert not any("not published" in note for note in plan(fake, stack).notes)
+        notes = plan(fake, stack, dataclasses.replace(SPEC, publish=())).notes
+        assert any("port 8123 is not published" in note and reason in note for note in notes)
+
+    @pytest.mark.parametrize(
+        ("changed", "named"),
+        [
+            ({"Memory": 1 << 30}, "Memory"),
+            ({"NanoCpus": 500_000_000}, "NanoCpus"),
+            ({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 0}}, "RestartPolicy"),
+        ],
+    )
+    def test_limits_that_docker_update_changed_are_restored(self, fake, changed, named):
+        up(fake)
+        assert plan(fake).empty
+        container = fake.container(RERANKER)
+        fake.change(RERANKER, limits={**container.limits, **changed})
+        (line,) = texts(plan(fake))
+        assert line.startswith(f"~ replace container {RERANKER}: docker update changed {named}")
+
+    def test_reranker_leaves_other_networks(self, fake):
+        up(fake)
+        fake.add_network("other")
+        fake.connect("other", RERANKER)
+        assert texts(plan(fake)) == [f"- disconnect {RERANKER} from other"]
+        up(fake)
+        assert plan(fake).empty
 
 
 class TestEngineErrors:
