@@ -9,7 +9,7 @@ from generated import PARTS, inline, row_of, title
 
 from ragops import configuration
 from ragops.checks import budget, causes, rules, verify
-from ragops.checks.probe import TABLE, TITLES
+from ragops.checks.probe import NEEDS, TITLES
 from ragops.ragflow.request import RERANK_TIMEOUT
 
 if TYPE_CHECKING:
@@ -19,9 +19,36 @@ if TYPE_CHECKING:
 
 HOST = configuration.Stack().reranker.name
 
+PROVES = {
+    "dns": ("both share a network", "getent hosts {host}"),
+    "tcp": ("the server listens, and not only on its own localhost", "curl http://{host}:8000"),
+    "health": ("vLLM's engine is alive", "curl …:8000/health"),
+    "routes": (
+        "vLLM was started as a reranker; else the flags that are missing are named",
+        "curl …:8000/openapi.json",
+    ),
+    "models": ("the name that RAGFlow will send is a served one", "curl …:8000/v1/models"),
+    "rerank": ("one score for each document, and the right one first", "RAGFlow's own client library"),
+}
+"""What a layer proves, and a command that tests it in the container without ragops."""
+
 BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
     "scores": tuple((name, (inspect.getdoc(rule) or "").rstrip(".")) for name, rule in rules.RULES),
-    "budget": tuple(budget.PROVES.items()),
+    "budget": (
+        (
+            budget.IN_TIME,
+            "calls of RAGFlow's sizes, natural and stemmed, against the timeout of this release",
+        ),
+        (
+            budget.CAPACITY,
+            "how many chunks fit that time; a release sends 64 to 90 at once, at its default page sizes",
+        ),
+        (budget.REGISTRATION, "the test call of a registration, of which newer releases wait 10 s"),
+        (
+            budget.LONG,
+            "RAGFlow cuts nothing: a chunk longer than the model takes makes the whole call a 400",
+        ),
+    ),
     "exposure": tuple(verify.PROVES.items()),
 }
 """The checks of those layers that have several."""
@@ -31,10 +58,11 @@ def layers() -> Iterator[str]:
     """Every check of verify: what it depends on, what it proves, and a command for it."""
     yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 20 36 22", ""]
     yield from row_of(("layer", "depends on", "proves", "by hand, in the container"))
-    for row in TABLE:
-        needs = ", ".join(TITLES[need] for need in row.needs) or "none"
-        hand = row.by_hand.format(host=HOST)
-        checks = BELOW.get(row.layer) or ((row.title, row.proves),)
+    for layer, heading in TITLES.items():
+        needs = ", ".join(TITLES[need] for need in NEEDS[layer]) or "none"
+        proves, hand = PROVES.get(layer, ("", ""))
+        hand = hand.format(host=HOST)
+        checks = BELOW.get(layer) or ((heading, proves),)
         for name, proves in checks:
             command = f"``{hand}``" if hand.startswith(("curl", "getent")) else hand
             yield from row_of((name, needs, proves, command))

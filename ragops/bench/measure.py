@@ -285,7 +285,6 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         cpu_model=host.cpu_model,
         cpu_features=tuple(sorted(host.features & CPU_FEATURES)),
         cores=spec.cpuset_cpus,
-        core_count=len(deployment.sizing.cores),
         cgroup_cpu_cores=host.quota,
         cgroup_memory_bytes=spec.memory,
         memory_bytes=host.memory,

@@ -103,10 +103,8 @@ def trial_order(levels: tuple[LoadLevel, ...], repeats: int, seed: int) -> list[
     Each repeat has another random order of the levels, so that drift affects all alike.
     """
     generator = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
-    order: list[tuple[LoadLevel, int]] = []
-    for repeat in range(repeats):
-        order += [(level, repeat) for level in generator.sample(levels, len(levels))]
-    return order
+    orders = [generator.sample(levels, len(levels)) for _ in range(repeats)]
+    return [(level, repeat) for repeat, order in enumerate(orders) for level in order]
 
 
 INSTRUCTION_SETS = {
@@ -151,7 +149,6 @@ class Provenance:
     cpu_features: tuple[str, ...] = ()
     cores: str = ""
     """CPU list of the reranker, such as ``0-3``."""
-    core_count: int | None = None
     cgroup_cpu_cores: float | None = None
     """CPU quota in cores."""
     cgroup_memory_bytes: int | None = None
@@ -401,9 +398,8 @@ class Run:
     def missing(self) -> tuple[tuple[LoadLevel, int, int], ...]:
         """Load level, repetition and number of missing requests."""
         done = Counter((record.level, record.repeat) for record in self.measured)
-        rows = []
-        for level, repeat in product(self.info.levels, range(self.info.repeats)):
-            rows.append((level, repeat, self.info.planned(level) - done[level.name, repeat]))
+        trials = product(self.info.levels, range(self.info.repeats))
+        rows = ((level, n, self.info.planned(level) - done[level.name, n]) for level, n in trials)
         return tuple(row for row in rows if row[2] > 0)
 
 

@@ -159,7 +159,7 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
         ("environment", " ".join(f"{name}={value}" for name, value in origin.environment)),
         ("machine", _joined(origin.machine, origin.cpu_model, _gib(origin.memory_bytes))),
         ("CPU features", " ".join(origin.cpu_features)),
-        ("cores", _joined(origin.cores, _labelled("{} in all", origin.core_count))),
+        ("cores", origin.cores),
         (
             "container's limits",
             _joined(_labelled("{:g} cores", origin.cgroup_cpu_cores), _gib(origin.cgroup_memory_bytes)),

@@ -107,7 +107,6 @@ def tune(
     stack: Stack,
     *,
     only: Sequence[str] = (),
-    tolerance: float = TOLERANCE,
     results: Path | str = "results",
     write: Path | str | None = None,
     engine: Engine | None = None,
@@ -117,7 +116,6 @@ def tune(
     Args:
         stack: The configuration; it is the first baseline.
         only: Names of the candidates to try; all but ``int8`` when left out, which copies the model folder.
-        tolerance: Largest difference of a score that counts as equal.
         results: Folder below which a folder for the search is created.
         write: Configuration file that gets the settings of the fastest options; none when left out.
         engine: The Docker engine; connected when left out.
@@ -145,7 +143,7 @@ def tune(
             hint = "int8 needs VNNI or AMX; block sizes need a model that is no encoder"
             raise BenchError(f"{unknown[0]} is no candidate here", evidence=", ".join(table), hint=hint)
         folder = Path(results) / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{machine_name(host)}-tune"
-        search = Search(session, folder, tolerance)
+        search = Search(session, folder)
         search.run({name: table[name] for name in only or table if only or name != "int8"})
     written = Path(write) if write and search.settings else None
     if written:
@@ -215,8 +213,8 @@ def write_settings(file: Path, settings: Settings) -> None:
 class Search:
     """Compares each candidate with the fastest options so far, in two containers outside the network."""
 
-    def __init__(self, session: Session, folder: Path, tolerance: float) -> None:
-        self._session, self._folder, self._tolerance = session, folder, tolerance
+    def __init__(self, session: Session, folder: Path) -> None:
+        self._session, self._folder = session, folder
         self._engine, self._deployment = session.engine, session.deployment
         self.baseline, self.other = (f"{session.stack.reranker.name}-tune-{letter}" for letter in "ab")
         self._servers: dict[str, Server] = {}
@@ -268,7 +266,7 @@ class Search:
             failed, scores = self.score(name)
             queries = [query for query in self._scores if query in scores]
             result = agreement([self._scores[q] for q in queries], [scores[q] for q in queries])
-            is_close = result.kendall_tau >= MIN_TAU and result.max_difference <= self._tolerance
+            is_close = result.kendall_tau >= MIN_TAU and result.max_difference <= TOLERANCE
             decision = "rejected" if failed or result.top1 < 1 or not is_close else "faster"
             return replace(row, decision=decision, reason=failed or str(result))
         except RagopsError as error:

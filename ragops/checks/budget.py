@@ -75,12 +75,6 @@ CAPACITY = "chunks that would fit"
 REGISTRATION = "registration ends in time"
 LONG = "chunks fit the model"
 TITLES = (IN_TIME, CAPACITY, REGISTRATION, LONG)
-PROVES = {
-    IN_TIME: "calls of RAGFlow's sizes, natural and stemmed, against the timeout of this release",
-    CAPACITY: "how many chunks fit that time; a release sends 64 to 90 at once, at its default page sizes",
-    REGISTRATION: "the test call of a registration, of which newer releases wait 10 s",
-    LONG: "RAGFlow cuts nothing: a chunk longer than the model takes makes the whole call a 400",
-}
 
 _REFUSED = "docker logs shows why the server refused the call"
 _STATUS: Mapping[bool | None, Status] = {True: "ok", False: "fail", None: "warn"}

@@ -7,7 +7,7 @@ exact, and needs no scipy. ``checks/budget.py`` and :mod:`ragops.bench` use this
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import StatisticsError, linear_regression
 from typing import TYPE_CHECKING, Protocol
@@ -177,14 +177,12 @@ class FittedRequests:
     """Successful requests that were sent one at a time, and the line through them."""
 
     line: ServiceTime
-    tokens: tuple[int, ...]
-    documents: tuple[int, ...]
-    times: tuple[float, ...]
+    requests: tuple[TimedRequest, ...]
 
     @property
     def tokens_per_document(self) -> float:
         """Mean tokens of a query and a document together."""
-        return sum(self.tokens) / sum(self.documents)
+        return sum(r.tokens or 0 for r in self.requests) / sum(r.documents for r in self.requests)
 
     def scaled_to(self, documents: int) -> list[float]:
         """Estimated seconds of these requests with another number of documents of the same lengths.
@@ -193,9 +191,9 @@ class FittedRequests:
         comes from the machine.
         """
         times = []
-        for tokens, count, time in zip(self.tokens, self.documents, self.times, strict=True):
-            factor = documents / count
-            residual = time - self.line.seconds(tokens)
+        for request in self.requests:
+            factor, tokens = documents / request.documents, request.tokens or 0
+            residual = request.service - self.line.seconds(tokens)
             times.append(self.line.seconds(tokens * factor) + residual * max(math.sqrt(factor), factor))
         return times
 
@@ -207,21 +205,19 @@ def fit_requests(requests: Sequence[TimedRequest]) -> tuple[FittedRequests | Non
     """
     if failed := sum(bool(request.error) for request in requests):
         return None, f"{failed} of {len(requests)} requests failed"
-    good = [request for request in requests if request.tokens]
-    if len(good) < _MIN_REQUESTS:
-        return None, f"only {len(good)} responses with a count of tokens"
-    tokens = tuple(request.tokens or 0 for request in good)
-    times = tuple(request.service for request in good)
+    counted = tuple(request for request in requests if request.tokens)
+    if len(counted) < _MIN_REQUESTS:
+        return None, f"only {len(counted)} responses with a count of tokens"
+    points = [(request.tokens or 0, request.service) for request in counted]
     try:
-        slope, start = linear_regression(tokens, times)
+        slope, start = linear_regression(*zip(*points, strict=True))
     except StatisticsError:
         return None, "all requests have the same number of tokens"
     if slope <= 0:
         return None, "time does not rise with tokens"
-    line = ServiceTime(start, slope, 0.0, len(good))
-    squares = sum((time - line.seconds(count)) ** 2 for count, time in zip(tokens, times, strict=True))
-    line = replace(line, residual_s=math.sqrt(squares / (len(good) - 2)))
-    return FittedRequests(line, tokens, tuple(request.documents for request in good), times), ""
+    squares = sum((time - start - slope * tokens) ** 2 for tokens, time in points)
+    line = ServiceTime(start, slope, math.sqrt(squares / (len(points) - 2)), len(points))
+    return FittedRequests(line, counted), ""
 
 
 def largest_window(fitted: FittedRequests, quantile: float, budget: float) -> int:
@@ -229,7 +225,7 @@ def largest_window(fitted: FittedRequests, quantile: float, budget: float) -> in
 
     In time is the fraction ``quantile`` of the requests, such as 0.95, within ``budget`` seconds.
     """
-    rank = max(1, math.ceil(quantile * len(fitted.times) - 1e-9))
+    rank = max(1, math.ceil(quantile * len(fitted.requests) - 1e-9))
     low, high = 0, MOST + 1
     while high - low > 1:
         middle = (low + high) // 2

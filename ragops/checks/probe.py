@@ -24,58 +24,32 @@ if TYPE_CHECKING:
 Layer = Literal["dns", "tcp", "health", "routes", "models", "rerank", "scores", "budget", "exposure"]
 
 
-@dataclass(frozen=True)
-class LayerInfo:
-    """One layer of the checks."""
+TITLES: Mapping[Layer, str] = {
+    "dns": "name resolves",
+    "tcp": "port answers",
+    "health": "server is healthy",
+    "routes": "rerank is served",
+    "models": "model is served",
+    "rerank": "RAGFlow's call",
+    "scores": "scores are right",
+    "budget": "time is enough",
+    "exposure": "no other access",
+}
+"""Title of each layer, in the order in which they are tested."""
 
-    layer: Layer
-    title: str
-    needs: tuple[Layer, ...]
-    """Layers whose failure stops this one; the failure of any other does not."""
-    proves: str
-    by_hand: str = ""
-    """Command that tests the layer in the container without ragops; may be empty."""
+NEEDS: Mapping[Layer, tuple[Layer, ...]] = {
+    "dns": (),
+    "tcp": ("dns",),
+    "health": ("tcp",),
+    "routes": ("tcp",),
+    "models": ("tcp",),
+    "rerank": ("tcp", "routes"),
+    "scores": ("rerank",),
+    "budget": ("rerank",),
+    "exposure": (),
+}
+"""Layers whose failure stops a layer; the failure of any other does not."""
 
-
-TABLE = (
-    LayerInfo("dns", "name resolves", (), "both share a network", "getent hosts {host}"),
-    LayerInfo(
-        "tcp",
-        "port answers",
-        ("dns",),
-        "the server listens, and not only on its own localhost",
-        "curl http://{host}:8000",
-    ),
-    LayerInfo("health", "server is healthy", ("tcp",), "vLLM's engine is alive", "curl …:8000/health"),
-    LayerInfo(
-        "routes",
-        "rerank is served",
-        ("tcp",),
-        "vLLM was started as a reranker; else the flags that are missing are named",
-        "curl …:8000/openapi.json",
-    ),
-    LayerInfo(
-        "models",
-        "model is served",
-        ("tcp",),
-        "the name that RAGFlow will send is a served one",
-        "curl …:8000/v1/models",
-    ),
-    LayerInfo(
-        "rerank",
-        "RAGFlow's call",
-        ("tcp", "routes"),
-        "one score for each document, and the right one first",
-        "RAGFlow's own client library",
-    ),
-    LayerInfo("scores", "scores are right", ("rerank",), "see the checks below it"),
-    LayerInfo("budget", "time is enough", ("rerank",), "see the checks below it"),
-    LayerInfo("exposure", "no other access", (), "see the checks below it"),
-)
-"""In the order in which they are tested."""
-
-TITLES: Mapping[Layer, str] = {row.layer: row.title for row in TABLE}
-NEEDS: Mapping[Layer, tuple[Layer, ...]] = {row.layer: row.needs for row in TABLE}
 LAYERS: tuple[Layer, ...] = ("dns", "tcp", "health", "routes", "models", "rerank")
 """Layers that one run of the probe tests; the HTTP layers are independent of each other."""
 

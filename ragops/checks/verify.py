@@ -71,7 +71,7 @@ class VerifyContext:
 
 
 def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:
-    """The checks from one RAGFlow container, in the order of :data:`~ragops.checks.probe.TABLE`.
+    """The checks from one RAGFlow container, in the order of :data:`~ragops.checks.probe.TITLES`.
 
     An exception in one of them is a failed check; those that do not need it go on.
     """

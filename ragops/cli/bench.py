@@ -262,7 +262,6 @@ def _find(results: Path, name: str) -> Run:
 def tune(
     call: Call,
     only: Annotated[str, option("NAME,...", "Candidates to compare (default: all but int8).")] = "",
-    tolerance: Annotated[float, option("DIFFERENCE", "Maximum difference of equal scores.")] = 0.02,
     no_write: Annotated[bool, flag("--no-write", "Do not change ragops.toml.")] = False,
     results: Results = Path("results"),
 ) -> None:
@@ -272,7 +271,6 @@ def tune(
     result = ragops.tune(
         call.stack(),
         only=tuple(filter(None, only.split(","))),
-        tolerance=tolerance,
         results=results,
         write=None if no_write else configuration_file(call.stack_file),
     )

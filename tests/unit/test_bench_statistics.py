@@ -166,7 +166,7 @@ def test_tables_of_no_requests_are_empty():
 
 
 def test_resource_usage_has_mean_and_maximum_of_each_level():
-    samples = [Sample(n * SECOND, n * 2 * SECOND, 0, 0, (n + 1) * 2**30, n, 4) for n in range(5)]
+    samples = [Sample(n * SECOND, n * 2 * SECOND, 0, (n + 1) * 2**30, n, 4) for n in range(5)]
     table = resource_usage(simulated([request(1, 3), request(3, 3.5)], samples=samples))
     assert list(table.index) == ["closed-1"]
     row = table.loc["closed-1"]
@@ -197,7 +197,7 @@ def run():
     levels = (LoadLevel.closed(1), LoadLevel.closed(2), LoadLevel.poisson(2))
     records = [r for n in levels for r in sequential(noisy(80, 16.0), level=n.name, sizes=(8, 16, 32))]
     bad = [request(401, 431, error="timeout"), request(431, 432, error="cancelled")]
-    samples = [Sample(number * SECOND, number * SECOND, 0, 0, 2**30, 3, 4) for number in range(5)]
+    samples = [Sample(number * SECOND, number * SECOND, 0, 2**30, 3, 4) for number in range(5)]
     origin = replace(ORIGIN, model_is_stand_in="random weights", client_is_stand_in="the demo client")
     made = simulated([request(0, 4, phase="warmup"), *records, *bad], levels, origin, samples=samples)
     return replace(made, info=replace(made.info, complete=False, reason="stopped"))

@@ -213,7 +213,7 @@ class FakeSearch(Search):
     def __init__(self, scores=None, fails=(), **speeds):
         self.baseline, self.other = BOTH
         self.rows, self.settings, self._round = [], {}, 0
-        self._tolerance, self._engine = 0.02, SimpleNamespace(remove_volume=lambda _: None)
+        self._engine = SimpleNamespace(remove_volume=lambda _: None)
         self.changed, self.fails, self.speeds = scores or {}, fails, speeds
         self.containers, self.measured, self.started, self.broken = {}, [], [], set()
 

@@ -16,7 +16,7 @@ import ragops
 from ragops import bench, cli, errors
 from ragops.bench import plots
 from ragops.checks import budget, causes, doctor, rules, verify
-from ragops.checks.probe import TABLE
+from ragops.checks.probe import LAYERS, TITLES
 from ragops.configuration import Stack
 from ragops.docker import hints
 from ragops.ragflow import failures, releases
@@ -113,9 +113,9 @@ def test_every_recorded_search_is_shown(built):
 
 def test_every_check_of_verify_is_explained(built):
     page = text(built, "verification")
-    titles = [row.title for row in TABLE if row.by_hand]
+    titles = [TITLES[layer] for layer in LAYERS]
     titles += [name for name, _ in rules.RULES]
-    titles += [*budget.PROVES, *verify.PROVES]
+    titles += [*budget.TITLES, *verify.PROVES]
     assert [name for name in titles if name not in page] == []
 
 
