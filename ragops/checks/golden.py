@@ -1,8 +1,7 @@
 """The golden set, queries with documents of which the right ones are known, and measures of an order; pure.
 
 ``data/golden/README.md`` says how the set was written and reviewed. A document has two forms: as written, and
-as RAGFlow's tokenizer leaves it. A measure is a mean from 0 to 1 unless it says otherwise. Ties count as half
-right, so that a constant score gets what chance gets.
+as RAGFlow's tokenizer leaves it. Ties count as half right, so that a constant score gets what chance gets.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ Form = Literal["natural", "ragflow"]
 Kind = Literal["right", "near-duplicate", "hard", "other"]
 
 LANGUAGES = ("en", "de", "zh")
-DEPTH = 10  # ranks of nDCG
 
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 
@@ -116,45 +114,22 @@ class Measures:
     queries: int
     accuracy: float
     """Fraction of (relevant, irrelevant) document pairs in which the relevant one scores higher."""
-    ndcg: float
-    """nDCG@10 with gain 1 for relevant documents."""
-    mrr: float
-    """Mean reciprocal rank of the first relevant document."""
-    separation: float
-    """Mean score of relevant documents minus that of irrelevant ones, in units of the score."""
-    deviations: float
-    """The separation divided by the pooled standard deviation of both groups; 0 if that is 0."""
     lowest: float
-    highest: float
+    """Lowest score."""
     spread: float
     """Standard deviation of all scores, in units of the score."""
 
 
 def measure(items: Sequence[ScoredItem]) -> Measures:
-    """Compute all measures over a set of queries.
+    """Compute the measures over a set of queries.
 
     Raises:
         ValueError: There is no query.
     """
     if not items:
         raise ValueError("no query to measure")
-    right = [score for scored in items for score in scored.of(right=True)]
-    wrong = [score for scored in items for score in scored.of(right=False)]
-    separation = fmean(right) - fmean(wrong)
-    within = math.sqrt(
-        (len(right) * pstdev(right) ** 2 + len(wrong) * pstdev(wrong) ** 2) / len(right + wrong)
-    )
-    return Measures(
-        queries=len(items),
-        accuracy=accuracy(items),
-        ndcg=fmean(ndcg(scored) for scored in items),
-        mrr=fmean(reciprocal_rank(scored) for scored in items),
-        separation=separation,
-        deviations=separation / within if within else 0.0,
-        lowest=min(right + wrong),
-        highest=max(right + wrong),
-        spread=pstdev(right + wrong),
-    )
+    scores = [score for scored in items for score in scored.scores]
+    return Measures(len(items), accuracy(items), min(scores), pstdev(scores))
 
 
 def by_language(items: Sequence[ScoredItem]) -> tuple[tuple[str, Measures], ...]:
@@ -184,23 +159,6 @@ def concordance(items: Iterable[ScoredItem], others: Iterable[ScoredItem]) -> fl
     return fmean(shares)
 
 
-def ndcg(scored: ScoredItem) -> float:
-    """nDCG@10 of one query; tied documents each have the mean gain of the tie."""
-    levels: dict[float, list[float]] = {}
-    for document, score in zip(scored.item.documents, scored.scores, strict=True):
-        levels.setdefault(score, []).append(float(document.right))
-    gains = [fmean(levels[score]) for score in sorted(levels, reverse=True) for _ in levels[score]]
-    ideal = sorted((float(document.right) for document in scored.item.documents), reverse=True)
-    return _discounted(gains[:DEPTH]) / _discounted(ideal[:DEPTH])
-
-
-def reciprocal_rank(scored: ScoredItem) -> float:
-    """Reciprocal rank of the best relevant document; a tied irrelevant document counts half."""
-    best = max(scored.of(right=True))
-    before = sum(_wins(wrong, best) for wrong in scored.of(right=False))
-    return 1 / (1 + before)
-
-
 def word_overlap(item: Item) -> ScoredItem:
     """Score each document by the query words that it contains, weighted by their rarity: the baseline.
 
@@ -223,10 +181,6 @@ def _spread(lang: str, count: int) -> tuple[Item, ...]:
 
 def _wins(score: float, other: float) -> float:
     return 0.5 if score == other else float(score > other)
-
-
-def _discounted(gains: Iterable[float]) -> float:
-    return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains))
 
 
 def _words(text: str) -> frozenset[str]:
