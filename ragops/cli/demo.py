@@ -21,8 +21,9 @@ NOTEBOOKS = ("notebooks", "ragops-notebooks")
 @verb(demos)
 def up(call: Call) -> None:
     """Start the demo client."""
-    from ragops.configuration import home
+    from ragops.configuration import SUBSTITUTE, home
     from ragops.reranker import image
+    from ragops.reranker.model import named_folder
     from ragops.session import lock
     from ragops.stack import demo
 
@@ -31,6 +32,8 @@ def up(call: Call) -> None:
         base = image.ensure(engine, call.stack().reranker.image, home())
         name = demo.up(engine, base.id, home())
     call.show({"container": name, "demo": True}, f"{name} runs: a demo client, not RAGFlow")
+    if named_folder(call.stack()) is None:
+        call.message(f"next, without a model of your own: RAGOPS_MODEL_DIR={SUBSTITUTE} ragops up")
 
 
 @verb(demos)

@@ -182,3 +182,14 @@ def image(
             images.build(engine, home(), name)
         state = images.ensure(engine, name, home())
     call.show(state, f"{name}  {state.size / 1e9:.2f} GB  {(state.digests or (state.id,))[0]}")
+
+
+@verb(app, SETUP, "RAGOPS_MODEL_DIR=substitute ragops model")
+def model(call: Call) -> None:
+    """Show the model that is served; download the substitute model if it is configured."""
+    from ragops.reranker.model import fetch_substitute
+    from ragops.session import Session
+
+    fetch_substitute(call.stack())
+    served = Session(call.stack(), call.engine()).deployment.model
+    call.show(served, f"{served.name}  {served.kind}  {served.weight_bytes / 1e9:.2f} GB  {served.folder}")

@@ -32,6 +32,9 @@ LABEL_NAME = "org.ragops.name"
 LABEL_IMAGE = "org.ragops.image"
 """Label with the configured name of the image: the container is created from the id."""
 
+LABEL_MODEL, LABEL_FINGERPRINT = "org.ragops.model", "org.ragops.model-fingerprint"
+"""Labels with the model folder of a reranker, and with the fingerprint of its files."""
+
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
@@ -449,6 +452,12 @@ class ContainerState:
     def config(self) -> str:
         """Hash of the configuration that it was created from, else empty."""
         return self.labels.get(LABEL_CONFIG, "")
+
+    @property
+    def model(self) -> Path | None:
+        """Model folder of a reranker; None for other containers, and before it was recorded."""
+        folder = self.labels.get(LABEL_MODEL)
+        return Path(folder) if folder else None
 
     def host_url(self, *ports: int) -> str | None:
         """Where its host reaches it: the first port that is published, else the first at its own address."""

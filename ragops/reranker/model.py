@@ -1,6 +1,7 @@
 """The model folder: its kind, its sizes, and whether vLLM can serve it.
 
-:func:`resolve` finds the folder, :func:`describe` reads it, with the file formats of ``files.py``.
+:func:`resolve` finds the folder, :func:`describe` reads it, with the file formats of ``files.py``. Only
+:func:`fetch_substitute` downloads.
 Nothing here runs code from a model folder.
 """
 
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ragops.configuration import SUBSTITUTE, home
 from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError, file_errors
-from ragops.reranker.files import bundled_minilm, lfs_pointers, tensors
+from ragops.reranker.files import MINILM, bundled_minilm, fingerprint, lfs_pointers, tensors
 
 if TYPE_CHECKING:
     from ragops.configuration import Stack
@@ -29,6 +31,8 @@ RERANKS = (
     "Qwen3ForCausalLM (Qwen3-Reranker), Qwen3ForSequenceClassification, any "
     "*ForSequenceClassification with one label, or a sentence-transformers encoder"
 )
+
+SET_MODEL = f"set model under [reranker], or RAGOPS_MODEL_DIR=FOLDER; a trial: RAGOPS_MODEL_DIR={SUBSTITUTE}"
 
 _ENCODERS = {"BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel", "ModernBertModel"}
 _DECODERS = ("Qwen2", "Qwen3", "Llama", "Mistral", "Gemma")
@@ -76,6 +80,8 @@ class Model:
     """An assumption about the folder; empty when its files were unambiguous."""
     uid: int = UNPRIVILEGED
     """User id of the container: an unprivileged one, or the owner of files that only the owner may read."""
+    fingerprint: str = ""
+    """Sampled :func:`~ragops.reranker.files.fingerprint` of the files."""
 
     def weights_as(self, dtype: str) -> int:
         """Bytes of the weights once loaded as ``dtype``."""
@@ -89,22 +95,42 @@ class Model:
         return shape.layers * per_layer if self.causal else 0
 
 
-def resolve(stack: Stack, home: Path) -> Model:
-    """Find and describe the model: ``RAGOPS_MODEL_DIR``, else the configured one, else all-MiniLM-L6-v2.
-
-    The last is downloaded to a folder below ``home``, ragops' data folder, unless it is there.
+def resolve(stack: Stack) -> Model:
+    """Describe the model of ``RAGOPS_MODEL_DIR``, else the configured one; downloads nothing.
 
     Raises:
-        ModelError: The folder can't be served, or all-MiniLM-L6-v2 can't be downloaded.
+        ModelError: No model is configured, or the folder can't be served.
     """
-    return describe(named_folder(stack) or bundled_minilm(home))
+    folder = named_folder(stack)
+    if folder is None:
+        raise ModelError("no model is configured", code="model-unset", hint=SET_MODEL)
+    if folder == substitute_folder() and not folder.exists():
+        what = f"the substitute model {MINILM} is not downloaded yet"
+        raise ModelError(what, code="model-missing", hint="ragops model downloads it, 91 MB", file=folder)
+    return describe(folder)
 
 
 def named_folder(stack: Stack) -> Path | None:
     """The model folder of ``RAGOPS_MODEL_DIR`` or the configuration, if there is one; downloads nothing."""
-    if folder := os.environ.get("RAGOPS_MODEL_DIR"):
-        return Path(folder).expanduser().resolve()
-    return stack.reranker.model
+    name = os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model
+    if str(name) == SUBSTITUTE:
+        return substitute_folder()
+    return Path(name).expanduser().resolve() if name else None
+
+
+def substitute_folder() -> Path:
+    """Folder of the substitute model, which exists once it is downloaded."""
+    return home() / "models" / MINILM
+
+
+def fetch_substitute(stack: Stack) -> None:
+    """Download the substitute model if it is the configured one and missing.
+
+    Raises:
+        ModelError: It can't be downloaded.
+    """
+    if named_folder(stack) == substitute_folder():
+        bundled_minilm(home())
 
 
 def describe(folder: Path) -> Model:
@@ -114,10 +140,15 @@ def describe(folder: Path) -> Model:
         ModelError: A file is missing, truncated or would be missing inside the container, or the
             architecture computes no score for a query and a document.
     """
+    with file_errors(ModelError, f"can't read {folder}", folder, code="model-unreadable", hint=SET_MODEL):
+        return _describe(folder)
+
+
+def _describe(folder: Path) -> Model:
     config = _config(folder)
+    _check_links(folder)
     _check_tokenizer(folder)
     shards = _shards(folder)
-    _check_links(folder)
     uid = _reader(folder)
     entries = _tensors(folder, shards)
     architecture, kind, note = _kind(folder, config)
@@ -138,6 +169,7 @@ def describe(folder: Path) -> Model:
         substitute=_substitute(folder, kind),
         note=note,
         uid=uid,
+        fingerprint=fingerprint(folder, sampled=True),
     )
 
 
@@ -152,8 +184,8 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        hint = "see reranker.model or RAGOPS_MODEL_DIR"
-        raise ModelError(f"there is no model folder {folder}", code="model-missing", hint=hint, file=folder)
+        what = f"there is no model folder {folder}"
+        raise ModelError(what, code="model-missing", hint=SET_MODEL, file=folder)
     if names := lfs_pointers(folder):
         raise ModelError(
             f"{_name(folder)} has git-lfs pointers where its files should be",
@@ -204,9 +236,11 @@ def _shards(folder: Path) -> tuple[Path, ...]:
 
 
 def _check_links(folder: Path) -> None:
-    """Refuse links that lead out: only the folder itself is mounted into the container."""
+    """Refuse links that lead out, or to nothing: only the folder itself is mounted into the container."""
     real = folder.resolve()
     for file in folder.iterdir():
+        if not file.exists():
+            raise _incomplete(folder, f"{file.name} is a link to {file.resolve()}, which does not exist")
         if not file.resolve().is_relative_to(real):
             raise ModelError(
                 f"{_name(folder)} has links to files outside its folder",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragops.docker.objects import ContainerSpec, HealthCheck, Mount
+from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL, ContainerSpec, HealthCheck, Mount
 from ragops.errors import StackError
 from ragops.reranker.host import format_cpu_list
 from ragops.reranker.sizing import SHM_SIZE
@@ -218,6 +218,7 @@ def container_spec(
         user=f"{model.uid}:{model.uid}",
         health=HealthCheck(("python3", "-c", health), timeout=10, start_period=reranker.ready_timeout),
         read_only=True,
+        labels=((LABEL_MODEL, str(model.folder)), (LABEL_FINGERPRINT, model.fingerprint)),
     )
 
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ragops.checks import ready
-from ragops.docker.objects import LABEL, NetworkSpec, differences, moves_route
+from ragops.docker.objects import (
+    LABEL,
+    LABEL_FINGERPRINT,
+    LABEL_MODEL,
+    NetworkSpec,
+    differences,
+    moves_route,
+)
 from ragops.errors import EngineError, InUseError, StackError
 from ragops.progress import step
 from ragops.ragflow.discovery import RagflowContainer, check_connectable, find, is_ragflow
@@ -495,6 +502,11 @@ def outdated(container: ContainerState, spec: ContainerSpec) -> str:
     if container.image_id != spec.image_id:
         moved = f"{container.image_id[7:19]} to {spec.image_id[7:19] or 'an image to pull or build'}"
         return f"image {spec.image} moved from {moved}"
+    labels = dict(spec.labels)
+    if container.model and str(container.model) != labels.get(LABEL_MODEL):
+        return f"model: {container.model} → {labels.get(LABEL_MODEL)}"
+    if container.model and container.labels.get(LABEL_FINGERPRINT) != labels.get(LABEL_FINGERPRINT):
+        return f"model: the files of {container.model} changed"
     if container.config != spec.config_hash():
         return "its configuration changed"
     if changed := spec.updated(container):

@@ -44,7 +44,8 @@ from ragops.ragflow.providers import (
     settings,
 )
 from ragops.ragflow.request import DOCUMENTS, QUERY
-from ragops.session import Deployment, lock
+from ragops.reranker.model import named_folder
+from ragops.session import Deployment, Session, lock
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
 
     ``address`` replaces the reranker's address in its Docker network, for a RAGFlow outside of it.
     """
-    deployment = Deployment.resolve(stack)
+    deployment = Deployment.resolve(stack) if named_folder(stack) else Session.open(stack).deployment
     base_url = address or stack.internal_url
     return RegistrationSpec(deployment.served_name, base_url, deployment.sizing.max_model_len)
 

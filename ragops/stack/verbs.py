@@ -19,6 +19,7 @@ from ragops.errors import EngineError, NotFoundError, RagflowError
 from ragops.ragflow import discovery
 from ragops.reranker import image as images
 from ragops.reranker import int8
+from ragops.reranker import model as models
 from ragops.session import Deployment, Session, lock, refuse_while_watched
 from ragops.stack import override as overrides
 from ragops.stack.plan import Disconnect, Plan, apply, outdated, plan_connect, plan_down, plan_purge, plan_up
@@ -112,6 +113,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     session = Session.open(stack, engine)
     engine, name = session.engine, stack.reranker.name
     with lock(engine.state().id, name):
+        models.fetch_substitute(stack)
         image = images.ensure(engine, stack.reranker.image, home())
         observed = observe(engine)
         changes = _plan(session, image, observed)
@@ -319,6 +321,8 @@ def _status(session: Session, image: ImageState | None) -> Status:
 
 def _model_notes(deployment: Deployment) -> tuple[str, ...]:
     model, notes = deployment.model, []
+    if models.named_folder(deployment.stack) is None:
+        notes.append(f"no model is configured: the reranker's own is kept, {model.folder}")
     if model.substitute:
         notes.append(f"{model.name} is a substitute model: {model.substitute}")
     if model.note:

@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +25,7 @@ from ragops.docker import engine as docker_engine
 from ragops.docker.objects import EventState
 from ragops.errors import EngineError, LockedError, RagopsError
 from ragops.progress import step
+from ragops.reranker.model import named_folder
 from ragops.session import lock
 from ragops.stack import verbs
 from ragops.stack.plan import (
@@ -40,6 +40,7 @@ from ragops.stack.plan import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ragops.docker.engine import Engine
     from ragops.stack.verbs import Status
@@ -378,8 +379,8 @@ def systemd_unit(file: Path | None) -> str:
     names = ("DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
     variables = {name: os.environ[name] for name in names if os.environ.get(name)}
     variables |= {"RAGOPS_HOME": str(home().resolve()), "DOCKER_HOST": address}
-    if model := os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model:
-        variables["RAGOPS_MODEL_DIR"] = str(Path(model).expanduser().resolve())
+    if folder := named_folder(stack):
+        variables["RAGOPS_MODEL_DIR"] = str(folder)
     environment = "\n".join(f"Environment={_quoted(f'{name}={value}')}" for name, value in variables.items())
     return f"""\
 # /etc/systemd/system/ragops-watch.service; then: systemctl enable --now ragops-watch

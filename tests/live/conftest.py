@@ -69,6 +69,14 @@ def pytest_runtest_protocol(item):
         return (yield)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def substitute():
+    """The tests serve the substitute model, unless ``RAGOPS_MODEL_DIR`` names another."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAGOPS_MODEL_DIR", os.environ.get("RAGOPS_MODEL_DIR") or configuration.SUBSTITUTE)
+        yield
+
+
 @pytest.fixture(scope="session")
 def engine():
     found = engines.connect()

@@ -247,15 +247,15 @@ class TestModel:
     def test_stand_in_is_said(self, doctor):
         assert "cosine similarities" in doctor()["model"].detail
 
-    def test_none_named_says_what_stands_in(self, doctor, monkeypatch):
+    def test_none_named_fails(self, doctor, monkeypatch):
         monkeypatch.delenv("RAGOPS_MODEL_DIR")
         seen = doctor()
-        assert seen["model"].status == "warn"
+        assert seen["model"].status == "fail"
         assert "RAGOPS_MODEL_DIR" in seen["model"].remedy
         assert seen["memory"].status == "skip"
 
-    def test_the_stand_in_is_measured_once_it_is_there(self, doctor, monkeypatch, here, model_folder):
-        monkeypatch.delenv("RAGOPS_MODEL_DIR")
+    def test_substitute_is_checked_once_it_is_downloaded(self, doctor, monkeypatch, here, model_folder):
+        monkeypatch.setenv("RAGOPS_MODEL_DIR", "substitute")
         (here / "models").mkdir(parents=True)
         model_folder.rename(here / "models" / "all-MiniLM-L6-v2")
         assert doctor()["memory"].status == "ok"

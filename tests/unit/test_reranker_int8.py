@@ -206,11 +206,11 @@ class TestServed:
 def test_doctor_says_so_before_it_is_served(here, model_folder, machine):
     i8(model_folder / "model.safetensors", 40, 100)
     configured(model_folder, quantization_config=METHOD)
-    found = {check.name: check for check in doctor.check_model(Stack(), machine, running=False)}
+    found = {check.name: check for check in doctor.check_model(Stack(), machine, reranker=None)}
     assert found["model"].status == "fail"
     assert "sums overflow" in found["model"].detail
     able = dataclasses.replace(machine, features=machine.features | {"avx512_vnni"})
-    assert next(doctor.check_model(Stack(), able, running=False)).status == "warn"  # an encoder stands in
+    assert next(doctor.check_model(Stack(), able, reranker=None)).status == "warn"  # an encoder stands in
 
 
 def test_the_command_prints_the_folder(each_host, here, fake, program, model_folder, monkeypatch, capsys):

