@@ -193,7 +193,7 @@ def run_chart(recorded: Any) -> Iterator[str]:
 
 def run_levels(recorded: Any) -> Iterator[str]:
     """A row for each load level of the run."""
-    table = level_table(level_statistics(recorded), percentiles=("p50", "p95", "p99"))
+    table = level_table(level_statistics(recorded))
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-figures", ""]
     for cells in (tuple(column.name for column in table.columns), *table.rows):
         yield from row_of(cells)

@@ -260,7 +260,7 @@ def _percentiles(run: Run) -> Section:
     ]
     timeout = release_of(run).timeout
     texts.append(f"The slowest response took {seconds(slowest)}; RAGFlow's timeout is {timeout:g} s.")
-    table = level_table(rows, percentiles=("p50", "p90", "p95", "p99"))
+    table = level_table(rows)
     return Section("percentile_curve", title, ". ".join(texts), table)
 
 

@@ -276,8 +276,9 @@ def by_load(run: Run) -> list[LevelStatistics]:
     return sorted(level_statistics(run), key=lambda row: (row.level.kind != "closed", row.level.value))
 
 
-def level_table(rows: Sequence[LevelStatistics], percentiles: tuple[str, ...] = ("p50", "p95")) -> Table:
-    """A row for each load level, with these percentiles."""
+def level_table(rows: Sequence[LevelStatistics]) -> Table:
+    """A row for each load level."""
+    percentiles = ("p50", "p95", "p99")
     names = ("load", "requests", "failed", *percentiles, "requests/s", "documents/s", "tokens/s")
     cells = []
     for row in rows:
@@ -287,9 +288,10 @@ def level_table(rows: Sequence[LevelStatistics], percentiles: tuple[str, ...] = 
         if row.limit_fraction is not None:
             tokens.append(f"{row.limit_fraction:.0%} of the machine's GEMM limit")
         values = (f"{row.requests_per_s:.3g}", f"{row.documents_per_s:.1f}", "\n".join(tokens) or "-")
-        times = [str(p) for p in row.latency if p.name in percentiles]
+        known = [p for p in row.latency if p.name in percentiles]
+        times = [f"(n < {p.needed})" if p.value is None else str(p) for p in known]
         cells.append((load_name(row.level.name), str(row.n), str(row.errors), *times, *values))
-    title = "Latency from when a request was due, with 95 % intervals; throughput of successful requests"
+    title = "Latency with 95 % intervals, which need n requests, and throughput of successful requests"
     return Table(tuple(map(Column, names)), tuple(cells), title, header=True)
 
 
