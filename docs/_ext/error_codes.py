@@ -59,6 +59,7 @@ CODES = {
         "The port would be open to other machines, and a published port passes the host's firewall."
     ),
     "cores-missing": Code("The CPU list is not valid, or names CPUs that this process may not use."),
+    "reranker-renamed": Code("``ragops watch`` can't follow a reranker to another name."),
     "secret-refused": Code("A key or token can't be read, or is not valid in an HTTP header."),
     "address-refused": Code("The address of RAGFlow, or of a server to measure, is not valid."),
     "length-refused": Code("The model can't read documents of that length."),
@@ -82,8 +83,6 @@ CODES = {
     "reranker-missing": Code("There is no reranker of that name."),
     "network-missing": Code("The network does not exist yet."),
     # LaunchError
-    "reranker-removed": Code("The container was removed while it started."),
-    "reranker-paused": Code("The container is paused."),
     "start-slow": Code("The server was not ready before the timeout."),
     # ModelError
     "model-unset": Code("No model is configured, and there is no reranker whose model could stay."),
@@ -161,6 +160,6 @@ CODES = {
 }
 """Codes of ragops' own errors."""
 
-HINTS = (*hints.ENGINE, *hints.EXITS.values(), *hints.CONTAINER, *FAILURES)
+HINTS = (*hints.ENGINE, *hints.STATES.values(), *hints.CONTAINER, *FAILURES)
 EXPLAINED = {hint.code: Code(hint.cause, hint.remedy) for hint in reversed(HINTS)} | CODES
 """All codes, with those of known messages of Docker engines, containers and RAGFlow."""

@@ -35,7 +35,7 @@ FOLDERS = ("ragops", "benchmarks", "tools")
 KINDS = dict(inspect.getmembers(errors, inspect.isclass))
 TABLES = {
     "EngineError": hints.ENGINE,
-    "LaunchError": (*hints.CONTAINER, *hints.EXITS.values()),
+    "LaunchError": (*hints.CONTAINER, *hints.STATES.values()),
     "RagflowError": FAILURES,
 }
 TRANSLATORS = {"file_errors", "read_text"}
@@ -90,13 +90,15 @@ def known() -> Iterator[Example]:
     """Messages of the Docker engine, containers and RAGFlow, as the errors that contain them."""
     messages = {
         "EngineError": "the Docker engine could not ACTION",
-        "LaunchError": "CONTAINER ended SECONDS s after the wait began (exit code 1)",
+        "LaunchError": "CONTAINER exited with code 1",
         "RagflowError": "RAGFlow refused: WHAT",
     }
     for kind, table in TABLES.items():
         for hint in table:
-            words = "..." if hint in hints.EXITS.values() else f"... {hint.words} ..."
-            message = messages[kind].replace("exit code 1", hint.words) if words == "..." else messages[kind]
+            state = hint in hints.STATES.values()
+            message, words = (
+                (f"CONTAINER {hint.words}", "") if state else (messages[kind], f"... {hint.words} ...")
+            )
             yield Example(kind, hint.code, message, words, hint.remedy, "hints.py")
     yield Example("NotFoundError", "not-found", messages["EngineError"], "No such OBJECT: NAME")
 

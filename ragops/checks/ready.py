@@ -1,17 +1,20 @@
 """Wait until the reranker responds, or raise the reason why it does not.
 
-Phases: start, load, compile, ready. The container's log shows the first three, and a rerank of one document
-inside the container the last: ``/health`` alone also responds when the server hangs.
+The container's log shows the phases of its start, and a rerank of one document inside the container that it
+is ready: ``/health`` alone also responds when the server hangs.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Literal
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ragops.checks.probe import probe_input, program
 from ragops.docker import hints
+from ragops.docker.objects import EventState
 from ragops.errors import EngineError, LaunchError
 from ragops.progress import step
 from ragops.ragflow.request import RerankRequest
@@ -20,22 +23,15 @@ if TYPE_CHECKING:
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
 
-Phase = Literal["start", "load", "compile", "ready"]
-
-_MARKS: tuple[tuple[str, Phase], ...] = (
-    ("Warming up model", "compile"),
-    ("Starting to load model", "load"),
-    ("Loading weights", "load"),
-)
-_PHASES = {"start": "start", "load": "load the model", "compile": "compile", "ready": "ready"}
-_LISTENS = "Application startup complete"
 _COUNT_REQUESTS = """
 from urllib.request import urlopen
 lines = urlopen("http://127.0.0.1:8000/metrics", timeout=5).read().decode().splitlines()
 print(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_")))
 """
+_PHASES = {"start": "start", "load": "load the model", "compile": "compile", "listen": "compile"}
 _TAIL = 400
 _INTERVAL = 1.0
+_TIMEOUT = 60.0
 
 
 def wait(engine: Engine, name: str, served_name: str, timeout: float) -> float:
@@ -44,48 +40,50 @@ def wait(engine: Engine, name: str, served_name: str, timeout: float) -> float:
     Raises:
         LaunchError: The container exited (reported within two seconds), or the timeout has passed.
     """
-    begin = time.monotonic()
-    phase: Phase | None = None
+    begin, shown = time.monotonic(), ""
     first = engine.container(name)
     restarts = first.restart_count if first else 0  # earlier restarts do not count
     while True:
-        elapsed = time.monotonic() - begin
-        container = _running(engine, name, elapsed, restarts)
-        log = engine.logs(name, tail=_TAIL)
-        current = phase_of(log)
-        listens = _LISTENS in log or container.health == "healthy"  # a long log may lack the line
-        if listens and responds(engine, name, served_name):
-            current = "ready"
-        if current != phase:
-            phase = current
-            step(f"{name}: {_PHASES[phase]}")
-        if phase == "ready":
-            return elapsed
-        if elapsed > timeout:
+        container = engine.container(name)
+        if container and container.restart_count > restarts:
+            container = replace(container, health="starting")  # it may have no health check
+        elif container:
+            container = replace(container, restart_count=0)
+        if container is None or container.status != "running" or container.restart_count:
+            raise problem(engine, name, container) or LaunchError(f"{name} restarted", container=name)
+        try:
+            log = engine.logs(name, tail=_TAIL)
+        except EngineError:
+            if (now := engine.container(name)) and now.status == container.status:
+                raise
+            continue  # it was just removed
+        phase, left = hints.phase_of(log), begin + timeout - time.monotonic()
+        listens = phase == "listen" or container.health == "healthy"  # a long log may lack the line
+        if listens and responds(engine, name, served_name, timeout=max(1.0, min(left, _TIMEOUT))):
+            step(f"{name}: ready")
+            return time.monotonic() - begin
+        if _PHASES[phase] != shown:
+            shown = _PHASES[phase]
+            step(f"{name}: {shown}")
+        if begin + timeout <= time.monotonic():
+            state = hints.STATES["hangs" if listens else "loading"]
+            progress = f"docker logs --follow {name} shows the progress; raise ready_timeout if it continues"
             raise LaunchError(
-                f"{name} did not respond within {elapsed:.0f} s; it is {container.status}",
-                code="start-slow",
+                f"{name} {state.words} after {timeout:g} s",
+                code=state.code if listens else "start-slow",
                 evidence="\n".join(log.splitlines()[-8:]),
-                hint=f"docker logs --follow {name} shows the progress; raise ready_timeout if it continues",
+                hint=state.remedy.replace("CONTAINER", name) if listens else progress,
                 container=name,
             )
-        time.sleep(_INTERVAL)
+        time.sleep(min(_INTERVAL, max(0.0, left)))
 
 
-def phase_of(log: str) -> Phase:
-    """The phase that a log shows."""
-    for words, phase in _MARKS:
-        if words in log:
-            return phase
-    return "start"
-
-
-def responds(engine: Engine, name: str, served_name: str, *, timeout: float = 60) -> bool:
+def responds(engine: Engine, name: str, served_name: str, *, timeout: float = _TIMEOUT) -> bool:
     """Whether a rerank of one document, sent inside the container, gets a response in ``timeout`` seconds."""
     request = RerankRequest(served_name, documents=RerankRequest(served_name).documents[:1])
     stdin = probe_input("http://127.0.0.1:8000/v1", request, connect_timeout=5, timeout=timeout)
     try:
-        result = engine.execute(name, ("python3", "-c", program()), stdin=stdin, timeout=timeout + 30)
+        result = engine.execute(name, ("python3", "-c", program()), stdin=stdin, timeout=timeout)
         return bool(json.loads(result.stdout)["steps"]["rerank"]["ok"])
     except (EngineError, ValueError, KeyError):
         return False  # the container may just have exited
@@ -104,30 +102,16 @@ def drain(engine: Engine, name: str, timeout: float = 30) -> None:
         time.sleep(_INTERVAL)
 
 
-def _running(engine: Engine, name: str, elapsed: float, restarts: int) -> ContainerState:
-    container = engine.container(name)
-    if container is None:
-        raise LaunchError(
-            f"{name} was removed while it was starting",
-            code="reranker-removed",
-            hint="ragops up starts it again",
-            container=name,
-        )
-    if container.status == "running" and container.restart_count <= restarts:
-        return container
-    if container.status == "paused":
-        raise LaunchError(
-            f"{name} is paused", code="reranker-paused", hint=f"docker unpause {name}", container=name
-        )
-    log = engine.logs(name, tail=_TAIL)
-    killed = ", out of memory" if container.oom_killed else ""
-    restarted = f", restarted {container.restart_count} times" if container.restart_count else ""
-    hint = hints.for_container(log, exit_code=container.exit_code, oom_killed=container.oom_killed)
-    raise LaunchError(
-        f"{name} exited {elapsed:.0f} s after the wait began "
-        f"(exit code {container.exit_code}{killed}{restarted})",
-        evidence=hints.relevant_lines(log) or container.error or "the log is empty",
-        code=hint.code,
-        hint=hint.remedy,
-        container=name,
-    )
+def problem(engine: Engine, name: str, container: ContainerState | None) -> LaunchError | None:
+    """Why a container does not respond, as far as its state, events and log show it; else None."""
+    events, log = tuple[EventState, ...](), ""
+    if container is not None and not container.serves:
+        with suppress(EngineError):  # the state alone shows most causes; it may just have been removed
+            events = engine.ends(container.id)
+            log = engine.logs(container.id, tail=_TAIL)
+    hint = hints.for_container(container, events, log)
+    if not hint.code:
+        return None
+    evidence = hints.relevant_lines(log) or (container.error if container else "")
+    message = f"{name} {hint.words}"
+    return LaunchError(message, code=hint.code, evidence=evidence, hint=hint.remedy, container=name)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 OUTSIDE = "bridge"
 """Docker's default network, which every engine has unless it is configured otherwise."""
 
+RUNS = "reranker runs"
 CLOSED = "closed to other containers"
 PUBLISHED = "published on this host only"
 PROVES = {
@@ -75,16 +76,17 @@ def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Ch
 
     An exception in one of them is a failed check; those that do not need it go on.
     """
-    engine, image, url, expected = context.engine, context.reranker.image, context.url, context.expected
-    plan = plan_requests(expected, full=context.full)
-    spare = rules.SPARE if context.budget else rules.HURRIED
-    batch = rules.batch(expected, plan, url, full=context.full, spare=spare)
-    duration = "the whole golden set" if context.full else f"{batch.seconds:.0f} s at most"
-    step(f"{ragflow.name}: connection and scores, {duration}")
-    known = options.known(context.deployment.model)
-    target = connection.target(ragflow, url, expected.model, known, trained=expected.trained)
+    image, url = context.reranker.image_id, context.url  # a tag may have moved
     try:
-        result = connection.check(engine, ragflow, image, target, context.reranker.name, batch)
+        expected = context.expected
+        plan = plan_requests(expected, full=context.full)
+        spare = rules.SPARE if context.budget else rules.HURRIED
+        batch = rules.batch(expected, plan, url, full=context.full, spare=spare)
+        duration = "the whole golden set" if context.full else f"{batch.seconds:.0f} s at most"
+        step(f"{ragflow.name}: connection and scores, {duration}")
+        known = options.known(context.deployment.model)
+        target = connection.target(ragflow, url, expected.model, known, trained=expected.trained)
+        result = connection.check(context.engine, ragflow, image, target, context.reranker.name, batch)
     except Exception as error:  # noqa: BLE001 - reported as a failed check
         result = ConnectionResult((failed_check(TITLES["rerank"], error, ragflow.name),))
     yield from result.checks
@@ -108,7 +110,7 @@ def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     if not context.budget:
         return [Check(TITLES["budget"], "skip", "not requested", "", ragflow.name)]
     reranker, model, expected = context.reranker, context.deployment.model, context.expected
-    engine, image = context.engine, reranker.image
+    engine, image = context.engine, reranker.image_id
     calls = budget.time_calls(engine, ragflow, image, context.url, expected, full=context.full)
     advice = budget.speed_advice(reranker, model, context.deployment.host)
     profile = budget.call_profile(ragflow, expected)

@@ -212,6 +212,16 @@ class Engine:
         with _engine_errors(f"measure {container}", container):
             return StatsState.from_api(self._client.api.stats(container, stream=False, one_shot=True))
 
+    def ends(self, container: str) -> tuple[EventState, ...]:
+        """Starts, ends, kills and OOM events of a container, the oldest first.
+
+        The engine keeps its last 256 events of all objects.
+        """
+        filters = {"container": container, "event": ["start", "die", "kill", "oom"]}
+        with _engine_errors(f"list the events of {container}", container):
+            events = self._client.api.events("1", f"{time.time():.6f}", filters=filters, decode=True)
+            return tuple(map(EventState.from_api, events))
+
     @contextlib.contextmanager
     def events(self) -> Iterator[Iterator[EventState]]:
         """Stream container and network events until the connection closes."""

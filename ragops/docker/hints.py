@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from signal import SIGTERM, Signals
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from ragops.docker.objects import ContainerState, EventState
 
 
 @dataclass(frozen=True)
@@ -208,21 +211,79 @@ CONTAINER = (
     ),
 )
 
-EXITS = {
-    137: Hint(
-        "exit code 137",
-        "The kernel killed the server, because the container or the machine ran out of memory.",
-        "it ran out of memory: raise memory_gib, or lower kv_cache_gib under [reranker]",
+STATES: dict[str, Hint] = {
+    "removed": Hint(
+        "does not exist",
+        "The container was removed, or not created yet.",
+        "ragops up creates it",
+        "reranker-missing",
+    ),
+    "paused": Hint(
+        "is paused",
+        "All processes of the container are paused.",
+        "docker unpause CONTAINER",
+        "reranker-paused",
+    ),
+    "stopped": Hint(
+        "was stopped",
+        "The server ended on request: of docker stop, or of the Docker engine when that ended.",
+        "ragops up starts it again",
+        "reranker-stopped",
+    ),
+    "loading": Hint(
+        "is still loading its model",
+        "The server does not listen yet.",
+        "ragops up waits for it; docker logs --follow CONTAINER shows the progress",
+        "reranker-loading",
+    ),
+    "hangs": Hint(
+        "listens, but does not respond",
+        "The server accepts connections, and sends no response.",
+        "docker restart CONTAINER; a running ragops watch does so",
+        "reranker-hangs",
+    ),
+    "memory": Hint(
+        "exited with code 137 (SIGKILL): out of memory",
+        "The kernel killed a process of the server, because the container's memory was used up.",
+        "raise memory_gib, or lower kv_cache_gib under [reranker]",
         "out-of-memory",
     ),
-    132: Hint(
-        "exit code 132",
-        "The server ended at an instruction that this processor does not have (SIGILL).",
+    "137": Hint(
+        "exited with code 137 (SIGKILL)",
+        "The server was killed: by docker kill, or by the kernel because the machine's memory was used up.",
+        "ragops up starts it again; journalctl -k shows whether the machine ran out of memory",
+        "reranker-killed",
+    ),
+    "132": Hint(
+        "exited with code 132 (SIGILL)",
+        "The server ended at an instruction that this processor does not have.",
         "the image needs CPU instructions that this machine lacks; ragops doctor names them",
         "cpu-too-old",
     ),
+    "139": Hint(
+        "exited with code 139 (SIGSEGV)",
+        "The server crashed in native code, at an address that is not its own.",
+        "docker logs CONTAINER shows where; use the image that ragops image pulls or builds",
+        "server-crashed",
+    ),
+    "": Hint(
+        "exited with code 1",
+        "The server ended while it started; the end of its log is shown.",
+        "docker logs CONTAINER shows the whole log; ragops doctor checks for most causes",
+        "start-failed",
+    ),
 }
-"""Hints by exit code, which are looked up before those of the log."""
+"""States of a reranker that does not respond; an exit code is looked up before the log."""
+
+Phase = Literal["start", "load", "compile", "listen"]
+_START = "non-default args:"
+"""vLLM logs it first; the log before it is of an earlier start."""
+_PHASES: tuple[tuple[str, Phase], ...] = (
+    ("Application startup complete", "listen"),
+    ("Warming up model", "compile"),
+    ("Starting to load model", "load"),
+    ("Loading weights", "load"),
+)
 
 UNKNOWN = Hint("", "", "", "")
 
@@ -237,10 +298,72 @@ def for_engine(text: str) -> Hint:
     return find(ENGINE, text)
 
 
-def for_container(log: str, *, exit_code: int, oom_killed: bool) -> Hint:
-    """The hint for a container that ended; without a code where the cause is unknown."""
-    hint = EXITS.get(137 if oom_killed else exit_code) or find(CONTAINER, log)
-    return hint if hint.code else replace(hint, remedy="docker logs shows the whole log")
+def phase_of(log: str) -> Phase:
+    """The phase of the last start that a log shows."""
+    last = log.rpartition(_START)[2]
+    return next((phase for words, phase in _PHASES if words in last), "start")
+
+
+def for_container(container: ContainerState | None, events: Sequence[EventState], log: str) -> Hint:
+    """Why a container does not respond: ``words`` is its state. :data:`UNKNOWN` for one that may respond.
+
+    Args:
+        container: Its state; None if it does not exist.
+        events: Its starts, ends, kills and OOM events, the oldest first, as far as the engine has them.
+        log: The end of its log.
+    """
+    if container is None or container.status in {"removing", "dead"}:
+        return STATES["removed"]
+    if container.serves:
+        return UNKNOWN
+    if container.status == "paused":
+        hint = STATES["paused"]
+    elif container.status == "created":
+        hint = find(ENGINE, container.error) if container.error else STATES["stopped"]
+        hint = replace(hint, words="was not started", code=hint.code or "start-failed")
+    elif container.status != "running":
+        hint = _for_exit(container, events, log)
+    else:
+        hint = _for_running(container, events, log)
+    return replace(hint, remedy=hint.remedy.replace("CONTAINER", container.name))
+
+
+def _for_running(container: ContainerState, events: Sequence[EventState], log: str) -> Hint:
+    exited = _for_exit(container, events, log)
+    if container.restart_count and exited.code != STATES["stopped"].code:
+        return exited
+    if any(event.action == "oom" for event in _after_end(events, 1)):
+        return replace(STATES["memory"], words="lost a process: out of memory")
+    if phase_of(log) in {"load", "compile"} or (container.health == "starting" and phase_of(log) == "start"):
+        return STATES["loading"]
+    return STATES["hangs"] if container.health == "unhealthy" else UNKNOWN
+
+
+def _for_exit(container: ContainerState, events: Sequence[EventState], log: str) -> Hint:
+    """The cause of the last exit; its code is in the last ``die`` event, as a restart resets the state's."""
+    run = _after_end(events, 2)
+    codes = [event.exit_code for event in run if event.action == "die"]
+    code = codes[0] if codes else container.exit_code
+    if container.oom_killed or any(event.action == "oom" for event in run):
+        hint = STATES["memory"]
+    elif code in {0, 137, 143} and any(event.signal == SIGTERM for event in run):
+        hint = STATES["stopped"]
+    else:
+        hint = STATES.get(str(code)) or find(CONTAINER, log)
+    if not hint.code:
+        hint = STATES["stopped" if code in {0, 143} and not container.restart_count else ""]
+    verb = "was stopped" if hint == STATES["stopped"] else "exited"
+    signal = f" ({Signals(code - 128).name})" if code - 128 in set(Signals) else ""
+    restarts = f", restarted {container.restart_count} times" if container.restart_count else ""
+    reason = f": {hint.words}" if hint in CONTAINER else ""
+    reason = ": out of memory" if hint == STATES["memory"] else reason
+    return replace(hint, words=f"{verb} with code {code}{signal}{restarts}{reason}")
+
+
+def _after_end(events: Sequence[EventState], number: int) -> Sequence[EventState]:
+    """The events after the end of the last run (1), or of the one before (2)."""
+    ends = [index for index, event in enumerate(events) if event.action == "die"]
+    return events[ends[-number] + 1 :] if len(ends) >= number else events
 
 
 def relevant_lines(log: str, last: int = 6) -> str:

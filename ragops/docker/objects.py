@@ -439,6 +439,11 @@ class ContainerState:
         return self.status in {"running", "paused"}
 
     @property
+    def serves(self) -> bool:
+        """Whether it runs and its health check, if it has one, succeeds."""
+        return self.status == "running" and self.health not in {"starting", "unhealthy"}
+
+    @property
     def ours(self) -> bool:
         """Whether ragops created it; a user's container of our image has only the image's label."""
         return self.role not in {"", *IMAGE_ROLES}
@@ -589,12 +594,17 @@ class EventState:
     kind: str
     action: str
     name: str
+    exit_code: int = 0
+    """Of ``container die``."""
+    signal: int = 0
+    """Of ``container kill``."""
 
     @classmethod
     def from_api(cls, raw: Mapping[str, Any]) -> EventState:
         """From a line of ``/events``."""
         attributes = (raw.get("Actor") or {}).get("Attributes") or {}
-        return cls(raw.get("Type", ""), raw.get("Action", ""), attributes.get("name", ""))
+        code, signal = int(attributes.get("exitCode", 0)), int(attributes.get("signal", 0))
+        return cls(raw.get("Type", ""), raw.get("Action", ""), attributes.get("name", ""), code, signal)
 
 
 def option_value(command: tuple[str, ...], option: str) -> str:

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ragops.checks import Report, ready
-from ragops.checks.verify import VerifyContext, check_exposure, checks_for
+from ragops.checks import Check, Report, ready
+from ragops.checks.verify import RUNS, VerifyContext, check_exposure, checks_for
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
@@ -22,12 +22,23 @@ from ragops.reranker import int8
 from ragops.reranker import model as models
 from ragops.session import Deployment, Session, lock, refuse_while_watched
 from ragops.stack import override as overrides
-from ragops.stack.plan import Disconnect, Plan, apply, outdated, plan_connect, plan_down, plan_purge, plan_up
+from ragops.stack.plan import (
+    Disconnect,
+    Plan,
+    RestartContainer,
+    apply,
+    outdated,
+    plan_connect,
+    plan_down,
+    plan_purge,
+    plan_up,
+)
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, NetworkState, Observed
+    from ragops.errors import LaunchError
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.stack.override import Override
 
@@ -47,11 +58,14 @@ class Status(Shown):
     """The actions of :func:`up`."""
     host_url: str | None = None
     """The reranker's address for programs on this host."""
+    problem: LaunchError | None = None
+    """Why the reranker does not respond, as far as its state shows it."""
 
     @property
     def ok(self) -> bool:
-        """Whether the reranker runs and nothing differs from the configuration."""
-        return self.drift.empty and self.reranker is not None and self.reranker.running
+        """Whether the reranker runs, also while it loads, and nothing differs from the configuration."""
+        loads = self.problem is None or self.problem.code == "reranker-loading"
+        return self.drift.empty and self.reranker is not None and self.reranker.running and loads
 
     def connected(self, ragflow: RagflowContainer) -> bool:
         """Whether a RAGFlow container is connected to the network."""
@@ -75,6 +89,7 @@ class Status(Shown):
             "host_url": self.host_url,
             "ragflow": clients,
             "drift": self.drift,
+            "problem": self.problem and self.problem.to_json(),
         }
 
     def table(self) -> Table:
@@ -85,6 +100,8 @@ class Status(Shown):
             ("network", network if self.network else f"{network} is missing"),
             ("reranker", f"{self.stack.reranker.name}: {health}"),
         ]
+        if self.problem:
+            rows.append(("cause", f"{self.problem.message}\nhint: {self.problem.hint}"))
         for ragflow in self.ragflow:
             client = "the demo client, " if ragflow.demo else ""
             connection = "connected" if self.connected(ragflow) else "not connected"
@@ -117,9 +134,13 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         image = images.ensure(engine, stack.reranker.image, home())
         observed = observe(engine)
         changes = _plan(session, image, observed)
+        restarts = any(isinstance(action, RestartContainer) for action in changes.actions)
+        if restarts and ready.responds(engine, name, session.deployment.served_name):  # unpaused a moment ago
+            others = (action for action in changes.actions if not isinstance(action, RestartContainer))
+            changes = Plan(tuple(others), changes.notes)
         apply(changes, engine)
     before = observed.container(name)
-    if changes.actions or before is None or before.health != "healthy":
+    if changes.actions or before is None or before.health != "healthy" or not before.serves:
         ready.wait(engine, name, session.deployment.served_name, stack.reranker.ready_timeout)
     return _status(session, image)
 
@@ -154,14 +175,18 @@ def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, bu
     if not containers:
         hint = "start RAGFlow, or: ragops demo up"
         raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
+    title = f"verify {stack.internal_url}"
+    error = ready.problem(engine, name, reranker)
+    if error and error.code != "reranker-hangs":  # a health check may be older than the last unpause
+        return Report(title, (Check(RUNS, "fail", error.message, error.hint),), _model_notes(deployment))
     context = VerifyContext(engine, deployment, reranker, full=full, budget=budget)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
-        exposed = parallel.submit(check_exposure, engine, reranker, reranker.image)
+        exposed = parallel.submit(check_exposure, engine, reranker, reranker.image_id)
         inside = [check for ragflow in containers for check in checks_for(ragflow, context)]
         outside = exposed.result()
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
     notes = (*_model_notes(deployment), *demos)
-    return Report(f"verify {stack.internal_url}", (*inside, *outside), notes)
+    return Report(title, (*inside, *outside), notes)
 
 
 def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
@@ -274,8 +299,9 @@ def _next_step(status: Status) -> NextStep:
     if not status.drift.empty:
         state = f"the stack differs from its configuration:\n{status.drift}"
         return NextStep(state, "ragops up", "applies it")
-    if reranker.health != "healthy":
-        state = f"the reranker is {reranker.status} {reranker.health}".strip()
+    if status.problem or reranker.health != "healthy":
+        running = f"the reranker is {reranker.status} {reranker.health}".strip()
+        state = status.problem.message if status.problem else running
         return NextStep(state, "ragops up", "waits for its first response, or shows why there is none")
     if not status.ragflow:
         purpose = "starts the demo client; or start RAGFlow"
@@ -316,6 +342,7 @@ def _status(session: Session, image: ImageState | None) -> Status:
         ragflow=discovery.find(observed.containers, stack.ragflow),
         drift=_plan(session, image, observed),
         host_url=session.host_url(reranker),
+        problem=ready.problem(session.engine, reranker.name, reranker) if reranker else None,
     )
 
 

@@ -23,7 +23,7 @@ from ragops.checks import ready
 from ragops.configuration import Stack, configuration_file, home, load
 from ragops.docker import engine as docker_engine
 from ragops.docker.objects import EventState
-from ragops.errors import EngineError, LockedError, RagopsError
+from ragops.errors import EngineError, LockedError, RagopsError, StackError
 from ragops.progress import step
 from ragops.reranker.model import named_folder
 from ragops.session import lock
@@ -49,7 +49,7 @@ START_ACTIONS = (RunContainer, ReplaceContainer, StartContainer, RestartContaine
 """Actions that start the reranker. They come last and have their own back-off: a reranker that keeps exiting
 must not keep RAGFlow from its network."""
 
-_CONTAINER_EVENTS = frozenset({"start", "die", "destroy", "rename", "unpause"})
+_CONTAINER_EVENTS = frozenset({"start", "die", "destroy", "rename", "pause", "unpause"})
 _RECONNECT = (0.5, 1.0, 2.0)
 """Seconds between attempts to reach an engine that stopped; the last for all later ones."""
 _log = logging.getLogger(__name__)
@@ -102,6 +102,11 @@ class WatchState:
     probing: bool = False
     missed: int = 0
     """Missing responses in a row."""
+    unhealthy: bool = False
+    """Whether Docker reports it as unhealthy, which may be older than its last response: it is restarted if
+    it does not respond to one more request."""
+    outdated: bool = False
+    """Whether the request on its way was sent before that."""
     starts: int = 0
     """Starts of the reranker since its last response."""
     start_at: float = 0.0
@@ -145,19 +150,27 @@ class WatchState:
 
         A missing response of a reranker that is starting does not count.
         """
-        after = replace(self, probing=False, probe_at=now + self.pace.probe)
+        probe_at = now if self.outdated else now + self.pace.probe
+        after = replace(self, probing=False, outdated=False, probe_at=probe_at)
         if ok:
             return replace(after, missed=0, starts=0, start_at=0.0)
-        if ok is None or not self.serving:
+        if ok is None or not self.serving or self.outdated:
             return after
-        missed = self.missed + 1
-        return replace(after, missed=missed, check_at=now if missed >= self.pace.misses else self.check_at)
+        after = replace(after, missed=self.missed + 1)
+        return replace(after, check_at=now) if after.hangs else after
+
+    @property
+    def hangs(self) -> bool:
+        """Whether so many responses are missing that the reranker is restarted."""
+        return self.missed >= (1 if self.unhealthy else self.pace.misses)
 
     def after_check(self, status: Status, now: float, *, started: bool) -> WatchState:
         """After a check, and its repairs if there were any."""
         reranker = status.reranker
         runs = reranker is not None and reranker.status == "running" and reranker.health != "starting"
         serving = runs and not started
+        unhealthy = serving and reranker is not None and reranker.health == "unhealthy"
+        known = serving and self.serving and unhealthy <= self.unhealthy
         after = replace(
             self,
             check_at=now + self.pace.check,
@@ -165,8 +178,10 @@ class WatchState:
             failures=0,
             error="",
             serving=serving,
-            probe_at=self.probe_at if serving and self.serving else now,
-            missed=self.missed if serving else 0,
+            unhealthy=unhealthy,
+            outdated=self.outdated if known else self.probing,
+            probe_at=self.probe_at if known else now,
+            missed=self.missed if known else 0,
         )
         if started:
             again = now + self.pace.back_off(self.pace.start, self.starts + 1)
@@ -188,8 +203,10 @@ class WatchState:
         actions = status.drift.actions
         others = tuple(action for action in actions if not isinstance(action, START_ACTIONS))
         starts = tuple(action for action in actions if isinstance(action, START_ACTIONS))
-        if self.missed >= self.pace.misses and not starts:
-            reason = f"no response to {self.missed} requests"
+        starts = tuple(action for action in starts if not isinstance(action, RestartContainer))
+        running = status.reranker is not None and status.reranker.status == "running"
+        if self.hangs and running and not starts:
+            reason = f"no response to {self.missed} request{'s' if self.missed > 1 else ''}"
             starts = (RestartContainer(status.stack.reranker.name, reason),)
         return others + (starts if now >= self.start_at and not _is_left(status, starts) else ())
 
@@ -246,7 +263,9 @@ class Watcher:
         self._stopped = Event()
         self._address: str | None = None
         self._was_connected = False
+        self._stack = Stack()
         self._served_name = ""
+        self._problem = ""
         self.repairs = 0
         """Number of actions that were run."""
 
@@ -261,35 +280,37 @@ class Watcher:
         Raises:
             EngineError: No engine is reachable at the start; one that stops later is waited for.
             LockedError: Another process watches this stack.
+            StackError: The configuration names another reranker now.
         """
-        stack = self._read()
+        self._stack = self._read()
         with closing(docker_engine.connect()) as engine:
             state = engine.state()
         self._address = state.address
-        with lock(state.id, stack.reranker.name, "watch"):
+        docker_engine.connect(self._address).close()  # raises an error for an address that works once only
+        with lock(state.id, self._stack.reranker.name, "watch"):
             Thread(target=self._follow_events, daemon=True).start()
-            step(f"watching {stack.reranker.name} and {stack.network.name}")
+            step(f"watching {self._stack.reranker.name} and {self._stack.network.name}")
             while not self._stopped.is_set():
-                self._next(stack)
+                self._next()
         return self.repairs
 
-    def _next(self, stack: Stack) -> None:
+    def _next(self) -> None:
         """Handle one message, or wait until a check or probe is due; then run it."""
         with suppress(Empty):
-            self._handle(self._messages.get(timeout=self._state.wait(time.monotonic())), stack)
+            self._handle(self._messages.get(timeout=self._state.wait(time.monotonic())))
         if self._stopped.is_set():
             return
         if self._state.check_due(time.monotonic()):
             self._check()
         if self._state.probe_due(time.monotonic()):
             self._state = self._state.after_request()
-            Thread(target=self._probe, args=(stack.reranker.name,), daemon=True).start()
+            Thread(target=self._probe, args=(self._stack.reranker.name,), daemon=True).start()
 
-    def _handle(self, message: _Message, stack: Stack) -> None:
+    def _handle(self, message: _Message) -> None:
         now = time.monotonic()
         match message:
             case EventState():
-                self._state = self._state.after_event(message, stack, now)
+                self._state = self._state.after_event(message, self._stack, now)
             case _Response():
                 self._state = self._state.after_response(message.ok, now)
                 if message.ok is False and self._state.missed:
@@ -305,8 +326,10 @@ class Watcher:
     def _check(self) -> None:
         """Read the state and repair it; another process that changes the stack goes first."""
         try:
+            self._stack = self._read_again()
             with closing(docker_engine.connect(self._address)) as engine:
-                status, started = verbs.status(self._read(), engine), False
+                status, started = verbs.status(self._stack, engine), False
+                self._log_problem(status)
                 if self._state.repairs(status, time.monotonic()):
                     status, started = self._repair(engine)
             self._served_name = status.served_name
@@ -314,16 +337,32 @@ class Watcher:
         except LockedError:
             self._state = self._state.postponed(time.monotonic())
         except RagopsError as error:
+            if error.code == "reranker-renamed":
+                raise
             previous = self._state.error
             self._state = self._state.after_failure(error.short, time.monotonic())
             if error.short != previous:
                 _log.error("error: %s", error.short)
 
+    def _read_again(self) -> Stack:
+        stack, name = self._read(), self._stack.reranker.name
+        if stack.reranker.name != name:
+            message = f"the reranker is named {stack.reranker.name} now, and {name} is watched"
+            raise StackError(message, code="reranker-renamed", hint="start ragops watch again")
+        return stack
+
+    def _log_problem(self, status: Status) -> None:
+        """Log why the reranker does not respond, once for each change of the cause."""
+        problem, previous = status.problem, self._problem
+        loads = problem is None or problem.code == "reranker-loading"
+        self._problem = "" if problem is None or loads else f"{problem.message}; hint: {problem.hint}"
+        if self._problem not in {"", previous}:
+            _log.error("error: %s", self._problem)
+
     def _repair(self, engine: Engine) -> tuple[Status, bool]:
         """Check again with the lock, and repair; returns also whether the reranker was started."""
-        stack = self._read()
-        with lock(engine.state().id, stack.reranker.name):
-            status = verbs.status(stack, engine)
+        with lock(engine.state().id, self._stack.reranker.name):
+            status = verbs.status(self._stack, engine)
             repairs = self._state.repairs(status, time.monotonic())
             starts = [action for action in repairs if isinstance(action, START_ACTIONS)]
             self._apply([action for action in repairs if action not in starts], engine)

@@ -1,17 +1,29 @@
-"""A reranker that fails to start: the error has its code, the end of the log, and the remedy."""
+"""A reranker that ends or does not respond: up, status, verify and watch name the cause, with its remedy."""
 
 import dataclasses
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from ragops import configuration
 from ragops.checks import ready
+from ragops.checks.verify import RUNS
 from ragops.docker.engine import observe
-from ragops.docker.objects import NetworkSpec
+from ragops.docker.objects import HealthCheck, NetworkSpec
 from ragops.errors import EngineError, LaunchError
+from ragops.reranker import options
 from ragops.session import Deployment
+from ragops.stack import verbs
 from ragops.stack.plan import ReplaceContainer, RunContainer
+from ragops.stack.watch import Pace, Watcher
+from tests.support.names import PROJECT
 
-NAME = "ragopstest-broken"
+NAME = f"{PROJECT}-broken"
 
 
 @pytest.fixture
@@ -56,7 +68,7 @@ def test_a_removed_container_is_no_endless_wait(engine, spec):
     engine.remove_container(NAME)
     with pytest.raises(LaunchError) as caught:
         ready.wait(engine, NAME, "none", timeout=600)
-    assert caught.value.code == "reranker-removed"
+    assert caught.value.code == "reranker-missing"
 
 
 def test_a_replacement_that_fails_gives_the_old_one_back(engine, spec):
@@ -70,3 +82,226 @@ def test_a_replacement_that_fails_gives_the_old_one_back(engine, spec):
     assert after.id == before.id
     assert after.running
     assert observe(engine).rerankers(NAME) == (after,)
+
+
+HANG = "/tmp/hang"  # noqa: S108
+"""The server stops responding once it exists."""
+SERVER = """
+import json, os, subprocess, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+mode, grow = sys.argv[1], "x = []\\nwhile True: x.append(bytearray(1 << 20))"
+print("non-default args: {}", flush=True)
+if mode.isdecimal():
+    time.sleep(1)
+    os._exit(int(mode))
+if mode == "oom":
+    exec(grow)
+if mode == "child":
+    sys.exit(subprocess.run([sys.executable, "-c", grow]).returncode and 1)
+if mode == "load":
+    print("Starting to load model", flush=True)
+    time.sleep(600)
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        if os.path.exists("/tmp/hang"):
+            time.sleep(600)
+        body = json.dumps({"results": [{"index": 0, "relevance_score": 0.5}], "data": []}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+    def log_message(self, *_): pass
+print("Application startup complete", flush=True)
+ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
+"""
+"""In vLLM's place: it ends with an exit code, uses up the memory itself or in a child, loads, or serves."""
+
+
+class Broken:
+    """A stack whose server is :data:`SERVER`."""
+
+    def __init__(self, engine, client, monkeypatch, caplog):
+        self.engine, self.caplog, self.mode = engine, caplog, "serve"
+        self.stack = configuration.Stack(
+            network=configuration.Network(name=f"{NAME}-net"),
+            reranker=configuration.Reranker(name=NAME, port=False, ready_timeout=30),
+            ragflow=configuration.Ragflow(containers=(client,)),
+        )
+        real = options.container_spec
+
+        def spec(*argv, **more):
+            probe = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=1)"
+            return dataclasses.replace(
+                real(*argv, **more),
+                entrypoint=("python3", "-c", SERVER),
+                command=(self.mode,),
+                memory=(64 if self.mode in {"oom", "child"} else 512) * 1024**2,
+                health=HealthCheck(("python3", "-c", probe), interval=1, timeout=2, start_period=20),
+            )
+
+        monkeypatch.setattr(options, "container_spec", spec)
+
+    def up(self, mode):
+        self.mode = mode
+        return verbs.up(self.stack, self.engine)
+
+    def fails(self, mode):
+        """The error of ``up``, and the seconds until then."""
+        begin = time.monotonic()
+        with pytest.raises(LaunchError) as caught:
+            self.up(mode)
+        assert caught.value.hint
+        return caught.value, time.monotonic() - begin
+
+    def named(self, timeout=20.0):
+        """The code that ``status`` names, and the cause of ``verify``, once there are both."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            problem = verbs.status(self.stack, self.engine).problem
+            if problem and problem.code != "reranker-loading":
+                break
+            time.sleep(0.2)
+        report = verbs.verify(self.stack, self.engine, budget=False)
+        failure = report.first_failure()
+        assert failure.remedy
+        return problem.code, failure
+
+    @contextmanager
+    def watched(self):
+        """What ``watch`` logs; it starts before the fault."""
+        self.caplog.set_level(logging.INFO, "ragops")
+        self.caplog.clear()
+        watcher = Watcher(lambda: self.stack, Pace(probe=3.0, timeout=3.0))
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(watcher.run)
+            try:
+                self.logged("watching")
+                yield
+            finally:
+                watcher.stop()
+                done.result(60)
+
+    def logged(self, words, timeout=30.0):
+        """Seconds until ``watch`` has logged these words."""
+        begin = time.monotonic()
+        while not any(words in message for message in self.caplog.messages):
+            assert time.monotonic() - begin < timeout, self.caplog.messages
+            time.sleep(0.05)
+        return time.monotonic() - begin
+
+
+@pytest.fixture
+def broken(engine, image, client, monkeypatch, caplog):
+    stack = Broken(engine, client, monkeypatch, caplog)
+    yield stack
+    verbs.down(stack.stack, engine)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """Seconds from each fault until a verb has named its cause, in ``build/causes.json``."""
+    rows = {}
+    yield rows
+    file = Path(__file__).parents[2] / "build" / "causes.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@pytest.fixture
+def times(request, recorded):
+    row = recorded.setdefault(request.node.callspec.id if hasattr(request.node, "callspec") else "hang", {})
+    return lambda **seconds: row.update({verb: round(value, 1) for verb, value in seconds.items()})
+
+
+CRASHES = {
+    "132": ("cpu-too-old", "code 132 (SIGILL)"),
+    "139": ("server-crashed", "code 139 (SIGSEGV)"),
+    "1": ("start-failed", "code 1"),
+    "oom": ("out-of-memory", "out of memory"),
+    "child": ("out-of-memory", "code 1"),
+}
+
+
+@pytest.mark.parametrize("mode", CRASHES)
+def test_cause_of_a_crash_survives_dockers_restarts(broken, mode, times):
+    code, words = CRASHES[mode]
+    error, seconds = broken.fails(mode)
+    times(up=seconds)
+    assert error.code == code
+    assert words in error.message
+    assert seconds < 15
+    status, failure = broken.named()
+    assert (status, failure.name) == (code, RUNS)
+    assert words in failure.detail
+    with broken.watched():
+        assert broken.logged(words) < 5
+
+
+def test_hang(broken, engine, times):
+    """It listens, and does not respond: while it starts, and after it has served."""
+    broken.up("serve")
+    engine.execute(NAME, ("touch", HANG))
+    with broken.watched():
+        times(watch=broken.logged("listens, but does not respond"))
+        broken.logged("~ restart container")
+    broken.up("serve")
+    while engine.container(NAME).health != "healthy":
+        time.sleep(0.2)
+    engine.execute(NAME, ("touch", HANG))
+    status, failure = broken.named()
+    assert status == "reranker-hangs"
+    assert "hangs" in failure.detail
+    broken.stack = broken.stack.model_copy(
+        update={"reranker": broken.stack.reranker.model_copy(update={"ready_timeout": 10})}
+    )
+    error, seconds = broken.fails("serve")
+    times(up=seconds)
+    assert error.code == "reranker-hangs"
+    assert seconds < 20
+
+
+FAULTS = {
+    "pause": (lambda api: api.pause(NAME), "reranker-paused", "is paused"),
+    "stop": (lambda api: api.stop(NAME, timeout=1), "reranker-stopped", "was stopped"),
+    "kill": (lambda api: api.kill(NAME), "reranker-killed", "code 137 (SIGKILL)"),
+    "removal": (lambda api: api.remove_container(NAME, force=True), "reranker-missing", "does not exist"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_while_it_loads_and_while_it_serves(broken, engine, fault, times):
+    act, code, words = FAULTS[fault]
+    with ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(broken.fails, "load")
+        while (container := engine.container(NAME)) is None or not container.running:
+            time.sleep(0.1)
+        time.sleep(2)
+        begin = time.monotonic()
+        act(engine._client.api)
+        error, _ = failing.result(30)
+    times(up=time.monotonic() - begin)
+    assert error.code == code
+    assert words in error.message
+    assert time.monotonic() - begin < 5
+    if container := engine.container(NAME):
+        engine.remove_container(container.id)
+    broken.up("serve")
+    if fault != "removal":
+        act(engine._client.api)
+        status, failure = broken.named()
+        assert (status, failure.name) == (code, RUNS)
+        assert words in failure.detail
+        engine.remove_container(NAME)
+        broken.up("serve")
+    with broken.watched():
+        act(engine._client.api)
+        times(watch=broken.logged("+ run" if fault == "removal" else words))
+        if fault == "pause":
+            time.sleep(8)  # its health check fails meanwhile
+            engine.unpause(NAME)
+            time.sleep(8)
+            assert not [message for message in broken.caplog.messages if message.startswith("~")]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ragops.checks import budget, connection, ready
+from ragops.checks import budget, connection
 from ragops.checks import budget as calls
 from ragops.checks.probe import TITLES
 from ragops.checks.verify import VerifyContext
+from ragops.docker import hints
 from ragops.docker.objects import ContainerSpec
 from ragops.ragflow import discovery, releases
 from ragops.reranker import options
@@ -139,7 +140,7 @@ def test_key_and_full_queue_of_vllm_are_named(engine, declared, running, ask):
 def wait_for_health(engine, ask):
     """Until it listens; its phases are told by its log."""
     for _ in range(300):
-        if ready._LISTENS in engine.logs(GUARDED, tail=400):
+        if hints.phase_of(engine.logs(GUARDED, tail=400)) == "listen":
             return
         assert engine.container(GUARDED).status == "running", engine.logs(GUARDED, tail=40)
         assert ask(GUARDED)[TITLES["tcp"]].status in {"fail", "ok"}

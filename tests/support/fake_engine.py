@@ -265,6 +265,8 @@ class ServerState:
         """Of the engine; from 28 on it keeps other machines out of published ports."""
         self.build_output: tuple[str, ...] = ()
         """Lines that a build prints."""
+        self.history: list[EventState] = []
+        """All events."""
         self._ids = (hashlib.sha256(str(number).encode()).hexdigest() for number in itertools.count())
         self._networks = predefined(self._ids)
         self._containers: dict[str, ContainerState] = {}
@@ -374,14 +376,15 @@ class ServerState:
             self._allow(what, self._refusals.pop(words))
         return what
 
-    def _tell(self, kind: str, action: str, name: str) -> None:
+    def _tell(self, kind: str, action: str, name: str, exit_code: int = 0) -> None:
+        self.history.append(EventState(kind, action, name, exit_code))
         for ear in self._ears:
-            ear.put(EventState(kind, action, name))
+            ear.put(self.history[-1])
 
     def _tell_of_places(self, state: ContainerState, action: str) -> None:
         """That a container joined or left its networks, because it started or ended."""
         if not state.running:
-            self._tell("container", "die", state.name)
+            self._tell("container", "die", state.name, state.exit_code)
         for place in state.endpoints:
             self._tell("network", action, place.network)
         if state.running:
@@ -532,6 +535,13 @@ class FakeEngine(ServerState, Engine):
         state = self._found(container, f"measure {container}")
         return self.used.get(state.name, _UNUSED) if state.running else _UNUSED
 
+    def ends(self, container: str) -> tuple[EventState, ...]:
+        """Out of :attr:`history`."""
+        name = self._found(container, f"list the events of {container}").name
+        known = {"start", "die", "kill", "oom"}
+        events = (event for event in self.history if event.kind == "container" and event.name == name)
+        return tuple(event for event in events if event.action in known)
+
     @contextmanager
     def events(self) -> Iterator[Iterator[EventState]]:
         """Until :meth:`end_events`."""
@@ -629,6 +639,7 @@ class FakeEngine(ServerState, Engine):
         del timeout
         state = self._found(container, self._called(f"stop {self._name(container)}"))
         if state.status in {"running", "paused", "restarting"}:
+            self.history.append(EventState("container", "kill", state.name, signal=15))
             left = tuple(replace(one, address="") for one in state.endpoints)
             self.change(state.id, status="exited", exit_code=143, endpoints=left, published=())
             self._tell("container", "stop", state.name)
@@ -638,6 +649,7 @@ class FakeEngine(ServerState, Engine):
         state = self._found(container, what := self._called(f"pause {self._name(container)}"))
         self._allow(what, pausing(state), container)
         self.change(state.id, status="paused")
+        self._tell("container", "pause", state.name)
 
     def unpause(self, container: str) -> None:
         """Refused unless it is paused."""
@@ -646,6 +658,7 @@ class FakeEngine(ServerState, Engine):
             what, "" if state.status == "paused" else f"Container {state.id} is not paused", container
         )
         self.change(state.id, status="running")
+        self._tell("container", "unpause", state.name)
 
     def rename(self, container: str, name: str) -> None:
         """Refused when the name is taken."""

@@ -96,51 +96,63 @@ def test_earlier_restarts_are_no_failure(box):
     wait(box)
 
 
-def test_exit_has_code_log_and_hint(box):
-    box.output[NAME] = "error: unrecognized arguments: --nosuchflag"
-    box.change(NAME, status="exited", exit_code=2)
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"status": "exited", "exit_code": 2}, "flag-unknown", "code 2"),
+        ({"status": "exited", "exit_code": 137, "oom_killed": True}, "out-of-memory", "out of memory"),
+        ({"restart_count": 1}, "flag-unknown", "restarted 1 times"),
+        ({"restart_count": 1, "health": ""}, "flag-unknown", "restarted 1 times"),
+        ({"status": "restarting", "exit_code": 132}, "cpu-too-old", "code 132"),
+        ({"status": "paused"}, "reranker-paused", "is paused"),
+    ],
+    ids=str,
+)
+def test_exit_while_waiting_has_code_log_and_hint(box, change, code, words):
+    def logs(*_, **__):
+        box.change(NAME, **change)
+        return "error: unrecognized arguments: --nosuchflag"
+
+    box.logs = logs
     error = failure(box)
-    assert "(exit code 2)" in error.message
+    assert error.code == code
+    assert words in error.message
     assert error.evidence == "error: unrecognized arguments: --nosuchflag"
-    assert "does not know" not in error.hint
-    assert "newer" in error.hint
+    assert error.hint
+    assert error.container == NAME
 
 
-def test_exit_out_of_memory(box):
-    box.change(NAME, status="exited", exit_code=137, oom_killed=True)
-    error = failure(box)
-    assert "out of memory" in error.message
-    assert error.evidence == "the log is empty"
-    assert "memory_gib" in error.hint
-
-
-def test_restart_while_waiting_is_a_failure(box):
-    def restart(*_, **__):
-        box.change(NAME, restart_count=1)
-        return ""
-
-    box.logs = restart
-    assert "restarted 1 times" in failure(box).message
-
-
-def test_restarting_container_is_a_failure(box):
-    box.change(NAME, status="restarting", exit_code=3)
-    assert "exit code 3" in failure(box).message
-
-
-def test_paused_and_removed(box):
-    box.change(NAME, status="paused")
-    assert failure(box).hint == "docker unpause reranker"
+def test_removal_while_waiting(box):
     box.remove_container(NAME)
-    assert "was removed" in failure(box).message
+    assert failure(box).code == "reranker-missing"
 
 
-def test_timeout_shows_the_end_of_the_log(box):
-    box.output[NAME] = "\n".join(f"line {number}" for number in range(20))
+@pytest.mark.parametrize(("log", "code"), [("Loading weights", "start-slow"), (LISTENS, "reranker-hangs")])
+def test_timeout_tells_loading_from_a_hang(box, log, code):
+    box.respond = lambda *_: said(False)
+    lines = [f"line {number}" for number in range(20)]
+    box.output[NAME] = "\n".join([log, *lines])
     error = failure(box, timeout=-1.0)
-    assert error.code == "start-slow"
-    assert error.evidence.splitlines() == [f"line {number}" for number in range(12, 20)]
-    assert "ready_timeout" in error.hint
+    assert error.code == code
+    assert error.evidence.splitlines() == lines[-8:]
+    assert ("ready_timeout" in error.hint) is (code == "start-slow")
+
+
+def test_each_request_ends_within_the_timeout(box, monkeypatch):
+    clock, timeouts = [0.0], []
+
+    def execute(*_, stdin, timeout):
+        timeouts.append((json.loads(stdin)["timeout"], timeout))
+        clock[0] += timeout
+        return said(False)
+
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    box.execute = execute
+    box.output[NAME] = LISTENS
+    assert failure(box, timeout=100.0).code == "reranker-hangs"
+    assert timeouts == [(60.0, 60.0), (40.0, 40.0)]
+    assert clock == [100.0]
 
 
 def test_engine_error_is_raised(box):

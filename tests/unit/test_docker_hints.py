@@ -3,6 +3,8 @@
 import pytest
 
 from ragops.docker import hints
+from ragops.docker.objects import EventState
+from tests.support.fake_engine import FakeEngine
 
 SAID = {  # docker-py's and the engine's own words
     "Connection aborted., FileNotFoundError(2, 'No such file or directory')": "docker.io",
@@ -46,25 +48,112 @@ def test_unknown_words_have_no_remedy():
     assert hints.for_engine("something else") == hints.UNKNOWN
 
 
+def container(**fields):
+    engine = FakeEngine()
+    engine.add_container("box")
+    return engine.change("box", **fields)
+
+
+def ended(code, *events, **fields):
+    """The hint for a container that ended: by its state, and by its ``die`` event after a restart."""
+    exited = container(status="exited", exit_code=code, **fields)
+    restarted = container(status="running", health="starting", restart_count=2)
+    events = [*events, EventState("container", "die", "box", code), EventState("container", "start", "box")]
+    return exited, events, restarted
+
+
+OOM, TERM, KILL = (
+    EventState("container", "oom", "box"),
+    EventState("container", "kill", "box", signal=15),
+    EventState("container", "kill", "box", signal=9),
+)
+CRASHES = {
+    "SIGILL": (132, (), "", "cpu-too-old"),
+    "SIGSEGV": (139, (), "", "server-crashed"),
+    "docker kill": (137, (KILL,), "", "reranker-killed"),
+    "out of memory": (137, (OOM,), "", "out-of-memory"),
+    "out of memory in a child process": (1, (OOM,), "unrecognized arguments", "out-of-memory"),
+    "the log has the cause": (2, (), "error: unrecognized arguments: --x", "flag-unknown"),
+    "an exit code goes before the log": (132, (), "unrecognized arguments", "cpu-too-old"),
+    "unknown": (1, (), "Traceback", "start-failed"),
+    "the end of an earlier run": (1, (KILL, EventState("container", "die", "box", 137)), "", "start-failed"),
+}
+
+
+@pytest.mark.parametrize(("code", "events", "log", "expected"), CRASHES.values(), ids=CRASHES)
+def test_cause_of_a_crash_is_the_same_after_docker_restarted_it(code, events, log, expected):
+    exited, events, restarted = ended(code, *events)
+    for state in (exited, restarted):
+        hint = hints.for_container(state, events, log)
+        assert hint.code == expected
+        assert f"code {code}" in hint.words
+        assert hint.remedy
+    assert "restarted 2 times" in hint.words
+
+
+@pytest.mark.parametrize(
+    ("code", "events", "expected"),
+    [
+        (0, (TERM,), "reranker-stopped"),
+        (143, (TERM,), "reranker-stopped"),
+        (137, (TERM, KILL), "reranker-stopped"),  # it did not end within the timeout of docker stop
+        (0, (), "reranker-stopped"),
+        (137, (), "reranker-killed"),
+    ],
+)
+def test_stopped_and_killed(code, events, expected):
+    exited, events, _ = ended(code, *events)
+    assert hints.for_container(exited, events, "").code == expected
+    if not any(event.signal for event in events):
+        assert hints.for_container(exited, (), "").code == expected  # the engine has forgotten its events
+
+
+def test_out_of_memory_without_events():
+    exited, *_ = ended(137, oom_killed=True)
+    assert hints.for_container(exited, (), "").code == "out-of-memory"
+
+
+LISTENS = "non-default args: {}\nApplication startup complete."
+LOADS = f"{LISTENS}\nnon-default args: {{}}\nStarting to load model"
+
+
+@pytest.mark.parametrize(
+    ("fields", "events", "log", "expected"),
+    [
+        ({"status": "paused", "health": "unhealthy"}, (), "", "reranker-paused"),
+        ({"status": "created", "error": "Bind for :8123: port is already allocated"}, (), "", "port-taken"),
+        ({"status": "created"}, (), "", "reranker-stopped"),
+        ({"status": "removing"}, (), "", "reranker-missing"),
+        ({"status": "running", "health": "starting"}, (), "", "reranker-loading"),
+        ({"status": "running", "health": "starting"}, (), LOADS, "reranker-loading"),
+        ({"status": "running", "health": "starting"}, (), LISTENS, ""),
+        ({"status": "running", "health": "unhealthy"}, (), LISTENS, "reranker-hangs"),
+        ({"status": "running", "health": "unhealthy"}, (), "GET /health", "reranker-hangs"),
+        ({"status": "running", "health": "unhealthy"}, (OOM,), LISTENS, "out-of-memory"),
+        ({"status": "running", "health": "healthy", "restart_count": 3}, (OOM,), "", ""),
+        ({"status": "running", "health": ""}, (), "", ""),
+    ],
+)
+def test_states_of_a_container(fields, events, log, expected):
+    hint = hints.for_container(container(**fields), events, log)
+    assert hint.code == expected
+    assert bool(hint.words) == bool(expected)
+    assert "CONTAINER" not in hint.remedy
+
+
+def test_no_container():
+    assert hints.for_container(None, (), "").code == "reranker-missing"
+
+
 @pytest.mark.parametrize(("log", "remedy"), LOGS.items())
-def test_container(log, remedy):
-    assert remedy in hints.for_container(f"before\n{log}\nafter", exit_code=1, oom_killed=False).remedy
+def test_log(log, remedy):
+    exited, *_ = ended(1)
+    assert remedy in hints.for_container(exited, (), f"before\n{log}\nafter").remedy
 
 
-@pytest.mark.parametrize(("code", "killed"), [(137, False), (1, True)])
-def test_memory_goes_before_what_the_log_says(code, killed):
-    assert (
-        "memory_gib"
-        in hints.for_container("unrecognized arguments", exit_code=code, oom_killed=killed).remedy
-    )
-
-
-def test_illegal_instruction():
-    assert "ragops doctor" in hints.for_container("", exit_code=132, oom_killed=False).remedy
-
-
-def test_unknown_end_shows_where_to_look():
-    assert "docker logs" in hints.for_container("", exit_code=1, oom_killed=False).remedy
+def test_phase_is_that_of_the_last_start():
+    phases = [hints.phase_of(log) for log in ("", LISTENS, LOADS, f"{LOADS}\nWarming up model")]
+    assert phases == ["start", "listen", "load", "compile"]
 
 
 def test_every_hint_is_whole_and_none_hides_another():

@@ -96,7 +96,7 @@ def test_every_check_of_doctor_is_explained(built, here, fake, ragflow):
 def test_every_error_code_is_an_anchor_that_the_printed_link_names(built):
     page = (built / errors.PAGE).read_text()
     raised = {kind.code for kind in vars(errors).values() if is_error(kind)}
-    messages = (*hints.ENGINE, *hints.EXITS.values(), *hints.CONTAINER, *failures.FAILURES)
+    messages = (*hints.ENGINE, *hints.STATES.values(), *hints.CONTAINER, *failures.FAILURES)
     known = {hint.code for hint in messages}
     assert [code for code in raised | known if f'id="{code}"' not in page] == []
     printed = str(errors.EngineError("x", code="port-taken")).splitlines()[1]

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from ragops import cli, errors
 from ragops.cli.output import plain
-from ragops.docker import hints
 from ragops.docker.engine import _engine_errors
 from ragops.docker.objects import ContainerSpec
 from ragops.errors import EngineError, NotFoundError, RagopsError, StackError
@@ -116,12 +115,6 @@ class TestCodes:
         request = api.Request("GET", "/x")
         error = api.refusal(request, api.Response(200, json.dumps({"code": 1, "message": hint.words})))
         assert error.code == hint.code
-
-    @pytest.mark.parametrize(("code", "name"), [(137, "out-of-memory"), (132, "cpu-too-old")])
-    def test_the_exit_code_of_a_container_goes_before_its_log(self, code, name):
-        log = "unrecognized arguments: --x"
-        assert hints.for_container(log, exit_code=code, oom_killed=False).code == name
-        assert hints.for_container(log, exit_code=1, oom_killed=False).code == "flag-unknown"
 
     def test_a_refusal_of_the_engine(self, fake):
         spec = ContainerSpec("one", "vllm-cpu:latest", publish=(("127.0.0.1", 8123, 8000),))

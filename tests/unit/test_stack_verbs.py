@@ -90,7 +90,7 @@ class TestUp:
 
         fake.start = start_and_end
         fake.output[RERANKER] = "ValueError: no"
-        with pytest.raises(LaunchError, match="exit code 1") as caught:
+        with pytest.raises(LaunchError, match="code 1") as caught:
             verbs.up(STACK, fake)
         assert caught.value.evidence == "ValueError: no"
         assert fake.container(RERANKER).status == "exited"
@@ -109,6 +109,16 @@ class TestUp:
         with lock(serving.state().id, RERANKER), pytest.raises(LockedError):
             change(serving)
         assert serving.calls == []
+
+    def test_an_unhealthy_server_that_responds_is_not_restarted(self, stack_up):
+        stack_up.change(RERANKER, health="unhealthy")
+        verbs.up(STACK, stack_up)
+        assert stack_up.calls == []
+        answers = iter([None])  # the next ones respond
+        respond = stack_up.respond
+        stack_up.respond = lambda *call: next(answers, respond(*call))
+        verbs.up(STACK, stack_up)
+        assert stack_up.calls == [f"stop {RERANKER}", f"start {RERANKER}"]
 
     def test_lock_is_released_while_waiting(self, serving, ragflow):
         taken = []
@@ -212,6 +222,31 @@ class TestReading:
         stack_up.stop(RERANKER)
         assert not verbs.status(STACK, stack_up).ok
 
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"status": "paused"}, "reranker-paused"),
+            ({"status": "exited", "exit_code": 132}, "cpu-too-old"),
+            ({"health": "unhealthy"}, "reranker-hangs"),
+            ({"health": "starting", "restart_count": 2}, "start-failed"),
+        ],
+        ids=str,
+    )
+    def test_status_has_the_cause(self, stack_up, change, code):
+        stack_up.change(RERANKER, **change)
+        status = verbs.status(STACK, stack_up)
+        assert not status.ok
+        assert status.to_json()["problem"]["code"] == code
+        assert status.problem.message in str(status)
+        assert verbs.next_step(STACK, stack_up).command == "ragops up"
+
+    def test_status_while_loading_is_ok(self, stack_up):
+        stack_up.output[RERANKER] = "Loading weights"
+        stack_up.change(RERANKER, health="starting")
+        status = verbs.status(STACK, stack_up)
+        assert status.ok
+        assert status.problem.code == "reranker-loading"
+
     def test_default_engine_is_the_reachable_one(self, fake):
         assert verbs.status(STACK).network is None
 
@@ -288,6 +323,41 @@ class TestVerify:
         verbs.verify(STACK, stack_up, full=full, budget=False)
         assert ragflow in steps[0]
         assert most in steps[0]
+
+    @pytest.mark.parametrize(
+        ("end", "cause"),
+        [
+            (lambda engine: engine.stop(RERANKER), "was stopped"),
+            (lambda engine: engine.change(RERANKER, status="exited", exit_code=137), "SIGKILL"),
+            (lambda engine: engine.change(RERANKER, status="restarting", exit_code=132), "SIGILL"),
+            (lambda engine: engine.pause(RERANKER), "is paused"),
+        ],
+    )
+    def test_state_of_the_reranker_is_its_own_failure(self, stack_up, end, cause):
+        end(stack_up)
+        stack_up.calls.clear()
+        report = verbs.verify(STACK, stack_up)
+        (check,) = report.checks
+        assert (check.name, check.status) == (verify.RUNS, "fail")
+        assert cause in check.detail
+        assert check.remedy
+        assert stack_up.calls == []  # no probe container
+
+    def test_a_tag_that_moved_does_not_matter(self, stack_up):
+        stack_up.add_image("other:1")
+        stack_up.tag("other:1", "vllm-cpu:latest")
+        assert verbs.verify(STACK, stack_up).ok
+
+    @pytest.mark.parametrize(
+        "where", ["connection.target", "plan_requests", "budget.time_calls", "_check_outside"]
+    )
+    def test_an_error_of_one_check_is_a_failed_check(self, stack_up, monkeypatch, where):
+        def fail(*_, **__):
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(f"ragops.checks.verify.{where}", fail)
+        failed = [check for check in verbs.verify(STACK, stack_up).checks if check.status == "fail"]
+        assert ["a defect" in check.detail for check in failed] == [True]
 
     def test_removes_its_containers(self, stack_up, ragflow):
         verbs.verify(STACK, stack_up)

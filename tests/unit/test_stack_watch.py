@@ -1,5 +1,6 @@
 """The loop of ``ragops watch`` on a fake engine: it repairs, logs each action, and ends with code 0."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,9 +11,9 @@ import time
 
 import pytest
 
-from ragops.configuration import Stack
+from ragops.configuration import Network, Reranker, Stack
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
-from ragops.errors import LockedError, StackError
+from ragops.errors import EngineError, LockedError, StackError
 from ragops.session import lock
 from ragops.stack import verbs
 from ragops.stack.watch import Pace, Watcher
@@ -104,11 +105,69 @@ def test_missing_reranker_is_started(up, start, end):
     run.until(lambda: (box := up.container(RERANKER)) is not None and box.running)
 
 
-def test_unhealthy_reranker_is_restarted(up, start):
-    run = start()
+def test_unhealthy_reranker_is_restarted_when_one_response_is_missing(up, start):
+    run = start(pace=dataclasses.replace(FAST, probe=60.0))
+    up.respond = lambda *_: None
     up.change(RERANKER, health="unhealthy")
-    run.until(f"~ restart container {RERANKER}: it is unhealthy")
+    run.until(f"~ restart container {RERANKER}: no response to 1 request")
     run.until(lambda: up.container(RERANKER).health == "starting")
+    assert [line for line in run.log if "listens, but does not respond" in line]
+
+
+def test_a_server_that_responds_is_never_restarted(up, start):
+    """Docker's health check is older than the end of a pause."""
+    run, asked, answer = start(), [], up.respond
+    up.respond = lambda *call: asked.append(call) or answer(*call)
+    up.pause(RERANKER)
+    up.change(RERANKER, health="unhealthy")
+    run.until(lambda: any(line.endswith(f"docker unpause {RERANKER}") for line in run.log))
+    asked.clear()
+    up.unpause(RERANKER)
+    run.until(lambda: run.watcher._state.unhealthy and len(asked) > 5)
+    assert not any(line.startswith("~") for line in run.log)
+    assert up.calls == [f"pause {RERANKER}", f"unpause {RERANKER}"]
+
+
+@pytest.mark.parametrize(("end", "cause"), [({"exit_code": 132}, "SIGILL"), ({"oom_killed": True}, "memory")])
+def test_cause_of_a_crash_is_logged_once(up, start, end, cause):
+    run = start()
+    up.change(RERANKER, status="exited", published=(), **end)
+    run.until(f"~ start container {RERANKER}")
+    run.settled()
+    (line,) = [line for line in run.log if line.startswith("error: ")]
+    assert cause in line
+    assert "hint: " in line
+
+
+def test_a_changed_configuration_applies_to_events_too(up, start):
+    stacks = [STACK]
+    run = start(read=lambda: stacks[-1])
+    stacks.append(STACK.model_copy(update={"network": Network(name="other")}))
+    up.stop(RERANKER)
+    run.until(lambda: up.network("other") is not None)
+    run.settled()
+    up.disconnect("other", RAGFLOW)
+    run.until(lambda: up.container(RAGFLOW).endpoint("other") is not None)
+
+
+def test_another_reranker_in_the_configuration_ends_it(up, messages):
+    stacks = [Stack(reranker=Reranker(name="other")), STACK]
+    up.change(RERANKER, health="starting")
+    with pytest.raises(StackError) as caught:
+        Watcher(stacks.pop, FAST).run()
+    assert caught.value.code == "reranker-renamed"
+    assert up.calls == []
+
+
+def test_an_address_that_works_once_ends_it(up, monkeypatch):
+    def connect(address=None):
+        if address:
+            raise EngineError("no Docker engine responds", evidence="Invalid bind address protocol")
+        return up
+
+    monkeypatch.setattr("ragops.docker.engine.connect", connect)
+    with pytest.raises(EngineError):
+        Watcher(lambda: STACK, FAST).run()
 
 
 def test_healthy_reranker_without_responses_is_restarted(up, start):
@@ -154,13 +213,12 @@ def test_another_process_that_changes_the_stack_goes_first(up, start):
 
 def test_ragflow_is_connected_although_the_reranker_cannot_start(up, start):
     run = start()
-    up.host_ports.add(8123)
+    up.refuse(f"start {RERANKER}", "address already in use")
     with lock(up.state().id, RERANKER):
         up.stop(RERANKER)
         recreate(up)
     run.until(lambda: up.container(RAGFLOW).endpoint(NET) is not None)
     run.until(lambda: any("address already in use" in line for line in run.log))
-    up.host_ports.clear()
     run.until(lambda: up.container(RERANKER).running)
 
 

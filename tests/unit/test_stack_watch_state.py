@@ -102,7 +102,7 @@ class TestRepairs:
     def test_none_without_drift(self):
         assert watching().repairs(status(), 0.0) == ()
 
-    @pytest.mark.parametrize("launch", [START, RUN, RESTART])
+    @pytest.mark.parametrize("launch", [START, RUN])
     def test_starts_back_off_and_ragflow_is_connected_meanwhile(self, launch):
         state, now, waits = watching(), 0.0, []
         found = status(launch, CONNECT, status="exited")
@@ -170,8 +170,35 @@ class TestProbes:
             state = state.after_response(ok=ok, now=1.0)
         assert state.missed == 0
 
-    def test_no_second_restart_beside_a_planned_one(self):
-        assert watching(missed=3).repairs(status(RESTART), 0.0) == (RESTART,)
+    def test_no_restart_beside_a_start(self):
+        assert watching(missed=3).repairs(status(RUN), 0.0) == (RUN,)
+
+    @pytest.mark.parametrize("missed", [0, 3])
+    def test_unhealthy_reranker_gets_one_more_request_at_once(self, missed):
+        unhealthy = status(RESTART, health="unhealthy")
+        state = watching().after_check(status(), 0.0, started=False)
+        state = dataclasses.replace(state, missed=missed, probe_at=30.0)
+        state = state.after_check(unhealthy, 5.0, started=False)
+        assert state.repairs(unhealthy, 5.0) == ()
+        assert state.probe_due(5.0)
+        asked = state.after_request()
+        assert asked.after_check(unhealthy, 6.0, started=False).repairs(unhealthy, 6.0) == ()
+        state = asked.after_response(ok=False, now=65.0)
+        assert state.check_due(65.0)
+        assert [type(action) for action in state.repairs(unhealthy, 65.0)] == [RestartContainer]
+        assert asked.after_response(ok=True, now=7.0).repairs(unhealthy, 7.0) == ()
+
+    def test_a_request_from_before_does_not_count(self):
+        unhealthy = status(RESTART, health="unhealthy")
+        state = watching().after_check(status(), 0.0, started=False).after_request()
+        state = state.after_check(unhealthy, 5.0, started=False).after_response(ok=False, now=6.0)
+        assert state.repairs(unhealthy, 6.0) == ()
+        assert state.probe_due(6.0)
+        state = state.after_request().after_response(ok=False, now=70.0)
+        assert state.hangs
+
+    def test_paused_reranker_is_not_restarted(self):
+        assert watching(missed=5).repairs(status(status="paused"), 0.0) == ()
 
 
 class TestEngine:
