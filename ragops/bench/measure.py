@@ -369,12 +369,8 @@ def layer_shapes(model: Model) -> tuple[tuple[int, int, int], ...]:
     config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
     heads, sizes = config.get("num_attention_heads"), model.shape
     if not isinstance(heads, int) or not all((sizes.hidden, sizes.intermediate, sizes.layers)):
-        raise BenchError(
-            f"the shape of {model.name} is unknown",
-            code="limit-unknown",
-            evidence=f"num_attention_heads: {heads}",
-            hint="config.json names heads, hidden size and layers in the folders that vLLM serves",
-        )
+        hint = "config.json names heads, hidden size and layers in the folders that vLLM serves"
+        raise BenchError(f"the shape of {model.name} is unknown", code="limit-unknown", hint=hint)
     queries, keys = heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     gates = 2 if str(config.get("model_type", "")).startswith(_GATED) else 1
     return (

@@ -363,7 +363,6 @@ class RunInfo:
     order: OrderReport
     provenance: Provenance
     schema_version: int = SCHEMA
-    ended: str = ""
     complete: bool = False
     reason: str = "still running"
     """Why the run is incomplete; empty if it is complete."""

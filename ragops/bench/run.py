@@ -268,7 +268,6 @@ class _Recorder:
     def _close(self, reason: str) -> None:
         self.info = replace(
             self.info,
-            ended=_now(),
             complete=not reason,
             reason=reason,
             client=ClientReport(self.done, self.cpu_ns),
