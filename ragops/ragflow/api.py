@@ -21,7 +21,7 @@ import httpx
 from pydantic import SecretStr
 
 from ragops.docker import hints
-from ragops.errors import RagflowError, StackError
+from ragops.errors import RagflowError, StackError, read_text
 from ragops.ragflow.failures import FAILURES
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ API_TIMEOUT = 60.0
 """Seconds for one response; RAGFlow's own test of a model takes up to 10 s, twice on v0.26.3."""
 
 _MASK = "***"
+_MAX_FILE = 1 << 20  # bytes
 _MIN_MASKED_LENGTH = 4  # characters; a shorter secret is a placeholder such as x, in many other words
 _ABSENT = re.compile(r"(?i)\bno \w+ found|not found|does(n.t| not) exist")
 _AUTHENTICATION = frozenset({401, 403, 109})
@@ -69,23 +70,14 @@ def read_secret(variable: str, file: Path | None = None) -> Secret:
     Raises:
         StackError: The file can't be read, or the text can't be sent in an HTTP header.
     """
-    text = os.environ.get(variable, "").strip()
-    problem = "it is empty, or contains spaces, line breaks or characters beyond ASCII"
+    message, hint = f"{file or variable} holds no key", "write only the key to a file, on one line"
     if file is not None:
-        try:
-            text = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            text, problem = "", str(error.strerror) if isinstance(error, OSError) else "it is not text"
-    elif not text:
+        text = read_text(StackError, message, file, _MAX_FILE, code="secret-refused", hint=hint).strip()
+    elif not (text := os.environ.get(variable, "").strip()):
         return NO_SECRET
     if not Secret(text).sendable:
-        raise StackError(
-            f"{file or variable} holds no key",
-            code="secret-refused",
-            evidence=problem,
-            hint="write only the key to a file, on one line",
-            file=file,
-        )
+        evidence = "it is empty, or contains spaces, line breaks or characters beyond ASCII"
+        raise StackError(message, code="secret-refused", evidence=evidence, hint=hint, file=file)
     return Secret(text)
 
 
@@ -121,7 +113,7 @@ class Response:
         """The JSON object; empty if the response is none."""
         try:
             value = json.loads(self.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 

@@ -84,12 +84,6 @@ FAILURES = (
         "ragflow-key-twice",
     ),
     Hint(
-        "already exists for provider",
-        "The model is entered already, and RAGFlow has now created a second, empty instance.",
-        "remove the instance with (1) in its name in RAGFlow's model providers",
-        "ragflow-twice",
-    ),
-    Hint(
         "LookupError",
         "The rerank id names no model of this user.",
         "ragops register enters it; the id must have the form of this release",

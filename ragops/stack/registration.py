@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from ragops.configuration import home
 from ragops.docker import engine as docker_engine
-from ragops.errors import EngineError, RagflowError
+from ragops.errors import EngineError, RagflowError, file_errors
 from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.ragflow.api import Api, Request, base_url, refusal
@@ -227,18 +227,10 @@ class UndoRecord:
         Raises:
             RagflowError: The file can't be read.
         """
-        try:
-            return TypeAdapter(cls).validate_json(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise RagflowError(
-                f"can't read the record of RAGFlow's previous settings, {file}",
-                code="undo-unreadable",
-                evidence=str(error),
-                hint="repair the file, or move it away and restore the default and the chats by hand",
-                file=file,
-            ) from None
+        message = f"can't read the record of RAGFlow's previous settings, {file}"
+        hint = "repair the file, or move it away and restore the default and the chats by hand"
+        with file_errors(RagflowError, message, file, code="undo-unreadable", hint=hint):
+            return TypeAdapter(cls).validate_json(file.read_bytes()) if file.exists() else None
 
     @classmethod
     def of_instance(cls, instance: str) -> list[UndoRecord]:

@@ -1,6 +1,7 @@
-"""Registration of a real vLLM at the contract server: on this host, and in a container in RAGFlow's place."""
+"""Registration of a real vLLM at the contract server, and at one in a container in RAGFlow's place."""
 
 import json
+import socket
 import tempfile
 import time
 from contextlib import suppress
@@ -11,12 +12,12 @@ import httpx
 import pytest
 
 from ragops.configuration import Ragflow
-from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ContainerSpec, Mount
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ContainerSpec, Mount, NetworkSpec
 from ragops.errors import RagflowError, RagopsError
 from ragops.ragflow import discovery
 from ragops.ragflow.api import Secret
 from ragops.stack import registration
-from tests.support.container import package
+from tests.support.container import package, stub_container
 from tests.support.contract.api import RagflowServer
 from tests.support.names import PROJECT
 from tests.support.stub import Behaviour, StubReranker
@@ -92,39 +93,61 @@ class RagflowContainer:
         return self("GET", "/api/v1/users/me/models")["data"]["rerank_id"], chats
 
 
+@pytest.fixture(scope="module")
+def stubbed(engine, image, declared):
+    """The stack with a stub that scores at once in the reranker's place, in a network of its own."""
+    name, model = f"{PROJECT}-contract", registration.registration_spec(declared).model
+    network, reranker = declared.network, declared.reranker
+    stack = declared.model_copy(
+        update={
+            "network": network.model_copy(update={"name": name}),
+            "reranker": reranker.model_copy(update={"name": f"{name}-stub"}),
+        }
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        publish = ("127.0.0.1", free.getsockname()[1])
+    engine.create_network(NetworkSpec(name))
+    try:
+        with stub_container(engine, image.id, name=f"{name}-stub", network=name, publish=publish) as stub:
+            stub.behave(Behaviour(model=model))
+            yield stack
+    finally:
+        engine.remove_network(name)
+
+
 @pytest.fixture(params=["v0.25.6", "v0.27.0"])
-def ragflow(request, engine, image, running, declared):
+def ragflow(request, engine, image, stubbed):
     """A RAGFlow with two chats and two datasets, in the reranker's network."""
-    name = f"{PROJECT}-contract"
+    name = f"{PROJECT}-contract-ragflow"
     fields = {"release": request.param, "chats": {"c1": "", "c2": ""}, "datasets": {"d1": TEXTS, "empty": []}}
     with tempfile.TemporaryDirectory(prefix="ragops-contract-") as folder:
         server = "tests.support.contract.api:from_environment"
         command = ("python3", "-m", "uvicorn", "--factory", server, "--host", "0.0.0.0", "--port", "9380")
         spec = ContainerSpec(
             name=name,
-            image=declared.reranker.image,
-            image_id=image.id,
+            image=image.id,
             entrypoint=(*command, "--lifespan", "off", "--ws", "none"),
             environment=(("PYTHONPATH", "/contract"), ("CONTRACT", json.dumps(fields))),
             mounts=(Mount(str(package(Path(folder))), "/contract", read_only=True),),
-            network=declared.network.name,
+            network=stubbed.network.name,
             init=True,
             role="test",
             labels=((COMPOSE_PROJECT, name), (COMPOSE_SERVICE, "ragflow-cpu")),
         )
-        engine.start(engine.create_container(spec))
+        made = engine.create_container(spec)
         try:
-            stack = declared.model_copy(update={"ragflow": Ragflow(containers=(name,))})
+            engine.start(made)
+            stack = stubbed.model_copy(update={"ragflow": Ragflow(containers=(name,))})
             (found,) = discovery.find(engine.containers(), stack.ragflow)
             ragflow = RagflowContainer(stack, discovery.api_url(found), request.param)
             _wait(ragflow.url, lambda: engine.logs(name))
             yield ragflow
         finally:
-            engine.remove_container(name)
+            engine.remove_container(made)
 
 
 def _wait(url, logs):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             httpx.get(url + "/api/v1/system/ping", trust_env=False)

@@ -38,7 +38,7 @@ PORT = 8000
 
 _SWITCH = "/stub/behaviour"
 _INSIDE = "/stub"
-_PATIENCE = 30.0
+_PATIENCE = 120.0
 _SERVE = (
     *("python3", "-m", "uvicorn", "--factory", f"{__name__}:Switched", "--port", str(PORT)),
     *("--lifespan", "off", "--ws", "none", "--log-level", "warning", "--host"),
