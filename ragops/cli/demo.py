@@ -85,7 +85,7 @@ def _notebooks(parent: Path) -> Path:
     from ragops.errors import RagopsError
 
     for name in NOTEBOOKS:
-        if (parent / name / "01_setup.ipynb").exists():
+        if any((parent / name).glob("*.ipynb")):  # also one that was renamed: nothing is written over it
             return parent / name
     packaged = resources.files("ragops.data") / "notebooks"
     if not packaged.is_dir():  # an editable install has no copies

@@ -29,7 +29,7 @@ _NO_LIMIT = 1 << 62
 
 @dataclass(frozen=True)
 class Core:
-    """One logical CPU that this process may use, and where it sits."""
+    """One logical CPU, and where it sits."""
 
     cpu: int
     """Number as in ``--cpuset-cpus``."""
@@ -50,19 +50,23 @@ class Node:
 
 @dataclass(frozen=True)
 class Host:
-    """The machine as this process sees it. Memory in bytes."""
+    """The machine that containers run on, whatever affinity and cgroup this process has. Memory in bytes."""
 
     cpu_model: str
     features: frozenset[str]
     """By their names in ``/proc/cpuinfo``."""
     cpus: tuple[Core, ...]
-    """Allowed logical CPUs in ascending order; there may be fewer than the machine has."""
+    """Online logical CPUs in ascending order, without those that the cgroup of all processes excludes."""
     nodes: tuple[Node, ...]
     memory: int
     """All memory of the machine."""
     quota: float | None = None
     """CPU quota of this process's cgroup in cores, or None without one."""
     memory_limit: int | None = None
+    """Memory limit of all processes, as in a container or a virtual private server, or None without one."""
+    process_cpus: tuple[int, ...] = ()
+    """CPUs that this process may use."""
+    process_memory: int | None = None
     """Memory limit of this process's cgroup, or None without one."""
     available: int | None = None
     """Free and reclaimable memory now, or None where the kernel doesn't report it."""
@@ -76,6 +80,17 @@ class Host:
     def has_int8(self) -> bool:
         """Whether the processor multiplies int8 in hardware, with sums that do not overflow."""
         return bool(self.features & INT8_FEATURES)
+
+    @property
+    def note(self) -> str:
+        """How this process is limited where containers are not; empty where it has the whole machine."""
+        parts, machine = [], {core.cpu for core in self.cpus}
+        if self.process_cpus and not machine <= set(self.process_cpus):
+            parts.append(f"CPUs {format_cpu_list(self.process_cpus)} of {format_cpu_list(machine)}")
+        if (self.process_memory or self.usable_memory) < self.usable_memory:
+            parts.append(f"{self.process_memory or 0:,} of {self.usable_memory:,} bytes of memory")
+        limits = " and ".join(parts)
+        return f"this process may use {limits}; the reranker is sized for the engine's host" if parts else ""
 
     @property
     def usable_memory(self) -> int:
@@ -117,17 +132,18 @@ def read_host(root: Path = Path("/")) -> Host:
     """Read the machine from ``/proc`` and ``/sys`` below a root folder."""
     cpuinfo, meminfo = _text(root / "proc/cpuinfo"), _text(root / "proc/meminfo")
     memory = parse_meminfo(meminfo)
-    allowed = parse_allowed(_text(root / "proc/self/status"))
-    processors = map(int, re.findall(r"^processor\s*:\s*(\d+)", cpuinfo, re.MULTILINE))
+    processors = tuple(map(int, re.findall(r"^processor\s*:\s*(\d+)", cpuinfo, re.MULTILINE)))
     nodes = _nodes(root, memory)
     return Host(
         cpu_model=_row(cpuinfo, "model name") or "unknown",  # Arm kernels give none
         features=parse_features(cpuinfo),
-        cpus=tuple(_core(root, cpu, nodes) for cpu in allowed or processors),
+        cpus=tuple(_core(root, cpu, nodes) for cpu in _online(root) or processors),
         nodes=tuple(Node(node, size) for node, _, size in nodes),
         memory=memory,
         quota=_tightest_quota(_cgroup_folders(root, "cpu")),
-        memory_limit=_memory_limit(root),
+        memory_limit=_memory_limit(root, ""),
+        process_cpus=parse_allowed(_text(root / "proc/self/status")),
+        process_memory=_memory_limit(root),
         available=parse_meminfo(meminfo, "MemAvailable") or None,
     )
 
@@ -262,7 +278,19 @@ def _tightest_quota(cgroups: Iterable[Path]) -> float | None:
     return min((quota for quota in map(parse_quota, texts) if quota is not None), default=None)
 
 
-def _memory_limit(root: Path) -> int | None:
+def _online(root: Path) -> tuple[int, ...]:
+    """Online CPUs that the topmost visible cgroup allows; empty where the kernel does not say."""
+    (top,) = _cgroup_folders(root, "cpuset", "")
+    files = (
+        top / "cpuset.cpus.effective",
+        top / "cpuset.effective_cpus",
+        root / "sys/devices/system/cpu/online",
+    )
+    return next((parse_cpu_list(text) for text in map(_text, files) if text.strip()), ())
+
+
+def _memory_limit(root: Path, cgroup: str | None = None) -> int | None:
+    """The tightest limit of a cgroup, by default this process's, and its parents."""
     names = ("memory.max", "memory.limit_in_bytes")
-    texts = [_text(folder / name) for folder in _cgroup_folders(root, "memory") for name in names]
+    texts = [_text(folder / name) for folder in _cgroup_folders(root, "memory", cgroup) for name in names]
     return min((limit for limit in map(parse_limit, texts) if limit is not None), default=None)

@@ -350,6 +350,8 @@ def _model_notes(deployment: Deployment) -> tuple[str, ...]:
     model, notes = deployment.model, []
     if models.named_folder(deployment.stack) is None:
         notes.append(f"no model is configured: the reranker's own is kept, {model.folder}")
+    if deployment.host.note:
+        notes.append(deployment.host.note)
     if model.substitute:
         notes.append(f"{model.name} is a substitute model: {model.substitute}")
     if model.note:

@@ -33,13 +33,14 @@ def lab(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_existing_notebooks_are_opened_in_place(lab, tmp_path, name):
-    file = tmp_path / "work" / name / "01_setup.ipynb"
+@pytest.mark.parametrize("notebook", ["01_setup.ipynb", "02_verify.ipynb", "mine.ipynb"])
+def test_existing_notebooks_are_opened_in_place(lab, tmp_path, name, notebook):
+    file = tmp_path / "work" / name / notebook
     file.parent.mkdir()
     file.write_text("mine")
     _, argv, _ = lab()
     assert argv[-1] == str(file.parent)
-    assert file.read_text() == "mine"
+    assert {path.name: path.read_text() for path in file.parent.iterdir()} == {notebook: "mine"}
 
 
 def test_without_notebooks_the_copies_of_the_package_are_opened(lab, tmp_path):

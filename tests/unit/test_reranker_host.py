@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,7 +122,36 @@ def test_cgroup_v2_takes_the_tightest_limit_on_the_way_up(tmp_path):
     )
     host = read_host(root)
     assert host.quota == 1.5
-    assert host.memory_limit == host.usable_memory == 4 * GIB
+    assert (host.process_memory, host.memory_limit) == (4 * GIB, None)
+
+
+def test_affinity_and_cgroup_of_this_process_only_give_a_note(tmp_path):
+    cpus = [(0, 0, 0), (1, 1, 0)]
+    free = read_host(machine(tmp_path / "free", cpus, {0: "0-1"}))
+    own = {
+        "proc/self/status": "Cpus_allowed_list:\t0\n",
+        "proc/self/cgroup": "0::/user.slice\n",
+        "sys/fs/cgroup/user.slice/memory.max": f"{GIB}\n",
+    }
+    limited = read_host(write(machine(tmp_path / "limited", cpus, {0: "0-1"}), own))
+    assert dataclasses.replace(limited, process_cpus=(0, 1), process_memory=None) == free
+    assert free.note == ""
+    assert "CPUs 0 of 0-1" in limited.note
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("sys/devices/system/cpu/online", "0,2"),
+        ("sys/fs/cgroup/cpuset.cpus.effective", "0,2"),
+        ("sys/fs/cgroup/cpuset/cpuset.effective_cpus", "0,2"),
+    ],
+)
+def test_cpus_are_those_of_the_topmost_cgroup(tmp_path, file, text):
+    root = machine(tmp_path, [(0, 0, 0), (1, 1, 0), (2, 2, 0)], {0: "0-2"})
+    v1 = {"proc/self/cgroup": "3:cpuset:/\n"} if "/cpuset/" in file else {}
+    write(root, {file: f"{text}\n", **v1})
+    assert [core.cpu for core in read_host(root).cpus] == [0, 2]
 
 
 def test_cgroup_v1_in_a_container_that_sees_its_hosts_path(tmp_path):
