@@ -10,14 +10,16 @@ import json
 import platform
 import re
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from ragops import configuration
@@ -27,7 +29,7 @@ from ragops.reranker.host import read_host
 from ragops.session import Deployment
 from ragops.stack import demo, verbs
 from tests.support import faulty_scorers
-from tests.support.container import stub_container
+from tests.support.container import StubContainer, stub_container
 from tests.support.names import PROJECT
 from tests.support.stub import Behaviour
 
@@ -36,14 +38,13 @@ if TYPE_CHECKING:
 
     from ragops.checks import Check
     from ragops.docker.engine import Engine
-    from tests.support.container import StubContainer
     from tests.support.faults import Fault
 
 ROOT = Path(__file__).parents[2]
 SEEN = ROOT / "build" / "faults.json"
 RECORDED = ROOT / "docs" / "faults.json"
-NAME = "ragopstest-faults"
-NETWORK = "ragopstest-faults"
+NAME = f"{PROJECT}-faults"
+NETWORK = NAME
 LAUNCHED = "started by ragops up"
 
 
@@ -338,6 +339,17 @@ def api(stage: Stage):
     return stage.engine._client.api
 
 
+def start_again(stage: Stage) -> None:
+    """The server behaves as a new one; it takes a moment to listen."""
+    stage.engine.start(stage.name)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            stage.behave(StubContainer(stage.name, stage.port), HEALTHY["embedding"])
+            return
+        time.sleep(0.2)
+
+
 WRONG = (
     Wrong(
         *("RAGFlow's container is not in the network", "name resolves", "not known", "ragops connect"),
@@ -353,6 +365,21 @@ WRONG = (
         *("RAGFlow's container is stopped", "container runs", "exited", "docker start"),
         lambda stage: stage.engine.stop(stage.client, timeout=1),
         lambda stage: stage.engine.start(stage.client),
+    ),
+    Wrong(
+        *("the reranker is paused", "reranker runs", "is paused", "docker unpause"),
+        lambda stage: api(stage).pause(stage.name),
+        lambda stage: api(stage).unpause(stage.name),
+    ),
+    Wrong(
+        *("the reranker was stopped", "reranker runs", "was stopped", "docker start"),
+        lambda stage: stage.engine.stop(stage.name, timeout=1),
+        start_again,
+    ),
+    Wrong(
+        *("the reranker was killed", "reranker runs", "SIGKILL", "docker start"),
+        lambda stage: api(stage).kill(stage.name),
+        start_again,
     ),
     Wrong(
         "the reranker is in Docker's default network too",

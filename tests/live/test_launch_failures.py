@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ from ragops.docker.engine import observe
 from ragops.docker.objects import HealthCheck, NetworkSpec
 from ragops.errors import EngineError, LaunchError
 from ragops.reranker import options
+from ragops.reranker.files import bundled_minilm
 from ragops.session import Deployment
 from ragops.stack import verbs
 from ragops.stack.plan import ReplaceContainer, RunContainer
@@ -103,7 +107,7 @@ if mode == "load":
     time.sleep(600)
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        if os.path.exists("/tmp/hang"):
+        if mode == "hang" or os.path.exists("/tmp/hang"):
             time.sleep(600)
         body = json.dumps({"results": [{"index": 0, "relevance_score": 0.5}], "data": []}).encode()
         self.send_response(200)
@@ -121,6 +125,22 @@ ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
 """In vLLM's place: it ends with an exit code, uses up the memory itself or in a child, loads, or serves."""
 
 
+def served(container_spec, mode):
+    """The product's container with :data:`SERVER` in it."""
+
+    def spec(*argv, **more):
+        probe = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=1)"
+        return dataclasses.replace(
+            container_spec(*argv, **more),
+            entrypoint=("python3", "-c", SERVER),
+            command=(mode(),),
+            memory=(64 if mode() in {"oom", "child"} else 512) * 1024**2,
+            health=HealthCheck(("python3", "-c", probe), interval=1, timeout=2, start_period=5),
+        )
+
+    return spec
+
+
 class Broken:
     """A stack whose server is :data:`SERVER`."""
 
@@ -131,18 +151,7 @@ class Broken:
             reranker=configuration.Reranker(name=NAME, port=False, ready_timeout=30),
             ragflow=configuration.Ragflow(containers=(client,)),
         )
-        real = options.container_spec
-
-        def spec(*argv, **more):
-            probe = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=1)"
-            return dataclasses.replace(
-                real(*argv, **more),
-                entrypoint=("python3", "-c", SERVER),
-                command=(self.mode,),
-                memory=(64 if self.mode in {"oom", "child"} else 512) * 1024**2,
-                health=HealthCheck(("python3", "-c", probe), interval=1, timeout=2, start_period=20),
-            )
-
+        spec = served(options.container_spec, lambda: self.mode)
         monkeypatch.setattr(options, "container_spec", spec)
 
     def up(self, mode):
@@ -213,7 +222,7 @@ def recorded():
 
 @pytest.fixture
 def times(request, recorded):
-    row = recorded.setdefault(request.node.callspec.id if hasattr(request.node, "callspec") else "hang", {})
+    row = recorded.setdefault(request.node.name, {})
     return lambda **seconds: row.update({verb: round(value, 1) for verb, value in seconds.items()})
 
 
@@ -241,8 +250,18 @@ def test_cause_of_a_crash_survives_dockers_restarts(broken, mode, times):
         assert broken.logged(words) < 5
 
 
-def test_hang(broken, engine, times):
-    """It listens, and does not respond: while it starts, and after it has served."""
+def test_hang_at_the_start(broken, times):
+    """It listens, and does not respond."""
+    broken.stack = broken.stack.model_copy(
+        update={"reranker": broken.stack.reranker.model_copy(update={"ready_timeout": 10})}
+    )
+    error, seconds = broken.fails("hang")
+    times(up=seconds)
+    assert error.code == "reranker-hangs"
+    assert seconds < 15
+
+
+def test_hang_after_it_has_served(broken, engine, times):
     broken.up("serve")
     engine.execute(NAME, ("touch", HANG))
     with broken.watched():
@@ -255,13 +274,6 @@ def test_hang(broken, engine, times):
     status, failure = broken.named()
     assert status == "reranker-hangs"
     assert "hangs" in failure.detail
-    broken.stack = broken.stack.model_copy(
-        update={"reranker": broken.stack.reranker.model_copy(update={"ready_timeout": 10})}
-    )
-    error, seconds = broken.fails("serve")
-    times(up=seconds)
-    assert error.code == "reranker-hangs"
-    assert seconds < 20
 
 
 FAULTS = {
@@ -305,3 +317,63 @@ def test_fault_while_it_loads_and_while_it_serves(broken, engine, fault, times):
             engine.unpause(NAME)
             time.sleep(8)
             assert not [message for message in broken.caplog.messages if message.startswith("~")]
+
+
+RACE = """
+import os, sys
+from ragops import configuration
+from ragops.docker import engine as engines
+from ragops.docker.objects import NetworkSpec
+from ragops.errors import RagopsError
+from ragops.reranker import options
+from ragops.stack import verbs
+from ragops.stack.plan import CreateNetwork
+from tests.live.test_launch_failures import served
+how, name, client = sys.argv[1:]
+engine = engines.connect()
+options.container_spec = served(options.container_spec, lambda: "serve")
+stack = configuration.Stack(
+    network=configuration.Network(name=name),
+    reranker=configuration.Reranker(name=name, port=False, ready_timeout=60),
+    ragflow=configuration.Ragflow(containers=(client,)),
+)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    verbs.up(stack, engine) if how == "up" else CreateNetwork(NetworkSpec(name)).apply(engine)
+    print("done")
+except RagopsError as error:
+    print(error.code)
+"""
+
+
+@pytest.mark.parametrize(("how", "rounds"), [("up", 3), ("network", 10)])
+def test_two_homes_at_once_leave_one_network(engine, image, client, tmp_path, how, rounds):
+    """With another address of the same engine; the second way is that of processes with different locks."""
+    socket, name = tmp_path / "other.sock", f"{NAME}-race"
+    socket.symlink_to(engine.state().socket)
+    environments = (
+        {**os.environ, "DOCKER_HOST": engine.state().address},
+        {**os.environ, "DOCKER_HOST": f"unix://{socket}", "RAGOPS_HOME": str(tmp_path)},
+    )
+    bundled_minilm(tmp_path)
+    argv = [sys.executable, "-c", RACE, how, name, client]
+    for _ in range(rounds):
+        both = [
+            subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for env in environments
+        ]
+        for process in both:
+            assert process.stdout.readline() == "ready\n"
+        for process in both:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        results = [process.communicate()[0].strip() for process in both]
+        networks = [network for network in engine.networks() if network.name == name]
+        assert len(networks) == 1
+        assert "done" in results
+        assert set(results) <= {"done", "locked", "engine-refused"}
+        if engine.container(name):
+            engine.remove_container(name)
+            engine.disconnect(name, client)
+        engine.remove_network(networks[0].id)
