@@ -38,14 +38,14 @@ help: ## list the targets
 run: $(VENV)/ready ## start a reranker, record a benchmark, build the site; installs what is missing
 	@$(BIN)/python -m tools.make_run
 
-# The image is built while the fast tests run.
+# The image is built while the fast tests and those of the site run. Chromium first: both installations use apt.
 test: $(VENV)/tests ## everything: lint, types, fast and live tests, notebooks, site in a browser
-	@{ $(BIN)/python -m tools.private_engine start && $(BIN)/ragops image; } > $(VENV)/image.log 2>&1 & image=$$!; \
-	( $(FAST) ); fast=$$?; \
-	wait $$image || { tail -n 20 $(VENV)/image.log >&2; exit 1; }; \
-	exit $$fast
 	@$(CHROMIUM)
-	@$(BIN)/pytest -m "live or browser"
+	@{ $(BIN)/python -m tools.private_engine start && $(BIN)/ragops image; } > $(VENV)/image.log 2>&1 & image=$$!; \
+	( $(FAST) ) && $(BIN)/pytest -m browser tests/unit tests/browser; tests=$$?; \
+	wait $$image || { tail -n 20 $(VENV)/image.log >&2; exit 1; }; \
+	exit $$tests
+	@$(BIN)/pytest -m live tests/live
 
 check: $(VENV)/tests ## without a Docker engine: lint, types, fast tests
 	@$(FAST)
