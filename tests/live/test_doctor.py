@@ -261,12 +261,12 @@ class TestRagflow:
     def test_release_and_the_way_back_from_stopped(self, doctor, engine, image):
         name = f"{PREFIX}/infiniflow/ragflow:v0.27.0"
         engine.tag(image.id, name)
-        box = f"{PREFIX}-ragflow-cpu-1"
-        engine._client.api.create_container(name, entrypoint=SLEEP, name=box, labels=LABELS)
+        container = f"{PREFIX}-ragflow-cpu-1"
+        engine._client.api.create_container(name, entrypoint=SLEEP, name=container, labels=LABELS)
         found = doctor()["RAGFlow"]
-        assert (found.status, found.detail) == ("warn", f"{box} (v0.27.0) is created")
+        assert (found.status, found.detail) == ("warn", f"{container} (v0.27.0) is created")
         engine.start(re.match(r"docker start (\S+):", found.remedy)[1])
-        assert doctor()["RAGFlow"].detail == f"{box} (v0.27.0), running"
+        assert doctor()["RAGFlow"].detail == f"{container} (v0.27.0), running"
 
     def test_one_on_the_hosts_network(self, doctor, engine, stranger):
         settings = engine._client.api.create_host_config(network_mode="host")
@@ -278,16 +278,16 @@ class TestRagflow:
             "print(next(row.split()[0] for row in open('/proc/net/route') if row.split()[1] == '00000000'))"
         )
         engine.create_network(NetworkSpec(f"{PREFIX}-b"))
-        box = f"{PREFIX}-ragflow-cpu-1"
+        container = f"{PREFIX}-ragflow-cpu-1"
         settings = engine._client.api.create_host_config(network_mode=f"{PREFIX}-b")
-        stranger(box, labels=LABELS, host_config=settings)
+        stranger(container, labels=LABELS, host_config=settings)
         for name, moves in ((f"{PREFIX}-c", False), (f"{PREFIX}-a", True)):
             wanted = stack.model_copy(update={"network": Network(name=name)})
             assert ("moves its default route" in doctor(wanted)["RAGFlow"].detail) is moves
-            before = engine.execute(box, ("python3", "-c", table)).stdout
+            before = engine.execute(container, ("python3", "-c", table)).stdout
             engine.create_network(plan.network_spec(wanted.network))
-            engine.connect(name, box)
-            after = engine.execute(box, ("python3", "-c", table)).stdout
+            engine.connect(name, container)
+            after = engine.execute(container, ("python3", "-c", table)).stdout
             assert (before != after) is moves
 
 

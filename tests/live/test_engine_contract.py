@@ -41,16 +41,16 @@ class Scene:
         self.engine.create_network(NetworkSpec(name, **fields))
         return name
 
-    def spec(self, tail="box", **fields):
+    def spec(self, tail="container", **fields):
         shape = {"image": self.image, "entrypoint": ("sleep", "300"), "role": "test", "init": True}
         return ContainerSpec(name=self.name(tail), **{**shape, **fields})
 
-    def created(self, tail="box", **fields):
+    def created(self, tail="container", **fields):
         spec = self.spec(tail, **fields)
         self.engine.create_container(spec)
         return spec.name
 
-    def started(self, tail="box", **fields):
+    def started(self, tail="container", **fields):
         name = self.created(tail, **fields)
         self.engine.start(name)
         return name
@@ -130,9 +130,9 @@ class TestNetworks:
             return
         with refused(f"2 networks are named {name}"):
             scene.engine.network(name)
-        box = scene.started()
+        container = scene.started()
         with refused(rf"network {name} is ambiguous \(2 matches found on name\)"):
-            scene.engine.connect(name, box)
+            scene.engine.connect(name, container)
         with refused(rf"network {name} is ambiguous \(2 matches found based on name\)"):
             scene.engine.remove_network(name)
         scene.engine.remove_network(second)
@@ -162,102 +162,102 @@ class TestNetworks:
 
     def test_one_with_stopped_containers_goes_and_they_can_not_start(self, scene):
         name = scene.network()
-        box = scene.started(network=name)
+        container = scene.started(network=name)
         gone = scene.engine.network(name).id
-        scene.engine.stop(box)
+        scene.engine.stop(container)
         scene.engine.remove_network(name)
-        assert scene.place(box, name).network_id == gone
+        assert scene.place(container, name).network_id == gone
         scene.network()
         with missing(f"network {gone} not found"):
-            scene.engine.start(box)
-        assert scene.engine.container(box).status == "exited"
-        scene.engine.disconnect(name, box)
-        scene.engine.connect(name, box)
-        scene.engine.start(box)
-        assert scene.place(box, name).network_id == scene.engine.network(name).id
+            scene.engine.start(container)
+        assert scene.engine.container(container).status == "exited"
+        scene.engine.disconnect(name, container)
+        scene.engine.connect(name, container)
+        scene.engine.start(container)
+        assert scene.place(container, name).network_id == scene.engine.network(name).id
 
 
 class TestConnect:
     def test_created_container_joins_when_it_starts(self, scene):
         name = scene.network()
-        box = scene.created(network=name)
-        before = scene.place(box, name)
+        container = scene.created(network=name)
+        before = scene.place(container, name)
         assert (before.network_id, before.address) == ("", "")
-        scene.engine.start(box)
-        after = scene.place(box, name)
+        scene.engine.start(container)
+        after = scene.place(container, name)
         assert after.network_id == scene.engine.network(name).id
         assert after.address
-        assert after.aliases == (scene.engine.container(box).id[:12],)
+        assert after.aliases == (scene.engine.container(container).id[:12],)
 
     def test_stopped_container_keeps_the_network_and_loses_the_address(self, scene):
         name = scene.network()
-        box = scene.started(network=name)
-        scene.engine.stop(box)
-        place = scene.place(box, name)
+        container = scene.started(network=name)
+        scene.engine.stop(container)
+        place = scene.place(container, name)
         assert (place.network_id, place.address) == (scene.engine.network(name).id, "")
 
     def test_running_container(self, scene):
-        name, box = scene.network(), scene.started()
-        scene.engine.connect(name, box)
-        place = scene.place(box, name)
+        name, container = scene.network(), scene.started()
+        scene.engine.connect(name, container)
+        place = scene.place(container, name)
         assert place.address
-        assert scene.place(box, "bridge")
-        with refused(f"endpoint with name {box} already exists in network {name}"):
-            scene.engine.connect(name, box)
+        assert scene.place(container, "bridge")
+        with refused(f"endpoint with name {container} already exists in network {name}"):
+            scene.engine.connect(name, container)
 
     def test_stopped_container_even_twice(self, scene):
-        name, box = scene.network(), scene.started()
-        scene.engine.stop(box)
-        scene.engine.connect(name, box)
-        scene.engine.connect(name, box)
-        place = scene.place(box, name)
+        name, container = scene.network(), scene.started()
+        scene.engine.stop(container)
+        scene.engine.connect(name, container)
+        scene.engine.connect(name, container)
+        place = scene.place(container, name)
         assert (place.network_id, place.address) == ("", "")
-        scene.engine.start(box)
-        assert scene.place(box, name).address
+        scene.engine.start(container)
+        assert scene.place(container, name).address
 
     def test_by_id(self, scene):
-        name, box = scene.network(), scene.started()
-        scene.engine.connect(scene.engine.network(name).id, scene.engine.container(box).id)
-        assert scene.place(box, name)
+        name, container = scene.network(), scene.started()
+        scene.engine.connect(scene.engine.network(name).id, scene.engine.container(container).id)
+        assert scene.place(container, name)
 
     def test_disconnect_once(self, scene):
         name = scene.network()
-        box = scene.started(network=name)
-        scene.engine.disconnect(name, box)
-        assert scene.engine.container(box).endpoints == ()
-        number = scene.engine.container(box).id
+        container = scene.started(network=name)
+        scene.engine.disconnect(name, container)
+        assert scene.engine.container(container).endpoints == ()
+        number = scene.engine.container(container).id
         with refused(f"container {number} is not connected to network {name}"):
-            scene.engine.disconnect(name, box)
+            scene.engine.disconnect(name, container)
 
     def test_disconnect_from_a_network_that_is_gone(self, scene):
-        name, box = scene.network(), scene.started()
-        scene.engine.stop(box)
-        scene.engine.connect(name, box)
+        name, container = scene.network(), scene.started()
+        scene.engine.stop(container)
+        scene.engine.connect(name, container)
         scene.engine.remove_network(name)
         with missing(f"network {name} not found"):
-            scene.engine.start(box)
-        scene.engine.disconnect(name, box)
-        scene.engine.start(box)
-        assert scene.engine.container(box).status == "running"
+            scene.engine.start(container)
+        scene.engine.disconnect(name, container)
+        scene.engine.start(container)
+        assert scene.engine.container(container).status == "running"
 
     @pytest.mark.parametrize("mode", ["host", "container:{}"])
     def test_shared_network_is_refused(self, scene, mode):
         name = scene.network()
-        box = scene.started(network=mode.format(scene.started("other")))
+        container = scene.started(network=mode.format(scene.started("other")))
         with refused("container sharing network namespace with another container or host"):
-            scene.engine.connect(name, box)
+            scene.engine.connect(name, container)
 
     def test_no_network_is_refused(self, scene):
-        name, box = scene.network(), scene.started(network="none")
+        name, container = scene.network(), scene.started(network="none")
         with refused(r"one of the networks in private \(none\) mode"):
-            scene.engine.connect(name, box)
+            scene.engine.connect(name, container)
 
     @pytest.mark.parametrize("mode", ["host", "none", "container:{}"])
     def test_the_mode_is_told(self, scene, mode):
         other = scene.started("other")
-        box = scene.started(network=mode.format(other))
+        container = scene.started(network=mode.format(other))
         expected = mode.format(scene.engine.container(other).id)
-        assert scene.engine.container(box).network_mode == expected
+        assert scene.engine.container(container).network_mode == expected
 
 
 class TestContainers:
@@ -413,14 +413,14 @@ class TestContainers:
         "ask",
         [
             lambda engine, _: engine.remove_network("ragopstest-nowhere"),
-            lambda engine, box: engine.connect("ragopstest-nowhere", box),
-            lambda engine, box: engine.disconnect("ragopstest-nowhere", box),
+            lambda engine, container: engine.connect("ragopstest-nowhere", container),
+            lambda engine, container: engine.disconnect("ragopstest-nowhere", container),
         ],
     )
     def test_missing_network(self, scene, ask):
-        box = scene.started()
+        container = scene.started()
         with missing("network ragopstest-nowhere not found"):
-            ask(scene.engine, box)
+            ask(scene.engine, container)
         assert scene.engine.network("ragopstest-nowhere") is None
 
     def test_use_is_zero_before_the_start(self, scene):
@@ -483,12 +483,12 @@ class TestEvents:
     def test_what_happens_is_told_in_order(self, scene):
         net = scene.network()
         with scene.engine.events() as heard:
-            box = scene.started(network=net)
-            scene.engine.disconnect(net, box)
-            scene.engine.connect(net, box)
-            scene.engine.stop(box)
-            scene.engine.rename(box, f"{box}-old")
-            scene.engine.remove_container(f"{box}-old")
+            container = scene.started(network=net)
+            scene.engine.disconnect(net, container)
+            scene.engine.connect(net, container)
+            scene.engine.stop(container)
+            scene.engine.rename(container, f"{container}-old")
+            scene.engine.remove_container(f"{container}-old")
             scene.engine.remove_network(net)
             told = []
             for one in heard:
@@ -498,16 +498,16 @@ class TestEvents:
                     break
         folded = [one for one, _ in itertools.groupby(told)]  # a real one tells twice of one that disconnects
         assert folded == [
-            "container create -box",
+            "container create -container",
             "network connect -net",
-            "container start -box",
+            "container start -container",
             "network disconnect -net",
             "network connect -net",
-            "container die -box",
+            "container die -container",
             "network disconnect -net",
-            "container stop -box",
-            "container rename -box-old",
-            "container destroy -box-old",
+            "container stop -container",
+            "container rename -container-old",
+            "container destroy -container-old",
             "network destroy -net",
         ]
 

@@ -277,7 +277,7 @@ class Stage:
         )
 
     @contextmanager
-    def box(self, address: str = "127.0.0.1", listen: str = "0.0.0.0") -> Iterator[StubContainer]:
+    def container(self, address: str = "127.0.0.1", listen: str = "0.0.0.0") -> Iterator[StubContainer]:
         publish = (address, self.port)
         with stub_container(
             self.engine, self.image, name=self.name, network=NETWORK, publish=publish, listen=listen
@@ -286,10 +286,10 @@ class Stage:
                 self.behave(made, HEALTHY["embedding"])
             yield made
 
-    def behave(self, box: StubContainer, behaviour: Behaviour, model: str = "embedding") -> None:
+    def behave(self, container: StubContainer, behaviour: Behaviour, model: str = "embedding") -> None:
         named = behaviour.model != Behaviour().model
         served = Deployment.resolve(self.declared(model)).served_name
-        box.behave(behaviour if named else replace(behaviour, model=served))
+        container.behave(behaviour if named else replace(behaviour, model=served))
 
     def problem(self, model: str = "embedding") -> Check | None:
         """What verify says first that is no ok; failures before warnings."""
@@ -312,12 +312,12 @@ class Stage:
 def play(stage: Stage, cases: Sequence[Case]) -> list[Row]:
     """Rows of those that answer: one stub in one container plays them all."""
     rows = []
-    with stage.box() as box:
+    with stage.container() as container:
         for case in cases:
-            stage.behave(box, case.behaviour, case.model)
+            stage.behave(container, case.behaviour, case.model)
             found, after = stage.problem(case.model), None
             if case.layer:
-                stage.behave(box, HEALTHY[case.model], case.model)
+                stage.behave(container, HEALTHY[case.model], case.model)
                 after = stage.problem(case.model)
             rows.append(stage.row(case.fault, found, case.applied if case.layer else "", after))
     return rows
@@ -405,7 +405,7 @@ LAUNCHES = (
 def spoil(stage: Stage) -> list[Row]:
     """Rows of containers and networks."""
     rows = []
-    with stage.box():
+    with stage.container():
         for one in WRONG:
             one.spoil(stage)
             try:
@@ -414,9 +414,9 @@ def spoil(stage: Stage) -> list[Row]:
                 one.mend(stage)
             rows.append(stage.row(one.fault, found, one.applied, stage.problem()))
     for fault, _, _, options in LAUNCHES:
-        with stage.box(**options):
+        with stage.container(**options):
             found = stage.problem()
-        with stage.box():
+        with stage.container():
             rows.append(stage.row(fault, found, LAUNCHED, stage.problem()))
     return [*rows, behind_a_proxy(stage)]
 
@@ -431,7 +431,7 @@ def behind_a_proxy(stage: Stage) -> Row:
     """RAGFlow's container with a proxy in its environment, then with the reranker excepted from it."""
     proxy = ("HTTP_PROXY", "http://127.0.0.1:9")
     other = replace(stage, client=f"{NAME}-ragflow")
-    with other.box():
+    with other.container():
         with client_box(other, proxy):
             found = other.problem()
         with client_box(other, proxy, ("NO_PROXY", stage.name)):

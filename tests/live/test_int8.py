@@ -54,8 +54,8 @@ def expected(engine, image, qwen3, made):
     )
     argv = ("python3", "/proof/int8_reference.py", f"/work/{qwen3.name}", f"/work/{made.name}")
     pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
-    with sidecar(engine, "none", image.id, mounts=mounts, memory=4 << 30) as box:
-        done = engine.execute(box, argv, stdin=json.dumps({"pairs": pairs}), timeout=200)
+    with sidecar(engine, "none", image.id, mounts=mounts, memory=4 << 30) as container:
+        done = engine.execute(container, argv, stdin=json.dumps({"pairs": pairs}), timeout=200)
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
 

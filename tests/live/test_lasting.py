@@ -113,13 +113,13 @@ class Project:
         return discovery.find(self.engine.containers(), STACK.ragflow)
 
     @property
-    def box(self):
+    def container(self):
         (found,) = self.found()
         return found.container
 
     @property
     def joined(self):
-        place = self.box.endpoint(NET)
+        place = self.container.endpoint(NET)
         network = self.engine.network(NET)
         return place is not None and network is not None and place.network_id == network.id
 
@@ -202,8 +202,8 @@ def until(done):
     return time.monotonic() - begin
 
 
-def same(box):
-    return box.id, box.started_at
+def same(container):
+    return container.id, container.started_at
 
 
 def drift(engine):
@@ -228,14 +228,14 @@ def upgrade(ragflow):
 def lose_network(ragflow):
     """Both containers are disconnected and the network is removed, while the lock prevents a repair."""
     with lock(ragflow.engine.state().address, RERANKER):
-        for name in (ragflow.box.name, RERANKER):
+        for name in (ragflow.container.name, RERANKER):
             ragflow.engine._client.api.disconnect_container_from_network(name, NET, force=True)
         ragflow.engine.remove_network(NET)
 
 
 def lose_network_while_stopped(ragflow):
     """Docker allows it, but cannot start a container of that network afterwards."""
-    for name in (ragflow.box.name, RERANKER):
+    for name in (ragflow.container.name, RERANKER):
         ragflow.engine.stop(name)
     ragflow.engine.remove_network(NET)
 
@@ -275,18 +275,18 @@ def test_mishap_is_named_by_status_and_repaired(engine, ragflow, watch, durabili
     mishap, wanted = CASES[event]
     before(ragflow, mishap)
     mishap(ragflow)
-    after = ragflow.box
+    after = ragflow.container
     named = drift(engine)
     assert named == [line.format(after.name) for line in wanted]
     assert verbs.up(STACK, engine).ok
-    assert same(ragflow.box) == same(after)
+    assert same(ragflow.container) == same(after)
     before(ragflow, mishap)
     lines = watch()
     mishap(ragflow)
     seconds = until(lambda: ragflow.joined and engine.container(RERANKER).health == "healthy")
-    box = ragflow.box
+    container = ragflow.container
     until(lambda: drift(engine) == [])
-    assert same(ragflow.box) == same(box)
+    assert same(ragflow.container) == same(container)
     assert len(lines) == 1 or named
     record(durability, event, named, seconds if named else None)
 
@@ -295,11 +295,11 @@ def test_one_that_is_stopped_survives_the_loss_of_its_network(engine, ragflow, d
     lose_network_while_stopped(ragflow)
     named = drift(engine)
     assert f"+ create network {NET}" in named
-    box = ragflow.box
+    container = ragflow.container
     assert verbs.up(STACK, engine).ok
-    assert same(ragflow.box) == same(box)
-    assert not ragflow.box.running  # starting RAGFlow is its owner's
-    engine.start(box.id)
+    assert same(ragflow.container) == same(container)
+    assert not ragflow.container.running  # starting RAGFlow is its owner's
+    engine.start(container.id)
     assert ragflow.joined
     record(durability, "the network is removed while RAGFlow is stopped", named, None)
 
@@ -319,18 +319,18 @@ def test_override_keeps_what_a_connection_by_hand_loses(engine, ragflow, durabil
     file, _ = override.write(made)
     ragflow.run(made.command)
     assert ragflow.joined
-    first = ragflow.box.id
+    first = ragflow.container.id
     ragflow.compose("up", "-d", "--force-recreate", "--timeout", "1", files=(ragflow.file, file))
-    assert ragflow.box.id != first
+    assert ragflow.container.id != first
     assert ragflow.joined
-    assert {place.network for place in ragflow.box.endpoints} == {NET, f"{PROJECT}_ragflow"}
+    assert {place.network for place in ragflow.container.endpoints} == {NET, f"{PROJECT}_ragflow"}
     assert drift(engine) == []
     record(durability, "RAGFlow is recreated, with the override file", [], None)
     again = override.override(ragflow.found(), STACK.network, engine.networks())
     assert again.command == made.command
     assert override.applied(engine.containers(), NET) == (file,)
     recreate(ragflow)  # with -f for RAGFlow's own file only
-    assert drift(engine) == [CONNECT.format(ragflow.box.name)]
+    assert drift(engine) == [CONNECT.format(ragflow.container.name)]
     record(durability, "RAGFlow is recreated, with -f that leaves the override out", drift(engine), None)
 
 
@@ -340,7 +340,7 @@ def test_override_keeps_the_default_network_of_a_service_that_names_none(engine,
     made = override.override(ragflow.found(), STACK.network, engine.networks())
     override.write(made)
     ragflow.run(made.command)
-    assert {place.network for place in ragflow.box.endpoints} == {NET, f"{PROJECT}_default"}
+    assert {place.network for place in ragflow.container.endpoints} == {NET, f"{PROJECT}_default"}
 
 
 def test_network_of_another_container_is_not_removed_though_docker_would(engine, ragflow, cheap):

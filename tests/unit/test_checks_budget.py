@@ -25,7 +25,7 @@ QWEN3 = Expected("m", "qwen3-reranker", 8192)
 REFUSED = ProbeResponse(400, '{"error":{"message":"This model\'s maximum context length is 256 tokens."}}')
 
 
-def box(fake, image="infiniflow/ragflow:v0.25.3", name="ragflow-server"):
+def container(fake, image="infiniflow/ragflow:v0.25.3", name="ragflow-server"):
     fake.add_container(name, image=image)
     return RagflowContainer(fake.container(name))
 
@@ -35,7 +35,7 @@ def about(fake):
     """The profile of a release for a model."""
 
     def make(tag="v0.25.3", expected=QWEN3):
-        return calls.call_profile(box(fake, f"infiniflow/ragflow:{tag}", f"box-{tag}"), expected)
+        return calls.call_profile(container(fake, f"infiniflow/ragflow:{tag}", f"container-{tag}"), expected)
 
     return make
 
@@ -68,7 +68,7 @@ class TestProfile:
         assert about("v0.27.0").most == 90
 
     def test_release_that_is_not_told_is_the_newest_and_said(self, fake):
-        found = calls.call_profile(box(fake, "ragflow:mine", "mine"), QWEN3)
+        found = calls.call_profile(container(fake, "ragflow:mine", "mine"), QWEN3)
         assert found.release.name == releases.NEWEST
         assert "is assumed" in found.assumed
 
@@ -119,7 +119,7 @@ def measure(fake, monkeypatch):
 
     def run(server, expected=QWEN3, **options):
         fake.respond = server
-        found = box(fake)
+        found = container(fake)
         url = "http://reranker:8000/v1"
         return calls.time_calls(fake, found, "vllm-cpu:latest", url, expected, **options)
 
@@ -217,7 +217,7 @@ class TestInTime:
         assert (near.status, "inconclusive" in near.detail) == ("warn", True)
 
     def test_what_differs_from_ragflow_is_said(self, fake):
-        profile = calls.call_profile(box(fake, "mine:1"), MINILM)
+        profile = calls.call_profile(container(fake, "mine:1"), MINILM)
         found = judge(seen(1.0, cut_to=112), profile, MINILM)[budget.IN_TIME]
         assert "is assumed" in found.detail
         assert "cut to 112 words for the model, so lighter" in found.detail

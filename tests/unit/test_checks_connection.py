@@ -362,8 +362,8 @@ class TestCheck:
         fake.add_container("reranker", network=fake.container(ragflow).endpoints[0].network)
 
         def checks(inside=None, **changed):
-            def respond(box, _argv, stdin):
-                own = {"tcp": {"ok": inside}} if box.name == "reranker" else changed
+            def respond(container, _argv, stdin):
+                own = {"tcp": {"ok": inside}} if container.name == "reranker" else changed
                 return ExecResult(0, json.dumps(probed(json.loads(stdin), **own)), "")
 
             fake.respond = respond
@@ -412,8 +412,8 @@ class TestCheck:
 
 class TestReport:
     CHECKS = (
-        Check("one", "ok", "fine", where="box"),
-        Check("second", "warn", "odd", "look", "box"),
+        Check("one", "ok", "fine", where="container"),
+        Check("second", "warn", "odd", "look", "container"),
         Check("third", "fail", "<broken>", "mend"),
         Check("fourth", "fail", "follows", "later"),
     )
@@ -426,14 +426,14 @@ class TestReport:
 
     def test_text_groups_by_place_and_shows_remedies_of_what_is_not_well(self):
         lines = str(Report("verify", self.CHECKS, ("a note",))).splitlines()
-        assert lines[:3] == ["verify", "from box", "  ok    one     fine"]
+        assert lines[:3] == ["verify", "from container", "  ok    one     fine"]
         assert lines[4].endswith("hint: look")
         assert lines[5] == "on this host"
         assert lines[-1] == "note: a note"
 
     def test_html_groups_as_the_text_does_and_is_escaped(self):
         page = Report("r", self.CHECKS, ("a note",))._repr_html_()
-        places = ['rowgroup">from box</th>', 'rowgroup">on this host</th>']
+        places = ['rowgroup">from container</th>', 'rowgroup">on this host</th>']
         assert [page.count(place) for place in places] == [1, 1]
         assert "odd<br>hint: look" in page
         assert "&lt;broken&gt;<br>hint: mend" in page

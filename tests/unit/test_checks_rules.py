@@ -225,7 +225,9 @@ def said(*replies, expected=MINILM):
     """A transcript of a plan with one ranking of two documents, and nothing counted."""
     one = questions.RerankCall("pair", "q", ("a", "b"), 2)
     asked = questions.RequestPlan((), (), (one,) * max(1, len(replies)), len(replies))
-    return rules.check_scores(expected, questions.parse_responses(asked, dict(enumerate(replies))), "box")
+    return rules.check_scores(
+        expected, questions.parse_responses(asked, dict(enumerate(replies))), "container"
+    )
 
 
 def results(*pairs, **more):
@@ -260,7 +262,7 @@ class TestReplies:
         assert found.name == "scores are well formed"
         assert detail in found.detail
         assert found.remedy
-        assert found.where == "box"
+        assert found.where == "container"
 
     def test_no_reply_at_all(self):
         assert "no response to any request" in failure(said()).detail
@@ -588,7 +590,9 @@ class TestFromInside:
 
     def test_a_container_without_python_gets_a_probe_beside_it(self, fake, found):
         inside = fake.respond
-        fake.respond = lambda box, argv, stdin: None if box.name == found.name else inside(box, argv, stdin)
+        fake.respond = lambda container, argv, stdin: (
+            None if container.name == found.name else inside(container, argv, stdin)
+        )
         with StubReranker(healthy(MINILM)) as stub:
             checks = check(fake, found, "vllm-cpu:latest", stub.base_url, MINILM)
         assert not [one for one in checks if one.status == "fail"]

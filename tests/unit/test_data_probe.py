@@ -248,12 +248,14 @@ class Played:
 
 
 def ask(engine, **options):
-    return probe.run_probe(engine, "box", "vllm-cpu:latest", "http://reranker:8000/v1", REQUEST, **options)
+    return probe.run_probe(
+        engine, "container", "vllm-cpu:latest", "http://reranker:8000/v1", REQUEST, **options
+    )
 
 
 @pytest.fixture
-def box(fake):
-    fake.add_container("box")
+def container(fake):
+    fake.add_container("container")
     return fake
 
 
@@ -266,48 +268,48 @@ def right(probed):
 
 
 class TestVehicles:
-    def test_ragflows_own_python_comes_first(self, box, right):
-        box.respond = Played(python=right)
-        answer = ask(box)
-        assert box.respond.asked[0][0][0] == "/ragflow/.venv/bin/python"
+    def test_ragflows_own_python_comes_first(self, container, right):
+        container.respond = Played(python=right)
+        answer = ask(container)
+        assert container.respond.asked[0][0][0] == "/ragflow/.venv/bin/python"
         assert (answer.transport, answer.client) == ("python", "cohere 5.6.2")
         assert answer.models == ("stub-reranker",)
         assert dict(answer.scores)[1] == pytest.approx(0.9)
-        assert box.calls == []
+        assert container.calls == []
 
-    def test_then_any_python(self, box, right):
-        box.respond = Played(python3=right)
-        assert ask(box).transport == "python"
+    def test_then_any_python(self, container, right):
+        container.respond = Played(python3=right)
+        assert ask(container).transport == "python"
 
-    def test_then_a_probe_container_that_goes_again(self, box, right):
-        box.respond = lambda one, argv, stdin: right(argv, stdin) if one.name != "box" else None
-        assert ask(box).transport == "probe container"
-        assert [one.name for one in box.containers()] == ["box"]
-        assert any(call.startswith("create container ragops-probe-") for call in box.calls)
+    def test_then_a_probe_container_that_goes_again(self, container, right):
+        container.respond = lambda one, argv, stdin: right(argv, stdin) if one.name != "container" else None
+        assert ask(container).transport == "probe container"
+        assert [one.name for one in container.containers()] == ["container"]
+        assert any(call.startswith("create container ragops-probe-") for call in container.calls)
 
-    def test_python_that_is_broken_is_an_error(self, box):
-        box.respond = Played(python3=ExecResult(1, "", "ImportError: no encodings"))
+    def test_python_that_is_broken_is_an_error(self, container):
+        container.respond = Played(python3=ExecResult(1, "", "ImportError: no encodings"))
         with pytest.raises(EngineError, match="wrote no result") as caught:
-            ask(box)
+            ask(container)
         assert "no encodings" in caught.value.evidence
 
-    def test_container_that_stopped_is_an_error(self, box):
-        box.stop("box")
+    def test_container_that_stopped_is_an_error(self, container):
+        container.stop("container")
         with pytest.raises(EngineError, match="is not running"):
-            ask(box)
+            ask(container)
 
-    def test_replies_to_more_questions_come_back(self, box):
+    def test_replies_to_more_questions_come_back(self, container):
         told = {"place": 1, "ok": True, "status": 200, "text": "{}", "ms": 1.0}
         said = ExecResult(0, json.dumps({"steps": {}, "client": "", "responses": [told]}), "")
-        box.respond = Played(python=said)
-        assert ask(box, extra=beside()).responses == {1: probe.ProbeResponse(200, "{}", 1.0)}
-        order = json.loads(box.respond.asked[0][1])
+        container.respond = Played(python=said)
+        assert ask(container, extra=beside()).responses == {1: probe.ProbeResponse(200, "{}", 1.0)}
+        order = json.loads(container.respond.asked[0][1])
         assert [path for path, _ in order["posts"]] == ["/tokenize", "/v1/rerank"]
 
-    def test_order_is_ragflows_request(self, box, right):
-        box.respond = Played(python=right)
-        ask(box, depth=3)
-        order = json.loads(box.respond.asked[0][1])
+    def test_order_is_ragflows_request(self, container, right):
+        container.respond = Played(python=right)
+        ask(container, depth=3)
+        order = json.loads(container.respond.asked[0][1])
         assert [name for name, _ in order["layers"]] == ["dns", "tcp", "health"]
         assert (order["timeout"], order["body"]) == (30.0, REQUEST.body().decode())
 

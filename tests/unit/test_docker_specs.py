@@ -18,7 +18,7 @@ from ragops.docker.objects import (
 )
 
 FULL = ContainerSpec(
-    name="box",
+    name="container",
     image="image:1",
     entrypoint=("python3", "-m", "server"),
     command=("--port", "8000"),
@@ -105,8 +105,8 @@ def test_ipv6_address_is_bracketed():
 
 
 def test_plain_container_has_a_plain_command():
-    spec = ContainerSpec("box", "image:1")
-    plain = ("docker", "run", "--detach", "--name", "box")
+    spec = ContainerSpec("container", "image:1")
+    plain = ("docker", "run", "--detach", "--name", "container")
     assert spec.docker_command()[:5] == plain
     assert flags(spec, "--network") == flags(spec, "--restart") == flags(spec, "--memory") == []
     assert spec.body()["HostConfig"]["NetworkMode"] == "default"
@@ -136,7 +136,7 @@ def test_container_is_created_from_the_id_of_the_image():
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_hash_is_the_same_for_the_same_declaration(name, value):
-    made = [ContainerSpec("box", "image:1", environment=((name, value),)) for _ in range(2)]
+    made = [ContainerSpec("container", "image:1", environment=((name, value),)) for _ in range(2)]
     assert made[0].config_hash() == made[1].config_hash()
     assert len(made[0].config_hash()) == 12
 
@@ -146,7 +146,7 @@ def test_own_labels_win_over_none_of_ours():
     assert spec.all_labels() == {
         LABEL: "reranker",
         LABEL_CONFIG: spec.config_hash(),
-        LABEL_NAME: "box",
+        LABEL_NAME: "container",
         LABEL_IMAGE: "image:1",
         "com.docker.compose.project": "docker",
     }

@@ -21,68 +21,68 @@ def recorded(name):
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
-def container(name):
+def state(name):
     return ContainerState.from_api(recorded(f"container-{name}"))
 
 
 def test_reranker():
-    box = container("reranker")
-    place = box.endpoint("ragflow-rerank")
-    assert (box.name, box.image, box.status, box.health) == (
+    container = state("reranker")
+    place = container.endpoint("ragflow-rerank")
+    assert (container.name, container.image, container.status, container.health) == (
         "ragflow-vllm-reranker",
         "vllm-cpu:latest",
         "running",
         "healthy",
     )
-    assert box.published == (("127.0.0.1", 8123, 8000),)
+    assert container.published == (("127.0.0.1", 8123, 8000),)
     assert place.aliases[0] == "ragflow-vllm-reranker"
     assert place.address.startswith("172.")
-    assert (box.ours, box.role, len(box.config)) == (True, "reranker", 12)
-    assert box.command[:3] == ("python3", "-m", "vllm.entrypoints.openai.api_server")
-    assert "HF_HUB_OFFLINE=1" in box.environment
-    assert box.running
+    assert (container.ours, container.role, len(container.config)) == (True, "reranker", 12)
+    assert container.command[:3] == ("python3", "-m", "vllm.entrypoints.openai.api_server")
+    assert "HF_HUB_OFFLINE=1" in container.environment
+    assert container.running
 
 
 def test_container_in_two_networks():
-    box = container("ragflow")
-    assert [place.network for place in box.endpoints] == ["docker_ragflow", "ragflow-rerank"]
-    assert all(place.network_id and place.address for place in box.endpoints)
-    assert box.labels[COMPOSE_SERVICE] == "ragflow-cpu"
-    assert box.endpoint("bridge") is None
+    container = state("ragflow")
+    assert [place.network for place in container.endpoints] == ["docker_ragflow", "ragflow-rerank"]
+    assert all(place.network_id and place.address for place in container.endpoints)
+    assert container.labels[COMPOSE_SERVICE] == "ragflow-cpu"
+    assert container.endpoint("bridge") is None
 
 
 def test_one_that_could_not_start():
-    box = container("port-taken")
-    assert (box.status, box.exit_code, box.running) == ("created", 128, False)
-    assert box.error.endswith("Bind for 127.0.0.1:8123 failed: port is already allocated")
-    assert box.published == ()
+    container = state("port-taken")
+    assert (container.status, container.exit_code, container.running) == ("created", 128, False)
+    assert container.error.endswith("Bind for 127.0.0.1:8123 failed: port is already allocated")
+    assert container.published == ()
 
 
 def test_stopped_one_keeps_its_networks_without_address():
-    box = container("stopped")
-    assert (box.status, box.running) == ("exited", False)
-    places = {place.network: place for place in box.endpoints}
+    container = state("stopped")
+    assert (container.status, container.running) == ("exited", False)
+    places = {place.network: place for place in container.endpoints}
     assert places["bridge"].network_id  # it ran there
     assert places["ragflow-rerank"].network_id == ""  # connected since
-    assert {place.address for place in box.endpoints} == {""}
+    assert {place.address for place in container.endpoints} == {""}
 
 
 def test_restarting_one_does_not_run():
-    box = container("restarting")
+    container = state("restarting")
     assert recorded("container-restarting")["State"]["Running"]  # the engine says otherwise
-    assert (box.status, box.running, box.exit_code) == ("restarting", False, 3)
-    assert box.restart_count > 0
+    assert (container.status, container.running, container.exit_code) == ("restarting", False, 3)
+    assert container.restart_count > 0
 
 
 def test_one_killed_for_memory():
-    box = container("oom")
-    assert (box.oom_killed, box.exit_code, box.status) == (True, 137, "exited")
+    container = state("oom")
+    assert (container.oom_killed, container.exit_code, container.status) == (True, 137, "exited")
 
 
 def test_one_on_the_hosts_network():
-    box = container("host")
-    assert box.network_mode == "host"
-    assert [place.network for place in box.endpoints] == ["host"]
+    container = state("host")
+    assert container.network_mode == "host"
+    assert [place.network for place in container.endpoints] == ["host"]
 
 
 def test_networks():
@@ -130,8 +130,8 @@ def test_labels_and_lists_may_be_null():
     raw = recorded("container-reranker")
     raw["Config"] |= {"Labels": None, "Entrypoint": None, "Cmd": None, "Env": None}
     raw["NetworkSettings"] |= {"Networks": None, "Ports": None}
-    box = ContainerState.from_api(raw)
-    assert (box.labels, box.command, box.endpoints, box.published) == ({}, (), (), ())
+    container = ContainerState.from_api(raw)
+    assert (container.labels, container.command, container.endpoints, container.published) == ({}, (), (), ())
 
 
 def test_port_that_is_exposed_but_not_published():

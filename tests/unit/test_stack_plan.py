@@ -515,9 +515,9 @@ class TestConnect:
 
     def test_refused_without_a_network_of_its_own(self, fake):
         fake.add_network(NET)
-        fake.add_container("box", network="host")
+        fake.add_container("container", network="host")
         with pytest.raises(RagflowError, match="it uses the host's network"):
-            plan_connect(RagflowContainer(fake.container("box")), fake.network(NET))
+            plan_connect(RagflowContainer(fake.container("container")), fake.network(NET))
 
 
 class TestDown:
@@ -645,8 +645,8 @@ def remove(name):
 
 def leave(name):
     def act(engine):
-        box = engine.container(name)
-        if box and box.endpoint(NET):
+        container = engine.container(name)
+        if container and container.endpoint(NET):
             engine.disconnect(NET, name)
 
     return act

@@ -11,7 +11,12 @@ from ragops.cli.output import as_json, rich_table
 from ragops.table import Column, Table
 
 COLUMNS = (Column("result", state=True), Column("name"), Column("command", code=True))
-ROWS = ("on <this> host", ("ok", "disk", "df -h"), "in box", ("fail", "name", "getent <x>\nhint: connect"))
+ROWS = (
+    "on <this> host",
+    ("ok", "disk", "df -h"),
+    "in container",
+    ("fail", "name", "getent <x>\nhint: connect"),
+)
 
 
 def test_text_aligns_groups_and_several_lines():
@@ -20,7 +25,7 @@ def test_text_aligns_groups_and_several_lines():
         "title",
         "on <this> host",
         "  ok    disk  df -h",
-        "in box",
+        "in container",
         "  fail  name  getent <x>",
         "              hint: connect",
         "note",
@@ -74,5 +79,5 @@ def test_tables_below_follow_after_an_empty_line():
 def test_json_has_one_object_for_each_row():
     rows = json.loads(as_json(Table(COLUMNS, ROWS)))
     assert rows[0] == {"group": "on <this> host", "result": "ok", "name": "disk", "command": "df -h"}
-    assert [row["group"] for row in rows] == ["on <this> host", "in box"]
+    assert [row["group"] for row in rows] == ["on <this> host", "in container"]
     assert Table((Column("a"),), (("1",),)).to_json() == [{"a": "1"}]
