@@ -34,6 +34,9 @@ SCHEMA = 2
 """Version of the folder's format. Version 2 added sessions of resumed runs, the server's counters and the
 machine's GEMM peak; they are empty in runs of version 1."""
 
+MIN_LOAD, MAX_LOAD = 0.001, 10_000
+"""Of a load level: requests a second, clients, or requests at once."""
+
 INFO, REQUESTS, SAMPLES = "run.json", "requests.jsonl", "samples.jsonl"
 
 
@@ -51,10 +54,11 @@ class LoadLevel:
     """Number of measured requests of the workload; None for all."""
 
     def __post_init__(self) -> None:
-        counted = self.kind in ("closed", "burst") and self.value != int(self.value)
-        if not self.value > 0 or counted or (self.requests is not None and self.requests < 1):
-            what = f"{self.kind} level with {self.value:g} and {self.requests} requests is invalid"
-            hint = "set a number above 0 (an integer for clients and bursts), at least one request"
+        is_valid = MIN_LOAD <= self.value <= MAX_LOAD and (self.requests is None or self.requests > 0)
+        if not is_valid or (self.kind in {"closed", "burst"} and self.value != int(self.value)):
+            what = f"{self.kind} level with {str(self.value)[:20]} and {self.requests} requests is invalid"
+            numbers = f"a number from {MIN_LOAD:g} to {MAX_LOAD:g}"
+            hint = f"set {numbers} (an integer for clients and bursts), at least one request"
             raise BenchError(what, code="load-refused", hint=hint)
 
     @property

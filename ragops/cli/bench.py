@@ -100,20 +100,26 @@ def bench(
     release: Annotated[
         str, _workload("VERSION", "RAGFlow release: window, timeout (default: running).")
     ] = "",
-    page_size: Annotated[int | None, _workload("N", "Documents RAGFlow shows (default: a mixture).")] = None,
-    max_words: Annotated[int | None, _workload("N", "Truncate pairs (default: the model's maximum).")] = None,
+    page_size: Annotated[
+        int | None, _workload("N", "Documents RAGFlow shows (default: a mixture).", between=(1, 10_000))
+    ] = None,
+    max_words: Annotated[
+        int | None, _workload("N", "Truncate pairs (default: the model's maximum).", between=(1, 1_000_000))
+    ] = None,
     seed: Annotated[int, _workload("N", "Seed of texts, arrivals and order.")] = 1,
     same_texts: Annotated[
         bool, flag("--same-texts", "Repeat the same texts; measures the prefix cache.", panel="Workload")
     ] = False,
     no_order_check: Annotated[str, _workload("REASON", "Skip the ranking check; state the reason.")] = "",
-    requests: Annotated[int, _load("N", "Requests at each level (72 are enough for p95).")] = 72,
+    requests: Annotated[
+        int, _load("N", "Requests at each level (72 are enough for p95).", between=(1, 10_000))
+    ] = 72,
     clients: Annotated[str, _load("N,...", "Closed loop: concurrent clients; '' for none.")] = "1",
     rate: Annotated[str, _load("RATE,...", "Open loop, Poisson arrivals: requests per second.")] = "",
     constant: Annotated[str, _load("RATE,...", "Open loop, constant intervals: requests per second.")] = "",
     burst: Annotated[str, _load("N,...", "Requests sent at the same moment.")] = "",
-    warmup: Annotated[int, _load("N", "Warm-up requests, excluded from results.")] = 3,
-    repeats: Annotated[int, _load("N", "Repetitions of each level.")] = 1,
+    warmup: Annotated[int, _load("N", "Warm-up requests, excluded from results.", between=(0, 1_000))] = 3,
+    repeats: Annotated[int, _load("N", "Repetitions of each level.", between=(1, 1_000))] = 1,
     url: Annotated[str, _output("URL", "Another server, address up to /v1; requires --model.")] = "",
     model: Annotated[str, _output("NAME", "Model name on that server.")] = "",
     key_file: Annotated[

@@ -47,9 +47,12 @@ _STATES |= {"+": "green", "~": "yellow", "-": "red", "hint:": "bold", "next:": "
 """Words that begin a line or a cell, and their styles on a terminal."""
 
 
-def option(metavar: str, text: str, *flags: str, panel: str | None = None) -> Any:
-    """An option with a value; flags where they differ from the parameter's name."""
-    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel)
+def option(
+    metavar: str, text: str, *flags: str, panel: str | None = None, between: tuple[int, int] | None = None
+) -> Any:
+    """An option with a value, or a number ``between`` two; flags that differ from the parameter's name."""
+    least, most = between or (None, None)
+    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel, min=least, max=most)
 
 
 def flag(name: str, text: str, *more: str, panel: str | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from itertools import pairwise
 
 import pytest
@@ -169,3 +170,18 @@ def test_scores_of_an_order_check_are_in_the_order_of_its_documents():
 def test_chance_and_position_do_not_pass_the_order_check(scorer):
     """One response in five is right by chance; five with another document first are not."""
     assert not any(checked(Behaviour(scorer=scorer, seed=seed)).right for seed in range(4))
+
+
+@pytest.mark.parametrize("kind", ["closed", "poisson", "constant", "burst"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, 1e-300, 10_001, 10**400])
+def test_a_level_has_bounds(kind, value):
+    """JSON has no infinity: a run with such a level could not be read again."""
+    with pytest.raises(BenchError) as caught:
+        LoadLevel(kind, value)
+    assert caught.value.code == "load-refused"
+
+
+def test_clients_are_an_integer_and_a_level_has_a_request():
+    for wrong in (lambda: LoadLevel.closed(1.5), lambda: LoadLevel.poisson(1, requests=0)):
+        with pytest.raises(BenchError):
+            wrong()

@@ -483,6 +483,11 @@ class TestBench:
         assert code == 130
         assert f"continue with: ragops bench --resume {folder}" in err
 
+    @pytest.mark.parametrize("option", ["--requests", "--page-size", "--max-words", "--repeats", "--warmup"])
+    @pytest.mark.parametrize("number", ["-1", "1000000000"])
+    def test_numbers_are_bounded(self, run, here, option, number):
+        assert run("bench", option, number)[0] == 2
+
     def test_an_address_needs_a_model(self, run, here):
         code, _, err = run("bench", "--url", "http://127.0.0.1:9/v1")
         assert code == 1
