@@ -112,8 +112,9 @@ class Network(_Table):
     """Docker's network driver."""
     subnet: str | None = None
     """CIDR, such as ``10.77.0.0/24``; the Docker engine chooses one when it is left out."""
-    internal: bool = False
-    """No route out of the network; the Docker engine then ignores published ports."""
+    internal: bool | None = None
+    """No route into the network or out of it; the Docker engine then publishes no port. If left out, ``true``
+    on Docker engines before 28, on which other machines could reach the reranker by routing."""
 
     @field_validator("name")
     @classmethod

@@ -81,7 +81,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
         check_image(stack, image, reranker),
         *check_disk(state, missing=image is None),
         *check_names(stack, observed, state, read_addresses()),
-        *check_ragflow(stack, observed.containers),
+        *check_ragflow(options.closed(stack, state), observed.containers),
     )
     return Report("doctor", checks)
 
@@ -478,7 +478,7 @@ def _ragflow(ragflow: discovery.RagflowContainer, stack: Stack) -> Check:
     if status != "running":
         remedy = f"docker start {ragflow.name}: verify runs inside it"
         return Check("RAGFlow", "warn", f"{name} is {status}", remedy)
-    if moves_route(ragflow.container, stack.network.name, internal=stack.network.internal):
+    if moves_route(ragflow.container, stack.network.name, internal=bool(stack.network.internal)):
         remedy = "name the network so that it sorts after RAGFlow's own, or set internal = true"
         return Check("RAGFlow", "warn", f"{name}: a connection moves its default route", remedy)
     return Check("RAGFlow", "ok", f"{name}, running")

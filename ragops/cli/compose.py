@@ -45,6 +45,7 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
     """Rendered compose file of the first reranker of a compose file, and the omitted settings."""
     from ragops.compose import render
     from ragops.errors import ComposeError
+    from ragops.reranker import options
     from ragops.reranker.model import named_folder
     from ragops.session import Deployment
     from ragops.stack.plan import network_spec
@@ -70,7 +71,9 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
             evidence=f"model: {service.served.path or 'not in the file'}",
             hint="set the model folder: RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
-    desired = Deployment.resolve(render.take_over(service, stack), model, _engine_state())
+    engine = _engine_state()
+    stack = options.closed(render.take_over(service, stack), engine)
+    desired = Deployment.resolve(stack, model, engine)
     left_out = [*render.not_taken_over(service, desired.spec), *(f"service {other.name}" for other in others)]
     return render.reranker(desired.spec, network_spec(desired.stack.network)), left_out
 
@@ -102,10 +105,12 @@ def override(
 def reranker(call: Call) -> None:
     """Print the compose file of the reranker that up starts on this machine."""
     from ragops.compose import render
+    from ragops.reranker import options
     from ragops.session import Deployment
     from ragops.stack.plan import network_spec
 
-    desired = Deployment.resolve(call.stack(), engine=_engine_state())
+    engine = _engine_state()
+    desired = Deployment.resolve(options.closed(call.stack(), engine), engine=engine)
     text = render.reranker(desired.spec, network_spec(desired.stack.network))
     call.show({"text": text}, text.rstrip("\n"))
 

@@ -217,7 +217,7 @@ class Engine:
 
         The engine keeps its last 256 events of all objects.
         """
-        filters = {"container": container, "event": ["start", "die", "kill", "oom"]}
+        filters = {"container": container, "event": ["start", "die", "kill", "stop", "oom"]}
         with _engine_errors(f"list the events of {container}", container):
             events = self._client.api.events("1", f"{time.time():.6f}", filters=filters, decode=True)
             return tuple(map(EventState.from_api, events))

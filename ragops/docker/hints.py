@@ -346,7 +346,7 @@ def _for_exit(container: ContainerState, events: Sequence[EventState], log: str)
     code = codes[0] if codes else container.exit_code
     if container.oom_killed or any(event.action == "oom" for event in run):
         hint = STATES["memory"]
-    elif code in {0, 137, 143} and any(event.signal == SIGTERM for event in run):
+    elif code in {0, 137, 143} and any(event.signal == SIGTERM or event.action == "stop" for event in run):
         hint = STATES["stopped"]
     else:
         hint = STATES.get(str(code)) or find(CONTAINER, log)

@@ -169,10 +169,24 @@ def environment(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ..
 def published(stack: Stack, engine: EngineState | None) -> tuple[tuple[str, int, int], ...]:
     """The port to publish: none where the engine lets other machines reach it, unless ``expose`` is set."""
     reranker = stack.reranker
-    closed = engine is not None and engine.keeps_others_out
-    if reranker.port is False or stack.network.internal or not (closed or reranker.expose):
+    if reranker.port is False or stack.network.internal or not _may_publish(stack, engine):
         return ()
     return ((reranker.publish, reranker.port, PORT),)
+
+
+def closed(stack: Stack, engine: EngineState | None) -> Stack:
+    """The configuration with an internal network where only that keeps other machines out.
+
+    Before Docker 28 a host that forwards every packet lets them reach ports that are not published, too.
+    """
+    if stack.network.internal is not None or _may_publish(stack, engine):
+        return stack
+    network = stack.network.model_copy(update={"internal": True})
+    return stack.model_copy(update={"network": network})
+
+
+def _may_publish(stack: Stack, engine: EngineState | None) -> bool:
+    return stack.reranker.expose or (engine is not None and engine.keeps_others_out)
 
 
 def container_spec(

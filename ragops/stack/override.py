@@ -202,7 +202,8 @@ def _notes(
     notes = [f"applying it recreates {services} once: requests in progress are interrupted"]
     if network.name not in {existing.name for existing in networks}:
         notes.append(f"there is no network {network.name} yet: ragops up creates it, and compose needs it")
-    if any(moves_route(server.container, network.name, internal=network.internal) for server in servers):
+    internal = next((other.internal for other in networks if other.name == network.name), network.internal)
+    if any(moves_route(server.container, network.name, internal=bool(internal)) for server in servers):
         notes.append(f"{network.name} sorts before RAGFlow's own network: its default route moves")
     if file is None:
         notes.append("compose's labels name no file: add -f for each of RAGFlow's own, and for this one last")

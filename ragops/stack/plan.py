@@ -354,8 +354,9 @@ def plan_up(stack: Stack, spec: ContainerSpec, observed: Observed, free_memory: 
     actions = list(_network_actions(stack.network, network))
     actions += [CreateVolume(name) for name in mounted if name not in volumes]
     actions += _reranker_actions(stack, spec, network, observed, free_memory)
+    internal = network.internal if network else bool(stack.network.internal)
     for ragflow in servers:
-        actions += _ragflow_actions(ragflow, stack.network.name, network, internal=stack.network.internal)
+        actions += _ragflow_actions(ragflow, stack.network.name, network, internal=internal)
     return Plan(tuple(actions), tuple(_notes(stack, spec, network, servers)))
 
 
@@ -407,7 +408,7 @@ def plan_purge(observed: Observed) -> Plan:
 
 def network_spec(network: Network) -> NetworkSpec:
     """The configured network as Docker creates it."""
-    return NetworkSpec(network.name, network.driver, network.subnet, network.internal)
+    return NetworkSpec(network.name, network.driver, network.subnet, bool(network.internal))
 
 
 def _in_use(network: str, containers: list[str]) -> InUseError:

@@ -18,7 +18,7 @@ from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
 from ragops.ragflow import discovery
 from ragops.reranker import image as images
-from ragops.reranker import int8
+from ragops.reranker import int8, options
 from ragops.reranker import model as models
 from ragops.session import Deployment, Session, lock, refuse_while_watched
 from ragops.stack import override as overrides
@@ -314,8 +314,14 @@ def _next_step(status: Status) -> NextStep:
 def _plan(session: Session, image: ImageState | None, observed: Observed) -> Plan:
     stack, deployment = session.stack, session.deployment
     spec = replace(deployment.spec, image_id=image.id if image else "")
-    changes = plan_up(stack, spec, observed, _free_memory(session, spec, observed))
+    network, closed = observed.network(stack.network.name), options.closed(stack, session.state)
+    new = stack if network else closed
+    changes = plan_up(new, spec, observed, _free_memory(session, spec, observed))
     notes = (*changes.notes, *_model_notes(deployment))
+    if network and closed.network.internal and not network.internal:
+        change = "ragops down, then ragops up, makes it internal" if network.ours else "use an internal one"
+        reached = "other machines with a route to it may reach the reranker on Docker before 28"
+        notes = (*notes, f"network {network.name}: {reached}; {change}")
     if image is None:
         notes = (f"image {stack.reranker.image} is missing: ragops up pulls or builds it", *notes)
     return Plan(changes.actions, notes)

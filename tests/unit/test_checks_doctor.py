@@ -494,7 +494,7 @@ class TestNetwork:
 
     def test_one_that_differs_fails(self, doctor, fake):
         fake.add_network(STACK.network.name, internal=True)
-        found = doctor()["network"]
+        found = doctor(Stack(network=Network(internal=False)))["network"]
         assert (found.status, "internal is True, configured False" in found.detail) == ("fail", True)
 
     def test_two_of_a_name_fail_and_the_remedy_helps(self, doctor, fake):
@@ -554,7 +554,7 @@ class TestRagflow:
         assert doctor()["RAGFlow"].status == "fail"
 
     def test_route_that_would_move_is_a_warning(self, doctor, ragflow, fake):
-        early = Stack(network=Network(name="aaa"))
+        early = Stack(network=Network(name="aaa", internal=False))
         assert "moves its default route" in doctor(early)["RAGFlow"].detail
         fake.add_network("aaa")
         fake.connect("aaa", ragflow)

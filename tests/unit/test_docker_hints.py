@@ -62,10 +62,11 @@ def ended(code, *events, **fields):
     return exited, events, restarted
 
 
-OOM, TERM, KILL = (
+OOM, TERM, KILL, STOP = (
     EventState("container", "oom", "box"),
     EventState("container", "kill", "box", signal=15),
     EventState("container", "kill", "box", signal=9),
+    EventState("container", "stop", "box"),
 )
 CRASHES = {
     "SIGILL": (132, (), "", "cpu-too-old"),
@@ -97,6 +98,7 @@ def test_cause_of_a_crash_is_the_same_after_docker_restarted_it(code, events, lo
         (0, (TERM,), "reranker-stopped"),
         (143, (TERM,), "reranker-stopped"),
         (137, (TERM, KILL), "reranker-stopped"),  # it did not end within the timeout of docker stop
+        (137, (KILL, STOP), "reranker-stopped"),  # docker stop, of a container whose signal is SIGKILL
         (0, (), "reranker-stopped"),
         (137, (), "reranker-killed"),
     ],

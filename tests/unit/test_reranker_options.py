@@ -310,6 +310,21 @@ def test_port_is_published_only_where_the_engine_keeps_other_machines_out(
     assert options.published(configured, engine) == tuple(published)
 
 
+@pytest.mark.parametrize(
+    ("version", "internal", "expose", "closed"),
+    [
+        ("28.0.0", None, False, None),
+        ("27.5.1", None, False, True),
+        ("27.5.1", False, False, False),
+        ("27.5.1", None, True, None),
+        ("28.0.0", True, False, True),
+    ],
+)
+def test_new_network_is_internal_where_the_engine_lets_other_machines_in(version, internal, expose, closed):
+    configured = Stack(network=Network(internal=internal), reranker=Reranker(expose=expose))
+    assert options.closed(configured, replace(ENGINE, version=version)).network.internal is closed
+
+
 def test_engine_restarts_the_reranker_after_a_stop_of_its_own():
     """At its start the engine restarts what exited with an error; vLLM exits with 0 after SIGTERM."""
     spec = launch()

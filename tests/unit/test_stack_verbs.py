@@ -202,6 +202,19 @@ class TestReading:
         assert "image vllm-cpu:latest is missing" in changes.notes[0]
         assert fake.calls == []
 
+    @pytest.mark.parametrize(("version", "internal"), [("20.10.24", True), ("28.0.0", False)])
+    def test_new_network_keeps_other_machines_out(self, fake, ragflow, version, internal):
+        fake.version = version
+        commands = verbs.plan(STACK, fake).commands()
+        assert ("--internal" in commands[0]) == internal
+        assert any("--publish" in command for command in commands) != internal
+
+    def test_open_network_of_an_earlier_release_has_a_note(self, fake, ragflow):
+        fake.add_network(NET)
+        assert any("may reach" in note for note in verbs.plan(STACK, fake).notes)
+        fake.version = "28.0.0"
+        assert not any("may reach" in note for note in verbs.plan(STACK, fake).notes)
+
     def test_plan_notes_a_substitute_model(self, fake, ragflow):
         assert "tiny is a substitute" in verbs.plan(STACK, fake).notes[-1]
 
