@@ -173,7 +173,7 @@ def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, bu
         raise NotFoundError(message, code="reranker-missing", hint="ragops up", container=name)
     containers = discovery.find(engine.containers(), stack.ragflow)
     if not containers:
-        hint = "start RAGFlow, or: ragops demo up"
+        hint = "start RAGFlow, or: ragops demo up; ragops register --address tests one outside of this engine"
         raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
     title = f"verify {stack.internal_url}"
     error = ready.problem(engine, name, reranker)

@@ -408,6 +408,51 @@ def test_chat_of_a_removed_model_fails(newest, spec):
     assert answer(newest, "c1") == 100
 
 
+class Killed(BaseException):
+    """The process ends: no handler of an error runs."""
+
+
+@pytest.mark.parametrize("release", ["v0.25.6", "v0.27.0"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("verb", ["register", "unregister"])
+def test_killed_at_any_write_and_repeated(servers, spec, release, moment, verb, monkeypatch, home):
+    ragflow = fresh(servers[release])
+    used_before(ragflow.state)
+    wanted, begin = replace(spec, default=True, chats=("c1", "c2")), all_of(ragflow.state)
+    calls = {"register": lambda: register(ragflow, wanted), "unregister": lambda: unregister(ragflow)}
+    plain, writes = Api.send, 0
+
+    def send(api, request):
+        nonlocal left
+        left -= request.method != "GET"
+        if left == 0 and moment == "before":
+            raise Killed
+        response = plain(api, request)
+        if left == 0:
+            raise Killed
+        return response
+
+    while True:
+        if verb == "unregister":
+            calls["register"]()
+        writes += 1
+        left, killed = writes, False
+        with monkeypatch.context() as patch:
+            patch.setattr(Api, "send", send)
+            try:
+                calls[verb]()
+            except Killed:
+                killed = True
+        if verb == "register":
+            assert calls["register"]().chats == ("c1", "c2")
+        calls["unregister"]()
+        assert all_of(ragflow.state) == begin, writes
+        assert records(home) == []
+        if not killed:
+            break
+    assert writes > 3
+
+
 def test_all_pages_of_chats_are_read(newest, spec):
     newest.state.chats |= {f"c{number}": "" for number in range(250)}
     assert register(newest, replace(spec, chats=("c249",))).chats == ("c249",)
