@@ -170,42 +170,36 @@ def detect(
     url: str,
     container: RagflowContainer | None = None,
     recorded: Sequence[str] = (),
-) -> tuple[Release, str]:
-    """The release and where it was read: configured, the image's tag, the server, an earlier registration.
+) -> Release:
+    """The release: configured, of the image's tag, reported by the server, or of an earlier registration.
 
     No token is sent: the server must respond like RAGFlow first.
 
     Raises:
         RagflowError: The server is not RAGFlow, or its release is unknown.
     """
-    source = f"{url}{VERSION_ROUTE}"
     with Api(url) as api:
         response = api.send(Request("GET", VERSION_ROUTE))
+    evidence = f"{url}{VERSION_ROUTE}: HTTP {response.status}: {response.data or response.message}"
     if not response.is_ragflow:
         raise RagflowError(
             f"{url} does not respond like RAGFlow's API; no token was sent",
             code="ragflow-other",
-            evidence=f"{source}: HTTP {response.status}: {response.message}",
+            evidence=evidence,
             hint="name RAGFlow's address with --url; RAGFlow needs minutes to start",
             url=url,
         )
-    names = {
-        "ragops.toml": configured,
-        f"the tag of {container.container.image}" if container else "the tag": container
-        and container.release,
-        source: releases.normalize(str(response.data)),
-        "the record of the registration": next(iter(recorded), ""),
-    }
-    for place, name in names.items():
-        if name:
-            return releases.of(name), place
-    raise RagflowError(
-        "the release of RAGFlow is unknown",
-        code="ragflow-release",
-        evidence=f"{source}: HTTP {response.status}, version {response.data or 'not reported'}",
-        hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
-        url=url,
-    )
+    tag = container.release if container else ""
+    name = configured or tag or releases.normalize(str(response.data)) or next(iter(recorded), "")
+    if not name:
+        raise RagflowError(
+            "the release of RAGFlow is unknown",
+            code="ragflow-release",
+            evidence=evidence,
+            hint='its pages show it; then add to ragops.toml: [ragflow] release = "vX.Y.Z"',
+            url=url,
+        )
+    return releases.of(name)
 
 
 def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContainer:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from ragops.errors import RagflowError
 
@@ -184,17 +184,12 @@ def of(text: str) -> Release:
             evidence=f"known: {KNOWN[0]} to {NEWEST}; nothing was changed",
             hint=f'if a supported release has the same API, configure it: [ragflow] release = "{NEWEST}"',
         )
-    return Release(
-        name=name,
-        obstacle=_value(name, OBSTACLES),
-        registration=_value(name, REGISTRATIONS),
-        default=_value(name, DEFAULTS),
-        chats=_value(name, CHATS),
-        documents=_value(name, WINDOWS),
-        timeout=_value(name, TIMEOUTS),
-        registration_limit=_value(name, LIMITS),
-        rerank_ids=_value(name, IDS),
-    )
+    number = KNOWN.index(name)
+    known = (OBSTACLES, REGISTRATIONS, DEFAULTS, CHATS, WINDOWS, TIMEOUTS, LIMITS, IDS)
+    values: list[Any] = [  # in the order of the fields
+        [fact.value for fact in facts if KNOWN.index(fact.since) <= number][-1] for facts in known
+    ]
+    return Release(name, *values)
 
 
 def normalize(text: str) -> str:
@@ -211,8 +206,3 @@ def window(release: Release, page_size: int, top_k: int = 1024) -> int:
 def rerank_id(release: Release, name: str, instance: str) -> str:
     """Rerank id of a model in a chat or a retrieval request; old releases have no instances."""
     return release.rerank_ids[0].format(name=name, instance=instance)
-
-
-def _value(name: str, facts: Facts[T]) -> T:
-    number = KNOWN.index(name)
-    return [fact.value for fact in facts if KNOWN.index(fact.since) <= number][-1]

@@ -72,8 +72,6 @@ class Registration(Shown):
 
     url: str
     release: str
-    source: str
-    """Where the release was read."""
     model: str
     """The model's name; empty when RAGFlow does not have it."""
     base_url: str
@@ -88,7 +86,7 @@ class Registration(Shown):
     def table(self) -> Table:
         """RAGFlow's settings of the reranker, then the changes."""
         rows = (
-            ("RAGFlow", f"{self.release} at {self.url}, by {self.source}"),
+            ("RAGFlow", f"{self.release} at {self.url}"),
             ("model", self.model or "not registered"),
             ("address", self.base_url or "none"),
             ("rerank id", self.rerank_id),
@@ -256,8 +254,6 @@ class Registrar:
 
     api: Api
     release: Release
-    source: str
-    """Where the release was read."""
     spec: RegistrationSpec
     notes: tuple[str, ...]
 
@@ -477,7 +473,6 @@ class Registrar:
         return Registration(
             url=self.api.url,
             release=self.release.name,
-            source=self.source,
             model=self.spec.model if entry else "",
             base_url=entry.base_url if entry else "",
             rerank_id=model_id(self.release, self.spec),
@@ -514,7 +509,7 @@ def _connected(
             url = records[0].url
     url = base_url(url)
     recorded = [record.release for record in records if record.url == url]
-    release, source = discovery.detect(stack.ragflow.release, url, container, recorded)
+    release = discovery.detect(stack.ragflow.release, url, container, recorded)
     check_supported(release, spec)
     if not token.sendable:
         raise RagflowError(
@@ -525,7 +520,7 @@ def _connected(
         )
     notes = (GO_SERVER,) if container is not None and container.has_go_server else ()
     with lock(url, spec.instance), Api(url, token) as api:
-        yield Registrar(api, release, source, spec, notes)
+        yield Registrar(api, release, spec, notes)
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:

@@ -178,26 +178,21 @@ def test_executor_is_no_server(fake):
 class TestDetect:
     def test_the_configuration_goes_first(self, nightly):
         with RagflowServer("v0.27.0") as server:
-            release, source = discovery.detect("v0.26.1", server.url, nightly)
-        assert (release.name, source) == ("v0.26.1", "ragops.toml")
+            assert discovery.detect("v0.26.1", server.url, nightly).name == "v0.26.1"
 
     def test_the_tag_is_next(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.22.1")
         with RagflowServer("v0.22.1") as server:
-            release, source = discovery.detect(None, server.url, RagflowContainer(fake.container("x")))
-        assert (release.name, source) == ("v0.22.1", "the tag of infiniflow/ragflow:v0.22.1")
+            assert discovery.detect(None, server.url, RagflowContainer(fake.container("x"))).name == "v0.22.1"
 
     def test_the_record_of_a_registration_is_last(self):
         with RagflowServer("v0.24.0") as server:
-            release, _ = discovery.detect(None, server.url, recorded=["v0.24.0"])
-        assert release.name == "v0.24.0"
+            assert discovery.detect(None, server.url, recorded=["v0.24.0"]).name == "v0.24.0"
 
     @pytest.mark.parametrize("name", ["v0.25.2", "v0.25.6", "v0.26.4", "v0.27.0"])
     def test_the_server_needs_no_token(self, name, nightly):
         with RagflowServer(name) as server:
-            release, source = discovery.detect(None, server.url, nightly)
-        assert release.name == name
-        assert source.endswith("/api/v1/system/version")
+            assert discovery.detect(None, server.url, nightly).name == name
         assert all(request.authorization == "" for request in server.asked)
 
     def test_an_unknown_tag_is_an_error(self, fake):
@@ -245,7 +240,7 @@ class TestAddress:
 
 def test_the_configured_release_is_checked():
     with RagflowServer("v0.25.6") as server:
-        release, _ = discovery.detect(parse('[ragflow]\nrelease = "0.25.6"').ragflow.release, server.url)
+        release = discovery.detect(parse('[ragflow]\nrelease = "0.25.6"').ragflow.release, server.url)
         with pytest.raises(RagflowError) as caught:
             discovery.detect("v9.9.9", server.url)
     assert release.name == "v0.25.6"
