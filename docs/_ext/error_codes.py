@@ -160,6 +160,94 @@ CODES = {
 }
 """Codes of ragops' own errors."""
 
+CAUSES = {
+    ("FileNotFoundError", "engine-missing"): "The socket of the Docker engine does not exist.",
+    ("Connection refused", "engine-stopped"): "The socket exists, but no Docker engine listens on it.",
+    (
+        "Permission denied",
+        "engine-permission",
+    ): "The user has no permission for the socket of the Docker engine.",
+    ("Invalid bind address", "engine-address"): "DOCKER_HOST is not a valid address.",
+    ("HTTP request to an HTTPS server", "engine-tls"): "The Docker engine requires TLS.",
+    ("TLS configurations should map", "engine-tls"): "DOCKER_CERT_PATH lacks a file.",
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "engine-tls",
+    ): "The certificate of the Docker engine is not signed by ca.pem, or is for another host name.",
+    ("port is already allocated", "port-taken"): "Another container publishes the port.",
+    ("address already in use", "port-taken"): "A process of the host listens on the port.",
+    ("Pool overlaps", "subnet-overlaps"): "The subnet overlaps another network's.",
+    (
+        "could not find an available, non-overlapping IPv4 address pool",
+        "addresses-used-up",
+    ): "The address pools of the Docker engine are used up.",
+    ("has active endpoints", "network-in-use"): "Containers still run in the network.",
+    (
+        "cannot be connected to any other network",
+        "cannot-join",
+    ): "The container shares the host's or another container's network.",
+    ("private (none) mode", "cannot-join"): "The container was started without a network.",
+    (
+        "bind source path does not exist",
+        "folder-not-there",
+    ): "A folder to mount does not exist on the Docker host.",
+    ("is already in use by container", "name-taken"): "A container that ragops did not create has the name.",
+    ("No such image", "image-missing"): "The Docker engine does not have the image.",
+    ('plugin "', "driver-unknown"): "The Docker engine has no such network driver.",
+    ("not a swarm manager", "swarm-missing"): "Overlay networks need Docker Swarm.",
+    ("no space left on device", "disk-full"): "The disk of the Docker engine is full.",
+    ("dial tcp", "registry-silent"): "The Docker engine can't reach the image registry.",
+    ("SafetensorError", "model-incomplete"): "A file of weights is truncated, or not a safetensors file.",
+    (
+        "Insufficient space in /dev/shm",
+        "shm-small",
+    ): "vLLM's processes exchange data through shared memory, and it is too small.",
+    (
+        "HFValidationError",
+        "folder-not-there",
+    ): "vLLM used the model's path as a name on a model hub, because the folder does not exist.",
+    ("unrecognized arguments", "flag-unknown"): "This vLLM release lacks one of the flags.",
+    ("Available memory on node", "memory-short"): "The key-value cache does not fit into the free memory.",
+    (
+        "larger than the available KV cache memory",
+        "kv-cache-small",
+    ): "One document of the greatest length does not fit into the key-value cache.",
+    ("Permission denied", "model-unreadable"): "The server may not read the model or write its cache.",
+    ("out of memory", "out-of-memory"): "The machine or the container ran out of memory.",
+    ("Address already in use", "server-twice"): "Another process listens on port 8000 inside the container.",
+    ("does not exist", "reranker-missing"): "The container was removed, or not created yet.",
+    ("is paused", "reranker-paused"): "All processes of the container are paused.",
+    (
+        "was stopped",
+        "reranker-stopped",
+    ): "The server ended on request: of docker stop, or of the Docker engine when that ended.",
+    ("is still loading its model", "reranker-loading"): "The server does not listen yet.",
+    (
+        "listens, but does not respond",
+        "reranker-hangs",
+    ): "The server accepts connections, and sends no response.",
+    (
+        "exited with code 137 (SIGKILL): out of memory",
+        "out-of-memory",
+    ): "The kernel killed a process of the server, because the container's memory was used up.",
+    (
+        "exited with code 137 (SIGKILL)",
+        "reranker-killed",
+    ): "The server was killed: by docker kill, or by the kernel because the machine's memory was used up.",
+    (
+        "exited with code 132 (SIGILL)",
+        "cpu-too-old",
+    ): "The server ended at an instruction that this processor does not have.",
+    (
+        "exited with code 139 (SIGSEGV)",
+        "server-crashed",
+    ): "The server crashed in native code, at an address that is not its own.",
+    ("exited with code 1", "start-failed"): "The server ended while it started; the end of its log is shown.",
+}
+"""Causes of the messages of ``ragops/docker/hints.py``, by words and code."""
+
 HINTS = (*hints.ENGINE, *hints.STATES.values(), *hints.CONTAINER, *FAILURES)
-EXPLAINED = {hint.code: Code(hint.cause, hint.remedy) for hint in reversed(HINTS)} | CODES
+EXPLAINED = {
+    hint.code: Code(hint.cause or CAUSES[hint.words, hint.code], hint.remedy) for hint in reversed(HINTS)
+} | CODES
 """All codes, with those of known messages of Docker engines, containers and RAGFlow."""

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from error_codes import CAUSES
 from sphinx.util.docutils import SphinxDirective
 
 import ragops
@@ -107,7 +108,7 @@ def known(table: str) -> Iterator[str]:
     """Every message with a known fix: of ``ENGINE`` or ``CONTAINER``."""
     for number, hint in enumerate(getattr(hints, table)):
         yield from title(hint.words, "~", f"{table.lower()}-{number}")
-        yield from [inline(hint.cause), "", f"**What to do:** {inline(hint.remedy)}.", ""]
+        yield from [inline(CAUSES[hint.words, hint.code]), "", f"**What to do:** {inline(hint.remedy)}.", ""]
 
 
 def reranker(part: str) -> Iterator[str]:

@@ -54,6 +54,44 @@ BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
 """The checks of those layers that have several."""
 
 
+MORE = {
+    "Name or service not known": (
+        "Also: Unknown host, Temporary failure in name resolution, Could not resolve host. It often "
+        "happens after an upgrade of RAGFlow, because compose then created a new container, which is in "
+        "the networks of its compose file alone. Docker's default network has no names at all."
+    ),
+    "Connection refused": (
+        "When only RAGFlow says so, its base URL names localhost, 127.0.0.1 or port 8123, which inside "
+        "its container all mean RAGFlow itself: it is http://ragflow-vllm-reranker:8000/v1."
+    ),
+    "HTTP_PROXY ... would catch the call": (
+        "NO_PROXY takes names, with all below them, and names with a port; a range of addresses such as "
+        "172.16.0.0/12 excepts no name, as none is looked up. Where both spellings are set, the one in "
+        "small letters counts. Compose reads .env when it creates a container: a restart is not enough."
+    ),
+    "HTML instead of JSON": "RAGFlow says: Expecting value: line 1 column 1 (char 0).",
+    '401 {"error": "Unauthorized"}': (
+        "RAGFlow shows it as if your own login had ended. A reranker that ragops started wants no key, and "
+        "takes any but an empty one."
+    ),
+    "401 Unauthorized": "RAGFlow shows it as if your own login had ended.",
+    "The model ... does not exist": (
+        "RAGFlow v0.17.1 and v0.17.2 append ___VLLM to the name: upgrade those two."
+    ),
+    "404 {'detail': 'Not Found'}": (
+        "A path of /v1/rerank/v1/rerank or /v1/rerank/rerank in the server's log shows that the base URL"
+        " is too long. A server that writes text lists its model and has no such route either."
+    ),
+    "This model's maximum context length is": (
+        "RAGFlow's VLLM provider cuts nothing. A table or paragraph can be longer than the chunk size."
+    ),
+    "The read operation timed out": (
+        "RAGFlow waits 30 s, and 300 s before v0.25.3, for one call, and never tries again."
+    ),
+}
+"""Further text for causes of a failure of verify, by their words."""
+
+
 def layers() -> Iterator[str]:
     """Every check of verify: what it depends on, what it proves, and a command for it."""
     yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 20 36 22", ""]
@@ -74,7 +112,7 @@ def recognised() -> Iterator[str]:
     for number, rule in enumerate(causes.RULES):
         yield from title(rule.words, "~", f"cause-{number}")
         cause = f"{rule.cause[0].upper()}{rule.cause[1:]}."
-        yield from [inline(f"{cause} {rule.more}"), ""]
+        yield from [inline(f"{cause} {MORE.get(rule.words, '')}"), ""]
         remedy = rule.remedy.format(host=HOST, where="CONTAINER", timeout=RERANK_TIMEOUT)
         yield from [f"**What to do:** {inline(remedy)}.", ""]
 

@@ -74,8 +74,6 @@ class Rule:
     remedy: str
     """May contain ``{host}``, ``{where}`` and ``{timeout}``."""
     evidence: Callable[[Failure], str] = lambda failure: failure.step.detail
-    more: str = ""
-    """Further text of the page."""
 
 
 def explain(failure: Failure) -> tuple[str, str]:
@@ -170,9 +168,6 @@ RULES: tuple[Rule, ...] = (
         lambda failure: failure.layer == "dns",
         "the name is not known there: the two containers share no network",
         "ragops connect {where}",
-        more="Also: Unknown host, Temporary failure in name resolution, Could not resolve host. It often "
-        "happens after an upgrade of RAGFlow, because compose then created a new container, which is in the "
-        "networks of its compose file alone. Docker's default network has no names at all.",
     ),
     Rule(
         "Connection refused, though the container is healthy",
@@ -185,8 +180,6 @@ RULES: tuple[Rule, ...] = (
         lambda failure: failure.layer == "tcp" and is_refused(failure.step),
         "no process listens there: the server is loading its model, or has ended",
         "ragops status; while it is loading, ragops up waits for it",
-        more="When only RAGFlow says so, its base URL names localhost, 127.0.0.1 or port 8123, which inside "
-        "its container all mean RAGFlow itself: it is http://ragflow-vllm-reranker:8000/v1.",
     ),
     Rule(
         "No route to host",
@@ -206,9 +199,6 @@ RULES: tuple[Rule, ...] = (
         "a proxy is between RAGFlow's client and the reranker",
         "add {host} to NO_PROXY and no_proxy in RAGFlow's .env, then recreate {where}",
         lambda failure: f"{failure.proxy}: {failure.step.detail}",
-        more="NO_PROXY takes names, with all below them, and names with a port; a range of addresses such as "
-        "172.16.0.0/12 excepts no name, as none is looked up. Where both spellings are set, the one in small "
-        "letters counts. Compose reads .env when it creates a container: a restart is not enough.",
     ),
     Rule(
         "HTTP 307, a redirect to ...",
@@ -225,7 +215,6 @@ RULES: tuple[Rule, ...] = (
         "docker network inspect shows which container has the name {host}; a gateway's own error "
         "page means that its connection to the reranker is broken",
         lambda failure: f'HTTP {failure.step.status}, "{failure.title}"',
-        more="RAGFlow says: Expecting value: line 1 column 1 (char 0).",
     ),
     Rule(
         '401 {"error": "Unauthorized"}',
@@ -234,22 +223,18 @@ RULES: tuple[Rule, ...] = (
         ),
         "vLLM wants the key of its --api-key",
         "enter that key in RAGFlow, or take --api-key and VLLM_API_KEY away: ragops up starts it without",
-        more="RAGFlow shows it as if your own login had ended. A reranker that ragops started wants no key, "
-        "and takes any but an empty one.",
     ),
     Rule(
         "401 Unauthorized",
         _http(401, 403),
         "something before the reranker, a gateway as a rule, wants a key of its own",
         "enter the gateway's key in RAGFlow, or give RAGFlow the reranker's own address",
-        more="RAGFlow shows it as if your own login had ended.",
     ),
     Rule(
         "The model ... does not exist",
         _http(404, words="does not exist"),
         "wrong model: the path is right, the server knows no model of this name",
         "RAGFlow must send the name that is served: ragops status shows it (served_name sets it)",
-        more="RAGFlow v0.17.1 and v0.17.2 append ___VLLM to the name: upgrade those two.",
     ),
     Rule(
         "404 {'detail': 'Not Found'}",
@@ -257,15 +242,12 @@ RULES: tuple[Rule, ...] = (
         "wrong path: the server has no such route, whatever the model",
         "the base URL in RAGFlow ends in /v1 and nothing behind it; when it does, the server is no reranker: "
         "ragops up starts it with --runner pooling",
-        more="A path of /v1/rerank/v1/rerank or /v1/rerank/rerank in the server's log shows that the base "
-        "URL is too long. A server that writes text lists its model and has no such route either.",
     ),
     Rule(
         "This model's maximum context length is",
         lambda failure: failure.step.status == 400 and "maximum context length" in failure.text,
         "over-long: one document is longer than the model takes, and the whole call is refused for it",
         "raise max_model_len under [reranker] if the model can, or a smaller chunk_token_num in RAGFlow",
-        more="RAGFlow's VLLM provider cuts nothing. A table or paragraph can be longer than the chunk size.",
     ),
     Rule(
         "The model does not support Rerank (Score) API",
@@ -303,7 +285,6 @@ RULES: tuple[Rule, ...] = (
         lambda failure: failure.step.error in _TIMEOUTS,
         "the connection was accepted and no response came: the server hangs, is paused, or is too slow",
         "ragops status; when it is healthy, ragops verify says how many documents it ranks in {timeout:g} s",
-        more="RAGFlow waits 30 s, and 300 s before v0.25.3, for one call, and never tries again.",
     ),
     Rule(
         "HTTP 500",

@@ -160,7 +160,7 @@ def test_phase_is_that_of_the_last_start():
 
 def test_every_hint_is_whole_and_none_hides_another():
     for table in (hints.ENGINE, hints.CONTAINER):
-        assert all(hint.words and hint.cause.endswith(".") and hint.remedy for hint in table)
+        assert all(hint.words and hint.code and hint.remedy for hint in table)
         for number, hint in enumerate(table):
             assert hints_before(table, number, hint.words) == []
 
