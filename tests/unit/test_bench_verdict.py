@@ -306,23 +306,23 @@ class TestAffordable:
         ]  # fmt: skip
 
     @staticmethod
-    def wanted(documents=64, words=72):
+    def wanted(documents=64, words=8):
         return Workload("w", "own", "", None, (Texts("q", ("word " * words,) * documents),) * 120)
 
     def test_as_many_as_end_in_time_at_the_largest_size(self):
-        seen = self.records((8, 16, 0.1, ""), (64, 72, 1.5, ""), (64, 72, 2.5, ""))
+        seen = self.records((8, 2, 0.1, ""), (64, 8, 1.5, ""), (64, 8, 2.5, ""))
         assert affordable(seen, self.wanted(), 100) == 50
 
     def test_longer_texts_than_measured_take_longer(self):
-        seen = self.records((64, 72, 2.0, ""))
-        assert affordable(seen, self.wanted(words=144), 100) == 25
+        seen = self.records((64, 8, 2.0, ""))
+        assert affordable(seen, self.wanted(words=16), 100) == 25
         assert affordable(seen, self.wanted(documents=32), 100) == 100
 
     def test_result_is_between_its_bounds(self):
-        assert affordable(self.records((64, 72, 0.01, "")), self.wanted(), 100) == 120
-        assert affordable(self.records((64, 72, 60.0, "")), self.wanted(), 100) == 12
+        assert affordable(self.records((64, 8, 0.01, "")), self.wanted(), 100) == 120
+        assert affordable(self.records((64, 8, 60.0, "")), self.wanted(), 100) == 12
 
     def test_failed_requests_are_ignored(self):
-        failed = (64, 72, 30.0, "timed out")
+        failed = (64, 8, 30.0, "timed out")
         assert affordable(self.records(failed), self.wanted(), 100) == 12
-        assert affordable(self.records(failed, (32, 144, 1.0, "")), self.wanted(), 100) == 100
+        assert affordable(self.records(failed, (32, 16, 1.0, "")), self.wanted(), 100) == 100
