@@ -21,9 +21,8 @@ from sphinx.util.docutils import SphinxDirective
 
 import ragops
 from ragops import cli
-from ragops.bench import plots, report
+from ragops.bench import plots, report, statistics
 from ragops.bench.records import load_run
-from ragops.bench.statistics import level_statistics, level_table
 from ragops.compose import faults
 from ragops.configuration import Stack
 from ragops.docker import hints
@@ -194,7 +193,7 @@ def run_chart(recorded: Any) -> Iterator[str]:
 
 def run_levels(recorded: Any) -> Iterator[str]:
     """A row for each load level of the run."""
-    table = level_table(level_statistics(recorded))
+    table = statistics.summary(recorded)
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-figures", ""]
     for cells in (tuple(column.name for column in table.columns), *table.rows):
         yield from row_of(cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ragops.bench.statistics import extra, level_statistics, since_start, trial_spans
+from ragops.bench.statistics import extra, since_start, trial_spans
 from ragops.reranker.sizing import GIB
 
 if TYPE_CHECKING:
@@ -14,39 +14,6 @@ if TYPE_CHECKING:
 
 _MIN_DISTANCE_S = 0.5
 """Smallest distance of two samples of a counter: the Docker engine may return counters up to a second old."""
-
-
-def summary(run: Run) -> pd.DataFrame:
-    """Statistics as a DataFrame with one row per load level.
-
-    Percentiles come with their 95 % interval, or with the number of requests that one needs. Those named
-    ``from sending`` leave out the time that a request waited in the client.
-
-    Args:
-        run: From :func:`ragops.bench.load_run`.
-
-    Returns:
-        Rows named by level; rates as numbers, percentiles as text.
-
-    Raises:
-        BenchError: pandas is not installed.
-    """
-    rows = {
-        row.level.name: {
-            "n": row.n,
-            "errors": row.errors,
-            "documents/s": round(row.documents_per_s, 2),
-            "requests/s": round(row.requests_per_s, 3),
-            "tokens/s": row.tokens_per_s and round(row.tokens_per_s),
-            "computed tokens/s": row.computed_tokens_per_s and round(row.computed_tokens_per_s),
-            "fraction of limit": row.limit_fraction and round(row.limit_fraction, 3),
-            **{latency.name: str(latency) for latency in row.latency},
-            **{f"{service.name} from sending": str(service) for service in row.service},
-        }
-        for row in level_statistics(run)
-    }
-    table: pd.DataFrame = extra("pandas").DataFrame.from_dict(rows, orient="index")
-    return table
 
 
 def frame(run: Run) -> pd.DataFrame:

@@ -276,6 +276,17 @@ def by_load(run: Run) -> list[LevelStatistics]:
     return sorted(level_statistics(run), key=lambda row: (row.level.kind != "closed", row.level.value))
 
 
+def summary(run: Run) -> Table:
+    """The statistics as a table with a row for each load level.
+
+    A percentile is shown with its 95 % interval, or as ``(n < 72)`` with the requests that one needs.
+
+    Args:
+        run: From :func:`ragops.bench.load_run`.
+    """
+    return level_table(level_statistics(run))
+
+
 def level_table(rows: Sequence[LevelStatistics]) -> Table:
     """A row for each load level."""
     percentiles = ("p50", "p95", "p99")
