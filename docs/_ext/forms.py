@@ -95,7 +95,7 @@ def run_service(recorded: Any) -> Iterator[str]:
         verdict = judge(recorded)
     except BenchError:
         return
-    text = f"{verdict.service}" if verdict.service else "; ".join(verdict.notes)
+    text = f"{verdict.service}" if verdict.service else verdict.no_estimate
     yield from [f"   {inline(text)}", "", f"Run ``{recorded.path.name}``, {model(recorded)}.", ""]
 
 

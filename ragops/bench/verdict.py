@@ -70,18 +70,20 @@ class Verdict(Shown):
     clients: int | None
     """Most concurrent clients of a measured load level whose requests fit; None when none does."""
     service: ServiceTime | None
-    """Linear fit of time against tokens; None when there is none, see ``notes``."""
+    """Linear fit of time against tokens; None when there is none."""
     largest_documents: int | None
     """Estimated: documents of this workload's mean length that a request may have,
     :data:`~ragops.checks.latency.MARGIN` below the timeout."""
     is_extrapolated: bool
     """Whether :attr:`largest_documents` is above the largest measured request."""
+    no_estimate: str
+    """Why :attr:`largest_documents` is None; empty when it is not."""
     notes: tuple[str, ...]
-    """Substitute model or client, incomplete run, unchecked order, other load, no linear fit."""
+    """Substitute model or client, incomplete run, unchecked order, other load."""
 
     def table(self) -> Table:
         """The sentence, and a row for each result."""
-        window = "inconclusive"
+        window = f"none: {self.no_estimate}"
         if self.largest_documents is not None:
             more = "more than " if self.largest_documents >= MOST else ""
             beyond = ", beyond the measured sizes" if self.is_extrapolated else ""
@@ -92,7 +94,7 @@ class Verdict(Shown):
             *((p.name, str(p)) for p in (self.p95, self.p99)),
             ("concurrent clients", f"{self.clients or 'none'} measured to fit"),
             ("largest window (estimated)", window),
-            ("linear fit", str(self.service) if self.service else "none, see the notes"),
+            ("linear fit", str(self.service or "none")),
         )
         return Table((Column("result"), Column("value")), rows, self.sentence)
 
@@ -154,7 +156,8 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         service=fitted.line if fitted else None,
         largest_documents=largest,
         is_extrapolated=largest is not None and largest > max(record.documents for record in records),
-        notes=(*notes, f"no estimate of the largest window: {reason}") if reason else notes,
+        no_estimate=reason,
+        notes=notes,
     )
 
 

@@ -126,13 +126,10 @@ def test_poisson_arrivals_have_their_rate():
     assert due_times(LoadLevel.poisson(20), 9, seed=2) != due[:9]
 
 
-def test_names_and_limits_of_levels():
+def test_names_of_levels():
     levels = (LoadLevel.closed(4), LoadLevel.poisson(0.5), LoadLevel.constant(2), LoadLevel.burst(8))
     assert [level.name for level in levels] == ["closed-4", "poisson-0.5", "constant-2", "burst-8"]
     assert [level.clients for level in levels] == [4, None, None, None]
-    for arguments in (("closed", 0), ("poisson", -1), ("closed", 1, 0), ("burst", 1.5)):
-        with pytest.raises(BenchError):
-            LoadLevel(*arguments)
 
 
 def test_repeats_are_interleaved_in_a_seeded_order():
@@ -182,6 +179,6 @@ def test_a_level_has_bounds(kind, value):
 
 
 def test_clients_are_an_integer_and_a_level_has_a_request():
-    for wrong in (lambda: LoadLevel.closed(1.5), lambda: LoadLevel.poisson(1, requests=0)):
+    for arguments in (("closed", 1.5), ("burst", 1.5), ("poisson", 1, 0)):
         with pytest.raises(BenchError):
-            wrong()
+            LoadLevel(*arguments)
