@@ -14,7 +14,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from ragops.errors import StackError, file_errors, read_text
 
@@ -230,6 +238,12 @@ class Stack(_Table):
     network: Network = Network()
     reranker: Reranker = Reranker()
     ragflow: Ragflow = Ragflow()
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it was read from; None for one that was created in Python."""
+        return self._file
 
     @property
     def internal_url(self) -> str:
@@ -259,7 +273,9 @@ def load(path: Path | str | None = None) -> Stack:
         return Stack()
     hint = "give another file with --stack FILE"
     message, code = f"can't read {file}", "stack-unreadable"
-    return parse(read_text(StackError, message, file, MAX_BYTES, code=code, hint=hint), file)
+    stack = parse(read_text(StackError, message, file, MAX_BYTES, code=code, hint=hint), file)
+    stack._file = file.resolve()  # noqa: SLF001 - a key of the file would set a public field
+    return stack
 
 
 def parse(text: str, file: Path = Path(FILE)) -> Stack:

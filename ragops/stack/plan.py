@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_MODEL = (LABEL_MODEL, LABEL_FINGERPRINT)
+
 Command = tuple[str, ...]
 _SETTLE = 1.0
 """Seconds until another process has read the networks that it may have created twice."""
@@ -500,19 +502,29 @@ def _kept(container: ContainerState | None, name: str, observed: Observed) -> Co
 
 def outdated(container: ContainerState, spec: ContainerSpec) -> str:
     """Why a container has to be replaced; empty when it need not."""
+    labels, recorded = dict(spec.labels), container.labels
     if container.image_id != spec.image_id:
-        moved = f"{container.image_id[7:19]} to {spec.image_id[7:19] or 'an image to pull or build'}"
-        return f"image {spec.image} moved from {moved}"
-    labels = dict(spec.labels)
-    if container.model and str(container.model) != labels.get(LABEL_MODEL):
-        return f"model: {container.model} → {labels.get(LABEL_MODEL)}"
-    if container.model and container.labels.get(LABEL_FINGERPRINT) != labels.get(LABEL_FINGERPRINT):
-        return f"model: the files of {container.model} changed"
+        return moved_image(spec.image, container.image_id, spec.image_id)
+    model = (*(recorded.get(name, "") for name in _MODEL), *(labels.get(name, "") for name in _MODEL))
+    if change := changed_model(*model):
+        return change
     if container.config != spec.config_hash():
         return "its configuration changed"
     if changed := spec.updated(container):
         return f"docker update changed {', '.join(changed)}"
     return ""
+
+
+def moved_image(name: str, old: str, new: str) -> str:
+    """A change of the image, by ids or digests, in words."""
+    return f"image: {name} moved from {old[7:19]} to {new[7:19] or 'an image to pull or build'}"
+
+
+def changed_model(old: str, old_fingerprint: str, new: str, new_fingerprint: str) -> str:
+    """A change of the recorded model folder or its files, in words; empty without one."""
+    if old and old != new:
+        return f"model: {old} → {new}"
+    return f"model: the files of {old} changed" if old and old_fingerprint != new_fingerprint else ""
 
 
 def _obstacle(old: ContainerState, spec: ContainerSpec, free_memory: int) -> str:

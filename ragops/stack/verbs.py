@@ -21,10 +21,12 @@ from ragops.reranker import image as images
 from ragops.reranker import int8, options
 from ragops.reranker import model as models
 from ragops.session import Deployment, Session, lock, refuse_while_watched
+from ragops.stack import lockfile
 from ragops.stack import override as overrides
 from ragops.stack.plan import (
     Disconnect,
     Plan,
+    ReplaceContainer,
     RestartContainer,
     apply,
     outdated,
@@ -142,6 +144,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     before = observed.container(name)
     if changes.actions or before is None or before.health != "healthy" or not before.serves:
         ready.wait(engine, name, session.deployment.served_name, stack.reranker.ready_timeout)
+    lockfile.write(stack, session.deployment.spec, image)
     return _status(session, image)
 
 
@@ -322,6 +325,8 @@ def _plan(session: Session, image: ImageState | None, observed: Observed) -> Pla
         change = "ragops down, then ragops up, makes it internal" if network.ours else "use an internal one"
         reached = "other machines with a route to it may reach the reranker on Docker before 28"
         notes = (*notes, f"network {network.name}: {reached}; {change}")
+    reasons = {action.reason for action in changes.actions if isinstance(action, ReplaceContainer)}
+    notes = (*notes, *(note for note in lockfile.changes(stack, spec, image) if note not in reasons))
     if image is None:
         notes = (f"image {stack.reranker.image} is missing: ragops up pulls or builds it", *notes)
     return Plan(changes.actions, notes)

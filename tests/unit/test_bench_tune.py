@@ -164,7 +164,10 @@ class TestFile:
         )
         changed = load(file)
         expected = parse(content.decode()).reranker.model_copy(update={"block_size": 128, "eager": True})
-        assert changed == parse(content.decode()).model_copy(update={"reranker": expected})
+        assert changed.model_dump() == {
+            **parse(content.decode()).model_dump(),
+            "reranker": expected.model_dump(),
+        }
 
     def test_a_missing_file_is_created(self, tmp_path):
         write_settings(tmp_path / "ragops.toml", {"eager": True})

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import tomllib
+from unittest import mock
 
 import pytest
 
 import ragops
 from ragops.checks import rules, verify
-from ragops.configuration import Ragflow, Reranker, Stack, home
+from ragops.configuration import Ragflow, Reranker, Stack, home, load
 from ragops.errors import (
     EngineError,
     ImageError,
@@ -16,6 +18,7 @@ from ragops.errors import (
     ModelError,
     NotFoundError,
     RagflowError,
+    StackError,
 )
 from ragops.reranker.model import describe
 from ragops.session import Deployment, lock
@@ -192,6 +195,62 @@ class TestModel:
         checks = {check.name: check for check in ragops.doctor(STACK, fake).checks}
         assert (checks["model"].status, checks["model"].remedy) == ("warn", "ragops model")
         assert fake.calls == []
+
+
+class TestLockFile:
+    @pytest.fixture
+    def stack(self, tmp_path):
+        (tmp_path / "ragops.toml").write_text("")
+        return load(tmp_path / "ragops.toml")
+
+    def test_up_writes_image_and_model_beside_the_configuration(self, serving, ragflow, stack, model_folder):
+        verbs.up(stack, serving)
+        image, model = serving.image("vllm-cpu:latest"), describe(model_folder)
+        assert tomllib.loads(stack.file.with_name("ragops.lock").read_text()) == {
+            "image": "vllm-cpu:latest",
+            "digest": image.id,
+            "model": str(model_folder),
+            "fingerprint": model.fingerprint,
+        }
+
+    def test_without_a_configuration_file_it_is_in_the_data_folder(self, serving, ragflow, here):
+        verbs.up(STACK, serving)
+        assert [file.name for file in here.glob("*.lock.toml")] == [f"{RERANKER}.lock.toml"]
+
+    def test_plan_names_a_moved_tag_and_another_model_without_a_reranker(
+        self, serving, ragflow, stack, model_folder, other_model, monkeypatch
+    ):
+        verbs.up(stack, serving)
+        verbs.down(stack, serving)
+        before = self.locked(stack, serving)
+        serving.add_image("other:1")
+        serving.tag("other:1", "vllm-cpu:latest")
+        monkeypatch.setenv("RAGOPS_MODEL_DIR", str(other_model))
+        moved, model = self.locked(stack, serving)
+        assert before == []
+        assert "vllm-cpu:latest moved from" in moved
+        assert model == f"model: {model_folder} → {other_model}"
+        verbs.up(stack, serving)
+        assert self.locked(stack, serving) == []
+
+    def test_change_of_an_existing_reranker_is_named_once(self, stack, serving, other_model, monkeypatch):
+        verbs.up(stack, serving)
+        monkeypatch.setenv("RAGOPS_MODEL_DIR", str(other_model))
+        assert self.locked(stack, serving) == []
+
+    def locked(self, stack, engine):
+        return [note for note in verbs.plan(stack, engine).notes if note.startswith(("image: ", "model: "))]
+
+    def test_unreadable_file_is_an_error_with_a_hint(self, serving, ragflow, stack):
+        stack.file.with_name("ragops.lock").write_text("= =")
+        with pytest.raises(StackError) as caught:
+            verbs.plan(stack, serving)
+        assert caught.value.file == stack.file.with_name("ragops.lock")
+
+    def test_file_that_can_not_be_written_is_a_warning(self, serving, ragflow, stack, messages):
+        with mock.patch("tempfile.NamedTemporaryFile", side_effect=PermissionError("read-only")):
+            assert verbs.up(stack, serving).ok
+        assert any("ragops.lock is not written" in line for line in messages)
 
 
 class TestReading:

@@ -1,0 +1,79 @@
+"""``ragops.lock``: image and model that the reranker was last started from, by digest and fingerprint.
+
+``ragops up`` calls :func:`write`; :func:`changes` names what another ``up`` would start. The file is beside
+the configuration, to be committed with it; without a configuration file it is in ragops' data folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ragops.configuration import MAX_BYTES, home
+from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL
+from ragops.errors import StackError, file_errors, read_text
+from ragops.stack.plan import changed_model, moved_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ragops.configuration import Stack
+    from ragops.docker.objects import ContainerSpec, ImageState
+
+_log = logging.getLogger(__name__)
+
+
+def lock_file(stack: Stack) -> Path:
+    """The lock file of a configuration: beside its file, with the suffix ``.lock``."""
+    return stack.file.with_suffix(".lock") if stack.file else home() / f"{stack.reranker.name}.lock.toml"
+
+
+def changes(stack: Stack, spec: ContainerSpec, image: ImageState | None) -> Iterator[str]:
+    """What differs from the lock file: a moved tag, another model; nothing without a file.
+
+    Raises:
+        StackError: The file can't be read.
+    """
+    file = lock_file(stack)
+    if not file.exists():
+        return
+    hint = "delete it: ragops up writes it again"
+    message, code = f"can't read {file}", "stack-unreadable"
+    text = read_text(StackError, message, file, MAX_BYTES, code=code, hint=hint)
+    with file_errors(StackError, message, file, code=code, hint=hint):
+        values = tomllib.loads(text)
+    locked, now = {key: str(value) for key, value in values.items()}, _values(spec, image)
+    if image and locked.get("image") == now["image"] and locked.get("digest") != now["digest"]:
+        yield moved_image(spec.image, locked.get("digest", ""), now["digest"])
+    names = ("model", "fingerprint")
+    if change := changed_model(*(values.get(name, "") for values in (locked, now) for name in names)):
+        yield change
+
+
+def write(stack: Stack, spec: ContainerSpec, image: ImageState) -> None:
+    """Write the lock file if its content changes; where it is not writable, a warning is logged."""
+    file = lock_file(stack)
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in _values(spec, image).items()]
+    text = "# Written by ragops up: what the reranker was started from. Commit it with the configuration.\n"
+    text += "".join(lines)
+    try:
+        if file.exists() and file.read_text(encoding="utf-8", errors="replace") == text:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as draft:
+            draft.write(text)
+        Path(draft.name).chmod(0o644)
+        Path(draft.name).replace(file)
+    except OSError as error:
+        _log.warning("%s is not written: %s", file, error)
+
+
+def _values(spec: ContainerSpec, image: ImageState | None) -> dict[str, str]:
+    labels = dict(spec.labels)
+    digest = image.digests[0].partition("@")[2] if image and image.digests else image.id if image else ""
+    model, fingerprint = labels.get(LABEL_MODEL, ""), labels.get(LABEL_FINGERPRINT, "")
+    return {"image": spec.image, "digest": digest, "model": model, "fingerprint": fingerprint}
