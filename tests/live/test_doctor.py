@@ -1,4 +1,4 @@
-"""Doctor on a real engine: each fault is made, seen, mended as the remedy says, and gone."""
+"""Doctor on a real engine: each fault is made, found, fixed as the remedy says, and gone."""
 
 import contextlib
 import os
@@ -170,20 +170,20 @@ class TestNames:
 
 
 class TestAddresses:
-    def test_pools_run_out_exactly_where_it_is_foretold(self, doctor, engine, stack):
+    def test_pools_run_out_exactly_where_it_is_predicted(self, doctor, engine, stack):
         """The engine is asked for networks until it refuses: doctor had counted them."""
-        foretold = int(re.search(r"addresses for (\d+)", doctor()["addresses"].detail)[1])
-        assert foretold < objects.MAX_SUBNETS, "this engine's pools are too large to be filled"
-        for number in range(foretold):
+        predicted = int(re.search(r"addresses for (\d+)", doctor()["addresses"].detail)[1])
+        assert predicted < objects.MAX_SUBNETS, "this engine's pools are too large to be filled"
+        for number in range(predicted):
             engine.create_network(NetworkSpec(f"{PREFIX}-{number}"))
         found = doctor()["addresses"]
         assert found.status == "fail"
         with pytest.raises(EngineError) as caught:
             engine.create_network(NetworkSpec(f"{PREFIX}-more"))
         assert caught.value.code == "addresses-used-up"
-        mended = changed(stack, found.remedy)
-        assert doctor(mended)["addresses"].status == "ok"
-        engine.create_network(plan.network_spec(mended.network))
+        fixed = changed(stack, found.remedy)
+        assert doctor(fixed)["addresses"].status == "ok"
+        engine.create_network(plan.network_spec(fixed.network))
 
     def test_routes_of_this_host_are_known(self, engine):
         engine.create_network(NetworkSpec(f"{PREFIX}-seen"))

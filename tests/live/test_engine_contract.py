@@ -1,4 +1,4 @@
-"""The fake engine and a real one pass the same tests, so that what the fake says can be believed."""
+"""The fake engine and a real one pass the same tests, so that the fake responds as a real one."""
 
 import contextlib
 import dataclasses

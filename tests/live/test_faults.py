@@ -1,7 +1,7 @@
-"""The table of the site: every fault is caught by its layer, named, and mended; no healthy stack is accused.
+"""The table of the site: every fault is caught by its layer, named, and fixed; no healthy stack has one.
 
 The stub reranker plays those that answer; containers and networks are really misconfigured. Each row
-is asked for from inside the demo client, a stand-in for RAGFlow's container.
+is asked for from inside the demo client, a substitute for RAGFlow's container.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ BELIEVED = (
 )
 
 
-def impostor_cases() -> Iterator[Case]:
+def scorer_cases() -> Iterator[Case]:
     for who in faulty_scorers.FAULTY_SCORERS:
         fault, layer, words = SAID[who]
         yield Case(fault, Behaviour(scorer=who), layer, words)
@@ -298,7 +298,7 @@ class Stage:
         return found[0] if found else None
 
     def row(self, fault: str, found: Check | None, applied: str, after: Check | None) -> Row:
-        assert after is None, f"{fault}: after it was mended: {after}"
+        assert after is None, f"{fault}: after the fix: {after}"
         name, detail, remedy = (found.name, found.detail, found.remedy) if found else ("", "", "")
         return Row(fault, self.plain(name), self.plain(detail), self.plain(remedy), applied, passes=True)
 
@@ -332,7 +332,7 @@ class Wrong:
     words: str
     applied: str
     spoil: Callable[[Stage], None]
-    mend: Callable[[Stage], None]
+    fix: Callable[[Stage], None]
 
 
 def api(stage: Stage):
@@ -411,7 +411,7 @@ def spoil(stage: Stage) -> list[Row]:
             try:
                 found = stage.problem()
             finally:
-                one.mend(stage)
+                one.fix(stage)
             rows.append(stage.row(one.fault, found, one.applied, stage.problem()))
     for fault, _, _, options in LAUNCHES:
         with stage.container(**options):
@@ -451,7 +451,7 @@ def client_box(stage: Stage, *environment: tuple[str, str]) -> Iterator[None]:
         stage.engine.remove_container(made)
 
 
-CASES = (*impostor_cases(), *PROMPTS, *http_cases(), *ANSWERS, *BELIEVED)
+CASES = (*scorer_cases(), *PROMPTS, *http_cases(), *ANSWERS, *BELIEVED)
 EXPECTED = {
     **{case.fault: (case.layer, case.words) for case in CASES},
     **{one.fault: (one.layer, one.words) for one in WRONG},
@@ -516,7 +516,7 @@ def test_every_fault_is_caught_by_its_layer_and_its_cause_named(found):
     assert missed == {}
 
 
-def test_no_healthy_stack_is_accused(found):
+def test_no_healthy_stack_has_one(found):
     healthy = [fault for fault, said in EXPECTED.items() if not said[0]]
     assert len(healthy) >= 4
     assert {fault: found[fault] for fault in healthy if found[fault].layer} == {}

@@ -107,7 +107,7 @@ def test_linear_layers_are_int8_and_all_else_is_as_it_was(made, expected):
     assert 0.4 < expected["worst"] < 0.51, "each weight is rounded to the nearest step"
 
 
-def test_files_belong_to_whoever_asked(qwen3, made):
+def test_files_belong_to_the_user(qwen3, made):
     assert {path.stat().st_uid for path in (made, *made.iterdir())} == {qwen3.parent.stat().st_uid}
     assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {0o644}
 

@@ -1,4 +1,4 @@
-"""Whether a connection lasts: each mishap on a real Docker engine with the real Compose, named and repaired.
+"""Whether a connection lasts: each fault on a real Docker engine with the real Compose, named and repaired.
 
 The reranker is replaced by a small server of the standard library, and RAGFlow by a compose project of
 its shape in which only ``sleep`` runs.
@@ -262,27 +262,27 @@ CASES = {
 }
 
 
-def before(ragflow, mishap):
+def before(ragflow, fault):
     """What an upgrade begins with."""
-    if mishap is upgrade:
+    if fault is upgrade:
         ragflow.shape(OLD)
         assert verbs.up(STACK, ragflow.engine).ok
 
 
 @pytest.mark.parametrize("event", CASES)
-def test_mishap_is_named_by_status_and_repaired(engine, ragflow, watch, durability, event):
+def test_fault_is_named_by_status_and_repaired(engine, ragflow, watch, durability, event):
     """First with ``up``, then once more with ``watch``; the repair leaves RAGFlow's container as it was."""
-    mishap, wanted = CASES[event]
-    before(ragflow, mishap)
-    mishap(ragflow)
+    fault, wanted = CASES[event]
+    before(ragflow, fault)
+    fault(ragflow)
     after = ragflow.container
     named = drift(engine)
     assert named == [line.format(after.name) for line in wanted]
     assert verbs.up(STACK, engine).ok
     assert same(ragflow.container) == same(after)
-    before(ragflow, mishap)
+    before(ragflow, fault)
     lines = watch()
-    mishap(ragflow)
+    fault(ragflow)
     seconds = until(lambda: ragflow.joined and engine.container(RERANKER).health == "healthy")
     container = ragflow.container
     until(lambda: drift(engine) == [])

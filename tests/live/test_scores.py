@@ -26,7 +26,7 @@ def failure(checks):
     return next((one for one in checks if one.status == "fail"), None)
 
 
-def test_minilm_is_believed(engine, declared, found, minilm, running):
+def test_minilm_is_accepted(engine, declared, found, minilm, running):
     results = rules.collect(engine, found.name, running.reranker.image, declared.internal_url, minilm)
     checks = rules.check_scores(minilm, results, found.name)
     assert failure(checks) is None, checks

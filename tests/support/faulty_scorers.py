@@ -52,7 +52,7 @@ FaultyScorer = Literal[
     "swapped",
     "foreign",
 ]
-"""Who may answer; only ``healthy`` is one that should be believed.
+"""Who may answer; only ``healthy`` is one that should be accepted.
 
 healthy
     Words that query and document share, and the right answers of the golden set by heart.
@@ -115,7 +115,7 @@ foreign
 FAULTY_SCORERS: tuple[FaultyScorer, ...] = tuple(one for one in get_args(FaultyScorer) if one != "healthy")
 
 READ = 40
-"""Words that the truncating impostors read."""
+"""Words that the truncating scorers read."""
 
 BATCH = 32
 """Documents that those who work in batches take at once."""

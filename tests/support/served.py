@@ -1,4 +1,4 @@
-"""A stand-in's server: an ASGI application on a free port of this machine, in a thread or alone."""
+"""A test server: an ASGI application on a free port of this machine, in a thread or alone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the stub reranker answers, in the shapes of vLLM 0.32; a token is a word between spaces.
 
-A stand-in for vLLM's rerank server: real sockets, a known service time, faults on request.
+A substitute for vLLM's rerank server: real sockets, a known service time, faults on request.
 
 It answers in the shapes of vLLM 0.32, so that the benchmark (``ragops.bench``), the checks and a
 reader without a model can be tried against it. :class:`StubReranker` runs in a thread of this

@@ -156,7 +156,7 @@ class TestPage:
     def said(self, page, record, part):
         return " ".join("\n".join(page.PARTS[part](record)).split())
 
-    def test_it_names_machine_day_and_stand_in(self, page, record):
+    def test_it_names_machine_day_and_substitute(self, page, record):
         said = self.said(page, record, "provenance")
         assert "Recorded on 2026-01-02 on A CPU" in said
         assert "Model: m, a substitute model: random." in said

@@ -414,7 +414,7 @@ class TestReport:
     CHECKS = (
         Check("one", "ok", "fine", where="container"),
         Check("second", "warn", "odd", "look", "container"),
-        Check("third", "fail", "<broken>", "mend"),
+        Check("third", "fail", "<broken>", "look"),
         Check("fourth", "fail", "follows", "later"),
     )
 
@@ -436,6 +436,6 @@ class TestReport:
         places = ['rowgroup">from container</th>', 'rowgroup">on this host</th>']
         assert [page.count(place) for place in places] == [1, 1]
         assert "odd<br>hint: look" in page
-        assert "&lt;broken&gt;<br>hint: mend" in page
+        assert "&lt;broken&gt;<br>hint: look" in page
         assert "fine</td>" in page
         assert "note: a note" in page

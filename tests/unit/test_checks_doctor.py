@@ -146,8 +146,8 @@ class TestCores:
     def test_cores_of_two_nodes_are_a_warning_and_its_remedy_helps(self, doctor):
         found = doctor(reranker(cores="2-7"), cpus=self.CPUS, nodes=self.NODES)["cores"]
         assert (found.status, "NUMA nodes 0-1" in found.detail) == ("warn", True)
-        mended = doctor(declared(found.remedy), cpus=self.CPUS, nodes=self.NODES)["cores"]
-        assert (mended.status, "node 1 of 2 (set in ragops.toml" in mended.detail) == ("ok", True)
+        fixed = doctor(declared(found.remedy), cpus=self.CPUS, nodes=self.NODES)["cores"]
+        assert (fixed.status, "node 1 of 2 (set in ragops.toml" in fixed.detail) == ("ok", True)
 
 
 class TestQuota:
@@ -244,7 +244,7 @@ class TestMemory:
 
 
 class TestModel:
-    def test_stand_in_is_said(self, doctor):
+    def test_a_substitute_is_named(self, doctor):
         assert "cosine similarities" in doctor()["model"].detail
 
     def test_none_named_fails(self, doctor, monkeypatch):

@@ -321,12 +321,12 @@ def without_usage(reply):
     return ProbeResponse(reply.status, json.dumps({**json.loads(reply.text), "usage": None}))
 
 
-class TestImpostors:
+class TestFaultyScorers:
     def test_all_are_tried(self):
         assert set(CAUSES) == set(faulty_scorers.FAULTY_SCORERS)
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
-    def test_the_healthy_one_is_believed(self, expected):
+    def test_the_healthy_one_is_accepted(self, expected):
         checks = check_stub(healthy(expected), expected)
         prompted = "skip" if expected is MINILM else "ok"
         assert [one.status for one in checks] == ["ok", "ok", prompted, *["ok"] * 5]
@@ -341,7 +341,7 @@ class TestImpostors:
         assert found.remedy
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
-    def test_a_slow_healthy_one_is_believed(self, expected):
+    def test_a_slow_healthy_one_is_accepted(self, expected):
         checks = check_stub(healthy(expected), expected, needed=True)
         assert [one.status for one in checks[-3:]] == ["ok", "ok", "skip"]
         assert not [one for one in checks if one.status in {"warn", "fail"}]
@@ -351,7 +351,7 @@ class TestImpostors:
 
     @pytest.mark.parametrize("expected", [MINILM, CROSS, QWEN], ids=lambda one: one.kind)
     @pytest.mark.parametrize("who", faulty_scorers.FAULTY_SCORERS)
-    def test_a_slow_impostor_is_caught_by_the_same_check(self, who, expected):
+    def test_a_slow_one_is_caught_by_the_same_check(self, who, expected):
         found = failure(check_stub(dataclasses.replace(healthy(expected), scorer=who), expected, needed=True))
         assert found.name == (CAUSES | (WITH_A_PROMPT if expected is QWEN else {}))[who][0]
 
@@ -455,7 +455,7 @@ class TestImpostors:
         checks = rules.check_scores(QWEN, dataclasses.replace(seen, results=pair, direct=(1e-4, 1e-4)))
         assert checks[2].status == status
 
-    def test_rows_in_any_order_are_believed(self):
+    def test_rows_in_any_order_are_accepted(self):
         """RAGFlow goes by the index; a gateway may sort as it likes."""
         seen = results_of(healthy(MINILM), MINILM)
         sorted_by_index = tuple(
@@ -464,7 +464,7 @@ class TestImpostors:
         checks = rules.check_scores(MINILM, dataclasses.replace(seen, results=sorted_by_index))
         assert [one for one in checks if one.status == "fail"] == []
 
-    def test_bfloat16_is_believed(self):
+    def test_bfloat16_is_accepted(self):
         seen = results_of(healthy(QWEN), QWEN)
         chance = faulty_scorers.chance("bfloat16")
         rough = tuple(
@@ -661,7 +661,7 @@ class TestMeasured:
             assert f"{max(one['again']['most'], one['moved']['most']):.4f}" in text
         assert all(f"{one['measures']['accuracy']:.2f}" in text for one in found["healthy"])
 
-    def test_every_impostor_was_caught_with_every_seed(self):
+    def test_every_faulty_scorer_was_caught_with_every_seed(self):
         assert {one["who"] for one in self.FOUND["impostors"]} == set(faulty_scorers.FAULTY_SCORERS)
         for one in self.FOUND["impostors"]:
             assert one["caught"] == one["at_least"] == one["draws"] >= 100

@@ -162,7 +162,7 @@ def test_no_ragflow(run, reranker):
     assert (code, json.loads(out)["code"]) == (1, "ragflow-missing")
 
 
-def test_demo_client_says_that_it_is_a_stand_in(run, reranker, fake):
+def test_the_demo_client_is_named_as_such(run, reranker, fake):
     labels = {"com.docker.compose.project": "docker", "com.docker.compose.service": "ragflow-cpu"}
     fake.add_container(demo.NAME, labels={**labels, "org.ragops": "demo"}, network="docker_ragflow")
     code, out, _ = run("register", "--json")

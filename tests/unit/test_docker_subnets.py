@@ -52,7 +52,7 @@ def test_routes_as_the_kernel_writes_them(tmp_path):
     assert host.read_addresses(tmp_path / "none") == ()
 
 
-def test_the_fake_engine_runs_out_where_it_is_foretold(fake):
+def test_the_fake_engine_runs_out_where_it_is_predicted(fake):
     for number in range(30):  # bridge has the first
         fake.create_network(NetworkSpec(f"n{number}"))
     subnets = [subnet for one in fake.networks() for subnet in one.subnets]

@@ -22,7 +22,7 @@ def shown(monkeypatch):
     return lambda part: "\n".join(table.PARTS[part](RECORDED))
 
 
-def test_it_has_every_impostor_and_enough_healthy_stacks():
+def test_it_has_every_faulty_scorer_and_enough_healthy_stacks():
     assert len(FAULTS) >= max(20, len(faulty_scorers.FAULTY_SCORERS))
     assert len(HEALTHY) >= 4
     assert len({row["fault"] for row in RECORDED["rows"]}) == len(RECORDED["rows"])

@@ -85,7 +85,7 @@ class TestMade:
         assert make(fake, model_folder) == make(fake, model_folder)
         assert len(program) == 1
 
-    def test_another_model_in_the_same_place_makes_it_anew(self, fake, program, model_folder):
+    def test_another_model_in_the_same_folder_makes_it_again(self, fake, program, model_folder):
         make(fake, model_folder)
         configured(model_folder, vocab_size=7)
         made = make(fake, model_folder)

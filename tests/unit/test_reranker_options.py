@@ -341,7 +341,7 @@ def test_compiled_code_goes_to_the_volume():
     assert environment["VLLM_USE_AOT_COMPILE"] == "0"
 
 
-def test_a_template_of_the_callers_choice_is_mounted():
+def test_a_configured_template_is_mounted():
     spec = options.container_spec(stack(), QWEN3, size(), image="i", template=Path("/srv/t/mine.jinja"))
     assert "/srv/t/mine.jinja" in {mount.source for mount in spec.mounts}
     assert flags(spec)["--chat-template"] == "/templates/qwen3_reranker.jinja"
