@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ragops.bench.frames import resource_usage
 from ragops.bench.statistics import (
     by_load,
-    disturbances,
     extra,
     level_statistics,
     level_table,
@@ -25,7 +24,7 @@ from ragops.bench.statistics import (
     load_name,
     substitutes,
 )
-from ragops.bench.verdict import judge, release_of
+from ragops.bench.verdict import judge, notes_of, release_of, sentences
 from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
 from ragops.reranker.sizing import GIB
@@ -124,8 +123,9 @@ def headline(run: Run) -> str:
     try:
         return judge(run).sentence
     except BenchError:  # a run of another kind of load has no verdict
-        work = run.info.workload.description
-        return f"Measured: {work}. Loads of this kind give no verdict on RAGFlow's timeout."
+        kind = "loads of this kind give no verdict on RAGFlow's timeout"
+        notes = notes_of(run, release_of(run).name)
+        return sentences(f"measured: {run.info.workload.description}", kind, *notes)
 
 
 def verdict_rows(run: Run) -> tuple[NamedValue, ...]:
@@ -216,22 +216,17 @@ def _limit(run: Run) -> str:
 
 
 def limitations(run: Run) -> tuple[str, ...]:
-    """What the run does not show."""
+    """What the run does not show, apart from what the headline names."""
     info = run.info
     few = sorted({p.name for row in level_statistics(run) for p in row.latency if p.value is None})
     clients = max((level.clients or math.inf for level in info.levels), default=0)
-    cut = f"Documents were cut to {info.workload.cut_to} words a pair, so the load is lighter than RAGFlow's."
     drift = "One repetition of each load level, so the drift between repetitions is unknown."
-    sentences = (
-        *((True, f"{kind.capitalize()}: {reason}.") for kind, reason in substitutes(run)),
+    rows = (
         *((True, f"{problem}.") for problem in run.problems),
-        *((True, f"Disturbed: {line}.") for line in disturbances(run)),
         (True, "RAGFlow itself, its search and its chat model are in no number here."),
         (few, f"Too few requests on some load levels for: {', '.join(few)}."),
-        (info.workload.cut_to, cut),
         (info.repeats == 1, drift),
         (clients == 1, "Several concurrent clients were not measured."),
-        (info.order.skipped or info.order.failed, f"Whether the scores are right: {info.order.verdict}."),
         (not run.samples, "CPU, memory and vLLM's queue: no samples were taken."),
         (not info.client, "The client's overhead was not measured."),
         (
@@ -240,7 +235,7 @@ def limitations(run: Run) -> tuple[str, ...]:
         ),
         (True, "Other machines, other models, other days: this is one run."),
     )
-    return tuple(sentence for applies, sentence in sentences if applies)
+    return tuple(sentence for applies, sentence in rows if applies)
 
 
 def sections(run: Run) -> tuple[Section, ...]:

@@ -139,13 +139,13 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     largest = largest_window(fitted, quantile, timeout) if fitted else None
     if largest is not None and (contrary := contradiction(largest, records, quantile, timeout)):
         largest, reason = None, contrary
-    notes = _notes(run, ragflow.name)
+    notes = notes_of(run, ragflow.name)
     limit = f"RAGFlow {ragflow.name}'s timeout of {timeout:g} s"
     claim = "The scores were wrong, so the speed is meaningless"
     if not wrong_scores:
         claim = _claim(level, records, p95, p99, f"{_CLAIMS[fits]} {limit}")
     return Verdict(
-        sentence=" ".join(f"{note[0].upper()}{note[1:]}." for note in (claim, *notes)),
+        sentence=sentences(claim, *notes),
         fits=fits,
         level=level,
         p95=p95,
@@ -172,7 +172,13 @@ def _clients(run: Run, percentile_name: str, timeout: float) -> int | None:
     return most
 
 
-def _notes(run: Run, release: str) -> tuple[str, ...]:
+def sentences(*clauses: str) -> str:
+    """Clauses as sentences."""
+    return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)
+
+
+def notes_of(run: Run, release: str) -> tuple[str, ...]:
+    """What qualifies the values of a run, a clause each; ``release`` is that of RAGFlow."""
     workload, order = run.info.workload, run.info.order
     notes = [f"{kind}: {reason}" for kind, reason in substitutes(run)]
     if not run.info.complete:
