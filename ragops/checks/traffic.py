@@ -67,7 +67,7 @@ def _topic(lines: list[str]) -> Topic:
 
 def count_words(text: str) -> int:
     """Words of a text; a Chinese character counts as one."""
-    return sum(1 for _ in _WORD.finditer(text))
+    return len(_WORD.findall(text))
 
 
 def cut(text: str, words: int) -> str:
