@@ -18,19 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ragops.bench import frames
-from ragops.bench.statistics import (
-    QUANTILES,
-    by_load,
-    latencies,
-    lightest_level,
-    load_name,
-    since_start,
-    substitutes,
-    too_small,
-    trial_rates,
-    trial_spans,
-)
+from ragops.bench import frames, statistics
+from ragops.bench.statistics import load_name
 from ragops.bench.verdict import release_of
 from ragops.checks.latency import needed
 
@@ -139,12 +128,12 @@ class Chart:
 
 
 def caption(run: Run) -> str:
-    """Machine, model, image, run and substitutes, below each chart."""
+    """Machine, model, image, run and statistics.substitutes, below each chart."""
     info, origin = run.info, run.info.provenance
     digest = origin.image_digest.removeprefix("sha256:")[:12]
     image = f"image {digest}" if digest else origin.image
     parts = (origin.machine, origin.model or info.model, image, f"run {run.path.name}")
-    notes = [f"{kind}: {reason}" for kind, reason in substitutes(run)]
+    notes = [f"{kind}: {reason}" for kind, reason in statistics.substitutes(run)]
     if not info.complete:
         notes.append(f"incomplete: {info.reason}")
     lines = (" · ".join(part for part in parts if part), "; ".join(notes))
@@ -181,9 +170,9 @@ def percentile_curve(run: Run) -> Figure:
     """
     chart = Chart(run, "Latency by percentile, measured requests", [3.9])
     (ax,) = chart.axes
-    rows = by_load(run)
+    rows = statistics.level_statistics(run)
     for row, style in zip(rows, cycle(STYLES), strict=False):
-        times = np.array(sorted(latencies([r for r in run.measured if r.level == row.level.name])))
+        times = np.array(sorted(statistics.latencies([r for r in run.measured if r.level == row.level.name])))
         times = times[: row.n - row.errors]
         slower = 1 - (np.arange(len(times)) + 0.5) / row.n
         certain = np.array([needed(1 - x) <= row.n for x in slower], bool)
@@ -192,9 +181,9 @@ def percentile_curve(run: Run) -> Figure:
         line["label"] = f"{load_name(row.level.name)} (n={row.n}{failed})"
         ax.plot(slower, times, ":", color=style.colour, linewidth=1.2)
         ax.plot(slower[certain], times[certain], style.line, linewidth=1.9, **line)
-        _intervals(ax, [1 - quantile for quantile in QUANTILES], row.latency, style)
+        _intervals(ax, [1 - quantile for quantile in statistics.QUANTILES], row.latency, style)
     largest = max((row.n for row in rows), default=2)
-    ticks = [1 - quantile for quantile in (*QUANTILES, 0.999) if 1 - quantile > 0.25 / largest]
+    ticks = [1 - quantile for quantile in (*statistics.QUANTILES, 0.999) if 1 - quantile > 0.25 / largest]
     ax.set_xscale("log")
     ax.set_xlim(1.05, min(0.5 / largest, 0.04))
     ax.xaxis.set_major_locator(FixedLocator([1.0, *ticks]))
@@ -216,14 +205,14 @@ def throughput(run: Run) -> Figure:
     Raises:
         BenchError: Nothing was measured.
     """
-    rows = by_load(run)
+    rows = statistics.level_statistics(run)
     if not rows:
-        raise too_small(run, "no measured request")
+        raise statistics.too_small(run, "no measured request")
     chart = Chart(run, "Throughput and latency by load", [3.6], columns=2)
     left, right = chart.axes
     places = range(len(rows))
     for x, row in zip(places, rows, strict=True):
-        each = [rate.documents for rate in trial_rates(run, row.level)]
+        each = [rate.documents for rate in statistics.trial_rates(run, row.level)]
         left.plot([x] * len(each), each, "o", color=BLUE.colour, markersize=5)
     bars = left.bar(places, [row.documents_per_s for row in rows], 0.6, color=SKY.colour)
     left.bar_label(bars, fmt="{:.3g}", padding=7, fontsize=_SMALL)
@@ -251,11 +240,11 @@ def latency_by_size(run: Run) -> Figure:
     Raises:
         BenchError: No request of that level succeeded.
     """
-    level, records = lightest_level(run)
+    level, records = statistics.lightest_level(run)
     chart = Chart(run, f"Latency by size of a request, {load_name(level.name)}", [3.6], columns=2)
     table = frames.frame(replace(run, requests=tuple(r for r in records if not r.error)))
     if table.empty:
-        raise too_small(run, "no successful request")
+        raise statistics.too_small(run, "no successful request")
     names = {"documents": "documents in a request", "words": "words in a document, mean"}
     for ax, size, other in zip(chart.axes, names, reversed(names), strict=True):
         groups: Any = [("all requests", table)]
@@ -284,7 +273,7 @@ def timeline(run: Run) -> Figure:
         BenchError: Nothing was sent.
     """
     if not run.requests:
-        raise too_small(run, "no request")
+        raise statistics.too_small(run, "no request")
     panels = frames.panels(run)
     chart = Chart(run, "Every request in time", [2.9, *([1.35] * len(panels))])
     kinds = (
@@ -295,7 +284,10 @@ def timeline(run: Run) -> Figure:
     )
     for name, style, records in kinds:
         if records:
-            due, took = [since_start(run, r.t_sched) for r in records], [r.latency for r in records]
+            due, took = (
+                [statistics.since_start(run, r.t_sched) for r in records],
+                [r.latency for r in records],
+            )
             marks: Any = {"color": style.colour, "markersize": 4.5, "rasterized": len(records) > _MAX_POINTS}
             chart.axes[0].plot(due, took, style.marker, label=f"{name} (n={len(records)})", **marks)
     for ax, (unit, lines) in zip(chart.axes[1:], panels.items(), strict=True):
@@ -310,7 +302,7 @@ def timeline(run: Run) -> Figure:
 
 def _trial_bands(axes: list[Any], run: Run) -> None:
     """Grey behind every second trial, with the load's name above where it fits."""
-    spans, free = trial_spans(run), -math.inf
+    spans, free = statistics.trial_spans(run), -math.inf
     for number, span in enumerate(spans):
         middle = (span.start + span.end) / 2
         if number % 2 == 0:

@@ -14,16 +14,9 @@ from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ragops.bench import statistics
 from ragops.bench.frames import resource_usage
-from ragops.bench.statistics import (
-    by_load,
-    extra,
-    level_statistics,
-    level_table,
-    lightest_level,
-    load_name,
-    substitutes,
-)
+from ragops.bench.statistics import extra, load_name
 from ragops.bench.verdict import judge, notes_of, release_of, sentences
 from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
@@ -86,7 +79,7 @@ def page(run: Run) -> str:
         name=run.path.name,
         headline=headline(run),
         verdict=verdict_rows(run),
-        substitutes=[row for row in substitutes(run) if row[1] not in headline(run)],
+        substitutes=[row for row in statistics.substitutes(run) if row[1] not in headline(run)],
         sections=sections(run),
         charts={name: plots.inline(svg, f"{name}-") for name, svg in charts.items()},
         limitations=limitations(run),
@@ -210,7 +203,7 @@ def _limit(run: Run) -> str:
         f"{gemm.dtype} {gemm.tflops:.2f} TFLOP/s" if gemm.tflops else f"{gemm.dtype}: {gemm.error}"
         for gemm in limit.gemms
     ]
-    reached = max((row.limit_fraction or 0 for row in level_statistics(run)), default=0)
+    reached = max((row.limit_fraction or 0 for row in statistics.level_statistics(run)), default=0)
     at_most = _labelled("so at most {:.0f} tokens/s", limit.tokens_per_s)
     return _joined(*peaks, at_most, _labelled("of which {:.0%} were reached", reached))
 
@@ -218,7 +211,7 @@ def _limit(run: Run) -> str:
 def limitations(run: Run) -> tuple[str, ...]:
     """What the run does not show, apart from what the headline names."""
     info = run.info
-    few = sorted({p.name for row in level_statistics(run) for p in row.latency if p.value is None})
+    few = sorted({p.name for row in statistics.level_statistics(run) for p in row.latency if p.value is None})
     clients = max((level.clients or math.inf for level in info.levels), default=0)
     drift = "One repetition of each load level, so the drift between repetitions is unknown."
     rows = (
@@ -244,7 +237,7 @@ def sections(run: Run) -> tuple[Section, ...]:
 
 
 def _percentiles(run: Run) -> Section:
-    title, rows = "How slow are the slowest?", by_load(run)
+    title, rows = "How slow are the slowest?", statistics.level_statistics(run)
     if not rows:
         return Section("", title, "No request was measured, so there is no percentile.")
     slowest = max((r.latency for r in run.measured if not r.error), default=0)
@@ -255,12 +248,12 @@ def _percentiles(run: Run) -> Section:
     ]
     timeout = release_of(run).timeout
     texts.append(f"The slowest response took {seconds(slowest)}; RAGFlow's timeout is {timeout:g} s.")
-    table = level_table(rows)
+    table = statistics.level_table(rows)
     return Section("percentile_curve", title, ". ".join(texts), table)
 
 
 def _throughput(run: Run) -> Section:
-    title, rows = "How much at once, and what does it cost?", by_load(run)
+    title, rows = "How much at once, and what does it cost?", statistics.level_statistics(run)
     if len(rows) < 2:
         return Section("", title, "There is one load level, so there is no throughput to compare.")
     texts = [f"{load_name(row.level.name)}: {row.documents_per_s:.3g} documents/s" for row in rows]
@@ -269,7 +262,7 @@ def _throughput(run: Run) -> Section:
 
 def _sizes(run: Run) -> Section:
     title = "How long for how many documents of which length?"
-    level, records = lightest_level(run) if run.measured else (None, [])
+    level, records = statistics.lightest_level(run) if run.measured else (None, [])
     successful = [record for record in records if not record.error]
     if not level or not successful:
         return Section("", title, "No request was successful.")

@@ -233,11 +233,11 @@ class LevelStatistics:
 
 
 def level_statistics(run: Run) -> tuple[LevelStatistics, ...]:
-    """The statistics of each level with measured requests, in the order of ``run.json``."""
+    """The statistics of each measured level, from the lightest load of its kind to the heaviest."""
     counters = trial_counters(run)
     limit = run.info.limit.tokens_per_s if run.info.limit else None
     rows = []
-    for level in run.info.levels:
+    for level in sorted(run.info.levels, key=lambda level: (level.kind != "closed", level.value)):
         records = [record for record in run.measured if record.level == level.name]
         if not records:
             continue
@@ -269,11 +269,6 @@ def cached_fraction(counters: tuple[TrialCounters, ...]) -> float | None:
     pairs = [(trial.cached_tokens, trial.prompt_tokens) for trial in counters]
     known = [(cached, prompt) for cached, prompt in pairs if cached is not None and prompt]
     return sum(cached for cached, _ in known) / sum(prompt for _, prompt in known) if known else None
-
-
-def by_load(run: Run) -> list[LevelStatistics]:
-    """The statistics of each level, from the lightest load of its kind to the heaviest."""
-    return sorted(level_statistics(run), key=lambda row: (row.level.kind != "closed", row.level.value))
 
 
 def summary(run: Run) -> Table:

@@ -15,7 +15,7 @@ from ragops import cli
 from ragops.bench import judge, plots, report
 from ragops.bench.records import Gemm, GemmPeak, load_run
 from ragops.bench.report import sections
-from ragops.bench.statistics import by_load
+from ragops.bench.statistics import level_statistics
 from ragops.errors import BenchError
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_every_chart_has_a_text_with_its_values_and_a_table_follows(shown):
     labels = Read(shown).labels
     assert shown.count("<svg ") == len(labels) == 4
     assert [label for label in labels if len(label) < 60] == []
-    row = by_load(LOAD)[0]
+    row = level_statistics(LOAD)[0]
     assert f"1 client (n=120): p50 {row.latency[0]}, p90 {row.latency[1]}, p95 {row.latency[2]}." in labels[0]
     assert "30 s" in labels[0]
     assert [section.chart for section in sections(LOAD) if section.table is None] == ["throughput"]

@@ -49,7 +49,8 @@ class Law:
         documents = self.chance.choice(sizes, size=count, p=np.array(shares) / sum(shares))
         pairs = self.chance.choice(POOL, size=documents.sum())
         tokens = np.add.reduceat(pairs, np.r_[0, documents.cumsum()[:-1]]).round().astype(int)
-        return documents, tokens, service_seconds(self.behaviour, 0, tokens) * self.chance.lognormal(0.0, self.scatter, count)
+        scatter = self.chance.lognormal(0.0, self.scatter, count)
+        return documents, tokens, service_seconds(self.behaviour, 0, tokens) * scatter
 
     def p99(self, release, *, window=None):
         """The true p99, also of a window that was not measured."""
