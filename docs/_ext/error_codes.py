@@ -115,7 +115,7 @@ CODES = {
     ),
     "ragflow-access": Code("RAGFlow needs an API token."),
     "registration-manual": Code(
-        "RAGFlow's release takes no API token for its model settings; nothing is sent to it.",
+        "RAGFlow's release takes no API token for its model settings; none is sent to it.",
         "enter the printed values by hand on RAGFlow's page of model providers",
     ),
     "ragflow-silent": Code("RAGFlow can't be reached."),
