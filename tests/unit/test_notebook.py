@@ -96,18 +96,18 @@ def test_a_failure_keeps_the_log(shown):
 
 def test_selects_all_of_ragflow_at_first():
     picker = notebook.Picker(
-        Stack(), engine(container("a"), container("db", service="mysql", image="mysql:8"))
+        Stack(), engine(container("a1"), container("db", service="mysql", image="mysql:8"))
     )
-    assert picker.selected == ("a",)
-    assert picker.stack.ragflow.containers == ("a",)
-    assert str(picker) == "* a (v0.27.0, running)"
+    assert picker.selected == ("a1",)
+    assert picker.stack.ragflow.containers == ("a1",)
+    assert str(picker) == "* a1 (v0.27.0, running)"
 
 
 def test_selects_the_configured_ones_and_names_the_demo_client():
-    declared = Stack(ragflow=Ragflow(containers=("b",)))
-    picker = notebook.Picker(declared, engine(container("a"), container("b", role=DEMO)))
-    assert picker.stack.ragflow.containers == ("b",)
-    assert str(picker) == "  a (v0.27.0, running)\n* b (demo client, running)"
+    declared = Stack(ragflow=Ragflow(containers=("b1",)))
+    picker = notebook.Picker(declared, engine(container("a1"), container("b1", role=DEMO)))
+    assert picker.stack.ragflow.containers == ("b1",)
+    assert str(picker) == "  a1 (v0.27.0, running)\n* b1 (demo client, running)"
 
 
 def test_picker_selects_those_of_the_configured_project_of_two():
@@ -115,9 +115,9 @@ def test_picker_selects_those_of_the_configured_project_of_two():
         labels = {"com.docker.compose.project": project} | container(name).labels
         return dataclasses.replace(container(name), labels=labels)
 
-    offered = engine(of("docker", "a"), of("other", "b"))
-    assert notebook.Picker(Stack(ragflow=Ragflow(project="other")), offered).selected == ("b",)
-    assert notebook.Picker(Stack(), offered).selected == ("a", "b")
+    offered = engine(of("docker", "a1"), of("other", "b1"))
+    assert notebook.Picker(Stack(ragflow=Ragflow(project="other")), offered).selected == ("b1",)
+    assert notebook.Picker(Stack(), offered).selected == ("a1", "b1")
 
 
 def test_a_picker_without_frontend_is_text(shown):
@@ -127,11 +127,11 @@ def test_a_picker_without_frontend_is_text(shown):
 
 def test_a_picker_with_frontend_offers_the_same_rows(monkeypatch, shown):
     monkeypatch.setenv(notebook.WIDGETS, "1")
-    picker = notebook.Picker(Stack(), engine(container("a"), container("b")))
+    picker = notebook.Picker(Stack(), engine(container("a1"), container("b1")))
     picker._ipython_display_()
-    assert [label for label, _ in shown[0].options] == ["a (v0.27.0, running)", "b (v0.27.0, running)"]
-    shown[0].value = ("b",)
-    assert picker.stack.ragflow.containers == ("b",)
+    assert [label for label, _ in shown[0].options] == ["a1 (v0.27.0, running)", "b1 (v0.27.0, running)"]
+    shown[0].value = ("b1",)
+    assert picker.stack.ragflow.containers == ("b1",)
 
 
 def test_a_plan_is_approved_without_a_frontend(shown):
@@ -235,14 +235,14 @@ def test_an_interrupted_cell_ends_the_run_too(benchmark, config, shown):
 
 @pytest.mark.parametrize("role", [DEMO, ""])
 def test_nothing_is_registered_in_the_demo_client_nor_unconfirmed(monkeypatch, role):
-    monkeypatch.setattr("ragops.notebook.connect", lambda: engine(container("a", role=role)))
+    monkeypatch.setattr("ragops.notebook.connect", lambda: engine(container("a1", role=role)))
     monkeypatch.setattr("ragops.stack.registration.register", lambda *_: pytest.fail("registered"))
     assert ("REGISTER" in str(notebook.register(Stack(), confirmed=False))) == (not role)
 
 
 def test_it_is_registered_when_confirmed(monkeypatch):
     calls = []
-    monkeypatch.setattr("ragops.notebook.connect", lambda: engine(container("a")))
+    monkeypatch.setattr("ragops.notebook.connect", lambda: engine(container("a1")))
     monkeypatch.setattr(
         "ragops.stack.registration.register", lambda *given: calls.append(given) or "registered"
     )
