@@ -225,14 +225,17 @@ class StartContainer(Action):
 
 @dataclass(frozen=True)
 class RestartContainer(Action):
-    """Stop a container, after a timeout by force, and start it again."""
+    """Stop a container and start it again, unless it responds as ``served_name``."""
 
     name: str
     reason: str
+    served_name: str = ""
     change = "~ restart container {name}: {reason}"
     command = "docker restart {name}"
 
     def apply(self, engine: Engine) -> None:
+        if self.served_name and ready.responds(engine, self.name, self.served_name):
+            return  # it was unpaused a moment ago
         engine.stop(self.name)
         engine.start(self.name)
 
@@ -485,7 +488,7 @@ def _reranker_actions(
         if not (old.running or kept):
             yield StartContainer(spec.name)
         elif old.health == "unhealthy":
-            yield RestartContainer(spec.name, "it is unhealthy")
+            yield RestartContainer(spec.name, "it is unhealthy", spec.served_name)
 
 
 def _is_temporary(container: str, name: str) -> bool:

@@ -27,7 +27,6 @@ from ragops.stack.plan import (
     Disconnect,
     Plan,
     ReplaceContainer,
-    RestartContainer,
     apply,
     outdated,
     plan_connect,
@@ -133,18 +132,15 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     engine, name = session.engine, stack.reranker.name
     with lock(engine.state().id, name):
         models.fetch_substitute(stack)
+        deployment = session.deployment  # an error in it comes before an image is pulled or built
         image = images.ensure(engine, stack.reranker.image, home())
         observed = observe(engine)
         changes = _plan(session, image, observed)
-        restarts = any(isinstance(action, RestartContainer) for action in changes.actions)
-        if restarts and ready.responds(engine, name, session.deployment.served_name):  # unpaused a moment ago
-            others = (action for action in changes.actions if not isinstance(action, RestartContainer))
-            changes = Plan(tuple(others), changes.notes)
         apply(changes, engine)
     before = observed.container(name)
     if changes.actions or before is None or before.health != "healthy" or not before.serves:
-        ready.wait(engine, name, session.deployment.served_name, stack.reranker.ready_timeout)
-    lockfile.write(stack, session.deployment.spec, image)
+        ready.wait(engine, name, deployment.served_name, stack.reranker.ready_timeout)
+    lockfile.write(stack, deployment.spec, image)
     return _status(session, image)
 
 

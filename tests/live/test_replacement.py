@@ -5,12 +5,14 @@ The old reranker is a small HTTP server; the new one that dies while loading is 
 
 import dataclasses
 import json
+import multiprocessing
 import time
 
 import pytest
 
 from ragops.checks import ready
 from ragops.configuration import Network, Ragflow, Reranker, Stack
+from ragops.docker import engine as engines
 from ragops.docker.engine import observe, sidecar
 from ragops.docker.objects import ContainerSpec
 from ragops.errors import LaunchError
@@ -139,3 +141,35 @@ def test_old_one_responds_during_the_whole_replacement(engine, server, image, re
     record_property("replacement", f"{end - begin:.1f} s, {len(calls)} calls, failed: {failed}")
     assert {error for *_, error in failed} <= {"URLError(gaierror(-2, 'Name or service not known'))"}
     assert len(failed) <= 4  # one for each client
+
+
+def replaced_in(spec, free):
+    """A process that replaces the reranker."""
+
+    def run():
+        engine = engines.connect()
+        apply(plan_up(STACK, spec, observe(engine), free), engine)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize("free", [1 << 40, 0], ids=["both fit", "one fits"])
+def test_next_up_converges_after_a_kill_in_the_middle(engine, server, free):
+    old = engine.container(NAME)
+    loading = dataclasses.replace(server, entrypoint=("python3", "-c", SERVER, "600"))
+    process = replaced_in(loading, free)
+    deadline = time.monotonic() + 60
+    while len(observe(engine).rerankers(NAME)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.join()
+    wanted = dataclasses.replace(server, environment=(("FREE", str(free)),))
+    apply(plan_up(STACK, wanted, observe(engine), free), engine)
+    (left,) = observe(engine).rerankers(NAME)
+    assert (left.name, left.running, left.config) == (NAME, True, wanted.config_hash())
+    assert left.id != old.id
+    assert plan_up(STACK, wanted, observe(engine), free).empty
+    ready.wait(engine, NAME, "cheap", 300)

@@ -147,6 +147,10 @@ class TestModel:
 
     def test_without_a_model_and_a_reranker_nothing_is_started(self, serving, ragflow, monkeypatch):
         monkeypatch.delenv("RAGOPS_MODEL_DIR")
+        serving.registry.add("mine:1")
+        with pytest.raises(ModelError):
+            verbs.up(Stack(reranker=Reranker(image="mine:1")), serving)
+        assert serving.image("mine:1") is None
         for verb in (verbs.plan, verbs.up, verbs.status, verbs.next_step):
             with pytest.raises(ModelError) as caught:
                 verb(STACK, serving)
