@@ -185,6 +185,7 @@ class ReplaceContainer(Action):
                 if container and container.id != self.old.id and container.ours:
                     engine.remove_container(container.id)
             RestoreContainer(self.old, self.spec.name, start=self.old.running).apply(engine)
+            _log.warning("the old container %s is kept", self.spec.name)
         except EngineError as error:
             _log.error("%s is not restored yet, ragops up does it: %s", self.spec.name, error.short)
 
@@ -496,11 +497,13 @@ def _is_temporary(container: str, name: str) -> bool:
 
 
 def _kept(container: ContainerState | None, name: str, observed: Observed) -> ContainerState | None:
-    """A renamed reranker, or the one that an interrupted replacement kept, if the new one is not healthy."""
-    if container and container.running and container.health == "healthy":
-        return None
-    others = (other for other in observed.rerankers(name) if other.name != name)
-    return next((other for other in others if not other.name.startswith(f"{name}-new-")), None)
+    """What an interrupted replacement kept, if the new one is not healthy; else a renamed reranker."""
+    others = [other for other in observed.rerankers(name) if other.name != name]
+    kept = [other for other in others if other.name.startswith(f"{name}-old")]
+    if container is None:
+        kept += [other for other in others if not _is_temporary(other.name, name)]
+    healthy = container and container.running and container.health == "healthy"
+    return kept[0] if kept and not healthy else None
 
 
 def outdated(container: ContainerState, spec: ContainerSpec) -> str:

@@ -423,11 +423,12 @@ class TestReplacement:
         assert texts(up(fake)) == [f"~ restore container {RERANKER}, which is named mine"]
         assert rerankers(fake) == {RERANKER: "running"}
 
-    def test_renamed_container_beside_a_reranker_that_responds_stays(self, fake):
+    @pytest.mark.parametrize("health", ["healthy", "starting"])
+    def test_renamed_container_beside_another_reranker_stays(self, fake, health):
         up(fake, spec=PRIVATE)
         fake.rename(RERANKER, "mine")
         fake.start(fake.create_container(PRIVATE))
-        fake.change(RERANKER, health="healthy")
+        fake.change(RERANKER, health=health)
         assert up(fake, spec=PRIVATE).empty
         assert rerankers(fake) == {RERANKER: "running", "mine": "running"}
 
