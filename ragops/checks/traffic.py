@@ -132,14 +132,13 @@ class Writer:
         return self._filled(" ".join(chosen))
 
     def _passage(self, start: int, words: int) -> str:
-        text = f"{topics()[start].title}, section {self._number()}.{self._number()}."
-        place = start
-        while count_words(text) < words:
-            topic = topics()[place % len(topics())]
-            body = self.chance.sample(topic.sentences, len(topic.sentences))
-            text = f"{text} {self._filled(' '.join(body))}"
-            place += 1
-        return cut(text, words)
+        parts = [f"{topics()[start].title}, section {self._number()}.{self._number()}."]
+        count = count_words(parts[0])
+        while count < words:
+            topic = topics()[(start + len(parts) - 1) % len(topics())]
+            parts.append(self._filled(" ".join(self.chance.sample(topic.sentences, len(topic.sentences)))))
+            count += count_words(parts[-1])
+        return cut(" ".join(parts), words)
 
     def _filled(self, text: str) -> str:
         return re.sub(r"\{n\}", lambda _: str(self._number()), text)

@@ -371,8 +371,8 @@ class TestFaultyScorers:
 
     @pytest.mark.parametrize("who", ["shuffled", "random", "noise", "nan", "generative", "blind"])
     def test_whatever_the_seed(self, who):
-        found = check_seeds(who, MINILM, 25)
-        assert found.caught == found.draws == 25
+        found = check_seeds(who, MINILM, 10)
+        assert found.caught == found.draws == 10
         assert found.checks == (CAUSES[who][0],)
 
     @pytest.mark.parametrize(

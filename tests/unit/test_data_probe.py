@@ -149,7 +149,7 @@ class TestProgram:
 
     def test_server_that_hangs(self):
         with server(rerank=None) as url:
-            name, step = first(url, timeout=0.3)
+            name, step = first(url, timeout=0.8)
         assert (name, step["error"]) == ("rerank", "TimeoutError")
 
     def test_missing_route(self):
