@@ -32,11 +32,17 @@ def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def in_network(declared):
+    """What is registered by default; resolved here, since the model is in the home of the whole run."""
+    return registration.registration_spec(declared)
+
+
 @pytest.fixture
-def spec(engine, running, declared):
+def spec(engine, running, declared, in_network):
     """The real server, at the address that the contract server on this host reaches."""
     endpoint = engine.container(declared.reranker.name).endpoint(declared.network.name)
-    return registration.registration_spec(declared, f"http://{endpoint.address}:8000")
+    return replace(in_network, base_url=f"http://{endpoint.address}:8000")
 
 
 @pytest.fixture(params=RELEASES)
@@ -78,8 +84,9 @@ def test_real_server_refuses_as_the_table_of_failures_knows_it(register, spec):
 class RagflowContainer:
     """The contract server in a container: found by its labels, and inspected by its own API."""
 
-    def __init__(self, stack, url, release):
+    def __init__(self, stack, url, release, spec):
         self.stack, self.url, self.release = stack, url, release
+        self.spec = replace(spec, base_url=stack.internal_url)
 
     def __call__(self, method, path, body=None):
         headers = {"Authorization": f"Bearer {TOKEN.get_secret_value()}"}
@@ -94,9 +101,9 @@ class RagflowContainer:
 
 
 @pytest.fixture(scope="module")
-def stubbed(engine, image, declared):
+def stubbed(engine, image, declared, in_network):
     """The stack with a stub that scores at once in the reranker's place, in a network of its own."""
-    name, model = f"{PROJECT}-contract", registration.registration_spec(declared).model
+    name = f"{PROJECT}-contract"
     network, reranker = declared.network, declared.reranker
     stack = declared.model_copy(
         update={
@@ -109,14 +116,14 @@ def stubbed(engine, image, declared):
     engine.create_network(NetworkSpec(name))
     try:
         with stub_container(engine, image.id, name=f"{name}-stub", network=name, publish=publish) as stub:
-            stub.behave(Behaviour(model=model))
+            stub.behave(Behaviour(model=in_network.model))
             yield stack
     finally:
         engine.remove_network(name)
 
 
 @pytest.fixture(params=["v0.25.6", "v0.27.0"])
-def ragflow(request, engine, image, stubbed):
+def ragflow(request, engine, image, stubbed, in_network):
     """A RAGFlow with two chats and two datasets, in the reranker's network."""
     name = f"{PROJECT}-contract-ragflow"
     fields = {"release": request.param, "chats": {"c1": "", "c2": ""}, "datasets": {"d1": TEXTS, "empty": []}}
@@ -139,7 +146,7 @@ def ragflow(request, engine, image, stubbed):
             engine.start(made)
             stack = stubbed.model_copy(update={"ragflow": Ragflow(containers=(name,))})
             (found,) = discovery.find(engine.containers(), stack.ragflow)
-            ragflow = RagflowContainer(stack, discovery.api_url(found), request.param)
+            ragflow = RagflowContainer(stack, discovery.api_url(found), request.param, in_network)
             _wait(ragflow.url, lambda: engine.logs(name))
             yield ragflow
         finally:
@@ -157,10 +164,7 @@ def _wait(url, logs):
 
 
 def test_container_of_ragflow_is_found_ranks_and_gets_everything_back(ragflow, engine):
-    stack, spec = (
-        ragflow.stack,
-        replace(registration.registration_spec(ragflow.stack), default=True, chats=("c1",)),
-    )
+    stack, spec = ragflow.stack, replace(ragflow.spec, default=True, chats=("c1",))
     before = ragflow.used()
     found = registration.register(stack, TOKEN, spec=replace(spec, dataset="d1"), engine=engine)
     assert (found.release, found.base_url, found.chats) == (ragflow.release, stack.internal_url, ("c1",))
@@ -174,7 +178,7 @@ def test_container_of_ragflow_is_found_ranks_and_gets_everything_back(ragflow, e
 
 
 def test_container_of_ragflow_refuses_before_anything_is_entered(ragflow, engine):
-    spec = registration.registration_spec(ragflow.stack)
+    spec = ragflow.spec
     with StubReranker(Behaviour(model=spec.model)) as here:  # this host reaches it, the container does not
         cases = {
             "ragflow-reranker-silent": replace(spec, base_url=here.base_url),
