@@ -12,27 +12,18 @@ from itertools import pairwise
 
 import pytest
 
-from ragops import bench
 from ragops.bench import judge
-from ragops.bench.load import BenchmarkConfig, Server
 from ragops.bench.records import LoadLevel, OrderReport, Provenance, RunFolder, Sample, load_run
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError, StackError
 from ragops.ragflow.api import Secret
+from tests.support.recording import record
 from tests.support.stub import Behaviour, StubReranker
 
-SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 WORKLOAD = synthetic(4, 3, 20)
 CHECKS = len(OrderReport().documents)
 """Requests of one order check."""
 LEVELS = (LoadLevel.closed(1), LoadLevel.closed(2, requests=3))
-
-
-def record(*, progress=None, stop=None, **options):
-    """Record a run; the options are those of a server and of a configuration together."""
-    of_server = {name: options.pop(name) for name in SERVER if name in options}
-    config = BenchmarkConfig(**{"with_limits": False} | options)
-    return bench.record(Server(**of_server), config, progress=progress, stop=stop)
 
 
 @pytest.fixture(scope="module")

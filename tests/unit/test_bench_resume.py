@@ -13,24 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from ragops import bench
-from ragops.bench.load import BenchmarkConfig, Server
+from ragops.bench.load import Server
 from ragops.bench.records import LoadLevel, Provenance, RunFolder, load_run
 from ragops.bench.run import resume
 from ragops.bench.workload import from_jsonl, synthetic
 from ragops.errors import BenchError
+from tests.support.recording import record
 from tests.support.stub import Behaviour, StubReranker
 
-SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 WORKLOAD = synthetic(12, 3, 20)
 ORIGIN = Provenance(machine="two cores", model_sha256="a" * 64)
-
-
-def record(*, progress=None, stop=None, **options):
-    """Record a run; the options are those of a server and of a configuration together."""
-    of_server = {name: options.pop(name) for name in SERVER if name in options}
-    config = BenchmarkConfig(**{"with_limits": False} | options)
-    return bench.record(Server(**of_server), config, progress=progress, stop=stop)
 
 
 @pytest.fixture
