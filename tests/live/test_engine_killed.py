@@ -35,6 +35,7 @@ NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, f"{PROJECT}-ra
 SERVER = """
 import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("ready", flush=True)
 signal.pause()
 """
 """Exits as vLLM does."""
@@ -143,6 +144,7 @@ def test_reranker_returns_after_a_restart_of_the_engine_and_one_that_exits_with_
             "ragopstest-term", TINY, entrypoint=command, restart="on-failure:5", role="test"
         )
         engine.start(engine.create_container(other))
+        until(lambda: "ready" in engine.logs(other.name))
     for _ in range(2):  # not only once
         daemon.stop()
         with contextlib.closing(daemon.start()) as engine:
