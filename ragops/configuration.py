@@ -84,7 +84,9 @@ def home() -> Path:
     path = Path(folder or os.environ.get("XDG_DATA_HOME") or "~/.local/share")
     hint = "RAGOPS_HOME names another folder"
     with file_errors(StackError, f"{path} is not a folder", path, code="home-unusable", hint=hint):
-        return path.expanduser().resolve() if folder else path.expanduser() / "ragops"
+        path = path.expanduser().resolve() if folder else path.expanduser() / "ragops"
+        path.exists()  # an error for a name that is too long
+        return path
 
 
 def data_folder(name: str = "") -> Path:

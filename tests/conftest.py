@@ -222,7 +222,8 @@ def serving(fake, probed, monkeypatch):
         if box.role == "reranker":
             return ExecResult(0, json.dumps({**probed(order), **told}), "")
         reranker = fake.container(name)
-        shared = {end.network for end in box.endpoints} & {end.network for end in reranker.endpoints}
+        places = reranker.endpoints if reranker else ()
+        shared = {end.network for end in box.endpoints} & {end.network for end in places}
         unknown = {"ok": False, "error": "gaierror", "detail": "Name or service not known"}
         said = {**probed(order), **told} if shared else probed(order, dns=unknown)
         return ExecResult(0, json.dumps(said), "")

@@ -235,7 +235,7 @@ def from_jsonl(path: Path | str) -> Workload:
         BenchError: The file can't be read, or a line is of another form; the line is named.
     """
     file, requests, code = Path(path), [], "workload-refused"
-    with file_errors(BenchError, f"can't read {file}", file, code=code):
+    with file_errors(BenchError, f"can't read {file}", file, code=code, hint=_LINE_FORM):
         if file.exists() and not file.is_file():
             raise OSError("it is not a regular file")
         with file.open("rb") as stream:

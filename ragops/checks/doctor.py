@@ -17,13 +17,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragops.checks import Check, Report
+from ragops.checks import Check, Report, failed_check
 from ragops.configuration import home
 from ragops.docker import engine as docker_engine
 from ragops.docker import objects
 from ragops.docker.engine import observe
 from ragops.docker.objects import OLDEST_API, differences, moves_route
-from ragops.errors import EngineError, RagopsError
+from ragops.errors import RagopsError
 from ragops.ragflow import discovery
 from ragops.reranker import files, int8, options, sizing
 from ragops.reranker import image as images
@@ -32,7 +32,7 @@ from ragops.reranker.host import format_cpu_list, read_addresses, read_host, rea
 from ragops.reranker.sizing import GIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
@@ -70,36 +70,49 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
     try:
         engine = engine or docker_engine.connect()
         state, observed, image = engine.state(), observe(engine), engine.image(stack.reranker.image)
-    except EngineError as error:
+    except RagopsError as error:
         host_checks = check_host(stack, host, threads, None, None)
         skipped = [Check(name, "skip", "no Docker engine responds") for name in _NEEDS_ENGINE]
         return Report("doctor", (*host_checks, connection_failure(error), *skipped))
     reranker = observed.container(stack.reranker.name)
-    checks = (
-        *check_host(stack, host, threads, image, reranker),
-        *check_engine(state, threads),
-        check_image(stack, image, reranker),
-        *check_disk(state, missing=image is None),
-        *check_names(stack, observed, state, read_addresses()),
-        *check_ragflow(options.closed(stack, state), observed.containers),
+    checks = _run(
+        ("engine API", lambda: check_engine(state, threads)),
+        ("image", lambda: check_image(stack, image, reranker)),
+        ("disk", lambda: check_disk(state, missing=image is None)),
+        ("names", lambda: check_names(stack, observed, state, read_addresses())),
+        ("RAGFlow", lambda: check_ragflow(options.closed(stack, state), observed.containers)),
     )
-    return Report("doctor", checks)
+    return Report("doctor", (*check_host(stack, host, threads, image, reranker), *checks))
+
+
+def _run(*subjects: tuple[str, Callable[[], Check | Iterator[Check]]]) -> Iterator[Check]:
+    """The checks of each subject; an exception is a failed check, and the next subject is checked."""
+    for title, subject in subjects:
+        try:
+            checks = subject()
+            yield from (checks,) if isinstance(checks, Check) else checks
+        except Exception as error:  # noqa: BLE001 - reported as a failed check
+            yield failed_check(title, error)
 
 
 def check_host(
     stack: Stack, host: Host, threads: int, image: ImageState | None, reranker: ContainerState | None
 ) -> Iterator[Check]:
     """Processor, cores, CPU quota, model and memory; a reranker that runs has taken its memory already."""
-    yield _architecture(image)
-    yield _instructions(host, stack.reranker.image)
-    yield _cores(stack, host)
+    yield from _run(
+        ("architecture", lambda: _architecture(image)),
+        ("CPU instructions", lambda: _instructions(host, stack.reranker.image)),
+        ("cores", lambda: _cores(stack, host)),
+        ("CPU quota", lambda: _own_quota(host, threads)),
+        ("model", lambda: check_model(stack, host, reranker)),
+        (SHM, lambda: shared_memory(sizing.SHM_SIZE)),
+    )
+
+
+def _own_quota(host: Host, threads: int) -> Check:
     quota = _quota(host.quota, threads, "CPU quota")
-    if quota.status != "ok":
-        effect = "if the engine is in the same cgroup; a benchmark's client stalls in any case"
-        quota = replace(quota, detail=f"{quota.detail}, {effect}")
-    yield quota
-    yield from check_model(stack, host, reranker)
-    yield shared_memory(sizing.SHM_SIZE)
+    effect = "if the engine is in the same cgroup; a benchmark's client stalls in any case"
+    return quota if quota.status == "ok" else replace(quota, detail=f"{quota.detail}, {effect}")
 
 
 def _architecture(image: ImageState | None) -> Check:
@@ -145,10 +158,7 @@ def required_instructions(image: str) -> str:
 
 
 def _cores(stack: Stack, host: Host) -> Check:
-    try:
-        cores = sizing.cores(stack, host)
-    except RagopsError as error:
-        return Check("cores", "fail", error.short, error.hint)
+    cores = sizing.cores(stack, host)
     detail = f"{format_cpu_list(core.cpu for core in cores)} of {len(host.cpus)} CPUs"
     used = sorted({core.node for core in cores})
     if len(used) > 1:
@@ -194,14 +204,13 @@ def check_model(stack: Stack, host: Host, reranker: ContainerState | None) -> It
         yield Check("model", "warn", f"{files.MINILM}, the substitute, is not downloaded yet", "ragops model")
         yield Check("memory", "skip", "the substitute model is not downloaded yet")
         return
-    try:
-        model = models.describe(folder)
-    except RagopsError as error:
-        yield Check("model", "fail", error.short, error.hint)
-        return
+    model = models.describe(folder)
     yield _model(model, host)
-    yield check_files(folder)
-    yield _memory(stack, model, host, running=bool(reranker and reranker.running))
+    running = bool(reranker and reranker.running)
+    yield from _run(
+        ("model files", lambda: check_files(folder)),
+        ("memory", lambda: _memory(stack, model, host, running=running)),
+    )
 
 
 def _model(model: Model, host: Host) -> Check:
@@ -241,10 +250,7 @@ def check_files(folder: Path) -> Check:
 
 
 def _memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
-    try:
-        sizes = sizing.size(stack, model, host)
-    except RagopsError as error:
-        return Check("memory", "fail", error.short, error.hint)
+    sizes = sizing.size(stack, model, host)
     limit, memory = sizes.memory_limit, sizes.memory
     rows = (
         ("weights", memory.weights),
@@ -292,7 +298,7 @@ def check_engine(engine: EngineState, threads: int) -> Iterator[Check]:
         yield Check(title, "skip", f"cgroup {engine.cgroup_parent} of the engine is not visible from here")
 
 
-def connection_failure(error: EngineError) -> Check:
+def connection_failure(error: RagopsError) -> Check:
     """Why no Docker engine responds; if the socket's permission is the reason, how to get it."""
     match = _SOCKET.search(error.evidence)
     remedy = _permission(Path(match[1])) if match else ""
@@ -456,11 +462,7 @@ def _addresses(
 
 def check_ragflow(stack: Stack, containers: tuple[ContainerState, ...]) -> Iterator[Check]:
     """One check for each of RAGFlow's containers, or why there is none."""
-    try:
-        ragflows = discovery.find(containers, stack.ragflow)
-    except RagopsError as error:
-        yield Check("RAGFlow", "fail", error.short, error.hint)
-        return
+    ragflows = discovery.find(containers, stack.ragflow)
     if not ragflows:
         remedy = "start RAGFlow, or the demo client: ragops demo up"
         yield Check("RAGFlow", "warn", "no container of RAGFlow's server found", remedy)

@@ -249,6 +249,9 @@ def _run(argv: list[str], log: Path) -> None:
     with log.open("a") as out:
         try:
             subprocess.run(argv, stdout=out, stderr=out, env=environment, check=True, timeout=_TIMEOUT)
+        except OSError as error:
+            hint = f"install it: apt-get install {argv[0]}; or pull an image and set it under [reranker]"
+            raise _build_error(f"can't run {argv[0]}: {error.strerror}", log, hint=hint) from error
         except subprocess.SubprocessError as error:
             code = getattr(error, "returncode", None)
             end = f"did not end within {_TIMEOUT} s" if code is None else f"failed with exit code {code}"

@@ -128,7 +128,7 @@ def _check_model(model: Model) -> None:
 
 
 def _existing_record(place: Path) -> Record | None:
-    if not place.exists():
+    if not os.path.exists(place):  # noqa: PTH110 - Path's raises an error for a name that is too long
         return None
     message = f"{place} is not an int8 folder that ragops created"
     hint = "set another folder, or move that one away"

@@ -115,7 +115,10 @@ def named_folder(stack: Stack) -> Path | None:
     name = os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model
     if str(name) == SUBSTITUTE:
         return substitute_folder()
-    return Path(name).expanduser().resolve() if name else None
+    if not name:
+        return None
+    with file_errors(ModelError, f"{name} is no folder", Path(name), code="model-unreadable", hint=SET_MODEL):
+        return Path(name).expanduser().resolve()
 
 
 def substitute_folder() -> Path:

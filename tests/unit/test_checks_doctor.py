@@ -75,6 +75,41 @@ def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
     assert {check.status for name, check in seen.items() if name not in {"model", "disk"}} == {"ok"}
 
 
+@pytest.mark.parametrize(
+    ("function", "title"),
+    [
+        ("_architecture", "architecture"),
+        ("_instructions", "CPU instructions"),
+        ("_cores", "cores"),
+        ("_quota", "CPU quota"),
+        ("check_model", "model"),
+        ("check_files", "model files"),
+        ("_memory", "memory"),
+        ("shared_memory", checks.SHM),
+        ("check_engine", "engine API"),
+        ("check_image", "image"),
+        ("check_disk", "disk"),
+        ("check_names", "names"),
+        ("check_ragflow", "RAGFlow"),
+    ],
+)
+def test_an_exception_in_a_check_is_a_failed_check(doctor, ragflow, monkeypatch, function, title):
+    def broken(*_, **__):
+        raise OSError("broken")
+
+    expected = set(doctor())
+    monkeypatch.setattr(checks, function, broken)
+    results = doctor()
+    assert results[title].status == "fail"
+    assert "broken" in results[title].detail
+    assert {"architecture", "model", "image", "RAGFlow"} <= set(results) <= expected | {title}
+
+
+def test_a_data_folder_that_is_unusable_is_a_failed_check(doctor, monkeypatch):
+    monkeypatch.setenv("RAGOPS_HOME", "~nosuchuser/x")
+    assert {check.status for check in checks.doctor(STACK).checks} >= {"ok", "fail"}
+
+
 class TestProcessor:
     @pytest.mark.parametrize(
         ("features", "status", "words"),
