@@ -130,7 +130,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     """
     session = Session.open(stack, engine)
     engine, name = session.engine, stack.reranker.name
-    with lock(engine.state().id, name):
+    with lock(session.state.id, name):
         models.fetch_substitute(stack)
         deployment = session.deployment  # an error in it comes before an image is pulled or built
         image = images.ensure(engine, stack.reranker.image, home())
@@ -329,12 +329,17 @@ def _plan(session: Session, image: ImageState | None, observed: Observed) -> Pla
 
 
 def _free_memory(session: Session, spec: ContainerSpec, observed: Observed) -> int:
-    """Memory in bytes for a replacement beside the running reranker, which may take all of its limit."""
-    reranker = observed.container(spec.name)
+    """Memory in bytes for a replacement beside the running reranker, which may take all of its limit.
+
+    0 where it is unknown: on the host of a remote engine, and in a container with a limit.
+    """
+    reranker, host = observed.container(spec.name), session.deployment.host
     if reranker is None or not reranker.running or not outdated(reranker, spec):
         return 0
+    if session.state.socket is None or host.memory_limit or not host.available:
+        return 0
     unused = reranker.memory - session.engine.stats(reranker.id).memory_bytes
-    return max(0, (session.deployment.host.available or 0) - max(0, unused))
+    return max(0, host.available - max(0, unused))
 
 
 def _status(session: Session, image: ImageState | None) -> Status:

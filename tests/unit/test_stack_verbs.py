@@ -1,5 +1,6 @@
 """The verbs on a fake engine: their changes, results and errors."""
 
+import dataclasses
 import json
 import shutil
 import tomllib
@@ -25,6 +26,7 @@ from ragops.session import Deployment, lock
 from ragops.stack import verbs
 from ragops.stack.plan import ReplaceContainer
 
+GIB = 1 << 30
 STACK = Stack()
 NET, RERANKER = STACK.network.name, STACK.reranker.name
 
@@ -199,6 +201,29 @@ class TestModel:
         checks = {check.name: check for check in ragops.doctor(STACK, fake).checks}
         assert (checks["model"].status, checks["model"].remedy) == ("warn", "ragops model")
         assert fake.calls == []
+
+
+@pytest.mark.parametrize(
+    ("host", "used", "fits"),
+    [
+        ({"available": 8 * GIB}, 0, True),
+        ({"available": 6 * GIB}, 0, False),
+        ({"available": 6 * GIB}, 3 * GIB, True),
+        ({"available": None}, 0, False),
+        ({"available": 8 * GIB, "memory_limit": 9 * GIB}, 0, False),
+    ],
+)
+def test_new_reranker_runs_beside_the_old_one_if_the_memory_is_free(
+    stack_up, machine, monkeypatch, host, used, fits
+):
+    """Both may take all of their limits, of 4 GiB each; the old one has taken a part already."""
+    stack_up.change(RERANKER, memory=4 * GIB)
+    stack_up.used[RERANKER] = dataclasses.replace(stack_up.stats(RERANKER), memory_bytes=used)
+    monkeypatch.setattr("ragops.reranker.host.read_host", lambda: dataclasses.replace(machine, **host))
+    changed = Stack(reranker=Reranker(memory_gib=4, port=False))
+    (replacement,) = verbs.plan(changed, stack_up).actions
+    assert isinstance(replacement, ReplaceContainer)
+    assert (replacement.obstacle == "") is fits
 
 
 class TestLockFile:
