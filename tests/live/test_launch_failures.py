@@ -376,4 +376,5 @@ def test_two_homes_at_once_leave_one_network(engine, image, client, tmp_path, ho
         if engine.container(name):
             engine.remove_container(name)
             engine.disconnect(name, client)
+            engine.remove_volume(f"{name}-compiled")
         engine.remove_network(networks[0].id)
