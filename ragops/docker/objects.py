@@ -68,10 +68,10 @@ LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 """Rotation of a container's log; without it Docker keeps every line for ever."""
 
 _UPDATABLE = (
-    *("Memory", "MemorySwap", "NanoCpus", "CpuShares", "CpuQuota", "CpusetCpus", "CpusetMems", "PidsLimit"),
+    *("Memory", "MemorySwap", "NanoCpus", "CpuShares", "CpuQuota", "CpusetCpus", "PidsLimit"),
     "RestartPolicy",
 )
-"""Keys of ``HostConfig`` that ``docker update`` changes."""
+"""Keys of ``HostConfig`` that ``docker update`` changes; compose sets them all, but not ``CpusetMems``."""
 
 _SECOND = 1_000_000_000
 _IDENTITY = {"name", "image", "image_id"}

@@ -146,16 +146,8 @@ def api_url(ragflow: RagflowContainer) -> str:
         RagflowError: It runs in no network of this host, or not at all.
     """
     container = ragflow.container
-    published = {inside: (host, port) for host, port, inside in container.published}
-    for inside in (API_PORT, WEB_PORT):
-        if inside in published:
-            host, port = published[inside]
-            if host in {"", "0.0.0.0", "::"}:
-                host = "127.0.0.1"
-            return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    for endpoint in container.endpoints:
-        if endpoint.address:
-            return f"http://{endpoint.address}:{API_PORT}"
+    if url := container.host_url(API_PORT, WEB_PORT):
+        return url
     raise RagflowError(
         f"{ragflow.name} has no address on this host",
         code="ragflow-silent",

@@ -397,6 +397,8 @@ def fields(raw, name):
         "Env": sorted(config["Env"]),
         "Health": config["Healthcheck"],
         "User": config["User"],
+        "StopSignal": config["StopSignal"],
+        "LogConfig": host["LogConfig"],
         "Mounts": sorted(tuple(str(one[key]) for key in mounts) for one in raw["Mounts"]),
         "Labels": {key: value for key, value in config["Labels"].items() if key.startswith("org.ragops")},
         "Networks": {

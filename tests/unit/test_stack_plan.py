@@ -250,6 +250,12 @@ class TestUp:
         (line,) = texts(plan(fake))
         assert line.startswith(f"~ replace container {RERANKER}: docker update changed {named}")
 
+    def test_limit_that_compose_cannot_set_is_no_change(self, fake):
+        spec = dataclasses.replace(SPEC, cpuset_mems="0")
+        up(fake, spec=spec)
+        fake.change(RERANKER, limits={**fake.container(RERANKER).limits, "CpusetMems": ""})
+        assert plan(fake, spec=spec).empty
+
     def test_reranker_leaves_other_networks(self, fake):
         up(fake)
         fake.add_network("other")
