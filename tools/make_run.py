@@ -74,12 +74,7 @@ def run(home: Path, checkout: Path) -> Outcome:
     step("3 image")
     image = images.ensure(engine, stack.reranker.image, home)
     step("4 model")
-    session = Session(stack, engine)
-    if not (models.named_folder(stack) or session.recorded_model):
-        os.environ["RAGOPS_MODEL_DIR"] = SUBSTITUTE  # also for the notebooks
-    models.fetch_substitute(stack)
-    model = session.deployment.model
-    _log.info("%s %s", model.name, model.substitute)
+    _choose_model(Session(stack, engine))
     step("5 RAGFlow")
     _find_or_start_client(stack, engine, image.id, home)
     earlier_runs = site.recorded_runs(results)
@@ -101,6 +96,15 @@ def run(home: Path, checkout: Path) -> Outcome:
         commands=f"source .venv/bin/activate && export RAGOPS_HOME={home}",
         verified=report.ok,
     )
+
+
+def _choose_model(session: Session) -> None:
+    """Serve the substitute model, also to the notebooks, if none is configured and no reranker has one."""
+    if not (models.named_folder(session.stack) or session.recorded_model):
+        os.environ["RAGOPS_MODEL_DIR"] = SUBSTITUTE
+    models.fetch_substitute(session.stack)
+    model = session.deployment.model
+    _log.info("%s %s", model.name, model.substitute)
 
 
 def _find_or_start_client(stack: Stack, engine: Engine, image: str, home: Path) -> None:
