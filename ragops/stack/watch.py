@@ -329,9 +329,10 @@ class Watcher:
             self._stack = self._read_again()
             with closing(docker_engine.connect(self._address)) as engine:
                 status, started = verbs.status(self._stack, engine), False
-                self._log_problem(status)
                 if self._state.repairs(status, time.monotonic()):
                     status, started = self._repair(engine)
+                else:
+                    self._log_problem(status)
             self._served_name = status.served_name
             self._state = self._state.after_check(status, time.monotonic(), started=started)
         except LockedError:
@@ -363,6 +364,7 @@ class Watcher:
         """Check again with the lock, and repair; returns also whether the reranker was started."""
         with lock(engine.state().id, self._stack.reranker.name):
             status = verbs.status(self._stack, engine)
+            self._log_problem(status)
             repairs = self._state.repairs(status, time.monotonic())
             starts = [action for action in repairs if isinstance(action, START_ACTIONS)]
             self._apply([action for action in repairs if action not in starts], engine)
