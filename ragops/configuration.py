@@ -89,13 +89,13 @@ def home() -> Path:
         return path
 
 
-def data_folder(name: str = "") -> Path:
-    """A folder below :func:`home`; created if it is missing.
+def data_folder(folder: Path) -> Path:
+    """The folder, which is :func:`home` or below it; created if it is missing.
 
     Raises:
         StackError: It can't be created or written to.
     """
-    folder, hint = home() / name, "make it writable for this user, or name another folder: RAGOPS_HOME"
+    hint = "make it writable for this user, or name another folder: RAGOPS_HOME"
     with file_errors(StackError, f"can't write to {folder}", folder, code="home-unusable", hint=hint):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from ragops.configuration import home
+from ragops.configuration import data_folder, home
 from ragops.docker import engine as docker_engine
 from ragops.docker.engine import observe
 from ragops.errors import LockedError
@@ -194,8 +194,7 @@ def _template_copy(template: Path | None) -> Path | None:
     if template is None:
         return None
     text = template.read_bytes()
-    folder = home() / "templates" / hashlib.sha256(text).hexdigest()[:12]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = data_folder(home() / "templates" / hashlib.sha256(text).hexdigest()[:12])
     copy = folder / template.name
     if not copy.exists():
         copy.write_bytes(text)

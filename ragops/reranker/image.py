@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragops.configuration import data_folder
 from ragops.docker.objects import LABEL
 from ragops.errors import EngineError, ImageError, RagopsError
 from ragops.progress import step
@@ -91,10 +92,10 @@ def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
         ImageError: A step failed; the evidence is the end of the log.
     """
     log = home / "logs" / "image.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    data_folder(log.parent)
     log.write_text("")
-    (home / "build").mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.TemporaryDirectory(prefix="image-", dir=home / "build", ignore_cleanup_errors=True)
+    build_folder = data_folder(home / "build")
+    temporary = tempfile.TemporaryDirectory(prefix="image-", dir=build_folder, ignore_cleanup_errors=True)
     with temporary as folder, _recorded(engine, home, name, BASE):
         try:
             if engine.image(BASE) is None:
@@ -170,8 +171,7 @@ def _recorded(engine: Engine, home: Path, *names: str) -> Iterator[None]:
             for name in ("", *image.names)
             if (image.id, name) not in before
         ]
-        home.mkdir(parents=True, exist_ok=True)
-        with (home / _RECORD).open("a") as out:
+        with (data_folder(home) / _RECORD).open("a") as out:
             out.writelines(new)
 
 

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragops.configuration import data_folder
 from ragops.docker.engine import sidecar
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, UNPRIVILEGED, ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
@@ -90,9 +91,8 @@ def plan_down(observed: Observed) -> Plan:
 
 
 def _build(engine: Engine, base_image: str, home: Path) -> None:
-    (home / "build").mkdir(parents=True, exist_ok=True)
     recipe = resources.files("ragops.data") / "demo"
-    with tempfile.TemporaryDirectory(prefix="demo-", dir=home / "build") as name:
+    with tempfile.TemporaryDirectory(prefix="demo-", dir=data_folder(home / "build")) as name:
         folder = Path(name)
         for file in ("Dockerfile", "requirements.lock"):
             (folder / file).write_text((recipe / file).read_text())

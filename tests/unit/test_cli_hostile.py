@@ -130,6 +130,13 @@ def test_without_a_usable_engine(walk, real_connect, monkeypatch, outside, name)
     assert not [attempt for attempt in outside if "192.0.2.1" not in attempt]
 
 
+def test_with_an_unwritable_home_and_no_image(walk, serving, ragflow, monkeypatch):
+    serving._images.clear()
+    monkeypatch.setenv("RAGOPS_HOME", "/dev/null/ragops")
+    lines = ("image",), ("image", "--build"), ("demo", "up"), ("up",)
+    assert {code for code, _, _ in walk(*lines).values()} == {1}
+
+
 def replace_with_links(folder):
     for file in folder.iterdir():
         file.rename(folder.parent / file.name)

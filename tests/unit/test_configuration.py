@@ -195,7 +195,7 @@ class TestFile:
 def test_a_data_folder_that_is_none(monkeypatch, home):
     monkeypatch.setenv("RAGOPS_HOME", home)
     with pytest.raises(StackError) as caught:
-        configuration.data_folder("build")
+        configuration.data_folder(configuration.home() / "build")
     assert caught.value.code == "home-unusable"
 
 
