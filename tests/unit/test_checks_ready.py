@@ -162,3 +162,26 @@ def test_engine_error_is_raised(box):
     box.logs = gone
     with pytest.raises(EngineError):
         wait(box)
+
+
+@pytest.mark.parametrize(
+    ("results", "left"),
+    [
+        ([ExecResult(0, "2.0\n", ""), ExecResult(0, "0.0\n", ""), ExecResult(0, "1.0\n", "")], 1),
+        ([ExecResult(1, "", "no /metrics"), ExecResult(0, "1.0\n", "")], 1),
+        ([ExecResult(0, "1.0\n", "")] * 3, 0),
+    ],
+    ids=["until none runs", "no counter", "until the timeout"],
+)
+def test_drain_waits_for_running_requests(box, monkeypatch, results, left):
+    times = iter(range(10))
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    queue = list(results)
+    box.respond = lambda *_: queue.pop(0)
+    ready.drain(box, NAME, timeout=4)
+    assert len(queue) == left
+
+
+def test_drain_of_a_stopped_container_returns(box):
+    box.stop(NAME)
+    ready.drain(box, NAME)
