@@ -149,7 +149,7 @@ CODES = {
     "verdict-missing": Code("A run of that workload has no verdict."),
     "order-wrong": Code("The server ranks the documents of a known query wrongly."),
     "server-silent": Code("The server under load does not respond."),
-    "not-published": Code("The reranker has no port on this host."),
+    "not-published": Code("Programs on this host have no address of the reranker."),
     # RagopsError
     "extra-missing": Code("An optional library or program is not installed."),
     "wheel-missing": Code("pip could not download a package."),

@@ -574,7 +574,8 @@ def _notes(
     for ragflow in servers:
         if ragflow.demo:
             yield f"{ragflow.name} is the demo client, a substitute for RAGFlow"
-    if stack.reranker.port and not spec.publish:
+    internal = network.internal if network else stack.network.internal
+    if stack.reranker.port and (internal or not spec.publish):
         older = "on a Docker engine before 28 other machines reach published ports"
-        reason = "the network is internal" if stack.network.internal else older
+        reason = "the network is internal" if internal else older
         yield f"port {stack.reranker.port} is not published: {reason}; ragops status has another address"

@@ -230,9 +230,13 @@ class TestUp:
     @pytest.mark.parametrize(("internal", "reason"), [(True, "internal"), (False, "before 28")])
     def test_port_that_is_not_published_has_a_note(self, fake, internal, reason):
         stack = STACK.model_copy(update={"network": Network(internal=internal)})
-        assert not any("not published" in note for note in plan(fake, stack).notes)
         notes = plan(fake, stack, dataclasses.replace(SPEC, publish=())).notes
         assert any("port 8123 is not published" in note and reason in note for note in notes)
+
+    def test_existing_internal_network_publishes_nothing(self, fake):
+        assert not any("not published" in note for note in plan(fake).notes)
+        fake.add_network(NET, internal=True)
+        assert any("the network is internal" in note for note in plan(fake).notes)
 
     @pytest.mark.parametrize(
         ("changed", "named"),
