@@ -66,8 +66,8 @@ def hardening() -> Iterator[str]:
     stack = configuration.Stack()
     spec = options.container_spec(stack, MODEL, size(stack, MODEL, HOST), image=stack.reranker.image)
     rows = (
-        ("capabilities", f"none: ``--cap-drop {' '.join(spec.cap_drop)}``"),
-        ("new privileges", f"none: ``--security-opt {' '.join(spec.security_opt)}``"),
+        ("capabilities", "none: ``--cap-drop ALL``"),
+        ("new privileges", "none: ``--security-opt no-new-privileges``"),
         ("user", f"``{spec.user}``, or the owner of a model folder that only its owner may read"),
         ("root file system", "read-only" if spec.read_only else "writable"),
         ("writable paths", ", ".join([*(f"``{path}`` ({how})" for path, how in spec.tmpfs), *written(spec)])),

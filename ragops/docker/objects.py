@@ -138,7 +138,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container to create, by default without capabilities. Sizes in bytes."""
+    """A container to create, without capabilities and new privileges. Sizes in bytes."""
 
     name: str
     image: str
@@ -160,8 +160,6 @@ class ContainerSpec:
     """Threads count too; enough for the compiler on many cores."""
     restart: str = "no"
     health: HealthCheck | None = None
-    cap_drop: tuple[str, ...] = ("ALL",)
-    security_opt: tuple[str, ...] = ("no-new-privileges",)
     read_only: bool = False
     init: bool = False
     user: str = ""
@@ -230,8 +228,8 @@ class ContainerSpec:
             "ShmSize": self.shm_size or None,
             "PidsLimit": self.pids_limit or None,
             "RestartPolicy": {"Name": policy, "MaximumRetryCount": int(retries or 0)},
-            "CapDrop": list(self.cap_drop),
-            "SecurityOpt": list(self.security_opt),
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
             "ReadonlyRootfs": self.read_only,
             "Init": self.init,
             "LogConfig": {"Type": "json-file", "Config": LOG_OPTIONS},
@@ -261,8 +259,7 @@ class ContainerSpec:
                 ("--health-start-period", f"{self.health.start_period}s"),
                 ("--health-retries", str(self.health.retries)),
             ]
-        flags += [("--cap-drop", capability) for capability in self.cap_drop]
-        flags += [("--security-opt", option) for option in self.security_opt]
+        flags += [("--cap-drop", "ALL"), ("--security-opt", "no-new-privileges")]
         flags += [("--user", self.user), ("--stop-signal", self.stop_signal), ("--log-driver", "json-file")]
         flags += [("--log-opt", f"{key}={value}") for key, value in LOG_OPTIONS.items()]
         flags += [("--label", f"{key}={value}") for key, value in self.all_labels().items()]

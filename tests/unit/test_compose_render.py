@@ -37,10 +37,8 @@ FULL = ContainerSpec(
     pids_limit=99,
     restart="on-failure:5",
     health=HealthCheck(("true",)),
-    cap_drop=("NET_RAW",),
     user="1000:1000",
     stop_signal="SIGKILL",
-    security_opt=("seccomp=unconfined",),
     read_only=True,
     init=True,
     labels=(("x", "y"),),
@@ -72,6 +70,11 @@ def test_service_has_the_containers_name_and_the_network_is_external():
     assert service["networks"] == ["ragops"]
     assert document["networks"] == {"ragops": {"name": "net", "external": True}}
     assert document["volumes"] == {"my-cache": {"name": "my-cache", "labels": {"org.ragops": "cache"}}}
+
+
+def test_no_capabilities_and_no_new_privileges():
+    service = rendered()["services"]["my-reranker"]
+    assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges"])
 
 
 def test_labels_make_it_the_one_that_up_would_find():

@@ -34,8 +34,6 @@ FULL = ContainerSpec(
     pids_limit=99,
     restart="on-failure:5",
     health=HealthCheck(("python3", "-c", "pass"), interval=7),
-    cap_drop=("NET_RAW",),
-    security_opt=("seccomp=unconfined",),
     user="1000:1000",
     stop_signal="SIGKILL",
     read_only=True,
@@ -67,7 +65,8 @@ def test_body_says_everything():
     assert (body["User"], body["StopSignal"]) == ("1000:1000", "SIGKILL")
     assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
     assert (host["CpusetCpus"], host["CpusetMems"]) == ("0-3", "0")
-    assert (host["ReadonlyRootfs"], host["Init"], host["CapDrop"]) == (True, True, ["NET_RAW"])
+    assert (host["ReadonlyRootfs"], host["Init"], host["CapDrop"]) == (True, True, ["ALL"])
+    assert host["SecurityOpt"] == ["no-new-privileges"]
 
 
 def test_swap_is_never_given_beyond_memory():
