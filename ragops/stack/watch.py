@@ -353,10 +353,11 @@ class Watcher:
         return stack
 
     def _log_problem(self, status: Status) -> None:
-        """Log why the reranker does not respond, once for each change of the cause."""
+        """Log why the reranker does not respond, once for each change of the cause; a hang when it is sure."""
         problem, previous = status.problem, self._problem
-        loads = problem is None or problem.code == "reranker-loading"
-        self._problem = "" if problem is None or loads else f"{problem.message}; hint: {problem.hint}"
+        left_out = {"reranker-loading", "" if self._state.hangs else "reranker-hangs"}
+        known = problem and problem.code not in left_out
+        self._problem = f"{problem.message}; hint: {problem.hint}" if problem and known else ""
         if self._problem not in {"", previous}:
             _log.error("error: %s", self._problem)
 
