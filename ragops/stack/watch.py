@@ -353,7 +353,7 @@ class Watcher:
         return stack
 
     def _log_problem(self, status: Status) -> None:
-        """Log why the reranker does not respond, once for each change of the cause; a hang when it is sure."""
+        """Log why the reranker does not respond, once for each change of the cause."""
         problem, previous = status.problem, self._problem
         left_out = {"reranker-loading", "" if self._state.hangs else "reranker-hangs"}
         known = problem and problem.code not in left_out
