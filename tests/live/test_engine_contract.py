@@ -17,10 +17,10 @@ from ragops.errors import EngineError, NotFoundError
 from tests.support.fake_engine import FakeEngine
 
 
-def on_this_host(_box, argv, stdin):
+def on_this_host(_container, argv, stdin):
     """Programs for the fake: run here what it should run in a container."""
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, input=f"{stdin}\n", capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
     return ExecResult(done.returncode, done.stdout, done.stderr)
@@ -431,7 +431,7 @@ class TestExecute:
     def test_exit_code_and_both_streams(self, scene):
         name = scene.started()
         done = scene.engine.execute(name, ("sh", "-c", "cat; echo no >&2; exit 3"), stdin="yes")
-        assert (done.exit_code, done.stdout, done.stderr) == (3, "yes", "no\n")
+        assert (done.exit_code, done.stdout, done.stderr) == (3, "yes\n", "no\n")
         assert scene.engine.execute(name, ("true",)).exit_code == 0
 
     def test_missing_program_is_an_exit_code(self, scene):
