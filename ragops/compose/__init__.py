@@ -115,6 +115,4 @@ def check_text(text: str, path: Path, host: Host, variables: Mapping[str, str]) 
     # Compose derives the project's name from the folder's.
     folder = re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()).lstrip("_-")
     rerankers, notes = read_rerankers(root, root.scalar("name") or folder or "default", find_model)
-    version = root.get("version")
-    findings = find_faults(rerankers, version.line if version else 0, host)
-    return CheckedFile(path, findings, rerankers, notes)
+    return CheckedFile(path, find_faults(rerankers, host), rerankers, notes)

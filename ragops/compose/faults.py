@@ -52,7 +52,6 @@ RULES = {
     "model-not-mounted": "no volume with the model's path",
     "host-loopback": "a server that only its own container reaches",
     "threads-all": "a thread binding with which vLLM does not start",
-    "compose-version": "an obsolete line, which compose ignores with a warning",
     "cpu-quota": "a CPU quota instead of a CPU set",
     "port-exposed": "a port that other machines reach",
     "port-mismatch": "a published port without a server",
@@ -165,19 +164,10 @@ class Case:
         return Finding("warning", line, message, fix, code, self.service.name)
 
 
-def find_faults(rerankers: tuple[Service, ...], version_line: int, host: Host) -> tuple[Finding, ...]:
-    """All faults of a file's rerankers on a host, in the order of their lines.
-
-    ``version_line`` is the line of the file's obsolete ``version:``; 0 if there is none.
-    """
-    findings: list[Finding] = []
-    for service in rerankers:
-        case = Case(service, host)
-        if version_line and service is rerankers[0]:
-            message = "compose ignores version: and prints a warning each time"
-            findings.append(case.warning("compose-version", version_line, message, "remove the line"))
-        for find in _CHECKS:
-            findings += find(case)
+def find_faults(rerankers: tuple[Service, ...], host: Host) -> tuple[Finding, ...]:
+    """All faults of a file's rerankers on a host, in the order of their lines."""
+    cases = [Case(service, host) for service in rerankers]
+    findings = [finding for case in cases for check in _CHECKS for finding in check(case)]
     return tuple(sorted(findings, key=lambda finding: (finding.line, finding.service)))
 
 

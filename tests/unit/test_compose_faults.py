@@ -36,7 +36,6 @@ def changed(*pairs):
 MODEL = "/srv/Qwen3-Reranker-0.6B:/models/qwen3-reranker-0.6b:ro"
 
 ONE_FAULT = {
-    "compose-version": ("warning", "version: ", [("services:\n", "version: '3'\nservices:\n")]),
     "hf-overrides-env": (
         "error",
         "VLLM_HF_OVERRIDES",
@@ -117,7 +116,7 @@ def test_every_code_has_a_case():
 def test_a_handwritten_file_has_nearly_all_faults(machine):
     findings = check_file(CASES / "handwritten.yaml", machine).findings
     expected = {
-        *("compose-version", "hf-overrides-env", "task-removed", "runner-missing", "template-missing"),
+        *("hf-overrides-env", "task-removed", "runner-missing", "template-missing"),
         *("dtype-slow", "cpu-quota", "port-exposed", "model-name-slash", "trust-remote-code", "route-moves"),
         *("healthcheck-missing", "shm-small", "kv-cache-unset", "restart-loop", "image-unpinned"),
         "model-positional",
