@@ -29,7 +29,7 @@ from ragops.reranker import files, int8, options, sizing
 from ragops.reranker import image as images
 from ragops.reranker import model as models
 from ragops.reranker.host import format_cpu_list, read_addresses, read_host, read_quota
-from ragops.reranker.sizing import GIB, MIB
+from ragops.reranker.sizing import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
 
-SHM = "/dev/shm"  # noqa: S108 - the name of a check
 IMAGE_SPACE = 8 * GIB
 """Most disk space that building the image takes: base, wheels, build stage, image."""
 CACHE_SPACE = 1 * GIB
@@ -105,7 +104,6 @@ def check_host(
         ("cores", lambda: _cores(stack, host)),
         ("CPU quota", lambda: _own_quota(host, threads)),
         ("model", lambda: check_model(stack, host, reranker)),
-        (SHM, lambda: shared_memory(sizing.SHM_SIZE)),
     )
 
 
@@ -268,14 +266,6 @@ def _memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
         remedy = "ps --sort=-rss -eo rss,comm | head shows what takes it; or lower kv_cache_gib"
         return Check("memory", "warn", f"{detail}, but {host.available / GIB:.1f} GiB are free now", remedy)
     return Check("memory", "ok", detail)
-
-
-def shared_memory(size: int) -> Check:
-    """``/dev/shm`` of the container in bytes; that of the host and the engine's default do not matter."""
-    detail = f"{size / MIB:.0f} MiB of the reranker's own, vLLM takes {sizing.SHM_NEEDED // MIB}"
-    if size < sizing.SHM_NEEDED:
-        return Check(SHM, "fail", detail, "start it with ragops up, or: docker run --shm-size 1g")
-    return Check(SHM, "ok", f"{detail}; Docker's default of 64 MiB does not matter")
 
 
 def check_engine(engine: EngineState, threads: int) -> Iterator[Check]:

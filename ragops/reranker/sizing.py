@@ -30,9 +30,6 @@ The 40,960 of Qwen3-Reranker would need 4.4 GiB of key-value cache for one docum
 SHM_SIZE = GIB
 """Bytes of the container's ``/dev/shm``."""
 
-SHM_NEEDED = (160 + 240) * MIB
-"""Bytes that the two message queues of vLLM 0.32 need in ``/dev/shm``; it does not start with less."""
-
 DEFAULT_TOKENS = 2048
 """Tokens in one step of vLLM on a CPU, unless configured."""
 

@@ -220,15 +220,6 @@ def test_a_name_that_moved_and_the_way_back(doctor, engine, image, stack, tmp_pa
 class TestInside:
     """What is said of containers, asked from inside one."""
 
-    SHM = "import os; s = os.statvfs('/dev/shm'); print(s.f_frsize * s.f_blocks // 2**20)"
-
-    def test_shared_memory(self, engine, image):
-        ours = int(listing(engine, image, self.SHM, shm_size=1 << 30))
-        default = int(listing(engine, image, self.SHM))
-        assert (ours, default) == (1024, 64)
-        assert checks.shared_memory(ours << 20).status == "ok"
-        assert checks.shared_memory(default << 20).status == "fail"
-
     @pytest.mark.parametrize(
         ("limit", "quota"),
         [({"nano_cpus": 500_000_000}, "0.5"), ({"cpuset_cpus": "0"}, "None"), ({}, "None")],

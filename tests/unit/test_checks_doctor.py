@@ -18,7 +18,6 @@ from ragops.docker.objects import LABEL
 from ragops.errors import EngineError
 from ragops.reranker import host as hosts
 from ragops.reranker.host import Core, Node
-from ragops.reranker.sizing import MIB
 
 STACK = Stack()
 GIB = 1 << 30
@@ -69,7 +68,7 @@ def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
     seen = doctor()
     assert list(seen) == [
         "architecture", "CPU instructions", "cores", "CPU quota", "model", "model files", "memory",
-        checks.SHM, "engine answers", "engine API", "containers' CPU quota", "image", "disk", "port",
+        "engine answers", "engine API", "containers' CPU quota", "image", "disk", "port",
         "names", "network", "addresses", "RAGFlow",
     ]  # fmt: skip
     assert {check.status for name, check in seen.items() if name not in {"model", "disk"}} == {"ok"}
@@ -85,7 +84,6 @@ def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
         ("check_model", "model"),
         ("check_files", "model files"),
         ("_memory", "memory"),
-        ("shared_memory", checks.SHM),
         ("check_engine", "engine API"),
         ("check_image", "image"),
         ("check_disk", "disk"),
@@ -270,12 +268,6 @@ class TestMemory:
         found = doctor(reranker(memory_gib=1))["memory"]
         assert found.status == "warn"
         assert doctor(declared(found.remedy))["memory"].status == "ok"
-
-    def test_shared_memory_is_the_launchs_own(self, doctor):
-        assert doctor()[checks.SHM].status == "ok"
-        assert "64 MiB does not matter" in doctor()[checks.SHM].detail
-        found = checks.shared_memory(64 * MIB)
-        assert (found.status, found.detail) == ("fail", "64 MiB of the reranker's own, vLLM takes 400")
 
 
 class TestModel:
