@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ragops.errors import BenchError, file_errors, reason
+from ragops.errors import BenchError, file_errors, read_text, reason
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -512,8 +512,7 @@ def load_run(path: Path | str) -> Run:
 def _load_info(folder: Path) -> RunInfo:
     file, code = folder / INFO, "run-unreadable"
     hint = "name a folder under results/ that ragops bench has created"
-    with file_errors(BenchError, f"{folder} holds no recorded run", folder, code=code, hint=hint):
-        data = file.read_bytes()
+    data = read_text(BenchError, f"{folder} holds no recorded run", file, 16 << 20, code=code, hint=hint)
     hint = "it was changed by hand, or by another release of ragops"
     with file_errors(BenchError, f"{file} can't be read", file, code=code, hint=hint):
         info = _INFO.validate_json(data)
@@ -526,7 +525,7 @@ def _load_info(folder: Path) -> RunInfo:
 
 def _load_lines(file: Path, adapter: TypeAdapter[_T], problems: list[str]) -> tuple[_T, ...]:
     try:
-        lines = file.read_bytes().splitlines()
+        lines = file.read_bytes().splitlines() if file.is_file() or not file.exists() else []
     except OSError as error:
         problems.append(f"{file.name} can't be read: {error.strerror}")
         return ()

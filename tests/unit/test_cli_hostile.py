@@ -147,6 +147,7 @@ ENVIRONMENTS = {
     "home below a file": {"RAGOPS_HOME": "/dev/null/ragops"},
     "home of an unknown user": {"RAGOPS_HOME": "~nosuchuser/x"},
     "home with a long name": {"RAGOPS_HOME": "/tmp/" + "x" * 300},  # noqa: S108 - is never created
+    "no model is named": {"RAGOPS_MODEL_DIR": ""},
     "no model": {"RAGOPS_MODEL_DIR": "/nowhere"},
     "model of an unknown user": {"RAGOPS_MODEL_DIR": "~nosuchuser/x"},
     "model with a long name": {"RAGOPS_MODEL_DIR": "x" * 5000},
@@ -256,8 +257,10 @@ def test_with_invalid_addresses(walk, serving, ragflow, monkeypatch, url):
 def test_with_files_that_are_none(walk, serving, ragflow, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").symlink_to("/dev/zero")
     names = ["/dev/zero", "/proc/self", "/proc/self/mem", "x" * 300, "/dev/null/x"]
-    for name in [*names, str(tmp_path / "pipe"), str(tmp_path / "binary")]:
+    for name in [*names, *(str(tmp_path / name) for name in ("pipe", "binary", "run"))]:
         lines = [("check", name), ("check", name, "--fix"), ("report", name), ("compare", name, name)]
         lines += [("plan", "--stack", name), ("bench", "--workload", name), ("bench", "--resume", name)]
         lines += [("register", "--token-file", name), ("register", "--key-file", name)]
