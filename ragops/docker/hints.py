@@ -232,7 +232,7 @@ def _for_running(container: ContainerState, events: Sequence[EventState], log: s
     exited = _for_exit(container, events, log)
     if container.restart_count and exited.code != STATES["stopped"].code:
         return exited
-    if any(event.action == "oom" for event in _after_end(events, 1)):
+    if any(event.action == "oom" for event in _runs(events)[-1]):
         return replace(STATES["memory"], words="lost a process: out of memory")
     if phase_of(log) in {"load", "compile"} or (container.health == "starting" and phase_of(log) == "start"):
         return STATES["loading"]
@@ -241,7 +241,8 @@ def _for_running(container: ContainerState, events: Sequence[EventState], log: s
 
 def _for_exit(container: ContainerState, events: Sequence[EventState], log: str) -> Hint:
     """The cause of the last exit; its code is in the last ``die`` event, as a restart resets the state's."""
-    run = _after_end(events, 2)
+    ended = [run for run in _runs(events) if any(event.action == "die" for event in run)]
+    run = ended[-1] if ended else []
     codes = [event.exit_code for event in run if event.action == "die"]
     code = codes[0] if codes else container.exit_code
     if container.oom_killed or any(event.action == "oom" for event in run):
@@ -260,10 +261,14 @@ def _for_exit(container: ContainerState, events: Sequence[EventState], log: str)
     return replace(hint, words=f"{verb} with code {code}{signal}{restarts}{reason}")
 
 
-def _after_end(events: Sequence[EventState], number: int) -> Sequence[EventState]:
-    """The events after the end of the last run (1), or of the one before (2)."""
-    ends = [index for index, event in enumerate(events) if event.action == "die"]
-    return events[ends[-number] + 1 :] if len(ends) >= number else events
+def _runs(events: Sequence[EventState]) -> list[list[EventState]]:
+    """The events of each run. A kill may be logged after the end that it caused, before the next start."""
+    runs: list[list[EventState]] = [[]]
+    for event in events:
+        if event.action == "start":
+            runs.append([])
+        runs[-1].append(event)
+    return runs
 
 
 def relevant_lines(log: str, last: int = 6) -> str:

@@ -398,7 +398,7 @@ LAUNCHES = (
     ),
     (
         "the port is published on all addresses",
-        *("published on this host only", "other machines", {"address": "0.0.0.0"}),
+        *("closed to other containers", "reaches", {"address": "0.0.0.0"}),
     ),
 )
 
@@ -478,6 +478,8 @@ def rows(engine, image, client, tmp_path_factory) -> Iterator[list[Row]]:
             for number, one in enumerate(engines_of_two)
         ]
         patched = undone.enter_context(pytest.MonkeyPatch.context())
+        models = undone.enter_context(pytest.MonkeyPatch.context())
+        models.delenv("RAGOPS_MODEL_DIR")  # each case has its own model
         patched.setattr("ragops.stack.verbs.check_exposure", lambda *_: [])  # it has rows of its own, below
         with ThreadPoolExecutor(2) as pool:
             played = list(pool.map(play, stages, (CASES[::2], CASES[1::2])))

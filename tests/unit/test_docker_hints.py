@@ -68,6 +68,8 @@ OOM, TERM, KILL, STOP = (
     EventState("container", "kill", "box", signal=9),
     EventState("container", "stop", "box"),
 )
+START = EventState("container", "start", "box")
+KILLED, TERMINATED = (EventState("container", "die", "box", code) for code in (137, 143))
 CRASHES = {
     "SIGILL": (132, (), "", "cpu-too-old"),
     "SIGSEGV": (139, (), "", "server-crashed"),
@@ -77,7 +79,8 @@ CRASHES = {
     "the log has the cause": (2, (), "error: unrecognized arguments: --x", "flag-unknown"),
     "an exit code goes before the log": (132, (), "unrecognized arguments", "cpu-too-old"),
     "unknown": (1, (), "Traceback", "start-failed"),
-    "the end of an earlier run": (1, (KILL, EventState("container", "die", "box", 137)), "", "start-failed"),
+    "the end of an earlier run": (1, (KILL, KILLED, START), "", "start-failed"),
+    "a kill that is logged late": (137, (TERMINATED, TERM, START, KILL), "", "reranker-killed"),
 }
 
 
