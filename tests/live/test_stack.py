@@ -1,6 +1,7 @@
 """The product's own way on the real engine: up, connect, verify, down."""
 
 import dataclasses
+import socket
 import time
 
 import httpx
@@ -45,11 +46,16 @@ def events(engine, since):
     ]
 
 
+def since_docker_28(engine):
+    return int(engine.state().version.partition(".")[0]) >= 28
+
+
 def test_it_is_what_was_declared(engine, declared, running):
     network, reranker = running.network, running.reranker
     assert network.ours
     assert network.driver == "bridge"
-    assert reranker.published == (("127.0.0.1", declared.reranker.port, 8000),)
+    published = (("127.0.0.1", declared.reranker.port, 8000),)
+    assert reranker.published == (published if since_docker_28(engine) else ())
     assert reranker.endpoint(declared.network.name).address
     host = engine._client.api.inspect_container(reranker.id)["HostConfig"]
     assert host["CpusetCpus"]
@@ -113,7 +119,7 @@ def test_verify_tells_a_reranker_that_does_not_run(engine, declared, running, cl
     finally:
         engine._client.api.unpause(declared.reranker.name)
     assert failed is not None
-    assert failed.name in {"port answers", "server is healthy"}
+    assert (failed.name, "is paused" in failed.detail) == ("reranker runs", True)
 
 
 def test_verify_works_without_python_in_the_container(engine, declared, running, image, sleeper):
@@ -175,14 +181,11 @@ def test_a_network_that_is_not_ours_is_used_and_kept(engine, declared, running):
 
 
 def test_a_port_that_is_taken_leaves_nothing_behind(engine, declared, running, sleeper, image):
-    taken = dataclasses.replace(
-        SLEEPER,
-        name="ragopstest-second",
-        image=image.id,
-        publish=(("127.0.0.1", declared.reranker.port, 8000),),
-    )
-    with pytest.raises(ragops.EngineError) as caught:
-        RunContainer(taken).apply(engine)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        publish = (("127.0.0.1", server.getsockname()[1], 8000),)
+        taken = dataclasses.replace(SLEEPER, name="ragopstest-second", image=image.id, publish=publish)
+        with pytest.raises(ragops.EngineError) as caught:
+            RunContainer(taken).apply(engine)
     assert "port" in caught.value.hint
     assert engine.container("ragopstest-second") is None
 
@@ -191,7 +194,8 @@ def test_joining_a_network_that_sorts_first_is_said_to_move_the_route(engine, de
     early = declared.model_copy(update={"network": configuration.Network(name="aaa-rerank")})
     late = declared.model_copy(update={"network": configuration.Network(name="zzz-rerank")})
     said = [[action.describe() for action in verbs.plan(one, engine).actions] for one in (early, late)]
-    assert any("default route" in line for line in said[0])
+    moves = since_docker_28(engine)  # a new network is internal before, and has no route
+    assert any("default route" in line for line in said[0]) == moves
     assert any(f"connect {client}" in line for line in said[1])
     assert not any("default route" in line for line in said[1])
 
