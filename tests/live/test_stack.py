@@ -46,16 +46,12 @@ def events(engine, since):
     ]
 
 
-def since_docker_28(engine):
-    return int(engine.state().version.partition(".")[0]) >= 28
-
-
 def test_it_is_what_was_declared(engine, declared, running):
     network, reranker = running.network, running.reranker
     assert network.ours
     assert network.driver == "bridge"
     published = (("127.0.0.1", declared.reranker.port, 8000),)
-    assert reranker.published == (published if since_docker_28(engine) else ())
+    assert reranker.published == (published if engine.state().keeps_others_out else ())
     assert reranker.endpoint(declared.network.name).address
     host = engine._client.api.inspect_container(reranker.id)["HostConfig"]
     assert host["CpusetCpus"]
@@ -194,7 +190,7 @@ def test_joining_a_network_that_sorts_first_is_said_to_move_the_route(engine, de
     early = declared.model_copy(update={"network": configuration.Network(name="aaa-rerank")})
     late = declared.model_copy(update={"network": configuration.Network(name="zzz-rerank")})
     said = [[action.describe() for action in verbs.plan(one, engine).actions] for one in (early, late)]
-    moves = since_docker_28(engine)  # a new network is internal before, and has no route
+    moves = engine.state().keeps_others_out  # elsewhere a new network is internal, without a route
     assert any("default route" in line for line in said[0]) == moves
     assert any(f"connect {client}" in line for line in said[1])
     assert not any("default route" in line for line in said[1])
