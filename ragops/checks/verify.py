@@ -135,6 +135,7 @@ def _check_outside(engine: Engine, reranker: ContainerState, image: str) -> Chec
     if engine.network(OUTSIDE) is None:
         return Check(CLOSED, "skip", f"the engine has no network {OUTSIDE} to connect from")
     targets = [(endpoint.address, options.PORT) for endpoint in reranker.endpoints if endpoint.address]
+    own = {f"{address}:{port}" for address, port in targets}
     ports = [port for _, port, _ in reranker.published]
     if engine.state().socket and (address := _own_address()):
         targets += [(address, port) for port in ports]
@@ -144,10 +145,12 @@ def _check_outside(engine: Engine, reranker: ContainerState, image: str) -> Chec
         output = engine.execute(outsider, ("python3", "-c", program), stdin=stdin, timeout=_TIMEOUT)
     tried: dict[str, bool] = parse_output(output)
     if reached := [target for target, accepted in tried.items() if accepted]:
-        remedy = (
-            f"docker network inspect {OUTSIDE} shows whether the reranker is connected to it; if it is not, "
-            "another engine or a firewall tool has replaced Docker's rules: restart the engine"
-        )
+        remedy = 'publish = "127.0.0.1" under [reranker]'
+        if own & set(reached) or all(_is_loopback(ip) for ip, _, _ in reranker.published):
+            remedy = (
+                f"docker network inspect {OUTSIDE} shows whether the reranker is connected to it; if it is "
+                "not, another engine or a firewall tool has replaced Docker's rules: restart the engine"
+            )
         return Check(CLOSED, "fail", f"an unconnected container reaches {', '.join(reached)}", remedy)
     return Check(CLOSED, "ok", f"tried from an unconnected container: {', '.join(tried) or 'no address'}")
 

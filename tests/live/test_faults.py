@@ -398,7 +398,7 @@ LAUNCHES = (
     ),
     (
         "the port is published on all addresses",
-        *("closed to other containers", "reaches", {"address": "0.0.0.0"}),
+        *("closed to other containers", "publish = ", {"address": "0.0.0.0"}),
     ),
 )
 

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DATA_WITHOUT_LIMIT = ("data/golden/", ".lock")
 """Recorded scores and lock files: nobody reads them line by line."""
 
-MAX_LINES = 20_300
+MAX_LINES = 20_080
 """The goal is 17,500: lower this with every cut, never raise it."""
 
 
