@@ -31,13 +31,13 @@ PACKAGE = Path(ragops.__file__).parent
 
 @pytest.fixture(scope="module")
 def stack():
-    """Names that nobody has, and a port that is free."""
+    """Names that nobody has, an open network and a port that is published on each engine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return Stack(
-        network=Network(name=f"{PREFIX}-net"),
-        reranker=Reranker(name=f"{PREFIX}-reranker", port=port),
+        network=Network(name=f"{PREFIX}-net", internal=False),
+        reranker=Reranker(name=f"{PREFIX}-reranker", port=port, expose=True),
         ragflow=Ragflow(project=PREFIX),
     )
 
@@ -46,7 +46,7 @@ def stack():
 def clean(engine):
     yield
     for one in engine.containers():
-        if one.name.startswith(PREFIX):
+        if PREFIX in one.name:  # renamed ones too
             engine.remove_container(one.id)
     for one in engine.networks():
         if one.name.startswith(PREFIX):
@@ -273,7 +273,7 @@ class TestRagflow:
         settings = engine._client.api.create_host_config(network_mode=f"{PREFIX}-b")
         stranger(container, labels=LABELS, host_config=settings)
         for name, moves in ((f"{PREFIX}-c", False), (f"{PREFIX}-a", True)):
-            wanted = stack.model_copy(update={"network": Network(name=name)})
+            wanted = stack.model_copy(update={"network": Network(name=name, internal=False)})
             assert ("moves its default route" in doctor(wanted)["RAGFlow"].detail) is moves
             before = engine.execute(container, ("python3", "-c", table)).stdout
             engine.create_network(plan.network_spec(wanted.network))
