@@ -82,6 +82,7 @@ def test_a_fixed_file_passes_verify(
     engine, image, client, compose, network, model, tmp_path, monkeypatch, capsys
 ):
     case, folder = model
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", str(folder))
     fixed = fix(f"{case}.yaml", tmp_path, monkeypatch, folder, capsys)
     config = compose(fixed, "config")
     assert config.returncode == 0, config.stderr

@@ -364,7 +364,7 @@ def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared
     other = dataclasses.replace(
         wanted.spec,
         name="ragopstest-rendered",
-        labels=(("org.ragops.config", wanted.spec.config_hash()),),
+        labels=(*wanted.spec.labels, ("org.ragops.config", wanted.spec.config_hash())),
     )
     file = tmp_path / "compose.yml"
     file.write_text(render.reranker(other, network_spec(declared.network)))
@@ -401,11 +401,14 @@ def fields(raw, name):
         "StopSignal": config["StopSignal"],
         "LogConfig": host["LogConfig"],
         "Mounts": sorted(tuple(str(one[key]) for key in mounts) for one in raw["Mounts"]),
-        "Labels": {key: value for key, value in config["Labels"].items() if key.startswith("org.ragops")},
+        "Labels": {
+            key: value.replace(name, "NAME")
+            for key, value in config["Labels"].items()
+            if key.startswith("org.ragops")
+        },
+        # Docker resolves a container's name; compose makes it an alias too.
         "Networks": {
-            network: sorted(
-                {"NAME" if one == name else one for one in end["Aliases"] or ()} - {raw["Id"][:12]}
-            )
+            network: sorted({*(end["Aliases"] or ())} - {name, raw["Id"][:12]})
             for network, end in ends.items()
         },
     }
