@@ -75,7 +75,7 @@ def ensure(engine: Engine, name: str, home: Path) -> ImageState:
 def pull_official(engine: Engine, home: Path) -> bool:
     """Pull the official image and name it :data:`DEFAULT`; False where no registry responds."""
     step(f"pulling the official image {OFFICIAL_VERSION}")
-    with _recorded(engine, home, OFFICIAL):
+    with recording(engine, home, OFFICIAL):
         try:
             engine.pull(OFFICIAL)
         except EngineError as error:
@@ -96,7 +96,7 @@ def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
     log.write_text("")
     build_folder = data_folder(home / "build")
     temporary = tempfile.TemporaryDirectory(prefix="image-", dir=build_folder, ignore_cleanup_errors=True)
-    with temporary as folder, _recorded(engine, home, name, BASE):
+    with temporary as folder, recording(engine, home, name, BASE):
         try:
             if engine.image(BASE) is None:
                 step("creating the base image with debootstrap")
@@ -157,7 +157,7 @@ def _remove(engine: Engine, image: ImageState, recorded: set[str]) -> None:
 
 
 @contextmanager
-def _recorded(engine: Engine, home: Path, *names: str) -> Iterator[None]:
+def recording(engine: Engine, home: Path, *names: str) -> Iterator[None]:
     """Record the images of these names and of a build, as far as they are new afterwards."""
     before = {(image.id, name) for image in engine.images() for name in ("", *image.names)}
     try:
@@ -178,7 +178,7 @@ def _recorded(engine: Engine, home: Path, *names: str) -> Iterator[None]:
 def _pull(engine: Engine, name: str, home: Path) -> None:
     step(f"pulling {name}")
     try:
-        with _recorded(engine, home, name):
+        with recording(engine, home, name):
             engine.pull(name)
     except EngineError as error:
         raise ImageError(

@@ -18,6 +18,7 @@ from ragops.errors import EngineError
 from ragops.progress import step
 from ragops.ragflow.discovery import DEMO
 from ragops.reranker import files
+from ragops.reranker.image import recording
 from ragops.stack.plan import Action, Plan, Remove
 
 if TYPE_CHECKING:
@@ -101,5 +102,6 @@ def _build(engine: Engine, base_image: str, home: Path) -> None:
             python = engine.execute(container, ("python3", "-c", program)).stdout.strip()
         lock = str(folder / "requirements.lock")
         files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
-        for _ in engine.build(folder, IMAGE, arguments={"BASE": base_image}):
-            pass
+        with recording(engine, home, IMAGE):
+            for _ in engine.build(folder, IMAGE, arguments={"BASE": base_image}):
+                pass

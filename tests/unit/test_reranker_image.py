@@ -9,6 +9,7 @@ import pytest
 
 from ragops.errors import EngineError, ImageError, RagopsError
 from ragops.reranker import files, image
+from ragops.stack import demo
 from tests.support.fake_engine import FakeEngine
 
 
@@ -178,6 +179,12 @@ class TestRemove:
         calls = list(bare.calls)
         assert image.remove_recorded(bare, tmp_path) == ()
         assert bare.calls == calls
+
+    def test_the_image_of_the_demo_client_goes_too(self, bare, tmp_path, built, fetched):
+        demo.up(bare, built.id, tmp_path)
+        bare.remove_container(demo.NAME)
+        assert image.remove_recorded(bare, tmp_path) == ()
+        assert [bare.image(demo.IMAGE), bare.image(built.id)] == [None, None]
 
     def test_a_failed_build_leaves_nothing_unrecorded(self, tmp_path, fetched, monkeypatch):
         engine = FakeEngine("other:1")
