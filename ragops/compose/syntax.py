@@ -27,7 +27,7 @@ _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_]\w*)|\{(?P<brac
 _OPERATOR = re.compile(r":?[-+?]")
 MAX_BYTES = 5 << 20
 """Largest compose file."""
-MAX_VALUES, MAX_DEPTH = 500_000, 100
+MAX_VALUES, MAX_DEPTH = 300_000, 100
 """Most values in a compose file, and most maps and lists in each other."""
 MAX_TEXT = 128 << 10
 """Bytes of the longest value; Linux allows no longer argument."""
