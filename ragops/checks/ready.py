@@ -31,16 +31,22 @@ print(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num
 _PHASES = {"start": "start", "load": "load the model", "compile": "compile", "listen": "compile"}
 _TAIL = 400
 _INTERVAL = 1.0
+_SHORTEST = 1.0
+"""Seconds that a request needs; with less time left none is sent."""
 _TIMEOUT = 60.0
 
 
-def wait(engine: Engine, name: str, served_name: str, timeout: float) -> float:
-    """Wait up to ``timeout`` seconds for the first rerank response; returns the seconds until then.
+def wait(
+    engine: Engine, name: str, served_name: str, timeout: float, *, begin: float | None = None
+) -> float:
+    """Wait for the first rerank response; returns the seconds until then.
+
+    The wait ends ``timeout`` seconds after ``begin``, a time of the monotonic clock; by default it is now.
 
     Raises:
         LaunchError: The container exited (reported within two seconds), or the timeout has passed.
     """
-    begin, shown = time.monotonic(), ""
+    begin, shown = time.monotonic() if begin is None else begin, ""
     first = engine.container(name)
     restarts = first.restart_count if first else 0  # earlier restarts do not count
     while True:
@@ -59,13 +65,14 @@ def wait(engine: Engine, name: str, served_name: str, timeout: float) -> float:
             continue  # it was just removed
         phase, left = hints.phase_of(log), begin + timeout - time.monotonic()
         listens = phase == "listen" or container.health == "healthy"  # a long log may lack the line
-        if listens and responds(engine, name, served_name, timeout=max(1.0, min(left, _TIMEOUT))):
+        if listens and responds(engine, name, served_name, timeout=max(_SHORTEST, min(left, _TIMEOUT))):
             step(f"{name}: ready")
             return time.monotonic() - begin
         if _PHASES[phase] != shown:
             shown = _PHASES[phase]
             step(f"{name}: {shown}")
-        if begin + timeout <= time.monotonic():
+        left = begin + timeout - time.monotonic()
+        if left < _SHORTEST:
             state = hints.STATES["hangs" if listens else "loading"]
             progress = f"docker logs --follow {name} shows the progress; raise ready_timeout if it continues"
             raise LaunchError(
@@ -75,7 +82,7 @@ def wait(engine: Engine, name: str, served_name: str, timeout: float) -> float:
                 hint=state.remedy.replace("CONTAINER", name) if listens else progress,
                 container=name,
             )
-        time.sleep(min(_INTERVAL, max(0.0, left)))
+        time.sleep(min(_INTERVAL, left - _SHORTEST))
 
 
 def responds(engine: Engine, name: str, served_name: str, *, timeout: float = _TIMEOUT) -> bool:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60
 """Seconds for one request; an engine that hangs is an error."""
+CONNECT_TIMEOUT = 30
+"""Seconds for connecting to all candidates together."""
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 
@@ -94,7 +96,7 @@ def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> Engine:
 
     Args:
         address: Such as ``unix:///var/run/docker.sock``; else :func:`candidates` in order.
-        timeout: Seconds for each request, and for connecting to all candidates together.
+        timeout: Seconds for each request; connecting takes at most :data:`CONNECT_TIMEOUT`.
 
     Raises:
         EngineError: None responds; the evidence has the error of each address.
@@ -110,7 +112,7 @@ def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> Engine:
                 hint=f"run it on that machine, or through a tunnel: {tunnel}; DOCKER_HOST=unix:///tmp/docker.sock",
             )
         try:
-            tls, wait = _tls(candidate), timeout / len(addresses)
+            tls, wait = _tls(candidate), min(timeout, CONNECT_TIMEOUT) / len(addresses)
             client = docker.DockerClient(base_url=candidate, version=OLDEST_API, timeout=wait, tls=tls)
             client.api.trust_env = not tls  # requests prefers REQUESTS_CA_BUNDLE to the engine's own CA
             version = client.version(api_version=False)["ApiVersion"]

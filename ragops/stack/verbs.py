@@ -7,6 +7,7 @@ prints nothing; long steps are reported to :mod:`ragops.progress`. A verb opens 
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -134,12 +135,13 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         models.fetch_substitute(stack)
         deployment = session.deployment  # an error in it comes before an image is pulled or built
         image = images.ensure(engine, stack.reranker.image, home())
-        observed = observe(engine)
+        begin, observed = time.monotonic(), observe(engine)
         changes = _plan(session, image, observed)
         apply(changes, engine)
     before = observed.container(name)
-    if changes.actions or before is None or before.health != "healthy" or not before.serves:
-        ready.wait(engine, name, deployment.served_name, stack.reranker.ready_timeout)
+    replaced = any(isinstance(action, ReplaceContainer) for action in changes.actions)  # it has responded
+    if not replaced and (changes.actions or before is None or before.health != "healthy" or not before.serves):
+        ready.wait(engine, name, deployment.served_name, stack.reranker.ready_timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
     return _status(session, image)
 

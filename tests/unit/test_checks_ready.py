@@ -155,6 +155,26 @@ def test_each_request_ends_within_the_timeout(box, monkeypatch):
     assert clock == [100.0]
 
 
+@pytest.mark.parametrize("log", [LISTENS, "Loading weights"])
+@pytest.mark.parametrize(("before", "takes"), [(0.0, 9.7), (1.3, 0.2), (0.4, 0.0)])
+def test_wait_ends_before_the_timeout_counted_from_the_begin(box, monkeypatch, log, before, takes):
+    """Pauses and the last request too; the time before the call counts from ``begin`` on."""
+    clock = [100.0 + before]
+
+    def execute(*_, timeout, **__):
+        clock[0] += min(timeout, takes)
+        return said(False)
+
+    monkeypatch.setattr(ready, "_INTERVAL", 1.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + max(seconds, 0.01)))
+    box.execute = execute
+    box.output[NAME] = log
+    with pytest.raises(LaunchError, match="after 10 s"):
+        ready.wait(box, NAME, "model", 10.0, begin=100.0)
+    assert 108.9 < clock[0] <= 110.0
+
+
 def test_engine_error_is_raised(box):
     def gone(*_, **__):
         raise EngineError("the Docker engine did not answer")

@@ -124,6 +124,18 @@ class TestNoneAnswers:
             mute.listen()
             assert "timed out" in refused(f"unix://{tmp_path}/mute.sock", timeout=0.2).evidence.lower()
 
+    def test_all_candidates_share_the_time(self, alone, monkeypatch):
+        timeouts = []
+
+        def client(*, timeout, **_):
+            timeouts.append(timeout)
+            raise OSError("timed out")
+
+        monkeypatch.setattr(engine.docker, "DockerClient", client)
+        monkeypatch.setattr(engine, "candidates", lambda: ("unix:///a.sock", "unix:///b.sock"))
+        refused(None)
+        assert sum(timeouts) == engine.CONNECT_TIMEOUT < engine.TIMEOUT
+
     def test_all_that_were_tried_are_named(self, alone, monkeypatch):
         monkeypatch.setattr(engine, "candidates", lambda: ("unix:///a.sock", "unix:///b.sock"))
         lines = refused(None).evidence.splitlines()

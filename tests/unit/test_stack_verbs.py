@@ -81,6 +81,15 @@ class TestUp:
         assert verbs.up(stack, serving).ok
         assert serving.container(RERANKER).image == "mine:1"
 
+    def test_start_counts_as_waiting(self, serving, ragflow, monkeypatch):
+        clock, waits = [0.0], []
+        start = serving.start
+        monkeypatch.setattr("time.monotonic", lambda: clock[0])
+        monkeypatch.setattr("ragops.checks.ready.wait", lambda *_, begin: waits.append(clock[0] - begin))
+        serving.start = lambda container: clock.__setitem__(0, 3.0) or start(container)
+        verbs.up(STACK, serving)
+        assert waits == [3.0]
+
     def test_unavailable_image_changes_nothing(self, serving, ragflow):
         with pytest.raises(ImageError):
             verbs.up(Stack(reranker=Reranker(image="mine:1")), serving)
