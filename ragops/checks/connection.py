@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ragops.checks import Check
+from ragops.checks import Check, failed_check, ready
 from ragops.checks.causes import Failure, explain, is_refused, proxy_for, proxy_settings
 from ragops.checks.probe import LAYERS, TITLES, ProbeResult, Step, run_probe, stopped_by
 from ragops.errors import EngineError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ragops.reranker.options import Known
 
 PROXY = "no proxy in between"
+RUNS = "reranker runs"
 _NO_ROUTE = (404, 405)
 _GENERATES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 _OTHER_SERVER = (
@@ -106,8 +107,11 @@ def check(
     if status != "running":
         remedy = f"docker {'unpause' if status == 'paused' else 'start'} {ragflow.name}"
         return ConnectionResult((Check("container runs", "fail", f"it is {status}", remedy, ragflow.name),))
-    if not _shares_network(ragflow.container, engine.container(reranker)):
-        # No probe: the engine would send the name to the site's name server.
+    server = engine.container(reranker)
+    # No probe without a running server in a common network: the site's name server would get its name.
+    if (server is None or not server.running) and (error := ready.problem(engine, reranker, server)):
+        return ConnectionResult((failed_check(RUNS, error, ragflow.name),))
+    if not _shares_network(ragflow.container, server):
         unknown = ProbeResult("", {"dns": Step(False, "the name is not looked up")})
         return ConnectionResult(tuple(check_layers(unknown, target)))
     result = run_probe(engine, ragflow.name, image, target.url, target.request, extra=extra)

@@ -36,9 +36,7 @@ _SHORTEST = 1.0
 _TIMEOUT = 60.0
 
 
-def wait(
-    engine: Engine, name: str, served_name: str, timeout: float, *, begin: float | None = None
-) -> float:
+def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: float | None = None) -> float:
     """Wait for the first rerank response; returns the seconds until then.
 
     The wait ends ``timeout`` seconds after ``begin``, a time of the monotonic clock; by default it is now.

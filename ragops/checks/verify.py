@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 OUTSIDE = "bridge"
 """Docker's default network, which every engine has unless it is configured otherwise."""
 
-RUNS = "reranker runs"
 CLOSED = "closed to other containers"
 PUBLISHED = "published on this host only"
 PROVES = {

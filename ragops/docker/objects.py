@@ -394,6 +394,8 @@ class ContainerState:
     """Memory limit in bytes; 0 without one."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """The part of ``HostConfig`` that ``docker update`` changes."""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """Folders of the Docker host, by their path in the container."""
 
     @classmethod
     def from_api(cls, raw: Mapping[str, Any]) -> ContainerState:
@@ -428,6 +430,11 @@ class ContainerState:
             environment=tuple(config.get("Env") or ()),
             memory=raw["HostConfig"].get("Memory") or 0,
             limits={key: raw["HostConfig"].get(key) for key in _UPDATABLE},
+            mounts={
+                mount["Destination"]: mount["Source"]
+                for mount in raw.get("Mounts") or ()
+                if mount["Type"] == "bind"
+            },
         )
 
     @property
@@ -457,9 +464,9 @@ class ContainerState:
 
     @property
     def model(self) -> Path | None:
-        """Model folder of a reranker; None for other containers, and before it was recorded."""
-        folder = self.labels.get(LABEL_MODEL)
-        return Path(folder) if folder else None
+        """Model folder of a reranker, as recorded, else as mounted; None for other containers."""
+        folder = self.labels.get(LABEL_MODEL) or self.mounts.get(option_value(self.command, "--model"))
+        return Path(folder) if folder and self.role == "reranker" else None
 
     def host_url(self, *ports: int) -> str | None:
         """Where its host reaches it: the first port that is published, else the first at its own address."""

@@ -135,11 +135,16 @@ class ReplaceContainer(Action):
     obstacle: str = ""
     """Why the two containers cannot run at once."""
     ready_timeout: float = 600
+    reached: bool = True
+    """Whether RAGFlow reaches the old one."""
 
     def describe(self) -> str:
         effect = f"RAGFlow's calls fail while vLLM loads: {self.obstacle}"
-        kept = "the old container responds until the new one does"
-        return f"~ replace container {self.spec.name}: {self.reason} ({effect if self.obstacle else kept})"
+        if not self.obstacle:
+            effect = "the old container responds until the new one does"
+        if not self.reached:
+            effect = "RAGFlow does not reach the old container: its calls fail until the new one responds"
+        return f"~ replace container {self.spec.name}: {self.reason} ({effect})"
 
     def commands(self) -> tuple[Command, ...]:
         name, (aside, temporary) = self.spec.name, self._names
@@ -359,10 +364,19 @@ def plan_up(stack: Stack, spec: ContainerSpec, observed: Observed, free_memory: 
     mounted = [mount.source for mount in spec.mounts if mount.kind == "volume"]
     actions = list(_network_actions(stack.network, network))
     actions += [CreateVolume(name) for name in mounted if name not in volumes]
-    actions += _reranker_actions(stack, spec, network, observed, free_memory)
     internal = network.internal if network else bool(stack.network.internal)
-    for ragflow in servers:
-        actions += _ragflow_actions(ragflow, stack.network.name, network, internal=internal)
+    connections = [
+        action
+        for ragflow in servers
+        for action in _ragflow_actions(ragflow, stack.network.name, network, internal=internal)
+    ]
+    for action in _reranker_actions(stack, spec, network, observed, free_memory):
+        if isinstance(action, ReplaceContainer):
+            reached = not connections and _is_connected(action.old, network)
+            actions.append(replace(action, reached=reached))
+        else:
+            actions.append(action)
+    actions += connections
     return Plan(tuple(actions), tuple(_notes(stack, spec, network, servers)))
 
 
@@ -556,12 +570,17 @@ def _ragflow_actions(
 def _connection_actions(
     container: ContainerState, connect: Connect, network: NetworkState | None
 ) -> Iterator[Action]:
-    endpoint = container.endpoint(connect.network)
-    if endpoint is not None:
-        if network is not None and endpoint.network_id in ("", network.id):
-            return
+    if _is_connected(container, network):
+        return
+    if container.endpoint(connect.network):
         yield Disconnect(connect.network, container.name)  # from a removed network of that name
     yield connect
+
+
+def _is_connected(container: ContainerState, network: NetworkState | None) -> bool:
+    """Whether a container is in this very network; a stopped one may not have its id yet."""
+    endpoint = container.endpoint(network.name) if network else None
+    return bool(network and endpoint and endpoint.network_id in ("", network.id))
 
 
 def _notes(

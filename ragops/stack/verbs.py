@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ragops.checks import Check, Report, ready
-from ragops.checks.verify import RUNS, VerifyContext, check_exposure, checks_for
+from ragops.checks.connection import RUNS
+from ragops.checks.verify import VerifyContext, check_exposure, checks_for
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
@@ -140,7 +141,8 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         apply(changes, engine)
     before = observed.container(name)
     replaced = any(isinstance(action, ReplaceContainer) for action in changes.actions)  # it has responded
-    if not replaced and (changes.actions or before is None or before.health != "healthy" or not before.serves):
+    served = before and before.serves and before.health == "healthy" and not changes.actions
+    if not replaced and not served:
         ready.wait(engine, name, deployment.served_name, stack.reranker.ready_timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
     return _status(session, image)

@@ -15,7 +15,7 @@ import pytest
 
 from ragops import configuration
 from ragops.checks import ready
-from ragops.checks.verify import RUNS
+from ragops.checks.connection import RUNS
 from ragops.docker.engine import observe
 from ragops.docker.objects import HealthCheck, NetworkSpec
 from ragops.errors import EngineError, LaunchError

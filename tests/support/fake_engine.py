@@ -190,6 +190,7 @@ def created(spec: ContainerSpec, number: str, image_id: str, shares: str) -> Con
         environment=tuple(f"{name}={value}" for name, value in spec.environment),
         memory=spec.memory,
         limits=spec.body()["HostConfig"],
+        mounts={mount.target: mount.source for mount in spec.mounts if mount.kind == "bind"},
     )
 
 

@@ -131,7 +131,7 @@ class TestNoneAnswers:
             timeouts.append(timeout)
             raise OSError("timed out")
 
-        monkeypatch.setattr(engine.docker, "DockerClient", client)
+        monkeypatch.setattr("docker.DockerClient", client)
         monkeypatch.setattr(engine, "candidates", lambda: ("unix:///a.sock", "unix:///b.sock"))
         refused(None)
         assert sum(timeouts) == engine.CONNECT_TIMEOUT < engine.TIMEOUT

@@ -8,10 +8,12 @@ import pytest
 from ragops.docker.objects import (
     COMPOSE_SERVICE,
     LABEL,
+    LABEL_MODEL,
     ContainerState,
     ImageState,
     NetworkState,
     StatsState,
+    option_value,
 )
 
 FOLDER = Path(__file__).parents[1] / "data" / "inspect"
@@ -41,6 +43,13 @@ def test_reranker():
     assert container.command[:3] == ("python3", "-m", "vllm.entrypoints.openai.api_server")
     assert "HF_HUB_OFFLINE=1" in container.environment
     assert container.running
+
+
+def test_model_of_a_reranker_without_the_label_is_the_mounted_folder():
+    container = state("reranker")
+    assert LABEL_MODEL not in container.labels
+    assert container.model == Path(container.mounts[option_value(container.command, "--model")])
+    assert state("ragflow").model is None
 
 
 def test_container_in_two_networks():

@@ -352,6 +352,19 @@ class TestReplacement:
         assert word in replacement.obstacle
         assert "calls fail while vLLM loads" in replacement.describe()
 
+    @pytest.mark.parametrize("case", ["reached", "RAGFlow left", "reranker left", "network gone"])
+    def test_plan_names_whether_ragflow_reaches_the_old_container_meanwhile(self, fake, ragflow, case):
+        up(fake, spec=PRIVATE)
+        for name in {"RAGFlow left": [ragflow], "reranker left": [RERANKER]}.get(case, []):
+            fake.disconnect(NET, name)
+        if case == "network gone":
+            fake._networks.pop(fake.network(NET).id)
+        spec = PRIVATE if case == "network gone" else changed(PRIVATE)
+        actions = plan(fake, spec=spec, free_memory=2**30).actions
+        (replacement,) = [action for action in actions if isinstance(action, ReplaceContainer)]
+        assert (replacement.obstacle, replacement.reached) == ("", case == "reached")
+        assert ("calls fail" in replacement.describe()) is (case != "reached")
+
     def test_commands_are_those_that_are_run(self, fake):
         for spec, free in (self.BOTH, self.ONE):
             up(fake, spec=spec)

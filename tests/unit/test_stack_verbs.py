@@ -9,8 +9,9 @@ from unittest import mock
 import pytest
 
 import ragops
-from ragops.checks import rules, verify
+from ragops.checks import connection, rules, verify
 from ragops.configuration import Ragflow, Reranker, Stack, home, load
+from ragops.docker.objects import LABEL_CONFIG, LABEL_MODEL
 from ragops.errors import (
     EngineError,
     ImageError,
@@ -180,6 +181,20 @@ class TestModel:
         status = verbs.up(STACK, stack_up)
         assert (status.served_name, status.reranker.model) == ("tiny", model_folder)
         assert not [call for call in stack_up.calls if call.startswith("create")]
+
+    def test_reranker_of_a_release_without_the_label_keeps_its_mounted_model(
+        self, stack_up, model_folder, monkeypatch
+    ):
+        monkeypatch.delenv("RAGOPS_MODEL_DIR")
+        old = stack_up.container(RERANKER)
+        labels = {name: value for name, value in old.labels.items() if "model" not in name}
+        stack_up.change(RERANKER, labels={**labels, LABEL_CONFIG: "of an earlier release"})
+        changes = verbs.plan(STACK, stack_up)
+        (replacement,) = changes.actions
+        assert isinstance(replacement, ReplaceContainer)
+        assert replacement.reason == "its configuration changed"
+        assert any(str(model_folder) in note for note in changes.notes)
+        assert verbs.up(STACK, stack_up).reranker.labels[LABEL_MODEL] == str(model_folder)
 
     @pytest.mark.parametrize("by", ["variable", "configuration"])
     def test_another_model_is_a_named_change(self, stack_up, model_folder, other_model, monkeypatch, by):
@@ -448,7 +463,7 @@ class TestVerify:
         stack_up.calls.clear()
         report = verbs.verify(STACK, stack_up)
         (check,) = report.checks
-        assert (check.name, check.status) == (verify.RUNS, "fail")
+        assert (check.name, check.status) == (connection.RUNS, "fail")
         assert cause in check.detail
         assert check.remedy
         assert stack_up.calls == []  # no probe container
