@@ -32,6 +32,8 @@ _VLLM_OPTIONS = (
 )
 _VLLM_VARIABLES = re.compile(r"VLLM_(CPU_\w+|HF_OVERRIDES?|USE_V1|ATTENTION_BACKEND)")
 _CROSS_ENCODER = re.compile(r"bge-reranker-(base|large|v2-m3)|ms-marco|cross-encoder|ettin-reranker")
+_QWEN3 = re.compile(r"qwen-?3-?(\d+(\.\d+)?b-?)?rerank|rerank(er)?-?qwen-?3")
+_GPU_IMAGE = re.compile(r"/vllm-openai(:|@|$)|rocm|cuda")
 _EMBEDDING = re.compile(r"minilm|embed|/e5-|/gte-|bge-(m3|small|base|large)|mpnet")
 
 
@@ -52,6 +54,7 @@ class VolumeMount:
     source: str | None
     target: str | None
     kind: str  # bind, volume or tmpfs
+    line: int
     size: str | None = None
 
 
@@ -96,6 +99,8 @@ class Service:
     networks: tuple[NetworkConnection, ...]
     served: ServedModel
     gpu: bool
+    """It requests a GPU, or its image is for GPUs."""
+    gpu_requested: bool
     inherits: bool
     """It extends a service of another file, which may set what is missing here."""
 
@@ -212,7 +217,8 @@ def _read_service(
         mounts=mounts,
         networks=tuple(_read_networks(node, root, project)),
         served=_read_model(node, command, mounts, find_model),
-        gpu=_uses_gpu(node),
+        gpu=_requests_gpu(node) or bool(_GPU_IMAGE.search(node.scalar("image") or "")),
+        gpu_requested=_requests_gpu(node),
         inherits=node.get("extends") is not None,
     )
 
@@ -222,14 +228,16 @@ def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
     for item in volumes.elements if volumes else ():
         if item.mapping:
             kind, size = item.scalar("type") or "volume", item.scalar("tmpfs", "size")
-            yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, size)
+            yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, item.line, size)
         elif item.text is not None:
             source, colon, rest = item.text.partition(":")
-            yield VolumeMount(source if colon else "", rest.partition(":")[0] if colon else source, "bind")
+            target = rest.partition(":")[0] if colon else source
+            kind = "bind" if colon and source.startswith((".", "/", "~")) else "volume"
+            yield VolumeMount(source if colon else "", target, kind, item.line)
     for item in (tmpfs.elements or [tmpfs]) if tmpfs else ():
         target, _, options = (item.text or "").partition(":")
         limit = re.search(r"size=(\w+)", options)
-        yield VolumeMount("", target, "tmpfs", limit[1] if limit else None)
+        yield VolumeMount("", target, "tmpfs", item.line, limit[1] if limit else None)
 
 
 def _read_ports(service: YamlNode) -> Iterator[PublishedPort]:
@@ -299,7 +307,7 @@ def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
 def _kind(name: str) -> Kind | None:
     """Kind of a model by its name; None if the name does not show it."""
     plain = name.lower().replace("_", "-")
-    if "qwen3-reranker" in plain:
+    if _QWEN3.search(plain):
         converted = re.search(r"seq-?cls|sequence-classification", plain)
         return "qwen3-reranker-seq-cls" if converted else "qwen3-reranker"
     if _CROSS_ENCODER.search(plain):
@@ -307,14 +315,13 @@ def _kind(name: str) -> Kind | None:
     return "embedding" if "rerank" not in plain and _EMBEDDING.search(plain) else None
 
 
-def _uses_gpu(service: YamlNode) -> bool:
+def _requests_gpu(service: YamlNode) -> bool:
     listed = service.get("devices")
     devices = [item.text or item.scalar("source") or "" for item in listed.elements] if listed else []
     return bool(
         service.get("gpus")
         or service.get("deploy", "resources", "reservations", "devices")
         or service.scalar("runtime") == "nvidia"
-        or re.search(r"/vllm-openai(:|@|$)|rocm|cuda", service.scalar("image") or "")
         or any(device.startswith(("/dev/kfd", "/dev/dri")) for device in devices)
     )
 

@@ -18,7 +18,7 @@ import yaml
 from ragops.errors import ComposeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 Entry = Literal["serve", "module", "image", "other"]
 """``vllm serve``, the API server's module, the image's own entry point, or an unknown program."""
@@ -128,6 +128,8 @@ class CommandLine:
     options: tuple[Option, ...]
     complete: bool
     """Whether the list of options is complete: no config file, no undefined variable."""
+    words: tuple[Word, ...] = ()
+    """The options as compose passes them, unparsed; without comments of a shell's script."""
 
     def get(self, name: str) -> Option | None:
         """The last option of that name; vLLM uses the last one."""
@@ -314,12 +316,22 @@ def read_command(entrypoint: YamlNode | None, command: YamlNode | None) -> Comma
         if text.startswith("vllm.entrypoints.") or text.endswith("openai/api_server.py"):
             start, entry = at + 1, "module"
             break
-    arguments = list(takewhile(lambda word: word.written not in _SHELL_OPERATORS, words[start:]))
+    passed = tuple(takewhile(lambda word: word.written not in _SHELL_OPERATORS, words[start:]))
+    arguments = tuple(_without_comments(passed))
     options = parse_options(arguments)
     undefined = any(word.text is None and not word.written.startswith("-") for word in arguments)
     hidden = any(option.name == "--config" for option in options) or _hides_options(arguments)
     complete = entry != "other" and not hidden and not (undefined and not options)
-    return CommandLine(entry, options, complete)
+    return CommandLine(entry, options, complete, passed)
+
+
+def _without_comments(words: Iterable[Word]) -> Iterator[Word]:
+    """The words that are meant as arguments: compose passes ``#`` and the rest of its line, too."""
+    line = 0
+    for word in words:
+        line = word.line if (word.text or "").startswith("#") else line
+        if word.line != line:
+            yield word
 
 
 def parse_options(words: Sequence[Word]) -> tuple[Option, ...]:
@@ -374,14 +386,18 @@ def split_words(node: YamlNode | None) -> tuple[Word, ...]:
     if isinstance(node.value, list):
         return tuple(Word(item.text, item.written, item.line) for item in node.elements)
     written = _split_shell(node.written)
-    resolved = resolve(node.written, node.source.variables)
-    if resolved is None:
-        texts = [resolve(word, node.source.variables) for word in written]
-    else:
-        texts = list[str | None](_split_shell(resolved))
-        if len(texts) != len(written):  # a variable holds several words
-            return tuple(Word(text, text or "", node.line) for text in texts)
-    return tuple(map(Word, texts, written, _word_lines(written, node)))
+    lines, resolved = _word_lines(written, node), resolve(node.written, node.source.variables)
+    texts = _split_shell(resolved) if resolved is not None else []
+    if len(texts) == len(written):
+        return tuple(map(Word, texts, written, lines))
+    words: list[Word] = []  # a variable is undefined, or holds several words or none
+    for word, line in zip(written, lines, strict=True):
+        text = resolve(word, node.source.variables)
+        if text is not None and _BRACED.fullmatch(word):
+            words += [Word(part, part, line) for part in _split_shell(text)]
+        else:
+            words.append(Word(text, word, line))
+    return tuple(words)
 
 
 def split_colons(text: str) -> list[str]:
@@ -431,7 +447,8 @@ def _unwrap_shell(words: tuple[Word, ...]) -> tuple[Word, ...]:
         name = (shell.text or "").rsplit("/", 1)[-1]
         if name in _SHELLS and re.fullmatch(r"-[a-z]*c", flag.text or ""):
             inner: list[Word] = []
-            for word in _split_shell(script.text if script.text is not None else script.written):
+            text = script.text if script.text is not None else script.written
+            for word in _split_shell(re.sub(r"(?<!\S)#.*", "", text)):
                 parts = [word[:-1], ";"] if len(word) > 1 and word.endswith(";") else [word]
                 inner += [Word(part, part, script.line) for part in parts]
             return tuple(inner)

@@ -183,3 +183,35 @@ def test_a_fault_is_reported_in_every_form_of_the_file(
     text = json.dumps({"services": services, "networks": networks})
     checked = check_text(text, Path("/nowhere/compose.yaml"), HOST, {})
     assert {finding.code for finding in checked.findings} == CODES[fault], text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Qwen/Qwen3-Reranker-0.6B", "qwen3-reranker"),
+        ("qwen3-4b-reranker", "qwen3-reranker"),
+        ("Qwen3_Reranker_8B-W8A8", "qwen3-reranker"),
+        ("qwen3-rerank-4b", "qwen3-reranker"),
+        ("qwen3-0.6b-reranker-seq-cls", "qwen3-reranker-seq-cls"),
+        ("Qwen3-Embedding-0.6B", "embedding"),
+        ("Qwen3-4B", None),
+    ],
+)
+def test_kind_of_a_model_by_its_name(name, kind):
+    text = f"services: {{reranker: {{image: vllm-cpu, command: --model {name}}}}}"
+    (reranker,) = check_text(text, Path("/nowhere/compose.yaml"), HOST, {}).rerankers
+    assert reranker.served.kind == kind
+
+
+def test_kind_of_a_volume():
+    volumes = ["/srv/m:/m:ro", "./t.jinja:/t.jinja", "~/hf:/hf", "cache:/c", "/anonymous"]
+    text = f"services: {{reranker: {{image: vllm-cpu, volumes: {json.dumps(volumes)}}}}}"
+    (reranker,) = check_text(text, Path("/nowhere/compose.yaml"), HOST, {}).rerankers
+    kinds = [(mount.kind, mount.source, mount.target) for mount in reranker.mounts]
+    assert kinds == [
+        ("bind", "/srv/m", "/m"),
+        ("bind", "./t.jinja", "/t.jinja"),
+        ("bind", "~/hf", "/hf"),
+        ("volume", "cache", "/c"),
+        ("volume", "", "/anonymous"),
+    ]

@@ -160,6 +160,24 @@ def test_each_form_of_a_command_gives_the_same_options(text):
     assert [(option.name, option.value) for option in line.options] == [("", "/m"), ("--task", "score")]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("command: >\n  --runner pooling  # was --task score\n  --dtype bfloat16\n", ["--runner", "--dtype"]),
+        ("command:\n  - --dtype=auto\n  - '# old'\n  - --seed=1\n", ["--dtype", "--seed"]),
+        (
+            "entrypoint: [bash, -c]\ncommand:\n  - |\n    vllm serve --seed 1 \\\n    # --task x\n    --dtype a#b\n",
+            ["--seed", "--dtype"],
+        ),
+        ("command: --seed 1 ${NOTHING:-} --dtype auto", ["--seed", "--dtype"]),
+        ("command: --seed 1 ${MORE} --dtype $UNSET", ["--seed", "--port", "--dtype"]),
+    ],
+)
+def test_comments_and_empty_variables_are_no_options(text, expected):
+    options = command(text, MORE="--port 81").options
+    assert [option.name for option in options] == expected
+
+
 def test_options_are_distinguished_from_values():
     line = "--enforce-eager /m --max_model_len 5 --served-model-name a b --port=8 -tp 2 --seed"
     words = [Word(text, text, 1) for text in line.split(" ")]
