@@ -54,8 +54,13 @@ class VolumeMount:
     source: str | None
     target: str | None
     kind: str  # bind, volume or tmpfs
-    line: int
+    node: YamlNode
     size: str | None = None
+
+    @property
+    def line(self) -> int:
+        """Line of the entry."""
+        return self.node.line
 
 
 @dataclass(frozen=True)
@@ -228,16 +233,16 @@ def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
     for item in volumes.elements if volumes else ():
         if item.mapping:
             kind, size = item.scalar("type") or "volume", item.scalar("tmpfs", "size")
-            yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, item.line, size)
-        elif item.text is not None:
-            source, colon, rest = item.text.partition(":")
-            target = rest.partition(":")[0] if colon else source
-            kind = "bind" if colon and source.startswith((".", "/", "~")) else "volume"
-            yield VolumeMount(source if colon else "", target, kind, item.line)
+            yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, item, size)
+            continue
+        source, *rest = [resolve(part, item.source.variables) for part in split_colons(item.written)]
+        named = source is not None and not source.startswith((".", "/", "~"))
+        target = rest[0] if rest else source
+        yield VolumeMount(source if rest else "", target, "volume" if named or not rest else "bind", item)
     for item in (tmpfs.elements or [tmpfs]) if tmpfs else ():
         target, _, options = (item.text or "").partition(":")
         limit = re.search(r"size=(\w+)", options)
-        yield VolumeMount("", target, "tmpfs", item.line, limit[1] if limit else None)
+        yield VolumeMount("", target, "tmpfs", item, limit[1] if limit else None)
 
 
 def _read_ports(service: YamlNode) -> Iterator[PublishedPort]:

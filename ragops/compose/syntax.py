@@ -11,7 +11,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import yaml
 
@@ -27,8 +27,9 @@ _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_]\w*)|\{(?P<brac
 _OPERATOR = re.compile(r":?[-+?]")
 MAX_BYTES = 5 << 20
 """Largest compose file."""
-MAX_VALUES, MAX_DEPTH = 300_000, 100
-"""Most values in a compose file, and most maps and lists in each other."""
+MAX_VALUES, MAX_DEPTH = 100_000, 100
+"""Most values in a compose file, as in Docker Compose (compose-go, loader/reset.go), and most maps and lists
+in each other."""
 MAX_TEXT = 128 << 10
 """Bytes of the longest value; Linux allows no longer argument."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser takes a twentieth of the time
@@ -49,10 +50,13 @@ _SWITCHES = (
 
 @dataclass(frozen=True)
 class Source:
-    """Lines of a file, and the variables that compose substitutes in it."""
+    """A file of a compose project, and the variables that compose substitutes in it."""
 
+    name: str
     lines: tuple[str, ...]
     variables: Mapping[str, str]
+    first: int = 1
+    """Number of the first line; lines of several files are numbered on, so that a number names its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class YamlNode:
     value: str | dict[str, YamlNode] | list[YamlNode] | None
     """A scalar as written, before substitution; None for null."""
     line: int
-    """Line of its key, or of the element of a list."""
+    """Line of its key, or of the element of a list; numbered as :attr:`Source.first`."""
     source: Source
 
     @property
@@ -100,6 +104,17 @@ class YamlNode:
     def flag(self, *keys: str) -> bool:
         """Whether the scalar below these keys is true."""
         return (self.scalar(*keys) or "").lower() in {"true", "yes", "on", "y"}
+
+
+class Removal(YamlNode):
+    """A value tagged ``!reset``: it removes the value of an earlier file."""
+
+
+class Replacement(YamlNode):
+    """A value tagged ``!override``: it replaces the value of an earlier file instead of being merged."""
+
+
+_TAGS = {"!reset": Removal, "!override": Replacement}
 
 
 @dataclass(frozen=True)
@@ -144,20 +159,23 @@ class CommandLine:
         return (option.value or "") if option else ""
 
 
-def parse(text: str, name: str, variables: Mapping[str, str]) -> YamlNode:
+def parse(text: str, name: str, variables: Mapping[str, str], first: int = 1) -> YamlNode:
     """Read a document; ``variables`` are the values for ``${NAME}``, ``name`` is the file's, for errors.
+
+    ``first`` is the number of its first line, as in :class:`Source`.
 
     Raises:
         ComposeError: The text is invalid YAML, has a duplicate key or several documents, is not a mapping,
             or is larger than any compose file.
     """
-    composer = _Composer(name, Source(tuple(text.splitlines()), variables))
+    source = Source(name, tuple(text.splitlines()), variables, first)
     try:
-        root = composer.compose(_LOADER(text).get_event)
+        root = _Composer(source).compose(_LOADER(text).get_event)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem, context = getattr(error, "problem", None) or error, getattr(error, "context", None)
-        raise _invalid(name, mark.line + 1 if mark else 1, f"{problem}", f"{context or ''}") from error
+        line = first + (mark.line if mark else 0)
+        raise _invalid(source, line, f"{problem}", f"{context or ''}") from error
     if root is None or not isinstance(root.value, dict):
         raise ComposeError(
             f"{name}:1: invalid compose file: the top level is not a mapping",
@@ -166,64 +184,70 @@ def parse(text: str, name: str, variables: Mapping[str, str]) -> YamlNode:
     return root
 
 
-def _invalid(name: str, line: int, problem: str, context: str = "") -> ComposeError:
+def _invalid(source: Source, line: int, problem: str, context: str = "") -> ComposeError:
     hint = "correct the YAML: one document, no duplicate key, indented with spaces only"
-    return ComposeError(f"{name}:{line}: invalid YAML: {problem}", evidence=context, hint=hint)
+    place = f"{source.name}:{line - source.first + 1}"
+    return ComposeError(f"{place}: invalid YAML: {problem}", evidence=context, hint=hint)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Open:
     """A map or a list whose end was not read yet."""
 
     node: YamlNode
     anchor: str | None
-    key: YamlNode | None = None
+    key: str | None = None
+    line: int = 0  # of the key
     merged: tuple[YamlNode, ...] = ()
 
 
 class _Composer:
     """Composes the parser's events: PyYAML's own composer takes five times the time and memory."""
 
-    def __init__(self, name: str, source: Source) -> None:
-        self._name, self._source = name, source
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._anchors: dict[str, YamlNode] = {}
         self._open: list[_Open] = []
         self._root: YamlNode | None = None
-        self._values, self._line = 0, 1
+        self._values, self._line = 0, source.first
 
     def compose(self, next_event: Callable[[], Any]) -> YamlNode | None:
         """The node of the only document."""
-        while not isinstance(event := next_event(), yaml.StreamEndEvent):
-            self._line = event.start_mark.line + 1
-            self._values += 1
-            self._require(self._values <= MAX_VALUES, f"more than {MAX_VALUES} values")
-            if isinstance(event, yaml.ScalarEvent):
-                self._add(self._scalar(event), event.anchor)
-            elif isinstance(event, yaml.CollectionEndEvent):
+        while (kind := type(event := next_event())) is not yaml.StreamEndEvent:
+            self._line = event.start_mark.line + self._source.first
+            if kind is yaml.ScalarEvent:
+                if len(event.value) > MAX_TEXT:
+                    self._refuse(f"a value of more than {MAX_TEXT >> 10} KiB")
+                null = event.value in _NULLS and not event.style
+                self._add(self._node(event.tag, None if null else event.value), event.anchor)
+            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
                 self._end(self._open.pop())
-            elif isinstance(event, yaml.CollectionStartEvent):
-                value: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
-                self._open.append(_Open(YamlNode(value, self._line, self._source), event.anchor))
-                self._require(len(self._open) <= MAX_DEPTH, "nested too deeply")
-            elif isinstance(event, yaml.AliasEvent):
-                self._require(event.anchor in self._anchors, f"undefined alias {event.anchor}")
-                self._add(YamlNode(self._anchors[event.anchor].value, self._line, self._source))
-            elif isinstance(event, yaml.DocumentStartEvent):
-                self._require(self._root is None, "a second document")
+            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                value: Any = {} if kind is yaml.MappingStartEvent else []
+                self._open.append(_Open(self._node(event.tag, value), event.anchor))
+                if len(self._open) > MAX_DEPTH:
+                    self._refuse("nested too deeply")
+            elif kind is yaml.AliasEvent:
+                if event.anchor not in self._anchors:
+                    self._refuse(f"undefined alias {event.anchor}")
+                anchored = self._anchors[event.anchor]
+                self._add(type(anchored)(anchored.value, self._line, self._source))
+            elif kind is yaml.DocumentStartEvent and self._root:
+                self._refuse("a second document")
         return self._root
 
-    def _scalar(self, event: Any) -> YamlNode:
-        self._require(len(event.value) <= MAX_TEXT, f"a value of more than {MAX_TEXT >> 10} KiB")
-        null = not event.style and event.value in _NULLS
-        return YamlNode(None if null else event.value, self._line, self._source)
+    def _node(self, tag: str | None, value: Any) -> YamlNode:
+        kind = _TAGS.get(tag, YamlNode) if tag else YamlNode
+        return kind(value, self._line, self._source)
 
     def _end(self, ended: _Open) -> None:
         """Add the ended map or list to the one around it; keys of a map go before those merged into it."""
         for node in ended.merged:
-            self._values += len(node.mapping)
+            self._count(len(node.mapping))
             for key, value in node.mapping.items():
                 ended.node.mapping.setdefault(key, value)
-        self._add(ended.node, ended.anchor)
+        node = ended.node
+        self._add(Removal(None, node.line, node.source) if type(node) is Removal else node, ended.anchor)
 
     def _add(self, node: YamlNode, anchor: str | None = None) -> None:
         """Add a node to the map or list that is open."""
@@ -233,25 +257,35 @@ class _Composer:
             self._root = node
             return
         place = self._open[-1]
-        if isinstance(place.node.value, list):
-            place.node.value.append(node)
+        around: Any = place.node.value
+        value = node.value
+        if isinstance(around, list):
+            around.append(node)
         elif place.key is None:
-            self._require(not isinstance(node.value, (dict, list)), "a key that is a map or a list")
-            place.key = node
+            if isinstance(value, (dict, list)):
+                self._refuse("a key that is a map or a list")
+            place.key, place.line = value or "", node.line
+            return
         else:
-            name, self._line, place.key = place.key.written, place.key.line, None
-            self._require(name not in place.node.mapping, f"duplicate key {name}")
-            if name == "<<":
+            key, place.key = place.key, None
+            if key in around:
+                self._line = place.line
+                self._refuse(f"duplicate key {key}")
+            if key == "<<":
                 place.merged = (node, *node.elements)
+            elif node.line == place.line:
+                around[key] = node
             else:
-                same_line = node.line == self._line
-                place.node.mapping[name] = (
-                    node if same_line else YamlNode(node.value, self._line, self._source)
-                )
+                around[key] = type(node)(value, place.line, self._source)
+        self._count(1)
 
-    def _require(self, condition: bool, problem: str) -> None:
-        if not condition:
-            raise _invalid(self._name, self._line, problem)
+    def _count(self, values: int) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            self._refuse(f"more than {MAX_VALUES} values")
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise _invalid(self._source, self._line, problem)
 
 
 def resolve(text: str, variables: Mapping[str, str], depth: int = 0) -> str | None:
@@ -425,7 +459,7 @@ def _split_around(pattern: re.Pattern[str], text: str, split: Callable[[str], li
 
 def _word_lines(words: Sequence[str], node: YamlNode) -> list[int]:
     """Line of each word: the next line of the scalar that contains its text."""
-    lines = node.source.lines[node.line - 1 :]
+    lines = node.source.lines[node.line - node.source.first :]
     deeper = " " * (len(lines[0]) - len(lines[0].lstrip()) + 1)
     stop = 1
     while stop < len(lines) and (not lines[stop].strip() or lines[stop].startswith(deeper)):
