@@ -74,7 +74,10 @@ _CpuList = Annotated[
     ),
 ]
 _Release = Annotated[
-    str, _matching(r"v?\d{1,4}\.\d{1,4}\.\d{1,4}([- ](slim|full))?", "give a release such as 'v0.25.6'")
+    str,
+    _matching(
+        r"v?\d{1,4}\.\d{1,4}\.\d{1,4}(-rc\d{1,4})?([- ](slim|full))?", "give a release such as 'v0.25.6'"
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ import generated
 
 from ragops.ragflow import releases
 from ragops.ragflow.failures import FAILURES
-from ragops.ragflow.releases import Fact, Release, Window, window
+from ragops.ragflow.releases import Client, Fact, Release, Window, window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,9 @@ FACTS = {
     "Timeout of a request, seconds": releases.TIMEOUTS,
     "Timeout of the registration test, seconds": releases.LIMITS,
     "Rerank ids": releases.IDS,
+    "Text of the documents": releases.TEXTS,
+    "Documents over the registered limit": releases.OVER_LIMIT,
+    "Client of the reranker": releases.CLIENTS,
 }
 """Lists of facts by their titles."""
 
@@ -34,7 +37,16 @@ PAGES = (6, 8, 10, 30)
 def table() -> Iterator[str]:
     """Facts about rerankers, a row for each range of equal releases."""
     yield from [".. list-table::", "   :header-rows: 1", ""]
-    head = ("RAGFlow", "registration", "documents per request", "timeout", "rerank id")
+    head = (
+        "RAGFlow",
+        "server",
+        "registration",
+        "documents",
+        "text",
+        "too long",
+        "timeout",
+        "rerank id",
+    )
     yield from generated.row_of(head)
     rows: list[tuple[str, str, tuple[str, ...]]] = []
     for name in releases.KNOWN:
@@ -67,7 +79,7 @@ def failures() -> Iterator[str]:
 
 def _cells(release: Release) -> tuple[str, ...]:
     if release.obstacle:
-        return (f"not usable: {release.obstacle}", "", "", "")
+        return (release.client.language, f"not usable: {release.obstacle}", "", "", "", "", "")
     counts = {window(release, size) for size in PAGES}
     routes = {
         "manual": "by hand",
@@ -76,8 +88,11 @@ def _cells(release: Release) -> tuple[str, ...]:
         "provider-with-update": "``/api/v1/providers``, updated in place",
     }
     return (
+        release.client.language,
         routes[release.registration],
         f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(*counts),
+        " or ".join(release.texts),
+        "sent whole" if release.over_limit == "passthrough" else "cut",
         f"{release.timeout:.0f} s",
         f"``{releases.rerank_id(release, 'NAME', 'ragops')}``",
     )
@@ -87,11 +102,26 @@ def _value(fact: Fact[object]) -> str:
     value = fact.value
     if isinstance(value, Window):
         return value.rule
+    if isinstance(value, Client):
+        return _client(value)
     if isinstance(value, tuple):
         return ", ".join(f"``{item}``" for item in value)
     if value is None:
         return "no limit"
     return f"``{value}``" if str(value).startswith("/") else str(value) or "no"
+
+
+def _client(client: Client) -> str:
+    query, documents = client.test
+    parts = (
+        client.language,
+        "body with ``return_documents``" if client.return_documents else "body without ``return_documents``",
+        "a key is needed" if client.needs_key else "the key is optional",
+        "connections are kept alive" if client.kept_alive else "a connection for each request",
+        "a failed request is only logged" if client.falls_back else "a failed request fails the query",
+        f"test of a registration: ``{query}`` with " + ", ".join(f"``{text}``" for text in documents),
+    )
+    return "; ".join(parts)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -24,7 +24,6 @@ from ragops.checks.traffic import (
     RAGFLOW_WINDOW,
     TAIL_TOKENS,
     TOKENS_PER_WORD,
-    Form,
     Request,
     Writer,
     count_cut,
@@ -36,6 +35,8 @@ from ragops.errors import BenchError, file_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ragops.ragflow.releases import Form
 
 MAX_LINE = 16 << 20
 """Bytes of a line in a file of requests."""

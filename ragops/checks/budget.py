@@ -36,7 +36,8 @@ from ragops.checks.traffic import (
     words_for_context,
 )
 from ragops.configuration import Stack
-from ragops.ragflow.request import RerankRequest, release_or_newest
+from ragops.ragflow import releases
+from ragops.ragflow.request import RerankRequest
 from ragops.reranker import sizing
 from ragops.reranker.host import parse_cpu_list
 from ragops.reranker.options import TEMPLATE_TOKENS
@@ -47,11 +48,10 @@ if TYPE_CHECKING:
     from ragops.checks import Status
     from ragops.checks.probe import ProbeResponse
     from ragops.checks.questions import Expected
-    from ragops.checks.traffic import Form
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
     from ragops.ragflow.discovery import RagflowContainer
-    from ragops.ragflow.releases import Release
+    from ragops.ragflow.releases import Form, Release
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
 
@@ -86,8 +86,6 @@ class CallProfile:
     """What one release sends, and its timeout."""
 
     release: Release
-    assumed: str
-    """Why this release is assumed; empty when it is the container's own."""
     window: tuple[tuple[int, float], ...]
     """Documents in one call and their share."""
     max_words: int
@@ -132,9 +130,9 @@ class TimedCalls:
 
 def call_profile(ragflow: RagflowContainer, expected: Expected) -> CallProfile:
     """What RAGFlow in this container sends to this model."""
-    release, reason = release_or_newest(ragflow.release)
+    release = releases.of_or_nearest(ragflow.release)
     words = words_for_context(expected.max_tokens, template_tokens(expected))
-    return CallProfile(release, reason, tuple(sorted(windows(release.name))), words)
+    return CallProfile(release, tuple(sorted(windows(release.name))), words)
 
 
 def template_tokens(expected: Expected) -> int:
@@ -286,8 +284,8 @@ def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, .
     by_form = [(form, [call.service for call in calls if call.form == form]) for form in _FORMS]
     medians = ", ".join(f"{form} {seconds(median(values))}" for form, values in by_form if values)
     detail = f"{text} of {profile.limit} (median {medians})"
-    if profile.assumed:
-        detail += f"; {profile.assumed}"
+    if profile.release.assumed:
+        detail += f"; {profile.release.assumed}"
     if timed.cut_to:
         detail += f"; chunks cut to {timed.cut_to} words for the model, so lighter than RAGFlow's"
     return Check(IN_TIME, _STATUS[fits], detail, remedy)

@@ -15,7 +15,8 @@ from ragops.checks import Check, failed_check, ready
 from ragops.checks.causes import Failure, explain, is_refused, proxy_for, proxy_settings
 from ragops.checks.probe import LAYERS, TITLES, ProbeResult, Step, run_probe, stopped_by
 from ragops.errors import EngineError
-from ragops.ragflow.request import RELEVANT, RerankRequest, name_problem, release_or_newest, sent_name
+from ragops.ragflow import releases
+from ragops.ragflow.request import RELEVANT, RerankRequest, name_problem, sent_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -85,7 +86,7 @@ class ConnectionResult:
 
 def target(ragflow: RagflowContainer, url: str, name: str, known: Known, *, trained: bool = True) -> Target:
     """How one RAGFlow container would reach the reranker."""
-    release, _ = release_or_newest(ragflow.release)
+    release = releases.of_or_nearest(ragflow.release)
     proxies = proxy_settings(ragflow.container.environment)
     return Target(ragflow.name, url, name, known, release, proxies, trained)
 

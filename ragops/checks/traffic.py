@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -25,6 +25,8 @@ from ragops.ragflow import releases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from ragops.ragflow.releases import Form
 
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:['-][^\W\u4e00-\u9fff]+)*")
 _BETWEEN_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
@@ -212,8 +214,6 @@ def _quantile(share: float) -> float:
             return start + (end - start) * (share - low) / (high - low)
     return RAGFLOW_PAIR_TOKENS[-1][1]
 
-
-Form = Literal["natural", "stemmed"]
 
 MOST_TOKENS_PER_WORD = 2.2
 """Upper bound: long German words, split by a vocabulary for English."""

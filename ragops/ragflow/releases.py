@@ -7,8 +7,10 @@ the values of one release as a :class:`Release`::
     release.timeout            # 30.0
     window(release, 8)         # at most 64 documents per request
 
-A source is a file in infiniflow/ragflow at that tag, or the number of a pull request or issue there.
-ragops does not change the settings of a RAGFlow release that is not in :data:`KNOWN`.
+A source is a file in infiniflow/ragflow at that tag, or the number of a pull request or issue there. No tag
+after v0.27.0 could be read: those sources name the date of the file, or the release notes. An unknown patch
+of a known minor has that minor's facts. ragops changes the settings of no other release;
+:func:`of_or_nearest` serves checks.
 """
 
 from __future__ import annotations
@@ -26,19 +28,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 RegistrationRoutes = Literal["manual", "add_llm", "provider", "provider-with-update"]
 Chats = Literal["prompt.rerank_model", "rerank_id"]
+Form = Literal["natural", "stemmed"]
+OverLimit = Literal["passthrough", "truncate", "raise_error"]
 
 KNOWN = (
     *("v0.17.0", "v0.17.1", "v0.17.2", "v0.18.0", "v0.19.0", "v0.19.1"),
     *("v0.20.0", "v0.20.1", "v0.20.2", "v0.20.3", "v0.20.4", "v0.20.5"),
     *("v0.21.0", "v0.21.1", "v0.22.0", "v0.22.1", "v0.23.0", "v0.23.1", "v0.24.0"),
     *("v0.25.0", "v0.25.1", "v0.25.2", "v0.25.3", "v0.25.4", "v0.25.5", "v0.25.6"),
-    *("v0.26.0", "v0.26.1", "v0.26.2", "v0.26.3", "v0.26.4", "v0.27.0"),
+    *("v0.26.0", "v0.26.1", "v0.26.2", "v0.26.3", "v0.26.4", "v0.27.0", "v0.27.1", "v0.27.2"),
+    "v1.0.0-rc1",
 )
-"""The supported releases, oldest first; the source of each was read."""
+"""The supported releases, oldest first."""
 
-NEWEST = KNOWN[-1]
+NEWEST = [name for name in KNOWN if "-rc" not in name][-1]
+"""The newest one that is no release candidate."""
 
-_SPELLING = re.compile(r"v?(\d+\.\d+\.\d+)(-slim|-full)?(\s+(slim|full))?")
+_SPELLING = re.compile(r"v?(\d+\.\d+\.\d+(?:-rc\d+)?)(-slim|-full)?(\s+(slim|full))?")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,25 @@ class Window:
     rule: str
     count: Callable[[int, int], int]
     """Maximum number of documents, from the page size and ``top_k``."""
+    setting: str = ""
+    """RAGFlow's setting that bounds it; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """How RAGFlow's server sends a rerank request to provider VLLM."""
+
+    language: Literal["Python", "Go"]
+    return_documents: bool = True
+    """Whether the body has ``"return_documents": false``."""
+    needs_key: bool = True
+    """Whether an empty key fails; otherwise the header is sent only with a key."""
+    kept_alive: bool = False
+    """Whether connections are reused, so that one replica gets all requests of a server."""
+    falls_back: bool = False
+    """Whether a failed request is only logged, and the order is that of the keywords."""
+    test: tuple[str, tuple[str, ...]] = ("What's the weather?", ("Is it sunny today?",))
+    """Query and documents of the test request of a registration."""
 
 
 def _rounded(page: int, _top: int) -> int:
@@ -81,6 +106,10 @@ def _at_most_64(page: int, top: int) -> int:
 
 def _bounded_pages(page: int, top: int) -> int:
     return min(math.ceil(64 / page), math.ceil(top / page)) * page if page > 1 else min(30, top)
+
+
+def _candidates(page: int, _top: int) -> int:
+    return max(64, page)
 
 
 OBSTACLES = (
@@ -122,11 +151,24 @@ WINDOWS = (
     Fact(
         "v0.24.0", Window("whole pages, 64 or more; at least 30", _at_least_30), "rag/nlp/search.py:384-385"
     ),
-    Fact("v0.25.0", Window("30 to 64, at most top_k", _at_most_64), "rag/nlp/search.py:395-398; PR 14084"),
+    Fact(
+        "v0.25.0",
+        Window("30 to 64, at most top_k", _at_most_64, "top_k"),
+        "rag/nlp/search.py:395-398; PR 14084",
+    ),
     Fact(
         "v0.26.0",
-        Window("whole pages, 64 or more, at most the pages of top_k", _bounded_pages),
+        Window("whole pages, 64 or more, at most the pages of top_k", _bounded_pages, "top_k"),
         "rag/nlp/search.py:549-570; PR 15434",
+    ),
+    Fact(
+        "v0.27.1",
+        Window(
+            "rerank_candidates_count, 64 unless it is sent; page x page size above it is refused",
+            _candidates,
+            "rerank_candidates_count",
+        ),
+        "release notes of v0.27.1: PR 18768, 18737; rag/nlp/search.py:730-748 on 2026-09-24; issue 19017",
     ),
 )
 """Number of documents in one rerank request."""
@@ -134,14 +176,61 @@ WINDOWS = (
 TIMEOUTS = (
     Fact("v0.17.0", 300.0, "cohere 5.6.2, its own default; there is no retry"),
     Fact("v0.25.3", 30.0, "rag/llm/rerank_model.py; PR 14264, 14265, 14313"),
+    Fact("v1.0.0-rc1", 120.0, "internal/entity/models/base_model.go:456 on 2026-08-22: response headers"),
 )
 """Timeout of RAGFlow's rerank request, in seconds."""
 
 LIMITS: Facts[float | None] = (
     Fact("v0.17.0", None, "api/apps/llm_app.py: nothing ends the wait"),
     Fact("v0.24.0", 10.0, "LLM_TIMEOUT_SECONDS, 10 unless set in RAGFlow's environment"),
+    Fact("v1.0.0-rc1", 120.0, "internal/service/model_service.go:1131-1136 on 2026-08-22: none of its own"),
 )
 """Timeout of the test request of a registration, in seconds; None without a timeout."""
+
+TEXTS: Facts[tuple[Form, ...]] = (
+    Fact("v0.17.0", ("stemmed",), "rag/nlp/search.py: content_ltks, title_tks and keywords"),
+    Fact("v0.23.0", ("stemmed", "natural"), "rag/nlp/rag_tokenizer.py:24: natural with Infinity"),
+    Fact(
+        "v0.27.2",
+        ("natural", "stemmed"),
+        "PR 16961 is in no release notes; rag/nlp/search.py was stemmed on 2026-09-03 (PR 19230), natural on"
+        " 2026-09-24: which v0.27.2 of 2026-09-10 has could not be read",
+    ),
+    Fact("v1.0.0-rc1", ("natural",), "internal/service/nlp/reranker.go: content_with_weight, with markup"),
+)
+"""Text of the documents in a rerank request, the usual one first; stemmed where the natural one is empty."""
+
+OVER_LIMIT: Facts[OverLimit] = (
+    Fact("v0.17.0", "passthrough", "rag/llm/rerank_model.py: CoHereRerank sends whole documents"),
+    Fact(
+        "v0.27.2",
+        "truncate",
+        "RERANK_TOKEN_LIMIT_MODE: rag/llm/rerank_model.py:34-37,80-89 after PR 19404; cl100k tokens of"
+        " query and document together, 8196 where no limit is registered",
+    ),
+)
+"""What RAGFlow does with a document over the registered limit, unless its environment says otherwise."""
+
+CLIENTS = (
+    Fact(
+        "v0.17.0",
+        Client("Python", test=("Hello~ Ragflower!", ("Hi, there!", "Ohh, my friend!"))),
+        "cohere 5.6.2 in pyproject.toml; api/apps/llm_app.py",
+    ),
+    Fact(
+        "v0.24.0",
+        Client("Python", test=("Hello~ RAGFlower!", ("Hi, there!", "Ohh, my friend!"))),
+        "api/apps/llm_app.py",
+    ),
+    Fact("v0.26.0", Client("Python"), "api/apps/services/provider_api_service.py"),
+    Fact(
+        "v1.0.0-rc1",
+        Client("Go", False, False, True, True, ("test", ("test",))),
+        "internal/entity/models/vllm.go:343-413, base_model.go:442-458, service/nlp/reranker.go:154 and"
+        " service/model_service.go:1131-1136 on 2026-08-22; PR 19908 may end the fallback",
+    ),
+)
+"""RAGFlow's client of the reranker; v0.25 and later may also run the Go server (API_PROXY_SCHEME)."""
 
 IDS: Facts[tuple[str, ...]] = (
     Fact("v0.17.0", ("{name}___VLLM@VLLM", "{name}___VLLM"), "api/db/services/llm_service.py"),
@@ -160,6 +249,8 @@ class Release:
     """One release with its value of each tuple of facts above."""
 
     name: str
+    assumed: str
+    """Which facts stand for those of an unknown release; empty for a known one."""
     obstacle: str
     registration: RegistrationRoutes
     default: str
@@ -168,28 +259,60 @@ class Release:
     timeout: float
     registration_limit: float | None
     rerank_ids: tuple[str, ...]
+    texts: tuple[Form, ...]
+    over_limit: OverLimit
+    client: Client
+
+    def before(self, name: str) -> bool:
+        """Whether it is older than the release of that name."""
+        return order(self.name) < order(name)
+
+
+def order(name: str) -> tuple[int, int, int, float]:
+    """Sort key of a normalized name; a release candidate is older than its release."""
+    release, _, candidate = name.removeprefix("v").partition("-rc")
+    major, minor, patch = map(int, release.split("."))
+    return major, minor, patch, int(candidate) if candidate else math.inf
 
 
 def of(text: str) -> Release:
     """Look up a release by its name; ``v``, ``-slim`` and an edition after a space are optional.
 
+    An unknown patch of a known minor has the facts of the nearest older release; ``assumed`` names that one.
+
     Raises:
-        RagflowError: The source of that release has not been read.
+        RagflowError: No release of that minor is known.
     """
-    name = normalize(text)
-    if name not in KNOWN:
+    release = of_or_nearest(text)
+    if release.assumed and release.name in KNOWN:
+        newer = (name := normalize(text)) and order(name) > order(NEWEST)
+        what = "newer than the supported releases" if newer else "not a supported release"
         raise RagflowError(
-            f"RAGFlow {text or '(unknown release)'} is not a supported release",
+            f"RAGFlow {text or '(unknown release)'} is {what}",
             code="ragflow-release",
-            evidence=f"known: {KNOWN[0]} to {NEWEST}; nothing was changed",
+            evidence=f"known: {KNOWN[0]} to {NEWEST} and {KNOWN[-1]}; nothing was changed",
             hint=f'if a supported release has the same API, configure it: [ragflow] release = "{NEWEST}"',
         )
-    number = KNOWN.index(name)
-    known = (OBSTACLES, REGISTRATIONS, DEFAULTS, CHATS, WINDOWS, TIMEOUTS, LIMITS, IDS)
+    return release
+
+
+def of_or_nearest(text: str) -> Release:
+    """The release, or the nearest older one; the newest where the text names no release. For checks only."""
+    name = normalize(text)
+    older = [known for known in KNOWN if name and order(known) <= order(name)]
+    nearest = older[-1] if older else NEWEST
+    facts = (
+        *(OBSTACLES, REGISTRATIONS, DEFAULTS, CHATS, WINDOWS, TIMEOUTS, LIMITS, IDS),
+        *(TEXTS, OVER_LIMIT, CLIENTS),
+    )
     values: list[Any] = [  # in the order of the fields
-        [fact.value for fact in facts if KNOWN.index(fact.since) <= number][-1] for facts in known
+        [fact.value for fact in known if order(fact.since) <= order(nearest)][-1] for known in facts
     ]
-    return Release(name, *values)
+    if name == nearest:
+        return Release(name, "", *values)
+    is_patch = name and order(name)[:2] == order(nearest)[:2]
+    assumed = f"release {text} is unknown" if text else "the release is unknown"
+    return Release(name if is_patch else nearest, f"{assumed}, {nearest} is assumed", *values)
 
 
 def normalize(text: str) -> str:

@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ragops.errors import RagflowError
 from ragops.ragflow import releases
 
 if TYPE_CHECKING:
@@ -82,18 +81,6 @@ class RerankRequest:
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def release_or_newest(text: str) -> tuple[Release, str]:
-    """The release, and an empty text; or the newest in place of an unknown one, and the reason.
-
-    For checks only: what changes RAGFlow calls :func:`ragops.ragflow.releases.of`, which refuses.
-    """
-    try:
-        return releases.of(text), ""
-    except RagflowError:
-        reason = f"release {text} is unknown" if text else "the release is unknown"
-        return releases.of(releases.NEWEST), f"{reason}, {releases.NEWEST} is assumed"
-
-
 def sent_name(name: str, release: Release) -> str:
     """The ``model`` of RAGFlow's rerank request, for a model that was registered under this name.
 
@@ -104,10 +91,9 @@ def sent_name(name: str, release: Release) -> str:
 
 def name_problem(name: str, release: Release) -> str:
     """Why RAGFlow can't send this name unchanged; empty if it can."""
-    known = releases.KNOWN
     if "___" in name:
         return f"RAGFlow cuts a name at ___ and sends {sent_name(name, release)}"
-    if "@" in name and known.index(release.name) < known.index(_SPLITS_AT_LAST_AT):
+    if "@" in name and release.before(_SPLITS_AT_LAST_AT):
         return f"RAGFlow {release.name} cuts a rerank id at its first @, which is a part of the name"
     if len(name) > MAX_NAME_LENGTH:
         return f"RAGFlow keeps {MAX_NAME_LENGTH} characters of a name, this one has {len(name)}"

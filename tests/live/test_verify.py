@@ -78,7 +78,7 @@ def test_ragflows_calls_are_timed(engine, declared, running, client, monkeypatch
 def test_whole_calls_fit_and_are_counted_in_tokens(engine, declared, running, client, monkeypatch):
     """With a longer timeout than RAGFlow's: on a loaded machine a call of 64 chunks takes more than that."""
     slow = dataclasses.replace(releases.of(releases.NEWEST), timeout=600.0)
-    monkeypatch.setattr(calls, "release_or_newest", lambda _: (slow, ""))
+    monkeypatch.setattr(releases, "of_or_nearest", lambda _: slow)
     monkeypatch.setattr(calls, "LONGEST_TIMEOUT", 600.0)
     monkeypatch.setattr(calls, "CALLS", 4)
     monkeypatch.setattr(calls, "SECONDS", 600.0)

@@ -206,7 +206,7 @@ TAIL = sequential([50.0 if index % 40 == 0 else taken for index, taken in enumer
         (
             sequential(noisy(400, 9.0)),
             True,
-            ("requests fit RAGFlow v0.27.0's timeout of 30 s", "p99 is", "n=400"),
+            (f"requests fit RAGFlow {releases.NEWEST}'s timeout of 30 s", "p99 is", "n=400"),
         ),
         (sequential(noisy(100, 40.0)), False, ("do not fit",)),
         (sequential(noisy(100, 28.0)), None, ("inconclusive", "p99 needs 368 requests")),

@@ -246,7 +246,7 @@ def test_the_release_table_has_every_fact_and_source(built, monkeypatch):
     page = text(built, "ragflow")
     for facts in importlib.import_module("releases").FACTS.values():
         assert [one.source for one in facts if " ".join(one.source.split()) not in page] == []
-    assert "v0.25.3 to v0.25.6 /v1/llm/add_llm 64 30 s NAME___VLLM@VLLM" in page
+    assert "v0.25.3 to v0.25.6 Python /v1/llm/add_llm 64 stemmed or natural sent whole 30 s" in page
     for hint in failures.FAILURES:
         assert f"{hint.words}{hint.cause}" in page
 

@@ -4,7 +4,7 @@ import pytest
 
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
-from ragops.ragflow.releases import KNOWN, NEWEST, of, rerank_id, window
+from ragops.ragflow.releases import KNOWN, NEWEST, of, of_or_nearest, order, rerank_id, window
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,8 @@ from ragops.ragflow.releases import KNOWN, NEWEST, of, rerank_id, window
         ("v0.25.0", (64, 64, 64, 64, 64, 64, 64, 30)),
         ("v0.26.0", (65, 66, 64, 70, 80, 90, 100, 30)),
         ("v0.27.0", (65, 66, 64, 70, 80, 90, 100, 30)),
+        ("v0.27.1", (64,) * 8),
+        ("v1.0.0-rc1", (64,) * 8),
     ],
 )
 def test_window(name, counts):
@@ -31,7 +33,14 @@ def test_top_k_bounds_the_window_from_v0_25_on(name, count):
 
 @pytest.mark.parametrize(
     ("name", "timeout", "limit"),
-    [("v0.23.1", 300, None), ("v0.24.0", 300, 10), ("v0.25.2", 300, 10), ("v0.25.3", 30, 10)],
+    [
+        ("v0.23.1", 300, None),
+        ("v0.24.0", 300, 10),
+        ("v0.25.2", 300, 10),
+        ("v0.25.3", 30, 10),
+        ("v0.27.2", 30, 10),
+        ("v1.0.0-rc1", 120, 120),
+    ],
 )
 def test_timeouts(name, timeout, limit):
     assert (of(name).timeout, of(name).registration_limit) == (timeout, limit)
@@ -65,20 +74,92 @@ def test_spellings(text):
     assert of(text).name == "v0.25.3"
 
 
+@pytest.mark.parametrize("text", ["1.0.0-rc1", "v1.0.0-rc1-slim", "v1.0.0-rc1 full"])
+def test_spellings_of_a_release_candidate(text):
+    assert of(text).name == "v1.0.0-rc1"
+
+
+def test_releases_are_in_order_and_a_candidate_is_older_than_its_release():
+    assert list(KNOWN) == sorted(KNOWN, key=order)
+    names = ["v1.0.0-rc1", "v1.0.0-rc2", "v1.0.0-rc10", "v1.0.0", "v1.0.1"]
+    assert names == sorted(names[::-1], key=order)
+    assert NEWEST == "v0.27.2"
+
+
 @pytest.mark.parametrize(
-    "text", ["", "nightly", "v0.16.0", "v0.27.1", "v1.0.0", "v0.27.0-rc1", "v0.25.3-12-gabcdef0"]
+    ("text", "newer"),
+    [
+        *[(text, False) for text in ("", "nightly", "v0.16.0", "v0.27.0-rc1", "v0.25.3-12-gabcdef0")],
+        *[(text, True) for text in ("v0.28.0", "v0.28.0-rc1", "v1.1.0", "v2.0.0")],
+    ],
 )
-def test_unknown_release_is_refused(text):
+def test_release_of_an_unknown_minor_is_refused_and_named_as_newer(text, newer):
     with pytest.raises(RagflowError) as caught:
         of(text)
     assert caught.value.code == "ragflow-release"
     assert NEWEST in caught.value.evidence
+    assert ("is newer than" in str(caught.value)) == newer
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [("v0.27.9", "v0.27.2"), ("v0.26.5", "v0.26.4"), ("v0.25.10", "v0.25.6"), ("v1.0.0", "v1.0.0-rc1")],
+)
+def test_unknown_patch_has_the_facts_of_its_minor(text, nearest):
+    release, known = of(text), of(nearest)
+    assert release.name == text
+    assert text in release.assumed
+    assert nearest in release.assumed
+    assert (release.documents, release.registration, release.timeout, release.client, release.texts) == (
+        *(known.documents, known.registration, known.timeout, known.client, known.texts),
+    )
+    assert release.before(nearest) == (order(text) < order(nearest))
+    assert not known.assumed
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("", NEWEST),
+        ("v0.28.0", NEWEST),
+        ("v2.0.0", KNOWN[-1]),
+        ("v0.16.0", NEWEST),
+        ("v0.27.0-rc1", "v0.26.4"),
+    ],
+)
+def test_checks_use_the_nearest_release(text, nearest):
+    release = of_or_nearest(text)
+    assert release.name == nearest
+    assert text in release.assumed
+    assert nearest in release.assumed
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "limit", "language"),
+    [
+        ("v0.22.1", ("stemmed",), "passthrough", "Python"),
+        ("v0.27.1", ("stemmed", "natural"), "passthrough", "Python"),
+        ("v0.27.2", ("natural", "stemmed"), "truncate", "Python"),
+        ("v1.0.0-rc1", ("natural",), "truncate", "Go"),
+    ],
+)
+def test_texts_limit_and_client(name, texts, limit, language):
+    release = of(name)
+    assert (release.texts, release.over_limit, release.client.language) == (texts, limit, language)
+
+
+def test_go_sends_other_fields_and_needs_no_key():
+    client = of("v1.0.0-rc1").client
+    assert not client.return_documents
+    assert not client.needs_key
+    assert client.kept_alive
+    assert client.test == ("test", ("test",))
 
 
 def test_every_fact_has_a_source_and_its_changes_are_in_order():
     lists = [value for value in vars(releases).values() if isinstance(value, tuple) and value]
     lists = [value for value in lists if isinstance(value[0], releases.Fact)]
-    assert len(lists) == len(releases.Release.__dataclass_fields__) - 1
+    assert len(lists) == len(releases.Release.__dataclass_fields__) - 2
     for facts in lists:
         places = [KNOWN.index(fact.since) for fact in facts]
         assert places[0] == 0

@@ -15,7 +15,6 @@ from ragops.ragflow.request import (
     RERANK_TIMEOUT,
     RerankRequest,
     name_problem,
-    release_or_newest,
     sent_name,
 )
 
@@ -178,15 +177,3 @@ def test_older_releases_split_at_the_first_at_sign():
 def test_the_length_of_a_name_is_limited():
     assert name_problem("x" * 128, NEW) == ""
     assert "129" in name_problem("x" * 129, NEW)
-
-
-@pytest.mark.parametrize("text", ["", "v9.9.9"])
-def test_the_newest_release_stands_for_an_unknown_one(text):
-    release, reason = release_or_newest(text)
-    assert release.name == releases.NEWEST
-    assert text in reason
-    assert releases.NEWEST in reason
-
-
-def test_a_known_release_is_used():
-    assert release_or_newest("0.25.3-slim") == (releases.of("v0.25.3"), "")

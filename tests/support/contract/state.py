@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ragops.ragflow.releases import KNOWN
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -106,7 +104,7 @@ class ServerState:
 
     def before(self, release: str) -> bool:
         """Whether this release is older than another."""
-        return KNOWN.index(self.release.name) < KNOWN.index(release)
+        return self.release.before(release)
 
     def number(self) -> str:
         """A new id."""
