@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ragops.bench.measure import benchmark, benchmark_url, max_words
-    from ragops.bench.measure import resume as resume_benchmark
     from ragops.bench.records import load_run
     from ragops.bench.tune import TuneResult, tune
     from ragops.checks import Check, Report
@@ -82,7 +81,6 @@ __all__ = [
     "override",
     "plan",
     "register",
-    "resume_benchmark",
     "status",
     "tune",
     "unregister",
@@ -92,7 +90,7 @@ __all__ = [
 
 _MODULES = {
     "bench": "load_run",
-    "bench.measure": "benchmark benchmark_url max_words resume:resume_benchmark",
+    "bench.measure": "benchmark benchmark_url max_words",
     "bench.tune": "TuneResult tune",
     "checks": "Check Report",
     "checks.doctor": "doctor",
