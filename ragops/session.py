@@ -61,7 +61,9 @@ class Deployment:
         """
         model = model or models.resolve(stack)
         host = hosts.read_host()
-        template = _template_copy(options.template_file(model))
+        options.check_instruction(stack, model)
+        row = options.known(model)
+        template = _template_copy(row.template, options.score_template(row, stack.reranker.instruction))
         sizing = size(stack, model, host)
         image = stack.reranker.image
         spec = options.container_spec(stack, model, sizing, image=image, template=template, engine=engine)
@@ -96,7 +98,7 @@ class Session:
         Without a configured model, it is the one that the existing reranker was started with.
         """
         recorded = None if models.named_folder(self.stack) else self.recorded_model
-        model = models.describe(recorded) if recorded else None
+        model = models.describe(recorded, self.stack.reranker.kind) if recorded else None
         return Deployment.resolve(self.stack, model=model, engine=self.state)
 
     @cached_property
@@ -189,13 +191,13 @@ def _open_lock(file: Path) -> int:
     return os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
 
 
-def _template_copy(template: Path | None) -> Path | None:
-    """A copy of the score template outside the package: containers mount it by path."""
-    if template is None:
+def _template_copy(name: str, template: str) -> Path | None:
+    """The score template as a file outside the package: containers mount it by path."""
+    if not name:
         return None
-    text = template.read_bytes()
+    text = template.encode()
     folder = data_folder(home() / "templates" / hashlib.sha256(text).hexdigest()[:12])
-    copy = folder / template.name
+    copy = folder / name
     if not copy.exists():
         copy.write_bytes(text)
         copy.chmod(0o644)  # root in the container has no more rights than other users

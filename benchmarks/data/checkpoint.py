@@ -83,6 +83,7 @@ def main() -> None:
     weights(model)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nbase_model: Qwen/Qwen3-Reranker-0.6B\n---\n")
     stand_in = "random weights in the form of Qwen3-Reranker"
     if layers := order["sizes"].get("num_hidden_layers"):
         stand_in += f", {layers} of the 0.6B model's {LAYERS} layers"

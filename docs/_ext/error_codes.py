@@ -91,6 +91,10 @@ CODES = {
     "model-pointers": Code("The folder was cloned without git-lfs: its large files are pointers only."),
     "model-unreadable": Code("A file of the model can't be read."),
     "model-runs-code": Code("The model needs its own Python code to run."),
+    "model-kind": Code(
+        "Models of different kinds have this architecture, and no file says which one it is: "
+        "set ``kind`` under ``[reranker]``."
+    ),
     "model-pickled": Code("The weights are in pickle files, which run code when they are loaded."),
     "model-links": Code(
         "Links lead out of the folder, as in a hub's cache; the container sees only the folder itself."

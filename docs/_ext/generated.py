@@ -26,7 +26,7 @@ from ragops.bench.records import load_run
 from ragops.compose import faults
 from ragops.configuration import Stack
 from ragops.docker import hints
-from ragops.reranker import options, sizing
+from ragops.reranker import architectures, options, sizing
 from ragops.reranker.host import Core, Host, Node
 from ragops.reranker.model import Model, Shape
 
@@ -157,13 +157,24 @@ def modules() -> Iterator[str]:
 
 
 def models() -> Iterator[str]:
-    """The kinds of model that vLLM can serve."""
-    yield from [".. list-table::", "   :header-rows: 1", "", "   * - model", "     - score"]
-    yield from ["     - needs", ""]
-    for row in options.KNOWN:
-        needs = [name for name, value in (("overrides", row.overrides), ("template", row.template)) if value]
-        yield from [f"   * - {', '.join(row.examples)}", f"     - {row.scores}"]
-        yield f"     - {' and '.join(needs) or 'none'}"
+    """The architectures that are served, and those that are refused."""
+    yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
+    yield from row_of(("architecture", "kind", "models", "score", "needs", "over-long", "source"))
+    for row in architectures.SERVED:
+        needs = (("overrides", row.overrides), ("scale", row.pooler), ("template", row.template))
+        named = [name for name, value in needs if value]
+        scores = f"{row.lowest:g} to {row.highest:g}: {row.scores}"
+        together = "" if row.splits else "; a request is never split"
+        yield from row_of(
+            (
+                *(f"``{row.name}``", f"``{row.kind}``", ", ".join(row.examples), scores),
+                *(", ".join(named) or "none", row.truncation + together, row.source),
+            )
+        )
+    yield from ["", ".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
+    yield from row_of(("refused", "reason", "nearest alternative"))
+    for other in architectures.REFUSED:
+        yield from row_of((", ".join(other.examples), other.reason, other.alternative))
     yield ""
 
 

@@ -179,7 +179,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
 def max_words(stack: Stack | Session) -> int:
     """Longest query and document together, in words, that fit the served model's context."""
     deployment = (stack if isinstance(stack, Session) else Session.open(stack)).deployment
-    template = options.TEMPLATE_TOKENS if options.template_file(deployment.model) else 0
+    template = options.template_tokens(options.known(deployment.model), deployment.stack.reranker.instruction)
     return words_for_context(deployment.sizing.max_model_len, template)
 
 

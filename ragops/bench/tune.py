@@ -308,8 +308,7 @@ class Search:
 
     def score(self, name: str) -> tuple[str, dict[str, tuple[float, ...]]]:
         """The score check that fails, if one does, and the scores of each golden query."""
-        model, longest = self._deployment.model, self._deployment.sizing.max_model_len
-        expected = Expected(self._deployment.served_name, model.kind, longest, model.substitute)
+        expected = Expected.of(self._deployment)
         image, url = self._session.stack.reranker.image, f"http://127.0.0.1:{PORT}/v1"
         self._engine.unpause(name)
         transcript = rules.collect(self._engine, name, image, url, expected)

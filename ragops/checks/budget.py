@@ -38,9 +38,8 @@ from ragops.checks.traffic import (
 from ragops.configuration import Stack
 from ragops.ragflow import releases
 from ragops.ragflow.request import RerankRequest
-from ragops.reranker import sizing
+from ragops.reranker import options, sizing
 from ragops.reranker.host import parse_cpu_list
-from ragops.reranker.options import TEMPLATE_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +136,7 @@ def call_profile(ragflow: RagflowContainer, expected: Expected) -> CallProfile:
 
 def template_tokens(expected: Expected) -> int:
     """Tokens that the server's score template adds to a pair."""
-    return TEMPLATE_TOKENS if expected.template else 0
+    return options.template_tokens(expected.row, expected.instruction)
 
 
 def time_calls(

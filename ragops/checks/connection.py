@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ragops.docker.objects import ContainerState
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.ragflow.releases import Release
-    from ragops.reranker.options import Known
+    from ragops.reranker.architectures import Architecture
 
 PROXY = "no proxy in between"
 RUNS = "reranker runs"
@@ -48,7 +48,7 @@ class Target:
     """The reranker's address as RAGFlow has it, ending in ``/v1``."""
     name: str
     """The model's name as registered in RAGFlow."""
-    known: Known
+    known: Architecture
     release: Release
     proxies: Mapping[str, str]
     trained: bool = True
@@ -84,7 +84,9 @@ class ConnectionResult:
         return any(c.name == TITLES["rerank"] and c.status in {"ok", "warn"} for c in self.checks)
 
 
-def target(ragflow: RagflowContainer, url: str, name: str, known: Known, *, trained: bool = True) -> Target:
+def target(
+    ragflow: RagflowContainer, url: str, name: str, known: Architecture, *, trained: bool = True
+) -> Target:
     """How one RAGFlow container would reach the reranker."""
     release = releases.of_or_nearest(ragflow.release)
     proxies = proxy_settings(ragflow.container.environment)
@@ -148,7 +150,7 @@ def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> 
     return checks
 
 
-def check_routes(paths: Collection[str], wanted: str, known: Known, where: str) -> Check:
+def check_routes(paths: Collection[str], wanted: str, known: Architecture, where: str) -> Check:
     """Whether the server ranks, and ranks as this kind of model does.
 
     vLLM 0.32 adds routes by how the model was loaded (``entrypoints/pooling/factories.py``): rerank comes
@@ -169,7 +171,7 @@ def check_routes(paths: Collection[str], wanted: str, known: Known, where: str) 
     return Check(title, "ok", f"{wanted} is one of {len(paths)} routes", "", where)
 
 
-def _missing_route(paths: Collection[str], known: Known) -> tuple[str, str]:
+def _missing_route(paths: Collection[str], known: Architecture) -> tuple[str, str]:
     """Detail and remedy for a server without a rerank route: which flags were missing at its start."""
     generates = sorted(_GENERATES & set(paths))
     if generates:
@@ -187,11 +189,11 @@ def _missing_route(paths: Collection[str], known: Known) -> tuple[str, str]:
     return f"no rerank route: {cause}", f"missing: {_flags(known, flag)}; ragops up sets them"
 
 
-def _flags(known: Known, first: str) -> str:
+def _flags(known: Architecture, first: str) -> str:
     """The flags that this kind of model needs; those of the model replace a bare ``--convert``."""
     flags = []
     if known.overrides:
-        flags.append(f"--hf-overrides '{known.overrides}'")
+        flags.append(f"--hf-overrides '{known.hf_overrides}'")
     if known.template:
         flags.append(f"--chat-template {known.template}")
     if first and not (first == "--convert classify" and flags):

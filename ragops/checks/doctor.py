@@ -202,7 +202,7 @@ def check_model(stack: Stack, host: Host, reranker: ContainerState | None) -> It
         yield Check("model", "warn", f"{files.MINILM}, the substitute, is not downloaded yet", "ragops model")
         yield Check("memory", "skip", "the substitute model is not downloaded yet")
         return
-    model = models.describe(folder)
+    model = models.describe(folder, stack.reranker.kind)
     yield _model(model, host)
     running = bool(reranker and reranker.running)
     yield from _run(
@@ -217,8 +217,6 @@ def _model(model: Model, host: Host) -> Check:
         return Check("model", "fail", f"{detail}, int8: {reason}", "name the folder that it was made from")
     if model.substitute:
         return Check("model", "warn", f"{detail}: {model.substitute}", "scores mean nothing here")
-    if model.note:
-        return Check("model", "warn", f"{detail}: {model.note}", "once it runs: ragops verify")
     return Check("model", "ok", detail)
 
 

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from ragops.checks import golden
 from ragops.checks.golden import ScoredItem
 from ragops.checks.probe import ProbeRequest
-from ragops.reranker import options
+from ragops.reranker import architectures, options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ragops.checks.golden import Form, Item
     from ragops.checks.probe import ProbeResponse
-    from ragops.reranker.model import Kind
+    from ragops.configuration import Kind
+    from ragops.reranker.architectures import Architecture
+    from ragops.session import Deployment
 
 QUERY = (
     "Which word opens the reserve tank of the old water tower when nobody of the day shift can be reached?"
@@ -54,6 +56,9 @@ _IDLE = "The stairs to the roof garden of the new town hall are closed today."
 _TOKENS_PER_WORD = 1.2
 """Of the filler, rounded up; both tokenizers that were tried make 1.13 of a word."""
 
+_BLOCK = r'\{%-(?:"(?:[^"\\]|\\.)*"|[^"])*?-%\}\s*'
+"""A block of Jinja, whose strings may have its end in them."""
+
 Purpose = Literal["pair", "tail", "letters", "top", "golden", "again", "moved", "wide", "other", "ragflow"]
 
 REPEATED = 1
@@ -77,6 +82,20 @@ class Expected:
     """Longest query and document together, in tokens."""
     substitute: str = ""
     """Why it is a substitute model; empty when it is not."""
+    instruction: str | None = None
+    """The configured instruction."""
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> Expected:
+        """The reranker of a deployment."""
+        model, length = deployment.model, deployment.sizing.max_model_len
+        instruction = deployment.stack.reranker.instruction
+        return cls(deployment.served_name, model.kind, length, model.substitute, instruction)
+
+    @property
+    def row(self) -> Architecture:
+        """What the kind of model needs, and what its scores are."""
+        return architectures.by_kind(self.kind)
 
     @property
     def trained(self) -> bool:
@@ -86,15 +105,12 @@ class Expected:
     @property
     def template(self) -> str:
         """The model card's prompt as a template; empty for models that need none."""
-        for row in options.KNOWN:
-            if row.kind == self.kind and row.template:
-                return (options.TEMPLATES / row.template).read_text(encoding="utf-8")
-        return ""
+        return options.score_template(self.row, self.instruction)
 
     @property
     def languages(self) -> tuple[str, ...]:
         """Languages that it is judged in: those that it is known to have been trained on."""
-        return golden.LANGUAGES if self.template else ("en",)
+        return golden.LANGUAGES if self.row.multilingual else ("en",)
 
 
 @dataclass(frozen=True)
@@ -217,12 +233,16 @@ def plan_requests(expected: Expected, *, full: bool = False) -> RequestPlan:
 
 def probe_requests(expected: Expected, plan: RequestPlan, path: str) -> tuple[ProbeRequest, ...]:
     """The plan as HTTP requests; ``path`` is that of the reranker's address, such as ``/v1``."""
+    # vLLM adds a tokenizer's special tokens to a rendered prompt: one for Gemma, none for Qwen.
     requests = [
-        ProbeRequest("/tokenize", _json(model=expected.model, prompt=text, add_special_tokens=False))
+        ProbeRequest(
+            "/tokenize",
+            _json(model=expected.model, prompt=text, add_special_tokens=text in plan.prompts),
+        )
         for text in plan.counted
     ]
     if plan.prompts:
-        body = _json(model=expected.model, input=plan.prompts, add_special_tokens=False)
+        body = _json(model=expected.model, input=plan.prompts, add_special_tokens=True)
         requests.append(ProbeRequest("/classify", body))
     requests += [ProbeRequest(f"{path}/rerank", rerank_body(expected.model, call)) for call in plan.calls]
     return tuple(requests)
@@ -263,10 +283,10 @@ def pair_prompts(expected: Expected) -> tuple[str, ...]:
 @cache
 def render_prompt(template: str, query: str, document: str) -> str:
     """The text that vLLM renders from a score template; only the Jinja of the packaged templates is known."""
-    usual = re.search(r'set usual = "([^"]*)"', template)
-    text = re.sub(r"\{#-.*?-#\}\s*|\{%-.*?-%\}\s*", "", template, flags=re.DOTALL).removesuffix("\n")
-    values = {"query": query, "document": document, r'"\n\n"': "\n\n"}
-    values["instruction | default(usual, true)"] = usual[1] if usual else ""
+    usual = re.search(r'set usual = ("(?:[^"\\]|\\.)*")', template)
+    text = re.sub(r"\{#-.*?-#\}\s*|" + _BLOCK, "", template, flags=re.DOTALL).removesuffix("\n")
+    values = {"query": query, "document": document, r'"\n\n"': "\n\n", r'"\n"': "\n"}
+    values["instruction | default(usual, true)"] = json.loads(usual[1]) if usual else ""
     return re.sub(r"\{\{ (.*?) \}\}", lambda match: values[match[1]], text)
 
 

@@ -29,13 +29,12 @@ from ragops.checks.questions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ragops.checks import Status
     from ragops.checks.golden import Measures, ScoredItem
     from ragops.checks.questions import Expected, RequestPlan, RerankResult, Results
     from ragops.docker.engine import Engine
-    from ragops.reranker.model import Kind
 
 NEEDED = 0.80
 """Pairwise accuracy that a trained reranker reaches; five standard deviations above chance."""
@@ -75,14 +74,6 @@ _STEP = 0.05
 """Scores that are all multiples of it were rounded, by more than bfloat16 moves them."""
 _SPECIAL_TOKENS = 4
 """Tokens that a tokenizer may put around a pair or a text."""
-
-RANGES: Mapping[Kind, tuple[float, float]] = {
-    "qwen3-reranker": (0.0, 1.0),
-    "qwen3-reranker-seq-cls": (0.0, 1.0),
-    "cross-encoder": (0.0, 1.0),
-    "embedding": (-1.0, 1.0),
-}
-"""Lowest and highest score of each kind of model."""
 
 REWRITTEN = "something between RAGFlow and vLLM rewrites responses: give RAGFlow the reranker's own address"
 RELAUNCH = "start it as ragops does: ragops up"
@@ -209,7 +200,7 @@ def check_prompt(expected: Expected, results: Results) -> Finding:
 
 def check_score_range(expected: Expected, results: Results) -> Finding:
     """Scores lie in the range of this kind of model."""
-    lowest, highest = RANGES[expected.kind]
+    lowest, highest = expected.row.lowest, expected.row.highest
     scores = [score for result in results.results for score in result.returned]
     least, most = min(scores), max(scores)
     possible = f"{lowest:g} to {highest:g} is possible"

@@ -66,8 +66,7 @@ class VerifyContext:
     @property
     def expected(self) -> Expected:
         """The reranker as it is configured."""
-        model, length = self.deployment.model, self.deployment.sizing.max_model_len
-        return Expected(self.deployment.served_name, model.kind, length, model.substitute)
+        return Expected.of(self.deployment)
 
 
 def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:

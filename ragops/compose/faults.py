@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from ragops.compose.reading import OVERRIDES_VARIABLE
 from ragops.configuration import Stack
 from ragops.errors import StackError
-from ragops.reranker import options, sizing
+from ragops.reranker import architectures, sizing
 from ragops.reranker.host import format_cpu_list
 from ragops.reranker.sizing import GIB, MIB
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ragops.compose.reading import NetworkConnection, Service
+    from ragops.reranker.architectures import Architecture
     from ragops.reranker.host import Host
-    from ragops.reranker.options import Known
 
 RAGFLOW_NETWORK = "docker_ragflow"
 """The network of a RAGFlow that was started from its own folder."""
@@ -72,8 +72,6 @@ _QUOTAS = (("deploy", "resources", "limits", "cpus"), ("cpus",), ("cpu_quota",))
 _MOVING_TAG = re.compile(r"(latest|nightly|main|dev|edge|stable)([-_.].*)?")
 _COSINE = "the scores are then cosine similarities of separate embeddings, which are meaningless"
 _DTYPE_ALIASES = {"half": "float16", "float": "float32", "": "auto"}
-# What --dtype auto means; float16 for the other kinds, which are stored as float32.
-_AUTO_DTYPES = {"qwen3-reranker": "bfloat16", "qwen3-reranker-seq-cls": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -98,22 +96,20 @@ class Case:
     host: Host
 
     @property
-    def known(self) -> Known | None:
+    def known(self) -> Architecture | None:
         """What the model's kind needs from vLLM; None if the kind is unknown."""
-        for known in options.KNOWN:
-            if known.kind == self.service.served.kind:
-                return known
-        return None
+        kind = self.service.served.kind
+        return architectures.by_kind(kind) if kind else None
 
     @property
     def overrides(self) -> str:
         """Value of ``--hf-overrides`` for the model's kind; empty if it needs none."""
-        return self.known.overrides if self.known else ""
+        return self.known.hf_overrides if self.known else ""
 
     @property
     def causal(self) -> bool:
         """Whether the model has a key-value cache; a model of unknown kind may have one."""
-        return self.service.served.kind not in {"cross-encoder", "embedding"}
+        return self.known is None or self.known.causal
 
     @property
     def dtype(self) -> str:
@@ -257,8 +253,8 @@ def _dtype(case: Case) -> Iterator[Finding]:
         return
     dtype, auto = _DTYPE_ALIASES.get(value, value), ""
     if dtype == "auto":
-        kind = service.served.kind
-        dtype = _AUTO_DTYPES.get(kind, "float16") if kind else case.dtype
+        stored = "bfloat16" if case.causal else "float16"  # encoders are published as float32
+        dtype = stored if case.known else case.dtype
         auto = " (--dtype auto for this model)"
     if dtype != case.dtype:
         message = f"{dtype}{auto} is slow on this processor; {case.dtype} is faster"

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.compose.syntax import YamlNode, read_command, resolve, split_colons
+from ragops.reranker.architectures import Architecture, by_repository_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ragops.compose.syntax import CommandLine
-    from ragops.reranker.model import Kind, Model
+    from ragops.configuration import Kind
+    from ragops.reranker.model import Model
 
 OVERRIDES_VARIABLE = re.compile(r"VLLM_HF_OVERRIDES?")
 """Environment variables that are mistaken for ``--hf-overrides``; vLLM reads neither."""
@@ -31,10 +33,7 @@ _VLLM_OPTIONS = (
     *("--kv-cache-memory-bytes", "--gpu-memory-utilization"),
 )
 _VLLM_VARIABLES = re.compile(r"VLLM_(CPU_\w+|HF_OVERRIDES?|USE_V1|ATTENTION_BACKEND)")
-_CROSS_ENCODER = re.compile(r"bge-reranker-(base|large|v2-m3)|ms-marco|cross-encoder|ettin-reranker")
-_QWEN3 = re.compile(r"qwen-?3-?(\d+(\.\d+)?b-?)?rerank|rerank(er)?-?qwen-?3")
 _GPU_IMAGE = re.compile(r"/vllm-openai(:|@|$)|rocm|cuda")
-_EMBEDDING = re.compile(r"minilm|embed|/e5-|/gte-|bge-(m3|small|base|large)|mpnet")
 
 
 @dataclass(frozen=True)
@@ -311,13 +310,8 @@ def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
 
 def _kind(name: str) -> Kind | None:
     """Kind of a model by its name; None if the name does not show it."""
-    plain = name.lower().replace("_", "-")
-    if _QWEN3.search(plain):
-        converted = re.search(r"seq-?cls|sequence-classification", plain)
-        return "qwen3-reranker-seq-cls" if converted else "qwen3-reranker"
-    if _CROSS_ENCODER.search(plain):
-        return "cross-encoder"
-    return "embedding" if "rerank" not in plain and _EMBEDDING.search(plain) else None
+    row = by_repository_name(name)
+    return row.kind if isinstance(row, Architecture) else None
 
 
 def _requests_gpu(service: YamlNode) -> bool:
@@ -354,7 +348,7 @@ def _is_reranker(service: Service) -> bool:
             overrides.append(node.text or "")
     return (
         any("rerank" in name.lower() for name in (*names, command.value("--served-model-name")))
-        or served.kind in {"qwen3-reranker", "qwen3-reranker-seq-cls", "cross-encoder"}
+        or served.kind not in {None, "embedding"}
         or command.value("--task") in {"score", "rerank"}
         or any("ForSequenceClassification" in text for text in overrides)
     )

@@ -12,30 +12,24 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ragops.configuration import SUBSTITUTE, home
 from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError, file_errors
+from ragops.reranker import architectures
 from ragops.reranker.files import MINILM, bundled_minilm, fingerprint, lfs_pointers, tensors
 
 if TYPE_CHECKING:
-    from ragops.configuration import Stack
-
-Kind = Literal["qwen3-reranker", "qwen3-reranker-seq-cls", "cross-encoder", "embedding"]
+    from ragops.configuration import Kind, Stack
+    from ragops.reranker.architectures import Architecture
 
 SUBSTITUTE_FILE = "ragops-stand-in.txt"
 """A file of this name marks weights that are not a trained reranker; its text says what they are."""
 
-RERANKS = (
-    "Qwen3ForCausalLM (Qwen3-Reranker), Qwen3ForSequenceClassification, any "
-    "*ForSequenceClassification with one label, or a sentence-transformers encoder"
-)
-
 SET_MODEL = f"set model under [reranker], or RAGOPS_MODEL_DIR=FOLDER; a trial: RAGOPS_MODEL_DIR={SUBSTITUTE}"
 
 _ENCODERS = {"BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel", "ModernBertModel"}
-_DECODERS = ("Qwen2", "Qwen3", "Llama", "Mistral", "Gemma")
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -76,8 +70,8 @@ class Model:
     """Part of the weights that stays int8 in any served data type."""
     substitute: str = ""
     """Why the scores are not those of a trained reranker; empty when they are."""
-    note: str = ""
-    """An assumption about the folder; empty when its files were unambiguous."""
+    overrides: str = ""
+    """JSON of ``--hf-overrides`` that this folder needs beside its kind's, for scores from 0 to 1."""
     uid: int = UNPRIVILEGED
     """User id of the container: an unprivileged one, or the owner of files that only the owner may read."""
     fingerprint: str = ""
@@ -107,7 +101,7 @@ def resolve(stack: Stack) -> Model:
     if folder == substitute_folder() and not folder.exists():
         what = f"the substitute model {MINILM} is not downloaded yet"
         raise ModelError(what, code="model-missing", hint="ragops model downloads it, 91 MB", file=folder)
-    return describe(folder)
+    return describe(folder, stack.reranker.kind)
 
 
 def named_folder(stack: Stack) -> Path | None:
@@ -136,41 +130,41 @@ def fetch_substitute(stack: Stack) -> None:
         bundled_minilm(home())
 
 
-def describe(folder: Path) -> Model:
-    """Read a model folder.
+def describe(folder: Path, kind: Kind | None = None) -> Model:
+    """Read a model folder; ``kind`` is the configured one, for files that do not say it.
 
     Raises:
         ModelError: A file is missing, truncated or would be missing inside the container, or the
             architecture computes no score for a query and a document.
     """
     with file_errors(ModelError, f"can't read {folder}", folder, code="model-unreadable", hint=SET_MODEL):
-        return _describe(folder)
+        return _describe(folder, kind)
 
 
-def _describe(folder: Path) -> Model:
+def _describe(folder: Path, kind: Kind | None) -> Model:
     config = _config(folder)
     _check_links(folder)
     _check_tokenizer(folder)
     shards = _shards(folder)
     uid = _reader(folder)
     entries = _tensors(folder, shards)
-    architecture, kind, note = _kind(folder, config)
+    row = _architecture(folder, config, kind)
     quantization = config.get("quantization_config")
     quantized = str(quantization.get("quant_method") or "unnamed") if isinstance(quantization, dict) else ""
     return Model(
         folder=folder,
         name=_name(folder),
-        architecture=architecture,
-        kind=kind,
+        architecture=_named(config),
+        kind=row.kind,
         max_tokens=_max_tokens(folder, config),
-        causal=architecture.startswith(_DECODERS) and "Bidirectional" not in architecture,
+        causal=row.causal or _named(config).startswith("Qwen"),
         shape=_shape(config),
         weight_bytes=sum(file.stat().st_size for file in shards),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
         quantized=quantized,
         int8_bytes=sum(end - start for dtype, start, end in entries if dtype == "I8"),
-        substitute=_substitute(folder, kind),
-        note=note,
+        substitute=_substitute(folder, row.kind),
+        overrides=_score_overrides(folder, config) if row.kind == "cross-encoder" else "",
         uid=uid,
         fingerprint=fingerprint(folder, sampled=True),
     )
@@ -200,14 +194,6 @@ def _config(folder: Path) -> dict[str, Any]:
     config = _json(folder / "config.json")
     if not config:
         raise _incomplete(folder, "it has no config.json")
-    if "auto_map" in config:
-        raise ModelError(
-            f"{folder.name} needs Python code of its own",
-            code="model-runs-code",
-            evidence=f"config.json: auto_map = {config['auto_map']}",
-            hint="ragops never runs code from a model folder; use a model that vLLM supports natively",
-            file=folder,
-        )
     return config
 
 
@@ -301,56 +287,108 @@ def _name(folder: Path) -> str:
     return folder.name
 
 
-def _kind(folder: Path, config: dict[str, Any]) -> tuple[str, Kind, str]:
-    """Architecture, kind, and the assumption about it."""
-    architecture = next(iter(config.get("architectures") or []), "none named")
-    if architecture == "Qwen3ForCausalLM":
-        return architecture, *_qwen3(folder, config)
-    if architecture.endswith("ForSequenceClassification"):
+def _named(config: dict[str, Any]) -> str:
+    return str(next(iter(config.get("architectures") or []), "none named"))
+
+
+def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Architecture:
+    """The row of the folder's architecture, of the configured kind or of the one that its files name."""
+    name, embedding = _named(config), (architectures.by_kind("embedding"),)
+    rows, model_type = architectures.by_architecture(name), config.get("model_type")
+    if name in _ENCODERS and (folder / "modules.json").is_file() and "auto_map" not in config:
+        rows = embedding
+    elif not rows or model_type not in (rows[0].model_type, None):
+        raise _refusal(folder, config)
+    if name.endswith("ForSequenceClassification"):
         _check_labels(folder, config)
-        qwen3 = architecture.startswith("Qwen3")
-        return architecture, "qwen3-reranker-seq-cls" if qwen3 else "cross-encoder", ""
-    if architecture in _ENCODERS and (folder / "modules.json").is_file():
-        return architecture, "embedding", ""
-    raise ModelError(
-        f"{_name(folder)} can't rerank: its architecture is {architecture}",
-        code="model-no-reranker",
-        evidence=f"these can: {RERANKS}",
-        hint="set another folder with reranker.model or RAGOPS_MODEL_DIR",
+    is_qwen3 = name == "Qwen3ForCausalLM"  # embedding models have this architecture, too
+    if kind:
+        found = tuple(row for row in (rows + embedding if is_qwen3 else rows) if row.kind == kind)
+    else:
+        found = architectures.recognize(rows, _description(folder), _score_tokens(folder, rows))
+        if is_qwen3 and not found and _embeds(folder, config):
+            found = embedding
+    if len(found) != 1:
+        raise _unknown_kind(folder, rows, kind, found)
+    _check_answer_tokens(folder, found[0])
+    return found[0]
+
+
+def _refusal(folder: Path, config: dict[str, Any]) -> ModelError:
+    name, code = _named(config), config.get("auto_map")
+    row = architectures.refused(name)
+    what = f"{_name(folder)} can't rerank: its architecture is {name}"
+    what += f", and {row.reason}" if row else f", of model_type {config.get('model_type')}"
+    hint = f"use {row.alternative if row else architectures.SERVED[0].examples[0]}"
+    if code:
+        evidence = f"config.json: auto_map = {code}; ragops never runs code from a model folder"
+        return ModelError(what, code="model-runs-code", evidence=evidence, hint=hint, file=folder)
+    evidence = f"served are {', '.join(dict.fromkeys(row.name for row in architectures.SERVED))}"
+    return ModelError(what, code="model-no-reranker", evidence=evidence, hint=hint, file=folder)
+
+
+def _unknown_kind(
+    folder: Path, rows: tuple[Architecture, ...], kind: Kind | None, found: tuple[Architecture, ...]
+) -> ModelError:
+    kinds = ", ".join(dict.fromkeys(row.kind for row in rows))
+    what = f"no file of {_name(folder)} says what kind of {rows[0].name} it is"
+    if kind:
+        what = f"reranker.kind = {kind} is not a kind of {rows[0].name}"
+    elif found:
+        what = f"the files of {_name(folder)} name several kinds: {', '.join(row.kind for row in found)}"
+    return ModelError(
+        what,
+        code="model-kind",
+        evidence=f"kinds of {rows[0].name}: {kinds}; read were README.md and chat templates, no names",
+        hint='set kind under [reranker], such as kind = "' + rows[0].kind + '"',
         file=folder,
     )
 
 
-def _qwen3(folder: Path, config: dict[str, Any]) -> tuple[Kind, str]:
-    """Which of the three kinds of Qwen3ForCausalLM: reranker, embedding or chat.
+def _description(folder: Path) -> str:
+    """The texts that name a model's prompt: its card and chat templates."""
+    names = ("README.md", "chat_template.jinja", "tokenizer_config.json", SUBSTITUTE_FILE)
+    files = (file for file in (folder / name for name in names) if file.is_file())
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
-    The name and the model card's tag say it. A fine-tuned model may have neither; it is assumed to be a
-    reranker when its tokenizer has "yes" and "no", with a note: a chat model passes that too, and only
-    ``ragops verify`` shows that its scores are meaningless.
-    """
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    tag = re.search(r"^pipeline_tag:(.*)$", text, re.MULTILINE)
+
+def _embeds(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether name, model card or the folder with the pooling say that it is an embedding model."""
+    tag = re.search(r"^pipeline_tag:(.*)$", _description(folder), re.MULTILINE)
     hints = f"{_name(folder)} {config.get('_name_or_path', '')} {tag[1] if tag else ''}".lower()
-    reranker = "rerank" in hints or "text-ranking" in hints
-    if not reranker and ("embed" in hints or (folder / "1_Pooling").exists()):
-        return "embedding", ""
-    _check_answer_tokens(folder)
-    note = "no file says that it is a reranker; assumed to be a Qwen3-Reranker"
-    return "qwen3-reranker", "" if reranker else note
+    return "rerank" not in hints and ("embed" in hints or (folder / "1_Pooling").exists())
 
 
-def _check_answer_tokens(folder: Path) -> None:
-    """Refuse a tokenizer without "yes" and "no"; a search in its text is faster than parsing it."""
+def _vocabulary(folder: Path) -> bytes:
     files = (folder / name for name in ("tokenizer.json", "vocab.json"))
-    vocabulary = b"".join(file.read_bytes() for file in files if file.is_file())
-    missing = [word for word in ("yes", "no") if not re.search(rb'"%b"\s*:\s*\d' % word.encode(), vocabulary)]
-    if missing:
+    return b"".join(file.read_bytes() for file in files if file.is_file())
+
+
+def _token_id(vocabulary: bytes, token: str) -> int | None:
+    """Id of a token; a search in the text is faster than parsing it."""
+    match = re.search(rb'"%b"\s*:\s*(\d+)' % token.encode(), vocabulary)
+    return int(match[1]) if match else None
+
+
+def _score_tokens(folder: Path, rows: tuple[Architecture, ...]) -> tuple[str, ...] | None:
+    """The answers that the module ``LogitScore`` of sentence-transformers names; None without that module."""
+    file = next(iter(sorted(folder.glob("*LogitScore/config.json"))), None)
+    if file is None:
+        return None
+    score, vocabulary = _json(file), _vocabulary(folder)
+    ids = [score[key] for key in ("false_token_id", "true_token_id") if score.get(key) is not None]
+    return next((row.answers for row in rows if [_token_id(vocabulary, t) for t in row.answers] == ids), ())
+
+
+def _check_answer_tokens(folder: Path, row: Architecture) -> None:
+    """Refuse a vocabulary without the tokens that make the score."""
+    vocabulary = _vocabulary(folder) if row.answers else b""
+    if missing := [token for token in row.answers if _token_id(vocabulary, token) is None]:
         raise ModelError(
-            f"{_name(folder)} can't be used as a Qwen3-Reranker",
+            f"{_name(folder)} can't be used as {row.examples[0]}",
             code="model-no-reranker",
             evidence=f"its tokenizer has no single token for {' and '.join(missing)}",
-            hint="the score of a Qwen3-Reranker is the probability of 'yes' against 'no'",
+            hint=f"its score is made of them: {row.scores}",
             file=folder,
         )
 
@@ -363,9 +401,20 @@ def _check_labels(folder: Path, config: dict[str, Any]) -> None:
             f"{_name(folder)} is a classifier with {labels} labels; a reranker computes one score",
             code="model-no-reranker",
             evidence=f"config.json: {labels} labels",
-            hint=f"these can rerank: {RERANKS}",
+            hint=f"use a reranker, such as {architectures.by_kind('cross-encoder').examples[0]}",
             file=folder,
         )
+
+
+def _score_overrides(folder: Path, config: dict[str, Any]) -> str:
+    """Overrides for a folder with which vLLM would return raw logits or another function of them."""
+    if config.get("problem_type") == "regression":  # vLLM then looks at nothing else
+        return json.dumps({"problem_type": "single_label_classification"})
+    own = config.get("sentence_transformers") or {}
+    other = _json(folder / "config_sentence_transformers.json")
+    old = config.get("sbert_ce_default_activation_function")
+    declared = own.get("activation_fn") or old or other.get("activation_fn") or "Sigmoid"
+    return "" if str(declared).endswith("Sigmoid") else json.dumps(architectures.SIGMOID)
 
 
 def _max_tokens(folder: Path, config: dict[str, Any]) -> int:

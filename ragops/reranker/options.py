@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL, ContainerSpec, HealthCheck, Mount
 from ragops.errors import StackError
+from ragops.reranker import architectures
 from ragops.reranker.host import format_cpu_list
 from ragops.reranker.sizing import SHM_SIZE
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from ragops.configuration import Stack
     from ragops.docker.objects import EngineState
-    from ragops.reranker.model import Kind, Model
+    from ragops.reranker.architectures import Architecture
+    from ragops.reranker.model import Model
     from ragops.reranker.sizing import Sizing
 
 PORT = 8000
@@ -31,61 +33,12 @@ PORT = 8000
 ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 """Set explicitly, because images differ: the official one has ``vllm serve``, ours has this."""
 
-TEMPLATE_TOKENS = 80
-"""What the score template of Qwen3-Reranker adds to a query and a document, rounded up."""
-
 CACHE = "/var/tmp"  # noqa: S108 - a volume
 """Where the volume with compiled code is mounted: Docker gives a new volume the content and the mode of this
 folder of the image, which every user may write to (1777) in ours and in the official one."""
 
 TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
 """Folder of the packaged score templates."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a kind of model needs from vLLM, and what its scores are."""
-
-    kind: Kind
-    examples: tuple[str, ...]
-    scores: str
-    overrides: str = ""
-    """Value of ``--hf-overrides``."""
-    template: str = ""
-    """Score template, a file in ``data/templates``."""
-
-
-KNOWN: tuple[Known, ...] = (
-    Known(
-        kind="qwen3-reranker",
-        examples=("Qwen3-Reranker-0.6B", "Qwen3-Reranker-4B", "Qwen3-Reranker-8B"),
-        scores="probability of 'yes' against 'no'",
-        overrides=json.dumps(
-            {
-                "architectures": ["Qwen3ForSequenceClassification"],
-                "classifier_from_token": ["no", "yes"],
-                "is_original_qwen3_reranker": True,
-            }
-        ),
-        template="qwen3_reranker.jinja",
-    ),
-    Known(
-        kind="qwen3-reranker-seq-cls",
-        examples=("Qwen3-Reranker-0.6B-seq-cls",),
-        scores="probability of 'yes' against 'no'",
-        template="qwen3_reranker.jinja",
-    ),
-    Known(
-        kind="cross-encoder",
-        examples=("bge-reranker-v2-m3", "bge-reranker-base", "ms-marco-MiniLM-L6-v2"),
-        scores="sigmoid of the one label",
-    ),
-    Known(
-        kind="embedding",
-        examples=("all-MiniLM-L6-v2", "Qwen3-Embedding-0.6B"),
-        scores="cosine similarity of two separate embeddings",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -97,15 +50,43 @@ class Setting:
     why: str
 
 
-def known(model: Model) -> Known:
-    """The row of :data:`KNOWN` for a model."""
-    return next(row for row in KNOWN if row.kind == model.kind)
+def known(model: Model) -> Architecture:
+    """The row of the table for a model."""
+    return architectures.by_kind(model.kind)
 
 
-def template_file(model: Model) -> Path | None:
-    """The packaged score template that a model needs, if it needs one."""
-    name = known(model).template
-    return TEMPLATES / name if name else None
+def score_template(row: Architecture, instruction: str | None = None) -> str:
+    """The score template of a kind of model, with the configured instruction; empty if it needs none.
+
+    A JSON string is a Jinja string, too; within a block Jinja looks for no other delimiter before its end.
+    """
+    if not row.template:
+        return ""
+    text = (TEMPLATES / row.template).read_text(encoding="utf-8")
+    if not instruction:
+        return text
+    usual = f"set usual = {json.dumps(instruction, ensure_ascii=False)}"
+    return re.sub(r'set usual = "[^"]*"', lambda _: usual, text, count=1)
+
+
+def template_tokens(row: Architecture, instruction: str | None = None) -> int:
+    """Tokens that the score template adds to a query and a document, rounded up."""
+    return row.template_tokens + len((instruction or "").encode()) // 3
+
+
+def check_instruction(stack: Stack, model: Model) -> None:
+    """Refuse an instruction for a model that has no place for one.
+
+    Raises:
+        StackError: The configuration has an option that has no effect on the model.
+    """
+    if stack.reranker.instruction and not known(model).instruction:
+        raise StackError(
+            f"{model.name} takes no instruction",
+            code="setting-refused",
+            evidence="reranker.instruction is for Qwen3-Reranker, whose prompt has a place for it",
+            hint="leave it out",
+        )
 
 
 def served_name(stack: Stack, model: Model) -> str:
@@ -130,7 +111,7 @@ def arguments(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]
         Setting("--dtype", sizing.dtype, "auto takes float16, which AMX can't speed up"),
         Setting("--max-model-len", str(sizing.max_model_len), "bounds one document's memory"),
         Setting("--kv-cache-memory-bytes", str(sizing.kv_cache), "else vLLM takes 92 % of the memory"),
-        *_prompt_options(known(model)),
+        *_prompt_options(model),
         *_cache_options(stack, model),
         *_batch_options(stack, sizing),
     )
@@ -217,7 +198,7 @@ def container_spec(
         entrypoint=ENTRYPOINT,
         command=tuple(part for setting in settings for part in (setting.name, setting.value) if part),
         environment=tuple((setting.name, setting.value) for setting in environment(stack, model, sizing)),
-        mounts=_mounts(stack, model, template or template_file(model)),
+        mounts=_mounts(stack, model, template),
         tmpfs=(("/tmp", "rw,noexec,nosuid,nodev,size=256m,mode=1777"),),  # noqa: S108 - sockets, compiler
         network=stack.network.name,
         publish=published(stack, engine),
@@ -241,10 +222,18 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9._-]+|_{3,}", "-", name.lower()).strip("-._") or "model"
 
 
-def _prompt_options(needs: Known) -> Iterator[Setting]:
-    if needs.overrides:
-        why = "computes the probability of yes; else the score is a meaningless cosine"
-        yield Setting("--hf-overrides", needs.overrides, why)
+def _prompt_options(model: Model) -> Iterator[Setting]:
+    needs = known(model)
+    overrides = {**needs.overrides, **json.loads(model.overrides or "{}")}
+    if overrides:
+        why = (
+            "else raw logits, or a meaningless cosine"
+            if needs.overrides
+            else "scores from 0 to 1, else raw logits"
+        )
+        yield Setting("--hf-overrides", json.dumps(overrides), why)
+    if needs.pooler:
+        yield Setting("--pooler-config", json.dumps(needs.pooler), "the scale of the training")
     if needs.template:
         why = "the prompt of the training; else the order is near random"
         yield Setting("--chat-template", f"/templates/{needs.template}", why)
@@ -282,6 +271,6 @@ def _batch_options(stack: Stack, sizing: Sizing) -> Iterator[Setting]:
 
 def _mounts(stack: Stack, model: Model, template: Path | None) -> tuple[Mount, ...]:
     mounts = [Mount(str(model.folder), f"/models/{_slug(model.name)}", read_only=True)]
-    if template is not None:
-        mounts.append(Mount(str(template), f"/templates/{known(model).template}", read_only=True))
+    if name := known(model).template:
+        mounts.append(Mount(str(template or TEMPLATES / name), f"/templates/{name}", read_only=True))
     return (*mounts, Mount(f"{stack.reranker.name}-compiled", CACHE, kind="volume"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.errors import StackError
+from ragops.reranker import architectures
 from ragops.reranker.host import format_cpu_list, parse_cpu_list
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _memory(
     """Estimate the container's memory.
 
     * weights: the files in the data type that is served, and once the output embedding,
-      which a Qwen3-Reranker holds beside them while its score row is computed;
+      which a language model holds beside them while its score row is computed;
     * key-value cache: as configured; encoders have none;
     * activations: for each token of a step the projections of one layer, in 4-byte numbers;
     * processes: three Python processes with torch, and the compilers of the first start;
@@ -248,7 +249,8 @@ def _memory(
     required where this estimates 7.75, and 1.8 GiB of page cache where it estimates 2.1.
     """
     shape = model.shape
-    head = shape.vocabulary * shape.hidden * 2 if model.kind == "qwen3-reranker" else 0
+    converted = bool(architectures.by_kind(model.kind).overrides)
+    head = shape.vocabulary * shape.hidden * 2 if converted else 0
     return Memory(
         weights=model.weights_as(data_type) + head,
         kv_cache=stack.reranker.kv_cache_gib * GIB if model.causal else 0,

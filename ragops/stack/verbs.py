@@ -370,8 +370,6 @@ def _model_notes(deployment: Deployment) -> tuple[str, ...]:
         notes.append(deployment.host.note)
     if model.substitute:
         notes.append(f"{model.name} is a substitute model: {model.substitute}")
-    if model.note:
-        notes.append(f"{model.name}: {model.note}")
     if model.int8_bytes and (reason := int8.unfit(deployment.host)):
         notes.append(f"{model.name}: {reason}")
     return tuple(notes)

@@ -245,6 +245,7 @@ def folder(home: Path, model: str) -> Path:
     config = {"architectures": [architecture.get(model, "Qwen3ForCausalLM")], "num_labels": 1, **sizes}
     (made / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
     (made / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"yes": 1, "no": 0}}}))
+    (made / "README.md").write_text("---\nbase_model: Qwen/Qwen3-Reranker-0.6B\n---\n")
     (made / "modules.json").write_text("{}")
     (made / "model.safetensors").write_bytes((56).to_bytes(8, "little") + b"{}".ljust(56))
     if model == "random":

@@ -17,7 +17,7 @@ from ragops.checks import connection, verify
 from ragops.configuration import Stack
 from ragops.docker.objects import ContainerSpec, NetworkSpec
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.reranker import options
+from ragops.reranker import architectures, options
 from tests.support.daemon import Daemon, root_file_system
 
 IMAGE, NET, RERANKER = "ragopstest-tiny:latest", "ragopstest-closed", "ragopstest-reranker"
@@ -157,7 +157,7 @@ def test_verify_sends_no_name_to_the_name_server(engine, reranker, queries, inte
     try:
         verify.check_exposure(engine, container, IMAGE)
         ragflow = RagflowContainer(engine.container(name))
-        known = options.KNOWN[0]
+        known = architectures.by_kind("qwen3-reranker")
         target = connection.target(ragflow, f"http://{RERANKER}:8000/v1", "model", known)
         assert connection.check(engine, ragflow, IMAGE, target, RERANKER).checks[0].status == "fail"
         lookup = "import socket; socket.gethostbyname('control.example')"

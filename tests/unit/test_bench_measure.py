@@ -153,6 +153,7 @@ def test_sample_of_a_container(fake):
 @pytest.fixture
 def qwen3(model_folder):
     (model_folder / "config.json").write_text(json.dumps(QWEN3))
+    (model_folder / "README.md").write_text("---\nbase_model: Qwen/Qwen3-Reranker-0.6B\n---\n")
     (model_folder / "tokenizer.json").write_text('{"model": {"vocab": {"yes": 9693, "no": 2152}}}')
     return models.describe(model_folder)
 

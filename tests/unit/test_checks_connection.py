@@ -17,14 +17,14 @@ from ragops.data import __file__ as data
 from ragops.docker.objects import ExecResult
 from ragops.ragflow import releases
 from ragops.ragflow.discovery import RagflowContainer
-from ragops.reranker import options as vllm
+from ragops.reranker.architectures import by_kind
 from tests.support.faults import FAULTS, spoiled
 from tests.support.stub import Behaviour, StubReranker
 
 URL = "http://reranker:8000/v1"
 SCORES = ((0, 0.1), (1, 0.9), (2, 0.2))
-EMBEDDING = next(row for row in vllm.KNOWN if row.kind == "embedding")
-QWEN3 = next(row for row in vllm.KNOWN if row.kind == "qwen3-reranker")
+EMBEDDING = by_kind("embedding")
+QWEN3 = by_kind("qwen3-reranker")
 HTTP = ("health", "routes", "models", "rerank")
 
 

@@ -21,6 +21,10 @@ from ragops.reranker.model import describe, fetch_substitute, named_folder, reso
 if TYPE_CHECKING:
     from pathlib import Path
 
+IDENTITY = "torch.nn.modules.linear.Identity"
+CARD = "---\npipeline_tag: text-ranking\nbase_model:\n- Qwen/Qwen3-Reranker-0.6B\n---\n"
+"""The card of a model that was made from Qwen3-Reranker."""
+VOCABULARY = {"tokenizer__json": '{"vocab": {"!": 0, "no": 2152, "Yes": 9454, "yes": 9693}}'}
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -57,6 +61,12 @@ BGE = {
 }
 
 
+def _published(architecture: str, model_type: str, code: str = "") -> dict:
+    """A config.json as these models are published, with Python code of their own or without."""
+    more = {"auto_map": {"AutoConfig": code}} if code else {}
+    return BGE | {"architectures": [architecture], "model_type": model_type} | more
+
+
 def folder(root: Path, name: str, config: dict, **files: str) -> Path:
     """A complete model folder with tiny weights; ``__`` in a file's name is a dot."""
     made = root / name
@@ -64,6 +74,8 @@ def folder(root: Path, name: str, config: dict, **files: str) -> Path:
     (made / "config.json").write_text(json.dumps(config))
     vocabulary = {"model": {"vocab": {"yes": 9693, "no": 2152}}}
     (made / "tokenizer.json").write_text(json.dumps(vocabulary))
+    if config.get("architectures", [""])[0].startswith("Qwen3For"):
+        (made / "README.md").write_text(CARD)
     (made / "model.safetensors").write_bytes((992).to_bytes(8, "little") + b"{}".ljust(992))
     for file, text in files.items():
         (made / file.replace("__", ".")).write_text(text)
@@ -80,7 +92,7 @@ def refused(folder: Path, code: str) -> ModelError:
 
 def test_qwen3_reranker(tmp_path):
     model = describe(folder(tmp_path, "Qwen3-Reranker-0.6B", QWEN3))
-    assert (model.kind, model.causal, model.substitute, model.note) == ("qwen3-reranker", True, "", "")
+    assert (model.kind, model.causal, model.substitute) == ("qwen3-reranker", True, "")
     assert model.max_tokens == 40960
     assert model.weight_bytes == 1000
     assert model.weights_as("float32") == 2000
@@ -92,28 +104,60 @@ def test_qwen3_with_a_score_head(tmp_path):
     assert describe(folder(tmp_path, "m", config)).kind == "qwen3-reranker-seq-cls"
 
 
+PROMPT = "Judge whether the Document meets the requirements based on the Query"
+
+
 @pytest.mark.parametrize(
-    ("name", "files", "kind", "guessed"),
+    ("name", "files", "kind"),
     [
-        ("Qwen3-Embedding-0.6B", {}, "embedding", False),
-        ("tuned", {"README__md": "---\npipeline_tag: text-ranking\n---\n"}, "qwen3-reranker", False),
-        (
-            "tuned",
-            {"README__md": "We compare with Qwen3-Reranker and embedding models."},
-            "qwen3-reranker",
-            True,
-        ),
-        ("tuned", {}, "qwen3-reranker", True),
+        ("Qwen3-Embedding-0.6B", {"README__md": ""}, "embedding"),
+        ("tuned", {"README__md": f'prefix = "{PROMPT}"'}, "qwen3-reranker"),
+        ("tuned", {"README__md": "", "chat_template__jinja": PROMPT}, "qwen3-reranker"),
+        ("Qwen3-Reranker-0.6B", {"README__md": 'CrossEncoder("zeroentropy/zerank-2")'}, "zerank"),
+        ("tuned", {"README__md": "---\nbase_model: ContextualAI/ctxl-rerank-v2\n---"}, "ctxl-rerank"),
     ],
 )
-def test_name_and_tag_decide_the_kind_of_a_qwen3(tmp_path, name, files, kind, guessed):
-    model = describe(folder(tmp_path, name, QWEN3, **files))
-    assert model.kind == kind
-    assert bool(model.note) == guessed
+def test_card_and_chat_template_decide_the_kind_of_a_qwen3(tmp_path, name, files, kind):
+    assert describe(folder(tmp_path, name, QWEN3, **VOCABULARY, **files)).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ({"true_token_id": 9693, "false_token_id": 2152}, "qwen3-reranker"),
+        ({"true_token_id": 9454, "false_token_id": None}, "zerank"),
+        ({"true_token_id": 0}, "ctxl-rerank"),
+    ],
+)
+def test_the_tokens_of_the_score_module_decide_alone(tmp_path, answers, kind):
+    made = folder(tmp_path, "tuned", QWEN3, **VOCABULARY)
+    (made / "1_LogitScore").mkdir()
+    (made / "1_LogitScore" / "config.json").write_text(json.dumps(answers))
+    assert describe(made).kind == kind
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "",
+        "---\npipeline_tag: text-ranking\n---",
+        "We compare with Qwen3-Reranker and embedding models.",
+        f'CrossEncoder("zeroentropy/zerank-2") and {PROMPT}',
+    ],
+    ids=["none", "tag", "mention", "two"],
+)
+def test_a_kind_that_no_file_says_must_be_configured(tmp_path, card):
+    made = folder(tmp_path, "Qwen3-Reranker-0.6B", QWEN3, README__md=card)
+    assert "kind" in refused(made, "model-kind").hint
+    assert describe(made, "qwen3-reranker").kind == "qwen3-reranker"
+    assert describe(made, "embedding").kind == "embedding"
+    with pytest.raises(ModelError) as caught:
+        describe(made, "cross-encoder")
+    assert caught.value.code == "model-kind"
 
 
 def test_an_embedding_qwen3_by_its_pooling_folder(tmp_path):
-    made = folder(tmp_path, "tuned", QWEN3)
+    made = folder(tmp_path, "tuned", QWEN3, README__md="")
     (made / "1_Pooling").mkdir()
     assert describe(made).kind == "embedding"
 
@@ -179,12 +223,59 @@ def test_a_tokenizer_without_a_limit_says_1e30(tmp_path):
         (BERT, "model-no-reranker", "BertModel"),  # without modules.json the pooling is unknown
         (BGE | {"id2label": {"0": "a", "1": "b", "2": "c"}}, "model-no-reranker", "3 labels"),
         ({key: value for key, value in BGE.items() if key != "id2label"}, "model-no-reranker", "2 labels"),
-        (BGE | {"auto_map": {"AutoModel": "x.py"}}, "model-runs-code", "x.py"),
+        (BGE | {"auto_map": {"AutoModel": "x.py"}, "model_type": "new"}, "model-runs-code", "x.py"),
+        (
+            _published("DebertaV2ForSequenceClassification", "deberta-v2"),
+            "model-no-reranker",
+            "mxbai-rerank-base-v2",
+        ),
+        (
+            _published("NewForSequenceClassification", "new", "x.py"),
+            "model-runs-code",
+            "gte-reranker-modernbert",
+        ),
+        (
+            _published("LlamaBidirectionalForSequenceClassification", "x", "x.py"),
+            "model-runs-code",
+            "Qwen3-Rer",
+        ),
+        (_published("Qwen2ForCausalLM", "qwen2"), "model-kind", "mxbai-rerank-v2"),
+        (_published("GemmaForCausalLM", "gemma"), "model-kind", "bge-reranker-v2-gemma"),
         ({}, "model-incomplete", "config.json"),
     ],
 )
 def test_configurations_that_cannot_rerank(tmp_path, config, code, word):
     assert word in str(refused(folder(tmp_path, "m", config), code))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "kind"),
+    [
+        ("XLMRobertaForSequenceClassification", "xlm-roberta", "cross-encoder"),
+        ("JinaForRanking", "qwen3", "jina-reranker-v3"),
+    ],
+)
+def test_code_that_vllm_needs_not_is_no_reason_to_refuse(tmp_path, architecture, model_type, kind):
+    """Both of Jina's models have an auto_map, and a class of their own in vLLM."""
+    model = describe(folder(tmp_path, "m", _published(architecture, model_type, "modeling.JinaForRanking")))
+    assert (model.kind, model.causal) == (kind, model_type == "qwen3")
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "changed"),
+    [
+        ({}, {}, None),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, {}, None),
+        ({"sentence_transformers": {"activation_fn": IDENTITY}}, {}, "sentence_transformers"),
+        ({"sbert_ce_default_activation_function": IDENTITY}, {}, "sentence_transformers"),
+        ({}, {"activation_fn": IDENTITY}, "sentence_transformers"),
+        ({"problem_type": "regression"}, {}, "problem_type"),
+    ],
+)
+def test_a_folder_that_declares_raw_logits_gets_a_sigmoid(tmp_path, config, more, changed):
+    made = folder(tmp_path, "m", BGE | config, config_sentence_transformers__json=json.dumps(more))
+    overrides = json.loads(describe(made).overrides or "{}")
+    assert list(overrides) == ([changed] if changed else [])
 
 
 def test_the_error_names_architectures_that_can_rerank(tmp_path):

@@ -116,16 +116,6 @@ def test_an_encoder_gets_neither():
     assert [mount.target for mount in spec.mounts] == ["/models/all-minilm-l6-v2", options.CACHE]
 
 
-def test_every_kind_of_model_is_known():
-    assert {row.kind for row in options.KNOWN} == {
-        "qwen3-reranker",
-        "qwen3-reranker-seq-cls",
-        "cross-encoder",
-        "embedding",
-    }
-    assert all((options.TEMPLATES / row.template).is_file() for row in options.KNOWN if row.template)
-
-
 def test_every_setting_has_a_reason():
     rows = (*options.arguments(stack(), QWEN3, size()), *options.environment(stack(), QWEN3, size()))
     assert all(row.why for row in rows)

@@ -515,6 +515,7 @@ def test_score_template_is_copied_to_a_mountable_path(monkeypatch, tmp_path, mod
     config = {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8, "max_position_embeddings": 128}
     (model_folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
     (model_folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"yes": 0, "no": 1}}}))
+    (model_folder / "README.md").write_text("---\nbase_model: Qwen/Qwen3-Reranker-0.6B\n---\n")
     (model_folder / "modules.json").unlink()
     renamed = model_folder.rename(tmp_path / "Qwen3-Reranker-tiny")
     monkeypatch.setenv("RAGOPS_MODEL_DIR", str(renamed))

@@ -1,0 +1,71 @@
+"""reranker/architectures.py: the table of architectures, and its lookups."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from ragops.configuration import Kind
+from ragops.reranker import architectures, options
+from ragops.reranker.architectures import REFUSED, SERVED, Refused
+
+
+def test_every_kind_has_a_row_and_rows_of_one_kind_share_all_but_the_architecture():
+    assert {row.kind for row in SERVED} == set(get_args(Kind))
+    for row in SERVED:
+        first = architectures.by_kind(row.kind)
+        assert (row.overrides, row.template, row.splits, row.highest) == (
+            *(first.overrides, first.template, first.splits),
+            first.highest,
+        )
+
+
+def test_rows_of_one_architecture_have_marks():
+    for row in SERVED:
+        rows = architectures.by_architecture(row.name)
+        assert len(rows) == 1 or all(other.marks for other in rows)
+        assert len({other.model_type for other in rows}) == 1
+
+
+def test_every_row_has_its_files_and_its_source():
+    for row in SERVED:
+        assert row.source
+        assert row.examples
+        assert not row.template or (options.TEMPLATES / row.template).is_file()
+        assert bool(row.template) == bool(row.template_tokens)
+    assert all(row.reason and row.alternative for row in REFUSED)
+
+
+@pytest.mark.parametrize(
+    "name", [example for row in SERVED if row.kind != "embedding" for example in row.examples]
+)
+def test_each_example_is_found_by_its_name(name):
+    row = architectures.by_repository_name(name)
+    assert row is not None
+    assert not isinstance(row, Refused)
+    assert name in next(own.examples for own in SERVED if own == row)
+
+
+@pytest.mark.parametrize("name", [example for row in REFUSED for example in row.examples])
+def test_each_refused_example_is_found_by_its_name(name):
+    row = architectures.by_repository_name(name)
+    assert isinstance(row, Refused)
+    assert name in row.examples
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("/models/qwen3-4b-reranker", "qwen3-reranker"),
+        ("Qwen3_Reranker_0.6B-seq-cls", "qwen3-reranker-seq-cls"),
+        ("dengcao/Qwen3-Reranker-8B:Q4_K_M", "qwen3-reranker"),
+        ("BAAI/bge-m3", "embedding"),
+        ("Qwen3-VL-Reranker-2B", None),
+        ("my-embed-reranker", None),
+        ("llama-3", None),
+    ],
+)
+def test_names_of_others(name, kind):
+    row = architectures.by_repository_name(name)
+    assert getattr(row, "kind", None) == kind
