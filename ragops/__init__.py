@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ragops.bench.measure import benchmark, benchmark_url, max_words
+    from ragops.bench.measure import resume as resume_benchmark
     from ragops.bench.records import load_run
     from ragops.bench.tune import TuneResult, tune
     from ragops.checks import Check, Report
@@ -81,6 +82,7 @@ __all__ = [
     "override",
     "plan",
     "register",
+    "resume_benchmark",
     "status",
     "tune",
     "unregister",
@@ -90,7 +92,7 @@ __all__ = [
 
 _MODULES = {
     "bench": "load_run",
-    "bench.measure": "benchmark benchmark_url max_words",
+    "bench.measure": "benchmark benchmark_url max_words resume:resume_benchmark",
     "bench.tune": "TuneResult tune",
     "checks": "Check Report",
     "checks.doctor": "doctor",

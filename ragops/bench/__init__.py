@@ -18,7 +18,7 @@ from ragops.bench.frames import frame, resource_usage
 from ragops.bench.load import BenchmarkConfig, Server
 from ragops.bench.records import LoadLevel, Provenance, RequestRecord, Run, load_run
 from ragops.bench.report import write_report
-from ragops.bench.run import RunProgress, record
+from ragops.bench.run import RunProgress, record, resume
 from ragops.bench.statistics import LevelStatistics, level_statistics, summary
 from ragops.bench.verdict import Verdict, affordable, judge
 from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
@@ -49,6 +49,7 @@ __all__ = [
     "ragflow",
     "record",
     "resource_usage",
+    "resume",
     "summary",
     "synthetic",
     "words_for_context",

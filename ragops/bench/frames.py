@@ -18,7 +18,18 @@ _MIN_DISTANCE_S = 0.5
 
 def frame(run: Run) -> pd.DataFrame:
     """All requests as a DataFrame; times are in seconds from the start of the run."""
-    fields = ("level", "repeat", "phase", "index", "documents", "words", "tokens", "status", "error")
+    fields = (
+        "level",
+        "repeat",
+        "session",
+        "phase",
+        "index",
+        "documents",
+        "words",
+        "tokens",
+        "status",
+        "error",
+    )
     rows = [
         (
             *(getattr(record, name) for name in fields),

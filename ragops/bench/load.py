@@ -1,7 +1,8 @@
 """What a benchmark sends, and sending it on time.
 
-:class:`BenchmarkConfig` and :class:`Server` are the input of :func:`ragops.bench.record`. :func:`trials` is
-pure; :func:`send_trial` sends one and passes on when each request was due, sent and completed.
+:class:`BenchmarkConfig` and :class:`Server` are the input of :func:`ragops.bench.record`. A :class:`RunPlan`
+is pure: it yields the trials that are left to send. :func:`send_trial` sends one over ``wire.py`` and passes
+on when each request was due, sent and completed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ragops.bench.records import RunInfo
+    from ragops.bench.records import Run, RunInfo
     from ragops.bench.workload import Workload
     from ragops.ragflow.api import Secret
 
@@ -143,24 +144,55 @@ class Trial:
     repeat: int
     requests: tuple[EncodedRequest, ...]
     seed: int
+    session: int = 0
 
 
-def trials(info: RunInfo, workload: Workload) -> Iterator[Trial]:
-    """The trials of a run in order, each encoded when it is taken; warm-up is from the workload's end."""
-    count = len(workload.requests)
-    order = trial_order(info.levels, info.repeats, info.seed)
-    for number, (level, repeat) in enumerate(order, start=1):
+@dataclass(frozen=True)
+class RunPlan:
+    """A run to record, or to resume; ``before`` is the run as recorded so far."""
 
-        def encode(place: int, phase: Phase, prefix: str) -> EncodedRequest:
-            request, prefix = workload.requests[place], prefix if info.fresh else ""
-            documents = tuple(prefix + text for text in request.documents)
-            body = wire.encode(info.model, prefix + request.query, documents)
-            return EncodedRequest(place % count, phase, body, len(documents), request.words)
+    info: RunInfo
+    workload: Workload
+    target: wire.Target
+    before: Run | None = None
 
-        # the prefix makes the texts of each trial unique
-        requests = [encode(-1 - n % count, "warmup", f"{number}w. ") for n in range(info.warmup)]
-        requests += [encode(place, "measure", f"{number}. ") for place in range(info.planned(level))]
-        yield Trial(level, repeat, tuple(requests), info.seed + repeat)
+    @property
+    def total(self) -> int:
+        """Requests of all sessions, warm-up included."""
+        recorded = len(self.before.requests) if self.before else 0
+        return recorded + sum(self.info.warmup + len(places) for *_, places in self._incomplete())
+
+    def trials(self) -> Iterator[Trial]:
+        """The trials with requests left to measure, in order; each is encoded when it is taken.
+
+        The warm-up is from the workload's end.
+        """
+        session, count = len(self.info.resumed), len(self.workload.requests)
+        for number, level, repeat, places in self._incomplete():
+            requests = [self._encode(number, -1 - n % count, "warmup") for n in range(self.info.warmup)]
+            requests += [self._encode(number, place, "measure") for place in places]
+            seed = self.info.seed + repeat + 1000 * session
+            yield Trial(level, repeat, tuple(requests), seed, session)
+
+    def _incomplete(self) -> Iterator[tuple[int, LoadLevel, int, list[int]]]:
+        """Number of the trial from 1, load level, repetition, and places of the requests to measure."""
+        measured = self.before.measured if self.before else ()
+        done = {(record.level, record.repeat, record.index) for record in measured}
+        order = trial_order(self.info.levels, self.info.repeats, self.info.seed)
+        for number, (level, repeat) in enumerate(order, start=1):
+            planned = range(self.info.planned(level))
+            if places := [place for place in planned if (level.name, repeat, place) not in done]:
+                yield number, level, repeat, places
+
+    def _encode(self, number: int, place: int, phase: Phase) -> EncodedRequest:
+        request, prefix = self.workload.requests[place], ""
+        if self.info.fresh:  # a prefix that makes the texts of each trial unique
+            letters = ("w" if phase == "warmup" else "") + "r" * len(self.info.resumed)
+            prefix = f"{number}{letters}. "
+        documents = tuple(prefix + text for text in request.documents)
+        body = wire.encode(self.target.model, prefix + request.query, documents)
+        index = place % len(self.workload.requests)
+        return EncodedRequest(index, phase, body, len(documents), request.words)
 
 
 async def send_trial(trial: Trial, http: wire.Client, target: wire.Target, store: Store) -> None:
@@ -202,6 +234,7 @@ def _record(
         tokens=response.tokens,
         status=response.status,
         error=response.error,
+        session=trial.session,
     )
 
 

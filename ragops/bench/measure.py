@@ -1,6 +1,6 @@
 """Benchmarks of the running reranker and of any other server, with their counters and provenance.
 
-:func:`benchmark` and :func:`benchmark_url` join ``run.py`` with the Docker engine.
+:func:`benchmark`, :func:`resume` and :func:`benchmark_url` join ``run.py`` with the Docker engine.
 :class:`Sampler` reads the counters of container, vLLM and machine while a load runs, :func:`provenance`
 describes machine, image and model, and :func:`gemm_peak` measures the matrix multiplication limit before.
 """
@@ -25,7 +25,7 @@ import httpx
 
 from ragops.bench import run
 from ragops.bench.load import Server
-from ragops.bench.records import CPU_FEATURES, Gemm, GemmPeak, Provenance, Sample, instruction_set
+from ragops.bench.records import CPU_FEATURES, Gemm, GemmPeak, Provenance, Sample, instruction_set, load_run
 from ragops.bench.wire import NO_KEY
 from ragops.checks.traffic import words_for_context
 from ragops.docker.engine import sidecar
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from ragops.bench.load import BenchmarkConfig
     from ragops.bench.run import ProgressCallback
+    from ragops.bench.workload import Workload
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
@@ -141,6 +142,38 @@ def _check_address(url: str) -> None:
         evidence = str(error)
     message, hint = "the address of the server is not valid", "such as http://HOST:PORT/v1"
     raise BenchError(message, code="address-refused", evidence=evidence, hint=hint, url=url)
+
+
+def resume(
+    stack: Stack | Session,
+    path: Path,
+    *,
+    workload: Workload | None = None,
+    progress: ProgressCallback | None = None,
+    stop: threading.Event | None = None,
+    api_key: Secret = NO_KEY,
+) -> Path:
+    """Resume an incomplete run: measure what is missing, into the same folder.
+
+    Args:
+        stack: The configuration that the run was recorded with, or a session with it.
+        path: The run's folder.
+        workload: Its requests where they were the user's own.
+        progress: As for :func:`benchmark`.
+        stop: As for :func:`benchmark`.
+        api_key: Of a server that was measured by :func:`benchmark_url`.
+
+    Raises:
+        NotFoundError: The reranker does not run.
+        BenchError: The run is complete, or the reranker or the requests have changed.
+    """
+    info = load_run(path).info
+    if info.provenance.vantage == BY_URL:
+        _check_address(info.base_url)
+        server = Server(info.base_url, info.model, api_key, sampler=Sampler(info.base_url))
+    else:
+        server = running_server(stack if isinstance(stack, Session) else Session.open(stack))
+    return run.resume(path, server, workload=workload, progress=progress, stop=stop)
 
 
 def running_server(session: Session, *, with_limit: bool = False) -> Server:

@@ -8,12 +8,15 @@ The fields have the names of the JSON keys.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
@@ -28,8 +31,8 @@ Kind = Literal["closed", "poisson", "constant", "burst"]
 Phase = Literal["warmup", "measure"]
 
 SCHEMA = 2
-"""Version of the folder's format. Version 2 added the server's counters and the machine's GEMM peak; they are
-empty in runs of version 1."""
+"""Version of the folder's format. Version 2 added sessions of resumed runs, the server's counters and the
+machine's GEMM peak; they are empty in runs of version 1."""
 
 MIN_LOAD, MAX_LOAD = 0.001, 10_000
 """Of a load level: requests a second, clients, or requests at once."""
@@ -215,7 +218,7 @@ class RequestRecord:
     status: int | None
     error: str = ""
     session: int = 0
-    """Above 0 in the later parts of a run that an earlier release resumed."""
+    """Number of times that the run had been resumed."""
 
     @property
     def latency(self) -> float:
@@ -370,6 +373,8 @@ class RunInfo:
     client: ClientReport | None = None
     sampler_errors: tuple[str, ...] = ()
     limit: GemmPeak | None = None
+    resumed: tuple[str, ...] = ()
+    """Times at which the run was resumed; UTC, ISO 8601."""
 
     def planned(self, level: LoadLevel) -> int:
         """Measured requests of one repetition of a load level."""
@@ -392,6 +397,14 @@ class Run:
         """Measured requests, without warm-up and cancelled ones."""
         return tuple(r for r in self.requests if r.phase == "measure" and not r.is_cancelled)
 
+    @property
+    def missing(self) -> tuple[tuple[LoadLevel, int, int], ...]:
+        """Load level, repetition and number of missing requests."""
+        done = Counter((record.level, record.repeat) for record in self.measured)
+        trials = product(self.info.levels, range(self.info.repeats))
+        rows = ((level, n, self.info.planned(level) - done[level.name, n]) for level, n in trials)
+        return tuple(row for row in rows if row[2] > 0)
+
 
 _T = TypeVar("_T")
 
@@ -401,20 +414,25 @@ _SAMPLE = TypeAdapter(Sample)
 
 
 class RunFolder:
-    """The new folder of a run that is being recorded; its files are append-only.
+    """The folder of a run that is being recorded; its files are append-only.
+
+    Args:
+        path: The folder.
+        resume: Whether an incomplete run is resumed; otherwise the folder must be new.
 
     Raises:
-        BenchError: It exists or can't be created; of each method, that the disk is full.
+        BenchError: It exists, can't be created, or another process writes to it; of each method, that the
+            disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
         hint = "recorded runs are never overwritten: use another name or results folder"
         with file_errors(BenchError, f"can't create {path}", path, code="run-unreadable", hint=hint):
-            path.mkdir(parents=True)
-            self._requests, self._samples = ((path / name).open("ab") for name in (REQUESTS, SAMPLES))
+            path.mkdir(parents=True, exist_ok=resume)
         self.path = path
+        self._requests, self._samples = (_open(path / name) for name in (REQUESTS, SAMPLES))
         what = f"can't write to {path}, so the run was stopped; its recorded requests are kept"
-        hint = "free disk space, then record a new run"
+        hint = f"free disk space, then resume: ragops bench --resume {path}"
         self._write_errors = partial(file_errors, BenchError, what, path, code="disk-full", hint=hint)
 
     def write_info(self, info: RunInfo) -> None:
@@ -426,22 +444,49 @@ class RunFolder:
 
     def add_request(self, record: RequestRecord) -> None:
         """Append one line, and flush it."""
-        self._append(self._requests, _REQUEST.dump_json(record))
+        with self._write_errors():
+            _append(self._requests, _REQUEST.dump_json(record))
 
     def add_sample(self, sample: Sample) -> None:
         """Append one line, and flush it."""
-        self._append(self._samples, _SAMPLE.dump_json(sample))
-
-    def _append(self, file: IO[bytes], line: bytes) -> None:
         with self._write_errors():
-            file.write(line + b"\n")
-            file.flush()
+            _append(self._samples, _SAMPLE.dump_json(sample))
 
     def close(self) -> None:
         """Sync and close the files."""
         for file in (self._requests, self._samples):
-            with suppress(OSError), file:
+            with suppress(OSError):
                 os.fsync(file.fileno())
+            with suppress(OSError):
+                file.close()
+
+
+def _open(file: Path) -> IO[bytes]:
+    """Lock and open to append without a buffer; an incomplete last line is removed."""
+    stream = file.open("a+b", buffering=0)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however that ends
+    except BlockingIOError as error:
+        stream.close()
+        what, hint = f"another process is recording {file.parent}", "wait until that process ends, or stop it"
+        raise BenchError(what, code="run-busy", hint=hint, file=file.parent) from error
+    stream.seek(0)
+    stream.truncate(stream.read().rfind(b"\n") + 1)
+    return stream
+
+
+def _append(stream: IO[bytes], line: bytes) -> None:
+    """Write a complete line, or nothing if the disk is full."""
+    end = os.fstat(stream.fileno()).st_size
+    try:
+        written = stream.write(line + b"\n")
+    except OSError:
+        with suppress(OSError):
+            stream.truncate(end)
+        raise
+    if written <= len(line):
+        stream.truncate(end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def load_run(path: Path | str) -> Run:
@@ -459,9 +504,8 @@ def load_run(path: Path | str) -> Run:
     samples = _load_lines(folder / SAMPLES, _SAMPLE, problems)
     run = Run(folder, info, requests, samples)
     if not info.complete:
-        planned = info.repeats * sum(map(info.planned, info.levels))
-        missing = f"{planned - len(run.measured)} of {planned} requests missing"
-        problems.append(f"run.json says incomplete: {info.reason}; {missing}")
+        problems.append(f"run.json says incomplete: {info.reason}")
+        problems += [f"{level.name}, repeat {n}: {left} requests missing" for level, n, left in run.missing]
     return replace(run, problems=tuple(problems))
 
 

@@ -141,7 +141,7 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
     repeats = "once" if info.repeats == 1 else f"{info.repeats} times"
     rows = (
         ("run", run.path.name),
-        ("started", info.started),
+        ("started", _joined(info.started, *(f"continued {time}" for time in info.resumed))),
         ("complete", "yes" if info.complete else f"no: {info.reason}"),
         ("model", _joined(origin.model or info.model, _labelled("sha256 {}", origin.model_sha256))),
         ("substitute model", origin.model_is_stand_in or "no"),

@@ -1,7 +1,7 @@
 """Record a benchmark run: send each trial, and store every request below ``results/``.
 
-:func:`record` sends the trials of ``load.py``; the run's folder (``records.py``) keeps what was recorded,
-whatever ends the run. ``statistics.py`` and ``verdict.py`` evaluate it.
+:func:`record` and :func:`resume` plan (``load.py``) and execute; the run's folder (``records.py``) keeps what
+was recorded, whatever ends the run. ``statistics.py`` and ``verdict.py`` evaluate it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragops.bench import wire
-from ragops.bench.load import send_trial, trials
+from ragops.bench.load import RunPlan, Server, send_trial
 from ragops.bench.records import (
     ClientReport,
     OrderReport,
     OrderResult,
+    Provenance,
     RunFolder,
     RunInfo,
+    load_run,
     trial_order,
 )
+from ragops.bench.workload import regenerate
 from ragops.errors import BenchError
 from ragops.ragflow.api import KEY_VARIABLE
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from ragops.bench.load import BenchmarkConfig, ReadSample, Server
+    from ragops.bench.load import BenchmarkConfig, ReadSample
     from ragops.bench.records import RequestRecord
     from ragops.bench.workload import Workload
 
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 _STOP_CHECK_S = 0.1
 _SAMPLE_S = 1.0
 _UNREACHABLE_AFTER = 5
+_MUST_STAY = ("image_digest", "model_sha256", "launch_arguments", "cores", "cpu_model")
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,52 @@ def record(
         async with wire.client() as http:
             checked = await _check_order_before(info, http, target)
             folder = RunFolder(Path(config.results) / _folder_name(checked))
-            recorder = _Recorder(checked, config.workload, target, folder, server.sampler, progress)
-            return await recorder.run(http, stop)
+            plan = RunPlan(checked, config.workload, target)
+            return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
+
+    return _run_blocking(run())
+
+
+def resume(
+    path: Path,
+    server: Server | None = None,
+    *,
+    workload: Workload | None = None,
+    progress: ProgressCallback | None = None,
+    stop: threading.Event | None = None,
+) -> Path:
+    """Resume an incomplete run: send the missing requests, into the same folder; blocks as :func:`record`.
+
+    Args:
+        path: The run's folder.
+        server: The server, with its key and counters; image, model and cores must not have changed.
+        workload: The user's own requests; generated workloads are generated again.
+        progress: Called after each request.
+        stop: Ends the run when it is set, from any thread.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        BenchError: The run is complete, the requests or the server changed, or as :func:`record`.
+    """
+    before = load_run(path)
+    info = before.info
+    rebooted = info.started_ns > time.perf_counter_ns()
+    if info.complete or rebooted:
+        what = f"the machine was restarted since {path} began" if rebooted else f"{path} is complete"
+        raise BenchError(what, code="run-not-continued", hint="record a new run instead", file=path)
+    texts = workload or regenerate(info.workload)
+    server = server or Server(info.base_url, info.model)
+    _refuse_changes(info, texts, server.provenance)
+    target = wire.Target(server.base_url, info.model, server.api_key, info.timeout)
+
+    async def run() -> Path:
+        async with wire.client() as http:
+            resumed = replace(info, resumed=(*info.resumed, _now()), reason="still running")
+            plan = RunPlan(await _check_order_before(resumed, http, target), texts, target, before)
+            folder = RunFolder(before.path, resume=True)
+            return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
 
     return _run_blocking(run())
 
@@ -137,23 +185,20 @@ def _run_blocking(coroutine: Coroutine[Any, Any, Path]) -> Path:
 
 
 class _Recorder:
-    """Sends all trials; the sampler runs in its own thread, ``progress`` is called after each request."""
+    """Executes a plan; the sampler runs in its own thread, ``progress`` is called after each request."""
 
     def __init__(
-        self,
-        info: RunInfo,
-        workload: Workload,
-        target: wire.Target,
-        folder: RunFolder,
-        sampler: ReadSample | None,
-        progress: ProgressCallback | None,
+        self, plan: RunPlan, folder: RunFolder, sampler: ReadSample | None, progress: ProgressCallback | None
     ) -> None:
-        self.info, self.workload, self.target = info, workload, target
-        self.folder, self.sampler, self.progress = folder, sampler, progress
-        self.total = info.repeats * sum(info.warmup + info.planned(level) for level in info.levels)
-        self.done = self.errors = self.cpu_ns = self.connection_errors = 0
-        self.sampler_errors = list[str]()
-        folder.write_info(info)
+        self.plan, self.folder, self.sampler, self.progress = plan, folder, sampler, progress
+        self.info, self.total = plan.info, plan.total
+        recorded = plan.before.requests if plan.before else ()
+        self.done = len(recorded)
+        self.errors = sum(bool(record.error) and not record.is_cancelled for record in recorded)
+        self.cpu_ns = self.info.client.cpu_ns if self.info.client else 0
+        self.connection_errors = 0
+        self.sampler_errors = list(self.info.sampler_errors)
+        folder.write_info(self.info)
 
     async def run(self, http: wire.Client, stop: threading.Event | None) -> Path:
         """Send all requests; if the run ends early, ``run.json`` records the reason."""
@@ -177,17 +222,17 @@ class _Recorder:
 
     async def _send_trials(self, http: wire.Client) -> None:
         """Sample before and after each trial, so that the differences are those of the trial."""
-        for trial in trials(self.info, self.workload):
+        for trial in self.plan.trials():
             await self._sample()
             async with _background(self._sample_repeatedly()):
                 began = time.thread_time_ns()
                 try:
-                    await send_trial(trial, http, self.target, self._store)
+                    await send_trial(trial, http, self.plan.target, self._store)
                 finally:
                     self.cpu_ns += time.thread_time_ns() - began
             await self._sample()
         if not (order := self.info.order).skipped:
-            after = await check_order(http, self.target, order)
+            after = await check_order(http, self.plan.target, order)
             self.info = replace(self.info, order=replace(order, after=after))
 
     def _store(self, record: RequestRecord) -> None:
@@ -202,7 +247,7 @@ class _Recorder:
             self.progress(RunProgress(*counts, record.latency, record.level, self.folder.path))
         if self.connection_errors >= _UNREACHABLE_AFTER:  # instead of failing all other requests
             what = f"the reranker is unreachable: {_UNREACHABLE_AFTER} connection errors in a row"
-            hint = "ragops status shows its state; the recorded requests are kept"
+            hint = f"start the reranker, then resume: ragops bench --resume {self.folder.path}"
             raise BenchError(what, code="reranker-gone", evidence=record.error, hint=hint)
 
     async def _sample_repeatedly(self) -> None:
@@ -290,7 +335,25 @@ async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Tar
         evidence = f"scores: {', '.join(f'{score:.3f}' for score in result.scores)}"
         hint = "check score template and hf-overrides; for random weights set no_order_check='random weights'"
         raise BenchError(what, code="order-wrong", evidence=evidence, hint=hint, url=target.url)
-    return replace(info, order=replace(info.order, before=result))
+    return replace(info, order=replace(info.order, before=info.order.before or result))
+
+
+def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -> None:
+    code = "run-not-continued"
+    if workload.sha256 != info.workload.sha256:
+        evidence = f"sha256 {workload.sha256[:12]}, the run has {info.workload.sha256[:12]}"
+        hint = "use the same workload file: --workload FILE"
+        raise BenchError(
+            "the workload differs from the workload of the run", code=code, evidence=evidence, hint=hint
+        )
+    changes = []
+    for name in () if provenance == Provenance() else _MUST_STAY:
+        before, now = getattr(info.provenance, name), getattr(provenance, name)
+        if before != now:
+            changes.append(f"{name}: {before}, now {now}")
+    if changes:
+        what, hint = "the reranker has changed since the run began", "record a new run, then ragops compare"
+        raise BenchError(what, code=code, evidence="\n".join(changes), hint=hint)
 
 
 def _root(error: BaseException) -> BaseException:

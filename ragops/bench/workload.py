@@ -211,16 +211,17 @@ def regenerate(info: WorkloadInfo) -> Workload:
     """
     generators: dict[str, Callable[..., Workload]]
     generators = {"synthetic": synthetic, "grid": grid, "ragflow": ragflow}
+    code = "run-not-continued"
     if info.profile not in generators or not info.recipe:
-        what, hint = f"the texts of {info.name} can't be generated again", "give them with --workload FILE"
-        raise BenchError(what, code="run-not-continued", hint=hint)
+        hint = "give them: ragops bench --resume RUN --workload FILE"
+        raise BenchError(f"the texts of {info.name} can't be generated again", code=code, hint=hint)
     arguments = {name: _as_tuple(value) for name, value in json.loads(info.recipe).items()}
     workload = generators[info.profile](**arguments)
     if workload.sha256 != info.sha256:
         what = f"the texts of {info.name} are generated differently by this release of ragops"
         evidence = f"sha256 {workload.sha256[:12]}, the run has {info.sha256[:12]}"
-        hint = "use the release that recorded the run"
-        raise BenchError(what, code="run-not-continued", evidence=evidence, hint=hint)
+        hint = "resume with the release that recorded the run"
+        raise BenchError(what, code=code, evidence=evidence, hint=hint)
     return workload
 
 

@@ -127,6 +127,7 @@ def bench(
     ] = None,
     name: Annotated[str, _output("NAME", "Part of the run folder's name.")] = "bench",
     results: Results = Path("results"),
+    resume: Annotated[Path | None, _output("RUN", "Continue an interrupted run.")] = None,
 ) -> int:
     """Measure latency and throughput, record every request, and check RAGFlow's timeout."""
     from ragops.bench import BenchmarkConfig, from_jsonl
@@ -140,29 +141,33 @@ def bench(
         raise ragops.BenchError(
             "--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME"
         )
-    session = None if url else Session(stack, call.engine())
-    window = {"form": form, "release": release, "page_size": page_size}
-    config = BenchmarkConfig(
-        workload=from_jsonl(workload)
-        if workload
-        else _synthetic(session, profile, requests + warmup, seed, max_words, window),
-        levels=_levels(None if workload else requests, clients, rate, constant, burst),
-        name=name,
-        results=results,
-        warmup=warmup,
-        repeats=repeats,
-        seed=seed,
-        fresh=not same_texts,
-        no_order_check=no_order_check,
-    )
     try:
-        if session:
-            folder = ragops.benchmark(session, config, progress=display)
+        if resume:
+            own = from_jsonl(workload) if workload else None
+            folder = ragops.resume_benchmark(stack, resume, workload=own, progress=display, api_key=api_key)
         else:
-            folder = ragops.benchmark_url(url, model, config, progress=display, api_key=api_key)
+            session = None if url else Session(stack, call.engine())
+            window = {"form": form, "release": release, "page_size": page_size}
+            config = BenchmarkConfig(
+                workload=from_jsonl(workload)
+                if workload
+                else _synthetic(session, profile, requests + warmup, seed, max_words, window),
+                levels=_levels(None if workload else requests, clients, rate, constant, burst),
+                name=name,
+                results=results,
+                warmup=warmup,
+                repeats=repeats,
+                seed=seed,
+                fresh=not same_texts,
+                no_order_check=no_order_check,
+            )
+            if session:
+                folder = ragops.benchmark(session, config, progress=display)
+            else:
+                folder = ragops.benchmark_url(url, model, config, progress=display, api_key=api_key)
     except KeyboardInterrupt:
         if display.folder:
-            call.message(f"the recorded requests are kept: ragops report {display.folder}")
+            call.message(f"continue with: ragops bench --resume {display.folder}")
         raise
     run = ragops.load_run(folder)
     result = outcome(run, release=release)

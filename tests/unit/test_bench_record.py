@@ -308,7 +308,11 @@ def test_a_killed_run_is_incomplete(settings, tmp_path):
     folder.close()
     run = load_run(folder.path)
     assert (run.info.complete, run.requests) == (False, ())
-    assert run.problems == ("run.json says incomplete: still running; 7 of 7 requests missing",)
+    assert run.problems == (
+        "run.json says incomplete: still running",
+        "closed-1, repeat 0: 4 requests missing",
+        "closed-2, repeat 0: 3 requests missing",
+    )
 
 
 def test_a_stopped_run_keeps_its_requests(settings):

@@ -255,7 +255,7 @@ def test_command_leaves_no_partial_file(capsys, tmp_path, monkeypatch):
 # --- numbers on pages
 
 
-@pytest.mark.parametrize("verb", [("report",), ("compare", "a" * 300)])
+@pytest.mark.parametrize("verb", [("report",), ("compare", "a" * 300), ("bench", "--resume")])
 def test_a_name_that_is_too_long_is_an_error(capsys, verb):
     assert cli.main([*verb, "a" * 300]) == 1
     assert "hint:" in capsys.readouterr().err

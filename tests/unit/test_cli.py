@@ -406,6 +406,31 @@ class TestBench:
         assert code == 1
         assert "The scores were wrong" in out
 
+    def test_a_run_is_continued(self, run, here, tmp_path):
+        with StubReranker() as stub:
+            argv = (
+                "--url",
+                stub.base_url,
+                "--model",
+                "stub-reranker",
+                "--requests",
+                "8",
+                "--max-words",
+                "60",
+            )
+            assert run("bench", *argv, "--results", str(tmp_path / "r"))[0] == 0
+            (folder,) = (tmp_path / "r").iterdir()
+            info = json.loads((folder / "run.json").read_text())
+            (folder / "run.json").write_text(
+                json.dumps({**info, "complete": False, "reason": "still running"})
+            )
+            lines = (folder / "requests.jsonl").read_text().splitlines(keepends=True)
+            (folder / "requests.jsonl").write_text("".join(lines[:6]))
+            code, out, _ = run("bench", "--resume", str(folder), "--json")
+        assert code == 0
+        assert json.loads(out)["figures"][0]["n"] == 8
+        assert run("bench", "--resume", str(folder))[0] == 1
+
     def test_the_key_of_a_server_is_sent_and_stored_nowhere(self, run, here, tmp_path, monkeypatch):
         key, file = "canary-key", tmp_path / "key"
         file.write_text(f"{key}\n")
@@ -426,10 +451,14 @@ class TestBench:
             monkeypatch.setenv("RAGOPS_RERANKER_KEY", key)
             outputs = [run("bench", *argv, "--results", str(results))]
             monkeypatch.delenv("RAGOPS_RERANKER_KEY")
-            more = ("--name", "file", "--results", str(results), "--key-file", str(file))
-            outputs.append(run("bench", *argv, *more))
+            (folder,) = results.iterdir()
+            info = json.loads((folder / "run.json").read_text())
+            (folder / "run.json").write_text(json.dumps({**info, "complete": False}))
+            lines = (folder / "requests.jsonl").read_text().splitlines(keepends=True)
+            (folder / "requests.jsonl").write_text("".join(lines[:5]))
+            outputs.append(run("bench", "--resume", str(folder), "--key-file", str(file)))
         assert [code for code, _, _ in outputs] == [0, 0]
-        stored = "".join(path.read_text() for path in results.glob("*/*"))
+        stored = "".join(path.read_text() for path in folder.iterdir())
         assert key not in stored + "".join(out + err for _, out, err in outputs)
 
     def test_a_stopped_run_tells_how_to_go_on(self, run, here, tmp_path, monkeypatch):
@@ -452,7 +481,7 @@ class TestBench:
             code, _, err = run("bench", *argv, "--results", str(tmp_path / "r"))
         (folder,) = (tmp_path / "r").iterdir()
         assert code == 130
-        assert f"ragops report {folder}" in err
+        assert f"continue with: ragops bench --resume {folder}" in err
 
     @pytest.mark.parametrize("option", ["--requests", "--page-size", "--max-words", "--repeats", "--warmup"])
     @pytest.mark.parametrize("number", ["-1", "1000000000"])

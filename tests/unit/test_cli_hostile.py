@@ -262,7 +262,7 @@ def test_with_files_that_are_none(walk, serving, ragflow, tmp_path):
     names = ["/dev/zero", "/proc/self", "/proc/self/mem", "x" * 300, "/dev/null/x"]
     for name in [*names, *(str(tmp_path / name) for name in ("pipe", "binary", "run"))]:
         lines = [("check", name), ("check", name, "--fix"), ("report", name), ("compare", name, name)]
-        lines += [("plan", "--stack", name), ("bench", "--workload", name)]
+        lines += [("plan", "--stack", name), ("bench", "--workload", name), ("bench", "--resume", name)]
         lines += [("register", "--token-file", name), ("register", "--key-file", name)]
         codes = {line: code for line, (code, _, _) in walk(*lines).items()}
         assert set(codes.values()) == {1}, codes
