@@ -25,11 +25,17 @@ app.add_typer(files, name="compose", rich_help_panel=KEEP)
 @verb(app, KEEP, "ragops check docker-compose.yml --fix")
 def check(
     call: Call,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The compose file.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help="Compose files, merged in this order; without one, those that Compose takes in this folder.",
+        ),
+    ] = None,
     fix: Annotated[bool, flag("--fix", "Print its reranker as ragops starts it; changes no file.")] = False,
 ) -> int:
     """Find the faults of a compose file that starts a vLLM reranker."""
-    checked = ragops.check_file(file)
+    checked = ragops.check_file(*(files or [Path()]))
     if not fix:
         call.show(checked)
         return OK if checked.ok else FAILED
@@ -52,7 +58,7 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
 
     if not checked.rerankers:
         raise ComposeError(
-            f"no service in {checked.path} serves a reranker with vLLM",
+            f"no service in {checked.paths[0]} serves a reranker with vLLM",
             code="compose-no-reranker",
             hint="ragops compose reranker prints a compose file with one",
         )

@@ -5,15 +5,15 @@
     checked = check_file("docker-compose.yaml")
     print(checked)  # each fault with its line, its reason and its fix
 
-``syntax`` parses the file, ``reading`` finds the rerankers, ``faults`` finds their faults, and ``render``
-writes compose files.
+``syntax`` parses a file, ``merging`` merges several, ``reading`` finds the rerankers, ``faults`` finds their
+faults, and ``render`` writes compose files.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from dotenv.parser import parse_stream
 
 from ragops.compose.faults import find_faults
-from ragops.compose.reading import read_rerankers
+from ragops.compose.merging import merge_files
+from ragops.compose.reading import Project, read_rerankers
 from ragops.compose.syntax import MAX_BYTES, parse, resolve
 from ragops.errors import ComposeError, ModelError, read_text
 from ragops.reranker import host as hosts
@@ -32,15 +33,22 @@ if TYPE_CHECKING:
 
     from ragops.compose.faults import Finding
     from ragops.compose.reading import Service
+    from ragops.compose.syntax import YamlNode
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
 
 
+_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+_OVERRIDES = tuple(
+    f"{stem}.override.{suffix}" for stem in ("compose", "docker-compose") for suffix in ("yml", "yaml")
+)
+
+
 @dataclass(frozen=True)
 class CheckedFile:
-    """A compose file with its faults; it is only read, never changed."""
+    """A compose file, or several that are merged, with the faults; they are only read, never changed."""
 
-    path: Path
+    paths: tuple[Path, ...]
     findings: tuple[Finding, ...]
     rerankers: tuple[Service, ...] = ()
     notes: tuple[str, ...] = ()
@@ -56,42 +64,70 @@ class CheckedFile:
         return sum(finding.severity == severity for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """``{"findings": [{"severity", "line", "message", "fix", "code", "service"}]}``."""
+        """``{"findings": [{"severity", "line", "message", "fix", "code", "service", "file"}]}``."""
         return {"findings": [asdict(finding) for finding in self.findings]}
 
     def __str__(self) -> str:
         lines = []
         for finding in self.findings:
-            place = f"{self.path}:{finding.line}"
+            place = f"{finding.file}:{finding.line}"
             lines.append(f"{place}: {finding.severity}: {finding.message} [{finding.code}]")
             lines.append(f"    fix: {finding.fix}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, f"{self.count('error')} errors, {self.count('warning')} warnings"])
 
 
-def check_file(path: Path | str, host: Host | None = None) -> CheckedFile:
-    """Find the faults of a compose file.
+def check_file(file: Path | str, *more: Path | str, host: Host | None = None) -> CheckedFile:
+    """Find the faults of compose files, merged in their order as Docker Compose merges them.
 
-    As in compose, variables come from the environment and from ``.env`` in the file's folder.
+    As in compose, variables come from the environment and from ``.env`` in the first file's folder.
 
     Args:
-        path: The file.
+        file: The file, or a folder with the files that compose takes there by default: those of
+            ``COMPOSE_FILE``, else ``compose.yaml`` or ``docker-compose.yml`` with its override file.
+        more: Files that are merged into it.
         host: The machine that the reranker will run on; this machine by default.
 
     Raises:
-        ComposeError: The file can't be read, or is not a compose file.
+        ComposeError: A file can't be read or merged, or is not a compose file.
     """
-    file, hint = Path(path), "name a compose file"
-    text = read_text(ComposeError, f"can't read {file}", file, MAX_BYTES, hint=hint)
-    variables = {**_env_variables(file.parent / ".env"), **os.environ}
-    return check_text(text, file, host or hosts.read_host(), variables)
+    paths = [Path(file), *map(Path, more)]
+    variables = {
+        **(_read_variables((paths[0] if paths[0].is_dir() else paths[0].parent) / ".env") or {}),
+        **os.environ,
+    }
+    if paths[0].is_dir():
+        paths[:1] = _default_files(paths[0], variables)
+    hint = "name a compose file"
+    texts = [read_text(ComposeError, f"can't read {path}", path, MAX_BYTES, hint=hint) for path in paths]
+    return check_texts(dict(zip(paths, texts, strict=True)), host or hosts.read_host(), variables)
 
 
-def _env_variables(file: Path) -> dict[str, str]:
-    """Variables of an ``.env`` file; values refer to others as in compose files, but not in single quotes."""
+def _default_files(folder: Path, variables: Mapping[str, str]) -> list[Path]:
+    """The files that compose takes in a folder when none is named."""
+    if named := variables.get("COMPOSE_FILE"):
+        return [folder / name for name in named.split(variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep)]
+    files = [
+        next((folder / name for name in names if (folder / name).is_file()), None)
+        for names in (_NAMES, _OVERRIDES)
+    ]
+    if not files[0]:
+        raise ComposeError(
+            f"no compose file in {folder}",
+            evidence=f"looked for {', '.join(_NAMES)}",
+            hint="ragops check FILE",
+        )
+    return [file for file in files if file]
+
+
+def _read_variables(file: Path) -> dict[str, str] | None:
+    """Variables of a file such as ``.env``, None if it is missing.
+
+    Values refer to others as in compose files, but not in single quotes.
+    """
     variables: dict[str, str] = {}
     if not file.exists():
-        return variables
+        return None
     text = read_text(ComposeError, f"can't read {file}", file, 1 << 20, hint="correct the file, or move it")
     for binding in parse_stream(StringIO(text)):
         if binding.key and binding.value is not None:
@@ -103,16 +139,70 @@ def _env_variables(file: Path) -> dict[str, str]:
 
 def check_text(text: str, path: Path, host: Host, variables: Mapping[str, str]) -> CheckedFile:
     """As :func:`check_file`, for the text of a file and the variables that compose substitutes."""
+    return check_texts({path: text}, host, variables)
 
-    def find_model(folder: str) -> Model | None:
+
+def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, str]) -> CheckedFile:
+    """As :func:`check_text`, for several files that are merged in their order."""
+    folder = next(iter(texts)).parent
+
+    def find_model(name: str) -> Model | None:
         try:
-            model_folder = (path.parent / Path(folder).expanduser()).resolve()
+            model_folder = (folder / Path(name).expanduser()).resolve()
             return describe(model_folder) if (model_folder / "config.json").is_file() else None
         except (ModelError, OSError, RuntimeError):  # RuntimeError: no home folder of that user
             return None
 
-    root = parse(text, path.name, variables)
+    files: list[YamlNode] = []
+    for path, text in texts.items():
+        first = files[-1].source.first + len(files[-1].source.lines) + 1 if files else 1
+        files.append(parse(text, str(path), variables, first))
+
+    def place(line: int) -> tuple[str, int]:
+        """File and line of a line that is numbered on."""
+        source = next(file.source for file in reversed(files) if file.source.first <= line)
+        return source.name, line - source.first + 1
+
+    root = merge_files(files)
     # Compose derives the project's name from the folder's.
-    folder = re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()).lstrip("_-")
-    rerankers, notes = read_rerankers(root, root.scalar("name") or folder or "default", find_model)
-    return CheckedFile(path, find_faults(rerankers, host), rerankers, notes)
+    name = re.sub(r"[^a-z0-9_-]", "", folder.resolve().name.lower()).lstrip("_-")
+    override = len(files) == 1 and _is_override(files[0])
+    project = Project(
+        root=root,
+        name=root.scalar("name") or name or "default",
+        find_model=find_model,
+        read_variables=lambda file: _read_variables(folder / file),
+        override=override,
+    )
+    rerankers, notes = read_rerankers(project)
+    if override:
+        notes = (
+            (1, "this looks like an override file: check it with its base: ragops check BASE OVERRIDE"),
+            *notes,
+        )
+    placed = [
+        replace(finding, file=file, line=line)
+        for finding in find_faults(rerankers, host)
+        for file, line in [place(finding.line)]
+    ]
+    return CheckedFile(
+        tuple(texts),
+        tuple(placed),
+        rerankers,
+        tuple("{}:{}: {}".format(*place(line), note) for line, note in notes),
+    )
+
+
+def _is_override(root: YamlNode) -> bool:
+    """Whether a file changes the services of another one: by its name, tags, or services without an image."""
+    tagged = any(re.search(r"(?<!\S)!(reset|override)\b", line) for line in root.source.lines)
+    services = root.get("services")
+    bare = (
+        any(
+            not node.mapping.keys() & {"image", "build", "extends", "provider"}
+            for node in services.mapping.values()
+        )
+        if services
+        else False
+    )
+    return tagged or bare or ".override." in Path(root.source.name).name

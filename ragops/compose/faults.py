@@ -86,6 +86,7 @@ class Finding:
     code: str
     """Key of :data:`RULES`."""
     service: str
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,7 @@ def _key_value_cache(case: Case) -> Iterator[Finding]:
         size, line = parse_size(option.value or ""), option.line
     elif node:
         size, line = parse_size(f"{node.text or ''}g"), node.line
-    elif not command.get("--gpu-memory-utilization") and not service.node.get("env_file"):
+    elif not command.get("--gpu-memory-utilization") and service.environment_complete:
         message = "without a size vLLM takes 92 % of the memory for its key-value cache"
         yield case.warning("kv-cache-unset", service.command_line, message, case.kv_option)
     if size and case.known and size < case.kv_need:

@@ -1,16 +1,17 @@
 """The rerankers of a compose file as frozen records, and what is not checked; pure.
 
-:func:`read_rerankers` merges what a service extends, recognizes vLLM by its program, image or options, and
-reads ports, mounts, networks and the model. Values come from :mod:`ragops.compose.syntax`, with their lines.
+:func:`read_rerankers` recognizes vLLM by its program, image or options, and reads ports, mounts, networks
+and the model. Values come from :mod:`ragops.compose.syntax`, with their lines.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ragops.compose.syntax import YamlNode, read_command, resolve, split_colons
+from ragops.compose.merging import PublishedPort, as_map, read_port
+from ragops.compose.syntax import Removal, YamlNode, read_command, resolve, split_colons
 from ragops.reranker.architectures import Architecture, by_repository_name
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 OVERRIDES_VARIABLE = re.compile(r"VLLM_HF_OVERRIDES?")
 """Environment variables that are mistaken for ``--hf-overrides``; vLLM reads neither."""
 
-_MAX_EXTENDS = 10  # longest chain of extends that is followed
 _VLLM_IMAGE = re.compile(r"(^|[-_])vllm([-_]|$)")
 _NO_SERVER = re.compile(
     r"router|proxy|gateway|exporter|nginx|bench|client|webui|dashboard|metrics|^(alpine|busybox|debian|ubuntu|curl)$"
@@ -37,13 +37,17 @@ _GPU_IMAGE = re.compile(r"/vllm-openai(:|@|$)|rocm|cuda")
 
 
 @dataclass(frozen=True)
-class PublishedPort:
-    """An entry of ``ports``; a part with an undefined variable is None."""
+class Project:
+    """A compose project: its merged files, and how the files are read that they name."""
 
-    address: str | None  # on the host; empty for all addresses
-    published: str | None  # port on the host; empty if Docker chooses it
-    target: str | None  # port in the container
-    line: int
+    root: YamlNode
+    name: str
+    find_model: Callable[[str], Model | None]
+    """The model in a folder of this machine, or None if there is none."""
+    read_variables: Callable[[str], Mapping[str, str] | None]
+    """The variables of an ``env_file``, or None if it is missing."""
+    override: bool
+    """Whether it is an override file without its base."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,9 @@ class Service:
     node: YamlNode
     command: CommandLine
     environment: Mapping[str, YamlNode]
+    """Variables of ``env_file`` and ``environment``."""
+    environment_complete: bool
+    """Whether no other file has variables of it that were not read."""
     ports: tuple[PublishedPort, ...]
     mounts: tuple[VolumeMount, ...]
     networks: tuple[NetworkConnection, ...]
@@ -106,7 +113,7 @@ class Service:
     """It requests a GPU, or its image is for GPUs."""
     gpu_requested: bool
     inherits: bool
-    """It extends a service of another file, which may set what is missing here."""
+    """Another file, which it extends or overrides, may set what is missing here."""
 
     @property
     def line(self) -> int:
@@ -138,93 +145,66 @@ class Service:
         return self.node.scalar(*keys) or ""
 
 
-def read_rerankers(
-    root: YamlNode, project: str, find_model: Callable[[str], Model | None]
-) -> tuple[tuple[Service, ...], tuple[str, ...]]:
-    """The rerankers of a compose project, and notes on what is not checked.
-
-    ``find_model`` returns the model in a folder of this machine, or None if there is none.
-    """
+def read_rerankers(project: Project) -> tuple[tuple[Service, ...], tuple[tuple[int, str], ...]]:
+    """The rerankers of a compose project, and notes on what is not checked, each with its line."""
     rerankers: list[Service] = []
-    notes: list[str] = []
-    if include := root.get("include"):
-        notes.append(f"line {include.line}: include: check each included file as well")
-    services = root.get("services")
+    notes: list[tuple[int, str]] = []
+    if include := project.root.get("include"):
+        notes.append((include.line, "include: check each included file as well"))
+    services = project.root.get("services")
     for name, node in services.mapping.items() if services else ():
         if not node.mapping:
             continue
-        service = _read_service(name, _extended(node, root), root, project, find_model)
+        service = _read_service(name, node, project)
         if not _is_vllm(service):
-            if service.inherits and "image" not in service.node.mapping:
-                notes.append(f"line {service.line}: {name} extends a service of another file: not checked")
+            if node.get("extends") and "image" not in node.mapping:
+                notes.append((service.line, f"{name} extends a service of another file: not checked"))
         elif _is_reranker(service):
             rerankers.append(service)
-            notes += [f"line {service.line}: {name} {note}" for note in _unchecked(service)]
+            notes += [(service.line, f"{name} {note}") for note in _unchecked(service)]
         else:
-            notes.append(f"line {service.line}: {name} runs vLLM, but not recognizably as a reranker")
+            notes.append((service.line, f"{name} runs vLLM, but not recognizably as a reranker"))
     if not rerankers:
-        notes.append("no service serves a reranker with vLLM")
+        notes.append((project.root.line, "no service serves a reranker with vLLM"))
     return tuple(rerankers), tuple(notes)
 
 
-def _extended(node: YamlNode, root: YamlNode, depth: int = 0) -> YamlNode:
-    """The service merged with what it extends; ``extends`` stays if that is in another file."""
-    extends = node.get("extends")
-    if extends is None or extends.get("file") or depth > _MAX_EXTENDS:
-        return node
-    base = root.get("services", extends.text or extends.scalar("service") or "")
-    if base is None or not base.mapping:
-        return node
-    merged = dict(_extended(base, root, depth + 1).mapping)
-    for key, value in node.mapping.items():
-        if key != "extends":
-            merged[key] = _merged(key, merged[key], value) if key in merged else value
-    return YamlNode(merged, node.line, node.source)
-
-
-def _merged(key: str, base: YamlNode, own: YamlNode) -> YamlNode:
-    """Maps are united and lists concatenated, but commands are replaced."""
-    if key == "environment":
-        base, own = _as_map(base), _as_map(own)
-    if base.mapping and own.mapping:
-        return YamlNode({**base.mapping, **own.mapping}, own.line, own.source)
-    if base.elements and own.elements and key not in {"command", "entrypoint"}:
-        return YamlNode([*base.elements, *own.elements], own.line, own.source)
-    return own
-
-
-def _as_map(variables: YamlNode) -> YamlNode:
-    """Variables as a map, also where they are a list of ``NAME=VALUE``; null is a value of the host."""
-    if not variables.elements:
-        return variables
-    rows = [(item.written.partition("="), item) for item in variables.elements]
-    nodes = {
-        name: YamlNode(value if equals else None, item.line, item.source)
-        for (name, equals, value), item in rows
-        if name
-    }
-    return YamlNode(nodes, variables.line, variables.source)
-
-
-def _read_service(
-    name: str, node: YamlNode, root: YamlNode, project: str, find_model: Callable[[str], Model | None]
-) -> Service:
+def _read_service(name: str, node: YamlNode, project: Project) -> Service:
     command = read_command(node.get("entrypoint"), node.get("command"))
-    environment = node.get("environment")
-    mounts = tuple(_read_mounts(node))
+    inherits = project.override or node.get("extends") is not None
+    if inherits and not (node.get("entrypoint") and node.get("command")):
+        command = replace(command, complete=False)
+    environment, complete = _read_environment(node, project)
+    mounts, ports = tuple(_read_mounts(node)), node.get("ports")
     return Service(
         name=name,
         node=node,
         command=command,
-        environment=_as_map(environment).mapping if environment else {},
-        ports=tuple(_read_ports(node)),
+        environment=environment,
+        environment_complete=complete and not inherits,
+        ports=tuple(map(read_port, ports.elements)) if ports else (),
         mounts=mounts,
-        networks=tuple(_read_networks(node, root, project)),
-        served=_read_model(node, command, mounts, find_model),
+        networks=tuple(_read_networks(node, project)),
+        served=_read_model(node, command, mounts, project.find_model),
         gpu=_requests_gpu(node) or bool(_GPU_IMAGE.search(node.scalar("image") or "")),
         gpu_requested=_requests_gpu(node),
-        inherits=node.get("extends") is not None,
+        inherits=inherits,
     )
+
+
+def _read_environment(service: YamlNode, project: Project) -> tuple[dict[str, YamlNode], bool]:
+    """Variables of a service, also from files, and whether each of those files was read."""
+    variables: dict[str, YamlNode] = {}
+    complete = True
+    files, own = service.get("env_file"), service.get("environment")
+    for item in (files.elements or [files]) if files else ():
+        file = item.scalar("path") if item.mapping else item.text
+        values = project.read_variables(file) if file and not item.get("format") else None
+        complete = complete and (values is not None or item.scalar("required") == "false")
+        for name, value in (values or {}).items():
+            variables[name] = YamlNode(value.replace("$", "$$"), item.line, item.source)
+    variables |= as_map(own).mapping if own else {}
+    return {name: node for name, node in variables.items() if not isinstance(node, Removal)}, complete
 
 
 def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
@@ -244,37 +224,21 @@ def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
         yield VolumeMount("", target, "tmpfs", item, limit[1] if limit else None)
 
 
-def _read_ports(service: YamlNode) -> Iterator[PublishedPort]:
-    """Ports in the short form ``[[address:]published:]target[/protocol]`` or in the long form."""
-    node = service.get("ports")
-    for item in node.elements if node else ():
-        if item.mapping:
-            address = item.scalar("host_ip") if item.get("host_ip") else ""
-            published = item.scalar("published") if item.get("published") else ""
-            yield PublishedPort(address, published, item.scalar("target"), item.line)
-            continue
-        parts = [resolve(part, item.source.variables) for part in split_colons(item.written)]
-        known = None not in parts[:-2]
-        address = ":".join(part or "" for part in parts[:-2]).strip("[]") if known else None
-        target = parts[-1].partition("/")[0] if parts[-1] is not None else None
-        yield PublishedPort(address, parts[-2] if len(parts) > 1 else "", target, item.line)
-
-
-def _read_networks(service: YamlNode, root: YamlNode, project: str) -> Iterator[NetworkConnection]:
-    """Networks of a service; compose puts ``project`` before the key of a network without a name."""
+def _read_networks(service: YamlNode, project: Project) -> Iterator[NetworkConnection]:
+    """Networks of a service; compose puts the project's name before the key of a network without a name."""
     node = service.get("networks")
     if node is None:
         return
     for key, item in [(item.text or "", item) for item in node.elements] or node.mapping.items():
         listed = item.get("aliases")
         aliases = tuple(alias.text or alias.written for alias in listed.elements) if listed else ()
-        network = root.get("networks", key)
+        network = project.root.get("networks", key)
         if network is None:
-            yield NetworkConnection(f"{project}_{key}", item.line, False, False, aliases)
+            yield NetworkConnection(f"{project.name}_{key}", item.line, False, False, aliases)
             continue
         external = network.flag("external")
         named = network.get("name") is not None
-        name = network.scalar("name") if named else key if external else f"{project}_{key}"
+        name = network.scalar("name") if named else key if external else f"{project.name}_{key}"
         line = network.line if external else item.line
         internal = network.flag("internal")
         yield NetworkConnection(name, line, external or named, internal, aliases)
@@ -355,10 +319,10 @@ def _is_reranker(service: Service) -> bool:
 
 
 def _unchecked(service: Service) -> Iterator[str]:
-    if service.inherits:
+    if service.node.get("extends"):
         yield "extends a service of another file: not checked"
-    if service.node.get("env_file"):
-        yield "reads variables from an env_file: not checked"
+    if service.node.get("env_file") and not service.environment_complete:
+        yield "reads variables from an env_file that is not here: not checked"
     if not service.command.complete:
         yield "gets options from a script, a config file or a variable: missing options are not reported"
     if service.gpu:

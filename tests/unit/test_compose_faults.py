@@ -114,7 +114,7 @@ def test_every_code_has_a_case():
 
 
 def test_a_handwritten_file_has_nearly_all_faults(machine):
-    findings = check_file(CASES / "handwritten.yaml", machine).findings
+    findings = check_file(CASES / "handwritten.yaml", host=machine).findings
     expected = {
         *("hf-overrides-env", "task-removed", "runner-missing", "template-missing"),
         *("dtype-slow", "cpu-quota", "port-exposed", "model-name-slash", "trust-remote-code", "route-moves"),
@@ -132,7 +132,7 @@ def test_a_handwritten_file_has_nearly_all_faults(machine):
 
 
 def test_services_that_are_no_reranker_on_vllm_have_no_faults(machine):
-    checked = check_file(CASES / "others.yaml", machine)
+    checked = check_file(CASES / "others.yaml", host=machine)
     assert checked.findings == ()
     assert checked.rerankers == ()
     assert "include:" in checked.notes[0]
@@ -163,7 +163,7 @@ def test_a_script_a_list_and_long_forms_are_read(machine):
 
 
 def test_merged_and_extended_keys_are_reported_at_their_lines(machine):
-    findings = check_file(CASES / "anchors.yaml", machine).findings
+    findings = check_file(CASES / "anchors.yaml", host=machine).findings
     assert [(finding.code, finding.line, finding.service) for finding in findings] == [
         ("restart-loop", 5, "first-reranker"),
         ("restart-loop", 5, "second-reranker"),
@@ -250,7 +250,7 @@ class TestCommand:
         assert main(["check", "--json", str(CASES / "handwritten.yaml")]) == 1
         record = json.loads(capsys.readouterr().out)
         assert set(record) == {"findings"}
-        fields = {"code", "severity", "line", "message", "fix", "service"}
+        fields = {"code", "severity", "file", "line", "message", "fix", "service"}
         assert all(set(finding) == fields for finding in record["findings"])
         assert {finding["severity"] for finding in record["findings"]} == {"error", "warning"}
 

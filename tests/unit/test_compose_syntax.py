@@ -69,7 +69,7 @@ def test_env_files_are_read_as_compose_does(tmp_path, monkeypatch, line, address
     (tmp_path / ".env").write_text(f"HOST_OF_TEST=10.0.0.2\n{line}\n")
     service = "services: {reranker: {image: vllm-cpu, ports: [{host_ip: $BIND_IP, target: 8000}]}}"
     (tmp_path / "compose.yaml").write_text(service)
-    (reranker,) = check_file(tmp_path / "compose.yaml", HOST).rerankers
+    (reranker,) = check_file(tmp_path / "compose.yaml", host=HOST).rerankers
     assert reranker.ports[0].address == address
 
 
@@ -80,7 +80,7 @@ def test_variables_come_from_the_env_file_of_the_folder(tmp_path):
     text = (CASES / "clean.yaml").read_text().replace("127.0.0.1:8123", "${ADDRESS_OF_TEST:-0.0.0.0}:8123")
     (tmp_path / "compose.yaml").write_text(text)
     assert "port-exposed" not in {
-        finding.code for finding in check_file(tmp_path / "compose.yaml", HOST).findings
+        finding.code for finding in check_file(tmp_path / "compose.yaml", host=HOST).findings
     }
 
 
@@ -140,7 +140,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(ComposeError) as caught:
-        check_file(tmp_path / name, HOST)
+        check_file(tmp_path / name, host=HOST)
     assert name in caught.value.message
 
 
@@ -168,7 +168,7 @@ def test_each_form_of_a_command_gives_the_same_options(text):
         ("command: >\n  --runner pooling  # was --task score\n  --dtype bfloat16\n", ["--runner", "--dtype"]),
         ("command:\n  - --dtype=auto\n  - '# old'\n  - --seed=1\n", ["--dtype", "--seed"]),
         (
-            "entrypoint: [bash, -c]\ncommand:\n  - |\n    vllm serve --seed 1 \\\n    # --task x\n    --dtype a#b\n",
+            "entrypoint: [bash, -c]\ncommand:\n  - |\n    vllm serve --seed 1 \\\n    # x\n    --dtype a#b\n",
             ["--seed", "--dtype"],
         ),
         ("command: --seed 1 ${NOTHING:-} --dtype auto", ["--seed", "--dtype"]),
@@ -226,11 +226,13 @@ def test_colons_in_variables_and_addresses_do_not_split():
 
 
 def test_the_record_has_its_documented_forms(machine):
-    checked = check_file(CASES / "handwritten.yaml", machine)
+    checked = check_file(CASES / "handwritten.yaml", host=machine)
     first = json.loads(json.dumps(checked.to_json()))["findings"][0]
-    assert set(first) == {"code", "severity", "line", "message", "fix", "service"}
+    assert set(first) == {"code", "severity", "file", "line", "message", "fix", "service"}
     lines = str(checked).splitlines()
-    assert any(line.startswith(f"{checked.path}:21: error: ") and "[task-removed]" in line for line in lines)
+    assert any(
+        line.startswith(f"{checked.paths[0]}:21: error: ") and "[task-removed]" in line for line in lines
+    )
     assert (checked.count("error"), checked.count("warning")) == (5, 11)
     assert not checked.ok
 
