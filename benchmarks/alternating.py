@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,7 @@ class Server:
         try:
             sampler = Sampler(self.url, self.engine, self.name)
             before = sampler()
-            reply = asyncio.run(_post(wire.Target(self.url, self.served, timeout=TIMEOUT), request))
+            reply = asyncio.run(_post(wire.Server(self.url, self.served), request))
             after = sampler()
         finally:
             self.engine.pause(self.name)
@@ -82,10 +82,10 @@ class Server:
         return Timed(took, count, tokens, computed, reply.scores, targets.others(before, after))
 
 
-async def _post(target: wire.Target, request: Request) -> wire.RerankResponse:
-    async with wire.client() as http:
-        body = wire.encode(target.model, request.query, request.documents)
-        return await wire.post(http, target, body, len(request.documents))
+async def _post(server: wire.Server, request: Request) -> wire.RerankResponse:
+    with closing(wire.Client(server, TIMEOUT)) as client:
+        body = wire.encode(server.model, request.query, request.documents)
+        return await client.post(body, len(request.documents))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -169,10 +170,9 @@ def _sent(server: EchoServer, texts: Workload, at_once: int, requests: int) -> l
     times: list[float] = []
 
     async def whole() -> None:
-        async with wire.client() as http:
-            target = wire.Target(server.base_url, "echo")
-            trial = Trial(LoadLevel.closed(at_once), 0, encoded, seed=1)
-            await send_trial(trial, http, target, lambda record: times.append(record.service))
+        trial = Trial(LoadLevel.closed(at_once), 0, encoded, seed=1)
+        with closing(wire.Client(wire.Server(server.base_url, "echo"))) as client:
+            await send_trial(trial, client, lambda record: times.append(record.service))
 
     asyncio.run(whole())
     return times

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,18 +107,14 @@ def scores(url: str, model: str, workload: Workload) -> list[tuple[float, ...]]:
     """
 
     async def send() -> list[tuple[float, ...]]:
-        target, responses = wire.Target(url, model, timeout=300), []
-        async with wire.client() as http:
+        responses = []
+        with closing(wire.Client(wire.Server(url, model), timeout=300)) as client:
             for request in workload.requests:
                 body = wire.encode(model, request.query, request.documents)
-                reply = await wire.post(http, target, body, len(request.documents))
+                reply = await client.post(body, len(request.documents))
                 if reply.error:
-                    raise BenchError(
-                        f"{target.url} did not respond",
-                        code="server-silent",
-                        evidence=reply.error,
-                        url=target.url,
-                    )
+                    what, address = f"{client.url} did not respond", str(client.url)
+                    raise BenchError(what, code="server-silent", evidence=reply.error, url=address)
                 responses.append(reply.scores)
         return responses
 

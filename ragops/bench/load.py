@@ -1,8 +1,7 @@
 """What a benchmark sends, and sending it on time.
 
-:class:`BenchmarkConfig` and :class:`Server` are the input of :func:`ragops.bench.record`. A :class:`RunPlan`
-is pure: it yields the trials that are left to send. :func:`send_trial` sends one over ``wire.py`` and passes
-on when each request was due, sent and completed.
+:class:`BenchmarkConfig` is the input of :func:`ragops.bench.record`. A :class:`RunPlan` is pure: it yields
+the trials to send. :func:`send_trial` sends one and passes on when each request was due, sent and completed.
 """
 
 from __future__ import annotations
@@ -16,18 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.bench import wire
 from ragops.bench.records import (
-    GemmPeak,
     LoadLevel,
     Phase,
-    Provenance,
     RequestRecord,
-    Sample,
     due_times,
     trial_order,
 )
 from ragops.errors import BenchError
 from ragops.ragflow import releases
-from ragops.ragflow.api import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,12 +30,9 @@ if TYPE_CHECKING:
 
     from ragops.bench.records import Run, RunInfo
     from ragops.bench.workload import Workload
-    from ragops.ragflow.api import Secret
 
-ReadSample = Callable[[], Sample]
 Store = Callable[[RequestRecord], None]
 Send = Callable[["EncodedRequest", int], Coroutine[Any, Any, None]]
-_UNKNOWN = Provenance()
 
 
 @dataclass(frozen=True)
@@ -97,35 +89,6 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
-class Server:
-    """The server that is measured, and its recorded properties.
-
-    Args:
-        base_url: Address as registered in RAGFlow, ending in ``/v1``.
-        model: Served model name.
-        api_key: Bearer token; never recorded.
-        provenance: Image, model, machine and versions.
-        sampler: Called before and after each trial and once a second, in its own thread.
-        limit: Matrix multiplication limit of the machine, from :mod:`ragops.bench.measure`.
-        no_order_check: Why the order is not checked, such as that the model is untrained; empty to check it.
-
-    Raises:
-        StackError: The address is not valid.
-    """
-
-    base_url: str
-    model: str
-    api_key: Secret = wire.NO_KEY
-    provenance: Provenance = _UNKNOWN
-    sampler: ReadSample | None = None
-    limit: GemmPeak | None = None
-    no_order_check: str = ""
-
-    def __post_init__(self) -> None:
-        split_address(self.base_url)
-
-
-@dataclass(frozen=True)
 class EncodedRequest:
     """One request, encoded before the trial so that encoding is not measured."""
 
@@ -153,7 +116,6 @@ class RunPlan:
 
     info: RunInfo
     workload: Workload
-    target: wire.Target
     before: Run | None = None
 
     @property
@@ -190,18 +152,18 @@ class RunPlan:
             letters = ("w" if phase == "warmup" else "") + "r" * len(self.info.resumed)
             prefix = f"{number}{letters}. "
         documents = tuple(prefix + text for text in request.documents)
-        body = wire.encode(self.target.model, prefix + request.query, documents)
+        body = wire.encode(self.info.model, prefix + request.query, documents)
         index = place % len(self.workload.requests)
         return EncodedRequest(index, phase, body, len(documents), request.words)
 
 
-async def send_trial(trial: Trial, http: wire.Client, target: wire.Target, store: Store) -> None:
+async def send_trial(trial: Trial, client: wire.Client, store: Store) -> None:
     """Send every request of a trial; ``store`` gets its record when it ends, fails or is cancelled."""
 
     async def send(request: EncodedRequest, t_sched: int) -> None:
         t_send = time.perf_counter_ns()
         try:
-            response = await wire.post(http, target, request.body, request.documents)
+            response = await client.post(request.body, request.documents)
         except asyncio.CancelledError:
             response = wire.RerankResponse(t_send, time.perf_counter_ns(), error="cancelled")
             store(_record(trial, request, t_sched, response))

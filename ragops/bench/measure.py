@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING
 import httpx
 
 from ragops.bench import run
-from ragops.bench.load import Server
 from ragops.bench.records import CPU_FEATURES, Gemm, GemmPeak, Provenance, Sample, instruction_set, load_run
-from ragops.bench.wire import NO_KEY
+from ragops.bench.wire import NO_KEY, Server
 from ragops.checks.traffic import words_for_context
 from ragops.docker.engine import sidecar
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
@@ -122,26 +121,12 @@ def benchmark_url(
         api_key: Bearer token; never recorded.
 
     Raises:
+        StackError: The address is not valid.
         BenchError: It does not respond, or ranks wrongly.
     """
-    _check_address(url)
     origin = replace(_client_provenance(hosts.read_host()), vantage=BY_URL, model=model)
     server = Server(url, model, api_key, origin, Sampler(url))
     return run.record(server, config, progress=progress, stop=stop)
-
-
-def _check_address(url: str) -> None:
-    """Refuse an address to which no request can be sent."""
-    evidence = "it needs http:// or https://, a host and a valid port"
-    try:
-        parsed = httpx.URL(url)
-        valid = parsed.scheme in {"http", "https"} and parsed.host.encode("idna")
-        if valid and 0 < (parsed.port or 80) < 1 << 16:
-            return
-    except (httpx.InvalidURL, UnicodeError) as error:
-        evidence = str(error)
-    message, hint = "the address of the server is not valid", "such as http://HOST:PORT/v1"
-    raise BenchError(message, code="address-refused", evidence=evidence, hint=hint, url=url)
 
 
 def resume(
@@ -169,7 +154,6 @@ def resume(
     """
     info = load_run(path).info
     if info.provenance.vantage == BY_URL:
-        _check_address(info.base_url)
         server = Server(info.base_url, info.model, api_key, sampler=Sampler(info.base_url))
     else:
         server = running_server(stack if isinstance(stack, Session) else Session.open(stack))

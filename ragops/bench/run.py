@@ -10,14 +10,14 @@ import asyncio
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragops.bench import wire
-from ragops.bench.load import RunPlan, Server, send_trial
+from ragops.bench.load import RunPlan, send_trial
 from ragops.bench.records import (
     ClientReport,
     OrderReport,
@@ -28,6 +28,7 @@ from ragops.bench.records import (
     load_run,
     trial_order,
 )
+from ragops.bench.wire import Server
 from ragops.bench.workload import regenerate
 from ragops.errors import BenchError
 from ragops.ragflow.api import KEY_VARIABLE
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from ragops.bench.load import BenchmarkConfig, ReadSample
+    from ragops.bench.load import BenchmarkConfig
     from ragops.bench.records import RequestRecord
     from ragops.bench.workload import Workload
 
@@ -105,14 +106,12 @@ def record(
         provenance=server.provenance,
         limit=server.limit,
     )
-    target = wire.Target(server.base_url, server.model, server.api_key, info.timeout)
 
     async def run() -> Path:
-        async with wire.client() as http:
-            checked = await _check_order_before(info, http, target)
+        with closing(wire.Client(server, info.timeout)) as client:
+            checked = await _check_order_before(info, client)
             folder = RunFolder(Path(config.results) / _folder_name(checked))
-            plan = RunPlan(checked, config.workload, target)
-            return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
+            return await _Recorder(RunPlan(checked, config.workload), folder, client, progress).run(stop)
 
     return _run_blocking(run())
 
@@ -149,14 +148,13 @@ def resume(
     texts = workload or regenerate(info.workload)
     server = server or Server(info.base_url, info.model)
     _refuse_changes(info, texts, server.provenance)
-    target = wire.Target(server.base_url, info.model, server.api_key, info.timeout)
+    resumed = replace(info, resumed=(*info.resumed, _now()), reason="still running")
 
     async def run() -> Path:
-        async with wire.client() as http:
-            resumed = replace(info, resumed=(*info.resumed, _now()), reason="still running")
-            plan = RunPlan(await _check_order_before(resumed, http, target), texts, target, before)
+        with closing(wire.Client(replace(server, model=info.model), info.timeout)) as client:
+            plan = RunPlan(await _check_order_before(resumed, client), texts, before)
             folder = RunFolder(before.path, resume=True)
-            return await _Recorder(plan, folder, server.sampler, progress).run(http, stop)
+            return await _Recorder(plan, folder, client, progress).run(stop)
 
     return _run_blocking(run())
 
@@ -188,9 +186,10 @@ class _Recorder:
     """Executes a plan; the sampler runs in its own thread, ``progress`` is called after each request."""
 
     def __init__(
-        self, plan: RunPlan, folder: RunFolder, sampler: ReadSample | None, progress: ProgressCallback | None
+        self, plan: RunPlan, folder: RunFolder, client: wire.Client, progress: ProgressCallback | None
     ) -> None:
-        self.plan, self.folder, self.sampler, self.progress = plan, folder, sampler, progress
+        self.plan, self.folder, self.client, self.progress = plan, folder, client, progress
+        self.sampler = client.server.sampler
         self.info, self.total = plan.info, plan.total
         recorded = plan.before.requests if plan.before else ()
         self.done = len(recorded)
@@ -200,12 +199,12 @@ class _Recorder:
         self.sampler_errors = list(self.info.sampler_errors)
         folder.write_info(self.info)
 
-    async def run(self, http: wire.Client, stop: threading.Event | None) -> Path:
+    async def run(self, stop: threading.Event | None) -> Path:
         """Send all requests; if the run ends early, ``run.json`` records the reason."""
         reason = "ended by an error"
         try:
             async with _background(_cancel_when(stop, asyncio.current_task())):
-                await self._send_trials(http)
+                await self._send_trials()
             reason = ""
         except asyncio.CancelledError:
             reason = "stopped by the user"
@@ -220,19 +219,19 @@ class _Recorder:
             self._close(reason)
         return self.folder.path
 
-    async def _send_trials(self, http: wire.Client) -> None:
+    async def _send_trials(self) -> None:
         """Sample before and after each trial, so that the differences are those of the trial."""
         for trial in self.plan.trials():
             await self._sample()
             async with _background(self._sample_repeatedly()):
                 began = time.thread_time_ns()
                 try:
-                    await send_trial(trial, http, self.plan.target, self._store)
+                    await send_trial(trial, self.client, self._store)
                 finally:
                     self.cpu_ns += time.thread_time_ns() - began
             await self._sample()
         if not (order := self.info.order).skipped:
-            after = await check_order(http, self.plan.target, order)
+            after = await check_order(self.client, order)
             self.info = replace(self.info, order=replace(order, after=after))
 
     def _store(self, record: RequestRecord) -> None:
@@ -301,7 +300,7 @@ async def _background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[Non
             await task
 
 
-async def check_order(http: wire.Client, target: wire.Target, check: OrderReport) -> OrderResult:
+async def check_order(client: wire.Client, check: OrderReport) -> OrderResult:
     """Send an order check with each document first in turn, so that no position passes by chance.
 
     Returns:
@@ -311,7 +310,8 @@ async def check_order(http: wire.Client, target: wire.Target, check: OrderReport
     count, results = len(check.documents), []
     for first in range(count):
         rotated = check.documents[first:] + check.documents[:first]
-        response = await wire.post(http, target, wire.encode(target.model, check.query, rotated), count)
+        body = wire.encode(client.server.model, check.query, rotated)
+        response = await client.post(body, count)
         scores = response.scores[count - first :] + response.scores[: count - first]
         others = scores[: check.best] + scores[check.best + 1 :]
         right = not response.error and scores[check.best] > max(others)
@@ -320,21 +320,21 @@ async def check_order(http: wire.Client, target: wire.Target, check: OrderReport
     return (wrong or results)[0]
 
 
-async def _check_order_before(info: RunInfo, http: wire.Client, target: wire.Target) -> RunInfo:
+async def _check_order_before(info: RunInfo, client: wire.Client) -> RunInfo:
     """``run.json`` with the result of the order check; an error when it is wrong."""
     if info.order.skipped:
         return info
-    result = await check_order(http, target, info.order)
+    result = await check_order(client, info.order)
     if result.error:
-        what, hint = f"{target.url} did not respond", "ragops status shows its state and served model name"
+        what, hint = f"{client.url} did not respond", "ragops status shows its state and served model name"
         if result.error.startswith("HTTP 401"):
             hint = f"set {KEY_VARIABLE} to the server's key, or use --key-file"
-        raise BenchError(what, code="server-silent", evidence=result.error, hint=hint, url=target.url)
+        raise BenchError(what, code="server-silent", evidence=result.error, hint=hint, url=str(client.url))
     if not result.right:
-        what = f"{target.model} ranks the documents of a known query wrongly, so its speed is not measured"
+        what = f"{info.model} ranks the documents of a known query wrongly, so its speed is not measured"
         evidence = f"scores: {', '.join(f'{score:.3f}' for score in result.scores)}"
         hint = "check score template and hf-overrides; for random weights set no_order_check='random weights'"
-        raise BenchError(what, code="order-wrong", evidence=evidence, hint=hint, url=target.url)
+        raise BenchError(what, code="order-wrong", evidence=evidence, hint=hint, url=str(client.url))
     return replace(info, order=replace(info.order, before=info.order.before or result))
 
 

@@ -43,7 +43,7 @@ from ragops.table import Column, Shown, Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ragops.bench.load import Server
+    from ragops.bench.wire import Server
     from ragops.docker.engine import Engine
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model

@@ -1,16 +1,15 @@
-"""Send one rerank request as RAGFlow sends it, time its bytes, and validate the response.
+"""The server that is measured, and one rerank request to it as RAGFlow sends it, with the times of its bytes.
 
-:func:`client` creates the connection pool, :func:`encode` the body, :func:`post` sends it. The connection
-pool is httpcore's with a network backend that reads the clock when bytes are sent and received.
-``extensions={"trace": ...}`` of httpcore reads it only when the event loop resumes the request's task.
-Against an echo server, whose response takes no time, in interleaved rounds on two shared cores, p50 in ms
-(client CPU per request in ms)::
+The clock is read before a request is sent, connecting included, and as soon as bytes are received: ahead of
+parsing them, and of everything else that waits for the event loop.
+p50 in ms (client CPU per request in ms), against an echo server whose response takes no time, in interleaved
+rounds on two shared cores, beside two libraries with their ``trace`` extension::
 
-    body, clients        this backend    httpcore, trace    httpx, trace
-    0.6 kB, 1 client     0.12 (0.40)     0.57 (0.76)         0.68 (1.05)
-    0.6 kB, 4 clients    0.49 (0.37)     1.60 (0.58)         2.44 (0.84)
-    99 kB, 1 client      0.28 (0.88)     0.66 (1.00)         0.83 (1.36)
-    99 kB, 4 clients     2.83 (0.89)     8.69 (1.19)        11.59 (1.59)
+    body, clients        this module     httpcore, trace    httpx, trace
+    0.6 kB, 1 client     0.12 (0.18)     0.36 (0.55)         1.47 (0.95)
+    0.6 kB, 4 clients    0.42 (0.16)     3.49 (0.55)         6.15 (0.92)
+    67 kB, 1 client      0.23 (0.42)     0.60 (0.90)         2.63 (1.37)
+    67 kB, 4 clients     1.98 (0.37)     6.51 (0.87)         6.78 (1.29)
 """
 
 from __future__ import annotations
@@ -20,51 +19,54 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import httpcore
+import h11
 import httpx
 
-from ragops.ragflow.api import Secret, mask
+from ragops.bench.records import Provenance
+from ragops.ragflow.api import Secret, mask, split_address
 from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
 if TYPE_CHECKING:
-    import ssl
+    from collections.abc import Callable
+
+    from ragops.bench.records import GemmPeak, Sample
 
 NO_KEY = Secret(PLACEHOLDER_KEY)
 
-Client = httpcore.AsyncConnectionPool
-"""Connection pool; created by :func:`client`."""
-
+_UNKNOWN = Provenance()
 _ERROR_LENGTH = 300
-_KEEPALIVE_S = 1.0
-_BUFFER = 1 << 20
-"""Bytes of a response that may wait to be read; beyond, reading from the socket pauses."""
-_CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
-"""Failed connections, responses that are not HTTP, and addresses without http."""
+_KEEPALIVE_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Target:
-    """The server that requests are sent to.
+class Server:
+    """The server that is measured, and its recorded properties.
 
     Args:
         base_url: Address as registered in RAGFlow, ending in ``/v1``.
         model: Served model name.
-        api_key: Bearer token.
-        timeout: Seconds until a request is cancelled.
+        api_key: Bearer token; never recorded.
+        provenance: Image, model, machine and versions.
+        sampler: Called before and after each trial and once a second, in its own thread.
+        limit: Matrix multiplication limit of the machine, from :mod:`ragops.bench.measure`.
+        no_order_check: Why the order is not checked, such as that the model is untrained; empty to check it.
+
+    Raises:
+        StackError: The address is not valid.
     """
 
     base_url: str
     model: str
     api_key: Secret = NO_KEY
-    timeout: float = RERANK_TIMEOUT
+    provenance: Provenance = _UNKNOWN
+    sampler: Callable[[], Sample] | None = None
+    limit: GemmPeak | None = None
+    no_order_check: str = ""
 
-    @property
-    def url(self) -> str:
-        """Address of the rerank route, joined as RAGFlow joins it."""
-        return f"{self.base_url.rstrip('/')}/rerank"
+    def __post_init__(self) -> None:
+        split_address(self.base_url if "://" in self.base_url else "")  # RAGFlow needs the scheme too
 
 
 @dataclass(frozen=True)
@@ -85,83 +87,138 @@ class RerankResponse:
     """Why the response is invalid; empty when it is valid."""
 
 
-def client() -> Client:
-    """A connection pool of httpcore, without the overhead of httpx.
-
-    A connection is reused only within a second, long before any server closes it for being idle; RAGFlow
-    makes a new one for each request, which on one machine takes a fraction of a millisecond.
-    """
-    return httpcore.AsyncConnectionPool(
-        max_connections=None,
-        max_keepalive_connections=None,
-        keepalive_expiry=_KEEPALIVE_S,
-        network_backend=_TimedBackend(),
-    )
-
-
 def encode(model: str, query: str, documents: tuple[str, ...]) -> bytes:
     """The body of RAGFlow's rerank request."""
     return RerankRequest(model, query, documents).body()
 
 
-async def post(http: Client, target: Target, body: bytes, documents: int) -> RerankResponse:
-    """Send one request and wait for the complete response.
+class Client:
+    """Sends requests to one server, over connections that are reused within a second.
+
+    That is long before any server closes them for being idle. RAGFlow makes a new one for each request, which
+    on one machine takes a fraction of a millisecond.
 
     Args:
-        http: From :func:`client`.
-        target: The server.
-        body: From :func:`encode`.
-        documents: Number of documents sent.
-
-    Returns:
-        The response; failures are in its ``error``. Only cancellation is raised.
+        server: The server.
+        timeout: Seconds until a request is cancelled.
     """
-    begun = time.perf_counter_ns()
-    try:
-        async with asyncio.timeout(target.timeout):
-            response = await http.handle_async_request(_request(target, body))
-            try:
-                content = await response.aread()
-            finally:
-                await response.aclose()
-    except TimeoutError:
-        error = f"timeout: no response in {target.timeout:g} s"
-        return RerankResponse(begun, time.perf_counter_ns(), error=error)
-    except _CONNECTION_ERRORS as caught:
-        error = f"connection: {caught!r}"[:_ERROR_LENGTH]
-        return RerankResponse(begun, time.perf_counter_ns(), error=error)
-    stream = response.extensions["network_stream"]
-    times, status = (stream.sent, stream.received), response.status
-    if status != httpx.codes.OK:
-        text = mask(content.decode(errors="replace"), (target.api_key,))
-        error = f"HTTP {status}: {text}"[:_ERROR_LENGTH]
-        return RerankResponse(*times, status, error=error)
-    try:
-        parsed = json.loads(content)
-        return RerankResponse(*times, status, _tokens(parsed), _scores(parsed, documents))
-    except (ValueError, KeyError, TypeError, IndexError) as caught:
-        return RerankResponse(*times, status, error=f"response: {caught!r}"[:_ERROR_LENGTH])
+
+    def __init__(self, server: Server, timeout: float = RERANK_TIMEOUT) -> None:
+        self.server, self.timeout = server, timeout
+        self.url = httpx.URL(f"{server.base_url.rstrip('/')}/rerank")
+        """Address of the rerank route, joined as RAGFlow joins it."""
+        self._tls = httpx.create_ssl_context() if self.url.scheme == "https" else None
+        self._idle = list[_Connection]()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for connection in self._idle:
+            connection.transport.abort()
+
+    async def post(self, body: bytes, documents: int) -> RerankResponse:
+        """Send one request and wait for the complete response.
+
+        Args:
+            body: From :func:`encode`.
+            documents: Number of documents sent.
+
+        Returns:
+            The response; failures are in its ``error``. Only cancellation is raised.
+        """
+        begun, status, key = time.perf_counter_ns(), None, self.server.api_key
+        try:
+            async with asyncio.timeout(self.timeout):
+                connection = await self._connect()
+                try:
+                    await connection.send(self.url, key.get_secret_value(), body)
+                except BaseException:
+                    connection.transport.abort()
+                    raise
+            self._idle.append(connection)
+            ended, status, content = connection.received, connection.status, connection.content
+            if status == httpx.codes.OK:
+                parsed = json.loads(content)
+                return RerankResponse(begun, ended, status, _tokens(parsed), _scores(parsed, documents))
+            error = f"HTTP {status}: {mask(content.decode(errors='replace'), (key,))}"
+        except TimeoutError:
+            ended, error = time.perf_counter_ns(), f"timeout: no response in {self.timeout:g} s"
+        except (OSError, h11.RemoteProtocolError) as caught:
+            ended, error = time.perf_counter_ns(), f"connection: {caught!r}"
+        except (ValueError, KeyError, TypeError, IndexError) as caught:
+            error = f"response: {caught!r}"
+        return RerankResponse(begun, ended, status, error=error[:_ERROR_LENGTH])
+
+    async def _connect(self) -> _Connection:
+        """An idle connection, or a new one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_reusable:
+                return connection
+            connection.transport.abort()
+        host, port = self.url.raw_host.decode(), self.url.port or (443 if self._tls else 80)
+        create = asyncio.get_running_loop().create_connection
+        return (await create(_Connection, host, port, ssl=self._tls))[1]
 
 
-def _request(target: Target, body: bytes) -> httpcore.Request:
-    host, url = _parse(target.url)
-    headers = (
-        (b"Host", host),
-        (b"Authorization", f"Bearer {target.api_key.get_secret_value()}".encode()),
-        (b"Content-Type", b"application/json"),
-        (b"Content-Length", str(len(body)).encode()),
-    )
-    return httpcore.Request(b"POST", url, headers=headers, content=body)
+class _Connection(asyncio.Protocol):
+    """One connection; its content, status and time are those of the last response."""
 
+    transport: asyncio.Transport
 
-@lru_cache(maxsize=8)
-def _parse(address: str) -> tuple[bytes, httpcore.URL]:
-    """The Host header and the address."""
-    parsed = httpx.URL(address)
-    url = httpcore.URL(
-        scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
-    )
-    return parsed.netloc, url
+    def __init__(self) -> None:
+        self.status, self.content, self.received = 0, bytearray(), 0
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._http = h11.Connection(h11.CLIENT)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the last response is complete and recent, and the server has not closed the connection."""
+        is_recent = time.perf_counter_ns() - self.received < _KEEPALIVE_NS
+        return self._http.their_state is h11.DONE and is_recent and not self.transport.is_closing()
+
+    def send(self, url: httpx.URL, key: str, body: bytes) -> asyncio.Future[None]:
+        """Send a request; the future ends with its response."""
+        if self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+            self.content, self._ended = bytearray(), asyncio.get_running_loop().create_future()
+        headers = [
+            ("Host", url.netloc.decode()),
+            ("Authorization", f"Bearer {key}"),
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+        ]
+        head = h11.Request(method="POST", target=url.raw_path, headers=headers)
+        for event in (head, h11.Data(body), h11.EndOfMessage()):
+            self.transport.write(self._http.send(event) or b"")
+        return self._ended
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received = time.perf_counter_ns()
+        self._parse(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and self._http.their_state is not h11.SEND_RESPONSE:
+            self._parse(b"")
+        elif not self._ended.done():
+            self._ended.set_exception(exc or ConnectionError("closed without a response"))
+
+    def _parse(self, data: bytes) -> None:
+        """Take bytes of the response; none when the server has closed the connection."""
+        try:
+            self._http.receive_data(data)
+            while not self._ended.done() and (event := self._http.next_event()) is not h11.NEED_DATA:
+                match event:
+                    case h11.Response(status_code=status):
+                        self.status = status
+                    case h11.Data(data=part):
+                        self.content += part
+                    case h11.EndOfMessage():
+                        self._ended.set_result(None)
+        except h11.RemoteProtocolError as error:
+            self._ended.set_exception(error)
 
 
 def _scores(response: Any, documents: int) -> tuple[float, ...]:
@@ -179,90 +236,3 @@ def _tokens(response: Any) -> int | None:
     usage = response.get("usage") or {}
     tokens = usage.get("prompt_tokens", usage.get("total_tokens"))
     return None if tokens is None else int(tokens)
-
-
-class _TimedBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections that record their times; without timeout, local address and socket options."""
-
-    async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> _TimedStream:
-        began, loop = time.perf_counter_ns(), asyncio.get_running_loop()
-        try:
-            transport, protocol = await loop.create_connection(
-                lambda: _TimedProtocol(asyncio.StreamReader(_BUFFER, loop)), host, port
-            )
-        except OSError as error:
-            raise httpcore.ConnectError(str(error)) from error
-        return _TimedStream(began, protocol, asyncio.StreamWriter(transport, protocol, protocol.reader, loop))
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
-class _TimedStream(httpcore.AsyncNetworkStream):
-    """One connection; its two times are those of the request that was last sent over it.
-
-    It ignores timeouts: :func:`post` gives each request one for all steps together.
-    """
-
-    def __init__(self, began: int, protocol: _TimedProtocol, writer: asyncio.StreamWriter) -> None:
-        self._protocol, self._writer, self._has_read = protocol, writer, False
-        self.sent = began
-        """When the request's first byte left, or connecting for it began; ns of ``time.perf_counter_ns``."""
-
-    @property
-    def received(self) -> int:
-        """When the last byte came in; ns of ``time.perf_counter_ns``."""
-        return self._protocol.received
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109, ARG002
-        self._has_read = True
-        try:
-            return await self._protocol.reader.read(max_bytes)
-        except OSError as error:
-            raise httpcore.ReadError(str(error)) from error
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109, ARG002
-        """Send; the first call after a read starts the next request's time."""
-        if not buffer:
-            return
-        if self._has_read:
-            self._has_read, self.sent = False, time.perf_counter_ns()
-        try:
-            self._writer.write(buffer)
-            await self._writer.drain()
-        except OSError as error:
-            raise httpcore.WriteError(str(error)) from error
-
-    async def aclose(self) -> None:
-        """Close without sending what is buffered."""
-        self._writer.transport.abort()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109, ARG002
-    ) -> _TimedStream:
-        try:
-            await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
-        except OSError as error:  # ssl.SSLError is one
-            raise httpcore.ConnectError(str(error)) from error
-        return self
-
-    def get_extra_info(self, info: str) -> Any:
-        """``is_readable``: whether an idle connection was closed; others are those of asyncio."""
-        if info == "is_readable":
-            return self._writer.is_closing() or self._protocol.reader.at_eof()
-        return self._writer.get_extra_info(info)
-
-
-class _TimedProtocol(asyncio.StreamReaderProtocol):
-    received = 0
-
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        super().__init__(reader)
-        self.reader = reader
-
-    def data_received(self, data: bytes) -> None:
-        self.received = time.perf_counter_ns()
-        super().data_received(data)

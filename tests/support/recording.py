@@ -1,7 +1,7 @@
 """Runs that tests record."""
 
 from ragops import bench
-from ragops.bench.load import BenchmarkConfig, Server
+from ragops.bench import BenchmarkConfig, Server
 
 SERVER = ("base_url", "model", "api_key", "provenance", "sampler")
 

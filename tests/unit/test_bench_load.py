@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
@@ -20,16 +21,21 @@ from tests.support.stub import Behaviour, StubReranker
 BODY = wire.encode("stub-reranker", "red apple", ("a red apple", "a pear"))
 
 
+def with_client(url, use, timeout=5.0):
+    async def run():
+        with closing(wire.Client(wire.Server(url, "stub-reranker"), timeout)) as client:
+            return await use(client)
+
+    return asyncio.run(run())
+
+
 def sent(level, count, behaviour, timeout=5.0):
     records = []
     requests = tuple(EncodedRequest(index, "measure", BODY, 2, 3) for index in range(count))
 
-    async def send(target):
-        async with wire.client() as http:
-            await send_trial(Trial(level, 0, requests, seed=1), http, target, records.append)
-
     with StubReranker(behaviour) as stub:
-        asyncio.run(send(wire.Target(stub.base_url, "stub-reranker", timeout=timeout)))
+        trial = Trial(level, 0, requests, seed=1)
+        with_client(stub.base_url, lambda client: send_trial(trial, client, records.append), timeout)
     return records
 
 
@@ -87,13 +93,7 @@ def test_a_response_without_a_document_is_an_error():
 
 def test_request_is_that_of_ragflow():
     with StubReranker() as stub:
-        target = wire.Target(stub.base_url + "/", "stub-reranker")
-
-        async def send():
-            async with wire.client() as http:
-                return await wire.post(http, target, BODY, 2)
-
-        response = asyncio.run(send())
+        response = with_client(f"{stub.base_url}/", lambda client: client.post(BODY, 2))
     (call,) = stub.calls
     assert call.path == "/v1/rerank"
     assert call.headers["authorization"] == "Bearer x"
@@ -143,12 +143,8 @@ def test_repeats_are_interleaved_in_a_seeded_order():
 
 
 def checked(behaviour):
-    async def check(target):
-        async with wire.client() as http:
-            return await check_order(http, target, OrderReport())
-
     with StubReranker(behaviour) as stub:
-        return asyncio.run(check(wire.Target(stub.base_url, "stub-reranker")))
+        return with_client(stub.base_url, lambda client: check_order(client, OrderReport()))
 
 
 @pytest.mark.parametrize(("order", "right"), [("right", True), ("wrong", False), ("constant", False)])

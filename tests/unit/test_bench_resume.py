@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ragops.bench.load import Server
 from ragops.bench.records import LoadLevel, Provenance, RunFolder, load_run
 from ragops.bench.run import resume
+from ragops.bench.wire import Server
 from ragops.bench.workload import from_jsonl, synthetic
 from ragops.errors import BenchError
 from tests.support.recording import record

@@ -1,6 +1,7 @@
 """The logic of the other server: prompts, padding, batches, and what it answers; the model is a toy here."""
 
 import asyncio
+import contextlib
 import importlib
 import json
 import re
@@ -81,10 +82,10 @@ def test_prompts_of_like_lengths_go_together_and_none_is_lost():
 
 def test_it_answers_what_ragops_asks():
     async def ask(url):
-        async with wire.client() as http:
-            documents = ("a cat", "a green dog", "a dog")
-            body = wire.encode("toy", "green dog", documents)
-            return await wire.post(http, wire.Target(url, "toy"), body, len(documents))
+        documents = ("a cat", "a green dog", "a dog")
+        body = wire.encode("toy", "green dog", documents)
+        with contextlib.closing(wire.Client(wire.Server(url, "toy"))) as client:
+            return await client.post(body, len(documents))
 
     with served() as url:
         reply = asyncio.run(ask(url))
