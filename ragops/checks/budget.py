@@ -36,7 +36,6 @@ from ragops.checks.traffic import (
     words_for_context,
 )
 from ragops.configuration import Stack
-from ragops.ragflow import releases
 from ragops.ragflow.request import RerankRequest
 from ragops.reranker import options, sizing
 from ragops.reranker.host import parse_cpu_list
@@ -129,7 +128,7 @@ class TimedCalls:
 
 def call_profile(ragflow: RagflowContainer, expected: Expected) -> CallProfile:
     """What RAGFlow in this container sends to this model."""
-    release = releases.of_or_nearest(ragflow.release)
+    release = ragflow.contract
     words = words_for_context(expected.max_tokens, template_tokens(expected))
     return CallProfile(release, tuple(sorted(windows(release.name))), words)
 
@@ -148,13 +147,14 @@ def time_calls(
     container that has none. With ``full`` there are :data:`CALLS` calls, however long they take.
     """
     profile = call_profile(ragflow, expected)
-    timeout = min(profile.release.timeout, LONGEST_TIMEOUT)
+    timeout, client = min(profile.release.timeout, LONGEST_TIMEOUT), profile.release.client
     path = f"{urlsplit(url).path}/rerank"
 
     def send(*requests: Request) -> dict[int, ProbeResponse]:
-        bodies = [RerankRequest(expected.model, r.query, r.documents).body().decode() for r in requests]
-        posts = tuple(ProbeRequest(path, body) for body in bodies)
-        return send_batch(engine, ragflow.name, image, url, Batch(posts, timeout * len(posts), timeout))
+        sent = (RerankRequest(expected.model, r.query, r.documents, client) for r in requests)
+        posts = tuple(ProbeRequest(path, request.body().decode()) for request in sent)
+        batch = Batch(posts, timeout * len(posts), timeout)
+        return send_batch(engine, ragflow.name, image, url, batch, client)
 
     planned, cut_to = _plan_calls(profile)
     calls: list[TimedCall] = []

@@ -88,12 +88,15 @@ def is_refused(step: Step) -> bool:
     return "refused" in step.detail.lower()
 
 
-def proxy_settings(environment: Iterable[str]) -> dict[str, str]:
+def proxy_settings(environment: Iterable[str], language: str = "Python") -> dict[str, str]:
     """Proxy variables by the first word of their name: ``http``, ``all``, ``no`` and others.
 
-    An empty lower-case variable takes its upper-case one away.
+    An empty lower-case variable takes its upper-case one away. For RAGFlow in Go, whose client clones Go's
+    ``http.DefaultTransport``, the upper-case variable goes first, and ``ALL_PROXY`` does not count.
     """
     pairs = [tuple(line.split("=", 1)) for line in environment if "=" in line]
+    if language == "Go":
+        pairs = [(name.swapcase(), value) for name, value in pairs if value and name.lower() != "all_proxy"]
     values = {name.lower(): value for name, value in pairs if name.lower().endswith("_proxy")}
     values |= {name: value for name, value in pairs if name == name.lower() and name.endswith("_proxy")}
     return {name.removesuffix("_proxy"): value for name, value in values.items() if value}

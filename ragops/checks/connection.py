@@ -15,7 +15,6 @@ from ragops.checks import Check, failed_check, ready
 from ragops.checks.causes import Failure, explain, is_refused, proxy_for, proxy_settings
 from ragops.checks.probe import LAYERS, TITLES, ProbeResult, Step, run_probe, stopped_by
 from ragops.errors import EngineError
-from ragops.ragflow import releases
 from ragops.ragflow.request import RELEVANT, RerankRequest, name_problem, sent_name
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Target:
     @property
     def request(self) -> RerankRequest:
         """The request, with the name that RAGFlow derives from the registered one."""
-        return RerankRequest(sent_name(self.name, self.release))
+        return RerankRequest(sent_name(self.name, self.release), client=self.release.client)
 
     @property
     def proxy(self) -> str:
@@ -88,9 +87,8 @@ def target(
     ragflow: RagflowContainer, url: str, name: str, known: Architecture, *, trained: bool = True
 ) -> Target:
     """How one RAGFlow container would reach the reranker."""
-    release = releases.of_or_nearest(ragflow.release)
-    proxies = proxy_settings(ragflow.container.environment)
-    return Target(ragflow.name, url, name, known, release, proxies, trained)
+    proxies = proxy_settings(ragflow.container.environment, ragflow.contract.client.language)
+    return Target(ragflow.name, url, name, known, ragflow.contract, proxies, trained)
 
 
 def check(

@@ -1,25 +1,28 @@
 """Layers of ``ragops verify``, and the probe that tests them from inside a container.
 
 The program ``data/probe.py`` runs in the container's own Python (RAGFlow's, with RAGFlow's client library),
-else in a probe container in its network namespace. ``connection.py`` judges the result.
+else in a probe container in its network namespace. The client of RAGFlow in Go can't be run: there wget sends
+its request from inside the container, if it has one. ``connection.py`` judges the result.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragops.docker.engine import sidecar
 from ragops.errors import EngineError
-from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
+from ragops.ragflow.request import CLIENT, PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ExecResult
+    from ragops.ragflow.releases import Client
 
 Layer = Literal["dns", "tcp", "health", "routes", "models", "rerank", "scores", "budget", "exposure"]
 
@@ -55,6 +58,12 @@ LAYERS: tuple[Layer, ...] = ("dns", "tcp", "health", "routes", "models", "rerank
 
 PYTHONS = ("/ragflow/.venv/bin/python", "python3", "python")
 """RAGFlow's own interpreter first: it has RAGFlow's client library."""
+
+WGETS = {
+    "busybox wget": ("busybox", "wget", "-Y", "off"),
+    "wget": ("wget", "-nv", "-t", "1", "--no-proxy"),
+}
+"""The programs that send RAGFlow's request from a container without Python, past any proxy."""
 
 _NOT_FOUND = (126, 127)
 _NO_PROGRAM = ("executable file not found", "no such file or directory")
@@ -148,7 +157,7 @@ class ProbeResult:
     paths: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     client: str = ""
-    """Library that makes the rerank request, such as ``cohere 5.6.2``."""
+    """Library or program that makes the rerank request, such as ``cohere 5.6.2`` or ``wget``."""
     scores: tuple[tuple[int, float], ...] = ()
     """(index, score) in the order of the response."""
     responses: Mapping[int, ProbeResponse] = field(default_factory=dict)
@@ -156,15 +165,17 @@ class ProbeResult:
 
 
 def send_batch(
-    engine: Engine, container: str, image: str, base_url: str, batch: Batch
+    engine: Engine, container: str, image: str, base_url: str, batch: Batch, client: Client = CLIENT
 ) -> dict[int, ProbeResponse]:
-    """Send many requests from inside a running container; ``image`` as in :func:`run_probe`.
+    """Send many requests of a client from inside a running container; ``image`` as in :func:`run_probe`.
 
     Returns:
         The response to each request that was sent, by its place in the batch: not all when the time was
         over, or when one got no response.
     """
-    stdin = json.dumps({"base_url": base_url, "headers": RerankRequest.headers(), **batch.to_input()})
+    stdin = json.dumps(
+        {"base_url": base_url, "headers": RerankRequest("", client=client).headers(), **batch.to_input()}
+    )
     output, _ = _run(engine, container, image, stdin, batch.deadline)
     return _responses(parse_output(output)["responses"])
 
@@ -187,7 +198,10 @@ def run_probe(  # noqa: PLR0913 - one keyword for each thing that may differ
     stdin = probe_input(base_url, request, depth=depth, extra=extra)
     timeout = 3 * RERANK_TIMEOUT + (extra.deadline if extra else 0)
     output, transport = _run(engine, container, image, stdin, timeout)
-    return parse_result(output, transport)
+    result = parse_result(output, transport)
+    if request.client.language == "Python" or not ("rerank" in result.steps and result.steps["rerank"].ok):
+        return result
+    return _with_wget(engine, container, base_url, request, result)
 
 
 def probe_input(
@@ -206,7 +220,8 @@ def probe_input(
             **(extra.to_input() if extra else {}),
             "base_url": base_url,
             "key": PLACEHOLDER_KEY,
-            "headers": RerankRequest.headers(),
+            "headers": request.headers(),
+            "cohere": request.client.language == "Python",
             "body": request.body().decode(),
             "timeout": timeout,
             "get_timeout": _GET_TIMEOUT,
@@ -256,17 +271,50 @@ def parse_result(output: ExecResult, transport: str) -> ProbeResult:
 def _run(engine: Engine, container: str, image: str, stdin: str, timeout: float) -> tuple[ExecResult, str]:
     """Run ``data/probe.py`` in the container or in a probe container; return its output and the transport."""
     for python in PYTHONS:
-        try:
-            output = engine.execute(container, (python, "-c", program()), stdin=stdin, timeout=timeout)
-        except EngineError as error:
-            if not any(text in error.evidence for text in _NO_PROGRAM):
-                raise
-        else:
-            if output.exit_code not in _NOT_FOUND:
-                return output, "python"
+        if output := _execute(engine, container, (python, "-c", program()), timeout, stdin):
+            return output, "python"
     with sidecar(engine, f"container:{container}", image) as name:
         argv = ("python3", "-c", program())
         return engine.execute(name, argv, stdin=stdin, timeout=timeout), "probe container"
+
+
+def _execute(
+    engine: Engine, container: str, argv: tuple[str, ...], timeout: float, stdin: str = ""
+) -> ExecResult | None:
+    """Run a program that the container may lack; None if it does."""
+    try:
+        output = engine.execute(container, argv, stdin=stdin, timeout=timeout)
+    except EngineError as error:
+        if not any(text in error.evidence for text in _NO_PROGRAM):
+            raise
+        return None
+    return None if output.exit_code in _NOT_FOUND else output
+
+
+def _with_wget(
+    engine: Engine, container: str, base_url: str, request: RerankRequest, result: ProbeResult
+) -> ProbeResult:
+    """The result with RAGFlow's request sent again by wget from inside the container, if it has one.
+
+    ``data/probe.py`` sent it already, and has more details of a failure.
+    """
+    headers = [f"--header={name}: {value}" for name, value in request.headers().items()]
+    sent = ("-T", f"{RERANK_TIMEOUT:g}", "-O", "-", *headers, f"--post-data={request.body().decode()}")
+    for client, program_ in WGETS.items():
+        begin = time.perf_counter()
+        argv = (*program_, *sent, f"{base_url}/rerank")
+        if (output := _execute(engine, container, argv, 2 * RERANK_TIMEOUT)) is None:
+            continue
+        timing, found = 1e3 * (time.perf_counter() - begin), replace(result, client=client)
+        try:
+            scores = [(row["index"], row["relevance_score"]) for row in json.loads(output.stdout)["results"]]
+        except (ValueError, KeyError, TypeError):
+            lines = (output.stderr or output.stdout).strip().splitlines()
+            step = Step(False, lines[-1] if lines else f"exit code {output.exit_code}", timing)
+            return replace(found, steps={**found.steps, "rerank": step})
+        step = replace(found.steps["rerank"], ms=timing)
+        return replace(found, steps={**found.steps, "rerank": step}, scores=tuple(scores))
+    return replace(result, client=f"{result.client}, {result.transport}")
 
 
 def _responses(rows: list[dict[str, Any]]) -> dict[int, ProbeResponse]:

@@ -2,7 +2,7 @@
 
 Reads a JSON request from standard input and writes a JSON result to standard output; ``checks/probe.py``
 writes the one and reads the other. Works from Python 3.8 on, as it runs with whatever Python the container
-has. RAGFlow's client library, cohere, is used where it is installed.
+has. The client library of RAGFlow in Python, cohere, is used for such a RAGFlow where it is installed.
 """
 
 import http.client
@@ -46,7 +46,7 @@ def probe_layers(host, port, path, config):
         "models": lambda: models(host, port, path, config),
         "rerank": lambda: rerank(host, port, path, config),
     }
-    loading = threading.Thread(target=load)
+    loading = threading.Thread(target=load, args=(config,))
     steps, extra = {}, {}
     for name, needs in config["layers"]:
         if not all(need in steps and steps[need]["ok"] for need in needs):
@@ -61,15 +61,15 @@ def probe_layers(host, port, path, config):
         steps[name] = timed_out or timed(tests[name])
         if steps[name].get("error") in TIMEOUTS:
             break  # a server that hangs would cost each of the others its whole timeout
-    return {"steps": steps, "client": library(), **extra}
+    return {"steps": steps, "client": library(config), **extra}
 
 
-def load():
-    """The import of RAGFlow's client library takes half a second, so it has its own thread."""
+def load(config):
+    """RAGFlow's client library; its import takes half a second, so it has its own thread."""
     try:
-        import cohere  # noqa: F401
+        return __import__("cohere") if config["cohere"] else None
     except Exception:
-        return  # rerank() works without it
+        return None  # rerank() works without it
 
 
 def ranking_timeout(posts, responses):
@@ -123,20 +123,19 @@ def models(host, port, path, config):
     return {"detail": "listed", "names": [model["id"] for model in parsed(sent).get("data", [])]}
 
 
-def library():
+def library(config):
     """RAGFlow's client library, or what is used in its place."""
     try:
         from importlib.metadata import version
 
-        return "cohere " + version("cohere")
+        return "cohere " + version("cohere") if config["cohere"] else "http.client"
     except Exception:  # no library, or a Python without that module's data
         return "http.client"
 
 
 def rerank(host, port, path, config):
-    try:
-        import cohere
-    except ImportError:
+    cohere = load(config)
+    if cohere is None:
         return rerank_without_library(host, port, path, config)
     client = cohere.Client(api_key=config["key"], base_url=config["base_url"], timeout=config["timeout"])
     try:

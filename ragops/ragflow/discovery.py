@@ -28,8 +28,8 @@ SERVICES = frozenset({"ragflow", "ragflow-cpu", "ragflow-gpu"})
 NAMES = frozenset({"ragflow-server", "docker-ragflow-cpu-1", "docker-ragflow-gpu-1", "docker-ragflow-1"})
 """Container names when it is started from RAGFlow's folder ``docker``; the first up to v0.21."""
 
-API_PORT, WEB_PORT = 9380, 80
-"""Ports inside the container; the second is nginx, which passes the API on."""
+API_PORT, WEB_PORT, GO_PORT = 9380, 80, 9384
+"""Ports inside the container: the API in Python, nginx, which passes the API on, and the API in Go."""
 
 VERSION_ROUTE = "/api/v1/system/version"
 """Needs no token from v0.25.2 on (api/apps/restful_apis/system_api.py)."""
@@ -37,6 +37,7 @@ VERSION_ROUTE = "/api/v1/system/version"
 DEMO = "demo"
 """Role label of the demo client."""
 
+_GO = frozenset({"API_PROXY_SCHEME=go", "API_PROXY_SCHEME=hybrid"})  # from v0.25.0 on (docker/.env)
 _SHORT_ID = 12
 _IMAGE = re.compile(r"(^|/)infiniflow/ragflow(:|@|$)")
 _TAG = re.compile(r":([^/:@]+)(@|$)")
@@ -72,8 +73,14 @@ class RagflowContainer:
 
     @property
     def has_go_server(self) -> bool:
-        """Whether its server is the one in Go, which ranks without the reranker if that fails."""
-        return not {"API_PROXY_SCHEME=go", "API_PROXY_SCHEME=hybrid"}.isdisjoint(self.container.environment)
+        """Whether its server is in Go: from v1.0 on, and where ``API_PROXY_SCHEME`` says so."""
+        return self.contract.client.language == "Go" or not _GO.isdisjoint(self.container.environment)
+
+    @property
+    def contract(self) -> Release:
+        """The facts of its release; of the nearest known one, or the newest in Go, where that is unknown."""
+        is_unknown_go = not self.release and not _GO.isdisjoint(self.container.environment)
+        return releases.of_or_nearest(releases.KNOWN[-1] if is_unknown_go else self.release)
 
     @property
     def demo(self) -> bool:
@@ -142,16 +149,19 @@ def check_connectable(ragflow: RagflowContainer) -> RagflowContainer:
 def api_url(ragflow: RagflowContainer) -> str:
     """Where this host reaches its API: by a published port, else by its address in a network.
 
+    RAGFlow in Go need not listen on port 9380, which its Compose file publishes all the same.
+
     Raises:
         RagflowError: It runs in no network of this host, or not at all.
     """
     container = ragflow.container
-    if url := container.host_url(API_PORT, WEB_PORT):
+    ports = (WEB_PORT, GO_PORT, API_PORT) if ragflow.has_go_server else (API_PORT, WEB_PORT)
+    if url := container.host_url(*ports):
         return url
     raise RagflowError(
         f"{ragflow.name} has no address on this host",
         code="ragflow-silent",
-        evidence=f"{container.status}; it publishes neither {API_PORT} nor {WEB_PORT}",
+        evidence=f"{container.status}; it publishes none of the ports {', '.join(map(str, ports))}",
         hint="start it, or name its address with --url",
         container=ragflow.name,
     )

@@ -2,6 +2,7 @@
 
 RAGFlow v0.18 to v0.27 calls factory "VLLM" through cohere 5.6.2: one POST with all documents, ``top_n``
 the number of them, a bearer key that must not be empty, and the timeout of :mod:`ragops.ragflow.releases`.
+RAGFlow v1.0 sends the same without ``return_documents`` through Go's HTTP client, and a key if there is one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from ragops.ragflow import releases
 
 if TYPE_CHECKING:
-    from ragops.ragflow.releases import Release
+    from ragops.ragflow.releases import Client, Release
 
 RERANK_TIMEOUT = releases.of(releases.NEWEST).timeout
 """Seconds that the newest RAGFlow waits for a rerank response; older ones wait as long or longer."""
@@ -36,6 +37,11 @@ SUFFIX = "___VLLM"
 MAX_NAME_LENGTH = 128
 """Characters of a name that RAGFlow's tables hold; of ``model_name`` and of ``rerank_id``."""
 
+CLIENT = releases.of(releases.NEWEST).client
+"""The client of the newest RAGFlow that is no release candidate."""
+
+# encoding/json of Go writes these as escapes (appendString, escapeHTML)
+_GO_ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _SENDS_SUFFIX = ("v0.17.1", "v0.17.2")
 _SPLITS_AT_LAST_AT = "v0.26.4"
 
@@ -47,15 +53,19 @@ class RerankRequest:
     model: str
     query: str = QUERY
     documents: tuple[str, ...] = DOCUMENTS
+    client: Client = CLIENT
 
-    @staticmethod
-    def headers(key: str = PLACEHOLDER_KEY) -> dict[str, str]:
+    def headers(self, key: str = PLACEHOLDER_KEY) -> dict[str, str]:
         """The headers with fixed values; the HTTP client adds host, length and accepted encodings.
 
         Raises:
             ValueError: The key is empty, which cohere 5.6.2 refuses to send.
         """
-        if not key.strip():
+        authorization = {"Authorization": f"Bearer {key}"} if key.strip() else {}
+        content = {"Content-Type": "application/json"}
+        if self.client.language == "Go":
+            return {"User-Agent": "Go-http-client/1.1", **authorization, **content}
+        if not authorization:
             msg = "RAGFlow's client can't send an empty key: use a placeholder such as x"
             raise ValueError(msg)
         return {
@@ -65,33 +75,37 @@ class RerankRequest:
             "X-Fern-Language": "Python",
             "X-Fern-SDK-Name": "cohere",
             "X-Fern-SDK-Version": "5.6.2",
-            "Authorization": f"Bearer {key}",
-            "Content-Type": "application/json",
+            **authorization,
+            **content,
         }
 
     def body(self) -> bytes:
-        """The bytes that cohere 5.6.2 with httpx 0.28 sends."""
+        """The bytes that cohere 5.6.2 with httpx 0.28 sends, or ``encoding/json`` of Go."""
         fields = {
             "model": self.model,
             "query": self.query,
             "documents": list(self.documents),
             "top_n": len(self.documents),
-            "return_documents": False,
         }
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+        if self.client.return_documents:
+            fields["return_documents"] = False
+        text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        return (text.translate(_GO_ESCAPES) if self.client.language == "Go" else text).encode()
 
 
 def sent_name(name: str, release: Release) -> str:
     """The ``model`` of RAGFlow's rerank request, for a model that was registered under this name.
 
-    Slashes are sent unchanged.
+    Slashes are sent unchanged. RAGFlow in Go sends the whole name.
     """
+    if release.client.language == "Go":
+        return name
     return f"{name}{SUFFIX}" if release.name in _SENDS_SUFFIX else name.split("___", maxsplit=1)[0]
 
 
 def name_problem(name: str, release: Release) -> str:
     """Why RAGFlow can't send this name unchanged; empty if it can."""
-    if "___" in name:
+    if "___" in name and sent_name(name, release) != name:
         return f"RAGFlow cuts a name at ___ and sends {sent_name(name, release)}"
     if "@" in name and release.before(_SPLITS_AT_LAST_AT):
         return f"RAGFlow {release.name} cuts a rerank id at its first @, which is a part of the name"

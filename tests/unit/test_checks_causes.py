@@ -87,3 +87,17 @@ def test_secrets_are_left_out():
     proxies = proxy_settings(("HTTP_PROXY=http://me:secret@proxy.test:3128/?token=abc",))
     assert proxy_for(proxies, URL) == "http://proxy.test:3128/"
     assert without_secret("https://u:p@h/x?y=z#f") == "https://h/x"
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        (("HTTP_PROXY=http://up:1", "http_proxy=http://low:1"), "http://up:1"),
+        (("HTTP_PROXY=", "http_proxy=http://low:1"), "http://low:1"),
+        (("ALL_PROXY=http://all:1",), ""),
+        (("HTTP_PROXY=http://up:1", "NO_PROXY=reranker"), ""),
+    ],
+)
+def test_proxies_of_a_server_in_go(environment, proxy):
+    """As ``http.DefaultTransport.Clone()`` of Go 1.19 chose them, in a program with the same environment."""
+    assert proxy_for(proxy_settings(environment, "Go"), "http://reranker:8000/v1") == proxy

@@ -23,6 +23,7 @@ from ragops.data import __file__ as data
 from ragops.data import probe as program
 from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
+from ragops.ragflow import releases
 from ragops.ragflow.request import RerankRequest
 from tests.support.stub import Behaviour, StubReranker
 
@@ -124,7 +125,7 @@ class TestProgram:
             run(stub.base_url)
             sent = stub.calls[-1]
         assert sent.body == json.loads(REQUEST.body())
-        wanted = {name.lower(): value for name, value in RerankRequest.headers().items()}
+        wanted = {name.lower(): value for name, value in REQUEST.headers().items()}
         assert {name: sent.headers[name] for name in wanted} == wanted
 
     def test_depth_stops_early(self):
@@ -247,10 +248,9 @@ class Played:
         return found(argv, stdin) if callable(found) else found
 
 
-def ask(engine, **options):
-    return probe.run_probe(
-        engine, "container", "vllm-cpu:latest", "http://reranker:8000/v1", REQUEST, **options
-    )
+def ask(engine, request=REQUEST, **options):
+    url = "http://reranker:8000/v1"
+    return probe.run_probe(engine, "container", "vllm-cpu:latest", url, request, **options)
 
 
 @pytest.fixture
@@ -312,6 +312,58 @@ class TestVehicles:
         order = json.loads(container.respond.asked[0][1])
         assert [name for name, _ in order["layers"]] == ["dns", "tcp", "health"]
         assert (order["timeout"], order["body"]) == (30.0, REQUEST.body().decode())
+
+
+class TestGo:
+    """RAGFlow v1.0 has neither Python nor a client library; wget sends its request from inside."""
+
+    REQUEST = RerankRequest("stub-reranker", client=releases.of("v1.0.0-rc1").client)
+    SCORES = ExecResult(0, '{"results": [{"index": 1, "relevance_score": 0.7}]}', "saving to STDOUT")
+
+    @pytest.fixture
+    def sent(self, container, right):
+        """Ask where the container has these programs; gives the result and the arguments of the last one."""
+
+        def ask_with(**programs):
+            inside = Played(**programs)
+            container.respond = lambda one, argv, stdin: (
+                inside(one, argv, stdin) if one.name == "container" else right(argv, stdin)
+            )
+            result = ask(container, self.REQUEST)
+            return result, next((argv for argv, _ in inside.asked if argv[0] in programs), ())
+
+        return ask_with
+
+    @pytest.mark.parametrize(("program", "client"), [("busybox", "busybox wget"), ("wget", "wget")])
+    def test_wget_sends_it(self, sent, program, client):
+        result, argv = sent(**{program: self.SCORES})
+        assert (result.client, result.transport, result.scores) == (client, "probe container", ((1, 0.7),))
+        assert result.steps["rerank"].ok
+        assert f"--post-data={self.REQUEST.body().decode()}" in argv
+        assert "--header=Content-Type: application/json" in argv
+        assert argv[-1] == "http://reranker:8000/v1/rerank"
+
+    def test_busybox_without_that_applet(self, sent):
+        missing = ExecResult(127, "", "wget: applet not found")
+        assert sent(busybox=missing, wget=self.SCORES)[0].client == "wget"
+
+    def test_no_program_at_all(self, sent):
+        result, _ = sent()
+        assert result.client.endswith(", probe container")
+        assert (result.steps["rerank"].ok, len(result.scores)) == (True, 3)
+
+    @pytest.mark.parametrize(
+        "output", [ExecResult(1, "", "wget: bad address 'reranker:8000'"), ExecResult(0, "<html>", "")]
+    )
+    def test_its_failure_counts(self, sent, output):
+        result, _ = sent(busybox=output)
+        step = result.steps["rerank"]
+        assert (step.ok, step.detail) == (False, output.stderr or output.stdout)
+
+    def test_library_of_a_python_in_the_container_is_not_used(self, container, right):
+        container.respond = Played(python=right)
+        ask(container, self.REQUEST)
+        assert json.loads(container.respond.asked[0][1])["cohere"] is False
 
 
 class TestBatch:

@@ -15,7 +15,7 @@ from ragops.ragflow.discovery import (
     find,
     is_ragflow,
 )
-from ragops.ragflow.releases import KNOWN
+from ragops.ragflow.releases import KNOWN, NEWEST
 from tests.support.contract.api import RagflowServer
 
 ANY = Ragflow()
@@ -60,6 +60,7 @@ def test_is_ragflow(fake, name, image, labels, expected):
     [
         ("infiniflow/ragflow:v0.25.3", "v0.25.3"),
         ("infiniflow/ragflow:0.20.5-slim", "v0.20.5"),
+        ("infiniflow/ragflow:v1.0.0-rc1", "v1.0.0-rc1"),
         ("mirror.test:5000/infiniflow/ragflow:v0.9.0", "v0.9.0"),
         ("infiniflow/ragflow:nightly", ""),
         ("infiniflow/ragflow", ""),
@@ -68,6 +69,23 @@ def test_is_ragflow(fake, name, image, labels, expected):
 def test_release_is_in_the_tag(fake, image, release):
     fake.add_container("ragflow-server", image=image)
     assert find(fake.containers(), ANY)[0].release == release
+
+
+@pytest.mark.parametrize(
+    ("tag", "environment", "in_go", "contract"),
+    [
+        ("v1.0.0-rc1", (), True, "v1.0.0-rc1"),
+        ("v0.27.0", (), False, "v0.27.0"),
+        ("v0.27.0", ("API_PROXY_SCHEME=go",), True, "v0.27.0"),
+        ("nightly", ("API_PROXY_SCHEME=go",), True, "v1.0.0-rc1"),
+        ("nightly", ("API_PROXY_SCHEME=python",), False, NEWEST),
+    ],
+)
+def test_a_server_in_go(fake, tag, environment, in_go, contract):
+    fake.add_container("ragflow-server", image=f"infiniflow/ragflow:{tag}")
+    fake.change("ragflow-server", environment=environment)
+    (server,) = find(fake.containers(), ANY)
+    assert (server.has_go_server, server.contract.name) == (in_go, contract)
 
 
 def test_only_the_server_is_returned(fake, ragflow):
@@ -225,6 +243,13 @@ class TestAddress:
         fake.add_container("x", image="infiniflow/ragflow:v0.25.3")
         fake.change("x", published=published)
         assert api_url(RagflowContainer(fake.container("x"))) == url
+
+    def test_nginx_comes_before_the_port_that_a_server_in_go_may_not_have(self, fake):
+        fake.add_container("x", image="infiniflow/ragflow:v1.0.0-rc1")
+        fake.change("x", published=(("0.0.0.0", 9380, 9380), ("0.0.0.0", 9384, 9384)))
+        assert api_url(RagflowContainer(fake.container("x"))) == "http://127.0.0.1:9384"
+        fake.change("x", published=(("0.0.0.0", 9380, 9380), ("0.0.0.0", 8880, 80)))
+        assert api_url(RagflowContainer(fake.container("x"))) == "http://127.0.0.1:8880"
 
     def test_address_in_a_network(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.25.3", network="docker_ragflow")

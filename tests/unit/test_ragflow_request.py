@@ -66,16 +66,16 @@ def test_the_body_is_the_recorded_one(case):
 @pytest.mark.parametrize("case", RECORDED, ids=label)
 def test_the_headers_are_the_recorded_ones(case):
     sent = {name: value for name, value in case.headers.items() if name not in CLIENT_HEADERS}
-    ours = RerankRequest.headers(case.call["api_key"]) | {"User-Agent": sent["User-Agent"]}
+    ours = request(case).headers(case.call["api_key"]) | {"User-Agent": sent["User-Agent"]}
     assert ours == sent
-    assert list(RerankRequest.headers()) == list(sent)
+    assert list(request(case).headers()) == list(sent)
 
 
 @pytest.mark.parametrize("key", ["", " "])
 def test_an_empty_key_is_refused(key):
-    assert RerankRequest.headers()["Authorization"] == f"Bearer {PLACEHOLDER_KEY}" != "Bearer "
+    assert RerankRequest("m").headers()["Authorization"] == f"Bearer {PLACEHOLDER_KEY}" != "Bearer "
     with pytest.raises(ValueError, match="empty key"):
-        RerankRequest.headers(key)
+        RerankRequest("m").headers(key)
 
 
 def test_the_probe_gets_the_same_bytes():
@@ -177,3 +177,31 @@ def test_older_releases_split_at_the_first_at_sign():
 def test_the_length_of_a_name_is_limited():
     assert name_problem("x" * 128, NEW) == ""
     assert "129" in name_problem("x" * 129, NEW)
+
+
+class TestGo:
+    """RAGFlow v1.0, read in internal/entity/models/vllm.go and encoding/json."""
+
+    RELEASE = releases.of("v1.0.0-rc1")
+
+    def test_body(self):
+        sent = RerankRequest("m", "a & b?", ("<td>Größe</td>", "x\u2028"), self.RELEASE.client).body()
+        assert (
+            sent
+            == (
+                '{"model":"m","query":"a \\u0026 b?","documents":["\\u003ctd\\u003eGröße\\u003c/td\\u003e",'
+                '"x\\u2028"],"top_n":2}'
+            ).encode()
+        )
+        assert json.loads(sent)["documents"] == ["<td>Größe</td>", "x\u2028"]
+
+    @pytest.mark.parametrize(("key", "authorization"), [("k", "Bearer k"), ("", None)])
+    def test_a_key_is_sent_only_if_there_is_one(self, key, authorization):
+        headers = RerankRequest("m", client=self.RELEASE.client).headers(key)
+        assert headers.get("Authorization") == authorization
+        assert headers["User-Agent"].startswith("Go-http-client")
+        assert not any(name.startswith("X-Fern") for name in headers)
+
+    def test_a_name_is_sent_whole(self):
+        assert sent_name("x___VLLM", self.RELEASE) == "x___VLLM"
+        assert name_problem("x___y@z", self.RELEASE) == ""
