@@ -127,6 +127,7 @@ CODES = {
         "The server at that address does not respond like RAGFlow; no token was sent to it."
     ),
     "ragflow-chat-unknown": Code("The user has no chat with that id."),
+    "rerank-fell-back": Code("RAGFlow ranked the chunks of the dataset without the reranker."),
     "dataset-empty": Code("RAGFlow found no chunks in the dataset, so it ranked nothing."),
     "id-refused": Code("RAGFlow can't use a name or id: it would refuse it, or cut it."),
     "entry-foreign": Code("RAGFlow has an entry for the model that ragops did not create."),

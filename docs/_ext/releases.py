@@ -24,6 +24,7 @@ FACTS = {
     "Timeout of a request, seconds": releases.TIMEOUTS,
     "Timeout of the registration test, seconds": releases.LIMITS,
     "Rerank ids": releases.IDS,
+    "Search in datasets": releases.SEARCHES,
     "Text of the documents": releases.TEXTS,
     "Documents over the registered limit": releases.OVER_LIMIT,
     "Client of the reranker": releases.CLIENTS,

@@ -141,8 +141,8 @@ class Response:
 
     @property
     def is_absent(self) -> bool:
-        """Whether the requested object does not exist."""
-        return self.code == 102 and bool(_ABSENT.search(self.message))
+        """Whether the requested object does not exist; an unknown route has HTTP 404."""
+        return self.status == 200 and self.code in {102, 404} and bool(_ABSENT.search(self.message))
 
     @property
     def message(self) -> str:

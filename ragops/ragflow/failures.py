@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ragops.docker.hints import Hint
 
 _NO_NETWORK = (
@@ -15,10 +17,10 @@ _NO_NETWORK = (
 _SLOW = (
     "ragops verify measures it; register when the reranker is idle; the benchmark page has sizes that fit",
     "ragflow-slow",
-    "The reranker took longer than RAGFlow's timeout, which is 10 s for the test of a registration.",
+    "The reranker took longer than RAGFlow's timeout: up to v0.27, 10 s for the test of a registration.",
 )
 
-FAILURES = (
+_PYTHON = (
     Hint(
         "body: <",
         "use the address of vLLM's API, such as http://NAME:8000/v1",
@@ -126,4 +128,21 @@ FAILURES = (
         "RAGFlow's test request to the reranker failed; an empty reason is its 10-s limit.",
     ),
 )
+_GO = {
+    'rerank API error: 404 Not Found, body: {"error"': "status_code: 404, body: {'error'",
+    'rerank API error: 404 Not Found, body: {"detail"': "status_code: 404, body: {'detail': 'Not Found'}",
+    "rerank API error: 401": "status_code: 401",
+    "rerank API error: 400": "status_code: 400",
+    "rerank API error": "Fail to access model",
+    "looking for beginning of value": "body: <",
+    "no such host": "Name or service not known",
+    "unsupported protocol scheme": "missing an 'http://' or 'https://' protocol",
+    "timeout awaiting response headers": "timed out",
+    "Invalid access token": "Unauthorized",
+    "is authorized for this operation": "own the dataset",
+}
+"""Words of v1.0 (internal/entity/models/vllm.go, Go's net/http), and those of v0.27 with the same cause."""
+
+_CAUSES = {row.words: row for row in _PYTHON}
+FAILURES = (*(replace(_CAUSES[same], words=words) for words, same in _GO.items()), *_PYTHON)
 """Parts of RAGFlow's messages, the most specific first: the first match is used."""

@@ -253,6 +253,10 @@ class ProviderApi:
                 status=model.get("status", "active"),
             )
         names = [row["instance_name"] for row in instances]
+        if spec.instance in names and not instance:
+            # v1.0 looks it up by the provider's name in lower case, which only some databases find
+            msg = f"instance {spec.instance} is listed, and can't be read"
+            raise KeyError(msg)
         return RagflowState(
             entry=entry,
             provider=any(row["name"] == PROVIDER for row in providers),
@@ -462,13 +466,9 @@ def set_chat(release: Release, chat: str, row: Mapping[str, Any], rerank_id: str
     return Request("PUT", path, {"prompt": {"rerank_model": rerank_id}, "dataset_ids": datasets}, purpose)
 
 
-def rank_dataset(dataset: str, rerank_id: str) -> Request:
+def rank_dataset(release: Release, dataset: str, rerank_id: str) -> Request:
     """Run one query in a dataset; with a rerank id ordered by the rerank score only."""
     body = {"question": "What is this about?", "dataset_ids": [dataset], "rerank_id": rerank_id}
     scores = {"similarity_threshold": 0, "vector_similarity_weight": 1.0}
-    return Request(
-        "POST",
-        "/api/v1/retrieval",
-        {**body, **scores, "page_size": 8, "top_k": 64},
-        f"search dataset {dataset}",
-    )
+    pages = {"page_size": 8, "size": 8, "top_k": 64}  # v1.0 had another name of the page size at first
+    return Request("POST", release.search, {**body, **scores, **pages}, f"search dataset {dataset}")

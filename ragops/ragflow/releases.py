@@ -124,6 +124,7 @@ REGISTRATIONS: Facts[RegistrationRoutes] = (
     Fact("v0.24.0", "add_llm", "api/apps/__init__.py: API tokens too; api/apps/llm_app.py"),
     Fact("v0.26.0", "provider", "api/apps/restful_apis/provider_api.py; add_llm writes an unused table"),
     Fact("v0.27.0", "provider-with-update", "provider_api.py:545-653; llm_app.py is gone"),
+    Fact("v1.0.0-rc1", "provider-with-update", "internal/router/router.go:546-567 on 2026-08-22"),
 )
 """Routes that register a model; ``manual`` if they accept no API token."""
 
@@ -139,6 +140,14 @@ CHATS: Facts[Chats] = (
     Fact("v0.25.0", "rerank_id", "api/apps/restful_apis/chat_api.py:587,670: PATCH /api/v1/chats/ID"),
 )
 """Field of a chat with its rerank model; read for v0.20 and v0.27, inferred for v0.25 and v0.26."""
+
+SEARCHES = (
+    Fact("v0.17.0", "/api/v1/retrieval", "api/apps/sdk/doc.py; api/apps/restful_apis/chunk_api.py"),
+    Fact(
+        "v1.0.0-rc1", "/api/v1/datasets/search", "internal/router/router.go:385 on 2026-08-22: its only one"
+    ),
+)
+"""Route of a search in datasets."""
 
 WINDOWS = (
     Fact(
@@ -262,6 +271,7 @@ class Release:
     texts: tuple[Form, ...]
     over_limit: OverLimit
     client: Client
+    search: str
 
     def before(self, name: str) -> bool:
         """Whether it is older than the release of that name."""
@@ -303,7 +313,7 @@ def of_or_nearest(text: str) -> Release:
     nearest = older[-1] if older else NEWEST
     facts = (
         *(OBSTACLES, REGISTRATIONS, DEFAULTS, CHATS, WINDOWS, TIMEOUTS, LIMITS, IDS),
-        *(TEXTS, OVER_LIMIT, CLIENTS),
+        *(TEXTS, OVER_LIMIT, CLIENTS, SEARCHES),
     )
     values: list[Any] = [  # in the order of the fields
         [fact.value for fact in known if order(fact.since) <= order(nearest)][-1] for known in facts

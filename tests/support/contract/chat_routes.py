@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.support.contract import upstream
+from tests.support.contract import golang, upstream
 from tests.support.contract.state import done, failed, unauthorized
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def routes(state: ServerState) -> Iterator[Route]:
     yield state.route("GET", "/api/v1/chats", listed)
     yield state.route("PUT" if old else "PATCH", "/api/v1/chats/{chat}", update)
     yield state.route("POST", "/api/v1/chats/{chat}/completions", complete)
-    yield state.route("POST", "/api/v1/retrieval", retrieve)
+    yield state.route("POST", state.release.search, retrieve)
 
 
 def _row(state: ServerState, name: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _old_row(state: ServerState, name: str) -> dict[str, Any]:
 def _update(state: ServerState, asked: Asked) -> Any:
     name, rerank_id = asked.parts["chat"], asked.body["rerank_id"]
     if name not in state.chats:
-        return failed("No authorization.", 109, data=False)
+        return failed("no authorization" if state.go else "No authorization.", 109, data=False)
     if rerank_id and isinstance(_model(state, rerank_id), str):
         return failed(f"`rerank_id` {rerank_id} {_MISSING}")
     state.chats[name] = rerank_id
@@ -84,16 +84,22 @@ async def _retrieve(state: ServerState, body: dict[str, Any]) -> Any:
     """Ordered by the reranker alone when it is named; a failure of it is RAGFlow's own."""
     texts = [text for name in body["dataset_ids"] for text in state.datasets.get(name, ())]
     if not any(name in state.datasets for name in body["dataset_ids"]):
-        return failed(f"You don't own the dataset {body['dataset_ids'][0]}")
+        missing = body["dataset_ids"][0]
+        only_owner = f"only owner of dataset {missing} is authorized for this operation"
+        return failed(only_owner if state.go else f"You don't own the dataset {missing}")
     if not texts or not body.get("rerank_id"):  # neither the reranker nor the user's default is asked
         return done({"chunks": [{"content": text} for text in texts], "total": len(texts)})
-    found = _model(state, body["rerank_id"])
+    ranked = golang.retrieve if state.go else _ranked
+    return ranked(state, _model(state, body["rerank_id"]), body["question"], texts)
+
+
+def _ranked(state: ServerState, found: tuple[str, str, str] | str, question: str, texts: list[str]) -> Any:
     if isinstance(found, str):
         return failed(f"LookupError('{found}')", 100, data=None)
     url, key, model = found
     try:
         # on the event loop, as RAGFlow does from v0.22.1 on (api/ragflow_server.py): other requests wait
-        ranks = upstream.scores(state, url, key, model, body["question"], texts)
+        ranks = upstream.scores(state, url, key, model, question, texts)
     except upstream.ClientError as error:
         if error.status == 401:
             return unauthorized(

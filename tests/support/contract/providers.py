@@ -15,34 +15,43 @@ if TYPE_CHECKING:
     from tests.support.contract.state import Asked, ServerState
 
 _BASE = "/api/v1/providers"
-_INSTANCES = _BASE + "/{provider}/instances"
-_ONE = _INSTANCES + "/{instance}"
+INSTANCES = _BASE + "/{provider}/instances"
+ONE = INSTANCES + "/{instance}"
+CONNECTION = _BASE + "/{provider}/connection"
 _MODEL_KEYS = {"model_name", "model_type", "max_tokens", "extra"}
 _BROKEN = "Internal server error"
 _COLUMN = 128
 """Letters of a name that the database keeps."""
 
 
-def routes(state: ServerState) -> Iterator[Route]:
-    """Those that the release has."""
-    rows = [
-        ("GET", _BASE, _providers),
-        ("PUT", _BASE, _add_provider),
-        ("DELETE", _BASE + "/{provider}", _delete_provider),
-        ("GET", _INSTANCES, _instances),
-        ("POST", _INSTANCES, _create),
-        ("DELETE", _INSTANCES, _delete),
-        ("GET", _ONE, _show),
-        ("GET", _ONE + "/models", _models),
-        ("POST", _ONE + "/models", _add_model),
-        ("PATCH", _ONE + "/models/{model:path}", _change_model),
-        ("POST", _BASE + "/{provider}/connection", _connection),
-        ("GET", "/api/v1/models", _all_models),
-        ("GET", "/api/v1/models/default", _default),
-        ("PATCH", "/api/v1/models/default", _set_default),
-    ]
+Handlers = dict[tuple[str, str], Any]
+
+
+def handlers(state: ServerState) -> Handlers:
+    """Those of the release, by method and path."""
+    rows: Handlers = {
+        ("GET", _BASE): _providers,
+        ("PUT", _BASE): _add_provider,
+        ("DELETE", _BASE + "/{provider}"): _delete_provider,
+        ("GET", INSTANCES): _instances,
+        ("POST", INSTANCES): _create,
+        ("DELETE", INSTANCES): _delete,
+        ("GET", ONE): _show,
+        ("GET", ONE + "/models"): _models,
+        ("POST", ONE + "/models"): _add_model,
+        ("PATCH", ONE + "/models/{model:path}"): _change_model,
+        ("POST", CONNECTION): _connection,
+        ("GET", "/api/v1/models"): _all_models,
+        ("GET", "/api/v1/models/default"): _default,
+        ("PATCH", "/api/v1/models/default"): _set_default,
+    }
     if not state.before("v0.27.0"):
-        rows += [("PUT", _ONE, _update), ("DELETE", _ONE + "/models", _delete_models)]
+        rows |= {("PUT", ONE): _update, ("DELETE", ONE + "/models"): _delete_models}
+    return rows
+
+
+def routes(state: ServerState, rows: Handlers) -> Iterator[Route]:
+    """The routes with these handlers."""
 
     def bound(handler: Any) -> Any:
         async def answer(asked: Asked) -> Any:
@@ -50,7 +59,7 @@ def routes(state: ServerState) -> Iterator[Route]:
 
         return answer
 
-    for method, path, handler in rows:
+    for (method, path), handler in rows.items():
         yield state.route(method, path, bound(handler))
 
 
@@ -126,7 +135,7 @@ def _filled(state: ServerState, name: str, infos: list[dict[str, Any]]) -> Any:
         if info["model_name"] in models:
             where = f"provider 'VLLM' and instance '{name}'"
             return failed(f"Model '{info['model_name']}' already exists for {where}")
-        models[info["model_name"]] = _made(state, info, verify="success")
+        models[info["model_name"]] = made_model(state, info, verify="success")
     return done()
 
 
@@ -147,7 +156,8 @@ async def _update(state: ServerState, asked: Asked) -> Any:
     if not verify and any(info["model_name"] in one.models and "extra" not in info for info in infos):
         return failed(_BROKEN)  # and the new address and key stay
     fresh = {
-        info["model_name"]: _made(state, info, verify="success" if verify else "unknown") for info in infos
+        info["model_name"]: made_model(state, info, verify="success" if verify else "unknown")
+        for info in infos
     }
     for name in fresh.keys() & one.models.keys():
         fresh[name].id, fresh[name].status = one.models[name].id, one.models[name].status
@@ -175,7 +185,7 @@ async def _add_model(state: ServerState, asked: Asked) -> Any:
     one, body = state.instances[asked.parts["instance"]], asked.body
     kind = body["model_type"]
     info = {**body, "model_type": [kind] if isinstance(kind, str) else kind}
-    one.models[body["model_name"]] = _made(state, info)  # never tested
+    one.models[body["model_name"]] = made_model(state, info)  # never tested
     return done()
 
 
@@ -289,7 +299,7 @@ def _free_name(state: ServerState, name: str) -> str:
     return taken
 
 
-def _made(state: ServerState, info: dict[str, Any], *, verify: str = "") -> Model:
+def made_model(state: ServerState, info: dict[str, Any], *, verify: str = "") -> Model:
     extra = {"max_tokens": info["max_tokens"], **({"verify": verify} if verify else {})}
     return Model(state.number(), info["model_name"], list(info["model_type"]), info["max_tokens"], extra)
 

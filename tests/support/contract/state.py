@@ -100,7 +100,16 @@ class ServerState:
     """Requests in the order in which they came."""
     answered: list[Asked] = field(default_factory=list)
     """The same in the order in which they were answered."""
+    falls_back: bool = True
+    """Whether a server in Go hides a failure of the reranker; PR 19908 of 2026-09-20 may have ended that."""
+    case_sensitive: bool = False
+    """Whether the database of a server in Go finds a provider only by its name's case, as PostgreSQL does."""
     numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def go(self) -> bool:
+        """Whether the server is the one in Go."""
+        return self.release.client.language == "Go"
 
     def before(self, release: str) -> bool:
         """Whether this release is older than another."""
@@ -116,7 +125,7 @@ class ServerState:
         async def answer(request: Request) -> Response:
             asked = await _arrived(request)
             self.asked.append(asked)
-            said = await handler(asked) if public or self._lets_in(asked) else _refusal()
+            said = await handler(asked) if public or self._lets_in(asked) else _refusal(go=self.go)
             response = said if isinstance(said, Response) else JSONResponse(said)
             asked.status, asked.answer = response.status_code, _body(response)
             self.answered.append(asked)
@@ -171,8 +180,8 @@ def unauthorized(message: str) -> Response:
     return JSONResponse({"code": 401, "data": None, "message": message}, status_code=401)
 
 
-def _refusal() -> Response:
-    return unauthorized(UNAUTHORIZED)
+def _refusal(*, go: bool) -> Response:
+    return unauthorized("Invalid access token" if go else UNAUTHORIZED)
 
 
 async def _arrived(request: Request) -> Asked:

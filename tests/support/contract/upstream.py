@@ -26,7 +26,7 @@ QUESTIONS = {
 """What the test call of a registration asks, from a release on."""
 
 _SPREAD = 1e-3
-_PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """It calls plain addresses alone; a context for each call would take longer than the call."""
 
 
@@ -113,7 +113,7 @@ def _posted(state: ServerState, base: str, key: str, payload: dict[str, Any]) ->
     }
     where = urljoin(base.rstrip("/") + "/", "rerank")
     try:
-        with httpx.Client(timeout=state.release.timeout, trust_env=False, verify=_PLAIN) as client:
+        with httpx.Client(timeout=state.release.timeout, trust_env=False, verify=PLAIN) as client:
             reply = client.post(where, json=payload, headers=headers)
     except httpx.HTTPError as error:
         raise ClientError(type(error).__name__, str(error)) from None
