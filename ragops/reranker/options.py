@@ -140,7 +140,7 @@ def environment(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ..
         Setting("HOME", cache, "for all other caches: the rest is read-only, or runs no compiled code"),
         Setting("USER", "vllm", "torch looks it up, and the image has no entry for the user id"),
         Setting("VLLM_ENGINE_READY_TIMEOUT_S", timeout, "vLLM waits as long as ragops does"),
-        Setting("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "100", "RAGFlow v1.0 keeps idle connections for 90 s, vLLM 5"),
+        Setting("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "100", "RAGFlow v1.0 closes idle ones after 90 s, vLLM 5"),
         Setting("HF_HUB_OFFLINE", "1", "the weights are mounted; no hub is needed"),
         Setting("TRANSFORMERS_OFFLINE", "1", "as above"),
         Setting("VLLM_NO_USAGE_STATS", "1", "nothing is sent out"),
