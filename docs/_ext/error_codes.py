@@ -211,6 +211,10 @@ CAUSES = {
         "HFValidationError",
         "folder-not-there",
     ): "vLLM used the model's path as a name on a model hub, because the folder does not exist.",
+    (
+        "were not initialized from checkpoint",
+        "overrides-missing",
+    ): "A language model was started as a classifier (--convert classify) without its overrides.",
     ("unrecognized arguments", "flag-unknown"): "This vLLM release lacks one of the flags.",
     ("Available memory on node", "memory-short"): "The key-value cache does not fit into the free memory.",
     (

@@ -145,6 +145,16 @@ def compose_faults() -> Iterator[str]:
     yield ""
 
 
+def vllm_releases() -> Iterator[str]:
+    """Options of vLLM that came or went, with the releases."""
+    yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
+    yield from row_of(("option", "from release", "gone in release", "instead"))
+    for name, (since, gone, instead) in sorted(options.RELEASES.items()):
+        releases = (".".join(map(str, release)) or "" for release in (since, gone))
+        yield from row_of((f"``{name}``", *releases, f"``{instead}``" if instead else ""))
+    yield ""
+
+
 def modules() -> Iterator[str]:
     """Every module with the first sentence of its docstring."""
     package = Path(ragops.__file__).parent
@@ -234,6 +244,7 @@ RUN_PARTS = {
 }
 PARTS = {
     "faults": compose_faults,
+    "vllm-releases": vllm_releases,
     "settings": settings,
     "command": command,
     "known": known,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -31,7 +32,7 @@ from ragops.reranker.model import describe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ragops.compose.faults import Finding
+    from ragops.compose.faults import Finding, PathKind
     from ragops.compose.reading import Service
     from ragops.compose.syntax import YamlNode
     from ragops.reranker.host import Host
@@ -153,6 +154,15 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
         except (ModelError, OSError, RuntimeError):  # RuntimeError: no home folder of that user
             return None
 
+    def kind_of(source: str) -> PathKind | None:
+        try:
+            mode = (folder / Path(source).expanduser()).stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return "missing" if folder.is_dir() else None
+        except (OSError, RuntimeError, ValueError):
+            return None
+        return "folder" if stat.S_ISDIR(mode) else "file"
+
     files: list[YamlNode] = []
     for path, text in texts.items():
         first = files[-1].source.first + len(files[-1].source.lines) + 1 if files else 1
@@ -180,9 +190,17 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
             (1, "this looks like an override file: check it with its base: ragops check BASE OVERRIDE"),
             *notes,
         )
+    notes += tuple(
+        (mount.line, f"{mount.source} is not on this machine: not checked")
+        for service in rerankers
+        for mount in service.mounts
+        if mount.kind == "bind"
+        and (mount.source or "").startswith("/")
+        and kind_of(mount.source or "") == "missing"
+    )
     placed = [
         replace(finding, file=file, line=line)
-        for finding in find_faults(rerankers, host)
+        for finding in find_faults(rerankers, host, kind_of)
         for file, line in [place(finding.line)]
     ]
     return CheckedFile(

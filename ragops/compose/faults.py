@@ -7,24 +7,30 @@ Reasons were read in the source of vLLM 0.32, or measured with it. The recommend
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import json
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
-from ragops.compose.reading import OVERRIDES_VARIABLE
+from ragops.compose.reading import OVERRIDES_VARIABLE, architecture, mount_of
+from ragops.compose.syntax import split_words, takes_value, unset_variables
 from ragops.configuration import Stack
 from ragops.errors import StackError
-from ragops.reranker import architectures, sizing
+from ragops.reranker import architectures, options, sizing
 from ragops.reranker.host import format_cpu_list
 from ragops.reranker.sizing import GIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ragops.compose.reading import NetworkConnection, Service
+    from ragops.compose.syntax import Word, YamlNode
     from ragops.reranker.architectures import Architecture
     from ragops.reranker.host import Host
 
@@ -35,9 +41,19 @@ RULES = {
     "hf-overrides-env": "overrides in a variable that vLLM does not read",
     "hf-overrides-missing": "Qwen3-Reranker without overrides",
     "hf-overrides-broken": "overrides that are not JSON after quoting, or lack a key",
+    "convert-alone": "--convert classify without overrides, with which vLLM does not start",
     "task-removed": "--task, which vLLM removed",
-    "runner-missing": "no --runner pooling",
+    "option-removed": "an option that the image's release no longer has",
+    "option-newer": "an option that the image's release does not have yet",
+    "option-value": "an option without its value",
+    "runner-missing": "a runner without a rerank route",
     "template-missing": "Qwen3-Reranker without its prompt",
+    "template-ignored": "a score template in a release that does not use it",
+    "argument-empty": "an empty item of a list, which vLLM takes as the model",
+    "argument-joined": "an option and its value in one item of a list",
+    "comment-as-text": "# in a folded command, which is no comment there",
+    "variable-unset": "an option whose value is a variable without a value",
+    "serve-twice": "vllm serve in the command of an image that starts it",
     "dtype-slow": "a data type that is slow on this machine's processor",
     "model-name-slash": "a path as the served name",
     "model-name-split": "a served name that RAGFlow splits",
@@ -50,6 +66,12 @@ RULES = {
     "block-size": "a block size with which vLLM ends",
     "model-positional": "a positional model that the entry point may ignore",
     "model-not-mounted": "no volume with the model's path",
+    "template-not-mounted": "no volume with the template's path",
+    "mount-missing": "a file or a model folder that is not on this machine",
+    "mount-folder": "a folder in the place of a file",
+    "key-unknown": "a key that compose does not have",
+    "proxy-loopback": "a proxy on the container's own loopback",
+    "proxy-catches": "a proxy that gets requests to the reranker",
     "host-loopback": "a server that only its own container reaches",
     "threads-all": "a thread binding with which vLLM does not start",
     "cpu-quota": "a CPU quota instead of a CPU set",
@@ -60,17 +82,30 @@ RULES = {
     "shm-small": "too little shared memory to start",
     "restart-loop": "endless restarts of a server that can't start",
     "image-unpinned": "an image whose name may mean another version later",
+    "image-architecture": "an image for another processor architecture",
+    "gpu-not-requested": "an image for GPUs without a GPU",
 }
 """Summary of each fault by its stable code; the table of the documentation is generated from it."""
 
 _STACK = Stack()
 _NETWORK = _STACK.network.name
+_CPU_IMAGE = "vllm/vllm-openai-cpu:v0.32.0"
+_REPLACED_KEYS = {"device_requests": "gpus", "env": "environment", "memory": "mem_limit", "shm": "shm_size"}
+_KEYS = json.loads((Path(__file__).parents[1] / "data" / "compose_keys.json").read_text())["service"]
+_VALUED = re.compile(
+    r"--(api-key|convert|dtype|host|hf-overrides|model|port|runner|seed|served-model-name|max-[\w-]+)"
+)
+_PROXY = re.compile(r"(https?|all)_proxy", re.IGNORECASE)
+_FILE_NAME = re.compile(r".+\.(jinja2?|json|ya?ml|toml|txt|sh|py|conf|pem|crt|key)")
+_KV_PER_TOKEN = {"0.6": 112 << 10, "4": 144 << 10, "8": 144 << 10}
+"""Bytes of keys and values in bfloat16 by the billions of parameters of a Qwen3-Reranker."""
 _UNITS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 _SHM_NEEDED = 512 * MIB  # two ring buffers of 160 and 240 MiB, and a reserve
 _QUOTAS = (("deploy", "resources", "limits", "cpus"), ("cpus",), ("cpu_quota",))
-_MOVING_TAG = re.compile(r"(latest|nightly|main|dev|edge|stable)([-_.].*)?")
 _COSINE = "the scores are then cosine similarities of separate embeddings, which are meaningless"
+_NO_ROUTE = "vLLM then starts a chat model without a rerank route (404)"
+PathKind = Literal["file", "folder", "missing"]
 _DTYPE_ALIASES = {"half": "float16", "float": "float32", "": "auto"}
 
 
@@ -95,6 +130,13 @@ class Case:
 
     service: Service
     host: Host
+    kind_of: Callable[[str], PathKind | None]
+    """What a path of the host is; None if it is not known."""
+
+    @property
+    def official(self) -> bool:
+        """Whether the image is one of vLLM's, unchanged, so that its entry point is known."""
+        return self.service.image.official and not (self.service.node.get("build") or self.service.inherits)
 
     @property
     def known(self) -> Architecture | None:
@@ -106,6 +148,11 @@ class Case:
     def overrides(self) -> str:
         """Value of ``--hf-overrides`` for the model's kind; empty if it needs none."""
         return self.known.hf_overrides if self.known else ""
+
+    @property
+    def overrides_option(self) -> str:
+        """The recommended overrides."""
+        return f"--hf-overrides '{self.overrides}'"
 
     @property
     def causal(self) -> bool:
@@ -125,11 +172,19 @@ class Case:
         return min(length, (model.max_tokens if model else None) or length)
 
     @property
+    def kv_token(self) -> int | None:
+        """Bytes of keys and values of a token; None if the model's size is not known."""
+        served = self.service.served
+        if served.model:
+            return served.model.kv_bytes(self.dtype)
+        size = re.search(r"(\d+(?:\.\d+)?)b(?![a-z])", f"{served.name} {served.path}".lower())
+        per_token = _KV_PER_TOKEN.get(size[1]) if size and self.known else None
+        return per_token and per_token * (2 if self.dtype == "float32" else 1)
+
+    @property
     def kv_need(self) -> int:
-        """Bytes of key-value cache for one document of the greatest length."""
-        small = "0.6b" in f"{self.service.served.name} {self.service.served.path}".lower()
-        per_token = (112 if small else 144) * 1024 * (2 if self.dtype == "float32" else 1)
-        return per_token * self.max_len if self.causal else 0
+        """Bytes of key-value cache for one document of the greatest length; 0 if they are not known."""
+        return (self.kv_token or 0) * self.max_len if self.causal else 0
 
     @property
     def kv_option(self) -> str:
@@ -161,9 +216,11 @@ class Case:
         return Finding("warning", line, message, fix, code, self.service.name)
 
 
-def find_faults(rerankers: tuple[Service, ...], host: Host) -> tuple[Finding, ...]:
+def find_faults(
+    rerankers: tuple[Service, ...], host: Host, kind_of: Callable[[str], PathKind | None]
+) -> tuple[Finding, ...]:
     """All faults of a file's rerankers on a host, in the order of their lines."""
-    cases = [Case(service, host) for service in rerankers]
+    cases = [Case(service, host, kind_of) for service in rerankers]
     findings = [finding for case in cases for check in _CHECKS for finding in check(case)]
     return tuple(sorted(findings, key=lambda finding: (finding.line, finding.service)))
 
@@ -182,22 +239,29 @@ def takes_default_route(network: NetworkConnection) -> bool:
 
 def _overrides(case: Case) -> Iterator[Finding]:
     command, kind = case.service.command, case.service.served.kind
-    option = command.get("--hf-overrides")
+    option, line = command.get("--hf-overrides"), case.service.command_line
+    present = any(row.name.startswith("--hf-overrides") for row in command.options)
+    pooling = "pooling" in {command.value("--runner"), *(["pooling"] if command.get("--task") else [])}
+    effect = _COSINE if pooling or command.value("--convert") == "embed" else _NO_ROUTE
+    if case.overrides and not present and command.value("--convert") == "classify":
+        message = "without overrides --convert classify looks for score.weight, which this checkpoint lacks: "
+        message += "vLLM ends with 'weights were not initialized from checkpoint'"
+        yield case.error("convert-alone", line, message, case.overrides_option)
+        return
     variables = [
         (name, node) for name, node in case.service.environment.items() if OVERRIDES_VARIABLE.fullmatch(name)
     ]
     for name, node in variables:
-        effect = f"; {_COSINE}" if kind == "qwen3-reranker" and not option else ""
         value = case.overrides or ("{...}" if kind is None else "")
         fix = f"use the option: --hf-overrides '{value}'" if value else "remove it"
-        message = f"vLLM reads no variable {name}, so its value has no effect{effect}"
-        report = case.error if kind in {"qwen3-reranker", None} and not option else case.warning
+        message = f"vLLM reads no variable {name}, so its value has no effect"
+        message += f"; {effect}" if case.overrides and not option else ""
+        report = case.error if (case.overrides or kind is None) and not option else case.warning
         yield report("hf-overrides-env", node.line, message, fix)
-    present = any(row.name.startswith("--hf-overrides") for row in command.options)
     if case.overrides and command.complete and not present and not variables:
-        message = f"without --hf-overrides Qwen3-Reranker is a language model without a score; {_COSINE}"
-        fix = f"--hf-overrides '{case.overrides}'"
-        yield case.error("hf-overrides-missing", case.service.command_line, message, fix)
+        runner = "" if command.get("--runner") else "--runner pooling "
+        message = f"without --hf-overrides this model is a language model without a score; {effect}"
+        yield case.error("hf-overrides-missing", line, message, runner + case.overrides_option)
 
 
 def _overrides_value(case: Case) -> Iterator[Finding]:
@@ -217,33 +281,80 @@ def _overrides_value(case: Case) -> Iterator[Finding]:
     wrong = [key for key, value in needed.items() if overrides.get(key) != value]
     if wrong:
         message = f"--hf-overrides lacks the right value of {', '.join(wrong)}; {_COSINE}"
-        fix = f"--hf-overrides '{case.overrides}'"
-        yield case.error("hf-overrides-broken", option.line, message, fix)
+        yield case.error("hf-overrides-broken", option.line, message, case.overrides_option)
 
 
-def _task(case: Case) -> Iterator[Finding]:
-    command = case.service.command
-    if option := command.get("--task"):
-        message = f"vLLM removed --task {option.value or ''} in 0.13 and ends with 'unrecognized arguments'"
-        yield case.error("task-removed", option.line, message, "replace it with --runner pooling")
-    option = command.get("--runner")
-    value = option.value if option else "auto"
-    if value == "pooling" or value is None or (option is None and not command.complete):
-        return
-    if value == "auto" and command.value("--convert") in {"classify", "embed"}:
-        return
-    message = "without --runner pooling the model may start as a chat model, without a rerank route"
-    line = option.line if option else case.service.command_line
-    wrong = value != "auto" or case.service.served.kind == "qwen3-reranker"
-    yield (case.error if wrong else case.warning)("runner-missing", line, message, "--runner pooling")
+def _releases(case: Case) -> Iterator[Finding]:
+    release = case.service.image.release
+    report = case.error if release else case.warning
+    for option in case.service.command.options:
+        since, gone, replacement = options.RELEASES.get(option.name, ((), (), ""))
+        fix = f"replace it with {replacement}" if replacement else "remove it"
+        if gone and (release or gone) >= gone:
+            end = "and ends" if release else "after which an image ends"
+            message = f"vLLM removed {option.name} in {_version(gone)}, {end} with 'unrecognized arguments'"
+            code = "task-removed" if option.name == "--task" else "option-removed"
+            yield report(code, option.line, message, fix)
+        elif release and release < since:
+            message = f"vLLM has {option.name} since {_version(since)}; the image has {_version(release)}"
+            yield case.error("option-newer", option.line, message, f"{fix}, or the image {_CPU_IMAGE}")
+
+
+def _version(release: tuple[int, ...]) -> str:
+    return ".".join(map(str, release))
+
+
+def _runner(case: Case) -> Iterator[Finding]:
+    option = case.service.command.get("--runner")
+    if option and option.value not in {"pooling", "auto", None}:
+        message = f"--runner {option.value} has no rerank route (404)"
+        yield case.error("runner-missing", option.line, message, "--runner pooling")
+
+
+def _words(case: Case) -> Iterator[Finding]:
+    command, before = case.service.command, ""
+    words: tuple[Word, ...] = command.words if command.entry != "other" else ()
+    for word, after in zip_longest(words, words[1:]):
+        text, follows = word.text, after.text if after else ""
+        if text is None and (names := _unset(case, word.written, before)):
+            joined = word.written.startswith("-")
+            effect = "its value is empty" if joined else f"{before} gets no value: vLLM may not start"
+            message = f"{', '.join(names)} is not set here and has no default, so that {effect}"
+            fix = f"set it in .env, or require it: ${{{names[0]}:?}}"
+            yield case.warning("variable-unset", word.line, message, fix)
+        elif text == "" and not takes_value(before):
+            message = "an empty item of a list is an argument of its own: vLLM takes it as the model"
+            yield case.error("argument-empty", word.line, message, "write the command as text, not as a list")
+        elif text and re.match(r"--[\w-]+\s", text):
+            message = f"one item of a list is one argument, and vLLM has no option {text[:60]!r}"
+            yield case.error("argument-joined", word.line, message, "two items, or --name=value")
+        elif _VALUED.fullmatch(text or "") and (after is None or (follows or "").startswith("--")):
+            message = f"{text} has no value: vLLM ends with 'expected one argument'"
+            yield case.error("option-value", word.line, message, f"{text}=VALUE, or remove it")
+        elif text and text.startswith("#"):
+            message = "# in a folded command starts no comment: vLLM gets the rest of the line as arguments"
+            yield case.error("comment-as-text", word.line, message, "move the comment above the command")
+        before = text or word.written
+
+
+def _unset(case: Case, written: str, before: str) -> list[str]:
+    """Variables without a value in the value of an option."""
+    value = takes_value(before) or written.startswith("-")
+    return unset_variables(written, case.service.node.source.variables) if value else []
 
 
 def _template(case: Case) -> Iterator[Finding]:
-    command = case.service.command
-    if case.known and case.known.template and command.complete and not command.get("--chat-template"):
+    command, release = case.service.command, case.service.image.release
+    if not (case.known and case.known.template and command.complete):
+        return
+    option, old = command.get("--chat-template"), bool(release and release < options.SCORE_TEMPLATE)
+    if option is None:
         message = "without --chat-template the model lacks the prompt of its training: the order is random"
-        fix = "--chat-template with Qwen3-Reranker's prompt"
+        fix = "--chat-template with the model's prompt" + (f", and the image {_CPU_IMAGE}" if old else "")
         yield case.error("template-missing", case.service.command_line, message, fix)
+    elif old:
+        message = "before vLLM 0.14 scores do not use --chat-template: the order is random"
+        yield case.error("template-ignored", option.line, message, f"the image {_CPU_IMAGE}")
 
 
 def _dtype(case: Case) -> Iterator[Finding]:
@@ -259,7 +370,7 @@ def _dtype(case: Case) -> Iterator[Finding]:
         auto = " (--dtype auto for this model)"
     if dtype != case.dtype:
         message = f"{dtype}{auto} is slow on this processor; {case.dtype} is faster"
-        if case.dtype == "bfloat16":
+        if case.dtype == "bfloat16" and "amx_bf16" in case.host.features:
             message += f": {5.7 if dtype == 'float32' else 2.5} times, measured with AMX"
         line = option.line if option else service.command_line
         yield case.warning("dtype-slow", line, message, f"--dtype {case.dtype}")
@@ -303,7 +414,9 @@ def _length(case: Case) -> Iterator[Finding]:
     option = command.get("--max-model-len")
     if option is None:
         if case.known and case.causal and command.complete:
-            message = "without --max-model-len Qwen3-Reranker reserves 40960 tokens: 4.4 GiB for one document"
+            tokens = model.max_tokens if model else 40960
+            size = f": {case.kv_token * tokens / GIB:.1f} GiB" if case.kv_token else ""
+            message = f"without --max-model-len vLLM reserves {tokens} tokens for one document{size}"
             fix = f"--max-model-len {case.max_len}"
             yield case.warning("max-model-len-unset", case.service.command_line, message, fix)
         return
@@ -349,6 +462,40 @@ def _model(case: Case) -> Iterator[Finding]:
         message = f"no volume has {served.path}; if the image lacks it too, vLLM requests it from a model hub"
         fix = f"a volume: /folder/with/the/weights:{served.path}:ro"
         yield case.warning("model-not-mounted", served.line, message, fix)
+    if (
+        service.node.get("entrypoint") is None
+        and service.command.entry in {"serve", "module"}
+        and case.official
+    ):
+        message = "the image starts vLLM's server itself, and takes this as arguments: vLLM ends"
+        fix = "start the command with the model, or set entrypoint: [vllm, serve]"
+        yield case.error("serve-twice", service.command_line, message, fix)
+
+
+def _paths(case: Case) -> Iterator[Finding]:
+    """The model's folder, the template and other files: Docker makes a folder of a source that is missing."""
+    service, option = case.service, case.service.command.get("--chat-template")
+    paths = {service.served.path: False}
+    paths |= {
+        mount.target or "": True for mount in service.mounts if _FILE_NAME.fullmatch(mount.source or "")
+    }
+    if option and option.value and option.value.startswith("/"):
+        paths[option.value] = True
+        in_image = option.value.startswith("/vllm-workspace/") or not case.official
+        if not in_image and not mount_of(option.value, service.mounts):
+            message = f"no volume has {option.value}: vLLM does not start without its template"
+            fix = f"a volume: ./FILE:{option.value}:ro"
+            yield case.warning("template-not-mounted", option.line, message, fix)
+    for path, is_file in paths.items():
+        mount = mount_of(path, service.mounts)
+        source = mount.on_host(path) if mount and mount.kind == "bind" else None
+        kind = case.kind_of(source) if source else None
+        if mount and source and kind == "missing" and not source.startswith("/"):
+            message = f"{source} is not on this machine: Docker makes an empty folder of it"
+            yield case.warning("mount-missing", mount.line, message, "create it before the start")
+        elif mount and kind == "folder" and is_file:
+            message = f"{source} is a folder, but {path} must be a file"
+            yield case.error("mount-folder", mount.line, message, f"rmdir {source}, then create the file")
 
 
 def _cpu_quota(case: Case) -> Iterator[Finding]:
@@ -362,9 +509,15 @@ def _cpu_quota(case: Case) -> Iterator[Finding]:
 
 def _ports(case: Case) -> Iterator[Finding]:
     listening = case.service.listening_port
+    key = case.service.command.get("--api-key") or case.service.environment.get("VLLM_API_KEY")
     for port in case.service.ports:
         if port.address is not None and not _is_loopback(port.address):
-            effect = "other machines reach it despite a firewall, without a password"
+            effect = "other machines reach it despite a firewall, "
+            effect += (
+                "/rerank and /score without the key: it protects /v1 and /v2 only"
+                if key
+                else "without a password"
+            )
             message = f"published on {port.address or 'all addresses'}: {effect}"
             fix = "publish it on 127.0.0.1; RAGFlow needs no port"
             yield case.warning("port-exposed", port.line, message, fix)
@@ -427,17 +580,104 @@ def _restarts(case: Case) -> Iterator[Finding]:
 
 
 def _image(case: Case) -> Iterator[Finding]:
-    node, image = case.service.node.get("image"), case.service.text("image")
-    if not image or node is None or case.service.node.get("build") or "@sha256:" in image:
+    service, image = case.service, case.service.image
+    node = service.node.get("image")
+    if node is None or not image.name or service.node.get("build"):
         return
-    name, _, tag = image.rpartition("/")[2].partition(":")
-    if not tag or _MOVING_TAG.fullmatch(tag):
-        message = f"{image} may be another vLLM after the next pull or build, with other options and scores"
-        fix = f"name a release, such as {name}:0.32.0 after docker tag, or a digest"
-        yield case.warning("image-unpinned", node.line, message, fix)
+    if image.moving:
+        effect = "may be another vLLM after the next pull or build, with other options and scores"
+        example = f", such as {image.name}:v0.32.0," if image.official else ""
+        fix = f"name a release{example} or a digest"
+        yield case.warning("image-unpinned", node.line, f"{node.text} {effect}", fix)
+    built, machine = image.architecture or architecture(service.text("platform")), case.host.architecture
+    if built and built != machine:
+        message = f"the image is for {built}, this machine is {machine}: it ends with 'exec format error'"
+        fix = f"the image for {machine}"
+        yield case.error("image-architecture", node.line, message, fix)
+    if service.gpu and not service.gpu_requested and case.official:
+        message = "the image needs a GPU and the service requests none: vLLM finds no device"
+        fix = f"gpus: all, or without a GPU the image {_CPU_IMAGE}"
+        yield case.warning("gpu-not-requested", node.line, message, fix)
+
+
+def _keys(case: Case) -> Iterator[Finding]:
+    for node, place, key, keys in _unknown_keys(case.service.node, _KEYS, ()):
+        name = ".".join((*place, key))
+        close = _REPLACED_KEYS.get(key) or next(iter(difflib.get_close_matches(key, keys, 1, 0.7)), "")
+        message = f"compose has no key {name} in a service and refuses the file"
+        yield case.error(
+            "key-unknown", node.line, message, f"replace it with {close}" if close else "remove it"
+        )
+
+
+def _unknown_keys(
+    node: YamlNode, keys: Any, place: tuple[str, ...]
+) -> Iterator[tuple[YamlNode, tuple[str, ...], str, Iterable[str]]]:
+    """Keys that compose does not have at their place; a list has the keys of its items, ``*`` is any key."""
+    if isinstance(keys, list):
+        for item in node.elements:
+            yield from _unknown_keys(item, keys[0], place)
+    for key, value in node.mapping.items() if isinstance(keys, dict) else ():
+        if key in keys or "*" in keys:
+            yield from _unknown_keys(value, keys.get(key, keys.get("*")), (*place, key))
+        elif not key.startswith("x-"):
+            yield value, place, key, keys
+
+
+def _proxies(case: Case) -> Iterator[Finding]:
+    service = case.service
+    test = service.node.get("healthcheck", "test")
+    words = " ".join(word.text or "" for word in split_words(test))
+    probed = re.search(r"http://(localhost|127\.[\d.]+)", words)
+    for name, node, host in _proxy_variables(service.environment):
+        if (host == "localhost" or _is_loopback(host)) and service.text("network_mode") != "host":
+            message = f"{name} names the container itself, where no proxy listens: downloads and probes fail"
+            fix = "the proxy's address on the network, such as http://host.docker.internal:PORT, or remove it"
+            yield case.warning("proxy-loopback", node.line, message, fix)
+        elif probed and name == "http_proxy" and not _exempt(service.environment, {probed[1]}):
+            message = f"the healthcheck's request to {probed[1]} goes to the proxy of {name}"
+            yield case.warning("proxy-catches", node.line, message, f"no_proxy: {probed[1]}")
+    names = {service.name, service.text("container_name")}
+    names |= {alias for network in service.networks for alias in network.aliases}
+    for environment in service.clients:
+        for name, node, _ in _proxy_variables(environment):
+            if name.lower() != "https_proxy" and not _exempt(environment, names - {""}):
+                message = f"RAGFlow's requests to {service.name} go to the proxy of {name}"
+                fix = f"no_proxy and NO_PROXY with {service.name} in RAGFlow's environment"
+                yield case.warning("proxy-catches", node.line, message, fix)
+
+
+def _proxy_variables(environment: Mapping[str, YamlNode]) -> Iterator[tuple[str, YamlNode, str]]:
+    for name, node in environment.items():
+        if _PROXY.fullmatch(name) and node.text:
+            yield (
+                name,
+                node,
+                urlsplit(node.text if "://" in node.text else f"http://{node.text}").hostname or "",
+            )
+
+
+def _exempt(environment: Mapping[str, YamlNode], hosts: Iterable[str]) -> bool:
+    """Whether one of the hosts is in ``no_proxy``, or may be: as requests and curl read it."""
+    nodes = [environment.get("no_proxy"), environment.get("NO_PROXY")]
+    texts = [node.text for node in nodes if node and node.value is not None]
+    entries = [entry.strip().lstrip(".") for text in texts for entry in (text or "*").split(",")]
+    return any(entry in {"*", host} or host.endswith(f".{entry}") for entry in entries for host in hosts)
 
 
 _CHECKS = (
-    *(_overrides, _overrides_value, _task, _template, _dtype, _served_name, _key_value_cache, _length),
-    *(_other_options, _model, _cpu_quota, _ports, _networks, _shared_memory, _restarts, _image),
+    *(
+        _overrides,
+        _overrides_value,
+        _releases,
+        _runner,
+        _words,
+        _template,
+        _dtype,
+        _served_name,
+        _paths,
+        _keys,
+    ),
+    *(_key_value_cache, _length, _other_options, _model, _cpu_quota, _ports, _networks, _proxies),
+    *(_shared_memory, _restarts, _image),
 )

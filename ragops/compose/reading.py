@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ragops.compose.syntax import CommandLine
     from ragops.configuration import Kind
     from ragops.reranker.model import Model
+    from ragops.reranker.options import Release
 
 OVERRIDES_VARIABLE = re.compile(r"VLLM_HF_OVERRIDES?")
 """Environment variables that are mistaken for ``--hf-overrides``; vLLM reads neither."""
@@ -33,7 +34,30 @@ _VLLM_OPTIONS = (
     *("--kv-cache-memory-bytes", "--gpu-memory-utilization"),
 )
 _VLLM_VARIABLES = re.compile(r"VLLM_(CPU_\w+|HF_OVERRIDES?|USE_V1|ATTENTION_BACKEND)")
+_NEWEST = (1 << 10,)
+_OFFICIAL = re.compile(r"(.*/)?(vllm-openai(-cpu|-rocm|-xpu)?|vllm-cpu-release-repo)")
+_CPU_BUILD = re.compile(r"(.*/)?vllm-cpu")
+_RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?!\d)")
+_MOVING = re.compile(r"(latest|nightly|main|dev|edge|stable)?([-_.](?![0-9a-f]{40}).*)?")
+_ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
+_PYTHON_CLIENT = re.compile(r"infiniflow/ragflow(?!:v[1-9])")
 _GPU_IMAGE = re.compile(r"/vllm-openai(:|@|$)|rocm|cuda")
+
+
+@dataclass(frozen=True)
+class Image:
+    """What the name of an image shows."""
+
+    name: str
+    """Without tag and digest."""
+    official: bool
+    """Whether it is one of the vLLM project, whose entry point starts the server."""
+    moving: bool
+    """Whether the tag may name another image later."""
+    release: Release | None
+    """vLLM's release, greater than any for a moving tag; None if it does not show one."""
+    architecture: str
+    """``x86_64`` or ``arm64``; empty if it does not show one."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,12 @@ class VolumeMount:
     def line(self) -> int:
         """Line of the entry."""
         return self.node.line
+
+    def on_host(self, path: str) -> str | None:
+        """The path on the host of a path below the target; None if it is not known."""
+        if not self.source or not self.target:
+            return None
+        return self.source.rstrip("/") + path[len(self.target.rstrip("/")) :]
 
 
 @dataclass(frozen=True)
@@ -100,6 +130,7 @@ class Service:
 
     name: str
     node: YamlNode
+    image: Image
     command: CommandLine
     environment: Mapping[str, YamlNode]
     """Variables of ``env_file`` and ``environment``."""
@@ -112,6 +143,8 @@ class Service:
     gpu: bool
     """It requests a GPU, or its image is for GPUs."""
     gpu_requested: bool
+    clients: tuple[Mapping[str, YamlNode], ...]
+    """Variables of RAGFlow's services in the project, as far as they send requests by Python."""
     inherits: bool
     """Another file, which it extends or overrides, may set what is missing here."""
 
@@ -176,9 +209,15 @@ def _read_service(name: str, node: YamlNode, project: Project) -> Service:
         command = replace(command, complete=False)
     environment, complete = _read_environment(node, project)
     mounts, ports = tuple(_read_mounts(node)), node.get("ports")
+    clients = tuple(
+        _read_environment(other, project)[0]
+        for other in project.root.mapping["services"].mapping.values()
+        if _PYTHON_CLIENT.search(other.scalar("image") or "")
+    )
     return Service(
         name=name,
         node=node,
+        image=_read_image(node.scalar("image") or ""),
         command=command,
         environment=environment,
         environment_complete=complete and not inherits,
@@ -188,6 +227,7 @@ def _read_service(name: str, node: YamlNode, project: Project) -> Service:
         served=_read_model(node, command, mounts, project.find_model),
         gpu=_requests_gpu(node) or bool(_GPU_IMAGE.search(node.scalar("image") or "")),
         gpu_requested=_requests_gpu(node),
+        clients=clients,
         inherits=inherits,
     )
 
@@ -205,6 +245,26 @@ def _read_environment(service: YamlNode, project: Project) -> tuple[dict[str, Ya
             variables[name] = YamlNode(value.replace("$", "$$"), item.line, item.source)
     variables |= as_map(own).mapping if own else {}
     return {name: node for name, node in variables.items() if not isinstance(node, Removal)}, complete
+
+
+def _read_image(image: str) -> Image:
+    """Read a name such as ``vllm/vllm-openai-cpu:v0.32.0-x86_64``."""
+    path, at, _ = image.partition("@")
+    head, slash, last = path.rpartition("/")
+    name, _, tag = last.partition(":")
+    moving = not at and bool(_MOVING.fullmatch(tag))
+    official = bool(_OFFICIAL.fullmatch(f"{head}{slash}{name}"))
+    release: Release | None = None
+    if official or _CPU_BUILD.fullmatch(f"{head}{slash}{name}"):
+        match = _RELEASE.match(tag)
+        release = tuple(map(int, match.groups())) if match else _NEWEST if moving else None
+    return Image(f"{head}{slash}{name}", official, moving, release, architecture(tag))
+
+
+def architecture(text: str) -> str:
+    """The processor in a tag or a platform such as ``linux/arm64/v8``; empty if there is none."""
+    match = re.search(r"(?:^|[-_./])(x86_64|amd64|arm64|aarch64)(?:/v\d)?$", text)
+    return _ARCHITECTURES[match[1]] if match else ""
 
 
 def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
@@ -252,10 +312,8 @@ def _read_model(
 ) -> ServedModel:
     option = command.get("--model") or command.get("")
     path = (option.value if option else "") or ""
-    mount = _mount_of(path, mounts)
-    folder = ""
-    if mount and mount.source and mount.target:
-        folder = mount.source.rstrip("/") + path[len(mount.target.rstrip("/")) :]
+    mount = mount_of(path, mounts)
+    folder = (mount.on_host(path) if mount else None) or ""
     model = find_model(folder) if folder else None
     path_name, folder_name = (text.rstrip("/").rsplit("/", 1)[-1] for text in (path, folder))
     kind = _kind(path) or _kind(folder) or _kind(command.value("--served-model-name"))
@@ -264,7 +322,7 @@ def _read_model(
     return ServedModel(path, name, model.kind if model else kind, line, mount, model)
 
 
-def _mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
+def mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
     """The first volume that has the path, or whose undefined target may have it."""
     for mount in mounts if path.startswith("/") else ():
         if mount.target is None or f"{path}/".startswith(f"{mount.target.rstrip('/')}/"):
@@ -284,8 +342,9 @@ def _requests_gpu(service: YamlNode) -> bool:
     return bool(
         service.get("gpus")
         or service.get("deploy", "resources", "reservations", "devices")
+        or service.get("deploy", "resources", "reservations", "generic_resources")
         or service.scalar("runtime") == "nvidia"
-        or any(device.startswith(("/dev/kfd", "/dev/dri")) for device in devices)
+        or any(device.startswith(("/dev/kfd", "/dev/dri", "nvidia.com/")) for device in devices)
     )
 
 
@@ -293,7 +352,7 @@ def _is_vllm(service: Service) -> bool:
     """Whether it is vLLM's server, by its program, its image, or options that only vLLM has."""
     if service.command.entry in {"serve", "module"}:
         return True
-    image = service.text("image").partition("@")[0].rsplit("/", 1)[-1].partition(":")[0].lower()
+    image = service.image.name.rsplit("/", 1)[-1].lower()
     if service.command.entry == "other" or _NO_SERVER.search(image):
         return False
     return bool(

@@ -401,13 +401,27 @@ def _value_end(name: str, words: Sequence[Word], at: int) -> int:
     return at
 
 
+def takes_value(word: str) -> bool:
+    """Whether the next word is the value of this option; true for options that are not known."""
+    return word.startswith("--") and "=" not in word and not word.startswith(_SWITCHES)
+
+
+def unset_variables(text: str, variables: Mapping[str, str]) -> list[str]:
+    """Variables without a value, a default or a required value: compose substitutes them with nothing."""
+    names = []
+    for match in _VARIABLE.finditer(text):
+        required = match["braced"] and _OPERATOR.match(text, match.end())
+        if not required and not match["escaped"]:
+            names.append(match["plain"] or match["braced"])
+    return [name for name in names if name not in variables]
+
+
 def _hides_options(words: Sequence[Word]) -> bool:
     """Whether an undefined variable may hold options: it is a whole word where no value is expected."""
     before = ""
     for word in words:
         whole = _BRACED.fullmatch(word.written) or re.fullmatch(r"\$\w+", word.written)
-        value_expected = before.startswith("--") and "=" not in before and not before.startswith(_SWITCHES)
-        if word.text is None and whole and not value_expected:
+        if word.text is None and whole and not takes_value(before):
             return True
         before = word.written
     return False

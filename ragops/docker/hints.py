@@ -108,6 +108,11 @@ CONTAINER = (
         "start it with ragops up, which sets 1 GiB (docker run --shm-size 1g)",
         "shm-small",
     ),
+    Hint(
+        "were not initialized from checkpoint",
+        "start it with ragops up, or add the model's --hf-overrides: ragops compose reranker prints them",
+        "overrides-missing",
+    ),
     Hint("HFValidationError", "check that the model folder is mounted and readable", "folder-not-there"),
     Hint(
         "unrecognized arguments",

@@ -72,6 +72,11 @@ class Host:
     """Free and reclaimable memory now, or None where the kernel doesn't report it."""
 
     @property
+    def architecture(self) -> str:
+        """``x86_64`` or ``arm64``, by the names of the features."""
+        return "arm64" if self.features & {"asimd", "fphp", "i8mm", "bf16"} else "x86_64"
+
+    @property
     def has_bf16(self) -> bool:
         """Whether the processor multiplies bfloat16 in hardware."""
         return bool(self.features & BF16_FEATURES)

@@ -41,6 +41,67 @@ TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
 """Folder of the packaged score templates."""
 
 
+Release = tuple[int, ...]
+
+SCORE_TEMPLATE = (0, 14)
+"""The first release whose scores use ``--chat-template``: vLLM PR 30550, ``entrypoints/score_utils.py``."""
+
+_REMOVED = {
+    (0, 10): "--device --enable-reasoning --tokenizer-pool-size --use-v2-block-manager",
+    (0, 10, 1): "--num-scheduler-steps --multi-step-stream-outputs",
+    (
+        0,
+        11,
+    ): "--disable-async-output-proc --max-seq-len-to-capture --preemption-mode --scheduler-delay-factor",
+    (0, 11, 1): "--enable-lora-bias --rope-scaling --rope-theta",
+    (
+        0,
+        12,
+    ): "--guided-decoding-backend --lora-extra-vocab-size --num-lookahead-slots --override-pooler-config",
+    (0, 13): "--cuda-graph-sizes --disable-mm-preprocessor-cache --task",
+    (0, 17): "--disable-log-requests --logits-processor-pattern",
+    (0, 18): "--swap-space --use-gpu-for-pooling-score",
+    (0, 19): "--disable-frontend-multiprocessing",
+    (0, 27): "--max-long-partial-prefills --max-num-partial-prefills",
+    (0, 28): "--calculate-kv-scales --override-attention-dtype",
+}
+_ADDED = {
+    (0, 10, 1): "--runner --convert --enable-log-requests",
+    (0, 10, 2): "--kv-cache-memory-bytes",
+    (0, 11): "--pooler-config",
+    (0, 13): "--attention-backend",
+    (0, 18): "--shutdown-timeout",
+    (0, 19): "--renderer-num-workers",
+    (0, 29): "--max-num-queued-reqs --max-num-queued-tokens",
+}
+_REPLACEMENTS = {
+    "--convert": "--task score",
+    "--cuda-graph-sizes": "--cudagraph-capture-sizes",
+    "--guided-decoding-backend": "--structured-outputs-config",
+    "--override-pooler-config": "--pooler-config",
+    "--rope-scaling": "--hf-overrides",
+    "--rope-theta": "--hf-overrides",
+    "--runner": "--task score",
+    "--task": "--runner pooling",
+}
+RELEASES: dict[str, tuple[Release, Release, str]] = {
+    **{
+        name: (since, (), _REPLACEMENTS.get(name, ""))
+        for since, row in _ADDED.items()
+        for name in row.split()
+    },
+    **{
+        name: ((), gone, _REPLACEMENTS.get(name, ""))
+        for gone, row in _REMOVED.items()
+        for name in row.split()
+    },
+}
+"""The first release with an option, the first one without it, and what replaces it; empty where unknown.
+
+The parsers of 31 wheels were compared, 0.8.5 to 0.33.0 (``vllm/engine/arg_utils.py`` and
+``vllm/entrypoints/**/cli_args.py``); of the patches of a release only the first."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One argument or environment variable, and why it is set."""

@@ -81,6 +81,46 @@ ONE_FAULT = {
     "shm-small": ("error", "shm_size", [("shm_size: 1gb", "shm_size: 256m")]),
     "restart-loop": ("warning", "restart:", [("on-failure:5", "always")]),
     "image-unpinned": ("warning", "image:", [("vllm-cpu:0.32.0", "vllm-cpu")]),
+    "option-removed": (
+        "error",
+        "--swap-space",
+        [("--runner=pooling", "--runner=pooling\n      - --swap-space=4")],
+    ),
+    "option-newer": (
+        "error",
+        "--max-num-queued",
+        [("=32", "=32\n      - --max-num-queued-reqs=9"), ("0.32", "0.28")],
+    ),
+    "task-removed": ("error", "--task", [("--runner=pooling", "--task=score")]),
+    "runner-missing": ("error", "--runner", [("--runner=pooling", "--runner=generate")]),
+    "template-ignored": ("error", "--chat-template", [("vllm-cpu:0.32.0", "vllm-cpu:0.13.0")]),
+    "convert-alone": ("error", "command:", [(OVERRIDES, "      - --convert=classify\n")]),
+    "option-value": ("error", "--api-key", [("--runner=pooling", "--api-key\n      - --runner=pooling")]),
+    "variable-unset": (
+        "warning",
+        "--api-key",
+        [("--runner=pooling", "--runner=pooling\n      - --api-key=$KEY")],
+    ),
+    "argument-empty": ("error", "- ${MORE", [("=pooling", "=pooling\n      - ${MORE:-}")]),
+    "argument-joined": ("error", "--seed", [("--runner=pooling", "--runner=pooling\n      - --seed 1")]),
+    "comment-as-text": ("error", '"# a', [("--runner=pooling", '--runner=pooling\n      - "# a"')]),
+    "key-unknown": ("error", "healthchek", [("    cpuset: 0-3\n", "    cpuset: 0-3\n    healthchek: {}\n")]),
+    "proxy-loopback": (
+        "warning",
+        "https_proxy",
+        [("    environment:\n", "    environment:\n      https_proxy: localhost:3128\n")],
+    ),
+    "proxy-catches": (
+        "warning",
+        "http_proxy",
+        [
+            (
+                "    environment:\n",
+                "    environment:\n      http_proxy: http://p:3128\n      no_proxy: .internal\n",
+            )
+        ],
+    ),
+    "image-architecture": ("error", "image:", [("    ports", "    platform: linux/arm64/v8\n    ports")]),
 }
 
 
@@ -101,22 +141,130 @@ def test_one_fault_is_reported_alone_with_its_line(code, machine):
     assert findings[0].fix
 
 
-def test_a_removed_task_and_the_missing_runner_are_both_reported(machine):
-    findings = find(changed(("--runner=pooling", "--task=score")), machine)
-    assert {(finding.code, finding.severity) for finding in findings} == {
-        ("task-removed", "error"),
-        ("runner-missing", "error"),
-    }
+ELSEWHERE = {"max-model-len-large", "mount-missing", "mount-folder"}
+"""Faults whose cases depend on the files of the machine."""
 
 
 def test_every_code_has_a_case():
-    assert set(RULES) == {*ONE_FAULT, "task-removed", "runner-missing", "max-model-len-large"}
+    cases = {*ONE_FAULT, *ELSEWHERE, *(code for codes in COLLECTED.values() for code in codes.split())}
+    assert set(RULES) == cases
+
+
+COLLECTED = {
+    "reports/anchoruse": "restart-loop",
+    "reports/badkey": "key-unknown",
+    "reports/classify": "convert-alone template-not-mounted",
+    "reports/comment": "comment-as-text",
+    "reports/comment2": "model-name-slash comment-as-text",
+    "reports/emptylist": "argument-empty",
+    "reports/emptyword": "healthcheck-missing kv-cache-unset model-name-slash variable-unset",
+    "reports/emptyword2": "kv-cache-unset model-name-slash variable-unset",
+    "reports/goneflags": "image-unpinned image-architecture option-removed option-removed option-removed",
+    "reports/gpuimage-nogpu": "gpu-not-requested",
+    "reports/keyempty": "variable-unset",
+    "reports/name4b": "hf-overrides-missing template-missing",
+    "reports/nocommand": "kv-cache-unset healthcheck-missing",
+    "reports/oldtask": "",
+    "reports/oldtemplate": "template-ignored mount-missing",
+    "reports/override": "",
+    "reports/proxy": "proxy-loopback",
+    "reports/servetwice": "serve-twice",
+    "reports/todo-contradiction": "model-name-slash",
+    "reports/todo2": "model-name-slash restart-loop",
+    "published/chat-builder": "port-exposed restart-loop",
+    "published/cpu-web-ui": (
+        "image-unpinned threads-all option-removed option-removed dtype-slow model-name-slash key-unknown"
+    ),
+    "published/embed-and-rerank": "restart-loop healthcheck-missing argument-joined port-exposed",
+    "published/keys-from-the-environment": (
+        "variable-unset comment-as-text option-value mount-missing proxy-loopback proxy-loopback port-exposed"
+    ),
+    "published/knowledge-graph": (
+        "healthcheck-missing image-unpinned model-name-slash port-exposed restart-loop"
+    ),
+    "published/ragflow-behind-a-proxy": "proxy-catches convert-alone template-missing proxy-catches",
+    "published/serve-in-the-command": "template-missing serve-twice",
+    "published/template-as-a-folder": (
+        "image-architecture runner-missing kv-cache-small mount-missing mount-missing"
+    ),
+    **{f"healthy/{file.stem}": "" for file in sorted((CASES / "healthy").glob("*.yaml"))},
+}
+"""Minimal inputs of a report, files of the styles that people publish, and healthy ones: their faults."""
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+def test_collected_files_have_these_faults_and_no_others(name, machine):
+    checked = check_file(CASES / f"{name}.yaml", host=machine)
+    assert [finding.code for finding in checked.findings] == COLLECTED[name].split()
+
+
+def test_each_collected_file_is_in_the_table():
+    files = {
+        f"{file.parent.name}/{file.stem}" for file in CASES.glob("*/*.yaml") if file.parent.name != "odd"
+    }
+    assert files == set(COLLECTED)
+
+
+@pytest.mark.parametrize(
+    ("image", "removed"),
+    [
+        ("vllm/vllm-openai-cpu:v0.12.0", []),
+        ("vllm/vllm-openai-cpu:v0.13.0-x86_64", ["error"]),
+        ("vllm/vllm-openai-cpu:latest-x86_64", ["error"]),
+        ("public.ecr.aws/q9t5s3a7/vllm-cpu-release-repo:v0.8.5.post1", []),
+        ("acme-vllm:0.9.2", ["warning"]),
+        ("vllm/vllm-openai-cpu@sha256:0123", ["warning"]),
+    ],
+)
+def test_a_removed_option_is_an_error_in_images_that_lack_it(image, removed, machine):
+    findings = find(changed(("vllm-cpu:0.32.0", image), ("--runner=pooling", "--task=score")), machine)
+    assert [finding.severity for finding in findings if finding.code == "task-removed"] == removed
+
+
+def test_a_file_of_docker_that_became_a_folder_is_an_error(tmp_path, machine):
+    (tmp_path / "compose.yaml").write_text(CLEAN)
+    missing, folder = check_file(tmp_path / "compose.yaml", host=machine), tmp_path / "qwen3.jinja"
+    folder.mkdir()
+    made = check_file(tmp_path / "compose.yaml", host=machine)
+    folder.rmdir()
+    folder.touch()
+    assert [[finding.code for finding in checked.findings] for checked in (missing, made)] == [
+        ["mount-missing"],
+        ["mount-folder"],
+    ]
+    assert check_file(tmp_path / "compose.yaml", host=machine).findings == ()
+    assert any("/srv/Qwen3-Reranker-0.6B" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("Qwen3-Reranker-0.6B", "0.88"), ("Qwen3-Reranker-4B", "1.12"), ("Qwen3-Reranker", None)],
+)
+def test_key_value_memory_depends_on_the_size_in_the_name(name, size, machine):
+    text = changed(
+        ("Qwen3-Reranker-0.6B", name), ("qwen3-reranker-0.6b", name.lower()), ("=2147483648", "=1048576")
+    )
+    findings = [finding.message for finding in find(text, machine) if finding.code == "kv-cache-small"]
+    assert [size in message for message in findings] == ([True] if size else [])
+
+
+def test_speed_is_stated_for_the_processor_that_it_was_measured_on(machine):
+    text, avx512 = changed(("=bfloat16", "=float32")), frozenset({"avx512f", "avx512_bf16"})
+    other = Host("other", avx512, (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)
+    messages = [find(text, host)[0].message for host in (machine, other)]
+    assert ["measured with AMX" in message for message in messages] == ["amx_bf16" in machine.features, False]
+
+
+def test_an_api_key_leaves_rerank_open(machine):
+    text = changed(("127.0.0.1:8123", "8123"), ("--port=8000", "--port=8000\n      - --api-key=k"))
+    (finding,) = find(text, machine)
+    assert (finding.code, "/rerank" in finding.message) == ("port-exposed", True)
 
 
 def test_a_handwritten_file_has_nearly_all_faults(machine):
     findings = check_file(CASES / "handwritten.yaml", host=machine).findings
     expected = {
-        *("hf-overrides-env", "task-removed", "runner-missing", "template-missing"),
+        *("hf-overrides-env", "task-removed", "template-missing"),
         *("dtype-slow", "cpu-quota", "port-exposed", "model-name-slash", "trust-remote-code", "route-moves"),
         *("healthcheck-missing", "shm-small", "kv-cache-unset", "restart-loop", "image-unpinned"),
         "model-positional",
@@ -209,7 +357,9 @@ def test_a_converted_qwen3_needs_the_template_only(machine):
 
 def test_rules_for_cpus_do_not_apply_to_a_gpu(machine):
     text = changed(
-        ("vllm-cpu:0.32.0", "vllm/vllm-openai:v0.32.0"), ("bfloat16", "float16"), ("    shm_size: 1gb\n", "")
+        ("vllm-cpu:0.32.0", "vllm/vllm-openai:v0.32.0"),
+        ("bfloat16", "float16"),
+        ("    shm_size: 1gb\n", "    gpus: all\n"),
     )
     assert find(text, machine) == ()
 

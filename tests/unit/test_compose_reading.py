@@ -16,6 +16,7 @@ from ragops.reranker.host import Core, Host, Node
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
 ODD = sorted((CASES / "odd").glob("*.yaml"))
+HEALTHY = sorted((CASES / "healthy").glob("*.yaml"))
 HOST = Host("one", frozenset({"amx_bf16"}), (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)
 
 
@@ -26,8 +27,9 @@ def compose_config(file):
     return subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ)
 
 
-@pytest.mark.parametrize("file", ODD, ids=lambda file: file.stem)
-def test_the_corpus_is_valid(file):
+@pytest.mark.parametrize("file", [*ODD, *HEALTHY], ids=lambda file: file.stem)
+def test_the_corpus_is_valid(file, monkeypatch):
+    monkeypatch.setenv("RERANK_KEY", "k")
     done = compose_config(file)
     assert done.returncode == 0, done.stderr
 
@@ -35,6 +37,23 @@ def test_the_corpus_is_valid(file):
 @pytest.mark.parametrize("file", ODD, ids=lambda file: file.stem)
 def test_the_corpus_has_no_faults(file):
     assert check_file(file, host=HOST).findings == ()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "device_requests: [{driver: nvidia}]",
+        "deploy: {x-note: 1, resources: {limits: {cpu: 1}}}",
+        "volumes: [{type: bind, source: ./a, target: /a, bind: {create_host: true}}]",
+        "networks: {default: {alias: [a]}}",
+    ],
+)
+def test_keys_are_refused_as_compose_refuses_them(keys, tmp_path):
+    text = f"services:\n  reranker:\n    image: vllm-cpu:1\n    {keys}\n"
+    (tmp_path / "compose.yaml").write_text(text)
+    assert "additional properties" in compose_config(tmp_path / "compose.yaml").stderr
+    findings = check_text(text, Path("/nowhere/compose.yaml"), HOST, {}).findings
+    assert [finding.line for finding in findings if finding.code == "key-unknown"] == [4]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +82,7 @@ FAULTS = {
 }
 CODES = {
     "none": set(),
-    "task": {"task-removed", "runner-missing"},
+    "task": {"task-removed"},
     "slow": {"dtype-slow"},
     "template": {"template-missing"},
     "overrides": {"hf-overrides-missing"},
