@@ -79,6 +79,7 @@ CODES = {
         "A step of the image build failed.",
         "read the end of the build log, and ``logs/image.log`` in ragops' folder",
     ),
+    "folder-empty": Code("The Docker engine sees another, empty folder in place of the model's."),
     "probe-silent": Code("The probe inside a container gave no result."),
     "reranker-missing": Code("There is no reranker of that name."),
     "network-missing": Code("The network does not exist yet."),
@@ -192,6 +193,14 @@ CAUSES = {
         "cannot-join",
     ): "The container shares the host's or another container's network.",
     ("private (none) mode", "cannot-join"): "The container was started without a network.",
+    (
+        "is not supported: invalid network mode",
+        "podman-network",
+    ): "Rootless Podman connects containers of its bridge networks only.",
+    (
+        "already exists in network",
+        "endpoint-left",
+    ): "The container's endpoint of its last run is left: Docker 29 does that with several networks.",
     (
         "bind source path does not exist",
         "folder-not-there",

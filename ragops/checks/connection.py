@@ -106,8 +106,8 @@ def check(
     """
     status = ragflow.container.status
     if status != "running":
-        remedy = f"docker {'unpause' if status == 'paused' else 'start'} {ragflow.name}"
-        return ConnectionResult((Check("container runs", "fail", f"it is {status}", remedy, ragflow.name),))
+        check = Check("container runs", "fail", f"it is {status}", ragflow.start, ragflow.name)
+        return ConnectionResult((check,))
     server = engine.container(reranker)
     # No probe without a running server in a common network: the site's name server would get its name.
     if (server is None or not server.running) and (error := ready.problem(engine, reranker, server)):

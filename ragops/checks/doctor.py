@@ -22,7 +22,7 @@ from ragops.configuration import home
 from ragops.docker import engine as docker_engine
 from ragops.docker import objects
 from ragops.docker.engine import observe
-from ragops.docker.objects import OLDEST_API, differences, moves_route
+from ragops.docker.objects import OLDEST_API, SNAP, differences, moves_route
 from ragops.errors import RagopsError
 from ragops.ragflow import discovery
 from ragops.reranker import files, int8, options, sizing
@@ -76,6 +76,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
     reranker = observed.container(stack.reranker.name)
     checks = _run(
         ("engine API", lambda: check_engine(state, threads)),
+        ("engine sees the model", lambda: check_folders(stack, state, reranker)),
         ("image", lambda: check_image(stack, image, reranker)),
         ("disk", lambda: check_disk(state, missing=image is None)),
         ("names", lambda: check_names(stack, observed, state, read_addresses())),
@@ -268,7 +269,7 @@ def _memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
 
 def check_engine(engine: EngineState, threads: int) -> Iterator[Check]:
     """The Docker engine that responds: release, place, and its CPU quota for the reranker's threads."""
-    yield Check("engine answers", "ok", f"Docker {engine.version} at {engine.address}")
+    yield _engine_answers(engine)
     if engine.too_old:
         detail = f"{engine.api}, older than {OLDEST_API} of Docker 20.10"
         remedy = "install Docker 20.10 or newer: apt-get install docker.io"
@@ -284,6 +285,31 @@ def check_engine(engine: EngineState, threads: int) -> Iterator[Check]:
         yield _quota(read_quota(engine.cgroup_parent), threads, title)
     except FileNotFoundError:
         yield Check(title, "skip", f"cgroup {engine.cgroup_parent} of the engine is not visible from here")
+
+
+def check_folders(stack: Stack, engine: EngineState, reranker: ContainerState | None) -> Iterator[Check]:
+    """Folders to mount that are empty for Docker's snap."""
+    folders = (models.named_folder(stack) or (reranker.model if reranker else None), home())
+    for folder in folders:
+        if folder and engine.hides(folder):
+            remedy = "move it, or set RAGOPS_HOME" if folder == home() else "move the model"
+            yield Check("engine sees the model", "fail", f"{folder} is empty for it: {SNAP}", remedy)
+
+
+def _engine_answers(engine: EngineState) -> Check:
+    title, detail = "engine answers", f"{engine.product} {engine.version} at {engine.address}"
+    if engine.product == "Podman":
+        detail += ": rootless, it connects no container to a second network unless that has --network bridge"
+        return Check(title, "warn", detail, "if ragops up says so: recreate RAGFlow with --network bridge")
+    if engine.release >= 29:
+        detail += (
+            ": a container in two networks, as RAGFlow's will be, may not start again (moby issue 51578)"
+        )
+        remedy = (
+            "if docker start fails: docker network disconnect --force, as docker inspect's error names it"
+        )
+        return Check(title, "warn", detail, remedy)
+    return Check(title, "ok", detail)
 
 
 def connection_failure(error: RagopsError) -> Check:
@@ -466,8 +492,8 @@ def _ragflow(ragflow: discovery.RagflowContainer, stack: Stack) -> Check:
     name = f"{ragflow.name} ({ragflow.release or ('demo client' if ragflow.demo else 'release unknown')})"
     status = ragflow.container.status
     if status != "running":
-        remedy = f"docker start {ragflow.name}: verify runs inside it"
-        return Check("RAGFlow", "warn", f"{name} is {status}", remedy)
+        detail = f"{name} is {status}, and verify runs inside it"
+        return Check("RAGFlow", "warn", detail, ragflow.start)
     if moves_route(ragflow.container, stack.network.name, internal=bool(stack.network.internal)):
         remedy = "name the network so that it sorts after RAGFlow's own, or set internal = true"
         return Check("RAGFlow", "warn", f"{name}: a connection moves its default route", remedy)

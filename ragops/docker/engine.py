@@ -278,6 +278,19 @@ class Engine:
             response = self._client.api.create_container_from_config(spec.body(), name=name)
         return str(response["Id"])
 
+    def has_file(self, container: str, path: str) -> bool:
+        """Whether a container, also before its start, has a small file, as far as the engine may read it."""
+        try:
+            with _engine_errors(f"read {path} in {container}", container):
+                stream, _ = self._client.api.get_archive(container, path)
+                for _ in stream:
+                    pass
+        except NotFoundError:
+            return False
+        except EngineError:  # such as a network file system that refuses root
+            return True
+        return True
+
     def start(self, container: str) -> None:
         """Start a container."""
         with _engine_errors(f"start {container}", container):
@@ -375,10 +388,9 @@ class Engine:
             options = {"rm": True, "forcerm": True, "decode": True, "network_mode": "none", "timeout": 3600}
             steps = self._client.api.build(path=str(folder), tag=name, buildargs=dict(arguments), **options)
             for step in steps:
-                if "error" in step:
-                    raise EngineError(
-                        f"building {name} failed", code="build-failed", evidence=str(step["error"]).strip()
-                    )
+                if error := step.get("errorDetail", {}).get("message") or step.get("error"):
+                    message, evidence = f"building {name} failed", str(error).strip()
+                    raise EngineError(message, code="build-failed", evidence=evidence)
                 yield from str(step.get("stream", "")).splitlines()
 
     def remove_image(self, image: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from signal import SIGTERM, Signals
 from typing import TYPE_CHECKING, Literal
@@ -81,8 +82,18 @@ ENGINE = (
     ),
     Hint("private (none) mode", "start it with a network of its own, then connect it", "cannot-join"),
     Hint(
+        "is not supported: invalid network mode",
+        "recreate the container with --network bridge (network_mode: bridge), then: ragops up",
+        "podman-network",
+    ),
+    Hint(
+        "already exists in network",
+        "docker network disconnect --force NETWORK CONTAINER; docker start CONTAINER; ragops up",
+        "endpoint-left",
+    ),
+    Hint(
         "bind source path does not exist",
-        "check the model folder; with a remote Docker engine it must exist on that host",
+        "check the model folder; a remote engine needs it on its host, Docker's snap below /home",
         "folder-not-there",
     ),
     Hint(
@@ -190,6 +201,8 @@ _PHASES: tuple[tuple[str, Phase], ...] = (
     ("Loading weights", "load"),
 )
 
+_ENDPOINT = re.compile(r"endpoint with name (\S+) already exists in network ([^\s:]+)")
+
 UNKNOWN = Hint("", "", "")
 
 
@@ -200,7 +213,10 @@ def find(table: Iterable[Hint], text: str) -> Hint:
 
 def for_engine(text: str) -> Hint:
     """The hint for an error message of the Docker engine."""
-    return find(ENGINE, text)
+    hint, endpoint = find(ENGINE, text), _ENDPOINT.search(text)
+    container, network = endpoint.groups() if endpoint else ("CONTAINER", "NETWORK")
+    remedy = hint.remedy.replace("CONTAINER", container).replace("NETWORK", network)
+    return replace(hint, remedy=remedy)
 
 
 def phase_of(log: str) -> Phase:
@@ -223,8 +239,8 @@ def for_container(container: ContainerState | None, events: Sequence[EventState]
         return UNKNOWN
     if container.status == "paused":
         hint = STATES["paused"]
-    elif container.status == "created":
-        hint = find(ENGINE, container.error) if container.error else STATES["stopped"]
+    elif container.status == "created" or (container.status == "exited" and for_engine(container.error).code):
+        hint = for_engine(container.error) if container.error else STATES["stopped"]
         hint = replace(hint, words="was not started", code=hint.code or "start-failed")
     elif container.status != "running":
         hint = _for_exit(container, events, log)

@@ -61,6 +61,8 @@ POOLS: tuple[Pool, ...] = (
 MAX_SUBNETS = 100
 """Largest number of subnets that :func:`free_subnets` returns: configured pools may hold thousands."""
 
+SNAP = "Docker's snap sees only folders below /home, /media and /mnt, and none that begins with a dot"
+
 UNPRIVILEGED = 65532
 """User id of containers that need no other one; it owns nothing on the Docker host."""
 
@@ -285,6 +287,8 @@ class EngineState:
     """Address pools for networks without a configured subnet."""
     isolated: bool = False
     """Whether its networks are not of this host, but of a virtual machine (Docker Desktop) or rootless."""
+    product: str = "Docker"
+    """``Podman`` for an engine that only has Docker's API."""
 
     @classmethod
     def from_api(cls, info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> EngineState:
@@ -304,7 +308,20 @@ class EngineState:
             pools=pools or POOLS,
             isolated=info.get("OperatingSystem") == "Docker Desktop"
             or "name=rootless" in (info.get("SecurityOptions") or ()),
+            product="Podman" if "Podman" in str(version.get("Components")) else "Docker",
         )
+
+    @property
+    def release(self) -> int:
+        """The first number of Docker's version; 0 for another product or a development version."""
+        major = self.version.partition(".")[0]
+        return int(major) if self.product == "Docker" and major.isdigit() else 0
+
+    def hides(self, folder: Path) -> bool:
+        """Whether it is Docker's snap, and this folder is empty for it: see :data:`SNAP`."""
+        place, *below = folder.resolve().parts[1:] or ("",)
+        hidden = any(name.startswith(".") for name in below)
+        return self.root.startswith("/var/snap/") and (hidden or place not in {"home", "media", "mnt"})
 
     @property
     def keeps_others_out(self) -> bool:
@@ -312,8 +329,7 @@ class EngineState:
 
         Before Docker 28 they reach it by a route to the container's own address (moby pull request 49325).
         """
-        major = self.version.partition(".")[0]
-        return self.isolated or (major.isdigit() and int(major) >= 28)
+        return self.isolated or self.release >= 28
 
     @property
     def too_old(self) -> bool:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ragops.docker.hints import for_engine
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
@@ -95,6 +96,12 @@ class RagflowContainer:
             return "it shares another container's network"
         reasons = {"host": "it uses the host's network", "none": "it was started without a network"}
         return reasons.get(mode, "")
+
+    @property
+    def start(self) -> str:
+        """What makes a container that does not run do so."""
+        verb = "unpause" if self.container.status == "paused" else "start"
+        return for_engine(self.container.error).remedy or f"docker {verb} {self.name}"
 
 
 def is_ragflow(container: ContainerState) -> bool:

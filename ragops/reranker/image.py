@@ -12,14 +12,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops.configuration import data_folder
 from ragops.docker.objects import LABEL
-from ragops.errors import EngineError, ImageError, RagopsError
+from ragops.errors import EngineError, ImageError, NotFoundError, RagopsError
 from ragops.progress import step
 from ragops.reranker import files
 
@@ -153,7 +153,8 @@ def _remove(engine: Engine, image: ImageState, recorded: set[str]) -> None:
     if len(names) == len(image.names):
         names = [*names[1:], image.id] if "" in recorded else names[1:]
     for name in names:
-        engine.remove_image(name)
+        with suppress(NotFoundError):  # with containerd's image store a digest goes together with its tag
+            engine.remove_image(name)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import logging
 import shlex
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ragops.checks import ready
@@ -18,9 +19,11 @@ from ragops.docker.objects import (
     LABEL,
     LABEL_FINGERPRINT,
     LABEL_MODEL,
+    SNAP,
     NetworkSpec,
     differences,
     moves_route,
+    option_value,
 )
 from ragops.errors import EngineError, InUseError, StackError
 from ragops.progress import step
@@ -102,6 +105,27 @@ class CreateVolume(Action):
         engine.create_volume(self.name, role="cache")
 
 
+def _create(engine: Engine, spec: ContainerSpec, name: str) -> str:
+    """Create a container, and read a file of its model through the engine; returns the container's id.
+
+    Raises:
+        EngineError: The engine refused, or sees another file system than this process.
+    """
+    container, folder = engine.create_container(spec, name), dict(spec.labels).get(LABEL_MODEL)
+    if folder and not engine.has_file(container, f"{option_value(spec.command, '--model')}/config.json"):
+        engine.remove_container(container)
+        raise EngineError(
+            f"the model folder {folder} is empty for the Docker engine",
+            code="folder-empty",
+            evidence="a container with this folder has no config.json in it",
+            hint=f"{SNAP}: move the model there"
+            if engine.state().hides(Path(folder))
+            else "is the engine in a container, a virtual machine or on another host? copy the model there",
+            container=name,
+        )
+    return container
+
+
 @dataclass(frozen=True)
 class RunContainer(Action):
     """Create a container and start it; it is removed if it does not start."""
@@ -113,7 +137,7 @@ class RunContainer(Action):
         return (self.spec.docker_command(),)
 
     def apply(self, engine: Engine) -> None:
-        container = engine.create_container(self.spec)
+        container = _create(engine, self.spec, self.spec.name)
         try:
             engine.start(self.spec.name)  # by name, so that an error names it
         except EngineError:
@@ -166,9 +190,10 @@ class ReplaceContainer(Action):
         try:
             if self.obstacle:
                 engine.rename(old, aside)
-                engine.stop(old)
             name = spec.name if self.obstacle else temporary
-            new = engine.create_container(spec, name)
+            new = _create(engine, spec, name)
+            if self.obstacle:
+                engine.stop(old)
             engine.start(name)  # by name, so that an error names it
             ready.wait(engine, name, spec.served_name, self.ready_timeout)
             if not self.obstacle:

@@ -343,7 +343,7 @@ class Watcher:
             previous = self._state.error
             self._state = self._state.after_failure(error.short, time.monotonic())
             if error.short != previous:
-                _log.error("error: %s", error.short)
+                _log_error(error)
 
     def _read_again(self) -> Stack:
         stack, name = self._read(), self._stack.reranker.name
@@ -372,7 +372,7 @@ class Watcher:
             try:
                 self._apply(starts, engine)
             except EngineError as error:  # such as a port that is in use; the other repairs are done
-                _log.error("error: %s", error.short)
+                _log_error(error)
             return status, bool(starts)
 
     def _apply(self, actions: Sequence[Action], engine: Engine) -> None:
@@ -401,6 +401,10 @@ class Watcher:
         with suppress(EngineError), closing(docker_engine.connect(self._address)) as engine:
             ok = ready.responds(engine, name, self._served_name, timeout=self._state.pace.timeout)
         self._messages.put(_Response(ok))
+
+
+def _log_error(error: RagopsError) -> None:
+    _log.error("error: %s%s", error.short, f"; hint: {error.hint}" if error.hint else "")
 
 
 def systemd_unit(file: Path | None) -> str:

@@ -260,6 +260,8 @@ class ServerState:
         """What a container of that name has used."""
         self.host_ports: set[int] = set()
         """Ports on which processes of the host listen."""
+        self.hidden: set[str] = set()
+        """Folders of the host that are empty for the engine."""
         self.registry: set[str] = set()
         """Images that can be pulled; while it is empty no registry answers."""
         self.version = _STATE.version
@@ -624,6 +626,12 @@ class FakeEngine(ServerState, Engine):
         number = self._make_container(spec)
         self._containers[number] = replace(self._containers[number], name=name)
         return number
+
+    def has_file(self, container: str, path: str) -> bool:
+        """In a mounted folder, except those that :attr:`hidden` names."""
+        mounts = self._found(container, f"read {path}").mounts.items()
+        folders = [source for target, source in mounts if path.startswith(f"{target}/")]
+        return bool(folders) and not self.hidden.intersection(folders)
 
     def start(self, container: str) -> None:
         """One that can't start keeps its status, and the reason in its ``error``."""

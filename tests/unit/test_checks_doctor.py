@@ -342,6 +342,27 @@ class TestEngine:
         found = doctor()["engine API"]
         assert (found.status, api in found.detail) == (status, True)
 
+    @pytest.mark.parametrize(
+        ("fields", "status", "words"),
+        [
+            ({"version": "28.5.2"}, "ok", ""),
+            ({"version": "29.0.1"}, "warn", "network disconnect --force"),
+            ({"version": "4.3.1", "product": "Podman"}, "warn", "--network bridge"),
+            ({"version": "dev"}, "ok", ""),
+        ],
+    )
+    def test_one_with_a_known_limit_is_a_warning(self, doctor, engine, fields, status, words):
+        engine(**fields)
+        answers = doctor()["engine answers"]
+        assert (answers.status, fields["version"] in answers.detail) == (status, True)
+        assert words in answers.remedy
+
+    def test_folder_that_snap_does_not_see_fails(self, doctor, engine, fake, monkeypatch, model_folder):
+        engine(root="/var/snap/docker/common/var-lib-docker")
+        assert doctor()["engine sees the model"].status == "fail"
+        monkeypatch.setattr(type(fake.state()), "hides", lambda *_: False)
+        assert "engine sees the model" not in doctor()
+
     def test_remote_one_is_a_warning(self, doctor, engine):
         engine(address="http://192.0.2.1:2375")
         seen = doctor()
@@ -569,11 +590,17 @@ class TestRagflow:
     def test_release_is_told(self, doctor, ragflow):
         assert doctor()["RAGFlow"].detail == f"{ragflow} (v0.25.3), running"
 
+    def test_one_that_could_not_start_has_the_remedy_of_the_error(self, doctor, fake, ragflow):
+        fake.stop(ragflow)
+        fake.change(ragflow, error=f"endpoint with name {ragflow} already exists in network docker_ragflow")
+        remedy = doctor()["RAGFlow"].remedy
+        assert remedy.startswith(f"docker network disconnect --force docker_ragflow {ragflow}; docker start ")
+
     def test_one_that_does_not_run_and_the_remedy_helps(self, doctor, fake, ragflow):
         fake.stop(ragflow)
         found = doctor()["RAGFlow"]
         assert (found.status, "is exited" in found.detail) == ("warn", True)
-        fake.start(re.match(r"docker start (\S+):", found.remedy)[1])
+        fake.start(re.match(r"docker start (\S+)", found.remedy)[1])
         assert doctor()["RAGFlow"].status == "ok"
 
     def test_one_on_the_hosts_network_fails(self, doctor, fake):

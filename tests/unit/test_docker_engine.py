@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -150,10 +151,14 @@ class Handler(BaseHTTPRequestHandler):
     """An engine that knows its version only, and responds to everything else with ``server.responses``."""
 
     def do_GET(self):
-        path = self.path.removeprefix("/v1.41").partition("?")[0]
+        version, path = re.fullmatch(r"(?:/v1\.(\d+))?([^?]*).*", self.path).groups()
+        oldest = self.server.responses.get("oldest", 41)  # type: ignore[attr-defined]
         status, body = self.server.responses.get(  # type: ignore[attr-defined]
             path, (500, {"message": "nothing was told"})
         )
+        if version and int(version) < oldest:
+            words = f"client version 1.{version} is too old. Minimum supported API version is 1.{oldest}"
+            status, body = 400, {"message": words}
         text = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -283,3 +288,58 @@ class TestAnswers:
         (tmp_path / "docker.sock").unlink()
         with pytest.raises(EngineError, match="did not respond to the request to list its networks"):
             found.networks()
+
+
+DIGEST = f"sha256:{'d' * 64}"
+DOCKER_29 = {
+    "/version": {"ApiVersion": "1.52", "MinAPIVersion": "1.44", "Version": "29.0.1"},
+    "/info": {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]], "NCPU": 2},
+    "/images/vllm-cpu:latest/json": {
+        "Id": DIGEST,
+        "RepoTags": ["vllm-cpu:latest"],
+        "RepoDigests": [f"vllm-cpu@{DIGEST}"],
+        "Size": 1,
+        "Config": {},
+        "Descriptor": {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": DIGEST},
+    },
+    "/containers/a/json": {
+        "Id": "a",
+        "Name": "/a",
+        "Image": DIGEST,
+        "ImageManifestDescriptor": {"digest": f"sha256:{'e' * 64}"},
+        "State": {"Status": "running", "ExitCode": 0},
+        "Config": {"Image": "vllm-cpu:latest"},
+        "HostConfig": {"NetworkMode": "n"},
+        "NetworkSettings": {"Networks": {"n": {"NetworkID": "1", "IPAddress": "172.18.0.2"}}, "Ports": {}},
+    },
+}
+"""Responses of API 1.52, which omits empty fields, with containerd's image store.
+
+Source: moby's ``api/docs/CHANGELOG.md``.
+"""
+
+
+def test_docker_29_refuses_older_versions_of_the_api_and_has_ids_of_containerd(answering, tmp_path):
+    server, responses = answering[0], answering[1]
+    assert server.state().release == 20
+    responses.update({path: (200, body) for path, body in DOCKER_29.items()})
+    responses["oldest"] = 44
+    with closing(engine.connect(f"unix://{tmp_path}/docker.sock")) as found:
+        state = found.state()
+        assert (state.release, state.keeps_others_out, state.too_old, state.product) == (
+            29,
+            True,
+            False,
+            "Docker",
+        )
+        image, container = found.image("vllm-cpu:latest"), found.container("a")
+        assert (image.id, image.labels, container.image_id) == (DIGEST, {}, DIGEST)
+        assert (container.host_url(8000), container.role) == ("http://172.18.0.2:8000", "")
+
+
+def test_podman_is_named(answering):
+    found, responses = answering
+    version = {"ApiVersion": "1.41", "Version": "4.3.1", "Components": [{"Name": "Podman Engine"}]}
+    responses["/version"] = (200, version)
+    state = found.state()
+    assert (state.product, state.release, state.keeps_others_out) == ("Podman", 0, False)

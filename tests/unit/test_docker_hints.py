@@ -21,6 +21,10 @@ SAID = {  # docker-py's and the engine's own words
     "one of the networks in private (none) mode": "a network of its own",
     'invalid mount config for type "bind": bind source path does not exist: /x': "model folder",
     'Conflict. The container name "/x" is already in use by container "1".': "rename",
+    '"pasta" is not supported: invalid network mode': "--network bridge",
+    "failed to set up container networking: endpoint with name X already exists in network Y": (
+        "docker network disconnect --force Y X; docker start X; ragops up"
+    ),
     "No such image: nope/none:1": "ragops image",
     'plugin "nope" not found': 'driver = "bridge"',
     "This node is not a swarm manager.": "swarm init",
@@ -118,6 +122,7 @@ def test_out_of_memory_without_events():
     assert hints.for_container(exited, (), "").code == "out-of-memory"
 
 
+LEFT = "failed to set up container networking: endpoint with name box already exists in network net"
 LISTENS = "non-default args: {}\nApplication startup complete."
 LOADS = f"{LISTENS}\nnon-default args: {{}}\nStarting to load model"
 
@@ -128,6 +133,7 @@ LOADS = f"{LISTENS}\nnon-default args: {{}}\nStarting to load model"
         ({"status": "paused", "health": "unhealthy"}, (), "", "reranker-paused"),
         ({"status": "created", "error": "Bind for :8123: port is already allocated"}, (), "", "port-taken"),
         ({"status": "created"}, (), "", "reranker-stopped"),
+        ({"status": "exited", "error": LEFT}, (), "", "endpoint-left"),
         ({"status": "removing"}, (), "", "reranker-missing"),
         ({"status": "running", "health": "starting"}, (), "", "reranker-loading"),
         ({"status": "running", "health": "starting"}, (), LOADS, "reranker-loading"),

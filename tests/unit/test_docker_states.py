@@ -10,6 +10,7 @@ from ragops.docker.objects import (
     LABEL,
     LABEL_MODEL,
     ContainerState,
+    EngineState,
     ImageState,
     NetworkState,
     StatsState,
@@ -50,6 +51,17 @@ def test_model_of_a_reranker_without_the_label_is_the_mounted_folder():
     assert LABEL_MODEL not in container.labels
     assert container.model == Path(container.mounts[option_value(container.command, "--model")])
     assert state("ragflow").model is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "hidden"),
+    [("/srv/m", True), ("/home/u/m", False), ("/home/u/.cache/m", True), ("/mnt/m", False), ("/", True)],
+)
+def test_folders_that_snap_does_not_see(folder, hidden):
+    info = {"DockerRootDir": "/var/snap/docker/common/var-lib-docker"}
+    version = {"Version": "28.0.0", "ApiVersion": "1.48"}
+    assert EngineState.from_api(info, version, "").hides(Path(folder)) is hidden
+    assert not EngineState.from_api({"DockerRootDir": "/var/lib/docker"}, version, "").hides(Path(folder))
 
 
 def test_container_in_two_networks():

@@ -180,6 +180,15 @@ class TestRemove:
         assert image.remove_recorded(bare, tmp_path) == ()
         assert bare.calls == calls
 
+    def test_a_digest_that_goes_with_its_tag_is_no_error(self, bare, tmp_path, built, monkeypatch):
+        """As in containerd's image store, where a local image has a digest too."""
+        bare.change_image(built.id, digests=(f"vllm-cpu@{built.id}",))
+        with (tmp_path / "images.txt").open("a") as records:
+            records.write(f"{bare.id} {built.id} vllm-cpu@{built.id}\n")
+        monkeypatch.setattr(bare, "remove_image", lambda name: bare._images.pop(bare._image(name, "x").id))
+        assert image.remove_recorded(bare, tmp_path) == ()
+        assert bare.image(built.id) is None
+
     def test_the_image_of_the_demo_client_goes_too(self, bare, tmp_path, built, fetched):
         demo.up(bare, built.id, tmp_path)
         bare.remove_container(demo.NAME)

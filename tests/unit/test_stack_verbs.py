@@ -28,6 +28,7 @@ from ragops.stack import verbs
 from ragops.stack.plan import ReplaceContainer
 
 GIB = 1 << 30
+INVALID_MODE = "is not supported: invalid network mode"
 STACK = Stack()
 NET, RERANKER = STACK.network.name, STACK.reranker.name
 
@@ -95,6 +96,52 @@ class TestUp:
         with pytest.raises(ImageError):
             verbs.up(Stack(reranker=Reranker(image="mine:1")), serving)
         assert serving.network(NET) is None
+
+    @pytest.mark.parametrize(
+        ("call", "words", "code", "remedy"),
+        [
+            (
+                f"start {RERANKER}",
+                f"endpoint with name {RERANKER} already exists in network {NET}",
+                "endpoint-left",
+                f"docker network disconnect --force {NET} {RERANKER}; docker start {RERANKER}; ragops up",
+            ),
+            ("connect", f'"pasta" {INVALID_MODE}', "podman-network", "--network bridge"),
+        ],
+        ids=["Docker 29", "Podman"],
+    )
+    def test_refusals_of_newer_and_other_engines_have_a_remedy(
+        self, stack_up, ragflow, call, words, code, remedy
+    ):
+        stack_up.stop(RERANKER)
+        stack_up.disconnect(NET, ragflow)
+        stack_up.refuse(call, words)
+        with pytest.raises(EngineError) as caught:
+            verbs.up(STACK, stack_up)
+        assert (caught.value.code, remedy in caught.value.hint) == (code, True)
+        stack_up.change(RERANKER, health="healthy")
+        assert verbs.up(STACK, stack_up).ok
+
+    def test_empty_folder_of_another_file_system_is_found_before_vllm(
+        self, serving, ragflow, model_folder, other_model, monkeypatch
+    ):
+        """Without a reranker nothing is left of it; a running one continues."""
+        serving.hidden = {str(model_folder)}
+        with pytest.raises(EngineError, match=str(model_folder)) as caught:
+            verbs.up(STACK, serving)
+        assert caught.value.code == "folder-empty"
+        assert (serving.container(RERANKER), f"start {RERANKER}" in serving.calls) == (None, False)
+        serving.hidden = set()
+        before = verbs.up(STACK, serving).reranker
+        serving.hidden = {str(other_model)}
+        monkeypatch.setenv("RAGOPS_MODEL_DIR", str(other_model))
+        snap = dataclasses.replace(serving.state(), root="/var/snap/docker/common/var-lib-docker")
+        monkeypatch.setattr(serving, "state", lambda: snap)
+        with pytest.raises(EngineError) as caught:
+            verbs.up(STACK, serving)
+        assert "snap" in caught.value.hint
+        assert serving.container(RERANKER) == before
+        assert f"stop {RERANKER}" not in serving.calls
 
     def test_container_that_exits_is_not_removed(self, fake, ragflow):
         start = fake.start
