@@ -64,6 +64,10 @@ MORE = {
         "When only RAGFlow says so, its base URL names localhost, 127.0.0.1 or port 8123, which inside "
         "its container all mean RAGFlow itself: it is http://ragflow-vllm-reranker:8000/v1."
     ),
+    "timed out": (
+        "Packets between two containers of one network pass the host's firewall where "
+        "net.bridge.bridge-nf-call-iptables is 1, and a rule of the firewall can come before Docker's."
+    ),
     "HTTP_PROXY ... would catch the call": (
         "NO_PROXY takes names, with all below them, and names with a port; a range of addresses such as "
         "172.16.0.0/12 excepts no name, as none is looked up. Where both spellings are set, the one in "
@@ -113,7 +117,7 @@ def recognised() -> Iterator[str]:
         yield from title(rule.words, "~", f"cause-{number}")
         cause = f"{rule.cause[0].upper()}{rule.cause[1:]}."
         yield from [inline(f"{cause} {MORE.get(rule.words, '')}"), ""]
-        remedy = rule.remedy.format(host=HOST, where="CONTAINER", timeout=RERANK_TIMEOUT)
+        remedy = rule.remedy.format(host=HOST, where="CONTAINER", bridge="BRIDGE", timeout=RERANK_TIMEOUT)
         yield from [f"**What to do:** {inline(remedy)}.", ""]
 
 

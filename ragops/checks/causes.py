@@ -39,7 +39,7 @@ class Failure:
     layer: Layer
     step: Step
     where: str
-    """RAGFlow's container."""
+    """RAGFlow's container; empty for this host."""
     host: str
     """The reranker's name in the network."""
     proxy: str = ""
@@ -47,6 +47,8 @@ class Failure:
     client: str = ""
     """Library that sent RAGFlow's request."""
     listens: Listens = ""
+    bridge: str = "BRIDGE"
+    """The interface of the Docker network on its host."""
     timeout: float = 30.0
     """Seconds that RAGFlow waits."""
 
@@ -72,14 +74,15 @@ class Rule:
     matches: Callable[[Failure], bool]
     cause: str
     remedy: str
-    """May contain ``{host}``, ``{where}`` and ``{timeout}``."""
+    """May contain ``{host}``, ``{where}``, ``{bridge}`` and ``{timeout}``."""
     evidence: Callable[[Failure], str] = lambda failure: failure.step.detail
 
 
 def explain(failure: Failure) -> tuple[str, str]:
     """Detail and remedy of a layer that failed: the cause in one line with its evidence, what to do."""
     rule = next((rule for rule in RULES if rule.matches(failure)), OTHER)
-    remedy = rule.remedy.format(host=failure.host, where=failure.where, timeout=failure.timeout)
+    names = {"host": failure.host, "where": failure.where, "bridge": failure.bridge}
+    remedy = rule.remedy.format(**names, timeout=failure.timeout)
     return f"{rule.cause} ({rule.evidence(failure)[:400]})", remedy
 
 
@@ -165,7 +168,21 @@ def _is_queue(failure: Failure) -> bool:
     return failure.step.status == 503 and any(words in failure.text for words in _QUEUE)
 
 
+_FIREWALL = (
+    "ufw route allow in on {bridge} out on {bridge}; or firewall-cmd --permanent --zone=trusted "
+    "--change-interface={bridge}, then firewall-cmd --reload; else iptables -S FORWARD shows the rule. A "
+    "restart of the engine removes no foreign rule: it helps only if iptables -S has none for {bridge}"
+)
+"""Packets inside a bridge pass the host's firewall where ``net.bridge.bridge-nf-call-iptables`` is 1."""
+
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "this host does not reach the address",
+        lambda failure: failure.layer in {"dns", "tcp"} and not failure.where,
+        "this host does not reach the address of verify --address",
+        "ragops status shows the reranker's address here; other hosts reach it through a gateway, or with "
+        "publish and expose = true under [reranker]",
+    ),
     Rule(
         "Name or service not known",
         lambda failure: failure.layer == "dns",
@@ -186,9 +203,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "No route to host",
+        lambda failure: failure.layer == "tcp" and "no route" in failure.text.lower(),
+        "a firewall, such as firewalld, rejects the connection inside the Docker network",
+        _FIREWALL,
+    ),
+    Rule(
+        "timed out",
         lambda failure: failure.layer == "tcp",
-        "no response to the connection: a firewall between the containers, or one that is paused",
-        "ragops status; a firewall tool that replaced Docker's rules: restart the engine",
+        "no response to the connection: a firewall, such as ufw, drops packets inside the Docker network",
+        _FIREWALL,
     ),
     Rule(
         "'socksio' package is not installed",

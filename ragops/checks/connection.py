@@ -7,7 +7,7 @@ into checks with causes (``causes.py``) and remedies.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ragops.checks.causes import Listens
     from ragops.checks.probe import Batch, Layer, ProbeResponse
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.ragflow.releases import Release
     from ragops.reranker.architectures import Architecture
@@ -52,6 +51,8 @@ class Target:
     proxies: Mapping[str, str]
     trained: bool = True
     """Whether an order can be expected; random weights have none."""
+    bridge: str = "BRIDGE"
+    """Interface of the common network on the Docker host."""
 
     @property
     def host(self) -> str:
@@ -112,9 +113,13 @@ def check(
     # No probe without a running server in a common network: the site's name server would get its name.
     if (server is None or not server.running) and (error := ready.problem(engine, reranker, server)):
         return ConnectionResult((failed_check(RUNS, error, ragflow.name),))
-    if not _shares_network(ragflow.container, server):
+    own = ragflow.container.endpoints  # none if it is in another container's networks
+    shared = [endpoint for endpoint in own if server and server.endpoint(endpoint.network)]
+    if own and not shared:
         unknown = ProbeResult("", {"dns": Step(False, "the name is not looked up")})
         return ConnectionResult(tuple(check_layers(unknown, target)))
+    if shared:
+        target = replace(target, bridge=f"br-{shared[0].network_id[:12]}")
     result = run_probe(engine, ragflow.name, image, target.url, target.request, extra=extra)
     tcp = result.steps.get("tcp")
     refused = tcp is not None and not tcp.ok and is_refused(tcp)
@@ -199,12 +204,6 @@ def _flags(known: Architecture, first: str) -> str:
     return " ".join(flags) or "--runner pooling"
 
 
-def _shares_network(ragflow: ContainerState, reranker: ContainerState | None) -> bool:
-    """Whether a network may resolve the name; another container's networks are not looked up."""
-    own = {endpoint.network for endpoint in ragflow.endpoints}
-    return not own or reranker is None or any(reranker.endpoint(network) for network in own)
-
-
 def _listens(engine: Engine, reranker: str, image: str) -> Listens:
     """Whether the port is open to the server's own container alone."""
     try:
@@ -223,8 +222,17 @@ def _check_layer(layer: Layer, step: Step, result: ProbeResult, target: Target, 
     if not step.ok:
         if layer in {"health", "models"} and step.status in _NO_ROUTE:
             return Check(title, "warn", f"no such route here ({step.detail[:80]})", _OTHER_SERVER, where)
-        timeout = target.release.timeout
-        failure = Failure(layer, step, where, target.host, target.proxy, result.client, listens, timeout)
+        failure = Failure(
+            layer,
+            step,
+            where,
+            target.host,
+            proxy=target.proxy,
+            client=result.client,
+            listens=listens,
+            bridge=target.bridge,
+            timeout=target.release.timeout,
+        )
         return Check(title, "fail", *explain(failure), where)
     if layer in {"models", "rerank"}:
         return _check_model_name(result, target) if layer == "models" else _check_ranking(result, target)

@@ -8,12 +8,15 @@ its request from inside the container, if it has one. ``connection.py`` judges t
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragops.docker.engine import sidecar
+from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
 from ragops.ragflow.request import CLIENT, PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ExecResult
     from ragops.ragflow.releases import Client
 
 Layer = Literal["dns", "tcp", "health", "routes", "models", "rerank", "scores", "budget", "exposure"]
@@ -190,7 +192,7 @@ def run_probe(  # noqa: PLR0913 - one keyword for each thing that may differ
     depth: int = len(LAYERS),
     extra: Batch | None = None,
 ) -> ProbeResult:
-    """Test the first ``depth`` layers from inside a running container.
+    """Test the first ``depth`` layers from inside a running container; with an empty name from this host.
 
     ``image`` is one with Python, for the probe container if one is needed. The requests in ``extra`` are
     sent while RAGFlow's client library is imported.
@@ -199,7 +201,8 @@ def run_probe(  # noqa: PLR0913 - one keyword for each thing that may differ
     timeout = 3 * RERANK_TIMEOUT + (extra.deadline if extra else 0)
     output, transport = _run(engine, container, image, stdin, timeout)
     result = parse_result(output, transport)
-    if request.client.language == "Python" or not ("rerank" in result.steps and result.steps["rerank"].ok):
+    ranks = "rerank" in result.steps and result.steps["rerank"].ok
+    if request.client.language == "Python" or not ranks or not container:
         return result
     return _with_wget(engine, container, base_url, request, result)
 
@@ -270,6 +273,8 @@ def parse_result(output: ExecResult, transport: str) -> ProbeResult:
 
 def _run(engine: Engine, container: str, image: str, stdin: str, timeout: float) -> tuple[ExecResult, str]:
     """Run ``data/probe.py`` in the container or in a probe container; return its output and the transport."""
+    if not container:
+        return _run_here(stdin, timeout), "this host"
     for python in PYTHONS:
         if output := _execute(engine, container, (python, "-c", program()), timeout, stdin):
             return output, "python"
@@ -315,6 +320,17 @@ def _with_wget(
         step = replace(found.steps["rerank"], ms=timing)
         return replace(found, steps={**found.steps, "rerank": step}, scores=tuple(scores))
     return replace(result, client=f"{result.client}, {result.transport}")
+
+
+def _run_here(stdin: str, timeout: float) -> ExecResult:
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": timeout}
+    try:
+        argv = [sys.executable, "-c", program()]
+        ended = subprocess.run(argv, input=f"{stdin}\n", check=False, **options)
+    except subprocess.TimeoutExpired:
+        message = f"the probe on this host did not end within {timeout:g} s"
+        raise EngineError(message, code="command-hangs", hint="run it again") from None
+    return ExecResult(ended.returncode, ended.stdout, ended.stderr)
 
 
 def _responses(rows: list[dict[str, Any]]) -> dict[int, ProbeResponse]:

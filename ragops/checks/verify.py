@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ragops.checks import Check, budget, connection, failed_check, rules
 from ragops.checks.connection import ConnectionResult
@@ -57,11 +58,13 @@ class VerifyContext:
     """The whole golden set and all timed calls, however long they take."""
     budget: bool
     """Whether RAGFlow's calls are timed."""
+    address: str = ""
+    """The reranker's address for a RAGFlow outside of its Docker network."""
 
     @property
     def url(self) -> str:
         """The reranker's address as RAGFlow has it."""
-        return self.deployment.stack.internal_url
+        return self.address or self.deployment.stack.internal_url
 
     @property
     def expected(self) -> Expected:
@@ -81,7 +84,7 @@ def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Ch
         spare = rules.SPARE if context.budget else rules.HURRIED
         batch = rules.batch(expected, plan, url, full=context.full, spare=spare)
         duration = "the whole golden set" if context.full else f"{batch.seconds:.0f} s at most"
-        step(f"{ragflow.name}: connection and scores, {duration}")
+        step(f"{ragflow.name or 'this host'}: connection and scores, {duration}")
         known = options.known(context.deployment.model)
         target = connection.target(ragflow, url, expected.model, known, trained=expected.trained)
         result = connection.check(context.engine, ragflow, image, target, context.reranker.name, batch)
@@ -114,6 +117,19 @@ def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     profile = budget.call_profile(ragflow, expected)
     checks = budget.check_calls(calls, profile, expected, model.max_tokens, advice)
     return [replace(check, where=ragflow.name) for check in checks]
+
+
+def outside_notes(url: str, reranker: ContainerState) -> Iterator[str]:
+    """What a request from this host does not show of a RAGFlow that runs elsewhere."""
+    host = urlsplit(url).hostname or ""
+    yield (
+        f"this host sent the requests, not RAGFlow: RAGFlow's host must also resolve {host}, reach the port "
+        f"through all firewalls, and except {host} from its proxies (NO_PROXY); its response times include "
+        "its own way here. ragops register --address lets RAGFlow itself test the address"
+    )
+    own = {endpoint.address for endpoint in reranker.endpoints}
+    if host in {"localhost", "::1", *own} or host.startswith("127."):
+        yield f"{host} is an address of this host alone: only a RAGFlow on this host reaches it"
 
 
 def check_exposure(engine: Engine, reranker: ContainerState, image: str) -> list[Check]:

@@ -62,9 +62,10 @@ def verify(
         bool, flag("--full", "Run the whole golden set, all timed calls; no time limit.")
     ] = False,
     no_budget: Annotated[bool, flag("--no-budget", "Skip RAGFlow's timed calls (under a minute).")] = False,
+    address: Address = "",
 ) -> int:
     """Verify connection, scores and response time from inside each RAGFlow container."""
-    report = ragops.verify(call.stack(), full=full, budget=not no_budget)
+    report = ragops.verify(call.stack(), full=full, budget=not no_budget, address=address)
     call.show(report)
     return OK if report.ok else FAILED
 

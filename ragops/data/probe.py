@@ -28,7 +28,9 @@ class HttpError(Exception):
 def main():
     config = json.loads(sys.stdin.readline())
     url = urlsplit(config["base_url"])
-    host, port = url.hostname, url.port or 80
+    host, port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
+    if url.scheme == "https":
+        http.client.HTTPConnection = http.client.HTTPSConnection  # for all requests of this process
     if "layers" in config:
         result = probe_layers(host, port, url.path, config)
     else:

@@ -252,6 +252,12 @@ def base_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def rerank_base(url: str) -> str:
+    """A reranker's address as RAGFlow has it, ending in ``/v1``; errors as of :func:`split_address`."""
+    parts = split_address(url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}/v1"
+
+
 def failure_hint(message: str) -> Hint | None:
     """Cause and remedy of a message of RAGFlow; None for an unknown message."""
     hint = hints.find(FAILURES, message)

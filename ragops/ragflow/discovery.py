@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragops.docker.hints import for_engine
-from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ContainerState
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Request
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ragops.configuration import Ragflow
-    from ragops.docker.objects import ContainerState
     from ragops.ragflow.releases import Release
 
 SERVICES = frozenset({"ragflow", "ragflow-cpu", "ragflow-gpu"})
@@ -102,6 +101,21 @@ class RagflowContainer:
         """What makes a container that does not run do so."""
         verb = "unpause" if self.container.status == "paused" else "start"
         return for_engine(self.container.error).remedy or f"docker {verb} {self.name}"
+
+
+def outside(release: str | None) -> RagflowContainer:
+    """A RAGFlow outside of this Docker engine, in the form of a container without a name.
+
+    This host sends in its place: see :func:`ragops.checks.probe.run_probe`.
+    """
+    raw = {
+        **dict.fromkeys(("Id", "Name", "Image"), ""),
+        "State": {"Status": "running", "ExitCode": 0},
+        "Config": {"Image": f"ragflow:{release or ''}"},
+        "HostConfig": {"NetworkMode": "host"},
+        "NetworkSettings": {},
+    }
+    return RagflowContainer(ContainerState.from_api(raw))
 
 
 def is_ragflow(container: ContainerState) -> bool:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ragops.errors import RagflowError, StackError
 from ragops.ragflow import releases
-from ragops.ragflow.api import Request, Response, Secret, split_address
+from ragops.ragflow.api import Request, Response, Secret, rerank_base
 from ragops.ragflow.request import MAX_NAME_LENGTH, SUFFIX, name_problem
 
 if TYPE_CHECKING:
@@ -91,9 +91,7 @@ class RegistrationSpec:
         if not self.key.sendable or len(self.key) > _MAX_KEY_LENGTH:
             message = f"the reranker's key is empty, not ASCII, or longer than {_MAX_KEY_LENGTH} characters"
             raise StackError(message, code="secret-refused", hint="use another key")
-        parts = split_address(self.base_url)
-        path = parts.path.rstrip("/").removesuffix("/v1")
-        return replace(self, base_url=f"{parts.scheme}://{parts.netloc}{path}/v1")
+        return replace(self, base_url=rerank_base(self.base_url))
 
 
 @dataclass(frozen=True)

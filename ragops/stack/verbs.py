@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.checks import Check, Report, ready
 from ragops.checks.connection import RUNS
-from ragops.checks.verify import VerifyContext, check_exposure, checks_for
+from ragops.checks.verify import VerifyContext, check_exposure, checks_for, outside_notes
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
 from ragops.ragflow import discovery
+from ragops.ragflow.api import rerank_base
 from ragops.reranker import image as images
 from ragops.reranker import int8, options
 from ragops.reranker import model as models
@@ -154,7 +155,14 @@ def status(stack: Stack, engine: Engine | None = None) -> Status:
     return _status(session, session.engine.image(stack.reranker.image))
 
 
-def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, budget: bool = True) -> Report:
+def verify(
+    stack: Stack,
+    engine: Engine | None = None,
+    *,
+    full: bool = False,
+    budget: bool = True,
+    address: str = "",
+) -> Report:
     """Verify connection, scores and response time from inside each RAGFlow container.
 
     Args:
@@ -162,11 +170,15 @@ def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, bu
         engine: The Docker engine; connected when left out.
         full: Run the whole golden set and all timed calls without a time limit, not a fixed part of them.
         budget: Time RAGFlow's calls, which takes less than a minute.
+        address: The reranker's address for a RAGFlow that is no container of this engine; this host sends
+            what that RAGFlow would send, and the notes name what it can't show.
 
     Raises:
         NotFoundError: The reranker does not exist.
         RagflowError: No RAGFlow container was found.
+        StackError: The address is not valid.
     """
+    address = address and rerank_base(address)
     session = Session.open(stack, engine)
     engine, deployment = session.engine, session.deployment
     name = stack.reranker.name
@@ -174,21 +186,24 @@ def verify(stack: Stack, engine: Engine | None = None, *, full: bool = False, bu
     if reranker is None:
         message = f"no reranker {name}"
         raise NotFoundError(message, code="reranker-missing", hint="ragops up", container=name)
-    containers = discovery.find(engine.containers(), stack.ragflow)
-    if not containers:
-        hint = "start RAGFlow, or: ragops demo up; ragops register --address tests one outside of this engine"
+    containers = discovery.find(engine.containers(), stack.ragflow) if not address else ()
+    if address:
+        containers = (discovery.outside(stack.ragflow.release),)
+    elif not containers:
+        hint = "start RAGFlow, or: ragops demo up; if it is no container here: ragops verify --address URL"
         raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
-    title = f"verify {stack.internal_url}"
+    title = f"verify {address or stack.internal_url}"
     error = ready.problem(engine, name, reranker)
     if error and error.code != "reranker-hangs":  # a health check may be older than the last unpause
         return Report(title, (Check(RUNS, "fail", error.message, error.hint),), _model_notes(deployment))
-    context = VerifyContext(engine, deployment, reranker, full=full, budget=budget)
+    context = VerifyContext(engine, deployment, reranker, full=full, budget=budget, address=address)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
         exposed = parallel.submit(check_exposure, engine, reranker, reranker.image_id)
         inside = [check for ragflow in containers for check in checks_for(ragflow, context)]
         outside = exposed.result()
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
-    notes = (*_model_notes(deployment), *demos)
+    elsewhere = outside_notes(address, reranker) if address else ()
+    notes = (*elsewhere, *_model_notes(deployment), *demos)
     return Report(title, (*inside, *outside), notes)
 
 

@@ -1,9 +1,11 @@
 """Who reaches the reranker, on an engine of this test's own: another machine, and the site's name server.
 
 The other machine is a network namespace that routes the containers' addresses through the engine's host.
+That host has a firewall, and the engine sees another folder than this process, as Docker's snap does.
 """
 
 import contextlib
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -15,9 +17,11 @@ import pytest
 
 from ragops.checks import connection, verify
 from ragops.configuration import Stack
-from ragops.docker.objects import ContainerSpec, NetworkSpec
+from ragops.docker.objects import LABEL_MODEL, ContainerSpec, Mount, NetworkSpec
+from ragops.errors import EngineError
 from ragops.ragflow.discovery import RagflowContainer
 from ragops.reranker import architectures, options
+from ragops.stack.plan import RunContainer
 from tests.support.daemon import Daemon, root_file_system
 
 IMAGE, NET, RERANKER = "ragopstest-tiny:latest", "ragopstest-closed", "ragopstest-reranker"
@@ -52,9 +56,15 @@ def ip(space, *words):
 
 
 @pytest.fixture(scope="module")
-def machines():
+def hidden(tmp_path_factory):
+    """A folder that is empty for the engine."""
+    return tmp_path_factory.mktemp("hidden")
+
+
+@pytest.fixture(scope="module")
+def machines(hidden):
     """An engine's host, and another machine beside it that is the engine's name server too."""
-    daemon = Daemon(Path(tempfile.mkdtemp(prefix="ragopstest-")), "--dns", OTHER)
+    daemon = Daemon(Path(tempfile.mkdtemp(prefix="ragopstest-")), "--dns", OTHER, hidden=hidden)
     space = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
     try:
         subprocess.run(["ip", "link", "add", "rtother", "type", "veth", "peer", "rthost"], check=True)
@@ -92,7 +102,7 @@ def reranker(machines, engine):
 
     def start(publish, *, internal):
         engine.create_network(NetworkSpec(NET, internal=internal))
-        spec = ContainerSpec(RERANKER, IMAGE, entrypoint=SERVER, network=NET, publish=publish)
+        spec = ContainerSpec(RERANKER, IMAGE, entrypoint=SERVER, network=NET, publish=publish, init=True)
         engine.start(engine.create_container(spec))
         container, deadline = engine.container(RERANKER), time.monotonic() + 60
         while not connects(machines[0].space, container.endpoint(NET).address, 8000):
@@ -147,6 +157,84 @@ def test_open_network_is_reached_by_routing_before_docker_28(engine, reranker, r
     assert published.status == ("warn" if old and publish else "ok")
 
 
+@pytest.fixture
+def ragflow(engine):
+    """Starts a container in a network, in RAGFlow's place."""
+    names = []
+
+    def start(name, network):
+        sleep = ("sleep", "infinity")
+        spec = ContainerSpec(name, IMAGE, entrypoint=sleep, network=network, restart="always", init=True)
+        engine.start(engine.create_container(spec))
+        names.append(name)
+        return name
+
+    yield start
+    for name in names:
+        engine.remove_container(name)
+
+
+def connection_checks(engine, name):
+    """The checks of the connection, by name, from inside a container."""
+    ragflow = RagflowContainer(engine.container(name))
+    known = architectures.by_kind("qwen3-reranker")
+    target = connection.target(ragflow, f"http://{RERANKER}:8000/v1", "model", known)
+    return {check.name: check for check in connection.check(engine, ragflow, IMAGE, target, RERANKER).checks}
+
+
+@pytest.mark.parametrize(
+    ("reject", "internal", "words"),
+    [((), True, "drops packets"), (("--reject-with", "icmp-host-prohibited"), False, "rejects")],
+)
+def test_firewall_inside_the_network_is_named(machines, engine, reranker, ragflow, reject, internal, words):
+    """With bridge-nf-call-iptables; the rule that verify names lasts, and precedes the firewall's."""
+    reranker((), internal=internal)
+    client, bridge = ragflow("ragopstest-client", NET), f"br-{engine.network(NET).id[:12]}"
+    space = f"--net=/proc/{machines[0].space.pid}/ns/net"
+
+    def host(*words):
+        subprocess.run(["nsenter", space, *words], check=True, capture_output=True)
+
+    inside = ("-i", bridge, "-o", bridge, "-j")
+    host("sysctl", "-w", "net.bridge.bridge-nf-call-iptables=1")
+    host("iptables", "-N", "FIREWALL")
+    host("iptables", "-A", "FIREWALL", *inside, *(("REJECT", *reject) if reject else ("DROP",)))
+    host("iptables", "-I", "FORWARD", "-j", "FIREWALL")
+    checks = connection_checks(engine, client)
+    assert (checks["name resolves"].status, checks["port answers"].status) == ("ok", "fail")
+    assert words in checks["port answers"].detail
+    assert f"ufw route allow in on {bridge} out on {bridge}" in checks["port answers"].remedy
+    if internal:
+        machines[0].stop()
+        machines[0].start().close()
+        engine.start(RERANKER)
+        assert words in connection_checks(engine, client)["port answers"].detail
+    host("iptables", "-I", "FORWARD", *inside, "ACCEPT")
+    assert connection_checks(engine, client)["port answers"].status == "ok"
+    host("iptables", "-D", "FORWARD", *inside, "ACCEPT")
+    host("iptables", "-D", "FORWARD", "-j", "FIREWALL")
+    host("iptables", "-F", "FIREWALL")
+    host("iptables", "-X", "FIREWALL")
+
+
+def test_model_folder_that_is_empty_for_the_engine_is_found_before_vllm(engine, hidden, monkeypatch):
+    (hidden / "config.json").write_text("{}")
+    labels, command = ((LABEL_MODEL, str(hidden)),), ("--model", "/models/m")
+    mounts = (Mount(str(hidden), "/models/m", read_only=True),)
+    spec = ContainerSpec(RERANKER, IMAGE, command=command, mounts=mounts, labels=labels)
+    with pytest.raises(EngineError) as caught:
+        RunContainer(spec).apply(engine)
+    assert (caught.value.code, engine.container(RERANKER)) == ("folder-empty", None)
+    seen = hidden.parent / "seen"
+    seen.mkdir()
+    (seen / "config.json").write_text("{}")
+    spec = dataclasses.replace(
+        spec, mounts=(Mount(str(seen), "/models/m"),), entrypoint=("sleep", "infinity"), command=command
+    )
+    RunContainer(spec).apply(engine)
+    engine.remove_container(RERANKER)
+
+
 @pytest.mark.parametrize("internal", [False, True])
 def test_verify_sends_no_name_to_the_name_server(engine, reranker, queries, internal):
     container = reranker((), internal=False)
@@ -156,10 +244,12 @@ def test_verify_sends_no_name_to_the_name_server(engine, reranker, queries, inte
     engine.start(engine.create_container(spec))
     try:
         verify.check_exposure(engine, container, IMAGE)
-        ragflow = RagflowContainer(engine.container(name))
-        known = architectures.by_kind("qwen3-reranker")
-        target = connection.target(ragflow, f"http://{RERANKER}:8000/v1", "model", known)
-        assert connection.check(engine, ragflow, IMAGE, target, RERANKER).checks[0].status == "fail"
+        assert connection_checks(engine, name)["name resolves"].status == "fail"
+        engine.connect(name, RERANKER)
+        engine.stop(RERANKER, timeout=0)
+        assert connection_checks(engine, name)[connection.RUNS].status == "fail"
+        engine.start(RERANKER)
+        engine.disconnect(name, RERANKER)
         lookup = "import socket; socket.gethostbyname('control.example')"
         engine.execute(RERANKER, ("python3", "-c", lookup))
     finally:

@@ -21,17 +21,23 @@ from tools import private_engine
 
 
 class Daemon:
-    """A Docker daemon in a folder and a network namespace of its own."""
+    """A Docker daemon in a folder and a network namespace of its own; ``hidden`` is empty for it."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, hidden=None):
         self.folder = folder
         self.options = options
         self.address = f"unix://{folder}/docker.sock"
-        self.space = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        hide = f"mount -t tmpfs none {hidden} && " if hidden else ""
+        argv = ["unshare", "--net", "--mount", "sh", "-c", f"{hide}exec sleep infinity"]
+        self.space = subprocess.Popen(argv)
+        while Path(f"/proc/{self.space.pid}/comm").read_text() != "sleep\n":
+            time.sleep(0.01)
+        self._spaces = [f"--net=/proc/{self.space.pid}/ns/net"]
+        self._spaces += [f"--mount=/proc/{self.space.pid}/ns/mnt"] if hidden else []
         self._process = None
 
     def start(self):
-        argv = ["nsenter", f"--net=/proc/{self.space.pid}/ns/net", "dockerd", "--host", self.address]
+        argv = ["nsenter", *self._spaces, "dockerd", "--host", self.address]
         argv += ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
         argv += ["--pidfile", f"{self.folder}/pid", "--containerd-namespace", "ragopstest"]
         argv += ["--containerd-plugins-namespace", "ragopstest-plugins", *self.options]

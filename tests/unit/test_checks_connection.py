@@ -156,7 +156,9 @@ def test_routes_of_a_reranker_that_is_well(paths, known):
         ("dns", "Name or service not known", "", "share no network", "ragops connect ragflow-server"),
         ("tcp", "[Errno 111] Connection refused", "loopback", "127.0.0.1", "--host 0.0.0.0"),
         ("tcp", "[Errno 111] Connection refused", "nowhere", "no process listens", "ragops status"),
-        ("tcp", "timed out", "", "firewall", "restart the engine"),
+        ("tcp", "timed out", "", "ufw, drops", "ufw route allow in on BRIDGE out on BRIDGE"),
+        ("tcp", "[Errno 113] No route to host", "", "firewalld, rejects", "--change-interface=BRIDGE"),
+        ("tcp", "Network is unreachable", "", "no response", "iptables -S FORWARD"),
     ],
 )
 def test_below_http(layer, detail, listens, cause, remedy):
@@ -275,7 +277,7 @@ def test_first_words_of_a_page_without_a_title():
 def test_rules_can_be_searched_and_none_is_hidden():
     words = [rule.words for rule in RULES]
     assert len(set(words)) == len(words)
-    assert all(rule.remedy.format(host="h", where="w", timeout=30.0) for rule in RULES)
+    assert all(rule.remedy.format(host="h", where="w", bridge="b", timeout=30.0) for rule in RULES)
 
 
 def test_model_that_is_not_served_names_the_one_that_is():
@@ -381,6 +383,12 @@ class TestCheck:
         refused = {"ok": False, "detail": "[Errno 111] Connection refused"}
         failed = next(check for check in ask(inside=inside, tcp=refused) if check.status == "fail")
         assert cause in failed.detail
+
+    def test_firewall_rule_is_for_the_bridge_of_the_common_network(self, ask, fake, ragflow):
+        network = fake.container(ragflow).endpoints[0].network
+        failed = ask(tcp={"ok": False, "detail": "timed out", "error": "timeout"})[1]
+        bridge = f"br-{fake.network(network).id[:12]}"
+        assert f"ufw route allow in on {bridge} out on {bridge}" in failed.remedy
 
     @pytest.mark.parametrize("end", ["stop", "remove_container"])
     def test_without_a_running_server_no_name_server_is_asked(self, ask, fake, end):

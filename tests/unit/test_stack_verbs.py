@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 import tomllib
 from unittest import mock
 
@@ -470,6 +471,59 @@ class TestVerify:
         assert set(outside.values()) == {"ok"}
         assert set(results.values()) == {"skip"}
         assert {"scores are right", "time is enough"} <= set(results)
+
+    @pytest.fixture
+    def here_responds(self, stack_up, monkeypatch):
+        """The probe on this host gets what the reranker's container would; returns its inputs."""
+        inputs = []
+
+        def run(argv, *, input, **_):  # noqa: A002 - as subprocess names it
+            inputs.append(json.loads(input))
+            result = stack_up.respond(stack_up.container(RERANKER), ("python3", *argv[1:]), input)
+            return subprocess.CompletedProcess(argv, result.exit_code, result.stdout, result.stderr)
+
+        monkeypatch.setattr("subprocess.run", run)
+        return inputs
+
+    @pytest.mark.parametrize(("with_ragflow", "release"), [(False, "v0.25.3"), (True, "v1.0.0-rc1")])
+    def test_address_is_tested_from_this_host(self, stack_up, here_responds, with_ragflow, release):
+        if not with_ragflow:
+            stack_up.remove_container("docker-ragflow-cpu-1")
+        stack = Stack(ragflow=Ragflow(release=release))
+        report = verbs.verify(stack, stack_up, address="http://rerank.example:8123/")
+        assert report.ok
+        assert report.title == "verify http://rerank.example:8123/v1"
+        assert {order["base_url"] for order in here_responds} == {"http://rerank.example:8123/v1"}
+        names = {check.name for check in report.checks}
+        assert {"name resolves", "RAGFlow's call", "calls end in time", *verify.PROVES} < names
+        assert {"scores are right", "time is enough"}.isdisjoint(names)  # no layer was skipped
+        assert {check.where for check in report.checks} == {""}
+        assert any(f"RAGFlow {release} waits" in check.detail for check in report.checks)
+        (note,) = [note for note in report.notes if "not RAGFlow" in note]
+        assert "rerank.example" in note
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "own"])
+    def test_address_of_this_host_alone_is_noted(self, stack_up, here_responds, host):
+        host = stack_up.container(RERANKER).endpoint(NET).address if host == "own" else host
+        notes = verbs.verify(STACK, stack_up, budget=False, address=f"http://{host}:8000/v1").notes
+        assert any("of this host alone" in note for note in notes)
+
+    def test_address_that_this_host_does_not_reach(self, stack_up, monkeypatch):
+        silent = {"ok": False, "error": "timeout", "detail": "timed out", "ms": 3000.0}
+        steps = {"dns": {"ok": True, "detail": "192.0.2.1", "ms": 1.0}, "tcp": silent}
+        ended = subprocess.CompletedProcess([], 0, json.dumps({"steps": steps, "client": ""}), "")
+        monkeypatch.setattr("subprocess.run", lambda *_, **__: ended)
+        failure = verbs.verify(STACK, stack_up, address="http://192.0.2.1:8000").first_failure()
+        assert (failure.name, "expose = true" in failure.remedy) == ("port answers", True)
+
+    def test_without_ragflow_the_hint_names_the_address(self, stack_up):
+        stack_up.remove_container("docker-ragflow-cpu-1")
+        with pytest.raises(RagflowError) as caught:
+            verbs.verify(STACK, stack_up)
+        assert "ragops verify --address URL" in caught.value.hint
+        with pytest.raises(StackError) as refused:
+            verbs.verify(STACK, stack_up, address="http://[::1")
+        assert refused.value.code == "address-refused"
 
     @pytest.mark.parametrize(
         ("more", "spare"),
