@@ -198,7 +198,7 @@ class Results:
 
 def plan_requests(expected: Expected, *, full: bool = False) -> RequestPlan:
     """The requests for a reranker; with ``full`` the whole golden set in both forms, else a part of it."""
-    tail = tail_documents(expected)
+    tail = tail_documents(expected, full=full)
     prompts = pair_prompts(expected)
     quick = (("en", 12), ("de", 6), ("zh", 6)) if expected.template else (("en", MANY),)
     items = golden.load() if full else golden.subset(quick)
@@ -266,10 +266,15 @@ def parse_responses(plan: RequestPlan, responses: Mapping[int, ProbeResponse]) -
     return Results(results, counts if all(counts.values()) else {}, direct, len(plan.calls) - len(results))
 
 
-def tail_documents(expected: Expected) -> tuple[str, str, str]:
-    """Long documents with the answer to :data:`QUERY` in their last sentence, nowhere, and in their first."""
-    spare = 160 if expected.template else 80  # tokens of the query, the prompt and the two sentences
-    words = (min(expected.max_tokens, LONGEST) - spare) / _TOKENS_PER_WORD
+def tail_documents(expected: Expected, *, full: bool = False) -> tuple[str, str, str]:
+    """Long documents with the answer to :data:`QUERY` in their last sentence, nowhere, and in their first.
+
+    ``full`` makes them nearly as long as the server takes them, else they are as long as :data:`LONGEST`.
+    """
+    longest = expected.max_tokens if expected.row.splits else expected.max_tokens // 3
+    # tokens of the query, the prompt and the two sentences
+    spare = 80 + options.template_tokens(expected.row, expected.instruction)
+    words = ((longest if full else min(longest, LONGEST)) - spare) / _TOKENS_PER_WORD
     body = " ".join(_FILLER[number % len(_FILLER)] for number in range(max(1, int(words / 7.6))))
     return f"{_IDLE} {body} {_DECISIVE}", f"{_IDLE} {body} {_IDLE}", f"{_DECISIVE} {body} {_IDLE}"
 

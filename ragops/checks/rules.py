@@ -19,6 +19,7 @@ from ragops.checks.questions import (
     ASCII_PART,
     CHINESE_DOCUMENTS,
     FEWEST,
+    LONGEST,
     MANY,
     PAIR,
     QUERY,
@@ -148,14 +149,18 @@ def check_well_formed(_: Expected, results: Results) -> Finding:
     return Finding("ok", f"{len(results.results)} responses with {len(scores)} scores")
 
 
-def check_determinism(_: Expected, results: Results) -> Finding:
-    """A document's score depends on query and document, not on request, position or other documents."""
+def check_determinism(expected: Expected, results: Results) -> Finding:
+    """A document's score depends on query and document, not on request, position or other documents.
+
+    A listwise model reads the documents of a request together: only a repeated request has the same scores.
+    """
     if way := _rescaled(results):
         remedy = f"scores of two requests can't be compared; {REWRITTEN}"
         return Finding("fail", f"rescaled in each call: {way}", remedy)
     first = {result.call.item: result for result in results.of("golden")}
     largest = 0.0
-    for result in (*results.of("again"), *results.of("moved")):
+    alone = expected.row.splits
+    for result in (*results.of("again"), *(results.of("moved") if alone else ())):
         before = first[result.call.item]
         change = max_difference(before.scores, result.item_scores)
         if change > ROUNDING:
@@ -166,12 +171,13 @@ def check_determinism(_: Expected, results: Results) -> Finding:
         limit = sorted(before.scores, reverse=True)[result.call.top_n - 1] - ROUNDING
         if any(before.scores[index] < limit for index, _ in result.rows):
             return Finding("fail", "top_n cuts before sorting: the best documents are left out", REWRITTEN)
-    for result in results.of("wide"):
+    for result in results.of("wide") if alone else ():
         before = first[result.call.item]
         if finding := _long_call_fault(before, result):
             return finding
         largest = max(largest, max_difference(before.scores, result.item_scores))
-    return Finding("ok", f"repeated and beside other documents they move by {largest:.4f} at most")
+    beside = "repeated and beside other documents" if alone else "read together by this model; repeated,"
+    return Finding("ok", f"{beside} they move by {largest:.4f} at most")
 
 
 def check_prompt(expected: Expected, results: Results) -> Finding:
@@ -206,11 +212,11 @@ def check_score_range(expected: Expected, results: Results) -> Finding:
     possible = f"{lowest:g} to {highest:g} is possible"
     if lowest - _RANGE_MARGIN <= least and most <= highest + _RANGE_MARGIN:
         return Finding("ok", f"{least:.3f} to {most:.3f}, where {possible}")
-    remedy = f"these are raw logits: no use_activation=false, no --pooler-config; {RELAUNCH}"
+    remedy = f"these are raw logits: no use_activation=false, no other overrides; {RELAUNCH}"
     return Finding("fail", f"outside the range: {least:.3f} to {most:.3f}, where {possible}", remedy)
 
 
-def check_truncation(_: Expected, results: Results) -> Finding:
+def check_truncation(expected: Expected, results: Results) -> Finding:
     """The end and the beginning of a long document count, in any script."""
     tail = results.of("tail")
     if not tail:
@@ -231,8 +237,18 @@ def check_truncation(_: Expected, results: Results) -> Finding:
         if gone or _equal(*letters.scores, counted=True):
             detail = "characters are lost: documents that differ in Chinese alone get the same score"
             return Finding("fail", detail, f"the text must stay UTF-8 on its way; {REWRITTEN}")
-    change = abs(last - neither)
-    return Finding("ok", f"the last sentence of a document of {words} words moves its score by {change:.3f}")
+    length = f"{words} words"
+    if counted and expected.row.splits:
+        length += f", {result.tokens // len(result.scores)} tokens with the query,"
+    detail = f"the last sentence of a document of {length} moves its score by {abs(last - neither):.3f}"
+    if words < LONGEST < expected.max_tokens:
+        detail += f"; longer ones, to {expected.max_tokens} tokens, only with --full"
+    elif expected.trained and not first > neither < last:
+        detail = f"a document of {length} with the answer scores no higher than one without it"
+        return Finding(
+            "warn", detail, "lower max_model_len under [reranker]: the model misjudges long documents"
+        )
+    return Finding("ok", detail)
 
 
 def check_order(expected: Expected, results: Results) -> Finding:

@@ -96,7 +96,7 @@ def size(stack: Stack, model: Model, host: Host) -> Sizing:
         StackError: The machine or the model does not have the configured CPUs, length or memory.
     """
     container_cores, data_type = cores(stack, host), dtype(stack, host)
-    length = _max_model_len(stack, model)
+    length = _max_model_len(stack, model, data_type)
     tokens = _batched_tokens(stack, model, length)
     memory = _memory(stack, model, data_type, tokens, container_cores)
     return Sizing(
@@ -187,15 +187,18 @@ def _configured_cores(text: str, host: Host) -> tuple[Core, ...]:
     return tuple(allowed[cpu] for cpu in configured)
 
 
-def _max_model_len(stack: Stack, model: Model) -> int:
-    configured = stack.reranker.max_model_len
+def _max_model_len(stack: Stack, model: Model, data_type: str) -> int:
+    """The configured length, else the default; for all documents of a request what the cache has room for."""
+    configured, default = stack.reranker.max_model_len, DEFAULT_LENGTH
+    if not architectures.by_kind(model.kind).splits:
+        default = stack.reranker.kv_cache_gib * GIB // model.kv_bytes(data_type)
     if configured is not None and configured > model.max_tokens:
         raise StackError(
             f"reranker.max_model_len = {configured}, but {model.name} takes {model.max_tokens} tokens",
             code="length-refused",
             hint=f"set it to {model.max_tokens} or less, or leave it out",
         )
-    return configured or min(model.max_tokens, DEFAULT_LENGTH)
+    return configured or min(model.max_tokens, default)
 
 
 def _batched_tokens(stack: Stack, model: Model, length: int) -> int:

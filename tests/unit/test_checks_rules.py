@@ -28,12 +28,16 @@ from ragops.configuration import Ragflow
 from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
 from ragops.ragflow import discovery
+from ragops.reranker import architectures
 from tests.support import faulty_scorers
 from tests.support.stub import Behaviour, StubReranker
 
 MINILM = Expected("stub-reranker", "embedding", 256, "a real bi-encoder")
 CROSS = Expected("stub-reranker", "cross-encoder", 512)
 QWEN = Expected("stub-reranker", "qwen3-reranker", 8192)
+PROMPTED = [Expected("m", row.kind, 8192) for row in architectures.SERVED if row.template]
+INSTRUCTED = Expected("m", "qwen3-reranker", 8192, "", 'say "yes" \\ {{ query }} {%- x -%} # -%} \U0001f40d')
+LISTWISE = Expected("stub-reranker", "jina-reranker-v3", 16384)
 RANDOM = Expected("stub-reranker", "qwen3-reranker", 8192, "random weights")
 CAUSES = {
     "lexical": ("right documents come first", "hardly better than shared words"),
@@ -182,6 +186,13 @@ class TestQuestions:
             assert first.partition(". ")[2] == neither.partition(". ")[2]
             assert len({last, neither, first}) == 3
 
+    def test_with_full_documents_are_nearly_as_long_as_the_server_takes_them(self):
+        for expected in (QWEN, INSTRUCTED, dataclasses.replace(QWEN, max_tokens=16384)):
+            words = len(questions.tail_documents(expected, full=True)[0].split())
+            assert 0.9 * expected.max_tokens < words * 1.2 + 100 < expected.max_tokens
+        together = sum(len(text.split()) for text in questions.tail_documents(LISTWISE, full=True))
+        assert together * 1.2 < LISTWISE.max_tokens
+
     def test_letters_differ_in_chinese_alone(self):
         bare = {text.encode("ascii", "ignore").decode() for text in texts.CHINESE_DOCUMENTS}
         asked = {text.encode("ascii", "replace") for text in texts.CHINESE_DOCUMENTS}
@@ -208,12 +219,26 @@ class TestQuestions:
         }
 
     @pytest.mark.parametrize("pair", [("a query", "a document"), ("", ""), ("{{ query }}", "\\1 {x}\n\n")])
-    def test_prompt_is_what_vllm_renders(self, pair):
+    @pytest.mark.parametrize("expected", [*PROMPTED, INSTRUCTED], ids=lambda one: one.instruction or one.kind)
+    def test_prompt_is_what_vllm_renders(self, pair, expected):
         template = jinja2.Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
         messages = [{"role": role, "content": text} for role, text in zip(("query", "document"), pair)]  # noqa: B905
-        wanted = template.from_string(QWEN.template).render(messages=messages)
-        assert texts.render_prompt(QWEN.template, *pair) == wanted
-        assert wanted.endswith("</think>\n\n")
+        wanted = template.from_string(expected.template).render(messages=messages)
+        assert texts.render_prompt(expected.template, *pair) == wanted
+        assert all(text in wanted for text in pair)
+        assert f"<Instruct>: {expected.instruction}\n" in wanted or not expected.instruction
+
+    def test_the_prompt_ends_where_the_score_is_read(self):
+        ends = {
+            "qwen3-reranker": "assistant\n<think>\n\n</think>\n\n",
+            "qwen3-reranker-seq-cls": "assistant\n<think>\n\n</think>\n\n",
+            "zerank": "d<|im_end|>\n<|im_start|>assistant\n",
+            "mxbai-rerank-v2": "Relevance:<|im_end|>\n<|im_start|>assistant\n",
+            "ctxl-rerank": "<Document> d\n<Query> q ??",
+            "bge-reranker-v2-gemma": "either 'Yes' or 'No'.",
+        }
+        for one in PROMPTED:
+            assert texts.render_prompt(one.template, "q", "d").endswith(ends[one.kind])
 
     def test_only_some_kinds_have_a_template(self):
         assert MINILM.template == CROSS.template == ""
@@ -430,6 +455,37 @@ class TestFaultyScorers:
         counts = {**seen.counts, texts.CHINESE_DOCUMENTS[0]: seen.counts[texts.ASCII_PART]}
         found = failure(rules.check_scores(CROSS, dataclasses.replace(seen, counts=counts)))
         assert "characters are lost" in found.detail
+
+    def test_a_model_that_reads_documents_together_is_accepted(self):
+        """The same scores are a fault of any other model."""
+        seen = results_of(Behaviour(scorer="neighbours"), LISTWISE)
+        assert not [one for one in rules.check_scores(LISTWISE, seen) if one.status == "fail"]
+        assert failure(rules.check_scores(CROSS, seen)).name == "scores stay the same"
+
+    def test_another_instruction_is_another_prompt(self):
+        seen = results_of(healthy(QWEN), QWEN)
+        counts = dict(zip(questions.pair_prompts(INSTRUCTED), (200, 200), strict=True))
+        seen = dataclasses.replace(seen, counts={**seen.counts, **counts})
+        assert failure(rules.check_scores(INSTRUCTED, seen)).name == "prompt is the model's"
+
+    def test_length_that_was_tried_is_reported(self):
+        for full, longest in ((False, "to 8192 tokens, only with --full"), (True, "")):
+            seen = results_of(healthy(QWEN), QWEN, full=full)
+            found = rules.check_truncation(QWEN, seen)
+            assert found.status == "ok"
+            assert longest in found.detail
+            assert (len(seen.of("tail")[0].call.documents[0].split()) > 6000) is full
+
+    def test_a_long_document_with_the_answer_that_scores_lower_is_a_warning(self):
+        seen = results_of(healthy(QWEN), QWEN, full=True)
+        turned = tuple(
+            dataclasses.replace(one, rows=tuple((index, 1 - score) for index, score in one.rows))
+            if one.call.purpose == "tail"
+            else one
+            for one in seen.results
+        )
+        found = rules.check_truncation(QWEN, dataclasses.replace(seen, results=turned))
+        assert (found.status, "no higher" in found.detail) == ("warn", True)
 
     @pytest.mark.parametrize("base", [1e-7, 1.0])
     def test_tiny_scores_of_a_sure_model_are_not_alike(self, base):

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import tomllib
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -626,6 +627,21 @@ def test_score_template_is_copied_to_a_mountable_path(monkeypatch, tmp_path, mod
     assert template.source.startswith(str(home()))
     assert template.read_only
     assert Deployment.resolve(STACK).spec == Deployment.resolve(STACK).spec
+
+
+def test_an_instruction_is_part_of_the_template_and_of_the_plan(monkeypatch, tmp_path, model_folder):
+    test_score_template_is_copied_to_a_mountable_path(monkeypatch, tmp_path, model_folder)
+    own = Stack(reranker=Reranker(instruction='retrieve "clauses" {{ x }}'))
+    spec = Deployment.resolve(own).spec
+    assert spec.config_hash() != Deployment.resolve(STACK).spec.config_hash()
+    template = next(mount.source for mount in spec.mounts if "/templates/" in mount.target)
+    assert 'set usual = "retrieve \\"clauses\\" {{ x }}"' in Path(template).read_text()
+
+
+def test_an_instruction_for_a_model_without_a_place_for_one(model_folder):
+    with pytest.raises(StackError) as caught:
+        Deployment.resolve(Stack(reranker=Reranker(instruction="retrieve clauses", model=model_folder)))
+    assert caught.value.code == "setting-refused"
 
 
 def test_public_functions_are_the_verbs():
