@@ -188,7 +188,7 @@ def _configured_cores(text: str, host: Host) -> tuple[Core, ...]:
 
 
 def _max_model_len(stack: Stack, model: Model, data_type: str) -> int:
-    """The configured length, else the default; for all documents of a request what the cache has room for."""
+    """The configured length, else the default; for listwise models all that the key-value cache holds."""
     configured, default = stack.reranker.max_model_len, DEFAULT_LENGTH
     if not architectures.by_kind(model.kind).splits:
         default = stack.reranker.kv_cache_gib * GIB // model.kv_bytes(data_type)
