@@ -136,6 +136,7 @@ CODES = {
     "undo-unreadable": Code("The record of RAGFlow's earlier settings can't be read."),
     "compose-no-reranker": Code("No service of the compose file serves a reranker with vLLM."),
     "compose-gpu": Code("``check --fix`` renders rerankers on CPUs only."),
+    "compose-incomplete": Code("The compose file does not show how its reranker starts vLLM."),
     "compose-model-missing": Code("The model of the compose file is not in a folder of this machine."),
     "compose-value-refused": Code("A value of the compose file is not valid in ragops.toml."),
     "override-excluded": Code("No compose file can add a network to RAGFlow's service."),

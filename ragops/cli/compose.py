@@ -56,9 +56,10 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
     from ragops.session import Deployment
     from ragops.stack.plan import network_spec
 
+    file = checked.paths[0]
     if not checked.rerankers:
         raise ComposeError(
-            f"no service in {checked.paths[0]} serves a reranker with vLLM",
+            f"no service in {file} serves a reranker with vLLM",
             code="compose-no-reranker",
             hint="ragops compose reranker prints a compose file with one",
         )
@@ -70,6 +71,14 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
             code="compose-gpu",
             hint="fix the faults that this command lists: ragops check FILE",
         )
+    if service.inherits or not (service.node.get("command") or service.node.get("entrypoint")):
+        reason = "it has a base in another file" if service.inherits else "no command, no entrypoint"
+        raise ComposeError(
+            f"{file} does not show how {service.name} starts vLLM",
+            code="compose-incomplete",
+            evidence=reason,
+            hint="give all files: ragops check --fix BASE OVERRIDE; or the output of: docker compose config",
+        )
     if not (model or named_folder(stack)):
         raise ComposeError(
             f"the model folder of {service.name} is not on this machine",
@@ -77,11 +86,19 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
             evidence=f"model: {service.served.path or 'not in the file'}",
             hint="set the model folder: RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
+
+    def absent(source: str) -> bool:
+        try:
+            return not (file.parent / Path(source).expanduser()).exists()
+        except (OSError, RuntimeError):  # no access; no home folder of that user
+            return True
+
     engine = _engine_state()
     stack = options.closed(render.take_over(service, stack), engine)
     desired = Deployment.resolve(stack, model, engine)
-    left_out = [*render.not_taken_over(service, desired.spec), *(f"service {other.name}" for other in others)]
-    return render.reranker(desired.spec, network_spec(desired.stack.network)), left_out
+    network = network_spec(desired.stack.network)
+    text, left_out = render.corrected(service, checked.root, desired.spec, network, absent)
+    return text, [*left_out, *(f"service {other.name}" for other in others)]
 
 
 @verb(files, None, "ragops compose override --write")

@@ -50,9 +50,11 @@ class CheckedFile:
     """A compose file, or several that are merged, with the faults; they are only read, never changed."""
 
     paths: tuple[Path, ...]
+    root: YamlNode
+    """The merged files."""
     findings: tuple[Finding, ...]
-    rerankers: tuple[Service, ...] = ()
-    notes: tuple[str, ...] = ()
+    rerankers: tuple[Service, ...]
+    notes: tuple[str, ...]
     """What was not checked, and why."""
 
     @property
@@ -203,12 +205,8 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
         for finding in find_faults(rerankers, host, kind_of)
         for file, line in [place(finding.line)]
     ]
-    return CheckedFile(
-        tuple(texts),
-        tuple(placed),
-        rerankers,
-        tuple("{}:{}: {}".format(*place(line), note) for line, note in notes),
-    )
+    texts_of_notes = tuple("{}:{}: {}".format(*place(line), note) for line, note in notes)
+    return CheckedFile(tuple(texts), root, tuple(placed), rerankers, texts_of_notes)
 
 
 def _is_override(root: YamlNode) -> bool:

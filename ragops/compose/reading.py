@@ -100,7 +100,9 @@ class VolumeMount:
 class NetworkConnection:
     """A network of a service."""
 
+    key: str  # in the file
     name: str | None  # on the Docker engine; None if it has an undefined variable
+    node: YamlNode  # the entry of the service
     line: int
     shared: bool  # containers outside the compose project can use it: it is external, or has a fixed name
     internal: bool
@@ -287,21 +289,22 @@ def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
 def _read_networks(service: YamlNode, project: Project) -> Iterator[NetworkConnection]:
     """Networks of a service; compose puts the project's name before the key of a network without a name."""
     node = service.get("networks")
-    if node is None:
-        return
-    for key, item in [(item.text or "", item) for item in node.elements] or node.mapping.items():
+    rows = [(item.text or "", item) for item in node.elements] or [*node.mapping.items()] if node else []
+    if not (node or service.get("network_mode")):
+        rows = [("default", YamlNode(None, service.line, service.source))]
+    for key, item in rows:
         listed = item.get("aliases")
         aliases = tuple(alias.text or alias.written for alias in listed.elements) if listed else ()
         network = project.root.get("networks", key)
         if network is None:
-            yield NetworkConnection(f"{project.name}_{key}", item.line, False, False, aliases)
+            yield NetworkConnection(key, f"{project.name}_{key}", item, item.line, False, False, aliases)
             continue
         external = network.flag("external")
         named = network.get("name") is not None
         name = network.scalar("name") if named else key if external else f"{project.name}_{key}"
         line = network.line if external else item.line
         internal = network.flag("internal")
-        yield NetworkConnection(name, line, external or named, internal, aliases)
+        yield NetworkConnection(key, name, item, line, external or named, internal, aliases)
 
 
 def _read_model(

@@ -1,8 +1,8 @@
 """A reranker's container as a compose file; pure.
 
 :func:`reranker` renders the same :class:`~ragops.docker.objects.ContainerSpec` that ``ragops up`` starts
-through Docker's API. :func:`take_over` and :func:`not_taken_over` are for ``ragops check --fix``, which
-renders the reranker of an existing compose file.
+through Docker's API. :func:`take_over` and :func:`corrected` are for ``ragops check --fix``, which renders
+the reranker of an existing compose file.
 """
 
 from __future__ import annotations
@@ -14,20 +14,42 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
-from ragops.compose.faults import takes_default_route
-from ragops.compose.syntax import Word, parse_options
+from ragops.compose.faults import parse_size, takes_default_route
+from ragops.compose.merging import as_map
+from ragops.compose.syntax import CommandLine, Word, parse_options, split_words
 from ragops.configuration import Stack
 from ragops.docker.objects import LABEL, LOG_OPTIONS
 from ragops.errors import ComposeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ragops.compose.reading import Service
+    from ragops.compose.syntax import YamlNode
     from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
 
 NETWORK = "ragops"
 """Key of the network in compose files; its name on the Docker engine is that of the configuration."""
+
+_SECRET = re.compile(r"(?i)token|secret|passw|credential|(api|access|auth|private)[-_]?key")
+_VARIABLE = re.compile(r"(?<!\$)\$\{?([A-Za-z_]\w*)")
+# Variables of the same settings as ragops' options, and of the network, which the reranker does not need.
+_COMPUTED = re.compile(
+    r"(?i)(VLLM|OMP|KMP|MKL|LD|CUDA|NVIDIA|TORCH\w*|HF|TRANSFORMERS)_|(https?|no|all)_proxy$"
+)
+_PROGRAM = re.compile(r"(^|/)(vllm|python[\d.]*)$")
+_TAKEN = {"dns", "dns_opt", "dns_search", "domainname", "extra_hosts", "hostname", "profiles", "restart"}
+_TAKEN |= {"stop_grace_period", "ulimits"}
+_SEPARATE = {
+    "command",
+    "entrypoint",
+    "environment",
+    "volumes",
+    "tmpfs",
+    "ports",
+    "networks",
+    "container_name",
+}
 
 
 def reranker(spec: ContainerSpec, network: NetworkSpec) -> str:
@@ -36,14 +58,21 @@ def reranker(spec: ContainerSpec, network: NetworkSpec) -> str:
     The key of the service is the container's name, because compose adds that key to the container's network
     aliases.
     """
+    return to_comments(_header(spec, network)) + to_yaml(_document(spec, network))
+
+
+def _document(spec: ContainerSpec, network: NetworkSpec) -> dict[str, Any]:
     named = [mount.source for mount in spec.mounts if mount.kind == "volume"]
-    volumes = {name: {"name": name, "labels": {LABEL: "cache"}} for name in named}
     document: dict[str, Any] = {
         "services": {spec.name: _service(spec)},
         "networks": {NETWORK: {"name": network.name, "external": True}},
     }
-    if volumes:
-        document["volumes"] = volumes
+    if named:
+        document["volumes"] = {name: {"name": name, "labels": {LABEL: "cache"}} for name in named}
+    return document
+
+
+def _header(spec: ContainerSpec, network: NetworkSpec) -> list[str]:
     header = [
         "The reranker as ragops up starts it on this machine; rendered by: ragops compose reranker",
         "Use either this file or ragops up; before this file: ragops down",
@@ -52,11 +81,11 @@ def reranker(spec: ContainerSpec, network: NetworkSpec) -> str:
     ]
     if spec.cpuset_mems:
         header.append(f"Left out, because compose has no key for it: --cpuset-mems {spec.cpuset_mems}")
-    return to_comments(header) + to_yaml(document)
+    return header
 
 
 def take_over(service: Service, stack: Stack) -> Stack:
-    """The configuration with the container name, model folder, published port and network of a service.
+    """The configuration with the names, model folder, published port and network of a service.
 
     A value that is missing, has an undefined variable or has a fault stays that of the configuration.
 
@@ -64,6 +93,9 @@ def take_over(service: Service, stack: Stack) -> Stack:
         ComposeError: A value is not allowed in ``ragops.toml``.
     """
     changes: dict[str, Any] = {"name": service.text("container_name") or service.name}
+    name = service.command.value("--served-model-name")
+    if name and not re.search("/|___|@", name):
+        changes["served_name"] = name
     if service.served.model:
         changes["model"] = service.served.model.folder
     if not service.ports:
@@ -82,49 +114,157 @@ def take_over(service: Service, stack: Stack) -> Stack:
         return Stack.model_validate(tables)
     except ValidationError as error:
         reasons = "\n".join(f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors())
-        message = f"line {service.line}: {service.name} has a value that ragops does not accept"
+        message = f"{service.name} has a value that ragops does not accept"
         raise ComposeError(
             message, code="compose-value-refused", evidence=reasons, hint="change it in the file"
         ) from error
 
 
-def not_taken_over(service: Service, spec: ContainerSpec) -> tuple[str, ...]:
-    """What a service sets and its rendered container does not, such as ``option --task=score``."""
-    return (*_other_settings(service, spec), *_other_connections(service, spec))
+def corrected(
+    service: Service, root: YamlNode, spec: ContainerSpec, network: NetworkSpec, absent: Callable[[str], bool]
+) -> tuple[str, tuple[str, ...]]:
+    """The compose file of a project with this service as ragops starts it, and what is not taken over.
+
+    Args:
+        service: The reranker of the project.
+        root: The project's merged files, which define its volumes and networks.
+        spec: The container, from the configuration that :func:`take_over` returns.
+        network: The network of ``spec``.
+        absent: Whether a path on the host is missing, relative to the project's folder.
+    """
+    document = _document(spec, network)
+    if name := root.scalar("name"):
+        document = {"name": name, **document}
+    rendered = document["services"].pop(spec.name)
+    document["services"][service.name] = rendered
+    published = {str(port) for _, port, _ in spec.publish}
+    left_out = (
+        *_command_differences(service, spec),
+        *_take_variables(service, rendered["environment"]),
+        *_take_mounts(service, root, document, rendered, absent),
+        *_take_networks(service, root, document, rendered, network.name),
+        *(
+            f"port {port.published or '(any)'}:{port.target}"
+            for port in service.ports
+            if port.published not in published
+        ),
+        *_take_keys(service, rendered),
+    )
+    title = (
+        f"The reranker {service.name} as ragops starts it, in the place of that service of {root.source.name}"
+    )
+    return to_comments([title, *_header(spec, network)[1:]]) + to_yaml(document), left_out
 
 
-def _other_settings(service: Service, spec: ContainerSpec) -> Iterator[str]:
-    if service.name != spec.name:
-        yield f"service name {service.name}: the host name is {spec.name}"
+def _command_differences(service: Service, spec: ContainerSpec) -> Iterator[str]:
+    own = CommandLine("module", parse_options([Word(text, text, 0) for text in spec.command]), complete=True)
+    name, own_name = service.served_name[0], own.value("--served-model-name")
     if not service.served.model:
         yield f"model {service.served.path or '(not named)'}: {spec.mounts[0].source} is served"
-    options = parse_options([Word(text, text, 0) for text in spec.command])
-    equal = {"", "--model"} | {f"{option.name}={option.value}" for option in options}
+    if name != own_name:
+        yield f"served name {name or '(not known)'}: in RAGFlow, the model is then {own_name}"
+    nodes = [node for key in ("entrypoint", "command") if (node := service.node.get(key))]
+    program = split_words(nodes[0])[:1]
+    if service.command.entry != "image" and program and not _PROGRAM.search(program[0].written):
+        yield f"program {program[0].written}"
+    equal = {"--model", "--served-model-name"} | {f"{option.name}={option.value}" for option in own.options}
     for option in service.command.options:
-        setting = f"{option.name}={'(variable)' if option.value is None else option.value}"
-        if not equal & {option.name, setting}:
-            yield f"option {setting.rstrip('=')}"
-    for name, node in service.environment.items():
-        if (name, node.text) not in spec.environment:
-            yield f"environment variable {name}"
-    rendered = _service(spec)
-    compared = {"command", "entrypoint", "environment", "volumes", "tmpfs", "ports", "networks"}
+        hidden = option.value is None or _SECRET.search(option.name)
+        setting = option.name if hidden else f"{option.name}={option.value}".strip("=")
+        if not equal & {option.name, setting} and option.value != service.served.path:
+            yield f"option {setting or '(empty)'}"
+    if any(word.written.startswith("#") for word in service.command.words):
+        yield "words after # in the command"
+    written = " ".join(item.written for node in nodes for item in node.elements or [node])
+    yield from (f"variable {name} of the command" for name in dict.fromkeys(_VARIABLE.findall(written)))
+
+
+def _take_variables(service: Service, environment: dict[str, Any]) -> Iterator[str]:
+    """Variables as they are written; secrets by their name only, and none that ragops or a finding sets."""
+    listed = service.node.get("environment")
+    for name, node in as_map(listed).mapping.items() if listed else ():
+        if name in environment or (_COMPUTED.match(name) and not _SECRET.search(name)):
+            if environment.get(name) != node.text:
+                yield f"environment variable {name}"
+        elif _SECRET.search(name) and not re.fullmatch(r"\$\w+|\$\{\w+\}", node.written):
+            environment[name] = None
+            if node.written:
+                yield f"value of the environment variable {name}: set it where Compose is called, or in .env"
+        else:
+            environment[name] = node.value
+
+
+def _take_mounts(
+    service: Service,
+    root: YamlNode,
+    document: dict[str, Any],
+    rendered: dict[str, Any],
+    absent: Callable[[str], bool],
+) -> Iterator[str]:
+    """Volumes with their definitions, but none in the place of ragops' own, and no absent folder."""
+    taken = {mount["target"] for mount in rendered["volumes"]} | {"/dev/shm", "/tmp"}  # noqa: S108
+    for mount in service.mounts:
+        if mount == service.served.mount and service.served.model:
+            continue
+        text = f"mount {mount.source or mount.kind}:{mount.target}"
+        named = mount.source if mount.kind == "volume" else None
+        defined = root.mapping.get("volumes", root).mapping.get(named or "")
+        if mount.source is None or mount.target is None or mount.target in taken or (named and not defined):
+            yield text
+        elif mount.kind == "bind" and absent(mount.source):
+            yield f"{text}: {mount.source} is not on this machine"
+        elif mount.kind == "tmpfs" and not mount.node.mapping:
+            rendered["tmpfs"].append(mount.node.value)
+        else:
+            rendered["volumes"].append(_plain(mount.node))
+            if named and defined:
+                document.setdefault("volumes", {})[named] = _plain(defined) or {}
+
+
+def _take_networks(
+    service: Service, root: YamlNode, document: dict[str, Any], rendered: dict[str, Any], shared: str
+) -> Iterator[str]:
+    """Networks with their definitions; the shared one is ragops' own unless the file has it."""
+    services, networks = root.get("services"), {}
+    for network in service.networks:
+        definition = root.get("networks", network.key)
+        alone = network.key == "default" and services and len(services.mapping) == 1
+        if takes_default_route(network) or not (definition or network.key == "default"):
+            yield f"network {network.name}"
+            yield from (f"network alias {alias}" for alias in network.aliases)
+        elif not alone or definition:
+            networks[network.key] = _plain(network.node) if network.node.mapping else {}
+            document["networks"] |= {network.key: _plain(definition) if definition else {}}
+            if network.name == shared and network.key != NETWORK:
+                document["networks"].pop(NETWORK)
+    if NETWORK in document["networks"]:
+        networks[NETWORK] = networks.get(NETWORK, {})
+    rendered["networks"] = networks
+
+
+def _take_keys(service: Service, rendered: dict[str, Any]) -> Iterator[str]:
     for key, node in service.node.mapping.items():
-        if node.value is not None and key not in compared and str(rendered.get(key)) != node.text:
+        endless = key == "restart" and not re.fullmatch(r"no|on-failure:\d+", node.text or "")
+        if node.value is None or key in _SEPARATE or key.startswith("x-"):
+            continue
+        if key == "labels":
+            rendered[key] = _plain(as_map(node)) | rendered[key]
+        elif key in _TAKEN and not endless:
+            rendered[key] = _plain(node)
+        elif _as_bytes(node.text) != _as_bytes(rendered.get(key, "")):
             yield f"key {key}"
 
 
-def _other_connections(service: Service, spec: ContainerSpec) -> Iterator[str]:
-    for mount in service.mounts:
-        if mount != service.served.mount or not service.served.model:
-            yield f"mount {mount.source or mount.kind}:{mount.target}"
-    for port in service.ports:
-        if port.published not in {str(published) for _, published, _ in spec.publish}:
-            yield f"port {port.published or '(variable)'}:{port.target}"
-    for network in service.networks:
-        if network.name != spec.network:
-            yield f"network {network.name}"
-        yield from (f"network alias {alias}" for alias in network.aliases if alias != spec.name)
+def _as_bytes(value: Any) -> Any:
+    """A size such as 1gb as a number, any other value as it is."""
+    return parse_size(str(value)) or value
+
+
+def _plain(node: YamlNode) -> Any:
+    """A value of the file as it is written there."""
+    if isinstance(node.value, dict):
+        return {key: _plain(value) for key, value in node.mapping.items()}
+    return [_plain(item) for item in node.elements] if isinstance(node.value, list) else node.value
 
 
 def to_yaml(document: dict[str, Any]) -> str:
@@ -145,6 +285,7 @@ _Dumper.add_representer(
         "tag:yaml.org,2002:str", text, style=None if re.match("[A-Za-z/]", text) else '"'
     ),
 )
+_Dumper.add_representer(type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", ""))
 
 
 def to_comments(lines: Iterable[str]) -> str:

@@ -32,6 +32,8 @@ services:
     image: postgres:17
 networks:
   back: {{name: {network}, external: true}}
+volumes:
+  logs: {{driver: local}}
 """
 
 
@@ -57,18 +59,20 @@ def fix(file, capsys):
 
 def test_name_model_port_and_network_come_from_the_file(file, capsys, model_folder):
     document, _ = fix(file, capsys)
-    service = document["services"]["my-reranker"]
+    service = document["services"]["rerank"]
     assert service["container_name"] == "my-reranker"
     assert service["volumes"][0]["source"] == str(model_folder)
     assert service["ports"] == ["127.0.0.1:8200:8000"]
-    assert [network["name"] for network in document["networks"].values()] == ["my-net"]
+    assert document["networks"] == {"back": {"name": "my-net", "external": "true"}}
+    assert service["networks"] == {"back": {"aliases": ["scores"]}}
+    assert service["environment"]["TZ"] == "UTC"
 
 
 def test_everything_else_that_the_file_sets_is_listed(file, capsys):
     _, left_out = fix(file, capsys)
     assert {item.partition(":")[0] for item in left_out} == {
-        *("service name rerank", "option --task=score", "environment variable TZ", "mount logs"),
-        *("network alias scores", "key restart", "key depends_on"),
+        *("served name /weights/tiny", "option --task=score"),
+        *("key restart", "key depends_on"),
     }
 
 
@@ -91,16 +95,72 @@ def test_compose_accepts_the_rendered_service(file, capsys, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+LEFT_OUT = "not taken over"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "place", "value"),
+    [
+        ("logs:/logs", "logs:/logs:ro", "volumes", "logs:/logs:ro"),
+        ("logs:/logs", "./tiny:/extra:ro", "volumes", "./tiny:/extra:ro"),
+        ("logs:/logs", "./none:/extra", LEFT_OUT, "mount ./none:/extra: ./none is not on this machine"),
+        ("logs:/logs", "logs:/tmp", LEFT_OUT, "mount logs:/tmp"),
+        ("logs:/logs", "undefined:/logs", LEFT_OUT, "mount undefined:/logs"),
+        ("logs:/logs", "$UNSET_OF_TEST:/logs", LEFT_OUT, "mount bind:/logs"),
+        ("TZ: UTC", "TZ: '${ZONE:-UTC}'", "environment", {"TZ": "${ZONE:-UTC}"}),
+        ("TZ: UTC", "HF_TOKEN: hidden", "environment", {"HF_TOKEN": None}),
+        ("TZ: UTC", "HF_TOKEN: hidden", LEFT_OUT, "value of the environment variable HF_TOKEN"),
+        ("TZ: UTC", "HF_TOKEN: '${MINE:-hidden}'", "environment", {"HF_TOKEN": None}),
+        ("TZ: UTC", "HF_TOKEN: $MINE", "environment", {"HF_TOKEN": "$MINE"}),
+        ("TZ: UTC", "VLLM_CPU_KVCACHE_SPACE: 4", LEFT_OUT, "environment variable VLLM_CPU_KVCACHE_SPACE"),
+        ("TZ: UTC", "http_proxy: http://localhost:1", LEFT_OUT, "environment variable http_proxy"),
+        ("restart: always", "restart: 'no'", "restart", "no"),
+        ("restart: always", "labels: [a=b]", "labels", {"a": "b", "org.ragops": "reranker"}),
+        ("restart: always", "extra_hosts: ['a:1.2.3.4']", "extra_hosts", "a:1.2.3.4"),
+        ("restart: always", "user: root", LEFT_OUT, "key user"),
+        ("--port=8000", "--served-model-name, reranker", "command", "reranker"),
+        (
+            "--port=8000",
+            "--served-model-name=me/it",
+            LEFT_OUT,
+            "served name me/it: in RAGFlow, the model is then tiny",
+        ),
+        ("--port=8000", "--api-key=hidden", LEFT_OUT, "option --api-key"),
+        ("--port=8000", "'${MORE:-}'", LEFT_OUT, "variable MORE of the command"),
+        (", external: true", "", "networks", {"back": {"aliases": ["scores"]}}),
+        ("    networks:\n      back: {aliases: [scores]}\n", "", "networks", {"default": {}, "ragops": {}}),
+    ],
+)
+def test_each_setting_is_taken_over_or_listed(file, capsys, before, after, place, value):
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+    assert main(["check", "--fix", "--json", str(file)]) in {0, 1}
+    output = capsys.readouterr().out
+    record = json.loads(output)
+    document = yaml.safe_load(record["text"])
+    service = document["services"]["rerank"]
+    assert "hidden" not in output
+    assert ("logs" in document["volumes"]) is any("logs:" in str(row) for row in service["volumes"])
+    taken = record["not_taken_over"] if place == LEFT_OUT else service[place]
+    if place == LEFT_OUT:
+        assert any(item.startswith(value) for item in taken)
+    elif isinstance(value, dict):
+        assert taken | value == taken
+    else:
+        assert value in taken
+
+
 def test_a_network_that_moves_the_route_is_not_taken_over(file, capsys):
     file.write_text(FILE.format(model="./tiny", network="a-net"))
     document, left_out = fix(file, capsys)
     assert [network["name"] for network in document["networks"].values()] == [Stack().network.name]
-    assert "network a-net" in left_out
+    assert {"network a-net", "network alias scores"} <= set(left_out)
 
 
 def test_without_ports_nothing_is_published(file, capsys):
     file.write_text(file.read_text().replace('    ports: ["8200:8000"]\n', ""))
-    assert "ports" not in fix(file, capsys)[0]["services"]["my-reranker"]
+    assert "ports" not in fix(file, capsys)[0]["services"]["rerank"]
 
 
 def test_a_model_that_is_not_here_is_never_guessed(file, capsys, monkeypatch, model_folder):
@@ -111,7 +171,7 @@ def test_a_model_that_is_not_here_is_never_guessed(file, capsys, monkeypatch, mo
     assert "RAGOPS_MODEL_DIR" in output.err
     monkeypatch.setenv("RAGOPS_MODEL_DIR", str(model_folder))
     document, left_out = fix(file, capsys)
-    assert document["services"]["my-reranker"]["volumes"][0]["source"] == str(model_folder)
+    assert document["services"]["rerank"]["volumes"][0]["source"] == str(model_folder)
     assert any(item.startswith("model /weights/tiny") for item in left_out)
 
 
@@ -128,7 +188,7 @@ def test_other_rerankers_of_the_file_are_listed(file, capsys):
     second = "  second-rerank: {extends: rerank, container_name: other}\n  db:"
     file.write_text(file.read_text().replace("  db:", second))
     document, left_out = fix(file, capsys)
-    assert list(document["services"]) == ["my-reranker"]
+    assert list(document["services"]) == ["rerank"]
     assert "service second-rerank" in left_out
 
 
