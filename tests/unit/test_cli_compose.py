@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -199,3 +200,80 @@ def test_a_name_that_ragops_does_not_accept_is_refused(machine):
         render.take_over(service, Stack())
     assert caught.value.code == "compose-value-refused"
     assert "name" in caught.value.evidence
+
+
+REPORTS = sorted((Path(__file__).parents[1] / "data" / "compose" / "reports").glob("*.yaml"))
+NOT_PRINTED = {
+    "nocommand": "compose-incomplete",
+    "override": "compose-incomplete",
+    "gpuimage-nogpu": "compose-gpu",
+}
+LISTED = {
+    "emptylist": {"variable EXTRA_ARGS of the command"},
+    "emptyword": {
+        "variable EXTRA_ARGS of the command",
+        "variable UNSET_KEY of the command",
+        "option --api-key",
+    },
+    "emptyword2": {"variable EXTRA_ARGS of the command", "variable PORT of the command", "option --port"},
+    "keyempty": {"variable VLLM_API_KEY of the command", "option --api-key"},
+    "comment": {"words after # in the command"},
+    "comment2": {"words after # in the command"},
+    "todo-contradiction": {"program bash"},
+    "todo2": {"program bash", "key restart"},
+    "oldtask": {"option --task=score", "environment variable VLLM_CPU_KVCACHE_SPACE"},
+    "badkey": {"key device_requests"},
+    "anchoruse": {"key restart"},
+    "proxy": {"environment variable http_proxy"},
+    "oldtemplate": {"mount ./nowhere.jinja:/t.jinja: ./nowhere.jinja is not on this machine"},
+    "servetwice": set(),
+    "goneflags": {"option --device=cpu", "option --disable-log-requests", "option --swap-space=4"},
+    "classify": {"option --convert=classify", "option --chat-template=/t.jinja"},
+    "name4b": {"model /root/models"},
+}
+
+
+def test_files_of_the_reports(here, capsys, tmp_path):
+    """Compose accepts what is printed, alone and with its file; the rest is listed or refused."""
+    originals, fixed = ({"services": {}, "volumes": {}, "networks": {}} for _ in range(2))
+    file = tmp_path / "docker-compose.yml"
+    for path in REPORTS:
+        report, text = path.stem, path.read_text()
+        file.write_text(text)
+        assert main(["check", "--fix", "--json", str(file)]) in {0, 1}
+        record = json.loads(capsys.readouterr().out)
+        if report in NOT_PRINTED:
+            assert record["code"] == NOT_PRINTED[report]
+            continue
+        document, original = yaml.safe_load(record["text"]), yaml.safe_load(text)
+        (name,) = document["services"]
+        service, left_out = document["services"][name], record["not_taken_over"]
+        assert {*left_out, *(item.split(": ")[0] for item in left_out)} >= LISTED[report], report
+        command = service["command"]
+        assert command[::2] == [
+            word for word in command if word.startswith("--")
+        ]  # options with their values
+        served = command[command.index("--served-model-name") + 1]
+        renamed = [item for item in left_out if item.startswith("served name")]
+        assert bool(renamed) is not bool(re.search(r"--served-model-name[ =]\w", text)), report
+        assert all(item.endswith(f"is then {served}") for item in renamed)
+        assert set(document["volumes"]) - {"reranker-compiled"} == (
+            {"hf"} if report == "anchoruse" else set()
+        )
+        original["services"][name].pop("device_requests", None)
+        for whole, part in ((originals, original), (fixed, document)):
+            whole["services"][report] = part["services"][name] | {"container_name": report}
+            for key in ("volumes", "networks"):
+                whole[key] |= part.get(key, {})
+    for name, document in (("a.yaml", originals), ("b.yaml", fixed)):
+        (tmp_path / name).write_text(yaml.safe_dump(document))
+    compose = str(resources.files("compose") / "docker-compose")
+    for names in (["b.yaml"], ["a.yaml", "b.yaml"]):
+        argv = [
+            compose,
+            *(part for name in names for part in ("-f", str(tmp_path / name))),
+            "config",
+            "--quiet",
+        ]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, done.stderr
