@@ -26,12 +26,6 @@ SIGMOID = {"sentence_transformers": {"activation_fn": "torch.nn.modules.activati
 """Overrides that turn raw logits into 0 to 1: ``PoolerActivation.wraps`` makes a ``PoolerClassify`` of it, a
 sigmoid for one label. vLLM sets the dictionary even where ``config.json`` has none."""
 
-_PAIR_CUT = "a request's truncate_prompt_tokens cuts the document's end"
-_PROMPT_CUT = (
-    "truncate_prompt_tokens would cut the prompt's end and ruin the score; max_tokens_per_doc does not"
-)
-_LIST_CUT = "all documents of a request share max_model_len; max_tokens_per_doc cuts each"
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -62,16 +56,29 @@ class Architecture:
     """What it adds to a query and a document, rounded up."""
     marks: str = ""
     """Regular expression for the model card or the chat template; empty if the architecture suffices."""
-    answers: tuple[str, ...] = ()
-    """Tokens of the vocabulary that make the score: for no and yes, or the one for yes."""
-    truncation: str = _PAIR_CUT
-    """What a client's truncation does; without it vLLM refuses a request with a document too long (400)."""
     splits: bool = True
     """Whether the documents of one request may be sent in several: no score depends on the others."""
-    instruction: bool = False
-    """Whether the template has a place for an instruction."""
     multilingual: bool = False
     """Whether all such models were trained in many languages."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Tokens of the vocabulary that make the score: for no and yes, or the one for yes."""
+        return tuple(self.overrides.get("classifier_from_token", ()))
+
+    @property
+    def instruction(self) -> bool:
+        """Whether the template has a place for an instruction."""
+        return self.template == "qwen3_reranker.jinja"
+
+    @property
+    def truncation(self) -> str:
+        """What a client's truncation does; without it vLLM refuses a request with a long document (400)."""
+        if not self.splits:
+            return "all documents of a request share max_model_len; max_tokens_per_doc cuts each"
+        if self.template:
+            return "truncate_prompt_tokens cuts the prompt's end: wrong scores; max_tokens_per_doc does not"
+        return "a request's truncate_prompt_tokens cuts the document's end"
 
     @property
     def hf_overrides(self) -> str:
@@ -90,11 +97,12 @@ class Refused:
 
     name: str
     """Regular expression for ``architectures[0]``."""
+    named: str
+    """As in :class:`Architecture`."""
     examples: tuple[str, ...]
     reason: str
     alternative: str
     """The nearest repository that is served."""
-    named: str
 
 
 def _from_tokens(architecture: str, *answers: str, **more: object) -> dict[str, Any]:
@@ -123,9 +131,6 @@ SERVED: tuple[Architecture, ...] = (
         template="qwen3_reranker.jinja",
         template_tokens=80,
         marks=_QWEN3_PROMPT,
-        answers=("no", "yes"),
-        truncation=_PROMPT_CUT,
-        instruction=True,
         multilingual=True,
         named=rf"^(?!.*{_CONVERTED}).*({_QWEN3_NAME})",
         source="vLLM examples/pooling/score/using_template_offline.py, models/config.py; model card",
@@ -139,8 +144,6 @@ SERVED: tuple[Architecture, ...] = (
         template="qwen3_reranker.jinja",
         template_tokens=80,
         marks=_QWEN3_PROMPT,
-        truncation=_PROMPT_CUT,
-        instruction=True,
         multilingual=True,
         named=rf"({_QWEN3_NAME}).*{_CONVERTED}",
         source="vLLM examples/pooling/score/using_template_offline.py",
@@ -156,8 +159,6 @@ SERVED: tuple[Architecture, ...] = (
         template="zerank.jinja",
         template_tokens=16,
         marks=r"zeroentropy/zerank|base_model:[\s-]*\S*zerank",
-        answers=("Yes",),
-        truncation=_PROMPT_CUT,
         named=r"zerank",
         source="model card of zerank-2 (May 2026: sigmoid(logit / 5)); vLLM score/template/zerank2.jinja",
     ),
@@ -171,8 +172,6 @@ SERVED: tuple[Architecture, ...] = (
         template="ctxl_rerank.jinja",
         template_tokens=28,
         marks=r"ctxl-rerank|Check whether a given document contains information helpful",
-        answers=("!",),
-        truncation=_PROMPT_CUT,
         multilingual=True,
         named=r"ctxl-rerank",
         source="model card (next_logits[:, 0], and the prompt); the first token of Qwen's vocabulary is '!'",
@@ -182,16 +181,15 @@ SERVED: tuple[Architecture, ...] = (
         name="Qwen2ForCausalLM",
         model_type="qwen2",
         examples=("mixedbread-ai/mxbai-rerank-base-v2", "mixedbread-ai/mxbai-rerank-large-v2"),
-        scores="probability of '1' against '0'",
+        scores="sigmoid of the logit of '1' less that of '0' and 4.5, as the package's sigmoid_normalize",
         overrides=_from_tokens("Qwen2ForSequenceClassification", "0", "1"),
+        pooler={"logit_mean": 4.5},  # without it all scores are above 0.5
         template="mxbai_rerank_v2.jinja",
         template_tokens=96,
         marks=r"mxbai-rerank-\w+-v2|MxbaiRerankV2|search relevance expert who evaluates how well",
-        answers=("0", "1"),
-        truncation=_PROMPT_CUT,
         multilingual=True,
         named=r"mxbai-rerank.*v2",
-        source="mxbai_rerank/mxbai_rerank_v2.py; vLLM score/template/mxbai_rerank_v2.jinja",
+        source="mxbai_rerank_v2.py; vLLM score/template/mxbai_rerank_v2.jinja, #24031 (large model: 6.0)",
     ),
     Architecture(
         kind="bge-reranker-v2-gemma",
@@ -203,8 +201,6 @@ SERVED: tuple[Architecture, ...] = (
         template="bge_reranker_v2_gemma.jinja",
         template_tokens=52,
         marks=r"bge-reranker-v2-gemma|Given a query A and a passage B, determine whether",
-        answers=("Yes",),
-        truncation=_PROMPT_CUT,
         multilingual=True,
         named=r"bge-reranker-v2-gemma",
         source="vLLM score/template/bge-reranker-v2-gemma.jinja; model card",
@@ -216,7 +212,6 @@ SERVED: tuple[Architecture, ...] = (
         examples=("jinaai/jina-reranker-v3",),
         scores="cosine similarity of query and document, read together with all documents of the request",
         lowest=-1.0,
-        truncation=_LIST_CUT,
         splits=False,
         multilingual=True,
         named=r"jina-reranker-v3",
@@ -279,39 +274,39 @@ _REMOTE = "vLLM has no class of its own for it: it runs only with Python code of
 
 REFUSED: tuple[Refused, ...] = (
     Refused(
-        r"DebertaV2.*",
+        "DebertaV2.*",
+        r"mxbai-rerank.*v1|deberta",
         ("mixedbread-ai/mxbai-rerank-base-v1",),
         "vLLM has no class for DeBERTa",
         "mixedbread-ai/mxbai-rerank-base-v2",
-        r"mxbai-rerank.*v1|deberta",
     ),
     Refused(
-        r"New(Model|ForSequenceClassification)",
+        "New(Model|ForSequenceClassification)",
+        "gte-multilingual",
         ("Alibaba-NLP/gte-multilingual-reranker-base",),
         _REMOTE,
-        "Alibaba-NLP/gte-reranker-modernbert-base (English), BAAI/bge-reranker-v2-m3 (multilingual)",
-        r"gte-multilingual",
+        "BAAI/bge-reranker-v2-m3, in English Alibaba-NLP/gte-reranker-modernbert-base",
     ),
     Refused(
-        r"LlamaBidirectional.*|LlamaNemotron.*",
+        "LlamaBidirectional.*|LlamaNemotron.*",
+        "nemotron",
         ("nvidia/llama-nemotron-rerank-1b-v2",),
         _REMOTE,
         "Qwen/Qwen3-Reranker-0.6B",
-        r"nemotron",
     ),
     Refused(
-        r"MiniCPM.*|.*LayerWise.*|CostWise.*",
+        "MiniCPM.*|.*LayerWise.*|CostWise.*",
+        "minicpm|gemma2-lightweight",
         ("BAAI/bge-reranker-v2-minicpm-layerwise", "BAAI/bge-reranker-v2.5-gemma2-lightweight"),
         _REMOTE,
         "BAAI/bge-reranker-v2-gemma",
-        r"minicpm|gemma2-lightweight",
     ),
     Refused(
-        r"Electra.*",
+        "Electra.*",
+        "electra",
         ("cross-encoder/ms-marco-electra-base",),
         "vLLM has no class for ELECTRA",
         "cross-encoder/ms-marco-MiniLM-L6-v2",
-        r"electra",
     ),
 )
 """What is refused; any other architecture is too, without an alternative of its own."""

