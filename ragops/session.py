@@ -70,6 +70,11 @@ class Deployment:
         return cls(stack, model, host, sizing, spec)
 
     @property
+    def pair_tokens(self) -> int:
+        """Tokens that are added to a query and a document."""
+        return options.template_tokens(options.known(self.model), self.stack.reranker.instruction)
+
+    @property
     def served_name(self) -> str:
         """Served model name, which RAGFlow sends in its requests."""
         return options.served_name(self.stack, self.model)

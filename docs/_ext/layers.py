@@ -117,7 +117,8 @@ def recognised() -> Iterator[str]:
         yield from title(rule.words, "~", f"cause-{number}")
         cause = f"{rule.cause[0].upper()}{rule.cause[1:]}."
         yield from [inline(f"{cause} {MORE.get(rule.words, '')}"), ""]
-        remedy = rule.remedy.format(host=HOST, where="CONTAINER", bridge="BRIDGE", timeout=RERANK_TIMEOUT)
+        names = {"host": HOST, "where": "CONTAINER", "bridge": "BRIDGE", "tokens": "N"}
+        remedy = rule.remedy.format(**names, timeout=RERANK_TIMEOUT)
         yield from [f"**What to do:** {inline(remedy)}.", ""]
 
 

@@ -74,7 +74,8 @@ def facts() -> Iterator[str]:
 def failures() -> Iterator[str]:
     """RAGFlow's errors for a failed registration, and their fixes."""
     for hint in FAILURES:
-        text = f"{generated.inline(hint.cause)} **What to do:** {generated.inline(hint.remedy)}."
+        remedy = generated.inline(hint.remedy.format(tokens="N"))
+        text = f"{generated.inline(hint.cause)} **What to do:** {remedy}."
         yield from [f"``{hint.words}``", f"   {text}", ""]
 
 

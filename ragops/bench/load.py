@@ -85,7 +85,7 @@ class BenchmarkConfig:
     @property
     def request_timeout(self) -> float:
         """Seconds until a request is cancelled."""
-        return self.timeout or 2 * releases.of(self.workload.release or releases.NEWEST).timeout
+        return self.timeout or 2 * releases.of_or_nearest(self.workload.release).timeout
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ragops.checks.traffic import words_for_context
 from ragops.docker.engine import sidecar
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
 from ragops.ragflow import discovery, releases
-from ragops.reranker import files, options
+from ragops.reranker import files
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
 from ragops.session import Deployment, Session
@@ -196,16 +196,13 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
 def max_words(stack: Stack | Session) -> int:
     """Longest query and document together, in words, that fit the served model's context."""
     deployment = (stack if isinstance(stack, Session) else Session.open(stack)).deployment
-    template = options.template_tokens(options.known(deployment.model), deployment.stack.reranker.instruction)
-    return words_for_context(deployment.sizing.max_model_len, template)
+    return words_for_context(deployment.sizing.max_model_len, deployment.pair_tokens)
 
 
 def ragflow_release(session: Session) -> str:
     """Release of the RAGFlow container; the newest supported release if it is unknown."""
-    for ragflow in discovery.find(session.engine.containers(), session.stack.ragflow):
-        if ragflow.release in releases.KNOWN:
-            return ragflow.release
-    return releases.NEWEST
+    found = discovery.find(session.engine.containers(), session.stack.ragflow)
+    return next((ragflow.release for ragflow in found if ragflow.release), releases.NEWEST)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def headline(run: Run) -> str:
         return judge(run).sentence
     except BenchError:  # a run of another kind of load has no verdict
         kind = "loads of this kind give no verdict on RAGFlow's timeout"
-        notes = notes_of(run, release_of(run).name)
+        notes = notes_of(run, release_of(run))
         return sentences(f"measured: {run.info.workload.description}", kind, *notes)
 
 

@@ -103,9 +103,9 @@ def release_of(run: Run) -> Release:
     """Release of RAGFlow by whose timeout a run is judged: that of its workload, else the newest.
 
     Raises:
-        RagflowError: The release is not known.
+        RagflowError: The text is not a release's name.
     """
-    return releases.of(run.info.workload.release or releases.NEWEST)
+    return releases.of_or_nearest(run.info.workload.release or releases.NEWEST)
 
 
 def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdict:
@@ -121,7 +121,7 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
 
     Raises:
         BenchError: The workload does not have RAGFlow's request sizes, or nothing was measured.
-        RagflowError: The release is not known.
+        RagflowError: The text is not a release's name.
     """
     if run.info.workload.profile not in PROFILES:
         what = f"the workload {run.info.workload.name} gives no verdict on RAGFlow's timeout"
@@ -129,7 +129,7 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         evidence = f"its profile is {run.info.workload.profile}"
         raise BenchError(what, code="verdict-missing", evidence=evidence, hint=hint, file=run.path)
     level, records = lightest_level(run)
-    ragflow = releases.of(release) if release else release_of(run)
+    ragflow = releases.of_or_nearest(release) if release else release_of(run)
     timeout = timeout or ragflow.timeout
     p95, p99 = (percentile(latencies(records), quantile) for quantile in (0.95, 0.99))
     quantile = 0.95 if p99.value is None else 0.99
@@ -139,7 +139,7 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     largest = largest_window(fitted, quantile, timeout) if fitted else None
     if largest is not None and (contrary := contradiction(largest, records, quantile, timeout)):
         largest, reason = None, contrary
-    notes = notes_of(run, ragflow.name)
+    notes = notes_of(run, ragflow)
     limit = f"RAGFlow {ragflow.name}'s timeout of {timeout:g} s"
     claim = "The scores were wrong, so the speed is meaningless"
     if not wrong_scores:
@@ -177,8 +177,8 @@ def sentences(*clauses: str) -> str:
     return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)
 
 
-def notes_of(run: Run, release: str) -> tuple[str, ...]:
-    """What qualifies the values of a run, a clause each; ``release`` is that of RAGFlow."""
+def notes_of(run: Run, ragflow: Release) -> tuple[str, ...]:
+    """What qualifies the values of a run, a clause each."""
     workload, order = run.info.workload, run.info.order
     notes = [f"{kind}: {reason}" for kind, reason in substitutes(run)]
     if not run.info.complete:
@@ -189,7 +189,9 @@ def notes_of(run: Run, release: str) -> tuple[str, ...]:
         documents = f"{workload.cut_documents} of {workload.documents} documents"
         cut = documents if workload.cut_documents else "pairs"
         notes.append(f"lighter than RAGFlow's load: {cut} cut to {workload.cut_to} words")
-    if workload.release and windows(workload.release) != windows(release):
+    if ragflow.assumed:
+        notes.append(ragflow.assumed)
+    if workload.release and windows(workload.release) != windows(ragflow.name):
         notes.append(f"the window is that of {workload.release}")
     return (*notes, *disturbances(run))
 

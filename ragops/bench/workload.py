@@ -32,6 +32,7 @@ from ragops.checks.traffic import (
     windows,
 )
 from ragops.errors import BenchError, file_errors
+from ragops.ragflow import releases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -161,7 +162,7 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     requests: int = 100,
     seed: int = 1,
     *,
-    form: Form = "natural",
+    form: Form | None = None,
     window: tuple[tuple[int, float], ...] | None = None,
     release: str = "",
     page_size: int | None = None,
@@ -177,8 +178,8 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     Args:
         requests: Number of requests.
         seed: Seed of the texts.
-        form: ``natural`` text, as RAGFlow sends with Infinity as its document engine, or
-            ``stemmed``, as it sends with the others.
+        form: ``natural``, ``stemmed`` or ``markup`` text (:data:`ragops.ragflow.releases.TEXTS`); the usual
+            one of the release when left out, and ``natural`` without a release.
         window: Documents in one request and their fraction; otherwise the release's.
         release: Such as ``v0.25.3``; the newest window when left out.
         page_size: RAGFlow's page size; a mixture when None.
@@ -187,8 +188,9 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
             says.
 
     Raises:
-        RagflowError: The release is not known.
+        RagflowError: The text is not a release's name.
     """
+    form = form or (releases.of_or_nearest(release).texts[0] if release else "natural")
     window = window or (windows(release, page_size) if release else RAGFLOW_WINDOW)
     texts = ragflow_requests(requests, seed, form=form, window=window, tail=tail, max_words=max_words)
     sizes = Counter(len(request.documents) for request in texts)

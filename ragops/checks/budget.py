@@ -36,7 +36,7 @@ from ragops.checks.traffic import (
     words_for_context,
 )
 from ragops.configuration import Stack
-from ragops.ragflow.request import RerankRequest
+from ragops.ragflow.request import RerankRequest, over_long
 from ragops.reranker import options, sizing
 from ragops.reranker.host import parse_cpu_list
 
@@ -66,7 +66,6 @@ LONGEST_TIMEOUT = 30.0
 _USUAL_WORDS = 200
 _FAST, _GROUP = 1.0, 6
 """Seconds below which calls are fast, and how many of those one program sends."""
-_FORMS: tuple[Form, ...] = ("natural", "stemmed")
 
 IN_TIME = "calls end in time"
 CAPACITY = "chunks that would fit"
@@ -74,6 +73,11 @@ REGISTRATION = "registration ends in time"
 LONG = "chunks fit the model"
 TITLES = (IN_TIME, CAPACITY, REGISTRATION, LONG)
 
+_EFFECTS = {
+    "truncate": "is cut by RAGFlow to the registered limit, counted in another vocabulary than the model's",
+    "raise_error": "fails the call in RAGFlow itself (RERANK_TOKEN_LIMIT_MODE)",
+}
+"""Of a document over the model's limit, by RAGFlow's mode; otherwise vLLM refuses the call."""
 _REFUSED = "docker logs shows why the server refused the call"
 _STATUS: Mapping[bool | None, Status] = {True: "ok", False: "fail", None: "warn"}
 _VERBS: Mapping[bool | None, str] = {True: "fits", False: "does not fit", None: "inconclusive"}
@@ -88,6 +92,8 @@ class CallProfile:
     """Documents in one call and their share."""
     max_words: int
     """Longest query and document that the model surely takes."""
+    over_limit: str = "passthrough"
+    """What RAGFlow does with a longer document, see :data:`ragops.ragflow.releases.OVER_LIMIT`."""
 
     @property
     def most(self) -> int:
@@ -130,7 +136,7 @@ def call_profile(ragflow: RagflowContainer, expected: Expected) -> CallProfile:
     """What RAGFlow in this container sends to this model."""
     release = ragflow.contract
     words = words_for_context(expected.max_tokens, template_tokens(expected))
-    return CallProfile(release, tuple(sorted(windows(release.name))), words)
+    return CallProfile(release, tuple(sorted(windows(release.name))), words, ragflow.over_limit)
 
 
 def template_tokens(expected: Expected) -> int:
@@ -188,7 +194,7 @@ def check_calls(
     checks = [_check_in_time(timed, profile, advice), _check_capacity(timed, profile)]
     if (limit := profile.release.registration_limit) is not None:
         checks.append(_check_registration(timed, limit))
-    return [*checks, _check_long_chunk(timed, expected, model_tokens)]
+    return [*checks, _check_long_chunk(timed, profile, expected, model_tokens)]
 
 
 def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[str, ...]:
@@ -213,7 +219,7 @@ def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[st
         advice.append(f"--block-size 32: {effect}; ragops up sets it")
     return (
         *advice,
-        "shorter chunks (chunk_token_num in RAGFlow), or fewer (top_k, from v0.25 on): tokens take the time",
+        "shorter chunks (chunk_token_num in RAGFlow), or fewer (top_k or rerank_candidates_count)",
         "more cores: another machine, or a reranker on each NUMA node with a call's documents divided",
     )
 
@@ -224,19 +230,20 @@ def _flag(reranker: ContainerState, name: str) -> str:
 
 
 def _plan_calls(profile: CallProfile) -> tuple[list[tuple[Form, Request]], int | None]:
-    """Small calls, then natural and stemmed ones alternating; and the words that they were cut to."""
-    natural, stemmed = (
+    """Small calls, then the release's texts alternating; and the words that they were cut to."""
+    forms = (profile.release.texts * 2)[:2]
+    first, second = (
         ragflow_requests(CALLS // 2, seed, form=form, window=profile.window, max_words=profile.max_words)
-        for seed, form in enumerate(_FORMS, start=1)
+        for seed, form in enumerate(forms, start=1)
     )
     writer = Writer(3)
     query = writer.query()
     words = min(profile.max_words, _USUAL_WORDS)
     texts = tuple(writer.passage(words).text for _ in range(max(RAMP)))
     calls: list[tuple[Form, Request]] = [("natural", Request(query, texts[:count])) for count in RAMP]
-    for pair in zip(natural, stemmed, strict=True):
-        calls += zip(_FORMS, pair, strict=True)
-    return calls, profile.max_words if count_cut(natural, profile.max_words) else None
+    for pair in zip(first, second, strict=True):
+        calls += zip(forms, pair, strict=True)
+    return calls, profile.max_words if count_cut(first, profile.max_words) else None
 
 
 def _parse_response(response: ProbeResponse, documents: int) -> tuple[str, int | None]:
@@ -280,8 +287,9 @@ def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, .
         text = f"n={p95.n} calls of {chunks} chunks: {fitting}; p95 needs {p95.needed}; "
         text += f"slowest {seconds(max(times))}"
         fits = True if max(times) <= limit / 2 else None
-    by_form = [(form, [call.service for call in calls if call.form == form]) for form in _FORMS]
-    medians = ", ".join(f"{form} {seconds(median(values))}" for form, values in by_form if values)
+    forms = dict.fromkeys(call.form for call in calls)
+    by_form = [(form, [call.service for call in calls if call.form == form]) for form in forms]
+    medians = ", ".join(f"{form} {seconds(median(values))}" for form, values in by_form)
     detail = f"{text} of {profile.limit} (median {medians})"
     if profile.release.assumed:
         detail += f"; {profile.release.assumed}"
@@ -313,7 +321,8 @@ def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
     detail += f"; RAGFlow sends up to {profile.most}"
     if fitting > max(call.documents for call in good):
         detail += "; more than were tried"
-    remedy = f"see the line above; top_k = {fitting} in RAGFlow bounds a call from v0.25 on"
+    setting = profile.release.documents.setting
+    remedy = "see the line above" + (f"; {setting} = {fitting} in RAGFlow bounds a call" if setting else "")
     return Check(CAPACITY, "ok" if fitting >= profile.most else "warn", detail, remedy)
 
 
@@ -326,21 +335,23 @@ def _check_registration(timed: TimedCalls, limit: float) -> Check:
     return Check(REGISTRATION, "ok" if first.service < limit else "fail", detail, remedy)
 
 
-def _check_long_chunk(timed: TimedCalls, expected: Expected, model_tokens: int) -> Check:
+def _check_long_chunk(
+    timed: TimedCalls, profile: CallProfile, expected: Expected, model_tokens: int
+) -> Check:
     response, limit, template = timed.too_long, expected.max_tokens, template_tokens(expected)
     usual = int(RAGFLOW_PAIR_TOKENS[-1][1]) + template
     if not response.status:
         detail = f"a chunk over {limit} tokens got no response: {response.text[:80]}"
         return Check(LONG, "warn", detail, _REFUSED)
-    if response.status != 200 and "maximum context length" not in response.text:
+    if response.status != 200 and not over_long(response.text):
         detail = f"a chunk over {limit} tokens: HTTP {response.status}: {response.text[:100]}"
         return Check(LONG, "warn", detail, _REFUSED)
     is_read = response.status == 200
-    effect = "is read or cut (HTTP 200)" if is_read else f"makes the whole call a {response.status}"
+    effect = _EFFECTS.get(profile.over_limit, f"makes the whole call a {response.status}")
+    effect = "is read or cut (HTTP 200)" if is_read else effect
     if limit >= usual or is_read:
         return Check(LONG, "ok", f"RAGFlow's, of 512 tokens, do; one over {limit} tokens {effect}")
-    detail = f"RAGFlow's chunks of 512 tokens are longer than the model's {limit}"
-    detail += f": one of them {effect}, as RAGFlow cuts nothing"
+    detail = f"RAGFlow's chunks of 512 tokens are longer than the model's {limit}: one of them {effect}"
     # a chunk is counted in another vocabulary than the model's, and a query of 60 tokens comes with it
     chunk = max(int((limit - template - 60) / 1.3), 16)
     remedy = f"chunk_token_num of {chunk} or less in RAGFlow's dataset, then parse it again"

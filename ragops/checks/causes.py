@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from ragops.ragflow.request import over_long
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -74,7 +76,7 @@ class Rule:
     matches: Callable[[Failure], bool]
     cause: str
     remedy: str
-    """May contain ``{host}``, ``{where}``, ``{bridge}`` and ``{timeout}``."""
+    """May contain ``{host}``, ``{where}``, ``{bridge}``, ``{timeout}`` and ``{tokens}``."""
     evidence: Callable[[Failure], str] = lambda failure: failure.step.detail
 
 
@@ -82,7 +84,8 @@ def explain(failure: Failure) -> tuple[str, str]:
     """Detail and remedy of a layer that failed: the cause in one line with its evidence, what to do."""
     rule = next((rule for rule in RULES if rule.matches(failure)), OTHER)
     names = {"host": failure.host, "where": failure.where, "bridge": failure.bridge}
-    remedy = rule.remedy.format(**names, timeout=failure.timeout)
+    _, tokens = over_long(failure.text) or (0, 0)
+    remedy = rule.remedy.format(**names, timeout=failure.timeout, tokens=tokens)
     return f"{rule.cause} ({rule.evidence(failure)[:400]})", remedy
 
 
@@ -271,9 +274,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "This model's maximum context length is",
-        lambda failure: failure.step.status == 400 and "maximum context length" in failure.text,
+        lambda failure: failure.step.status == 400 and over_long(failure.text) is not None,
         "over-long: one document is longer than the model takes, and the whole call is refused for it",
-        "raise max_model_len under [reranker] if the model can, or a smaller chunk_token_num in RAGFlow",
+        "a chunk has {tokens} tokens or more, with its query: raise max_model_len under [reranker] if the "
+        "model can, or a smaller chunk_token_num in RAGFlow",
     ),
     Rule(
         "The model does not support Rerank (Score) API",

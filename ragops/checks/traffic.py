@@ -106,6 +106,17 @@ def stemmed(passage: Passage) -> str:
     return _BETWEEN_CHINESE.sub("", " ".join(parts))
 
 
+def table(passage: Passage) -> str:
+    """A passage as an HTML table, as RAGFlow v0.27.2 and later send one: four cells of five words in a row.
+
+    It has 1.9 times the tokens of the plain text in Qwen3's vocabulary, and 2.3 times in BERT's (measured).
+    """
+    words = passage.text.split()
+    cells = [f"<td>{' '.join(words[place : place + 5])}</td>" for place in range(0, len(words), 5)]
+    rows = (f"<tr>{''.join(cells[place : place + 4])}</tr>" for place in range(0, len(cells), 4))
+    return f"<table><caption>{passage.title}</caption>{''.join(rows)}</table>"
+
+
 class Writer:
     """Generates queries and documents, none twice.
 
@@ -192,9 +203,9 @@ def windows(release: str, page_size: int | None = None) -> tuple[tuple[int, floa
         page_size: RAGFlow's page size; :data:`PAGES` in their fractions when None.
 
     Raises:
-        RagflowError: The release is not known.
+        RagflowError: The text is not a release's name.
     """
-    contract, shares = releases.of(release), defaultdict[int, float](float)
+    contract, shares = releases.of_or_nearest(release), defaultdict[int, float](float)
     for page, share in PAGES if page_size is None else ((page_size, 1.0),):
         shares[releases.window(contract, page)] += share
     return tuple((count, round(share, 6)) for count, share in shares.items())
@@ -217,6 +228,9 @@ def _quantile(share: float) -> float:
 
 MOST_TOKENS_PER_WORD = 2.2
 """Upper bound: long German words, split by a vocabulary for English."""
+
+TABLES = 10
+"""One of so many documents with markup is a table (an estimate)."""
 
 _SHORTEST = 8
 
@@ -263,7 +277,10 @@ def _request(writer: Writer, size: int, form: Form, max_words: int | None, tail:
     passages = [writer.passage(min(max(round(pair) - words, _SHORTEST), limit)) for pair in pairs]
     if form == "stemmed":
         return Request(query, tuple(cut(stemmed(passage), limit) for passage in passages))
-    return Request(query, tuple(passage.text for passage in passages))
+    texts = [passage.text for passage in passages]
+    if form == "markup":  # a word of a table has up to 2.8 tokens in BERT's vocabulary
+        texts[TABLES - 1 :: TABLES] = [cut(table(p), limit * 3 // 4) for p in passages[TABLES - 1 :: TABLES]]
+    return Request(query, tuple(texts))
 
 
 def document_words(query: str, max_words: int | None) -> int:

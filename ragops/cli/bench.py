@@ -94,9 +94,9 @@ def bench(
     ] = "ragflow",
     workload: Annotated[Path | None, _workload("FILE", "Your own requests, a JSON object a line.")] = None,
     form: Annotated[
-        Literal["natural", "stemmed"],
-        _workload("natural|stemmed", "Texts as written, or as RAGFlow stems them."),
-    ] = "natural",
+        Literal["natural", "stemmed", "markup"] | None,
+        _workload("FORM", "natural, stemmed, markup (with tables); default: the release's."),
+    ] = None,
     release: Annotated[
         str, _workload("VERSION", "RAGFlow release: window, timeout (default: running).")
     ] = "",

@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from ragops.docker import hints
 from ragops.errors import RagflowError, StackError, read_text
 from ragops.ragflow.failures import FAILURES
+from ragops.ragflow.request import over_long
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -270,9 +271,10 @@ def refusal(request: Request, response: Response) -> RagflowError:
     if hint is None and response.code in _AUTHENTICATION:
         hint = failure_hint("Unauthorized")
     result = f"code {response.code}, HTTP {response.status}: {response.message}"
+    _, tokens = over_long(response.message) or (0, 0)
     return RagflowError(
         f"RAGFlow refused: {request.purpose or request.path}",
         code=hint.code if hint else "ragflow-refused",
         evidence=f"{request.method} {request.path}: {result}" + (f"\n{hint.cause}" if hint else ""),
-        hint=hint.remedy if hint else "RAGFlow's log has more: docker logs CONTAINER",
+        hint=hint.remedy.format(tokens=tokens) if hint else "RAGFlow's log has more: docker logs CONTAINER",
     )

@@ -39,6 +39,7 @@ DEMO = "demo"
 
 _GO = frozenset({"API_PROXY_SCHEME=go", "API_PROXY_SCHEME=hybrid"})  # from v0.25.0 on (docker/.env)
 _SHORT_ID = 12
+_LIMIT_MODE = "RERANK_TOKEN_LIMIT_MODE="  # rag/llm/rerank_model.py:34-37 from v0.27.2 on
 _IMAGE = re.compile(r"(^|/)infiniflow/ragflow(:|@|$)")
 _TAG = re.compile(r":([^/:@]+)(@|$)")
 _EXECUTOR = "task_executor"  # in the command of RAGFlow's second container, which never calls the reranker
@@ -81,6 +82,14 @@ class RagflowContainer:
         """The facts of its release; of the nearest known one, or the newest in Go, where that is unknown."""
         is_unknown_go = not self.release and not _GO.isdisjoint(self.container.environment)
         return releases.of_or_nearest(releases.KNOWN[-1] if is_unknown_go else self.release)
+
+    @property
+    def over_limit(self) -> str:
+        """What it does with a document over the registered limit: by its environment, else its release."""
+        usual = self.contract.over_limit
+        values = [line for line in self.container.environment if line.startswith(_LIMIT_MODE)]
+        mode = values[-1].removeprefix(_LIMIT_MODE).strip().lower() if values else ""
+        return usual if usual == "passthrough" else mode or usual
 
     @property
     def demo(self) -> bool:

@@ -46,6 +46,12 @@ _PYTHON = (
         "The reranker requires a key, and RAGFlow sent another.",
     ),
     Hint(
+        "maximum context length is",
+        "a chunk has {tokens} tokens or more: raise max_model_len under [reranker], or reduce the chunk size",
+        "ragflow-too-long",
+        "A chunk is longer than the model takes, and the reranker refuses all of its request.",
+    ),
+    Hint(
         "status_code: 400",
         "raise max_model_len under [reranker], or reduce RAGFlow's chunk size",
         "ragflow-too-long",
@@ -122,10 +128,16 @@ _PYTHON = (
         "RAGFlow could not reach the reranker.",
     ),
     Hint(
+        "using this api key",
+        "register when the reranker is idle; ragops verify measures it, and tests the key if it has one",
+        "ragflow-slow",
+        "RAGFlow's timeout of 10 s ended the test, or it failed; few such failures are due to a key.",
+    ),
+    Hint(
         "Fail to access model",
         "ragops verify names the layer that fails",
         "ragflow-model-refused",
-        "RAGFlow's test request to the reranker failed; an empty reason is its 10-s limit.",
+        "RAGFlow's test request to the reranker failed; an empty reason is its timeout of 10 s.",
     ),
 )
 _GO = {

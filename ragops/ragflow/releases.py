@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 RegistrationRoutes = Literal["manual", "add_llm", "provider", "provider-with-update"]
 Chats = Literal["prompt.rerank_model", "rerank_id"]
-Form = Literal["natural", "stemmed"]
+Form = Literal["natural", "stemmed", "markup"]
+"""Text of a document: as written, as stemmed words, or as written with Markdown and HTML tables."""
 OverLimit = Literal["passthrough", "truncate", "raise_error"]
 
 KNOWN = (
@@ -201,11 +202,11 @@ TEXTS: Facts[tuple[Form, ...]] = (
     Fact("v0.23.0", ("stemmed", "natural"), "rag/nlp/rag_tokenizer.py:24: natural with Infinity"),
     Fact(
         "v0.27.2",
-        ("natural", "stemmed"),
+        ("markup", "stemmed"),
         "PR 16961 is in no release notes; rag/nlp/search.py was stemmed on 2026-09-03 (PR 19230), natural on"
         " 2026-09-24: which v0.27.2 of 2026-09-10 has could not be read",
     ),
-    Fact("v1.0.0-rc1", ("natural",), "internal/service/nlp/reranker.go: content_with_weight, with markup"),
+    Fact("v1.0.0-rc1", ("markup",), "internal/service/nlp/reranker.go: content_with_weight, with markup"),
 )
 """Text of the documents in a rerank request, the usual one first; stemmed where the natural one is empty."""
 
@@ -295,20 +296,18 @@ def of(text: str) -> Release:
     """
     release = of_or_nearest(text)
     if release.assumed and release.name in KNOWN:
-        newer = (name := normalize(text)) and order(name) > order(NEWEST)
-        what = "newer than the supported releases" if newer else "not a supported release"
-        raise RagflowError(
-            f"RAGFlow {text or '(unknown release)'} is {what}",
-            code="ragflow-release",
-            evidence=f"known: {KNOWN[0]} to {NEWEST} and {KNOWN[-1]}; nothing was changed",
-            hint=f'if a supported release has the same API, configure it: [ragflow] release = "{NEWEST}"',
-        )
+        raise _unknown(text)
     return release
 
 
 def of_or_nearest(text: str) -> Release:
-    """The release, or the nearest older one; the newest where the text names no release. For checks only."""
-    name = normalize(text)
+    """The release, or the nearest older one; the newest for an empty text. For checks only.
+
+    Raises:
+        RagflowError: The text is not a release's name.
+    """
+    if not (name := normalize(text)) and text:
+        raise _unknown(text)
     older = [known for known in KNOWN if name and order(known) <= order(name)]
     nearest = older[-1] if older else NEWEST
     facts = (
@@ -323,6 +322,17 @@ def of_or_nearest(text: str) -> Release:
     is_patch = name and order(name)[:2] == order(nearest)[:2]
     assumed = f"release {text} is unknown" if text else "the release is unknown"
     return Release(name if is_patch else nearest, f"{assumed}, {nearest} is assumed", *values)
+
+
+def _unknown(text: str) -> RagflowError:
+    newer = (name := normalize(text)) and order(name) > order(NEWEST)
+    what = "newer than the supported releases" if newer else "not a supported release"
+    return RagflowError(
+        f"RAGFlow {text or '(unknown release)'} is {what}",
+        code="ragflow-release",
+        evidence=f"known: {KNOWN[0]} to {NEWEST} and {KNOWN[-1]}; nothing was changed",
+        hint=f'if a supported release has the same API, configure it: [ragflow] release = "{NEWEST}"',
+    )
 
 
 def normalize(text: str) -> str:

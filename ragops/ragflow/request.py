@@ -8,6 +8,7 @@ RAGFlow v1.0 sends the same without ``return_documents`` through Go's HTTP clien
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ CLIENT = releases.of(releases.NEWEST).client
 
 # encoding/json of Go writes these as escapes (appendString, escapeHTML)
 _GO_ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
+_OVER_LONG = re.compile(r"context length is (\d+) tokens\..*?(\d+) (?:input tokens|tokens in the input)")
 _SENDS_SUFFIX = ("v0.17.1", "v0.17.2")
 _SPLITS_AT_LAST_AT = "v0.26.4"
 
@@ -91,6 +93,15 @@ class RerankRequest:
             fields["return_documents"] = False
         text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         return (text.translate(_GO_ESCAPES) if self.client.language == "Go" else text).encode()
+
+
+def over_long(text: str) -> tuple[int, int] | None:
+    """Limit and tokens in vLLM's refusal of a long document; the tokens are counted up to the limit only.
+
+    Source: vllm/renderers/params.py in 0.32; 0.33 and earlier releases write ``you requested`` instead.
+    """
+    match = _OVER_LONG.search(text)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def sent_name(name: str, release: Release) -> str:

@@ -52,8 +52,8 @@ class Architecture:
     """Value of ``--pooler-config``."""
     template: str = ""
     """Score template, a file in ``data/templates``."""
-    template_tokens: int = 0
-    """What it adds to a query and a document, rounded up."""
+    template_tokens: int = 4
+    """What it adds to a query and a document, rounded up; without one, special tokens such as RoBERTa's."""
     marks: str = ""
     """Regular expression for the model card or the chat template; empty if the architecture suffices."""
     splits: bool = True

@@ -132,7 +132,7 @@ def score_template(row: Architecture, instruction: str | None = None) -> str:
 
 
 def template_tokens(row: Architecture, instruction: str | None = None) -> int:
-    """Tokens that the score template adds to a query and a document, rounded up."""
+    """Tokens that template or tokenizer add to a query and a document, rounded up."""
     return row.template_tokens + len((instruction or "").encode()) // 3
 
 

@@ -185,7 +185,8 @@ def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
     """
     deployment = Deployment.resolve(stack) if named_folder(stack) else Session.open(stack).deployment
     base_url = address or stack.internal_url
-    return RegistrationSpec(deployment.served_name, base_url, deployment.sizing.max_model_len)
+    limit = deployment.sizing.max_model_len - deployment.pair_tokens  # RAGFlow counts query and document only
+    return RegistrationSpec(deployment.served_name, base_url, limit)
 
 
 @dataclass(frozen=True)
@@ -537,7 +538,7 @@ def _connected(
             url=url,
         )
     in_go = release.client.falls_back or (container is not None and container.has_go_server)
-    notes = (GO_SERVER,) if in_go else ()
+    notes = tuple(note for note in (release.assumed, GO_SERVER if in_go else "") if note)
     with lock(url, spec.instance), Api(url, token) as api:
         yield Registrar(api, release, spec, notes)
 

@@ -186,6 +186,8 @@ class Behaviour:
     """Every n-th rerank call fails; 0 is never."""
     fail_status: int = 500
     """HTTP status of a failure."""
+    names_output: bool = False
+    """Whether the refusal of a long document has the words of vLLM 0.33."""
     fault: Fault | Literal[""] = ""
     """What goes wrong below the scores, as :data:`~tests.support.faults.FAULTS` describes it."""
     missing: int = 0
@@ -324,8 +326,9 @@ def _refusal(behaviour: Behaviour, model: str, longest: int) -> Response | None:
         return _error(404, "NotFoundError", f"The model `{model}` does not exist.")
     if behaviour.max_tokens and longest > behaviour.max_tokens:
         text = (
-            f"This model's maximum context length is {behaviour.max_tokens} tokens. However, your prompt "
-            f"contains at least {longest} input tokens."
+            f"This model's maximum context length is {behaviour.max_tokens} tokens. However, "
+            + ("you requested 0 output tokens and " if behaviour.names_output else "")
+            + f"your prompt contains at least {longest} input tokens."
         )
         return _error(400, "BadRequestError", text)
     return None

@@ -139,8 +139,20 @@ def test_a_release_with_a_longer_timeout_has_another_verdict():
     old = judge(run, release="v0.24.0")
     assert (old.fits, old.timeout) == (True, 300.0)
     assert "the window is that of v0.27.0" in "; ".join(judge(run, release="v0.25.6").notes)
+
+
+@pytest.mark.parametrize(
+    ("release", "nearest"), [("v0.28.0", "v0.27.2"), ("v0.27.9", "v0.27.2"), ("v2.0.0", "v1.0.0-rc1")]
+)
+def test_unknown_release_has_the_timeout_of_the_nearest_one_and_a_note(release, nearest):
+    result = judge(recorded(Law(0.0, 0.0025, 0.0), release, 100))
+    assert result.timeout == releases.of(nearest).timeout
+    assert any(release in note and nearest in note for note in result.notes)
+
+
+def test_text_that_is_no_release_is_refused():
     with pytest.raises(RagflowError) as caught:
-        judge(run, release="v9.9.9")
+        judge(recorded(Law(0.0, 0.0025, 0.0), "v0.27.0", 100), release="nightly")
     assert caught.value.code == "ragflow-release"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 
 import pytest
@@ -14,6 +15,7 @@ from ragops.bench import workload
 from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
 from ragops.checks.traffic import (
     RAGFLOW_WINDOW,
+    TABLES,
     TOKENS_PER_WORD,
     Passage,
     Request,
@@ -95,8 +97,39 @@ def test_ragflow_of_another_release():
     assert "(3 of 2 documents)" in workload.description
 
 
+@pytest.mark.parametrize(
+    ("release", "form"),
+    [
+        ("", "natural"),
+        ("v0.25.3", "stemmed"),
+        ("v0.27.1", "stemmed"),
+        ("v0.27.2", "markup"),
+        ("v0.28.0", "markup"),
+    ],
+)
+def test_text_is_the_usual_one_of_the_release(release, form):
+    assert (
+        ragflow(2, seed=7, release=release).requests
+        == ragflow(2, seed=7, release=release, form=form).requests
+    )
+    assert ragflow(2, release=release, form="natural").name == "ragflow-natural"
+
+
+def test_text_with_markup_has_tables_with_the_words_of_the_natural_text():
+    natural, markup = (ragflow(1, seed=7, form=form).requests[0] for form in ("natural", "markup"))
+    tables = [
+        (plain, text)
+        for plain, text in zip(natural.documents, markup.documents, strict=True)
+        if plain != text
+    ]
+    assert len(tables) == len(natural.documents) // TABLES
+    for plain, text in tables:
+        assert text.startswith("<table><caption>")
+        assert re.sub(r"<caption>.*?</caption>|<[^>]*>", " ", text).split() == plain.split()
+
+
 def test_max_words_is_recorded():
-    for form in ("natural", "stemmed"):
+    for form in ("natural", "stemmed", "markup"):
         workload = ragflow(5, form=form, max_words=110)
         longest = max(
             count_words(request.query) + count_words(text)

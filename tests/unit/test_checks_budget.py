@@ -22,7 +22,11 @@ from tests.support.stub import Behaviour, service_seconds
 
 MINILM = Expected("m", "embedding", 256, "a stand-in")
 QWEN3 = Expected("m", "qwen3-reranker", 8192)
-REFUSED = ProbeResponse(400, '{"error":{"message":"This model\'s maximum context length is 256 tokens."}}')
+REFUSAL = (
+    "This model's maximum context length is 256 tokens. However, your prompt contains at least 257 input "
+    "tokens."
+)
+REFUSED = ProbeResponse(400, json.dumps({"error": {"message": REFUSAL}}))
 
 
 def container(fake, image="infiniflow/ragflow:v0.25.3", name="ragflow-server"):
@@ -117,9 +121,9 @@ def measure(fake, monkeypatch):
     """Measures a made-up server with few calls."""
     monkeypatch.setattr(calls, "CALLS", 6)
 
-    def run(server, expected=QWEN3, **options):
+    def run(server, expected=QWEN3, tag="v0.25.3", **options):
         fake.respond = server
-        found = container(fake)
+        found = container(fake, f"infiniflow/ragflow:{tag}")
         url = "http://reranker:8000/v1"
         return calls.time_calls(fake, found, "vllm-cpu:latest", url, expected, **options)
 
@@ -131,14 +135,29 @@ class TestMeasure:
         server = Server(Behaviour(per_token_s=0.0001), limit=7000)
         found = measure(server)
         assert [one.documents for one in found.calls] == [2, 8, 64, 64, 64, 64, 64, 64]
-        assert [one.form for one in found.calls[2:]] == ["natural", "stemmed"] * 3
+        assert [one.form for one in found.calls[2:]] == ["stemmed", "natural"] * 3
         assert [one.warm_up for one in found.calls] == [True] * 2 + [False] * 6
         assert found.calls[2].service == pytest.approx(found.calls[2].tokens * 0.0001)
         path, body, timeout = server.sent[0]
         assert (path, timeout, body["top_n"]) == ("/v1/rerank", 30.0, 2)
-        assert server.sent[3][1]["documents"][0].islower()
+        assert server.sent[2][1]["documents"][0].islower()
         assert found.too_long.status == 400
         assert len(server.sent[-1][1]["documents"]) == 2
+
+    @pytest.mark.parametrize(
+        ("tag", "forms"),
+        [
+            ("v0.22.1", ["stemmed"] * 6),
+            ("v0.27.2", ["markup", "stemmed"] * 3),
+            ("v1.0.0-rc1", ["markup"] * 6),
+        ],
+    )
+    def test_sends_the_texts_of_the_release(self, measure, tag, forms):
+        server = Server()
+        found = measure(server, tag=tag)
+        assert [call.form for call in found.calls[2:]] == forms
+        tables = [any("<td>" in text for text in body["documents"]) for _, body, _ in server.sent[2:8]]
+        assert tables == [form == "markup" for form in forms]
 
     def test_no_text_comes_twice(self, measure):
         server = Server()
@@ -281,7 +300,25 @@ class TestLongChunk:
     def test_short_model_names_the_chunk_size(self, about):
         found = judge(seen(1.0), about(expected=MINILM), MINILM, 256)[budget.LONG]
         assert found.status == "warn"
-        assert found.remedy == "chunk_token_num of 150 or less in RAGFlow's dataset, then parse it again"
+        assert found.remedy == "chunk_token_num of 147 or less in RAGFlow's dataset, then parse it again"
+
+    @pytest.mark.parametrize(
+        ("tag", "mode", "words"),
+        [
+            ("v0.27.1", "raise_error", "makes the whole call a 400"),
+            ("v0.27.2", "", "is cut by RAGFlow"),
+            ("v0.27.2", " Truncate", "is cut by RAGFlow"),
+            ("v0.27.2", "passthrough", "makes the whole call a 400"),
+            ("v0.27.2", "raise_error", "fails the call in RAGFlow itself"),
+            ("v1.0.0-rc1", "", "is cut by RAGFlow"),
+        ],
+    )
+    def test_effect_follows_ragflows_mode(self, fake, tag, mode, words):
+        ragflow = container(fake, f"infiniflow/ragflow:{tag}")
+        environment = (f"RERANK_TOKEN_LIMIT_MODE={mode}",)
+        ragflow = RagflowContainer(dataclasses.replace(ragflow.container, environment=environment))
+        profile = calls.call_profile(ragflow, QWEN3)
+        assert words in judge(seen(1.0), profile)[budget.LONG].detail
 
     def test_model_that_can_more(self, about):
         short = Expected("m", "qwen3-reranker", 512)

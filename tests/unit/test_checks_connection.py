@@ -258,6 +258,7 @@ def test_server_that_ranks_is_no_failure(fault):
     [
         (Behaviour(model="other"), "models", "stub-reranker is not among: other"),
         (Behaviour(max_tokens=4), "rerank", "over-long: one document is longer"),
+        (Behaviour(max_tokens=4, names_output=True), "rerank", "over-long: one document is longer"),
     ],
 )
 def test_wrong_model_and_long_document(behaviour, layer, cause):
@@ -265,6 +266,8 @@ def test_wrong_model_and_long_document(behaviour, layer, cause):
         failed = [check for check in checks if check.status == "fail"]
         assert failed[0].name == TITLES[layer]
         assert cause in failed[0].detail
+        if behaviour.max_tokens:
+            assert "a chunk has 19 tokens or more" in failed[0].remedy
         if layer == "models":
             assert "wrong model" in failed[1].detail, "the call tells a wrong model from a wrong path"
 
@@ -277,7 +280,8 @@ def test_first_words_of_a_page_without_a_title():
 def test_rules_can_be_searched_and_none_is_hidden():
     words = [rule.words for rule in RULES]
     assert len(set(words)) == len(words)
-    assert all(rule.remedy.format(host="h", where="w", bridge="b", timeout=30.0) for rule in RULES)
+    values = {"host": "h", "where": "w", "bridge": "b", "timeout": 30.0, "tokens": 1}
+    assert all(rule.remedy.format(**values) for rule in RULES)
 
 
 def test_model_that_is_not_served_names_the_one_that_is():

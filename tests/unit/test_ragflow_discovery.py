@@ -5,7 +5,7 @@ import pytest
 from ragops.configuration import Ragflow, parse
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
 from ragops.errors import RagflowError, StackError
-from ragops.ragflow import discovery
+from ragops.ragflow import discovery, releases
 from ragops.ragflow.discovery import (
     DEMO,
     VERSION_ROUTE,
@@ -273,3 +273,37 @@ def test_the_configured_release_is_checked():
     assert KNOWN[-1] in caught.value.evidence
     with pytest.raises(StackError):
         parse('[ragflow]\nrelease = "newest"')
+
+
+@pytest.mark.parametrize(
+    ("image", "release"),
+    [
+        ("infiniflow/ragflow:v0.27.2-slim", "v0.27.2"),
+        ("infiniflow/ragflow:v0.27.2@sha256:" + 64 * "a", "v0.27.2"),
+        ("registry.example:5000/infiniflow/ragflow:v1.0.0-rc1", "v1.0.0-rc1"),
+        ("infiniflow/ragflow:v0.27.9", "v0.27.9"),
+        ("infiniflow/ragflow:nightly", ""),
+        ("infiniflow/ragflow:latest", ""),
+        ("infiniflow/ragflow", ""),
+        ("infiniflow/ragflow@sha256:" + 64 * "a", ""),
+        ("infiniflow/ragflow:v0.23.1-312-g38289084a", ""),
+    ],
+)
+def test_release_of_an_image(fake, image, release):
+    fake.add_container("ragflow-server", image=image)
+    assert RagflowContainer(fake.container("ragflow-server")).release == release
+
+
+@pytest.mark.parametrize("tag", ["v0.28.0", "v2.0.0"])
+def test_release_of_an_unknown_minor_is_refused_as_newer(fake, tag):
+    fake.add_container("ragflow-server", image=f"infiniflow/ragflow:{tag}")
+    with RagflowServer("v0.27.0") as server, pytest.raises(RagflowError) as caught:
+        discovery.detect(None, server.url, RagflowContainer(fake.container("ragflow-server")))
+    assert "newer" in caught.value.message
+
+
+def test_release_of_a_moving_tag_is_that_of_the_server(fake):
+    fake.add_container("ragflow-server", image="infiniflow/ragflow:nightly")
+    with RagflowServer("v0.27.2") as server:
+        release = discovery.detect(None, server.url, RagflowContainer(fake.container("ragflow-server")))
+    assert release == releases.of("v0.27.2")

@@ -22,6 +22,14 @@ MESSAGES = [
         "\nFail to access model(m).status_code: 400, body: {'error': 'too long'}",
         "max_model_len",
     ),
+    (
+        (
+            "status_code: 400, body: {'error': {'message': \"This model's maximum context length is 512 "
+            "tokens. However, you requested 0 output tokens and your prompt contains 513 input tokens"
+        ),
+        "a chunk has 513 tokens or more",
+    ),
+    ("\nFail to access model(VLLM/x) using this api key", "when the reranker is idle"),
     ("\nFail to access model(VLLM/m).[Errno 111] Connection refused", "localhost"),
     ("\nFail to access model(VLLM/m).[Errno -2] Name or service not known", "ragops connect"),
     ("\nFail to access model(m).[Errno -3] Temporary failure in name resolution", "ragops connect"),

@@ -15,6 +15,7 @@ from ragops.ragflow.request import (
     RERANK_TIMEOUT,
     RerankRequest,
     name_problem,
+    over_long,
     sent_name,
 )
 
@@ -147,6 +148,26 @@ def test_cohere_sends_the_same_bytes(wire, request_, monkeypatch):
 
 def test_the_timeout_is_that_of_the_newest_release():
     assert releases.of(releases.NEWEST).timeout == RERANK_TIMEOUT == 30
+
+
+TEXT = "This model's maximum context length is 512 tokens. However, "
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        (f"{TEXT}your prompt contains at least 513 input tokens.", (512, 513)),
+        (
+            f"{TEXT}you requested 0 output tokens and your prompt contains at least 513 input tokens",
+            (512, 513),
+        ),
+        (f"{TEXT}you requested 20673 tokens in the input for embedding generation.", (512, 20673)),
+        ("Input should be a valid list", None),
+    ],
+    ids=["0.32", "0.33", "0.10", "another"],
+)
+def test_refusal_of_a_long_document(text, numbers):
+    assert over_long(text) == numbers
 
 
 OLD, NEW = releases.of("v0.26.3"), releases.of("v0.26.4")

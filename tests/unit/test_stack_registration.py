@@ -13,11 +13,12 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from ragops.configuration import Ragflow, Stack
+from ragops.configuration import Ragflow, Reranker, Stack
 from ragops.errors import EngineError, RagflowError, StackError
 from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Response, Secret
 from ragops.ragflow.providers import RegistrationSpec
+from ragops.session import Deployment
 from ragops.stack import registration
 from tests.support.contract.api import RagflowServer
 from tests.support.contract.state import Instance, Llm, Model, ServerState, not_found, upgrade
@@ -858,6 +859,31 @@ def test_unknown_release_is_refused_with_evidence(newest, spec):
         registration.register(Stack(), TOKEN, url=newest.url, spec=spec)
     assert (caught.value.code, "v0.99.0" in caught.value.message) == ("ragflow-release", True)
     assert written(newest) == []
+
+
+@pytest.mark.parametrize("tag", ["v0.27.9", "v0.26.5"])
+def test_unknown_patch_is_registered_as_its_minor_with_a_note(newest, spec, tag):
+    newest.state.version = tag
+    result = registration.register(Stack(), TOKEN, url=newest.url, spec=spec)
+    assert any(f"release {tag} is unknown" in note for note in result.notes)
+    registration.unregister(Stack(), TOKEN, url=newest.url)
+    assert newest.state.instances == {}
+
+
+def test_unknown_patch_without_the_routes_of_its_minor_is_refused_before_any_change(servers, spec):
+    server = fresh(servers["v0.25.6"])
+    server.state.version = "v0.27.9"
+    with pytest.raises(RagflowError) as caught:
+        registration.register(Stack(), TOKEN, url=server.url, spec=spec)
+    assert "/api/v1/providers" in caught.value.evidence
+    assert written(server) == []
+
+
+def test_registered_limit_leaves_room_for_the_template(model_folder, monkeypatch):
+    """RAGFlow cuts query and document together to the registered limit, and does not count the template."""
+    own = Stack(reranker=Reranker(model=str(model_folder), max_model_len=96))
+    monkeypatch.setattr(Deployment, "pair_tokens", 80)
+    assert registration.registration_spec(own).max_tokens == 96 - 80
 
 
 def test_undo_record_is_private_and_has_no_secret(newest, spec, home):
