@@ -134,13 +134,18 @@ def test_checks_use_the_nearest_release(text, nearest):
     assert nearest in release.assumed
 
 
+def test_checks_refuse_what_is_no_release():
+    with pytest.raises(RagflowError):
+        of_or_nearest("nightly")
+
+
 @pytest.mark.parametrize(
     ("name", "texts", "limit", "language"),
     [
         ("v0.22.1", ("stemmed",), "passthrough", "Python"),
         ("v0.27.1", ("stemmed", "natural"), "passthrough", "Python"),
-        ("v0.27.2", ("natural", "stemmed"), "truncate", "Python"),
-        ("v1.0.0-rc1", ("natural",), "truncate", "Go"),
+        ("v0.27.2", ("markup", "stemmed"), "truncate", "Python"),
+        ("v1.0.0-rc1", ("markup",), "truncate", "Go"),
     ],
 )
 def test_texts_limit_and_client(name, texts, limit, language):
