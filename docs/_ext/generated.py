@@ -150,8 +150,7 @@ def vllm_releases() -> Iterator[str]:
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
     yield from row_of(("option", "from release", "gone in release", "instead"))
     for name, (since, gone, instead) in sorted(options.RELEASES.items()):
-        releases = (".".join(map(str, release)) or "" for release in (since, gone))
-        yield from row_of((f"``{name}``", *releases, f"``{instead}``" if instead else ""))
+        yield from row_of((f"``{name}``", since, gone, f"``{instead}``" if instead else ""))
     yield ""
 
 

@@ -192,14 +192,6 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
             (1, "this looks like an override file: check it with its base: ragops check BASE OVERRIDE"),
             *notes,
         )
-    notes += tuple(
-        (mount.line, f"{mount.source} is not on this machine: not checked")
-        for service in rerankers
-        for mount in service.mounts
-        if mount.kind == "bind"
-        and (mount.source or "").startswith("/")
-        and kind_of(mount.source or "") == "missing"
-    )
     placed = [
         replace(finding, file=file, line=line)
         for finding in find_faults(rerankers, host, kind_of)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from ragops.compose.reading import OVERRIDES_VARIABLE, architecture, mount_of
 from ragops.compose.syntax import split_words, takes_value, unset_variables
@@ -93,9 +92,10 @@ _CPU_IMAGE = "vllm/vllm-openai-cpu:v0.32.0"
 _REPLACED_KEYS = {"device_requests": "gpus", "env": "environment", "memory": "mem_limit", "shm": "shm_size"}
 _KEYS = json.loads((Path(__file__).parents[1] / "data" / "compose_keys.json").read_text())["service"]
 _VALUED = re.compile(
-    r"--(api-key|convert|dtype|host|hf-overrides|model|port|runner|seed|served-model-name|max-[\w-]+)"
+    r"--(api-key|convert|dtype|host|hf-overrides|model|port|runner|served-model-name|max-[\w-]+)"
 )
 _PROXY = re.compile(r"(https?|all)_proxy", re.IGNORECASE)
+_LOOPBACK_URL = re.compile(r"(\w+://)?([^/@]*@)?(localhost|127\.[\d.]+|\[::1\])(:|/|$)")
 _FILE_NAME = re.compile(r".+\.(jinja2?|json|ya?ml|toml|txt|sh|py|conf|pem|crt|key)")
 _KV_PER_TOKEN = {"0.6": 112 << 10, "4": 144 << 10, "8": 144 << 10}
 """Bytes of keys and values in bfloat16 by the billions of parameters of a Qwen3-Reranker."""
@@ -106,6 +106,8 @@ _QUOTAS = (("deploy", "resources", "limits", "cpus"), ("cpus",), ("cpu_quota",))
 _COSINE = "the scores are then cosine similarities of separate embeddings, which are meaningless"
 _NO_ROUTE = "vLLM then starts a chat model without a rerank route (404)"
 PathKind = Literal["file", "folder", "missing"]
+# Equivalent in Qwen3's overrides: the first sets the second (vLLM's models/config.py).
+_TWO_WAY = {"is_original_qwen3_reranker": True, "method": "from_2_way_softmax"}
 _DTYPE_ALIASES = {"half": "float16", "float": "float32", "": "auto"}
 
 
@@ -195,9 +197,7 @@ class Case:
     @property
     def name_option(self) -> str:
         """The recommended served name, which RAGFlow and URLs take unchanged."""
-        name = self.service.served.name or self.service.name
-        slug = re.sub(r"[^a-z0-9._-]+|_{3,}", "-", name.lower()).strip("-._")
-        return f"--served-model-name {slug or 'reranker'}"
+        return f"--served-model-name {options.slug(self.service.served.name or self.service.name)}"
 
     @property
     def cpuset(self) -> str:
@@ -278,30 +278,26 @@ def _overrides_value(case: Case) -> Iterator[Finding]:
         yield case.error("hf-overrides-broken", option.line, message, fix)
         return
     needed = json.loads(case.overrides or "{}")
-    wrong = [key for key, value in needed.items() if overrides.get(key) != value]
-    if wrong:
+    if any(overrides.get(key) == value for key, value in _TWO_WAY.items()):
+        overrides |= _TWO_WAY
+    if wrong := [key for key, value in needed.items() if overrides.get(key) != value]:
         message = f"--hf-overrides lacks the right value of {', '.join(wrong)}; {_COSINE}"
         yield case.error("hf-overrides-broken", option.line, message, case.overrides_option)
 
 
 def _releases(case: Case) -> Iterator[Finding]:
     release = case.service.image.release
-    report = case.error if release else case.warning
     for option in case.service.command.options:
-        since, gone, replacement = options.RELEASES.get(option.name, ((), (), ""))
+        since, gone, replacement = options.RELEASES.get(option.name, ("", "", ""))
         fix = f"replace it with {replacement}" if replacement else "remove it"
-        if gone and (release or gone) >= gone:
+        if gone and (release is None or release >= options.release(gone)):
             end = "and ends" if release else "after which an image ends"
-            message = f"vLLM removed {option.name} in {_version(gone)}, {end} with 'unrecognized arguments'"
+            message = f"vLLM removed {option.name} in {gone}, {end} with 'unrecognized arguments'"
             code = "task-removed" if option.name == "--task" else "option-removed"
-            yield report(code, option.line, message, fix)
-        elif release and release < since:
-            message = f"vLLM has {option.name} since {_version(since)}; the image has {_version(release)}"
+            yield (case.error if release else case.warning)(code, option.line, message, fix)
+        elif since and release and release < options.release(since):
+            message = f"the image's vLLM is older than {since}, the first with {option.name}"
             yield case.error("option-newer", option.line, message, f"{fix}, or the image {_CPU_IMAGE}")
-
-
-def _version(release: tuple[int, ...]) -> str:
-    return ".".join(map(str, release))
 
 
 def _runner(case: Case) -> Iterator[Finding]:
@@ -313,22 +309,22 @@ def _runner(case: Case) -> Iterator[Finding]:
 
 def _words(case: Case) -> Iterator[Finding]:
     command, before = case.service.command, ""
+    variables = case.service.node.source.variables
     words: tuple[Word, ...] = command.words if command.entry != "other" else ()
     for word, after in zip_longest(words, words[1:]):
-        text, follows = word.text, after.text if after else ""
-        if text is None and (names := _unset(case, word.written, before)):
-            joined = word.written.startswith("-")
-            effect = "its value is empty" if joined else f"{before} gets no value: vLLM may not start"
-            message = f"{', '.join(names)} is not set here and has no default, so that {effect}"
-            fix = f"set it in .env, or require it: ${{{names[0]}:?}}"
+        text, valued = word.text, takes_value(before) or word.written.startswith("-")
+        if text is None and valued and (unset := unset_variables(word.written, variables)):
+            effect = "its value is empty" if "=" in word.written else f"{before} may have no value"
+            message = f"{unset[0]} is not set here and has no default: {effect}, and vLLM then ends"
+            fix = f"set it in .env, or require it: ${{{unset[0]}:?}}"
             yield case.warning("variable-unset", word.line, message, fix)
-        elif text == "" and not takes_value(before):
-            message = "an empty item of a list is an argument of its own: vLLM takes it as the model"
+        elif text == "" and not valued and command.entry != "module":
+            message = "an empty item of a list is an argument: vllm serve ends with 'unrecognized arguments'"
             yield case.error("argument-empty", word.line, message, "write the command as text, not as a list")
         elif text and re.match(r"--[\w-]+\s", text):
-            message = f"one item of a list is one argument, and vLLM has no option {text[:60]!r}"
+            message = f"an item of a list is one argument, and vLLM has no option {text[:60]!r}"
             yield case.error("argument-joined", word.line, message, "two items, or --name=value")
-        elif _VALUED.fullmatch(text or "") and (after is None or (follows or "").startswith("--")):
+        elif _VALUED.fullmatch(text or "") and (after is None or (after.text or "").startswith("--")):
             message = f"{text} has no value: vLLM ends with 'expected one argument'"
             yield case.error("option-value", word.line, message, f"{text}=VALUE, or remove it")
         elif text and text.startswith("#"):
@@ -337,17 +333,11 @@ def _words(case: Case) -> Iterator[Finding]:
         before = text or word.written
 
 
-def _unset(case: Case, written: str, before: str) -> list[str]:
-    """Variables without a value in the value of an option."""
-    value = takes_value(before) or written.startswith("-")
-    return unset_variables(written, case.service.node.source.variables) if value else []
-
-
 def _template(case: Case) -> Iterator[Finding]:
     command, release = case.service.command, case.service.image.release
     if not (case.known and case.known.template and command.complete):
         return
-    option, old = command.get("--chat-template"), bool(release and release < options.SCORE_TEMPLATE)
+    option, old = command.get("--chat-template"), bool(release and release < (0, 14))  # PR 30550
     if option is None:
         message = "without --chat-template the model lacks the prompt of its training: the order is random"
         fix = "--chat-template with the model's prompt" + (f", and the image {_CPU_IMAGE}" if old else "")
@@ -414,9 +404,11 @@ def _length(case: Case) -> Iterator[Finding]:
     option = command.get("--max-model-len")
     if option is None:
         if case.known and case.causal and command.complete:
-            tokens = model.max_tokens if model else 40960
-            size = f": {case.kv_token * tokens / GIB:.1f} GiB" if case.kv_token else ""
-            message = f"without --max-model-len vLLM reserves {tokens} tokens for one document{size}"
+            tokens = (
+                model.max_tokens if model else 40960
+            )  # of a Qwen3-Reranker; the size of no other is known
+            size = f": {tokens} tokens, {case.kv_token * tokens / GIB:.1f} GiB" if case.kv_token else ""
+            message = f"without --max-model-len vLLM reserves the longest input for one document{size}"
             fix = f"--max-model-len {case.max_len}"
             yield case.warning("max-model-len-unset", case.service.command_line, message, fix)
         return
@@ -462,11 +454,8 @@ def _model(case: Case) -> Iterator[Finding]:
         message = f"no volume has {served.path}; if the image lacks it too, vLLM requests it from a model hub"
         fix = f"a volume: /folder/with/the/weights:{served.path}:ro"
         yield case.warning("model-not-mounted", served.line, message, fix)
-    if (
-        service.node.get("entrypoint") is None
-        and service.command.entry in {"serve", "module"}
-        and case.official
-    ):
+    own = service.node.get("entrypoint") or not case.official
+    if not own and service.command.entry in {"serve", "module"}:
         message = "the image starts vLLM's server itself, and takes this as arguments: vLLM ends"
         fix = "start the command with the model, or set entrypoint: [vllm, serve]"
         yield case.error("serve-twice", service.command_line, message, fix)
@@ -474,26 +463,21 @@ def _model(case: Case) -> Iterator[Finding]:
 
 def _paths(case: Case) -> Iterator[Finding]:
     """The model's folder, the template and other files: Docker makes a folder of a source that is missing."""
-    service, option = case.service, case.service.command.get("--chat-template")
-    paths = {service.served.path: False}
-    paths |= {
-        mount.target or "": True for mount in service.mounts if _FILE_NAME.fullmatch(mount.source or "")
-    }
-    if option and option.value and option.value.startswith("/"):
-        paths[option.value] = True
-        in_image = option.value.startswith("/vllm-workspace/") or not case.official
-        if not in_image and not mount_of(option.value, service.mounts):
-            message = f"no volume has {option.value}: vLLM does not start without its template"
-            fix = f"a volume: ./FILE:{option.value}:ro"
-            yield case.warning("template-not-mounted", option.line, message, fix)
-    for path, is_file in paths.items():
-        mount = mount_of(path, service.mounts)
-        source = mount.on_host(path) if mount and mount.kind == "bind" else None
-        kind = case.kind_of(source) if source else None
-        if mount and source and kind == "missing" and not source.startswith("/"):
+    mounts, option = case.service.mounts, case.service.command.get("--chat-template")
+    template = (option.value or "") if option else ""
+    files = {mount.target or "" for mount in mounts if _FILE_NAME.fullmatch(mount.source or "")} | {template}
+    in_image = not template.startswith("/") or template.startswith("/vllm-workspace/") or not case.official
+    if option and not in_image and not mount_of(template, mounts):
+        message = f"no volume has {template}: vLLM does not start without its template"
+        yield case.warning("template-not-mounted", option.line, message, f"a volume: ./FILE:{template}:ro")
+    for path in sorted({case.service.served.path, *files}):
+        mount = mount_of(path, mounts)
+        source = (mount.on_host(path) if mount and mount.kind == "bind" else None) or ""
+        kind = case.kind_of(source) if mount and source else None
+        if mount and kind == "missing" and not source.startswith("/"):
             message = f"{source} is not on this machine: Docker makes an empty folder of it"
             yield case.warning("mount-missing", mount.line, message, "create it before the start")
-        elif mount and kind == "folder" and is_file:
+        elif mount and kind == "folder" and path in files:
             message = f"{source} is a folder, but {path} must be a file"
             yield case.error("mount-folder", mount.line, message, f"rmdir {source}, then create the file")
 
@@ -512,13 +496,13 @@ def _ports(case: Case) -> Iterator[Finding]:
     key = case.service.command.get("--api-key") or case.service.environment.get("VLLM_API_KEY")
     for port in case.service.ports:
         if port.address is not None and not _is_loopback(port.address):
-            effect = "other machines reach it despite a firewall, "
-            effect += (
-                "/rerank and /score without the key: it protects /v1 and /v2 only"
+            effect = (
+                "/rerank and /score without the key, which is for /v1 and /v2"
                 if key
                 else "without a password"
             )
-            message = f"published on {port.address or 'all addresses'}: {effect}"
+            where = port.address or "all addresses"
+            message = f"published on {where}: other machines reach it despite a firewall, {effect}"
             fix = "publish it on 127.0.0.1; RAGFlow needs no port"
             yield case.warning("port-exposed", port.line, message, fix)
         if listening and port.target and port.target.isdigit() and port.target != listening:
@@ -601,60 +585,47 @@ def _image(case: Case) -> Iterator[Finding]:
 
 
 def _keys(case: Case) -> Iterator[Finding]:
-    for node, place, key, keys in _unknown_keys(case.service.node, _KEYS, ()):
-        name = ".".join((*place, key))
+    for node, name, keys in _unknown_keys(case.service.node, _KEYS, ""):
+        key = name.rpartition(".")[2]
         close = _REPLACED_KEYS.get(key) or next(iter(difflib.get_close_matches(key, keys, 1, 0.7)), "")
         message = f"compose has no key {name} in a service and refuses the file"
-        yield case.error(
-            "key-unknown", node.line, message, f"replace it with {close}" if close else "remove it"
-        )
+        fix = f"replace it with {close}" if close else "remove it"
+        yield case.error("key-unknown", node.line, message, fix)
 
 
-def _unknown_keys(
-    node: YamlNode, keys: Any, place: tuple[str, ...]
-) -> Iterator[tuple[YamlNode, tuple[str, ...], str, Iterable[str]]]:
-    """Keys that compose does not have at their place; a list has the keys of its items, ``*`` is any key."""
-    if isinstance(keys, list):
-        for item in node.elements:
-            yield from _unknown_keys(item, keys[0], place)
+def _unknown_keys(node: YamlNode, keys: Any, place: str) -> Iterator[tuple[YamlNode, str, Iterable[str]]]:
+    """Keys that compose does not have there; a list has the keys of its items, ``*`` is any key."""
+    for item in node.elements if isinstance(keys, list) else ():
+        yield from _unknown_keys(item, keys[0], place)
     for key, value in node.mapping.items() if isinstance(keys, dict) else ():
         if key in keys or "*" in keys:
-            yield from _unknown_keys(value, keys.get(key, keys.get("*")), (*place, key))
+            yield from _unknown_keys(value, keys.get(key, keys.get("*")), f"{place}{key}.")
         elif not key.startswith("x-"):
-            yield value, place, key, keys
+            yield value, f"{place}{key}", keys
 
 
 def _proxies(case: Case) -> Iterator[Finding]:
-    service = case.service
-    test = service.node.get("healthcheck", "test")
-    words = " ".join(word.text or "" for word in split_words(test))
+    service, own = case.service, case.service.environment
+    words = " ".join(word.text or "" for word in split_words(service.node.get("healthcheck", "test")))
     probed = re.search(r"http://(localhost|127\.[\d.]+)", words)
-    for name, node, host in _proxy_variables(service.environment):
-        if (host == "localhost" or _is_loopback(host)) and service.text("network_mode") != "host":
+    for name, node in own.items():
+        if not _PROXY.fullmatch(name):
+            continue
+        if _LOOPBACK_URL.match(node.text or "") and service.text("network_mode") != "host":
             message = f"{name} names the container itself, where no proxy listens: downloads and probes fail"
             fix = "the proxy's address on the network, such as http://host.docker.internal:PORT, or remove it"
             yield case.warning("proxy-loopback", node.line, message, fix)
-        elif probed and name == "http_proxy" and not _exempt(service.environment, {probed[1]}):
+        elif node.text and probed and name == "http_proxy" and not _exempt(own, {probed[1]}):
             message = f"the healthcheck's request to {probed[1]} goes to the proxy of {name}"
             yield case.warning("proxy-catches", node.line, message, f"no_proxy: {probed[1]}")
-    names = {service.name, service.text("container_name")}
-    names |= {alias for network in service.networks for alias in network.aliases}
+    aliases = (alias for network in service.networks for alias in network.aliases)
+    names = {service.name, service.text("container_name") or service.name, *aliases}
     for environment in service.clients:
-        for name, node, _ in _proxy_variables(environment):
-            if name.lower() != "https_proxy" and not _exempt(environment, names - {""}):
+        for name, node in environment.items():
+            if name.lower() in {"http_proxy", "all_proxy"} and node.text and not _exempt(environment, names):
                 message = f"RAGFlow's requests to {service.name} go to the proxy of {name}"
                 fix = f"no_proxy and NO_PROXY with {service.name} in RAGFlow's environment"
                 yield case.warning("proxy-catches", node.line, message, fix)
-
-
-def _proxy_variables(environment: Mapping[str, YamlNode]) -> Iterator[tuple[str, YamlNode, str]]:
-    for name, node in environment.items():
-        if _PROXY.fullmatch(name) and node.text:
-            yield (
-                name,
-                node,
-                urlsplit(node.text if "://" in node.text else f"http://{node.text}").hostname or "",
-            )
 
 
 def _exempt(environment: Mapping[str, YamlNode], hosts: Iterable[str]) -> bool:
@@ -666,18 +637,7 @@ def _exempt(environment: Mapping[str, YamlNode], hosts: Iterable[str]) -> bool:
 
 
 _CHECKS = (
-    *(
-        _overrides,
-        _overrides_value,
-        _releases,
-        _runner,
-        _words,
-        _template,
-        _dtype,
-        _served_name,
-        _paths,
-        _keys,
-    ),
-    *(_key_value_cache, _length, _other_options, _model, _cpu_quota, _ports, _networks, _proxies),
-    *(_shared_memory, _restarts, _image),
+    *(_overrides, _overrides_value, _releases, _runner, _words, _template, _dtype, _served_name),
+    *(_key_value_cache, _length, _other_options, _model, _paths, _cpu_quota, _ports, _networks),
+    *(_shared_memory, _restarts, _image, _keys, _proxies),
 )

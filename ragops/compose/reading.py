@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ragops.compose.syntax import CommandLine
     from ragops.configuration import Kind
     from ragops.reranker.model import Model
-    from ragops.reranker.options import Release
 
 OVERRIDES_VARIABLE = re.compile(r"VLLM_HF_OVERRIDES?")
 """Environment variables that are mistaken for ``--hf-overrides``; vLLM reads neither."""
@@ -39,7 +38,6 @@ _OFFICIAL = re.compile(r"(.*/)?(vllm-openai(-cpu|-rocm|-xpu)?|vllm-cpu-release-r
 _CPU_BUILD = re.compile(r"(.*/)?vllm-cpu")
 _RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?!\d)")
 _MOVING = re.compile(r"(latest|nightly|main|dev|edge|stable)?([-_.](?![0-9a-f]{40}).*)?")
-_ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
 _PYTHON_CLIENT = re.compile(r"infiniflow/ragflow(?!:v[1-9])")
 _GPU_IMAGE = re.compile(r"/vllm-openai(:|@|$)|rocm|cuda")
 
@@ -54,7 +52,7 @@ class Image:
     """Whether it is one of the vLLM project, whose entry point starts the server."""
     moving: bool
     """Whether the tag may name another image later."""
-    release: Release | None
+    release: tuple[int, ...] | None
     """vLLM's release, greater than any for a moving tag; None if it does not show one."""
     architecture: str
     """``x86_64`` or ``arm64``; empty if it does not show one."""
@@ -251,22 +249,21 @@ def _read_environment(service: YamlNode, project: Project) -> tuple[dict[str, Ya
 
 def _read_image(image: str) -> Image:
     """Read a name such as ``vllm/vllm-openai-cpu:v0.32.0-x86_64``."""
-    path, at, _ = image.partition("@")
-    head, slash, last = path.rpartition("/")
-    name, _, tag = last.partition(":")
-    moving = not at and bool(_MOVING.fullmatch(tag))
-    official = bool(_OFFICIAL.fullmatch(f"{head}{slash}{name}"))
-    release: Release | None = None
-    if official or _CPU_BUILD.fullmatch(f"{head}{slash}{name}"):
-        match = _RELEASE.match(tag)
-        release = tuple(map(int, match.groups())) if match else _NEWEST if moving else None
-    return Image(f"{head}{slash}{name}", official, moving, release, architecture(tag))
+    path, digest, _ = image.partition("@")
+    tag = path.rpartition("/")[2].partition(":")[2]
+    name = path.removesuffix(f":{tag}")
+    moving, official = not digest and bool(_MOVING.fullmatch(tag)), bool(_OFFICIAL.fullmatch(name))
+    release = None
+    if official or _CPU_BUILD.fullmatch(name):
+        number = _RELEASE.match(tag)
+        release = tuple(map(int, number.groups())) if number else _NEWEST if moving else None
+    return Image(name, official, moving, release, architecture(tag))
 
 
 def architecture(text: str) -> str:
     """The processor in a tag or a platform such as ``linux/arm64/v8``; empty if there is none."""
-    match = re.search(r"(?:^|[-_./])(x86_64|amd64|arm64|aarch64)(?:/v\d)?$", text)
-    return _ARCHITECTURES[match[1]] if match else ""
+    match = re.search(r"(?:^|[-_./])(?:(x86_64|amd64)|arm64|aarch64)(?:/v\d)?$", text)
+    return "" if match is None else "x86_64" if match[1] else "arm64"
 
 
 def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
@@ -387,6 +384,9 @@ def _unchecked(service: Service) -> Iterator[str]:
         yield "reads variables from an env_file that is not here: not checked"
     if not service.command.complete:
         yield "gets options from a script, a config file or a variable: missing options are not reported"
+    mount = service.served.mount
+    if mount and mount.kind == "bind" and not service.served.model:
+        yield "serves a folder that is not on this machine, or no complete model: its files are not checked"
     if service.gpu:
         yield "uses a GPU: rules for CPUs do not apply"
     if service.served.kind is None:

@@ -42,65 +42,44 @@ TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
 """Folder of the packaged score templates."""
 
 
-Release = tuple[int, ...]
-
-SCORE_TEMPLATE = (0, 14)
-"""The first release whose scores use ``--chat-template``: vLLM PR 30550, ``entrypoints/score_utils.py``."""
-
-_REMOVED = {
-    (0, 10): "--device --enable-reasoning --tokenizer-pool-size --use-v2-block-manager",
-    (0, 10, 1): "--num-scheduler-steps --multi-step-stream-outputs",
-    (
-        0,
-        11,
-    ): "--disable-async-output-proc --max-seq-len-to-capture --preemption-mode --scheduler-delay-factor",
-    (0, 11, 1): "--enable-lora-bias --rope-scaling --rope-theta",
-    (
-        0,
-        12,
-    ): "--guided-decoding-backend --lora-extra-vocab-size --num-lookahead-slots --override-pooler-config",
-    (0, 13): "--cuda-graph-sizes --disable-mm-preprocessor-cache --task",
-    (0, 17): "--disable-log-requests --logits-processor-pattern",
-    (0, 18): "--swap-space --use-gpu-for-pooling-score",
-    (0, 19): "--disable-frontend-multiprocessing",
-    (0, 27): "--max-long-partial-prefills --max-num-partial-prefills",
-    (0, 28): "--calculate-kv-scales --override-attention-dtype",
+_SINCE = {
+    "0.10.1": "--runner>--task=score --convert>--task=score --enable-log-requests",
+    "0.10.2": "--kv-cache-memory-bytes",
+    "0.11": "--pooler-config",
+    "0.13": "--attention-backend",
+    "0.18": "--shutdown-timeout",
+    "0.19": "--renderer-num-workers",
+    "0.29": "--max-num-queued-reqs --max-num-queued-tokens",
 }
-_ADDED = {
-    (0, 10, 1): "--runner --convert --enable-log-requests",
-    (0, 10, 2): "--kv-cache-memory-bytes",
-    (0, 11): "--pooler-config",
-    (0, 13): "--attention-backend",
-    (0, 18): "--shutdown-timeout",
-    (0, 19): "--renderer-num-workers",
-    (0, 29): "--max-num-queued-reqs --max-num-queued-tokens",
+_GONE = {
+    "0.10": "--device --enable-reasoning --use-v2-block-manager",
+    "0.10.1": "--num-scheduler-steps --multi-step-stream-outputs",
+    "0.11": "--disable-async-output-proc --max-seq-len-to-capture --preemption-mode --scheduler-delay-factor",
+    "0.11.1": "--enable-lora-bias --rope-scaling>--hf-overrides --rope-theta>--hf-overrides",
+    "0.12": "--guided-decoding-backend>--structured-outputs-config --override-pooler-config>--pooler-config "
+    "--lora-extra-vocab-size --num-lookahead-slots",
+    "0.13": "--task>--runner=pooling --cuda-graph-sizes>--cudagraph-capture-sizes",
+    "0.17": "--disable-log-requests --logits-processor-pattern",
+    "0.18": "--swap-space --use-gpu-for-pooling-score",
+    "0.19": "--disable-frontend-multiprocessing",
+    "0.27": "--max-long-partial-prefills --max-num-partial-prefills",
+    "0.28": "--calculate-kv-scales --override-attention-dtype",
 }
-_REPLACEMENTS = {
-    "--convert": "--task score",
-    "--cuda-graph-sizes": "--cudagraph-capture-sizes",
-    "--guided-decoding-backend": "--structured-outputs-config",
-    "--override-pooler-config": "--pooler-config",
-    "--rope-scaling": "--hf-overrides",
-    "--rope-theta": "--hf-overrides",
-    "--runner": "--task score",
-    "--task": "--runner pooling",
+RELEASES = {
+    row.partition(">")[0]: ((number, "") if table is _SINCE else ("", number)) + (row.partition(">")[2],)
+    for table in (_SINCE, _GONE)
+    for number, rows in table.items()
+    for row in rows.split()
 }
-RELEASES: dict[str, tuple[Release, Release, str]] = {
-    **{
-        name: (since, (), _REPLACEMENTS.get(name, ""))
-        for since, row in _ADDED.items()
-        for name in row.split()
-    },
-    **{
-        name: ((), gone, _REPLACEMENTS.get(name, ""))
-        for gone, row in _REMOVED.items()
-        for name in row.split()
-    },
-}
-"""The first release with an option, the first one without it, and what replaces it; empty where unknown.
+"""By option of vLLM: the first release with it, the first one without it, what replaces it; empty if unknown.
 
 The parsers of 31 wheels were compared, 0.8.5 to 0.33.0 (``vllm/engine/arg_utils.py`` and
 ``vllm/entrypoints/**/cli_args.py``); of the patches of a release only the first."""
+
+
+def release(number: str) -> tuple[int, ...]:
+    """A release such as ``0.32.0``, to be compared with others."""
+    return tuple(map(int, number.split(".")))
 
 
 @dataclass(frozen=True)
@@ -156,7 +135,7 @@ def served_name(stack: Stack, model: Model) -> str:
 
     RAGFlow splits model names at ``___`` and at ``@``, so the name has neither.
     """
-    return stack.reranker.served_name or _slug(model.name)
+    return stack.reranker.served_name or slug(model.name)
 
 
 def arguments(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]:
@@ -166,7 +145,7 @@ def arguments(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]
         StackError: The configuration has an option that has no effect on the model.
     """
     return (
-        Setting("--model", f"/models/{_slug(model.name)}", "the mounted folder; nothing is downloaded"),
+        Setting("--model", f"/models/{slug(model.name)}", "the mounted folder; nothing is downloaded"),
         Setting("--served-model-name", served_name(stack, model), "the name that RAGFlow sends"),
         Setting("--port", str(PORT), "the same in every image"),
         Setting("--runner", "pooling", "one number for each document; else there is no rerank route"),
@@ -280,7 +259,7 @@ def container_spec(
     )
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A name without what RAGFlow splits at, or what a mount or a URL would have to quote."""
     return re.sub(r"[^a-z0-9._-]+|_{3,}", "-", name.lower()).strip("-._") or "model"
 
@@ -333,7 +312,7 @@ def _batch_options(stack: Stack, sizing: Sizing) -> Iterator[Setting]:
 
 
 def _mounts(stack: Stack, model: Model, template: Path | None) -> tuple[Mount, ...]:
-    mounts = [Mount(str(model.folder), f"/models/{_slug(model.name)}", read_only=True)]
+    mounts = [Mount(str(model.folder), f"/models/{slug(model.name)}", read_only=True)]
     if name := known(model).template:
         mounts.append(Mount(str(template or TEMPLATES / name), f"/templates/{name}", read_only=True))
     return (*mounts, Mount(f"{stack.reranker.name}-compiled", CACHE, kind="volume"))
