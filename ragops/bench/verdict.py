@@ -201,8 +201,10 @@ def _claim(
 ) -> str:
     load = "one request at a time" if level.clients == 1 else load_name(level.name)
     claim = f"with {load}, {result}."
-    failed = sum(bool(record.error) for record in records)
-    errors = f". {failed} of {len(records)} failed" if failed else ""
+    failed = [record for record in records if record.error]
+    errors = f". {len(failed)} of {len(records)} failed" if failed else ""
+    if failed:
+        errors += f", first request {failed[0].index + 1} of the workload: {failed[0].error[:160]}"
     if p95.value is None:
         slowest = max((record.latency for record in records if not record.error), default=math.inf)
         few = f"There are too few requests ({p95.n} of {p95.needed}); the slowest took {seconds(slowest)}"

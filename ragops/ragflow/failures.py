@@ -52,6 +52,18 @@ _PYTHON = (
         "A chunk is longer than the model takes, and the reranker refuses all of its request.",
     ),
     Hint(
+        "exceeding the configured maximum",
+        "set RERANK_TOKEN_LIMIT_MODE=truncate in RAGFlow's .env, or reduce the chunk size",
+        "ragflow-too-long",
+        "A chunk is longer than the registered limit, and RAGFlow is set to refuse it (raise_error).",
+    ),
+    Hint(
+        "must be greater than page * page_size",
+        "send rerank_candidates_count, at least page x page_size",
+        "ragflow-window",
+        "From v0.27.1 on, RAGFlow ranks 64 candidates unless the request has another number.",
+    ),
+    Hint(
         "status_code: 400",
         "raise max_model_len under [reranker], or reduce RAGFlow's chunk size",
         "ragflow-too-long",

@@ -223,7 +223,7 @@ TAIL = sequential([50.0 if index % 40 == 0 else taken for index, taken in enumer
         (sequential(noisy(100, 40.0)), False, ("do not fit",)),
         (sequential(noisy(100, 28.0)), None, ("inconclusive", "p99 needs 368 requests")),
         (sequential([9.0, 10.0, 12.5]), None, ("3 of 72", "12.5 s")),
-        (FAILED, False, ("20 of 100 failed",)),
+        (FAILED, False, ("20 of 100 failed, first request 1 of the workload: timeout: no response",)),
         (TAIL, False, ("do not fit",)),
     ],
 )

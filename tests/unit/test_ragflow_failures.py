@@ -29,6 +29,14 @@ MESSAGES = [
         ),
         "a chunk has 513 tokens or more",
     ),
+    (
+        "ValueError('Rerank input at document index 0 has 21 tokens, exceeding the configured maximum of 20')",
+        "RERANK_TOKEN_LIMIT_MODE=truncate",
+    ),
+    (
+        "Exception('rerank_candidates_count(64) must be greater than page * page_size(65) to ensure')",
+        "rerank_candidates_count",
+    ),
     ("\nFail to access model(VLLM/x) using this api key", "when the reranker is idle"),
     ("\nFail to access model(VLLM/m).[Errno 111] Connection refused", "localhost"),
     ("\nFail to access model(VLLM/m).[Errno -2] Name or service not known", "ragops connect"),

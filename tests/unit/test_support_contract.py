@@ -10,10 +10,11 @@ from ragops.configuration import Ragflow, Stack
 from ragops.ragflow import providers, releases
 from ragops.ragflow.api import Secret, failure_hint
 from ragops.ragflow.providers import ModelEntry, RagflowState, RegistrationSpec, changes
+from ragops.ragflow.request import over_long
 from ragops.stack import registration
 from tests.support.contract import upstream
 from tests.support.contract.api import RagflowServer
-from tests.support.contract.state import ServerState
+from tests.support.contract.state import Instance, Model, ServerState
 from tests.support.stub import Behaviour, StubReranker
 
 MODEL = "qwen3-reranker-0.6b"
@@ -289,6 +290,43 @@ def test_v0_26_0_takes_no_key_twice(registered, instance):
     assert (response["code"] == 0) is (registered.state.release.name != "v0.26.0")
     if response["code"]:
         assert "another key" in failure_hint(response["message"]).remedy
+
+
+@pytest.mark.parametrize(
+    ("client", "mode", "code", "words"),
+    [
+        ("v0.27.1", "truncate", 100, "maximum context length"),
+        ("v0.27.2", "", 0, ""),
+        ("v0.27.2", "passthrough", 100, "maximum context length"),
+        ("v0.27.2", "raise_error", 100, "exceeding the configured maximum of 20"),
+        ("v1.0.0-rc1", "", 0, ""),
+    ],
+    indirect=["client"],
+)
+def test_a_long_document_follows_the_token_limit(client, mode, code, words):
+    """The registered limit is the model's without the tokens of its template."""
+    client.state.datasets["d1"] = ["a cat " * 50, "a dog"]
+    client.state.token_limit_mode, client.state.provider = mode, "VLLM"
+    with StubReranker(Behaviour(model=MODEL, max_tokens=24)) as reranker:
+        model = Model("1", MODEL, ["rerank"], 20, {})
+        client.state.instances["ragops"] = Instance("1", "ragops", "k", reranker.base_url, {MODEL: model})
+        path = client.state.release.search
+        response = client("POST", path, {**RETRIEVAL, "rerank_id": f"{MODEL}@ragops@VLLM"})
+    assert response["code"] == code
+    assert words in str(response.get("message"))
+    found = over_long(str(response.get("message")))
+    assert (found is not None) == (words == "maximum context length")
+
+
+@pytest.mark.parametrize(
+    ("client", "code"), [("v0.27.0", 0), ("v0.27.1", 100), ("v1.0.0-rc1", 100)], indirect=["client"]
+)
+def test_a_page_larger_than_the_window_is_refused(client, code):
+    client.state.datasets["d1"] = ["a cat"]
+    body = {**RETRIEVAL, "page_size": 65}
+    path = client.state.release.search
+    assert client("POST", path, body)["code"] == code
+    assert client("POST", path, {**body, "rerank_candidates_count": 65})["code"] == 0
 
 
 def test_a_retrieval_without_a_rerank_id_does_not_use_the_default_model(registered, reranker):

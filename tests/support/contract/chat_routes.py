@@ -87,10 +87,42 @@ async def _retrieve(state: ServerState, body: dict[str, Any]) -> Any:
         missing = body["dataset_ids"][0]
         only_owner = f"only owner of dataset {missing} is authorized for this operation"
         return failed(only_owner if state.go else f"You don't own the dataset {missing}")
+    if not state.before("v0.27.1"):  # rag/nlp/search.py:744-748 on 2026-09-24
+        count = body.get("rerank_candidates_count", 64)
+        shown = body.get("page", 1) * body.get("page_size", 30)
+        if shown > count:
+            words = f"rerank_candidates_count({count}) must be greater than page * page_size({shown})"
+            return failed(f"Exception('{words} to ensure correct pagination.')", 100, data=None)
+        texts = texts[:count]
     if not texts or not body.get("rerank_id"):  # neither the reranker nor the user's default is asked
         return done({"chunks": [{"content": text} for text in texts], "total": len(texts)})
-    ranked = golang.retrieve if state.go else _ranked
-    return ranked(state, _model(state, body["rerank_id"]), body["question"], texts)
+    ranked, found = golang.retrieve if state.go else _ranked, _model(state, body["rerank_id"])
+    try:
+        return ranked(state, found, body["question"], _fitted(state, found, body["question"], texts))
+    except ValueError as error:
+        return failed(repr(error), 100, data=None)
+
+
+def _fitted(state: ServerState, found: Any, question: str, texts: list[str]) -> list[str]:
+    """Documents within the registered limit, by words (rag/llm/rerank_model.py:80-89, PR 19404).
+
+    Raises:
+        ValueError: One is longer, in the mode that refuses it.
+    """
+    if isinstance(found, str):
+        return texts
+    models = [model for one in state.instances.values() for model in one.models.values()]
+    mode = state.release.over_limit
+    mode = mode if mode == "passthrough" else state.token_limit_mode or mode
+    limit = next((model.max_tokens for model in models if model.name == found[2]), 8196)
+    room = max(limit - len(question.split()), 0)
+    if mode == "truncate":
+        return [" ".join(text.split()[:room]) for text in texts]
+    for index, text in enumerate(texts if mode == "raise_error" else ()):
+        if (tokens := limit - room + len(text.split())) > limit:
+            words = f"Rerank input at document index {index} has {tokens} tokens, exceeding the configured maximum"
+            raise ValueError(f"{words} of {limit}")
+    return texts
 
 
 def _ranked(state: ServerState, found: tuple[str, str, str] | str, question: str, texts: list[str]) -> Any:

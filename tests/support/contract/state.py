@@ -76,6 +76,8 @@ class ServerState:
 
     release: Release
     limit: float | None = 10.0
+    token_limit_mode: str = ""
+    """``RERANK_TOKEN_LIMIT_MODE`` in its environment, from v0.27.2 on; that of the release when empty."""
     token: str = "ragflow-EXAMPLE-TOKEN"  # noqa: S105 - an example
     tenant: dict[str, Any] = field(
         default_factory=lambda: {
