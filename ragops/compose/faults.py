@@ -40,7 +40,7 @@ RULES = {
     "hf-overrides-env": "overrides in a variable that vLLM does not read",
     "hf-overrides-missing": "Qwen3-Reranker without overrides",
     "hf-overrides-broken": "overrides that are not JSON after quoting, or lack a key",
-    "convert-alone": "--convert classify without overrides, with which vLLM does not start",
+    "convert-alone": "--convert classify without overrides: a classifier without weights",
     "task-removed": "--task, which vLLM removed",
     "option-removed": "an option that the image's release no longer has",
     "option-newer": "an option that the image's release does not have yet",
@@ -244,8 +244,8 @@ def _overrides(case: Case) -> Iterator[Finding]:
     pooling = "pooling" in {command.value("--runner"), *(["pooling"] if command.get("--task") else [])}
     effect = _COSINE if pooling or command.value("--convert") == "embed" else _NO_ROUTE
     if case.overrides and not present and command.value("--convert") == "classify":
-        message = "without overrides --convert classify looks for score.weight, which this checkpoint lacks: "
-        message += "vLLM ends with 'weights were not initialized from checkpoint'"
+        message = "without overrides --convert classify makes a classifier of two labels without weights: no "
+        message += "rerank route (404), or vLLM ends with 'weights were not initialized from checkpoint'"
         yield case.error("convert-alone", line, message, case.overrides_option)
         return
     variables = [

@@ -34,7 +34,7 @@ _VLLM_OPTIONS = (
 )
 _VLLM_VARIABLES = re.compile(r"VLLM_(CPU_\w+|HF_OVERRIDES?|USE_V1|ATTENTION_BACKEND)")
 _NEWEST = (1 << 10,)
-_OFFICIAL = re.compile(r"(.*/)?(vllm-openai(-cpu|-rocm|-xpu)?|vllm-cpu-release-repo)")
+_OFFICIAL = re.compile(r"(.*/)?(vllm-openai(-cpu|-rocm|-xpu)?|vllm-(arm64-)?cpu-release-repo)")
 _CPU_BUILD = re.compile(r"(.*/)?vllm-cpu")
 _RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?!\d)")
 _MOVING = re.compile(r"(latest|nightly|main|dev|edge|stable)?([-_.](?![0-9a-f]{40}).*)?")
@@ -257,7 +257,8 @@ def _read_image(image: str) -> Image:
     if official or _CPU_BUILD.fullmatch(name):
         number = _RELEASE.match(tag)
         release = tuple(map(int, number.groups())) if number else _NEWEST if moving else None
-    return Image(name, official, moving, release, architecture(tag))
+    processor = architecture(tag) or ("arm64" if official and "-arm64-" in name else "")
+    return Image(name, official, moving, release, processor)
 
 
 def architecture(text: str) -> str:

@@ -226,6 +226,7 @@ def test_each_collected_file_is_in_the_table():
         ("vllm/vllm-openai-cpu:v0.13.0-x86_64", ["error"]),
         ("vllm/vllm-openai-cpu:latest-x86_64", ["error"]),
         ("public.ecr.aws/q9t5s3a7/vllm-cpu-release-repo:v0.8.5.post1", []),
+        ("public.ecr.aws/q9t5s3a7/vllm-arm64-cpu-release-repo:v0.12.0", []),
         ("acme-vllm:0.9.2", ["warning"]),
         ("vllm/vllm-openai-cpu@sha256:0123", ["warning"]),
     ],
