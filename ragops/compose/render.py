@@ -38,18 +38,8 @@ _COMPUTED = re.compile(
     r"(?i)(VLLM|OMP|KMP|MKL|LD|CUDA|NVIDIA|TORCH\w*|HF|TRANSFORMERS)_|(https?|no|all)_proxy$"
 )
 _PROGRAM = re.compile(r"(^|/)(vllm|python[\d.]*)$")
-_TAKEN = {"dns", "dns_opt", "dns_search", "domainname", "extra_hosts", "hostname", "profiles", "restart"}
-_TAKEN |= {"stop_grace_period", "ulimits"}
-_SEPARATE = {
-    "command",
-    "entrypoint",
-    "environment",
-    "volumes",
-    "tmpfs",
-    "ports",
-    "networks",
-    "container_name",
-}
+_TAKEN = {"dns", "dns_search", "domainname", "extra_hosts", "hostname", "profiles", "restart", "ulimits"}
+_SEPARATE = {"command", "entrypoint", "environment", "volumes", "tmpfs", "ports", "networks"}
 
 
 def reranker(spec: ContainerSpec, network: NetworkSpec) -> str:
@@ -202,13 +192,14 @@ def _take_mounts(
     absent: Callable[[str], bool],
 ) -> Iterator[str]:
     """Volumes with their definitions, but none in the place of ragops' own, and no absent folder."""
+    definitions = _section(root, "volumes")
     taken = {mount["target"] for mount in rendered["volumes"]} | {"/dev/shm", "/tmp"}  # noqa: S108
     for mount in service.mounts:
         if mount == service.served.mount and service.served.model:
             continue
         text = f"mount {mount.source or mount.kind}:{mount.target}"
         named = mount.source if mount.kind == "volume" else None
-        defined = root.mapping.get("volumes", root).mapping.get(named or "")
+        defined = definitions.get(named or "")
         if mount.source is None or mount.target is None or mount.target in taken or (named and not defined):
             yield text
         elif mount.kind == "bind" and absent(mount.source):
@@ -225,20 +216,20 @@ def _take_networks(
     service: Service, root: YamlNode, document: dict[str, Any], rendered: dict[str, Any], shared: str
 ) -> Iterator[str]:
     """Networks with their definitions; the shared one is ragops' own unless the file has it."""
-    services, networks = root.get("services"), {}
+    networks: dict[str, Any] = {}
+    definitions, services = _section(root, "networks"), _section(root, "services")
     for network in service.networks:
-        definition = root.get("networks", network.key)
-        alone = network.key == "default" and services and len(services.mapping) == 1
-        if takes_default_route(network) or not (definition or network.key == "default"):
+        definition = definitions.get(network.key)
+        if takes_default_route(network) or (definition is None and network.key != "default"):
             yield f"network {network.name}"
             yield from (f"network alias {alias}" for alias in network.aliases)
-        elif not alone or definition:
+        elif definition or len(services) > 1:  # else nothing else is in the default network
             networks[network.key] = _plain(network.node) if network.node.mapping else {}
-            document["networks"] |= {network.key: _plain(definition) if definition else {}}
-            if network.name == shared and network.key != NETWORK:
-                document["networks"].pop(NETWORK)
+            if network.name == shared:
+                document["networks"].pop(NETWORK, None)
+            document["networks"][network.key] = (definition and _plain(definition)) or {}
     if NETWORK in document["networks"]:
-        networks[NETWORK] = networks.get(NETWORK, {})
+        networks.setdefault(NETWORK, {})
     rendered["networks"] = networks
 
 
@@ -258,6 +249,11 @@ def _take_keys(service: Service, rendered: dict[str, Any]) -> Iterator[str]:
 def _as_bytes(value: Any) -> Any:
     """A size such as 1gb as a number, any other value as it is."""
     return parse_size(str(value)) or value
+
+
+def _section(root: YamlNode, key: str) -> dict[str, YamlNode]:
+    """What the file defines at its top level; a name without a definition has Compose's own."""
+    return node.mapping if (node := root.get(key)) else {}
 
 
 def _plain(node: YamlNode) -> Any:

@@ -128,6 +128,7 @@ LEFT_OUT = "not taken over"
         ),
         ("--port=8000", "--api-key=hidden", LEFT_OUT, "option --api-key"),
         ("--port=8000", "'${MORE:-}'", LEFT_OUT, "variable MORE of the command"),
+        ("{name: my-net, external: true}", "", "networks", {"back": {"aliases": ["scores"]}, "ragops": {}}),
         (", external: true", "", "networks", {"back": {"aliases": ["scores"]}}),
         ("    networks:\n      back: {aliases: [scores]}\n", "", "networks", {"default": {}, "ragops": {}}),
     ],
