@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ragops.compose.merging import PublishedPort, as_map, read_port
@@ -70,6 +71,13 @@ class Project:
     """The variables of an ``env_file``, or None if it is missing."""
     override: bool
     """Whether it is an override file without its base."""
+
+    @cached_property
+    def clients(self) -> tuple[Mapping[str, YamlNode], ...]:
+        """Variables of RAGFlow's services, as far as they send requests by Python."""
+        services = self.root.mapping["services"].mapping.values()
+        servers = [node for node in services if _PYTHON_CLIENT.search(node.scalar("image") or "")]
+        return tuple(_read_environment(node, self)[0] for node in servers)
 
 
 @dataclass(frozen=True)
@@ -209,11 +217,6 @@ def _read_service(name: str, node: YamlNode, project: Project) -> Service:
         command = replace(command, complete=False)
     environment, complete = _read_environment(node, project)
     mounts, ports = tuple(_read_mounts(node)), node.get("ports")
-    clients = tuple(
-        _read_environment(other, project)[0]
-        for other in project.root.mapping["services"].mapping.values()
-        if _PYTHON_CLIENT.search(other.scalar("image") or "")
-    )
     return Service(
         name=name,
         node=node,
@@ -227,7 +230,7 @@ def _read_service(name: str, node: YamlNode, project: Project) -> Service:
         served=_read_model(node, command, mounts, project.find_model),
         gpu=_requests_gpu(node) or bool(_GPU_IMAGE.search(node.scalar("image") or "")),
         gpu_requested=_requests_gpu(node),
-        clients=clients,
+        clients=project.clients,
         inherits=inherits,
     )
 
@@ -333,7 +336,7 @@ def mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
 
 def _kind(name: str) -> Kind | None:
     """Kind of a model by its name; None if the name does not show it."""
-    row = by_repository_name(name)
+    row = by_repository_name(name) if name else None
     return row.kind if isinstance(row, Architecture) else None
 
 

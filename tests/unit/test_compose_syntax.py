@@ -327,3 +327,15 @@ def test_any_file_of_the_right_shape_is_read(service, rest):
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(ComposeError):
         check(text)
+
+
+def test_services_are_read_in_time_that_is_linear_in_their_number():
+    def seconds(number):
+        text = "services:\n" + "".join(
+            f"  service-{n}: {{image: nginx, ports: ['80']}}\n" for n in range(number)
+        )
+        start = time.process_time()
+        check(text)
+        return time.process_time() - start
+
+    assert seconds(1600) < 30 * max(0.01, seconds(200))
