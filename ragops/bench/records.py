@@ -8,7 +8,6 @@ The fields have the names of the JSON keys.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import random
@@ -444,26 +443,27 @@ class RunFolder:
 
     def add_request(self, record: RequestRecord) -> None:
         """Append one line, and flush it."""
-        with self._write_errors():
-            _append(self._requests, _REQUEST.dump_json(record))
+        self._append(self._requests, _REQUEST.dump_json(record))
 
     def add_sample(self, sample: Sample) -> None:
         """Append one line, and flush it."""
+        self._append(self._samples, _SAMPLE.dump_json(sample))
+
+    def _append(self, file: IO[bytes], line: bytes) -> None:
         with self._write_errors():
-            _append(self._samples, _SAMPLE.dump_json(sample))
+            file.write(line + b"\n")
+            file.flush()
 
     def close(self) -> None:
         """Sync and close the files."""
         for file in (self._requests, self._samples):
-            with suppress(OSError):
+            with suppress(OSError), file:
                 os.fsync(file.fileno())
-            with suppress(OSError):
-                file.close()
 
 
 def _open(file: Path) -> IO[bytes]:
-    """Lock and open to append without a buffer; an incomplete last line is removed."""
-    stream = file.open("a+b", buffering=0)
+    """Lock and open to append; an incomplete last line is removed."""
+    stream = file.open("a+b")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however that ends
     except BlockingIOError as error:
@@ -473,20 +473,6 @@ def _open(file: Path) -> IO[bytes]:
     stream.seek(0)
     stream.truncate(stream.read().rfind(b"\n") + 1)
     return stream
-
-
-def _append(stream: IO[bytes], line: bytes) -> None:
-    """Write a complete line, or nothing if the disk is full."""
-    end = os.fstat(stream.fileno()).st_size
-    try:
-        written = stream.write(line + b"\n")
-    except OSError:
-        with suppress(OSError):
-            stream.truncate(end)
-        raise
-    if written <= len(line):
-        stream.truncate(end)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def load_run(path: Path | str) -> Run:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
@@ -34,7 +35,6 @@ from ragops.errors import BenchError
 from ragops.ragflow.api import KEY_VARIABLE
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from ragops.bench.load import BenchmarkConfig
@@ -106,14 +106,8 @@ def record(
         provenance=server.provenance,
         limit=server.limit,
     )
-
-    async def run() -> Path:
-        with closing(wire.Client(server, info.timeout)) as client:
-            checked = await _check_order_before(info, client)
-            folder = RunFolder(Path(config.results) / _folder_name(checked))
-            return await _Recorder(RunPlan(checked, config.workload), folder, client, progress).run(stop)
-
-    return _run_blocking(run())
+    path = Path(config.results) / _folder_name(info)
+    return _execute(RunPlan(info, config.workload), path, server, progress, stop)
 
 
 def resume(
@@ -149,36 +143,36 @@ def resume(
     server = server or Server(info.base_url, info.model)
     _refuse_changes(info, texts, server.provenance)
     resumed = replace(info, resumed=(*info.resumed, _now()), reason="still running")
+    plan = RunPlan(resumed, texts, before)
+    return _execute(plan, path, replace(server, model=info.model), progress, stop)
+
+
+def _execute(
+    plan: RunPlan,
+    path: Path,
+    server: Server,
+    progress: ProgressCallback | None,
+    stop: threading.Event | None,
+) -> Path:
+    """Send a plan; inside a running event loop in a thread, which an interrupt stops."""
+    stop = stop or threading.Event()
 
     async def run() -> Path:
-        with closing(wire.Client(replace(server, model=info.model), info.timeout)) as client:
-            plan = RunPlan(await _check_order_before(resumed, client), texts, before)
-            folder = RunFolder(before.path, resume=True)
-            return await _Recorder(plan, folder, client, progress).run(stop)
-
-    return _run_blocking(run())
-
-
-def _run_blocking(coroutine: Coroutine[Any, Any, Path]) -> Path:
-    """Run a coroutine; inside a running event loop, in a thread with its own, which an interrupt cancels."""
-    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = []
-
-    async def registered() -> Path:
-        running.append((asyncio.get_running_loop(), asyncio.current_task()))
-        return await coroutine
+        with closing(wire.Client(server, plan.info.timeout)) as client:
+            checked = replace(plan, info=await _check_order_before(plan.info, client))
+            folder = RunFolder(path, resume=plan.before is not None)
+            return await _Recorder(checked, folder, client, progress).run(stop)
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(coroutine)
+        return asyncio.run(run())
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(asyncio.run, registered())
+        job = pool.submit(asyncio.run, run())
         try:
             return job.result()
         except KeyboardInterrupt:
-            for loop, task in running:
-                if task:
-                    loop.call_soon_threadsafe(task.cancel)
+            stop.set()
             raise
 
 
@@ -199,7 +193,7 @@ class _Recorder:
         self.sampler_errors = list(self.info.sampler_errors)
         folder.write_info(self.info)
 
-    async def run(self, stop: threading.Event | None) -> Path:
+    async def run(self, stop: threading.Event) -> Path:
         """Send all requests; if the run ends early, ``run.json`` records the reason."""
         reason = "ended by an error"
         try:
@@ -208,7 +202,7 @@ class _Recorder:
             reason = ""
         except asyncio.CancelledError:
             reason = "stopped by the user"
-            if stop is None or not stop.is_set():
+            if not stop.is_set():
                 raise
         except BaseException as error:
             reason = f"ended by {_root(error)!r}"
@@ -281,10 +275,10 @@ class _Recorder:
             self.folder.close()
 
 
-async def _cancel_when(stop: threading.Event | None, task: asyncio.Task[Any] | None) -> None:
-    if stop and task:
-        while not stop.is_set():  # noqa: ASYNC110 - set in another thread, which has no event loop
-            await asyncio.sleep(_STOP_CHECK_S)
+async def _cancel_when(stop: threading.Event, task: asyncio.Task[Any] | None) -> None:
+    while not stop.is_set():  # noqa: ASYNC110 - set in another thread, which has no event loop
+        await asyncio.sleep(_STOP_CHECK_S)
+    if task:
         task.cancel()
 
 
