@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython import display as ipython
@@ -34,11 +35,9 @@ from ragops.table import Column, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from ragops.bench.load import BenchmarkConfig
     from ragops.bench.records import Run
-    from ragops.bench.run import RunProgress
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
     from ragops.stack.plan import Plan
@@ -217,7 +216,6 @@ def log(title: str, *, container: str = "") -> Iterator[None]:
         container: With a live frontend, the end of this container's log is shown meanwhile.
     """
     output, ended = _Output(title), threading.Event()
-    lines = _Lines(output)
 
     def follow_log() -> None:
         while not ended.wait(_LOG_INTERVAL):
@@ -228,28 +226,13 @@ def log(title: str, *, container: str = "") -> Iterator[None]:
         threading.Thread(target=follow_log, daemon=True).start()
     result = "failed"
     try:
-        with steps.receiver(lines):
+        with steps.receiver(output):
             yield
         result = "done"
     finally:
         ended.set()
-        lines.step(result)
-        output.end("\n".join([title, *lines.lines]))
-
-
-class _Lines:
-    """The steps of a verb, a line each with its time."""
-
-    def __init__(self, output: _Output) -> None:
-        self.lines = list[str]()
-        self._output, self._start = output, time.monotonic()
-
-    def step(self, text: str) -> None:
-        self.lines.append(f"{time.monotonic() - self._start:6.1f} s  {text}")
-        self._output.show("\n".join([self._output.title, *self.lines[-_LAST_LINES:]]))
-
-    def advance(self, done: int, total: int, text: str = "") -> None:
-        self._output.show(f"{self.lines[-1] if self.lines else ''}: {done}/{total} {text}")
+        output.step(result)
+        output.end("\n".join([title, *output.lines]))
 
 
 async def benchmark(
@@ -268,11 +251,14 @@ async def benchmark(
         The run's folder.
     """
     stop, start = threading.Event(), time.monotonic()
-    output = _Output(config.name, stop=stop.set)
-    run = asyncio.create_task(
-        asyncio.to_thread(measure.benchmark, stack, config, progress=output.advance, stop=stop)
-    )
-    charts = asyncio.create_task(_update_chart(output, chart)) if chart and output.live else None
+    output, earlier = _Output(config.name, stop=stop.set), _runs(config)
+
+    def folder() -> Path | None:
+        return min(_runs(config) - earlier, default=None)
+
+    with steps.receiver(output):
+        run = asyncio.create_task(asyncio.to_thread(measure.benchmark, stack, config, stop=stop))
+    charts = asyncio.create_task(_update_chart(output, chart, folder)) if chart and output.live else None
     try:
         return await asyncio.shield(run)
     except asyncio.CancelledError:
@@ -282,40 +268,46 @@ async def benchmark(
     finally:
         if charts is not None:
             charts.cancel()
-        folder = f" · saved in {output.last.folder.name}" if output.last else ""
-        output.end(f"{output.count} · {time.monotonic() - start:.1f} s{folder}")
+        count = output.count.partition(" (")[0] or "no request was sent"
+        saved = f" · saved in {path.name}" if (path := folder()) else ""
+        output.end(f"{config.name}: {count} · {time.monotonic() - start:.1f} s{saved}")
 
 
-class _Output:
+def _runs(config: BenchmarkConfig) -> set[Path]:
+    return {file.parent for file in Path(config.results).glob("*/run.json")}
+
+
+class _Output(steps.Progress):
     """Updatable output of a cell that ends as plain text; without a live frontend only the end is shown."""
 
     def __init__(self, title: str, *, stop: Callable[[], None] | None = None) -> None:
-        self.title, self.count = title, f"{title}: no request was sent"
-        self.last: RunProgress | None = None
-        self.live = widgets_shown()
+        self.title, self.lines, self.count = title, list[str](), ""
+        self.live, self._start = widgets_shown(), time.monotonic()
         if not self.live:
             return
         library = _ipywidgets()
         self._bar = library.FloatProgress(max=1.0, layout=library.Layout(width="60%"))
         self._text, self.log = library.HTML(), library.HTML()
         self.chart = library.Image(format="png", layout=library.Layout(max_width="100%", display="none"))
-        parts = [self._text, self.chart, self.log]
+        head = [self._bar]
         if stop is not None:
             button = library.Button(description="Stop", tooltip="ends the run and keeps its requests")
             button.on_click(lambda _: stop())
-            parts.insert(0, library.HBox([self._bar, button]))
+            head.append(button)
+        parts = [library.HBox(head), self._text, self.chart, self.log]
         self._handle = display(library.VBox(parts), display_id=True)
 
-    def show(self, text: str) -> None:
-        if self.live:
-            self._text.value = f"<pre>{escape(text)}</pre>"
+    def step(self, text: str) -> None:
+        self.lines.append(f"{time.monotonic() - self._start:6.1f} s  {text}")
+        self._show("\n".join([self.title, *self.lines[-_LAST_LINES:]]), 0.0)
 
-    def advance(self, step: RunProgress) -> None:
-        self.last = step
-        self.count = f"{self.title}: {step.done}/{step.total} requests · {step.errors} errors"
-        self.show(f"{self.count} · {step.level}")
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        self.count = f"{done}/{total} {text}"
+        self._show(f"{self.lines[-1] if self.lines else self.title}: {self.count}", done / max(1, total))
+
+    def _show(self, text: str, share: float) -> None:
         if self.live:
-            self._bar.value = step.done / max(1, step.total)
+            self._text.value, self._bar.value = f"<pre>{escape(text)}</pre>", share
 
     def end(self, text: str) -> None:
         if self.live:
@@ -324,15 +316,17 @@ class _Output:
             _display_text(text)
 
 
-async def _update_chart(output: _Output, chart: Callable[[Run], Any]) -> None:
+async def _update_chart(
+    output: _Output, chart: Callable[[Run], Any], folder: Callable[[], Path | None]
+) -> None:
     """Draw in another process: drawing in this one would delay the load generator."""
     loop = asyncio.get_running_loop()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         while True:
             await asyncio.sleep(_CHART_INTERVAL)
-            if output.last is not None:
+            if path := folder():
                 with suppress(RagopsError, ValueError):  # too few requests for a chart
-                    output.chart.value = await loop.run_in_executor(pool, _png, chart, output.last.folder)
+                    output.chart.value = await loop.run_in_executor(pool, _png, chart, path)
                     output.chart.layout.display = "block"
 
 

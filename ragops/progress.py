@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Progress(Protocol):
-    """Receives the progress of an operation; called from the thread that runs it."""
+class Progress:
+    """Receives the progress of an operation, from the thread that runs it; this one ignores it."""
 
     def step(self, text: str) -> None:
         """A new step begins; the one before it has ended."""
@@ -30,7 +30,7 @@ class Progress(Protocol):
         """The current step has done so many of a total; ``text`` describes the last one."""
 
 
-class Logged:
+class Logged(Progress):
     """Logs each step, and each tenth of its total, at level ``INFO``."""
 
     _tenth = 0

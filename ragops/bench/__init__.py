@@ -18,7 +18,7 @@ from ragops.bench.frames import frame, resource_usage
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import LoadLevel, Provenance, RequestRecord, Run, load_run
 from ragops.bench.report import write_report
-from ragops.bench.run import RunProgress, record, resume
+from ragops.bench.run import record, resume
 from ragops.bench.statistics import LevelStatistics, level_statistics, summary
 from ragops.bench.verdict import Verdict, affordable, judge
 from ragops.bench.wire import Server
@@ -34,7 +34,6 @@ __all__ = [
     "Provenance",
     "RequestRecord",
     "Run",
-    "RunProgress",
     "Server",
     "Verdict",
     "Workload",

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import threading
 
     from ragops.bench.load import BenchmarkConfig
-    from ragops.bench.run import ProgressCallback
     from ragops.bench.workload import Workload
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
@@ -75,7 +74,6 @@ def benchmark(
     stack: Stack | Session,
     config: BenchmarkConfig,
     *,
-    progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
     engine: Engine | None = None,
 ) -> Path:
@@ -85,7 +83,6 @@ def benchmark(
         stack: The configuration, or a session with it, whose deployment is not resolved again.
         config: What to send, and where to store the run; the order check is skipped for a substitute
             model that is marked as untrained.
-        progress: Called after each request.
         stop: Ends the run when it is set, from any thread.
         engine: The Docker engine; connected when left out.
 
@@ -98,7 +95,7 @@ def benchmark(
     """
     session = stack if isinstance(stack, Session) else Session.open(stack, engine)
     server = running_server(session, with_limit=config.with_limits)
-    return run.record(server, config, progress=progress, stop=stop)
+    return run.record(server, config, stop=stop)
 
 
 def benchmark_url(
@@ -106,7 +103,6 @@ def benchmark_url(
     model: str,
     config: BenchmarkConfig,
     *,
-    progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
     api_key: Secret = NO_KEY,
 ) -> Path:
@@ -116,7 +112,6 @@ def benchmark_url(
         url: Its address, ending in ``/v1``.
         model: Served model name.
         config: What to send, and where to store the run.
-        progress: As for :func:`benchmark`.
         stop: As for :func:`benchmark`.
         api_key: Bearer token; never recorded.
 
@@ -126,7 +121,7 @@ def benchmark_url(
     """
     origin = replace(_client_provenance(hosts.read_host()), vantage=BY_URL, model=model)
     server = Server(url, model, api_key, origin, Sampler(url))
-    return run.record(server, config, progress=progress, stop=stop)
+    return run.record(server, config, stop=stop)
 
 
 def resume(
@@ -134,7 +129,6 @@ def resume(
     path: Path,
     *,
     workload: Workload | None = None,
-    progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
     api_key: Secret = NO_KEY,
 ) -> Path:
@@ -144,7 +138,6 @@ def resume(
         stack: The configuration that the run was recorded with, or a session with it.
         path: The run's folder.
         workload: Its requests where they were the user's own.
-        progress: As for :func:`benchmark`.
         stop: As for :func:`benchmark`.
         api_key: Of a server that was measured by :func:`benchmark_url`.
 
@@ -157,7 +150,7 @@ def resume(
         server = Server(info.base_url, info.model, api_key, sampler=Sampler(info.base_url))
     else:
         server = running_server(stack if isinstance(stack, Session) else Session.open(stack))
-    return run.resume(path, server, workload=workload, progress=progress, stop=stop)
+    return run.resume(path, server, workload=workload, stop=stop)
 
 
 def running_server(session: Session, *, with_limit: bool = False) -> Server:

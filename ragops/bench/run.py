@@ -7,16 +7,19 @@ was recorded, whatever ends the run. ``statistics.py`` and ``verdict.py`` evalua
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass, replace
+from contextvars import copy_context
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ragops import progress
 from ragops.bench import wire
 from ragops.bench.load import RunPlan, send_trial
 from ragops.bench.records import (
@@ -35,13 +38,13 @@ from ragops.errors import BenchError
 from ragops.ragflow.api import KEY_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
     from ragops.bench.load import BenchmarkConfig
     from ragops.bench.records import RequestRecord
     from ragops.bench.workload import Workload
 
-    ProgressCallback = Callable[["RunProgress"], None]
+_log = logging.getLogger(__name__)
 
 _STOP_CHECK_S = 0.1
 _SAMPLE_S = 1.0
@@ -49,35 +52,20 @@ _UNREACHABLE_AFTER = 5
 _MUST_STAY = ("image_digest", "model_sha256", "launch_arguments", "cores", "cpu_model")
 
 
-@dataclass(frozen=True)
-class RunProgress:
-    """Progress of a run, passed to the ``progress`` callback after each request."""
-
-    done: int
-    total: int
-    errors: int
-    latency: float
-    """Of the latest request, in seconds from when it was due."""
-    level: str
-    folder: Path
-
-
 def record(
     server: Server,
     config: BenchmarkConfig,
     *,
-    progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
 ) -> Path:
     """Measure a server, and record the run in a new folder.
 
-    It blocks, also inside a running event loop, as in Jupyter. Ctrl-C ends the run and keeps what was
-    recorded.
+    It blocks, also inside a running event loop, as in Jupyter, and reports to :mod:`ragops.progress`. Ctrl-C
+    ends the run and keeps what was recorded.
 
     Args:
         server: What is measured.
         config: What to send, and where to store the run.
-        progress: Called after each request.
         stop: Ends the run when it is set, from any thread.
 
     Returns:
@@ -107,7 +95,7 @@ def record(
         limit=server.limit,
     )
     path = Path(config.results) / _folder_name(info)
-    return _execute(RunPlan(info, config.workload), path, server, progress, stop)
+    return _execute(RunPlan(info, config.workload), path, server, stop)
 
 
 def resume(
@@ -115,7 +103,6 @@ def resume(
     server: Server | None = None,
     *,
     workload: Workload | None = None,
-    progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
 ) -> Path:
     """Resume an incomplete run: send the missing requests, into the same folder; blocks as :func:`record`.
@@ -124,7 +111,6 @@ def resume(
         path: The run's folder.
         server: The server, with its key and counters; image, model and cores must not have changed.
         workload: The user's own requests; generated workloads are generated again.
-        progress: Called after each request.
         stop: Ends the run when it is set, from any thread.
 
     Returns:
@@ -144,16 +130,10 @@ def resume(
     _refuse_changes(info, texts, server.provenance)
     resumed = replace(info, resumed=(*info.resumed, _now()), reason="still running")
     plan = RunPlan(resumed, texts, before)
-    return _execute(plan, path, replace(server, model=info.model), progress, stop)
+    return _execute(plan, path, replace(server, model=info.model), stop)
 
 
-def _execute(
-    plan: RunPlan,
-    path: Path,
-    server: Server,
-    progress: ProgressCallback | None,
-    stop: threading.Event | None,
-) -> Path:
+def _execute(plan: RunPlan, path: Path, server: Server, stop: threading.Event | None) -> Path:
     """Send a plan; inside a running event loop in a thread, which an interrupt stops."""
     stop = stop or threading.Event()
 
@@ -161,14 +141,14 @@ def _execute(
         with closing(wire.Client(server, plan.info.timeout)) as client:
             checked = replace(plan, info=await _check_order_before(plan.info, client))
             folder = RunFolder(path, resume=plan.before is not None)
-            return await _Recorder(checked, folder, client, progress).run(stop)
+            return await _Recorder(checked, folder, client).run(stop)
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(run())
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(asyncio.run, run())
+        job = pool.submit(copy_context().run, asyncio.run, run())
         try:
             return job.result()
         except KeyboardInterrupt:
@@ -177,12 +157,10 @@ def _execute(
 
 
 class _Recorder:
-    """Executes a plan; the sampler runs in its own thread, ``progress`` is called after each request."""
+    """Executes a plan; the sampler runs in its own thread, progress is reported after each request."""
 
-    def __init__(
-        self, plan: RunPlan, folder: RunFolder, client: wire.Client, progress: ProgressCallback | None
-    ) -> None:
-        self.plan, self.folder, self.client, self.progress = plan, folder, client, progress
+    def __init__(self, plan: RunPlan, folder: RunFolder, client: wire.Client) -> None:
+        self.plan, self.folder, self.client = plan, folder, client
         self.sampler = client.server.sampler
         self.info, self.total = plan.info, plan.total
         recorded = plan.before.requests if plan.before else ()
@@ -202,6 +180,7 @@ class _Recorder:
             reason = ""
         except asyncio.CancelledError:
             reason = "stopped by the user"
+            _log.info("continue with: ragops bench --resume %s", self.folder.path)
             if not stop.is_set():
                 raise
         except BaseException as error:
@@ -235,9 +214,8 @@ class _Recorder:
             self.errors += bool(record.error)
             is_unreachable = record.error.startswith("connection:")
             self.connection_errors = self.connection_errors + 1 if is_unreachable else 0
-        if self.progress:
-            counts = (self.done, self.total, self.errors)
-            self.progress(RunProgress(*counts, record.latency, record.level, self.folder.path))
+        text = f"requests, {self.errors} errors ({record.level}, {record.latency:.2f} s)"
+        progress.advance(self.done, self.total, text)
         if self.connection_errors >= _UNREACHABLE_AFTER:  # instead of failing all other requests
             what = f"the reranker is unreachable: {_UNREACHABLE_AFTER} connection errors in a row"
             hint = f"start the reranker, then resume: ragops bench --resume {self.folder.path}"

@@ -33,7 +33,7 @@ from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
 from ragops.configuration import Reranker, Stack, home, parse
 from ragops.errors import BenchError, NotFoundError, RagopsError, StackError, file_errors
-from ragops.progress import step
+from ragops.progress import Progress, receiver, step
 from ragops.reranker import image as images
 from ragops.reranker import int8, sizing
 from ragops.reranker.options import PORT
@@ -299,7 +299,8 @@ class Search:
         workload = ragflow(self._requests, self._round, window=window, max_words=words)
         config = BenchmarkConfig(workload, name=run_name, results=self._folder, warmup=1, with_limits=False)
         self._engine.unpause(name)
-        run = load_run(record(self._servers[name], config))
+        with receiver(Progress()):  # pairs are reported, not their requests
+            run = load_run(record(self._servers[name], config))
         self._engine.pause(name)
         errors = [request.error for request in run.measured if request.error]
         if errors or run.info.order.failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,18 +12,14 @@ import typer
 
 import ragops
 from ragops.cli.output import FAILED, MEASURE, OK, Call, flag, option, verb
-from ragops.table import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ragops.bench.records import LoadLevel, Run
-    from ragops.bench.run import RunProgress
-    from ragops.bench.statistics import LevelStatistics
     from ragops.bench.verdict import Verdict
     from ragops.bench.workload import Workload
     from ragops.session import Session
-    from ragops.table import Table
 
 app = typer.Typer()
 _workload = partial(option, panel="Workload")
@@ -32,44 +28,27 @@ _output = partial(option, panel="Server and output")
 Results = Annotated[Path, _output("FOLDER", "Folder of recorded runs.")]
 
 
-@dataclass(frozen=True, repr=False)
-class Outcome(Shown):
-    """The result of a run."""
+def _show(call: Call, run: Run, release: str) -> Verdict | None:
+    """Show the result of a run: a row for each level; then client, disturbances and verdict.
 
-    verdict: Verdict | None
-    """None where the workload is not RAGFlow's."""
-    figures: tuple[LevelStatistics, ...]
-    disturbances: tuple[str, ...]
-    client_cpu_s: float | None
-    """CPU seconds of the client for each request."""
-    folder: Path
+    Returns:
+        The verdict; None where the workload is not RAGFlow's.
+    """
+    from ragops.bench.statistics import disturbances, level_statistics, level_table
+    from ragops.bench.verdict import PROFILES, judge
 
-    def table(self) -> Table:
-        """A row for each level; then client, disturbances and verdict."""
-        from ragops.bench.statistics import level_table
-
-        notes = [f"disturbed: {cause}" for cause in self.disturbances]
-        if self.client_cpu_s is not None:
-            notes.append(f"client: {self.client_cpu_s * 1e3:.2f} ms of CPU a request")
-        if self.verdict:
-            notes += ["", *str(self.verdict).splitlines()]
-        notes.append(f"recorded in {self.folder}")
-        return replace(level_table(self.figures), title="", notes=tuple(notes))
-
-
-def outcome(run: Run, *, release: str = "") -> Outcome:
-    """The result of a recorded run."""
-    from ragops.bench import judge
-    from ragops.bench.statistics import disturbances, level_statistics
-
-    client = run.info.client
-    return Outcome(
-        verdict=judge(run, release=release) if run.info.workload.profile in ("ragflow", "own") else None,
-        figures=level_statistics(run),
-        disturbances=disturbances(run),
-        client_cpu_s=client.cpu_seconds_per_request if client else None,
-        folder=run.path,
-    )
+    verdict = judge(run, release=release) if run.info.workload.profile in PROFILES else None
+    rows, causes, client = level_statistics(run), disturbances(run), run.info.client
+    cpu_s = client.cpu_seconds_per_request if client else None
+    notes = [f"disturbed: {cause}" for cause in causes]
+    if cpu_s is not None:
+        notes.append(f"client: {cpu_s * 1e3:.2f} ms of CPU a request")
+    if verdict:
+        notes += ["", *str(verdict).splitlines()]
+    table = replace(level_table(rows), title="", notes=(*notes, f"recorded in {run.path}"))
+    record = {"verdict": verdict, "figures": rows, "disturbances": causes, "client_cpu_s": cpu_s}
+    call.show({**record, "folder": run.path}, table)
+    return verdict
 
 
 def _levels(requests: int | None, *lists: str) -> tuple[LoadLevel, ...]:
@@ -136,44 +115,37 @@ def bench(
     from ragops.session import Session
 
     api_key = read_secret(KEY_VARIABLE, key_file) or NO_KEY
-    stack, display = call.stack(), _Display()
+    stack = call.stack()
     if bool(url) != bool(model):
         raise ragops.BenchError(
             "--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME"
         )
-    try:
-        if resume:
-            own = from_jsonl(workload) if workload else None
-            folder = ragops.resume_benchmark(stack, resume, workload=own, progress=display, api_key=api_key)
+    if resume:
+        own = from_jsonl(workload) if workload else None
+        folder = ragops.resume_benchmark(stack, resume, workload=own, api_key=api_key)
+    else:
+        session = None if url else Session(stack, call.engine())
+        window = {"form": form, "release": release, "page_size": page_size}
+        config = BenchmarkConfig(
+            workload=from_jsonl(workload)
+            if workload
+            else _synthetic(session, profile, requests + warmup, seed, max_words, window),
+            levels=_levels(None if workload else requests, clients, rate, constant, burst),
+            name=name,
+            results=results,
+            warmup=warmup,
+            repeats=repeats,
+            seed=seed,
+            fresh=not same_texts,
+            no_order_check=no_order_check,
+        )
+        if session:
+            folder = ragops.benchmark(session, config)
         else:
-            session = None if url else Session(stack, call.engine())
-            window = {"form": form, "release": release, "page_size": page_size}
-            config = BenchmarkConfig(
-                workload=from_jsonl(workload)
-                if workload
-                else _synthetic(session, profile, requests + warmup, seed, max_words, window),
-                levels=_levels(None if workload else requests, clients, rate, constant, burst),
-                name=name,
-                results=results,
-                warmup=warmup,
-                repeats=repeats,
-                seed=seed,
-                fresh=not same_texts,
-                no_order_check=no_order_check,
-            )
-            if session:
-                folder = ragops.benchmark(session, config, progress=display)
-            else:
-                folder = ragops.benchmark_url(url, model, config, progress=display, api_key=api_key)
-    except KeyboardInterrupt:
-        if display.folder:
-            call.message(f"continue with: ragops bench --resume {display.folder}")
-        raise
+            folder = ragops.benchmark_url(url, model, config, api_key=api_key)
     run = ragops.load_run(folder)
-    result = outcome(run, release=release)
-    call.show(result)
-    fits = result.verdict is None or result.verdict.fits is not False
-    return OK if fits and not run.info.order.failed else FAILED
+    verdict = _show(call, run, release)
+    return FAILED if run.info.order.failed or (verdict and verdict.fits is False) else OK
 
 
 def _synthetic(
@@ -197,19 +169,6 @@ def _synthetic(
     if session and not window["release"]:
         window["release"] = measure.ragflow_release(session)
     return bench.ragflow(count, seed, tail=TAIL, max_words=words, **window)
-
-
-class _Display:
-    """Reports the progress of a run and keeps its folder."""
-
-    folder: Path | None = None
-
-    def __call__(self, progress: RunProgress) -> None:
-        from ragops.progress import advance
-
-        self.folder = progress.folder
-        text = f"requests, {progress.errors} errors, last {progress.latency:.2f} s ({progress.level})"
-        advance(progress.done, progress.total, text)
 
 
 @verb(app, MEASURE, "ragops report results/RUN --out report.html")

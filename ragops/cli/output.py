@@ -27,15 +27,14 @@ import typer
 
 import ragops
 from ragops.errors import RagopsError
-from ragops.table import Shown, printable
+from ragops.progress import Progress, receiver
+from ragops.table import Shown, Table, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console, Group
     from rich.text import Text
-
-    from ragops.table import Table
 
 OK, FAILED, PENDING = 0, 1, 3
 """Exit codes; typer exits with 2 for wrong usage."""
@@ -86,7 +85,8 @@ class Call:
         if self.json:
             print(as_json(record))
         else:
-            _print(view.table() if isinstance(view, Shown) else str(view), sys.stdout)
+            view = view.table() if isinstance(view, Shown) else view
+            _print(view if isinstance(view, Table) else str(view), sys.stdout)
 
     def message(self, line: str) -> None:
         """Print a message, unless ``--quiet``."""
@@ -180,8 +180,6 @@ class _PrintableFilter(logging.Filter):
 @contextmanager
 def _reporting(quiet: bool) -> Iterator[None]:
     """Show log messages with the time of day, and progress, on standard error."""
-    from ragops import progress
-
     terminal = sys.stderr.isatty() and not quiet
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if terminal:
@@ -199,7 +197,7 @@ def _reporting(quiet: bool) -> Iterator[None]:
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     try:
         if terminal:
-            with progress.receiver(display), display.bars:
+            with receiver(display), display.bars:
                 yield
         else:
             yield
@@ -209,7 +207,7 @@ def _reporting(quiet: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-class _Display:
+class _Display(Progress):
     """Progress on a terminal: a spinner and the elapsed time; with a total a bar and the remaining time."""
 
     current: _Display | None = None

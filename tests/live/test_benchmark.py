@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 import ragops
+from ragops import progress
 from ragops.bench import judge, measure
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import LoadLevel, load_run
@@ -119,12 +120,13 @@ def test_an_interrupted_run_is_continued_to_a_verdict(engine, declared, running,
     work = ragflow(12, max_words=measure.max_words(declared), release="v0.27.0")
     config = BenchmarkConfig(work, results=tmp_path, with_limits=False)
 
-    def interrupt(now):
-        if now.done == 6:
-            os.kill(os.getpid(), signal.SIGINT)
+    class Interrupt(progress.Progress):
+        def advance(self, done, total, text=""):
+            if done == 6:
+                os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        measure.benchmark(declared, config, progress=interrupt, engine=engine)
+    with pytest.raises(KeyboardInterrupt), progress.receiver(Interrupt()):
+        measure.benchmark(declared, config, engine=engine)
     (folder,) = tmp_path.iterdir()
     cut = load_run(folder)
     assert cut.missing

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from ragops.bench.records import LoadLevel, Provenance, RunFolder, load_run
-from ragops.bench.run import resume
 from ragops.bench.wire import Server
 from ragops.bench.workload import from_jsonl, synthetic
 from ragops.errors import BenchError
-from tests.support.recording import record
+from tests.support.recording import record, resume
 from tests.support.stub import Behaviour, StubReranker
 
 WORKLOAD = synthetic(12, 3, 20)

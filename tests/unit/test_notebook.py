@@ -176,10 +176,12 @@ def benchmark(monkeypatch, request):
     """A benchmark of four requests; the last two take as long as the test says."""
     wait = getattr(request, "param", 1)
 
-    def run(stack, config, *, progress, stop):
+    def run(stack, config, *, stop):
         folder = config.results / "a-run"
+        folder.mkdir()
+        (folder / "run.json").touch()
         for done in range(1, 5):
-            progress(SimpleNamespace(done=done, total=4, errors=1, level="closed-1", folder=folder))
+            progress.advance(done, 4, "requests, 1 errors (closed-1, 0.31 s)")
             if stop.wait(0.01 if done < 3 else wait):
                 break
         return folder
@@ -191,7 +193,7 @@ def benchmark(monkeypatch, request):
 def test_a_benchmark_ends_in_one_line_with_counts_and_the_folder(benchmark, config, shown):
     folder = asyncio.run(notebook.benchmark(Stack(), config))
     assert folder == config.results / "a-run"
-    assert re.fullmatch(r"load: 4/4 requests · 1 errors · [\d.]+ s · saved in a-run", shown[0])
+    assert re.fullmatch(r"load: 4/4 requests, 1 errors · [\d.]+ s · saved in a-run", shown[0])
 
 
 def test_a_benchmark_that_fails_at_once_has_no_folder(monkeypatch, config, shown):
@@ -266,11 +268,10 @@ def test_the_settings_for_ragflow_are_the_same_as_text_and_as_html():
 @pytest.mark.parametrize("wanted", ["0", "1"])
 def test_outputs_that_are_stored_hold_no_widget(wanted, monkeypatch, tmp_path):
     monkeypatch.setenv(notebook.WIDGETS, wanted)
-    source = """from types import SimpleNamespace
-from ragops import Stack, bench, notebook
+    source = """from ragops import Stack, bench, notebook, progress
 from ragops.bench import measure
-def run(stack, config, progress, stop):
-    progress(SimpleNamespace(done=1, total=1, errors=0, level="closed-1", folder=SimpleNamespace(name="run")))
+def run(stack, config, stop):
+    progress.advance(1, 1, "requests")
 measure.benchmark = run
 config = bench.BenchmarkConfig(workload=bench.ragflow(4), levels=(bench.LoadLevel.closed(1),), name="load")
 await notebook.benchmark(Stack(), config)
