@@ -1,8 +1,8 @@
 """Layers of ``ragops verify``, and the probe that tests them from inside a container.
 
 The program ``data/probe.py`` runs in the container's own Python (RAGFlow's, with RAGFlow's client library),
-else in a probe container in its network namespace. The client of RAGFlow in Go can't be run: there wget sends
-its request from inside the container, if it has one. ``connection.py`` judges the result.
+else in a probe container in its network namespace. The client of RAGFlow in Go can't be run: there curl or
+wget of the container, if it has one, sends its request. ``connection.py`` judges the result.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ LAYERS: tuple[Layer, ...] = ("dns", "tcp", "health", "routes", "models", "rerank
 PYTHONS = ("/ragflow/.venv/bin/python", "python3", "python")
 """RAGFlow's own interpreter first: it has RAGFlow's client library."""
 
-WGETS = {
-    "busybox wget": ("busybox", "wget", "-Y", "off"),
-    "wget": ("wget", "-nv", "-t", "1", "--no-proxy"),
+CLIENTS = {
+    "curl": (("curl", "-sS", "--noproxy", "*"), "--data-raw"),
+    "busybox wget": (("busybox", "wget", "-Y", "off", "-O", "-"), "--post-data"),  # Debian's crashes at -T
+    "wget": (("wget", "-nv", "-t", "1", "--no-proxy", "-O", "-"), "--post-data"),
 }
-"""The programs that send RAGFlow's request from a container without Python, past any proxy."""
+"""Programs that send RAGFlow's request past any proxy, and their option for the body."""
 
 _NOT_FOUND = (126, 127)
 _NO_PROGRAM = ("executable file not found", "no such file or directory")
@@ -159,7 +160,7 @@ class ProbeResult:
     paths: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     client: str = ""
-    """Library or program that makes the rerank request, such as ``cohere 5.6.2`` or ``wget``."""
+    """Library or program that makes the rerank request, such as ``cohere 5.6.2`` or ``curl``."""
     scores: tuple[tuple[int, float], ...] = ()
     """(index, score) in the order of the response."""
     responses: Mapping[int, ProbeResponse] = field(default_factory=dict)
@@ -204,7 +205,7 @@ def run_probe(  # noqa: PLR0913 - one keyword for each thing that may differ
     ranks = "rerank" in result.steps and result.steps["rerank"].ok
     if request.client.language == "Python" or not ranks or not container:
         return result
-    return _with_wget(engine, container, base_url, request, result)
+    return _sent_inside(engine, container, base_url, request, result)
 
 
 def probe_input(
@@ -296,19 +297,19 @@ def _execute(
     return None if output.exit_code in _NOT_FOUND else output
 
 
-def _with_wget(
+def _sent_inside(
     engine: Engine, container: str, base_url: str, request: RerankRequest, result: ProbeResult
 ) -> ProbeResult:
-    """The result with RAGFlow's request sent again by wget from inside the container, if it has one.
+    """The result with RAGFlow's request sent again by a program of the container, if it has one.
 
     ``data/probe.py`` sent it already, and has more details of a failure.
     """
-    headers = [f"--header={name}: {value}" for name, value in request.headers().items()]
-    sent = ("-T", f"{RERANK_TIMEOUT:g}", "-O", "-", *headers, f"--post-data={request.body().decode()}")
-    for client, program_ in WGETS.items():
+    headers = [text for pair in request.headers().items() for text in ("--header", ": ".join(pair))]
+    for client, (command, option) in CLIENTS.items():
         begin = time.perf_counter()
-        argv = (*program_, *sent, f"{base_url}/rerank")
-        if (output := _execute(engine, container, argv, 2 * RERANK_TIMEOUT)) is None:
+        argv = (*command, *headers, option, request.body().decode(), f"{base_url}/rerank")
+        output = _execute(engine, container, argv, RERANK_TIMEOUT)
+        if output is None or output.exit_code > max(_NOT_FOUND):  # it was killed, or crashed
             continue
         timing, found = 1e3 * (time.perf_counter() - begin), replace(result, client=client)
         try:

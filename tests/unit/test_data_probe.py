@@ -315,7 +315,7 @@ class TestVehicles:
 
 
 class TestGo:
-    """RAGFlow v1.0 has neither Python nor a client library; wget sends its request from inside."""
+    """RAGFlow v1.0 has neither Python nor a client library; curl or wget sends its request from inside."""
 
     REQUEST = RerankRequest("stub-reranker", client=releases.of("v1.0.0-rc1").client)
     SCORES = ExecResult(0, '{"results": [{"index": 1, "relevance_score": 0.7}]}', "saving to STDOUT")
@@ -334,17 +334,20 @@ class TestGo:
 
         return ask_with
 
-    @pytest.mark.parametrize(("program", "client"), [("busybox", "busybox wget"), ("wget", "wget")])
-    def test_wget_sends_it(self, sent, program, client):
+    @pytest.mark.parametrize(
+        ("program", "client"), [("curl", "curl"), ("busybox", "busybox wget"), ("wget", "wget")]
+    )
+    def test_a_program_of_the_container_sends_it(self, sent, program, client):
         result, argv = sent(**{program: self.SCORES})
         assert (result.client, result.transport, result.scores) == (client, "probe container", ((1, 0.7),))
         assert result.steps["rerank"].ok
-        assert f"--post-data={self.REQUEST.body().decode()}" in argv
-        assert "--header=Content-Type: application/json" in argv
+        assert argv[-2] == self.REQUEST.body().decode()
+        assert argv[argv.index("Content-Type: application/json") - 1] == "--header"
         assert argv[-1] == "http://reranker:8000/v1/rerank"
 
-    def test_busybox_without_that_applet(self, sent):
-        missing = ExecResult(127, "", "wget: applet not found")
+    @pytest.mark.parametrize("code", [127, 139])
+    def test_busybox_without_that_applet_or_that_crashes(self, sent, code):
+        missing = ExecResult(code, "", "wget: applet not found")
         assert sent(busybox=missing, wget=self.SCORES)[0].client == "wget"
 
     def test_no_program_at_all(self, sent):
