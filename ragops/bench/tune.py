@@ -323,7 +323,8 @@ class Search:
         if os.environ.get("RAGOPS_MODEL_DIR"):
             raise StackError("RAGOPS_MODEL_DIR overrides the int8 model", hint="set model in ragops.toml")
         image = self._session.stack.reranker.image
-        folder = int8.int8(self._deployment.model.folder, engine=self._engine, image=image)
+        model, kind = self._deployment.model, self._session.stack.reranker.kind
+        folder = int8.int8(model.folder, engine=self._engine, image=image, kind=kind)
         return {"model": str(folder), "served_name": self._deployment.served_name}
 
     def _remove(self, name: str) -> None:

@@ -39,11 +39,11 @@ class Architecture:
     """The ``model_type`` with which vLLM's own class reads ``config.json``; any other needs remote code."""
     examples: tuple[str, ...]
     """Repositories on the model hub."""
-    scores: str
-    """How a score is computed."""
     source: str
     named: str
     """Regular expression for repository and file names in lower case, used where there is no folder."""
+    scores: str = "sigmoid of the one label"
+    """How a score is computed."""
     lowest: float = 0.0
     highest: float = 1.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -226,7 +226,6 @@ SERVED: tuple[Architecture, ...] = (
             *("maidalun1020/bce-reranker-base_v1", "cross-encoder/mmarco-mMiniLMv2-L12-H384-v1"),
             "jinaai/jina-reranker-v2-base-multilingual",
         ),
-        scores="sigmoid of the one label",
         named=r"bge-reranker-(base|large|v2-m3)|bce-reranker|mmarco|jina-reranker-v2",
         source="vLLM models/roberta.py, which maps Jina's names of weights too; its code is not run",
     ),
@@ -235,7 +234,6 @@ SERVED: tuple[Architecture, ...] = (
         name="BertForSequenceClassification",
         model_type="bert",
         examples=("cross-encoder/ms-marco-MiniLM-L6-v2", "cross-encoder/ms-marco-TinyBERT-L2-v2"),
-        scores="sigmoid of the one label",
         named=r"ms-marco-(minilm|tinybert)",
         source="vLLM models/bert.py; config.json names Identity, so that the launch overrides it",
     ),
@@ -244,7 +242,6 @@ SERVED: tuple[Architecture, ...] = (
         name="ModernBertForSequenceClassification",
         model_type="modernbert",
         examples=("Alibaba-NLP/gte-reranker-modernbert-base", "cross-encoder/ettin-reranker-150m-v1"),
-        scores="sigmoid of the one label",
         named=r"gte-reranker-modernbert|ettin-reranker",
         source="vLLM models/modernbert.py",
     ),
@@ -253,7 +250,6 @@ SERVED: tuple[Architecture, ...] = (
         name="RobertaForSequenceClassification",
         model_type="roberta",
         examples=("cross-encoder/stsb-roberta-base",),
-        scores="sigmoid of the one label",
         named=r"cross-encoder",
         source="vLLM models/roberta.py",
     ),

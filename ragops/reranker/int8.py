@@ -29,6 +29,7 @@ from ragops.reranker import files
 from ragops.reranker import model as models
 
 if TYPE_CHECKING:
+    from ragops.configuration import Kind
     from ragops.docker.engine import Engine
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
@@ -71,7 +72,9 @@ def unfit(host: Host) -> str:
     return f"{host.cpu_model} has no VNNI or AMX: int8 sums overflow there, and scores are wrong"
 
 
-def int8(folder: Path, *, engine: Engine, image: str, target: Path | None = None) -> Path:
+def int8(
+    folder: Path, *, engine: Engine, image: str, target: Path | None = None, kind: Kind | None = None
+) -> Path:
     """Create an int8 copy of a model folder, or return the existing one.
 
     Args:
@@ -80,6 +83,7 @@ def int8(folder: Path, *, engine: Engine, image: str, target: Path | None = None
         image: The reranker's image, which has compressed-tensors.
         target: The folder to create. When left out ``<name>-int8`` beside the model, or in ragops' data
             folder where the process may not write beside it.
+        kind: The configured kind, for a folder whose files do not say it.
 
     Returns:
         The folder, which exists only when it is complete.
@@ -90,7 +94,7 @@ def int8(folder: Path, *, engine: Engine, image: str, target: Path | None = None
         ImageError: The image lacks compressed-tensors.
         EngineError: The container could not be started, or reached its timeout.
     """
-    model = models.describe(folder.resolve())
+    model = models.describe(folder.resolve(), kind)
     _check_model(model)
     beside = model.folder.parent
     default = beside if os.access(beside, os.W_OK | os.X_OK) else home() / "models"
@@ -98,7 +102,7 @@ def int8(folder: Path, *, engine: Engine, image: str, target: Path | None = None
     sha256 = files.fingerprint(model.folder)
     existing = _existing_record(place)
     if existing and existing.source_sha256 == sha256:
-        return models.describe(place).folder
+        return models.describe(place, kind).folder
     _check_space(place.parent, model)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as temporary:
         copy = Path(temporary) / "copy"
@@ -106,7 +110,7 @@ def int8(folder: Path, *, engine: Engine, image: str, target: Path | None = None
         linear, library = _quantize(engine, image, model, copy)
         record = Record(model.name, sha256, linear, library, version("ragops-rerank"))
         (copy / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        models.describe(copy)
+        models.describe(copy, kind)
         if existing:
             place.rename(Path(temporary) / "previous")
         copy.rename(place)

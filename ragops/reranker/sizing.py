@@ -191,7 +191,7 @@ def _max_model_len(stack: Stack, model: Model, data_type: str) -> int:
     """The configured length, else the default; for listwise models all that the key-value cache holds."""
     configured, default = stack.reranker.max_model_len, DEFAULT_LENGTH
     if not architectures.by_kind(model.kind).splits:
-        default = stack.reranker.kv_cache_gib * GIB // model.kv_bytes(data_type)
+        default = _cache_size(stack, model) // model.kv_bytes(data_type)
     if configured is not None and configured > model.max_tokens:
         raise StackError(
             f"reranker.max_model_len = {configured}, but {model.name} takes {model.max_tokens} tokens",
@@ -221,11 +221,18 @@ def _batched_tokens(stack: Stack, model: Model, length: int) -> int:
     return configured
 
 
+def _cache_size(stack: Stack, model: Model) -> int:
+    """Configured bytes; twice the default for RAGFlow's usual 64 documents of 280 tokens read together."""
+    configured = "kv_cache_gib" in stack.reranker.model_fields_set
+    listwise = not architectures.by_kind(model.kind).splits
+    return stack.reranker.kv_cache_gib * GIB * (2 if listwise and not configured else 1)
+
+
 def _kv_cache(stack: Stack, model: Model, data_type: str, length: int) -> int:
     """Key-value cache in bytes; an encoder uses none, but vLLM requires a size."""
     if not model.causal:
         return 64 * MIB
-    configured, need = stack.reranker.kv_cache_gib * GIB, model.kv_bytes(data_type) * length
+    configured, need = _cache_size(stack, model), model.kv_bytes(data_type) * length
     if need > configured:
         raise StackError(
             f"a document of {length} tokens does not fit the key-value cache",
@@ -256,7 +263,7 @@ def _memory(
     head = shape.vocabulary * shape.hidden * 2 if converted else 0
     return Memory(
         weights=model.weights_as(data_type) + head,
-        kv_cache=stack.reranker.kv_cache_gib * GIB if model.causal else 0,
+        kv_cache=_cache_size(stack, model) if model.causal else 0,
         activations=tokens * (6 * shape.hidden + 3 * shape.intermediate) * 4,
         processes=2 * GIB + _compilers(container_cores) * GIB // 2,
         page_cache=model.weight_bytes + GIB,

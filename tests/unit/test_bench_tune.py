@@ -480,7 +480,7 @@ class TestVerb:
     def test_int8_is_created_while_the_baseline_is_paused(self, engine, model_folder, monkeypatch, tmp_path):
         copy = tmp_path / "tiny-int8"
 
-        def quantize(source, *, engine, image):
+        def quantize(source, *, engine, image, kind):
             assert [c.status for c in engine.containers() if c.role == "tune"] == ["paused"]
             copy.mkdir()
             for file in source.iterdir():

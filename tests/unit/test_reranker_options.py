@@ -15,7 +15,7 @@ import pytest
 from ragops.configuration import Network, Reranker, Stack
 from ragops.docker.objects import EngineState
 from ragops.errors import StackError
-from ragops.reranker import options, sizing
+from ragops.reranker import architectures, options, sizing
 from ragops.reranker.host import Core, Host, Node
 from ragops.reranker.model import Model, Shape
 
@@ -114,6 +114,35 @@ def test_an_encoder_gets_neither():
     assert found["--max-model-len"] == "256"
     assert not {"--chat-template", "--hf-overrides", "--block-size", "--enable-prefix-caching"} & set(found)
     assert [mount.target for mount in spec.mounts] == ["/models/all-minilm-l6-v2", options.CACHE]
+
+
+def test_a_listwise_model_takes_ragflows_usual_call_at_once():
+    jina = replace(QWEN3, kind="jina-reranker-v3", architecture="JinaForRanking", max_tokens=131072)
+    found = flags(launch(jina))
+    assert int(found["--max-model-len"]) > 64 * 320
+    assert found["--kv-cache-memory-bytes"] == str(4 * GIB)
+    assert not {"--chat-template", "--hf-overrides"} & set(found)
+    assert flags(launch(jina, kv_cache_gib=1))["--max-model-len"] == str(GIB // (112 * 1024))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooler", "method"),
+    [
+        ("zerank", {"logit_sigma": 5.0}, "no_post_processing"),
+        ("mxbai-rerank-v2", {"logit_mean": 4.5}, "from_2_way_softmax"),
+        ("bge-reranker-v2-gemma", None, "no_post_processing"),
+    ],
+)
+def test_a_language_model_gets_head_and_scale(kind, pooler, method):
+    found = flags(launch(replace(QWEN3, kind=kind)))
+    assert json.loads(found["--hf-overrides"])["method"] == method
+    assert json.loads(found.get("--pooler-config", "null")) == pooler
+
+
+def test_raw_logits_of_a_folder_become_probabilities():
+    sigmoid = json.dumps(architectures.SIGMOID)
+    found = flags(launch(replace(MINILM, kind="cross-encoder", overrides=sigmoid)))
+    assert json.loads(found["--hf-overrides"]) == architectures.SIGMOID
 
 
 def test_every_setting_has_a_reason():
