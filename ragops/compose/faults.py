@@ -300,13 +300,6 @@ def _releases(case: Case) -> Iterator[Finding]:
             yield case.error("option-newer", option.line, message, f"{fix}, or the image {_CPU_IMAGE}")
 
 
-def _runner(case: Case) -> Iterator[Finding]:
-    option = case.service.command.get("--runner")
-    if option and option.value not in {"pooling", "auto", None}:
-        message = f"--runner {option.value} has no rerank route (404)"
-        yield case.error("runner-missing", option.line, message, "--runner pooling")
-
-
 def _words(case: Case) -> Iterator[Finding]:
     command, before = case.service.command, ""
     variables = case.service.node.source.variables
@@ -314,8 +307,9 @@ def _words(case: Case) -> Iterator[Finding]:
     for word, after in zip_longest(words, words[1:]):
         text, valued = word.text, takes_value(before) or word.written.startswith("-")
         if text is None and valued and (unset := unset_variables(word.written, variables)):
-            effect = "its value is empty" if "=" in word.written else f"{before} may have no value"
-            message = f"{unset[0]} is not set here and has no default: {effect}, and vLLM then ends"
+            joined = word.written.startswith("-")
+            effect = "its value is empty" if joined else f"vLLM ends if {before} has no value"
+            message = f"{unset[0]} is not set here and has no default: {effect}"
             fix = f"set it in .env, or require it: ${{{unset[0]}:?}}"
             yield case.warning("variable-unset", word.line, message, fix)
         elif text == "" and not valued and command.entry != "module":
@@ -424,6 +418,10 @@ def _other_options(case: Case) -> Iterator[Finding]:
         reason = "vLLM supports this model without it" if case.known else "few models need it"
         message = f"--trust-remote-code runs any Python code in the model folder; {reason}"
         yield case.warning("trust-remote-code", option.line, message, "remove it")
+    option = command.get("--runner")
+    if option and option.value not in {"pooling", "auto", None}:
+        message = f"--runner {option.value} has no rerank route (404)"
+        yield case.error("runner-missing", option.line, message, "--runner pooling")
     option = command.get("--block-size")
     size = parse_size(option.value or "") if option else None
     if option and size and size % 32 and not case.service.gpu:
@@ -574,10 +572,10 @@ def _image(case: Case) -> Iterator[Finding]:
         fix = f"name a release{example} or a digest"
         yield case.warning("image-unpinned", node.line, f"{node.text} {effect}", fix)
     built, machine = image.architecture or architecture(service.text("platform")), case.host.architecture
-    if built and built != machine:
-        message = f"the image is for {built}, this machine is {machine}: it ends with 'exec format error'"
-        fix = f"the image for {machine}"
-        yield case.error("image-architecture", node.line, message, fix)
+    if built and machine and built != machine:  # a platform in the file may mean emulation
+        report = case.warning if service.node.get("platform") else case.error
+        message = f"the image is for {built}, this machine is {machine}: 'exec format error', or very slow"
+        yield report("image-architecture", node.line, message, f"the image for {machine}")
     if service.gpu and not service.gpu_requested and case.official:
         message = "the image needs a GPU and the service requests none: vLLM finds no device"
         fix = f"gpus: all, or without a GPU the image {_CPU_IMAGE}"
@@ -637,7 +635,7 @@ def _exempt(environment: Mapping[str, YamlNode], hosts: Iterable[str]) -> bool:
 
 
 _CHECKS = (
-    *(_overrides, _overrides_value, _releases, _runner, _words, _template, _dtype, _served_name),
+    *(_overrides, _overrides_value, _releases, _words, _template, _dtype, _served_name),
     *(_key_value_cache, _length, _other_options, _model, _paths, _cpu_quota, _ports, _networks),
     *(_shared_memory, _restarts, _image, _keys, _proxies),
 )

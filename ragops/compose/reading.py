@@ -40,7 +40,7 @@ _CPU_BUILD = re.compile(r"(.*/)?vllm-cpu")
 _RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?!\d)")
 _MOVING = re.compile(r"(latest|nightly|main|dev|edge|stable)?([-_.](?![0-9a-f]{40}).*)?")
 _PYTHON_CLIENT = re.compile(r"infiniflow/ragflow(?!:v[1-9])")
-_GPU_IMAGE = re.compile(r"/vllm-openai(:|@|$)|rocm|cuda")
+_GPU_IMAGE = re.compile(r"/vllm-openai(:|@|$)|rocm|cuda|xpu|ascend|gaudi|neuron")
 
 
 @dataclass(frozen=True)

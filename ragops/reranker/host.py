@@ -73,8 +73,9 @@ class Host:
 
     @property
     def architecture(self) -> str:
-        """``x86_64`` or ``arm64``, by the names of the features."""
-        return "arm64" if self.features & {"asimd", "fphp", "i8mm", "bf16"} else "x86_64"
+        """``x86_64`` or ``arm64``, by the names of the features; empty where the kernel gives none."""
+        arm = self.features & {"asimd", "fphp", "i8mm", "bf16"}
+        return "arm64" if arm else "x86_64" if self.features else ""
 
     @property
     def has_bf16(self) -> bool:

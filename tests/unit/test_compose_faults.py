@@ -119,7 +119,7 @@ ONE_FAULT = {
             )
         ],
     ),
-    "image-architecture": ("error", "image:", [("    ports", "    platform: linux/arm64/v8\n    ports")]),
+    "image-architecture": ("warning", "image:", [("    ports", "    platform: linux/arm64/v8\n    ports")]),
 }
 
 
@@ -270,6 +270,21 @@ def test_speed_is_stated_for_the_processor_that_it_was_measured_on(machine):
     assert ["measured with AMX" in message for message in messages] == ["amx_bf16" in machine.features, False]
 
 
+@pytest.mark.parametrize(
+    ("features", "tag", "codes_of_image"),
+    [
+        ({"asimd", "bf16"}, "v0.32.0-x86_64", ["image-architecture"]),
+        ({"asimd", "bf16"}, "v0.32.0-arm64", []),
+        ({"amx_bf16"}, "nightly-aarch64", ["image-unpinned", "image-architecture"]),
+        (set(), "v0.32.0-arm64", []),  # where the kernel gives no features
+    ],
+)
+def test_the_tags_processor_is_compared_with_the_machines(features, tag, codes_of_image):
+    host = Host("any", frozenset(features), (Core(0, 0),), (Node(0, 1 << 34),), 1 << 34)
+    reported = codes(changed(("vllm-cpu:0.32.0", f"vllm/vllm-openai-cpu:{tag}")), host)
+    assert [code for code in reported if code.startswith("image-")] == codes_of_image
+
+
 def test_an_api_key_leaves_rerank_open(machine):
     text = changed(("127.0.0.1:8123", "8123"), ("--port=8000", "--port=8000\n      - --api-key=k"))
     (finding,) = find(text, machine)
@@ -368,6 +383,12 @@ def test_a_converted_qwen3_needs_the_template_only(machine):
         ("0.6B", "0.6B-seq-cls"),
     )
     assert codes(text, machine) == ["template-missing"]
+
+
+@pytest.mark.parametrize("image", ["vllm/vllm-openai-xpu:v0.32.0", "quay.io/ascend/vllm-ascend:v0.30.0"])
+def test_rules_for_cpus_do_not_apply_to_other_accelerators(image, machine):
+    text = changed(("vllm-cpu:0.32.0", image), ("    shm_size: 1gb\n", "    devices: [/dev/dri]\n"))
+    assert find(text, machine) == ()
 
 
 def test_rules_for_cpus_do_not_apply_to_a_gpu(machine):
