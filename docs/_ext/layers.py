@@ -37,7 +37,7 @@ BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
     "budget": (
         (
             budget.IN_TIME,
-            "calls of RAGFlow's sizes, natural and stemmed, against the timeout of this release",
+            "calls of RAGFlow's sizes and texts, against the timeout of this release",
         ),
         (
             budget.CAPACITY,

@@ -114,16 +114,11 @@ def _value(fact: Fact[object]) -> str:
 
 
 def _client(client: Client) -> str:
-    query, documents = client.test
-    parts = (
-        client.language,
-        "body with ``return_documents``" if client.return_documents else "body without ``return_documents``",
-        "a key is needed" if client.needs_key else "the key is optional",
-        "connections are kept alive" if client.kept_alive else "a connection for each request",
-        "a failed request is only logged" if client.falls_back else "a failed request fails the query",
-        f"test of a registration: ``{query}`` with " + ", ".join(f"``{text}``" for text in documents),
+    body = (
+        "body with ``return_documents``" if client.return_documents else "body without ``return_documents``"
     )
-    return "; ".join(parts)
+    failure = "a failed request is only logged" if client.falls_back else "a failed request fails the query"
+    return f"{client.language}; {body}; {failure}"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -76,17 +76,11 @@ class Window:
 class Client:
     """How RAGFlow's server sends a rerank request to provider VLLM."""
 
-    language: Literal["Python", "Go"]
+    language: Literal["Python", "Go"] = "Python"
     return_documents: bool = True
     """Whether the body has ``"return_documents": false``."""
-    needs_key: bool = True
-    """Whether an empty key fails; otherwise the header is sent only with a key."""
-    kept_alive: bool = False
-    """Whether connections are reused, so that one replica gets all requests of a server."""
     falls_back: bool = False
     """Whether a failed request is only logged, and the order is that of the keywords."""
-    test: tuple[str, tuple[str, ...]] = ("What's the weather?", ("Is it sunny today?",))
-    """Query and documents of the test request of a registration."""
 
 
 def _rounded(page: int, _top: int) -> int:
@@ -224,20 +218,14 @@ OVER_LIMIT: Facts[OverLimit] = (
 CLIENTS = (
     Fact(
         "v0.17.0",
-        Client("Python", test=("Hello~ Ragflower!", ("Hi, there!", "Ohh, my friend!"))),
-        "cohere 5.6.2 in pyproject.toml; api/apps/llm_app.py",
+        Client(),
+        "cohere 5.6.2 in pyproject.toml: it needs a key; a connection a request",
     ),
-    Fact(
-        "v0.24.0",
-        Client("Python", test=("Hello~ RAGFlower!", ("Hi, there!", "Ohh, my friend!"))),
-        "api/apps/llm_app.py",
-    ),
-    Fact("v0.26.0", Client("Python"), "api/apps/services/provider_api_service.py"),
     Fact(
         "v1.0.0-rc1",
-        Client("Go", False, False, True, True, ("test", ("test",))),
-        "internal/entity/models/vllm.go:343-413, base_model.go:442-458, service/nlp/reranker.go:154 and"
-        " service/model_service.go:1131-1136 on 2026-08-22; PR 19908 may end the fallback",
+        Client("Go", return_documents=False, falls_back=True),
+        "internal/entity/models/vllm.go:343-413, base_model.go:442-458 (the key is optional, connections stay"
+        " open) and service/nlp/reranker.go:154 on 2026-08-22; PR 19908 may end the fallback",
     ),
 )
 """RAGFlow's client of the reranker; v0.25 and later may also run the Go server (API_PROXY_SCHEME)."""

@@ -30,7 +30,7 @@ MESSAGES = [
         "a chunk has 513 tokens or more",
     ),
     (
-        "ValueError('Rerank input at document index 0 has 21 tokens, exceeding the configured maximum of 20')",
+        "ValueError('Rerank input at document 0 has 21 tokens, exceeding the configured maximum of 20')",
         "RERANK_TOKEN_LIMIT_MODE=truncate",
     ),
     (

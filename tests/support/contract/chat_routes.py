@@ -120,8 +120,8 @@ def _fitted(state: ServerState, found: Any, question: str, texts: list[str]) -> 
         return [" ".join(text.split()[:room]) for text in texts]
     for index, text in enumerate(texts if mode == "raise_error" else ()):
         if (tokens := limit - room + len(text.split())) > limit:
-            words = f"Rerank input at document index {index} has {tokens} tokens, exceeding the configured maximum"
-            raise ValueError(f"{words} of {limit}")
+            words = f"Rerank input at document index {index} has {tokens} tokens"
+            raise ValueError(f"{words}, exceeding the configured maximum of {limit}")
     return texts
 
 
