@@ -52,6 +52,7 @@ _SINCE = {
     "0.29": "--max-num-queued-reqs --max-num-queued-tokens",
 }
 _GONE = {
+    "0.8.5": "--engine-use-ray --max-context-len-to-capture --worker-use-ray",  # or earlier
     "0.10": "--device --enable-reasoning --use-v2-block-manager",
     "0.10.1": "--num-scheduler-steps --multi-step-stream-outputs",
     "0.11": "--disable-async-output-proc --max-seq-len-to-capture --preemption-mode --scheduler-delay-factor",

@@ -456,3 +456,12 @@ class TestWhatTuneMayChange:
         with pytest.raises(StackError, match="max_num_batched_tokens") as caught:
             launch(model, **settings)
         assert caught.value.code == "setting-refused"
+
+
+def test_releases_of_options_are_in_order():
+    """Each option came before it was gone, and replacements are options that are still there."""
+    numbers = [(since, gone) for since, gone, _ in options.RELEASES.values()]
+    assert all(bool(since) != bool(gone) for since, gone in numbers)
+    replaced = {instead.partition("=")[0] for _, _, instead in options.RELEASES.values()} - {"", "--task"}
+    assert {name for name in replaced if options.RELEASES.get(name, ("", "", ""))[1]} == set()
+    assert options.release("0.8.5") < options.release("0.10") < options.release("0.10.1")
