@@ -163,7 +163,7 @@ def check_determinism(expected: Expected, results: Results) -> Finding:
     for result in (*results.of("again"), *(results.of("moved") if alone else ())):
         before = first[result.call.item]
         change = max_difference(before.scores, result.item_scores)
-        if change > ROUNDING:
+        if _moved(expected, before.scores, result.item_scores):
             return _score_change(results, before, result, change)
         largest = max(largest, change)
     for result in results.of("top"):
@@ -173,7 +173,7 @@ def check_determinism(expected: Expected, results: Results) -> Finding:
             return Finding("fail", "top_n cuts before sorting: the best documents are left out", REWRITTEN)
     for result in results.of("wide") if alone else ():
         before = first[result.call.item]
-        if finding := _long_call_fault(before, result):
+        if finding := _long_call_fault(expected, before, result):
             return finding
         largest = max(largest, max_difference(before.scores, result.item_scores))
     beside = "repeated and beside other documents" if alone else "read together by this model; repeated,"
@@ -373,19 +373,25 @@ def _score_change(results: Results, before: RerankResult, after: RerankResult, c
     return Finding("fail", detail, "this model reads documents together, or its server is broken")
 
 
-def _long_call_fault(before: RerankResult, result: RerankResult) -> Finding | None:
+def _moved(expected: Expected, scores: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether scores differ by more than rounding, or their logits do, where all of them are near 0 or 1."""
+    logits = [[*map(_logit, scores)], [*map(_logit, others)]] if expected.row.lowest == 0 else [[0.0], [0.0]]
+    return max_difference(scores, others) > ROUNDING or max_difference(*logits) > ROUNDING_LOGIT
+
+
+def _long_call_fault(expected: Expected, before: RerankResult, result: RerankResult) -> Finding | None:
     """Whether documents of a long call get other scores than in a short one."""
     remedy = f"long calls are split and put together wrongly; {REWRITTEN}"
     rows = zip(before.scores, result.item_scores, result.call.places, strict=True)
-    moved = [(place, abs(old - new)) for old, new, place in rows if abs(old - new) > ROUNDING]
+    moved = [(place, abs(old - new)) for old, new, place in rows if _moved(expected, [old], [new])]
     if moved:
         size, most = len(result.call.documents), max(change for _, change in moved)
-        detail = f"a long call goes wrong: of {size} documents some get scores that are {most:.3f} off"
+        detail = f"a long call goes wrong: of {size} documents some get scores that are {most:.2g} off"
         return Finding("fail", f"{detail}, the first at place {moved[0][0] + 1}", remedy)
     scores: dict[str, float] = {}
     for document, score in zip(result.call.documents, result.scores, strict=True):
-        if abs(scores.setdefault(document, score) - score) > ROUNDING:
-            detail = f"a long call goes wrong: equal documents get {scores[document]:.3f} and {score:.3f}"
+        if _moved(expected, [scores.setdefault(document, score)], [score]):
+            detail = f"a long call goes wrong: equal documents get {scores[document]:.3g} and {score:.3g}"
             return Finding("fail", detail, remedy)
     return None
 
@@ -400,8 +406,7 @@ def _check_template(expected: Expected, results: Results, tokens: int) -> Findin
         return Finding("ok", f"{wanted} tokens for two pairs, as with the model card's template")
     scores = results.of("pair")[0].scores
     change = max_difference(scores, results.direct)
-    logits = max_difference([*map(_logit, scores)], [*map(_logit, results.direct)])
-    if change > ROUNDING or logits > ROUNDING_LOGIT:
+    if _moved(expected, scores, results.direct):
         detail = f"as long, but scores are {change:.2g} from the card's prompt"
         remedy = f"one newline instead of two, or query and document swapped? {remedy}"
         return Finding("fail", f"template is not the model card's: {detail}", remedy)

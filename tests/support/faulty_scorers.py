@@ -133,6 +133,20 @@ _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Where the scores of a published model lie: those of the worst and of the best document."""
+
+    lowest: float
+    highest: float
+    squashed: bool
+    """Whether these are logits, whose sigmoid is the score."""
+
+    def place(self, score: float) -> float:
+        """A healthy score, 0.1 to 0.9, on the scale; before the sigmoid."""
+        return self.lowest + (self.highest - self.lowest) * (score - 0.1) / 0.8
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of an answer: the index that it names, and the score."""
 
@@ -169,7 +183,13 @@ def received(who: FaultyScorer, text: str) -> str:
 
 
 def scored(
-    who: FaultyScorer, query: str, documents: Sequence[str], *, call: int = 0, seed: int = 0
+    who: FaultyScorer,
+    query: str,
+    documents: Sequence[str],
+    *,
+    call: int = 0,
+    seed: int = 0,
+    scale: Scale | None = None,
 ) -> list[float]:
     """The scores of one request's documents, in their order.
 
@@ -179,6 +199,7 @@ def scored(
         documents: What is scored.
         call: Number of the request, for those that answer differently each time.
         seed: Makes one random scorer differ from another.
+        scale: Of a published model; the healthy scores are 0.1 to 0.9 without one.
     """
     size = len(documents)
     if who in {"constant", "input-order"}:
@@ -189,6 +210,10 @@ def scored(
     if who == "cached":
         query = _first_asked().get(tuple(documents), query)
     found = [_alone(who, query, document, seed) for document in documents]
+    if scale and who != "generative":
+        found = [_on(scale, score, who) for score in found]
+    elif who == "logits":
+        found = [2 * math.log(score / (1 - score)) for score in found]
     return _together(who, found, seed)
 
 
@@ -226,9 +251,15 @@ def _alone(who: FaultyScorer, query: str, document: str, seed: int) -> float:
     if who == "swapped":
         return healthy(document, query) / 2  # a model that is asked the wrong way round is less sure
     found = healthy(received(who, query), received(who, document))
-    if who == "logits":
-        return math.log(found / (1 - found)) * 2
     return 1 - found if who == "inverted" else found
+
+
+def _on(scale: Scale, score: float, who: FaultyScorer) -> float:
+    """A score on a scale; ``logits`` leaves out the sigmoid, or the division of a cosine by both lengths."""
+    placed = scale.place(score)
+    if who == "logits":
+        return placed if scale.squashed else 20 * placed
+    return 1 / (1 + math.exp(-placed)) if scale.squashed else placed
 
 
 def _together(who: FaultyScorer, found: list[float], seed: int) -> list[float]:

@@ -31,7 +31,7 @@ from ragops.checks.questions import render_prompt
 from ragops.errors import BenchError
 from ragops.reranker import options
 from tests.support import faults, faulty_scorers
-from tests.support.faulty_scorers import FaultyScorer, Row, score
+from tests.support.faulty_scorers import FaultyScorer, Row, Scale, score
 from tests.support.served import START_SECONDS, Served, listen, server
 
 if TYPE_CHECKING:
@@ -113,14 +113,19 @@ def classes(behaviour: Behaviour, body: dict[str, Any]) -> dict[str, Any]:
     who = behaviour.scorer or "healthy"
     who = "healthy" if who in faulty_scorers.BESIDE else who
     pairs = [found.groups() for text in body["input"] if (found := _PAIR.search(text))]
-    scores = (faulty_scorers.scored(who, query, [text], seed=behaviour.seed)[0] for query, text in pairs)
+    scores = (
+        faulty_scorers.scored(who, query, [text], seed=behaviour.seed, scale=behaviour.scale)[0]
+        for query, text in pairs
+    )
     rows = [{"index": place, "label": "LABEL_0", "probs": [one]} for place, one in enumerate(scores)]
     return {"object": "list", "data": rows}
 
 
 def _rows(behaviour: Behaviour, query: str, documents: list[str], top: int, number: int) -> list[Row]:
     if who := behaviour.scorer:
-        found = faulty_scorers.scored(who, query, documents, call=number, seed=behaviour.seed)
+        found = faulty_scorers.scored(
+            who, query, documents, call=number, seed=behaviour.seed, scale=behaviour.scale
+        )
         scores = [one * 0.7 for one in found] if behaviour.prompt == "newline" else found
         return faulty_scorers.rows(who, scores, documents, top)
     told = [_told(behaviour, number, query, document) for document in documents]
@@ -178,6 +183,8 @@ class Behaviour:
     """Scores as :data:`~tests.support.faulty_scorers.FaultyScorer` describes them."""
     seed: int = 0
     """Makes one random scorer differ from another."""
+    scale: Scale | None = None
+    """Where the scores of the scorer lie."""
     prompt: Prompt = "none"
     """What becomes of a pair, as :data:`~tests.support.stub.Prompt` describes it."""
     wrong_after: int = 0

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from importlib.resources import files
+from pathlib import Path
 from typing import get_args
 
 import jinja2
@@ -30,6 +31,7 @@ from ragops.errors import EngineError
 from ragops.ragflow import discovery
 from ragops.reranker import architectures
 from tests.support import faulty_scorers
+from tests.support.faulty_scorers import Scale
 from tests.support.stub import Behaviour, StubReranker
 
 MINILM = Expected("stub-reranker", "embedding", 256, "a real bi-encoder")
@@ -65,7 +67,7 @@ CAUSES = {
     "deduplicated": ("scores are well formed", "equal documents are merged: 69 of 70"),
     "batched": ("scores stay the same", "a long call goes wrong"),
     "partly": ("scores stay the same", "a long call goes wrong"),
-    "rounded": ("scores are well formed", "rounded: 6 different scores"),
+    "rounded": ("scores are well formed", "rounded: "),
     "blind": ("right documents come first", "the query is not read"),
     "cached": ("the query counts", "the query is not read"),
     "swapped": ("right documents come first", "hardly better than shared words"),
@@ -565,6 +567,33 @@ class TestFaultyScorers:
         )
         found = failure(rules.check_scores(MINILM, dataclasses.replace(seen, results=worst)))
         assert "top_n cuts before sorting" in found.detail
+
+
+PUBLISHED = json.loads((Path(__file__).parents[1] / "data/scores.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row["model"].rpartition("/")[2])
+class TestPublishedScores:
+    """Scores that lie where a published model's do, healthy and of every fault; a row names its source."""
+
+    def checks(self, row, who):
+        scale = Scale(row["lowest"], row["highest"], row["squashed"])
+        expected = CROSS if row["kind"] == "cross-encoder" else MINILM
+        return check_stub(Behaviour(scorer=who, scale=scale), expected)
+
+    def test_are_the_ends_of_the_scale(self, row):
+        assert (min(row["published"]), max(row["published"])) == (row["lowest"], row["highest"])
+        assert row["source"]
+
+    def test_the_healthy_one_is_accepted(self, row):
+        assert {check.status for check in self.checks(row, "healthy")} <= {"ok", "skip"}
+
+    @pytest.mark.parametrize("who", faulty_scorers.FAULTY_SCORERS)
+    def test_each_fault_is_caught_and_its_cause_named(self, row, who):
+        found = failure(self.checks(row, who))
+        name, cause = CAUSES[who]
+        assert found.name == name
+        assert cause in f"{found.detail}; {found.remedy}"
 
 
 def full_rows(seen, answer):
