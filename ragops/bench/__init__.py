@@ -14,12 +14,11 @@ comparisons, charts and the report need the extra ``bench``.
 from __future__ import annotations
 
 from ragops.bench.compare import Agreement, Comparison, agreement, compare_runs
-from ragops.bench.frames import frame, resource_usage
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import LoadLevel, Provenance, RequestRecord, Run, load_run
 from ragops.bench.report import write_report
 from ragops.bench.run import record, resume
-from ragops.bench.statistics import LevelStatistics, level_statistics, summary
+from ragops.bench.statistics import LevelStatistics, frame, level_statistics, resource_usage, summary
 from ragops.bench.verdict import Verdict, affordable, judge
 from ragops.bench.wire import Server
 from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ragops.bench import frames, statistics
+from ragops.bench import statistics
 from ragops.bench.statistics import load_name
 from ragops.bench.verdict import release_of
 from ragops.checks.latency import needed
@@ -242,7 +242,7 @@ def latency_by_size(run: Run) -> Figure:
     """
     level, records = statistics.lightest_level(run)
     chart = Chart(run, f"Latency by size of a request, {load_name(level.name)}", [3.6], columns=2)
-    table = frames.frame(replace(run, requests=tuple(r for r in records if not r.error)))
+    table = statistics.frame(replace(run, requests=tuple(r for r in records if not r.error)))
     if table.empty:
         raise statistics.too_small(run, "no successful request")
     names = {"documents": "documents in a request", "words": "words in a document, mean"}
@@ -274,7 +274,7 @@ def timeline(run: Run) -> Figure:
     """
     if not run.requests:
         raise statistics.too_small(run, "no request")
-    panels = frames.panels(run)
+    panels = statistics.panels(run)
     chart = Chart(run, "Every request in time", [2.9, *([1.35] * len(panels))])
     kinds = (
         ("measured", BLUE, [r for r in run.measured if not r.error]),

@@ -15,8 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ragops.bench import statistics
-from ragops.bench.frames import resource_usage
-from ragops.bench.statistics import extra, load_name
+from ragops.bench.statistics import extra, load_name, resource_usage
 from ragops.bench.verdict import judge, notes_of, release_of, sentences
 from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
@@ -72,16 +71,14 @@ def page(run: Run) -> str:
     source = (resources.files("ragops.data") / "report.html.jinja").read_text(encoding="utf-8")
     options: Any = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     template = jinja2.Environment(autoescape=True, **options).from_string(source)
-    charts = {
-        name: plots.svg(getattr(plots, name)(run)) for section in sections(run) if (name := section.chart)
-    }
+    parts = sections(run)
+    names = [section.chart for section in parts if section.chart]
     text: str = template.render(
         name=run.path.name,
         headline=headline(run),
         verdict=verdict_rows(run),
-        substitutes=[row for row in statistics.substitutes(run) if row[1] not in headline(run)],
-        sections=sections(run),
-        charts={name: plots.inline(svg, f"{name}-") for name, svg in charts.items()},
+        sections=parts,
+        charts={name: plots.inline(plots.svg(getattr(plots, name)(run)), f"{name}-") for name in names},
         limitations=limitations(run),
         provenance=provenance(run),
     )
@@ -139,6 +136,8 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
     fresh = "no request sent twice" if info.fresh else "the same texts in each trial, so a cache may be hit"
     cpu_ms = info.client and info.client.cpu_seconds_per_request * 1e3
     repeats = "once" if info.repeats == 1 else f"{info.repeats} times"
+    commit, changed = _labelled("commit {}", origin.git_commit), "with changes" * bool(origin.git_dirty)
+    limits = _joined(_labelled("{:g} cores", origin.cgroup_cpu_cores), _gib(origin.cgroup_memory_bytes))
     rows = (
         ("run", run.path.name),
         ("started", _joined(info.started, *(f"continued {time}" for time in info.resumed))),
@@ -153,20 +152,10 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
         ("machine", _joined(origin.machine, origin.cpu_model, _gib(origin.memory_bytes))),
         ("CPU features", " ".join(origin.cpu_features)),
         ("cores", origin.cores),
-        (
-            "container's limits",
-            _joined(_labelled("{:g} cores", origin.cgroup_cpu_cores), _gib(origin.cgroup_memory_bytes)),
-        ),
+        ("container's limits", limits),
         ("matrix multiplication limit", _limit(run)),
         ("vLLM", origin.vllm),
-        (
-            "ragops",
-            _joined(
-                origin.ragops,
-                _labelled("commit {}", origin.git_commit),
-                "with changes" * bool(origin.git_dirty),
-            ),
-        ),
+        ("ragops", _joined(origin.ragops, commit, changed)),
         ("Docker", origin.docker),
         ("kernel", origin.kernel),
         ("Python", origin.python),
@@ -214,6 +203,7 @@ def limitations(run: Run) -> tuple[str, ...]:
     few = sorted({p.name for row in statistics.level_statistics(run) for p in row.latency if p.value is None})
     clients = max((level.clients or math.inf for level in info.levels), default=0)
     drift = "One repetition of each load level, so the drift between repetitions is unknown."
+    has_peak = info.limit and info.limit.tokens_per_s
     rows = (
         *((True, f"{problem}.") for problem in run.problems),
         (True, "RAGFlow itself, its search and its chat model are in no number here."),
@@ -222,10 +212,7 @@ def limitations(run: Run) -> tuple[str, ...]:
         (clients == 1, "Several concurrent clients were not measured."),
         (not run.samples, "CPU, memory and vLLM's queue: no samples were taken."),
         (not info.client, "The client's overhead was not measured."),
-        (
-            not (info.limit and info.limit.tokens_per_s),
-            "The matrix multiplication limit of the machine was not measured.",
-        ),
+        (not has_peak, "The matrix multiplication limit of the machine was not measured."),
         (True, "Other machines, other models, other days: this is one run."),
     )
     return tuple(sentence for applies, sentence in rows if applies)
@@ -266,29 +253,24 @@ def _sizes(run: Run) -> Section:
     successful = [record for record in records if not record.error]
     if not level or not successful:
         return Section("", title, "No request was successful.")
-    groups = defaultdict(list)
+    groups, rows = defaultdict(list), []
     sizes = {(record.documents, record.words) for record in successful}
-    lengths = {words for _, words in sizes}
-    is_grid = len(lengths) <= 12 and 2 * len(sizes) > len(lengths) * len(
-        {documents for documents, _ in sizes}
-    )
+    counts, lengths = map(set, zip(*sizes, strict=True))
+    is_grid = len(lengths) <= 12 and 2 * len(sizes) > len(lengths) * len(counts)
     for record in successful:
         groups[record.documents, record.words if is_grid else 0].append(record)
-    rows = []
     for (documents, words), group in sorted(groups.items()):
         times, tokens = [r.latency for r in group], [r.tokens for r in group if r.tokens is not None]
         p50 = percentile(times, 0.5)
         middle = f"{seconds(median(times))} (no interval)" if p50.value is None else str(p50)
         counted = f"{median(tokens):.0f}" if tokens else "not counted"
-        rows.append(
-            (str(documents), str(words or "all"), str(len(times)), counted, middle, seconds(max(times)))
-        )
-    ends = [
-        f"{row[4]} for {row[0]} documents" + f" of {row[1]} words" * is_grid for row in (rows[0], rows[-1])
-    ]
+        size = (str(documents), str(words or "all"), str(len(times)))
+        rows.append((*size, counted, middle, seconds(max(times))))
+    form = "{4} for {0} documents of {1} words" if is_grid else "{4} for {0} documents"
+    least, most = (form.format(*row) for row in (rows[0], rows[-1]))
     columns = ("documents", "words in each", "n", "tokens in a request, median", "p50", "slowest")
     table = Table(tuple(map(Column, columns)), tuple(rows), f"Latency by size, {load_name(level.name)}")
-    return Section("latency_by_size", title, f"p50 goes from {ends[0]} to {ends[1]}.", table)
+    return Section("latency_by_size", title, f"p50 goes from {least} to {most}.", table)
 
 
 def _timeline(run: Run) -> Section:

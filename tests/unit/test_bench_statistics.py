@@ -7,9 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from ragops.bench import frame, judge, plots, resource_usage, summary
-from ragops.bench.frames import panels
 from ragops.bench.records import Gemm, GemmPeak, LoadLevel, Sample
-from ragops.bench.statistics import disturbances, level_statistics, load_name, rates
+from ragops.bench.statistics import disturbances, level_statistics, load_name, panels, rates
 from ragops.errors import BenchError
 from tests.support.runs import ORIGIN, noisy, request, sequential, simulated
 
