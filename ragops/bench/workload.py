@@ -181,7 +181,7 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
         form: ``natural``, ``stemmed`` or ``markup`` text (:data:`ragops.ragflow.releases.TEXTS`); the usual
             one of the release when left out, and ``natural`` without a release.
         window: Documents in one request and their fraction; otherwise the release's.
-        release: Such as ``v0.25.3``; the newest window when left out.
+        release: Such as ``v0.25.3``; the window of v0.27.0 when left out.
         page_size: RAGFlow's page size; a mixture when None.
         tail: Fraction of documents of 2,000 to 8,000 tokens.
         max_words: As for :func:`synthetic`; makes the load lighter than RAGFlow's, as the description

@@ -497,4 +497,6 @@ def _ragflow(ragflow: discovery.RagflowContainer, stack: Stack) -> Check:
     if moves_route(ragflow.container, stack.network.name, internal=bool(stack.network.internal)):
         remedy = "name the network so that it sorts after RAGFlow's own, or set internal = true"
         return Check("RAGFlow", "warn", f"{name}: a connection moves its default route", remedy)
+    if ragflow.release and (assumed := ragflow.contract.assumed):
+        return Check("RAGFlow", "warn", f"{name}, running: {assumed}", "a newer ragops may know it")
     return Check("RAGFlow", "ok", f"{name}, running")

@@ -183,7 +183,7 @@ page, and the retrieval API."""
 RAGFLOW_WINDOW = ((64, 0.63), (66, 0.16), (70, 0.105), (90, 0.105))
 """Documents in one rerank request and their fraction: page sizes of 8, 6, 10 and 30.
 
-Of RAGFlow v0.21.1 to v0.24 and from v0.26 on; v0.25 never sends more than 64."""
+Of RAGFlow v0.21.1 to v0.24, and v0.26.0 to v0.27.0; the others have :func:`windows`."""
 
 RAGFLOW_PAIR_TOKENS = ((0.0, 80), (0.1, 150), (0.5, 280), (0.9, 480), (0.99, 650), (1.0, 700))
 """Quantiles of the tokens of a query and a document together, for chunks of 512 tokens (an estimate)."""
@@ -234,20 +234,18 @@ TABLES = 10
 
 _SHORTEST = 8
 
-_Text = Annotated[str, Field(min_length=1)]
-
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Request:
     """One rerank request: a query and its documents."""
 
-    query: _Text
-    documents: Annotated[tuple[_Text, ...], Field(min_length=1)]
+    query: Annotated[str, Field(min_length=1)]
+    documents: Annotated[tuple[str, ...], Field(min_length=1)]
 
     @property
     def words(self) -> int:
-        """Mean words a document."""
-        return round(sum(map(count_words, self.documents)) / len(self.documents))
+        """Mean words a document, at least 1."""
+        return max(1, round(sum(map(count_words, self.documents)) / len(self.documents)))
 
 
 def ragflow_requests(

@@ -20,6 +20,13 @@ _SLOW = (
     "The reranker took longer than RAGFlow's timeout: up to v0.27, 10 s for the test of a registration.",
 )
 
+_OVER_LONG = Hint(
+    "maximum context length is",
+    "a chunk has {tokens} tokens or more: raise max_model_len under [reranker], or reduce the chunk size",
+    "ragflow-too-long",
+    "A chunk is longer than the model takes, and the reranker refuses all of its request.",
+)
+
 _PYTHON = (
     Hint(
         "body: <",
@@ -44,12 +51,6 @@ _PYTHON = (
         "set RAGOPS_RERANKER_KEY to the reranker's key, or use --key-file",
         "ragflow-key",
         "The reranker requires a key, and RAGFlow sent another.",
-    ),
-    Hint(
-        "maximum context length is",
-        "a chunk has {tokens} tokens or more: raise max_model_len under [reranker], or reduce the chunk size",
-        "ragflow-too-long",
-        "A chunk is longer than the model takes, and the reranker refuses all of its request.",
     ),
     Hint(
         "exceeding the configured maximum",
@@ -168,5 +169,5 @@ _GO = {
 """Words of v1.0 (internal/entity/models/vllm.go, Go's net/http), and those of v0.27 with the same cause."""
 
 _CAUSES = {row.words: row for row in _PYTHON}
-FAILURES = (*(replace(_CAUSES[same], words=words) for words, same in _GO.items()), *_PYTHON)
+FAILURES = (_OVER_LONG, *(replace(_CAUSES[same], words=words) for words, same in _GO.items()), *_PYTHON)
 """Parts of RAGFlow's messages, the most specific first: the first match is used."""

@@ -191,6 +191,15 @@ def test_own_requests(tmp_path):
     assert (own.name, own.profile, own.seed) == ("own", "own", None)
 
 
+def test_empty_and_unusual_documents_are_requests(tmp_path):
+    """vLLM gives each of them a score."""
+    documents = ["", " ", "\0", "👍", "<table></table>", "文"]
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"query": "q", "documents": documents}), encoding="utf-8")
+    (request,) = from_jsonl(file).requests
+    assert (list(request.documents), request.words) == (documents, 1)
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -590,6 +590,12 @@ class TestRagflow:
     def test_release_is_told(self, doctor, ragflow):
         assert doctor()["RAGFlow"].detail == f"{ragflow} (v0.25.3), running"
 
+    @pytest.mark.parametrize("tag", ["v0.27.9", "v0.28.0", "v2.0.0"])
+    def test_unknown_release_is_a_warning_that_names_the_nearest(self, doctor, fake, tag):
+        fake.add_container("ragflow-server", image=f"infiniflow/ragflow:{tag}")
+        found = doctor()["RAGFlow"]
+        assert (found.status, f"release {tag} is unknown" in found.detail) == ("warn", True)
+
     def test_one_that_could_not_start_has_the_remedy_of_the_error(self, doctor, fake, ragflow):
         fake.stop(ragflow)
         fake.change(ragflow, error=f"endpoint with name {ragflow} already exists in network docker_ragflow")

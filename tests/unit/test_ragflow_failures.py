@@ -37,6 +37,11 @@ MESSAGES = [
         "Exception('rerank_candidates_count(64) must be greater than page * page_size(65) to ensure')",
         "rerank_candidates_count",
     ),
+    (
+        'vLLM rerank API error: 400 Bad Request, body: {"error":{"message":"This model\'s maximum context length'
+        ' is 512 tokens. However, your prompt contains at least 513 input tokens."}}',
+        "a chunk has 513 tokens or more",
+    ),
     ("\nFail to access model(VLLM/x) using this api key", "when the reranker is idle"),
     ("\nFail to access model(VLLM/m).[Errno 111] Connection refused", "localhost"),
     ("\nFail to access model(VLLM/m).[Errno -2] Name or service not known", "ragops connect"),
