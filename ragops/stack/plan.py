@@ -23,7 +23,6 @@ from ragops.docker.objects import (
     NetworkSpec,
     differences,
     moves_route,
-    option_value,
 )
 from ragops.errors import EngineError, InUseError, StackError
 from ragops.progress import step
@@ -111,8 +110,9 @@ def _create(engine: Engine, spec: ContainerSpec, name: str) -> str:
     Raises:
         EngineError: The engine refused, or sees another file system than this process.
     """
-    container, folder = engine.create_container(spec, name), dict(spec.labels).get(LABEL_MODEL)
-    if folder and not engine.has_file(container, f"{option_value(spec.command, '--model')}/config.json"):
+    container, folder = engine.create_container(spec, name), dict(spec.labels).get(LABEL_MODEL, "")
+    mounted = [mount.target for mount in spec.mounts if mount.source == folder]
+    if mounted and not engine.has_file(container, f"{mounted[0]}/config.json"):
         engine.remove_container(container)
         raise EngineError(
             f"the model folder {folder} is empty for the Docker engine",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ragops.checks import budget, connection
+from ragops.checks import budget, connection, rules
 from ragops.checks import budget as calls
 from ragops.checks.probe import TITLES
 from ragops.checks.verify import VerifyContext
@@ -73,6 +73,20 @@ def test_ragflows_calls_are_timed(engine, declared, running, client, monkeypatch
     assert found[budget.LONG].status == "warn"
     assert "makes the whole call a 400" in found[budget.LONG].detail
     assert steps.done
+
+
+def test_address_is_tested_from_this_host(engine, declared, running, monkeypatch):
+    monkeypatch.setattr(calls, "SECONDS", 0.0)
+    monkeypatch.setattr(calls, "RAMP", (1,))
+    report = verbs.verify(declared, engine, address=running.host_url)
+    assert report.ok, str(report)
+    found = {one.name: one for one in report.checks}
+    assert {one.where for one in report.checks} == {""}
+    assert "(this host)" in found[TITLES["tcp"]].detail
+    assert {TITLES["rerank"], budget.REGISTRATION, rules.RULES[0][0]} <= set(found)
+    assert sum("this host" in note for note in report.notes) == 2  # it sent, and has the only address
+    closed = verbs.verify(declared, engine, address="http://127.0.0.1:9/v1").first_failure()
+    assert (closed.name, closed.where) == (TITLES["tcp"], "")
 
 
 def test_whole_calls_fit_and_are_counted_in_tokens(engine, declared, running, client, monkeypatch):
