@@ -2,7 +2,7 @@
 
 An error has the code that is given where it is raised, else that of its class. ``tests/unit/test_errors.py``
 compares this table with the calls that raise errors. Codes of messages of Docker engines, containers and
-RAGFlow are in ``ragops/docker/hints.py`` and ``ragops/ragflow/failures.py``.
+RAGFlow are in ``ragops/data/hints.toml`` and ``ragops/ragflow/failures.py``.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ CAUSES = {
     ): "The server crashed in native code, at an address that is not its own.",
     ("exited with code 1", "start-failed"): "The server ended while it started; the end of its log is shown.",
 }
-"""Causes of the messages of ``ragops/docker/hints.py``, by words and code."""
+"""Causes of the messages of ``ragops/data/hints.toml``, by words and code."""
 
 HINTS = (*hints.ENGINE, *hints.STATES.values(), *hints.CONTAINER, *FAILURES)
 EXPLAINED = {

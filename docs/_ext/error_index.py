@@ -99,7 +99,7 @@ def known() -> Iterator[Example]:
             message, words = (
                 (f"CONTAINER {hint.words}", "") if state else (messages[kind], f"... {hint.words} ...")
             )
-            yield Example(kind, hint.code, message, words, hint.remedy, "hints.py")
+            yield Example(kind, hint.code, message, words, hint.remedy, "hints.toml")
     yield Example("NotFoundError", "not-found", messages["EngineError"], "No such OBJECT: NAME")
 
 

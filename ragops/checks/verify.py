@@ -119,17 +119,18 @@ def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     return [replace(check, where=ragflow.name) for check in checks]
 
 
-def outside_notes(url: str, reranker: ContainerState) -> Iterator[str]:
+def outside_note(url: str, reranker: ContainerState) -> str:
     """What a request from this host does not show of a RAGFlow that runs elsewhere."""
-    host = urlsplit(url).hostname or ""
-    yield (
-        f"this host sent the requests, not RAGFlow: RAGFlow's host must also resolve {host}, reach the port "
-        f"through all firewalls, and except {host} from its proxies (NO_PROXY); its response times include "
-        "its own way here. ragops register --address lets RAGFlow itself test the address"
-    )
-    own = {endpoint.address for endpoint in reranker.endpoints}
+    host, own = urlsplit(url).hostname or "", {endpoint.address for endpoint in reranker.endpoints}
     if host in {"localhost", "::1", *own} or host.startswith("127."):
-        yield f"{host} is an address of this host alone: only a RAGFlow on this host reaches it"
+        needs = f"{host} is an address of this host alone, and only a RAGFlow on this host reaches it"
+    else:
+        needs = (
+            f"RAGFlow's host must also resolve {host}, reach the port through all firewalls, and except "
+            f"{host} from its proxies (NO_PROXY); its response times include its own way here"
+        )
+    tested = "ragops register --address lets RAGFlow itself test the address"
+    return f"this host sent the requests, not RAGFlow: {needs}. {tested}"
 
 
 def check_exposure(engine: Engine, reranker: ContainerState, image: str) -> list[Check]:

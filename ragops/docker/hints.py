@@ -1,12 +1,15 @@
 """Known messages of Docker engines and of containers that ended, with remedies; pure.
 
-``engine.py`` and ``ragops up`` search the tables; the troubleshooting page adds the causes.
+The tables are in ``data/hints.toml``. ``engine.py`` and ``ragops up`` search them; the troubleshooting page
+adds the causes.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass, replace
+from importlib import resources
 from signal import SIGTERM, Signals
 from typing import TYPE_CHECKING, Literal
 
@@ -26,169 +29,13 @@ class Hint:
     cause: str = ""
 
 
-ENGINE = (
-    Hint("FileNotFoundError", "install one (apt-get install docker.io) and start it", "engine-missing"),
-    Hint("Connection refused", "start the engine: systemctl start docker", "engine-stopped"),
-    Hint(
-        "Permission denied",
-        "add the user to its group and log in again: sudo usermod -aG docker $USER",
-        "engine-permission",
-    ),
-    Hint(
-        "Invalid bind address",
-        "unset DOCKER_HOST, or set it to unix:///path or tcp://host:port",
-        "engine-address",
-    ),
-    Hint(
-        "HTTP request to an HTTPS server",
-        "export DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH with the folder of ca.pem, cert.pem and key.pem",
-        "engine-tls",
-    ),
-    Hint(
-        "TLS configurations should map",
-        "DOCKER_CERT_PATH names the folder of ca.pem, cert.pem and key.pem",
-        "engine-tls",
-    ),
-    Hint(
-        "CERTIFICATE_VERIFY_FAILED",
-        "DOCKER_CERT_PATH names the folder of this engine's ca.pem; DOCKER_HOST has the certificate's name",
-        "engine-tls",
-    ),
-    Hint(
-        "port is already allocated",
-        "docker ps --filter publish=PORT shows it; set another port, or port = false, under [reranker]",
-        "port-taken",
-    ),
-    Hint(
-        "address already in use",
-        "ss -ltnp shows it; set another port, or port = false, under [reranker]",
-        "port-taken",
-    ),
-    Hint("Pool overlaps", "choose another subnet under [network], or leave it out", "subnet-overlaps"),
-    Hint(
-        "could not find an available, non-overlapping IPv4 address pool",
-        "docker network prune removes unused networks, or set a subnet under [network]",
-        "addresses-used-up",
-    ),
-    Hint(
-        "has active endpoints",
-        "docker network inspect NETWORK shows them; disconnect them first",
-        "network-in-use",
-    ),
-    Hint(
-        "cannot be connected to any other network",
-        "connect the container whose network it shares, or start it with a network of its own",
-        "cannot-join",
-    ),
-    Hint("private (none) mode", "start it with a network of its own, then connect it", "cannot-join"),
-    Hint(
-        "is not supported: invalid network mode",
-        "recreate the container with --network bridge (network_mode: bridge), then: ragops up",
-        "podman-network",
-    ),
-    Hint(
-        "already exists in network",
-        "docker network disconnect --force NETWORK CONTAINER; docker start CONTAINER; ragops up",
-        "endpoint-left",
-    ),
-    Hint(
-        "bind source path does not exist",
-        "check the model folder; a remote engine needs it on its host, Docker's snap below /home",
-        "folder-not-there",
-    ),
-    Hint(
-        "is already in use by container",
-        "remove or rename it, or set another name under [reranker]",
-        "name-taken",
-    ),
-    Hint("No such image", "build or pull it: ragops image", "image-missing"),
-    Hint('plugin "', 'use driver = "bridge" under [network]', "driver-unknown"),
-    Hint(
-        "not a swarm manager", 'docker swarm init, or use driver = "bridge" under [network]', "swarm-missing"
-    ),
-    Hint("no space left on device", "docker system df shows what uses it", "disk-full"),
-    Hint(
-        "dial tcp", "build the image from package registries instead: ragops image --build", "registry-silent"
-    ),
-)
+_TABLES = tomllib.loads((resources.files("ragops.data") / "hints.toml").read_text(encoding="utf-8"))
 
-CONTAINER = (
-    Hint("SafetensorError", "ragops doctor names the file; fetch it again", "model-incomplete"),
-    Hint(
-        "Insufficient space in /dev/shm",
-        "start it with ragops up, which sets 1 GiB (docker run --shm-size 1g)",
-        "shm-small",
-    ),
-    Hint(
-        "were not initialized from checkpoint",
-        "start it with ragops up, or add the model's --hf-overrides: ragops compose reranker prints them",
-        "overrides-missing",
-    ),
-    Hint("HFValidationError", "check that the model folder is mounted and readable", "folder-not-there"),
-    Hint(
-        "unrecognized arguments",
-        "use the image that ragops image pulls or builds, or a newer one",
-        "flag-unknown",
-    ),
-    Hint(
-        "Available memory on node",
-        "under [reranker] a smaller kv_cache_gib, or a larger memory_gib; or stop the other server",
-        "memory-short",
-    ),
-    Hint(
-        "larger than the available KV cache memory",
-        "raise kv_cache_gib or lower max_model_len under [reranker]",
-        "kv-cache-small",
-    ),
-    Hint(
-        "Permission denied",
-        "make the model folder readable for all: chmod -R a+rX FOLDER",
-        "model-unreadable",
-    ),
-    Hint("out of memory", "raise memory_gib, or lower kv_cache_gib under [reranker]", "out-of-memory"),
-    Hint("Address already in use", "start only one server in a container", "server-twice"),
+ENGINE, CONTAINER = (
+    tuple(Hint(words, remedy, code) for words, (code, remedy) in _TABLES[name].items())
+    for name in ("engine", "container")
 )
-
-STATES: dict[str, Hint] = {
-    "removed": Hint("does not exist", "ragops up creates it", "reranker-missing"),
-    "paused": Hint("is paused", "docker unpause CONTAINER", "reranker-paused"),
-    "stopped": Hint("was stopped", "ragops up starts it again", "reranker-stopped"),
-    "loading": Hint(
-        "is still loading its model",
-        "ragops up waits for it; docker logs --follow CONTAINER shows the progress",
-        "reranker-loading",
-    ),
-    "hangs": Hint(
-        "listens, but does not respond",
-        "docker restart CONTAINER; a running ragops watch does so",
-        "reranker-hangs",
-    ),
-    "memory": Hint(
-        "exited with code 137 (SIGKILL): out of memory",
-        "raise memory_gib, or lower kv_cache_gib under [reranker]",
-        "out-of-memory",
-    ),
-    "137": Hint(
-        "exited with code 137 (SIGKILL)",
-        "ragops up starts it again; journalctl -k shows whether the machine ran out of memory",
-        "reranker-killed",
-    ),
-    "132": Hint(
-        "exited with code 132 (SIGILL)",
-        "the image needs CPU instructions that this machine lacks; ragops doctor names them",
-        "cpu-too-old",
-    ),
-    "139": Hint(
-        "exited with code 139 (SIGSEGV)",
-        "docker logs CONTAINER shows where; use the image that ragops image pulls or builds",
-        "server-crashed",
-    ),
-    "": Hint(
-        "exited with code 1",
-        "docker logs CONTAINER shows the whole log; ragops doctor checks for most causes",
-        "start-failed",
-    ),
-}
+STATES = {state: Hint(words, remedy, code) for state, (words, code, remedy) in _TABLES["state"].items()}
 """States of a reranker that does not respond; an exit code is looked up before the log."""
 
 Phase = Literal["start", "load", "compile", "listen"]

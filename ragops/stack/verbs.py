@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.checks import Check, Report, ready
 from ragops.checks.connection import RUNS
-from ragops.checks.verify import VerifyContext, check_exposure, checks_for, outside_notes
+from ragops.checks.verify import VerifyContext, check_exposure, checks_for, outside_note
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
@@ -202,7 +202,7 @@ def verify(
         inside = [check for ragflow in containers for check in checks_for(ragflow, context)]
         outside = exposed.result()
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
-    elsewhere = outside_notes(address, reranker) if address else ()
+    elsewhere = [outside_note(address, reranker)] if address else []
     notes = (*elsewhere, *_model_notes(deployment), *demos)
     return Report(title, (*inside, *outside), notes)
 

@@ -84,7 +84,7 @@ def test_address_is_tested_from_this_host(engine, declared, running, monkeypatch
     assert {one.where for one in report.checks} == {""}
     assert "(this host)" in found[TITLES["tcp"]].detail
     assert {TITLES["rerank"], budget.REGISTRATION, rules.RULES[0][0]} <= set(found)
-    assert sum("this host" in note for note in report.notes) == 2  # it sent, and has the only address
+    assert any("this host sent" in note for note in report.notes)
     closed = verbs.verify(declared, engine, address="http://127.0.0.1:9/v1").first_failure()
     assert (closed.name, closed.where) == (TITLES["tcp"], "")
 
