@@ -181,7 +181,7 @@ def _take_variables(service: Service, environment: dict[str, Any]) -> Iterator[s
             if node.written:
                 yield f"value of the environment variable {name}: set it where Compose is called, or in .env"
         else:
-            environment[name] = node.value
+            environment[name] = _plain(node)
 
 
 def _take_mounts(
@@ -205,7 +205,7 @@ def _take_mounts(
         elif mount.kind == "bind" and absent(mount.source):
             yield f"{text}: {mount.source} is not on this machine"
         elif mount.kind == "tmpfs" and not mount.node.mapping:
-            rendered["tmpfs"].append(mount.node.value)
+            rendered["tmpfs"].append(_plain(mount.node))
         else:
             rendered["volumes"].append(_plain(mount.node))
             if named and defined:
@@ -239,7 +239,9 @@ def _take_keys(service: Service, rendered: dict[str, Any]) -> Iterator[str]:
         if node.value is None or key in _SEPARATE or key.startswith("x-"):
             continue
         if key == "labels":
-            rendered[key] = _plain(as_map(node)) | rendered[key]
+            rendered[key] = {name: _plain(label) for name, label in as_map(node).mapping.items()} | rendered[
+                key
+            ]
         elif key in _TAKEN and not endless:
             rendered[key] = _plain(node)
         elif _as_bytes(node.text) != _as_bytes(rendered.get(key, "")):

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragops.compose import check_file, check_text, syntax
+from ragops.compose import check_file, check_text, check_texts, render, syntax
 from ragops.compose.syntax import Word, parse, parse_options, read_command, resolve, split_colons, split_words
+from ragops.docker.objects import ContainerSpec, Mount, NetworkSpec
 from ragops.errors import ComposeError
 from ragops.reranker.host import Core, Host, Node
 
@@ -312,15 +313,25 @@ VALUES = st.recursive(
 
 @given(
     service=st.dictionaries(st.sampled_from(KEYS), VALUES),
+    later=st.dictionaries(st.sampled_from(KEYS), VALUES),
     rest=st.dictionaries(
         st.sampled_from(["version", "networks", "configs", "name", "include", "x-a"]), VALUES
     ),
 )
 @settings(max_examples=30)
-def test_any_file_of_the_right_shape_is_read(service, rest):
+def test_any_file_of_the_right_shape_is_read_merged_and_rendered(service, later, rest):
     """JSON is YAML too."""
     document = {**rest, "services": {"reranker": {"image": "vllm-cpu:latest", **service}}}
     assert isinstance(check(json.dumps(document)).findings, tuple)
+    command = service.get("command") or "--port 1"
+    texts = (document, {**rest, "services": {"reranker": {**later, "command": command}}})
+    paths = (Path("/nowhere/a.yaml"), Path("/nowhere/b.yaml"))
+    with contextlib.suppress(ComposeError):  # values of different types
+        checked = check_texts(dict(zip(paths, map(json.dumps, texts), strict=True)), HOST, {})
+        given = {"environment": (("A", "1"),), "mounts": (Mount("/m", "/m"),), "tmpfs": (("/scratch", "rw"),)}
+        spec = ContainerSpec(name="reranker", image="vllm-cpu:latest", **given)
+        for reranker in checked.rerankers:
+            render.corrected(reranker, checked.root, spec, NetworkSpec("net"), lambda _: False)
 
 
 @given(st.text(alphabet="services: {}[]-&*!|>'\"#\n\t$ab0", max_size=60))
