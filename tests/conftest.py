@@ -150,7 +150,6 @@ def here(tmp_path, monkeypatch, fake, machine, model_folder):
     monkeypatch.setattr("ragops.docker.engine.connect", lambda *_, **__: fake)
     monkeypatch.setattr(hosts, "read_host", lambda: machine)
     monkeypatch.setattr("ragops.checks.doctor.read_host", lambda: machine)
-    monkeypatch.setattr("ragops.checks.doctor.read_addresses", lambda: ())
     monkeypatch.setattr("ragops.checks.doctor._listens", lambda *_: False)
     monkeypatch.setattr("ragops.checks.ready._INTERVAL", 0.0)
     monkeypatch.setattr("ragops.session._lock_folder", lambda: tmp_path)

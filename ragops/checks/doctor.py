@@ -28,7 +28,7 @@ from ragops.ragflow import discovery
 from ragops.reranker import files, int8, options, sizing
 from ragops.reranker import image as images
 from ragops.reranker import model as models
-from ragops.reranker.host import format_cpu_list, read_addresses, read_host, read_quota
+from ragops.reranker.host import format_cpu_list, read_host, read_quota
 from ragops.reranker.sizing import GIB
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState, EngineState, ImageState, Observed, Pool
+    from ragops.docker.objects import ContainerState, EngineState, ImageState, Observed
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
 
@@ -48,7 +48,7 @@ CLICKHOUSE_PORT = 8123
 """Published by RAGFlow's compose profile ``clickhouse``, from :data:`CLICKHOUSE_SINCE` on."""
 CLICKHOUSE_SINCE = (0, 27)
 
-_NEEDS_ENGINE = ("image", "disk", "port", "names", "network", "addresses", "RAGFlow")
+_NEEDS_ENGINE = ("image", "disk", "port", "names", "network", "RAGFlow")
 _SOCKET = re.compile(r"unix://(\S+?): .*Permission denied")
 _OFFICIAL = re.compile(r"(?:vllm-openai-cpu|vllm-cpu-release-repo):v(\d+)\.(\d+)")
 _AVX2_SINCE = (0, 17)
@@ -79,7 +79,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
         ("engine sees the model", lambda: check_folders(stack, state, reranker)),
         ("image", lambda: check_image(stack, image, reranker)),
         ("disk", lambda: check_disk(state, missing=image is None)),
-        ("names", lambda: check_names(stack, observed, state, read_addresses())),
+        ("names", lambda: check_names(stack, observed, state)),
         ("RAGFlow", lambda: check_ragflow(options.closed(stack, state), observed.containers)),
     )
     return Report("doctor", (*check_host(stack, host, threads, image, reranker), *checks))
@@ -369,15 +369,11 @@ def _free_space(title: str, folder: Path, needed: int, purpose: str, remedy: str
     return Check(title, "ok", detail)
 
 
-def check_names(
-    stack: Stack, observed: Observed, state: EngineState, host_subnets: tuple[str, ...]
-) -> Iterator[Check]:
-    """The port, names, network and addresses that the stack takes: are they free?"""
+def check_names(stack: Stack, observed: Observed, state: EngineState) -> Iterator[Check]:
+    """The port, names and network that the stack takes: are they free?"""
     yield _port(stack, observed.containers, state)
     yield _names(stack, observed)
     yield _network(stack, observed)
-    if observed.network(stack.network.name) is None:
-        yield _addresses(stack, observed, state.pools, host_subnets)
 
 
 def _port(stack: Stack, containers: tuple[ContainerState, ...], state: EngineState) -> Check:
@@ -448,30 +444,15 @@ def _network(stack: Stack, observed: Observed) -> Check:
         remedy = f"keep one and remove the others: docker network rm {networks[-1].id[:12]}"
         return Check("network", "fail", f"{len(networks)} networks are named {name}: {ids}", remedy)
     if not networks:
+        subnet, others = stack.network.subnet, [other for item in observed.networks for other in item.subnets]
+        if overlaps := objects.overlapping_subnets(subnet, others) if subnet else ():
+            remedy = "choose another subnet under [network], or leave it out"
+            return Check("network", "fail", f"{subnet} overlaps {', '.join(overlaps)} of another", remedy)
         return Check("network", "ok", f"{name} will be created")
     if changed := differences(stack.network, networks[0]):
         remedy = "ragops down, then ragops up" if networks[0].ours else "set another name under [network]"
         return Check("network", "fail", f"{name} exists: {'; '.join(changed)}", remedy)
     return Check("network", "ok", f"{name} exists{'' if networks[0].ours else ', not created by ragops'}")
-
-
-def _addresses(
-    stack: Stack, observed: Observed, pools: tuple[Pool, ...], host_subnets: tuple[str, ...]
-) -> Check:
-    """Whether the engine has addresses for one more network; none is created for the test."""
-    subnets = [subnet for network in observed.networks for subnet in network.subnets]
-    if stack.network.subnet is not None:
-        if overlaps := objects.overlapping_subnets(stack.network.subnet, subnets):
-            detail = f"{stack.network.subnet} overlaps {', '.join(overlaps)} of another network"
-            remedy = "choose another subnet under [network], or leave it out"
-            return Check("addresses", "fail", detail, remedy)
-        return Check("addresses", "ok", f"{stack.network.subnet} is free")
-    free = objects.free_subnets(pools, (*subnets, *host_subnets))
-    if not free:
-        remedy = 'docker network prune removes unused networks; or subnet = "10.77.0.0/24" under [network]'
-        return Check("addresses", "fail", "the engine's address pools are used up", remedy)
-    more = "or more" if len(free) == objects.MAX_SUBNETS else "more"
-    return Check("addresses", "ok", f"addresses for {len(free)} {more} networks")
 
 
 def check_ragflow(stack: Stack, containers: tuple[ContainerState, ...]) -> Iterator[Check]:

@@ -1,7 +1,7 @@
 """Docker's objects as frozen records, and facts about networks; pure.
 
 Specifications (:class:`NetworkSpec`, :class:`ContainerSpec`) describe what to create; states are what the
-Docker engine has, read by ``engine.py``. :func:`free_subnets` predicts the subnet of a new network.
+Docker engine has, read by ``engine.py``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import hashlib
 import json
 import shlex
 from dataclasses import asdict, dataclass, field
-from ipaddress import IPv4Network, ip_network
-from itertools import islice
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from ragops.configuration import Network
 
@@ -43,23 +42,6 @@ IMAGE_ROLES = frozenset({"base", "image-build", "image", "demo-image"})
 
 OLDEST_API = "1.41"
 """The API version that ragops uses and is tested with: Docker 20.10."""
-
-Pool = tuple[str, int]
-"""An address range, and the prefix length of the subnets that Docker takes from it."""
-
-POOLS: tuple[Pool, ...] = (
-    ("172.17.0.0/16", 16),
-    ("172.18.0.0/16", 16),
-    ("172.19.0.0/16", 16),
-    ("172.20.0.0/14", 16),
-    ("172.24.0.0/14", 16),
-    ("172.28.0.0/14", 16),
-    ("192.168.0.0/16", 20),
-)
-"""Address pools of a Docker engine whose ``daemon.json`` has no ``default-address-pools``."""
-
-MAX_SUBNETS = 100
-"""Largest number of subnets that :func:`free_subnets` returns: configured pools may hold thousands."""
 
 SNAP = "Docker's snap sees only folders below /home, /media and /mnt, and none that begins with a dot"
 
@@ -283,8 +265,6 @@ class EngineState:
     kernel: str
     swarm: bool
     cgroup_driver: str = "cgroupfs"
-    pools: tuple[Pool, ...] = POOLS
-    """Address pools for networks without a configured subnet."""
     isolated: bool = False
     """Whether its networks are not of this host, but of a virtual machine (Docker Desktop) or rootless."""
     product: str = "Docker"
@@ -293,7 +273,6 @@ class EngineState:
     @classmethod
     def from_api(cls, info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> EngineState:
         """From the responses to ``/info`` and ``/version``."""
-        pools = tuple((pool["Base"], pool["Size"]) for pool in info.get("DefaultAddressPools") or ())
         return cls(
             id=info.get("ID") or address,
             address=address,
@@ -305,7 +284,6 @@ class EngineState:
             kernel=info.get("KernelVersion", ""),
             swarm=info.get("Swarm", {}).get("LocalNodeState") == "active",
             cgroup_driver=info.get("CgroupDriver", ""),
-            pools=pools or POOLS,
             isolated=info.get("OperatingSystem") == "Docker Desktop"
             or "name=rootless" in (info.get("SecurityOptions") or ()),
             product="Podman" if "Podman" in str(version.get("Components")) else "Docker",
@@ -655,21 +633,6 @@ def moves_route(container: ContainerState, network: str, *, internal: bool) -> b
     return not internal and bool(names) and network < min(names)
 
 
-def free_subnets(pools: Iterable[Pool], used: Iterable[str]) -> tuple[str, ...]:
-    """Subnets that Docker could give a new network, the first :data:`MAX_SUBNETS` of them.
-
-    Docker takes the next subnet of its pools that overlaps neither another network nor a route or
-    name server of its host. Source: moby's ``libnetwork/ipamutils`` and ``libnetwork/netutils``.
-
-    Args:
-        pools: Address pools of the Docker engine.
-        used: Subnets of networks, routes and name servers; IPv6 ones are ignored.
-    """
-    occupied = tuple(_ipv4(used))
-    free = (subnet for subnet in _subnets(pools) if not any(subnet.overlaps(other) for other in occupied))
-    return tuple(str(subnet) for subnet in islice(free, MAX_SUBNETS))
-
-
 def overlapping_subnets(subnet: str, others: Iterable[str]) -> tuple[str, ...]:
     """Those of the other subnets that overlap this one."""
     network = ip_network(subnet, strict=False)
@@ -677,14 +640,3 @@ def overlapping_subnets(subnet: str, others: Iterable[str]) -> tuple[str, ...]:
     return tuple(
         other for other, item in networks if item.version == network.version and item.overlaps(network)
     )
-
-
-def _ipv4(subnets: Iterable[str]) -> Iterator[IPv4Network]:
-    networks = (ip_network(subnet, strict=False) for subnet in subnets)
-    return (network for network in networks if isinstance(network, IPv4Network))
-
-
-def _subnets(pools: Iterable[Pool]) -> Iterator[IPv4Network]:
-    for base, size in pools:
-        for pool in _ipv4((base,)):
-            yield from pool.subnets(new_prefix=max(size, pool.prefixlen))

@@ -1,14 +1,12 @@
 """The machine: processor, cores, NUMA nodes, memory, cgroup limits and networks.
 
-:func:`read_host`, :func:`read_quota` and :func:`read_addresses` read files of ``/proc`` and ``/sys``; the
-parsers are pure.
+:func:`read_host` and :func:`read_quota` read files of ``/proc`` and ``/sys``; the parsers are pure.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,25 +162,6 @@ def read_quota(parent: str, root: Path = Path("/")) -> float | None:
     if not folders[0].is_dir():
         raise FileNotFoundError(folders[0])
     return _tightest_quota(folders)
-
-
-def read_addresses(root: Path = Path("/")) -> tuple[str, ...]:
-    """Subnets that this machine has routes to, and its name servers: networks must not overlap them."""
-    resolv_conf = _text(root / "etc/resolv.conf")
-    servers = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", resolv_conf, re.MULTILINE)
-    routes = parse_routes(_text(root / "proc/net/route"))
-    return (*routes, *(f"{server}/32" for server in servers))
-
-
-def parse_routes(text: str) -> tuple[str, ...]:
-    """Subnets in ``/proc/net/route``, without the default route; numbers there are little-endian."""
-    subnets = []
-    for columns in (line.split() for line in text.splitlines()[1:]):
-        if len(columns) > 7:
-            address, mask = (int.from_bytes(bytes.fromhex(columns[column]), "little") for column in (1, 7))
-            if mask:
-                subnets.append(str(IPv4Network((address, mask.bit_count()))))
-    return tuple(subnets)
 
 
 def parse_features(cpuinfo: str) -> frozenset[str]:

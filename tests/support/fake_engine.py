@@ -118,7 +118,10 @@ def new_network(spec: NetworkSpec, networks: Iterable[NetworkState]) -> str:
 
 def free_subnet(networks: Iterable[NetworkState]) -> str:
     """The subnet that a network gets when it names none; empty when the pools are used up."""
-    return next(iter(objects.free_subnets(objects.POOLS, _subnets(networks))), "")
+    pools = [(f"172.{number}.0.0/16", 16) for number in range(17, 32)] + [("192.168.0.0/16", 20)]
+    candidates = (net for base, size in pools for net in ipaddress.ip_network(base).subnets(new_prefix=size))
+    taken = _subnets(networks)
+    return next((str(net) for net in candidates if not objects.overlapping_subnets(str(net), taken)), "")
 
 
 def joining(state: ContainerState, network: NetworkState) -> str:

@@ -17,7 +17,7 @@ def recorded_host():
     """``read_host()`` and its like read a processor with AVX2 only."""
     with pytest.MonkeyPatch.context() as patch:
         root = (HOSTS / "epyc-avx2",)
-        for function in (host.read_host, host.read_addresses, host.read_quota):
+        for function in (host.read_host, host.read_quota):
             patch.setattr(function, "__defaults__", root)
         yield
 
