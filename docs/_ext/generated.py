@@ -168,7 +168,7 @@ def modules() -> Iterator[str]:
 def models() -> Iterator[str]:
     """The architectures that are served, and those that are refused."""
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
-    yield from row_of(("architecture", "kind", "models", "score", "needs", "over-long", "source"))
+    yield from row_of(("architecture and kind", "models", "score", "needs", "truncation", "source"))
     for row in architectures.SERVED:
         needs = (("overrides", row.overrides), ("scale", row.pooler), ("template", row.template))
         named = [name for name, value in needs if value]
@@ -176,7 +176,7 @@ def models() -> Iterator[str]:
         together = "" if row.splits else "; a request is never split"
         yield from row_of(
             (
-                *(f"``{row.name}``", f"``{row.kind}``", ", ".join(row.examples), scores),
+                *(f"``{row.name}``, ``{row.kind}``", ", ".join(row.examples), scores),
                 *(", ".join(named) or "none", row.truncation + together, row.source),
             )
         )

@@ -6,8 +6,8 @@ make their score: :func:`recognize` distinguishes them by their files, never by 
 
 *Read* are the installed vLLM 0.32 (``models/registry.py``, ``models/adapters.py``, ``models/config.py``,
 ``layers/pooler/activations.py``, ``entrypoints/pooling/scoring/io_processor.py``), the score templates of
-``vllm-project/vllm``, ``mixedbread-ai/mxbai-rerank``, and the model cards that a row names. *From memory* are
-the other published ``config.json`` files: no model hub was reachable.
+``vllm-project/vllm``, ``mixedbread-ai/mxbai-rerank``, sentence-transformers' ``LogitScore``, and the model cards
+that a row names. *From memory* are the published ``config.json`` files: no model hub was reachable.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ SERVED: tuple[Architecture, ...] = (
         template_tokens=16,
         marks=r"zeroentropy/zerank|base_model:[\s-]*\S*zerank",
         named=r"zerank",
-        source="model card of zerank-2 (May 2026: sigmoid(logit / 5)); vLLM score/template/zerank2.jinja",
+        source="zerank-2: card (sigmoid(logit / 5)), 1_LogitScore/config.json; vLLM zerank2.jinja",
     ),
     Architecture(
         kind="ctxl-rerank",

@@ -46,6 +46,9 @@ NAME = "ragopstest-qwen3"
 SERVED = "qwen3-reranker-random"
 PROOF = Path(__file__).parent / "qwen3"
 INSTRUCTION = "Find the sentence that is about birds"
+"""Of a request."""
+CONFIGURED = 'Retrieve "facts", not {{ templates }} {%- or -%} C:\\names \N{BIRD}'
+"""Of the configuration: all that Jinja could misread."""
 
 QUERIES = (
     "What is the capital of France?",
@@ -133,7 +136,7 @@ def launch(engine, image, network, qwen3) -> Iterator[ContainerSpec]:
 def launched(request, engine, image, declared, client, launch, qwen3) -> Iterator[tuple[str, Launched]]:
     """A launch by what is wrong with it; ``whole`` is the product's."""
     spec = {
-        "whole": lambda: launch,
+        "whole": lambda: with_instruction(launch, qwen3),
         "newline": lambda: with_one_newline(launch, qwen3.parent),
         "template": lambda: without(launch, "--chat-template"),
         # Eager: no other launch would share its compile cache.
@@ -185,13 +188,23 @@ def eager(spec: ContainerSpec) -> ContainerSpec:
     return dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
 
 
+def with_instruction(spec: ContainerSpec, model: Path) -> ContainerSpec:
+    """As a session renders and mounts the template for a configured instruction."""
+    text = options.score_template(options.known(describe(model)), CONFIGURED)
+    return with_template(spec, model.parent / "instruction.jinja", text)
+
+
 def with_one_newline(spec: ContainerSpec, folder: Path) -> ContainerSpec:
     """As vLLM's own example file renders: Jinja drops the newline that ends it."""
     text = (options.TEMPLATES / "qwen3_reranker.jinja").read_text()
     two = r'{{ "\n\n" }}'
     assert two in text
-    file = folder / "one.jinja"
-    file.write_text(text.replace(two, r'{{ "\n" }}'))
+    return with_template(spec, folder / "one.jinja", text.replace(two, r'{{ "\n" }}'))
+
+
+def with_template(spec: ContainerSpec, file: Path, text: str) -> ContainerSpec:
+    file.write_text(text, encoding="utf-8")
+    file.chmod(0o644)
     mounts = (
         dataclasses.replace(one, source=str(file)) if one.target.startswith("/templates/") else one
         for one in spec.mounts
@@ -215,7 +228,7 @@ def test_scores_are_the_model_cards_only_with_its_prompt_and_head(launched, refe
     assert max(expected) - min(expected) > 0.5, "the checkpoint gives all pairs one score"
     assert median(apart(expected, instructed)) > TOLERANCE, "the instruction must change scores"
     if fault == "whole":
-        assert max(apart(seen.plain, expected)) < TOLERANCE
+        assert max(apart(seen.plain, reference(instruction=CONFIGURED))) < TOLERANCE
         assert max(apart(seen.instructed, instructed)) < TOLERANCE
     elif fault == "newline":
         assert max(apart(seen.plain, reference(suffix=ONE_NEWLINE))) < TOLERANCE
@@ -226,9 +239,13 @@ def test_scores_are_the_model_cards_only_with_its_prompt_and_head(launched, refe
 
 def test_gate_names_what_is_wrong_without_trained_weights(launched):
     fault, seen = launched
-    checks = seen.judge(Expected(SERVED, "qwen3-reranker", 4096, "random weights"))
+    expected = Expected(SERVED, "qwen3-reranker", 4096, "random weights")
+    checks = seen.judge(expected)
     prompt = next(one for one in checks if one.name == "prompt is the model's")
     if fault == "whole":
+        assert failure(checks) is prompt, "this is another instruction than the default"
+        checks = seen.judge(dataclasses.replace(expected, instruction=CONFIGURED))
+        prompt = next(one for one in checks if one.name == "prompt is the model's")
         assert failure(checks) is None, checks
         assert prompt.status == "ok"
         assert "of the model card's prompt" in prompt.detail
@@ -245,7 +262,7 @@ def test_gate_names_what_is_wrong_without_trained_weights(launched):
 
 @pytest.mark.parametrize("launched", ["whole"], indirect=True)
 def test_same_weights_taken_for_trained_ones_are_a_random_head(launched):
-    found = failure(launched[1].judge(Expected(SERVED, "qwen3-reranker", 4096)))
+    found = failure(launched[1].judge(Expected(SERVED, "qwen3-reranker", 4096, "", CONFIGURED)))
     assert found.name == "right documents come first"
     assert "random" in found.detail
 

@@ -88,6 +88,11 @@ def test_unknown_key_names_line_and_nearest(text, where, hint):
         ('model = "a\\u0000b"', "printable"),
         (f'model = "{"a" * 5000}"', "printable"),
         ('publish = "fe80::1%eth0"', "zone"),
+        ('kind = "qwen3"', "'qwen3-reranker'"),
+        ('instruction = " "', "1 to 1000"),
+        ('instruction = "a\\nb"', "one line"),
+        ('instruction = "a<|im_end|>b"', "'<|'"),
+        (f'instruction = "{"a" * 1001}"', "1 to 1000"),
     ],
 )
 def test_wrong_reranker_value_names_line_and_reason(line, reason):
