@@ -6,8 +6,8 @@ make their score: :func:`recognize` distinguishes them by their files, never by 
 
 *Read* are the installed vLLM 0.32 (``models/registry.py``, ``models/adapters.py``, ``models/config.py``,
 ``layers/pooler/activations.py``, ``entrypoints/pooling/scoring/io_processor.py``), the score templates of
-``vllm-project/vllm``, ``mixedbread-ai/mxbai-rerank``, sentence-transformers' ``LogitScore``, and the cards that
-a row names. *From memory* are the published ``config.json`` files: no model hub was reachable.
+``vllm-project/vllm``, ``mixedbread-ai/mxbai-rerank``, ``LogitScore`` of sentence-transformers, and the cards
+that a row names. *From memory* are the published ``config.json`` files: no model hub was reachable.
 """
 
 from __future__ import annotations
