@@ -335,15 +335,15 @@ def refused(name: str) -> Refused | None:
 
 
 def recognize(
-    rows: Iterable[Architecture], text: str, answers: Iterable[str] | None = None
+    rows: Iterable[Architecture], text: str, answers: tuple[str, ...] | None = None
 ) -> tuple[Architecture, ...]:
     """The rows that fit a folder's files; one row if they say what the model is.
 
     Args:
         rows: Those of the architecture.
         text: The model card and the chat templates.
-        answers: The tokens that sentence-transformers' module ``LogitScore`` names, which decide alone.
+        answers: The tokens that sentence-transformers' module ``LogitScore`` names, if the folder has it.
     """
-    if answers is not None:
-        return tuple(row for row in rows if row.answers == tuple(answers))
-    return tuple(row for row in rows if not row.marks or re.search(row.marks, text, re.IGNORECASE))
+    return tuple(
+        row for row in rows if answers in (None, row.answers) and re.search(row.marks, text, re.IGNORECASE)
+    )

@@ -32,6 +32,7 @@ from ragops.reranker import options
 from ragops.reranker.host import read_host
 from ragops.reranker.model import describe
 from ragops.reranker.sizing import size
+from tests.support.names import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.02
 """Of a score. bfloat16 against float32 gives up to 0.01 on these weights."""
 
-NAME = "ragopstest-qwen3"
+NAME = f"{PROJECT}-qwen3"
 SERVED = "qwen3-reranker-random"
 PROOF = Path(__file__).parent / "qwen3"
 INSTRUCTION = "Find the sentence that is about birds"

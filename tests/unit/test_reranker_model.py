@@ -127,13 +127,21 @@ def test_card_and_chat_template_decide_the_kind_of_a_qwen3(tmp_path, name, files
         ({"true_token_id": 9693, "false_token_id": 2152}, "qwen3-reranker"),
         ({"true_token_id": 9454, "false_token_id": None}, "zerank"),
         ({"true_token_id": 0}, "ctxl-rerank"),
+        ({"true_token_id": 1, "false_token_id": 2152}, None),
     ],
 )
-def test_the_tokens_of_the_score_module_decide_alone(tmp_path, answers, kind):
-    made = folder(tmp_path, "tuned", QWEN3, **VOCABULARY)
+def test_the_tokens_of_the_score_module_must_fit_the_card(tmp_path, answers, kind):
+    """This card names three models; of 'yes' and 'no' in another prompt, nothing is known."""
+    card = f"{PROMPT}, zeroentropy/zerank-2 and ctxl-rerank"
+    made = folder(tmp_path, "tuned", QWEN3, README__md=card, **VOCABULARY)
     (made / "1_LogitScore").mkdir()
     (made / "1_LogitScore" / "config.json").write_text(json.dumps(answers))
-    assert describe(made).kind == kind
+    if kind:
+        assert describe(made).kind == kind
+    else:
+        refused(made, "model-kind")
+    (made / "README.md").write_text("# A model with a prompt of its own")
+    refused(made, "model-kind")
 
 
 @pytest.mark.parametrize(
