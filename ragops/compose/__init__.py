@@ -25,7 +25,7 @@ from ragops.compose.faults import find_faults
 from ragops.compose.merging import merge_files
 from ragops.compose.reading import Project, read_rerankers
 from ragops.compose.syntax import MAX_BYTES, parse, resolve
-from ragops.errors import ComposeError, ModelError, read_text
+from ragops.errors import ComposeError, ModelError, file_errors, read_text
 from ragops.reranker import host as hosts
 from ragops.reranker.model import describe
 
@@ -94,14 +94,15 @@ def check_file(file: Path | str, *more: Path | str, host: Host | None = None) ->
     Raises:
         ComposeError: A file can't be read or merged, or is not a compose file.
     """
-    paths = [Path(file), *map(Path, more)]
+    paths, hint = [Path(file), *map(Path, more)], "name a compose file"
+    with file_errors(ComposeError, f"can't read {file}", paths[0], hint=hint):
+        is_folder = paths[0].is_dir()
     variables = {
-        **(_read_variables((paths[0] if paths[0].is_dir() else paths[0].parent) / ".env") or {}),
+        **(_read_variables((paths[0] if is_folder else paths[0].parent) / ".env") or {}),
         **os.environ,
     }
-    if paths[0].is_dir():
+    if is_folder:
         paths[:1] = _default_files(paths[0], variables)
-    hint = "name a compose file"
     texts = [read_text(ComposeError, f"can't read {path}", path, MAX_BYTES, hint=hint) for path in paths]
     return check_texts(dict(zip(paths, texts, strict=True)), host or hosts.read_host(), variables)
 

@@ -241,7 +241,7 @@ def _overrides(case: Case) -> Iterator[Finding]:
     command, kind = case.service.command, case.service.served.kind
     option, line = command.get("--hf-overrides"), case.service.command_line
     present = any(row.name.startswith("--hf-overrides") for row in command.options)
-    pooling = "pooling" in {command.value("--runner"), *(["pooling"] if command.get("--task") else [])}
+    pooling = command.get("--task") or "pooling" in command.value("--runner")
     effect = _COSINE if pooling or command.value("--convert") == "embed" else _NO_ROUTE
     if case.overrides and not present and command.value("--convert") == "classify":
         message = "without overrides --convert classify makes a classifier of two labels without weights: no "
