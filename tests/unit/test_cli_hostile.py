@@ -65,10 +65,10 @@ def walk(here, capsys, monkeypatch, outside):
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # watch's handlers would stay
     wait = ready.wait
 
-    def wait_for_up(engine, name, *more):  # a reranker of tune has no server here
+    def wait_for_up(engine, name, *more, **named):  # a reranker of tune has no server here
         if "-tune-" in name:
             raise LaunchError(f"{name} did not start", hint="none")
-        return wait(engine, name, *more)
+        return wait(engine, name, *more, **named)
 
     monkeypatch.setattr(ready, "wait", wait_for_up)
 
