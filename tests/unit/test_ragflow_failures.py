@@ -38,8 +38,7 @@ MESSAGES = [
         "rerank_candidates_count",
     ),
     (
-        'vLLM rerank API error: 400 Bad Request, body: {"error":{"message":"This model\'s maximum context length'
-        ' is 512 tokens. However, your prompt contains at least 513 input tokens."}}',
+        "rerank API error: 400 Bad Request, body: maximum context length is 512 tokens. At least 513 input tokens",
         "a chunk has 513 tokens or more",
     ),
     ("\nFail to access model(VLLM/x) using this api key", "when the reranker is idle"),
