@@ -1,16 +1,19 @@
 """Causes of a failed layer of ``ragops verify``, and proxies that would get RAGFlow's request; pure.
 
-:data:`RULES` is one table, the first match counts; the troubleshooting page is generated from it. The proxy
-rules are those of httpx, on which cohere is built: the lower-case variable goes before the upper-case one,
-``NO_PROXY`` holds names with everything below them, names with a port, addresses, ``.suffix`` for the names
-below alone, and ``*``. No name is looked up, so that a range such as ``172.16.0.0/12`` excepts no name.
+:data:`RULES` is one table, the first match counts; the troubleshooting page is generated from it. Its texts
+are in ``data/causes.toml``. The proxy rules are those of httpx, on which cohere is built: the lower-case
+variable goes before the upper-case one, ``NO_PROXY`` holds names with everything below them, names with a
+port, addresses, ``.suffix`` for the names below alone, and ``*``. No name is looked up, so that a range such
+as ``172.16.0.0/12`` excepts no name.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import tomllib
 from dataclasses import dataclass
+from importlib import resources
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -77,12 +80,12 @@ class Rule:
     cause: str
     remedy: str
     """May contain ``{host}``, ``{where}``, ``{bridge}``, ``{timeout}`` and ``{tokens}``."""
-    evidence: Callable[[Failure], str] = lambda failure: failure.step.detail
+    evidence: Callable[[Failure], str]
 
 
 def explain(failure: Failure) -> tuple[str, str]:
     """Detail and remedy of a layer that failed: the cause in one line with its evidence, what to do."""
-    rule = next((rule for rule in RULES if rule.matches(failure)), OTHER)
+    rule = next(rule for rule in (*RULES, OTHER) if rule.matches(failure))
     names = {"host": failure.host, "where": failure.where, "bridge": failure.bridge}
     _, tokens = over_long(failure.text) or (0, 0)
     remedy = rule.remedy.format(**names, timeout=failure.timeout, tokens=tokens)
@@ -171,164 +174,55 @@ def _is_queue(failure: Failure) -> bool:
     return failure.step.status == 503 and any(words in failure.text for words in _QUEUE)
 
 
-_FIREWALL = (
-    "ufw route allow in on {bridge} out on {bridge}; or firewall-cmd --permanent --zone=trusted "
-    "--change-interface={bridge}, then firewall-cmd --reload; else iptables -S FORWARD shows the rule. A "
-    "restart of the engine removes no foreign rule: it helps only if iptables -S has none for {bridge}"
-)
-"""Packets inside a bridge pass the host's firewall where ``net.bridge.bridge-nf-call-iptables`` is 1."""
-
-RULES: tuple[Rule, ...] = (
-    Rule(
-        "this host does not reach the address",
-        lambda failure: failure.layer in {"dns", "tcp"} and not failure.where,
-        "this host does not reach the address of verify --address",
-        "ragops status shows the reranker's address here; other hosts reach it through a gateway, or with "
-        "publish and expose = true under [reranker]",
-    ),
-    Rule(
-        "Name or service not known",
-        lambda failure: failure.layer == "dns",
-        "the name is not known there: the two containers share no network",
-        "ragops connect {where}",
-    ),
-    Rule(
+_CONDITIONS: tuple[tuple[str, Callable[[Failure], bool]], ...] = (
+    ("this host does not reach the address", lambda f: f.layer in {"dns", "tcp"} and not f.where),
+    ("Name or service not known", lambda f: f.layer == "dns"),
+    (
         "Connection refused, though the container is healthy",
-        lambda failure: failure.layer == "tcp" and failure.listens == "loopback",
-        "the server listens on 127.0.0.1 of its own container, where only its own health check reaches it",
-        "start it with --host 0.0.0.0, or without --host: ragops up does so",
+        lambda f: f.layer == "tcp" and f.listens == "loopback",
     ),
-    Rule(
-        "Connection refused",
-        lambda failure: failure.layer == "tcp" and is_refused(failure.step),
-        "no process listens there: the server is loading its model, or has ended",
-        "ragops status; while it is loading, ragops up waits for it",
-    ),
-    Rule(
-        "No route to host",
-        lambda failure: failure.layer == "tcp" and "no route" in failure.text.lower(),
-        "a firewall, such as firewalld, rejects the connection inside the Docker network",
-        _FIREWALL,
-    ),
-    Rule(
-        "timed out",
-        lambda failure: failure.layer == "tcp",
-        "no response to the connection: a firewall, such as ufw, drops packets inside the Docker network",
-        _FIREWALL,
-    ),
-    Rule(
-        "'socksio' package is not installed",
-        lambda failure: "socksio" in failure.text,
-        "a SOCKS proxy is set for RAGFlow, whose client can't use one and then sends no request",
-        "take the socks:// address out of ALL_PROXY and HTTP_PROXY in RAGFlow's .env, then recreate {where}",
-    ),
-    Rule(
-        "HTTP_PROXY ... would catch the call",
-        _is_other_client,
-        "a proxy is between RAGFlow's client and the reranker",
-        "add {host} to NO_PROXY and no_proxy in RAGFlow's .env, then recreate {where}",
-        lambda failure: f"{failure.proxy}: {failure.step.detail}",
-    ),
-    Rule(
-        "HTTP 307, a redirect to ...",
-        lambda failure: failure.step.status in _REDIRECTS,
-        "a redirect: another server responds at this name and redirects requests",
-        "give RAGFlow the address that it leads to, or stop what responds in place of {host}:8000: a "
-        "reranker never redirects, and on 301 and 302 RAGFlow's POST becomes a GET",
-        lambda failure: f"HTTP {failure.step.status} to {without_secret(failure.step.location) or 'nowhere'}",
-    ),
-    Rule(
-        "HTML instead of JSON",
-        _is_html,
-        "HTML instead of JSON: the page of a proxy or another server",
-        "docker network inspect shows which container has the name {host}; a gateway's own error "
-        "page means that its connection to the reranker is broken",
-        lambda failure: f'HTTP {failure.step.status}, "{failure.title}"',
-    ),
-    Rule(
+    ("Connection refused", lambda f: f.layer == "tcp" and is_refused(f.step)),
+    ("No route to host", lambda f: f.layer == "tcp" and "no route" in f.text.lower()),
+    ("timed out", lambda f: f.layer == "tcp"),
+    ("'socksio' package is not installed", lambda f: "socksio" in f.text),
+    ("HTTP_PROXY ... would catch the call", _is_other_client),
+    ("HTTP 307, a redirect to ...", lambda f: f.step.status in _REDIRECTS),
+    ("HTML instead of JSON", _is_html),
+    (
         '401 {"error": "Unauthorized"}',
-        lambda failure: (
-            failure.step.status == 401 and '"error"' in failure.text and '"message"' not in failure.text
-        ),
-        "vLLM wants the key of its --api-key",
-        "enter that key in RAGFlow, or take --api-key and VLLM_API_KEY away: ragops up starts it without",
+        lambda f: f.step.status == 401 and '"error"' in f.text and '"message"' not in f.text,
     ),
-    Rule(
-        "401 Unauthorized",
-        _http(401, 403),
-        "something before the reranker, a gateway as a rule, wants a key of its own",
-        "enter the gateway's key in RAGFlow, or give RAGFlow the reranker's own address",
-    ),
-    Rule(
-        "The model ... does not exist",
-        _http(404, words="does not exist"),
-        "wrong model: the path is right, the server knows no model of this name",
-        "RAGFlow must send the name that is served: ragops status shows it (served_name sets it)",
-    ),
-    Rule(
-        "404 {'detail': 'Not Found'}",
-        _http(404, 405),
-        "wrong path: the server has no such route, whatever the model",
-        "the base URL in RAGFlow ends in /v1 and nothing behind it; when it does, the server is no reranker: "
-        "ragops up starts it with --runner pooling",
-    ),
-    Rule(
+    ("401 Unauthorized", _http(401, 403)),
+    ("The model ... does not exist", _http(404, words="does not exist")),
+    ("404 {'detail': 'Not Found'}", _http(404, 405)),
+    (
         "This model's maximum context length is",
-        lambda failure: failure.step.status == 400 and over_long(failure.text) is not None,
-        "over-long: one document is longer than the model takes, and the whole call is refused for it",
-        "a chunk has {tokens} tokens or more, with its query: raise max_model_len under [reranker] if the "
-        "model can, or a smaller chunk_token_num in RAGFlow",
+        lambda f: f.step.status == 400 and over_long(f.text) is not None,
     ),
-    Rule(
+    (
         "The model does not support Rerank (Score) API",
-        lambda failure: "does not support" in failure.text and "Rerank" in failure.text,
-        "an old vLLM that was started to write text: it responds 200 with an error, of which RAGFlow makes "
-        "'NoneType' object is not iterable",
-        "ragops up starts it with --runner pooling and what the model needs besides",
+        lambda f: "does not support" in f.text and "Rerank" in f.text,
     ),
-    Rule(
-        "The engine is currently busy and cannot accept new requests",
-        _is_queue,
-        "the queue is full: every document of a call counts, and vLLM was started with a limit on them",
-        "take --max-num-queued-reqs and --max-num-queued-tokens away, or set them above 128 documents",
+    ("The engine is currently busy and cannot accept new requests", _is_queue),
+    ("HTTP 503", _http(503)),
+    ("HTTP 502", _http(502, 504)),
+    ("Connection reset by peer", lambda f: f.step.error in _RESETS),
+    ("The read operation timed out", lambda f: f.step.error in _TIMEOUTS),
+    ("HTTP 500", lambda f: f.step.status >= 400),
+    ("A response that is no ranking", lambda f: f.step.status == 200),
+    ("", lambda _: True),
+)
+_EVIDENCE: dict[str, Callable[[Failure], str]] = {
+    "HTTP_PROXY ... would catch the call": lambda f: f"{f.proxy}: {f.step.detail}",
+    "HTTP 307, a redirect to ...": lambda f: (
+        f"HTTP {f.step.status} to {without_secret(f.step.location) or 'nowhere'}"
     ),
-    Rule(
-        "HTTP 503",
-        _http(503),
-        "the server's engine has died, or it is not ready",
-        "ragops status, then ragops up; docker logs {host} shows why",
-    ),
-    Rule(
-        "HTTP 502",
-        _http(502, 504),
-        "a gateway responds, and the reranker behind it does not",
-        "repair the gateway's connection to the reranker, or give RAGFlow the reranker's own address",
-    ),
-    Rule(
-        "Connection reset by peer",
-        lambda failure: failure.step.error in _RESETS,
-        "the connection was cut before the response: the server died during this call, or a device cuts it",
-        "docker logs {host} shows a server that ended; ragops status",
-    ),
-    Rule(
-        "The read operation timed out",
-        lambda failure: failure.step.error in _TIMEOUTS,
-        "the connection was accepted and no response came: the server hangs, is paused, or is too slow",
-        "ragops status; when it is healthy, ragops verify says how many documents it ranks in {timeout:g} s",
-    ),
-    Rule(
-        "HTTP 500",
-        lambda failure: failure.step.status >= 400,
-        "the server refused the call",
-        "docker logs {host} shows why",
-    ),
-    Rule(
-        "A response that is no ranking",
-        lambda failure: failure.step.status == 200,
-        "a response that is no ranking: another kind of server",
-        "docker network inspect shows which container has the name {host}",
-    ),
+    "HTML instead of JSON": lambda f: f'HTTP {f.step.status}, "{f.title}"',
+}
+_TEXTS = tomllib.loads((resources.files("ragops.data") / "causes.toml").read_text(encoding="utf-8"))
+
+*RULES, OTHER = (
+    Rule(words, matches, _TEXTS[words][0], _TEXTS[words][1], _EVIDENCE.get(words, lambda f: f.step.detail))
+    for words, matches in _CONDITIONS
 )
 """The first that matches is the cause."""
-
-OTHER = Rule("", lambda _: True, "the call failed", "docker logs {host} shows whether it arrived")
