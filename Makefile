@@ -45,7 +45,7 @@ test: $(VENV)/tests ## everything: lint, types, fast and live tests, notebooks, 
 	( $(FAST) ) && $(BIN)/pytest -m browser tests/unit tests/browser; tests=$$?; \
 	wait $$image || { tail -n 20 $(VENV)/image.log >&2; exit 1; }; \
 	exit $$tests
-	@$(BIN)/pytest -m live tests/live
+	@$(BIN)/pytest -n 2 --dist loadfile -m live tests/live
 
 check: $(VENV)/tests ## without a Docker engine: lint, types, fast tests
 	@$(FAST)

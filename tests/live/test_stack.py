@@ -16,6 +16,7 @@ from ragops.stack import plan, verbs
 from ragops.stack.plan import RunContainer
 from tests.support.names import PROJECT
 
+FOREIGN, SECOND, FIRST = f"{PROJECT}-foreign", f"{PROJECT}-second", f"aaa-{PROJECT}"
 SLEEPER = ContainerSpec(name=f"{PROJECT}-sleeper", image="", entrypoint=("sleep", "600"), role="test")
 
 
@@ -162,28 +163,28 @@ def test_containers_without_a_network_of_their_own_are_refused(engine, declared,
 
 
 def test_a_network_that_is_not_ours_is_used_and_kept(engine, declared, running):
-    engine._client.api.create_network("ragopstest-foreign", check_duplicate=True)
+    engine._client.api.create_network(FOREIGN, check_duplicate=True)
     try:
-        other = declared.model_copy(update={"network": configuration.Network(name="ragopstest-foreign")})
+        other = declared.model_copy(update={"network": configuration.Network(name=FOREIGN)})
         todo = verbs.plan(other, engine)
         assert any("not created by ragops" in note for note in todo.notes)
         assert not any(
             "network" in action.describe() and action.describe()[0] == "-" for action in todo.actions
         )
         down = plan.plan_down(other, observe(engine))
-        assert not any("ragopstest-foreign" in action.describe() for action in down.actions)
+        assert not any(FOREIGN in action.describe() for action in down.actions)
     finally:
-        engine.remove_network("ragopstest-foreign")
+        engine.remove_network(FOREIGN)
 
 
 def test_a_port_that_is_taken_leaves_nothing_behind(engine, declared, running, sleeper, image):
     with socket.create_server(("127.0.0.1", 0)) as server:
         publish = (("127.0.0.1", server.getsockname()[1], 8000),)
-        taken = dataclasses.replace(SLEEPER, name="ragopstest-second", image=image.id, publish=publish)
+        taken = dataclasses.replace(SLEEPER, name=SECOND, image=image.id, publish=publish)
         with pytest.raises(ragops.EngineError) as caught:
             RunContainer(taken).apply(engine)
     assert "port" in caught.value.hint
-    assert engine.container("ragopstest-second") is None
+    assert engine.container(SECOND) is None
 
 
 def test_joining_a_network_that_sorts_first_is_said_to_move_the_route(engine, declared, running, client):
@@ -204,12 +205,12 @@ def test_and_it_does_move_there(engine, declared, running, client):
         return next(line.split()[2] for line in route[1:] if line.split()[1] == "00000000")
 
     before = gateway()
-    engine.create_network(NetworkSpec("aaa-ragopstest"))
+    engine.create_network(NetworkSpec(FIRST))
     try:
-        engine.connect("aaa-ragopstest", client)
+        engine.connect(FIRST, client)
         moved = gateway()
-        engine.disconnect("aaa-ragopstest", client)
+        engine.disconnect(FIRST, client)
     finally:
-        engine.remove_network("aaa-ragopstest")
+        engine.remove_network(FIRST)
     assert moved != before
     assert gateway() == before

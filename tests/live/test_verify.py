@@ -21,13 +21,14 @@ from ragops.session import Deployment
 from ragops.stack import verbs
 from ragops.stack.plan import RunContainer
 from tests.support import faults
+from tests.support.names import PROJECT
 from tests.support.stub import Behaviour, StubReranker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GUARDED = "ragopstest-guarded"
-LOCAL = "ragopstest-local"
+GUARDED = f"{PROJECT}-guarded"
+LOCAL = f"{PROJECT}-local"
 
 
 @pytest.fixture
