@@ -1,20 +1,5 @@
 """The exceptions that ragops raises.
 
-::
-
-    RagopsError
-    ├── StackError       ragops.toml is wrong
-    ├── EngineError      the Docker engine is missing, or refused a request
-    │   └── NotFoundError    no such network, container or image
-    ├── LaunchError      the reranker did not become ready
-    ├── ModelError       the model folder is missing or not usable
-    ├── ImageError       the vLLM image could not be built or pulled
-    ├── RagflowError     no RAGFlow, several to choose from, or it refused a request
-    ├── BenchError       a benchmark could not run, or its folder is not one
-    ├── ComposeError     a file can't be read, or is not a compose file
-    ├── InUseError       a network can't be removed: containers that ragops did not connect are in it
-    └── LockedError      another ragops is changing or watching the same stack
-
 Catch the base class to show any of them::
 
     try:

@@ -146,9 +146,9 @@ def _by_code(examples: Iterable[Example]) -> dict[str, list[Example]]:
 
 
 def _order() -> Iterator[str]:
-    """The error classes in the order of the tree in the module's docstring, the base class last."""
-    tree = [line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line]
-    yield from [*tree, "RagopsError"]
+    """The error classes in the order of their definition, the base class last."""
+    base, *kinds = (name for name in vars(errors) if name in KINDS)
+    yield from [*kinds, base]
 
 
 def _calls(function: ast.AST) -> Iterator[ast.Call]:

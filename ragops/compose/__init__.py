@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 
 
 _NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
-_OVERRIDES = tuple(
+AUTOMATIC = tuple(
     f"{stem}.override.{suffix}" for stem in ("compose", "docker-compose") for suffix in ("yml", "yaml")
 )
+"""Override files that compose reads automatically where no ``-f`` names others."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _default_files(folder: Path, variables: Mapping[str, str]) -> list[Path]:
         return [folder / name for name in named.split(variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep)]
     files = [
         next((folder / name for name in names if (folder / name).is_file()), None)
-        for names in (_NAMES, _OVERRIDES)
+        for names in (_NAMES, AUTOMATIC)
     ]
     if not files[0]:
         raise ComposeError(
@@ -205,13 +206,7 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
 def _is_override(root: YamlNode) -> bool:
     """Whether a file changes the services of another one: by its name, tags, or services without an image."""
     tagged = any(re.search(r"(?<!\S)!(reset|override)\b", line) for line in root.source.lines)
-    services = root.get("services")
-    bare = (
-        any(
-            not node.mapping.keys() & {"image", "build", "extends", "provider"}
-            for node in services.mapping.values()
-        )
-        if services
-        else False
-    )
+    services, base = root.get("services"), {"image", "build", "extends", "provider"}
+    nodes = services.mapping.values() if services else ()
+    bare = any(base.isdisjoint(node.mapping) for node in nodes)
     return tagged or bare or ".override." in Path(root.source.name).name

@@ -296,12 +296,8 @@ def _read_networks(service: YamlNode, project: Project) -> Iterator[NetworkConne
     for key, item in rows:
         listed = item.get("aliases")
         aliases = tuple(alias.text or alias.written for alias in listed.elements) if listed else ()
-        network = project.root.get("networks", key)
-        if network is None:
-            yield NetworkConnection(key, f"{project.name}_{key}", item, item.line, False, False, aliases)
-            continue
-        external = network.flag("external")
-        named = network.get("name") is not None
+        network = project.root.get("networks", key) or YamlNode({}, item.line, item.source)
+        external, named = network.flag("external"), network.get("name") is not None
         name = network.scalar("name") if named else key if external else f"{project.name}_{key}"
         line = network.line if external else item.line
         internal = network.flag("internal")

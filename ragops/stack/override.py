@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragops.compose import AUTOMATIC
 from ragops.compose.render import NETWORK, to_comments, to_yaml
 from ragops.docker.objects import COMPOSE_PROJECT, moves_route
 from ragops.errors import RagflowError, file_errors
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 
 MARK = "Made by: ragops compose override"
 """First line of an override file of ragops; other files are never replaced."""
-
-AUTOMATIC = tuple(
-    f"{name}.override.{suffix}" for name in ("compose", "docker-compose") for suffix in ("yml", "yaml")
-)
-"""Override files that compose reads automatically where no ``-f`` names others."""
 
 DEFAULT, ALTERNATIVE = "docker-compose.override.yml", "docker-compose.ragops.yml"
 

@@ -66,9 +66,8 @@ def test_the_module_of_errors_imports_nothing_of_ragops():
     assert names == {"__future__", "collections.abc", "contextlib", "pathlib", "typing"}
 
 
-def test_the_drawn_tree_is_complete():
-    drawn = set(re.findall(r"\b\w+Error\b", errors.__doc__ or ""))
-    assert drawn == {kind.__name__ for kind in KINDS}
+def test_each_class_says_what_is_wrong():
+    assert all(kind.__doc__ for kind in KINDS)
 
 
 class Form(BaseModel):

@@ -6,6 +6,7 @@ import io
 import pytest
 import yaml
 
+from ragops.compose import AUTOMATIC
 from ragops.configuration import Network
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE
 from ragops.errors import RagflowError
@@ -182,7 +183,7 @@ class TestWriting:
         assert "ragflow-rerank" in file.read_text()
         assert {one.name for one in tmp_path.iterdir()} == {file.name, backup.name}
 
-    @pytest.mark.parametrize("name", compose.AUTOMATIC)
+    @pytest.mark.parametrize("name", AUTOMATIC)
     def test_file_of_the_user_stays_and_another_name_is_used(self, project, tmp_path, name):
         (tmp_path / name).write_text("services: {}\n")
         project.add(files=("docker-compose.yml", name))
