@@ -7,7 +7,7 @@ server container calls the reranker, so only it needs the network.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragops.docker.hints import for_engine
@@ -50,6 +50,8 @@ class RagflowContainer:
     """A container of RAGFlow's server, or the demo client in its place."""
 
     container: ContainerState
+    configured: str | None = None
+    """The configured release; None for that of the tag."""
 
     @property
     def name(self) -> str:
@@ -68,9 +70,10 @@ class RagflowContainer:
 
     @property
     def release(self) -> str:
-        """RAGFlow's release in the image's tag; empty when it has none."""
+        """RAGFlow's release, as it is configured or in the image's tag; empty when it has none."""
         match = _TAG.search(self.container.image)
-        return releases.normalize(match[1]) if match and not self.demo else ""
+        tag = match[1] if match and not self.demo else ""
+        return releases.normalize(self.configured or tag)
 
     @property
     def has_go_server(self) -> bool:
@@ -144,8 +147,10 @@ def find(containers: Iterable[ContainerState], configured: Ragflow) -> tuple[Rag
     """
     containers = tuple(containers)
     if configured.containers:
-        return tuple(_named(name, containers) for name in configured.containers)
-    servers = [RagflowContainer(container) for container in containers if is_ragflow(container)]
+        return tuple(
+            replace(_named(name, containers), configured=configured.release) for name in configured.containers
+        )
+    servers = [RagflowContainer(found, configured.release) for found in containers if is_ragflow(found)]
     if configured.project is not None:
         servers = [server for server in servers if server.project == configured.project]
     projects = sorted({server.project or server.name for server in servers})

@@ -307,3 +307,12 @@ def test_release_of_a_moving_tag_is_that_of_the_server(fake):
     with RagflowServer("v0.27.2") as server:
         release = discovery.detect(None, server.url, RagflowContainer(fake.container("ragflow-server")))
     assert release == releases.of("v0.27.2")
+
+
+@pytest.mark.parametrize("names", ["", 'containers = ["ragflow-server"]\n'])
+def test_configured_release_is_that_of_the_container(fake, names):
+    fake.add_container("ragflow-server", image="infiniflow/ragflow:nightly")
+    configured = parse(f'[ragflow]\nrelease = "0.25.6"\n{names}').ragflow
+    (found,) = discovery.find(fake.containers(), configured)
+    assert found.release == "v0.25.6"
+    assert found.contract == releases.of("v0.25.6")
