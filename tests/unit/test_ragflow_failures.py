@@ -38,7 +38,7 @@ MESSAGES = [
         "rerank_candidates_count",
     ),
     (
-        "rerank API error: 400 Bad Request, body: maximum context length is 512 tokens. It has 513 input tokens",
+        "rerank API error: 400 Bad Request, maximum context length is 512 tokens. It has 513 input tokens",
         "a chunk has 513 tokens or more",
     ),
     ("\nFail to access model(VLLM/x) using this api key", "when the reranker is idle"),
