@@ -152,7 +152,7 @@ class RunPlan:
             letters = ("w" if phase == "warmup" else "") + "r" * len(self.info.resumed)
             prefix = f"{number}{letters}. "
         documents = tuple(prefix + text for text in request.documents)
-        body = wire.encode(self.info.model, prefix + request.query, documents)
+        body = wire.encode(self.info.model, prefix + request.query, documents, self.workload.release)
         index = place % len(self.workload.requests)
         return EncodedRequest(index, phase, body, len(documents), request.words)
 

@@ -138,7 +138,7 @@ def _execute(plan: RunPlan, path: Path, server: Server, stop: threading.Event | 
     stop = stop or threading.Event()
 
     async def run() -> Path:
-        with closing(wire.Client(server, plan.info.timeout)) as client:
+        with closing(wire.Client(server, plan.info.timeout, plan.info.workload.release)) as client:
             checked = replace(plan, info=await _check_order_before(plan.info, client))
             folder = RunFolder(path, resume=plan.before is not None)
             return await _Recorder(checked, folder, client).run(stop)
@@ -282,7 +282,7 @@ async def check_order(client: wire.Client, check: OrderReport) -> OrderResult:
     count, results = len(check.documents), []
     for first in range(count):
         rotated = check.documents[first:] + check.documents[:first]
-        body = wire.encode(client.server.model, check.query, rotated)
+        body = wire.encode(client.server.model, check.query, rotated, client.release)
         response = await client.post(body, count)
         scores = response.scores[count - first :] + response.scores[: count - first]
         others = scores[: check.best] + scores[check.best + 1 :]

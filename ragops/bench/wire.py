@@ -25,6 +25,7 @@ import h11
 import httpx
 
 from ragops.bench.records import Provenance
+from ragops.ragflow import releases
 from ragops.ragflow.api import Secret, mask, split_address
 from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
@@ -37,7 +38,6 @@ NO_KEY = Secret(PLACEHOLDER_KEY)
 
 _UNKNOWN = Provenance()
 _ERROR_LENGTH = 300
-_KEEPALIVE_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -87,24 +87,26 @@ class RerankResponse:
     """Why the response is invalid; empty when it is valid."""
 
 
-def encode(model: str, query: str, documents: tuple[str, ...]) -> bytes:
-    """The body of RAGFlow's rerank request."""
-    return RerankRequest(model, query, documents).body()
+def encode(model: str, query: str, documents: tuple[str, ...], release: str = "") -> bytes:
+    """The body of RAGFlow's rerank request; that of the newest release when it is left out."""
+    return RerankRequest(model, query, documents, releases.of_or_nearest(release).client).body()
 
 
 class Client:
     """Sends requests to one server, over connections that are reused within a second.
 
-    That is long before any server closes them for being idle. RAGFlow makes a new one for each request, which
-    on one machine takes a fraction of a millisecond.
+    That is long before any server closes them for being idle. RAGFlow up to v0.27 makes a new one for each
+    request, which on one machine takes a fraction of a millisecond; v1.0 reuses them for 90 seconds.
 
     Args:
         server: The server.
         timeout: Seconds until a request is cancelled.
+        release: Of RAGFlow; the newest when left out.
     """
 
-    def __init__(self, server: Server, timeout: float = RERANK_TIMEOUT) -> None:
-        self.server, self.timeout = server, timeout
+    def __init__(self, server: Server, timeout: float = RERANK_TIMEOUT, release: str = "") -> None:
+        self.server, self.timeout, self.release = server, timeout, release
+        self._idle_ns = 10**9 * (90 if releases.of_or_nearest(release).client.language == "Go" else 1)
         self.url = httpx.URL(f"{server.base_url.rstrip('/')}/rerank")
         """Address of the rerank route, joined as RAGFlow joins it."""
         self._tls = httpx.create_ssl_context() if self.url.scheme == "https" else None
@@ -152,7 +154,7 @@ class Client:
         """An idle connection, or a new one."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_reusable:
+            if connection.is_reusable(self._idle_ns):
                 return connection
             connection.transport.abort()
         host, port = self.url.raw_host.decode(), self.url.port or (443 if self._tls else 80)
@@ -170,10 +172,9 @@ class _Connection(asyncio.Protocol):
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._http = h11.Connection(h11.CLIENT)
 
-    @property
-    def is_reusable(self) -> bool:
+    def is_reusable(self, idle_ns: int) -> bool:
         """Whether the last response is complete and recent, and the server has not closed the connection."""
-        is_recent = time.perf_counter_ns() - self.received < _KEEPALIVE_NS
+        is_recent = time.perf_counter_ns() - self.received < idle_ns
         return self._http.their_state is h11.DONE and is_recent and not self.transport.is_closing()
 
     def send(self, url: httpx.URL, key: str, body: bytes) -> asyncio.Future[None]:

@@ -24,7 +24,7 @@ from tests.support.stub import Behaviour, StubReranker
 
 TOKEN = Secret("ragflow-EXAMPLE-TOKEN")
 TEXTS = ["Bread rises because yeast makes gas.", "A text about what this is about."]
-RELEASES = ("v0.24.0", "v0.25.6", "v0.26.4", "v0.27.0")
+RELEASES = ("v0.24.0", "v0.25.6", "v0.26.4", "v0.27.0", "v1.0.0-rc1")
 
 
 @pytest.fixture(autouse=True)
@@ -122,19 +122,24 @@ def stubbed(engine, image, declared, in_network):
         engine.remove_network(name)
 
 
-@pytest.fixture(params=["v0.25.6", "v0.27.0"])
+@pytest.fixture(params=["v0.25.6", "v0.27.0", "v1.0.0-rc1"])
 def ragflow(request, engine, image, stubbed, in_network):
     """A RAGFlow with two chats and two datasets, in the reranker's network."""
     name = f"{PROJECT}-contract-ragflow"
     fields = {"release": request.param, "chats": {"c1": "", "c2": ""}, "datasets": {"d1": TEXTS, "empty": []}}
     with tempfile.TemporaryDirectory(prefix="ragops-contract-") as folder:
         server = "tests.support.contract.api:from_environment"
-        command = ("python3", "-m", "uvicorn", "--factory", server, "--host", "0.0.0.0", "--port", "9380")
+        scheme, port = ("go", "80") if request.param == "v1.0.0-rc1" else ("python", "9380")
+        command = ("python3", "-m", "uvicorn", "--factory", server, "--host", "0.0.0.0", "--port", port)
         spec = ContainerSpec(
             name=name,
             image=image.id,
             entrypoint=(*command, "--lifespan", "off", "--ws", "none"),
-            environment=(("PYTHONPATH", "/contract"), ("CONTRACT", json.dumps(fields))),
+            environment=(
+                ("PYTHONPATH", "/contract"),
+                ("CONTRACT", json.dumps(fields)),
+                ("API_PROXY_SCHEME", scheme),
+            ),
             mounts=(Mount(str(package(Path(folder))), "/contract", read_only=True),),
             network=stubbed.network.name,
             init=True,

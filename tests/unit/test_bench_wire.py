@@ -25,16 +25,16 @@ def http(content, status="200 OK"):
     return head.encode() + content
 
 
-async def post(url, times=1, pause=0.0):
+async def post(url, times=1, pause=0.0, **fields):
     responses = []
-    with contextlib.closing(wire.Client(wire.Server(url, "stub-reranker"))) as client:
+    with contextlib.closing(wire.Client(wire.Server(url, "stub-reranker"), **fields)) as client:
         for _ in range(times):
             responses.append(await client.post(BODY, 2))
             await asyncio.sleep(pause)
     return responses
 
 
-def exchange(content, url="http://127.0.0.1:{}/v1", tls=None, times=1, *, keep_alive=True):
+def exchange(content, url="http://127.0.0.1:{}/v1", tls=None, times=1, *, keep_alive=True, **fields):
     """The client's responses from a server that sends these bytes, and the number of connections."""
     connections = []
 
@@ -51,7 +51,9 @@ def exchange(content, url="http://127.0.0.1:{}/v1", tls=None, times=1, *, keep_a
     async def run():
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
         port = server.sockets[0].getsockname()[1]
-        return await post(url.format(port), times, pause=0.05)  # the server's side ends in the pause
+        return await post(
+            url.format(port), times, pause=0.05, **fields
+        )  # the server's side ends in the pause
 
     return asyncio.run(run()), len(connections)
 
@@ -119,6 +121,22 @@ def test_invalid_responses_are_errors(content, error):
     (response,), _ = exchange(content, keep_alive=False)
     assert response.error.startswith(error)
     assert response.t_send < response.t_done
+
+
+@pytest.mark.parametrize(("release", "connections"), [("", 2), ("v1.0.0-rc1", 1)])
+def test_ragflow_in_go_keeps_connections_for_90_seconds(monkeypatch, release, connections):
+    clock = time.perf_counter_ns
+    steps = iter(range(0, 10**15, 2 * 10**9))
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: clock() + next(steps))
+    assert exchange(http(RANKING), times=2, release=release)[1] == connections
+
+
+def test_the_body_is_that_of_the_release():
+    documents = ("a & b",)
+    assert b"return_documents" in wire.encode("m", "q", documents, "v0.27.2")
+    assert wire.encode("m", "q", documents, "v1.0.0-rc1") == (
+        b'{"model":"m","query":"q","documents":["a \\u0026 b"],"top_n":1}'
+    )
 
 
 def test_a_connection_that_was_closed_while_idle_is_not_used_again():

@@ -6,10 +6,12 @@ import re
 import shutil
 import socket
 import ssl
+import struct
 import threading
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import ThreadingMixIn, UnixStreamServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -343,3 +345,19 @@ def test_podman_is_named(answering):
     responses["/version"] = (200, version)
     state = found.state()
     assert (state.product, state.release, state.keeps_others_out) == ("Podman", 0, False)
+
+
+def test_a_missing_program_that_reads_no_input_is_not_an_engine_that_does_not_respond():
+    """Docker closes the stream; a large input is then a broken pipe, and a smaller one is not."""
+    ours, theirs = socket.socketpair()
+    text = b"executable file not found in $PATH"
+    theirs.sendall(struct.pack(">BxxxI", 1, len(text)) + text)
+    theirs.close()
+    api = SimpleNamespace(
+        exec_create=lambda *_, **__: {"Id": "1"},
+        exec_start=lambda *_, **__: ours,
+        exec_inspect=lambda _: {"ExitCode": 126},
+    )
+    found = engine.Engine(SimpleNamespace(api=api), "")
+    output = found.execute("container", ("python3",), stdin="x" * 10_000_000)
+    assert (output.exit_code, output.stdout) == (126, text.decode())
