@@ -198,8 +198,9 @@ def compare_runs(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) 
         raise _differ("have no measured level in common", found, "record both with the same levels")
     ratios = tuple(value.ratio(ALPHA / len(values), seed) for value in values)
     failures = tuple(row for level in levels if (row := _failures(a, b, level)).a or row.b)
-    notes = [f"{key}: {kind}: {reason}" for key, run in runs.items() for kind, reason in substitutes(run)]
-    notes += [f"{key}: {line}" for key, run in runs.items() for line in disturbances(run)]
+    notes = [
+        f"{key}: {note}" for key, run in runs.items() for note in (*substitutes(run), *disturbances(run))
+    ]
     if any(row.unit == "requests" for row in ratios):
         notes.append(f"fewer than {_MIN_UNITS} repeats: the intervals leave out drift within a run")
     instructions = [run.info.provenance.instruction_set for run in (a, b)]

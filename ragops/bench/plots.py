@@ -128,12 +128,12 @@ class Chart:
 
 
 def caption(run: Run) -> str:
-    """Machine, model, image, run and statistics.substitutes, below each chart."""
+    """Machine, model, image, run and substitutes, below each chart."""
     info, origin = run.info, run.info.provenance
     digest = origin.image_digest.removeprefix("sha256:")[:12]
     image = f"image {digest}" if digest else origin.image
     parts = (origin.machine, origin.model or info.model, image, f"run {run.path.name}")
-    notes = [f"{kind}: {reason}" for kind, reason in statistics.substitutes(run)]
+    notes = list(statistics.substitutes(run))
     if not info.complete:
         notes.append(f"incomplete: {info.reason}")
     lines = (" · ".join(part for part in parts if part), "; ".join(notes))
@@ -164,9 +164,6 @@ def percentile_curve(run: Run) -> Figure:
 
     A line is dotted where there are too few requests for a 95 % interval; bars show the intervals of p50,
     p90, p95 and p99. Failed requests count as slowest, so a line ends before them.
-
-    Args:
-        run: From :func:`ragops.bench.load_run`.
     """
     chart = Chart(run, "Latency by percentile, measured requests", [3.9])
     (ax,) = chart.axes
@@ -198,9 +195,6 @@ def throughput(run: Run) -> Figure:
     """Documents a second, and p50 and p95, by load level.
 
     The dots are repeats. The bars of the latency are 95 % intervals; percentiles that have none are left out.
-
-    Args:
-        run: From :func:`ragops.bench.load_run`.
 
     Raises:
         BenchError: Nothing was measured.
@@ -234,9 +228,6 @@ def latency_by_size(run: Run) -> Figure:
 
     Successful requests of the level with the fewest clients; lines join medians where sizes repeat.
 
-    Args:
-        run: From :func:`ragops.bench.load_run`.
-
     Raises:
         BenchError: No request of that level succeeded.
     """
@@ -266,9 +257,6 @@ def timeline(run: Run) -> Figure:
 
     Warm-up, failed and cancelled requests have marks of their own. Grey bands are trials.
 
-    Args:
-        run: From :func:`ragops.bench.load_run`.
-
     Raises:
         BenchError: Nothing was sent.
     """
@@ -284,10 +272,8 @@ def timeline(run: Run) -> Figure:
     )
     for name, style, records in kinds:
         if records:
-            due, took = (
-                [statistics.since_start(run, r.t_sched) for r in records],
-                [r.latency for r in records],
-            )
+            due = [statistics.since_start(run, r.t_sched) for r in records]
+            took = [r.latency for r in records]
             marks: Any = {"color": style.colour, "markersize": 4.5, "rasterized": len(records) > _MAX_POINTS}
             chart.axes[0].plot(due, took, style.marker, label=f"{name} (n={len(records)})", **marks)
     for ax, (unit, lines) in zip(chart.axes[1:], panels.items(), strict=True):

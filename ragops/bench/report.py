@@ -58,9 +58,6 @@ class Section:
 def page(run: Run) -> str:
     """The report of a run.
 
-    Args:
-        run: From :func:`ragops.bench.load_run`.
-
     Returns:
         A self-contained HTML document.
 

@@ -146,11 +146,11 @@ def disturbances(run: Run) -> tuple[str, ...]:
     return tuple(line for applies, line in lines if applies)
 
 
-def substitutes(run: Run) -> tuple[tuple[str, str], ...]:
-    """``substitute model`` and ``substitute client``, each with its reason, where there is one."""
+def substitutes(run: Run) -> tuple[str, ...]:
+    """``substitute model: ...`` and ``substitute client: ...`` with the reason, where there is one."""
     origin = run.info.provenance
-    kinds = (("substitute model", origin.model_is_stand_in), ("substitute client", origin.client_is_stand_in))
-    return tuple((kind, reason) for kind, reason in kinds if reason)
+    kinds = {"model": origin.model_is_stand_in, "client": origin.client_is_stand_in}
+    return tuple(f"substitute {kind}: {reason}" for kind, reason in kinds.items() if reason)
 
 
 class Rates(NamedTuple):
@@ -281,9 +281,6 @@ def summary(run: Run) -> Table:
     """The statistics as a table with a row for each load level.
 
     A percentile is shown with its 95 % interval, or as ``(n < 72)`` with the requests that one needs.
-
-    Args:
-        run: From :func:`ragops.bench.load_run`.
     """
     return level_table(level_statistics(run))
 
@@ -411,9 +408,6 @@ def _rate(counter: pd.Series[float]) -> Any:
 
 def resource_usage(run: Run) -> pd.DataFrame:
     """Mean and maximum of the reranker's metrics during each load level, warm-up included.
-
-    Args:
-        run: From :func:`ragops.bench.load_run`.
 
     Returns:
         A row for each level with values, two columns for each metric.

@@ -180,7 +180,7 @@ def sentences(*clauses: str) -> str:
 def notes_of(run: Run, ragflow: Release) -> tuple[str, ...]:
     """What qualifies the values of a run, a clause each."""
     workload, order = run.info.workload, run.info.order
-    notes = [f"{kind}: {reason}" for kind, reason in substitutes(run)]
+    notes = list(substitutes(run))
     if not run.info.complete:
         notes.append(f"incomplete: {run.info.reason}")
     if order.skipped or order.failed:

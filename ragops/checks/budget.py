@@ -36,6 +36,7 @@ from ragops.checks.traffic import (
     words_for_context,
 )
 from ragops.configuration import Stack
+from ragops.docker.objects import option_value
 from ragops.ragflow.request import RerankRequest, over_long
 from ragops.reranker import options, sizing
 from ragops.reranker.host import parse_cpu_list
@@ -200,7 +201,7 @@ def check_calls(
 def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[str, ...]:
     """What would make the reranker faster, best first: data type, cores, caches, smaller calls, machines."""
     advice = []
-    dtype = _flag(reranker, "--dtype") or "auto"
+    dtype = option_value(reranker.command, "--dtype") or "auto"
     if host.has_bf16 and dtype != "bfloat16":
         reason = f"{dtype} is served, and this processor has bfloat16"
         advice.append(f'dtype = "bfloat16" under [reranker]: {reason}')
@@ -214,7 +215,7 @@ def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[st
     if model.causal and "--enable-prefix-caching" not in reranker.command:
         effect = "template and query are computed once for all documents"
         advice.append(f"--enable-prefix-caching: {effect}; ragops up sets it")
-    elif model.causal and _flag(reranker, "--block-size") != "32":
+    elif model.causal and option_value(reranker.command, "--block-size") != "32":
         effect = "with larger blocks a short query is shared by no document"
         advice.append(f"--block-size 32: {effect}; ragops up sets it")
     return (
@@ -222,11 +223,6 @@ def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[st
         "shorter chunks (chunk_token_num in RAGFlow), or fewer (top_k or rerank_candidates_count)",
         "more cores: another machine, or a reranker on each NUMA node with a call's documents divided",
     )
-
-
-def _flag(reranker: ContainerState, name: str) -> str:
-    command = reranker.command
-    return command[command.index(name) + 1] if name in command[:-1] else ""
 
 
 def _plan_calls(profile: CallProfile) -> tuple[list[tuple[Form, Request]], int | None]:
