@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -266,44 +267,11 @@ SERVED: tuple[Architecture, ...] = (
 )
 """What is served; several rows of one architecture differ in kind, and rows of one kind in architecture."""
 
-_REMOTE = "vLLM has no class of its own for it: it runs only with Python code of the model folder"
+_TABLE = files("ragops").joinpath("data/refused_models.tsv").read_text(encoding="utf-8").splitlines()[1:]
 
-REFUSED: tuple[Refused, ...] = (
-    Refused(
-        "DebertaV2.*",
-        r"mxbai-rerank.*v1|deberta",
-        ("mixedbread-ai/mxbai-rerank-base-v1",),
-        "vLLM has no class for DeBERTa",
-        "mixedbread-ai/mxbai-rerank-base-v2",
-    ),
-    Refused(
-        "New(Model|ForSequenceClassification)",
-        "gte-multilingual",
-        ("Alibaba-NLP/gte-multilingual-reranker-base",),
-        _REMOTE,
-        "BAAI/bge-reranker-v2-m3, in English Alibaba-NLP/gte-reranker-modernbert-base",
-    ),
-    Refused(
-        "LlamaBidirectional.*|LlamaNemotron.*",
-        "nemotron",
-        ("nvidia/llama-nemotron-rerank-1b-v2",),
-        _REMOTE,
-        "Qwen/Qwen3-Reranker-0.6B",
-    ),
-    Refused(
-        "MiniCPM.*|.*LayerWise.*|CostWise.*",
-        "minicpm|gemma2-lightweight",
-        ("BAAI/bge-reranker-v2-minicpm-layerwise", "BAAI/bge-reranker-v2.5-gemma2-lightweight"),
-        _REMOTE,
-        "BAAI/bge-reranker-v2-gemma",
-    ),
-    Refused(
-        "Electra.*",
-        "electra",
-        ("cross-encoder/ms-marco-electra-base",),
-        "vLLM has no class for ELECTRA",
-        "cross-encoder/ms-marco-MiniLM-L6-v2",
-    ),
+REFUSED: tuple[Refused, ...] = tuple(
+    Refused(name, named, tuple(examples.split()), reason, alternative)
+    for name, named, examples, reason, alternative in (row.split("\t") for row in _TABLE)
 )
 """What is refused; any other architecture is too, without an alternative of its own."""
 
