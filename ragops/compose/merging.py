@@ -89,7 +89,7 @@ def _extended(name: str, services: YamlNode, depth: int = 0) -> YamlNode:
     if not services.get(base):
         return node
     own = _like(node, {key: value for key, value in node.mapping.items() if key != "extends"})
-    return _merge(_extended(base, services, depth + 1), own, ("services", name))
+    return _like(node, _merge(_extended(base, services, depth + 1), own, ("services", name)).mapping)
 
 
 def _merge(base: YamlNode, own: YamlNode, path: tuple[str, ...] = ()) -> YamlNode:
@@ -129,7 +129,7 @@ def _merge_maps(base: YamlNode, own: YamlNode, path: tuple[str, ...]) -> YamlNod
             merged[key] = _merge(merged[key], value, (*path, key))
         else:
             merged[key] = value
-    return _like(own, merged)
+    return _like(base, merged)
 
 
 def _like(node: YamlNode, value: dict[str, YamlNode] | list[YamlNode]) -> YamlNode:

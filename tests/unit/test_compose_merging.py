@@ -148,6 +148,7 @@ def test_a_finding_has_the_file_and_the_line_of_its_value(tmp_path):
     assert found >= {
         *(("a.yaml", 4, "task-removed"), ("a.yaml", 5, "kv-cache-broken")),
         *(("b.yaml", 3, "shm-small"), ("b.yaml", 4, "threads-all")),
+        ("a.yaml", 2, "healthcheck-missing"),  # of the service, which the first file defines
     }
 
 
