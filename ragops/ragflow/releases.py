@@ -187,7 +187,7 @@ TIMEOUTS = (
 LIMITS: Facts[float | None] = (
     Fact("v0.17.0", None, "api/apps/llm_app.py: nothing ends the wait"),
     Fact("v0.24.0", 10.0, "LLM_TIMEOUT_SECONDS, 10 unless set in RAGFlow's environment"),
-    Fact("v1.0.0-rc1", 120.0, "internal/service/model_service.go:1131-1136 on 2026-08-22: none of its own"),
+    Fact("v1.0.0-rc1", None, "internal/service/model_service.go:1131-1136 on 2026-08-22: none of its own"),
 )
 """Timeout of the test request of a registration, in seconds; None without a timeout."""
 

@@ -354,7 +354,8 @@ class Registrar:
                 hint="let RAGFlow parse a file of it, or name another dataset",
                 url=self.api.url,
             )
-        if rerank_id and self.release.client.falls_back and not any(map(_score, chunks)):
+        scores = (chunk.get("vector_similarity") for chunk in chunks)
+        if rerank_id and self.release.client.falls_back and not any(scores):
             raise RagflowError(
                 f"RAGFlow ranked {len(chunks)} chunks of dataset {self.spec.dataset} without the reranker",
                 code="rerank-fell-back",
@@ -503,11 +504,6 @@ class Registrar:
             step(request.purpose)
             sent.append(request.purpose)
         return tuple(sent)
-
-
-def _score(chunk: Mapping[str, Any]) -> float:
-    """Rerank score of a chunk that RAGFlow found."""
-    return float(chunk.get("vector_similarity") or 0)
 
 
 @contextmanager
