@@ -173,9 +173,10 @@ class _Connection(asyncio.Protocol):
         self._http = h11.Connection(h11.CLIENT)
 
     def is_reusable(self, idle_ns: int) -> bool:
-        """Whether the last response is complete and recent, and the server has not closed the connection."""
+        """Whether the last response is complete and recent, and the connection open without further bytes."""
         is_recent = time.perf_counter_ns() - self.received < idle_ns
-        return self._http.their_state is h11.DONE and is_recent and not self.transport.is_closing()
+        is_complete = self._http.their_state is h11.DONE and not self._http.trailing_data[0]
+        return is_complete and is_recent and not self.transport.is_closing()
 
     def send(self, url: httpx.URL, key: str, body: bytes) -> asyncio.Future[None]:
         """Send a request; the future ends with its response."""

@@ -339,9 +339,10 @@ class Engine:
             timer = threading.Timer(timeout, _close, [raw])
             timer.start()
             try:
-                if stdin:
-                    raw.sendall(f"{stdin}\n".encode())
-                    if not isinstance(raw, ssl.SSLSocket):  # TLS can't be closed for writing alone
+                # A program that is missing or has ended does not read it all; its exit code says more.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    raw.sendall(f"{stdin}\n".encode() if stdin else b"")
+                    if stdin and not isinstance(raw, ssl.SSLSocket):  # TLS can't be closed for writing alone
                         raw.shutdown(socket.SHUT_WR)
                 raw.settimeout(None)  # the timer ends it
                 with raw.makefile("rb") as reader:  # docker-py's own reader polls, which hangs with TLS

@@ -139,6 +139,12 @@ def test_the_body_is_that_of_the_release():
     )
 
 
+def test_a_connection_with_bytes_after_the_response_is_not_used_again():
+    responses, connections = exchange(http(RANKING) + b"HTTP/1.1 500 Late\r\n", times=2)
+    assert [response.scores for response in responses] == [(0.9, 0.1)] * 2
+    assert connections == 2
+
+
 def test_a_connection_that_was_closed_while_idle_is_not_used_again():
     responses, connections = exchange(http(RANKING), times=3, keep_alive=False)
     assert [response.error for response in responses] == [""] * 3
