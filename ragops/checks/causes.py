@@ -17,12 +17,14 @@ from importlib import resources
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from ragops.ragflow.request import over_long
+from ragops.ragflow.request import RerankRequest, over_long, sent_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ragops.checks.probe import Layer, Step
+    from ragops.ragflow.releases import Release
+    from ragops.reranker.architectures import Architecture
 
 Listens = Literal["", "loopback", "nowhere"]
 """Where the server listens in its own container, when that was tested."""
@@ -38,24 +40,49 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a RAGFlow container must reach, and how RAGFlow would."""
+
+    where: str
+    """RAGFlow's container; empty for this host."""
+    url: str
+    """The reranker's address as RAGFlow has it, ending in ``/v1``."""
+    name: str
+    """The model's name as registered in RAGFlow."""
+    known: Architecture
+    release: Release
+    proxies: Mapping[str, str]
+    trained: bool = True
+    """Whether an order can be expected; random weights have none."""
+    bridge: str = "BRIDGE"
+    """Interface of the common network on the Docker host."""
+
+    @property
+    def host(self) -> str:
+        """The reranker's name in the network."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def request(self) -> RerankRequest:
+        """The request, with the name that RAGFlow derives from the registered one."""
+        return RerankRequest(sent_name(self.name, self.release), client=self.release.client)
+
+    @property
+    def proxy(self) -> str:
+        """The proxy that would get the request; empty for none."""
+        return proxy_for(self.proxies, self.url)
+
+
+@dataclass(frozen=True)
 class Failure:
-    """A layer that failed, and where."""
+    """A layer that failed."""
 
     layer: Layer
     step: Step
-    where: str
-    """RAGFlow's container; empty for this host."""
-    host: str
-    """The reranker's name in the network."""
-    proxy: str = ""
-    """The proxy that would get RAGFlow's request; empty for none."""
-    client: str = ""
+    target: Target
+    client: str
     """Library that sent RAGFlow's request."""
     listens: Listens = ""
-    bridge: str = "BRIDGE"
-    """The interface of the Docker network on its host."""
-    timeout: float = 30.0
-    """Seconds that RAGFlow waits."""
 
     @property
     def text(self) -> str:
@@ -86,9 +113,9 @@ class Rule:
 def explain(failure: Failure) -> tuple[str, str]:
     """Detail and remedy of a layer that failed: the cause in one line with its evidence, what to do."""
     rule = next(rule for rule in (*RULES, OTHER) if rule.matches(failure))
-    names = {"host": failure.host, "where": failure.where, "bridge": failure.bridge}
-    _, tokens = over_long(failure.text) or (0, 0)
-    remedy = rule.remedy.format(**names, timeout=failure.timeout, tokens=tokens)
+    target, (_, tokens) = failure.target, over_long(failure.text) or (0, 0)
+    names = {"host": target.host, "where": target.where, "bridge": target.bridge}
+    remedy = rule.remedy.format(**names, timeout=target.release.timeout, tokens=tokens)
     return f"{rule.cause} ({rule.evidence(failure)[:400]})", remedy
 
 
@@ -167,7 +194,7 @@ def _is_html(failure: Failure) -> bool:
 def _is_other_client(failure: Failure) -> bool:
     """RAGFlow's library failed where the same bytes, which no proxy gets, did not."""
     is_own = failure.client.startswith("cohere") and failure.step.error != "HttpError"
-    return failure.layer == "rerank" and bool(failure.proxy) and is_own
+    return failure.layer == "rerank" and bool(failure.target.proxy) and is_own
 
 
 def _is_queue(failure: Failure) -> bool:
@@ -175,7 +202,7 @@ def _is_queue(failure: Failure) -> bool:
 
 
 _CONDITIONS: tuple[tuple[str, Callable[[Failure], bool]], ...] = (
-    ("this host does not reach the address", lambda f: f.layer in {"dns", "tcp"} and not f.where),
+    ("this host does not reach the address", lambda f: f.layer in {"dns", "tcp"} and not f.target.where),
     ("Name or service not known", lambda f: f.layer == "dns"),
     (
         "Connection refused, though the container is healthy",
@@ -213,7 +240,7 @@ _CONDITIONS: tuple[tuple[str, Callable[[Failure], bool]], ...] = (
     ("", lambda _: True),
 )
 _EVIDENCE: dict[str, Callable[[Failure], str]] = {
-    "HTTP_PROXY ... would catch the call": lambda f: f"{f.proxy}: {f.step.detail}",
+    "HTTP_PROXY ... would catch the call": lambda f: f"{f.target.proxy}: {f.step.detail}",
     "HTTP 307, a redirect to ...": lambda f: (
         f"HTTP {f.step.status} to {without_secret(f.step.location) or 'nowhere'}"
     ),

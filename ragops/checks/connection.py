@@ -12,62 +12,36 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragops.checks import Check, failed_check, ready
-from ragops.checks.causes import Failure, explain, is_refused, proxy_for, proxy_settings
+from ragops.checks.causes import Failure, Target, explain, is_refused, proxy_settings
 from ragops.checks.probe import LAYERS, TITLES, ProbeResult, Step, run_probe, stopped_by
 from ragops.errors import EngineError
-from ragops.ragflow.request import RELEVANT, RerankRequest, name_problem, sent_name
+from ragops.ragflow.request import RELEVANT, RerankRequest, name_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from ragops.checks.causes import Listens
     from ragops.checks.probe import Batch, Layer, ProbeResponse
     from ragops.docker.engine import Engine
     from ragops.ragflow.discovery import RagflowContainer
-    from ragops.ragflow.releases import Release
     from ragops.reranker.architectures import Architecture
 
 PROXY = "no proxy in between"
 RUNS = "reranker runs"
 _NO_ROUTE = (404, 405)
-_GENERATES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
+_LOADED_AS = (
+    ("/v1/chat/completions", "the server writes text", "--runner pooling"),
+    ("/v1/completions", "the server writes text", "--runner pooling"),
+    ("/v1/responses", "the server writes text", "--runner pooling"),
+    ("/classify", "the model is loaded as a classifier, and not of one label", "--convert classify"),
+    ("/v1/embeddings", "the server returns embeddings only", "--runner pooling"),
+    ("/embed", "the server returns embeddings only", "--runner pooling"),
+    ("/pooling", "the model returns a vector for each token", "--convert classify"),
+)
+"""By its first route here: how a server without a rerank route was started, and the flag that it lacks."""
 _OTHER_SERVER = (
     "another server than vLLM, or a gateway, responds: RAGFlow's call below shows whether it ranks"
 )
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a RAGFlow container must reach, and how RAGFlow would."""
-
-    where: str
-    """RAGFlow's container."""
-    url: str
-    """The reranker's address as RAGFlow has it, ending in ``/v1``."""
-    name: str
-    """The model's name as registered in RAGFlow."""
-    known: Architecture
-    release: Release
-    proxies: Mapping[str, str]
-    trained: bool = True
-    """Whether an order can be expected; random weights have none."""
-    bridge: str = "BRIDGE"
-    """Interface of the common network on the Docker host."""
-
-    @property
-    def host(self) -> str:
-        """The reranker's name in the network."""
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def request(self) -> RerankRequest:
-        """The request, with the name that RAGFlow derives from the registered one."""
-        return RerankRequest(sent_name(self.name, self.release), client=self.release.client)
-
-    @property
-    def proxy(self) -> str:
-        """The proxy that would get the request; empty for none."""
-        return proxy_for(self.proxies, self.url)
 
 
 @dataclass(frozen=True)
@@ -134,13 +108,13 @@ def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> 
     for layer in LAYERS:
         step = result.steps.get(layer)
         if need := stopped_by(layer, failed):
-            check = Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}", "", target.where)
+            check = Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}")
         elif step is None:
-            check = Check(
-                TITLES[layer], "skip", "not tested: a layer above got no response", "", target.where
-            )
+            check = Check(TITLES[layer], "skip", "not tested: a layer above got no response")
+        elif step.ok:
+            check = _check_layer(layer, step, result, target)
         else:
-            check = _check_layer(layer, step, result, target, listens)
+            check = _check_failed(Failure(layer, step, target, result.client, listens))
         if check.status == "fail" or step is None or need:
             failed.add(layer)
         checks.append(check)
@@ -149,47 +123,37 @@ def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> 
         if excepted := target.proxies.get("no", ""):
             detail += f", NO_PROXY={excepted} does not except it"
         remedy = f"add {target.host} to NO_PROXY and no_proxy in RAGFlow's .env, then recreate {target.where}"
-        checks.append(Check(PROXY, "warn", detail, remedy, target.where))
-    return checks
+        checks.append(Check(PROXY, "warn", detail, remedy))
+    return [replace(check, where=target.where) for check in checks]
 
 
-def check_routes(paths: Collection[str], wanted: str, known: Architecture, where: str) -> Check:
+def _check_routes(paths: Collection[str], target: Target) -> Check:
     """Whether the server ranks, and ranks as this kind of model does.
 
     vLLM 0.32 adds routes by how the model was loaded (``entrypoints/pooling/factories.py``): rerank comes
-    with ``/classify`` for a head with one label, and with ``/v1/embeddings`` as a cosine. ``wanted`` is the
-    route that RAGFlow calls, such as ``/v1/rerank``; ``paths`` are those of ``/openapi.json``.
+    with ``/classify`` for a head with one label, and with ``/v1/embeddings`` as a cosine.
     """
-    title = TITLES["routes"]
+    title, known, wanted = TITLES["routes"], target.known, f"{urlsplit(target.url).path}/rerank"
     ranks = sorted(path for path in paths if path.endswith("/rerank"))
     if wanted not in paths:
         if not ranks:
-            return Check(title, "fail", *_missing_route(paths, known), where)
+            return Check(title, "fail", *_missing_route(paths, known))
         detail = f"wrong path: RAGFlow would call {wanted}, the server has {', '.join(ranks)}"
-        remedy = "the base URL in RAGFlow ends in /v1 and nothing behind it"
-        return Check(title, "fail", detail, remedy, where)
+        return Check(title, "fail", detail, "the base URL in RAGFlow ends in /v1 and nothing behind it")
     if known.kind != "embedding" and "/v1/embeddings" in paths and "/classify" not in paths:
         detail = f"{wanted} exists, but as a cosine: this model is served as one of embeddings"
-        return Check(title, "fail", detail, f"missing: {_flags(known, '')}; ragops up sets them", where)
-    return Check(title, "ok", f"{wanted} is one of {len(paths)} routes", "", where)
+        return Check(title, "fail", detail, f"missing: {_flags(known, '')}; ragops up sets them")
+    return Check(title, "ok", f"{wanted} is one of {len(paths)} routes")
 
 
 def _missing_route(paths: Collection[str], known: Architecture) -> tuple[str, str]:
     """Detail and remedy for a server without a rerank route: which flags were missing at its start."""
-    generates = sorted(_GENERATES & set(paths))
-    if generates:
-        cause, flag = f"the server writes text ({generates[0]})", "--runner pooling"
-    elif "/classify" in paths:
-        cause = "the model is loaded as a classifier, and not of one label (/classify)"
-        flag = "--convert classify"
-    elif "/v1/embeddings" in paths or "/embed" in paths:
-        cause, flag = "the server returns embeddings only (/v1/embeddings)", "--runner pooling"
-    elif "/pooling" in paths:
-        cause, flag = "the model returns a vector for each token (/pooling)", "--convert classify"
-    else:
-        cause = f"another kind of server, with {', '.join(sorted(paths)[:5]) or 'no routes'}"
-        return f"no rerank route: {cause}", "is this the reranker's address? ragops status shows it"
-    return f"no rerank route: {cause}", f"missing: {_flags(known, flag)}; ragops up sets them"
+    for route, cause, flag in _LOADED_AS:
+        if route in paths:
+            remedy = f"missing: {_flags(known, flag)}; ragops up sets them"
+            return f"no rerank route: {cause} ({route})", remedy
+    cause = f"another kind of server, with {', '.join(sorted(paths)[:5]) or 'no routes'}"
+    return f"no rerank route: {cause}", "is this the reranker's address? ragops status shows it"
 
 
 def _flags(known: Architecture, first: str) -> str:
@@ -213,58 +177,50 @@ def _listens(engine: Engine, reranker: str, image: str) -> Listens:
     return "loopback" if "tcp" in own.steps and own.steps["tcp"].ok else "nowhere"
 
 
-def _check_layer(layer: Layer, step: Step, result: ProbeResult, target: Target, listens: Listens) -> Check:
-    title, where = TITLES[layer], target.where
+def _check_failed(failure: Failure) -> Check:
+    title, step = TITLES[failure.layer], failure.step
+    if failure.layer == "routes":
+        return Check(title, "skip", f"the server lists no routes ({step.detail[:80]})")
+    if failure.layer in {"health", "models"} and step.status in _NO_ROUTE:
+        return Check(title, "warn", f"no such route here ({step.detail[:80]})", _OTHER_SERVER)
+    return Check(title, "fail", *explain(failure))
+
+
+def _check_layer(layer: Layer, step: Step, result: ProbeResult, target: Target) -> Check:
     if layer == "routes":
-        if step.ok:
-            return check_routes(result.paths, f"{urlsplit(target.url).path}/rerank", target.known, where)
-        return Check(title, "skip", f"the server lists no routes ({step.detail[:80]})", "", where)
-    if not step.ok:
-        if layer in {"health", "models"} and step.status in _NO_ROUTE:
-            return Check(title, "warn", f"no such route here ({step.detail[:80]})", _OTHER_SERVER, where)
-        failure = Failure(
-            layer,
-            step,
-            where,
-            target.host,
-            proxy=target.proxy,
-            client=result.client,
-            listens=listens,
-            bridge=target.bridge,
-            timeout=target.release.timeout,
-        )
-        return Check(title, "fail", *explain(failure), where)
-    if layer in {"models", "rerank"}:
-        return _check_model_name(result, target) if layer == "models" else _check_ranking(result, target)
+        return _check_routes(step.names, target)
+    if layer == "models":
+        return _check_model_name(step.names, target)
+    if layer == "rerank":
+        return _check_ranking(step, target, result.client)
     timing = f" in {step.ms:.0f} ms" if step.ms else ""
-    return Check(title, "ok", f"{step.detail}{timing} ({result.transport})", "", where)
+    return Check(TITLES[layer], "ok", f"{step.detail}{timing} ({result.transport})")
 
 
-def _check_model_name(result: ProbeResult, target: Target) -> Check:
+def _check_model_name(models: Sequence[str], target: Target) -> Check:
     title, sent = TITLES["models"], target.request.model
-    served = ", ".join(result.models) or "none"
+    served = ", ".join(models) or "none"
     if problem := name_problem(target.name, target.release):
         remedy = "set served_name under [reranker] without ___ and @, and register that"
-        return Check(title, "fail", f"{problem}; served: {served}", remedy, target.where)
-    if sent not in result.models:
+        return Check(title, "fail", f"{problem}; served: {served}", remedy)
+    if sent not in models:
         renamed = "" if sent == target.name else f" (RAGFlow {target.release.name} makes it of {target.name})"
         remedy = f"set served_name under [reranker] to the name in RAGFlow; served now: {served}"
-        return Check(title, "fail", f"{sent}{renamed} is not among: {served}", remedy, target.where)
-    return Check(title, "ok", f"RAGFlow sends {sent}, served: {served}", "", target.where)
+        return Check(title, "fail", f"{sent}{renamed} is not among: {served}", remedy)
+    return Check(title, "ok", f"RAGFlow sends {sent}, served: {served}")
 
 
-def _check_ranking(result: ProbeResult, target: Target) -> Check:
-    where, title, count = target.where, TITLES["rerank"], len(target.request.documents)
-    indices = sorted(index for index, _ in result.scores)
+def _check_ranking(step: Step, target: Target, client: str) -> Check:
+    title, count = TITLES["rerank"], len(target.request.documents)
+    indices = sorted(index for index, _ in step.scores)
     if indices != list(range(count)):
         detail = f"{count} documents went out, scores for {indices} came back"
-        return Check(title, "fail", detail, "the server is no vLLM reranker, or cuts documents off", where)
-    if not all(math.isfinite(score) for _, score in result.scores):
-        detail, remedy = f"scores {result.scores}", "the model computes NaN: try dtype float32"
-        return Check(title, "fail", detail, remedy, where)
-    best, score = max(result.scores, key=lambda pair: pair[1])
-    timing = f"{result.steps['rerank'].ms:.0f} ms, {result.client}"
+        return Check(title, "fail", detail, "the server is no vLLM reranker, or cuts documents off")
+    if not all(math.isfinite(score) for _, score in step.scores):
+        return Check(title, "fail", f"scores {step.scores}", "the model computes NaN: try dtype float32")
+    best, score = max(step.scores, key=lambda pair: pair[1])
+    timing = f"{step.ms:.0f} ms, {client}"
     if best != RELEVANT and target.trained:
         detail = f"document {best} is best with {score:.3f}, document {RELEVANT} is right ({timing})"
-        return Check(title, "warn", detail, "scores look wrong: the checks of the scores say why", where)
-    return Check(title, "ok", f"{count} documents, {count} scores, best {score:.3f} ({timing})", "", where)
+        return Check(title, "warn", detail, "scores look wrong: the checks of the scores say why")
+    return Check(title, "ok", f"{count} documents, {count} scores, best {score:.3f} ({timing})")

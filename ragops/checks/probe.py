@@ -11,9 +11,9 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ragops.docker.engine import sidecar
 from ragops.docker.objects import ExecResult
@@ -21,41 +21,29 @@ from ragops.errors import EngineError
 from ragops.ragflow.request import CLIENT, PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from ragops.docker.engine import Engine
     from ragops.ragflow.releases import Client
 
 Layer = Literal["dns", "tcp", "health", "routes", "models", "rerank", "scores", "budget", "exposure"]
 
-
-TITLES: Mapping[Layer, str] = {
-    "dns": "name resolves",
-    "tcp": "port answers",
-    "health": "server is healthy",
-    "routes": "rerank is served",
-    "models": "model is served",
-    "rerank": "RAGFlow's call",
-    "scores": "scores are right",
-    "budget": "time is enough",
-    "exposure": "no other access",
-}
+_TABLE: tuple[tuple[Layer, str, tuple[Layer, ...]], ...] = (
+    ("dns", "name resolves", ()),
+    ("tcp", "port answers", ("dns",)),
+    ("health", "server is healthy", ("tcp",)),
+    ("routes", "rerank is served", ("tcp",)),
+    ("models", "model is served", ("tcp",)),
+    ("rerank", "RAGFlow's call", ("tcp", "routes")),
+    ("scores", "scores are right", ("rerank",)),
+    ("budget", "time is enough", ("rerank",)),
+    ("exposure", "no other access", ()),
+)
+TITLES = {layer: title for layer, title, _ in _TABLE}
 """Title of each layer, in the order in which they are tested."""
-
-NEEDS: Mapping[Layer, tuple[Layer, ...]] = {
-    "dns": (),
-    "tcp": ("dns",),
-    "health": ("tcp",),
-    "routes": ("tcp",),
-    "models": ("tcp",),
-    "rerank": ("tcp", "routes"),
-    "scores": ("rerank",),
-    "budget": ("rerank",),
-    "exposure": (),
-}
+NEEDS = {layer: needs for layer, _, needs in _TABLE}
 """Layers whose failure stops a layer; the failure of any other does not."""
-
-LAYERS: tuple[Layer, ...] = ("dns", "tcp", "health", "routes", "models", "rerank")
+LAYERS = tuple(TITLES)[:6]
 """Layers that one run of the probe tests; the HTTP layers are independent of each other."""
 
 PYTHONS = ("/ragflow/.venv/bin/python", "python3", "python")
@@ -79,8 +67,7 @@ def stopped_by(layer: Layer, failed: Collection[Layer]) -> Layer | None:
     return next((need for need in NEEDS[layer] if need in failed), None)
 
 
-@dataclass(frozen=True)
-class ProbeRequest:
+class ProbeRequest(NamedTuple):
     """One POST to the reranker."""
 
     path: str
@@ -102,9 +89,9 @@ class ProbeResponse:
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that one run of the probe sends, with time limits in seconds."""
+    """Requests that one run of the probe sends, with time limits in seconds: input of ``data/probe.py``."""
 
-    requests: tuple[ProbeRequest, ...]
+    posts: tuple[ProbeRequest, ...]
     seconds: float = 25.0
     """Time after which no further request is sent."""
     timeout: float = RERANK_TIMEOUT
@@ -120,17 +107,6 @@ class Batch:
         """Time by which the probe must have ended."""
         return self.seconds + 2 * self.timeout
 
-    def to_input(self) -> dict[str, Any]:
-        """The batch as input of ``data/probe.py``."""
-        return {
-            "seconds": self.seconds,
-            "spare": self.spare,
-            "timeout": self.timeout,
-            "needed": self.needed,
-            "at_once": self.at_once,
-            "posts": [(request.path, request.body) for request in self.requests],
-        }
-
 
 @dataclass(frozen=True)
 class Step:
@@ -140,7 +116,7 @@ class Step:
     """
 
     ok: bool
-    detail: str
+    detail: str = ""
     ms: float = 0.0
     error: str = ""
     """Name of the exception."""
@@ -148,6 +124,10 @@ class Step:
     kind: str = ""
     location: str = ""
     text: str = ""
+    names: Sequence[str] = ()
+    """Routes of the server, or its models."""
+    scores: Sequence[tuple[int, float]] = ()
+    """(index, score) in the order of the response."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +137,8 @@ class ProbeResult:
     transport: str
     """``python`` or ``probe container``."""
     steps: Mapping[Layer, Step]
-    paths: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
     client: str = ""
     """Library or program that makes the rerank request, such as ``cohere 5.6.2`` or ``curl``."""
-    scores: tuple[tuple[int, float], ...] = ()
-    """(index, score) in the order of the response."""
     responses: Mapping[int, ProbeResponse] = field(default_factory=dict)
     """By the place of the request in the batch; only requests that were sent have one."""
 
@@ -176,9 +152,8 @@ def send_batch(
         The response to each request that was sent, by its place in the batch: not all when the time was
         over, or when one got no response.
     """
-    stdin = json.dumps(
-        {"base_url": base_url, "headers": RerankRequest("", client=client).headers(), **batch.to_input()}
-    )
+    headers = RerankRequest("", client=client).headers()
+    stdin = json.dumps({"base_url": base_url, "headers": headers, **asdict(batch)})
     output, _ = _run(engine, container, image, stdin, batch.deadline)
     return _responses(parse_output(output)["responses"])
 
@@ -221,7 +196,7 @@ def probe_input(
     needs = {layer: [need for need in NEEDS[layer] if need in {"dns", "tcp"}] for layer in LAYERS[:depth]}
     return json.dumps(
         {
-            **(extra.to_input() if extra else {}),
+            **(asdict(extra) if extra else {}),
             "base_url": base_url,
             "key": PLACEHOLDER_KEY,
             "headers": request.headers(),
@@ -260,16 +235,12 @@ def parse_output(output: ExecResult) -> Any:
 def parse_result(output: ExecResult, transport: str) -> ProbeResult:
     """Parse the output of the probe."""
     data = parse_output(output)
-    steps = data["steps"]
-    return ProbeResult(
-        transport=transport,
-        steps={layer: _step(steps[layer]) for layer in LAYERS if layer in steps},
-        paths=tuple(steps.get("routes", {}).get("names", ())),
-        models=tuple(steps.get("models", {}).get("names", ())),
-        client=data["client"],
-        scores=tuple((index, score) for index, score in steps.get("rerank", {}).get("scores", ())),
-        responses=_responses(data.get("responses", [])),
-    )
+    known = [field.name for field in fields(Step)]
+    steps = {
+        layer: Step(**{name: raw[name] for name in known if name in raw})
+        for layer, raw in data["steps"].items()
+    }
+    return ProbeResult(transport, steps, data["client"], _responses(data.get("responses", [])))
 
 
 def _run(engine: Engine, container: str, image: str, stdin: str, timeout: float) -> tuple[ExecResult, str]:
@@ -311,23 +282,23 @@ def _sent_inside(
         output = _execute(engine, container, argv, RERANK_TIMEOUT)
         if output is None or output.exit_code > max(_NOT_FOUND):  # it was killed, or crashed
             continue
-        timing, found = 1e3 * (time.perf_counter() - begin), replace(result, client=client)
+        timing = 1e3 * (time.perf_counter() - begin)
         try:
             scores = [(row["index"], row["relevance_score"]) for row in json.loads(output.stdout)["results"]]
+            step = replace(result.steps["rerank"], ms=timing, scores=scores)
         except (ValueError, KeyError, TypeError):
             lines = (output.stderr or output.stdout).strip().splitlines()
             step = Step(False, lines[-1] if lines else f"exit code {output.exit_code}", timing)
-            return replace(found, steps={**found.steps, "rerank": step})
-        step = replace(found.steps["rerank"], ms=timing)
-        return replace(found, steps={**found.steps, "rerank": step}, scores=tuple(scores))
+        return replace(result, client=client, steps={**result.steps, "rerank": step})
     return replace(result, client=f"{result.client}, {result.transport}")
 
 
 def _run_here(stdin: str, timeout: float) -> ExecResult:
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": timeout}
+    argv = [sys.executable, "-c", program()]
     try:
-        argv = [sys.executable, "-c", program()]
-        ended = subprocess.run(argv, input=f"{stdin}\n", check=False, **options)
+        ended = subprocess.run(
+            argv, input=f"{stdin}\n", check=False, capture_output=True, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         message = f"the probe on this host did not end within {timeout:g} s"
         raise EngineError(message, code="command-hangs", hint="run it again") from None
@@ -339,8 +310,3 @@ def _responses(rows: list[dict[str, Any]]) -> dict[int, ProbeResponse]:
         row["place"]: ProbeResponse(row.get("status", 0), row.get("text") or row.get("detail", ""), row["ms"])
         for row in rows
     }
-
-
-def _step(raw: Mapping[str, Any]) -> Step:
-    known = ("ok", "detail", "ms", "error", "status", "kind", "location", "text")
-    return Step(**{"detail": "", **{name: raw[name] for name in known if name in raw}})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ragops.checks import Check, Report, connection, probe
-from ragops.checks.causes import RULES
+from ragops.checks.causes import RULES, Target
 from ragops.checks.probe import LAYERS, NEEDS, TITLES, ProbeResult, Step, stopped_by
 from ragops.data import __file__ as data
 from ragops.docker.objects import ExecResult
@@ -29,7 +29,7 @@ HTTP = ("health", "routes", "models", "rerank")
 
 
 def asked(*, url=URL, name="model", known=EMBEDDING, release=releases.NEWEST, proxies=None):
-    return connection.Target("ragflow-server", url, name, known, releases.of(release), proxies or {})
+    return Target("ragflow-server", url, name, known, releases.of(release), proxies or {})
 
 
 def answer(failed=None, detail="", **changed):
@@ -38,12 +38,14 @@ def answer(failed=None, detail="", **changed):
         name: changed.pop(name) for name in ("status", "kind", "location", "text", "error") if name in changed
     }
     steps = {name: Step(ok=True, detail="fine", ms=2.0) for name in LAYERS}
+    steps["routes"] = dataclasses.replace(steps["routes"], names=changed.pop("paths", ("/v1/rerank",)))
+    steps["models"] = dataclasses.replace(steps["models"], names=changed.pop("models", ("model",)))
+    steps["rerank"] = dataclasses.replace(steps["rerank"], scores=changed.pop("scores", SCORES))
     if failed in {"dns", "tcp"}:
         steps = {name: steps[name] for name in LAYERS[: LAYERS.index(failed)]}
     if failed:
         steps[failed] = Step(ok=False, detail=detail, **seen)
-    fields = {"transport": "python", "paths": ("/v1/rerank",), "models": ("model",), "client": "cohere 5.6.2"}
-    return ProbeResult(steps=steps, **{**fields, "scores": SCORES, **changed})
+    return ProbeResult(steps=steps, **{"transport": "python", "client": "cohere 5.6.2", **changed})
 
 
 def judge(found, listens="", **options):

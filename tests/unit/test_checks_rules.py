@@ -324,7 +324,11 @@ def stub_replies(expected, who):
 
 def asked_by_program(url, expected):
     sent = questions.probe_requests(expected, questions.plan_requests(expected), "/v1")
-    order = {"base_url": url, "headers": {}, **probe.Batch(sent, 60, timeout=5, at_once=4).to_input()}
+    order = {
+        "base_url": url,
+        "headers": {},
+        **dataclasses.asdict(probe.Batch(sent, 60, timeout=5, at_once=4)),
+    }
     program = (files("ragops.data") / "probe.py").read_text()
     done = run_program(program, json.dumps(order))
     return {
