@@ -29,7 +29,6 @@ from ragops.docker.engine import connect
 from ragops.errors import RagopsError
 from ragops.ragflow.api import TOKEN_VARIABLE, read_secret
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
-from ragops.ragflow.providers import DEFAULT_KEY
 from ragops.stack import registration
 from ragops.table import Column, Table
 
@@ -170,20 +169,9 @@ class Approval:
         display(library.VBox([library.HTML(self.plan._repr_html_()), self._button]))
 
 
-def ragflow_settings(stack: Stack, model: str) -> Table:
-    """Settings of the reranker for RAGFlow's model provider page.
-
-    Args:
-        stack: The configuration.
-        model: Name of the model as it is served, ``status.served_name``.
-    """
-    rows = (
-        ("provider in RAGFlow", "VLLM"),
-        ("model type", "rerank"),
-        ("base URL", stack.internal_url),
-        ("model name", model),
-        ("API key", DEFAULT_KEY.get_secret_value()),
-    )
+def ragflow_settings(stack: Stack) -> Table:
+    """Settings of the reranker for RAGFlow's page of model providers."""
+    rows = registration.registration_spec(stack).rows()
     return Table((Column("setting"), Column("value", code=True)), rows)
 
 

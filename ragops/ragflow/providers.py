@@ -71,6 +71,14 @@ class RegistrationSpec:
         """Keys of the settings that should use it."""
         return (*self.chats, DEFAULT) if self.default else self.chats
 
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """The values for RAGFlow's page of model providers; a key of the reranker's own is masked."""
+        key = DEFAULT_KEY.get_secret_value() if self.key == DEFAULT_KEY else str(self.key)
+        return (
+            *(("provider", PROVIDER), ("model type", "rerank"), ("model name", self.model)),
+            *(("base URL", self.base_url), ("API key", key), ("max tokens", str(self.max_tokens))),
+        )
+
     def checked(self) -> RegistrationSpec:
         """The spec with RAGFlow's spelling of the address.
 
@@ -343,13 +351,10 @@ def check_supported(release: Release, spec: RegistrationSpec) -> None:
             hint="upgrade RAGFlow to v0.18.0 or later; nothing was changed",
         )
     if release.registration == "manual":
-        key = DEFAULT_KEY.get_secret_value() if spec.key == DEFAULT_KEY else spec.key
-        rows = [f"provider: {PROVIDER}", "model type: rerank", f"model name: {spec.model}"]
-        rows += [f"base URL: {spec.base_url}", f"API key: {key}", f"max tokens: {spec.max_tokens}"]
         raise RagflowError(
             f"RAGFlow {release.name} accepts no API token for its model settings",
             code="registration-manual",
-            evidence="\n".join(rows) if spec.model else "",
+            evidence="\n".join(map(": ".join, spec.rows())) if spec.model else "",
             hint="edit the entry by hand on RAGFlow's page of model providers, with these values",
         )
     problem = name_problem(spec.model, release)

@@ -12,6 +12,7 @@ from ragops import Plan, RagopsError, Stack, bench, notebook, progress
 from ragops.configuration import Ragflow
 from ragops.docker.objects import LABEL, ContainerState
 from ragops.ragflow.discovery import DEMO
+from ragops.ragflow.providers import RegistrationSpec
 from ragops.stack import plan as planning
 from ragops.stack.plan import CreateNetwork
 from tools import site
@@ -254,13 +255,11 @@ def test_it_is_registered_when_confirmed(monkeypatch):
     assert (stack, token.get_secret_value()) == (Stack(), "ragflow-secret")
 
 
-def test_the_settings_for_ragflow_are_the_same_as_text_and_as_html():
-    table = notebook.ragflow_settings(Stack(), "qwen3-reranker-0.6b")
-    for cell in (
-        "http://ragflow-vllm-reranker:8000/v1",
-        "qwen3-reranker-0.6b",
-        "VLLM",
-    ):
+def test_the_settings_for_ragflow_are_the_same_as_text_and_as_html(monkeypatch):
+    spec = RegistrationSpec("qwen3-reranker-0.6b", Stack().internal_url, 8112)
+    monkeypatch.setattr("ragops.stack.registration.registration_spec", lambda _: spec)
+    table = notebook.ragflow_settings(Stack())
+    for cell in ("http://ragflow-vllm-reranker:8000/v1", "qwen3-reranker-0.6b", "VLLM", "8112"):
         assert cell in str(table)
         assert cell in table._repr_html_()
 
