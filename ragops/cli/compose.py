@@ -87,17 +87,11 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
             hint="set the model folder: RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
 
-    def absent(source: str) -> bool:
-        try:
-            return not (file.parent / Path(source).expanduser()).exists()
-        except (OSError, RuntimeError):  # no access; no home folder of that user
-            return True
-
     engine = _engine_state()
     stack = options.closed(render.take_over(service, stack), engine)
     desired = Deployment.resolve(stack, model, engine)
     network = network_spec(desired.stack.network)
-    text, left_out = render.corrected(service, checked.root, desired.spec, network, absent)
+    text, left_out = render.corrected(service, checked.root, desired.spec, network, checked.absent)
     return text, [*left_out, *(f"service {other.name}" for other in others)]
 
 

@@ -57,6 +57,8 @@ class CheckedFile:
     rerankers: tuple[Service, ...]
     notes: tuple[str, ...]
     """What was not checked, and why."""
+    absent: frozenset[str]
+    """Sources of volumes that are not on this machine."""
 
     @property
     def ok(self) -> bool:
@@ -194,13 +196,15 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
             (1, "this looks like an override file: check it with its base: ragops check BASE OVERRIDE"),
             *notes,
         )
+    binds = {mount.source for service in rerankers for mount in service.mounts if mount.kind == "bind"}
+    absent = frozenset(source for source in binds if source and kind_of(source) == "missing")
     placed = [
         replace(finding, file=file, line=line)
         for finding in find_faults(rerankers, host, kind_of)
         for file, line in [place(finding.line)]
     ]
     texts_of_notes = tuple("{}:{}: {}".format(*place(line), note) for line, note in notes)
-    return CheckedFile(tuple(texts), root, tuple(placed), rerankers, texts_of_notes)
+    return CheckedFile(tuple(texts), root, tuple(placed), rerankers, texts_of_notes, absent)
 
 
 def _is_override(root: YamlNode) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -22,7 +23,7 @@ from ragops.docker.objects import LABEL, LOG_OPTIONS
 from ragops.errors import ComposeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from ragops.compose.reading import Service
     from ragops.compose.syntax import YamlNode
@@ -111,7 +112,7 @@ def take_over(service: Service, stack: Stack) -> Stack:
 
 
 def corrected(
-    service: Service, root: YamlNode, spec: ContainerSpec, network: NetworkSpec, absent: Callable[[str], bool]
+    service: Service, root: YamlNode, spec: ContainerSpec, network: NetworkSpec, absent: Collection[str]
 ) -> tuple[str, tuple[str, ...]]:
     """The compose file of a project with this service as ragops starts it, and what is not taken over.
 
@@ -120,7 +121,7 @@ def corrected(
         root: The project's merged files, which define its volumes and networks.
         spec: The container, from the configuration that :func:`take_over` returns.
         network: The network of ``spec``.
-        absent: Whether a path on the host is missing, relative to the project's folder.
+        absent: Sources of volumes that are not on this machine.
     """
     document = _document(spec, network)
     if name := root.scalar("name"):
@@ -153,6 +154,10 @@ def _command_differences(service: Service, spec: ContainerSpec) -> Iterator[str]
         yield f"model {service.served.path or '(not named)'}: {spec.mounts[0].source} is served"
     if name != own_name:
         yield f"served name {name or '(not known)'}: in RAGFlow, the model is then {own_name}"
+    passed = [word.written for word in service.command.words]
+    if "--served-model-name" in passed:
+        further = passed[passed.index("--served-model-name") + 2 :]
+        yield from (f"served name {name}" for name in takewhile(lambda word: word[:1] != "-", further))
     nodes = [node for key in ("entrypoint", "command") if (node := service.node.get(key))]
     program = split_words(nodes[0])[:1]
     if service.command.entry != "image" and program and not _PROGRAM.search(program[0].written):
@@ -189,7 +194,7 @@ def _take_mounts(
     root: YamlNode,
     document: dict[str, Any],
     rendered: dict[str, Any],
-    absent: Callable[[str], bool],
+    absent: Collection[str],
 ) -> Iterator[str]:
     """Volumes with their definitions, but none in the place of ragops' own, and no absent folder."""
     definitions = _section(root, "volumes")
@@ -202,7 +207,7 @@ def _take_mounts(
         defined = definitions.get(named or "")
         if mount.source is None or mount.target is None or mount.target in taken or (named and not defined):
             yield text
-        elif mount.kind == "bind" and absent(mount.source):
+        elif mount.kind == "bind" and mount.source in absent:
             yield f"{text}: {mount.source} is not on this machine"
         elif mount.kind == "tmpfs" and not mount.node.mapping:
             rendered["tmpfs"].append(_plain(mount.node))

@@ -126,6 +126,7 @@ LEFT_OUT = "not taken over"
             LEFT_OUT,
             "served name me/it: in RAGFlow, the model is then tiny",
         ),
+        ("--port=8000", "--served-model-name, a, b", LEFT_OUT, "served name b"),
         ("--port=8000", "--api-key=hidden", LEFT_OUT, "option --api-key"),
         ("--port=8000", "'${MORE:-}'", LEFT_OUT, "variable MORE of the command"),
         ("{name: my-net, external: true}", "", "networks", {"back": {"aliases": ["scores"]}, "ragops": {}}),

@@ -331,7 +331,7 @@ def test_any_file_of_the_right_shape_is_read_merged_and_rendered(service, later,
         given = {"environment": (("A", "1"),), "mounts": (Mount("/m", "/m"),), "tmpfs": (("/scratch", "rw"),)}
         spec = ContainerSpec(name="reranker", image="vllm-cpu:latest", **given)
         for reranker in checked.rerankers:
-            render.corrected(reranker, checked.root, spec, NetworkSpec("net"), lambda _: False)
+            render.corrected(reranker, checked.root, spec, NetworkSpec("net"), checked.absent)
 
 
 @given(st.text(alphabet="services: {}[]-&*!|>'\"#\n\t$ab0", max_size=60))
