@@ -135,8 +135,8 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     quantile = 0.95 if p99.value is None else 0.99
     wrong_scores = run.info.order.failed
     fits = False if wrong_scores else fits_in(p95 if p99.value is None else p99, timeout)
-    fitted, reason = fit_requests(records) if level.clients == 1 else (None, "no load level with one client")
-    largest = largest_window(fitted, quantile, timeout) if fitted else None
+    line, reason = fit_requests(records) if level.clients == 1 else (None, "no load level with one client")
+    largest = largest_window(line, records, quantile, timeout) if line else None
     if largest is not None and (contrary := contradiction(largest, records, quantile, timeout)):
         largest, reason = None, contrary
     notes = notes_of(run, ragflow)
@@ -153,7 +153,7 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         release=ragflow.name,
         timeout=timeout,
         clients=None if wrong_scores else _clients(run, f"p{quantile * 100:g}", timeout),
-        service=fitted.line if fitted else None,
+        service=line,
         largest_documents=largest,
         is_extrapolated=largest is not None and largest > max(record.documents for record in records),
         no_estimate=reason,

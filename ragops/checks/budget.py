@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -26,6 +25,7 @@ from ragops.checks.latency import (
     share_at_least,
 )
 from ragops.checks.probe import Batch, ProbeRequest, send_batch
+from ragops.checks.questions import parse_ranking
 from ragops.checks.traffic import (
     RAGFLOW_PAIR_TOKENS,
     Request,
@@ -38,7 +38,7 @@ from ragops.checks.traffic import (
 from ragops.configuration import Stack
 from ragops.docker.objects import option_value
 from ragops.ragflow.request import RerankRequest, over_long
-from ragops.reranker import options, sizing
+from ragops.reranker import sizing
 from ragops.reranker.host import parse_cpu_list
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class TimedCall:
     """One of the first calls, of few documents, which no percentile counts."""
     service: float
     """Seconds from sending to the response."""
-    tokens: int | None = None
-    """Prompt tokens that the server counted."""
+    tokens: int = 0
+    """Prompt tokens that the server counted; 0 when it does not."""
     error: str = ""
     """Empty when it succeeded."""
 
@@ -136,13 +136,8 @@ class TimedCalls:
 def call_profile(ragflow: RagflowContainer, expected: Expected) -> CallProfile:
     """What RAGFlow in this container sends to this model."""
     release = ragflow.contract
-    words = words_for_context(expected.max_tokens, template_tokens(expected))
+    words = words_for_context(expected.max_tokens, expected.template_tokens)
     return CallProfile(release, tuple(sorted(windows(release.name))), words, ragflow.over_limit)
-
-
-def template_tokens(expected: Expected) -> int:
-    """Tokens that the server's score template adds to a pair."""
-    return options.template_tokens(expected.row, expected.instruction)
 
 
 def time_calls(
@@ -173,9 +168,11 @@ def time_calls(
         group = planned[len(calls) :][: _GROUP if is_fast else 1]
         for place, response in send(*(r for _, r in group)).items():
             form, request = group[place]
-            error, tokens = _parse_response(response, len(request.documents))
-            warm_up, service = len(calls) < len(RAMP), response.ms / 1e3
-            calls.append(TimedCall(form, len(request.documents), warm_up, service, tokens, error))
+            error, rows, tokens = parse_ranking(response)
+            documents, warm_up = len(request.documents), len(calls) < len(RAMP)
+            if not error and len(rows) != documents:
+                error = f"{len(rows)} scores for {documents} documents"
+            calls.append(TimedCall(form, documents, warm_up, response.ms / 1e3, max(tokens, 0), error))
         progress.advance(len(calls), len(planned), "timed calls")
         if any(call.error for call in calls) or (not full and time.monotonic() - begin > SECONDS):
             break
@@ -242,19 +239,6 @@ def _plan_calls(profile: CallProfile) -> tuple[list[tuple[Form, Request]], int |
     return calls, profile.max_words if count_cut(first, profile.max_words) else None
 
 
-def _parse_response(response: ProbeResponse, documents: int) -> tuple[str, int | None]:
-    """What is wrong with a response, and the tokens that the server counted."""
-    if response.status != 200:
-        status = f"HTTP {response.status}: " if response.status else ""
-        return f"{status}{response.text[:200]}", None
-    try:
-        data = json.loads(response.text)
-        scores, tokens = len(data["results"]), (data.get("usage") or {}).get("prompt_tokens")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"no ranking: {error!r}"[:200], None
-    return ("" if scores == documents else f"{scores} scores for {documents} documents"), tokens
-
-
 def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, ...]) -> Check:
     calls, limit = [call for call in timed.calls if not call.warm_up], profile.release.timeout
     remedy = "; ".join(f"{place}. {text}" for place, text in enumerate(advice, start=1))
@@ -304,10 +288,12 @@ def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
     if not good:
         return Check(CAPACITY, "skip", "no call succeeded")
     known = timed.calls if limit <= LONGEST_TIMEOUT else good  # a call that was ended here is not late there
-    fitted, reason = fit_requests(good)
-    if fitted is not None:
-        fitting = largest_window(fitted, SHARE, limit)
-        detail = f"{fitting} of {fitted.tokens_per_document:.0f} tokens ({fitted.line})"
+    line, reason = fit_requests(good)
+    if line is not None:
+        fitting = largest_window(line, good, SHARE, limit)
+        counted = [call for call in good if call.tokens]
+        tokens = sum(call.tokens for call in counted) / sum(call.documents for call in counted)
+        detail = f"{fitting} of {tokens:.0f} tokens ({line})"
     else:
         slowest = max(call.service / call.documents for call in good)
         fitting = int(limit / slowest)
@@ -334,7 +320,7 @@ def _check_registration(timed: TimedCalls, limit: float) -> Check:
 def _check_long_chunk(
     timed: TimedCalls, profile: CallProfile, expected: Expected, model_tokens: int
 ) -> Check:
-    response, limit, template = timed.too_long, expected.max_tokens, template_tokens(expected)
+    response, limit, template = timed.too_long, expected.max_tokens, expected.template_tokens
     usual = int(RAGFLOW_PAIR_TOKENS[-1][1]) + template
     if not response.status:
         detail = f"a chunk over {limit} tokens got no response: {response.text[:80]}"

@@ -172,43 +172,16 @@ class ServiceTime:
         return f"t = {line}, residual {seconds(self.residual_s)}, n={self.n}"
 
 
-@dataclass(frozen=True)
-class FittedRequests:
-    """Successful requests that were sent one at a time, and the line through them."""
-
-    line: ServiceTime
-    requests: tuple[TimedRequest, ...]
-
-    @property
-    def tokens_per_document(self) -> float:
-        """Mean tokens of a query and a document together."""
-        return sum(r.tokens or 0 for r in self.requests) / sum(r.documents for r in self.requests)
-
-    def scaled_to(self, documents: int) -> list[float]:
-        """Estimated seconds of these requests with another number of documents of the same lengths.
-
-        A residual grows in proportion to the size, and shrinks only with its square root: a part of it
-        comes from the machine.
-        """
-        times = []
-        for request in self.requests:
-            factor, tokens = documents / request.documents, request.tokens or 0
-            residual = request.service - self.line.seconds(tokens)
-            times.append(self.line.seconds(tokens * factor) + residual * max(math.sqrt(factor), factor))
-        return times
-
-
-def fit_requests(requests: Sequence[TimedRequest]) -> tuple[FittedRequests | None, str]:
-    """The line of time against tokens with its requests, or None and the reason.
+def fit_requests(requests: Sequence[TimedRequest]) -> tuple[ServiceTime | None, str]:
+    """The line of time against tokens, or None and the reason.
 
     The requests were sent one at a time, so that none waited for another.
     """
     if failed := sum(bool(request.error) for request in requests):
         return None, f"{failed} of {len(requests)} requests failed"
-    counted = tuple(request for request in requests if request.tokens)
-    if len(counted) < _MIN_REQUESTS:
-        return None, f"only {len(counted)} responses with a count of tokens"
-    points = [(request.tokens or 0, request.service) for request in counted]
+    points = [(request.tokens, request.service) for request in requests if request.tokens]
+    if len(points) < _MIN_REQUESTS:
+        return None, f"only {len(points)} responses with a count of tokens"
     try:
         slope, start = linear_regression(*zip(*points, strict=True))
     except StatisticsError:
@@ -216,24 +189,39 @@ def fit_requests(requests: Sequence[TimedRequest]) -> tuple[FittedRequests | Non
     if slope <= 0:
         return None, "time does not rise with tokens"
     squares = sum((time - start - slope * tokens) ** 2 for tokens, time in points)
-    line = ServiceTime(start, slope, math.sqrt(squares / (len(points) - 2)), len(points))
-    return FittedRequests(line, counted), ""
+    return ServiceTime(start, slope, math.sqrt(squares / (len(points) - 2)), len(points)), ""
 
 
-def largest_window(fitted: FittedRequests, quantile: float, budget: float) -> int:
+def largest_window(
+    line: ServiceTime, requests: Sequence[TimedRequest], quantile: float, budget: float
+) -> int:
     """Most documents a request, of the measured lengths, that end in time; 0 if not even one does.
 
-    In time is the fraction ``quantile`` of the requests, such as 0.95, within ``budget`` seconds.
+    In time is the fraction ``quantile`` of the ``requests`` of the line, such as 0.95, within ``budget``
+    seconds.
     """
-    rank = max(1, math.ceil(quantile * len(fitted.requests) - 1e-9))
+    counted = [request for request in requests if request.tokens]
+    rank = max(1, math.ceil(quantile * len(counted) - 1e-9))
     low, high = 0, MOST + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if sorted(fitted.scaled_to(middle))[rank - 1] * (1 + MARGIN) <= budget:
+        times = sorted(_scaled(line, request, middle) for request in counted)
+        if times[rank - 1] * (1 + MARGIN) <= budget:
             low = middle
         else:
             high = middle
     return low
+
+
+def _scaled(line: ServiceTime, request: TimedRequest, documents: int) -> float:
+    """Estimated seconds of a request with another number of documents of the same lengths.
+
+    A residual grows in proportion to the size, and shrinks only with its square root: a part of it comes
+    from the machine.
+    """
+    factor, tokens = documents / request.documents, request.tokens or 0
+    residual = request.service - line.seconds(tokens)
+    return line.seconds(tokens * factor) + residual * max(math.sqrt(factor), factor)
 
 
 def contradiction(window: int, requests: Sequence[TimedRequest], quantile: float, timeout: float) -> str:

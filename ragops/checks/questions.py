@@ -108,6 +108,11 @@ class Expected:
         return options.score_template(self.row, self.instruction)
 
     @property
+    def template_tokens(self) -> int:
+        """Tokens that the server's score template adds to a pair."""
+        return options.template_tokens(self.row, self.instruction)
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """Languages that it is judged in: those that it is known to have been trained on."""
         return golden.LANGUAGES if self.row.multilingual else ("en",)
@@ -145,7 +150,6 @@ class RerankResult:
     """The response to one call."""
 
     call: RerankCall
-    status: int
     error: str
     """Why there are no rows; empty when there are."""
     rows: tuple[tuple[int, float], ...] = ()
@@ -262,7 +266,9 @@ def parse_responses(plan: RequestPlan, responses: Mapping[int, ProbeResponse]) -
     counts = {text: _count(responses.get(place)) for place, text in enumerate(plan.counted)}
     direct = _probabilities(responses.get(len(plan.counted))) if plan.prompts else ()
     calls = enumerate(plan.calls, start=len(plan.counted) + bool(plan.prompts))
-    results = tuple(_result(call, responses[place]) for place, call in calls if place in responses)
+    results = tuple(
+        RerankResult(call, *parse_ranking(responses[place])) for place, call in calls if place in responses
+    )
     return Results(results, counts if all(counts.values()) else {}, direct, len(plan.calls) - len(results))
 
 
@@ -272,8 +278,7 @@ def tail_documents(expected: Expected, *, full: bool = False) -> tuple[str, str,
     ``full`` makes them nearly as long as the server takes them, else they are as long as :data:`LONGEST`.
     """
     longest = expected.max_tokens if expected.row.splits else expected.max_tokens // 3
-    # tokens of the query, the prompt and the two sentences
-    spare = 80 + options.template_tokens(expected.row, expected.instruction)
+    spare = 80 + expected.template_tokens  # of the query, the prompt and the two sentences
     words = ((longest if full else min(longest, LONGEST)) - spare) / _TOKENS_PER_WORD
     body = " ".join(_FILLER[number % len(_FILLER)] for number in range(max(1, int(words / 7.6))))
     return f"{_IDLE} {body} {_DECISIVE}", f"{_IDLE} {body} {_IDLE}", f"{_DECISIVE} {body} {_IDLE}"
@@ -348,14 +353,15 @@ def _probabilities(response: ProbeResponse | None) -> tuple[float, ...]:
         return ()
 
 
-def _result(call: RerankCall, response: ProbeResponse) -> RerankResult:
+def parse_ranking(response: ProbeResponse) -> tuple[str, tuple[tuple[int, float], ...], int]:
+    """Why a rerank response has no scores, its (index, score) pairs, and its prompt tokens; -1 if unknown."""
     if response.status != 200:
-        return RerankResult(call, response.status, response.text[:300] or "no response")
+        status = f"HTTP {response.status}: " if response.status else ""
+        return f"{status}{response.text[:300] or 'no response'}", (), -1
     try:
         data = json.loads(response.text)
         pairs = [(int(row["index"]), row["relevance_score"]) for row in data["results"]]
         rows = tuple((index, math.nan if score is None else float(score)) for index, score in pairs)
-        tokens = int((data.get("usage") or {}).get("prompt_tokens", -1))
+        return "", rows, int((data.get("usage") or {}).get("prompt_tokens", -1))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return RerankResult(call, response.status, f"not the expected JSON: {response.text[:200]}")
-    return RerankResult(call, response.status, "", rows, tokens)
+        return f"not the expected JSON: {response.text[:200]}", (), -1

@@ -102,22 +102,20 @@ def collect(
         EngineError: Nothing can be run in the container.
     """
     plan = plan_requests(expected, full=full)
-    responses = send_batch(engine, container, image, url, batch(expected, plan, url, full=full))
-    return parse_responses(plan, responses)
+    requests = batch(expected, plan, url, full=full, spare=SPARE)
+    return parse_responses(plan, send_batch(engine, container, image, url, requests))
 
 
-def batch(
-    expected: Expected, plan: RequestPlan, url: str, *, full: bool = False, spare: float | None = None
-) -> Batch:
+def batch(expected: Expected, plan: RequestPlan, url: str, *, full: bool, spare: float) -> Batch:
     """The requests of a plan with their time limits; with ``full`` all of them, however long they take.
 
-    ``spare`` are the seconds for the requests that only make an order surer; :data:`SPARE` when None.
+    ``spare`` are the seconds for the requests that only make an order surer.
     """
     requests = probe_requests(expected, plan, urlsplit(url).path)
     if full:
         return Batch(requests, _FULL_SECONDS, at_once=AT_ONCE)
     needed = len(requests) - (len(plan.calls) - plan.needed)
-    return Batch(requests, SECONDS, at_once=AT_ONCE, needed=needed, spare=SPARE if spare is None else spare)
+    return Batch(requests, SECONDS, at_once=AT_ONCE, needed=needed, spare=spare)
 
 
 def check_scores(expected: Expected, results: Results, where: str = "") -> list[Check]:
@@ -321,9 +319,10 @@ def _request_failure(result: RerankResult) -> Finding | None:
         return _not_a_number()
     if not result.error:
         return None
-    error = f"HTTP {result.status}: {result.error}" if result.status else result.error
     many = f" for {len(result.call.documents)} documents in one call" if result.call.purpose == "wide" else ""
-    return Finding("fail", f"no scores{many}: {error}", "docker logs shows why the server refused the call")
+    return Finding(
+        "fail", f"no scores{many}: {result.error}", "docker logs shows why the server refused the call"
+    )
 
 
 def _index_fault(result: RerankResult) -> Finding | None:

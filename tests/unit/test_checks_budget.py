@@ -188,14 +188,16 @@ class TestMeasure:
     @pytest.mark.parametrize(
         ("reply", "error"),
         [
-            (ProbeResponse(503, "busy"), "HTTP 503: busy"),
-            (ProbeResponse(0, "timed out"), "timed out"),
-            (ProbeResponse(200, "[]"), "no ranking"),
-            (ProbeResponse(200, '{"results": []}'), "0 scores for 3 documents"),
+            ({"status": 503, "text": "busy"}, "HTTP 503: busy"),
+            ({"detail": "timed out"}, "timed out"),
+            ({"status": 200, "text": "[]"}, "not the expected JSON"),
+            ({"status": 200, "text": '{"results": []}'}, "0 scores for 2 documents"),
         ],
     )
-    def test_answers_that_are_none(self, reply, error):
-        assert error in calls._parse_response(reply, 3)[0]
+    def test_answers_that_are_none(self, measure, reply, error):
+        server = Server()
+        server.answer = lambda _body, _timeout: {"ok": True, "ms": 1.0, **reply}
+        assert error in measure(server).calls[0].error
 
 
 class TestInTime:

@@ -345,7 +345,7 @@ def run_program(program, order):
 def answered(ranking, *, upside_down):
     """Right documents first, or last."""
     told = [float(one.right is not upside_down) for one in ranking.item.documents]
-    return questions.RerankResult(ranking, 200, "", tuple(enumerate(told)))
+    return questions.RerankResult(ranking, "", tuple(enumerate(told)))
 
 
 def without_usage(reply):
@@ -541,7 +541,7 @@ class TestFaultyScorers:
     def test_a_long_call_that_is_refused_is_told_by_its_length(self):
         seen = results_of(healthy(MINILM), MINILM)
         refused = tuple(
-            dataclasses.replace(one, status=503, error="queue is full", rows=())
+            dataclasses.replace(one, error="HTTP 503: queue is full", rows=())
             if one.call.purpose == "wide"
             else one
             for one in seen.results
