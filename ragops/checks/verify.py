@@ -10,13 +10,12 @@ import json
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragops.checks import Check, budget, connection, failed_check, rules
 from ragops.checks.connection import ConnectionResult
-from ragops.checks.probe import TITLES, parse_output, stopped_by
+from ragops.checks.probe import TITLES, parse_output, program, stopped_by
 from ragops.checks.questions import Expected, parse_responses, plan_requests
 from ragops.docker.engine import sidecar
 from ragops.progress import step
@@ -154,10 +153,9 @@ def _check_outside(engine: Engine, reranker: ContainerState, image: str) -> Chec
     ports = [port for _, port, _ in reranker.published]
     if engine.state().socket and (address := _own_address()):
         targets += [(address, port) for port in ports]
-    program = (resources.files("ragops.data") / "port_probe.py").read_text()
     stdin = json.dumps({"targets": targets, "gateway_ports": ports, "timeout": _CONNECT_TIMEOUT})
     with sidecar(engine, OUTSIDE, image) as outsider:
-        output = engine.execute(outsider, ("python3", "-c", program), stdin=stdin, timeout=_TIMEOUT)
+        output = engine.execute(outsider, ("python3", "-c", program()), stdin=stdin, timeout=_TIMEOUT)
     tried: dict[str, bool] = parse_output(output)
     if reached := [target for target, accepted in tried.items() if accepted]:
         remedy = 'publish = "127.0.0.1" under [reranker]'

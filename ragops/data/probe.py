@@ -8,10 +8,13 @@ has. The client library of RAGFlow in Python, cohere, is used for such a RAGFlow
 import http.client
 import json
 import socket
+import struct
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 TIMEOUTS = ("TimeoutError", "timeout", "ReadTimeout")
@@ -27,6 +30,9 @@ class HttpError(Exception):
 
 def main():
     config = json.loads(sys.stdin.readline())
+    if "targets" in config:
+        json.dump(open_ports(config), sys.stdout)
+        return
     url = urlsplit(config["base_url"])
     host, port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
     if url.scheme == "https":
@@ -36,6 +42,22 @@ def main():
     else:
         result = {"responses": send_all(host, port, config)}
     json.dump(result, sys.stdout)
+
+
+def open_ports(config):
+    """Which of some addresses, and of the ports of this container's gateway, accept a connection."""
+    targets = [(host, port) for host, port in config["targets"]]
+    targets += [(gateway(), port) for port in config["gateway_ports"]]
+    with ThreadPoolExecutor(len(targets) or 1) as pool:  # each may take its whole timeout
+        results = pool.map(lambda target: timed(partial(tcp, *target, config["timeout"])), targets)
+        return {"{}:{}".format(*targets[number]): result["ok"] for number, result in enumerate(results)}
+
+
+def gateway():
+    """The Docker host, as the default route of this container has it."""
+    rows = (row.split() for row in Path("/proc/net/route").read_text().splitlines())
+    row = next(row for row in rows if row[1] == "00000000")
+    return socket.inet_ntoa(struct.pack("<L", int(row[2], 16)))
 
 
 def probe_layers(host, port, path, config):

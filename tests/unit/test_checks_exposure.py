@@ -5,12 +5,11 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import resources
 from ipaddress import ip_address
 
 import pytest
 
-from ragops.checks import verify
+from ragops.checks import probe, verify
 from ragops.docker.objects import ExecResult
 
 NET, IMAGE = "ragflow-rerank", "vllm-cpu:latest"
@@ -143,7 +142,7 @@ def test_program_tells_what_answers():
         port = server.getsockname()[1]
         targets = [("127.0.0.1", port), ("127.0.0.9", port)]
         order = json.dumps({"targets": targets, "gateway_ports": [], "timeout": 1.5})
-        program = (resources.files("ragops.data") / "port_probe.py").read_text()
+        program = probe.program()
         argv = [sys.executable, "-c", program]
         done = subprocess.run(argv, input=order, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {f"127.0.0.1:{port}": True, f"127.0.0.9:{port}": False}
