@@ -21,7 +21,6 @@ from pydantic import TypeAdapter
 
 from ragops.bench.records import WorkloadInfo
 from ragops.checks.traffic import (
-    RAGFLOW_WINDOW,
     TAIL_TOKENS,
     TOKENS_PER_WORD,
     Request,
@@ -191,7 +190,7 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
         RagflowError: The text is not a release's name.
     """
     form = form or (releases.of_or_nearest(release).texts[0] if release else "natural")
-    window = window or (windows(release, page_size) if release else RAGFLOW_WINDOW)
+    window = window or windows(release or "v0.27.0", page_size)
     texts = ragflow_requests(requests, seed, form=form, window=window, tail=tail, max_words=max_words)
     sizes = Counter(len(request.documents) for request in texts)
     sent = ", ".join(f"{sizes[count]} of {count}" for count, _ in window)

@@ -8,10 +8,13 @@ times; and access from outside.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ragops.errors import RagopsError
 from ragops.table import Column, Row, Shown, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 Status = Literal["ok", "warn", "fail", "skip"]
 
@@ -28,11 +31,21 @@ class Check:
     """Container that it ran in; empty for the host."""
 
 
-def failed_check(name: str, error: Exception, where: str = "") -> Check:
+def failed_check(name: str, error: Exception) -> Check:
     """A check that ended with an exception."""
     if isinstance(error, RagopsError):
-        return Check(name, "fail", error.short, error.hint, where)
-    return Check(name, "fail", f"unexpected error: {error!r}"[:400], "run it again; see docker logs", where)
+        return Check(name, "fail", error.short, error.hint)
+    return Check(name, "fail", f"unexpected error: {error!r}"[:400], "run it again; see docker logs")
+
+
+def run_checks(*subjects: tuple[str, Callable[[], Check | Iterable[Check]]]) -> Iterator[Check]:
+    """The checks of each subject; an exception is a failed check, and the next subject is checked."""
+    for title, subject in subjects:
+        try:
+            checks = subject()
+            yield from (checks,) if isinstance(checks, Check) else checks
+        except Exception as error:  # noqa: BLE001 - reported as a failed check
+            yield failed_check(title, error)
 
 
 @dataclass(frozen=True, repr=False)

@@ -81,12 +81,11 @@ def check(
     """
     status = ragflow.container.status
     if status != "running":
-        check = Check("container runs", "fail", f"it is {status}", ragflow.start, ragflow.name)
-        return ConnectionResult((check,))
+        return ConnectionResult((Check("container runs", "fail", f"it is {status}", ragflow.start),))
     server = engine.container(reranker)
     # No probe without a running server in a common network: the site's name server would get its name.
     if (server is None or not server.running) and (error := ready.problem(engine, reranker, server)):
-        return ConnectionResult((failed_check(RUNS, error, ragflow.name),))
+        return ConnectionResult((failed_check(RUNS, error),))
     own = ragflow.container.endpoints  # none if it is in another container's networks
     shared = [endpoint for endpoint in own if server and server.endpoint(endpoint.network)]
     if own and not shared:
@@ -124,7 +123,7 @@ def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> 
             detail += f", NO_PROXY={excepted} does not except it"
         remedy = f"add {target.host} to NO_PROXY and no_proxy in RAGFlow's .env, then recreate {target.where}"
         checks.append(Check(PROXY, "warn", detail, remedy))
-    return [replace(check, where=target.where) for check in checks]
+    return checks
 
 
 def _check_routes(paths: Collection[str], target: Target) -> Check:

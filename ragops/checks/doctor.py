@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragops.checks import Check, Report, failed_check
+from ragops.checks import Check, Report, run_checks
 from ragops.configuration import home
 from ragops.docker import engine as docker_engine
 from ragops.docker import objects
@@ -32,7 +32,7 @@ from ragops.reranker.host import format_cpu_list, read_host, read_quota
 from ragops.reranker.sizing import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
@@ -74,7 +74,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
         skipped = [Check(name, "skip", "no Docker engine responds") for name in _NEEDS_ENGINE]
         return Report("doctor", (*host_checks, connection_failure(error), *skipped))
     reranker = observed.container(stack.reranker.name)
-    checks = _run(
+    checks = run_checks(
         ("engine API", lambda: check_engine(state, threads)),
         ("engine sees the model", lambda: check_folders(stack, state, reranker)),
         ("image", lambda: check_image(stack, image, reranker)),
@@ -85,21 +85,11 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
     return Report("doctor", (*check_host(stack, host, threads, image, reranker), *checks))
 
 
-def _run(*subjects: tuple[str, Callable[[], Check | Iterator[Check]]]) -> Iterator[Check]:
-    """The checks of each subject; an exception is a failed check, and the next subject is checked."""
-    for title, subject in subjects:
-        try:
-            checks = subject()
-            yield from (checks,) if isinstance(checks, Check) else checks
-        except Exception as error:  # noqa: BLE001 - reported as a failed check
-            yield failed_check(title, error)
-
-
 def check_host(
     stack: Stack, host: Host, threads: int, image: ImageState | None, reranker: ContainerState | None
 ) -> Iterator[Check]:
     """Processor, cores, CPU quota, model and memory; a reranker that runs has taken its memory already."""
-    yield from _run(
+    yield from run_checks(
         ("architecture", lambda: _architecture(image)),
         ("CPU instructions", lambda: _instructions(host, stack.reranker.image)),
         ("cores", lambda: _cores(stack, host)),
@@ -206,7 +196,7 @@ def check_model(stack: Stack, host: Host, reranker: ContainerState | None) -> It
     model = models.describe(folder, stack.reranker.kind)
     yield _model(model, host)
     running = bool(reranker and reranker.running)
-    yield from _run(
+    yield from run_checks(
         ("model files", lambda: check_files(folder)),
         ("memory", lambda: _memory(stack, model, host, running=running)),
     )

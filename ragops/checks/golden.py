@@ -121,13 +121,7 @@ class Measures:
 
 
 def measure(items: Sequence[ScoredItem]) -> Measures:
-    """Compute the measures over a set of queries.
-
-    Raises:
-        ValueError: There is no query.
-    """
-    if not items:
-        raise ValueError("no query to measure")
+    """Compute the measures over a set of queries, of which there is one at least."""
     scores = [score for scored in items for score in scored.scores]
     return Measures(len(items), accuracy(items), min(scores), pstdev(scores))
 

@@ -118,13 +118,13 @@ def batch(expected: Expected, plan: RequestPlan, url: str, *, full: bool, spare:
     return Batch(requests, SECONDS, at_once=AT_ONCE, needed=needed, spare=spare)
 
 
-def check_scores(expected: Expected, results: Results, where: str = "") -> list[Check]:
+def check_scores(expected: Expected, results: Results) -> list[Check]:
     """Apply the rules; after the first that fails the others are skipped."""
     checks, failed = list[Check](), False
     for name, rule in RULES:
         finding = Finding("skip", "a check above failed") if failed else rule(expected, results)
         failed = failed or finding.status == "fail"
-        checks.append(Check(name, finding.status, finding.detail, finding.remedy, where))
+        checks.append(Check(name, finding.status, finding.detail, finding.remedy))
     return checks
 
 

@@ -169,7 +169,7 @@ class Writer:
             f"no new text after {_TRIES} draws",
             code="workload-refused",
             evidence=f"the last one drawn: {text[:80]!r}",
-            hint="ask for longer documents or fewer of them, or for unique=False",
+            hint="take longer documents, fewer of them, or unique=False",
         )
 
 
@@ -179,11 +179,6 @@ TOKENS_PER_WORD = 1.3
 PAGES = ((8, 0.63), (6, 0.16), (10, 0.105), (30, 0.105))
 """Page sizes and their fraction: chats and agents as they are set, chats made through the API, the test
 page, and the retrieval API."""
-
-RAGFLOW_WINDOW = ((64, 0.63), (66, 0.16), (70, 0.105), (90, 0.105))
-"""Documents in one rerank request and their fraction: page sizes of 8, 6, 10 and 30.
-
-Of RAGFlow v0.21.1 to v0.24, and v0.26.0 to v0.27.0; the others have :func:`windows`."""
 
 RAGFLOW_PAIR_TOKENS = ((0.0, 80), (0.1, 150), (0.5, 280), (0.9, 480), (0.99, 650), (1.0, 700))
 """Quantiles of the tokens of a query and a document together, for chunks of 512 tokens (an estimate)."""
@@ -215,15 +210,9 @@ def pair_tokens(chance: random.Random, tail: float) -> float:
     """Random tokens of a query and a document together."""
     if tail and chance.random() < tail:
         return chance.uniform(*TAIL_TOKENS)
-    return _quantile(chance.random())
-
-
-def _quantile(share: float) -> float:
-    """Tokens of a pair at this quantile, by linear interpolation."""
-    for (low, start), (high, end) in pairwise(RAGFLOW_PAIR_TOKENS):
-        if share <= high:
-            return start + (end - start) * (share - low) / (high - low)
-    return RAGFLOW_PAIR_TOKENS[-1][1]
+    share, parts = chance.random(), pairwise(RAGFLOW_PAIR_TOKENS)
+    (low, start), (high, end) = next(part for part in parts if share <= part[1][0])
+    return start + (end - start) * (share - low) / (high - low)
 
 
 MOST_TOKENS_PER_WORD = 2.2
@@ -253,7 +242,7 @@ def ragflow_requests(
     seed: int,
     *,
     form: Form,
-    window: Sequence[tuple[int, float]] = RAGFLOW_WINDOW,
+    window: Sequence[tuple[int, float]],
     tail: float = 0.0,
     max_words: int | None = None,
 ) -> tuple[Request, ...]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ragops.checks import Check, budget, connection, failed_check, rules
+from ragops.checks import Check, budget, connection, failed_check, rules, run_checks
 from ragops.checks.connection import ConnectionResult
-from ragops.checks.probe import TITLES, parse_output, program, stopped_by
+from ragops.checks.probe import TITLES, parse_output, program
 from ragops.checks.questions import Expected, parse_responses, plan_requests
 from ragops.docker.engine import sidecar
 from ragops.progress import step
@@ -24,7 +24,6 @@ from ragops.reranker import options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ragops.checks.probe import Layer
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState, EngineState
     from ragops.ragflow.discovery import RagflowContainer
@@ -71,11 +70,15 @@ class VerifyContext:
         return Expected.of(self.deployment)
 
 
-def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:
+def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     """The checks from one RAGFlow container, in the order of :data:`~ragops.checks.probe.TITLES`.
 
     An exception in one of them is a failed check; those that do not need it go on.
     """
+    return [replace(check, where=ragflow.name) for check in _checks_for(ragflow, context)]
+
+
+def _checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:
     image, url = context.reranker.image_id, context.url  # a tag may have moved
     try:
         expected = context.expected
@@ -88,34 +91,30 @@ def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Ch
         target = connection.target(ragflow, url, expected.model, known, trained=expected.trained)
         result = connection.check(context.engine, ragflow, image, target, context.reranker.name, batch)
     except Exception as error:  # noqa: BLE001 - reported as a failed check
-        result = ConnectionResult((failed_check(TITLES["rerank"], error, ragflow.name),))
+        result = ConnectionResult((failed_check(TITLES["rerank"], error),))
     yield from result.checks
-    failed: set[Layer] = set() if result.rerank_succeeded else {"rerank"}
-    layers: tuple[Layer, ...] = ("scores", "budget")
-    for layer in layers:
-        if need := stopped_by(layer, failed):
-            yield Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}", "", ragflow.name)
-            continue
-        try:
-            if layer == "budget":
-                yield from _budget(ragflow, context)
-            else:
-                results = parse_responses(plan, result.responses)
-                yield from rules.check_scores(expected, results, ragflow.name)
-        except Exception as error:  # noqa: BLE001 - reported as a failed check
-            yield failed_check(TITLES[layer], error, ragflow.name)
+    if not result.rerank_succeeded:
+        reason = f"it needs: {TITLES['rerank']}"
+        yield from (Check(title, "skip", reason) for title in (TITLES["scores"], TITLES["budget"]))
+        return
+    yield from run_checks(
+        (
+            TITLES["scores"],
+            lambda: rules.check_scores(expected, parse_responses(plan, result.responses)),
+        ),
+        (TITLES["budget"], lambda: _budget(ragflow, context)),
+    )
 
 
 def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     if not context.budget:
-        return [Check(TITLES["budget"], "skip", "not requested", "", ragflow.name)]
+        return [Check(TITLES["budget"], "skip", "not requested")]
     reranker, model, expected = context.reranker, context.deployment.model, context.expected
     engine, image = context.engine, reranker.image_id
     calls = budget.time_calls(engine, ragflow, image, context.url, expected, full=context.full)
     advice = budget.speed_advice(reranker, model, context.deployment.host)
     profile = budget.call_profile(ragflow, expected)
-    checks = budget.check_calls(calls, profile, expected, model.max_tokens, advice)
-    return [replace(check, where=ragflow.name) for check in checks]
+    return budget.check_calls(calls, profile, expected, model.max_tokens, advice)
 
 
 def outside_note(url: str, reranker: ContainerState) -> str:
@@ -137,11 +136,12 @@ def check_exposure(engine: Engine, reranker: ContainerState, image: str) -> list
 
     ``image`` is one with Python, for the container outside.
     """
-    try:
-        closed = _check_outside(engine, reranker, image)
-    except Exception as error:  # noqa: BLE001 - reported as a failed check
-        closed = failed_check(CLOSED, error)
-    return [closed, _check_published(reranker, engine.state())]
+    return list(
+        run_checks(
+            (CLOSED, lambda: _check_outside(engine, reranker, image)),
+            (PUBLISHED, lambda: _check_published(reranker, engine.state())),
+        )
+    )
 
 
 def _check_outside(engine: Engine, reranker: ContainerState, image: str) -> Check:

@@ -28,7 +28,7 @@ def failure(checks):
 
 def test_minilm_is_accepted(engine, declared, found, minilm, running):
     results = rules.collect(engine, found.name, running.reranker.image, declared.internal_url, minilm)
-    checks = rules.check_scores(minilm, results, found.name)
+    checks = rules.check_scores(minilm, results)
     assert failure(checks) is None, checks
     assert {one.where for one in checks} == {found.name}
     assert next(one for one in checks if one.name == "right documents come first").status == "ok"
@@ -37,7 +37,7 @@ def test_minilm_is_accepted(engine, declared, found, minilm, running):
 def test_the_whole_set_takes_the_same_verdict(engine, declared, found, minilm, running):
     image, url = running.reranker.image, declared.internal_url
     results = rules.collect(engine, found.name, image, url, minilm, full=True)
-    checks = rules.check_scores(minilm, results, found.name)
+    checks = rules.check_scores(minilm, results)
     assert failure(checks) is None, checks
     order = next(one for one in checks if one.name == "right documents come first")
     assert "on 30 queries in English" in order.detail

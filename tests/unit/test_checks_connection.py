@@ -56,7 +56,6 @@ def only(found, **options):
     """The one check that is not well."""
     wrong = [check for check in judge(found, **options) if check.status in {"warn", "fail"}]
     assert len(wrong) == 1
-    assert wrong[0].where == "ragflow-server"
     return wrong[0]
 
 
@@ -381,8 +380,8 @@ class TestCheck:
 
         return checks
 
-    def test_asks_from_inside(self, ask, ragflow):
-        assert {(check.status, check.where) for check in ask()} == {("ok", ragflow)}
+    def test_asks_from_inside(self, ask):
+        assert {check.status for check in ask()} == {"ok"}
 
     @pytest.mark.parametrize(("inside", "cause"), [(True, "127.0.0.1"), (False, "no process listens")])
     def test_looks_into_the_server_that_refuses(self, ask, inside, cause):
