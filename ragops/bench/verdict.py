@@ -22,6 +22,7 @@ from ragops.bench.statistics import (
 from ragops.checks.latency import (
     MARGIN,
     MOST,
+    TimedCall,
     contradiction,
     fit_requests,
     fits_in,
@@ -135,9 +136,10 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     quantile = 0.95 if p99.value is None else 0.99
     wrong_scores = run.info.order.failed
     fits = False if wrong_scores else fits_in(p95 if p99.value is None else p99, timeout)
-    line, reason = fit_requests(records) if level.clients == 1 else (None, "no load level with one client")
-    largest = largest_window(line, records, quantile, timeout) if line else None
-    if largest is not None and (contrary := contradiction(largest, records, quantile, timeout)):
+    calls = [TimedCall(r.documents, r.service, r.tokens or 0, r.error) for r in records]
+    line, reason = fit_requests(calls) if level.clients == 1 else (None, "no load level with one client")
+    largest = largest_window(line, calls, quantile, timeout) if line else None
+    if largest is not None and (contrary := contradiction(largest, calls, quantile, timeout)):
         largest, reason = None, contrary
     notes = notes_of(run, ragflow)
     limit = f"RAGFlow {ragflow.name}'s timeout of {timeout:g} s"

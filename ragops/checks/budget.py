@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from ragops import progress
 from ragops.checks import Check
 from ragops.checks.latency import (
+    TimedCall,
     contradiction,
     fit_requests,
     fits_in,
@@ -107,27 +108,20 @@ class CallProfile:
         return f"the {self.release.timeout:g} s that RAGFlow {self.release.name} waits"
 
 
-@dataclass(frozen=True)
-class TimedCall:
-    """One call of RAGFlow's and the time that it took."""
+@dataclass(frozen=True, kw_only=True)
+class RagflowCall(TimedCall):
+    """One call of RAGFlow's."""
 
     form: Form
-    documents: int
-    warm_up: bool
+    warm_up: bool = False
     """One of the first calls, of few documents, which no percentile counts."""
-    service: float
-    """Seconds from sending to the response."""
-    tokens: int = 0
-    """Prompt tokens that the server counted; 0 when it does not."""
-    error: str = ""
-    """Empty when it succeeded."""
 
 
 @dataclass(frozen=True)
 class TimedCalls:
     """Timed calls, and the response to the one with a chunk too long."""
 
-    calls: tuple[TimedCall, ...]
+    calls: tuple[RagflowCall, ...]
     too_long: ProbeResponse
     cut_to: int | None = None
     """Words that documents were cut to for the model."""
@@ -159,7 +153,7 @@ def time_calls(
         return send_batch(engine, ragflow.name, image, url, batch, client)
 
     planned, cut_to = _plan_calls(profile)
-    calls: list[TimedCall] = []
+    calls: list[RagflowCall] = []
     progress.step(f"{ragflow.name}: timed calls of RAGFlow's size")
     begin = time.monotonic()
     while len(calls) < len(planned):
@@ -172,7 +166,8 @@ def time_calls(
             documents, warm_up = len(request.documents), len(calls) < len(RAMP)
             if not error and len(rows) != documents:
                 error = f"{len(rows)} scores for {documents} documents"
-            calls.append(TimedCall(form, documents, warm_up, response.ms / 1e3, max(tokens, 0), error))
+            times = (documents, response.ms / 1e3, max(tokens, 0), error)
+            calls.append(RagflowCall(*times, form=form, warm_up=warm_up))
         progress.advance(len(calls), len(planned), "timed calls")
         if any(call.error for call in calls) or (not full and time.monotonic() - begin > SECONDS):
             break

@@ -12,7 +12,7 @@ import pwd
 import re
 import shutil
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -239,14 +239,8 @@ def check_files(folder: Path) -> Check:
 def _memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
     sizes = sizing.size(stack, model, host)
     limit, memory = sizes.memory_limit, sizes.memory
-    rows = (
-        ("weights", memory.weights),
-        ("KV cache", memory.kv_cache),
-        ("activations", memory.activations),
-        ("processes", memory.processes),
-        ("page cache", memory.page_cache),
-    )
-    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in rows if size)
+    used = asdict(memory).items()
+    parts = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.1f}" for name, size in used if size)
     detail = f"{limit / GIB:.1f} of {host.usable_memory / GIB:.1f} GiB ({parts})"
     if stack.reranker.memory_gib and limit < memory.total:
         remedy = f"memory_gib = {-(-memory.total // GIB)} under [reranker], or leave it out"

@@ -90,8 +90,12 @@ def subset(counts: Iterable[tuple[str, int]]) -> tuple[Item, ...]:
 
     The languages alternate, so that the first few items include each language.
     """
-    rounds = zip_longest(*(_spread(lang, count) for lang, count in counts))
-    return tuple(item for items in rounds for item in items if item)
+    chosen = []
+    for lang, count in counts:
+        items = [item for item in load() if item.lang == lang]
+        size = min(count, len(items))
+        chosen.append([items[number * len(items) // size] for number in range(size)])
+    return tuple(item for items in zip_longest(*chosen) for item in items if item)
 
 
 @dataclass(frozen=True)
@@ -165,12 +169,6 @@ def word_overlap(item: Item) -> ScoredItem:
     documents = [_words(document.written("natural")) for document in item.documents]
     scores = tuple(sum(weights[word] for word in query & words) / total for words in documents)
     return ScoredItem(item, scores)
-
-
-def _spread(lang: str, count: int) -> tuple[Item, ...]:
-    items = [item for item in load() if item.lang == lang]
-    size = min(count, len(items))
-    return tuple(items[number * len(items) // size] for number in range(size))
 
 
 def _wins(score: float, other: float) -> float:

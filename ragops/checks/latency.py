@@ -10,30 +10,23 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import StatisticsError, linear_regression
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class TimedRequest(Protocol):
-    """What a fit needs of a request, such as a :class:`~ragops.bench.RequestRecord`."""
+@dataclass(frozen=True)
+class TimedCall:
+    """One rerank request and its time."""
 
-    @property
-    def documents(self) -> int:
-        """Number of documents."""
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens that the server counted."""
-
-    @property
-    def service(self) -> float:
-        """Seconds from sending to the response."""
-
-    @property
-    def error(self) -> str:
-        """Empty when it succeeded."""
+    documents: int
+    service: float
+    """Seconds from sending to the response."""
+    tokens: int = 0
+    """Prompt tokens that the server counted; 0 when it does not."""
+    error: str = ""
+    """Empty when it succeeded."""
 
 
 CONFIDENCE = 0.95
@@ -172,7 +165,7 @@ class ServiceTime:
         return f"t = {line}, residual {seconds(self.residual_s)}, n={self.n}"
 
 
-def fit_requests(requests: Sequence[TimedRequest]) -> tuple[ServiceTime | None, str]:
+def fit_requests(requests: Sequence[TimedCall]) -> tuple[ServiceTime | None, str]:
     """The line of time against tokens, or None and the reason.
 
     The requests were sent one at a time, so that none waited for another.
@@ -192,9 +185,7 @@ def fit_requests(requests: Sequence[TimedRequest]) -> tuple[ServiceTime | None, 
     return ServiceTime(start, slope, math.sqrt(squares / (len(points) - 2)), len(points)), ""
 
 
-def largest_window(
-    line: ServiceTime, requests: Sequence[TimedRequest], quantile: float, budget: float
-) -> int:
+def largest_window(line: ServiceTime, requests: Sequence[TimedCall], quantile: float, budget: float) -> int:
     """Most documents a request, of the measured lengths, that end in time; 0 if not even one does.
 
     In time is the fraction ``quantile`` of the ``requests`` of the line, such as 0.95, within ``budget``
@@ -213,18 +204,18 @@ def largest_window(
     return low
 
 
-def _scaled(line: ServiceTime, request: TimedRequest, documents: int) -> float:
+def _scaled(line: ServiceTime, request: TimedCall, documents: int) -> float:
     """Estimated seconds of a request with another number of documents of the same lengths.
 
     A residual grows in proportion to the size, and shrinks only with its square root: a part of it comes
     from the machine.
     """
-    factor, tokens = documents / request.documents, request.tokens or 0
+    factor, tokens = documents / request.documents, request.tokens
     residual = request.service - line.seconds(tokens)
     return line.seconds(tokens * factor) + residual * max(math.sqrt(factor), factor)
 
 
-def contradiction(window: int, requests: Sequence[TimedRequest], quantile: float, timeout: float) -> str:
+def contradiction(window: int, requests: Sequence[TimedCall], quantile: float, timeout: float) -> str:
     """How measured requests contradict an estimated window: smaller ones were late, or larger ones fit.
 
     Empty when they do not. ``quantile`` is the fraction of requests that has to end within the timeout.

@@ -258,7 +258,10 @@ def check_order(expected: Expected, results: Results) -> Finding:
         return Finding("warn", f"too slow: responses to {len(items)} queries in time", "ragops verify --full")
     measures = measure(items)
     needed = NEEDED if measures.queries >= MANY else SURE
-    detail = _order_detail(measures, items, expected, needed)
+    words = accuracy(word_overlap(scored.item) for scored in items)
+    queries = f"{measures.queries} queries" + (" in English" if expected.languages == ("en",) else "")
+    limits = f"needs {needed:.2f}; chance 0.50, shared words {words:.2f}"
+    detail = f"pairwise accuracy {measures.accuracy:.2f} on {queries} ({limits})"
     if lost := _lost_languages(items, expected):
         return Finding("fail", f"{lost}: {detail}", f"name a model for these languages; {REWRITTEN}")
     others = [pair for pair in by_language(results.scored("golden")) if pair[0] not in expected.languages]
@@ -454,15 +457,6 @@ def _ignores_query(results: Results) -> bool:
     first = {result.call.item: result.scores for result in results.of("golden")}
     pairs = [(first[result.call.item], result.scores) for result in results.of("other")]
     return any(max_difference(before, after) <= 0.1 * _width(before) for before, after in pairs)
-
-
-def _order_detail(measures: Measures, items: Sequence[ScoredItem], expected: Expected, needed: float) -> str:
-    words = accuracy(word_overlap(scored.item) for scored in items)
-    language = "" if expected.languages != ("en",) else " in English"
-    return (
-        f"pairwise accuracy {measures.accuracy:.2f} on {measures.queries} queries{language} "
-        f"(needs {needed:.2f}; chance 0.50, shared words {words:.2f})"
-    )
 
 
 def _width(scores: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ import pytest
 from ragops.checks import budget
 from ragops.checks import budget as calls
 from ragops.checks import budget as speed
-from ragops.checks.budget import TimedCall, TimedCalls
+from ragops.checks.budget import RagflowCall, TimedCalls
 from ragops.checks.latency import needed, share_at_least
 from ragops.checks.probe import ProbeResponse
 from ragops.checks.questions import Expected
@@ -45,7 +45,7 @@ def about(fake):
 
 
 def record(seconds, documents=64, *, tokens=20000, error="", warm_up=False, form="natural"):
-    return TimedCall(form, documents, warm_up, seconds, tokens, error)
+    return RagflowCall(documents, seconds, tokens, error, form=form, warm_up=warm_up)
 
 
 def seen(*times, ramp=(0.2, 0.8), too_long=REFUSED, cut_to=None, **fields):
