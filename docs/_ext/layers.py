@@ -49,7 +49,10 @@ BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
             "RAGFlow cuts nothing: a chunk longer than the model takes makes the whole call a 400",
         ),
     ),
-    "exposure": tuple(verify.PROVES.items()),
+    "exposure": (
+        (verify.CLOSED, "a container outside the network gets no response"),
+        (verify.PUBLISHED, "other machines get no access"),
+    ),
 }
 """The checks of those layers that have several."""
 

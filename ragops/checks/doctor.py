@@ -24,7 +24,7 @@ from ragops.docker import objects
 from ragops.docker.engine import observe
 from ragops.docker.objects import OLDEST_API, SNAP, differences, moves_route
 from ragops.errors import RagopsError
-from ragops.ragflow import discovery
+from ragops.ragflow import discovery, releases
 from ragops.reranker import files, int8, options, sizing
 from ragops.reranker import image as images
 from ragops.reranker import model as models
@@ -46,7 +46,7 @@ CACHE_SPACE = 1 * GIB
 """Disk space for what the first start compiles, and for logs."""
 CLICKHOUSE_PORT = 8123
 """Published by RAGFlow's compose profile ``clickhouse``, from :data:`CLICKHOUSE_SINCE` on."""
-CLICKHOUSE_SINCE = (0, 27)
+CLICKHOUSE_SINCE = "v0.27.0"
 
 _NEEDS_ENGINE = ("image", "disk", "port", "names", "network", "RAGFlow")
 _SOCKET = re.compile(r"unix://(\S+?): .*Permission denied")
@@ -399,12 +399,10 @@ def _listens(address: str, number: int) -> bool:
 
 def _release_with_clickhouse(containers: tuple[ContainerState, ...]) -> str:
     """Release of a RAGFlow that has the profile; empty when there is none."""
-    for container in containers:
-        if discovery.is_ragflow(container):
-            release = discovery.RagflowContainer(container).release
-            if tuple(int(number) for number in re.findall(r"\d+", release)) >= CLICKHOUSE_SINCE:
-                return release
-    return ""
+    ragflows = map(discovery.RagflowContainer, filter(discovery.is_ragflow, containers))
+    known = [ragflow.release for ragflow in ragflows if ragflow.release]
+    since = releases.order(CLICKHOUSE_SINCE)
+    return next((release for release in known if releases.order(release) >= since), "")
 
 
 def _names(stack: Stack, observed: Observed) -> Check:
