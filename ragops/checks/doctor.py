@@ -64,38 +64,34 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
         stack: The configuration.
         engine: The Docker engine; connected when left out. Without one the checks that need it are skipped.
     """
-    host = read_host()
+    host, image, reranker = read_host(), None, None
     threads = _threads(stack, host)
     try:
         engine = engine or docker_engine.connect()
         state, observed, image = engine.state(), observe(engine), engine.image(stack.reranker.image)
     except RagopsError as error:
-        host_checks = check_host(stack, host, threads, None, None)
         skipped = [Check(name, "skip", "no Docker engine responds") for name in _NEEDS_ENGINE]
-        return Report("doctor", (*host_checks, connection_failure(error), *skipped))
-    reranker = observed.container(stack.reranker.name)
-    checks = run_checks(
-        ("engine API", lambda: check_engine(state, threads)),
-        ("engine sees the model", lambda: check_folders(stack, state, reranker)),
-        ("image", lambda: check_image(stack, image, reranker)),
-        ("disk", lambda: check_disk(state, missing=image is None)),
-        ("names", lambda: check_names(stack, observed, state)),
-        ("RAGFlow", lambda: check_ragflow(options.closed(stack, state), observed.containers)),
-    )
-    return Report("doctor", (*check_host(stack, host, threads, image, reranker), *checks))
-
-
-def check_host(
-    stack: Stack, host: Host, threads: int, image: ImageState | None, reranker: ContainerState | None
-) -> Iterator[Check]:
-    """Processor, cores, CPU quota, model and memory; a reranker that runs has taken its memory already."""
-    yield from run_checks(
+        checks = iter([connection_failure(error), *skipped])
+    else:
+        reranker = observed.container(stack.reranker.name)
+        checks = run_checks(
+            ("engine API", lambda: check_engine(state, threads)),
+            ("engine sees the model", lambda: check_folders(stack, state, reranker)),
+            ("image", lambda: check_image(stack, image, reranker)),
+            ("disk", lambda: check_disk(state, missing=image is None)),
+            ("port", lambda: _port(stack, observed.containers, state)),
+            ("names", lambda: _names(stack, observed)),
+            ("network", lambda: _network(stack, observed)),
+            ("RAGFlow", lambda: check_ragflow(options.closed(stack, state), observed.containers)),
+        )
+    host_checks = run_checks(
         ("architecture", lambda: _architecture(image)),
         ("CPU instructions", lambda: _instructions(host, stack.reranker.image)),
         ("cores", lambda: _cores(stack, host)),
         ("CPU quota", lambda: _own_quota(host, threads)),
         ("model", lambda: check_model(stack, host, reranker)),
     )
+    return Report("doctor", (*host_checks, *checks))
 
 
 def _own_quota(host: Host, threads: int) -> Check:
@@ -351,13 +347,6 @@ def _free_space(title: str, folder: Path, needed: int, purpose: str, remedy: str
     if free < needed:
         return Check(title, "fail", detail, f"free disk space: {remedy}")
     return Check(title, "ok", detail)
-
-
-def check_names(stack: Stack, observed: Observed, state: EngineState) -> Iterator[Check]:
-    """The port, names and network that the stack takes: are they free?"""
-    yield _port(stack, observed.containers, state)
-    yield _names(stack, observed)
-    yield _network(stack, observed)
 
 
 def _port(stack: Stack, containers: tuple[ContainerState, ...], state: EngineState) -> Check:

@@ -87,7 +87,9 @@ def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
         ("check_engine", "engine API"),
         ("check_image", "image"),
         ("check_disk", "disk"),
-        ("check_names", "names"),
+        ("_port", "port"),
+        ("_names", "names"),
+        ("_network", "network"),
         ("check_ragflow", "RAGFlow"),
     ],
 )
