@@ -271,7 +271,7 @@ def _with_recipe(workload: Workload, max_words: int | None, recipe: Mapping[str,
     """With its recipe, and a note where documents were truncated to the limit on words."""
     arguments = {**recipe, "seed": workload.seed, "max_words": max_words}
     workload = replace(workload, recipe=json.dumps(arguments, separators=(",", ":")))
-    if not (truncated := count_cut(workload.requests, max_words)):
+    if max_words is None or not (truncated := count_cut(workload.requests, max_words)):
         return workload
     note = f"cut to {max_words} words a pair (max_words), so lighter than the sizes say"
     text = f"{workload.description}; {note}"

@@ -163,11 +163,10 @@ def time_calls(
         for place, response in send(*(r for _, r in group)).items():
             form, request = group[place]
             error, rows, tokens = parse_ranking(response)
-            documents, warm_up = len(request.documents), len(calls) < len(RAMP)
-            if not error and len(rows) != documents:
-                error = f"{len(rows)} scores for {documents} documents"
-            times = (documents, response.ms / 1e3, max(tokens, 0), error)
-            calls.append(RagflowCall(*times, form=form, warm_up=warm_up))
+            size, service, warm_up = len(request.documents), response.ms / 1e3, len(calls) < len(RAMP)
+            if not error and len(rows) != size:
+                error = f"{len(rows)} scores for {size} documents"
+            calls.append(RagflowCall(size, service, max(tokens, 0), error, form=form, warm_up=warm_up))
         progress.advance(len(calls), len(planned), "timed calls")
         if any(call.error for call in calls) or (not full and time.monotonic() - begin > SECONDS):
             break

@@ -275,10 +275,8 @@ def document_words(query: str, max_words: int | None) -> int:
     return sys.maxsize if max_words is None else max(1, max_words - count_words(query))
 
 
-def count_cut(requests: Sequence[Request], max_words: int | None) -> int:
+def count_cut(requests: Sequence[Request], max_words: int) -> int:
     """Number of documents that reach ``max_words`` together with their query."""
-    if max_words is None:
-        return 0
     return sum(
         count_words(request.query) + count_words(text) >= max_words
         for request in requests
