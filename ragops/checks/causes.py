@@ -14,7 +14,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragops.ragflow.request import RerankRequest, over_long, sent_name
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from ragops.checks.probe import Layer, Step
     from ragops.ragflow.releases import Release
     from ragops.reranker.architectures import Architecture
-
-Listens = Literal["", "loopback", "nowhere"]
-"""Where the server listens in its own container, when that was tested."""
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TIMEOUTS = frozenset({"TimeoutError", "timeout", "ReadTimeout"})
@@ -82,7 +79,8 @@ class Failure:
     target: Target
     client: str
     """Library that sent RAGFlow's request."""
-    listens: Listens = ""
+    is_local: bool
+    """Whether the port is open to the server's own container alone."""
 
     @property
     def text(self) -> str:
@@ -206,7 +204,7 @@ _CONDITIONS: tuple[tuple[str, Callable[[Failure], bool]], ...] = (
     ("Name or service not known", lambda f: f.layer == "dns"),
     (
         "Connection refused, though the container is healthy",
-        lambda f: f.layer == "tcp" and f.listens == "loopback",
+        lambda f: f.layer == "tcp" and f.is_local,
     ),
     ("Connection refused", lambda f: f.layer == "tcp" and is_refused(f.step)),
     ("No route to host", lambda f: f.layer == "tcp" and "no route" in f.text.lower()),

@@ -20,7 +20,6 @@ from ragops.ragflow.request import RELEVANT, RerankRequest, name_problem
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from ragops.checks.causes import Listens
     from ragops.checks.probe import Batch, Layer, ProbeResponse
     from ragops.docker.engine import Engine
     from ragops.ragflow.discovery import RagflowContainer
@@ -96,11 +95,11 @@ def check(
     result = run_probe(engine, ragflow.name, image, target.url, target.request, extra=extra)
     tcp = result.steps.get("tcp")
     refused = tcp is not None and not tcp.ok and is_refused(tcp)
-    listens = _listens(engine, reranker, image) if refused else ""
-    return ConnectionResult(tuple(check_layers(result, target, listens)), result.responses)
+    is_local = refused and _is_open_inside(engine, reranker, image)
+    return ConnectionResult(tuple(check_layers(result, target, is_local=is_local)), result.responses)
 
 
-def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> list[Check]:
+def check_layers(result: ProbeResult, target: Target, *, is_local: bool = False) -> list[Check]:
     """Checks from the result of a probe."""
     checks: list[Check] = []
     failed: set[Layer] = set()
@@ -113,7 +112,7 @@ def check_layers(result: ProbeResult, target: Target, listens: Listens = "") -> 
         elif step.ok:
             check = _check_layer(layer, step, result, target)
         else:
-            check = _check_failed(Failure(layer, step, target, result.client, listens))
+            check = _check_failed(Failure(layer, step, target, result.client, is_local))
         if check.status == "fail" or step is None or need:
             failed.add(layer)
         checks.append(check)
@@ -167,13 +166,13 @@ def _flags(known: Architecture, first: str) -> str:
     return " ".join(flags) or "--runner pooling"
 
 
-def _listens(engine: Engine, reranker: str, image: str) -> Listens:
-    """Whether the port is open to the server's own container alone."""
+def _is_open_inside(engine: Engine, reranker: str, image: str) -> bool:
+    """Whether the port accepts a connection in the server's own container."""
     try:
         own = run_probe(engine, reranker, image, "http://127.0.0.1:8000/v1", RerankRequest(""), depth=2)
     except EngineError:  # it does not run
-        return "nowhere"
-    return "loopback" if "tcp" in own.steps and own.steps["tcp"].ok else "nowhere"
+        return False
+    return "tcp" in own.steps and own.steps["tcp"].ok
 
 
 def _check_failed(failure: Failure) -> Check:

@@ -48,8 +48,8 @@ def answer(failed=None, detail="", **changed):
     return ProbeResult(steps=steps, **{"transport": "python", "client": "cohere 5.6.2", **changed})
 
 
-def judge(found, listens="", **options):
-    return connection.check_layers(found, asked(**options), listens)
+def judge(found, is_local=False, **options):
+    return connection.check_layers(found, asked(**options), is_local=is_local)
 
 
 def only(found, **options):
@@ -152,18 +152,18 @@ def test_routes_of_a_reranker_that_is_well(paths, known):
 
 
 @pytest.mark.parametrize(
-    ("layer", "detail", "listens", "cause", "remedy"),
+    ("layer", "detail", "is_local", "cause", "remedy"),
     [
-        ("dns", "Name or service not known", "", "share no network", "ragops connect ragflow-server"),
-        ("tcp", "[Errno 111] Connection refused", "loopback", "127.0.0.1", "--host 0.0.0.0"),
-        ("tcp", "[Errno 111] Connection refused", "nowhere", "no process listens", "ragops status"),
-        ("tcp", "timed out", "", "ufw, drops", "ufw route allow in on BRIDGE out on BRIDGE"),
-        ("tcp", "[Errno 113] No route to host", "", "firewalld, rejects", "--change-interface=BRIDGE"),
-        ("tcp", "Network is unreachable", "", "no response", "iptables -S FORWARD"),
+        ("dns", "Name or service not known", False, "share no network", "ragops connect ragflow-server"),
+        ("tcp", "[Errno 111] Connection refused", True, "127.0.0.1", "--host 0.0.0.0"),
+        ("tcp", "[Errno 111] Connection refused", False, "no process listens", "ragops status"),
+        ("tcp", "timed out", False, "ufw, drops", "ufw route allow in on BRIDGE out on BRIDGE"),
+        ("tcp", "[Errno 113] No route to host", False, "firewalld, rejects", "--change-interface=BRIDGE"),
+        ("tcp", "Network is unreachable", False, "no response", "iptables -S FORWARD"),
     ],
 )
-def test_below_http(layer, detail, listens, cause, remedy):
-    found = only(answer(layer, detail), listens=listens)
+def test_below_http(layer, detail, is_local, cause, remedy):
+    found = only(answer(layer, detail), is_local=is_local)
     assert (found.name, found.status) == (TITLES[layer], "fail")
     assert cause in found.detail
     assert detail in found.detail
