@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
     from sphinx.application import Sphinx
 
-FACTS = {
-    "Obstacles to a vLLM reranker": releases.OBSTACLES,
-    "Registration of a model": releases.REGISTRATIONS,
-    "Default model": releases.DEFAULTS,
-    "Rerank model of a chat": releases.CHATS,
-    "Documents per request": releases.WINDOWS,
-    "Timeout of a request, seconds": releases.TIMEOUTS,
-    "Timeout of the registration test, seconds": releases.LIMITS,
-    "Rerank ids": releases.IDS,
-    "Search in datasets": releases.SEARCHES,
-    "Text of the documents": releases.TEXTS,
-    "Documents over the registered limit": releases.OVER_LIMIT,
-    "Client of the reranker": releases.CLIENTS,
+TITLES = {
+    "Obstacles to a vLLM reranker": "obstacle",
+    "Registration of a model": "registration",
+    "Default model": "default",
+    "Rerank model of a chat": "chats",
+    "Documents per request": "documents",
+    "Timeout of a request, seconds": "timeout",
+    "Timeout of the registration test, seconds": "registration_limit",
+    "Rerank ids": "rerank_ids",
+    "Search in datasets": "search",
+    "Text of the documents": "texts",
+    "Documents over the registered limit": "over_limit",
+    "Client of the reranker": "client",
 }
-"""Lists of facts by their titles."""
+"""Fields of a release by their titles."""
 
 PAGES = (6, 8, 10, 30)
 """Default page sizes of RAGFlow's pages and API."""
@@ -63,10 +63,10 @@ def table() -> Iterator[str]:
 
 def facts() -> Iterator[str]:
     """Every fact with its source."""
-    for name, known in FACTS.items():
-        yield from [f".. list-table:: {name}", "   :header-rows: 1", "   :widths: 15 35 50", ""]
+    for title, field in TITLES.items():
+        yield from [f".. list-table:: {title}", "   :header-rows: 1", "   :widths: 15 35 50", ""]
         yield from generated.row_of(("from", "fact", "source"))
-        for fact in known:
+        for fact in releases.FACTS[field]:
             yield from generated.row_of((fact.since, _value(fact), fact.source))
         yield ""
 
@@ -100,7 +100,7 @@ def _cells(release: Release) -> tuple[str, ...]:
     )
 
 
-def _value(fact: Fact[object]) -> str:
+def _value(fact: Fact) -> str:
     value = fact.value
     if isinstance(value, Window):
         return value.rule

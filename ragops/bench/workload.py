@@ -177,7 +177,7 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
     Args:
         requests: Number of requests.
         seed: Seed of the texts.
-        form: ``natural``, ``stemmed`` or ``markup`` text (:data:`ragops.ragflow.releases.TEXTS`); the usual
+        form: ``natural``, ``stemmed`` or ``markup`` text (:mod:`ragops.ragflow.releases`); the usual
             one of the release when left out, and ``natural`` without a release.
         window: Documents in one request and their fraction; otherwise the release's.
         release: Such as ``v0.25.3``; the window of v0.27.0 when left out.

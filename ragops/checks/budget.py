@@ -95,7 +95,7 @@ class CallProfile:
     max_words: int
     """Longest query and document that the model surely takes."""
     over_limit: str = "passthrough"
-    """What RAGFlow does with a longer document, see :data:`ragops.ragflow.releases.OVER_LIMIT`."""
+    """What RAGFlow does with a longer document, see :attr:`ragops.ragflow.releases.Release.over_limit`."""
 
     @property
     def most(self) -> int:

@@ -438,7 +438,7 @@ def model_id(release: Release, spec: RegistrationSpec) -> str:
 
 def own_ids(names: Iterable[str], instance: str) -> frozenset[str]:
     """Every id by which any release names these models, also after RAGFlow's own migration to v0.26."""
-    forms = {form for fact in releases.IDS for form in fact.value}
+    forms = {form for fact in releases.FACTS["rerank_ids"] for form in fact.value}
     ids = {form.format(name=name, instance=instance) for name in names for form in forms}
     return frozenset(ids | {migrated_id(rerank_id) for rerank_id in ids})
 

@@ -158,10 +158,8 @@ def test_go_sends_other_fields():
 
 
 def test_every_fact_has_a_source_and_its_changes_are_in_order():
-    lists = [value for value in vars(releases).values() if isinstance(value, tuple) and value]
-    lists = [value for value in lists if isinstance(value[0], releases.Fact)]
-    assert len(lists) == len(releases.Release.__dataclass_fields__) - 2
-    for facts in lists:
+    assert {"name", "assumed", *releases.FACTS} == set(releases.Release.__dataclass_fields__)
+    for facts in releases.FACTS.values():
         places = [KNOWN.index(fact.since) for fact in facts]
         assert places[0] == 0
         assert places == sorted(set(places))
