@@ -174,7 +174,7 @@ class VllmBench:
                 engine,
                 container,
                 folder,
-                deployment.served_name,
+                deployment.spec.served_name,
                 _root(session),
                 size,
                 requests,
@@ -243,7 +243,7 @@ class AIPerf:
         return cls(
             executable=executable,
             folder=folder,
-            model=session.deployment.served_name,
+            model=session.deployment.spec.served_name,
             tokenizer=session.deployment.model.folder,
             url=_root(session),
             requests=len(texts.requests),

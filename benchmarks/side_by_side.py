@@ -131,16 +131,16 @@ def main(file: str, configuration_file: Path) -> None:
     other = spec(
         deployment.spec.image,
         model.folder,
-        deployment.served_name,
+        deployment.spec.served_name,
         container=f"{stack.reranker.name}-peer",
         port=free_port(),
         cpus=deployment.spec.cpuset_cpus,
     )
     with peer(engine, other) as theirs:
-        alike = agreement(*(scores(url, deployment.served_name, texts) for url in (ours, theirs)))
+        alike = agreement(*(scores(url, deployment.spec.served_name, texts) for url in (ours, theirs)))
         require_agreement(alike)
         runs = tuple(
-            _recorded(url, deployment.served_name, texts, name, model.substitute)
+            _recorded(url, deployment.spec.served_name, texts, name, model.substitute)
             for url, name in ((ours, "vllm"), (theirs, "transformers"))
         )
     made = SideBySide(

@@ -74,11 +74,6 @@ class Deployment:
         """Tokens that are added to a query and a document."""
         return options.template_tokens(options.known(self.model), self.stack.reranker.instruction)
 
-    @property
-    def served_name(self) -> str:
-        """Served model name, which RAGFlow sends in its requests."""
-        return options.served_name(self.stack, self.model)
-
 
 @dataclass(frozen=True)
 class Session:

@@ -160,7 +160,7 @@ def _calls(function: ast.AST) -> Iterator[ast.Call]:
 
 def _function(call: ast.Call) -> tuple[str, list[ast.expr]]:
     """Name and arguments of the called function; ``partial(f, x)`` is ``f(x)``."""
-    name = getattr(call.func, "id", "")
+    name = getattr(call.func, "id", "") or getattr(call.func, "attr", "")  # also ragops.BenchError(...)
     if name == "partial":
         return getattr(call.args[0], "id", ""), call.args[1:]
     return name, call.args

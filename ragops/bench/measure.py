@@ -178,7 +178,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
     deployment, model = session.deployment, session.deployment.model
     return Server(
         url,
-        deployment.served_name,
+        deployment.spec.served_name,
         provenance=provenance(deployment, container, engine),
         sampler=Sampler(url, engine, container.id),
         limit=gemm_peak(deployment, engine, container.image_id) if with_limit else None,

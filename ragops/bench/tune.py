@@ -278,7 +278,7 @@ class Search:
     def start(self, name: str, settings: Settings) -> None:
         """Start a reranker with these settings; it is paused after its first response."""
         self._remove(name)
-        stack, served_name = self._session.stack, self._deployment.served_name
+        stack, served_name = self._session.stack, self._deployment.spec.served_name
         own: dict[str, Any] = {"name": name, "publish": "127.0.0.1", "served_name": served_name}
         with socket.create_server(("127.0.0.1", 0)) as server:
             own["port"] = server.getsockname()[1]
@@ -325,7 +325,7 @@ class Search:
         image = self._session.stack.reranker.image
         model, kind = self._deployment.model, self._session.stack.reranker.kind
         folder = int8.int8(model.folder, engine=self._engine, image=image, kind=kind)
-        return {"model": str(folder), "served_name": self._deployment.served_name}
+        return {"model": str(folder), "served_name": self._deployment.spec.served_name}
 
     def _remove(self, name: str) -> None:
         container = self._engine.container(name)

@@ -90,7 +90,7 @@ class Expected:
         """The reranker of a deployment."""
         model, length = deployment.model, deployment.sizing.max_model_len
         instruction = deployment.stack.reranker.instruction
-        return cls(deployment.served_name, model.kind, length, model.substitute, instruction)
+        return cls(deployment.spec.served_name, model.kind, length, model.substitute, instruction)
 
     @property
     def row(self) -> Architecture:

@@ -50,7 +50,6 @@ def check(
 def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
     """Rendered compose file of the first reranker of a compose file, and the omitted settings."""
     from ragops.compose import render
-    from ragops.errors import ComposeError
     from ragops.reranker import options
     from ragops.reranker.model import named_folder
     from ragops.session import Deployment
@@ -58,7 +57,7 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
 
     file = checked.paths[0]
     if not checked.rerankers:
-        raise ComposeError(
+        raise ragops.ComposeError(
             f"no service in {file} serves a reranker with vLLM",
             code="compose-no-reranker",
             hint="ragops compose reranker prints a compose file with one",
@@ -66,21 +65,20 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
     service, *others = checked.rerankers
     model = service.served.model
     if service.gpu:
-        raise ComposeError(
+        raise ragops.ComposeError(
             f"{service.name} uses a GPU; ragops renders rerankers on CPUs only",
             code="compose-gpu",
             hint="fix the faults that this command lists: ragops check FILE",
         )
     if service.inherits or not (service.node.get("command") or service.node.get("entrypoint")):
-        reason = "it has a base in another file" if service.inherits else "no command, no entrypoint"
-        raise ComposeError(
+        raise ragops.ComposeError(
             f"{file} does not show how {service.name} starts vLLM",
             code="compose-incomplete",
-            evidence=reason,
+            evidence="it has a base in another file" if service.inherits else "no command, no entrypoint",
             hint="give all files: ragops check --fix BASE OVERRIDE; or the output of: docker compose config",
         )
     if not (model or named_folder(stack)):
-        raise ComposeError(
+        raise ragops.ComposeError(
             f"the model folder of {service.name} is not on this machine",
             code="compose-model-missing",
             evidence=f"model: {service.served.path or 'not in the file'}",
@@ -134,11 +132,8 @@ def reranker(call: Call) -> None:
 
 def _engine_state() -> EngineState | None:
     """The Docker engine that decides whether a port is published; None where there is none."""
-    from ragops.docker import engine
-    from ragops.errors import EngineError
-
     try:
-        with closing(engine.connect()) as connected:
-            return connected.state()
-    except EngineError:
+        with closing(ragops.connect_engine()) as engine:
+            return engine.state()
+    except ragops.EngineError:
         return None

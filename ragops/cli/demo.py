@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import ragops
 from ragops.cli.output import SETUP, Call, flag, option, verb
 
 app = typer.Typer()
@@ -61,12 +62,11 @@ def lab(
     import sys
 
     from ragops.configuration import FILE
-    from ragops.errors import RagopsError
 
     folder = _notebooks(Path.cwd())
     if importlib.util.find_spec("jupyterlab") is None:
         hint = "pip install 'ragops-rerank[notebooks]'"
-        raise RagopsError("JupyterLab is not installed", code="extra-missing", hint=hint)
+        raise ragops.RagopsError("JupyterLab is not installed", code="extra-missing", hint=hint)
     argv = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}", "--LabApp.news_url=None"]
     argv += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     argv += ["--allow-root"] if os.geteuid() == 0 else []
@@ -82,14 +82,12 @@ def _notebooks(parent: Path) -> Path:
     import shutil
     from importlib import resources
 
-    from ragops.errors import RagopsError
-
     for name in NOTEBOOKS:
         if any((parent / name).glob("*.ipynb")):  # also one that was renamed: nothing is written over it
             return parent / name
     packaged = resources.files("ragops.data") / "notebooks"
     if not packaged.is_dir():  # an editable install has no copies
-        raise RagopsError(
+        raise ragops.RagopsError(
             f"no notebooks below {parent}",
             code="notebook-refused",
             evidence=f"no 01_setup.ipynb in {' or '.join(NOTEBOOKS)}",

@@ -41,6 +41,7 @@ OK, FAILED, PENDING = 0, 1, 3
 GROUPS = START, KEEP, MEASURE, REMOVE, SETUP = "Start", "Keep running", "Measure", "Remove", "Set up"
 """Groups of verbs in the help."""
 
+Verb = Callable[..., int | None]
 _STATES = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim", "error:": "bold red"}
 _STATES |= {"+": "green", "~": "yellow", "-": "red", "hint:": "bold", "next:": "bold", "note:": "yellow"}
 """Words that begin a line or a cell, and their styles on a terminal."""
@@ -75,9 +76,7 @@ class Call:
 
     def engine(self) -> ragops.Engine:
         """Connect to the Docker engine."""
-        from ragops.docker import engine
-
-        return engine.connect()
+        return ragops.connect_engine()
 
     def show(self, record: Any, view: Any = None) -> None:
         """Print a result: the record as JSON with ``--json``, else the view of it, by default itself."""
@@ -94,12 +93,10 @@ class Call:
             _print(line, sys.stderr)
 
 
-def verb(
-    app: typer.Typer, group: str | None = None, *examples: str, name: str | None = None
-) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
+def verb(app: typer.Typer, group: str | None = None, *examples: str) -> Callable[[Verb], Verb]:
     """Add a function to the command: it takes a :class:`Call` and options, and returns the exit code."""
 
-    def add(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    def add(function: Verb) -> Verb:
         own, common = (inspect.signature(call, eval_str=True).parameters for call in (function, Call))
 
         def command(**options: Any) -> None:
@@ -114,7 +111,7 @@ def verb(
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__doc__ = function.__doc__
         epilog = "\n\n".join(f"Example: {example}" for example in examples) or None
-        app.command(name or function.__name__, rich_help_panel=group, epilog=epilog)(command)
+        app.command(function.__name__, rich_help_panel=group, epilog=epilog)(command)
         return function
 
     return add
@@ -169,12 +166,10 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _PrintableFilter(logging.Filter):
-    """Escapes control characters in log messages."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = printable(record.getMessage()), ()
-        return True
+def _escape(record: logging.LogRecord) -> bool:
+    """A log filter that escapes control characters."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 @contextmanager
@@ -190,7 +185,7 @@ def _reporting(quiet: bool) -> Iterator[None]:
         handler = RichHandler(console=console, show_level=False, show_path=False, log_time_format="%H:%M:%S")
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(_PrintableFilter())
+    handler.addFilter(_escape)
     logger = logging.getLogger("ragops")
     level = logger.level
     logger.addHandler(handler)
@@ -216,14 +211,13 @@ class _Display(Progress):
         from rich import progress
 
         columns = (
+            progress.SpinnerColumn(finished_text="✓"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=20),
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
         )
-        text = progress.TextColumn("{task.description}", markup=False)
-        console = _console(sys.stderr)
-        spinner = progress.SpinnerColumn(finished_text="✓")
-        self.bars = progress.Progress(spinner, text, *columns, console=console, redirect_stdout=False)
+        self.bars = progress.Progress(*columns, console=_console(sys.stderr), redirect_stdout=False)
         self._task: Any = None
 
     def step(self, text: str) -> None:
@@ -296,19 +290,15 @@ def _styled(text: str, style: str = "") -> Text:
 
 def as_json(record: Any) -> str:
     """A record as one JSON document."""
-    return printable(json.dumps(plain(record), indent=2, ensure_ascii=False))
+    return printable(json.dumps(record, default=plain, indent=2, ensure_ascii=False))
 
 
 def plain(record: Any) -> Any:
-    """A record as objects, lists, strings and numbers: its ``to_json()`` if it has one, else its fields."""
+    """An object as JSON has it: its ``to_json()`` if it has one, else its fields; for others their text."""
     if hasattr(record, "to_json"):
-        return plain(record.to_json())
+        return record.to_json()
     if hasattr(record, "model_dump"):
         return record.model_dump(mode="json")
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {field.name: plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
-    if isinstance(record, Mapping):
-        return {str(key): plain(value) for key, value in record.items()}
-    if isinstance(record, (tuple, list)):
-        return [plain(value) for value in record]
-    return str(record) if isinstance(record, Path) else record
+    if dataclasses.is_dataclass(record):
+        return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return dict(record) if isinstance(record, Mapping) else str(record)

@@ -186,7 +186,7 @@ def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
     deployment = Deployment.resolve(stack) if named_folder(stack) else Session.open(stack).deployment
     base_url = address or stack.internal_url
     limit = deployment.sizing.max_model_len - deployment.pair_tokens  # RAGFlow counts query and document only
-    return RegistrationSpec(deployment.served_name, base_url, limit)
+    return RegistrationSpec(deployment.spec.served_name, base_url, limit)
 
 
 @dataclass(frozen=True)

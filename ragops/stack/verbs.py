@@ -144,7 +144,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     replaced = any(isinstance(action, ReplaceContainer) for action in changes.actions)  # it has responded
     served = before and before.serves and before.health == "healthy" and not changes.actions
     if not replaced and not served:
-        ready.wait(engine, name, deployment.served_name, stack.reranker.ready_timeout, begin=begin)
+        ready.wait(engine, name, deployment.spec.served_name, stack.reranker.ready_timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
     return _status(session, image)
 
@@ -366,7 +366,7 @@ def _status(session: Session, image: ImageState | None) -> Status:
     reranker = observed.container(stack.reranker.name)
     return Status(
         stack=stack,
-        served_name=session.deployment.served_name,
+        served_name=session.deployment.spec.served_name,
         substitute=session.deployment.model.substitute,
         network=observed.network(stack.network.name),
         reranker=reranker,

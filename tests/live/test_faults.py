@@ -289,7 +289,7 @@ class Stage:
 
     def behave(self, container: StubContainer, behaviour: Behaviour, model: str = "embedding") -> None:
         named = behaviour.model != Behaviour().model
-        served = Deployment.resolve(self.declared(model)).served_name
+        served = Deployment.resolve(self.declared(model)).spec.served_name
         container.behave(behaviour if named else replace(behaviour, model=served))
 
     def problem(self, model: str = "embedding") -> Check | None:

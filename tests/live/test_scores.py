@@ -19,7 +19,7 @@ def found(engine, declared, client):
 def minilm(declared, running):
     wanted = Deployment.resolve(declared)
     longest = wanted.sizing.max_model_len
-    return Expected(wanted.served_name, wanted.model.kind, longest, wanted.model.substitute)
+    return Expected(wanted.spec.served_name, wanted.model.kind, longest, wanted.model.substitute)
 
 
 def failure(checks):
