@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import pydoc
 import re
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
 
+DATA = Path(__file__).parents[1] / "_data"
 GIB = 1 << 30
 
 HOST = Host(
@@ -187,6 +189,21 @@ def models() -> Iterator[str]:
     yield ""
 
 
+def proofs() -> Iterator[str]:
+    """How far the scores of vLLM and of transformers differ, and what vLLM itself refuses."""
+    recorded = json.loads((DATA / "architectures.json").read_text(encoding="utf-8"))
+    releases = f"vLLM {recorded['vllm']} and transformers {recorded['transformers']}"
+    yield from [f"Recorded on {recorded['date']} with {releases}, in float32.", ""]
+    yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
+    yield from row_of(("architecture and kind", "compared with", "largest difference of a score"))
+    for row in recorded["rows"]:
+        name = f"``{row['architecture']}``, ``{row['kind']}``"
+        yield from row_of((name, row["reference"], f"{row['difference']:.7f}"))
+    for row in recorded["refused"]:
+        yield from row_of((row["checkpoint"].removesuffix("-random"), "", f"refused: {row['error']}"))
+    yield ""
+
+
 def run(part: str) -> Iterator[str]:
     """A part of the recorded run, if the site is built from one: see ``RUN_PARTS``."""
     folder = os.environ.get("RAGOPS_RUN")
@@ -249,6 +266,7 @@ PARTS = {
     "known": known,
     "reranker": reranker,
     "models": models,
+    "proofs": proofs,
     "modules": modules,
     "run": run,
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from ragops.configuration import Kind
 from ragops.reranker import architectures, options
 from ragops.reranker.architectures import REFUSED, SERVED, Refused
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_kind_has_a_row_and_rows_of_one_kind_share_all_but_the_architecture():
@@ -69,3 +74,25 @@ def test_each_refused_example_is_found_by_its_name(name):
 def test_names_of_others(name, kind):
     row = architectures.by_repository_name(name)
     assert getattr(row, "kind", None) == kind
+
+
+class TestProofs:
+    """docs/_data/architectures.json, the record of tests/live/test_architectures.py, as the page shows it."""
+
+    RECORDED = json.loads((ROOT / "docs/_data/architectures.json").read_text(encoding="utf-8"))
+
+    def test_every_row_was_compared_with_transformers(self):
+        table = {(row.kind, row.name) for row in SERVED if row.kind != "embedding"}
+        assert {(row["kind"], row["architecture"]) for row in self.RECORDED["rows"]} == table
+        assert all(row["difference"] < 2e-4 and row["reference"] for row in self.RECORDED["rows"])
+
+    def test_vllm_refused_what_the_table_refuses(self):
+        for row in self.RECORDED["refused"]:
+            assert isinstance(architectures.by_repository_name(row["checkpoint"]), Refused)
+            assert row["error"]
+
+    def test_the_page_shows_all(self, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+        page = "\n".join(importlib.import_module("generated").proofs())
+        assert page.count("   * - ") == 1 + len(self.RECORDED["rows"]) + len(self.RECORDED["refused"])
+        assert self.RECORDED["date"] in page
