@@ -252,7 +252,7 @@ class ContainerSpec:
 
 @dataclass(frozen=True)
 class EngineState:
-    """A Docker engine; ``memory`` in bytes, ``root`` is its data folder."""
+    """A Docker engine; ``root`` is its data folder."""
 
     id: str
     """The same for all of its addresses."""
@@ -260,10 +260,7 @@ class EngineState:
     version: str
     api: str
     root: str
-    cpus: int
-    memory: int
     kernel: str
-    swarm: bool
     cgroup_driver: str = "cgroupfs"
     isolated: bool = False
     """Whether its networks are not of this host, but of a virtual machine (Docker Desktop) or rootless."""
@@ -279,10 +276,7 @@ class EngineState:
             version=version["Version"],
             api=version["ApiVersion"],
             root=info.get("DockerRootDir", ""),
-            cpus=info.get("NCPU", 0),
-            memory=info.get("MemTotal", 0),
             kernel=info.get("KernelVersion", ""),
-            swarm=info.get("Swarm", {}).get("LocalNodeState") == "active",
             cgroup_driver=info.get("CgroupDriver", ""),
             isolated=info.get("OperatingSystem") == "Docker Desktop"
             or "name=rootless" in (info.get("SecurityOptions") or ()),

@@ -227,9 +227,7 @@ class RestoreContainer(Action):
     container: ContainerState
     name: str
     start: bool = True
-
-    def describe(self) -> str:
-        return f"~ restore container {self.name}, which is named {self.container.name}"
+    change = "~ restore container {name}, which is named {container.name}"
 
     def commands(self) -> tuple[Command, ...]:
         return (("docker", "rename", self.container.name, self.name), ("docker", "start", self.name))
@@ -395,12 +393,7 @@ def plan_up(stack: Stack, spec: ContainerSpec, observed: Observed, free_memory: 
         for ragflow in servers
         for action in _ragflow_actions(ragflow, stack.network.name, network, internal=internal)
     ]
-    for action in _reranker_actions(stack, spec, network, observed, free_memory):
-        if isinstance(action, ReplaceContainer):
-            reached = not connections and _is_connected(action.old, network)
-            actions.append(replace(action, reached=reached))
-        else:
-            actions.append(action)
+    actions += _reranker_actions(stack, spec, observed, free_memory, reached=not connections)
     actions += connections
     return Plan(tuple(actions), tuple(_notes(stack, spec, network, servers)))
 
@@ -496,9 +489,9 @@ def _network_actions(configured: Network, network: NetworkState | None) -> Itera
 
 
 def _reranker_actions(
-    stack: Stack, spec: ContainerSpec, network: NetworkState | None, observed: Observed, free_memory: int
+    stack: Stack, spec: ContainerSpec, observed: Observed, free_memory: int, *, reached: bool
 ) -> Iterator[Action]:
-    container = observed.container(spec.name)
+    network, container = observed.network(stack.network.name), observed.container(spec.name)
     if container is not None and not container.ours:
         raise StackError(
             f"a container that ragops did not create is named {spec.name}",
@@ -519,7 +512,8 @@ def _reranker_actions(
     elif reason := outdated(old, spec) or ("" if network else "its network is gone"):
         obstacle = _obstacle(old, spec, free_memory)
         running = replace(old, status="running") if kept else old
-        yield ReplaceContainer(spec, running, reason, obstacle, stack.reranker.ready_timeout)
+        reached = reached and _is_connected(old, network)
+        yield ReplaceContainer(spec, running, reason, obstacle, stack.reranker.ready_timeout, reached)
     else:
         if network is not None:
             yield from _connection_actions(old, Connect(network.name, spec.name), network)

@@ -186,10 +186,9 @@ def verify(
     if reranker is None:
         message = f"no reranker {name}"
         raise NotFoundError(message, code="reranker-missing", hint="ragops up", container=name)
-    containers = discovery.find(engine.containers(), stack.ragflow) if not address else ()
     if address:
-        containers = (discovery.outside(stack.ragflow.release),)
-    elif not containers:
+        containers: tuple[RagflowContainer, ...] = (discovery.outside(stack.ragflow.release),)
+    elif not (containers := discovery.find(engine.containers(), stack.ragflow)):
         hint = "start RAGFlow, or: ragops demo up; if it is no container here: ragops verify --address URL"
         raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
     title = f"verify {address or stack.internal_url}"
@@ -203,8 +202,7 @@ def verify(
         outside = exposed.result()
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
     elsewhere = [outside_note(address, reranker)] if address else []
-    notes = (*elsewhere, *_model_notes(deployment), *demos)
-    return Report(title, (*inside, *outside), notes)
+    return Report(title, (*inside, *outside), (*elsewhere, *_model_notes(deployment), *demos))
 
 
 def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:

@@ -236,14 +236,8 @@ def _is_left(status: Status, starts: tuple[Action, ...]) -> bool:
     return reranker.status == "restarting" or (update and reranker.running and status.network is not None)
 
 
-@dataclass(frozen=True)
-class _Response:
-    """Whether the reranker responded; None when no request could be sent."""
-
-    ok: bool | None
-
-
-_Message = EventState | _Response | Literal["connected", "disconnected", "stop"]
+_Message = EventState | bool | None | Literal["connected", "disconnected", "stop"]
+"""Of the threads; a truth value is whether the reranker responded, None that no request could be sent."""
 
 
 class Watcher:
@@ -311,9 +305,9 @@ class Watcher:
         match message:
             case EventState():
                 self._state = self._state.after_event(message, self._stack, now)
-            case _Response():
-                self._state = self._state.after_response(message.ok, now)
-                if message.ok is False and self._state.missed:
+            case bool() | None:
+                self._state = self._state.after_response(message, now)
+                if message is False and self._state.missed:
                     _log.warning("the reranker did not respond, %d times in a row", self._state.missed)
             case "disconnected" if not self._state.disconnected:
                 _log.warning("the Docker engine is unreachable: waiting for it")
@@ -400,7 +394,7 @@ class Watcher:
         ok: bool | None = None  # also when the engine is unreachable: nothing is known about the reranker
         with suppress(EngineError), closing(docker_engine.connect(self._address)) as engine:
             ok = ready.responds(engine, name, self._served_name, timeout=self._state.pace.timeout)
-        self._messages.put(_Response(ok))
+        self._messages.put(ok)
 
 
 def _log_error(error: RagopsError) -> None:

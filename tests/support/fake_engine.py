@@ -501,10 +501,7 @@ _STATE = EngineState(
     version="20.10.24",
     api="1.41",
     root="/fake/docker",
-    cpus=4,
-    memory=16 * 1024**3,
     kernel="6.1.0",
-    swarm=False,
 )
 
 

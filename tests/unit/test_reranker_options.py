@@ -301,7 +301,7 @@ def test_shared_memory_holds_vllms_rings():
     assert launch().shm_size > (160 + 240) << 20
 
 
-ENGINE = EngineState("ID", "unix:///x", "28.0.0", "1.48", "/var/lib/docker", 8, 0, "6.1", swarm=False)
+ENGINE = EngineState("ID", "unix:///x", "28.0.0", "1.48", "/var/lib/docker", "6.1")
 
 
 @pytest.mark.parametrize(
