@@ -210,7 +210,6 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
 def _is_override(root: YamlNode) -> bool:
     """Whether a file changes the services of another one: by its name, tags, or services without an image."""
     tagged = any(re.search(r"(?<!\S)!(reset|override)\b", line) for line in root.source.lines)
-    services, base = root.get("services"), {"image", "build", "extends", "provider"}
-    nodes = services.mapping.values() if services else ()
-    bare = any(base.isdisjoint(node.mapping) for node in nodes)
+    base = {"image", "build", "extends", "provider"}
+    bare = any(base.isdisjoint(node.mapping) for node in root.at("services").mapping.values())
     return tagged or bare or ".override." in Path(root.source.name).name

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ragops.compose.reading import OVERRIDES_VARIABLE, architecture, mount_of
 from ragops.compose.syntax import split_words, takes_value, unset_variables
 from ragops.configuration import Stack
+from ragops.data import read_table
 from ragops.errors import StackError
 from ragops.reranker import architectures, options, sizing
 from ragops.reranker.host import format_cpu_list
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 RAGFLOW_NETWORK = "docker_ragflow"
 """The network of a RAGFlow that was started from its own folder."""
 
-_TABLE = files("ragops").joinpath("data/compose_faults.tsv").read_text(encoding="utf-8").splitlines()[1:]
-_FAULTS = {row: columns for row, *columns in (line.split("\t") for line in _TABLE)}
+_FAULTS = {row: columns for row, *columns in read_table("compose_faults.tsv")}
 RULES = {row: columns[0] for row, columns in _FAULTS.items() if "/" not in row}
 """Summary of each fault by its stable code; the table of the documentation is generated from it."""
 
@@ -106,11 +106,6 @@ class Case:
     def overrides(self) -> str:
         """Value of ``--hf-overrides`` for the model's kind; empty if it needs none."""
         return self.known.hf_overrides if self.known else ""
-
-    @property
-    def overrides_option(self) -> str:
-        """The recommended overrides."""
-        return f"--hf-overrides '{self.overrides}'"
 
     @property
     def causal(self) -> bool:

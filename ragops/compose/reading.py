@@ -75,7 +75,7 @@ class Project:
     @cached_property
     def clients(self) -> tuple[Mapping[str, YamlNode], ...]:
         """Variables of RAGFlow's services, as far as they send requests by Python."""
-        services = self.root.mapping["services"].mapping.values()
+        services = self.root.at("services").mapping.values()
         servers = [node for node in services if _PYTHON_CLIENT.search(node.scalar("image") or "")]
         return tuple(_read_environment(node, self)[0] for node in servers)
 
@@ -192,8 +192,7 @@ def read_rerankers(project: Project) -> tuple[tuple[Service, ...], tuple[tuple[i
     notes: list[tuple[int, str]] = []
     if include := project.root.get("include"):
         notes.append((include.line, "include: check each included file as well"))
-    services = project.root.get("services")
-    for name, node in services.mapping.items() if services else ():
+    for name, node in project.root.at("services").mapping.items():
         if not node.mapping:
             continue
         service = _read_service(name, node, project)
@@ -216,7 +215,7 @@ def _read_service(name: str, node: YamlNode, project: Project) -> Service:
     if inherits and not (node.get("entrypoint") and node.get("command")):
         command = replace(command, complete=False)
     environment, complete = _read_environment(node, project)
-    mounts, ports = tuple(_read_mounts(node)), node.get("ports")
+    mounts = tuple(_read_mounts(node))
     return Service(
         name=name,
         node=node,
@@ -224,7 +223,7 @@ def _read_service(name: str, node: YamlNode, project: Project) -> Service:
         command=command,
         environment=environment,
         environment_complete=complete and not inherits,
-        ports=tuple(map(read_port, ports.elements)) if ports else (),
+        ports=tuple(map(read_port, node.at("ports").elements)),
         mounts=mounts,
         networks=tuple(_read_networks(node, project)),
         served=_read_model(node, command, mounts, project.find_model),
@@ -239,14 +238,13 @@ def _read_environment(service: YamlNode, project: Project) -> tuple[dict[str, Ya
     """Variables of a service, also from files, and whether each of those files was read."""
     variables: dict[str, YamlNode] = {}
     complete = True
-    files, own = service.get("env_file"), service.get("environment")
-    for item in (files.elements or [files]) if files else ():
+    for item in service.at("env_file").listed:
         file = item.scalar("path") if item.mapping else item.text
         values = project.read_variables(file) if file and not item.get("format") else None
         complete = complete and (values is not None or item.scalar("required") == "false")
         for name, value in (values or {}).items():
             variables[name] = YamlNode(value.replace("$", "$$"), item.line, item.source)
-    variables |= as_map(own).mapping if own else {}
+    variables |= as_map(service.at("environment")).mapping
     return {name: node for name, node in variables.items() if not isinstance(node, Removal)}, complete
 
 
@@ -271,8 +269,7 @@ def architecture(text: str) -> str:
 
 
 def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
-    volumes, tmpfs = service.get("volumes"), service.get("tmpfs")
-    for item in volumes.elements if volumes else ():
+    for item in service.at("volumes").elements:
         if item.mapping:
             kind, size = item.scalar("type") or "volume", item.scalar("tmpfs", "size")
             yield VolumeMount(item.scalar("source"), item.scalar("target"), kind, item, size)
@@ -281,7 +278,7 @@ def _read_mounts(service: YamlNode) -> Iterator[VolumeMount]:
         named = source is not None and not source.startswith((".", "/", "~"))
         target = rest[0] if rest else source
         yield VolumeMount(source if rest else "", target, "volume" if named or not rest else "bind", item)
-    for item in (tmpfs.elements or [tmpfs]) if tmpfs else ():
+    for item in service.at("tmpfs").listed:
         target, _, options = (item.text or "").partition(":")
         limit = re.search(r"size=(\w+)", options)
         yield VolumeMount("", target, "tmpfs", item, limit[1] if limit else None)
@@ -294,8 +291,7 @@ def _read_networks(service: YamlNode, project: Project) -> Iterator[NetworkConne
     if not (node or service.get("network_mode")):
         rows = [("default", YamlNode(None, service.line, service.source))]
     for key, item in rows:
-        listed = item.get("aliases")
-        aliases = tuple(alias.text or alias.written for alias in listed.elements) if listed else ()
+        aliases = tuple(alias.text or alias.written for alias in item.at("aliases").elements)
         network = project.root.get("networks", key) or YamlNode({}, item.line, item.source)
         external, named = network.flag("external"), network.get("name") is not None
         name = network.scalar("name") if named else key if external else f"{project.name}_{key}"
@@ -337,8 +333,7 @@ def _kind(name: str) -> Kind | None:
 
 
 def _requests_gpu(service: YamlNode) -> bool:
-    listed = service.get("devices")
-    devices = [item.text or item.scalar("source") or "" for item in listed.elements] if listed else []
+    devices = [item.text or item.scalar("source") or "" for item in service.at("devices").elements]
     return bool(
         service.get("gpus")
         or service.get("deploy", "resources", "reservations", "devices")

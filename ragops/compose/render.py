@@ -170,14 +170,13 @@ def _command_differences(service: Service, spec: ContainerSpec) -> Iterator[str]
             yield f"option {setting or '(empty)'}"
     if any(word.written.startswith("#") for word in service.command.words):
         yield "words after # in the command"
-    written = " ".join(item.written for node in nodes for item in node.elements or [node])
+    written = " ".join(item.written for node in nodes for item in node.listed)
     yield from (f"variable {name} of the command" for name in dict.fromkeys(_VARIABLE.findall(written)))
 
 
 def _take_variables(service: Service, environment: dict[str, Any]) -> Iterator[str]:
     """Variables as they are written; secrets by their name only, and none that ragops or a finding sets."""
-    listed = service.node.get("environment")
-    for name, node in as_map(listed).mapping.items() if listed else ():
+    for name, node in as_map(service.node.at("environment")).mapping.items():
         if name in environment or (_COMPUTED.match(name) and not _SECRET.search(name)):
             if environment.get(name) != node.text:
                 yield f"environment variable {name}"
@@ -197,7 +196,7 @@ def _take_mounts(
     absent: Collection[str],
 ) -> Iterator[str]:
     """Volumes with their definitions, but none in the place of ragops' own, and no absent folder."""
-    definitions = _section(root, "volumes")
+    definitions = root.at("volumes").mapping
     taken = {mount["target"] for mount in rendered["volumes"]} | {"/dev/shm", "/tmp"}  # noqa: S108
     for mount in service.mounts:
         if mount == service.served.mount and service.served.model:
@@ -222,7 +221,7 @@ def _take_networks(
 ) -> Iterator[str]:
     """Networks with their definitions; the shared one is ragops' own unless the file has it."""
     networks: dict[str, Any] = {}
-    definitions, services = _section(root, "networks"), _section(root, "services")
+    definitions, services = root.at("networks").mapping, root.at("services").mapping
     for network in service.networks:
         definition = definitions.get(network.key)
         if takes_default_route(network) or (definition is None and network.key != "default"):
@@ -256,11 +255,6 @@ def _take_keys(service: Service, rendered: dict[str, Any]) -> Iterator[str]:
 def _as_bytes(value: Any) -> Any:
     """A size such as 1gb as a number, any other value as it is."""
     return parse_size(str(value)) or value
-
-
-def _section(root: YamlNode, key: str) -> dict[str, YamlNode]:
-    """What the file defines at its top level; a name without a definition has Compose's own."""
-    return node.mapping if (node := root.get(key)) else {}
 
 
 def _plain(node: YamlNode) -> Any:

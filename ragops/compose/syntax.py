@@ -89,17 +89,26 @@ class YamlNode:
         """Elements of a list; empty for another type."""
         return self.value if isinstance(self.value, list) else []
 
+    @property
+    def listed(self) -> list[YamlNode]:
+        """Elements of a list, or a single value as the only one; empty for null."""
+        return self.elements or ([] if self.value is None else [self])
+
     def get(self, *keys: str) -> YamlNode | None:
         """The value below these keys; None if there is no such key or it is null."""
-        node: YamlNode | None = self
+        node = self.at(*keys)
+        return None if node.value is None else node
+
+    def at(self, *keys: str) -> YamlNode:
+        """The value below these keys; null if there is no such key."""
+        node, null = self, YamlNode(None, self.line, self.source)
         for key in keys:
-            node = node.mapping.get(key) if node else None
-        return None if node is None or node.value is None else node
+            node = node.mapping.get(key, null)
+        return node
 
     def scalar(self, *keys: str) -> str | None:
         """The text of the scalar below these keys; None as for :attr:`text` and :meth:`get`."""
-        node = self.get(*keys)
-        return node.text if node else None
+        return self.at(*keys).text
 
     def flag(self, *keys: str) -> bool:
         """Whether the scalar below these keys is true."""

@@ -7,14 +7,12 @@ and two pages of the site are generated from it.
 
 from __future__ import annotations
 
-from importlib.resources import files
-
+from ragops.data import read_table
 from ragops.docker.hints import Hint
 
-_TABLE = files("ragops").joinpath("data/ragflow_messages.tsv").read_text(encoding="utf-8").splitlines()[1:]
-_ROWS = (row.split("\t") for row in _TABLE)
-
 FAILURES = tuple(
-    Hint(words, remedy, code, cause) for column, code, remedy, cause in _ROWS for words in column.split(" | ")
+    Hint(words, remedy, code, cause)
+    for column, code, remedy, cause in read_table("ragflow_messages.tsv")
+    for words in column.split(" | ")
 )
 """Parts of RAGFlow's messages, the most specific first: the first match is used."""

@@ -20,9 +20,9 @@ import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
+from ragops.data import read_table
 from ragops.errors import RagflowError
 
 if TYPE_CHECKING:
@@ -129,9 +129,7 @@ def _read_value(field: str, text: str) -> Any:
 FACTS: dict[str, list[Fact]] = defaultdict(list)
 """Facts of each field of a :class:`Release`, oldest first; the first is of the oldest known release."""
 
-_TABLE = files("ragops").joinpath("data/ragflow_facts.tsv").read_text(encoding="utf-8")
-for _row in _TABLE.splitlines()[1:]:
-    _field, _since, _text, _source = _row.split("\t")
+for _field, _since, _text, _source in read_table("ragflow_facts.tsv"):
     FACTS[_field].append(Fact(_since, _read_value(_field, _text), _source))
 
 

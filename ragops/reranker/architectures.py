@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from ragops.data import read_table
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -107,22 +109,19 @@ class Refused:
     """The nearest repository that is served."""
 
 
-def _rows(file: str) -> list[str]:
-    return files("ragops").joinpath("data", file).read_text(encoding="utf-8").splitlines()
+_LINES = files("ragops").joinpath("data/served_models.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 def _served(row: dict[str, Any]) -> Architecture:
     return Architecture(**{**row, "examples": tuple(row["examples"])})
 
 
-SERVED: tuple[Architecture, ...] = tuple(map(_served, map(json.loads, _rows("served_models.jsonl"))))
+SERVED: tuple[Architecture, ...] = tuple(map(_served, map(json.loads, _LINES)))
 """What is served; several rows of one architecture differ in kind, and rows of one kind in architecture."""
 
 REFUSED: tuple[Refused, ...] = tuple(
     Refused(name, named, tuple(examples.split()), reason, alternative)
-    for name, named, examples, reason, alternative in (
-        row.split("\t") for row in _rows("refused_models.tsv")[1:]
-    )
+    for name, named, examples, reason, alternative in read_table("refused_models.tsv")
 )
 """What is refused; any other architecture is too, without an alternative of its own."""
 
