@@ -168,25 +168,28 @@ def modules() -> Iterator[str]:
 
 
 def models() -> Iterator[str]:
-    """The architectures that are served, and those that are refused."""
-    yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
-    yield from row_of(("architecture and kind", "models", "score", "needs", "truncation", "source"))
+    """The kinds of models that are served, their architectures, and those that are refused."""
+    yield from [*wide_table(27, 30, 25, 18), *row_of(("kind", "models", "score", "needs"))]
     for row in architectures.SERVED:
         needs = (("overrides", row.overrides), ("scale", row.pooler), ("template", row.template))
-        named = [name for name, value in needs if value]
+        named = ", ".join(name for name, value in needs if value)
         scores = f"{row.lowest:g} to {row.highest:g}: {row.scores}"
+        yield from row_of((f"``{row.kind}``", ", ".join(row.examples), scores, named or "none"))
+    yield from ["", *wide_table(34, 32, 34), *row_of(("architecture", "truncation", "source"))]
+    for row in architectures.SERVED:
         together = "" if row.splits else "; a request is never split"
-        yield from row_of(
-            (
-                *(f"``{row.name}``, ``{row.kind}``", ", ".join(row.examples), scores),
-                *(", ".join(named) or "none", row.truncation + together, row.source),
-            )
-        )
-    yield from ["", ".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
-    yield from row_of(("refused", "reason", "nearest alternative"))
+        name = f"``{row.name}``, ``{row.kind}``"
+        yield from row_of((name, row.truncation + together, row.source))
+    yield from ["", *wide_table(34, 33, 33), *row_of(("refused", "reason", "nearest alternative"))]
     for other in architectures.REFUSED:
         yield from row_of((", ".join(other.examples), other.reason, other.alternative))
     yield ""
+
+
+def wide_table(*widths: int) -> list[str]:
+    """The head of a table with columns of these widths in percent, whose long words break."""
+    columns = " ".join(map(str, widths))
+    return [".. list-table::", "   :header-rows: 1", f"   :widths: {columns}", "   :class: ragops-wide", ""]
 
 
 def proofs() -> Iterator[str]:
