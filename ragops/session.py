@@ -124,13 +124,16 @@ class Session:
 
 
 @contextmanager
-def lock(engine: str, name: str = "", purpose: Literal["change", "watch"] = "change") -> Iterator[None]:
+def lock(
+    engine: str, name: str = "", purpose: Literal["change", "watch"] = "change", *, unwatched: bool = False
+) -> Iterator[None]:
     """Lock a stack for other ragops processes of this host, of any user; the lock ends with the process.
 
     Args:
         engine: Id of the Docker engine that the stack runs on: it has several addresses, but one id.
         name: Name of the reranker's container, which identifies the stack; empty for all stacks.
         purpose: ``ragops watch`` has a lock of its own, beside that of each change.
+        unwatched: For a change that ``ragops watch`` would repair: raise an error while it runs.
 
     Raises:
         LockedError: Another process has the lock.
@@ -145,17 +148,10 @@ def lock(engine: str, name: str = "", purpose: Literal["change", "watch"] = "cha
         _locked("the lock of the whole Docker engine", hint, engine, shared=True),
         _locked(f"the {purpose} lock of {name}", hint, f"{engine} {name} {purpose}"),
     ):
+        if unwatched:
+            with lock(engine, name, "watch"):
+                pass
         yield
-
-
-def refuse_while_watched(engine: str, name: str) -> None:
-    """Raise an error while ``ragops watch`` watches a stack, for changes that it would repair.
-
-    Raises:
-        LockedError: ``ragops watch`` runs.
-    """
-    with lock(engine, name, "watch"):
-        pass
 
 
 def _locked(what: str, hint: str, key: str, *, shared: bool = False) -> TextIO:

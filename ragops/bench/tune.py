@@ -37,7 +37,7 @@ from ragops.progress import Progress, receiver, step
 from ragops.reranker import image as images
 from ragops.reranker import int8, sizing
 from ragops.reranker.options import PORT
-from ragops.session import Session, lock, refuse_while_watched
+from ragops.session import Session, lock
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
@@ -125,9 +125,8 @@ def tune(
     """
     extra("scipy.stats")  # raises before a container is started
     session = Session.open(stack, engine)
-    identity, reranker = session.engine.state().id, stack.reranker
-    with lock(identity, reranker.name):
-        refuse_while_watched(identity, reranker.name)
+    reranker = stack.reranker
+    with lock(session.state.id, reranker.name, unwatched=True):
         images.ensure(session.engine, reranker.image, home())
         deployment, container = session.deployment, session.engine.container(reranker.name)
         model, host, needed = deployment.model, deployment.host, 2 * deployment.spec.memory

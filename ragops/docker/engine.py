@@ -227,10 +227,10 @@ class Engine:
     @contextlib.contextmanager
     def events(self) -> Iterator[Iterator[EventState]]:
         """Stream container and network events until the connection closes."""
-        with _engine_errors("stream events"):
-            stream = self._client.api.events(decode=True, filters={"type": ["container", "network"]})
-        with contextlib.closing(stream):
-            yield _events(stream)
+        with _engine_errors("stream events"):  # also while the caller reads them
+            filters = {"type": ["container", "network"]}
+            with contextlib.closing(self._client.api.events(decode=True, filters=filters)) as stream:
+                yield map(EventState.from_api, stream)
 
     def create_network(self, spec: NetworkSpec) -> str:
         """Create a network; returns its id."""
@@ -468,11 +468,6 @@ def _engine_errors(action: str, container: str = "") -> Iterator[None]:
             hint="is it still running? docker info",
             container=container,
         ) from error
-
-
-def _events(stream: Iterator[Any]) -> Iterator[EventState]:
-    with _engine_errors("stream events"):
-        yield from map(EventState.from_api, stream)
 
 
 def _close(connection: socket.socket) -> None:

@@ -23,7 +23,7 @@ from ragops.ragflow.api import rerank_base
 from ragops.reranker import image as images
 from ragops.reranker import int8, options
 from ragops.reranker import model as models
-from ragops.session import Deployment, Session, lock, refuse_while_watched
+from ragops.session import Deployment, Session, lock
 from ragops.stack import lockfile
 from ragops.stack import override as overrides
 from ragops.stack.plan import (
@@ -227,9 +227,7 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
 def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
     """Disconnect a container from the network; returns the applied plan, empty if it was not connected."""
     engine = Session.open(stack, engine).engine
-    identity = engine.state().id
-    with lock(identity, stack.reranker.name):
-        refuse_while_watched(identity, stack.reranker.name)
+    with lock(engine.state().id, stack.reranker.name, unwatched=True):
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         endpoint = ragflow.container.endpoint(stack.network.name)
         changes = Plan((Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
@@ -258,9 +256,7 @@ def down(stack: Stack, engine: Engine | None = None) -> Plan:
         LockedError: ``ragops watch`` runs.
     """
     engine = Session.open(stack, engine).engine
-    identity = engine.state().id
-    with lock(identity, stack.reranker.name):
-        refuse_while_watched(identity, stack.reranker.name)
+    with lock(engine.state().id, stack.reranker.name, unwatched=True):
         observed = observe(engine)
         changes = plan_down(stack, observed)
         apply(changes, engine)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ragops.errors import LockedError
-from ragops.session import lock, refuse_while_watched
+from ragops.session import lock
 from tests.support.names import PROJECT
 
 ENGINE = f"{__file__} {PROJECT}"
@@ -74,7 +74,7 @@ def test_lock_of_another_process_home_and_user(tmp_path, held, refused, free):
 
 def test_removal_names_the_watch():
     with lock(ENGINE, "stack", "watch"), pytest.raises(LockedError) as caught:
-        refuse_while_watched(ENGINE, "stack")
+        lock(ENGINE, "stack", unwatched=True).__enter__()
     assert "end ragops watch first" in caught.value.hint
 
 
