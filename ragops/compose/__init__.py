@@ -100,12 +100,10 @@ def check_file(file: Path | str, *more: Path | str, host: Host | None = None) ->
     paths, hint = [Path(file), *map(Path, more)], "name a compose file"
     with file_errors(ComposeError, f"can't read {file}", paths[0], hint=hint):
         is_folder = paths[0].is_dir()
-    variables = {
-        **(_read_variables((paths[0] if is_folder else paths[0].parent) / ".env") or {}),
-        **os.environ,
-    }
+    folder = paths[0] if is_folder else paths[0].parent
+    variables = {**(_read_variables(folder / ".env") or {}), **os.environ}
     if is_folder:
-        paths[:1] = _default_files(paths[0], variables)
+        paths[:1] = _default_files(folder, variables)
     texts = [read_text(ComposeError, f"can't read {path}", path, MAX_BYTES, hint=hint) for path in paths]
     return check_texts(dict(zip(paths, texts, strict=True)), host or hosts.read_host(), variables)
 
@@ -182,20 +180,14 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
     root = merge_files(files)
     # Compose derives the project's name from the folder's.
     name = re.sub(r"[^a-z0-9_-]", "", folder.resolve().name.lower()).lstrip("_-")
-    override = len(files) == 1 and _is_override(files[0])
     project = Project(
         root=root,
         name=root.scalar("name") or name or "default",
         find_model=find_model,
         read_variables=lambda file: _read_variables(folder / file),
-        override=override,
+        override=len(files) == 1 and _is_override(files[0]),
     )
     rerankers, notes = read_rerankers(project)
-    if override:
-        notes = (
-            (1, "this looks like an override file: check it with its base: ragops check BASE OVERRIDE"),
-            *notes,
-        )
     binds = {mount.source for service in rerankers for mount in service.mounts if mount.kind == "bind"}
     absent = frozenset(source for source in binds if source and kind_of(source) == "missing")
     placed = [

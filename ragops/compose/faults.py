@@ -363,7 +363,8 @@ def _model(case: Case) -> Iterator[Finding]:
         program = "this entry point" if module else "the API server's module, if the image starts it,"
         values = {"program": program, "model": argument.value}
         yield case.fault("model-positional", argument.line, warning=not module, **values)
-    if served.missing and not service.inherits:
+    is_folder = served.path.startswith("/")  # else it is a name on a model hub
+    if is_folder and not served.mount and not service.inherits:
         yield case.fault("model-not-mounted", served.line, path=served.path)
     own = service.node.get("entrypoint") or not case.official
     if not own and service.command.entry in {"serve", "module"}:
@@ -383,9 +384,9 @@ def _paths(case: Case) -> Iterator[Finding]:
         source = (mount.on_host(path) if mount and mount.kind == "bind" else None) or ""
         kind = case.kind_of(source) if mount and source else None
         if mount and kind == "missing" and not source.startswith("/"):
-            yield case.fault("mount-missing", mount.line, source=source)
+            yield case.fault("mount-missing", mount.node.line, source=source)
         elif mount and kind == "folder" and path in files:
-            yield case.fault("mount-folder", mount.line, source=source, path=path)
+            yield case.fault("mount-folder", mount.node.line, source=source, path=path)
 
 
 def _cpu_quota(case: Case) -> Iterator[Finding]:

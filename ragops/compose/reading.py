@@ -90,11 +90,6 @@ class VolumeMount:
     node: YamlNode
     size: str | None = None
 
-    @property
-    def line(self) -> int:
-        """Line of the entry."""
-        return self.node.line
-
     def on_host(self, path: str) -> str | None:
         """The path on the host of a path below the target; None if it is not known."""
         if not self.source or not self.target:
@@ -125,11 +120,6 @@ class ServedModel:
     line: int
     mount: VolumeMount | None  # the volume that has the path
     model: Model | None  # None if its folder is not on this machine
-
-    @property
-    def missing(self) -> bool:
-        """Whether the path is a folder in the container that no volume has; false for a name on a hub."""
-        return self.path.startswith("/") and self.mount is None
 
 
 @dataclass(frozen=True)
@@ -190,6 +180,9 @@ def read_rerankers(project: Project) -> tuple[tuple[Service, ...], tuple[tuple[i
     """The rerankers of a compose project, and notes on what is not checked, each with its line."""
     rerankers: list[Service] = []
     notes: list[tuple[int, str]] = []
+    if project.override:
+        note = "this looks like an override file: check it with its base: ragops check BASE OVERRIDE"
+        notes.append((1, note))
     if include := project.root.get("include"):
         notes.append((include.line, "include: check each included file as well"))
     for name, node in project.root.at("services").mapping.items():

@@ -240,12 +240,11 @@ def detect(
 
 
 def _named(name: str, containers: tuple[ContainerState, ...]) -> RagflowContainer:
-    for container in containers:
-        if container.name == name:
-            return RagflowContainer(container)
-    for container in containers:
-        if len(name) >= _SHORT_ID and container.id.startswith(name):
-            return RagflowContainer(container)
+    named = [container for container in containers if container.name == name]
+    if not named and len(name) >= _SHORT_ID:
+        named = [container for container in containers if container.id.startswith(name)]
+    if named:
+        return RagflowContainer(named[0])
     similar = ", ".join(container.name for container in containers if is_ragflow(container)) or "none"
     raise RagflowError(
         f"no container is named {name}",

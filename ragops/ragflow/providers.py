@@ -166,9 +166,8 @@ class LlmApi:
     def _defaults(self) -> str:
         return self.release.default.replace("set_tenant_info", "tenant_info")
 
-    def reads(self, spec: RegistrationSpec) -> tuple[Request, ...]:
+    def reads(self, _spec: RegistrationSpec) -> tuple[Request, ...]:
         """The requests that read the settings, except the chats."""
-        del spec
         models = Request("GET", _MODELS, purpose="read the models")
         return (models, Request("GET", self._defaults, purpose="read the defaults"))
 
@@ -201,9 +200,8 @@ class LlmApi:
             del body["api_key"]
         return Request("POST", _ADD_LLM, {**body, "verify": True}, f"test {spec.base_url}")
 
-    def enter(self, spec: RegistrationSpec, state: RagflowState) -> Iterator[Request]:
+    def enter(self, spec: RegistrationSpec, _state: RagflowState) -> Iterator[Request]:
         """The requests that add or update the model."""
-        del state
         yield Request("POST", _ADD_LLM, self._body(spec), f"enter {spec.model} at {spec.base_url}")
 
     def set_default(self, state: RagflowState, rerank_id: str) -> Request:
@@ -276,9 +274,8 @@ class ProviderApi:
         info = {"model_name": spec.model, "model_type": ["rerank"], "max_tokens": spec.max_tokens, **more}
         return {"api_key": spec.key, "base_url": spec.base_url, "model_info": [info]}
 
-    def test(self, spec: RegistrationSpec, state: RagflowState) -> Request:
+    def test(self, spec: RegistrationSpec, _state: RagflowState) -> Request:
         """Let RAGFlow send one rerank, and write nothing."""
-        del state
         path = f"{_PROVIDERS}/{PROVIDER}/connection"
         return Request("POST", path, self._connection(spec), f"test {spec.base_url}")
 
@@ -303,9 +300,8 @@ class ProviderApi:
             yield Request("DELETE", _INSTANCES, {"instances": [spec.instance]}, "remove the old instance")
         yield Request("POST", _INSTANCES, {**named, **self._connection(spec)}, f"enter {target}")
 
-    def set_default(self, state: RagflowState, rerank_id: str) -> Request:
+    def set_default(self, _state: RagflowState, rerank_id: str) -> Request:
         """Set the default, or clear it with an empty id."""
-        del state
         name, instance, provider = (*rerank_id.rsplit("@", 2), "", "")[:3]
         model = {"model_provider": provider, "model_instance": instance, "model_name": name}
         body, purpose = {"model_type": "rerank", **model}, f"make {rerank_id or 'no model'} the default"
@@ -459,10 +455,8 @@ def set_chat(release: Release, chat: str, row: Mapping[str, Any], rerank_id: str
 
     Up to v0.24 an update removes the datasets that it does not repeat.
     """
-    path, purpose = (
-        f"/api/v1/chats/{quote(chat, safe='')}",
-        f"let chat {chat} use {rerank_id or 'no rerank model'}",
-    )
+    path = f"/api/v1/chats/{quote(chat, safe='')}"
+    purpose = f"let chat {chat} use {rerank_id or 'no rerank model'}"
     if release.chats == "rerank_id":
         return Request("PATCH", path, {"rerank_id": rerank_id}, purpose)
     datasets = [dataset["id"] for dataset in row.get("datasets", ())]
