@@ -61,7 +61,7 @@ def lab(
     import importlib.util
     import sys
 
-    from ragops.configuration import FILE
+    from ragops.configuration import configuration_file
 
     folder = _notebooks(Path.cwd())
     if importlib.util.find_spec("jupyterlab") is None:
@@ -72,7 +72,7 @@ def lab(
     argv += ["--allow-root"] if os.geteuid() == 0 else []
     argv += ["--no-browser"] if no_browser else []
     call.message(f"opening {folder}; Ctrl-C ends it")
-    file = (call.stack_file or Path(FILE)).resolve()  # the notebooks' working folder is another one
+    file = configuration_file(call.stack_file).resolve()  # the notebooks' working folder is another one
     environment = {"RAGOPS_STACK": str(file)} if call.stack_file or file.exists() else {}
     os.execve(argv[0], [*argv, str(folder)], os.environ | environment)  # noqa: S606 - replaces this process
 

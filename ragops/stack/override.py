@@ -20,7 +20,7 @@ from ragops.errors import RagflowError, file_errors
 from ragops.ragflow.discovery import RagflowContainer, is_ragflow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ragops.configuration import Network
     from ragops.docker.objects import ContainerState, NetworkState
@@ -45,7 +45,6 @@ class Override:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """The file's text."""
         return self.text.rstrip("\n")
 
     __repr__ = __str__
@@ -86,7 +85,7 @@ def override(
         "Connects RAGFlow's server to its reranker's network, also when compose recreates the container."
     )
     text = to_comments([MARK, purpose, f"Apply it: {shlex.join(command)}"]) + to_yaml(document)
-    return Override(text, file, command, _notes(servers, file, network, networks))
+    return Override(text, file, command, tuple(_notes(servers, file, network, networks)))
 
 
 def write(new: Override) -> tuple[Path, Path | None]:
@@ -193,20 +192,19 @@ def _command(servers: Sequence[RagflowContainer], file: Path | None) -> tuple[st
 
 def _notes(
     servers: Sequence[RagflowContainer], file: Path | None, network: Network, networks: Sequence[NetworkState]
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     services = " and ".join(sorted({server.service for server in servers}))
-    notes = [f"applying it recreates {services} once: requests in progress are interrupted"]
+    yield f"applying it recreates {services} once: requests in progress are interrupted"
     if network.name not in {existing.name for existing in networks}:
-        notes.append(f"there is no network {network.name} yet: ragops up creates it, and compose needs it")
+        yield f"there is no network {network.name} yet: ragops up creates it, and compose needs it"
     internal = next((other.internal for other in networks if other.name == network.name), network.internal)
     if any(moves_route(server.container, network.name, internal=bool(internal)) for server in servers):
-        notes.append(f"{network.name} sorts before RAGFlow's own network: its default route moves")
+        yield f"{network.name} sorts before RAGFlow's own network: its default route moves"
     if file is None:
-        notes.append("compose's labels name no file: add -f for each of RAGFlow's own, and for this one last")
+        yield "compose's labels name no file: add -f for each of RAGFlow's own, and for this one last"
     elif file.name == ALTERNATIVE:
         files = ":".join(path.name for path in _files(servers[0]) if path != file)
         value = f"COMPOSE_FILE={files}:{ALTERNATIVE}"
-        notes.append(f"compose reads {ALTERNATIVE} when it is named: {value} in .env, or -f")
+        yield f"compose reads {ALTERNATIVE} when it is named: {value} in .env, or -f"
     else:
-        notes.append("compose reads it automatically, but not where -f names other files only")
-    return tuple(notes)
+        yield "compose reads it automatically, but not where -f names other files only"

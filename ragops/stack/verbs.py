@@ -40,6 +40,8 @@ from ragops.stack.plan import (
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, NetworkState, Observed
     from ragops.errors import LaunchError
@@ -192,9 +194,9 @@ def verify(
         hint = "start RAGFlow, or: ragops demo up; if it is no container here: ragops verify --address URL"
         raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
     title = f"verify {address or stack.internal_url}"
-    error = ready.problem(engine, name, reranker)
+    notes, error = tuple(_model_notes(deployment)), ready.problem(engine, name, reranker)
     if error and error.code != "reranker-hangs":  # a health check may be older than the last unpause
-        return Report(title, (Check(RUNS, "fail", error.message, error.hint),), _model_notes(deployment))
+        return Report(title, (Check(RUNS, "fail", error.message, error.hint),), notes)
     context = VerifyContext(engine, deployment, reranker, full=full, budget=budget, address=address)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
         exposed = parallel.submit(check_exposure, engine, reranker, reranker.image_id)
@@ -202,7 +204,7 @@ def verify(
         outside = exposed.result()
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
     elsewhere = [outside_note(address, reranker)] if address else []
-    return Report(title, (*inside, *outside), (*elsewhere, *_model_notes(deployment), *demos))
+    return Report(title, (*inside, *outside), (*elsewhere, *notes, *demos))
 
 
 def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
@@ -284,7 +286,6 @@ class NextStep:
     purpose: str
 
     def __str__(self) -> str:
-        """Two lines."""
         return f"{self.state}\nnext: {self.command}  ({self.purpose})"
 
 
@@ -371,14 +372,13 @@ def _status(session: Session, image: ImageState | None) -> Status:
     )
 
 
-def _model_notes(deployment: Deployment) -> tuple[str, ...]:
-    model, notes = deployment.model, []
+def _model_notes(deployment: Deployment) -> Iterator[str]:
+    model = deployment.model
     if models.named_folder(deployment.stack) is None:
-        notes.append(f"no model is configured: the reranker's own is kept, {model.folder}")
+        yield f"no model is configured: the reranker's own is kept, {model.folder}"
     if deployment.host.note:
-        notes.append(deployment.host.note)
+        yield deployment.host.note
     if model.substitute:
-        notes.append(f"{model.name} is a substitute model: {model.substitute}")
+        yield f"{model.name} is a substitute model: {model.substitute}"
     if model.int8_bytes and (reason := int8.unfit(deployment.host)):
-        notes.append(f"{model.name}: {reason}")
-    return tuple(notes)
+        yield f"{model.name}: {reason}"

@@ -72,3 +72,10 @@ def test_without_jupyterlab_it_names_the_extra(lab, monkeypatch, capsys):
 def test_the_configuration_is_passed_to_the_notebooks(lab, tmp_path):
     (tmp_path / "work" / "ragops.toml").write_text("")
     assert lab()[2]["RAGOPS_STACK"] == str(tmp_path / "work" / "ragops.toml")
+
+
+def test_the_configuration_of_the_environment_comes_before_that_of_the_folder(lab, tmp_path, monkeypatch):
+    for name in ("ragops.toml", "other.toml"):
+        (tmp_path / "work" / name).write_text("")
+    monkeypatch.setenv("RAGOPS_STACK", "other.toml")
+    assert lab()[2]["RAGOPS_STACK"] == str(tmp_path / "work" / "other.toml")
