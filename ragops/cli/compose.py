@@ -132,8 +132,10 @@ def reranker(call: Call) -> None:
 
 def _engine_state() -> EngineState | None:
     """The Docker engine that decides whether a port is published; None where there is none."""
+    from ragops.docker import engine
+
     try:
-        with closing(ragops.connect_engine()) as engine:
-            return engine.state()
+        with closing(engine.connect()) as connected:
+            return connected.state()
     except ragops.EngineError:
         return None

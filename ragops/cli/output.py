@@ -76,7 +76,9 @@ class Call:
 
     def engine(self) -> ragops.Engine:
         """Connect to the Docker engine."""
-        return ragops.connect_engine()
+        from ragops.docker import engine
+
+        return engine.connect()
 
     def show(self, record: Any, view: Any = None) -> None:
         """Print a result: the record as JSON with ``--json``, else the view of it, by default itself."""
