@@ -142,13 +142,8 @@ def _read_variables(file: Path) -> dict[str, str] | None:
     return variables
 
 
-def check_text(text: str, path: Path, host: Host, variables: Mapping[str, str]) -> CheckedFile:
-    """As :func:`check_file`, for the text of a file and the variables that compose substitutes."""
-    return check_texts({path: text}, host, variables)
-
-
 def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, str]) -> CheckedFile:
-    """As :func:`check_text`, for several files that are merged in their order."""
+    """As :func:`check_file`, for the texts of files in their order and the variables of compose."""
     folder = next(iter(texts)).parent
 
     def find_model(name: str) -> Model | None:

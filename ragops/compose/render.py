@@ -243,9 +243,8 @@ def _take_keys(service: Service, rendered: dict[str, Any]) -> Iterator[str]:
         if node.value is None or key in _SEPARATE or key.startswith("x-"):
             continue
         if key == "labels":
-            rendered[key] = {name: _plain(label) for name, label in as_map(node).mapping.items()} | rendered[
-                key
-            ]
+            labels = {name: _plain(label) for name, label in as_map(node).mapping.items()}
+            rendered[key] = labels | rendered[key]
         elif key in _TAKEN and not endless:
             rendered[key] = _plain(node)
         elif _as_bytes(node.text) != _as_bytes(rendered.get(key, "")):

@@ -42,9 +42,9 @@ _BRACED_OR_IPV6 = re.compile(rf"{_BRACED.pattern}|\[[^\]]*\]")
 _PLACEHOLDER = "\ue000"
 # vLLM options with several values, and prefixes of options without a value.
 _MULTIPLE = {"--served-model-name", "--api-key", "--lora-modules", "--allowed-media-domains"}
-_SWITCHES = (
-    *("--enable-", "--disable-", "--no-", "--trust-", "--return-", "--skip-", "--log-error-stack"),
-    *("--enforce-eager", "--headless", "--async-scheduling", "--language-model-only", "--numa-bind"),
+_SWITCHES = re.compile(
+    r"--((enable|disable(?!-access-log-for)|no|trust|return|skip)-|log-error-stack|enforce-eager|headless"
+    r"|async-scheduling|language-model-only|numa-bind)"
 )
 
 
@@ -401,7 +401,7 @@ def parse_options(words: Sequence[Word]) -> tuple[Option, ...]:
 
 def _value_end(name: str, words: Sequence[Word], at: int) -> int:
     """Index after the values of the option that stands before ``at``."""
-    if name.startswith(_SWITCHES) and name != "--disable-access-log-for-endpoints":
+    if not takes_value(name):
         return at
     while at < len(words) and not (words[at].text or "").startswith("--"):
         at += 1
@@ -412,7 +412,7 @@ def _value_end(name: str, words: Sequence[Word], at: int) -> int:
 
 def takes_value(word: str) -> bool:
     """Whether the next word is the value of this option; true for options that are not known."""
-    return word.startswith("--") and "=" not in word and not word.startswith(_SWITCHES)
+    return word.startswith("--") and "=" not in word and not _SWITCHES.match(word)
 
 
 def unset_variables(text: str, variables: Mapping[str, str]) -> list[str]:

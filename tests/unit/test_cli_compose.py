@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ragops.cli import main
-from ragops.compose import check_text, render
+from ragops.compose import check_texts, render
 from ragops.configuration import Stack
 from ragops.errors import ComposeError
 from tests.support.fake_engine import FakeEngine
@@ -81,7 +81,7 @@ def test_the_rendered_service_has_no_fault_and_the_file_is_unchanged(file, capsy
     before = file.read_text()
     assert main(["check", "--fix", str(file)]) == 1
     output = capsys.readouterr()
-    findings = check_text(output.out, tmp_path / "fixed.yaml", machine, {}).findings
+    findings = check_texts({tmp_path / "fixed.yaml": output.out}, machine, {}).findings
     assert {finding.code for finding in findings} <= {"image-unpinned"}
     assert "[task-removed]" in output.err
     assert file.read_text() == before
@@ -197,7 +197,7 @@ def test_other_rerankers_of_the_file_are_listed(file, capsys):
 
 def test_a_name_that_ragops_does_not_accept_is_refused(machine):
     text = FILE.format(model="/srv", network="my-net").replace("my-reranker", "'@'")
-    (service,) = check_text(text, Path("/nowhere/compose.yaml"), machine, {}).rerankers
+    (service,) = check_texts({Path("/nowhere/compose.yaml"): text}, machine, {}).rerankers
     with pytest.raises(ComposeError) as caught:
         render.take_over(service, Stack())
     assert caught.value.code == "compose-value-refused"

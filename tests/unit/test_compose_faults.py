@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ragops.cli import main
-from ragops.compose import check_file, check_text
+from ragops.compose import check_file, check_texts
 from ragops.compose.faults import RULES
 from ragops.reranker.host import Core, Host, Node
 
@@ -18,7 +18,7 @@ HEALTH = re.search(r"    healthcheck:\n.*\n", CLEAN)[0]
 
 
 def find(text, host, **variables):
-    return check_text(text, Path("/nowhere/compose.yaml"), host, variables).findings
+    return check_texts({Path("/nowhere/compose.yaml"): text}, host, variables).findings
 
 
 def codes(text, host, **variables):
@@ -318,7 +318,7 @@ def test_services_that_are_no_reranker_on_vllm_have_no_faults(machine):
 
 def test_what_is_not_checked_is_named(machine):
     text = (CASES / "forms.yaml").read_text()
-    checked = check_text(text, Path("/nowhere/compose.yaml"), machine, {})
+    checked = check_texts({Path("/nowhere/compose.yaml"): text}, machine, {})
     assert {finding.service for finding in checked.findings} == {"shell"}
     notes = [note for note in checked.notes if " unseen " in note]
     assert any("extends" in note for note in notes)

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragops.compose import check_file, check_text
+from ragops.compose import check_file, check_texts
 from ragops.reranker.host import Core, Host, Node
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
@@ -52,7 +52,7 @@ def test_keys_are_refused_as_compose_refuses_them(keys, tmp_path):
     text = f"services:\n  reranker:\n    image: vllm-cpu:1\n    {keys}\n"
     (tmp_path / "compose.yaml").write_text(text)
     assert "additional properties" in compose_config(tmp_path / "compose.yaml").stderr
-    findings = check_text(text, Path("/nowhere/compose.yaml"), HOST, {}).findings
+    findings = check_texts({Path("/nowhere/compose.yaml"): text}, HOST, {}).findings
     assert [finding.line for finding in findings if finding.code == "key-unknown"] == [4]
 
 
@@ -199,7 +199,7 @@ def test_a_fault_is_reported_in_every_form_of_the_file(
         }
     networks = {"ragflow-rerank": {"external": True}}
     text = json.dumps({"services": services, "networks": networks})
-    checked = check_text(text, Path("/nowhere/compose.yaml"), HOST, {})
+    checked = check_texts({Path("/nowhere/compose.yaml"): text}, HOST, {})
     assert {finding.code for finding in checked.findings} == CODES[fault], text
 
 
@@ -217,14 +217,14 @@ def test_a_fault_is_reported_in_every_form_of_the_file(
 )
 def test_kind_of_a_model_by_its_name(name, kind):
     text = f"services: {{reranker: {{image: vllm-cpu, command: --model {name}}}}}"
-    (reranker,) = check_text(text, Path("/nowhere/compose.yaml"), HOST, {}).rerankers
+    (reranker,) = check_texts({Path("/nowhere/compose.yaml"): text}, HOST, {}).rerankers
     assert reranker.served.kind == kind
 
 
 def test_kind_of_a_volume():
     volumes = ["/srv/m:/m:ro", "./t.jinja:/t.jinja", "~/hf:/hf", "cache:/c", "/anonymous"]
     text = f"services: {{reranker: {{image: vllm-cpu, volumes: {json.dumps(volumes)}}}}}"
-    (reranker,) = check_text(text, Path("/nowhere/compose.yaml"), HOST, {}).rerankers
+    (reranker,) = check_texts({Path("/nowhere/compose.yaml"): text}, HOST, {}).rerankers
     kinds = [(mount.kind, mount.source, mount.target) for mount in reranker.mounts]
     assert kinds == [
         ("bind", "/srv/m", "/m"),

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ragops import cli
-from ragops.compose import check_text, render
+from ragops.compose import check_texts, render
 from ragops.configuration import Stack
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
 from ragops.reranker import options
@@ -97,7 +97,7 @@ def test_check_finds_no_fault_in_it(machine, model_folder):
     model = describe(model_folder)
     spec = options.container_spec(stack, model, size(stack, model, machine), image=stack.reranker.image)
     text = render.reranker(spec, NetworkSpec(stack.network.name))
-    checked = check_text(text, Path("compose.yml"), machine, {})
+    checked = check_texts({Path("compose.yml"): text}, machine, {})
     assert {finding.code for finding in checked.findings} <= {"image-unpinned"}, str(checked)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragops.compose import check_file, check_text, check_texts, render, syntax
+from ragops.compose import check_file, check_texts, render, syntax
 from ragops.compose.syntax import Word, parse, parse_options, read_command, resolve, split_colons, split_words
 from ragops.docker.objects import ContainerSpec, Mount, NetworkSpec
 from ragops.errors import ComposeError
@@ -21,7 +21,7 @@ HOST = Host("one", frozenset({"amx_bf16"}), (Core(0, 0),), (Node(0, 1 << 34),), 
 
 
 def check(text, **values):
-    return check_text(text, Path("/nowhere/compose.yaml"), HOST, values)
+    return check_texts({Path("/nowhere/compose.yaml"): text}, HOST, values)
 
 
 def command(text, **values):

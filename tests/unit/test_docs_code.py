@@ -13,7 +13,7 @@ from textwrap import dedent
 import pytest
 
 import ragops
-from ragops.compose import check_text
+from ragops.compose import check_texts
 from ragops.errors import StackError
 from ragops.ragflow.request import RERANK_TIMEOUT
 from tests.support.command import parse
@@ -102,7 +102,7 @@ def test_files_that_start_a_reranker_have_no_faults(machine):
     starting = [(page, text) for page, text in blocks("yaml") if "image:" in text]
     assert starting
     for page, text in starting:
-        assert check_text(text, Path(f"/nowhere/{page}.yaml"), machine, {}).findings == ()
+        assert check_texts({Path(f"/nowhere/{page}.yaml"): text}, machine, {}).findings == ()
 
 
 def test_a_reranker_that_ragops_did_not_create_is_verified_but_not_changed(here, serving, ragflow):
