@@ -19,7 +19,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragops.compose.reading import OVERRIDES_VARIABLE, architecture, mount_of
-from ragops.compose.syntax import split_words, takes_value, unset_variables
+from ragops.compose.syntax import split_words, takes_value, unset_variable
 from ragops.configuration import Stack
 from ragops.data import read_table
 from ragops.errors import StackError
@@ -251,9 +251,9 @@ def _words(case: Case) -> Iterator[Finding]:
     for word, after in zip_longest(words, words[1:]):
         text, joined = word.text, word.written.startswith("-")
         valued = takes_value(before) or joined
-        if text is None and valued and (unset := unset_variables(word.written, variables)):
+        if text is None and valued and (unset := unset_variable(word.written, variables)):
             effect = "its value is empty" if joined else f"vLLM ends if {before} has no value"
-            yield case.fault("variable-unset", word.line, name=unset[0], effect=effect)
+            yield case.fault("variable-unset", word.line, name=unset, effect=effect)
         elif text == "" and not valued and command.entry != "module":
             yield case.fault("argument-empty", word.line)
         elif text and re.match(r"--[\w-]+\s", text):

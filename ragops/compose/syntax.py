@@ -157,10 +157,7 @@ class CommandLine:
 
     def get(self, name: str) -> Option | None:
         """The last option of that name; vLLM uses the last one."""
-        for option in reversed(self.options):
-            if option.name == name:
-                return option
-        return None
+        return next((option for option in reversed(self.options) if option.name == name), None)
 
     def value(self, name: str) -> str:
         """The value of the last option of that name; empty if there is none."""
@@ -415,14 +412,14 @@ def takes_value(word: str) -> bool:
     return word.startswith("--") and "=" not in word and not _SWITCHES.match(word)
 
 
-def unset_variables(text: str, variables: Mapping[str, str]) -> list[str]:
-    """Variables without a value, a default or a required value: compose substitutes them with nothing."""
-    names = []
+def unset_variable(text: str, variables: Mapping[str, str]) -> str:
+    """The first variable that compose substitutes with nothing: no value, no default, not required."""
     for match in _VARIABLE.finditer(text):
+        name = match["plain"] or match["braced"]
         required = match["braced"] and _OPERATOR.match(text, match.end())
-        if not required and not match["escaped"]:
-            names.append(match["plain"] or match["braced"])
-    return [name for name in names if name not in variables]
+        if name and not required and name not in variables:
+            return str(name)
+    return ""
 
 
 def _hides_options(words: Sequence[Word]) -> bool:

@@ -102,11 +102,12 @@ class RagflowContainer:
     @property
     def obstacle(self) -> str:
         """Why Docker can't connect it to a network; empty when it can."""
-        mode = self.container.network_mode
-        if mode.startswith("container:"):
-            return "it shares another container's network"
-        reasons = {"host": "it uses the host's network", "none": "it was started without a network"}
-        return reasons.get(mode, "")
+        reasons = {
+            "container": "it shares another container's network",
+            "host": "it uses the host's network",
+            "none": "it was started without a network",
+        }
+        return reasons.get(self.container.network_mode.partition(":")[0], "")
 
     @property
     def start(self) -> str:
