@@ -14,7 +14,6 @@ from ragops.cli.output import FAILED, KEEP, OK, Call, flag, plain, verb
 
 if TYPE_CHECKING:
     from ragops.compose import CheckedFile
-    from ragops.configuration import Stack
     from ragops.docker.objects import EngineState
 
 app = typer.Typer()
@@ -40,14 +39,14 @@ def check(
         call.show(checked)
         return OK if checked.ok else FAILED
     call.message(str(checked))
-    text, left_out = _corrected(checked, call.stack())
+    text, left_out = _corrected(checked, call)
     for item in left_out:
         call.message(f"not taken over: {item}")
     call.show({**checked.to_json(), "text": text, "not_taken_over": left_out}, text.rstrip("\n"))
     return OK if checked.ok else FAILED
 
 
-def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
+def _corrected(checked: CheckedFile, call: Call) -> tuple[str, list[str]]:
     """Rendered compose file of the first reranker of a compose file, and the omitted settings."""
     from ragops.compose import render
     from ragops.reranker import options
@@ -55,7 +54,7 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
     from ragops.session import Deployment
     from ragops.stack.plan import network_spec
 
-    file = checked.paths[0]
+    file, stack = checked.paths[0], call.stack()
     if not checked.rerankers:
         raise ragops.ComposeError(
             f"no service in {file} serves a reranker with vLLM",
@@ -85,7 +84,7 @@ def _corrected(checked: CheckedFile, stack: Stack) -> tuple[str, list[str]]:
             hint="set the model folder: RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
 
-    engine = _engine_state()
+    engine = _engine_state(call)
     stack = options.closed(render.take_over(service, stack), engine)
     desired = Deployment.resolve(stack, model, engine)
     network = network_spec(desired.stack.network)
@@ -124,18 +123,16 @@ def reranker(call: Call) -> None:
     from ragops.session import Deployment
     from ragops.stack.plan import network_spec
 
-    engine = _engine_state()
+    engine = _engine_state(call)
     desired = Deployment.resolve(options.closed(call.stack(), engine), engine=engine)
     text = render.reranker(desired.spec, network_spec(desired.stack.network))
     call.show({"text": text}, text.rstrip("\n"))
 
 
-def _engine_state() -> EngineState | None:
+def _engine_state(call: Call) -> EngineState | None:
     """The Docker engine that decides whether a port is published; None where there is none."""
-    from ragops.docker import engine
-
     try:
-        with closing(engine.connect()) as connected:
-            return connected.state()
+        with closing(call.engine()) as engine:
+            return engine.state()
     except ragops.EngineError:
         return None

@@ -275,12 +275,12 @@ class Connect(Action):
 
     network: str
     container: str
-    note: str = ""
+    moves: bool = False
     command = "docker network connect {network} {container}"
 
     def describe(self) -> str:
-        tail = f" ({self.note})" if self.note else ""
-        return f"+ connect {self.container} to {self.network}{tail}"
+        effect = " (moves its default route: open connections break)" if self.moves else ""
+        return f"+ connect {self.container} to {self.network}{effect}"
 
     def apply(self, engine: Engine) -> None:
         engine.connect(self.network, self.container)
@@ -582,8 +582,7 @@ def _ragflow_actions(
     ragflow: RagflowContainer, name: str, network: NetworkState | None, *, internal: bool
 ) -> Iterator[Action]:
     moves = moves_route(ragflow.container, name, internal=internal)
-    note = "moves its default route: open connections break" if moves else ""
-    return _connection_actions(ragflow.container, Connect(name, ragflow.name, note), network)
+    return _connection_actions(ragflow.container, Connect(name, ragflow.name, moves), network)
 
 
 def _connection_actions(
