@@ -27,7 +27,7 @@ class Progress:
         """A new step begins; the one before it has ended."""
 
     def advance(self, done: int, total: int, text: str = "") -> None:
-        """The current step has done so many of a total; ``text`` describes the last one."""
+        """``done`` of ``total`` parts of the step have ended; ``text`` describes the last one."""
 
 
 class Logged(Progress):

@@ -46,7 +46,7 @@ BELOW: Mapping[str, tuple[tuple[str, str], ...]] = {
         (budget.REGISTRATION, "the test call of a registration, of which newer releases wait 10 s"),
         (
             budget.LONG,
-            "RAGFlow cuts nothing: a chunk longer than the model takes makes the whole call a 400",
+            "up to v0.27.1 RAGFlow cuts nothing: a chunk longer than the model takes makes the call a 400",
         ),
     ),
     "exposure": (
@@ -74,7 +74,8 @@ MORE = {
     "HTTP_PROXY ... would catch the call": (
         "NO_PROXY takes names, with all below them, and names with a port; a range of addresses such as "
         "172.16.0.0/12 excepts no name, as none is looked up. Where both spellings are set, the one in "
-        "small letters counts. Compose reads .env when it creates a container: a restart is not enough."
+        "small letters counts, in v1.0 the other one. Compose reads .env when it creates a container: a "
+        "restart is not enough."
     ),
     "HTML instead of JSON": "RAGFlow says: Expecting value: line 1 column 1 (char 0).",
     '401 {"error": "Unauthorized"}': (

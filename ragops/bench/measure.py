@@ -241,7 +241,7 @@ def parse_metrics(text: str) -> dict[str, int]:
 
 
 def machine_cpu(stat: Path = Path("/proc/stat")) -> tuple[int | None, int | None]:
-    """CPU time of the whole machine, and withheld by the hypervisor, in ns; None where not readable."""
+    """CPU time that the machine used and that the hypervisor withheld, in ns; None if unreadable."""
     try:
         fields = stat.read_text(encoding="ascii").partition("\n")[0].split()[1:9]
     except OSError:

@@ -55,7 +55,7 @@ class LoadLevel:
     def __post_init__(self) -> None:
         is_valid = MIN_LOAD <= self.value <= MAX_LOAD and (self.requests is None or self.requests > 0)
         if not is_valid or (self.kind in {"closed", "burst"} and self.value != int(self.value)):
-            what = f"{self.kind} level with {str(self.value)[:20]} and {self.requests} requests is invalid"
+            what = f"load level {self.kind} {str(self.value)[:20]}, requests={self.requests}, is invalid"
             numbers = f"a number from {MIN_LOAD:g} to {MAX_LOAD:g}"
             hint = f"set {numbers} (an integer for clients and bursts), at least one request"
             raise BenchError(what, code="load-refused", hint=hint)

@@ -45,7 +45,7 @@ class WrittenReport:
 
 @dataclass(frozen=True)
 class Section:
-    """A question, with the chart, words and table that respond to it."""
+    """A question, and the chart, text and table that answer it."""
 
     chart: str
     """Name of the function of ``ragops.bench.plots``; empty when the run has no data for it."""

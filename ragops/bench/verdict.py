@@ -164,7 +164,7 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
 
 
 def _clients(run: Run, percentile_name: str, timeout: float) -> int | None:
-    """Most clients of a level that fits, below the first level that does not."""
+    """Most concurrent clients within the timeout, below the first level that exceeds it."""
     most = None
     for row in sorted(level_statistics(run), key=lambda row: row.level.clients or math.inf):
         fits = [fits_in(p, timeout) for p in row.latency if p.name == percentile_name]

@@ -166,10 +166,10 @@ class Writer:
                 self._seen.add(text)
                 return text
         raise BenchError(
-            f"no new text after {_TRIES} draws",
+            f"no new text after {_TRIES} attempts",
             code="workload-refused",
-            evidence=f"the last one drawn: {text[:80]!r}",
-            hint="take longer documents, fewer of them, or unique=False",
+            evidence=f"the last text: {text[:80]!r}",
+            hint="use longer or fewer documents, or unique=False",
         )
 
 

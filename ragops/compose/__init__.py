@@ -168,7 +168,7 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
         files.append(parse(text, str(path), variables, first))
 
     def place(line: int) -> tuple[str, int]:
-        """File and line of a line that is numbered on."""
+        """File and line of a line number that counts on from file to file."""
         source = next(file.source for file in reversed(files) if file.source.first <= line)
         return source.name, line - source.first + 1
 

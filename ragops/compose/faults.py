@@ -72,7 +72,7 @@ class Finding:
     """A fault of one service at one line."""
 
     severity: Literal["error", "warning"]
-    """``error``: the server does not start or its scores are wrong; ``warning``: slower or less safe."""
+    """``error``: no start, unusable for RAGFlow, or wrong scores; ``warning``: slower or less safe."""
     line: int
     message: str
     fix: str

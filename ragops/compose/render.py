@@ -252,7 +252,7 @@ def _take_keys(service: Service, rendered: dict[str, Any]) -> Iterator[str]:
 
 
 def _as_bytes(value: Any) -> Any:
-    """A size such as 1gb as a number, any other value as it is."""
+    """A size such as 1gb in bytes; any other value unchanged."""
     return parse_size(str(value)) or value
 
 

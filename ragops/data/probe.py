@@ -54,7 +54,7 @@ def open_ports(config):
 
 
 def gateway():
-    """The Docker host, as the default route of this container has it."""
+    """The gateway of this container's default route: the Docker host."""
     rows = (row.split() for row in Path("/proc/net/route").read_text().splitlines())
     row = next(row for row in rows if row[1] == "00000000")
     return socket.inet_ntoa(struct.pack("<L", int(row[2], 16)))

@@ -122,7 +122,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container to create, without capabilities and new privileges. Sizes in bytes."""
+    """A container to create, without capabilities or new privileges; sizes in bytes."""
 
     name: str
     image: str

@@ -42,7 +42,7 @@ KNOWN = (
     *("v0.26.0", "v0.26.1", "v0.26.2", "v0.26.3", "v0.26.4", "v0.27.0", "v0.27.1", "v0.27.2"),
     "v1.0.0-rc1",
 )
-"""The supported releases, oldest first."""
+"""The releases with facts, oldest first; those before v0.18.0 have an ``obstacle``."""
 
 NEWEST = [name for name in KNOWN if "-rc" not in name][-1]
 """The newest one that is no release candidate."""

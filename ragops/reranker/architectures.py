@@ -5,10 +5,10 @@ nearest alternative; the tables are in ``ragops/data``. Fine-tuned models of one
 tokens and the prompt that make their score: :func:`recognize` distinguishes them by their files, never by the
 folder's name.
 
-*Read* are the installed vLLM 0.32 (``models/registry.py``, ``models/adapters.py``, ``models/config.py``,
+Sources: the installed vLLM 0.32 (``models/registry.py``, ``models/adapters.py``, ``models/config.py``,
 ``layers/pooler/activations.py``, ``entrypoints/pooling/scoring/io_processor.py``), the score templates of
 ``vllm-project/vllm``, ``mixedbread-ai/mxbai-rerank``, ``LogitScore`` of sentence-transformers, and the cards
-that a row names. *From memory* are the published ``config.json`` files: no model hub was reachable.
+that a row names. The published ``config.json`` files are from memory: no model hub was reachable.
 """
 
 from __future__ import annotations

@@ -494,7 +494,7 @@ def _reranker_actions(
     network, container = observed.network(stack.network.name), observed.container(spec.name)
     if container is not None and not container.ours:
         raise StackError(
-            f"a container that ragops did not create is named {spec.name}",
+            f"container {spec.name} was not created by ragops",
             code="name-taken",
             evidence=f"image {container.image}, {container.status}",
             hint="remove or rename it, or set another name under [reranker]",
