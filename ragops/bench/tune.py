@@ -281,7 +281,9 @@ class Search:
         own: dict[str, Any] = {"name": name, "publish": "127.0.0.1", "served_name": served_name}
         with socket.create_server(("127.0.0.1", 0)) as server:
             own["port"] = server.getsockname()[1]
-        reranker = Reranker.model_validate({**stack.reranker.model_dump(), **settings, **own})
+        reranker = Reranker.model_validate(
+            {**stack.reranker.model_dump(exclude_unset=True), **settings, **own}
+        )
         session = Session(Stack(reranker=reranker, ragflow=stack.ragflow), self._engine)
         spec = session.deployment.spec
         spec = replace(spec, network=None, restart="no", health=None, role="tune")

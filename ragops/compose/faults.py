@@ -179,7 +179,8 @@ def find_faults(
 def parse_size(text: str) -> int | None:
     """Bytes or tokens from ``4g``, ``512mb`` or ``8192``; None for anything else."""
     match = _SIZE.fullmatch(text.strip())
-    return int(float(match[1]) * 1024 ** _UNITS[match[2].lower()]) if match else None
+    size = float(match[1]) * 1024 ** _UNITS[match[2].lower()] if match else math.inf
+    return int(size) if size < math.inf else None
 
 
 def takes_default_route(network: NetworkConnection) -> bool:
@@ -217,7 +218,7 @@ def _overrides_value(case: Case) -> Iterator[Finding]:
         return
     try:
         overrides = json.loads(option.value)
-    except ValueError:
+    except (ValueError, RecursionError):
         overrides = None
     if not isinstance(overrides, dict):
         value, expected = option.value[:60], case.overrides or "{...}"
@@ -257,10 +258,10 @@ def _words(case: Case) -> Iterator[Finding]:
         elif text == "" and not valued and command.entry != "module":
             yield case.fault("argument-empty", word.line)
         elif text and re.match(r"--[\w-]+\s", text):
-            yield case.fault("argument-joined", word.line, text=text[:60])
+            yield case.fault("argument-joined", word.line, text=f"{text.split()[0]} ...")
         elif _VALUED.fullmatch(text or "") and (after is None or (after.text or "").startswith("--")):
             yield case.fault("option-value", word.line, text=text)
-        elif text and text.startswith("#"):
+        elif text and text.startswith("#") and not takes_value(before):
             yield case.fault("comment-as-text", word.line)
         before = text or word.written
 
@@ -318,7 +319,8 @@ def _key_value_cache(case: Case) -> Iterator[Finding]:
         size, line = parse_size(f"{node.text or ''}g"), node.line
     elif not command.get("--gpu-memory-utilization") and service.environment_complete:
         yield case.fault("kv-cache-unset", service.command_line)
-    if size and case.known and size < case.kv_need:
+    usual = command.value("--kv-cache-dtype") in {"", "auto"}  # fp8 takes half of it
+    if size and case.known and usual and size < case.kv_need:
         yield case.fault("kv-cache-small", line, need=case.kv_need / GIB, size=size / GIB)
 
 

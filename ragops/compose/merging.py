@@ -103,14 +103,13 @@ def _merge(base: YamlNode, own: YamlNode, path: tuple[str, ...] = ()) -> YamlNod
         return base if own.value is None else own
     if rule == "logging" and len({base.scalar("driver"), own.scalar("driver")} - {None}) > 1:
         return own
-    if rule in _BY_NAME:
-        base, own = (node if node.elements else _like(node, [node]) for node in (base, own))
+    base, own = _in_one_form(rule, base), _in_one_form(rule, own)
     if isinstance(base.value, dict) and isinstance(own.value, dict):
         return _merge_maps(base, own, path)
     if isinstance(base.value, list) and isinstance(own.value, list):
         both = {_identity(rule, item) or f"#{at}": item for at, item in enumerate(base.value + own.value)}
         return _like(own, list(both.values()))
-    if isinstance(base.value, str) and isinstance(own.value, str):
+    if isinstance(base.value, str) and (isinstance(own.value, str) or "".join(path[:1]).startswith("x-")):
         return own
     place = f"{own.source.name}:{own.line - own.source.first + 1}"
     raise ComposeError(
@@ -118,6 +117,13 @@ def _merge(base: YamlNode, own: YamlNode, path: tuple[str, ...] = ()) -> YamlNod
         evidence="Compose refuses a text for a list or a map, or a list for a map",
         hint="write both in the same form, or replace the earlier value: !override",
     )
+
+
+def _in_one_form(rule: str, node: YamlNode) -> YamlNode:
+    """A value in its long form where Compose merges both forms."""
+    if rule == "build" and not node.mapping:  # a text is its context
+        return _like(node, {"context": node})
+    return node if rule not in _BY_NAME or node.elements else _like(node, [node])
 
 
 def _merge_maps(base: YamlNode, own: YamlNode, path: tuple[str, ...]) -> YamlNode:

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 NETWORK = "ragops"
 """Key of the network in compose files; its name on the Docker engine is that of the configuration."""
 
-_SECRET = re.compile(r"(?i)token|secret|passw|credential|(api|access|auth|private)[-_]?key")
+_SECRET = re.compile(
+    r"(?i)token|secret|passw|credential|(^|[-_])(key|pass|pwd|pat)$|(api|access|auth|private)[-_]?key"
+)
+_LOGIN = re.compile(r"://[^/\s@]*:[^/\s@]+@|(?i:authorization|password)\s*[=:]")
 _VARIABLE = re.compile(r"(?<!\$)\$\{?([A-Za-z_]\w*)")
 # Variables of the same settings as ragops' options, and of the network, which the reranker does not need.
 _COMPUTED = re.compile(
@@ -92,14 +95,16 @@ def take_over(service: Service, stack: Stack) -> Stack:
     if not service.ports:
         changes["port"] = False
     for port in service.ports:
-        if port.target == service.listening_port and port.published and port.published.isdigit():
-            changes["port"] = int(port.published)
+        if port.target == service.listening_port and re.fullmatch(
+            "[0-9]{1,5}", published := port.published or ""
+        ):
+            changes["port"] = int(published)
             break
-    tables = stack.model_dump()
-    tables["reranker"] |= changes
+    tables = stack.model_dump(exclude_unset=True)  # sizes depend on what is set
+    tables["reranker"] = tables.get("reranker", {}) | changes
     for network in service.networks:
         if network.shared and network.name and not takes_default_route(network):
-            tables["network"]["name"] = network.name
+            tables["network"] = tables.get("network", {}) | {"name": network.name}
             break
     try:
         return Stack.model_validate(tables)
@@ -164,8 +169,8 @@ def _command_differences(service: Service, spec: ContainerSpec) -> Iterator[str]
         yield f"program {program[0].written}"
     equal = {"--model", "--served-model-name"} | {f"{option.name}={option.value}" for option in own.options}
     for option in service.command.options:
-        hidden = option.value is None or _SECRET.search(option.name)
-        setting = option.name if hidden else f"{option.name}={option.value}".strip("=")
+        hidden = option.value is None or _SECRET.search(option.name) or _LOGIN.search(option.value)
+        setting = "".join(option.name.split()[:1]) if hidden else f"{option.name}={option.value}".strip("=")
         if not equal & {option.name, setting} and option.value != service.served.path:
             yield f"option {setting or '(empty)'}"
     if any(word.written.startswith("#") for word in service.command.words):
@@ -180,7 +185,9 @@ def _take_variables(service: Service, environment: dict[str, Any]) -> Iterator[s
         if name in environment or (_COMPUTED.match(name) and not _SECRET.search(name)):
             if environment.get(name) != node.text:
                 yield f"environment variable {name}"
-        elif _SECRET.search(name) and not re.fullmatch(r"\$\w+|\$\{\w+\}", node.written):
+        elif (_SECRET.search(name) or _LOGIN.search(node.written)) and not re.fullmatch(
+            r"\$\w+|\$\{\w+\}", node.written
+        ):
             environment[name] = None
             if node.written:
                 yield f"value of the environment variable {name}: set it where Compose is called, or in .env"

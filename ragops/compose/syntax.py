@@ -367,9 +367,11 @@ def read_command(entrypoint: YamlNode | None, command: YamlNode | None) -> Comma
 
 def _without_comments(words: Iterable[Word]) -> Iterator[Word]:
     """The words that are meant as arguments: compose passes ``#`` and the rest of its line, too."""
-    line = 0
+    line, before = 0, ""
     for word in words:
-        line = word.line if (word.text or "").startswith("#") else line
+        if (word.text or "").startswith("#") and not takes_value(before):
+            line = word.line
+        before = word.text or ""
         if word.line != line:
             yield word
 

@@ -128,6 +128,10 @@ LEFT_OUT = "not taken over"
         ),
         ("--port=8000", "--served-model-name, a, b", LEFT_OUT, "served name b"),
         ("--port=8000", "--api-key=hidden", LEFT_OUT, "option --api-key"),
+        ("--port=8000", "'--api-key hidden'", LEFT_OUT, "option --api-key"),
+        ("--port=8000", "--otlp-traces-endpoint=http://me:hidden@h", LEFT_OUT, "option --otlp"),
+        ("TZ: UTC", "OPENAI_KEY: hidden", "environment", {"OPENAI_KEY": None}),
+        ("TZ: UTC", "DB_URL: postgres://u:hidden@h/d", "environment", {"DB_URL": None}),
         ("--port=8000", "'${MORE:-}'", LEFT_OUT, "variable MORE of the command"),
         ("{name: my-net, external: true}", "", "networks", {"back": {"aliases": ["scores"]}, "ragops": {}}),
         (", external: true", "", "networks", {"back": {"aliases": ["scores"]}}),
@@ -152,6 +156,19 @@ def test_each_setting_is_taken_over_or_listed(file, capsys, before, after, place
         assert taken | value == taken
     else:
         assert value in taken
+
+
+def test_a_port_that_is_no_number_is_not_taken_over(file, capsys):
+    file.write_text(file.read_text().replace("8200:8000", "²:8000"))
+    assert "²" not in str(fix(file, capsys)[0]["services"]["rerank"])
+
+
+def test_only_what_the_file_sets_is_configured(machine, tmp_path):
+    """Sizes depend on what is configured, such as the key-value cache of a listwise model."""
+    text = FILE.format(model="./tiny", network="my-net")
+    (service,) = check_texts({tmp_path / "compose.yaml": text}, machine, {}).rerankers
+    taken = render.take_over(service, Stack()).reranker.model_fields_set
+    assert taken == {"name", "port"}
 
 
 def test_a_network_that_moves_the_route_is_not_taken_over(file, capsys):

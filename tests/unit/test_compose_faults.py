@@ -446,3 +446,42 @@ class TestCommand:
         message = capsys.readouterr().err
         assert "compose.yaml:2:" in message
         assert "hint:" in message
+
+
+SERVICE = """services:
+  reranker:
+    image: vllm/vllm-openai-cpu:v0.32.0
+    shm_size: 1gb
+    command: {command}
+    healthcheck: {{test: [CMD, "true"]}}
+"""
+USUAL = ["--model", "BAAI/bge-reranker-v2-m3", "--dtype", "bfloat16", "--kv-cache-memory-bytes", "67108864"]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--api-key", "#hidden", "--served-model-name", "r"], set()),
+        (["--served-model-name", "r", "--api-key hidden"], {"argument-joined"}),
+        (["--served-model-name", "r", "--max-model-len", "9" * 400], set()),
+        (["--served-model-name", "r", "--hf-overrides=" + "[" * 60_000], {"hf-overrides-broken"}),
+    ],
+)
+def test_unusual_values(machine, more, expected):
+    findings = find(SERVICE.format(command=json.dumps([*USUAL, *more])), machine)
+    assert {finding.code for finding in findings} == expected
+    assert "hidden" not in str(findings)
+
+
+def test_a_cache_in_fp8_takes_less(machine):
+    qwen3 = [
+        "--model",
+        "Qwen/Qwen3-Reranker-4B",
+        "--max-model-len",
+        "8192",
+        "--kv-cache-memory-bytes",
+        "1000000000",
+    ]
+    assert "kv-cache-small" in codes(SERVICE.format(command=json.dumps(qwen3)), machine)
+    fp8 = [*qwen3, "--kv-cache-dtype", "fp8"]
+    assert "kv-cache-small" not in codes(SERVICE.format(command=json.dumps(fp8)), machine)
