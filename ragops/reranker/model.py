@@ -138,7 +138,10 @@ def describe(folder: Path, kind: Kind | None = None) -> Model:
             architecture computes no score for a query and a document.
     """
     with file_errors(ModelError, f"can't read {folder}", folder, code="model-unreadable", hint=SET_MODEL):
-        return _describe(folder, kind)
+        try:
+            return _describe(folder, kind)
+        except (AttributeError, TypeError, ArithmeticError) as error:
+            raise ValueError(f"a value of another type than vLLM's: {error}") from error
 
 
 def _describe(folder: Path, kind: Kind | None) -> Model:
@@ -295,7 +298,8 @@ def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Ar
     """The row of the folder's architecture, of the configured kind or of the one that its files name."""
     name, embedding = _named(config), (architectures.by_kind("embedding"),)
     rows, model_type = architectures.by_architecture(name), config.get("model_type")
-    if name in _ENCODERS and (folder / "modules.json").is_file() and "auto_map" not in config:
+    is_module = name in _ENCODERS and (folder / "modules.json").is_file() and "auto_map" not in config
+    if is_module and not _scores_pairs(folder):
         rows = embedding
     elif not rows or model_type not in (rows[0].model_type, None):
         raise _refusal(folder, config)
@@ -312,6 +316,13 @@ def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Ar
         raise _unknown_kind(folder, rows, kind, found)
     _check_answer_tokens(folder, found[0])
     return found[0]
+
+
+def _scores_pairs(folder: Path) -> bool:
+    """Whether modules of sentence-transformers make a score for a pair, which vLLM does not run."""
+    heads = (_json(file) for file in folder.glob("*Dense/config.json"))
+    own = _json(folder / "config_sentence_transformers.json")
+    return own.get("model_type") == "CrossEncoder" or any(head.get("out_features") == 1 for head in heads)
 
 
 def _refusal(folder: Path, config: dict[str, Any]) -> ModelError:

@@ -191,7 +191,7 @@ def _max_model_len(stack: Stack, model: Model, data_type: str) -> int:
     """The configured length, else the default; for listwise models all that the key-value cache holds."""
     configured, default = stack.reranker.max_model_len, DEFAULT_LENGTH
     if not architectures.by_kind(model.kind).splits:
-        default = _cache_size(stack, model) // model.kv_bytes(data_type)
+        default = _cache_size(stack, model) // (model.kv_bytes(data_type) or 1)
     if configured is not None and configured > model.max_tokens:
         raise StackError(
             f"reranker.max_model_len = {configured}, but {model.name} takes {model.max_tokens} tokens",

@@ -257,6 +257,41 @@ def test_configurations_that_cannot_rerank(tmp_path, config, code, word):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("4_Dense/config.json", '{"out_features": 1}'),
+        ("config_sentence_transformers.json", '{"model_type": "CrossEncoder"}'),
+    ],
+)
+def test_a_reranker_of_modules_is_no_embedding_model(tmp_path, name, text):
+    config = BERT | {"architectures": ["ModernBertModel"], "model_type": "modernbert"}
+    made = folder(tmp_path, "ettin", config)
+    (made / "modules.json").write_text("[]")
+    (made / name).parent.mkdir(exist_ok=True)
+    (made / name).write_text(text)
+    error = refused(made, "model-no-reranker")
+    assert ("ModernBertModel" in error.message, "gte-reranker" in error.hint) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sentence_transformers": "x"},
+        {"id2label": 5},
+        {"head_dim": [1]},
+        {"hidden_size": 1e400},
+    ],
+)
+def test_values_of_another_type_are_named(tmp_path, changed):
+    cross_encoder = BERT | {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "id2label": {"0": "x"},
+    }
+    refused(folder(tmp_path, "m", cross_encoder | changed), "model-unreadable")
+
+
+@pytest.mark.parametrize(
     ("architecture", "model_type", "kind"),
     [
         ("XLMRobertaForSequenceClassification", "xlm-roberta", "cross-encoder"),
