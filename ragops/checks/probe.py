@@ -95,6 +95,7 @@ class Batch:
     seconds: float = 25.0
     """Time after which no further request is sent."""
     timeout: float = RERANK_TIMEOUT
+    """Of each request."""
     at_once: int = 1
     """Number of concurrent requests, each over its own connection; 1 for timed requests."""
     needed: int = 1 << 30
@@ -196,7 +197,7 @@ def probe_input(
     needs = {layer: [need for need in NEEDS[layer] if need in {"dns", "tcp"}] for layer in LAYERS[:depth]}
     return json.dumps(
         {
-            **(asdict(extra) if extra else {}),
+            **({**asdict(extra), "post_timeout": extra.timeout} if extra else {}),
             "base_url": base_url,
             "key": PLACEHOLDER_KEY,
             "headers": request.headers(),

@@ -24,6 +24,7 @@ from ragops.reranker import options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ragops.checks import Status
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState, EngineState
     from ragops.ragflow.discovery import RagflowContainer
@@ -160,7 +161,8 @@ def _check_outside(engine: Engine, reranker: ContainerState, image: str) -> Chec
                 f"docker network inspect {OUTSIDE} shows whether the reranker is connected to it; if it is "
                 "not, another engine or a firewall tool has replaced Docker's rules: restart the engine"
             )
-        return Check(CLOSED, "fail", f"an unconnected container reaches {', '.join(reached)}", remedy)
+        status: Status = "warn" if remedy.startswith("publish") else "fail"  # configured, by expose = true
+        return Check(CLOSED, status, f"an unconnected container reaches {', '.join(reached)}", remedy)
     return Check(CLOSED, "ok", f"tried from an unconnected container: {', '.join(tried) or 'no address'}")
 
 

@@ -121,7 +121,7 @@ def timed(test):
 
 
 def dns(host, port):
-    infos = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return {"detail": ", ".join(sorted({info[4][0] for info in infos}))}
 
 
@@ -203,7 +203,9 @@ def send_all(host, port, config):
             return place
 
     def work():
-        connection = http.client.HTTPConnection(host, port, timeout=config["timeout"])
+        connection = http.client.HTTPConnection(
+            host, port, timeout=config.get("post_timeout", config["timeout"])
+        )
         while True:
             place = take()
             if place is None:

@@ -86,14 +86,20 @@ def for_container(container: ContainerState | None, events: Sequence[EventState]
         return UNKNOWN
     if container.status == "paused":
         hint = STATES["paused"]
-    elif container.status == "created" or (container.status == "exited" and for_engine(container.error).code):
-        hint = for_engine(container.error) if container.error else STATES["stopped"]
+    elif container.status == "created" or (container.status == "exited" and _for_start(container.error).code):
+        hint = _for_start(container.error) if container.error else STATES["stopped"]
         hint = replace(hint, words="was not started", code=hint.code or "start-failed")
     elif container.status != "running":
         hint = _for_exit(container, events, log)
     else:
         hint = _for_running(container, events, log)
     return replace(hint, remedy=hint.remedy.replace("CONTAINER", container.name))
+
+
+def _for_start(text: str) -> Hint:
+    """The hint for an error of a start: the engine was connected, so none for the connection."""
+    hint = for_engine(text)
+    return UNKNOWN if hint.code.startswith("engine-") else hint
 
 
 def _for_running(container: ContainerState, events: Sequence[EventState], log: str) -> Hint:

@@ -113,7 +113,8 @@ class RagflowContainer:
     def start(self) -> str:
         """What makes a container that does not run do so."""
         verb = "unpause" if self.container.status == "paused" else "start"
-        return for_engine(self.container.error).remedy or f"docker {verb} {self.name}"
+        hint = for_engine(self.container.error)  # the other remedies are for the reranker or the connection
+        return hint.remedy if hint.code == "endpoint-left" else f"docker {verb} {self.name}"
 
 
 def outside(release: str | None) -> RagflowContainer:

@@ -243,8 +243,9 @@ class ProviderApi:
         providers, instances, instance, rows, user = (
             responses[request.path].data or {} for request in self.reads(spec)
         )
-        entry = None
-        if instance:
+        names, entry = [row["instance_name"] for row in instances], None
+        if instance or spec.instance in names:
+            # v1.0 looks it up by the provider's name in lower case: on some databases it has no address
             models = {row["name"]: row for row in rows}
             model, key = models.get(spec.model, {}), instance.get("api_key")
             entry = ModelEntry(
@@ -256,11 +257,6 @@ class ProviderApi:
                 types=tuple(model.get("model_type", ("rerank",))),
                 status=model.get("status", "active"),
             )
-        names = [row["instance_name"] for row in instances]
-        if spec.instance in names and not instance:
-            # v1.0 looks it up by the provider's name in lower case, which only some databases find
-            msg = f"instance {spec.instance} is listed, and can't be read"
-            raise KeyError(msg)
         return RagflowState(
             entry=entry,
             provider=any(row["name"] == PROVIDER for row in providers),

@@ -45,6 +45,7 @@ from ragops.ragflow.providers import (
 )
 from ragops.ragflow.request import DOCUMENTS, QUERY
 from ragops.reranker.model import named_folder
+from ragops.reranker.options import known
 from ragops.session import Deployment, Session, lock
 from ragops.table import Column, Shown, Table
 
@@ -186,7 +187,9 @@ def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
     deployment = Deployment.resolve(stack) if named_folder(stack) else Session.open(stack).deployment
     base_url = address or stack.internal_url
     limit = deployment.sizing.max_model_len - deployment.pair_tokens  # RAGFlow counts query and document only
-    return RegistrationSpec(deployment.spec.served_name, base_url, limit)
+    if not known(deployment.model).splits:
+        limit //= 64  # the documents of RAGFlow's usual call share it
+    return RegistrationSpec(deployment.spec.served_name, base_url, max(1, limit))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ragops.configuration import Ragflow
 from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
 from ragops.ragflow import discovery
+from ragops.ragflow.request import RerankRequest
 from ragops.reranker import architectures
 from tests.support import faulty_scorers
 from tests.support.faulty_scorers import Scale
@@ -754,3 +755,11 @@ class TestMeasured:
         told = [few["accuracy"], few["floor"], few["resampled"]["deviation"]]
         told += [few[who][name] for who in ("random", "generative") for name in ("mean", "deviation", "most")]
         assert [one for one in told if f"{one:.3f}" not in text] == []
+
+
+def test_full_waits_for_documents_of_the_whole_length():
+    expected = Expected("m", "qwen3-reranker", 8192)
+    plan = questions.plan_requests(expected, full=True)
+    batch = rules.batch(expected, plan, "http://r:8000/v1", full=True, spare=0)
+    sent = json.loads(probe.probe_input("http://r:8000/v1", RerankRequest("m"), extra=batch))
+    assert (sent["post_timeout"], sent["timeout"]) == (600, 30)

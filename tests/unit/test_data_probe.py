@@ -408,3 +408,7 @@ class TestBatch:
         for response in responses:
             assert response["ok"] is (response["place"] != fails)
             assert response.get("text", str(fails)) == str(response["place"])
+
+
+def test_dns_of_an_ipv6_address():
+    assert program.dns("::1", 8000) == {"detail": "::1"}

@@ -123,6 +123,7 @@ def test_out_of_memory_without_events():
 
 
 LEFT = "failed to set up container networking: endpoint with name box already exists in network net"
+MOUNT = 'error mounting "/m" to rootfs: permission denied'
 LISTENS = "non-default args: {}\nApplication startup complete."
 LOADS = f"{LISTENS}\nnon-default args: {{}}\nStarting to load model"
 
@@ -134,6 +135,8 @@ LOADS = f"{LISTENS}\nnon-default args: {{}}\nStarting to load model"
         ({"status": "created", "error": "Bind for :8123: port is already allocated"}, (), "", "port-taken"),
         ({"status": "created"}, (), "", "reranker-stopped"),
         ({"status": "exited", "error": LEFT}, (), "", "endpoint-left"),
+        ({"status": "created", "error": MOUNT}, (), "", "start-failed"),
+        ({"status": "exited", "error": MOUNT}, (), "", "reranker-stopped"),
         ({"status": "removing"}, (), "", "reranker-missing"),
         ({"status": "running", "health": "starting"}, (), "", "reranker-loading"),
         ({"status": "running", "health": "starting"}, (), LOADS, "reranker-loading"),

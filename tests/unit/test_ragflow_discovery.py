@@ -17,6 +17,7 @@ from ragops.ragflow.discovery import (
 )
 from ragops.ragflow.releases import KNOWN, NEWEST
 from tests.support.contract.api import RagflowServer
+from tests.support.fake_engine import FakeEngine
 
 ANY = Ragflow()
 MIRRORS = (
@@ -316,3 +317,18 @@ def test_configured_release_is_that_of_the_container(fake, names):
     (found,) = discovery.find(fake.containers(), configured)
     assert found.release == "v0.25.6"
     assert found.contract == releases.of("v0.25.6")
+
+
+@pytest.mark.parametrize(
+    ("error", "start"),
+    [
+        ('exec: "./entrypoint.sh": permission denied: unknown', "docker start"),
+        ("Bind for 0.0.0.0:80 failed: port is already allocated", "docker start"),
+        ("endpoint with name box already exists in network net", "docker network disconnect"),
+    ],
+)
+def test_start_of_a_container_that_docker_could_not_start(error, start):
+    engine = FakeEngine()
+    engine.add_container("box")
+    state = engine.change("box", status="exited", error=error)
+    assert RagflowContainer(state).start.startswith(start)

@@ -18,6 +18,7 @@ from ragops.errors import EngineError, RagflowError, StackError
 from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Response, Secret
 from ragops.ragflow.providers import RegistrationSpec
+from ragops.reranker.options import known
 from ragops.session import Deployment
 from ragops.stack import registration
 from tests.support.contract.api import RagflowServer
@@ -820,8 +821,15 @@ class TestGo:
         before = deepcopy(server.state.instances)
         with pytest.raises(RagflowError) as caught:
             register(server, replace(spec, max_tokens=512))
-        assert caught.value.code == "ragflow-release"
-        assert server.state.instances == before
+        assert (caught.value.code, list(server.state.instances)) == ("entry-differs", list(before))
+
+    def test_an_entry_that_can_not_be_read_back_can_be_undone(self, server, spec):
+        server.state.case_sensitive = True
+        with pytest.raises(RagflowError) as caught:
+            register(server, spec)
+        assert (caught.value.code, "unregister" in caught.value.hint) == ("entry-differs", True)
+        unregister(server)
+        assert (server.state.instances, server.state.provider) == ({}, "")
 
     def test_a_route_that_is_gone_is_not_an_absent_object(self, spec):
         gone = Starlette(exception_handlers={404: not_found})
@@ -884,6 +892,17 @@ def test_registered_limit_leaves_room_for_the_template(model_folder, monkeypatch
     own = Stack(reranker=Reranker(model=str(model_folder), max_model_len=96))
     monkeypatch.setattr(Deployment, "pair_tokens", 80)
     assert registration.registration_spec(own).max_tokens == 96 - 80
+
+
+@pytest.mark.parametrize(("pair_tokens", "splits", "limit"), [(96, True, 1), (32, False, 7)])
+def test_registered_limit_is_that_of_one_document(model_folder, monkeypatch, pair_tokens, splits, limit):
+    row = replace(
+        known(Deployment.resolve(Stack(reranker=Reranker(model=str(model_folder)))).model), splits=splits
+    )
+    monkeypatch.setattr(registration, "known", lambda _model: row)
+    monkeypatch.setattr(Deployment, "pair_tokens", pair_tokens)
+    own = Stack(reranker=Reranker(model=str(model_folder), max_model_len=64 if splits else 480))
+    assert registration.registration_spec(own).max_tokens == limit
 
 
 def test_undo_record_is_private_and_has_no_secret(newest, spec, home):
