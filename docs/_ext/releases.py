@@ -37,7 +37,13 @@ PAGES = (6, 8, 10, 30)
 
 def table() -> Iterator[str]:
     """Facts about rerankers, a row for each range of equal releases."""
-    yield from [".. list-table::", "   :header-rows: 1", ""]
+    yield from [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "   :widths: 13 10 17 15 13 9 9 14",
+        "   :class: ragops-wide",
+        "",
+    ]
     head = (
         "RAGFlow",
         "server",

@@ -145,7 +145,7 @@ def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab
         expect(watched).to_contain_text(counted, timeout=TIMEOUT)
         watched.get_by_role("button", name="Stop").click()
         notebook.idle()
-        expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests · 0 errors · .* saved in"))
+        expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests, 0 errors · .* saved in"))
         notebook.run("load = ragops.load_run")
         expect(notebook.run("plots.percentile_curve").locator("svg, img").first).to_be_visible()
         expect(notebook.run("print(bench.judge")).to_contain_text(running.substitute)

@@ -30,7 +30,6 @@ def test_minilm_is_accepted(engine, declared, found, minilm, running):
     results = rules.collect(engine, found.name, running.reranker.image, declared.internal_url, minilm)
     checks = rules.check_scores(minilm, results)
     assert failure(checks) is None, checks
-    assert {one.where for one in checks} == {found.name}
     assert next(one for one in checks if one.name == "right documents come first").status == "ok"
 
 

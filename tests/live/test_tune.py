@@ -4,13 +4,15 @@ import pytest
 
 import ragops
 from ragops.bench import tune
-from ragops.configuration import Network, Reranker, Stack
+from ragops.configuration import Network, Ragflow, Reranker, Stack
 from ragops.reranker import host, sizing
+from tests.support.names import PROJECT
 
 STACK = Stack(
     network=Network(name="ragopstest-tune"),
     # Eager: a start takes a third of the time.
     reranker=Reranker(name="ragopstest-tuned", port=False, eager=True, ready_timeout=900),
+    ragflow=Ragflow(project=PROJECT),  # the other process of pytest-xdist has a demo client, too
 )
 
 
