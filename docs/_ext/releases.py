@@ -37,13 +37,7 @@ PAGES = (6, 8, 10, 30)
 
 def table() -> Iterator[str]:
     """Facts about rerankers, a row for each range of equal releases."""
-    yield from [
-        ".. list-table::",
-        "   :header-rows: 1",
-        "   :widths: 13 10 17 15 13 9 9 14",
-        "   :class: ragops-wide",
-        "",
-    ]
+    yield from [".. list-table::", "   :header-rows: 1", ""]
     head = (
         "RAGFlow",
         "server",
