@@ -215,6 +215,8 @@ def _take_mounts(
             yield text
         elif mount.kind == "bind" and mount.source in absent:
             yield f"{text}: {mount.source} is not on this machine"
+        elif defined and _SECRET.search(str(_plain(defined))):
+            yield f"{text}: its definition has a secret"
         elif mount.kind == "tmpfs" and not mount.node.mapping:
             rendered["tmpfs"].append(_plain(mount.node))
         else:

@@ -105,6 +105,12 @@ LEFT_OUT = "not taken over"
         ("logs:/logs", "logs:/logs:ro", "volumes", "logs:/logs:ro"),
         ("logs:/logs", "./tiny:/extra:ro", "volumes", "./tiny:/extra:ro"),
         ("logs:/logs", "./none:/extra", LEFT_OUT, "mount ./none:/extra: ./none is not on this machine"),
+        (
+            "{driver: local}",
+            "{driver_opts: {o: 'password=hidden'}}",
+            LEFT_OUT,
+            "mount logs:/logs: its definition",
+        ),
         ("logs:/logs", "logs:/tmp", LEFT_OUT, "mount logs:/tmp"),
         ("logs:/logs", "undefined:/logs", LEFT_OUT, "mount undefined:/logs"),
         ("logs:/logs", "$UNSET_OF_TEST:/logs", LEFT_OUT, "mount bind:/logs"),
