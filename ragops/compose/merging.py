@@ -123,6 +123,8 @@ def _in_one_form(rule: str, node: YamlNode) -> YamlNode:
     """A value in its long form where Compose merges both forms."""
     if rule == "build" and not node.mapping:  # a text is its context
         return _like(node, {"context": node})
+    if rule == "gpus" and not node.elements:  # a text is their number
+        return _like(node, [_like(node, {"count": node})])
     return node if rule not in _BY_NAME or node.elements else _like(node, [node])
 
 

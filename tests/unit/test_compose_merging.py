@@ -36,6 +36,7 @@ CASES = {
     "networks": ("networks: [default, b]", "networks: {b: {aliases: [x]}, c: {}}"),
     "aliases": ("networks: {b: {aliases: [x, y]}}", "networks: {b: {aliases: [y, z]}}"),
     "build": ("build: .", "build: {context: ., args: {a: b}}"),
+    "gpus": ("gpus: all", "gpus: [{count: 1}]"),
     "healthcheck": ("healthcheck: {test: [CMD, a], retries: 1}", "healthcheck: {test: curl b, timeout: 3s}"),
     "labels": ("labels: {a: 1}", "labels: [a=2, b]"),
     "deploy": (
