@@ -316,7 +316,7 @@ def _service(spec: ContainerSpec) -> dict[str, Any]:
         "entrypoint": list(spec.entrypoint),
         "command": list(spec.command),
         "environment": dict(spec.environment),
-        "networks": [NETWORK],
+        "networks": {NETWORK: {"aliases": list(spec.aliases)}} if spec.aliases else [NETWORK],
         "ports": [f"{f'[{ip}]' if ':' in ip else ip}:{host}:{port}" for ip, host, port in spec.publish],
         "volumes": [_mount(mount) for mount in spec.mounts],
         "tmpfs": [f"{path}:{options}" for path, options in spec.tmpfs],
@@ -331,6 +331,7 @@ def _service(spec: ContainerSpec) -> dict[str, Any]:
         "init": spec.init,
         "user": spec.user,
         "stop_signal": spec.stop_signal,
+        "stop_grace_period": f"{spec.stop_timeout}s" if spec.stop_timeout else "",
         "logging": {"driver": "json-file", "options": LOG_OPTIONS},
         "labels": spec.all_labels(),
     }

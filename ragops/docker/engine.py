@@ -251,10 +251,10 @@ class Engine:
         with _engine_errors(f"remove network {network}"):
             self._client.api.remove_network(network)
 
-    def connect(self, network: str, container: str) -> None:
-        """Connect a container, running or stopped, to a network."""
+    def connect(self, network: str, container: str, aliases: tuple[str, ...] = ()) -> None:
+        """Connect a container, running or stopped, to a network, in which it then has only these aliases."""
         with _engine_errors(f"connect {container} to {network}", container):
-            self._client.api.connect_container_to_network(container, network)
+            self._client.api.connect_container_to_network(container, network, aliases=list(aliases))
 
     def disconnect(self, network: str, container: str) -> None:
         """Disconnect a container from a network."""

@@ -189,6 +189,16 @@ class TestConnect:
         assert after.address
         assert after.aliases == (scene.engine.container(container).id[:12],)
 
+    def test_aliases_last_until_the_container_is_connected_again(self, scene):
+        name = scene.network()
+        container = scene.started(network=name, aliases=("pair",))
+        own = scene.engine.container(container).id[:12]
+        assert scene.place(container, name).aliases == ("pair", own)
+        for aliases in ((), ("pair",)):
+            scene.engine.disconnect(name, container)
+            scene.engine.connect(name, container, aliases)
+            assert scene.place(container, name).aliases == (*aliases, own)
+
     def test_stopped_container_keeps_the_network_and_loses_the_address(self, scene):
         name = scene.network()
         container = scene.started(network=name)

@@ -186,7 +186,7 @@ def created(spec: ContainerSpec, number: str, image_id: str, shares: str) -> Con
         restart_count=0,
         health="",
         network_mode=mode,
-        endpoints=() if ":" in mode else (Endpoint(network, "", "", ()),),
+        endpoints=() if ":" in mode else (Endpoint(network, "", "", spec.aliases),),
         published=(),
         labels=spec.all_labels(),
         command=(*spec.entrypoint, *spec.command),
@@ -470,7 +470,8 @@ class ServerState:
         places = []
         for place in state.endpoints:
             net = self._network(place.network_id or place.network, f"start {state.name}")
-            named = replace(place, aliases=endpoint_aliases(net.name, state.id))
+            own = endpoint_aliases(net.name, state.id)
+            named = replace(place, aliases=(*(alias for alias in place.aliases if alias not in own), *own))
             places.append(placed(named, net, self.containers()))
         inside = all(self._networks[place.network_id].internal for place in places)
         self.change(
@@ -577,12 +578,12 @@ class FakeEngine(ServerState, Engine):
         del self._networks[net.id]
         self._tell("network", "destroy", net.name)
 
-    def connect(self, network: str, container: str) -> None:
+    def connect(self, network: str, container: str, aliases: tuple[str, ...] = ()) -> None:
         """A container that does not run gets its address when it starts."""
         what = self._called(f"connect {self._name(container)} to {network}")
         state, net = self._found(container, what), self._network(network, what)
         self._allow(what, joining(state, net), container)
-        place = Endpoint(net.name, "", "", endpoint_aliases(net.name, state.id))
+        place = Endpoint(net.name, "", "", (*aliases, *endpoint_aliases(net.name, state.id)))
         place = placed(place, net, self.containers()) if state.running else place
         others = (one for one in state.endpoints if one.network != net.name)
         self.change(state.id, endpoints=tuple(sorted((*others, place), key=lambda one: one.network)))

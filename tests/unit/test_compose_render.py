@@ -29,6 +29,7 @@ FULL = ContainerSpec(
     mounts=(Mount("/models", "/m", read_only=True), Mount("my-cache", "/cache", "volume")),
     tmpfs=(("/scratch", "rw,mode=1777"),),
     network="net",
+    aliases=("pair",),
     publish=(("127.0.0.1", 8123, 8000), ("::1", 8124, 8000)),
     cpuset_cpus="0-3",
     cpuset_mems="0",
@@ -39,6 +40,7 @@ FULL = ContainerSpec(
     health=HealthCheck(("true",)),
     user="1000:1000",
     stop_signal="SIGKILL",
+    stop_timeout=35,
     read_only=True,
     init=True,
     labels=(("x", "y"),),
@@ -67,7 +69,7 @@ def test_service_has_the_containers_name_and_the_network_is_external():
     document = rendered()
     service = document["services"]["my-reranker"]
     assert service["container_name"] == "my-reranker"
-    assert service["networks"] == ["ragops"]
+    assert service["networks"] == {"ragops": {"aliases": ["pair"]}}
     assert document["networks"] == {"ragops": {"name": "net", "external": True}}
     assert document["volumes"] == {"my-cache": {"name": "my-cache", "labels": {"org.ragops": "cache"}}}
 

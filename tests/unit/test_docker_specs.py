@@ -26,6 +26,7 @@ FULL = ContainerSpec(
     mounts=(Mount("/srv/model", "/model", read_only=True), Mount("cache", "/cache", "volume")),
     tmpfs=(("/scratch", "rw,exec"),),
     network="net",
+    aliases=("pair",),
     publish=(("127.0.0.1", 8123, 8000),),
     cpuset_cpus="0-3",
     cpuset_mems="0",
@@ -36,6 +37,7 @@ FULL = ContainerSpec(
     health=HealthCheck(("python3", "-c", "pass"), interval=7),
     user="1000:1000",
     stop_signal="SIGKILL",
+    stop_timeout=35,
     read_only=True,
     init=True,
 )
@@ -53,7 +55,7 @@ def test_body_says_everything():
     assert (body["Entrypoint"], body["Cmd"]) == (["python3", "-m", "server"], ["--port", "8000"])
     assert body["Env"] == ["A=b c"]
     assert body["Healthcheck"]["Interval"] == 7_000_000_000
-    assert body["NetworkingConfig"] == {"EndpointsConfig": {"net": {}}}
+    assert body["NetworkingConfig"] == {"EndpointsConfig": {"net": {"Aliases": ["pair"]}}}
     assert host["PortBindings"] == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8123"}]}
     assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 5}
     assert host["Mounts"][0] == {
@@ -62,7 +64,7 @@ def test_body_says_everything():
         "Target": "/model",
         "ReadOnly": True,
     }
-    assert (body["User"], body["StopSignal"]) == ("1000:1000", "SIGKILL")
+    assert (body["User"], body["StopSignal"], body["StopTimeout"]) == ("1000:1000", "SIGKILL", 35)
     assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
     assert (host["CpusetCpus"], host["CpusetMems"]) == ("0-3", "0")
     assert (host["ReadonlyRootfs"], host["Init"], host["CapDrop"]) == (True, True, ["ALL"])
@@ -92,7 +94,8 @@ def test_command_line_says_the_same():
     assert flags(FULL, "--health-interval") == ["7s"]
     assert flags(FULL, "--restart") == ["on-failure:5"]
     assert flags(FULL, "--user") == ["1000:1000"]
-    assert flags(FULL, "--stop-signal") == ["SIGKILL"]
+    assert flags(FULL, "--network-alias") == ["pair"]
+    assert (flags(FULL, "--stop-signal"), flags(FULL, "--stop-timeout")) == (["SIGKILL"], ["35"])
     assert flags(FULL, "--log-opt") == ["max-size=10m", "max-file=3"]
     assert flags(FULL, "--label") == [f"{key}={value}" for key, value in FULL.all_labels().items()]
     assert {"--read-only", "--init"} <= set(argv)
@@ -124,6 +127,11 @@ def test_hash_changes_with_every_field_but_name_and_image(field):
     changed = dataclasses.replace(FULL, **{field: getattr(bare, field)})
     same = changed.config_hash() == FULL.config_hash()
     assert same == (field in {"name", "image", "image_id"})
+
+
+def test_a_container_of_an_earlier_version_has_the_right_hash():
+    spec = ContainerSpec("container", "image:1", network="net", stop_signal="SIGKILL")
+    assert spec.config_hash() == "5525545eb430"
 
 
 def test_container_is_created_from_the_id_of_the_image():
