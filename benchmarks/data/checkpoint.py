@@ -84,10 +84,10 @@ def main() -> None:
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     (folder / "README.md").write_text("---\nbase_model: Qwen/Qwen3-Reranker-0.6B\n---\n")
-    stand_in = "random weights in the form of Qwen3-Reranker"
+    substitute = "random weights in the form of Qwen3-Reranker"
     if layers := order["sizes"].get("num_hidden_layers"):
-        stand_in += f", {layers} of the 0.6B model's {LAYERS} layers"
-    (folder / "ragops-stand-in.txt").write_text(stand_in + "\n")
+        substitute += f", {layers} of the 0.6B model's {LAYERS} layers"
+    (folder / "ragops-substitute.txt").write_text(substitute + "\n")
     owner = folder.parent.stat()
     for file in (folder, *folder.iterdir()):
         os.chown(file, owner.st_uid, owner.st_gid)

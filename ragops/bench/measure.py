@@ -182,7 +182,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         provenance=provenance(deployment, container, engine),
         sampler=Sampler(url, engine, container.id),
         limit=gemm_peak(deployment, engine, container.image_id) if with_limit else None,
-        no_order_check=model.substitute if (model.folder / models.SUBSTITUTE_FILE).exists() else "",
+        no_order_check=model.substitute if models.substitute_file(model.folder) else "",
     )
 
 

@@ -54,7 +54,7 @@ class Server:
         no_order_check: Why the order is not checked, such as that the model is untrained; empty to check it.
 
     Raises:
-        StackError: The address is not valid.
+        StackError: The address is not valid, or the key can't be sent.
     """
 
     base_url: str
@@ -67,6 +67,7 @@ class Server:
 
     def __post_init__(self) -> None:
         split_address(self.base_url if "://" in self.base_url else "")  # RAGFlow needs the scheme too
+        self.api_key.checked("the server's API key can't be sent")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ class Client:
         Returns:
             The response; failures are in its ``error``. Only cancellation is raised.
         """
-        begun, status, key = time.perf_counter_ns(), None, self.server.api_key
+        begun = ended = time.perf_counter_ns()
+        status, key = None, self.server.api_key
         try:
             async with asyncio.timeout(self.timeout):
                 connection = await self._connect()

@@ -86,7 +86,9 @@ def take_over(service: Service, stack: Stack) -> Stack:
     Raises:
         ComposeError: A value is not allowed in ``ragops.toml``.
     """
-    changes: dict[str, Any] = {"name": service.text("container_name") or service.name}
+    container, changes = service.text("container_name"), dict[str, Any]()
+    if container or len(service.name) > 1:  # Docker refuses a container name of one letter
+        changes["name"] = container or service.name
     name = service.command.value("--served-model-name")
     if name and not re.search("/|___|@", name):
         changes["served_name"] = name

@@ -61,6 +61,18 @@ class Secret(SecretStr):
         text = self.get_secret_value()
         return text != "" and text.isascii() and text.isprintable() and " " not in text
 
+    def checked(self, message: str, file: Path | None = None) -> Secret:
+        """Itself.
+
+        Raises:
+            StackError: It is not sendable; with this message.
+        """
+        if not self.sendable:
+            evidence = "it is empty, or contains spaces, line breaks or characters beyond ASCII"
+            hint = "write only the key to a file, on one line"
+            raise StackError(message, code="secret-refused", evidence=evidence, hint=hint, file=file)
+        return self
+
 
 NO_SECRET = Secret("")
 
@@ -76,10 +88,7 @@ def read_secret(variable: str, file: Path | None = None) -> Secret:
         text = read_text(StackError, message, file, _MAX_FILE, code="secret-refused", hint=hint).strip()
     elif not (text := os.environ.get(variable, "").strip()):
         return NO_SECRET
-    if not Secret(text).sendable:
-        evidence = "it is empty, or contains spaces, line breaks or characters beyond ASCII"
-        raise StackError(message, code="secret-refused", evidence=evidence, hint=hint, file=file)
-    return Secret(text)
+    return Secret(text).checked(message, file)
 
 
 def mask(text: str, secrets: Iterable[Secret]) -> str:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ragops.configuration import Kind, Stack
     from ragops.reranker.architectures import Architecture
 
-SUBSTITUTE_FILE = "ragops-stand-in.txt"
+SUBSTITUTE_FILE = "ragops-substitute.txt"
 """A file of this name marks weights that are not a trained reranker; its text says what they are."""
+_SUBSTITUTE_FILES = (SUBSTITUTE_FILE, "ragops-stand-in.txt")  # the second is an earlier name
 
 SET_MODEL = f"set model under [reranker], or RAGOPS_MODEL_DIR=FOLDER; a trial: RAGOPS_MODEL_DIR={SUBSTITUTE}"
 
@@ -358,7 +359,7 @@ def _unknown_kind(
 
 def _description(folder: Path) -> str:
     """The texts that name a model's prompt: its card and chat templates."""
-    names = ("README.md", "chat_template.jinja", "tokenizer_config.json", SUBSTITUTE_FILE)
+    names = ("README.md", "chat_template.jinja", "tokenizer_config.json", *_SUBSTITUTE_FILES)
     files = (file for file in (folder / name for name in names) if file.is_file())
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
@@ -452,9 +453,13 @@ def _shape(config: dict[str, Any]) -> Shape:
     )
 
 
+def substitute_file(folder: Path) -> Path | None:
+    """The file that marks a folder's weights as not trained; None without one."""
+    return next((file for name in _SUBSTITUTE_FILES if (file := folder / name).is_file()), None)
+
+
 def _substitute(folder: Path, kind: Kind) -> str:
-    marker = folder / SUBSTITUTE_FILE
-    if marker.is_file():
+    if marker := substitute_file(folder):
         text = marker.read_text(encoding="utf-8").strip() or "marked as a substitute"
         return text.splitlines()[0]
     if kind == "embedding":

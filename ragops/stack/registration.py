@@ -132,7 +132,7 @@ def register(
     with _connected(stack, token, url, spec, engine) as registrar:
         state = registrar.read()
         record = UndoRecord.load(registrar.new_record(state).file) or registrar.new_record(state)
-        registrar.add_earlier(state, record)
+        registrar.adapt(state, record)
         spec = registrar.spec
         registrar.check(state, record)
         notes = (*registrar.notes, *registrar.test(state, compare=spec.base_url != stack.internal_url))
@@ -320,9 +320,14 @@ class Registrar:
             if row.now in own and (record.entered or key in record.earlier)
         }
 
-    def add_earlier(self, state: RagflowState, record: UndoRecord) -> None:
-        """Add the settings that use the model under an id of an earlier call to the spec."""
+    def adapt(self, state: RagflowState, record: UndoRecord) -> None:
+        """Add the settings that use the model under an id of an earlier call to the spec.
+
+        A user's own entry keeps its token limit where RAGFlow does not use it.
+        """
         using, spec = self.using(state, record), self.spec
+        if state.entry and not record.entered and self.release.over_limit == "passthrough":
+            spec = replace(spec, max_tokens=state.entry.max_tokens or spec.max_tokens)
         chats = dict.fromkeys((*spec.chats, *(key for key in using if key != DEFAULT)))
         self.spec = replace(spec, default=spec.default or DEFAULT in using, chats=tuple(chats))
 

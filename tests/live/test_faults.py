@@ -249,7 +249,7 @@ def folder(home: Path, model: str) -> Path:
     (made / "modules.json").write_text("{}")
     (made / "model.safetensors").write_bytes((56).to_bytes(8, "little") + b"{}".ljust(56))
     if model == "random":
-        (made / "ragops-stand-in.txt").write_text("random weights\n")
+        (made / "ragops-substitute.txt").write_text("random weights\n")
     return made
 
 

@@ -12,6 +12,8 @@ import h11
 import pytest
 
 from ragops.bench import wire
+from ragops.errors import StackError
+from ragops.ragflow.api import Secret
 from tests.support.tls import write_certificate
 
 BODY = wire.encode("stub-reranker", "red apple", ("a red apple", "a pear"))
@@ -71,6 +73,14 @@ def test_slow_parsing_of_the_client_is_not_in_the_times(monkeypatch):
     assert time.perf_counter() - begin > 0.4
     assert second.t_done - second.t_send < 0.2e9
     assert second.t_send - first.t_done > 0.2e9
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two words", "a\nb", ""])
+def test_key_that_no_header_can_hold_is_refused(key):
+    with pytest.raises(StackError) as caught:
+        wire.Server("http://reranker/v1", "m", Secret(key))
+    assert caught.value.code == "secret-refused"
+    assert not key or key not in str(caught.value)
 
 
 def test_requests_over_one_connection_have_their_own_times():

@@ -177,6 +177,13 @@ def test_only_what_the_file_sets_is_configured(machine, tmp_path):
     assert taken == {"name", "port"}
 
 
+def test_a_service_name_of_one_letter_is_no_container_name(file, capsys):
+    text = file.read_text().replace("    container_name: my-reranker\n", "")
+    file.write_text(text.replace("  rerank:", "  r:"))
+    service = fix(file, capsys)[0]["services"]["r"]
+    assert service["container_name"] == Stack().reranker.name
+
+
 def test_a_network_that_moves_the_route_is_not_taken_over(file, capsys):
     file.write_text(FILE.format(model="./tiny", network="a-net"))
     document, left_out = fix(file, capsys)

@@ -523,7 +523,7 @@ def test_earlier_default_is_restored_after_an_upgrade(servers, spec):
     [
         *((release, {"types": ["chat"]}, "type: chat instead of rerank") for release in UNLIKE),
         *((release, {"status": "inactive"}, "status: inactive instead of active") for release in UNLIKE[2:]),
-        *((release, {"max_tokens": 512}, "max tokens: 512 instead of 8192") for release in UNLIKE[2:]),
+        ("v1.0.0-rc1", {"max_tokens": 512}, "max tokens: 512 instead of 8192"),
     ],
 )
 def test_entry_that_ragflow_would_not_use_differs(servers, spec, release, changed, difference):
@@ -535,6 +535,23 @@ def test_entry_that_ragflow_would_not_use_differs(servers, spec, release, change
     assert (caught.value.code, caught.value.evidence) == ("entry-foreign", difference)
     assert ("--instance" in caught.value.hint) is not ragflow.state.before("v0.26.0")
     assert all_of(ragflow.state) == before
+
+
+@pytest.mark.parametrize("release", UNLIKE[:-1])
+def test_token_limit_of_an_entry_by_hand_stays_where_ragflow_does_not_use_it(servers, spec, release):
+    ragflow = fresh(servers[release])
+    foreign(ragflow.state, spec.base_url)
+    before = all_of(ragflow.state)
+    assert register(ragflow, replace(spec, max_tokens=8112)).changes == ()
+    assert all_of(ragflow.state) == before
+
+
+@pytest.mark.parametrize("release", UNLIKE)
+def test_own_token_limit_is_updated(servers, spec, release):
+    ragflow = fresh(servers[release])
+    register(ragflow, replace(spec, max_tokens=8192))
+    assert register(ragflow, replace(spec, max_tokens=8112)).changes
+    assert "8112" in str(all_of(ragflow.state))
 
 
 def test_other_key_is_named(newest, spec):

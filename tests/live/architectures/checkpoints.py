@@ -174,7 +174,7 @@ def write(folder: Path, model: transformers.PreTrainedModel, tokenizer: Any, **d
     tokenizer.save_pretrained(folder)
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | declared, indent=1))
-    (folder / "ragops-stand-in.txt").write_text("random weights\n")
+    (folder / "ragops-substitute.txt").write_text("random weights\n")
     if base := next((base for name, base in CARDS.items() if folder.name.startswith(name)), ""):
         (folder / "README.md").write_text(f"---\nbase_model: {base}\n---\n")
 
