@@ -84,6 +84,10 @@ CODES = {
     "reranker-missing": Code("There is no reranker of that name."),
     "network-missing": Code("The network does not exist yet."),
     # LaunchError
+    "scores-wrong": Code(
+        "The score check found wrong scores in a new container; no request got them.",
+        "the evidence names the first rule that failed, the hint its remedy",
+    ),
     "start-slow": Code("The server was not ready before the timeout."),
     # ModelError
     "model-unset": Code("No model is configured, and there is no reranker whose model could stay."),
