@@ -123,6 +123,22 @@ def watch(
     call.show({"repairs": watcher.run()}, f"stopped after {watcher.repairs} repairs")
 
 
+@verb(app, KEEP, "ragops logs --tail 100")
+def logs(
+    call: Call,
+    container: Annotated[
+        str, typer.Argument(metavar="[CONTAINER]", help="One container of the stack; all without it.")
+    ] = "",
+    tail: Annotated[int, option("LINES", "Number of lines of each container.", between=(1, 100_000))] = 20,
+) -> None:
+    """Show the last lines of the stack's logs, each after its container's name."""
+    from ragops.stack import verbs
+
+    texts = verbs.logs(call.stack(), container, tail=tail)
+    lines = (f"{name}: {line}" for name, text in texts.items() for line in text.splitlines())
+    call.show(texts, "\n".join(lines))
+
+
 @verb(app, KEEP)
 def connect(call: Call, container: Container) -> None:
     """Connect a container to the network now (lost when Compose recreates the container)."""

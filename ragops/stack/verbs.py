@@ -250,6 +250,22 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
     return overrides.override(containers, stack.network, engine.networks())
 
 
+def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: int = 20) -> dict[str, str]:
+    """The last lines of the logs of the stack's containers by their names, or of one of them.
+
+    Raises:
+        NotFoundError: The stack has no such container.
+    """
+    engine = Session.open(stack, engine).engine
+    names = [member.name for member in observe(engine).rerankers(stack.reranker.name)]
+    names.sort(key=lambda name: (len(name), name))  # the gateway first, and the tenth replica last
+    if container not in {"", *names} or not names:
+        message = f"the stack has no container {container or stack.reranker.name}"
+        hint = f"it has {', '.join(names)}" if names else "ragops up"
+        raise NotFoundError(message, code="reranker-missing", hint=hint, container=container)
+    return {name: engine.logs(name, tail=tail) for name in names if container in {"", name}}
+
+
 def down(stack: Stack, engine: Engine | None = None) -> Plan:
     """Remove the objects with the ragops label, and disconnect RAGFlow's containers.
 

@@ -157,6 +157,18 @@ class TestWithAStack:
         assert code == 1
         assert f"hint: ragops connect {CONTAINER}" in out
 
+    def test_logs_have_the_name_of_their_container(self, run, up):
+        up.output["ragflow-vllm-reranker"] = "first\nsecond\nthird\n"
+        for argv in (("logs", "--tail", "2"), ("logs", "ragflow-vllm-reranker", "--tail", "2")):
+            lines = "ragflow-vllm-reranker: second\nragflow-vllm-reranker: third\n"
+            assert run(*argv)[:2] == (0, lines)
+        assert as_json(run, "logs", "--tail", "1") == (0, {"ragflow-vllm-reranker": "third"})
+
+    def test_logs_of_another_container_are_not_shown(self, run, up):
+        code, record = as_json(run, "logs", CONTAINER)
+        assert (code, record["code"]) == (1, "reranker-missing")
+        assert "ragflow-vllm-reranker" in record["hint"]
+
     def test_down(self, run, up):
         code, out, _ = run("down")
         assert code == 0
