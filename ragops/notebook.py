@@ -12,35 +12,29 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython import display as ipython
 from IPython import get_ipython
 
 from ragops import progress as steps
 from ragops.bench import measure
-from ragops.bench.records import load_run
-from ragops.configuration import Ragflow
-from ragops.docker.engine import connect
+from ragops.bench.load import BenchmarkConfig
+from ragops.bench.records import Run, load_run
+from ragops.configuration import Ragflow, Stack
+from ragops.docker.engine import Engine, connect
 from ragops.errors import RagopsError
 from ragops.ragflow.api import TOKEN_VARIABLE, read_secret
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
 from ragops.stack import registration
+from ragops.stack.plan import Plan
+from ragops.stack.registration import Registration
 from ragops.table import Column, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from ragops.bench.load import BenchmarkConfig
-    from ragops.bench.records import Run
-    from ragops.configuration import Stack
-    from ragops.docker.engine import Engine
-    from ragops.stack.plan import Plan
-    from ragops.stack.registration import Registration
 
 __all__ = [
     "WIDGETS",

@@ -14,30 +14,22 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dotenv.parser import parse_stream
 
-from ragops.compose.faults import find_faults
+from ragops.compose.faults import Finding, PathKind, find_faults
 from ragops.compose.merging import merge_files
-from ragops.compose.reading import Project, read_rerankers
-from ragops.compose.syntax import MAX_BYTES, parse, resolve
+from ragops.compose.reading import Project, Service, read_rerankers
+from ragops.compose.syntax import MAX_BYTES, YamlNode, parse, resolve
 from ragops.errors import ComposeError, ModelError, file_errors, read_text
 from ragops.reranker import host as hosts
-from ragops.reranker.model import describe
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ragops.compose.faults import Finding, PathKind
-    from ragops.compose.reading import Service
-    from ragops.compose.syntax import YamlNode
-    from ragops.reranker.host import Host
-    from ragops.reranker.model import Model
-
+from ragops.reranker.host import Host
+from ragops.reranker.model import Model, describe
 
 _NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 AUTOMATIC = tuple(

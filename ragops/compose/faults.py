@@ -13,27 +13,21 @@ import ipaddress
 import json
 import math
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ragops.compose.reading import OVERRIDES_VARIABLE, architecture, mount_of
-from ragops.compose.syntax import split_words, takes_value, unset_variable
+from ragops.compose.reading import OVERRIDES_VARIABLE, NetworkConnection, Service, architecture, mount_of
+from ragops.compose.syntax import Word, YamlNode, split_words, takes_value, unset_variable
 from ragops.configuration import Stack
 from ragops.data import read_table
 from ragops.errors import StackError
 from ragops.reranker import architectures, options, sizing
-from ragops.reranker.host import format_cpu_list
+from ragops.reranker.architectures import Architecture
+from ragops.reranker.host import Host, format_cpu_list
 from ragops.reranker.sizing import GIB, MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from ragops.compose.reading import NetworkConnection, Service
-    from ragops.compose.syntax import Word, YamlNode
-    from ragops.reranker.architectures import Architecture
-    from ragops.reranker.host import Host
 
 RAGFLOW_NETWORK = "docker_ragflow"
 """The network of a RAGFlow that was started from its own folder."""

@@ -6,15 +6,12 @@ commands replaced, lists concatenated, and of entries that are the same thing th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING
 
 from ragops.compose.syntax import Removal, Replacement, YamlNode, resolve, split_colons
 from ragops.errors import ComposeError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MAX_EXTENDS = 10  # longest chain of extends that is followed
 # Keys of a service; * is any name.

@@ -7,20 +7,15 @@ and the model. Values come from :mod:`ragops.compose.syntax`, with their lines.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from ragops.compose.merging import PublishedPort, as_map, read_port
-from ragops.compose.syntax import Removal, YamlNode, read_command, resolve, split_colons
+from ragops.compose.syntax import CommandLine, Removal, YamlNode, read_command, resolve, split_colons
+from ragops.configuration import Kind
 from ragops.reranker.architectures import Architecture, by_repository_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from ragops.compose.syntax import CommandLine
-    from ragops.configuration import Kind
-    from ragops.reranker.model import Model
+from ragops.reranker.model import Model
 
 OVERRIDES_VARIABLE = re.compile(r"VLLM_HF_OVERRIDES?")
 """Environment variables that are mistaken for ``--hf-overrides``; vLLM reads neither."""

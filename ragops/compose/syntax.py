@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 
 from ragops.errors import ComposeError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 Entry = Literal["serve", "module", "image", "other"]
 """``vllm serve``, the API server's module, the image's own entry point, or an unknown program."""

@@ -14,7 +14,9 @@ import ssl
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -34,18 +36,14 @@ from ragops.docker.objects import (
     EventState,
     ExecResult,
     ImageState,
+    Mount,
+    NetworkSpec,
     NetworkState,
     Observed,
     StatsState,
     VolumeState,
 )
 from ragops.errors import EngineError, NotFoundError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from ragops.docker.objects import Mount, NetworkSpec
 
 TIMEOUT = 60
 """Seconds for one request; an engine that hangs is an error."""

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from signal import SIGTERM, Signals
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ragops.docker.objects import ContainerState, EventState
+from ragops.docker.objects import ContainerState, EventState
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from ragops.configuration import Network
+from ragops.configuration import Network
 
 LABEL = "org.ragops"
 """Label of every object that ragops creates; its value is the role, such as ``reranker``."""

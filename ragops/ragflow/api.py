@@ -12,26 +12,21 @@ import json
 import os
 import re
 import ssl
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 from pydantic import SecretStr
 
 from ragops.docker import hints
+from ragops.docker.hints import Hint
 from ragops.errors import RagflowError, StackError, read_text
 from ragops.ragflow.failures import FAILURES
 from ragops.ragflow.request import over_long
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-    from typing import Self
-    from urllib.parse import SplitResult
-
-    from ragops.docker.hints import Hint
 
 TOKEN_VARIABLE = "RAGOPS_RAGFLOW_TOKEN"  # noqa: S105 - a name
 KEY_VARIABLE = "RAGOPS_RERANKER_KEY"

@@ -7,20 +7,16 @@ server container calls the reranker, so only it needs the network.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from ragops.configuration import Ragflow
 from ragops.docker.hints import for_engine
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ContainerState
 from ragops.errors import RagflowError
 from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Request
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ragops.configuration import Ragflow
-    from ragops.ragflow.releases import Release
+from ragops.ragflow.releases import Release
 
 SERVICES = frozenset({"ragflow", "ragflow-cpu", "ragflow-gpu"})
 """Compose services of RAGFlow's server: ``ragflow`` up to v0.21 and on macOS (its docker-compose*.yml)."""

@@ -9,20 +9,17 @@ in the source for the others. ``ragops.stack.registration`` sends the requests.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ragops.errors import RagflowError, StackError
 from ragops.ragflow import releases
 from ragops.ragflow.api import Request, Response, Secret, rerank_base
+from ragops.ragflow.releases import Release
 from ragops.ragflow.request import MAX_NAME_LENGTH, SUFFIX, name_problem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from ragops.ragflow.releases import Release
 
 PROVIDER = "VLLM"
 

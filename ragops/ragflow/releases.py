@@ -19,14 +19,12 @@ import json
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ragops.data import read_table
 from ragops.errors import RagflowError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 RegistrationRoutes = Literal["manual", "add_llm", "provider", "provider-with-update"]
 Chats = Literal["prompt.rerank_model", "rerank_id"]

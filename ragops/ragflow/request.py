@@ -10,12 +10,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ragops.ragflow import releases
-
-if TYPE_CHECKING:
-    from ragops.ragflow.releases import Client, Release
+from ragops.ragflow.releases import Client, Release
 
 RERANK_TIMEOUT = releases.of(releases.NEWEST).timeout
 """Seconds that the newest RAGFlow waits for a rerank response; older ones wait as long or longer."""

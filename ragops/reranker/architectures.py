@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ragops.configuration import Kind
 from ragops.data import read_table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from ragops.configuration import Kind
 
 SIGMOID = {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}
 """Overrides that turn raw logits into 0 to 1: ``PoolerActivation.wraps`` makes a ``PoolerClassify`` of it, a

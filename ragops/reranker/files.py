@@ -18,14 +18,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragops.configuration import data_folder
 from ragops.errors import ModelError, RagopsError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 INDEX = "model.safetensors.index.json"
 IMAGE_PYTHON = "3.11"

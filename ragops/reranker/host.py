@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragops.errors import StackError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 BF16_FEATURES = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 """Names in ``/proc/cpuinfo`` of instructions that multiply bfloat16 (the last is Arm's)."""

@@ -12,22 +12,17 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragops.configuration import data_folder
-from ragops.docker.objects import LABEL
+from ragops.docker.engine import Engine
+from ragops.docker.objects import LABEL, ContainerState, ImageState
 from ragops.errors import EngineError, ImageError, NotFoundError, RagopsError
 from ragops.progress import step
 from ragops.reranker import files
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState, ImageState
 
 _log = logging.getLogger(__name__)
 

@@ -17,22 +17,17 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from ragops.configuration import home
-from ragops.docker.engine import sidecar
+from ragops.configuration import Kind, home
+from ragops.docker.engine import Engine, sidecar
 from ragops.docker.objects import UNPRIVILEGED, Mount
 from ragops.errors import ImageError, ModelError, file_errors
 from ragops.reranker import files
 from ragops.reranker import model as models
-
-if TYPE_CHECKING:
-    from ragops.configuration import Kind
-    from ragops.docker.engine import Engine
-    from ragops.reranker.host import Host
-    from ragops.reranker.model import Model
+from ragops.reranker.host import Host
+from ragops.reranker.model import Model
 
 RECORD = "ragops-int8.json"
 """File of each int8 folder that ragops creates; it is written last."""

@@ -12,17 +12,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ragops.configuration import SUBSTITUTE, home
+from ragops.configuration import SUBSTITUTE, Kind, Stack, home
 from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError, file_errors
 from ragops.reranker import architectures
+from ragops.reranker.architectures import Architecture
 from ragops.reranker.files import MINILM, bundled_minilm, fingerprint, lfs_pointers, tensors
-
-if TYPE_CHECKING:
-    from ragops.configuration import Kind, Stack
-    from ragops.reranker.architectures import Architecture
 
 SUBSTITUTE_FILE = "ragops-substitute.txt"
 """A file of this name marks weights that are not a trained reranker; its text says what they are."""
