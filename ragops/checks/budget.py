@@ -25,7 +25,7 @@ from ragops.checks.latency import (
     seconds,
     share_at_least,
 )
-from ragops.checks.probe import Batch, ProbeRequest, send_batch
+from ragops.checks.probe import UNCACHED, Batch, ProbeRequest, send_batch
 from ragops.checks.questions import parse_ranking
 from ragops.checks.traffic import (
     RAGFLOW_PAIR_TOKENS,
@@ -149,7 +149,7 @@ def time_calls(
     def send(*requests: Request) -> dict[int, ProbeResponse]:
         sent = (RerankRequest(expected.model, r.query, r.documents, client) for r in requests)
         posts = tuple(ProbeRequest(path, request.body().decode()) for request in sent)
-        batch = Batch(posts, timeout * len(posts), timeout)
+        batch = Batch(posts, timeout * len(posts), timeout, post_headers=UNCACHED)
         return send_batch(engine, ragflow.name, image, url, batch, client)
 
     planned, cut_to = _plan_calls(profile)

@@ -56,6 +56,11 @@ CLIENTS = {
 }
 """Programs that send RAGFlow's request past any proxy, and their option for the body."""
 
+STRICT = {"Prefer": "handling=strict"}
+"""Headers with which the gateway ranks every document whole, by a replica, or refuses the request."""
+UNCACHED = {"Cache-Control": "no-cache"}
+"""Headers with which the gateway uses no score of an earlier request."""
+
 _NOT_FOUND = (126, 127)
 _NO_PROGRAM = ("executable file not found", "no such file or directory")
 _CONNECT_TIMEOUT = 3.0
@@ -85,6 +90,10 @@ class ProbeResponse:
     text: str
     """JSON without its copies of documents and tokens; if it is not JSON, the first 600 characters."""
     ms: float = 0.0
+    ranked: str = ""
+    """Documents with a replica's score and all, such as ``28/64``; empty without a gateway."""
+    truncated: int = 0
+    """Documents of which the gateway sent a part only."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,8 @@ class Batch:
     """Number of requests at the start of the batch that may use all of ``seconds``; by default all."""
     spare: float = 0.0
     """Time after which no request beyond ``needed`` is sent."""
+    post_headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers beside those of RAGFlow's client, such as :data:`STRICT`."""
 
     @property
     def deadline(self) -> float:
@@ -308,6 +319,12 @@ def _run_here(stdin: str, timeout: float) -> ExecResult:
 
 def _responses(rows: list[dict[str, Any]]) -> dict[int, ProbeResponse]:
     return {
-        row["place"]: ProbeResponse(row.get("status", 0), row.get("text") or row.get("detail", ""), row["ms"])
+        row["place"]: ProbeResponse(
+            row.get("status", 0),
+            row.get("text") or row.get("detail", ""),
+            row["ms"],
+            row.get("ranked") or "",
+            int(row.get("truncated") or 0),
+        )
         for row in rows
     }

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ragops.checks import Check
 from ragops.checks.golden import accuracy, by_language, concordance, measure, word_overlap
-from ragops.checks.probe import Batch, send_batch
+from ragops.checks.probe import STRICT, Batch, send_batch
 from ragops.checks.questions import (
     ASCII_PART,
     CHINESE_DOCUMENTS,
@@ -124,9 +124,9 @@ def batch(expected: Expected, plan: RequestPlan, url: str, *, full: bool, spare:
     """
     requests = probe_requests(expected, plan, urlsplit(url).path)
     if full:
-        return Batch(requests, _FULL_SECONDS, _FULL_TIMEOUT, AT_ONCE)
+        return Batch(requests, _FULL_SECONDS, _FULL_TIMEOUT, AT_ONCE, post_headers=STRICT)
     needed = len(requests) - (len(plan.calls) - plan.needed)
-    return Batch(requests, SECONDS, at_once=AT_ONCE, needed=needed, spare=spare)
+    return Batch(requests, SECONDS, at_once=AT_ONCE, needed=needed, spare=spare, post_headers=STRICT)
 
 
 def check_scores(expected: Expected, results: Results) -> list[Check]:

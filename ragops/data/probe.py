@@ -190,6 +190,7 @@ def send_all(host, port, config):
     Those after the needed ones have less time. Each response has the place of its request.
     """
     posts, responses, lock = config["posts"], [], threading.Lock()
+    headers = {**config["headers"], **config.get("post_headers", {})}
     begin = time.monotonic()
 
     def take():
@@ -210,7 +211,7 @@ def send_all(host, port, config):
             place = take()
             if place is None:
                 break
-            response = timed(partial(send, connection, *posts[place], config["headers"]))
+            response = timed(partial(send, connection, *posts[place], headers))
             with lock:
                 responses[place].update(response)
         connection.close()
@@ -230,7 +231,12 @@ def time_limit(place, config):
 def send(connection, path, body, headers):
     connection.request("POST", path, body.encode(), headers)
     response = connection.getresponse()
-    return {"status": response.status, "text": shortened(response.read().decode(errors="replace"))}
+    return {
+        "status": response.status,
+        "text": shortened(response.read().decode(errors="replace")),
+        "ranked": response.getheader("x-ranked"),
+        "truncated": response.getheader("x-truncated"),
+    }
 
 
 def shortened(text):

@@ -207,6 +207,8 @@ class Behaviour:
     """Served model name; any other is answered with 404."""
     api_key: str = ""
     """Key that ``/v1`` routes ask for; empty asks for none."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Headers of each ranking, such as the gateway's."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +320,8 @@ async def _rerank(engine: _Engine, request: Request) -> Response:
     await engine.serve(len(documents), tokens)
     if behaviour.fail_every and number % behaviour.fail_every == 0:
         return _error(behaviour.fail_status, "InternalServerError", "the stub was told to fail")
-    return Response(json.dumps(answer), media_type="application/json")  # JSONResponse refuses NaN
+    headers = dict(behaviour.headers)  # a JSONResponse refuses NaN
+    return Response(json.dumps(answer), media_type="application/json", headers=headers)
 
 
 def _is_shut_out(behaviour: Behaviour, request: Request) -> bool:

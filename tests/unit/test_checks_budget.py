@@ -90,6 +90,7 @@ class Server:
 
     def __call__(self, _box, _argv, stdin):
         order = json.loads(stdin)
+        self.headers = order["post_headers"]
         responses = [{"place": place, **found} for place, found in enumerate(self.answers(order))]
         return ExecResult(0, json.dumps({"responses": responses}), "")
 
@@ -140,6 +141,7 @@ class TestMeasure:
         assert found.calls[2].service == pytest.approx(found.calls[2].tokens * 0.0001)
         path, body, timeout = server.sent[0]
         assert (path, timeout, body["top_n"]) == ("/v1/rerank", 30.0, 2)
+        assert server.headers == {"Cache-Control": "no-cache"}
         assert server.sent[2][1]["documents"][0].islower()
         assert found.too_long.status == 400
         assert len(server.sent[-1][1]["documents"]) == 2

@@ -625,6 +625,7 @@ class TestFromInside:
         assert not [one for one in checks if one.status in {"fail", "warn"}]
         assert len(calls) == len(questions.plan_requests(expected).calls)
         assert all(call.headers["authorization"] == "Bearer x" for call in calls)
+        assert all(call.headers["prefer"] == "handling=strict" for call in calls)
 
     def test_nan_passes_the_wire(self, fake, found):
         with StubReranker(Behaviour(scorer="nan")) as stub:

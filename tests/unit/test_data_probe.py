@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import json
 import math
 import socket
@@ -201,6 +202,19 @@ class TestProgram:
         assert "responses" not in run(url, extra=beside())
         with server(**{"openapi.json": (200, "application/json", '{"paths": {"/v1/score": {}}}')}) as url:
             assert "responses" not in run(url, extra=beside())
+
+    def test_their_headers_are_no_headers_of_ragflows_own_call(self):
+        extra = dataclasses.replace(beside(), post_headers=probe.STRICT)
+        with StubReranker() as stub:
+            run(stub.base_url, extra=extra)
+            sent = [call.headers.get("prefer") for call in stub.calls]
+        assert sent == ["handling=strict", None]
+
+    def test_counts_of_the_gateway_come_back(self):
+        with StubReranker(Behaviour(headers=(("x-ranked", "1/2"), ("x-truncated", "1")))) as stub:
+            output = ExecResult(0, json.dumps(run(stub.base_url, extra=beside())), "")
+        responses = probe.parse_result(output, "python").responses.values()
+        assert [(one.ranked, one.truncated) for one in responses] == [("", 0), ("1/2", 1)]
 
     def test_server_that_hangs_over_them_is_not_asked_again(self):
         with server(tokenize=(200, "", "{}"), rerank=None, **{"openapi.json": (404, "", "")}) as url:
