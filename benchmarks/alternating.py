@@ -158,7 +158,7 @@ class LaunchRunner:
 
     def _deployment(self, spec: ContainerSpec) -> Deployment:
         stack = self.stack("default")
-        return Deployment(stack, self.model, self.host, sizing.size(stack, self.model, self.host), spec)
+        return Deployment(stack, self.model, self.host, sizing.sizes(stack, self.model, self.host), (spec,))
 
 
 def log(line: str) -> None:

@@ -21,6 +21,8 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from ragops.errors import StackError, file_errors, read_text
@@ -90,9 +92,11 @@ _Name = Annotated[
         "2 to 63 letters, digits, '_', '.' or '-', the first a letter or digit",
     ),
 ]
+_SHORT = _where(lambda name: len(name) <= 54, "at most 54 characters")  # with -replicas 63, as in DNS
 _OTHER_NETWORK = _matching(r"(?!(?:host|none|bridge|default)$).*", "it is one of Docker's own networks")
 _Image = Annotated[str, _matching(_IMAGE, "give an image name such as 'vllm-cpu:latest'", 512)]
 _Folder = Annotated[Path, _printable(4096)]
+_Seconds = Annotated[float, Field(strict=True, gt=0, le=86400, allow_inf_nan=False)]
 _Sentence = Annotated[
     str,
     _where(
@@ -188,8 +192,13 @@ class Network(_Table):
 class Reranker(_Table):
     """``[reranker]``: the vLLM container."""
 
-    name: _Name = "ragflow-vllm-reranker"
-    """Container name, and so its host name in the network."""
+    name: Annotated[_Name, _where(lambda name: len(name) <= 54, "at most 54 characters")] = (
+        "ragflow-vllm-reranker"
+    )
+    """Container name, and so the host name in the network. It is the gateway's, and vLLM's containers are
+    ``NAME-1`` and so on; without a gateway it is vLLM's."""
+    replicas: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    """Containers of vLLM behind the gateway, each with its own CPUs and memory; ``ragops scale`` sets it."""
     image: _Image = "vllm-cpu:latest"
     """Image with vLLM; pulled or built when the Docker engine does not have it."""
     model: _Folder | None = None
@@ -237,6 +246,20 @@ class Reranker(_Table):
     """Seconds that ``up`` waits for the first response."""
 
 
+class Gateway(_Table):
+    """``[gateway]``: the service between RAGFlow and vLLM; ``gateway = false`` before all tables omits it."""
+
+    deadline: Literal["auto", False] | _Seconds = "auto"
+    """Seconds until the response, with the documents ranked by then; ``auto`` is the timeout of the found
+    RAGFlow minus a tenth, ``false`` waits for all documents."""
+    cache: Literal[False] | _Count = 100_000
+    """Scores of earlier requests that are kept, about 240 bytes each; ``false`` keeps none."""
+    long_documents: Literal["truncate", "error"] = "truncate"
+    """A document that is longer than the model takes: its end is left out, or the request fails."""
+    key_file: _Folder | None = None
+    """File with the key that each request needs; only its SHA-256 reaches the container."""
+
+
 class Ragflow(_Table):
     """``[ragflow]``: the RAGFlow to connect."""
 
@@ -256,6 +279,7 @@ class Stack(_Table):
     network: Network = Network()
     reranker: Reranker = Reranker()
     ragflow: Ragflow = Ragflow()
+    gateway: Gateway | Literal[False] = Gateway()
     _file: Path | None = PrivateAttr(default=None)
 
     @property
@@ -267,6 +291,36 @@ class Stack(_Table):
     def internal_url(self) -> str:
         """Address of the reranker inside the network, for RAGFlow."""
         return f"http://{self.reranker.name}:8000/v1"
+
+    @property
+    def gateway_used(self) -> bool:
+        """Whether the gateway has the reranker's name; a gateway that would do nothing is left out."""
+        options = self.gateway
+        return options is not False and (
+            self.reranker.replicas > 1
+            or bool(options.deadline or options.cache or options.key_file)
+            or options.long_documents == "truncate"
+        )
+
+    @property
+    def replica_names(self) -> tuple[str, ...]:
+        """Names of vLLM's containers; without a gateway there is one, which has the reranker's name."""
+        if not self.gateway_used:
+            return (self.reranker.name,)
+        return tuple(f"{self.reranker.name}-{number + 1}" for number in range(self.reranker.replicas))
+
+    @property
+    def replicas_alias(self) -> str:
+        """The name in the network that stands for all replicas; no container has it."""
+        return f"{self.reranker.name}-replicas"
+
+    @field_validator("gateway")
+    @classmethod
+    def _needed(cls, value: Gateway | Literal[False], info: ValidationInfo) -> Gateway | Literal[False]:
+        reranker = info.data.get("reranker")
+        if value is False and reranker and reranker.replicas > 1:
+            raise ValueError(f"reranker.replicas = {reranker.replicas} needs the gateway")
+        return value
 
 
 def configuration_file(path: Path | str | None = None) -> Path:
@@ -297,7 +351,7 @@ def load(path: Path | str | None = None) -> Stack:
 
 
 def parse(text: str, file: Path = Path(FILE)) -> Stack:
-    """Read a configuration from text; a relative model folder is relative to the file's folder.
+    """Read a configuration from text; a relative path in it is relative to the file's folder.
 
     Raises:
         StackError: As :func:`load`.
@@ -321,22 +375,26 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
             hint="leave it at 127.0.0.1, or add expose = true to [reranker] if that is intended",
             file=file,
         )
-    if reranker.model is None or str(reranker.model) == SUBSTITUTE:
-        return stack
-    hint = "name a folder, absolute or relative to the file"
-    with file_errors(
-        StackError, f"{file}: no folder {reranker.model}", file, code="value-refused", hint=hint
-    ):
-        folder = (file.parent / reranker.model.expanduser()).resolve()
-    return stack.model_copy(update={"reranker": reranker.model_copy(update={"model": folder})})
+    changed: dict[str, _Table] = {}
+    for table, key in (("reranker", "model"), ("gateway", "key_file")):
+        options = getattr(stack, table)
+        path = getattr(options, key, None)
+        if path is None or str(path) == SUBSTITUTE:
+            continue
+        hint = "give a path, absolute or relative to the file"
+        with file_errors(StackError, f"{file}: no path {path}", file, code="value-refused", hint=hint):
+            path = (file.parent / path.expanduser()).resolve()
+        changed[table] = options.model_copy(update={key: path})
+    return stack.model_copy(update=changed)
 
 
 def _explained(error: ValidationError, file: Path, text: str) -> StackError:
     first = error.errors(include_url=False)[0]
-    where = tuple(part[:80] for part in first["loc"] if isinstance(part, str))[:2]
+    parts = (part for part in first["loc"] if isinstance(part, str) and part != Gateway.__name__)
+    where = tuple(part[:80] for part in parts)[:2]
     place = f"{file}:{_line(text, where)}"
     if first["type"] == "extra_forbidden":
-        table: Any = Stack if len(where) < 2 else Stack.model_fields[where[0]].annotation
+        table: Any = Stack if len(where) < 2 else type(getattr(Stack(), where[0]))
         keys = sorted(table.model_fields)
         nearest = difflib.get_close_matches(where[-1], keys, n=1, cutoff=0.5)
         return StackError(

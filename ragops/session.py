@@ -12,28 +12,32 @@ import os
 import stat
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from ragops.configuration import data_folder, home
 from ragops.docker import engine as docker_engine
 from ragops.docker.engine import observe
-from ragops.errors import LockedError
+from ragops.errors import LockedError, RagflowError
+from ragops.ragflow import discovery, releases
+from ragops.reranker import gateway, options
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
-from ragops.reranker import options
-from ragops.reranker.sizing import size
+from ragops.reranker.sizing import sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState, EngineState
+    from ragops.docker.objects import ContainerSpec, ContainerState, EngineState, Observed
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
     from ragops.reranker.sizing import Sizing
+
+TIMEOUT = releases.of(releases.NEWEST).timeout
+"""Seconds that RAGFlow waits for a response, where its release is unknown."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,33 @@ class Deployment:
     stack: Stack
     model: Model
     host: Host
-    sizing: Sizing
-    spec: ContainerSpec
+    sizings: tuple[Sizing, ...]
+    replicas: tuple[ContainerSpec, ...]
+    """vLLM's containers, one for each of the sizings."""
+    gateway: ContainerSpec | None = None
+
+    @property
+    def sizing(self) -> Sizing:
+        """The first replica's: all have the same model, data type and lengths."""
+        return self.sizings[0]
+
+    @property
+    def spec(self) -> ContainerSpec:
+        """The first replica."""
+        return self.replicas[0]
 
     @classmethod
     def resolve(
-        cls, stack: Stack, model: Model | None = None, engine: EngineState | None = None
+        cls,
+        stack: Stack,
+        model: Model | None = None,
+        engine: EngineState | None = None,
+        timeout: float = TIMEOUT,
     ) -> Deployment:
-        """Read the model folder and the host once, and build the container's specification.
+        """Read the model folder and the host once, and build the containers' specifications.
 
         A ``model`` replaces the one that the configuration or the environment names. Without ``engine`` no
-        port is published.
+        port is published. ``timeout`` is RAGFlow's, in seconds.
 
         Raises:
             ModelError: vLLM cannot serve the model folder.
@@ -64,10 +84,24 @@ class Deployment:
         options.check_instruction(stack, model)
         row = options.known(model)
         template = _template_copy(row.template, options.score_template(row, stack.reranker.instruction))
-        sizing = size(stack, model, host)
+        sizings = sizes(stack, model, host)
         image = stack.reranker.image
-        spec = options.container_spec(stack, model, sizing, image=image, template=template, engine=engine)
-        return cls(stack, model, host, sizing, spec)
+        specs = [
+            options.container_spec(stack, model, sizing, image=image, template=template, engine=engine)
+            for sizing in sizings
+        ]
+        if not stack.gateway_used:
+            return cls(stack, model, host, sizings, tuple(specs))
+        replicas = map(partial(options.as_replica, stack), specs, stack.replica_names)
+        front = gateway.container_spec(
+            stack,
+            engine,
+            timeout=timeout,
+            splits=row.splits,
+            publish=specs[0].publish,
+            folder=_reference_folder(stack),
+        )
+        return cls(stack, model, host, sizings, tuple(replicas), front)
 
     @property
     def pair_tokens(self) -> int:
@@ -89,6 +123,7 @@ class Session:
         Raises:
             EngineError: No Docker engine is reachable.
         """
+        stack = stack.model_copy(update={"gateway": False})  # until plan and up have the gateway
         return cls(stack, engine or docker_engine.connect())
 
     @cached_property
@@ -99,12 +134,28 @@ class Session:
         """
         recorded = None if models.named_folder(self.stack) else self.recorded_model
         model = models.describe(recorded, self.stack.reranker.kind) if recorded else None
-        return Deployment.resolve(self.stack, model=model, engine=self.state)
+        return Deployment.resolve(self.stack, model, self.state, self.ragflow_timeout)
+
+    @cached_property
+    def observed(self) -> Observed:
+        """The engine's objects when the configuration was resolved."""
+        return observe(self.engine)
+
+    @property
+    def ragflow_timeout(self) -> float:
+        """Seconds that RAGFlow waits for a response: the shortest of the discovered ones, else the usual."""
+        options = self.stack.gateway
+        if not options or options.deadline != "auto":
+            return TIMEOUT
+        with suppress(RagflowError):  # none, or several of which none is configured
+            found = discovery.find(self.observed.containers, self.stack.ragflow)
+            return min((ragflow.contract.timeout for ragflow in found), default=TIMEOUT)
+        return TIMEOUT
 
     @cached_property
     def recorded_model(self) -> Path | None:
         """The model folder of the existing reranker, running or stopped."""
-        rerankers = observe(self.engine).rerankers(self.stack.reranker.name)
+        rerankers = self.observed.rerankers(self.stack.reranker.name)
         return next((container.model for container in rerankers if container.model), None)
 
     @cached_property
@@ -185,6 +236,14 @@ def _open_lock(file: Path) -> int:
         os.fchmod(descriptor, 0o444)  # whatever the umask
         return descriptor
     return os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+
+
+def _reference_folder(stack: Stack) -> Path:
+    """The folder with the scores that the gateway expects of each replica."""
+    folder = data_folder(home() / "gateway" / stack.reranker.name)
+    if folder.stat().st_mode & 0o005 != 0o005:
+        folder.chmod(0o755)  # whatever the umask: the gateway's user reads it
+    return folder
 
 
 def _template_copy(name: str, template: str) -> Path | None:

@@ -59,6 +59,7 @@ CODES = {
         "The port would be open to other machines, and a published port passes the host's firewall."
     ),
     "cores-missing": Code("The CPU list is not valid, or names CPUs that this process may not use."),
+    "replicas-many": Code("There are more replicas than cores."),
     "reranker-renamed": Code("``ragops watch`` can't follow a reranker to another name."),
     "secret-refused": Code("A key or token can't be read, or is not valid in an HTTP header."),
     "address-refused": Code("The address of RAGFlow, or of a server to measure, is not valid."),

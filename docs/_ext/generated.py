@@ -77,7 +77,7 @@ class Generated(SphinxDirective):
 def settings() -> Iterator[str]:
     """Every key of ragops.toml, with its values, its default and its purpose."""
     for name, field in Stack.model_fields.items():
-        table: Any = field.annotation
+        table: Any = type(field.default)
         yield from title(f"[{name}]", "-")
         purpose = inspect.cleandoc(table.__doc__).partition(": ")[2]
         yield from [f"{purpose[0].upper()}{purpose[1:]}", ""]
@@ -319,11 +319,13 @@ def values(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return "a list of texts"
     bounds = [schema.get("minimum"), schema.get("maximum")]
+    if schema.get("type") == "number":
+        return f"a number up to {bounds[1]}"
     if bounds[1] is not None:
         return f"{bounds[0]} to {bounds[1]}"
     words = {"boolean": "true or false", "integer": "a whole number", "string": "text"}
     least = f", at least {bounds[0]}" if bounds[0] is not None else ""
-    return ("a folder" if schema.get("format") == "path" else words[schema["type"]]) + least
+    return ("a path" if schema.get("format") == "path" else words[schema["type"]]) + least
 
 
 def default(schema: dict[str, Any]) -> str:

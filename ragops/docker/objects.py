@@ -26,6 +26,9 @@ LABEL_CONFIG = "org.ragops.config"
 LABEL_NAME = "org.ragops.name"
 """Label with the configured name of a container, which may have another while it is replaced."""
 
+LABEL_STACK = "org.ragops.stack"
+"""Label of a gateway and its replicas with the configured name of the reranker: they belong together."""
+
 LABEL_IMAGE = "org.ragops.image"
 """Label with the configured name of the image: the container is created from the id."""
 
@@ -537,20 +540,24 @@ class Observed:
         """The container of that name."""
         return next((container for container in self.containers if container.name == name), None)
 
-    def rerankers(self, name: str) -> tuple[ContainerState, ...]:
-        """Containers of a reranker, also under another name: renamed, or left by an interrupted replacement.
+    def stack(self, name: str) -> tuple[ContainerState, ...]:
+        """Gateway and replicas, also under another name: renamed, or left by an interrupted replacement.
 
         Before there was a label, rerankers had their name as network alias.
         """
         return tuple(
             container
             for container in self.containers
-            if container.role == "reranker"
+            if container.role in {"reranker", "gateway"}
             and (
-                name in (container.name, container.labels.get(LABEL_NAME))
+                name in (container.name, *map(container.labels.get, (LABEL_NAME, LABEL_STACK)))
                 or any(name in endpoint.aliases for endpoint in container.endpoints)
             )
         )
+
+    def rerankers(self, name: str) -> tuple[ContainerState, ...]:
+        """The containers of vLLM in a stack, as in :meth:`stack`."""
+        return tuple(container for container in self.stack(name) if container.role == "reranker")
 
     def members(self, network: str) -> tuple[ContainerState, ...]:
         """Containers that are connected to a network, running or stopped."""

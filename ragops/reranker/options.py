@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL, ContainerSpec, HealthCheck, Mount
+from ragops.docker.objects import (
+    LABEL_FINGERPRINT,
+    LABEL_MODEL,
+    LABEL_STACK,
+    ContainerSpec,
+    HealthCheck,
+    Mount,
+)
 from ragops.errors import StackError
 from ragops.reranker import architectures
 from ragops.reranker.host import format_cpu_list
@@ -310,6 +317,12 @@ def _batch_options(stack: Stack, sizing: Sizing) -> Iterator[Setting]:
         yield Setting("--max-num-seqs", str(sequences), "configured; documents in one step")
     if stack.reranker.eager:
         yield Setting("--enforce-eager", "", "configured; nothing is compiled")
+
+
+def as_replica(stack: Stack, spec: ContainerSpec, name: str) -> ContainerSpec:
+    """The reranker's container as one of several behind the gateway, which alone is reached from outside."""
+    labels = (*spec.labels, (LABEL_STACK, stack.reranker.name))
+    return replace(spec, name=name, aliases=(stack.replicas_alias,), publish=(), labels=labels)
 
 
 def _mounts(stack: Stack, model: Model, template: Path | None) -> tuple[Mount, ...]:

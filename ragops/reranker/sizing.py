@@ -1,6 +1,6 @@
 """Resources of a reranker on a machine: CPUs, data type, lengths and memory; pure.
 
-:func:`size` computes all of it once; ``options.py`` turns the :class:`Sizing` into a container. The parts
+:func:`sizes` computes all of it once; ``options.py`` turns the :class:`Sizing` into a container. The parts
 that need no model, :func:`cores`, :func:`compute_cpus` and :func:`dtype`, serve the checks of a machine too.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ragops.errors import StackError
@@ -15,7 +16,7 @@ from ragops.reranker import architectures
 from ragops.reranker.host import format_cpu_list, parse_cpu_list
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ragops.configuration import Stack
     from ragops.reranker.host import Core, Host
@@ -90,25 +91,35 @@ class Sizing:
 
 
 def size(stack: Stack, model: Model, host: Host) -> Sizing:
-    """Compute the resources of a reranker on a machine.
+    """The resources of the first replica: see :func:`sizes`."""
+    return sizes(stack, model, host)[0]
+
+
+def sizes(stack: Stack, model: Model, host: Host) -> tuple[Sizing, ...]:
+    """Compute the resources of each replica on a machine; together they fit it.
 
     Raises:
         StackError: The machine or the model does not have the configured CPUs, length or memory.
     """
-    container_cores, data_type = cores(stack, host), dtype(stack, host)
+    sets, data_type = core_sets(stack, host), dtype(stack, host)
     length = _max_model_len(stack, model, data_type)
     tokens = _batched_tokens(stack, model, length)
-    memory = _memory(stack, model, data_type, tokens, container_cores)
-    return Sizing(
-        cores=container_cores,
-        compute=compute_cpus(stack, container_cores),
-        dtype=data_type,
-        arithmetic="int8" if model.int8_bytes else data_type,
-        max_model_len=length,
-        batched_tokens=tokens,
-        kv_cache=_kv_cache(stack, model, data_type, length),
-        memory=memory,
-        memory_limit=_memory_limit(stack, f"{model.name} in {data_type}", memory, container_cores, host),
+    computing = _compute_sets(stack, sets)
+    served = f"{model.name} in {data_type}"
+    memories = [_memory(stack, model, data_type, tokens, own) for own in sets]
+    return tuple(
+        Sizing(
+            cores=own,
+            compute=compute,
+            dtype=data_type,
+            arithmetic="int8" if model.int8_bytes else data_type,
+            max_model_len=length,
+            batched_tokens=tokens,
+            kv_cache=_kv_cache(stack, model, data_type, length),
+            memory=memory,
+            memory_limit=_memory_limit(stack, served, memory, own, sets, host),
+        )
+        for own, compute, memory in zip(sets, computing, memories, strict=True)
     )
 
 
@@ -124,7 +135,7 @@ def dtype(stack: Stack, host: Host) -> str:
 
 
 def cores(stack: Stack, host: Host) -> tuple[Core, ...]:
-    """CPUs of the container, ascending.
+    """CPUs of one container, ascending.
 
     The configured list; else one thread of each physical core (a second one adds waiting,
     not arithmetic) on the NUMA node with the most allowed CPUs, the lowest node on a tie.
@@ -132,15 +143,54 @@ def cores(stack: Stack, host: Host) -> tuple[Core, ...]:
     Raises:
         StackError: A configured CPU is not allowed for this process, or no CPU is known.
     """
+    usable = _usable_cores(stack, host)
+    if stack.reranker.cores != "auto":
+        return usable
+    node = largest_node(host.cpus)
+    return tuple(core for core in usable if core.node == node)
+
+
+def core_sets(stack: Stack, host: Host) -> tuple[tuple[Core, ...], ...]:
+    """CPUs of each replica, none in two: one replica has those of :func:`cores`.
+
+    Several have one NUMA node each; where there are more of them than nodes, or a node has far more cores,
+    its cores are divided, so that the smallest set is as large as it can be.
+
+    Raises:
+        StackError: As for :func:`cores`, or there are more replicas than CPUs.
+    """
+    count = stack.reranker.replicas
+    if count == 1:
+        return (cores(stack, host),)
+    usable = _usable_cores(stack, host)
+    if count > len(usable):
+        raise StackError(
+            f"{count} replicas need {count} cores, there are {len(usable)}",
+            code="replicas-many",
+            evidence=f"CPUs that can be used: {format_cpu_list(core.cpu for core in usable)}",
+            hint=f"set reranker.replicas to {len(usable)} or less",
+        )
+    nodes, shares = Counter(core.node for core in usable), Counter[int]()
+    for _ in range(count):
+        shares[min(nodes, key=lambda node: (-nodes[node] / (shares[node] + 1), node))] += 1
+    sets: list[tuple[Core, ...]] = []
+    for node, share in sorted(shares.items()):
+        members = [core for core in usable if core.node == node]
+        bounds = [len(members) * part // share for part in range(share + 1)]
+        sets += [tuple(members[begin:end]) for begin, end in pairwise(bounds)]
+    return tuple(sets)
+
+
+def _usable_cores(stack: Stack, host: Host) -> tuple[Core, ...]:
+    """The configured CPUs, else one thread of each physical core of the machine."""
     if stack.reranker.cores != "auto":
         return _configured_cores(stack.reranker.cores, host)
     if not host.cpus:
         hint = "set reranker.cores, such as 0-3"
         raise StackError("the CPUs of this machine are unknown", code="cores-missing", hint=hint)
-    node = largest_node(host.cpus)
-    first_threads: dict[tuple[int, int], Core] = {}
-    for core in sorted((core for core in host.cpus if core.node == node), key=lambda core: core.cpu):
-        first_threads.setdefault((core.socket, core.core), core)
+    first_threads: dict[tuple[int, int, int], Core] = {}
+    for core in sorted(host.cpus, key=lambda core: core.cpu):
+        first_threads.setdefault((core.node, core.socket, core.core), core)
     return tuple(first_threads.values())
 
 
@@ -172,6 +222,26 @@ def compute_cpus(stack: Stack, container_cores: tuple[Core, ...]) -> tuple[int, 
             hint="leave compute out, or configure more cores",
         )
     return configured
+
+
+def _compute_sets(stack: Stack, sets: tuple[tuple[Core, ...], ...]) -> list[tuple[int, ...]]:
+    """CPUs of each replica that OpenMP threads are bound to: a configured list is divided like the cores.
+
+    Raises:
+        StackError: A configured CPU is none of the replicas', or a replica would have none.
+    """
+    if stack.reranker.compute == "auto":
+        return [compute_cpus(stack, own) for own in sets]
+    configured = compute_cpus(stack, tuple(core for own in sets for core in own))
+    parts = [tuple(core.cpu for core in own if core.cpu in configured) for own in sets]
+    if not all(parts):
+        raise StackError(
+            f"reranker.compute = {stack.reranker.compute} leaves a replica without a CPU",
+            code="cores-missing",
+            evidence="cores: " + "; ".join(format_cpu_list(core.cpu for core in own) for own in sets),
+            hint="leave compute out",
+        )
+    return parts
 
 
 def _configured_cores(text: str, host: Host) -> tuple[Core, ...]:
@@ -271,28 +341,40 @@ def _memory(
 
 
 def _memory_limit(
-    stack: Stack, served: str, memory: Memory, container_cores: tuple[Core, ...], host: Host
+    stack: Stack,
+    served: str,
+    memory: Memory,
+    container_cores: tuple[Core, ...],
+    sets: Sequence[tuple[Core, ...]],
+    host: Host,
 ) -> int:
-    """Memory limit of the container in bytes: the configured one, else the total of the parts.
+    """Memory limit of a container in bytes: the configured one, else the total of the parts.
 
-    The page cache gets what the machine has left: with a limit that equals the machine's memory, vLLM uses
-    the free memory instead.
+    Replicas have equal shares of the machine, and of the node that they are on. The page cache gets what is
+    left: with a limit that equals the machine's memory, vLLM uses the free memory instead.
     """
     configured = stack.reranker.memory_gib
     need = configured * GIB if configured else memory.required
     nodes = {core.node for core in container_cores}
     available = min(
-        host.memory if configured else host.usable_memory,
-        sum(node.memory for node in host.nodes if node.node in nodes),
+        (host.memory if configured else host.usable_memory) // len(sets),
+        sum(node.memory // _on_node(sets, node.node) for node in host.nodes if node.node in nodes),
     )
     if need > available:
+        whose = "the reranker" if len(sets) == 1 else f"each of {len(sets)} replicas"
+        fewer = "" if len(sets) == 1 else "fewer replicas, "
         raise StackError(
-            f"the reranker needs {need / GIB:.1f} GiB of memory, this machine offers {available / GIB:.1f}",
+            f"{whose} needs {need / GIB:.1f} GiB of memory, this machine offers {available / GIB:.1f}",
             code="memory-short",
             evidence=f"{served}, NUMA node {format_cpu_list(nodes)}",
-            hint="set reranker.memory_gib, a smaller kv_cache_gib, or a smaller model",
+            hint=f"set {fewer}reranker.memory_gib, a smaller kv_cache_gib, or a smaller model",
         )
     return need if configured else min(memory.total, available)
+
+
+def _on_node(sets: Sequence[tuple[Core, ...]], node: int) -> int:
+    """Replicas with CPUs of a node."""
+    return sum(any(core.node == node for core in own) for own in sets)
 
 
 def _compilers(container_cores: tuple[Core, ...]) -> int:

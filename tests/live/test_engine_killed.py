@@ -78,7 +78,8 @@ def ragflow(daemon, tmp_path, monkeypatch):
         stop_signal=product.stop_signal,
         health=HealthCheck(("/bin/sleep", "0"), interval=1),
     )
-    monkeypatch.setattr(Deployment, "resolve", lambda stack, **_: Deployment(stack, model, host, needs, spec))
+    deployed = (model, host, (needs,), (spec,))
+    monkeypatch.setattr(Deployment, "resolve", lambda stack, *_: Deployment(stack, *deployed))
     monkeypatch.setattr(ready, "responds", lambda *_, **__: True)  # there is no program that could
     monkeypatch.setenv("DOCKER_HOST", daemon.address)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))

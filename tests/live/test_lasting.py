@@ -21,7 +21,7 @@ from ragops.errors import InUseError
 from ragops.ragflow import discovery
 from ragops.reranker import host as hosts
 from ragops.reranker.model import Model, Shape
-from ragops.reranker.sizing import size
+from ragops.reranker.sizing import sizes
 from ragops.session import Deployment, lock
 from ragops.stack import override, verbs
 from ragops.stack.plan import network_spec
@@ -146,7 +146,7 @@ def project(engine, image, cheap, tmp_path_factory):
     model = Model(folder, "cheap", "none", "cross-encoder", 32, False, shape, 1, "float32")
     with pytest.MonkeyPatch.context() as patched:
         host = hosts.read_host()
-        deployment = Deployment(STACK, model, host, size(STACK, model, host), cheap)
+        deployment = Deployment(STACK, model, host, sizes(STACK, model, host), (cheap,))
         made = Project(engine, image.tags[0], folder, deployment)
         patched.setattr(Deployment, "resolve", made.desired)
         patched.setenv("DOCKER_HOST", engine.state().address)

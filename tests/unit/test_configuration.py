@@ -295,3 +295,52 @@ def test_blocks_that_end_the_engine_are_refused(size):
     error = refused(f"[reranker]\nblock_size = {size}")
     assert error.message == f"ragops.toml:2: reranker.block_size = {size} can't be used"
     assert "16 ends vLLM" in error.evidence
+
+
+class TestGateway:
+    @pytest.mark.parametrize(
+        ("text", "used", "names"),
+        [
+            ("", True, ["rr-1"]),
+            ("gateway = false\n", False, ["rr"]),
+            ("[gateway]\ndeadline = false\ncache = false\nlong_documents = 'error'\n", False, ["rr"]),
+            ("[gateway]\ndeadline = false\ncache = false\n", True, ["rr-1"]),
+            ("[gateway]\ndeadline = 5\ncache = false\nlong_documents = 'error'\n", True, ["rr-1"]),
+            ("[gateway]\ndeadline = false\nlong_documents = 'error'\n", True, ["rr-1"]),
+        ],
+    )
+    def test_that_would_do_nothing_is_left_out(self, text, used, names):
+        made = parse(f'{text}[reranker]\nname = "rr"\n')
+        assert (made.gateway_used, list(made.replica_names)) == (used, names)
+
+    def test_replicas_and_a_key_need_it(self, tmp_path):
+        off = "[gateway]\ndeadline = false\ncache = false\nlong_documents = 'error'\n"
+        assert parse(f"{off}[reranker]\nreplicas = 3\n").replica_names[-1].endswith("-3")
+        made = parse(f"{off}key_file = 'key'\n", tmp_path / "ragops.toml")
+        assert made.gateway_used
+        assert made.gateway.key_file == tmp_path / "key"
+
+    @pytest.mark.parametrize(
+        ("text", "place", "reason"),
+        [
+            ("gateway = false\n[reranker]\nreplicas = 2", "1: gateway", "reranker.replicas = 2 needs"),
+            ("\ngateway = true", "2: gateway", "dictionary"),
+            ("[gateway]\ndeadline = true", "2: gateway.deadline", ""),
+            ("[gateway]\ndeadline = -1", "2: gateway.deadline", ""),
+            ("[gateway]\ndeadline = nan", "2: gateway.deadline", ""),
+            ("[gateway]\ncache = -1", "2: gateway.cache", ""),
+            ("[gateway]\ncache = true", "2: gateway.cache", ""),
+            ("[gateway]\nlong_documents = 'cut'", "2: gateway.long_documents", "'truncate' or 'error'"),
+            ("[reranker]\nreplicas = 0", "2: reranker.replicas", "greater than or equal to 1"),
+            ("[reranker]\nreplicas = 65", "2: reranker.replicas", "less than or equal to 64"),
+            (f"[reranker]\nname = '{'a' * 55}'", "2: reranker.name", "54 characters"),
+        ],
+    )
+    def test_wrong_values(self, text, place, reason):
+        error = refused(text)
+        assert error.message.startswith(f"ragops.toml:{place} = ")
+        assert reason in error.evidence
+
+    def test_unknown_key(self):
+        error = refused("[gateway]\ndeadlin = 5")
+        assert (error.code, error.hint) == ("key-unknown", "did you mean deadline?")

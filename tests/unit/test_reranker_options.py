@@ -13,10 +13,10 @@ import jinja2.sandbox
 import pytest
 
 from ragops.configuration import Network, Reranker, Stack
-from ragops.docker.objects import EngineState
+from ragops.docker.objects import LABEL_STACK, EngineState
 from ragops.errors import StackError
 from ragops.reranker import architectures, options, sizing
-from ragops.reranker.host import Core, Host, Node
+from ragops.reranker.host import Core, Host, Node, format_cpu_list
 from ragops.reranker.model import Model, Shape
 
 GIB = 1 << 30
@@ -465,3 +465,77 @@ def test_releases_of_options_are_in_order():
     replaced = {instead.partition("=")[0] for _, _, instead in options.RELEASES.values()} - {"", "--task"}
     assert {name for name in replaced if options.RELEASES.get(name, ("", "", ""))[1]} == set()
     assert options.release("0.8.5") < options.release("0.10") < options.release("0.10.1")
+
+
+def core_lists(machine: Host, **reranker) -> list[tuple[str, str, str]]:
+    """CPUs, CPUs that compute and NUMA node of each replica."""
+    return [
+        (
+            format_cpu_list(core.cpu for core in needs.cores),
+            format_cpu_list(needs.compute),
+            format_cpu_list(core.node for core in needs.cores),
+        )
+        for needs in sizing.sizes(stack(**reranker), MINILM, machine)
+    ]
+
+
+class TestReplicas:
+    @pytest.mark.parametrize(
+        ("machine", "configured", "sets"),
+        [
+            (host(32, threads=2, nodes=2), {"replicas": 1}, [("0-7", "0-6", "0")]),
+            (host(32, threads=2, nodes=2), {"replicas": 2}, [("0-7", "0-6", "0"), ("8-15", "8-14", "1")]),
+            (
+                host(32, threads=2, nodes=2),
+                {"replicas": 3},
+                [("0-3", "0-3", "0"), ("4-7", "4-7", "0"), ("8-15", "8-14", "1")],
+            ),
+            (host(2), {"replicas": 2}, [("0", "0", "0"), ("1", "1", "0")]),
+            (host(7), {"replicas": 3}, [("0-1", "0-1", "0"), ("2-3", "2-3", "0"), ("4-6", "4-6", "0")]),
+            (
+                host(8, nodes=2),
+                {"replicas": 2, "cores": "1-2,4-6", "compute": "1,5"},
+                [("1-2", "1", "0"), ("4-6", "5", "1")],
+            ),
+        ],
+    )
+    def test_each_has_cores_of_one_node(self, machine, configured, sets):
+        assert core_lists(machine, **configured) == sets
+
+    @pytest.mark.parametrize("count", range(1, 17))
+    @pytest.mark.parametrize("machine", [host(16), host(64, threads=2, nodes=4)], ids=["16", "64"])
+    def test_share_no_core_and_fit_machine_and_node(self, machine, count):
+        needs = sizing.sizes(stack(replicas=count), MINILM, machine)
+        cpus = [core.cpu for each in needs for core in each.cores]
+        assert len(cpus) == len(set(cpus))
+        assert len(needs) == count
+        assert sum(each.memory_limit for each in needs) <= machine.usable_memory
+        for node in machine.nodes:
+            own = [each.memory_limit for each in needs if each.cores[0].node == node.node]
+            assert sum(own) <= node.memory
+        sizes = [len(each.cores) for each in needs]
+        assert max(sizes) <= 2 * min(sizes)
+
+    @pytest.mark.parametrize(
+        ("machine", "configured", "code"),
+        [
+            (host(4, threads=2), {"replicas": 3}, "replicas-many"),
+            (host(8), {"replicas": 2, "cores": "3"}, "replicas-many"),
+            (host(8), {"replicas": 2, "compute": "0-3"}, "cores-missing"),
+            (host(8), {"replicas": 2, "compute": "0,8"}, "cores-missing"),
+            (host(8, memory=6 * GIB), {"replicas": 2}, "memory-short"),
+            (host(8, nodes=2, memory=12 * GIB), {"replicas": 4}, "memory-short"),
+            (host(8, memory=12 * GIB), {"replicas": 2, "memory_gib": 7}, "memory-short"),
+        ],
+    )
+    def test_that_the_machine_has_no_place_for(self, machine, configured, code):
+        with pytest.raises(StackError) as caught:
+            sizing.sizes(stack(**configured), MINILM, machine)
+        assert caught.value.code == code
+        assert caught.value.hint
+
+    def test_is_reached_by_the_gateway_only(self):
+        configuration = Stack()
+        spec = options.as_replica(configuration, launch(), "rr-1")
+        assert (spec.name, spec.publish, spec.aliases) == ("rr-1", (), (configuration.replicas_alias,))
+        assert spec.all_labels()[LABEL_STACK] == configuration.reranker.name

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from ragops.configuration import Gateway, Reranker, Stack
+from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, LABEL_STACK
 from ragops.errors import LockedError
-from ragops.session import lock
+from ragops.session import Session, lock
 from tests.support.names import PROJECT
 
 ENGINE = f"{__file__} {PROJECT}"
@@ -82,3 +85,45 @@ def test_failure_releases_the_lock():
     with pytest.raises(ZeroDivisionError), lock(ENGINE, "stack"):
         raise ZeroDivisionError
     assert take()
+
+
+class TestDeployment:
+    @pytest.fixture
+    def session(self, here, fake):
+        return lambda **keys: Session(Stack(**keys), fake)
+
+    def test_gateway_has_the_name_and_the_port(self, session, fake):
+        deployment = session(reranker=Reranker(name="rr", replicas=2)).deployment
+        front = deployment.gateway
+        assert (front.name, front.role) == ("rr", "gateway")
+        assert [replica.name for replica in deployment.replicas] == ["rr-1", "rr-2"]
+        assert {spec.labels[-1] for spec in (front, *deployment.replicas)} == {(LABEL_STACK, "rr")}
+        cpus = [spec.cpuset_cpus for spec in deployment.replicas]
+        assert len(set(cpus)) == 2
+        (folder,) = [mount for mount in front.mounts if mount.target == "/reference"]
+        assert (Path(folder.source).stat().st_mode & 0o777, folder.read_only) == (0o755, True)
+
+    def test_without_a_gateway_is_as_before(self, session):
+        deployment = session(gateway=False).deployment
+        assert deployment.gateway is None
+        assert deployment.spec.name == Stack().reranker.name
+        assert LABEL_STACK not in deployment.spec.all_labels()
+
+    @pytest.mark.parametrize(
+        ("options", "images", "deadline"),
+        [
+            ({}, [], 27),
+            ({}, ["infiniflow/ragflow:v0.25.6"], 27),
+            ({}, ["infiniflow/ragflow:v1.0.0-rc1"], 108),
+            ({}, ["infiniflow/ragflow:v1.0.0-rc1", "infiniflow/ragflow:v0.25.6"], 27),
+            ({"deadline": 12.5}, ["infiniflow/ragflow:v0.25.6"], 12.5),
+            ({"deadline": False}, ["infiniflow/ragflow:v0.25.6"], 0),
+        ],
+    )
+    def test_deadline(self, session, fake, options, images, deadline):
+        for number, image in enumerate(images):
+            fake.add_image(image)
+            labels = {COMPOSE_SERVICE: "ragflow-cpu", COMPOSE_PROJECT: "docker"}
+            fake.add_container(f"ragflow-{number}", image=image, labels=labels)
+        environment = dict(session(gateway=Gateway(**options)).deployment.gateway.environment)
+        assert float(environment["GATEWAY_DEADLINE"]) == deadline
