@@ -31,7 +31,7 @@ from ragops.docker.engine import Engine, connect
 from ragops.errors import RagopsError
 from ragops.ragflow.api import TOKEN_VARIABLE, read_secret
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
-from ragops.stack import registration
+from ragops.stack import registration, verbs
 from ragops.stack.plan import Plan
 from ragops.stack.registration import Registration
 from ragops.table import Column, Table
@@ -188,24 +188,26 @@ def register(stack: Stack, *, confirmed: bool) -> Registration | Table:
 
 
 @contextmanager
-def log(title: str, *, container: str = "") -> Iterator[None]:
+def log(title: str, *, stack: Stack | None = None) -> Iterator[None]:
     """Show the progress of a verb as lines with their times; they stay, also when the verb fails.
 
     Use it as ``with log("ragops up"): ragops.up(stack)``.
 
     Args:
         title: First line.
-        container: With a live frontend, the end of this container's log is shown meanwhile.
+        stack: With a live frontend, the ends of the logs of its containers are shown meanwhile.
     """
     output, ended = _Output(title), threading.Event()
 
-    def follow_log() -> None:
+    def follow_logs(stack: Stack) -> None:
         while not ended.wait(_LOG_INTERVAL):
-            with suppress(RagopsError):  # the container does not exist yet
-                output.log.value = f"<pre>{escape(connect().logs(container, tail=_LAST_LINES))}</pre>"
+            with suppress(RagopsError):  # no container exists yet
+                texts = verbs.logs(stack, tail=_LAST_LINES)
+                lines = "\n\n".join(f"{name}:\n{text}" for name, text in texts.items())
+                output.log.value = f"<pre>{escape(lines)}</pre>"
 
-    if container and output.live:
-        threading.Thread(target=follow_log, daemon=True).start()
+    if stack and output.live:
+        threading.Thread(target=follow_logs, args=(stack,), daemon=True).start()
     result = "failed"
     try:
         with steps.receiver(output):

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import re
+import time
 from types import SimpleNamespace
 
 import nbformat
@@ -93,6 +94,20 @@ def test_a_failure_keeps_the_log(shown):
         fail()
     assert "create network" in shown[0]
     assert shown[0].endswith("failed")
+
+
+def test_logs_of_the_stack_are_shown_meanwhile(monkeypatch, shown):
+    monkeypatch.setenv(notebook.WIDGETS, "1")
+    monkeypatch.setattr("ragops.notebook._LOG_INTERVAL", 0.01)
+    monkeypatch.setattr("ragops.notebook._Output.end", lambda *_: None)
+    texts = {"reranker-1": "loading <weights>", "reranker-2": "started"}
+    monkeypatch.setattr("ragops.stack.verbs.logs", lambda *_, **__: texts)
+    with notebook.log("up", stack=Stack()):
+        view, deadline = shown[0].children[-1], time.monotonic() + 10
+        while not view.value and time.monotonic() < deadline:
+            time.sleep(0.01)
+    for text in ("reranker-1:", "loading &lt;weights&gt;", "reranker-2:"):
+        assert text in view.value
 
 
 def test_selects_all_of_ragflow_at_first():
