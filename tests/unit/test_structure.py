@@ -88,6 +88,10 @@ def test_functions_are_short():
         ("typer", ["cli/"]),
         ("tomlkit", ["bench/tune.py"]),
         ("yaml", ["compose/"]),
+        ("starlette", ["gateway/"]),
+        ("aiohttp", ["gateway/"]),
+        ("orjson", ["gateway/"]),
+        ("uvicorn", ["gateway/"]),
     ],
 )
 def test_one_module_for_each_external_library(library, modules):
