@@ -95,7 +95,6 @@ class Deployment:
         replicas = map(partial(options.as_replica, stack), specs, stack.replica_names)
         front = gateway.container_spec(
             stack,
-            engine,
             timeout=timeout,
             splits=row.splits,
             publish=specs[0].publish,

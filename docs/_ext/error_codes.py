@@ -111,6 +111,7 @@ CODES = {
     # ImageError
     "image-lacks-library": Code("The image lacks compressed-tensors, which reads and writes int8 weights."),
     "image-missing": Code("The image could not be found, pulled or built."),
+    "python-missing": Code("The image with vLLM has no Python, which the images that are built on it need."),
     "build-needs-root": Code("Building the image creates a root file system, which needs root."),
     "build-needs-tool": Code("A program that the build needs is not installed."),
     "wheels-missing": Code("pip's sources lack a wheel that the image needs."),

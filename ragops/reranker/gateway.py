@@ -1,74 +1,211 @@
-"""The gateway's image and container."""
+"""The gateway's image, container and state.
+
+The image is built on the one with vLLM, and has its Python, a few packages and ``ragops/gateway``, no shell
+(recipe in ``data/gateway``). The container has the address that RAGFlow is registered with.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import tempfile
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 
-from ragops.docker.objects import LABEL_STACK, ContainerSpec, HealthCheck, Mount
-from ragops.ragflow.api import read_secret
+from pydantic import TypeAdapter, ValidationError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from ragops.configuration import Gateway, Stack, data_folder
+from ragops.docker.engine import Engine
+from ragops.docker.objects import LABEL_STACK, UNPRIVILEGED, ContainerSpec, HealthCheck, ImageState, Mount
+from ragops.errors import EngineError, ImageError
+from ragops.progress import step
+from ragops.ragflow.api import NO_SECRET, Secret, read_secret
+from ragops.reranker import files
+from ragops.reranker.image import python_version, recording
+from ragops.reranker.options import PORT
 
-    from ragops.configuration import Stack
-    from ragops.docker.objects import EngineState
+ROLE = "gateway"
+"""Its role in the label of the container."""
+REFERENCE = "/reference"
+"""Folder in the container with ``reference.json``."""
+_SHARE = 0.9
+"""Part of RAGFlow's timeout after which the gateway responds, if the deadline is ``auto``."""
+_MEMORY, _SCORE = 256 << 20, 400
+"""Bytes of the container's memory limit, and of it for each score in the cache."""
+_HEALTH = (
+    f"import socket; c = socket.create_connection(('127.0.0.1', {PORT}), 5); "
+    "c.sendall(b'GET /replicas HTTP/1.0\\r\\n\\r\\n'); raise SystemExit(b' 200 ' not in c.recv(64))"
+)
 
-PORT = 8000
-MARGIN = 0.9
-"""Part of RAGFlow's timeout after which the gateway responds."""
+
+def read_key(stack: Stack) -> Secret:
+    """The key that the gateway requires; empty without one.
+
+    Raises:
+        StackError: The file can't be read, or the text can't be sent in an HTTP header.
+    """
+    file = stack.gateway.key_file if stack.gateway else None
+    return read_secret("", file) if file else NO_SECRET
 
 
 def tag() -> str:
-    """The image's name, which changes with what it is built from."""
-    return "ragops-gateway:latest"
+    """Name of the image: its tag changes with the recipe, the locked packages and the gateway's source."""
+    digest = hashlib.sha256()
+    for name, data in sorted(_sources().items()):
+        digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
+    return f"ragops-gateway:{digest.hexdigest()[:12]}"
+
+
+def ensure(engine: Engine, base_image: str, home: Path) -> ImageState:
+    """The gateway's image, built on the image with vLLM if the Docker engine does not have it.
+
+    Raises:
+        ImageError: The image with vLLM has no Python that the gateway's packages are for.
+        RagopsError: pip could not download a wheel, or a step of the build failed.
+    """
+    name = tag()
+    if engine.image(name) is None:
+        step("building the gateway's image")
+        with tempfile.TemporaryDirectory(prefix="gateway-", dir=data_folder(home / "build")) as temporary:
+            folder = Path(temporary)
+            for path, data in _sources().items():
+                (folder / path).parent.mkdir(exist_ok=True)
+                (folder / path).write_bytes(data)
+            lock, python = str(folder / "requirements.lock"), python_version(engine, base_image)
+            files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
+            with recording(engine, home, name):
+                _build(engine, folder, name, base_image)
+    if image := engine.image(name):
+        return image
+    raise ImageError(f"{name} is missing after it was built", code="image-missing")
 
 
 def container_spec(
-    stack: Stack,
-    engine: EngineState | None,  # noqa: ARG001 - image
-    *,
-    timeout: float,
-    splits: bool,
-    publish: tuple[tuple[str, int, int], ...],
-    folder: Path,
+    stack: Stack, *, timeout: float, splits: bool, publish: tuple[tuple[str, int, int], ...], folder: Path
 ) -> ContainerSpec:
-    """The gateway's container, which has the reranker's name.
+    """The gateway's container; reads the key of the configuration, of which it holds the SHA-256.
 
     Args:
-        stack: The configuration.
-        engine: The Docker engine.
-        timeout: RAGFlow's, in seconds.
-        splits: Whether a request of this kind of model can be divided.
+        stack: The configuration, with a gateway.
+        timeout: Seconds after which RAGFlow ends a request.
+        splits: Whether each document's score is independent of the others: not of a listwise model.
         publish: The ports to publish.
-        folder: The folder with the reference.
+        folder: Folder of the Docker host with the reference of the score check.
+
+    Raises:
+        StackError: The key can't be read or sent.
     """
-    options = stack.gateway
-    if options is False:
-        raise ValueError("the configuration has no gateway")
-    deadline = round(timeout * MARGIN, 3) if options.deadline == "auto" else options.deadline
-    key = read_secret("", options.key_file).get_secret_value() if options.key_file else ""
+    gateway = stack.gateway or Gateway()
+    deadline = timeout * _SHARE if gateway.deadline == "auto" else gateway.deadline or 0
+    key = read_key(stack).get_secret_value()
     environment = {
         "GATEWAY_REPLICAS": f"{stack.replicas_alias}:{PORT}",
-        "GATEWAY_DEADLINE": f"{float(deadline):g}",
-        "GATEWAY_CACHE": str(int(options.cache)),
-        "GATEWAY_LONG_DOCUMENTS": options.long_documents,
-        "GATEWAY_SPLIT": str(int(splits)),
+        "GATEWAY_DEADLINE": f"{deadline:g}",
+        "GATEWAY_CACHE": f"{gateway.cache or 0:d}",
+        "GATEWAY_LONG_DOCUMENTS": gateway.long_documents,
+        "GATEWAY_SPLIT": f"{splits:d}",
         "GATEWAY_KEY_SHA256": hashlib.sha256(key.encode()).hexdigest() if key else "",
-        "GATEWAY_REFERENCE": "/reference/reference.json",
+        "GATEWAY_REFERENCE": f"{REFERENCE}/reference.json",
+        "GATEWAY_PORT": str(PORT),
     }
-    health = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/replicas', timeout=8)"
     return ContainerSpec(
         name=stack.reranker.name,
         image=tag(),
+        entrypoint=("python3", "-m", "gateway"),
         environment=tuple(environment.items()),
-        mounts=(Mount(str(folder), "/reference", read_only=True),),
+        mounts=(Mount(str(folder), REFERENCE, read_only=True),),
         network=stack.network.name,
         publish=publish,
-        memory=512 << 20,
-        restart="unless-stopped",
-        health=HealthCheck(("python3", "-c", health), timeout=10, start_period=30),
+        memory=_MEMORY + _SCORE * (gateway.cache or 0),
+        pids_limit=256,
+        # It exits with 0 after SIGTERM, also when the engine is killed, and has to run after a reboot.
+        restart="always",
+        health=HealthCheck(("python3", "-ISc", _HEALTH), timeout=8, start_period=60),
         read_only=True,
-        role="gateway",
+        user=f"{UNPRIVILEGED}:{UNPRIVILEGED}",
+        stop_timeout=round(timeout) + 5,
+        role=ROLE,
         labels=((LABEL_STACK, stack.reranker.name),),
     )
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica as the gateway knows it; ``pace`` is in seconds for each byte of query and document."""
+
+    address: str
+    state: str
+    reason: str = ""
+    pace: float | None = None
+    shares: int = 0
+
+
+@dataclass(frozen=True)
+class Hour:
+    """Counts of the last hour."""
+
+    requests: int = 0
+    late: int = 0
+    documents: int = 0
+    ranked: int = 0
+    truncated: int = 0
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache of scores."""
+
+    entries: int = 0
+    limit: int = 0
+    hits: int = 0
+    misses: int = 0
+
+
+@dataclass(frozen=True)
+class GatewayState:
+    """A running gateway's response to ``GET /replicas``."""
+
+    reference: str
+    deadline: float
+    cache: Cache
+    hour: Hour
+    replicas: tuple[Replica, ...]
+
+    @property
+    def admitted(self) -> tuple[Replica, ...]:
+        """The replicas that get requests."""
+        return tuple(replica for replica in self.replicas if replica.state == "admitted")
+
+
+def read_state(engine: Engine, container: str) -> GatewayState | None:
+    """The state of a running gateway; None for one that does not run or respond.
+
+    Read inside the container: its port may be published nowhere.
+    """
+    url = f"http://127.0.0.1:{PORT}/replicas"
+    program = f"import urllib.request as r; print(r.urlopen({url!r}, timeout=5).read().decode())"
+    with suppress(EngineError, ValidationError):
+        result = engine.execute(container, ("python3", "-ISc", program), timeout=15)
+        return TypeAdapter(GatewayState).validate_json(result.stdout)
+    return None
+
+
+def _build(engine: Engine, folder: Path, name: str, base_image: str) -> None:
+    output = deque[str](maxlen=20)
+    try:
+        output.extend(engine.build(folder, name, arguments={"BASE": base_image}))
+    except EngineError as error:
+        evidence = "\n".join([*output, error.evidence])
+        raise ImageError(str(error.message), code="build-failed", evidence=evidence) from error
+
+
+def _sources() -> dict[str, bytes]:
+    """The files of the build by their path."""
+    recipe, package = resources.files("ragops.data") / "gateway", resources.files("ragops") / "gateway"
+    names = ("Dockerfile", "collect.py", "requirements.lock")
+    modules = [file for file in package.iterdir() if file.name.endswith(".py")]
+    return {name: (recipe / name).read_bytes() for name in names} | {
+        f"gateway/{file.name}": file.read_bytes() for file in modules
+    }

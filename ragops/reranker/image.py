@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 
 from ragops.configuration import data_folder
-from ragops.docker.engine import Engine
+from ragops.docker.engine import Engine, sidecar
 from ragops.docker.objects import LABEL, ContainerState, ImageState
 from ragops.errors import EngineError, ImageError, NotFoundError, RagopsError
 from ragops.progress import step
@@ -102,6 +102,21 @@ def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
             _run_dockerfile(engine, Path(folder), log, name)
         except EngineError as error:
             raise _build_error(str(error.message), log, error.evidence, error.hint) from error
+
+
+def python_version(engine: Engine, image: str) -> str:
+    """The version of Python in an image, such as 3.11; wheels for it can be downloaded.
+
+    Raises:
+        ImageError: The image has no Python.
+    """
+    program = "import sys; print('%d.%d' % sys.version_info[:2])"
+    with sidecar(engine, "none", image, user=0) as container:  # as the steps of a build
+        result = engine.execute(container, ("python3", "-c", program))
+    if result.exit_code:
+        evidence, hint = result.stderr or result.stdout, "set an image with vLLM under [reranker]"
+        raise ImageError(f"{image} has no Python", code="python-missing", evidence=evidence, hint=hint)
+    return result.stdout.strip()
 
 
 def remove_recorded(engine: Engine, home: Path) -> tuple[str, ...]:

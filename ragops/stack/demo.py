@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragops.configuration import data_folder
-from ragops.docker.engine import sidecar
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, UNPRIVILEGED, ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
 from ragops.progress import step
 from ragops.ragflow.discovery import DEMO
 from ragops.reranker import files
-from ragops.reranker.image import recording
+from ragops.reranker.image import python_version, recording
 from ragops.stack.plan import Action, Plan, Remove
 
 if TYPE_CHECKING:
@@ -97,10 +96,7 @@ def _build(engine: Engine, base_image: str, home: Path) -> None:
         folder = Path(name)
         for file in ("Dockerfile", "requirements.lock"):
             (folder / file).write_text((recipe / file).read_text())
-        with sidecar(engine, "none", base_image) as container:
-            program = "import sys; print('%d.%d' % sys.version_info[:2])"
-            python = engine.execute(container, ("python3", "-c", program)).stdout.strip()
-        lock = str(folder / "requirements.lock")
+        lock, python = str(folder / "requirements.lock"), python_version(engine, base_image)
         files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
         with recording(engine, home, IMAGE):
             for _ in engine.build(folder, IMAGE, arguments={"BASE": base_image}):

@@ -7,6 +7,7 @@ from importlib import resources
 
 import pytest
 
+from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError, ImageError, RagopsError
 from ragops.reranker import files, image
 from ragops.stack import demo
@@ -190,6 +191,7 @@ class TestRemove:
         assert bare.image(built.id) is None
 
     def test_the_image_of_the_demo_client_goes_too(self, bare, tmp_path, built, fetched):
+        bare.respond = lambda _container, _argv, _stdin: ExecResult(0, "3.11\n", "")
         demo.up(bare, built.id, tmp_path)
         bare.remove_container(demo.NAME)
         assert image.remove_recorded(bare, tmp_path) == ()
