@@ -4,8 +4,6 @@ The only module that imports ipywidgets. With a live frontend a cell shows widge
 plain text at the end; without one it shows the text only. So no stored output holds a widget.
 """
 
-from __future__ import annotations
-
 import asyncio
 import io
 import multiprocessing

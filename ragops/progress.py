@@ -7,8 +7,6 @@ Without a receiver they are log messages too. A receiver is installed with :func
         ragops.up(stack)
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ A record that derives from :class:`Shown` has ``table()``, the source of its tex
 what the command shows on a terminal.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from html import escape
@@ -40,7 +38,7 @@ class Table:
     header: bool = False
     """Plain text names the columns too; HTML always does."""
     css_class: str = ""
-    below: tuple[Table, ...] = ()
+    below: "tuple[Table, ...]" = ()
     """Further tables, each after an empty line."""
 
     def to_json(self) -> list[dict[str, str]]:

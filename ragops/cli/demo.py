@@ -1,7 +1,5 @@
 """The verbs for machines without RAGFlow, and the one that opens the notebooks."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The verbs that set up the stack, show it, verify it, register it in RAGFlow, watch it and remove it."""
 
-from __future__ import annotations
-
 import signal
 from dataclasses import replace
 from pathlib import Path

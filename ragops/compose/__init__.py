@@ -9,8 +9,6 @@
 faults, and ``render`` writes compose files.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import stat

@@ -6,8 +6,6 @@ read in the source of vLLM 0.32, or measured with it. The recommended values com
 so they are those that ``ragops up`` uses.
 """
 
-from __future__ import annotations
-
 import difflib
 import ipaddress
 import json

@@ -4,8 +4,6 @@ The rules were read in compose-go (``override/merge.go`` and ``uncity.go``): map
 commands replaced, lists concatenated, and of entries that are the same thing the last one stays.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce

@@ -4,8 +4,6 @@
 and the model. Values come from :mod:`ragops.compose.syntax`, with their lines.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@
 string often folded over many lines, and either may start the server with ``sh -c``.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -61,7 +59,7 @@ class Source:
 class YamlNode:
     """A value of a document with its line. Anchors and merged maps are already expanded."""
 
-    value: str | dict[str, YamlNode] | list[YamlNode] | None
+    value: "str | dict[str, YamlNode] | list[YamlNode] | None"
     """A scalar as written, before substitution; None for null."""
     line: int
     """Line of its key, or of the element of a list; numbered as :attr:`Source.first`."""
@@ -78,26 +76,26 @@ class YamlNode:
         return self.value if isinstance(self.value, str) else ""
 
     @property
-    def mapping(self) -> dict[str, YamlNode]:
+    def mapping(self) -> "dict[str, YamlNode]":
         """Keys and values of a map; empty for another type."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
-    def elements(self) -> list[YamlNode]:
+    def elements(self) -> "list[YamlNode]":
         """Elements of a list; empty for another type."""
         return self.value if isinstance(self.value, list) else []
 
     @property
-    def listed(self) -> list[YamlNode]:
+    def listed(self) -> "list[YamlNode]":
         """Elements of a list, or a single value as the only one; empty for null."""
         return self.elements or ([] if self.value is None else [self])
 
-    def get(self, *keys: str) -> YamlNode | None:
+    def get(self, *keys: str) -> "YamlNode | None":
         """The value below these keys; None if there is no such key or it is null."""
         node = self.at(*keys)
         return None if node.value is None else node
 
-    def at(self, *keys: str) -> YamlNode:
+    def at(self, *keys: str) -> "YamlNode":
         """The value below these keys; null if there is no such key."""
         node, null = self, YamlNode(None, self.line, self.source)
         for key in keys:

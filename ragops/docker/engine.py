@@ -4,8 +4,6 @@ Each method sends one request, returns records of ``objects.py``, and raises an
 :class:`~ragops.errors.EngineError` with a hint for every failure.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets
@@ -89,7 +87,7 @@ def _tls(address: str) -> Any:
     return environment.get("tls") or (context.get("base_url") == address and context.get("tls")) or False
 
 
-def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> Engine:
+def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> "Engine":
     """Connect to the first Docker engine that responds.
 
     Args:
@@ -129,7 +127,7 @@ def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> Engine:
     raise EngineError("no Docker engine responds", code=code, evidence=evidence, hint=remedy)
 
 
-def observe(engine: Engine) -> Observed:
+def observe(engine: "Engine") -> Observed:
     """Read the networks, containers and volumes of the Docker engine."""
     return Observed(engine.networks(), engine.containers(), engine.volumes())
 

@@ -4,8 +4,6 @@ The tables are in ``data/hints.toml``. ``engine.py`` and ``ragops up`` search th
 adds the causes.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ Specifications (:class:`NetworkSpec`, :class:`ContainerSpec`) describe what to c
 Docker engine has, read by ``engine.py``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shlex
@@ -229,7 +227,7 @@ class ContainerSpec:
             "LogConfig": {"Type": "json-file", "Config": LOG_OPTIONS},
         }
 
-    def updated(self, container: ContainerState) -> tuple[str, ...]:
+    def updated(self, container: "ContainerState") -> tuple[str, ...]:
         """Limits and restart policy that ``docker update`` changed, as the Engine API names them."""
         wanted = self._host_body()
         return tuple(key for key in _UPDATABLE if (container.limits.get(key) or 0) != (wanted.get(key) or 0))
@@ -280,7 +278,7 @@ class EngineState:
     """``Podman`` for an engine that only has Docker's API."""
 
     @classmethod
-    def from_api(cls, info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> EngineState:
+    def from_api(cls, info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> "EngineState":
         """From the responses to ``/info`` and ``/version``."""
         return cls(
             id=info.get("ID") or address,
@@ -345,7 +343,7 @@ class NetworkState:
     labels: Mapping[str, str]
 
     @classmethod
-    def from_api(cls, raw: Mapping[str, Any]) -> NetworkState:
+    def from_api(cls, raw: Mapping[str, Any]) -> "NetworkState":
         """From an item of ``/networks``."""
         configs = (raw.get("IPAM") or {}).get("Config") or []
         subnets = tuple(config["Subnet"] for config in configs if "Subnet" in config)
@@ -398,7 +396,7 @@ class ContainerState:
     """Folders of the Docker host, by their path in the container."""
 
     @classmethod
-    def from_api(cls, raw: Mapping[str, Any]) -> ContainerState:
+    def from_api(cls, raw: Mapping[str, Any]) -> "ContainerState":
         """From the response to ``/containers/ID/json``."""
         state, config, settings = raw["State"], raw["Config"], raw["NetworkSettings"]
         networks, ports = settings.get("Networks") or {}, settings.get("Ports") or {}
@@ -498,7 +496,7 @@ class ImageState:
     """Digests; those of an image that is built from this one begin with them."""
 
     @classmethod
-    def from_api(cls, raw: Mapping[str, Any]) -> ImageState:
+    def from_api(cls, raw: Mapping[str, Any]) -> "ImageState":
         """From the response to ``/images/NAME/json``."""
         layers = tuple((raw.get("RootFS") or {}).get("Layers") or ())
         tags, digests = tuple(raw.get("RepoTags") or ()), tuple(raw.get("RepoDigests") or ())
@@ -574,7 +572,7 @@ class StatsState:
     """Without page cache that the kernel can reclaim."""
 
     @classmethod
-    def from_api(cls, raw: Mapping[str, Any]) -> StatsState:
+    def from_api(cls, raw: Mapping[str, Any]) -> "StatsState":
         """From the response to ``/containers/ID/stats``."""
         cpu, memory = raw["cpu_stats"], raw["memory_stats"]
         throttling, details = cpu.get("throttling_data") or {}, memory.get("stats") or {}
@@ -608,7 +606,7 @@ class EventState:
     """Of ``container kill``."""
 
     @classmethod
-    def from_api(cls, raw: Mapping[str, Any]) -> EventState:
+    def from_api(cls, raw: Mapping[str, Any]) -> "EventState":
         """From a line of ``/events``."""
         attributes = (raw.get("Actor") or {}).get("Attributes") or {}
         code, signal = int(attributes.get("exitCode", 0)), int(attributes.get("signal", 0))

@@ -6,8 +6,6 @@ redirect and uses no proxy, so that a token reaches only the configured address.
 are shown with the secrets masked. Causes and remedies come from :mod:`ragops.ragflow.failures`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -56,7 +54,7 @@ class Secret(SecretStr):
         text = self.get_secret_value()
         return text != "" and text.isascii() and text.isprintable() and " " not in text
 
-    def checked(self, message: str, file: Path | None = None) -> Secret:
+    def checked(self, message: str, file: Path | None = None) -> "Secret":
         """Itself.
 
         Raises:

@@ -4,8 +4,6 @@
 server container calls the reranker, so only it needs the network.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ Go's ``net/http`` are of v1.0 (internal/entity/models/vllm.go). :mod:`ragops.rag
 and two pages of the site are generated from it.
 """
 
-from __future__ import annotations
-
 from ragops.data import read_table
 from ragops.docker.hints import Hint
 

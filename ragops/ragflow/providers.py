@@ -6,8 +6,6 @@ v0.25, :class:`ProviderApi` v0.26 and later. Recorded on RAGFlow's own servers f
 in the source for the others. ``ragops.stack.registration`` sends the requests.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -76,7 +74,7 @@ class RegistrationSpec:
             *(("base URL", self.base_url), ("API key", key), ("max tokens", str(self.max_tokens))),
         )
 
-    def checked(self) -> RegistrationSpec:
+    def checked(self) -> "RegistrationSpec":
         """The spec with RAGFlow's spelling of the address.
 
         Raises:

@@ -13,8 +13,6 @@ of a known minor has that minor's facts. ragops changes the settings of no other
 :func:`of_or_nearest` serves checks.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

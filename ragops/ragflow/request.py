@@ -5,8 +5,6 @@ the number of them, a bearer key that must not be empty, and the timeout of :mod
 RAGFlow v1.0 sends the same without ``return_documents`` through Go's HTTP client, and a key if there is one.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ Sources: the installed vLLM 0.32 (``models/registry.py``, ``models/adapters.py``
 that a row names. The published ``config.json`` files are from memory: no model hub was reachable.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

@@ -8,8 +8,6 @@
 * :func:`bundled_minilm` is the model for a machine that has none.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -3,8 +3,6 @@
 :func:`read_host` and :func:`read_quota` read files of ``/proc`` and ``/sys``; the parsers are pure.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The build needs root on Debian or Ubuntu: debootstrap creates the base image, pi
 wheels, and Docker combines them without network access. The recipe is in ``data/image``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -7,8 +7,6 @@ library that vLLM loads such folders with; nothing is downloaded.
 Quantization changes scores: compare the order of both models before the copy replaces the original.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

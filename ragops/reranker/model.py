@@ -5,8 +5,6 @@
 Nothing here runs code from a model folder.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
