@@ -134,6 +134,7 @@ CODES = {
         "The server at that address does not respond like RAGFlow; no token was sent to it."
     ),
     "ragflow-chat-unknown": Code("The user has no chat with that id."),
+    "gateway-open": Code("The gateway has no key, and RAGFlow would reach it as every other machine does."),
     "rerank-fell-back": Code("RAGFlow ranked the chunks of the dataset without the reranker."),
     "dataset-empty": Code("RAGFlow found no chunks in the dataset, so it ranked nothing."),
     "id-refused": Code("RAGFlow can't use a name or id: it would refuse it, or cut it."),

@@ -18,7 +18,10 @@ TokenFile = Annotated[Path | None, option("FILE", "File with RAGFlow's API token
 Address = Annotated[
     str, option("URL", "The reranker's address where RAGFlow runs, if that is no container of this engine.")
 ]
-KeyFile = Annotated[Path | None, option("FILE", "File with the reranker's API key (or RAGOPS_RERANKER_KEY).")]
+KeyFile = Annotated[
+    Path | None,
+    option("FILE", "File with the reranker's key (or RAGOPS_RERANKER_KEY); default: the gateway's."),
+]
 
 
 @verb(app, START)
@@ -82,13 +85,13 @@ def register(
 ) -> None:
     """Add the reranker to RAGFlow's models through its API and read the entry back."""
     from ragops.ragflow.api import KEY_VARIABLE, TOKEN_VARIABLE, read_secret
-    from ragops.ragflow.providers import DEFAULT_KEY
     from ragops.stack.registration import registration_spec
 
     stack = call.stack()
+    spec = registration_spec(stack, address)
     spec = replace(
-        registration_spec(stack, address),
-        key=read_secret(KEY_VARIABLE, key_file) or DEFAULT_KEY,
+        spec,
+        key=read_secret(KEY_VARIABLE, key_file) or spec.key,
         instance=instance,
         default=default,
         chats=tuple(chat or ()),

@@ -21,13 +21,14 @@ from pydantic import TypeAdapter
 
 from ragops.configuration import home
 from ragops.docker import engine as docker_engine
-from ragops.errors import EngineError, RagflowError, file_errors
+from ragops.errors import EngineError, RagflowError, StackError, file_errors
 from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.ragflow.api import Api, Request, base_url, refusal
 from ragops.ragflow.providers import (
     CHATS_PER_PAGE,
     DEFAULT,
+    DEFAULT_KEY,
     INSTANCE,
     RegistrationSpec,
     changes,
@@ -44,6 +45,7 @@ from ragops.ragflow.providers import (
     settings,
 )
 from ragops.ragflow.request import DOCUMENTS, QUERY
+from ragops.reranker import gateway
 from ragops.reranker.model import named_folder
 from ragops.reranker.options import known
 from ragops.session import Deployment, Session, lock
@@ -126,9 +128,16 @@ def register(
         RagflowError: RAGFlow is not found, of an unknown or older release, refuses, does not reach the
             reranker, or has an entry of the user; what was changed by then is undone. For an older release
             the evidence has the values to enter by hand.
-        StackError: An address, an id or a key can't be sent.
+        StackError: An address, an id or a key can't be sent, or an address for other machines has no key.
     """
-    spec = spec or registration_spec(stack)
+    spec = (spec or registration_spec(stack)).checked()
+    local = urlsplit(spec.base_url).hostname in {stack.reranker.name, "127.0.0.1", "::1", "localhost"}
+    if stack.gateway_used and spec.key == DEFAULT_KEY and not local:
+        raise StackError(
+            f"the gateway has no key, and {spec.base_url} leads to it from other machines",
+            code="gateway-open",
+            hint="set key_file under [gateway], then: ragops up; or give the key of a proxy with --key-file",
+        )
     with _connected(stack, token, url, spec, engine) as registrar:
         state = registrar.read()
         record = UndoRecord.load(registrar.new_record(state).file) or registrar.new_record(state)
@@ -182,14 +191,16 @@ def unregister(
 def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
     """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``.
 
-    ``address`` replaces the reranker's address in its Docker network, for a RAGFlow outside of it.
+    ``address`` replaces the reranker's address in its Docker network, for a RAGFlow outside of it. The key is
+    the gateway's.
     """
     deployment = Deployment.resolve(stack) if named_folder(stack) else Session.open(stack).deployment
     base_url = address or stack.internal_url
     limit = deployment.sizing.max_model_len - deployment.pair_tokens  # RAGFlow counts query and document only
     if not known(deployment.model).splits:
         limit //= 64  # the documents of RAGFlow's usual call share it
-    return RegistrationSpec(deployment.spec.served_name, base_url, max(1, limit))
+    key = gateway.read_key(stack) or DEFAULT_KEY
+    return RegistrationSpec(deployment.spec.served_name, base_url, max(1, limit), key)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from ragops.configuration import Ragflow, Reranker, Stack
+from ragops.configuration import Gateway, Ragflow, Reranker, Stack
 from ragops.errors import EngineError, RagflowError, StackError
 from ragops.ragflow import releases
 from ragops.ragflow.api import Api, Response, Secret
@@ -537,6 +537,50 @@ def test_entry_that_ragflow_would_not_use_differs(servers, spec, release, change
     assert all_of(ragflow.state) == before
 
 
+@pytest.fixture
+def locked(tmp_path):
+    """A gateway's configuration with a key, and a server that requires it."""
+    file = tmp_path / "key"
+    file.write_text("gateway-key\n")
+    with StubReranker(Behaviour(model=MODEL, api_key="gateway-key")) as server:
+        yield server, Gateway(key_file=file)
+
+
+@pytest.mark.parametrize("release", UNLIKE)
+def test_key_of_the_gateway_is_registered(servers, spec, locked, release, model_folder, monkeypatch):
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", str(model_folder))
+    ragflow, (server, options) = fresh(servers[release]), locked
+    configured = stack(ragflow).model_copy(update={"gateway": options})
+    entry = registration.registration_spec(configured, server.base_url)
+    entry = replace(entry, model=MODEL)
+    assert registration.register(configured, TOKEN, url=ragflow.url, spec=entry).changes
+    assert server.calls
+    assert "gateway-key" in str(all_of(ragflow.state))
+
+
+@pytest.mark.parametrize(
+    ("address", "gateway", "key", "refused"),
+    [
+        ("http://reranker.example:8123/v1", Gateway(), "", True),
+        ("http://192.0.2.7:8123/v1", Gateway(), "", True),
+        ("http://reranker.example:8123/v1", Gateway(), "key-of-a-proxy", False),
+        ("http://reranker.example:8123/v1", False, "", False),
+        ("http://127.0.0.1:8123/v1", Gateway(), "", False),
+        ("http://[::1]:8123/v1", Gateway(), "", False),
+        (Stack().internal_url, Gateway(), "", False),
+    ],
+)
+def test_way_in_from_another_machine_needs_a_key(newest, address, gateway, key, refused):
+    configured = stack(newest).model_copy(update={"gateway": gateway})
+    entry = RegistrationSpec(MODEL, address, 8192, **({"key": Secret(key)} if key else {}))
+    before = all_of(newest.state)
+    with pytest.raises((RagflowError, StackError)) as caught:
+        registration.register(configured, TOKEN, url=newest.url, spec=entry)
+    assert (caught.value.code == "gateway-open") is refused
+    assert all_of(newest.state) == before
+    assert (newest.asked == []) is refused
+
+
 @pytest.mark.parametrize("release", UNLIKE[:-1])
 def test_token_limit_of_an_entry_by_hand_stays_where_ragflow_does_not_use_it(servers, spec, release):
     ragflow = fresh(servers[release])
@@ -865,7 +909,7 @@ class TestGo:
             ({}, {"max_tokens": 1}, "ragflow-too-long"),
             ({}, {"fault": "html"}, "ragflow-page"),
             ({"base_url": "http://127.0.0.1:1"}, {}, "ragflow-reranker-silent"),
-            ({"base_url": "http://no.such.host.invalid:8000"}, {}, "ragflow-no-network"),
+            ({"base_url": "http://no.such.host.invalid:8000", "key": Secret("a")}, {}, "ragflow-no-network"),
         ],
     )
     def test_its_messages_have_causes(self, server, spec, changed, behaviour, code):
