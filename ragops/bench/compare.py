@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ragops.bench.statistics import disturbances, extra, substitutes
+from ragops.bench.statistics import disturbances, extra, gateway_fraction, substitutes
 from ragops.checks.latency import needed
 from ragops.errors import BenchError
 from ragops.table import Column, Shown, Table
@@ -213,7 +213,10 @@ def compare_runs(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) 
 def differences(a: Run, b: Run) -> tuple[Difference, ...]:
     """The differences in provenance and method."""
     of_a, of_b = (
-        vars(run.info.provenance) | {name: getattr(run.info, name) for name in _SETTINGS} for run in (a, b)
+        vars(run.info.provenance)
+        | {name: getattr(run.info, name) for name in _SETTINGS}
+        | {"ranked": gateway_fraction(list(run.measured), "ranked")}
+        for run in (a, b)
     )
     return tuple(Difference(n, str(of_a[n]), str(of_b[n])) for n in of_a if str(of_a[n]) != str(of_b[n]))
 
@@ -258,6 +261,7 @@ class _Requests(NamedTuple):
     """Successful requests of a level of one run as arrays, the fastest first."""
 
     documents: Array
+    """Ranked ones."""
     latency: Array
     """Seconds, as in :class:`~ragops.bench.RequestRecord`."""
     unit: Array
@@ -334,7 +338,7 @@ def _values(level: LoadLevel, a: Run, b: Run) -> Iterator[_Value]:
 
 def _arrays(records: list[RequestRecord], unit: str) -> _Requests:
     np = extra("numpy")
-    rows = sorted((r.latency, r.documents, getattr(r, unit)) for r in records)
+    rows = sorted((r.latency, r.ranked, getattr(r, unit)) for r in records)
     latency, documents, units = np.array(rows, float).reshape(-1, 3).T
     return _Requests(documents, latency, np.unique(units, return_inverse=True)[1])
 

@@ -51,8 +51,8 @@ class BenchmarkConfig:
         warmup: Requests at the head of each trial that are recorded but not counted.
         repeats: Repetitions of each load level.
         seed: Seed of the arrival times and of the order of load levels.
-        fresh: Number the texts of each trial, so that no text is sent twice and no cache is hit; False
-            to measure the cache.
+        fresh: Number the texts of each trial, so that no text is sent twice, and don't use the gateway's
+            cache; False to measure the caches.
         timeout: Seconds until a request is cancelled; twice RAGFlow's own timeout when None.
         no_order_check: Why the order is not checked, such as ``random weights``; empty to check it.
         with_limits: Also measure, before the load of a reranker that ragops runs, the matrix multiplication
@@ -108,6 +108,7 @@ class Trial:
     requests: tuple[EncodedRequest, ...]
     seed: int
     session: int = 0
+    fresh: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class RunPlan:
             requests = [self._encode(number, -1 - n % count, "warmup") for n in range(self.info.warmup)]
             requests += [self._encode(number, place, "measure") for place in places]
             seed = self.info.seed + repeat + 1000 * session
-            yield Trial(level, repeat, tuple(requests), seed, session)
+            yield Trial(level, repeat, tuple(requests), seed, session, self.info.fresh)
 
     def _incomplete(self) -> Iterator[tuple[int, LoadLevel, int, list[int]]]:
         """Number of the trial from 1, load level, repetition, and places of the requests to measure."""
@@ -163,7 +164,7 @@ async def send_trial(trial: Trial, client: wire.Client, store: Store) -> None:
     async def send(request: EncodedRequest, t_sched: int) -> None:
         t_send = time.perf_counter_ns()
         try:
-            response = await client.post(request.body, request.documents)
+            response = await client.post(request.body, request.documents, fresh=trial.fresh)
         except asyncio.CancelledError:
             response = wire.RerankResponse(t_send, time.perf_counter_ns(), error="cancelled")
             store(_record(trial, request, t_sched, response))
@@ -197,6 +198,7 @@ def _record(
         status=response.status,
         error=response.error,
         session=trial.session,
+        gateway=response.gateway,
     )
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 Kind = Literal["closed", "poisson", "constant", "burst"]
 Phase = Literal["warmup", "measure"]
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the folder's format. Version 2 added sessions of resumed runs, the server's counters and the
-machine's GEMM peak; they are empty in runs of version 1."""
+machine's GEMM peak, version 3 what the gateway reports; they are empty in older runs."""
 
 MIN_LOAD, MAX_LOAD = 0.001, 10_000
 """Of a load level: requests a second, clients, or requests at once."""
@@ -198,6 +198,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class GatewayCounts:
+    """What the gateway reports of one request; None where the response has no such header."""
+
+    ranked: int | None = None
+    """Documents with a score of the model, computed or cached; the others follow in their order."""
+    cached: int | None = None
+    """Documents whose score came from the gateway's cache."""
+    own_ms: float | None = None
+    """Time of the gateway itself, which the request would not have taken without it."""
+
+
+NO_GATEWAY = GatewayCounts()
+
+
+@dataclass(frozen=True)
 class RequestRecord:
     """One request; times are in ns of one clock, ``error`` is empty if it succeeded."""
 
@@ -218,6 +233,14 @@ class RequestRecord:
     error: str = ""
     session: int = 0
     """Number of times that the run had been resumed."""
+    gateway: GatewayCounts = NO_GATEWAY
+
+    @property
+    def ranked(self) -> int:
+        """Documents with a score of the model: without a gateway all of them, if the request succeeded."""
+        if self.error:
+            return 0
+        return self.documents if self.gateway.ranked is None else self.gateway.ranked
 
     @property
     def latency(self) -> float:

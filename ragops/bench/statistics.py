@@ -9,7 +9,7 @@ import importlib
 import math
 from collections import defaultdict
 from dataclasses import dataclass, fields
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragops.checks.latency import percentile
@@ -154,7 +154,7 @@ def substitutes(run: Run) -> tuple[str, ...]:
 
 
 class Rates(NamedTuple):
-    """Requests, documents and tokens a second; no tokens where the server reported none."""
+    """Requests, ranked documents and tokens a second; no tokens where the server reported none."""
 
     requests: float
     documents: float
@@ -181,7 +181,7 @@ def rates(records: list[RequestRecord], clients: int | None) -> Rates:
     tokens = [record.tokens * part for record, part in parts if record.tokens is not None]
     return Rates(
         requests=sum(part for _, part in parts) / seconds,
-        documents=sum(record.documents * part for record, part in parts) / seconds,
+        documents=sum(record.ranked * part for record, part in parts) / seconds,
         tokens=sum(tokens) / seconds if tokens else None,
     )
 
@@ -236,6 +236,12 @@ class LevelStatistics:
     """Computed tokens; None when not reported."""
     limit_fraction: float | None = None
     """Computed tokens as a fraction of the machine's matrix multiplication peak."""
+    ranked_fraction: float | None = None
+    """Fraction of the documents with a score of the model; as the next, None without a gateway."""
+    cache_hits: float | None = None
+    """Fraction of the documents whose score came from the gateway's cache."""
+    gateway_ms: float | None = None
+    """The gateway's own time in a request, median."""
 
 
 def level_statistics(run: Run) -> tuple[LevelStatistics, ...]:
@@ -265,9 +271,23 @@ def level_statistics(run: Run) -> tuple[LevelStatistics, ...]:
                 cached_fraction=cached,
                 computed_tokens_per_s=computed,
                 limit_fraction=None if computed is None or limit is None else computed / limit,
+                ranked_fraction=gateway_fraction(records, "ranked"),
+                cache_hits=gateway_fraction(records, "cached"),
+                gateway_ms=median(own) if (own := gateway_values(records, "own_ms")) else None,
             )
         )
     return tuple(rows)
+
+
+def gateway_values(records: list[RequestRecord], name: str) -> list[float]:
+    """What the gateway reported of each request, by the name of a field of ``GatewayCounts``."""
+    return [value for record in records if (value := getattr(record.gateway, name)) is not None]
+
+
+def gateway_fraction(records: list[RequestRecord], name: str) -> float | None:
+    """Fraction of the documents that the gateway reported as ranked or cached; None without a gateway."""
+    documents = sum(record.documents for record in records if getattr(record.gateway, name) is not None)
+    return sum(gateway_values(records, name)) / documents if documents else None
 
 
 def cached_fraction(counters: tuple[TrialCounters, ...]) -> float | None:
@@ -288,7 +308,8 @@ def summary(run: Run) -> Table:
 def level_table(rows: Sequence[LevelStatistics]) -> Table:
     """A row for each load level."""
     percentiles = ("p50", "p95", "p99")
-    names = ("load", "requests", "failed", *percentiles, "requests/s", "documents/s", "tokens/s")
+    names = ["load", "requests", "failed", *percentiles, "requests/s", "documents/s", "tokens/s"]
+    names += ["gateway"] * any(row.ranked_fraction is not None for row in rows)
     cells = []
     for row in rows:
         tokens = [] if row.tokens_per_s is None else [f"{row.tokens_per_s:.0f}"]
@@ -299,9 +320,16 @@ def level_table(rows: Sequence[LevelStatistics]) -> Table:
         values = (f"{row.requests_per_s:.3g}", f"{row.documents_per_s:.1f}", "\n".join(tokens) or "-")
         known = [p for p in row.latency if p.name in percentiles]
         times = [f"(n < {p.needed})" if p.value is None else str(p) for p in known]
-        cells.append((load_name(row.level.name), str(row.n), str(row.errors), *times, *values))
+        cells.append((load_name(row.level.name), str(row.n), str(row.errors), *times, *values, _gateway(row)))
     title = "Latency with 95 % intervals, which need n requests, and throughput of successful requests"
-    return Table(tuple(map(Column, names)), tuple(cells), title, header=True)
+    return Table(tuple(map(Column, names)), tuple(row[: len(names)] for row in cells), title, header=True)
+
+
+def _gateway(row: LevelStatistics) -> str:
+    """What the gateway reported of a load level; ``-`` if nothing."""
+    values = ((row.ranked_fraction, "{:.0%} ranked"), (row.cache_hits, "{:.0%} cached"))
+    parts = [form.format(value) for value, form in (*values, (row.gateway_ms, "adds {:.1f} ms")) if value]
+    return "\n".join(parts) or "-"
 
 
 def load_name(level: str) -> str:
@@ -367,10 +395,13 @@ def frame(run: Run) -> pd.DataFrame:
             "sent": since_start(run, record.t_send),
             "latency": record.latency,
             "service": record.service,
+            "ranked": record.ranked,
+            "cached": record.gateway.cached,
+            "gateway_ms": record.gateway.own_ms,
         }
         for record in run.requests
     ]
-    columns = [*names, "due", "sent", "latency", "service"]
+    columns = [*names, "due", "sent", "latency", "service", "ranked", "cached", "gateway_ms"]
     table: pd.DataFrame = extra("pandas").DataFrame(rows, columns=columns)
     return table
 

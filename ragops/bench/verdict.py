@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from ragops.bench.statistics import (
     disturbances,
+    gateway_fraction,
+    gateway_values,
     latencies,
     level_statistics,
     lightest_level,
@@ -81,6 +83,8 @@ class Verdict(Shown):
     """Why :attr:`largest_documents` is None; empty when it is not."""
     notes: tuple[str, ...]
     """Substitute model or client, incomplete run, unchecked order, other load."""
+    ranked: float | None
+    """Fraction of the documents with a score of the model; None without a gateway."""
 
     def table(self) -> Table:
         """The sentence, and a row for each result."""
@@ -93,6 +97,7 @@ class Verdict(Shown):
             ("RAGFlow", f"{self.release}, timeout {self.timeout:g} s"),
             ("load level", f"{load_name(self.level.name)}, n={self.p95.n}"),
             *((p.name, str(p)) for p in (self.p95, self.p99)),
+            *([] if self.ranked is None else [("documents ranked", _percent(self.ranked))]),
             ("concurrent clients", f"{self.clients or 'none'} measured to fit"),
             ("largest window (estimated)", window),
             ("linear fit", str(self.service or "none")),
@@ -134,10 +139,12 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     timeout = timeout or ragflow.timeout
     p95, p99 = (percentile(latencies(records), quantile) for quantile in (0.95, 0.99))
     quantile = 0.95 if p99.value is None else 0.99
-    wrong_scores = run.info.order.failed
+    wrong_scores, ranked = run.info.order.failed, gateway_fraction(records, "ranked")
     fits = False if wrong_scores else fits_in(p95 if p99.value is None else p99, timeout)
     calls = [TimedCall(r.documents, r.service, r.tokens or 0, r.error) for r in records]
-    line, reason = fit_requests(calls) if level.clients == 1 else (None, "no load level with one client")
+    line, reason = None, _no_fit(level, records)
+    if not reason:
+        line, reason = fit_requests(calls)
     largest = largest_window(line, calls, quantile, timeout) if line else None
     if largest is not None and (contrary := contradiction(largest, calls, quantile, timeout)):
         largest, reason = None, contrary
@@ -145,7 +152,8 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     limit = f"RAGFlow {ragflow.name}'s timeout of {timeout:g} s"
     claim = "The scores were wrong, so the speed is meaningless"
     if not wrong_scores:
-        claim = _claim(level, records, p95, p99, f"{_CLAIMS[fits]} {limit}")
+        part = "" if ranked in {None, 1.0} else f" with {_percent(ranked)} of documents ranked"
+        claim = _claim(level, records, p95, p99, f"{_CLAIMS[fits]} {limit}{part}")
     return Verdict(
         sentence=sentences(claim, *notes),
         fits=fits,
@@ -160,7 +168,22 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         is_extrapolated=largest is not None and largest > max(record.documents for record in records),
         no_estimate=reason,
         notes=notes,
+        ranked=ranked,
     )
+
+
+def _percent(fraction: float) -> str:
+    """Rounded down: 100 % are all."""
+    return f"{math.floor(100 * fraction)} %"
+
+
+def _no_fit(level: LoadLevel, records: list[RequestRecord]) -> str:
+    """Why times of requests don't depend on their tokens alone; empty if they do."""
+    if level.clients != 1:
+        return "no load level with one client"
+    if any(not record.error and record.ranked < record.documents for record in records):
+        return "the gateway's deadline ended requests"
+    return "the gateway's cache had scores" if any(gateway_values(records, "cached")) else ""
 
 
 def _clients(run: Run, percentile_name: str, timeout: float) -> int | None:

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 import h11
 import httpx
 
-from ragops.bench.records import Provenance
+from ragops.bench.records import NO_GATEWAY, GatewayCounts, Provenance
 from ragops.ragflow import releases
 from ragops.ragflow.api import Secret, mask, split_address
 from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ragops.bench.records import GemmPeak, Sample
 
@@ -86,6 +86,8 @@ class RerankResponse:
     """Score of each document, in the order in which they were sent; empty when there was an error."""
     error: str = ""
     """Why the response is invalid; empty when it is valid."""
+    gateway: GatewayCounts = NO_GATEWAY
+    """What the gateway reports of the request; its fields are None without a gateway."""
 
 
 def encode(model: str, query: str, documents: tuple[str, ...], release: str = "") -> bytes:
@@ -118,12 +120,13 @@ class Client:
         for connection in self._idle:
             connection.transport.abort()
 
-    async def post(self, body: bytes, documents: int) -> RerankResponse:
+    async def post(self, body: bytes, documents: int, *, fresh: bool = True) -> RerankResponse:
         """Send one request and wait for the complete response.
 
         Args:
             body: From :func:`encode`.
             documents: Number of documents sent.
+            fresh: Whether the gateway must not use scores of its cache.
 
         Returns:
             The response; failures are in its ``error``. Only cancellation is raised.
@@ -134,15 +137,16 @@ class Client:
             async with asyncio.timeout(self.timeout):
                 connection = await self._connect()
                 try:
-                    await connection.send(self.url, key.get_secret_value(), body)
+                    await connection.send(self.url, key.get_secret_value(), body, fresh=fresh)
                 except BaseException:
                     connection.transport.abort()
                     raise
             self._idle.append(connection)
             ended, status, content = connection.received, connection.status, connection.content
             if status == httpx.codes.OK:
-                parsed = json.loads(content)
-                return RerankResponse(begun, ended, status, _tokens(parsed), _scores(parsed, documents))
+                parsed, counts = json.loads(content), _gateway_counts(connection.headers)
+                scores = _scores(parsed, documents)
+                return RerankResponse(begun, ended, status, _tokens(parsed), scores, gateway=counts)
             error = f"HTTP {status}: {mask(content.decode(errors='replace'), (key,))}"
         except TimeoutError:
             ended, error = time.perf_counter_ns(), f"timeout: no response in {self.timeout:g} s"
@@ -171,6 +175,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.status, self.content, self.received = 0, bytearray(), 0
+        self.headers = dict[bytes, bytes]()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._http = h11.Connection(h11.CLIENT)
 
@@ -180,7 +185,7 @@ class _Connection(asyncio.Protocol):
         is_complete = self._http.their_state is h11.DONE and not self._http.trailing_data[0]
         return is_complete and is_recent and not self.transport.is_closing()
 
-    def send(self, url: httpx.URL, key: str, body: bytes) -> asyncio.Future[None]:
+    def send(self, url: httpx.URL, key: str, body: bytes, *, fresh: bool) -> asyncio.Future[None]:
         """Send a request; the future ends with its response."""
         if self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
@@ -190,6 +195,7 @@ class _Connection(asyncio.Protocol):
             ("Authorization", f"Bearer {key}"),
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
+            *([("Cache-Control", "no-cache")] if fresh else []),
         ]
         head = h11.Request(method="POST", target=url.raw_path, headers=headers)
         for event in (head, h11.Data(body), h11.EndOfMessage()):
@@ -215,8 +221,8 @@ class _Connection(asyncio.Protocol):
             self._http.receive_data(data)
             while not self._ended.done() and (event := self._http.next_event()) is not h11.NEED_DATA:
                 match event:
-                    case h11.Response(status_code=status):
-                        self.status = status
+                    case h11.Response(status_code=status, headers=headers):
+                        self.status, self.headers = status, dict(headers)
                     case h11.Data(data=part):
                         self.content += part
                     case h11.EndOfMessage():
@@ -234,6 +240,14 @@ def _scores(response: Any, documents: int) -> tuple[float, ...]:
         msg = "a score is not finite"
         raise ValueError(msg)
     return tuple(scores[index] for index in range(documents))
+
+
+def _gateway_counts(headers: Mapping[bytes, bytes]) -> GatewayCounts:
+    ranked, cached = (headers.get(name, b"").partition(b"/")[0] for name in (b"x-ranked", b"x-cached"))
+    own = headers.get(b"server-timing", b"").partition(b"gateway;dur=")[2].partition(b",")[0]
+    return GatewayCounts(
+        int(ranked) if ranked else None, int(cached) if cached else None, float(own) if own else None
+    )
 
 
 def _tokens(response: Any) -> int | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ragops.bench.records import (
+    GatewayCounts,
     LoadLevel,
     OrderReport,
     OrderResult,
@@ -76,6 +77,12 @@ def sequential(times, *, level="closed-1", repeat=0, sizes=(64,)):
         )
         now += seconds
     return requests
+
+
+def through_gateway(times, *, ranked=64, cached=0, own_ms=2.0):
+    """Requests one after the other, each of these seconds, with what the gateway reports."""
+    counts = GatewayCounts(ranked, cached, own_ms)
+    return [replace(record, gateway=counts) for record in sequential(times)]
 
 
 def noisy(count, mean, seed=1, share=0.05):

@@ -64,7 +64,7 @@ def test_a_run_is_recorded_and_read_back(settings):
     assert "hush" not in (path / "run.json").read_text()
     run = load_run(path)
     assert run.problems == ()
-    assert (run.info.complete, run.info.reason, run.info.schema_version) == (True, "", 2)
+    assert (run.info.complete, run.info.reason, run.info.schema_version) == (True, "", 3)
     assert run.info.provenance == origin
     assert run.info.workload == WORKLOAD.info()
     assert run.info.levels == LEVELS
@@ -282,8 +282,8 @@ def test_unreadable_runs(recorded, tmp_path):
     assert caught.value.code == "run-unreadable"
     file = recorded / "run.json"
     content = json.loads(file.read_text())
-    file.write_text(json.dumps({**content, "schema_version": 3}))
-    with pytest.raises(BenchError, match="schema version 3"):
+    file.write_text(json.dumps({**content, "schema_version": 4}))
+    with pytest.raises(BenchError, match="schema version 4"):
         load_run(recorded)
     file.write_text('{"name": 1')
     with pytest.raises(BenchError, match="can't be read"):

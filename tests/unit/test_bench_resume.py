@@ -209,12 +209,17 @@ def test_a_full_disk_ends_the_run_and_keeps_its_requests(settings, tmp_path, mon
 
 def test_runs_of_schema_version_1_are_read(settings):
     path = record(**settings)
-    file = path / "run.json"
+    file, requests = path / "run.json", path / "requests.jsonl"
+    rows = [json.loads(line) for line in requests.read_text().splitlines()]
+    for row in rows:
+        del row["gateway"]
+    requests.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     content = json.loads(file.read_text())
     for new in ("limit", "resumed"):
         del content[new]
     file.write_text(json.dumps({**content, "schema_version": 1}))
     run = load_run(path)
     assert (run.problems, run.info.limit, run.info.resumed) == ((), None, ())
+    assert {record.ranked == record.documents for record in run.measured} == {True}
     for old in (Path(__file__).parents[2] / "results").glob("*/run.json"):
         assert load_run(old.parent).problems == ()

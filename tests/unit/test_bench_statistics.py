@@ -10,7 +10,7 @@ from ragops.bench import frame, judge, plots, resource_usage, summary
 from ragops.bench.records import Gemm, GemmPeak, LoadLevel, Sample
 from ragops.bench.statistics import disturbances, level_statistics, load_name, panels, rates
 from ragops.errors import BenchError
-from tests.support.runs import ORIGIN, noisy, request, sequential, simulated
+from tests.support.runs import ORIGIN, noisy, request, sequential, simulated, through_gateway
 
 SECOND = 10**9
 
@@ -40,6 +40,17 @@ def test_failed_requests_count_as_errors_not_as_throughput():
     assert row.documents_per_s == pytest.approx(5 * 64 / 6)
     assert row.tokens_per_s == pytest.approx(5 * 64 * 250 / 6)
     assert (row.latency[0].value, row.latency[0].high) == (1.0, math.inf)
+
+
+def test_the_gateway_is_part_of_the_statistics_where_there_is_one():
+    trial = through_gateway([2.0] * 8, ranked=48, cached=16, own_ms=2.5)
+    run = simulated([*trial, request(16, 17, error="HTTP 503", index=8)])
+    (row,) = level_statistics(run)
+    assert (row.ranked_fraction, row.cache_hits, row.gateway_ms) == (0.75, 0.25, 2.5)
+    assert row.documents_per_s == pytest.approx(8 * 48 / 17)
+    assert summary(run).to_json()[0]["gateway"] == "75% ranked\n25% cached\nadds 2.5 ms"
+    (direct,) = summary(simulated(sequential([2.0] * 8))).to_json()
+    assert "gateway" not in direct
 
 
 def test_latency_counts_from_when_a_request_was_due():

@@ -24,7 +24,7 @@ from ragops.checks.traffic import Request as Texts
 from ragops.checks.traffic import pair_tokens, windows
 from ragops.errors import BenchError, RagflowError
 from ragops.ragflow import releases
-from tests.support.runs import INFO, ORDER, ORIGIN, WORKLOAD, noisy, sequential, simulated
+from tests.support.runs import INFO, ORDER, ORIGIN, WORKLOAD, noisy, sequential, simulated, through_gateway
 from tests.support.stub import Behaviour, service_seconds
 
 QUERY = 20
@@ -264,6 +264,20 @@ def test_no_line_has_a_reason(times, sizes, reason):
     verdict = judge(simulated(sequential(times, sizes=sizes)))
     assert (verdict.service, verdict.largest_documents) == (None, None)
     assert verdict.no_estimate == reason
+
+
+@pytest.mark.parametrize(
+    ("ranked", "cached", "part", "reason"),
+    [
+        (28, 0, "timeout of 30 s with 43 % of documents ranked.", "the gateway's deadline ended requests"),
+        (64, 16, "timeout of 30 s. ", "the gateway's cache had scores"),
+        (64, 0, "timeout of 30 s. ", "all requests have the same number of tokens"),
+    ],
+)
+def test_the_verdict_is_about_what_ragflow_receives(ranked, cached, part, reason):
+    verdict = judge(simulated(through_gateway([27.0] * 100, ranked=ranked, cached=cached)))
+    assert (verdict.fits, verdict.ranked, verdict.no_estimate) == (True, ranked / 64, reason)
+    assert part in verdict.sentence
 
 
 def test_level_with_one_client_is_judged():

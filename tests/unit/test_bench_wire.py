@@ -12,6 +12,7 @@ import h11
 import pytest
 
 from ragops.bench import wire
+from ragops.bench.records import GatewayCounts
 from ragops.errors import StackError
 from ragops.ragflow.api import Secret
 from tests.support.tls import write_certificate
@@ -22,8 +23,10 @@ RANKING = json.dumps(
 ).encode()
 
 
-def http(content, status="200 OK"):
-    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+def http(content, status="200 OK", more=""):
+    head = (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{more}content-length: {len(content)}\r\n\r\n"
+    )
     return head.encode() + content
 
 
@@ -81,6 +84,37 @@ def test_key_that_no_header_can_hold_is_refused(key):
         wire.Server("http://reranker/v1", "m", Secret(key))
     assert caught.value.code == "secret-refused"
     assert not key or key not in str(caught.value)
+
+
+GATEWAY = "x-ranked: 1/2\r\nx-cached: 1\r\nserver-timing: gateway;dur=2.5, replicas;dur=2034.0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "counts"),
+    [(GATEWAY, GatewayCounts(1, 1, 2.5)), (GATEWAY.title(), GatewayCounts(1, 1, 2.5)), ("", GatewayCounts())],
+)
+def test_counts_of_the_gateway_are_in_the_response(more, counts):
+    ((response,), _) = exchange(http(RANKING, more=more.replace("Gateway;Dur", "gateway;dur")))
+    assert (response.error, response.gateway) == ("", counts)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_the_gateways_cache_is_only_used_where_it_is_measured(fresh):
+    heads = []
+
+    async def serve(reader, writer):
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(http(RANKING))
+        writer.close()
+
+    async def run():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        with contextlib.closing(wire.Client(wire.Server(url, "stub-reranker"))) as client:
+            await client.post(BODY, 2, fresh=fresh)
+
+    asyncio.run(run())
+    assert (b"cache-control: no-cache" in heads[0].lower()) == fresh
 
 
 def test_requests_over_one_connection_have_their_own_times():
