@@ -124,8 +124,8 @@ def tune(
         RagopsError: The reranker runs, a candidate is unknown, scipy is missing, or the configuration fails.
     """
     extra("scipy.stats")  # raises before a container is started
-    session = Session.open(stack, engine)
-    reranker = stack.reranker
+    reranker = stack.reranker.model_copy(update={"replicas": 1})
+    session = Session.open(stack.model_copy(update={"gateway": False, "reranker": reranker}), engine)
     with lock(session.state.id, reranker.name, unwatched=True):
         images.ensure(session.engine, reranker.image, home())
         deployment, container = session.deployment, session.engine.container(reranker.name)
@@ -284,7 +284,7 @@ class Search:
         reranker = Reranker.model_validate(
             {**stack.reranker.model_dump(exclude_unset=True), **settings, **own}
         )
-        session = Session(Stack(reranker=reranker, ragflow=stack.ragflow), self._engine)
+        session = Session(Stack(reranker=reranker, ragflow=stack.ragflow, gateway=False), self._engine)
         spec = session.deployment.spec
         spec = replace(spec, network=None, restart="no", health=None, role="tune")
         self._engine.create_volume(f"{name}-compiled", role="cache")
