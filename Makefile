@@ -38,7 +38,7 @@ help: ## list the targets
 run: $(VENV)/ready ## start a reranker, record a benchmark, build the site; installs what is missing
 	@$(BIN)/python -m tools.make_run
 
-# The image is built while the fast tests and those of the site run. Chromium first: both installations use apt.
+# The images are built while the fast tests and those of the site run. Chromium first: both installations use apt.
 test: $(VENV)/tests ## everything: lint, types, fast and live tests, notebooks, site in a browser
 	@$(CHROMIUM)
 	@{ $(BIN)/python -m tools.private_engine start && $(BIN)/ragops image; } > $(VENV)/image.log 2>&1 & image=$$!; \
@@ -61,10 +61,10 @@ clean: ## undo run and test: containers, networks, volumes, images, private engi
 	@find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 	@rm -rf $(VENV) .ragops build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 
-lock: $(VENV)/tests ## resolve the dependencies again: newest versions, with hashes, to requirements/
+lock: $(VENV)/tests ## resolve the dependencies again, the gateway's too: newest versions, with hashes
 	@$(BIN)/python -m tools.supply lock
 
-sbom: $(VENV)/tests ## CycloneDX bills of materials of the virtual environment and both images, to build/sbom
+sbom: $(VENV)/tests ## CycloneDX bills of materials of the virtual environment and the images, to build/sbom
 	@$(BIN)/python -m tools.supply sbom
 
 audit: $(VENV)/tests ## known vulnerabilities of the same packages, where an advisory source is reachable

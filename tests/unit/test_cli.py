@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ragops import cli
 from ragops.bench.records import LoadLevel
+from ragops.docker.objects import ExecResult
 from ragops.errors import BenchError, EngineError
+from ragops.reranker import files, gateway
 from tests.support.stub import Behaviour, StubReranker
 
 CONTAINER = "docker-ragflow-cpu-1"
@@ -186,7 +189,7 @@ class TestWithAStack:
         ("argv", "code", "keys"),
         [
             (("doctor",), 0, {"title", "ok", "checks", "notes"}),
-            (("image",), 0, {"id", "tags", "digests", "size", "labels", "architecture", "layers"}),
+            (("image",), 0, {"id", "tags", "digests", "size", "labels", "architecture", "layers", "gateway"}),
             (("plan",), 0, {"changes", "notes"}),
             (("up",), 0, {"ok", "network", "reranker", "ragflow", "drift", "internal_url"}),
             (("status",), 0, {"ok", "served_name", "host_url", "substitute"}),
@@ -341,11 +344,23 @@ class TestDemo:
 
 
 class TestImage:
-    def test_an_existing_image_is_shown(self, run, fake):
+    def test_existing_images_are_shown(self, run, fake):
         code, out, _ = run("image")
         assert code == 0
-        assert out.startswith("vllm-cpu:latest")
+        assert [line.partition("  ")[0] for line in out.splitlines()] == ["vllm-cpu:latest", gateway.tag()]
         assert fake.calls == []
+
+    @pytest.mark.parametrize(
+        ("settings", "built"), [("", [f"build {gateway.tag()}"]), ("gateway = false", [])]
+    )
+    def test_the_gateways_is_built_if_it_is_used(self, run, fake, here, monkeypatch, settings, built):
+        monkeypatch.setattr(files, "download", lambda *_argv, **_options: None)
+        fake.respond = lambda _container, _argv, _stdin: ExecResult(0, "3.11\n", "")
+        fake.remove_image(gateway.tag())
+        fake.calls.clear()
+        Path("ragops.toml").write_text(settings)
+        assert run("image")[0] == 0
+        assert [call for call in fake.calls if call.startswith("build ")] == built
 
 
 class TestBench:

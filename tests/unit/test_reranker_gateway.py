@@ -92,7 +92,7 @@ class TestContainer:
 class TestImage:
     @pytest.fixture
     def engine(self):
-        engine = FakeEngine()
+        engine = FakeEngine("vllm-cpu:latest")
         engine.respond = lambda _container, _argv, _stdin: ExecResult(0, "3.12\n", "")
         return engine
 

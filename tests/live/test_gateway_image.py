@@ -1,0 +1,80 @@
+"""The gateway's image and container: small, without rights, a shell or an open file system, and soon gone."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from ragops.configuration import Network, Reranker, Stack
+from ragops.docker.objects import NetworkSpec
+from ragops.reranker import gateway
+from tests.support.names import PROJECT
+
+NAME = f"{PROJECT}-gwimage"
+
+
+@pytest.fixture(scope="module")
+def container(engine, image, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    folder.chmod(0o755)
+    stack = Stack(network=Network(name=NAME), reranker=Reranker(name=NAME))
+    spec = gateway.container_spec(stack, timeout=30, splits=True, publish=(), folder=folder)
+    assert spec.health
+    engine.create_network(NetworkSpec(NAME))
+    number = engine.create_container(replace(spec, health=replace(spec.health, interval=1)))
+    try:
+        engine.start(number)
+        deadline = time.monotonic() + 30
+        while gateway.read_state(engine, number) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield number
+    finally:
+        engine.remove_container(number)
+        engine.remove_network(NAME)
+
+
+def python(engine, container, program):
+    return engine.execute(container, ("python3", "-c", program))
+
+
+def test_is_small_and_has_no_shell(engine, container):
+    assert engine.image(gateway.tag()).size < 200 << 20
+    assert engine.execute(container, ("sh", "-c", "true")).exit_code == 126
+
+
+def test_programs_of_ragops_run_in_it_without_rights(engine, container):
+    program = """
+import json, os, socket
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+try:
+    open("/app/x", "w")
+except OSError as error:
+    refused = error.strerror
+print(json.dumps([os.getuid(), int(status["CapEff"], 16), status["NoNewPrivs"].strip(), refused,
+                  len(set(socket.getaddrinfo(socket.gethostname(), 80)))]))
+"""
+    result = python(engine, container, program)
+    assert result.exit_code == 0, result.stderr
+    user, capabilities, no_new_privileges, refused, addresses = json.loads(result.stdout)
+    assert (user, capabilities, no_new_privileges) == (65532, 0, "1")
+    assert refused == "Read-only file system"
+    assert addresses > 0
+
+
+def test_its_state_is_read_and_it_becomes_healthy(engine, container):
+    assert gateway.read_state(engine, container) == gateway.GatewayState(
+        "", 27.0, replace(gateway.Cache(), limit=100_000), gateway.Hour(), ()
+    )
+    deadline = time.monotonic() + 20
+    while engine.container(container).health == "starting" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert engine.container(container).health == "healthy"
+
+
+def test_an_idle_one_ends_within_a_second_of_sigterm(engine, container):
+    begin = time.monotonic()
+    engine.stop(container, timeout=10)
+    took = time.monotonic() - begin
+    assert engine.container(container).exit_code == 0
+    assert took < 5  # a busy machine; SIGKILL after 10 s would be another exit code
