@@ -7,22 +7,24 @@ import os
 
 import uvicorn
 
-from .app import Gateway, Settings
+from .app import Gateway
 
-DRAIN_SECONDS = 3
+DRAIN_SECONDS = 300
+"""After SIGTERM, for requests without a deadline."""
 
 
 def main() -> None:
-    """Serve until SIGTERM; then requests on their way are answered, and no other."""
+    """Serve until SIGTERM; the requests that came before it get their responses."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = Settings.of()
+    gateway, port = Gateway(), int(os.environ.get("GATEWAY_PORT") or 8000)
+    drain = int(min(gateway.deadline, DRAIN_SECONDS)) + 3
     uvicorn.run(
-        Gateway(settings).application,
+        gateway.application,
         host="0.0.0.0",
-        port=int(os.environ.get("GATEWAY_PORT", "") or 8000),
+        port=port,
         access_log=False,
         log_config=None,
-        timeout_graceful_shutdown=int(settings.deadline or 300) + DRAIN_SECONDS,
+        timeout_graceful_shutdown=drain,
     )
 
 

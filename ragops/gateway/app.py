@@ -5,172 +5,144 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import logging
+import math
 import os
+import uuid
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from . import split
 from .cache import ScoreCache
-from .dispatch import Dispatcher, Job, unavailable
+from .dispatch import NONE_ADMITTED, Dispatcher, Job, failure, unavailable
 from .metrics import Metrics
-from .replicas import JSON, Pool, Reply
+from .replicas import FAILURES, PROOF_TIMEOUT, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from starlette.requests import Request
 
 MAX_BODY = 32 * 1024 * 1024
 KEEP_ALIVE = 3.0
 """Less than the 5 s after which vLLM's server closes an idle connection."""
+JSON = "application/json"
 RERANK = ("/v1/rerank", "/rerank", "/v2/rerank")
-PASSED = {
-    "/v1/models": "GET",
-    "/version": "GET",
-    "/openapi.json": "GET",
-    "/tokenize": "POST",
-    "/classify": "POST",
-}
-
-log = logging.getLogger("gateway")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the environment says."""
-
-    replicas: tuple[str, ...]
-    deadline: float = 0.0
-    cache: int = 0
-    long_documents: str = "truncate"
-    split: bool = True
-    key_sha256: str = ""
-    reference: Path = Path("/reference/reference.json")
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read ``GATEWAY_*``."""
-
-        def value(name: str, default: str) -> str:
-            return environment.get(f"GATEWAY_{name}", "") or default
-
-        return cls(
-            tuple(host.strip() for host in value("REPLICAS", "").split(",") if host.strip()),
-            float(value("DEADLINE", "0")),
-            int(value("CACHE", "0")),
-            value("LONG_DOCUMENTS", "truncate"),
-            value("SPLIT", "1") != "0",
-            value("KEY_SHA256", ""),
-            Path(value("REFERENCE", "/reference/reference.json")),
-        )
+READ, COMPUTED = ("/v1/models", "/version", "/openapi.json"), ("/tokenize", "/classify")
+"""Requests that one replica gets as they are."""
 
 
 class Gateway:
-    """The service; ``application`` is its ASGI application."""
+    """The service, configured by ``GATEWAY_*``; ``application`` is its ASGI application."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.metrics = settings, Metrics()
-        self.cache = ScoreCache(settings.cache if settings.split else 0)
-        routes = [Route(path, self.rerank, methods=["POST"]) for path in RERANK]
-        routes += [Route(path, self.forward, methods=[method]) for path, method in PASSED.items()]
-        for handler in (self.health, self.prometheus, self.replicas):
-            path = "/metrics" if handler == self.prometheus else f"/{handler.__name__}"
-            routes.append(Route(path, handler, methods=["GET"]))
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        def value(name: str, default: str) -> str:
+            return environment.get(f"GATEWAY_{name}") or default
+
+        self.hosts = [host.strip() for host in value("REPLICAS", "").split(",") if host.strip()]
+        self.deadline = float(value("DEADLINE", "0")) or math.inf
+        self.splits = value("SPLIT", "1") != "0"
+        self.truncates = value("LONG_DOCUMENTS", "truncate") == "truncate"
+        self.key, self.reference = value("KEY_SHA256", ""), value("REFERENCE", "/reference/reference.json")
+        self.metrics = Metrics()
+        self.cache = ScoreCache(int(value("CACHE", "0")) if self.splits else 0)
         self.application = Starlette(
-            routes=routes, lifespan=self._lifespan, exception_handlers={HTTPException: _http_error}
+            routes=[
+                *(Route(path, self.rerank, methods=["POST"]) for path in RERANK),
+                *(Route(path, self.forward, methods=["POST"]) for path in COMPUTED),
+                *(Route(path, self.forward) for path in READ),
+                Route("/health", self.health),
+                Route("/metrics", self.prometheus),
+                Route("/replicas", self.replicas),
+            ],
+            lifespan=self._lifespan,
+            exception_handlers={HTTPException: _http_error, ClientDisconnect: _http_error},
         )
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
-        async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
-            self.pool = Pool(list(self.settings.replicas), self.settings.reference, session)
-            self.dispatcher = Dispatcher(self.pool, self.cache, self.metrics)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            self.pool = Pool(self.hosts, Path(self.reference), session)
+            self.dispatcher = Dispatcher(self.pool, self.cache, self.metrics.counts)
             watch = asyncio.ensure_future(self.pool.run())
-            try:
-                yield
-            finally:
-                watch.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watch
+            yield
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
 
-    def _authorize(self, request: Request) -> None:
-        """Compare the bearer key, if one is required.
-
-        Raises:
-            HTTPException: It is missing or wrong.
-        """
+    async def _read(self, request: Request) -> bytes:
+        """The body of a request whose key is right."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        right = hmac.compare_digest(digest, self.settings.key_sha256.lower()) and scheme.lower() == "bearer"
-        if self.settings.key_sha256 and not right:
+        digest = hashlib.sha256(key.encode("latin-1")).hexdigest()
+        if self.key and not (hmac.compare_digest(digest, self.key.lower()) and scheme.lower() == "bearer"):
             raise HTTPException(401)
+        if int(request.headers.get("content-length", 0)) > MAX_BODY:
+            raise HTTPException(413)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise HTTPException(413)
+        return bytes(body)
 
     async def rerank(self, request: Request) -> Response:
-        """Split, rank, merge."""
+        """Rank documents; the client's disconnect cancels it."""
         loop = asyncio.get_running_loop()
         arrived = loop.time()
-        self._authorize(request)
-        body = await _read(request)
-        job = self._job(request, body, arrived)
-        reply = await _unless_disconnected(request, self.dispatcher.rank(job))
-        seconds = loop.time() - arrived
-        headers = dict(reply.headers)
-        if job.request and reply.status == 200:
-            headers["x-ranked"] = f"{len(job.scores)}/{len(job.request.documents)}"
-            headers["x-cached"] = str(job.counts["cached"])
-            headers["x-truncated"] = str(job.counts["truncated"])
-        own = max(seconds - job.ran, 0.0)
-        headers["server-timing"] = f"gateway;dur={own * 1000:.1f}, replicas;dur={job.ran * 1000:.1f}"
-        late = job.late or bool(job.deadline and loop.time() > job.deadline)
-        self.metrics.request(
-            reply.status, seconds, job.counts if reply.status == 200 else Counter(), late=late
+        job = self._job(request, await self._read(request), arrived)
+        work, leaving = (
+            asyncio.ensure_future(self.dispatcher.rank(job)),
+            asyncio.ensure_future(_leave(request)),
         )
-        return Response(reply.body, reply.status, headers)
+        try:
+            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            reply = work.result() if work.done() else Response(status_code=499)
+        finally:
+            work.cancel()
+            leaving.cancel()
+        seconds = loop.time() - arrived
+        own = f"gateway;dur={(seconds - job.ran) * 1000:.1f}"
+        reply.headers["server-timing"] = f"{own}, replicas;dur={job.ran * 1000:.1f}"
+        late = loop.time() > job.deadline or bool(job.counts["unranked"] and not job.scores)
+        self.metrics.request(reply.status_code, seconds, job.counts, late=late)
+        return reply
 
     def _job(self, request: Request, body: bytes, arrived: float) -> Job:
-        strict = "handling=strict" in request.headers.get("prefer", "").replace(" ", "")
-        fresh = "no-cache" in request.headers.get("cache-control", "")
-        plain = request.headers.get("content-type", "").lower().split(";")[0].strip() == "application/json"
-        parsed = split.parse(body) if plain and self.settings.split else None
-        deadline = (
-            arrived + self.settings.deadline if self.settings.deadline and parsed and not strict else None
-        )
+        headers = request.headers
+        content = headers.get("content-type", "")
+        parsed = split.parse(body) if self.splits and content.lower().split(";")[0] == JSON else None
+        strict = "handling=strict" in headers.get("prefer", "").replace(" ", "")
+        fresh = strict or "no-cache" in headers.get("cache-control", "") or not self.cache.limit
         return Job(
-            str(request.url.path),
+            request.url.path,
             body,
+            content,
             parsed,
-            arrived,
-            deadline,
-            cached=bool(self.cache.limit) and not (strict or fresh),
-            truncate=self.settings.long_documents == "truncate" and not strict,
+            headers.get("x-request-id") or (parsed.request_id if parsed else "") or uuid.uuid4().hex,
+            arrived + self.deadline if parsed and not strict else math.inf,
+            strict=strict,
+            cached=not fresh,
+            truncate=self.truncates and not strict,
         )
 
     async def forward(self, request: Request) -> Response:
-        """Pass a request on to one admitted replica as it is."""
-        self._authorize(request)
-        body = await _read(request)
+        """Pass a request on to the first admitted replica that responds."""
+        body = await self._read(request) or None
+        path = f"{request.url.path}?{request.url.query}".rstrip("?")
         for replica in self.pool.admitted:
-            url = f"http://{replica.address}{request.url.path}?{request.url.query}".rstrip("?")
-            headers = {**JSON, "Content-Type": request.headers.get("content-type", "application/json")}
-            limit = aiohttp.ClientTimeout(total=60)
-            with suppress(aiohttp.ClientError, OSError, TimeoutError):
-                async with self.pool.session.request(
-                    request.method, url, data=body or None, headers=headers, timeout=limit
-                ) as response:
-                    content = await response.read()
-                    return Response(content, response.status, media_type=response.headers.get("content-type"))
-        return _response(unavailable("no replica is admitted", retry=5))
+            with suppress(*FAILURES):
+                content = request.headers.get("content-type", JSON)
+                return await self.pool.send(replica, path, body, PROOF_TIMEOUT, content)
+        return unavailable(NONE_ADMITTED, 5)
 
     async def health(self, _: Request) -> Response:
         """200 if a replica is admitted."""
@@ -178,85 +150,40 @@ class Gateway:
 
     async def prometheus(self, _: Request) -> Response:
         """The metrics."""
-        states = Counter(replica.state for replica in self.pool.replicas.values())
-        gauges: dict[str, float] = {
-            f'replicas{{state="{state}"}}': states[state]
-            for state in ("admitted", "checking", "rejected", "down")
-        }
-        gauges["queued_requests"] = self.dispatcher.queued
-        gauges |= {
-            "cache_entries": len(self.cache),
-            "cache_hits": self.cache.hits,
-            "cache_misses": self.cache.misses,
-        }
+        states = dict.fromkeys(("admitted", "checking", "rejected", "down"), 0)
+        states.update(Counter(replica.state for replica in self.pool.replicas.values()))
+        gauges = {f'replicas{{state="{state}"}}': number for state, number in states.items()}
+        gauges |= {"queued_requests": self.dispatcher.queued, "cache_entries": len(self.cache.scores)}
         return PlainTextResponse(self.metrics.text(gauges))
 
     async def replicas(self, _: Request) -> Response:
-        """The state of all replicas."""
+        """The state of the service and of all replicas."""
+        cache, names = self.cache, ("address", "state", "reason", "shares")
         rows = [
-            {
-                "address": replica.address,
-                "state": replica.state,
-                "reason": replica.reason,
-                "pace": replica.pace if replica.paces else 0.0,
-                "shares": replica.shares,
-            }
+            {name: getattr(replica, name) for name in names}
+            | {"pace": replica.pace if replica.paces else 0.0}
             for replica in self.pool.replicas.values()
         ]
-        cache = {"entries": len(self.cache), "limit": self.cache.limit, "hits": self.cache.hits}
-        fields: dict[str, Any] = {
-            "reference": self.pool.serving,
-            "deadline": self.settings.deadline,
-            "cache": {**cache, "misses": self.cache.misses},
-            "hour": self.metrics.hour(),
-            "replicas": rows,
+        counts = {
+            "entries": len(cache.scores),
+            "limit": cache.limit,
+            "hits": cache.hits,
+            "misses": cache.misses,
         }
-        return JSONResponse(fields)
-
-
-def _response(reply: Reply) -> Response:
-    return Response(reply.body, reply.status, reply.headers)
+        deadline = self.deadline if self.deadline < math.inf else 0.0
+        fields = {"reference": self.pool.serving, "deadline": deadline, "cache": counts, "replicas": rows}
+        return JSONResponse({**fields, "hour": self.metrics.hour()})
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     """An error of a route, as vLLM has it."""
-    status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
-    if status == 401:
+    if not isinstance(error, HTTPException):  # the client left while it sent
+        return Response(status_code=499)
+    if error.status_code == 401:
         return JSONResponse({"error": "Unauthorized"}, 401)
-    return Response(split.error_body(status, detail, detail), status, media_type="application/json")
+    return failure(error.status_code, error.detail, error.detail)
 
 
-async def _read(request: Request) -> bytes:
-    """The body of a request.
-
-    Raises:
-        HTTPException: It is too large.
-    """
-    if int(request.headers.get("content-length", "0")) > MAX_BODY:
-        raise HTTPException(413)
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY:
-            raise HTTPException(413)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply:
-    """Await a reply; the client's disconnect cancels it."""
-    task = asyncio.ensure_future(work)
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    leaving = asyncio.ensure_future(watch())
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return await task
-        return Reply(499, b"")
-    finally:
-        leaving.cancel()
-        task.cancel()
+async def _leave(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -2,70 +2,62 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, deque
+from itertools import groupby
 
-BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 27.0, 30.0, 60.0, 300.0)
+BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 27, 30, 60, 300, float("inf"))
 PREFIX = "ragops_gateway_"
+SECONDS = "request_seconds"
+HOUR = ("requests", "late", "documents", "ranked", "truncated")
+
+
+def _family(name: str) -> str:
+    return re.sub(r"(_bucket|_sum|_count)?(\{.*)?$", "", name)
 
 
 class Metrics:
     """What has been counted since the start."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._buckets: Counter[float] = Counter()
-        self._seconds, self._requests = 0.0, 0
+        self.counts: Counter[str] = Counter({"late_requests_total": 0})
+        self._bounds = {
+            f'{SECONDS}_bucket{{le="{bound:g}"}}'.replace("inf", "+Inf"): bound for bound in BUCKETS
+        }
+        self._seconds = dict.fromkeys((*self._bounds, f"{SECONDS}_sum", f"{SECONDS}_count"), 0.0)
         self._minutes: deque[tuple[int, Counter[str]]] = deque(maxlen=60)
-
-    def count(self, name: str, label: str = "", number: int = 1) -> None:
-        """Add to a counter."""
-        self.counts[f"{name}{{{label}}}" if label else name] += number
 
     def request(self, status: int, seconds: float, documents: Counter[str], *, late: bool) -> None:
         """Count one rerank request; ``documents`` by state."""
-        self.count("requests_total", f'status="{status}"')
-        self.count("late_requests_total", number=int(late))
-        for state, number in documents.items():
-            self.count("documents_total", f'state="{state}"', number)
-        self._buckets.update(bound for bound in BUCKETS if seconds <= bound)
-        self._seconds, self._requests = self._seconds + seconds, self._requests + 1
-        ranked = documents["computed"] + documents["cached"]
+        self.counts.update({f'requests_total{{status="{status}"}}': 1, "late_requests_total": int(late)})
+        self.counts.update(
+            {f'documents_total{{state="{state}"}}': count for state, count in documents.items()}
+        )
+        for name, bound in self._bounds.items():
+            self._seconds[name] += seconds <= bound
+        self._seconds[f"{SECONDS}_sum"] += seconds
+        self._seconds[f"{SECONDS}_count"] += 1
         minute = int(time.monotonic() // 60)
         if not self._minutes or self._minutes[-1][0] != minute:
             self._minutes.append((minute, Counter()))
-        self._minutes[-1][1].update(
-            requests=1,
-            late=int(late),
-            documents=ranked + documents["unranked"],
-            ranked=ranked,
-            truncated=documents["truncated"],
-        )
+        ranked = documents["computed"] + documents["cached"]
+        row = (1, int(late), ranked + documents["unranked"], ranked, documents["truncated"])
+        self._minutes[-1][1].update(dict(zip(HOUR, row, strict=True)))
 
     def hour(self) -> dict[str, int]:
         """Counts of the last hour."""
-        names = ("requests", "late", "documents", "ranked", "truncated")
         since = time.monotonic() // 60 - 60
-        recent = [counts for minute, counts in self._minutes if minute > since]
-        return {name: sum(counts[name] for counts in recent) for name in names}
+        return {name: sum(row[name] for minute, row in self._minutes if minute > since) for name in HOUR}
 
-    def text(self, gauges: dict[str, float]) -> str:
+    def text(self, gauges: dict[str, int]) -> str:
         """All metrics in Prometheus' text format."""
-        samples = {**dict.fromkeys(("late_requests_total",), 0), **self.counts}
-        kinds = {name.partition("{")[0]: "counter" for name in samples}
-        kinds |= {name.partition("{")[0]: "gauge" for name in gauges}
         lines = []
-        for kind in kinds:
-            lines.append(f"# TYPE {PREFIX}{kind} {kinds[kind]}")
-            rows = {**samples, **gauges}.items()
-            lines += [f"{PREFIX}{name} {value}" for name, value in rows if name.partition("{")[0] == kind]
-        lines.append(f"# TYPE {PREFIX}request_seconds histogram")
-        lines += [
-            f'{PREFIX}request_seconds_bucket{{le="{bound}"}} {self._buckets[bound]}' for bound in BUCKETS
-        ]
-        lines.append(f'{PREFIX}request_seconds_bucket{{le="+Inf"}} {self._requests}')
-        lines += [
-            f"{PREFIX}request_seconds_sum {self._seconds}",
-            f"{PREFIX}request_seconds_count {self._requests}",
-        ]
+        samples = sorted({**self.counts, **gauges, **self._seconds}.items(), key=lambda row: _family(row[0]))
+        for family, rows in groupby(samples, key=lambda row: _family(row[0])):
+            kind = "counter" if family.endswith("_total") else "histogram" if family == SECONDS else "gauge"
+            lines += [
+                f"# TYPE {PREFIX}{family} {kind}",
+                *(f"{PREFIX}{name} {value:g}" for name, value in rows),
+            ]
         return "\n".join(lines) + "\n"

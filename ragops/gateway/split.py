@@ -1,7 +1,4 @@
-"""A rerank request as shares, and their scores as one response; pure.
-
-The shapes and the errors are those of vLLM 0.32 (``entrypoints/pooling/scoring``).
-"""
+"""A rerank request as shares, and their scores as one response of vLLM 0.32 (``pooling/scoring``); pure."""
 
 from __future__ import annotations
 
@@ -22,12 +19,7 @@ LEAST_SECONDS = 0.02
 """Least predicted work of a share: a smaller one costs more than it gains."""
 EVEN = 1.3
 """Paces that differ by no more than this factor count as equal."""
-
 _OVER_LONG = re.compile(rb"context length is (\d+) tokens")
-
-
-class MalformedResponseError(Exception):
-    """A replica's response has not one finite score for each document."""
 
 
 @dataclass(frozen=True)
@@ -35,108 +27,98 @@ class Rerank:
     """A request that can be split: one text as query, and a list of texts."""
 
     query: str
-    documents: tuple[str, ...]
+    documents: list[str]
     top_n: int
+    request_id: str
     extras: dict[str, Any]
     """The other fields; every share has them."""
-    request_id: str
-    costs: tuple[int, ...] = field(repr=False)
+    costs: list[int] = field(repr=False)
     """UTF-8 bytes of the query and each document; tokens are unknown here."""
-    keys: tuple[bytes, ...] = field(repr=False)
+    keys: list[bytes] = field(repr=False)
     """A digest of all that a document's score depends on."""
 
-    def body(self, indices: Sequence[int], **fields: Any) -> bytes:
-        """The request for some of the documents."""
-        documents = [self.documents[index] for index in indices]
-        return orjson.dumps({**self.extras, "query": self.query, "documents": documents, **fields})
+    def body(self, texts: Sequence[str], **fields: Any) -> bytes:
+        """The request for some texts."""
+        return orjson.dumps({**self.extras, "query": self.query, "documents": texts, **fields})
 
 
 def parse(body: bytes) -> Rerank | None:
     """Read a request; None for one that only a replica can judge, or that can't be split."""
     try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:  # also NaN and lone surrogates, which vLLM's parser takes
+        fields = dict(orjson.loads(body))
+    except (ValueError, TypeError):  # also NaN and lone surrogates, which vLLM's parser takes
         return None
-    if not isinstance(fields, dict):
+    query, texts, top_n = fields.pop("query", None), fields.pop("documents", None), fields.pop("top_n", 0)
+    texts, request_id = [texts] if isinstance(texts, str) else texts, fields.pop("request_id", "")
+    if not (
+        isinstance(query, str) and isinstance(texts, list) and texts and type(top_n) is int and top_n >= 0
+    ):
         return None
-    query, documents, top_n = fields.pop("query", None), fields.pop("documents", None), fields.pop("top_n", 0)
-    request_id = fields.pop("request_id", "")
-    documents = [documents] if isinstance(documents, str) else documents
-    if not (isinstance(query, str) and isinstance(documents, list) and documents and type(top_n) is int):
+    if not isinstance(request_id, str) or not all(isinstance(text, str) for text in texts):
         return None
-    if not (top_n >= 0 and isinstance(request_id, str) and all(isinstance(text, str) for text in documents)):
-        return None
-    start = query.encode()
-    context = hashlib.sha256(orjson.dumps([fields, query], option=orjson.OPT_SORT_KEYS))
-    costs, keys = [], []
-    for text in documents:
-        encoded = text.encode()
-        digest = context.copy()
+    context, costs, keys = hashlib.sha256(orjson.dumps([fields, query], None, orjson.OPT_SORT_KEYS)), [], []
+    for text in texts:
+        digest, encoded = context.copy(), text.encode()
         digest.update(encoded)
-        costs.append(len(start) + len(encoded))
+        costs.append(len(query.encode()) + len(encoded))
         keys.append(digest.digest()[:16])
-    return Rerank(query, tuple(documents), top_n, fields, request_id, tuple(costs), tuple(keys))
+    return Rerank(query, texts, top_n, request_id, fields, costs, keys)
 
 
 def share_cost(
-    left: int, total: int, handed: int, pace: float, paces: Sequence[float], seconds: float | None
+    left: int, total: int, handed: int, pace: float, paces: Sequence[float], seconds: float = math.inf
 ) -> float:
-    """The cost of the next share, in bytes.
+    """The cost of the next share in bytes: equal shares, or on demand where paces differ.
 
     Args:
         left: Cost of the documents that are not yet handed out.
         total: Cost of all documents.
-        handed: Number of shares already handed out.
+        handed: Shares already handed out.
         pace: Seconds per byte of the replica that gets the share.
         paces: Those of all admitted replicas.
-        seconds: Most predicted work; None without a deadline.
+        seconds: Most predicted work.
     """
-    if max(paces) <= EVEN * min(paces):
-        cost = left / (len(paces) - handed % len(paces))
-    else:
+    cost = left / (len(paces) - handed % len(paces))
+    if max(paces) > EVEN * min(paces):
         weight = (1 / pace) / sum(1 / other for other in paces)
         cost = max(left * weight / 2, total * weight / 6)
-    cost = max(cost, LEAST_SECONDS / pace)
-    return cost if seconds is None else min(cost, seconds / pace)
+    return min(max(cost, LEAST_SECONDS / pace), seconds / pace)
 
 
 def take(costs: Sequence[int], cost: float) -> int:
     """How many of the documents make a share of about this cost; one at least."""
-    total, count = 0.0, 0
-    for one in costs:
+    total = 0.0
+    for count, one in enumerate(costs):
         if count and total + one / 2 > cost:
-            break
+            return count
         total += one
-        count += 1
-    return count
+    return len(costs)
 
 
 def read_scores(body: bytes, count: int) -> tuple[list[float], int, str]:
     """Scores in the order of the documents, prompt tokens and model of a replica's response.
 
     Raises:
-        MalformedResponseError: It has not one finite score for each document.
+        ValueError: It has not one finite score for each document.
     """
     try:
         fields = orjson.loads(body)
-        scores = {row["index"]: float(row["relevance_score"]) for row in fields["results"]}
+        scores = {row["index"]: row["relevance_score"] + 0.0 for row in fields["results"]}
         tokens, model = int(fields["usage"]["prompt_tokens"]), str(fields["model"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise MalformedResponseError(type(error).__name__) from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"malformed response: {type(error).__name__}") from None
     if len(fields["results"]) != count or scores.keys() != set(range(count)):
-        raise MalformedResponseError("indices")
+        raise ValueError("malformed response: indices")
     if not all(map(math.isfinite, scores.values())):
-        raise MalformedResponseError("not finite")
+        raise ValueError("malformed response: scores that are not finite")
     return [scores[index] for index in range(count)], tokens, model
 
 
-def merge(request: Rerank, scores: dict[int, float], tokens: int, model: str, identity: str) -> bytes:
-    """A response of vLLM for scores by index; documents without one follow in the order of the request."""
-    order = sorted(scores, key=lambda index: (-scores[index], index))
+def merge(request: Rerank, scores: dict[int, float], **fields: Any) -> bytes:
+    """The response; documents without a score follow in the order of the request."""
+    ranked = sorted(scores.items(), key=lambda row: (-row[1], row[0]))
     rest = [index for index in range(len(request.documents)) if index not in scores]
-    ranked = [(index, scores[index]) for index in order]
-    if rest:
-        ranked += zip(rest, tail(list(scores.values()), len(rest)), strict=True)
+    ranked += zip(rest, tail(list(scores.values()), len(rest)), strict=True)
     results = [
         {
             "index": index,
@@ -145,25 +127,19 @@ def merge(request: Rerank, scores: dict[int, float], tokens: int, model: str, id
         }
         for index, score in ranked[: request.top_n or None]
     ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return orjson.dumps({"id": identity, "model": model, "usage": usage, "results": results})
+    return orjson.dumps({**fields, "results": results})
 
 
 def tail(scores: Sequence[float], count: int) -> list[float]:
     """Descending scores below all others: between 0 and the lowest where scores are 0 to 1."""
     lowest = min(scores)
     if lowest > 1e-9 and max(scores) <= 1:
-        return [lowest * (1 - (place + 1) / (count + 1)) for place in range(count)]
+        return [lowest * (1 - place / (count + 1)) for place in range(1, count + 1)]
     step = max(1e-6, abs(lowest) * 1e-9)
-    return [lowest - step * (place + 1) for place in range(count)]
+    return [lowest - step * place for place in range(1, count + 1)]
 
 
 def over_long(status: int, body: bytes) -> int:
     """The model's limit in vLLM's refusal of a long document; 0 for any other response."""
     match = _OVER_LONG.search(body) if status == 400 else None
     return int(match[1]) if match else 0
-
-
-def error_body(status: int, kind: str, message: str) -> bytes:
-    """An error in vLLM's shape."""
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": status}})

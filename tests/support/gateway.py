@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 
-from ragops.gateway.app import Gateway, Settings
+from ragops.gateway.app import Gateway
 from tests.support import replicas
 
 
@@ -42,7 +42,9 @@ async def serving(tmp_path, *stubs, reference=None, expected=None, **settings):
     async with AsyncExitStack() as stack:
         for stub in stubs:
             await stack.enter_async_context(stub)
-        gateway = Gateway(Settings(tuple(stub.address for stub in stubs), reference=file, **settings))
+        fixed = {"replicas": ",".join(stub.address for stub in stubs), "reference": file}
+        environment = {f"GATEWAY_{name.upper()}": str(value) for name, value in {**fixed, **settings}.items()}
+        gateway = Gateway(environment)
         application = gateway.application
         await stack.enter_async_context(application.router.lifespan_context(application))
         transport = httpx.ASGITransport(application)
