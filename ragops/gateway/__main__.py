@@ -1,7 +1,5 @@
 """``python3 -m gateway``: the service, configured by the environment."""
 
-from __future__ import annotations
-
 import logging
 import os
 

@@ -1,7 +1,5 @@
 """The routes: vLLM's of a reranker, ``/health``, ``/metrics`` and ``/replicas``."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import hmac
@@ -9,14 +7,14 @@ import math
 import os
 import uuid
 from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import aiohttp
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -25,11 +23,6 @@ from .cache import ScoreCache
 from .dispatch import NONE_ADMITTED, Dispatcher, Job, failure, unavailable
 from .metrics import Metrics
 from .replicas import FAILURES, PROOF_TIMEOUT, Pool
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-    from starlette.requests import Request
 
 MAX_BODY = 32 * 1024 * 1024
 KEEP_ALIVE = 3.0

@@ -1,7 +1,5 @@
 """Least recently used scores."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 

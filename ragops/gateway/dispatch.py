@@ -5,26 +5,20 @@ first share of each request comes before the second of any. A share that fails g
 late is sent once more to a free replica: the first response counts.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import orjson
 from starlette.responses import Response
 
 from . import split
-from .replicas import FAILURES, PROOF_TIMEOUT
-
-if TYPE_CHECKING:
-    from .cache import ScoreCache
-    from .replicas import Pool, Replica
-    from .split import Rerank
+from .cache import ScoreCache
+from .replicas import FAILURES, PROOF_TIMEOUT, Pool, Replica
+from .split import Rerank
 
 QUEUE = 32
 """Requests that wait for their first share."""

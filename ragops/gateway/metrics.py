@@ -1,7 +1,5 @@
 """Counts for Prometheus and of the last hour."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections import Counter, deque

@@ -4,26 +4,22 @@ An address gets no request of a client before its scores for the reference reque
 first wrong response. The reference is a file that ``ragops up`` replaces when the model changes.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import aiohttp
 import orjson
 from starlette.responses import Response
 
 from .split import read_scores
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 CHECK_SECONDS, HEALTH_TIMEOUT = 1.0, 3.0
 PROOF_SECONDS = PROOF_TIMEOUT = 60.0

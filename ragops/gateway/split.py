@@ -1,17 +1,13 @@
 """A rerank request as shares, and their scores as one response of vLLM 0.32 (``pooling/scoring``); pure."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SHARE_SECONDS = 2.0
 """Most predicted work of a share when there is a deadline: what has ended by then counts."""
