@@ -253,6 +253,23 @@ CAUSES = {
         "reranker-hangs",
     ): "The server accepts connections, and sends no response.",
     (
+        "is rejected by the gateway: its scores are others than those that the score check found right",
+        "replica-rejected",
+    ): "A replica gave other scores than the reference, so that the gateway sends it no requests.",
+    (
+        "does not respond to the gateway",
+        "replica-down",
+    ): "Two health checks of the gateway, or its last request, had no response.",
+    ("is checked by the gateway", "replica-checking"): "The gateway compares the replica's scores just now.",
+    (
+        "is not known to the gateway",
+        "replica-unknown",
+    ): "The replica's address is not among those of its name in the network.",
+    (
+        "waits for the gateway, which does not respond",
+        "gateway-silent",
+    ): "The gateway runs, and sends no response about its replicas.",
+    (
         "exited with code 137 (SIGKILL): out of memory",
         "out-of-memory",
     ): "The kernel killed a process of the server, because the container's memory was used up.",

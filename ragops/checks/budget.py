@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -38,12 +39,12 @@ from ragops.checks.traffic import (
 )
 from ragops.configuration import Stack
 from ragops.docker.objects import option_value
-from ragops.ragflow.request import RerankRequest, over_long
-from ragops.reranker import sizing
+from ragops.ragflow.request import PLACEHOLDER_KEY, RerankRequest, over_long
+from ragops.reranker import int8, sizing
 from ragops.reranker.host import parse_cpu_list
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ragops.checks import Status
     from ragops.checks.probe import ProbeResponse
@@ -65,6 +66,8 @@ RAMP = (2, 8)
 LONGEST_TIMEOUT = 30.0
 """Timeout of a call in seconds, where RAGFlow's is longer."""
 
+_INT8 = 1.5
+"""Speed of int8 against bfloat16, where both have instructions: 52 and 34 s for 64 documents, measured."""
 _USUAL_WORDS = 200
 _FAST, _GROUP = 1.0, 6
 """Seconds below which calls are fast, and how many of those one program sends."""
@@ -96,6 +99,13 @@ class CallProfile:
     """Longest query and document that the model surely takes."""
     over_limit: str = "passthrough"
     """What RAGFlow does with a longer document, see :attr:`ragops.ragflow.releases.Release.over_limit`."""
+    deadline: float = 0.0
+    """Seconds after which the gateway responds, with the documents ranked by then; 0 without one."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in which all documents of a call have to be ranked."""
+        return min(self.deadline or self.release.timeout, self.release.timeout)
 
     @property
     def most(self) -> int:
@@ -115,6 +125,15 @@ class RagflowCall(TimedCall):
     form: Form
     warm_up: bool = False
     """One of the first calls, of few documents, which no percentile counts."""
+    unranked: int = 0
+    """Documents that the gateway's deadline left in their old order."""
+
+    def within(self, limit: float) -> RagflowCall:
+        """The ranked part of a call that the deadline cut off, as a whole call of ``limit`` seconds."""
+        if not self.unranked:
+            return self
+        documents, service = self.documents - self.unranked, min(self.service, limit)
+        return replace(self, documents=documents, service=service, unranked=0)
 
 
 @dataclass(frozen=True)
@@ -127,15 +146,22 @@ class TimedCalls:
     """Words that documents were cut to for the model."""
 
 
-def call_profile(ragflow: RagflowContainer, expected: Expected) -> CallProfile:
-    """What RAGFlow in this container sends to this model."""
+def call_profile(ragflow: RagflowContainer, expected: Expected, deadline: float = 0.0) -> CallProfile:
+    """What RAGFlow in this container sends to this model; ``deadline`` is the gateway's."""
     release = ragflow.contract
     words = words_for_context(expected.max_tokens, expected.template_tokens)
-    return CallProfile(release, tuple(sorted(windows(release.name))), words, ragflow.over_limit)
+    return CallProfile(release, tuple(sorted(windows(release.name))), words, ragflow.over_limit, deadline)
 
 
-def time_calls(
-    engine: Engine, ragflow: RagflowContainer, image: str, url: str, expected: Expected, *, full: bool = False
+def time_calls(  # noqa: PLR0913 - where, what and as which client
+    engine: Engine,
+    ragflow: RagflowContainer,
+    image: str,
+    url: str,
+    expected: Expected,
+    *,
+    full: bool = False,
+    key: str = PLACEHOLDER_KEY,
 ) -> TimedCalls:
     """Send RAGFlow's calls from inside its container, one at a time.
 
@@ -150,7 +176,7 @@ def time_calls(
         sent = (RerankRequest(expected.model, r.query, r.documents, client) for r in requests)
         posts = tuple(ProbeRequest(path, request.body().decode()) for request in sent)
         batch = Batch(posts, timeout * len(posts), timeout, post_headers=UNCACHED)
-        return send_batch(engine, ragflow.name, image, url, batch, client)
+        return send_batch(engine, ragflow.name, image, url, batch, client, key)
 
     planned, cut_to = _plan_calls(profile)
     calls: list[RagflowCall] = []
@@ -166,7 +192,10 @@ def time_calls(
             size, service, warm_up = len(request.documents), response.ms / 1e3, len(calls) < len(RAMP)
             if not error and len(rows) != size:
                 error = f"{len(rows)} scores for {size} documents"
-            calls.append(RagflowCall(size, service, max(tokens, 0), error, form=form, warm_up=warm_up))
+            tokens, unranked = max(tokens, 0), size - int(response.ranked.partition("/")[0] or size)
+            calls.append(
+                RagflowCall(size, service, tokens, error, form=form, warm_up=warm_up, unranked=unranked)
+            )
         progress.advance(len(calls), len(planned), "timed calls")
         if any(call.error for call in calls) or (not full and time.monotonic() - begin > SECONDS):
             break
@@ -189,31 +218,70 @@ def check_calls(
     return [*checks, _check_long_chunk(timed, profile, expected, model_tokens)]
 
 
-def speed_advice(reranker: ContainerState, model: Model, host: Host) -> tuple[str, ...]:
-    """What would make the reranker faster, best first: data type, cores, caches, smaller calls, machines."""
-    advice = []
+def shortfall(timed: TimedCalls, profile: CallProfile) -> float:
+    """How many times as fast the reranker must be to rank RAGFlow's largest call whole, by its pace so far.
+
+    At most 1 where it is fast enough, or where no call shows a pace.
+    """
+    good = [call.within(profile.seconds) for call in timed.calls if not call.error]
+    calls = [call for call in good if not call.warm_up] or good
+    paces = [call.service / call.documents for call in calls]
+    return median(paces) * profile.most / profile.seconds if paces else 1.0
+
+
+def speed_advice(
+    replicas: Sequence[ContainerState], model: Model, host: Host, factor: float = 1.0
+) -> tuple[str, ...]:
+    """What would make the reranker faster, best first: data type, cores, caches, smaller calls, machines.
+
+    ``factor`` is the :func:`shortfall`: above 1 the advice names what is enough.
+    """
+    advice, reranker = [], replicas[0]
     dtype = option_value(reranker.command, "--dtype") or "auto"
     if host.has_bf16 and dtype != "bfloat16":
         reason = f"{dtype} is served, and this processor has bfloat16"
         advice.append(f'dtype = "bfloat16" under [reranker]: {reason}')
-    environment = dict(line.split("=", 1) for line in reranker.environment if "=" in line)
-    threads = environment.get("VLLM_CPU_OMP_THREADS_BIND", "auto")
+    threads = [_threads(replica) for replica in replicas]
     best = len(sizing.compute_cpus(Stack(), sizing.cores(Stack(), host)))
-    if threads == "auto":
+    if None in threads:
         advice.append(f"cores: vLLM's own default leaves one out; ragops up binds {best} threads")
-    elif threads[0].isdigit() and "|" not in threads and len(parse_cpu_list(threads)) < best:
-        advice.append(f'cores = "auto" under [reranker]: {len(parse_cpu_list(threads))} of {best} compute')
+    elif (used := len(set[int]().union(*filter(None, threads)))) < best:
+        advice.append(f'cores = "auto" under [reranker]: {used} of {best} compute')
     if model.causal and "--enable-prefix-caching" not in reranker.command:
         effect = "template and query are computed once for all documents"
         advice.append(f"--enable-prefix-caching: {effect}; ragops up sets it")
     elif model.causal and option_value(reranker.command, "--block-size") != "32":
         effect = "with larger blocks a short query is shared by no document"
         advice.append(f"--block-size 32: {effect}; ragops up sets it")
+    fewer = "shorter chunks (chunk_token_num in RAGFlow), or fewer (top_k or rerank_candidates_count)"
+    more = "more cores: another machine, or ragops scale N, which divides a call's documents"
+    if factor <= 1:
+        return (*advice, fewer, more)
+    if not model.int8_bytes and model.architecture.startswith(int8.KNOWN) and not int8.unfit(host):
+        effect = "which is enough" if factor <= _INT8 else f"and {factor:.1f} times are needed"
+        advice.append(f"ragops int8: about {_INT8:g} times as fast, {effect}")
+    count = len(set[int]().union(*filter(None, threads))) or best
+    cores, number = math.ceil(factor * count), math.ceil(factor * len(replicas))
+    where = (
+        "here"
+        if cores <= len({(cpu.socket, cpu.core) for cpu in host.cpus})
+        else "on a machine that has them"
+    )
     return (
         *advice,
-        "shorter chunks (chunk_token_num in RAGFlow), or fewer (top_k or rerank_candidates_count)",
-        "more cores: another machine, or a reranker on each NUMA node with a call's documents divided",
+        f"{cores} cores in place of {count}, {where}, such as {number} replicas: ragops scale {number}",
+        f"a model with at most {100 / factor:.0f} % of this one's work for each token",
+        fewer,
     )
+
+
+def _threads(replica: ContainerState) -> frozenset[int] | None:
+    """CPUs that compute; None where vLLM selects them."""
+    prefix = "VLLM_CPU_OMP_THREADS_BIND="
+    text = next(
+        (line.removeprefix(prefix) for line in replica.environment if line.startswith(prefix)), "auto"
+    )
+    return None if text == "auto" or not text[0].isdigit() or "|" in text else frozenset(parse_cpu_list(text))
 
 
 def _plan_calls(profile: CallProfile) -> tuple[list[tuple[Form, Request]], int | None]:
@@ -239,7 +307,7 @@ def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, .
     for call in timed.calls:
         if not call.error:
             continue
-        slow = "timed out" in call.error
+        slow = "timed out" in call.error or "deadline: " in call.error
         if slow and limit > LONGEST_TIMEOUT:
             detail = f"{call.documents} chunks took more than {LONGEST_TIMEOUT:g} s, of {profile.limit}"
             return Check(IN_TIME, "warn", detail, remedy)
@@ -265,6 +333,11 @@ def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, .
     by_form = [(form, [call.service for call in calls if call.form == form]) for form in forms]
     medians = ", ".join(f"{form} {seconds(median(values))}" for form, values in by_form)
     detail = f"{text} of {profile.limit} (median {medians})"
+    if unranked := sum(call.unranked for call in calls):
+        total = sum(call.documents for call in calls)
+        ranked = f"{total - unranked} of {total} chunks were ranked ({1 - unranked / total:.0%})"
+        detail = f"partial: {ranked} by the gateway's deadline of {profile.deadline:g} s; {detail}"
+        fits = fits and None
     if profile.release.assumed:
         detail += f"; {profile.release.assumed}"
     if timed.cut_to:
@@ -278,10 +351,12 @@ def _durations(timed: TimedCalls) -> str:
 
 
 def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
-    good, limit = [call for call in timed.calls if not call.error], profile.release.timeout
+    limit = profile.seconds
+    calls = [call.within(limit) for call in timed.calls]
+    good = [call for call in calls if not call.error]
     if not good:
         return Check(CAPACITY, "skip", "no call succeeded")
-    known = timed.calls if limit <= LONGEST_TIMEOUT else good  # a call that was ended here is not late there
+    known = calls if limit <= LONGEST_TIMEOUT else good  # a call that was ended here is not late there
     line, reason = fit_requests(good)
     if line is not None:
         fitting = largest_window(line, good, SHARE, limit)
@@ -324,8 +399,11 @@ def _check_long_chunk(
         return Check(LONG, "warn", detail, _REFUSED)
     is_read = response.status == 200
     effect = _EFFECTS.get(profile.over_limit, f"makes the whole call a {response.status}")
-    effect = "is read or cut (HTTP 200)" if is_read else effect
-    if limit >= usual or is_read:
+    if response.truncated:
+        effect = "is cut by the gateway: its end is not ranked"
+    elif is_read:
+        effect = "is read or cut (HTTP 200)"
+    if limit >= usual or (is_read and not response.truncated):
         return Check(LONG, "ok", f"RAGFlow's, of 512 tokens, do; one over {limit} tokens {effect}")
     detail = f"RAGFlow's chunks of 512 tokens are longer than the model's {limit}: one of them {effect}"
     # a chunk is counted in another vocabulary than the model's, and a query of 60 tokens comes with it

@@ -12,12 +12,12 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ragops.ragflow.request import RerankRequest, over_long, sent_name
+from ragops.ragflow.request import PLACEHOLDER_KEY, RerankRequest, over_long, sent_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,6 +53,8 @@ class Target:
     """Whether an order can be expected; random weights have none."""
     bridge: str = "BRIDGE"
     """Interface of the common network on the Docker host."""
+    key: str = field(default=PLACEHOLDER_KEY, repr=False)
+    """What the server requires of each request."""
 
     @property
     def host(self) -> str:
@@ -62,7 +64,8 @@ class Target:
     @property
     def request(self) -> RerankRequest:
         """The request, with the name that RAGFlow derives from the registered one."""
-        return RerankRequest(sent_name(self.name, self.release), client=self.release.client)
+        name = sent_name(self.name, self.release)
+        return RerankRequest(name, client=self.release.client, key=self.key)
 
     @property
     def proxy(self) -> str:

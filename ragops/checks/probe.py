@@ -155,8 +155,14 @@ class ProbeResult:
     """By the place of the request in the batch; only requests that were sent have one."""
 
 
-def send_batch(
-    engine: Engine, container: str, image: str, base_url: str, batch: Batch, client: Client = CLIENT
+def send_batch(  # noqa: PLR0913, PLR0917 - where, what and as which client
+    engine: Engine,
+    container: str,
+    image: str,
+    base_url: str,
+    batch: Batch,
+    client: Client = CLIENT,
+    key: str = PLACEHOLDER_KEY,
 ) -> dict[int, ProbeResponse]:
     """Send many requests of a client from inside a running container; ``image`` as in :func:`run_probe`.
 
@@ -164,7 +170,7 @@ def send_batch(
         The response to each request that was sent, by its place in the batch: not all when the time was
         over, or when one got no response.
     """
-    headers = RerankRequest("", client=client).headers()
+    headers = RerankRequest("", client=client, key=key).headers()
     stdin = json.dumps({"base_url": base_url, "headers": headers, **asdict(batch)})
     output, _ = _run(engine, container, image, stdin, batch.deadline)
     return _responses(parse_output(output)["responses"])
@@ -190,7 +196,8 @@ def run_probe(  # noqa: PLR0913 - one keyword for each thing that may differ
     output, transport = _run(engine, container, image, stdin, timeout)
     result = parse_result(output, transport)
     ranks = "rerank" in result.steps and result.steps["rerank"].ok
-    if request.client.language == "Python" or not ranks or not container:
+    is_secret = request.key != PLACEHOLDER_KEY  # arguments of a program can be read by others
+    if request.client.language == "Python" or not ranks or not container or is_secret:
         return result
     return _sent_inside(engine, container, base_url, request, result)
 
@@ -210,7 +217,7 @@ def probe_input(
         {
             **({**asdict(extra), "post_timeout": extra.timeout} if extra else {}),
             "base_url": base_url,
-            "key": PLACEHOLDER_KEY,
+            "key": request.key,
             "headers": request.headers(),
             "cohere": request.client.language == "Python",
             "body": request.body().decode(),

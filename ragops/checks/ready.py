@@ -1,7 +1,7 @@
 """Wait until the reranker responds, or raise the reason why it does not.
 
 The container's log shows the phases of its start, and a rerank of one document inside the container that it
-is ready: ``/health`` alone also responds when the server hangs.
+is ready: ``/health`` alone also responds when the server hangs. :func:`wait_admitted` waits for the gateway.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragops.checks.probe import probe_input, program
@@ -18,10 +18,15 @@ from ragops.docker.objects import EventState
 from ragops.errors import EngineError, LaunchError
 from ragops.progress import step
 from ragops.ragflow.request import RerankRequest
+from ragops.reranker.gateway import read_state
+from ragops.reranker.options import PORT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState
+    from ragops.reranker.gateway import GatewayState
 
 _COUNT_REQUESTS = """
 from urllib.request import urlopen
@@ -34,6 +39,9 @@ _INTERVAL = 1.0
 _SHORTEST = 1.0
 """Seconds that a request needs; with less time left none is sent."""
 _TIMEOUT = 60.0
+_LASTS = 10.0
+"""Seconds after which the problem of a replica is final: the gateway has read a new reference by then."""
+_PASSING = {hints.STATES[name].code for name in ("down", "checking", "unknown", "silent", "loading", "hangs")}
 
 
 def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: float | None = None) -> float:
@@ -92,6 +100,72 @@ def responds(engine: Engine, name: str, served_name: str, *, timeout: float = _T
         return bool(json.loads(result.stdout)["steps"]["rerank"]["ok"])
     except (EngineError, ValueError, KeyError):
         return False  # the container may just have exited
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """A replica, by the name of its container, and why the gateway sends it no requests; None if it does."""
+
+    name: str
+    problem: LaunchError | None
+
+
+def wait_admitted(engine: Engine, gateway: str, replicas: Sequence[str], timeout: float) -> None:
+    """Wait until the gateway has admitted these replicas, by the names of their containers.
+
+    Raises:
+        LaunchError: A container ended, scores differ from the reference, or the timeout has passed.
+    """
+    begin, shown = time.monotonic(), -1
+    since = begin
+    while True:
+        state = read_state(engine, gateway)
+        errors = [status.problem for status in replica_states(engine, replicas, state) if status.problem]
+        if not errors:
+            step(f"{gateway}: ready")
+            return
+        if len(replicas) - len(errors) != shown:
+            shown = len(replicas) - len(errors)
+            step(f"{gateway}: {shown} of {len(replicas)} replicas admitted")
+        if state is None and (error := problem(engine, gateway, engine.container(gateway))):
+            errors = [error]
+        final = next((error for error in errors if error.code not in _PASSING), None)
+        now = time.monotonic()
+        since = since if final else now
+        if now - since > _LASTS or now - begin > timeout:
+            first = final or errors[0]
+            raise LaunchError(
+                f"{gateway} has admitted {shown} of {len(replicas)} replicas after {now - begin:.0f} s",
+                code=first.code,
+                evidence="\n".join(error.short for error in errors),
+                hint=first.hint,
+                container=first.container,
+            )
+        time.sleep(_INTERVAL)
+
+
+def replica_states(
+    engine: Engine, replicas: Iterable[str], state: GatewayState | None
+) -> tuple[ReplicaStatus, ...]:
+    """Each replica, and why the gateway, whose state this is, does not send it requests."""
+    rows = {row.address: row for row in state.replicas} if state else {}
+    states = []
+    for name in replicas:
+        container = engine.container(name)
+        addresses = [f"{endpoint.address}:{PORT}" for endpoint in container.endpoints] if container else []
+        row = next((rows[address] for address in addresses if address in rows), None)
+        key, error = row.state if row else "unknown" if state else "silent", None
+        if key != "admitted":
+            hint = hints.STATES[key]
+            error = problem(engine, name, container) or LaunchError(
+                f"{name} {hint.words}",
+                code=hint.code,
+                evidence=f"{row.address}: {row.reason}" if row and row.reason else "",
+                hint=hint.remedy.replace("CONTAINER", name),
+                container=name,
+            )
+        states.append(ReplicaStatus(name, error))
+    return tuple(states)
 
 
 def drain(engine: Engine, name: str, timeout: float = 30) -> None:

@@ -230,7 +230,10 @@ def check_truncation(expected: Expected, results: Results) -> Finding:
     tail = results.of("tail")
     if not tail:
         return Finding("skip", "there was no time to send the request")
-    result, remedy = tail[0], "stop truncation: no truncate_prompt_tokens, max_tokens_per_doc or gateway"
+    result, remedy = (
+        tail[0],
+        "stop truncation of what the model takes: no truncate_prompt_tokens, max_tokens_per_doc",
+    )
     counted = bool(results.counts) and result.tokens >= 0
     sent = results.tokens(QUERY, *result.call.documents)
     if counted and result.tokens < sent:

@@ -9,7 +9,7 @@ import ipaddress
 import json
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,15 +19,18 @@ from ragops.checks.probe import TITLES, parse_output, program
 from ragops.checks.questions import Expected, parse_responses, plan_requests
 from ragops.docker.engine import sidecar
 from ragops.progress import step
+from ragops.ragflow.request import PLACEHOLDER_KEY
 from ragops.reranker import options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ragops.checks import Status
+    from ragops.checks.ready import ReplicaStatus
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState, EngineState
     from ragops.ragflow.discovery import RagflowContainer
+    from ragops.reranker.gateway import GatewayState
     from ragops.session import Deployment
 
 
@@ -36,6 +39,7 @@ OUTSIDE = "bridge"
 
 CLOSED = "closed to other containers"
 PUBLISHED = "published on this host only"
+ADMITTED = "replicas are admitted"
 
 _CONNECT_TIMEOUT = 1.5
 """Seconds; includes a second try of the kernel. Two containers of one host need milliseconds."""
@@ -49,12 +53,19 @@ class VerifyContext:
     engine: Engine
     deployment: Deployment
     reranker: ContainerState
+    """The container with the reranker's address: the gateway's, or vLLM's."""
     full: bool
     """The whole golden set and all timed calls, however long they take."""
     budget: bool
     """Whether RAGFlow's calls are timed."""
     address: str = ""
     """The reranker's address for a RAGFlow outside of its Docker network."""
+    behind: tuple[ContainerState, ...] = ()
+    """The replicas behind a gateway."""
+    state: GatewayState | None = None
+    """The gateway's."""
+    key: str = field(default=PLACEHOLDER_KEY, repr=False)
+    """What the gateway requires of each request."""
 
     @property
     def url(self) -> str:
@@ -66,6 +77,16 @@ class VerifyContext:
         """The reranker as it is configured."""
         return Expected.of(self.deployment)
 
+    @property
+    def replicas(self) -> tuple[ContainerState, ...]:
+        """Containers of vLLM."""
+        return self.behind or (self.reranker,)
+
+    @property
+    def image(self) -> str:
+        """Id of an image with Python: vLLM's, of a running container, as a tag may have moved."""
+        return self.replicas[0].image_id
+
 
 def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     """The checks from one RAGFlow container, in the order of :data:`~ragops.checks.probe.TITLES`.
@@ -76,7 +97,7 @@ def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]
 
 
 def _checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:
-    image, url = context.reranker.image_id, context.url  # a tag may have moved
+    image, url = context.image, context.url
     try:
         expected = context.expected
         plan = plan_requests(expected, full=context.full)
@@ -86,6 +107,7 @@ def _checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[C
         step(f"{ragflow.name or 'this host'}: connection and scores, {duration}")
         known = options.known(context.deployment.model)
         target = connection.target(ragflow, url, expected.model, known, trained=expected.trained)
+        target = replace(target, key=context.key)
         result = connection.check(context.engine, ragflow, image, target, context.reranker.name, batch)
     except Exception as error:  # noqa: BLE001 - reported as a failed check
         result = ConnectionResult((failed_check(TITLES["rerank"], error),))
@@ -106,12 +128,22 @@ def _checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[C
 def _budget(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
     if not context.budget:
         return [Check(TITLES["budget"], "skip", "not requested")]
-    reranker, model, expected = context.reranker, context.deployment.model, context.expected
-    engine, image = context.engine, reranker.image_id
-    calls = budget.time_calls(engine, ragflow, image, context.url, expected, full=context.full)
-    advice = budget.speed_advice(reranker, model, context.deployment.host)
-    profile = budget.call_profile(ragflow, expected)
+    model, host, expected = context.deployment.model, context.deployment.host, context.expected
+    engine, image, key = context.engine, context.image, context.key
+    calls = budget.time_calls(engine, ragflow, image, context.url, expected, full=context.full, key=key)
+    profile = budget.call_profile(ragflow, expected, context.state.deadline if context.state else 0.0)
+    advice = budget.speed_advice(context.replicas, model, host, budget.shortfall(calls, profile))
     return budget.check_calls(calls, profile, expected, model.max_tokens, advice)
+
+
+def check_replicas(states: Sequence[ReplicaStatus]) -> list[Check]:
+    """Whether the gateway has admitted the replicas; the problem of one is a warning while another serves."""
+    errors = [status.problem for status in states if status.problem]
+    if not errors:
+        names = ", ".join(status.name for status in states)
+        return [Check(ADMITTED, "ok", f"all {len(states)}: {names}")] if states else []
+    status: Status = "fail" if len(errors) == len(states) else "warn"
+    return [Check(ADMITTED, status, error.short, error.hint) for error in errors]
 
 
 def outside_note(url: str, reranker: ContainerState) -> str:
@@ -128,26 +160,28 @@ def outside_note(url: str, reranker: ContainerState) -> str:
     return f"this host sent the requests, not RAGFlow: {needs}. {tested}"
 
 
-def check_exposure(engine: Engine, reranker: ContainerState, image: str) -> list[Check]:
-    """Connect to the reranker from a container outside its network, and check the published ports.
+def check_exposure(engine: Engine, stack: Sequence[ContainerState], image: str) -> list[Check]:
+    """Connect to a stack's containers from one outside its network, and check the published ports.
 
     ``image`` is one with Python, for the container outside.
     """
     return list(
         run_checks(
-            (CLOSED, lambda: _check_outside(engine, reranker, image)),
-            (PUBLISHED, lambda: _check_published(reranker, engine.state())),
+            (CLOSED, lambda: _check_outside(engine, stack, image)),
+            (PUBLISHED, lambda: _check_published(stack, engine.state())),
         )
     )
 
 
-def _check_outside(engine: Engine, reranker: ContainerState, image: str) -> Check:
-    """Try the reranker's addresses, and its published ports at those of the host; by address, without DNS."""
+def _check_outside(engine: Engine, stack: Sequence[ContainerState], image: str) -> Check:
+    """Try all addresses, and published ports at those of the host; without DNS."""
     if engine.network(OUTSIDE) is None:
         return Check(CLOSED, "skip", f"the engine has no network {OUTSIDE} to connect from")
-    targets = [(endpoint.address, options.PORT) for endpoint in reranker.endpoints if endpoint.address]
+    endpoints = [endpoint for container in stack for endpoint in container.endpoints]
+    targets = [(endpoint.address, options.PORT) for endpoint in endpoints if endpoint.address]
     own = {f"{address}:{port}" for address, port in targets}
-    ports = [port for _, port, _ in reranker.published]
+    published = _published(stack)
+    ports = [port for _, port in published]
     if engine.state().socket and (address := _own_address()):
         targets += [(address, port) for port in ports]
     stdin = json.dumps({"targets": targets, "gateway_ports": ports, "timeout": _CONNECT_TIMEOUT})
@@ -156,7 +190,7 @@ def _check_outside(engine: Engine, reranker: ContainerState, image: str) -> Chec
     tried: dict[str, bool] = parse_output(output)
     if reached := [target for target, accepted in tried.items() if accepted]:
         remedy = 'publish = "127.0.0.1" under [reranker]'
-        if own & set(reached) or all(_is_loopback(ip) for ip, _, _ in reranker.published):
+        if own & set(reached) or all(_is_loopback(ip) for ip, _ in published):
             remedy = (
                 f"docker network inspect {OUTSIDE} shows whether the reranker is connected to it; if it is "
                 "not, another engine or a firewall tool has replaced Docker's rules: restart the engine"
@@ -174,19 +208,23 @@ def _own_address() -> str:
     return ""
 
 
-def _check_published(reranker: ContainerState, engine: EngineState) -> Check:
-    public = [(ip or "0.0.0.0", port) for ip, port, _ in reranker.published if not _is_loopback(ip)]
-    if public:
+def _published(stack: Sequence[ContainerState]) -> list[tuple[str, int]]:
+    return [(ip or "0.0.0.0", port) for container in stack for ip, port, _ in container.published]
+
+
+def _check_published(stack: Sequence[ContainerState], engine: EngineState) -> Check:
+    published = _published(stack)
+    if public := [(ip, port) for ip, port in published if not _is_loopback(ip)]:
         addresses = ", ".join(f"{ip}:{port}" for ip, port in public)
         remedy = 'publish = "127.0.0.1" under [reranker]'
         return Check(PUBLISHED, "warn", f"other machines reach {addresses}", remedy)
-    addresses = ", ".join(f"{ip}:{port}" for ip, port, _ in reranker.published)
+    addresses = ", ".join(f"{ip}:{port}" for ip, port in published)
     if addresses and not engine.keeps_others_out:
-        own = ", ".join(f"{end.address}:{options.PORT}" for end in reranker.endpoints)
+        own = ", ".join(f"{end.address}:{options.PORT}" for container in stack for end in container.endpoints)
         detail = f"{addresses}, and by routing other machines reach {own}: Docker {engine.version}"
         return Check(PUBLISHED, "warn", detail, "ragops up: it publishes nothing there")
     return Check(PUBLISHED, "ok", addresses or "nothing is published")
 
 
 def _is_loopback(address: str) -> bool:
-    return bool(address) and ipaddress.ip_address(address).is_loopback
+    return ipaddress.ip_address(address).is_loopback

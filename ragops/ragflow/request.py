@@ -7,7 +7,7 @@ RAGFlow v1.0 sends the same without ``return_documents`` through Go's HTTP clien
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ragops.ragflow import releases
 from ragops.ragflow.releases import Client, Release
@@ -51,14 +51,15 @@ class RerankRequest:
     query: str = QUERY
     documents: tuple[str, ...] = DOCUMENTS
     client: Client = CLIENT
+    key: str = field(default=PLACEHOLDER_KEY, repr=False)
 
-    def headers(self, key: str = PLACEHOLDER_KEY) -> dict[str, str]:
+    def headers(self) -> dict[str, str]:
         """The headers with fixed values; the HTTP client adds host, length and accepted encodings.
 
         Raises:
             ValueError: The key is empty, which cohere 5.6.2 refuses to send.
         """
-        authorization = {"Authorization": f"Bearer {key}"} if key.strip() else {}
+        authorization = {"Authorization": f"Bearer {self.key}"} if self.key.strip() else {}
         content = {"Content-Type": "application/json"}
         if self.client.language == "Go":
             return {"User-Agent": "Go-http-client/1.1", **authorization, **content}

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.checks import Check, Report, ready
 from ragops.checks.connection import RUNS
-from ragops.checks.verify import VerifyContext, check_exposure, checks_for, outside_note
+from ragops.checks.verify import VerifyContext, check_exposure, check_replicas, checks_for, outside_note
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import observe
 from ragops.errors import EngineError, NotFoundError, RagflowError
 from ragops.ragflow import discovery
 from ragops.ragflow.api import rerank_base
+from ragops.ragflow.request import PLACEHOLDER_KEY
+from ragops.reranker import gateway as gateways
 from ragops.reranker import image as images
 from ragops.reranker import int8, options
 from ragops.reranker import model as models
@@ -194,14 +196,22 @@ def verify(
         hint = "start RAGFlow, or: ragops demo up; if it is no container here: ragops verify --address URL"
         raise RagflowError("no RAGFlow container was found", code="ragflow-missing", hint=hint)
     title = f"verify {address or stack.internal_url}"
-    notes, error = tuple(_model_notes(deployment)), ready.problem(engine, name, reranker)
+    notes, is_gateway = tuple(_model_notes(deployment)), reranker.role == gateways.ROLE
+    state = gateways.read_state(engine, name) if is_gateway else None
+    error = None if state else ready.problem(engine, name, reranker)
     if error and error.code != "reranker-hangs":  # a health check may be older than the last unpause
         return Report(title, (Check(RUNS, "fail", error.message, error.hint),), notes)
-    context = VerifyContext(engine, deployment, reranker, full=full, budget=budget, address=address)
+    names = [spec.name for spec in deployment.replicas] if is_gateway else []
+    admitted = check_replicas(ready.replica_states(engine, names, state))
+    if any(check.status == "fail" for check in admitted):
+        return Report(title, tuple(admitted), notes)
+    replicas = tuple(filter(None, map(engine.container, names)))
+    key = gateways.read_key(stack).get_secret_value() or PLACEHOLDER_KEY
+    context = VerifyContext(engine, deployment, reranker, full, budget, address, replicas, state, key)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
-        exposed = parallel.submit(check_exposure, engine, reranker, reranker.image_id)
+        exposed = parallel.submit(check_exposure, engine, (reranker, *replicas), context.image)
         inside = [check for ragflow in containers for check in checks_for(ragflow, context)]
-        outside = exposed.result()
+        outside = [*admitted, *exposed.result()]
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
     elsewhere = [outside_note(address, reranker)] if address else []
     return Report(title, (*inside, *outside), (*elsewhere, *notes, *demos))

@@ -141,7 +141,7 @@ def test_other_machines_reach_no_reranker_of_the_product(engine, reranker, reach
     container = reranker(options.published(Stack(), state), internal=bool(internal))
     assert not reached(container.endpoint(NET).address, 8000)
     assert not any(reached(HOST, port) for _, port, _ in container.published)
-    closed, published = verify.check_exposure(engine, container, IMAGE)
+    closed, published = verify.check_exposure(engine, [container], IMAGE)
     assert (closed.status, published.status) == ("ok", "ok")
     assert f"{container.endpoint(NET).address}:8000" in closed.detail
 
@@ -153,7 +153,7 @@ def test_open_network_is_reached_by_routing_before_docker_28(engine, reranker, r
     old = not engine.state().keeps_others_out
     assert reached(container.endpoint(NET).address, 8000) == old
     assert not reached(HOST, 8123)
-    published = verify.check_exposure(engine, container, IMAGE)[1]
+    published = verify.check_exposure(engine, [container], IMAGE)[1]
     assert published.status == ("warn" if old and publish else "ok")
 
 
@@ -243,7 +243,7 @@ def test_verify_sends_no_name_to_the_name_server(engine, reranker, queries, inte
     spec = ContainerSpec(name, IMAGE, entrypoint=("sleep", "infinity"), network=name, role="test")
     engine.start(engine.create_container(spec))
     try:
-        verify.check_exposure(engine, container, IMAGE)
+        verify.check_exposure(engine, [container], IMAGE)
         assert connection_checks(engine, name)["name resolves"].status == "fail"
         engine.connect(name, RERANKER)
         engine.stop(RERANKER, timeout=0)

@@ -133,11 +133,11 @@ def test_verify_works_without_python_in_the_container(engine, declared, running,
 
 def test_an_outsider_that_gets_in_is_reported(engine, declared, running, image):
     reranker = running.reranker
-    assert verify.check_exposure(engine, reranker, image.id)[0].status == "ok"
+    assert verify.check_exposure(engine, [reranker], image.id)[0].status == "ok"
     engine.connect(verify.OUTSIDE, reranker.id)
     try:
         now = engine.container(reranker.id)
-        found = verify.check_exposure(engine, now, image.id)[0]
+        found = verify.check_exposure(engine, [now], image.id)[0]
     finally:
         engine.disconnect(verify.OUTSIDE, reranker.id)
     assert found.status == "fail"

@@ -364,7 +364,7 @@ class TestSpeed:
             spec = ContainerSpec("reranker", "vllm-cpu:latest", command=command, environment=environment)
             fake.create_container(spec)
             model = dataclasses.replace(describe(model_folder), causal=causal)
-            return speed.speed_advice(fake.container("reranker"), model, self.HOST)
+            return speed.speed_advice([fake.container("reranker")], model, self.HOST)
 
         return give
 

@@ -33,7 +33,7 @@ def look(fake):
             return ExecResult(0, json.dumps({target: target in reached for target in asked}), "")
 
         fake.respond = respond
-        found = verify.check_exposure(fake, fake.container("reranker"), IMAGE)
+        found = verify.check_exposure(fake, [fake.container("reranker")], IMAGE)
         return found, asked
 
     return check
@@ -131,7 +131,7 @@ def test_port_of_this_host_is_closed_only_since_docker_28(look, fake, monkeypatc
 def test_probe_that_fails_is_no_closed_door(look, fake):
     look()
     fake.respond = lambda *_: ExecResult(1, "", "python3: error while loading shared libraries")
-    closed, published = verify.check_exposure(fake, fake.container("reranker"), IMAGE)
+    closed, published = verify.check_exposure(fake, [fake.container("reranker")], IMAGE)
     assert (closed.name, closed.status, published.name) == (verify.CLOSED, "fail", verify.PUBLISHED)
     assert "shared libraries" in closed.detail
 

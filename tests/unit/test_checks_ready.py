@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from pydantic import TypeAdapter
 
 from ragops.checks import ready
 from ragops.docker.objects import ContainerSpec, ExecResult, HealthCheck
 from ragops.errors import EngineError, LaunchError
+from ragops.reranker.gateway import GatewayState
 
 NAME = "reranker"
 LISTENS = "INFO Application startup complete."
@@ -205,3 +207,92 @@ def test_drain_waits_for_running_requests(box, monkeypatch, results, left):
 def test_drain_of_a_stopped_container_returns(box):
     box.stop(NAME)
     ready.drain(box, NAME)
+
+
+class TestAdmitted:
+    """Two replicas behind a gateway, whose state is set; time passes in the waits only."""
+
+    NAMES = ("reranker-1", "reranker-2")
+
+    @pytest.fixture
+    def behind(self, fake, monkeypatch):
+        clock = [0.0]
+        monkeypatch.setattr("time.monotonic", lambda: clock[0])
+        monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+        for name in (NAME, *self.NAMES):
+            fake.create_container(ContainerSpec(name, "vllm-cpu:latest", network="bridge"))
+            fake.start(name)
+
+        def wait(*states, timeout=60.0):
+            """Each state is the replicas' own, one second long; the last one lasts."""
+            left = list(states)
+            monkeypatch.setattr(
+                ready, "read_state", lambda *_: self.state(fake, left.pop(0) if left[1:] else left[0])
+            )
+            ready.wait_admitted(fake, NAME, self.NAMES, timeout)
+            return clock[0]
+
+        return wait
+
+    def state(self, fake, states):
+        if states is None or isinstance(states, GatewayState):
+            return states
+        found = [fake.container(name).endpoints[0].address for name in self.NAMES]
+        rows = [
+            {"address": f"{address}:8000", "state": state, "reason": f"{state} it is"}
+            for address, state in zip(found, states, strict=False)
+        ]
+        empty = {"reference": "", "deadline": 27, "cache": {}, "hour": {}}
+        return TypeAdapter(GatewayState).validate_python({**empty, "replicas": rows})
+
+    def test_returns_when_all_are_admitted(self, behind, steps):
+        states = [
+            None,
+            (),
+            ("checking",),
+            ("admitted", "checking"),
+            ("rejected", "admitted"),
+            ("admitted",) * 2,
+        ]
+        assert behind(*states) == 5.0
+        assert list(steps) == [
+            "reranker: 0 of 2 replicas admitted",
+            "reranker: 1 of 2 replicas admitted",
+            "reranker: ready",
+        ]
+
+    @pytest.mark.parametrize(
+        ("state", "code", "after"),
+        [
+            (("admitted", "rejected"), "replica-rejected", 11),
+            (("admitted", "down"), "replica-down", 61),
+            (("admitted", "checking"), "replica-checking", 61),
+            (("admitted",), "replica-unknown", 61),
+            (None, "gateway-silent", 61),
+        ],
+    )
+    def test_reason_of_the_replica_that_is_not(self, behind, state, code, after):
+        with pytest.raises(LaunchError) as caught:
+            behind(state)
+        error = caught.value
+        assert (error.code, bool(error.hint)) == (code, True)
+        assert f"after {after} s" in error.message
+        assert state is None or error.container == "reranker-2"
+        assert state is None or "reranker-2 " in error.evidence
+
+    def test_ended_replica_and_gateway(self, behind, fake):
+        fake.change("reranker-2", status="exited", exit_code=132)
+        with pytest.raises(LaunchError) as caught:
+            behind(("admitted",))
+        assert (caught.value.code, caught.value.container) == ("cpu-too-old", "reranker-2")
+        fake.change(NAME, status="exited", exit_code=1)
+        with pytest.raises(LaunchError) as caught:
+            behind(None)
+        assert (caught.value.code, caught.value.container) == ("start-failed", NAME)
+
+    def test_replica_that_is_gone(self, behind, fake):
+        admitted = self.state(fake, ("admitted",) * 2)
+        fake.remove_container("reranker-2")
+        with pytest.raises(LaunchError) as caught:
+            behind(admitted)
+        assert (caught.value.code, caught.value.container) == ("reranker-missing", "reranker-2")

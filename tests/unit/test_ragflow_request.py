@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,7 +68,7 @@ def test_the_body_is_the_recorded_one(case):
 @pytest.mark.parametrize("case", RECORDED, ids=label)
 def test_the_headers_are_the_recorded_ones(case):
     sent = {name: value for name, value in case.headers.items() if name not in CLIENT_HEADERS}
-    ours = request(case).headers(case.call["api_key"]) | {"User-Agent": sent["User-Agent"]}
+    ours = replace(request(case), key=case.call["api_key"]).headers() | {"User-Agent": sent["User-Agent"]}
     assert ours == sent
     assert list(request(case).headers()) == list(sent)
 
@@ -76,7 +77,7 @@ def test_the_headers_are_the_recorded_ones(case):
 def test_an_empty_key_is_refused(key):
     assert RerankRequest("m").headers()["Authorization"] == f"Bearer {PLACEHOLDER_KEY}" != "Bearer "
     with pytest.raises(ValueError, match="empty key"):
-        RerankRequest("m").headers(key)
+        RerankRequest("m", key=key).headers()
 
 
 def test_the_probe_gets_the_same_bytes():
@@ -218,7 +219,7 @@ class TestGo:
 
     @pytest.mark.parametrize(("key", "authorization"), [("k", "Bearer k"), ("", None)])
     def test_a_key_is_sent_only_if_there_is_one(self, key, authorization):
-        headers = RerankRequest("m", client=self.RELEASE.client).headers(key)
+        headers = RerankRequest("m", client=self.RELEASE.client, key=key).headers()
         assert headers.get("Authorization") == authorization
         assert headers["User-Agent"].startswith("Go-http-client")
         assert not any(name.startswith("X-Fern") for name in headers)

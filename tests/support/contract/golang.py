@@ -39,13 +39,13 @@ def scores(
     Raises:
         GoError: As its client fails.
     """
-    request = RerankRequest(model, query, tuple(texts), state.release.client)
+    request = RerankRequest(model, query, tuple(texts), state.release.client, key)
     where = f"{url.removesuffix('/')}/rerank"
     try:
         reply = httpx.post(
             where,
             content=request.body(),
-            headers=request.headers(key),
+            headers=request.headers(),
             timeout=state.release.timeout,
             trust_env=False,
             verify=upstream.PLAIN,
