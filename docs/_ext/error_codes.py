@@ -2,7 +2,7 @@
 
 An error has the code that is given where it is raised, else that of its class. ``tests/unit/test_errors.py``
 compares this table with the calls that raise errors. Codes of messages of Docker engines, containers and
-RAGFlow are in ``ragops/data/hints.toml`` and ``ragops/ragflow/failures.py``.
+RAGFlow are in ``ragops/data/hints.toml`` and ``ragops/data/ragflow_messages.tsv``.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ragops.docker import hints
-from ragops.ragflow.failures import FAILURES
+from ragops.ragflow.api import FAILURES
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 import ragops
 from ragops import errors
 from ragops.docker import hints
-from ragops.ragflow.failures import FAILURES
+from ragops.ragflow.api import FAILURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

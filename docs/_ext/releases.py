@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import generated
 
 from ragops.ragflow import releases
-from ragops.ragflow.failures import FAILURES
+from ragops.ragflow.api import FAILURES
 from ragops.ragflow.releases import Client, Fact, Release, Window, window
 
 if TYPE_CHECKING:

@@ -23,24 +23,7 @@ import requests.exceptions
 from docker.utils import parse_repository_tag
 
 from ragops.configuration import engine_socket
-from ragops.docker import hints
-from ragops.docker.objects import (
-    LABEL,
-    OLDEST_API,
-    UNPRIVILEGED,
-    ContainerSpec,
-    ContainerState,
-    EngineState,
-    EventState,
-    ExecResult,
-    ImageState,
-    Mount,
-    NetworkSpec,
-    NetworkState,
-    Observed,
-    StatsState,
-    VolumeState,
-)
+from ragops.docker import hints, objects
 from ragops.errors import EngineError, NotFoundError
 
 TIMEOUT = 60
@@ -109,7 +92,9 @@ def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> "Engine":
             )
         try:
             tls, wait = _tls(candidate), min(timeout, CONNECT_TIMEOUT) / len(addresses)
-            client = docker.DockerClient(base_url=candidate, version=OLDEST_API, timeout=wait, tls=tls)
+            client = docker.DockerClient(
+                base_url=candidate, version=objects.OLDEST_API, timeout=wait, tls=tls
+            )
             client.api.trust_env = not tls  # requests prefers REQUESTS_CA_BUNDLE to the engine's own CA
             version = client.version(api_version=False)["ApiVersion"]
             client.api._version = version  # noqa: SLF001 - "auto" requests it before trust_env can be set
@@ -127,9 +112,9 @@ def connect(address: str | None = None, *, timeout: int = TIMEOUT) -> "Engine":
     raise EngineError("no Docker engine responds", code=code, evidence=evidence, hint=remedy)
 
 
-def observe(engine: "Engine") -> Observed:
+def observe(engine: "Engine") -> objects.Observed:
     """Read the networks, containers and volumes of the Docker engine."""
-    return Observed(engine.networks(), engine.containers(), engine.volumes())
+    return objects.Observed(engine.networks(), engine.containers(), engine.volumes())
 
 
 class Engine:
@@ -142,19 +127,19 @@ class Engine:
         """Close the connections to the engine."""
         self._client.close()
 
-    def state(self) -> EngineState:
+    def state(self) -> objects.EngineState:
         """Version, size and address of the engine."""
         with _engine_errors("report its state"):
             info, version = self._client.info(), self._client.version()
         path = getattr(self._client.api.adapters.get("http+docker://"), "socket_path", "")
-        return EngineState.from_api(info, version, f"unix://{path}" if path else self._address)
+        return objects.EngineState.from_api(info, version, f"unix://{path}" if path else self._address)
 
-    def networks(self) -> tuple[NetworkState, ...]:
+    def networks(self) -> tuple[objects.NetworkState, ...]:
         """All networks."""
         with _engine_errors("list its networks"):
-            return tuple(map(NetworkState.from_api, self._client.api.networks()))
+            return tuple(map(objects.NetworkState.from_api, self._client.api.networks()))
 
-    def network(self, name: str) -> NetworkState | None:
+    def network(self, name: str) -> objects.NetworkState | None:
         """The network of that name, or None.
 
         Raises:
@@ -170,47 +155,47 @@ class Engine:
             )
         return same[0] if same else None
 
-    def containers(self) -> tuple[ContainerState, ...]:
+    def containers(self) -> tuple[objects.ContainerState, ...]:
         """All containers, stopped ones too."""
         with _engine_errors("list its containers"):
             items = self._client.api.containers(all=True)
         return tuple(container for item in items if (container := self.container(item["Id"])))
 
-    def container(self, name: str) -> ContainerState | None:
+    def container(self, name: str) -> objects.ContainerState | None:
         """The container of that name or id, or None."""
         with contextlib.suppress(NotFoundError), _engine_errors(f"inspect container {name}", name):
-            return ContainerState.from_api(self._client.api.inspect_container(name))
+            return objects.ContainerState.from_api(self._client.api.inspect_container(name))
         return None
 
-    def image(self, name: str) -> ImageState | None:
+    def image(self, name: str) -> objects.ImageState | None:
         """The image of that name or id, or None."""
         with contextlib.suppress(NotFoundError), _engine_errors(f"inspect image {name}"):
-            return ImageState.from_api(self._client.api.inspect_image(name))
+            return objects.ImageState.from_api(self._client.api.inspect_image(name))
         return None
 
-    def images(self) -> tuple[ImageState, ...]:
+    def images(self) -> tuple[objects.ImageState, ...]:
         """All images with a name, and those without that no other is built from."""
         with _engine_errors("list its images"):
             items = self._client.api.images()
         return tuple(image for item in items if (image := self.image(item["Id"])))
 
-    def volumes(self) -> tuple[VolumeState, ...]:
+    def volumes(self) -> tuple[objects.VolumeState, ...]:
         """All volumes."""
         with _engine_errors("list its volumes"):
             items = self._client.api.volumes()["Volumes"] or []
-        return tuple(VolumeState(item["Name"], item["Labels"] or {}) for item in items)
+        return tuple(objects.VolumeState(item["Name"], item["Labels"] or {}) for item in items)
 
     def logs(self, container: str, *, tail: int = 20) -> str:
         """The last lines of a container's log, stdout and stderr together."""
         with _engine_errors(f"read the log of {container}", container):
             return _text(self._client.api.logs(container, tail=tail)).rstrip()
 
-    def stats(self, container: str) -> StatsState:
+    def stats(self, container: str) -> objects.StatsState:
         """CPU time and memory that a running container has used."""
         with _engine_errors(f"measure {container}", container):
-            return StatsState.from_api(self._client.api.stats(container, stream=False, one_shot=True))
+            return objects.StatsState.from_api(self._client.api.stats(container, stream=False, one_shot=True))
 
-    def ends(self, container: str) -> tuple[EventState, ...]:
+    def ends(self, container: str) -> tuple[objects.EventState, ...]:
         """Starts, ends, kills and OOM events of a container, the oldest first.
 
         The engine keeps its last 256 events of all objects.
@@ -218,17 +203,17 @@ class Engine:
         filters = {"container": container, "event": ["start", "die", "kill", "stop", "oom"]}
         with _engine_errors(f"list the events of {container}", container):
             events = self._client.api.events("1", f"{time.time():.6f}", filters=filters, decode=True)
-            return tuple(map(EventState.from_api, events))
+            return tuple(map(objects.EventState.from_api, events))
 
     @contextlib.contextmanager
-    def events(self) -> Iterator[Iterator[EventState]]:
+    def events(self) -> Iterator[Iterator[objects.EventState]]:
         """Stream container and network events until the connection closes."""
         with _engine_errors("stream events"):  # also while the caller reads them
             filters = {"type": ["container", "network"]}
             with contextlib.closing(self._client.api.events(decode=True, filters=filters)) as stream:
-                yield map(EventState.from_api, stream)
+                yield map(objects.EventState.from_api, stream)
 
-    def create_network(self, spec: NetworkSpec) -> str:
+    def create_network(self, spec: objects.NetworkSpec) -> str:
         """Create a network; returns its id."""
         pools = [docker.types.IPAMPool(subnet=spec.subnet)] if spec.subnet else []
         with _engine_errors(f"create network {spec.name}"):
@@ -238,7 +223,7 @@ class Engine:
                 internal=spec.internal,
                 ipam=docker.types.IPAMConfig(pool_configs=pools) if pools else None,
                 check_duplicate=True,
-                labels={LABEL: "network"},
+                labels={objects.LABEL: "network"},
             )
         return str(response["Id"])
 
@@ -260,14 +245,14 @@ class Engine:
     def create_volume(self, name: str, *, role: str) -> None:
         """Create a volume with the ragops label."""
         with _engine_errors(f"create volume {name}"):
-            self._client.api.create_volume(name, labels={LABEL: role})
+            self._client.api.create_volume(name, labels={objects.LABEL: role})
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume."""
         with _engine_errors(f"remove volume {name}"):
             self._client.api.remove_volume(name)
 
-    def create_container(self, spec: ContainerSpec, name: str = "") -> str:
+    def create_container(self, spec: objects.ContainerSpec, name: str = "") -> str:
         """Create a container without starting it, by default with the name of ``spec``; returns its id."""
         name = name or spec.name
         with _engine_errors(f"create container {name}", name):
@@ -319,7 +304,7 @@ class Engine:
 
     def execute(
         self, container: str, argv: tuple[str, ...], *, stdin: str = "", timeout: float = TIMEOUT
-    ) -> ExecResult:
+    ) -> objects.ExecResult:
         """Run a command, without a shell, in a running container, for at most ``timeout`` seconds.
 
         It gets ``stdin`` as one line; with TLS its standard input then stays open.
@@ -356,7 +341,7 @@ class Engine:
             raise EngineError(
                 what, code="command-hangs", evidence=_text(output[2])[-300:], hint=hint, container=container
             )
-        return ExecResult(-1 if code is None else code, _text(output[1]), _text(output[2]))
+        return objects.ExecResult(-1 if code is None else code, _text(output[1]), _text(output[2]))
 
     def pull(self, name: str) -> None:
         """Pull an image by tag or digest."""
@@ -371,7 +356,7 @@ class Engine:
     def import_image(self, tar: Path, name: str, *, role: str) -> None:
         """Create an image from a tar file with a root file system."""
         repository, tag = parse_repository_tag(name)
-        options = {"repository": repository, "tag": tag, "changes": [f"LABEL {LABEL}={role}"]}
+        options = {"repository": repository, "tag": tag, "changes": [f"LABEL {objects.LABEL}={role}"]}
         with _engine_errors(f"import {name}"):
             self._client.api.import_image_from_file(str(tar), **options)
 
@@ -403,8 +388,8 @@ def sidecar(  # noqa: PLR0913 - one keyword for each thing that may differ
     image: str,
     *,
     cpus: str = "",
-    mounts: tuple[Mount, ...] = (),
-    user: int = UNPRIVILEGED,
+    mounts: tuple[objects.Mount, ...] = (),
+    user: int = objects.UNPRIVILEGED,
     memory: int = 512 << 20,
     seconds: float = 300,
 ) -> Iterator[str]:
@@ -420,7 +405,7 @@ def sidecar(  # noqa: PLR0913 - one keyword for each thing that may differ
         memory: Limit in bytes; 0 for none.
         seconds: Its largest lifetime, in case that this process cannot remove it.
     """
-    spec = ContainerSpec(
+    spec = objects.ContainerSpec(
         name=f"ragops-probe-{secrets.token_hex(4)}",
         image=image,
         entrypoint=("sleep", f"{seconds:.0f}"),

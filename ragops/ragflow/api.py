@@ -3,7 +3,7 @@
 RAGFlow reports success by ``code`` 0 in its JSON, and sends HTTP 200 with most failures; so the code
 decides, and the HTTP status only where the response is not JSON. Each request is sent once, follows no
 redirect and uses no proxy, so that a token reaches only the configured address. Errors and responses
-are shown with the secrets masked. Causes and remedies come from :mod:`ragops.ragflow.failures`.
+are shown with the secrets masked. Two pages of the site are generated from the causes and remedies.
 """
 
 import json
@@ -20,10 +20,10 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 from pydantic import SecretStr
 
+from ragops.data import read_table
 from ragops.docker import hints
 from ragops.docker.hints import Hint
 from ragops.errors import RagflowError, StackError, read_text
-from ragops.ragflow.failures import FAILURES
 from ragops.ragflow.request import over_long
 
 TOKEN_VARIABLE = "RAGOPS_RAGFLOW_TOKEN"  # noqa: S105 - a name
@@ -31,6 +31,14 @@ KEY_VARIABLE = "RAGOPS_RERANKER_KEY"
 
 API_TIMEOUT = 60.0
 """Seconds for one response; RAGFlow's own test of a model takes up to 10 s, twice on v0.26.3."""
+
+FAILURES = tuple(
+    Hint(words, remedy, code, cause)
+    for column, code, remedy, cause in read_table("ragflow_messages.tsv")
+    for words in column.split(" | ")
+)
+"""Parts of RAGFlow's messages with their causes, the most specific first: the first match is used. Those with
+``API error`` and those of Go's ``net/http`` are of v1.0 (internal/entity/models/vllm.go)."""
 
 _MASK = "***"
 _MAX_FILE = 1 << 20  # bytes

@@ -19,7 +19,7 @@ from ragops.checks import budget, causes, doctor, rules, verify
 from ragops.checks.probe import LAYERS, TITLES
 from ragops.configuration import Stack
 from ragops.docker import hints
-from ragops.ragflow import failures, releases
+from ragops.ragflow import api, releases
 from tests.support.command import parse
 from tools import site
 
@@ -96,7 +96,7 @@ def test_every_check_of_doctor_is_explained(built, here, fake, ragflow):
 def test_every_error_code_is_an_anchor_that_the_printed_link_names(built):
     page = (built / errors.PAGE).read_text()
     raised = {kind.code for kind in vars(errors).values() if is_error(kind)}
-    messages = (*hints.ENGINE, *hints.STATES.values(), *hints.CONTAINER, *failures.FAILURES)
+    messages = (*hints.ENGINE, *hints.STATES.values(), *hints.CONTAINER, *api.FAILURES)
     known = {hint.code for hint in messages}
     assert [code for code in raised | known if f'id="{code}"' not in page] == []
     printed = str(errors.EngineError("x", code="port-taken")).splitlines()[1]
@@ -246,7 +246,7 @@ def test_the_release_table_has_every_fact_and_source(built, monkeypatch):
     for facts in releases.FACTS.values():
         assert [one.source for one in facts if " ".join(one.source.split()) not in page] == []
     assert "v0.25.3 to v0.25.6 Python /v1/llm/add_llm 64 stemmed or natural sent whole 30 s" in page
-    for hint in failures.FAILURES:
+    for hint in api.FAILURES:
         assert f"{hint.words}{hint.cause}" in page
 
 

@@ -18,7 +18,7 @@ from ragops.docker.engine import _engine_errors
 from ragops.docker.objects import ContainerSpec
 from ragops.errors import EngineError, NotFoundError, RagopsError, StackError
 from ragops.ragflow import api
-from ragops.ragflow.failures import FAILURES
+from ragops.ragflow.api import FAILURES
 
 ROOT = Path(__file__).parents[2]
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RagopsError)]

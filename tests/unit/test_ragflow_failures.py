@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragops.ragflow.api import Request, Response, failure_hint, refusal
-from ragops.ragflow.failures import FAILURES
+from ragops.ragflow.api import FAILURES, Request, Response, failure_hint, refusal
 
 DATA = Path(__file__).parents[1] / "data" / "ragflow"
 REQUEST = Request("POST", "/api/v1/somewhere", purpose="try it")
