@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import math
 import os
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,9 +19,10 @@ from starlette.routing import Route
 
 from . import split
 from .cache import ScoreCache
-from .dispatch import NONE_ADMITTED, Dispatcher, Job, failure, unavailable
+from .dispatch import Dispatcher, Job, failure, unavailable
 from .metrics import Metrics
 from .replicas import FAILURES, PROOF_TIMEOUT, Pool
+from .split import Rerank
 
 MAX_BODY = 32 * 1024 * 1024
 KEEP_ALIVE = 3.0
@@ -89,9 +89,16 @@ class Gateway:
 
     async def rerank(self, request: Request) -> Response:
         """Rank documents; the client's disconnect cancels it."""
-        loop = asyncio.get_running_loop()
-        arrived = loop.time()
-        job = self._job(request, await self._read(request), arrived)
+        loop, headers = asyncio.get_running_loop(), request.headers
+        arrived, body = loop.time(), await self._read(request)
+        content, strict = headers.get("content-type", ""), "handling=strict" in headers.get("prefer", "")
+        whole = Rerank([len(body)], [b""], body or b" ")
+        is_json = self.splits and content.lower().split(";")[0] == JSON
+        parsed = split.parse(body, headers.get("x-request-id", "")) if is_json else whole
+        plain = not strict and not parsed.raw
+        cached = plain and self.cache.limit > 0 and "no-cache" not in headers.get("cache-control", "")
+        deadline = arrived + self.deadline if plain else math.inf
+        job = Job(parsed, request.url.path, content, deadline, strict, cached, plain and self.truncates)
         work, leaving = (
             asyncio.ensure_future(self.dispatcher.rank(job)),
             asyncio.ensure_future(_leave(request)),
@@ -102,30 +109,11 @@ class Gateway:
         finally:
             work.cancel()
             leaving.cancel()
-        seconds = loop.time() - arrived
-        own = f"gateway;dur={(seconds - job.ran) * 1000:.1f}"
-        reply.headers["server-timing"] = f"{own}, replicas;dur={job.ran * 1000:.1f}"
+        own, replicas = (loop.time() - arrived - job.ran) * 1000, job.ran * 1000
+        reply.headers["server-timing"] = f"gateway;dur={own:.1f}, replicas;dur={replicas:.1f}"
         late = loop.time() > job.deadline or bool(job.counts["unranked"] and not job.scores)
-        self.metrics.request(reply.status_code, seconds, job.counts, late=late)
+        self.metrics.request(reply.status_code, loop.time() - arrived, job.counts, late=late)
         return reply
-
-    def _job(self, request: Request, body: bytes, arrived: float) -> Job:
-        headers = request.headers
-        content = headers.get("content-type", "")
-        parsed = split.parse(body) if self.splits and content.lower().split(";")[0] == JSON else None
-        strict = "handling=strict" in headers.get("prefer", "").replace(" ", "")
-        fresh = strict or "no-cache" in headers.get("cache-control", "") or not self.cache.limit
-        return Job(
-            request.url.path,
-            body,
-            content,
-            parsed,
-            headers.get("x-request-id") or (parsed.request_id if parsed else "") or uuid.uuid4().hex,
-            arrived + self.deadline if parsed and not strict else math.inf,
-            strict=strict,
-            cached=not fresh,
-            truncate=self.truncates and not strict,
-        )
 
     async def forward(self, request: Request) -> Response:
         """Pass a request on to the first admitted replica that responds."""
@@ -135,7 +123,7 @@ class Gateway:
             with suppress(*FAILURES):
                 content = request.headers.get("content-type", JSON)
                 return await self.pool.send(replica, path, body, PROOF_TIMEOUT, content)
-        return unavailable(NONE_ADMITTED, 5)
+        return unavailable()
 
     async def health(self, _: Request) -> Response:
         """200 if a replica is admitted."""
@@ -146,7 +134,7 @@ class Gateway:
         states = dict.fromkeys(("admitted", "checking", "rejected", "down"), 0)
         states.update(Counter(replica.state for replica in self.pool.replicas.values()))
         gauges = {f'replicas{{state="{state}"}}': number for state, number in states.items()}
-        gauges |= {"queued_requests": self.dispatcher.queued, "cache_entries": len(self.cache.scores)}
+        gauges |= {"queued_requests": self.dispatcher.queued, "cache_entries": len(self.cache)}
         return PlainTextResponse(self.metrics.text(gauges))
 
     async def replicas(self, _: Request) -> Response:
@@ -158,7 +146,7 @@ class Gateway:
             for replica in self.pool.replicas.values()
         ]
         counts = {
-            "entries": len(cache.scores),
+            "entries": len(cache),
             "limit": cache.limit,
             "hits": cache.hits,
             "misses": cache.misses,

@@ -8,16 +8,16 @@ late is sent once more to a free replica: the first response counts.
 import asyncio
 import logging
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
 
 import orjson
 from starlette.responses import Response
 
 from . import split
 from .cache import ScoreCache
-from .replicas import FAILURES, PROOF_TIMEOUT, Pool, Replica
+from .replicas import FAILURES, Pool, Replica
 from .split import Rerank
 
 QUEUE = 32
@@ -32,31 +32,28 @@ GRACE_SECONDS = 5.0
 """A request on its way waits so long for a replica that is being proved again."""
 MARGIN_SECONDS = 0.05
 """From the last score to the last byte of the response."""
-NONE_ADMITTED = "no replica is admitted"
 
 log = logging.getLogger("gateway")
 
 
-def failure(status: int, kind: str, message: str, retry: int = 1) -> Response:
+def failure(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
     """An error in vLLM's shape."""
     body = orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": status}})
-    return Response(body, status, {"retry-after": str(retry)} if status == 503 else None, "application/json")
+    return Response(body, status, headers, "application/json")
 
 
-def unavailable(message: str, retry: int = 1) -> Response:
+def unavailable(message: str = "no replica is admitted", retry: int = 5) -> Response:
     """A 503."""
-    return failure(503, "ServiceUnavailableError", message, retry)
+    return failure(503, "ServiceUnavailableError", message, {"retry-after": str(retry)})
 
 
 @dataclass(eq=False)
 class Job:
-    """One rerank request on its way; without ``request``, one that goes to a replica as it is."""
+    """One rerank request on its way."""
 
+    request: Rerank
     path: str
-    body: bytes
     content: str
-    request: Rerank | None
-    identity: str
     deadline: float
     """On the loop's clock."""
     strict: bool
@@ -79,20 +76,17 @@ class Job:
         self.scores: dict[int, float] = {}
         self.counts = Counter[str]()
         self.handed = self.tokens = self.limit = 0
-        self.costs, keys = (
-            (self.request.costs, self.request.keys) if self.request else ([len(self.body)], [b""])
-        )
-        self.same = defaultdict[int, list[int]](list)
-        first: dict[bytes, int] = {}
-        for index, key in enumerate(keys):
-            self.same[index if self.strict else first.setdefault(key, index)].append(index)
-        self.pending = list(self.same)
+        self.same: dict[bytes | int, list[int]] = {}
+        for index, key in enumerate(self.request.keys):
+            self.same.setdefault(index if self.strict else key, []).append(index)
+        self.pending = [indices[0] for indices in self.same.values()]
 
     def settle(self, index: int, score: float, state: str, *, cut: bool) -> None:
         """Take over the score of a document and of all equal ones."""
         if index not in self.scores:
-            self.scores.update(dict.fromkeys(self.same[index], score))
-            self.counts.update({state: len(self.same[index]), "truncated": len(self.same[index]) * cut})
+            same = self.same[index if self.strict else self.request.keys[index]]
+            self.scores.update(dict.fromkeys(same, score))
+            self.counts.update({state: len(same), "truncated": len(same) * cut})
 
 
 @dataclass(eq=False)
@@ -101,20 +95,11 @@ class Share:
 
     job: Job
     indices: list[int]
+    cost: int
     late: float = 0.0
     copied: bool = False
     ended: bool = False
     runs: dict[Replica, asyncio.Task[None]] = field(default_factory=dict)
-
-    @property
-    def cost(self) -> int:
-        """Bytes of query and documents."""
-        return sum(self.job.costs[index] for index in self.indices)
-
-    @property
-    def keys(self) -> list[bytes]:
-        """The digests of the documents."""
-        return [self.job.request.keys[index] for index in self.indices] if self.job.request else []
 
     def overdue(self, replica: Replica, now: float) -> bool:
         """Whether it is to be sent once more, to this replica."""
@@ -148,13 +133,12 @@ class Dispatcher:
     async def rank(self, job: Job) -> Response:
         """The response to a job; its shares are cancelled with it."""
         if not self.pool.admitted:
-            return unavailable(NONE_ADMITTED, 5)
+            return unavailable()
         self._look_up(job)
         self.cache.hits += len(job.scores)
-        self.cache.misses += len(job.costs) - len(job.scores)
+        self.cache.misses += len(job.request.keys) - len(job.scores)
         if job.pending and self.queued >= QUEUE:
-            left = sum(other.costs[index] for other in self.jobs for index in other.pending)
-            return unavailable("the queue is full", 1 + min(60, int(left * min(self._paces()))))
+            return unavailable("the queue is full")
         self.jobs.append(job)
         timer = asyncio.get_running_loop().call_at(job.deadline - MARGIN_SECONDS, self._expire, job)
         try:
@@ -164,16 +148,12 @@ class Dispatcher:
             timer.cancel()
             self._finish(job, None)
 
-    def _paces(self) -> list[float]:
-        return [replica.pace for replica in self.pool.admitted]
-
     def _look_up(self, job: Job) -> None:
         """Settle the pending documents whose scores are cached."""
-        if job.request and job.cached and self.cache.scores:
+        if job.cached and self.cache:
             for index in job.pending:
-                key = job.request.keys[index]
-                if (score := self.cache.get(key)) is not None:
-                    job.settle(index, score, "cached", cut=key in self.cache.cut)
+                if entry := self.cache.find(job.request.keys[index]):
+                    job.settle(index, entry[0], "cached", cut=entry[1])
             job.pending = [index for index in job.pending if index not in job.scores]
 
     def pump(self) -> None:
@@ -181,8 +161,8 @@ class Dispatcher:
         now = asyncio.get_running_loop().time()
         for job in list(self.jobs):
             self._look_up(job)
-            if job.request and len(job.scores) == len(job.costs):
-                self._finish(job, self._merged(job, job.request))
+            if len(job.scores) == len(job.request.keys):
+                self._finish(job, self._merged(job))
         if self.jobs:
             for replica in sorted(self.pool.admitted, key=lambda replica: replica.pace):
                 if not replica.busy and not replica.reserved and (share := self._next(replica, now)):
@@ -204,18 +184,18 @@ class Dispatcher:
 
     def _cut(self, job: Job, replica: Replica, now: float) -> Share | None:
         """The next share of a job; None while its documents are handed out, here or by another job."""
-        elsewhere = set(chain(*(share.keys for share in self.shares))) if job.cached else set()
-        keys = job.request.keys if job.request else [b""]
-        waiting = [index for index in job.pending if keys[index] not in elsewhere]
-        left = job.deadline - MARGIN_SECONDS - now
-        if not waiting or (job.handed and job.costs[waiting[0]] * replica.pace > left):
+        costs, keys, left = job.request.costs, job.request.keys, job.deadline - MARGIN_SECONDS - now
+        elsewhere = {share.job.request.keys[index] for share in self.shares for index in share.indices}
+        waiting = [index for index in job.pending if not (job.cached and keys[index] in elsewhere)]
+        if not waiting or (job.handed and costs[waiting[0]] * replica.pace > left):
             return None  # the next document would not end in time
-        costs = [job.costs[index] for index in waiting]
-        seconds = min(split.SHARE_SECONDS, left) if left < math.inf else left
-        cost = split.share_cost(sum(costs), sum(job.costs), job.handed, replica.pace, self._paces(), seconds)
-        share = Share(job, waiting[: split.take(costs, cost)])
-        job.pending = [index for index in job.pending if index not in set(share.indices)]
-        return share
+        each, paces = [costs[index] for index in waiting], [other.pace for other in self.pool.admitted]
+        cost = split.share_cost(sum(each), sum(costs), job.handed, replica.pace, paces)
+        if left < math.inf:
+            cost = min(cost, min(split.SHARE_SECONDS, left) / replica.pace)
+        number = split.take(each, cost)
+        job.pending = [index for index in job.pending if index not in set(waiting[:number])]
+        return Share(job, waiting[:number], sum(each[:number]))
 
     def _start(self, share: Share, replica: Replica, now: float) -> None:
         if not share.runs:
@@ -228,34 +208,32 @@ class Dispatcher:
         share.runs[replica] = asyncio.ensure_future(self._run(share, replica, now))
 
     async def _run(self, share: Share, replica: Replica, began: float) -> None:
-        job, reply, reason, cut = share.job, None, "", set[int]()
+        job, loop, reply, reason, cut = share.job, asyncio.get_running_loop(), None, "", set[int]()
         try:
             reply, cut = await self._send(share, replica)
-            if reply.status_code == 200 and job.request:
-                scores, tokens, self.model = split.read_scores(bytes(reply.body), len(share.indices))
+            if reply.status_code == 200 and not job.request.raw:
+                scores, tokens, self.model = split.read_scores(reply.body, len(share.indices))
             elif reply.status_code >= 500:
                 reason = f"HTTP {reply.status_code}"
         except FAILURES as error:
             reason = str(error) if isinstance(error, ValueError) else type(error).__name__
         finally:  # also when cancelled
-            now = asyncio.get_running_loop().time()
-            replica.busy, job.ran = False, now - job.first
+            replica.busy, job.ran = False, loop.time() - job.first
             del share.runs[replica]
             if not share.runs:
                 self.shares.remove(share)
-            if share.ended and now > share.late:  # slow: another replica was faster
-                replica.learn(now - began, share.cost)
-            asyncio.get_running_loop().call_soon(self.pump)
+            if share.ended and loop.time() > share.late:  # slow: another replica was faster
+                replica.learn(loop.time() - began, share.cost)
+            loop.call_soon(self.pump)
         if reason or not reply:
             self._failed(share, replica, reason, reply)
-        elif reply.status_code != 200 or not job.request:
+        elif reply.status_code != 200 or job.request.raw:
             self._finish(job, reply)
         else:
             share.end()
-            replica.failures = 0
-            replica.learn(now - began, share.cost)
+            replica.failures, job.tokens = 0, job.tokens + tokens
+            replica.learn(loop.time() - began, share.cost)
             self.counts[f'shares_total{{outcome="{"hedged" if share.copied else "ok"}"}}'] += 1
-            job.tokens += tokens
             for index, score in zip(share.indices, scores, strict=True):
                 job.settle(index, score, "computed", cut=index in cut)
                 if self.cache.limit:
@@ -263,31 +241,27 @@ class Dispatcher:
 
     async def _send(self, share: Share, replica: Replica) -> tuple[Response, set[int]]:
         """The response to a share, and which of its documents were cut."""
-        job, request, send = share.job, share.job.request, self.pool.send
-        if request is None:
-            return await send(replica, job.path, job.body, SHARE_TIMEOUT, job.content), set()
+        job, request = share.job, share.job.request
         texts = [request.documents[index] for index in share.indices]
-        reply = await send(replica, "/v1/rerank", request.body(texts), SHARE_TIMEOUT)
-        longest = split.over_long(reply.status_code, bytes(reply.body)) if job.truncate else 0
+        post = partial(self.pool.send, replica, job.path, seconds=SHARE_TIMEOUT, content=job.content)
+        reply = await post(body=request.body(texts))
+        longest = split.over_long(reply.status_code, reply.body) if job.truncate else 0
         if longest and not job.limit:  # query and template, as the usage of a short document shows
-            short = await send(replica, "/v1/rerank", request.body(["."]), PROOF_TIMEOUT)
+            short = await post(body=request.body(["."]))
             if short.status_code == 200:  # where texts meet, there may be more tokens than in each
-                job.limit = longest - split.read_scores(bytes(short.body), 1)[1] - 3
+                job.limit = longest - split.read_scores(short.body, 1)[1] - 3
         if not longest or job.limit < 1:
             return reply, set()
-        own = request.extras.get("max_tokens_per_doc")
-        limit = min(own, job.limit) if type(own) is int and own > 0 else job.limit
-        body = request.body(texts, max_tokens_per_doc=limit)
-        cut = await asyncio.gather(*(self._longer(replica, text, limit) for text in texts))
-        longer = {index for index, is_cut in zip(share.indices, cut, strict=True) if is_cut}
-        return await send(replica, "/v1/rerank", body, SHARE_TIMEOUT), longer
+        longer = await asyncio.gather(*(self._longer(replica, text, job.limit) for text in texts))
+        reply = await post(body=request.body(texts, max_tokens_per_doc=job.limit))
+        return reply, {index for index, cut in zip(share.indices, longer, strict=True) if cut}
 
     async def _longer(self, replica: Replica, text: str, limit: int) -> bool:
         """Whether a text has more tokens; one that can't be counted counts as cut."""
         if len(text.encode()) <= limit:  # a token has a byte at least
             return False
         body = orjson.dumps({"prompt": text, "add_special_tokens": False})
-        reply = await self.pool.send(replica, "/tokenize", body, PROOF_TIMEOUT)
+        reply = await self.pool.send(replica, "/tokenize", body, SHARE_TIMEOUT)
         return int(orjson.loads(reply.body).get("count", limit + 1)) > limit
 
     def _failed(self, share: Share, replica: Replica, reason: str, reply: Response | None) -> None:
@@ -303,24 +277,21 @@ class Dispatcher:
                 outcome, job.pending = "retried", sorted([*job.pending, *share.indices])
         self.counts[f'shares_total{{outcome="{outcome}"}}'] += 1
 
-    def _merged(self, job: Job, request: Rerank) -> Response:
+    def _merged(self, job: Job) -> Response:
         usage = {"prompt_tokens": job.tokens, "total_tokens": job.tokens}
-        body = split.merge(request, job.scores, id=f"score-{job.identity}", model=self.model, usage=usage)
-        headers = {
-            "x-ranked": f"{len(job.scores)}/{len(job.costs)}",
-            "x-cached": str(job.counts["cached"]),
-            "x-truncated": str(job.counts["truncated"]),
-        }
+        identity = f"score-{job.request.identity}"
+        body = split.merge(job.request, job.scores, id=identity, model=self.model, usage=usage)
+        headers = {f"x-{name}": str(job.counts[name]) for name in ("cached", "truncated")}
+        headers["x-ranked"] = f"{len(job.scores)}/{len(job.request.keys)}"
         return Response(body, 200, headers, "application/json")
 
     def _expire(self, job: Job) -> None:
         """The deadline: what is ranked is the response."""
-        if job in self.jobs and job.request:
-            job.counts["unranked"] = len(job.costs) - len(job.scores)
-            ranked = f"{len(job.scores)} of {len(job.costs)} documents are ranked"
-            log.warning("deadline: %s", ranked)
-            reply = self._merged(job, job.request) if job.scores else unavailable(f"deadline: {ranked}")
-            self._finish(job, reply)
+        if job in self.jobs:
+            job.counts["unranked"] = len(job.request.keys) - len(job.scores)
+            ranked = f"deadline: {len(job.scores)} of {len(job.request.keys)} documents are ranked"
+            log.warning(ranked)
+            self._finish(job, self._merged(job) if job.scores else unavailable(ranked))
 
     def _finish(self, job: Job, reply: Response | None) -> None:
         """End a job. A share that runs at the deadline runs on for the cache; any other is cancelled."""
@@ -339,7 +310,7 @@ class Dispatcher:
         checking = any(replica.state == "checking" for replica in self.pool.replicas.values())
         if now > self._stranded + GRACE_SECONDS * checking:
             for job in list(self.jobs):
-                self._finish(job, unavailable(NONE_ADMITTED, 5))
+                self._finish(job, unavailable())
 
     def restart(self) -> None:
         """The model has changed: no score of the former one is used."""

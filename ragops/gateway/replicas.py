@@ -199,7 +199,7 @@ class Pool:
                 reply = await self.send(replica, "/v1/rerank", body, PROOF_TIMEOUT)
                 if reply.status_code != 200:
                     raise ValueError(f"HTTP {reply.status_code}")
-                scores, _, _ = read_scores(bytes(reply.body), len(item["documents"]))
+                scores, _, _ = read_scores(reply.body, len(item["documents"]))
                 replica.learn(
                     loop.time() - began,
                     sum(len((item["query"] + text).encode()) for text in item["documents"]),

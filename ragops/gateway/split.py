@@ -3,8 +3,9 @@
 import hashlib
 import math
 import re
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -20,65 +21,58 @@ _OVER_LONG = re.compile(rb"context length is (\d+) tokens")
 
 @dataclass(frozen=True)
 class Rerank:
-    """A request that can be split: one text as query, and a list of texts."""
+    """A request: one text as query, and texts as documents."""
 
-    query: str
-    documents: list[str]
-    top_n: int
-    request_id: str
-    extras: dict[str, Any]
-    """The other fields; every share has them."""
-    costs: list[int] = field(repr=False)
+    costs: list[int]
     """UTF-8 bytes of the query and each document; tokens are unknown here."""
-    keys: list[bytes] = field(repr=False)
+    keys: list[bytes]
     """A digest of all that a document's score depends on."""
+    raw: bytes = b""
+    """The body of a request that goes to one replica as it is."""
+    documents: Sequence[str] = ("",)
+    top_n: int = 0
+    identity: str = ""
+    fields: dict[str, Any] | None = None
+    """The query and all others; every share has them."""
 
     def body(self, texts: Sequence[str], **fields: Any) -> bytes:
         """The request for some texts."""
-        return orjson.dumps({**self.extras, "query": self.query, "documents": texts, **fields})
+        return self.raw or orjson.dumps({**(self.fields or {}), "documents": texts, **fields})
 
 
-def parse(body: bytes) -> Rerank | None:
-    """Read a request; None for one that only a replica can judge, or that can't be split."""
+def parse(body: bytes, identity: str = "") -> Rerank:
+    """Read a request; one that only a replica can judge, or that can't be split, stays as it is."""
+    whole = Rerank([len(body)], [b""], body or b" ")
     try:
         fields = dict(orjson.loads(body))
     except (ValueError, TypeError):  # also NaN and lone surrogates, which vLLM's parser takes
-        return None
-    query, texts, top_n = fields.pop("query", None), fields.pop("documents", None), fields.pop("top_n", 0)
-    texts, request_id = [texts] if isinstance(texts, str) else texts, fields.pop("request_id", "")
-    if not (
-        isinstance(query, str) and isinstance(texts, list) and texts and type(top_n) is int and top_n >= 0
-    ):
-        return None
-    if not isinstance(request_id, str) or not all(isinstance(text, str) for text in texts):
-        return None
-    context, costs, keys = hashlib.sha256(orjson.dumps([fields, query], None, orjson.OPT_SORT_KEYS)), [], []
+        return whole
+    query, texts, top_n = fields.get("query"), fields.pop("documents", None), fields.pop("top_n", 0)
+    texts, own_identity = [texts] if isinstance(texts, str) else texts, fields.pop("request_id", "")
+    if not (isinstance(query, str) and isinstance(texts, list) and isinstance(own_identity, str)):
+        return whole
+    if not texts or not all(isinstance(text, str) for text in texts) or type(top_n) is not int or top_n < 0:
+        return whole
+    context, costs, keys = hashlib.sha256(orjson.dumps(fields, None, orjson.OPT_SORT_KEYS)), [], []
     for text in texts:
         digest, encoded = context.copy(), text.encode()
         digest.update(encoded)
         costs.append(len(query.encode()) + len(encoded))
         keys.append(digest.digest()[:16])
-    return Rerank(query, texts, top_n, request_id, fields, costs, keys)
+    return Rerank(costs, keys, b"", texts, top_n, identity or own_identity or uuid.uuid4().hex, fields)
 
 
-def share_cost(
-    left: int, total: int, handed: int, pace: float, paces: Sequence[float], seconds: float = math.inf
-) -> float:
+def share_cost(left: int, total: int, handed: int, pace: float, paces: Sequence[float]) -> float:
     """The cost of the next share in bytes: equal shares, or on demand where paces differ.
 
-    Args:
-        left: Cost of the documents that are not yet handed out.
-        total: Cost of all documents.
-        handed: Shares already handed out.
-        pace: Seconds per byte of the replica that gets the share.
-        paces: Those of all admitted replicas.
-        seconds: Most predicted work.
+    ``left`` is the cost of the documents that are not handed out, in ``handed`` shares so far; ``pace`` are
+    the seconds per byte of the replica that gets the share, ``paces`` those of all admitted ones.
     """
     cost = left / (len(paces) - handed % len(paces))
     if max(paces) > EVEN * min(paces):
         weight = (1 / pace) / sum(1 / other for other in paces)
         cost = max(left * weight / 2, total * weight / 6)
-    return min(max(cost, LEAST_SECONDS / pace), seconds / pace)
+    return max(cost, LEAST_SECONDS / pace)
 
 
 def take(costs: Sequence[int], cost: float) -> int:
@@ -91,7 +85,7 @@ def take(costs: Sequence[int], cost: float) -> int:
     return len(costs)
 
 
-def read_scores(body: bytes, count: int) -> tuple[list[float], int, str]:
+def read_scores(body: bytes | memoryview, count: int) -> tuple[list[float], int, str]:
     """Scores in the order of the documents, prompt tokens and model of a replica's response.
 
     Raises:
@@ -100,14 +94,12 @@ def read_scores(body: bytes, count: int) -> tuple[list[float], int, str]:
     try:
         fields = orjson.loads(body)
         scores = {row["index"]: row["relevance_score"] + 0.0 for row in fields["results"]}
-        tokens, model = int(fields["usage"]["prompt_tokens"]), str(fields["model"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"malformed response: {type(error).__name__}") from None
-    if len(fields["results"]) != count or scores.keys() != set(range(count)):
-        raise ValueError("malformed response: indices")
-    if not all(map(math.isfinite, scores.values())):
-        raise ValueError("malformed response: scores that are not finite")
-    return [scores[index] for index in range(count)], tokens, model
+        if len(fields["results"]) == count and all(map(math.isfinite, scores.values())):
+            ordered = [scores[index] for index in range(count)]
+            return ordered, int(fields["usage"]["prompt_tokens"]), str(fields["model"])
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise ValueError("malformed response")
 
 
 def merge(request: Rerank, scores: dict[int, float], **fields: Any) -> bytes:
@@ -115,7 +107,7 @@ def merge(request: Rerank, scores: dict[int, float], **fields: Any) -> bytes:
     ranked = sorted(scores.items(), key=lambda row: (-row[1], row[0]))
     rest = [index for index in range(len(request.documents)) if index not in scores]
     ranked += zip(rest, tail(list(scores.values()), len(rest)), strict=True)
-    results = [
+    rows = [
         {
             "index": index,
             "document": {"text": request.documents[index], "multi_modal": None},
@@ -123,7 +115,7 @@ def merge(request: Rerank, scores: dict[int, float], **fields: Any) -> bytes:
         }
         for index, score in ranked[: request.top_n or None]
     ]
-    return orjson.dumps({**fields, "results": results})
+    return orjson.dumps({**fields, "results": rows})
 
 
 def tail(scores: Sequence[float], count: int) -> list[float]:
@@ -135,7 +127,7 @@ def tail(scores: Sequence[float], count: int) -> list[float]:
     return [lowest - step * place for place in range(1, count + 1)]
 
 
-def over_long(status: int, body: bytes) -> int:
+def over_long(status: int, body: bytes | memoryview) -> int:
     """The model's limit in vLLM's refusal of a long document; 0 for any other response."""
     match = _OVER_LONG.search(body) if status == 400 else None
     return int(match[1]) if match else 0
