@@ -15,11 +15,12 @@ from ragops.compose import check_file
 from ragops.docker.objects import NetworkSpec
 from ragops.reranker.files import bundled_minilm
 from ragops.stack import verbs
+from tests.support import names
 
 CASES = Path(__file__).parents[1] / "data" / "compose"
-PROJECT = "ragopstest-compose"
-NAME = "ragopstest-compose-reranker"
-NETWORK = "ragopstest-compose"
+PROJECT = f"{names.PROJECT}-compose"
+NAME = f"{names.PROJECT}-compose-reranker"
+NETWORK = f"{names.PROJECT}-compose"
 
 
 @pytest.fixture(scope="module")

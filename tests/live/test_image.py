@@ -8,8 +8,9 @@ from ragops.docker.objects import ContainerSpec
 from ragops.reranker.options import ENTRYPOINT
 from ragops.stack import verbs
 from ragops.stack.plan import RunContainer
+from tests.support.names import PROJECT
 
-NAME = "ragopstest-image"
+NAME = f"{PROJECT}-image"
 LIMIT = 2_800_000_000
 OFFICIAL_LIMIT = 8_000_000_000
 VERSIONS = (
@@ -69,9 +70,9 @@ def official(engine, image, tmp_path):
         "ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH\n"
         'WORKDIR /vllm-workspace\nENTRYPOINT ["vllm", "serve"]\n'
     )
-    list(engine.build(tmp_path, "ragopstest-official:latest", arguments={}))
-    yield "ragopstest-official:latest"
-    engine.remove_image("ragopstest-official:latest")
+    list(engine.build(tmp_path, f"{PROJECT}-official:latest", arguments={}))
+    yield f"{PROJECT}-official:latest"
+    engine.remove_image(f"{PROJECT}-official:latest")
 
 
 def test_the_launch_is_the_same_on_an_image_shaped_like_the_official_one(engine, declared, client, official):
@@ -79,7 +80,7 @@ def test_the_launch_is_the_same_on_an_image_shaped_like_the_official_one(engine,
     # Eager: it is the way in that is looked at, and compiling takes longer than all else.
     different = {"name": NAME, "image": official, "port": False, "eager": True}
     reranker = declared.reranker.model_copy(update=different)
-    network = declared.network.model_copy(update={"name": "ragopstest-rerank-official"})
+    network = declared.network.model_copy(update={"name": f"{PROJECT}-rerank-official"})
     shaped = declared.model_copy(update={"reranker": reranker, "network": network})
     assert engine.image(official).id != engine.image(declared.reranker.image).id
     try:

@@ -26,12 +26,13 @@ from ragops.session import Deployment, lock
 from ragops.stack import override, verbs
 from ragops.stack.plan import network_spec
 from ragops.stack.watch import Pace, Watcher
+from tests.support import names
 
 COMPOSE = str(resources.files("compose") / "docker-compose")
-PROJECT = "ragopstest-kept"
+PROJECT = f"{names.PROJECT}-kept"
 STACK = Stack(
-    network=Network(name="ragopstest-lasting"),
-    reranker=Reranker(name="ragopstest-cheap", port=False, served_name="cheap"),
+    network=Network(name=f"{names.PROJECT}-lasting"),
+    reranker=Reranker(name=f"{names.PROJECT}-cheap", port=False, served_name="cheap"),
     ragflow=Ragflow(project=PROJECT),
 )
 NET, RERANKER = STACK.network.name, STACK.reranker.name
@@ -81,7 +82,7 @@ networks:
   ragflow:
     driver: bridge
 """
-OLD = NEW.replace("ragflow-cpu: &server", "ragflow:\n    container_name: ragopstest-ragflow-server")
+OLD = NEW.replace("ragflow-cpu: &server", f"ragflow:\n    container_name: {names.PROJECT}-ragflow-server")
 
 
 class Project:
@@ -345,7 +346,7 @@ def test_override_keeps_the_default_network_of_a_service_that_names_none(engine,
 
 
 def test_network_of_another_container_is_not_removed_though_docker_would(engine, ragflow, cheap):
-    name = "ragopstest-foreign-container"
+    name = f"{names.PROJECT}-foreign-container"
     bare = {"Image": cheap.image, "Cmd": ["true"], "HostConfig": {"NetworkMode": NET}}  # without our label
     made = engine._client.api.create_container_from_config(bare, name=name)["Id"]
     try:
@@ -363,20 +364,20 @@ def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared
     ours = engine._client.api.inspect_container(declared.reranker.name)
     other = dataclasses.replace(
         wanted.spec,
-        name="ragopstest-rendered",
+        name=f"{names.PROJECT}-rendered",
         labels=(*wanted.spec.labels, ("org.ragops.config", wanted.spec.config_hash())),
     )
     file = tmp_path / "compose.yml"
     file.write_text(render.reranker(other, network_spec(declared.network)))
-    argv = [str(COMPOSE), "-p", "ragopstest-rendered", "-f", str(file)]
+    argv = [str(COMPOSE), "-p", f"{names.PROJECT}-rendered", "-f", str(file)]
     made = subprocess.run([*argv, "create"], capture_output=True, text=True, check=False)
     try:
         assert made.returncode == 0, made.stderr
-        theirs = engine._client.api.inspect_container("ragopstest-rendered")
-        assert fields(theirs, "ragopstest-rendered") == fields(ours, declared.reranker.name)
+        theirs = engine._client.api.inspect_container(f"{names.PROJECT}-rendered")
+        assert fields(theirs, f"{names.PROJECT}-rendered") == fields(ours, declared.reranker.name)
     finally:
         subprocess.run([*argv, "down"], capture_output=True, check=False)
-    assert engine.container("ragopstest-rendered") is None
+    assert engine.container(f"{names.PROJECT}-rendered") is None
 
 
 def fields(raw, name):

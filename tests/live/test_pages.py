@@ -13,10 +13,11 @@ import pytest
 
 from ragops.docker.objects import ContainerSpec
 from ragops.stack.plan import RunContainer
+from tests.support.names import PROJECT
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
-NAME = "ragopstest-pages"
+NAME = f"{PROJECT}-pages"
 NAMES = {"ragflow-rerank": NAME, "docker-ragflow-cpu-1": NAME, "vllm-cpu:latest": f"{NAME}:latest"}
 NAMES["ragflow-vllm-reranker"] = NAME
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "notebooks", "ragops")

@@ -9,9 +9,9 @@ from ragops.reranker import host, sizing
 from tests.support.names import PROJECT
 
 STACK = Stack(
-    network=Network(name="ragopstest-tune"),
+    network=Network(name=f"{PROJECT}-tune"),
     # Eager: a start takes a third of the time.
-    reranker=Reranker(name="ragopstest-tuned", port=False, eager=True, ready_timeout=900),
+    reranker=Reranker(name=f"{PROJECT}-tuned", port=False, eager=True, ready_timeout=900),
     ragflow=Ragflow(project=PROJECT),  # the other process of pytest-xdist has a demo client, too
 )
 
@@ -41,4 +41,4 @@ def test_one_core_is_not_faster_a_failed_start_is_explained_nothing_is_left(engi
     assert len(runs) == 1 + 2 * rows["one-core"].pairs
     assert all(run.info.complete and not run.problems for run in runs)
     names = [container.name for container in engine.containers()] + [v.name for v in engine.volumes()]
-    assert [name for name in names if name.startswith("ragopstest-tuned")] == []
+    assert [name for name in names if name.startswith(f"{PROJECT}-tuned")] == []
