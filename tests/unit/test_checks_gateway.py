@@ -9,9 +9,11 @@ import httpx
 import pytest
 
 from benchmarks.calibrate import check_stub, results_of
-from ragops.checks import probe, questions, reference, rules
+from ragops.checks import probe, questions, reference, rules, verify
 from ragops.checks.probe import ProbeResponse
 from ragops.checks.questions import Expected
+from ragops.checks.ready import ReplicaStatus
+from ragops.errors import LaunchError
 from ragops.gateway import replicas
 from ragops.gateway.app import Gateway
 from tests.support.faulty_scorers import FAULTY_SCORERS
@@ -55,9 +57,7 @@ def through(folder, *behaviours, right=None, headers=probe.STRICT, deadline=0.0)
             client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
             await opened.enter_async_context(client)
             async with asyncio.timeout(10):
-                while not gateway.pool.replicas or any(
-                    row.reason == "not yet proved" for row in gateway.pool.replicas.values()
-                ):
+                while not proved(gateway):  # noqa: ASYNC110 - states of another task
                     await asyncio.sleep(0.005)
             states = [row.state for row in gateway.pool.replicas.values()]
             return await responses(client, headers) if "admitted" in states else {}, states
@@ -68,6 +68,11 @@ def through(folder, *behaviours, right=None, headers=probe.STRICT, deadline=0.0)
         found, states = asyncio.run(run(addresses))
     plan = questions.plan_requests(QWEN)
     return rules.check_scores(QWEN, questions.parse_responses(plan, found)), states
+
+
+def proved(gateway):
+    rows = gateway.pool.replicas.values()
+    return rows and all(row.reason != "not yet proved" for row in rows)
 
 
 async def responses(client, headers):
@@ -135,6 +140,34 @@ class TestTwoReplicas:
         checks, states = through(tmp_path, HEALTHY, wrong(scorer), right=approved())
         assert sorted(states) == ["admitted", "rejected"]
         assert {check.status for check in checks} == {"ok", "skip"}
+
+
+class TestAdmitted:
+    """A replica that serves nothing is a warning while another serves."""
+
+    BAD = LaunchError("reranker-2 was stopped", code="reranker-stopped", hint="ragops up")
+
+    @pytest.mark.parametrize(
+        ("problems", "statuses"),
+        [
+            ((), []),
+            ((None, None), ["ok"]),
+            ((None, BAD), ["warn"]),
+            ((BAD, None, BAD), ["warn", "warn"]),
+            ((BAD, BAD), ["fail", "fail"]),
+            ((BAD,), ["fail"]),
+        ],
+    )
+    def test_status(self, problems, statuses):
+        states = [ReplicaStatus(f"reranker-{place}", error) for place, error in enumerate(problems, start=1)]
+        checks = verify.check_replicas(states)
+        assert [check.status for check in checks] == statuses
+        for check in checks:
+            expected = (
+                ("reranker-1, reranker-2", "") if check.status == "ok" else ("reranker-2 was", "ragops up")
+            )
+            assert expected[0] in check.detail
+            assert check.remedy == expected[1]
 
 
 def test_without_strict_handling_the_cache_hides_a_fault(tmp_path):
