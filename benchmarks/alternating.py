@@ -68,7 +68,7 @@ class Server:
         """
         self.engine.unpause(self.name)
         try:
-            sampler = Sampler(self.url, self.engine, self.name)
+            sampler = Sampler(self.url, self.engine, (self.name,))
             before = sampler()
             reply = asyncio.run(_post(wire.Server(self.url, self.served), request))
             after = sampler()
@@ -98,14 +98,14 @@ class LaunchRunner:
     model: Model
     int8: Model
 
-    def stack(self, name: str) -> Stack:
-        """The default configuration with its own names and port."""
-        reranker = Reranker(name=f"{PREFIX}-{name}", port=free_port(), served_name=PREFIX)
-        return Stack(network=Network(name=PREFIX), reranker=reranker)
+    def stack(self, name: str, cores: str = "auto") -> Stack:
+        """The default configuration with its own names and port, and without the gateway."""
+        reranker = Reranker(name=f"{PREFIX}-{name}", port=free_port(), served_name=PREFIX, cores=cores)
+        return Stack(network=Network(name=PREFIX), reranker=reranker, gateway=False)
 
-    def default_spec(self, name: str, model: Model) -> ContainerSpec:
+    def default_spec(self, name: str, model: Model, cores: str = "auto") -> ContainerSpec:
         """The container that ``ragops up`` starts."""
-        stack = self.stack(name)
+        stack = self.stack(name, cores)
         return options.container_spec(stack, model, sizing.size(stack, model, self.host), image=self.image)
 
     def recipe_spec(self) -> ContainerSpec:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from ragops.reranker import int8 as quantize
 from ragops.reranker import model as models
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ragops.bench.records import GemmPeak, Provenance
@@ -76,18 +78,24 @@ class Measured:
 
 def main(file: str) -> None:
     """Measure, and write the file."""
+    with runner() as launches:
+        write(measured(launches), file)
+
+
+@contextmanager
+def runner() -> Iterator[LaunchRunner]:
+    """Model, its int8 copy and network; network and volumes are removed at the end."""
     engine = engines.connect()
     image = images.ensure(engine, Reranker().image, home()).id
     model = models.describe(_folder(engine, image))
     int8 = models.describe(quantize.int8(model.folder, engine=engine, image=image))
     engine.create_network(NetworkSpec(PREFIX))
     try:
-        found = measured(LaunchRunner(engine, image, host.read_host(), model, int8))
+        yield LaunchRunner(engine, image, host.read_host(), model, int8)
     finally:
         engine.remove_network(PREFIX)
         for name in (one.name for one in engine.volumes() if one.name.startswith(PREFIX)):
             engine.remove_volume(name)
-    write(found, file)
 
 
 def measured(runner: LaunchRunner) -> Measured:

@@ -33,16 +33,18 @@ from ragops.ragflow import discovery, releases
 from ragops.reranker import files
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
+from ragops.reranker.gateway import read_key
 from ragops.session import Deployment, Session
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterable
 
     from ragops.bench.load import BenchmarkConfig
     from ragops.bench.workload import Workload
     from ragops.configuration import Stack
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState
+    from ragops.docker.objects import ContainerSpec, ContainerState
     from ragops.ragflow.api import Secret
     from ragops.reranker.host import Host
     from ragops.reranker.model import Model
@@ -60,8 +62,8 @@ _METRICS = {
     "vllm:num_requests_waiting": "waiting",
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:prefix_cache_hits_total": "cached_tokens",
-    "http_requests_total": "calls",
 }
+_CALLS, _GATEWAY_CALLS = "http_requests_total", "ragops_gateway_requests_total"
 _GIT_TIMEOUT_S = 10.0
 _CPU_MODEL_FILLERS = {"r", "tm", "cpu", "processor", "with", "at", "core"}
 _VLLM_VERSION = """
@@ -164,9 +166,8 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         NotFoundError: The reranker does not run.
         BenchError: It has no address on this host.
     """
-    stack, engine = session.stack, session.engine
-    container = engine.container(stack.reranker.name)
-    name = stack.reranker.name
+    stack, engine, name = session.stack, session.engine, session.stack.reranker.name
+    container = engine.container(name)
     if container is None or not container.running:
         what = f"no reranker {name} runs"
         raise NotFoundError(what, code="reranker-missing", hint="ragops up", container=name)
@@ -176,12 +177,21 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         hint = "set port = 8123 under [reranker] while you measure"
         raise BenchError(what, code="not-published", hint=hint, container=name)
     deployment, model = session.deployment, session.deployment.model
+    replicas = [container]
+    if deployment.gateway:
+        states = (engine.container(spec.name) for spec in deployment.replicas)
+        replicas = [state for state in states if state and state.running]
+        if not replicas:
+            what = f"no replica of {name} runs"
+            raise NotFoundError(what, code="reranker-missing", hint="ragops up", container=name)
+    urls = tuple(address for replica in replicas if (address := session.host_url(replica)))
     return Server(
         url,
         deployment.spec.served_name,
-        provenance=provenance(deployment, container, engine),
-        sampler=Sampler(url, engine, container.id),
-        limit=gemm_peak(deployment, engine, container.image_id) if with_limit else None,
+        read_key(stack) or NO_KEY,
+        provenance=provenance(deployment, replicas[0], engine),
+        sampler=Sampler(url, engine, tuple({state.id: None for state in (container, *replicas)}), urls),
+        limit=gemm_peak(deployment, engine, replicas[0].image_id) if with_limit else None,
         no_order_check=model.substitute if models.substitute_file(model.folder) else "",
     )
 
@@ -205,37 +215,52 @@ class Sampler:
     Args:
         base_url: Address of the reranker, ending in ``/v1``.
         engine: The Docker engine; None for a server without a container of ragops.
-        container: The container's id.
+        containers: Ids of the gateway and its replicas, or of the reranker; their CPU and memory are summed.
+        replicas: Addresses of the replicas behind a gateway, whose counters are summed.
     """
 
     base_url: str
     engine: Engine | None = None
-    container: str = ""
+    containers: tuple[str, ...] = ()
+    replicas: tuple[str, ...] = ()
 
     def __call__(self) -> Sample:
         """Read all counters; the timestamp is from before the first read."""
         t = time.perf_counter_ns()
-        counters = dict(vars(self.engine.stats(self.container))) if self.engine else {}
-        address = self.base_url.removesuffix("/v1") + "/metrics"
+        used = [vars(self.engine.stats(container)) for container in self.containers if self.engine]
+        counters = {name: _sum(row[name] for row in used) for name in used[0]} if used else {}
         with suppress(httpx.HTTPError):
-            response = httpx.get(address, timeout=2, trust_env=False).raise_for_status()
-            counters |= parse_metrics(response.text)
+            texts = [_metrics(url) for url in dict.fromkeys((self.base_url, *self.replicas))]
+            counters |= parse_metrics("\n".join(texts))
         busy, steal = machine_cpu()
         client_ns = time.process_time_ns()
         return Sample(t, host_busy_ns=busy, host_stolen_ns=steal, client_ns=client_ns, **counters)
 
 
-def parse_metrics(text: str) -> dict[str, int]:
-    """Parse the text of ``/metrics``; values are summed over engines and models.
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = list(values)
+    return None if None in known else sum(filter(None, known))
 
-    HTTP requests are counted on the rerank routes only. A counter that vLLM creates at its first use is 0
-    until then.
+
+def _metrics(base_url: str) -> str:
+    address = base_url.removesuffix("/v1") + "/metrics"
+    return httpx.get(address, timeout=2, trust_env=False).raise_for_status().text
+
+
+def parse_metrics(text: str) -> dict[str, int]:
+    """Parse the text of ``/metrics`` of servers; values are summed over servers, engines and models.
+
+    HTTP requests are counted on the rerank routes only, and by the gateway, if there is one. A counter that
+    vLLM creates at its first use is 0 until then.
     """
     values: dict[str, float] = defaultdict(float)
+    calls = _GATEWAY_CALLS if _GATEWAY_CALLS in text else _CALLS
     for name, labels, value in _METRIC.findall(text):
-        if name in _METRICS and (name != "http_requests_total" or "rerank" in labels):
+        if name == calls and (name == _GATEWAY_CALLS or "rerank" in labels):
+            values["calls"] += float(value)
+        elif name in _METRICS:
             values[_METRICS[name]] += float(value)
-    if "http_requests_total" in text:
+    if calls in text:
         values["calls"] += 0.0
     return {name: int(value) for name, value in values.items()}
 
@@ -267,6 +292,7 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         vantage="host",
         launch_arguments=container.command,
         environment=spec.environment,
+        gateway=_gateway(deployment.gateway),
         image=container.image,
         image_digest=digest,
         model=deployment.model.name,
@@ -274,14 +300,22 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         model_is_stand_in=deployment.model.substitute,
         cpu_model=host.cpu_model,
         cpu_features=tuple(sorted(host.features & CPU_FEATURES)),
-        cores=spec.cpuset_cpus,
+        cores=";".join(replica.cpuset_cpus for replica in deployment.replicas),
         cgroup_cpu_cores=host.quota,
-        cgroup_memory_bytes=spec.memory,
+        cgroup_memory_bytes=sum(replica.memory for replica in deployment.replicas),
         memory_bytes=host.memory,
         kernel=state.kernel,
         docker=state.version,
         vllm=vllm,
     )
+
+
+def _gateway(spec: ContainerSpec | None) -> str:
+    """Image and settings of the gateway, without the hash of its key."""
+    if spec is None:
+        return ""
+    settings = (f"{name.removeprefix('GATEWAY_').lower()} {value}" for name, value in spec.environment)
+    return ", ".join((spec.image, *(text for text in settings if not text.startswith("key"))))
 
 
 def _client_provenance(host: Host, *, demo: bool = False) -> Provenance:
@@ -328,15 +362,16 @@ def git_state(package: Path) -> tuple[str, bool | None]:
 def gemm_peak(deployment: Deployment, engine: Engine, image: str) -> GemmPeak:
     """Measure the matrix multiplication peak in each data type, in a temporary container.
 
-    It has the reranker's CPUs and its image, which has torch; the result has the reason where that fails.
+    It has the CPUs of all replicas and their image, which has torch; the result has the reason where that
+    fails.
     """
-    served, threads = deployment.sizing.arithmetic, len(deployment.sizing.compute)
+    served, threads = deployment.sizing.arithmetic, sum(len(sizing.compute) for sizing in deployment.sizings)
     program = (resources.files("ragops.data") / "gemm.py").read_text()
     try:
         shapes = layer_shapes(deployment.model)
         order = {"threads": threads, "shapes": shapes, **GEMM}
         stdin = json.dumps(order)
-        cpus = deployment.spec.cpuset_cpus
+        cpus = ",".join(replica.cpuset_cpus for replica in deployment.replicas)
         with sidecar(engine, "none", image, cpus=cpus, memory=4 << 30) as container:
             output = engine.execute(container, ("python3", "-c", program), stdin=stdin, timeout=180.0)
         gemms = json.loads(output.stdout)["gemms"]

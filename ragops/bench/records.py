@@ -150,8 +150,10 @@ class Provenance:
     """What the client substitutes; empty when it is RAGFlow."""
     cpu_model: str = ""
     cpu_features: tuple[str, ...] = ()
+    gateway: str = ""
+    """Image and settings of the gateway; empty without one."""
     cores: str = ""
-    """CPU list of the reranker, such as ``0-3``."""
+    """CPU list of the reranker, such as ``0-3``; of several replicas ``0-3;4-7``."""
     cgroup_cpu_cores: float | None = None
     """CPU quota in cores."""
     cgroup_memory_bytes: int | None = None

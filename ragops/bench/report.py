@@ -145,6 +145,7 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
         ("measured from", origin.vantage),
         ("image", _joined(origin.image, _labelled("sha256 {}", digest))),
         ("vLLM options", shlex.join(origin.launch_arguments)),
+        ("gateway", origin.gateway),
         ("environment", " ".join(f"{name}={value}" for name, value in origin.environment)),
         ("machine", _joined(origin.machine, origin.cpu_model, _gib(origin.memory_bytes))),
         ("CPU features", " ".join(origin.cpu_features)),

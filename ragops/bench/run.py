@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 _STOP_CHECK_S = 0.1
 _SAMPLE_S = 1.0
 _UNREACHABLE_AFTER = 5
-_MUST_STAY = ("image_digest", "model_sha256", "launch_arguments", "cores", "cpu_model")
+_MUST_STAY = ("image_digest", "model_sha256", "launch_arguments", "gateway", "cores", "cpu_model")
 
 
 def record(

@@ -57,6 +57,8 @@ def test_counters_of_vllm():
         "cached_tokens": 300,
         "calls": 13,
     }
+    gateway = 'ragops_gateway_requests_total{status="200"} 4\nragops_gateway_requests_total{status="503"} 1\n'
+    assert parse_metrics(gateway + METRICS)["calls"] == 5
     assert parse_metrics("") == {}
     before_the_first_call = [line for line in METRICS.splitlines() if "/v1/rerank" not in line]
     assert parse_metrics("\n".join(before_the_first_call))["calls"] == 0
@@ -145,9 +147,20 @@ def test_unreadable_counters_are_none():
 
 def test_sample_of_a_container(fake):
     container = fake.add_container("ragflow-vllm-reranker", image="vllm-cpu:latest")
-    sample = Sampler("http://127.0.0.1:9/v1", fake, container)()
+    sample = Sampler("http://127.0.0.1:9/v1", fake, (container,))()
     stats = fake.stats(container)
     assert (sample.cpu_ns, sample.memory_bytes) == (stats.cpu_ns, stats.memory_bytes)
+
+
+def test_sample_of_a_gateway_is_the_sum_of_its_containers(fake):
+    names = [fake.add_container(name, image="any") for name in ("gateway", "reranker-1", "reranker-2")]
+    total = sum(fake.stats(name).memory_bytes for name in names)
+    with StubReranker() as first, StubReranker() as second:
+        body = {"model": "stub-reranker", "query": "a b", "documents": ["c", "d e"]}
+        for stub in (first, second, second):
+            httpx.post(stub.base_url + "/rerank", json=body)
+        sample = Sampler(first.base_url, fake, tuple(names), (second.base_url,))()
+    assert (sample.memory_bytes, sample.prompt_tokens) == (total, 21)
 
 
 @pytest.fixture
@@ -174,8 +187,9 @@ def test_an_encoder_has_no_gate(model_folder):
 
 
 def deployment(model):
-    sizing = SimpleNamespace(arithmetic="bfloat16", compute=(1, 2, 3))
-    return SimpleNamespace(model=model, sizing=sizing, spec=SimpleNamespace(cpuset_cpus="1-3"))
+    sizings = (SimpleNamespace(arithmetic="bfloat16", compute=(1, 2)), SimpleNamespace(compute=(3,)))
+    replicas = (SimpleNamespace(cpuset_cpus="1-2"), SimpleNamespace(cpuset_cpus="3"))
+    return SimpleNamespace(model=model, sizing=sizings[0], sizings=sizings, replicas=replicas)
 
 
 def test_gemm_peak_is_measured_on_the_rerankers_cpus_in_a_temporary_container(fake, qwen3):
@@ -190,7 +204,7 @@ def test_gemm_peak_is_measured_on_the_rerankers_cpus_in_a_temporary_container(fa
     fake.respond = respond
     peak = measure.gemm_peak(deployment(qwen3), fake, "vllm-cpu:latest")
     ((spec, argv, order),) = calls
-    assert (spec.cpuset_cpus, spec.network, spec.role) == ("1-3", "none", "probe")
+    assert (spec.cpuset_cpus, spec.network, spec.role) == ("1-2,3", "none", "probe")
     assert argv[:2] == ("python3", "-c")
     assert order["threads"] == peak.threads == 3
     assert [tuple(shape) for shape in order["shapes"]] == list(layer_shapes(qwen3))
