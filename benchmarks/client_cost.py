@@ -239,7 +239,11 @@ def response(body: bytes) -> bytes:
         for index, text in enumerate(documents)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    content = json.dumps({"id": "echo", "model": "echo", "usage": usage, "results": rows}).encode()
+    return http(json.dumps({"id": "echo", "model": "echo", "usage": usage, "results": rows}).encode())
+
+
+def http(content: bytes) -> bytes:
+    """A response with JSON as HTTP."""
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     return head.encode() + content
 
