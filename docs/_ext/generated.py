@@ -21,7 +21,6 @@ from error_codes import CAUSES
 from sphinx.util.docutils import SphinxDirective
 
 import ragops
-from ragops import cli
 from ragops.bench import plots, report, statistics
 from ragops.bench.records import load_run
 from ragops.compose import faults
@@ -30,6 +29,7 @@ from ragops.docker import hints
 from ragops.reranker import architectures, options, sizing
 from ragops.reranker.host import Core, Host, Node
 from ragops.reranker.model import Model, Shape
+from tools.commands import commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -90,7 +90,7 @@ def settings() -> Iterator[str]:
 
 def command() -> Iterator[str]:
     """Every verb of the command with its options."""
-    for name, verb in cli.commands().items():
+    for name, verb in commands().items():
         yield from title(f"ragops {name}", "-", f"verb-{name.replace(' ', '-')}")
         arguments = [
             parameter.metavar for parameter in verb.params if parameter.param_type_name == "argument"
@@ -179,11 +179,20 @@ def models() -> Iterator[str]:
     for row in architectures.SERVED:
         together = "" if row.splits else "; a request is never split"
         name = f"``{row.name}``, ``{row.kind}``"
-        yield from row_of((name, row.truncation + together, row.source))
+        yield from row_of((name, _truncation(row) + together, row.source))
     yield from ["", *wide_table(34, 33, 33), *row_of(("refused", "reason", "nearest alternative"))]
     for other in architectures.REFUSED:
         yield from row_of((", ".join(other.examples), other.reason, other.alternative))
     yield ""
+
+
+def _truncation(row: architectures.Architecture) -> str:
+    """What a client's truncation does; without it vLLM refuses a request with a long document (400)."""
+    if not row.splits:
+        return "all documents of a request share max_model_len; max_tokens_per_doc cuts each"
+    if row.template:
+        return "truncate_prompt_tokens cuts the prompt's end: wrong scores; max_tokens_per_doc does not"
+    return "a request's truncate_prompt_tokens cuts the document's end"
 
 
 def wide_table(*widths: int) -> list[str]:

@@ -91,12 +91,13 @@ def reference(expected: Expected, results: Results, identity: str) -> str:
 
 
 def _choose(golden: tuple[RerankResult, ...]) -> list[RerankResult]:
-    """One result of each language, then others, up to :data:`ITEMS`."""
+    """One result of each language, then others, up to :data:`ITEMS`; the one with the least text is first."""
     first: dict[str, RerankResult] = {}
     for result in golden:
         first.setdefault(result.call.item.lang if result.call.item else "", result)
     chosen = list(first.values())
-    return [*chosen, *(result for result in golden if result not in chosen)][:ITEMS]
+    chosen = [*chosen, *(result for result in golden if result not in chosen)][:ITEMS]
+    return sorted(chosen, key=lambda result: sum(map(len, result.call.documents)))
 
 
 def _movement(expected: Expected, results: Results) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -52,16 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, stream)
     try:
-        _command()(None if argv is None else list(argv), prog_name="ragops")
+        COMMAND(None if argv is None else list(argv), prog_name="ragops")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0
-
-
-@cache
-def _command() -> Any:
-    """The commands with their options."""
-    return typer.main.get_command(app)
 
 
 def _print_version(requested: bool) -> None:
@@ -104,10 +97,5 @@ def completion(
     call.show({"script": script}, script)
 
 
-def commands() -> dict[str, Any]:
-    """Every verb by its full name, such as ``demo up``, with its options; the reference page shows them."""
-    flat: dict[str, Any] = {}
-    for name, command in _command().commands.items():
-        nested = getattr(command, "commands", None)
-        flat |= {f"{name} {action}": value for action, value in nested.items()} if nested else {name: command}
-    return flat
+COMMAND: Any = typer.main.get_command(app)
+"""The verbs with their options."""

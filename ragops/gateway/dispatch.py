@@ -62,6 +62,7 @@ class Job:
     """Whether a cached score may be used."""
     truncate: bool
     done: asyncio.Future[Response] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    arrived: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     tries: Counter[int] = field(default_factory=Counter)
     first: float = 0.0
     """When the first share began."""
@@ -173,7 +174,8 @@ class Dispatcher:
         self._tick = asyncio.get_running_loop().call_later(TICK, self.pump) if self.jobs else None
 
     def _next(self, replica: Replica, now: float) -> Share | None:
-        for job in sorted(self.jobs, key=lambda job: job.deadline < math.inf and job.handed > 0):
+        # The first share comes before the others of a request that is little older.
+        for job in sorted(self.jobs, key=lambda job: job.arrived + split.SHARE_SECONDS * bool(job.handed)):
             if share := self._cut(job, replica, now):
                 return share
             for share in self.shares:

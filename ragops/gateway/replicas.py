@@ -172,12 +172,18 @@ class Pool:
     async def check(self, replica: Replica) -> None:
         """Check one replica's health, and prove it when that is due."""
         healthy = False
-        with suppress(*FAILURES):
+        try:
             healthy = (await self.send(replica, "/health", None, HEALTH_TIMEOUT)).status_code == 200
+        except TimeoutError:  # busy, perhaps: the second one counts
+            pass
+        except FAILURES:  # no process: the next one may be another
+            replica.missed += 1
         replica.missed = 0 if healthy else replica.missed + 1
         if not healthy and (replica.missed > 1 or replica.state != "admitted"):
             self.change(replica, "down", "no response to /health")
         elif replica.state == "down":
+            replica.due = 0.0
+            replica.paces.clear()
             self.change(replica, "checking", "not yet proved")
         if not healthy or not self.reference:
             return
@@ -221,7 +227,10 @@ class Pool:
         if reason and replica.state == "admitted" and self.serving != reference["id"]:
             replica.due = now + LONGEST_PAUSE / 3  # serves the former model
         elif reason:
+            served = replica.state == "admitted"
             self.fail(replica, reason, state)
+            if served and state == "rejected":  # its scores are in the cache, and in requests on their way
+                self.switched()
         else:
             replica.proved, replica.due = reference["id"], now + PROOF_SECONDS
             if self.serving != reference["id"]:

@@ -71,15 +71,6 @@ class Architecture:
         return self.template == "qwen3_reranker.jinja"
 
     @property
-    def truncation(self) -> str:
-        """What a client's truncation does; without it vLLM refuses a request with a long document (400)."""
-        if not self.splits:
-            return "all documents of a request share max_model_len; max_tokens_per_doc cuts each"
-        if self.template:
-            return "truncate_prompt_tokens cuts the prompt's end: wrong scores; max_tokens_per_doc does not"
-        return "a request's truncate_prompt_tokens cuts the document's end"
-
-    @property
     def hf_overrides(self) -> str:
         """:attr:`overrides` as JSON; empty if there are none."""
         return json.dumps(self.overrides) if self.overrides else ""

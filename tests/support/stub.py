@@ -332,7 +332,7 @@ def _is_shut_out(behaviour: Behaviour, request: Request) -> bool:
 
 
 def _refusal(behaviour: Behaviour, model: str, longest: int) -> Response | None:
-    if model != behaviour.model:
+    if model not in (behaviour.model, "None"):  # vLLM takes a request that names none
         return _error(404, "NotFoundError", f"The model `{model}` does not exist.")
     if behaviour.max_tokens and longest > behaviour.max_tokens:
         text = (

@@ -44,19 +44,25 @@ def about(fake):
     return make
 
 
-def record(seconds, documents=64, *, tokens=20000, error="", warm_up=False, form="natural"):
-    return RagflowCall(documents, seconds, tokens, error, form=form, warm_up=warm_up)
+def record(seconds, documents=64, *, tokens=20000, error="", warm_up=False, form="natural", unranked=0):
+    return RagflowCall(documents, seconds, tokens, error, form=form, warm_up=warm_up, unranked=unranked)
 
 
 def seen(*times, ramp=(0.2, 0.8), too_long=REFUSED, cut_to=None, **fields):
     """Calls of 64 chunks that took so long, after two small ones."""
     small = [
         record(took, count, tokens=count * 300, warm_up=True)
-        for took, count in zip(ramp, calls.RAMP, strict=True)
+        for took, count in zip(ramp, calls.RAMP, strict=False)
     ]
     forms = ("natural", "stemmed")
     large = [record(took, form=forms[place % 2], **fields) for place, took in enumerate(times)]
     return TimedCalls((*small, *large), too_long, cut_to)
+
+
+def behind(ranked, *, deadline=27.0, calls_=2):
+    """Calls of 64 chunks of which the deadline left all but some unranked."""
+    ramp = (deadline * 2 / ranked, deadline * 8 / ranked)
+    return seen(*[deadline] * calls_, ramp=ramp, tokens=ranked * 300, unranked=64 - ranked)
 
 
 def judge(measured, profile, expected=QWEN3, can=40960):
@@ -249,6 +255,65 @@ class TestInTime:
         assert judge(seen(), about())[budget.IN_TIME].status == "warn"
 
 
+class TestDeadline:
+    """What the gateway's deadline leaves unranked is a warning with the share, never a silence."""
+
+    @pytest.fixture
+    def profile(self, about):
+        return dataclasses.replace(about(), deadline=27.0)
+
+    def test_header_of_a_partial_response(self, measure):
+        server = Server()
+        respond = server.answer
+        server.answer = lambda body, timeout: {
+            **respond(body, timeout),
+            "ranked": f"1/{len(body['documents'])}",
+        }
+        assert [call.unranked for call in measure(server).calls[:3]] == [1, 7, 63]
+
+    def test_whole_calls_have_no_share(self, profile):
+        found = judge(seen(2.0, 2.0), profile)[budget.IN_TIME]
+        assert (found.status, "ranked" in found.detail) == ("ok", False)
+
+    @pytest.mark.parametrize(("ranked", "share"), [(33, "52%"), (50, "78%"), (11, "17%")])
+    def test_share_of_partial_calls(self, profile, ranked, share):
+        found = judge(behind(ranked), profile)[budget.IN_TIME]
+        assert found.status == "warn"
+        assert found.detail.startswith(f"partial: {2 * ranked} of 128 chunks were ranked ({share})")
+        assert "deadline of 27 s" in found.detail
+        assert found.remedy
+
+    def test_late_calls_are_a_failure_all_the_same(self, profile):
+        late = behind(33, deadline=31.0, calls_=72)
+        assert judge(late, profile)[budget.IN_TIME].status == "fail"
+
+    def test_deadline_before_which_nothing_was_ranked(self, profile):
+        error = "HTTP 503: deadline: 0 of 64 documents are ranked"
+        found = judge(seen(27.0, error=error), profile)[budget.IN_TIME]
+        assert (found.status, found.remedy) == ("fail", "1. first; 2. second")
+
+    @pytest.mark.parametrize("ranked", [11, 33, 50])
+    def test_capacity_is_what_was_ranked(self, profile, ranked):
+        found = judge(behind(ranked), profile)[budget.CAPACITY]
+        assert found.status == "warn"
+        fitting = int(found.detail.removeprefix("about ").split()[0].strip(","))
+        assert abs(fitting - ranked) <= 3
+
+    @pytest.mark.parametrize(
+        ("timed", "factor"),
+        [
+            (behind(32), 2.0),
+            (behind(16), 4.0),
+            (seen(13.5, 13.5), 0.5),
+            (seen(54.0, 54.0), 2.0),
+            (seen(30.0, ramp=(2.7, 10.8), error="timed out"), 3.2),
+            (seen(0.1, ramp=(), error="HTTP 503"), 1.0),
+        ],
+    )
+    def test_how_many_times_as_fast_it_must_be(self, profile, timed, factor):
+        assert budget.shortfall(timed, profile) == pytest.approx(factor, rel=0.01)
+
+
 class TestRoom:
     def test_line_of_time_tells_how_many_chunks(self, about):
         times = [(tokens / 1000, tokens) for tokens in (18000, 19000, 20000, 21000)]
@@ -329,6 +394,14 @@ class TestLongChunk:
         found = judge(seen(1.0), about(expected=short), short, 40960)[budget.LONG]
         assert found.remedy.startswith("max_model_len = 1024 under [reranker], then ragops up; or chunk_")
 
+    def test_document_that_the_gateway_cuts(self, about):
+        cut = seen(1.0, too_long=ProbeResponse(200, "{}", truncated=1))
+        found = judge(cut, about())[budget.LONG]
+        assert (found.status, "cut by the gateway" in found.detail) == ("ok", True)
+        short = judge(cut, about(expected=MINILM), MINILM, 256)[budget.LONG]
+        assert (short.status, "cut by the gateway" in short.detail) == ("warn", True)
+        assert short.remedy.startswith("chunk_token_num of 147")
+
     @pytest.mark.parametrize(
         ("reply", "status", "words"),
         [
@@ -360,13 +433,46 @@ class TestSpeed:
 
     @pytest.fixture
     def advice(self, fake, model_folder):
-        def give(*command, environment=self.BOUND, causal=False):
+        def give(*command, environment=self.BOUND, causal=False, host=self.HOST, factor=1.0, **fields):
             spec = ContainerSpec("reranker", "vllm-cpu:latest", command=command, environment=environment)
             fake.create_container(spec)
-            model = dataclasses.replace(describe(model_folder), causal=causal)
-            return speed.speed_advice([fake.container("reranker")], model, self.HOST)
+            model = dataclasses.replace(describe(model_folder), causal=causal, **fields)
+            return speed.speed_advice([fake.container("reranker")], model, host, factor)
 
         return give
+
+    def test_what_is_enough_is_computed_from_the_pace(self, advice):
+        found = advice("--dtype", "bfloat16", factor=2.0)
+        assert found[:2] == (
+            "8 cores in place of 4, on a machine that has them, such as 2 replicas: ragops scale 2",
+            "a model with at most 50 % of this one's work for each token",
+        )
+        assert [text.split()[0] for text in found[2:]] == ["shorter"]
+
+    @pytest.mark.parametrize(
+        ("features", "factor", "fields", "words"),
+        [
+            ({"avx512_vnni"}, 1.4, {"architecture": "Qwen3ForCausalLM"}, "which is enough"),
+            ({"avx512_vnni"}, 1.9, {"architecture": "Qwen3ForCausalLM"}, "1.9 times are needed"),
+            ({"avx512_vnni"}, 1.9, {"architecture": "Qwen3ForCausalLM", "int8_bytes": 1}, ""),
+            ({"avx512_vnni"}, 1.9, {"architecture": "JinaForRanking"}, ""),
+            ({"avx2"}, 1.9, {"architecture": "Qwen3ForCausalLM"}, ""),
+        ],
+    )
+    def test_int8_where_it_can_be_served(self, advice, features, factor, fields, words):
+        host = dataclasses.replace(self.HOST, features=frozenset(features))
+        found = [text for text in advice(host=host, factor=factor, **fields) if "int8" in text]
+        assert bool(found) == bool(words)
+        assert all(words in text for text in found)
+
+    def test_threads_of_all_replicas_count(self, fake, model_folder):
+        for number, threads in enumerate(("0-1", "2-3")):
+            environment = (("VLLM_CPU_OMP_THREADS_BIND", threads),)
+            fake.create_container(ContainerSpec(f"r-{number}", "vllm-cpu:latest", environment=environment))
+        replicas = [fake.container("r-0"), fake.container("r-1")]
+        found = speed.speed_advice(replicas, describe(model_folder), self.HOST, 1.5)
+        assert found[-3].startswith("6 cores in place of 4, on a machine that has them, such as 3 replicas")
+        assert not [text for text in found if text.startswith("cores")]
 
     def test_well_launched_has_only_the_last_two(self, advice):
         found = advice("--dtype", "bfloat16")

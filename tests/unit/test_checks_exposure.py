@@ -56,6 +56,27 @@ def test_own_address_and_published_ports_of_the_host_are_tried_without_dns(look,
     assert all(ip_address(target.rpartition(":")[0]) for target in asked)
 
 
+def test_replicas_are_tried_too(look, fake):
+    """They are published nowhere; their addresses are closed to others like the gateway's."""
+    for name in ("reranker-1", "reranker-2"):
+        fake.add_container(name, network=NET)
+    stack = [fake.container(name) for name in ("reranker", "reranker-1", "reranker-2")]
+    addresses = [f"{container.endpoint(NET).address}:8000" for container in stack]
+    look()
+    fake.version = "28.1.0"
+    reached = {addresses[2]}
+    fake.respond = lambda *_: ExecResult(
+        0, json.dumps({address: address in reached for address in addresses}), ""
+    )
+    outside, published = verify.check_exposure(fake, stack, IMAGE)
+    assert (outside.status, addresses[2] in outside.detail) == ("fail", True)
+    assert published.status == "ok"
+    fake.change("reranker-2", published=(("0.0.0.0", 8125, 8000),))
+    stack[2] = fake.container("reranker-2")
+    published = verify.check_exposure(fake, stack, IMAGE)[1]
+    assert (published.status, "0.0.0.0:8125" in published.detail) == ("warn", True)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_address_that_answers_is_a_failure(look, place):
     _, asked = look()

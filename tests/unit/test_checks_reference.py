@@ -104,6 +104,8 @@ class TestReference:
         assert (fields["id"], fields["trained"]) == ("0123456789ab", True)
         assert len(fields["requests"]) == reference.ITEMS
         assert {items[row["query"]].lang for row in fields["requests"]} == set(expected.languages)
+        lengths = [sum(map(len, row["documents"])) for row in fields["requests"]]
+        assert lengths == sorted(lengths)
         for row in fields["requests"]:
             assert tuple(row["documents"]) == items[row["query"]].texts()
             assert len(row["scores"]) == len(row["documents"])

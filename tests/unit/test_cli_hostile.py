@@ -20,6 +20,7 @@ from ragops.checks import ready
 from ragops.docker import engine as docker_engine
 from ragops.errors import EngineError, LaunchError
 from ragops.stack.watch import Watcher
+from tools.commands import commands
 
 CONNECT = docker_engine.connect
 """The real one, before a fixture replaces it."""
@@ -29,7 +30,7 @@ READING = ((), ("doctor",), ("plan",), ("status",))
 
 def every_verb():
     """A command line of each verb, with a value for each required argument."""
-    for name, command in cli.commands().items():
+    for name, command in commands().items():
         required = [parameter for parameter in command.params if parameter.required]
         yield (*name.split(), *("bash" if one.metavar == "SHELL" else "missing" for one in required))
 

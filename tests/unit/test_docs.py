@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ragops
-from ragops import bench, cli, errors
+from ragops import bench, errors
 from ragops.bench import plots
 from ragops.checks import budget, causes, doctor, rules, verify
 from ragops.checks.probe import LAYERS, TITLES
@@ -22,6 +22,7 @@ from ragops.docker import hints
 from ragops.ragflow import api, releases
 from tests.support.command import parse
 from tools import site
+from tools.commands import commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
@@ -58,7 +59,7 @@ def test_every_environment_variable_is_documented(built):
 
 def test_every_verb_and_option_is_documented(built):
     page = text(built, "command")
-    for name, verb in cli.commands().items():
+    for name, verb in commands().items():
         assert f"ragops {name}" in page
         for parameter in verb.params:
             spelled = parameter.opts if parameter.param_type_name == "option" else [parameter.metavar]

@@ -6,7 +6,6 @@ import traceback
 
 import pytest
 
-from ragops import cli
 from ragops.cli.output import as_json
 from ragops.configuration import Ragflow, Stack
 from ragops.errors import RagopsError, StackError
@@ -16,6 +15,7 @@ from ragops.ragflow.providers import RegistrationSpec
 from ragops.stack import registration
 from tests.support.contract.api import RagflowServer
 from tests.support.stub import Behaviour, StubReranker
+from tools.commands import commands
 
 CANARY = "canary-5f1e0c"
 TOKEN, KEY = f"ragflow-{CANARY}-token", f"{CANARY}-key"
@@ -127,7 +127,7 @@ def test_no_secret_is_ever_shown(release, case, tmp_path, monkeypatch, capsys, c
 
 def test_no_argument_of_the_command_takes_a_secret():
     for name in ("register", "unregister"):
-        flags = [flag for parameter in cli.commands()[name].params for flag in parameter.opts]
+        flags = [flag for parameter in commands()[name].params for flag in parameter.opts]
         secrets = [flag for flag in flags if any(word in flag for word in ("token", "key"))]
         assert all(flag.endswith("-file") for flag in secrets), secrets
 
