@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,15 +117,19 @@ def override(
 
 @verb(files, None, "ragops compose reranker > reranker.yml")
 def reranker(call: Call) -> None:
-    """Print the compose file of the reranker that up starts on this machine."""
+    """Print the compose file of the gateway and the replicas of vLLM that up starts on this machine."""
     from ragops.compose import render
     from ragops.reranker import options
-    from ragops.session import Deployment
+    from ragops.session import TIMEOUT, Deployment, Session
     from ragops.stack.plan import network_spec
 
-    engine = _engine_state(call)
-    desired = Deployment.resolve(options.closed(call.stack(), engine), engine=engine)
-    text = render.reranker(desired.spec, network_spec(desired.stack.network))
+    stack, engine, timeout = call.stack(), None, TIMEOUT
+    with suppress(ragops.EngineError), closing(call.engine()) as connected:
+        session = Session(stack, connected)
+        engine, timeout = session.state, session.ragflow_timeout
+    desired = Deployment.resolve(options.closed(stack, engine), engine=engine, timeout=timeout)
+    specs = [*([desired.gateway] if desired.gateway else []), *desired.replicas]
+    text = render.reranker(specs, network_spec(desired.stack.network))
     call.show({"text": text}, text.rstrip("\n"))
 
 

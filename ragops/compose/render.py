@@ -23,7 +23,7 @@ from ragops.docker.objects import LABEL, LOG_OPTIONS
 from ragops.errors import ComposeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from ragops.compose.reading import Service
     from ragops.compose.syntax import YamlNode
@@ -46,19 +46,24 @@ _TAKEN = {"dns", "dns_search", "domainname", "extra_hosts", "hostname", "profile
 _SEPARATE = {"command", "entrypoint", "environment", "volumes", "tmpfs", "ports", "networks"}
 
 
-def reranker(spec: ContainerSpec, network: NetworkSpec) -> str:
-    """The compose file that starts the same container as ``ragops up``.
+def reranker(specs: Sequence[ContainerSpec], network: NetworkSpec) -> str:
+    """The compose file that starts the containers of ``ragops up``: vLLM's, and the gateway's before them.
 
-    The key of the service is the container's name, because compose adds that key to the container's network
+    The key of a service is the container's name, because compose adds that key to the container's network
     aliases.
     """
-    return to_comments(_header(spec, network)) + to_yaml(_document(spec, network))
+    header = _header(specs, network)
+    if specs[0].role == "gateway":
+        header.append(
+            "After the first start: ragops up; its score check is what the gateway admits replicas by"
+        )
+    return to_comments(header) + to_yaml(_document(specs, network))
 
 
-def _document(spec: ContainerSpec, network: NetworkSpec) -> dict[str, Any]:
-    named = [mount.source for mount in spec.mounts if mount.kind == "volume"]
+def _document(specs: Sequence[ContainerSpec], network: NetworkSpec) -> dict[str, Any]:
+    named = [mount.source for spec in specs for mount in spec.mounts if mount.kind == "volume"]
     document: dict[str, Any] = {
-        "services": {spec.name: _service(spec)},
+        "services": {spec.name: _service(spec) for spec in specs},
         "networks": {NETWORK: {"name": network.name, "external": True}},
     }
     if named:
@@ -66,20 +71,20 @@ def _document(spec: ContainerSpec, network: NetworkSpec) -> dict[str, Any]:
     return document
 
 
-def _header(spec: ContainerSpec, network: NetworkSpec) -> list[str]:
+def _header(specs: Sequence[ContainerSpec], network: NetworkSpec) -> list[str]:
+    images = dict.fromkeys(spec.image for spec in specs)
     header = [
         "The reranker as ragops up starts it on this machine; rendered by: ragops compose reranker",
         "Use either this file or ragops up; before this file: ragops down",
         f"Once before the first start: {shlex.join(network.command())}",
-        f"The image {spec.image} comes from: ragops image",
+        *(f"The image {image} comes from: ragops image" for image in images),
     ]
-    if spec.cpuset_mems:
-        header.append(f"Left out, because compose has no key for it: --cpuset-mems {spec.cpuset_mems}")
-    return header
+    left_out = (f"--cpuset-mems {spec.cpuset_mems} of {spec.name}" for spec in specs if spec.cpuset_mems)
+    return [*header, *(f"Left out, because compose has no key for it: {option}" for option in left_out)]
 
 
 def take_over(service: Service, stack: Stack) -> Stack:
-    """The configuration with the names, model folder, published port and network of a service.
+    """The configuration with names, model folder, published port and network of a service, without a gateway.
 
     A value that is missing, has an undefined variable or has a fault stays that of the configuration.
 
@@ -102,7 +107,7 @@ def take_over(service: Service, stack: Stack) -> Stack:
         ):
             changes["port"] = int(published)
             break
-    tables = stack.model_dump(exclude_unset=True)  # sizes depend on what is set
+    tables = stack.model_dump(exclude_unset=True) | {"gateway": False}  # sizes depend on what is set
     tables["reranker"] = tables.get("reranker", {}) | changes
     for network in service.networks:
         if network.shared and network.name and not takes_default_route(network):
@@ -130,7 +135,7 @@ def corrected(
         network: The network of ``spec``.
         absent: Sources of volumes that are not on this machine.
     """
-    document = _document(spec, network)
+    document = _document([spec], network)
     if name := root.scalar("name"):
         document = {"name": name, **document}
     rendered = document["services"].pop(spec.name)
@@ -151,7 +156,7 @@ def corrected(
     title = (
         f"The reranker {service.name} as ragops starts it, in the place of that service of {root.source.name}"
     )
-    return to_comments([title, *_header(spec, network)[1:]]) + to_yaml(document), left_out
+    return to_comments([title, *_header([spec], network)[1:]]) + to_yaml(document), left_out
 
 
 def _command_differences(service: Service, spec: ContainerSpec) -> Iterator[str]:

@@ -368,7 +368,7 @@ def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared
         labels=(*wanted.spec.labels, ("org.ragops.config", wanted.spec.config_hash())),
     )
     file = tmp_path / "compose.yml"
-    file.write_text(render.reranker(other, network_spec(declared.network)))
+    file.write_text(render.reranker([other], network_spec(declared.network)))
     argv = [str(COMPOSE), "-p", f"{names.PROJECT}-rendered", "-f", str(file)]
     made = subprocess.run([*argv, "create"], capture_output=True, text=True, check=False)
     try:

@@ -12,11 +12,10 @@ import yaml
 
 from ragops import cli
 from ragops.compose import check_texts, render
-from ragops.configuration import Stack
+from ragops.configuration import Reranker, Stack
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
-from ragops.reranker import options
-from ragops.reranker.model import describe
-from ragops.reranker.sizing import size
+from ragops.reranker.gateway import tag
+from ragops.session import Deployment
 from ragops.stack import watch
 from tests.support.command import parse
 
@@ -52,17 +51,17 @@ def parsed(text):
 
 
 def rendered(spec=FULL):
-    return parsed(render.reranker(spec, NetworkSpec("net")))
+    return parsed(render.reranker([spec], NetworkSpec("net")))
 
 
 def test_every_field_of_the_specification_is_in_the_file():
-    whole = render.reranker(FULL, NetworkSpec("net"))
+    whole = render.reranker([FULL], NetworkSpec("net"))
     plain = {"name", "image"}  # can't be left out
     for field in dataclasses.fields(ContainerSpec):
         if field.name in plain | {"network", "role", "image_id"}:
             continue
         without = dataclasses.replace(FULL, **{field.name: field.default})
-        assert render.reranker(without, NetworkSpec("net")) != whole, field.name
+        assert render.reranker([without], NetworkSpec("net")) != whole, field.name
 
 
 def test_service_has_the_containers_name_and_the_network_is_external():
@@ -90,17 +89,18 @@ def test_dollar_signs_are_escaped():
 
 
 def test_an_option_without_a_compose_key_is_in_a_comment():
-    lines = render.reranker(FULL, NetworkSpec("net")).splitlines()
+    lines = render.reranker([FULL], NetworkSpec("net")).splitlines()
     assert [line for line in lines if line.startswith("#") and "--cpuset-mems 0" in line]
 
 
-def test_check_finds_no_fault_in_it(machine, model_folder):
-    stack = Stack()
-    model = describe(model_folder)
-    spec = options.container_spec(stack, model, size(stack, model, machine), image=stack.reranker.image)
-    text = render.reranker(spec, NetworkSpec(stack.network.name))
+@pytest.mark.parametrize("stack", [Stack(gateway=False), Stack(reranker=Reranker(replicas=2))])
+def test_check_finds_no_fault_in_it(here, machine, stack):
+    deployment = Deployment.resolve(stack)
+    specs = [*filter(None, [deployment.gateway]), *deployment.replicas]
+    text = render.reranker(specs, NetworkSpec(stack.network.name))
     checked = check_texts({Path("compose.yml"): text}, machine, {})
     assert {finding.code for finding in checked.findings} <= {"image-unpinned"}, str(checked)
+    assert [reranker.name for reranker in checked.rerankers] == list(stack.replica_names)
 
 
 def test_systemd_unit_starts_watch_with_the_current_python_files_and_engine(here, tmp_path, monkeypatch):
@@ -123,7 +123,8 @@ def test_systemd_unit_starts_watch_with_the_current_python_files_and_engine(here
 
 def test_compose_accepts_the_file(tmp_path):
     file = tmp_path / "compose.yml"
-    file.write_text(render.reranker(FULL, NetworkSpec("net")))
+    front = dataclasses.replace(FULL, name="front", role="gateway", aliases=(), mounts=())
+    file.write_text(render.reranker([front, FULL], NetworkSpec("net")))
     program = resources.files("compose") / "docker-compose"
     argv = [str(program), "--file", str(file), "config", "--no-interpolate"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -142,7 +143,28 @@ class TestCommand:
 
     def test_reranker(self, run):
         document = parsed(run("compose", "reranker").out)
+        gateway, replica = document["services"].items()
+        assert [gateway[0], replica[0]] == ["ragflow-vllm-reranker", "ragflow-vllm-reranker-1"]
+        assert gateway[1]["image"] == tag()
+        assert replica[1]["networks"] == {"ragops": {"aliases": ["ragflow-vllm-reranker-replicas"]}}
+        assert "ports" not in replica[1]
+
+    def test_reranker_without_a_gateway(self, run):
+        Path("ragops.toml").write_text("gateway = false")
+        document = parsed(run("compose", "reranker").out)
         assert list(document["services"]) == ["ragflow-vllm-reranker"]
+
+    def test_its_deadline_is_that_of_the_ragflow_found(self, run, fake):
+        fake.add_container(
+            "docker-ragflow-cpu-1",
+            network="docker_ragflow",
+            image="infiniflow/ragflow:v0.24.0",
+            labels={"com.docker.compose.project": "docker", "com.docker.compose.service": "ragflow-cpu"},
+        )
+        for release, deadline in (("v0.27.0", "27"), ("v0.24.0", "270")):
+            Path("ragops.toml").write_text(f'[ragflow]\nrelease = "{release}"')
+            gateway = parsed(run("compose", "reranker").out)["services"]["ragflow-vllm-reranker"]
+            assert gateway["environment"]["GATEWAY_DEADLINE"] == deadline
 
     def test_override(self, run, fake, ragflow):
         output = run("compose", "override")
