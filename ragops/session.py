@@ -122,7 +122,6 @@ class Session:
         Raises:
             EngineError: No Docker engine is reachable.
         """
-        stack = stack.model_copy(update={"gateway": False})  # until plan and up have the gateway
         return cls(stack, engine or docker_engine.connect())
 
     @cached_property
@@ -237,9 +236,13 @@ def _open_lock(file: Path) -> int:
     return os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
 
 
+def reference_file(stack: Stack) -> Path:
+    """The file with the scores that the gateway expects of each replica."""
+    return home() / "gateway" / stack.reranker.name / "reference.json"
+
+
 def _reference_folder(stack: Stack) -> Path:
-    """The folder with the scores that the gateway expects of each replica."""
-    folder = data_folder(home() / "gateway" / stack.reranker.name)
+    folder = data_folder(reference_file(stack).parent)
     if folder.stat().st_mode & 0o005 != 0o005:
         folder.chmod(0o755)  # whatever the umask: the gateway's user reads it
     return folder

@@ -15,6 +15,7 @@ from ragops.bench import plots
 from ragops.checks import Check, Report
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
 from ragops.ragflow.request import RELEVANT
+from ragops.reranker import gateway
 from ragops.reranker import host as hosts
 from tests.support import stub as replies
 from tests.support.fake_engine import FakeEngine
@@ -202,14 +203,29 @@ def replied(path, text):
     return {"ok": True, "status": 200, "text": json.dumps(said), "ms": 1.0}
 
 
+def gateway_state(containers):
+    """The state of a gateway that has admitted every replica that runs."""
+    rows = [
+        {"address": f"{end.address}:8000", "state": "admitted"}
+        for container in containers
+        if container.running and container.role == "reranker"
+        for end in container.endpoints
+    ]
+    counts = {"cache": {}, "hour": {}}
+    return {"reference": "", "deadline": 27.0, "replicas": rows, **counts}
+
+
 @pytest.fixture
 def serving(fake, probed, monkeypatch):
     """The reranker starts at once, and answers those who share a network with it; few calls are timed."""
     monkeypatch.setattr("ragops.checks.budget.CALLS", 4)
     name = "ragflow-vllm-reranker"
     fake.output = defaultdict(lambda: "INFO Application startup complete.")
+    fake.add_image(gateway.tag())
 
     def respond(box, argv, stdin):
+        if box.role == "gateway" and argv[:2] == ("python3", "-ISc"):
+            return ExecResult(0, json.dumps(gateway_state(fake.containers())), "")
         if argv[:2] != ("python3", "-c") or not stdin:
             return ExecResult(0, "0.0\n", "") if "num_requests" in argv[-1] else None
         order = json.loads(stdin)
@@ -218,7 +234,7 @@ def serving(fake, probed, monkeypatch):
         told = {"responses": replies_to(order["posts"])} if "posts" in order else {}
         if "layers" not in order:
             return ExecResult(0, json.dumps(told), "")
-        if box.role == "reranker":
+        if box.role in {"reranker", "gateway"}:
             return ExecResult(0, json.dumps({**probed(order), **told}), "")
         reranker = fake.container(name)
         places = reranker.endpoints if reranker else ()

@@ -441,6 +441,11 @@ class ContainerState:
         return self.status in {"running", "paused"}
 
     @property
+    def condition(self) -> str:
+        """Status and health in words."""
+        return f"{self.status} {self.health}".strip()
+
+    @property
     def serves(self) -> bool:
         """Whether it runs and its health check, if it has one, succeeds."""
         return self.status == "running" and self.health not in {"starting", "unhealthy"}
@@ -541,15 +546,21 @@ class Observed:
     def stack(self, name: str) -> tuple[ContainerState, ...]:
         """Gateway and replicas, also under another name: renamed, or left by an interrupted replacement.
 
-        Before there was a label, rerankers had their name as network alias.
+        A stack without a gateway has no label of its own; before :data:`LABEL_NAME` there was an alias.
         """
         return tuple(
             container
             for container in self.containers
             if container.role in {"reranker", "gateway"}
-            and (
-                name in (container.name, *map(container.labels.get, (LABEL_NAME, LABEL_STACK)))
-                or any(name in endpoint.aliases for endpoint in container.endpoints)
+            and name
+            in (
+                [container.labels[LABEL_STACK]]
+                if LABEL_STACK in container.labels
+                else [
+                    container.name,
+                    container.labels.get(LABEL_NAME),
+                    *(alias for endpoint in container.endpoints for alias in endpoint.aliases),
+                ]
             )
         )
 

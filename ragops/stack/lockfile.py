@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ragops.configuration import MAX_BYTES, home
 from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL
 from ragops.errors import StackError, file_errors, read_text
-from ragops.stack.plan import changed_model, moved_image
+from ragops.stack.planning import changed_model, moved_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,48 +1,39 @@
 """Plans: the actions that bring the Docker engine to the configuration.
 
-:func:`plan_up`, :func:`plan_connect`, :func:`plan_down` and :func:`plan_purge` are pure: they compare the
-configuration with the observed state, and return a :class:`Plan`. Each action describes itself in words and
-as docker commands; :func:`apply` runs them.
+Each action describes itself in words and as docker commands; :func:`apply` runs them. ``planning.py`` chooses
+them.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ragops.checks import ready
-from ragops.docker.objects import (
-    LABEL,
-    LABEL_FINGERPRINT,
-    LABEL_MODEL,
-    SNAP,
-    NetworkSpec,
-    differences,
-    moves_route,
-)
-from ragops.errors import EngineError, InUseError, StackError
+from ragops.checks import ready, reference
+from ragops.docker.objects import LABEL, LABEL_MODEL, SNAP, NetworkSpec
+from ragops.errors import EngineError, InUseError, StackError, file_errors
 from ragops.progress import step
-from ragops.ragflow.discovery import RagflowContainer, check_connectable, find, is_ragflow
+from ragops.reranker.gateway import ROLE
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from ragops.configuration import Network, Stack
+    from ragops.checks.questions import Expected
+    from ragops.configuration import Network
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed, VolumeState
+    from ragops.docker.objects import ContainerSpec, ContainerState
 
 _log = logging.getLogger(__name__)
-
-_MODEL = (LABEL_MODEL, LABEL_FINGERPRINT)
 
 Command = tuple[str, ...]
 _SETTLE = 1.0
 """Seconds until another process has read the networks that it may have created twice."""
+_DRAIN = 150
+"""Seconds until a container is stopped by force: a gateway first sends the responses that are due."""
 
 
 class Action:
@@ -146,8 +137,88 @@ class RunContainer(Action):
 
 
 @dataclass(frozen=True)
+class ScoreCheck:
+    """The score check of a replica; the gateway compares each replica with the scores that it returns."""
+
+    expected: Expected
+    identity: str
+    """Of all that scores depend on; no check is needed while the stored reference has it."""
+    file: Path
+
+    @property
+    def known(self) -> bool:
+        """Whether the stored reference is of this model and these settings."""
+        try:
+            return bool(json.loads(self.file.read_bytes())["id"] == self.identity)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def run(self, engine: Engine, container: str, image: str) -> None:
+        """Check the scores of a replica that responds, unless they are known, and store the reference.
+
+        Raises:
+            LaunchError: The scores are wrong.
+            StackError: The reference can't be written.
+        """
+        if self.known:
+            return
+        text = reference.approve(engine, container, image, self.expected, self.identity)
+        hint = "make it writable for this user, or name another folder: RAGOPS_HOME"
+        with file_errors(StackError, f"can't write {self.file}", self.file, code="home-unusable", hint=hint):
+            draft = self.file.with_suffix(".new")
+            draft.write_text(text, encoding="utf-8")
+            draft.chmod(0o644)  # the gateway runs as another user
+            draft.replace(self.file)
+
+
+@dataclass(frozen=True)
+class CheckScores(Action):
+    """Wait until a replica responds, check its scores, and store them as the gateway's reference."""
+
+    spec: ContainerSpec
+    check: ScoreCheck
+    ready_timeout: float = 600
+    change = "+ check the scores of {spec.name}: the gateway compares each replica with them"
+
+    def commands(self) -> tuple[Command, ...]:
+        return ()
+
+    def apply(self, engine: Engine) -> None:
+        ready.wait(engine, self.spec.name, self.spec.served_name, self.ready_timeout)
+        self.check.run(engine, self.spec.name, self.spec.image_id)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a new container has to show before it replaces another."""
+
+    timeout: float = 600
+    check: ScoreCheck | None = None
+    """Of a replica's scores; None where they are known."""
+    gateway: str = ""
+    """The running gateway that has to admit the new replica; empty without one."""
+    replicas: tuple[str, ...] = ()
+    """Replicas that a new gateway has to admit."""
+
+    def run(self, engine: Engine, spec: ContainerSpec, name: str) -> None:
+        """Wait until the container of that name has responded, with scores that are right.
+
+        Raises:
+            LaunchError: It has not.
+        """
+        if spec.role == ROLE:
+            ready.wait_admitted(engine, name, self.replicas, self.timeout)
+            return
+        ready.wait(engine, name, spec.served_name, self.timeout)
+        if self.check:
+            self.check.run(engine, name, spec.image_id)
+        if self.gateway:
+            ready.wait_admitted(engine, self.gateway, (name,), self.timeout)
+
+
+@dataclass(frozen=True)
 class ReplaceContainer(Action):
-    """Replace a reranker; the old container is kept until the new one has responded to a rerank.
+    """Replace a reranker, a replica or a gateway; the old container is kept until the new one is proved.
 
     Without an ``obstacle`` the old one responds until then: the new one starts under another name, and both
     are renamed at the end. With one the old one is stopped first. After a failure it has its name and runs.
@@ -158,14 +229,23 @@ class ReplaceContainer(Action):
     reason: str
     obstacle: str = ""
     """Why the two containers cannot run at once."""
-    ready_timeout: float = 600
+    proof: Proof = Proof()
     reached: bool = True
     """Whether RAGFlow reaches the old one."""
+    others: tuple[str, ...] = ()
+    """Other replicas, which the gateway has to have admitted before the old one is stopped."""
+    first: ContainerSpec | None = None
+    """With an obstacle: the replica of a new gateway, which needs the memory of the old container."""
+    stopped: tuple[ContainerState, ...] = ()
+    """With an obstacle: replicas of the old gateway, whose memory the new container needs."""
 
     def describe(self) -> str:
-        effect = f"RAGFlow's calls fail while vLLM loads: {self.obstacle}"
+        meanwhile = "vLLM loads" if self.spec.role != ROLE or self.first else "the gateway starts"
+        effect = f"RAGFlow's calls fail while {meanwhile}: {self.obstacle}"
         if not self.obstacle:
             effect = "the old container responds until the new one does"
+        elif self.others:
+            effect = "the other replicas respond meanwhile"
         if not self.reached:
             effect = "RAGFlow does not reach the old container: its calls fail until the new one responds"
         return f"~ replace container {self.spec.name}: {self.reason} ({effect})"
@@ -175,9 +255,11 @@ class ReplaceContainer(Action):
         run, remove = self.spec.docker_command(), ("docker", "rm", "--force", aside)
         rename = ("docker", "rename", name, aside)
         if self.obstacle:
-            return (rename, ("docker", "stop", aside), run, remove)
-        first = tuple(temporary if word == name else word for word in run)
-        return (first, rename, ("docker", "rename", temporary, name), ("docker", "stop", aside), remove)
+            stops = tuple(("docker", "stop", stopped) for stopped in (aside, *(c.name for c in self.stopped)))
+            first = (self.first.docker_command(),) if self.first else ()
+            return (rename, *stops, *first, run, remove)
+        beside = tuple(temporary if word == name else word for word in run)
+        return (beside, rename, ("docker", "rename", temporary, name), ("docker", "stop", aside), remove)
 
     @property
     def _names(self) -> tuple[str, str]:
@@ -187,15 +269,17 @@ class ReplaceContainer(Action):
 
     def apply(self, engine: Engine) -> None:
         spec, old, (aside, temporary) = self.spec, self.old.id, self._names
+        if self.others:
+            ready.wait_admitted(engine, self.proof.gateway, self.others, self.proof.timeout)
         try:
             if self.obstacle:
                 engine.rename(old, aside)
             name = spec.name if self.obstacle else temporary
             new = _create(engine, spec, name)
             if self.obstacle:
-                engine.stop(old)
+                self._make_room(engine)
             engine.start(name)  # by name, so that an error names it
-            ready.wait(engine, name, spec.served_name, self.ready_timeout)
+            self.proof.run(engine, spec, name)
             if not self.obstacle:
                 engine.rename(old, aside)  # between the two, for 5 ms, no container has the name
                 engine.rename(new, spec.name)
@@ -203,17 +287,33 @@ class ReplaceContainer(Action):
             self._restore(engine)
             raise
         if not self.obstacle:
-            ready.drain(engine, old)
-            engine.stop(old)
+            if self.old.role != ROLE and not self.proof.gateway:
+                ready.drain(engine, old)  # of a replica's requests the gateway sends the rest elsewhere
+            engine.stop(old, timeout=_DRAIN)
         engine.remove_container(old)
 
+    def _make_room(self, engine: Engine) -> None:
+        """Stop what the new container needs the place of; then start and check a new gateway's replica."""
+        first = self.first
+        if first:
+            _create(engine, first, first.name)
+        engine.stop(self.old.id, timeout=_DRAIN)
+        for replica in self.stopped:
+            engine.stop(replica.id)
+        if first:
+            engine.start(first.name)
+            self.proof.run(engine, first, first.name)
+
     def _restore(self, engine: Engine) -> None:
-        """Remove the new container; the old one has its name again, and runs if it did."""
+        """Remove the new containers; the old ones have their names again, and run if they did."""
         try:
-            for name in (self._names[1], self.spec.name):
+            for name in (self._names[1], self.spec.name, *([self.first.name] if self.first else [])):
                 container = engine.container(name)
                 if container and container.id != self.old.id and container.ours:
                     engine.remove_container(container.id)
+            for replica in self.stopped:
+                if replica.running:
+                    engine.start(replica.id)
             RestoreContainer(self.old, self.spec.name, start=self.old.running).apply(engine)
             _log.warning("the old container %s is kept", self.spec.name)
         except EngineError as error:
@@ -276,14 +376,18 @@ class Connect(Action):
     network: str
     container: str
     moves: bool = False
-    command = "docker network connect {network} {container}"
+    aliases: tuple[str, ...] = ()
+
+    def commands(self) -> tuple[Command, ...]:
+        aliases = (part for alias in self.aliases for part in ("--alias", alias))
+        return (("docker", "network", "connect", *aliases, self.network, self.container),)
 
     def describe(self) -> str:
         effect = " (moves its default route: open connections break)" if self.moves else ""
         return f"+ connect {self.container} to {self.network}{effect}"
 
     def apply(self, engine: Engine) -> None:
-        engine.connect(self.network, self.container)
+        engine.connect(self.network, self.container, self.aliases)
 
 
 @dataclass(frozen=True)
@@ -325,7 +429,7 @@ class Remove(Action):
             endpoints = {member.name: member.endpoint(self.name) for member in engine.containers()}
             connected = [name for name, end in endpoints.items() if end and end.network_id in ("", self.id)]
             if connected:
-                raise _in_use(self.name, connected)
+                raise in_use(self.name, connected)
             engine.remove_network(self.id)
 
 
@@ -371,248 +475,16 @@ def apply(plan: Plan, engine: Engine) -> None:
         action.apply(engine)
 
 
-def plan_up(stack: Stack, spec: ContainerSpec, observed: Observed, free_memory: int = 0) -> Plan:
-    """The actions after which the reranker runs and RAGFlow reaches it.
-
-    ``free_memory`` in bytes is what a second reranker may take while the first one runs.
-
-    Raises:
-        StackError: A name belongs to an object that ragops did not create, or the network exists and
-            differs from its configuration.
-        RagflowError: RAGFlow's container is missing, ambiguous, or can't join a network.
-    """
-    network = observed.network(stack.network.name)
-    servers = [check_connectable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
-    volumes = {volume.name for volume in observed.volumes}
-    mounted = [mount.source for mount in spec.mounts if mount.kind == "volume"]
-    actions = list(_network_actions(stack.network, network))
-    actions += [CreateVolume(name) for name in mounted if name not in volumes]
-    internal = network.internal if network else bool(stack.network.internal)
-    connections = [
-        action
-        for ragflow in servers
-        for action in _ragflow_actions(ragflow, stack.network.name, network, internal=internal)
-    ]
-    actions += _reranker_actions(stack, spec, observed, free_memory, reached=not connections)
-    actions += connections
-    return Plan(tuple(actions), tuple(_notes(stack, spec, network, servers)))
-
-
-def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
-    """The actions that connect a container to an existing network; empty if it is connected.
-
-    Raises:
-        RagflowError: Docker can't connect it to any network.
-    """
-    check_connectable(ragflow)
-    return Plan(tuple(_ragflow_actions(ragflow, network.name, network, internal=network.internal)))
-
-
-def plan_down(stack: Stack, observed: Observed) -> Plan:
-    """The actions that remove the stack: objects with the ragops label, and RAGFlow's connections.
-
-    RAGFlow's containers are disconnected also when they are stopped: Docker cannot start a container
-    whose network is gone.
-
-    Raises:
-        InUseError: Containers that are neither RAGFlow's nor ours are connected, running or stopped.
-    """
-    own = stack.reranker.name
-    names = (own, f"{own}-tune-a", f"{own}-tune-b")
-    tuned = [container for container in map(observed.container, names[1:]) if container and container.ours]
-    rerankers = [*observed.rerankers(own), *tuned]
-    networks = [item for item in observed.networks if item.name == stack.network.name and item.ours]
-    foreign = [
-        member.name
-        for member in observed.members(stack.network.name)
-        if not (member.ours or is_ragflow(member) or member.name in stack.ragflow.containers)
-    ]
-    if networks and foreign:
-        raise _in_use(stack.network.name, foreign)
-    caches = {f"{name}-{kind}" for name in names for kind in ("compiled", "cache")}
-    volumes = [volume for volume in observed.volumes if volume.name in caches]
-    return _removal(observed, rerankers, networks, volumes)
-
-
-def plan_purge(observed: Observed) -> Plan:
-    """The actions that remove every object with the ragops label, of all stacks and demos.
-
-    Other containers are disconnected from these networks, running or stopped, so that they can start again.
-    """
-    containers = [container for container in observed.containers if container.ours]
-    networks = [network for network in observed.networks if network.ours]
-    return _removal(observed, containers, networks, observed.volumes)
-
-
 def network_spec(network: Network) -> NetworkSpec:
     """The configured network as Docker creates it."""
     return NetworkSpec(network.name, network.driver, network.subnet, bool(network.internal))
 
 
-def _in_use(network: str, containers: list[str]) -> InUseError:
+def in_use(network: str, containers: list[str]) -> InUseError:
+    """The error of a network that has these other containers."""
     return InUseError(
         f"network {network} is in use by {', '.join(sorted(containers))}",
         evidence="ragops disconnects only RAGFlow's containers and its own; "
         "a stopped container could not start again without the network",
         hint=f"ragops disconnect {min(containers)}, then try again",
     )
-
-
-def _removal(
-    observed: Observed,
-    containers: Sequence[ContainerState],
-    networks: Sequence[NetworkState],
-    volumes: Sequence[VolumeState],
-) -> Plan:
-    """Remove containers, networks and own volumes; disconnect the other containers of the networks first."""
-    actions: list[Action] = [Remove("container", container.name, container.id) for container in containers]
-    for network in networks:
-        others = [member for member in observed.members(network.name) if member not in containers]
-        actions += [Disconnect(network.name, member.name) for member in others]
-    actions += [Remove("network", network.name, network.id) for network in networks]
-    actions += [Remove("volume", volume.name, volume.name) for volume in volumes if LABEL in volume.labels]
-    return Plan(tuple(actions))
-
-
-def _network_actions(configured: Network, network: NetworkState | None) -> Iterator[Action]:
-    if network is None:
-        yield CreateNetwork(network_spec(configured))
-        return
-    if differing := differences(configured, network):
-        undo = "ragops down, then ragops up" if network.ours else f"docker network inspect {network.name}"
-        raise StackError(
-            f"network {network.name} exists and differs from its configuration",
-            code="network-differs",
-            evidence="\n".join(differing),
-            hint=f"configure it as it is, or recreate it: {undo}",
-        )
-
-
-def _reranker_actions(
-    stack: Stack, spec: ContainerSpec, observed: Observed, free_memory: int, *, reached: bool
-) -> Iterator[Action]:
-    network, container = observed.network(stack.network.name), observed.container(spec.name)
-    if container is not None and not container.ours:
-        raise StackError(
-            f"container {spec.name} was not created by ragops",
-            code="name-taken",
-            evidence=f"image {container.image}, {container.status}",
-            hint="remove or rename it, or set another name under [reranker]",
-            container=spec.name,
-        )
-    kept = _kept(container, spec.name, observed)
-    old = kept or container
-    for other in observed.rerankers(spec.name):
-        if other is not old and _is_temporary(other.name, spec.name):
-            yield Remove("container", other.name, other.id)
-    if kept:
-        yield RestoreContainer(kept, spec.name)
-    if old is None:
-        yield RunContainer(spec)
-    elif reason := outdated(old, spec) or ("" if network else "its network is gone"):
-        obstacle = _obstacle(old, spec, free_memory)
-        running = replace(old, status="running") if kept else old
-        reached = reached and _is_connected(old, network)
-        yield ReplaceContainer(spec, running, reason, obstacle, stack.reranker.ready_timeout, reached)
-    else:
-        if network is not None:
-            yield from _connection_actions(old, Connect(network.name, spec.name), network)
-        others = (endpoint.network for endpoint in old.endpoints if endpoint.network != spec.network)
-        yield from (Disconnect(name, spec.name) for name in others)
-        if not (old.running or kept):
-            yield StartContainer(spec.name)
-        elif old.health == "unhealthy":
-            yield RestartContainer(spec.name, "it is unhealthy", spec.served_name)
-
-
-def _is_temporary(container: str, name: str) -> bool:
-    return container == name or container.startswith((f"{name}-old", f"{name}-new-"))
-
-
-def _kept(container: ContainerState | None, name: str, observed: Observed) -> ContainerState | None:
-    """What an interrupted replacement kept, if the new one is not healthy; else a renamed reranker."""
-    others = [other for other in observed.rerankers(name) if other.name != name]
-    kept = [other for other in others if other.name.startswith(f"{name}-old")]
-    if container is None:
-        kept += [other for other in others if not _is_temporary(other.name, name)]
-    healthy = container and container.running and container.health == "healthy"
-    return kept[0] if kept and not healthy else None
-
-
-def outdated(container: ContainerState, spec: ContainerSpec) -> str:
-    """Why a container has to be replaced; empty when it need not."""
-    labels, recorded = dict(spec.labels), container.labels
-    if container.image_id != spec.image_id:
-        return moved_image(spec.image, container.image_id, spec.image_id)
-    model = (*(recorded.get(name, "") for name in _MODEL), *(labels.get(name, "") for name in _MODEL))
-    if change := changed_model(*model):
-        return change
-    if container.config != spec.config_hash():
-        return "its configuration changed"
-    if changed := spec.updated(container):
-        return f"docker update changed {', '.join(changed)}"
-    return ""
-
-
-def moved_image(name: str, old: str, new: str) -> str:
-    """A change of the image, by ids or digests, in words."""
-    return f"image: {name} moved from {old[7:19]} to {new[7:19] or 'an image to pull or build'}"
-
-
-def changed_model(old: str, old_fingerprint: str, new: str, new_fingerprint: str) -> str:
-    """A change of the recorded model folder or its files, in words; empty without one."""
-    if old and old != new:
-        return f"model: {old} → {new}"
-    return f"model: the files of {old} changed" if old and old_fingerprint != new_fingerprint else ""
-
-
-def _obstacle(old: ContainerState, spec: ContainerSpec, free_memory: int) -> str:
-    """Why a new container cannot run beside the old one; empty when it can."""
-    if old.status != "running" or old.health == "unhealthy":
-        return f"the old container is {old.health if old.running else old.status}"
-    ports = {port for _, port, _ in old.published} & {port for _, port, _ in spec.publish}
-    if ports:
-        return f"both publish port {min(ports)}"
-    if spec.memory > free_memory:
-        return f"the new container may take {spec.memory >> 20} MiB, {free_memory >> 20} are free"
-    return ""
-
-
-def _ragflow_actions(
-    ragflow: RagflowContainer, name: str, network: NetworkState | None, *, internal: bool
-) -> Iterator[Action]:
-    moves = moves_route(ragflow.container, name, internal=internal)
-    return _connection_actions(ragflow.container, Connect(name, ragflow.name, moves), network)
-
-
-def _connection_actions(
-    container: ContainerState, connect: Connect, network: NetworkState | None
-) -> Iterator[Action]:
-    if _is_connected(container, network):
-        return
-    if container.endpoint(connect.network):
-        yield Disconnect(connect.network, container.name)  # from a removed network of that name
-    yield connect
-
-
-def _is_connected(container: ContainerState, network: NetworkState | None) -> bool:
-    """Whether a container is in this very network; a stopped one may not have its id yet."""
-    endpoint = container.endpoint(network.name) if network else None
-    return bool(network and endpoint and endpoint.network_id in ("", network.id))
-
-
-def _notes(
-    stack: Stack, spec: ContainerSpec, network: NetworkState | None, servers: list[RagflowContainer]
-) -> Iterator[str]:
-    if network is not None and not network.ours:
-        yield f"network {network.name} was not created by ragops: it is used, and never removed"
-    if not servers:
-        yield "no RAGFlow container found: start RAGFlow, or the demo client with: ragops demo up"
-    for ragflow in servers:
-        if ragflow.demo:
-            yield f"{ragflow.name} is the demo client, a substitute for RAGFlow"
-    internal = network.internal if network else stack.network.internal
-    if stack.reranker.port and (internal or not spec.publish):
-        older = "on a Docker engine before 28 other machines reach published ports"
-        reason = "the network is internal" if internal else older
-        yield f"port {stack.reranker.port} is not published: {reason}; ragops status has another address"

@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ragops.checks import Check, Report, ready
+from ragops.checks import Check, Report, ready, reference
 from ragops.checks.connection import RUNS
+from ragops.checks.questions import Expected
 from ragops.checks.verify import VerifyContext, check_exposure, check_replicas, checks_for, outside_note
 from ragops.configuration import Ragflow, Stack, home
 from ragops.docker.engine import observe
+from ragops.docker.objects import ImageState
 from ragops.errors import EngineError, NotFoundError, RagflowError
 from ragops.ragflow import discovery
 from ragops.ragflow.api import rerank_base
@@ -25,27 +27,18 @@ from ragops.reranker import gateway as gateways
 from ragops.reranker import image as images
 from ragops.reranker import int8, options
 from ragops.reranker import model as models
-from ragops.session import Deployment, Session, lock
+from ragops.session import Deployment, Session, lock, reference_file
 from ragops.stack import lockfile
 from ragops.stack import override as overrides
-from ragops.stack.plan import (
-    Disconnect,
-    Plan,
-    ReplaceContainer,
-    apply,
-    outdated,
-    plan_connect,
-    plan_down,
-    plan_purge,
-    plan_up,
-)
+from ragops.stack.plan import Disconnect, Plan, ReplaceContainer, RunContainer, ScoreCheck, apply
+from ragops.stack.planning import Wanted, plan_connect, plan_down, plan_purge, plan_up
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, NetworkState, Observed
+    from ragops.docker.objects import ContainerState, NetworkState, Observed
     from ragops.errors import LaunchError
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.stack.override import Override
@@ -61,19 +54,23 @@ class Status(Shown):
     """What the model is a substitute for; empty for a trained reranker."""
     network: NetworkState | None
     reranker: ContainerState | None
+    """The container with the registered name: the gateway, or vLLM without one."""
     ragflow: tuple[RagflowContainer, ...]
     drift: Plan
     """The actions of :func:`up`."""
     host_url: str | None = None
     """The reranker's address for programs on this host."""
     problem: LaunchError | None = None
-    """Why the reranker does not respond, as far as its state shows it."""
+    """Why the first container that does not respond does not, as far as its state shows it."""
+    replicas: tuple[ContainerState, ...] = ()
+    """The containers of vLLM behind the gateway; empty without one."""
 
     @property
     def ok(self) -> bool:
-        """Whether the reranker runs, also while it loads, and nothing differs from the configuration."""
+        """Whether all containers run, also while they load, and nothing differs from the configuration."""
         loads = self.problem is None or self.problem.code == "reranker-loading"
-        return self.drift.empty and self.reranker is not None and self.reranker.running and loads
+        running = self.reranker is not None and all(one.running for one in (self.reranker, *self.replicas))
+        return self.drift.empty and running and loads
 
     def connected(self, ragflow: RagflowContainer) -> bool:
         """Whether a RAGFlow container is connected to the network."""
@@ -82,7 +79,7 @@ class Status(Shown):
     def to_json(self) -> dict[str, Any]:
         """The stack's addresses and states, and the differences from the configuration."""
         state = self.reranker
-        reranker = state and {"name": state.name, "status": state.status, "health": state.health}
+        reranker = state and _container_json(state)
         clients = [
             {"name": item.name, "release": item.release, "demo": item.demo, "connected": self.connected(item)}
             for item in self.ragflow
@@ -91,6 +88,7 @@ class Status(Shown):
             "ok": self.ok,
             "network": self.network and self.network.name,
             "reranker": reranker,
+            "replicas": [_container_json(replica) for replica in self.replicas],
             "served_name": self.served_name,
             "substitute": self.substitute,
             "internal_url": self.stack.internal_url,
@@ -102,11 +100,12 @@ class Status(Shown):
 
     def table(self) -> Table:
         """Network, reranker, RAGFlow, addresses; then the drift."""
-        reranker, network = self.reranker, self.stack.network.name
-        health = f"{reranker.status} {reranker.health}".strip() if reranker else "missing"
+        network, front = self.stack.network.name, "gateway" if self.stack.gateway_used else "reranker"
+        name, health = self.stack.reranker.name, self.reranker and self.reranker.condition
         rows = [
             ("network", network if self.network else f"{network} is missing"),
-            ("reranker", f"{self.stack.reranker.name}: {health}"),
+            (front, f"{name}: {health or 'missing'}"),
+            *(("replica", f"{replica.name}: {replica.condition}") for replica in self.replicas),
         ]
         if self.problem:
             rows.append(("cause", f"{self.problem.message}\nhint: {self.problem.hint}"))
@@ -123,10 +122,14 @@ class Status(Shown):
         return Table((Column("part"), Column("state")), tuple(rows), below=(self.drift.table(),))
 
 
+def _container_json(container: ContainerState) -> dict[str, str]:
+    return {"name": container.name, "status": container.status, "health": container.health}
+
+
 def plan(stack: Stack, engine: Engine | None = None) -> Plan:
     """The actions of :func:`up`; changes nothing."""
     session = Session.open(stack, engine)
-    return _plan(session, session.engine.image(stack.reranker.image), observe(session.engine))
+    return _plan(session, _images(session), session.observed)
 
 
 def up(stack: Stack, engine: Engine | None = None) -> Status:
@@ -136,27 +139,30 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         RagopsError: Of any kind; completed actions stay, and the next call continues after them.
     """
     session = Session.open(stack, engine)
-    engine, name = session.engine, stack.reranker.name
+    engine, name, timeout = session.engine, stack.reranker.name, stack.reranker.ready_timeout
     with lock(session.state.id, name):
         models.fetch_substitute(stack)
         deployment = session.deployment  # an error in it comes before an image is pulled or built
         image = images.ensure(engine, stack.reranker.image, home())
+        front = gateways.ensure(engine, image.id, home()) if deployment.gateway else None
         begin, observed = time.monotonic(), observe(engine)
-        changes = _plan(session, image, observed)
+        changes = _plan(session, (image, front), observed)
         apply(changes, engine)
     before = observed.container(name)
     replaced = any(isinstance(action, ReplaceContainer) for action in changes.actions)  # it has responded
     served = before and before.serves and before.health == "healthy" and not changes.actions
-    if not replaced and not served:
-        ready.wait(engine, name, deployment.spec.served_name, stack.reranker.ready_timeout, begin=begin)
+    if deployment.gateway:
+        ready.wait_admitted(engine, name, stack.replica_names, timeout)
+    elif not replaced and not served:
+        ready.wait(engine, name, deployment.spec.served_name, timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
-    return _status(session, image)
+    return _status(session, (image, front), observe(engine))
 
 
 def status(stack: Stack, engine: Engine | None = None) -> Status:
     """State of the stack and its differences from the configuration; changes nothing."""
     session = Session.open(stack, engine)
-    return _status(session, session.engine.image(stack.reranker.image))
+    return _status(session, _images(session), session.observed)
 
 
 def verify(
@@ -267,7 +273,7 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
         NotFoundError: The stack has no such container.
     """
     engine = Session.open(stack, engine).engine
-    names = [member.name for member in observe(engine).rerankers(stack.reranker.name)]
+    names = [member.name for member in observe(engine).stack(stack.reranker.name)]
     names.sort(key=lambda name: (len(name), name))  # the gateway first, and the tenth replica last
     if container not in {"", *names} or not names:
         message = f"the stack has no container {container or stack.reranker.name}"
@@ -325,10 +331,10 @@ def next_step(stack: Stack, engine: Engine | None = None) -> NextStep:
         session = Session.open(stack, engine)
     except EngineError as error:
         return NextStep(error.message, "ragops doctor", "shows how to start one")
-    image = session.engine.image(stack.reranker.image)
-    if image is None:
+    found = _images(session)
+    if found[0] is None:
         return NextStep(f"image {stack.reranker.image} is missing", "ragops image", "pulls or builds it")
-    return _next_step(_status(session, image))
+    return _next_step(_status(session, found, session.observed))
 
 
 def _next_step(status: Status) -> NextStep:
@@ -339,7 +345,7 @@ def _next_step(status: Status) -> NextStep:
         state = f"the stack differs from its configuration:\n{status.drift}"
         return NextStep(state, "ragops up", "applies it")
     if status.problem or reranker.health != "healthy":
-        running = f"the reranker is {reranker.status} {reranker.health}".strip()
+        running = f"the reranker is {reranker.condition}"
         state = status.problem.message if status.problem else running
         return NextStep(state, "ragops up", "waits for its first response, or shows why there is none")
     if not status.ragflow:
@@ -350,51 +356,82 @@ def _next_step(status: Status) -> NextStep:
     return NextStep(f"the reranker runs, connected to {names}", "ragops verify", purpose)
 
 
-def _plan(session: Session, image: ImageState | None, observed: Observed) -> Plan:
+_Images = tuple[ImageState | None, ImageState | None]
+"""Of vLLM and of the gateway; None for one that is missing or not needed."""
+
+
+def _images(session: Session) -> _Images:
+    """The images that the Docker engine has."""
+    stack, engine = session.stack, session.engine
+    return engine.image(stack.reranker.image), engine.image(gateways.tag()) if stack.gateway_used else None
+
+
+def _plan(session: Session, found: _Images, observed: Observed) -> Plan:
     stack, deployment = session.stack, session.deployment
-    spec = replace(deployment.spec, image_id=image.id if image else "")
+    image, front = found
+    wanted = _wanted(deployment, found)
     network, closed = observed.network(stack.network.name), options.closed(stack, session.state)
     new = stack if network else closed
-    changes = plan_up(new, spec, observed, _free_memory(session, spec, observed))
+    changes = plan_up(new, wanted, observed)
+    if any(isinstance(action, ReplaceContainer) for action in changes.actions):
+        changes = plan_up(new, wanted, observed, _free_memory(session, changes, observed))
     notes = (*changes.notes, *_model_notes(deployment))
     if network and closed.network.internal and not network.internal:
         change = "ragops down, then ragops up, makes it internal" if network.ours else "use an internal one"
         reached = "other machines with a route to it may reach the reranker on Docker before 28"
         notes = (*notes, f"network {network.name}: {reached}; {change}")
     reasons = {action.reason for action in changes.actions if isinstance(action, ReplaceContainer)}
-    notes = (*notes, *(note for note in lockfile.changes(stack, spec, image) if note not in reasons))
+    moved = lockfile.changes(stack, wanted.replicas[0], image)
+    notes = (*notes, *(note for note in moved if note not in reasons))
     if image is None:
         notes = (f"image {stack.reranker.image} is missing: ragops up pulls or builds it", *notes)
+    elif deployment.gateway and front is None:
+        notes = (f"image {deployment.gateway.image} is missing: ragops up builds it", *notes)
     return Plan(changes.actions, notes)
 
 
-def _free_memory(session: Session, spec: ContainerSpec, observed: Observed) -> int:
-    """Memory in bytes for a replacement beside the running reranker, which may take all of its limit.
+def _wanted(deployment: Deployment, found: _Images) -> Wanted:
+    """The containers with the ids of their images, and the score check if it is needed."""
+    image, front = (state.id if state else "" for state in found)
+    replicas = tuple(replace(spec, image_id=image) for spec in deployment.replicas)
+    if deployment.gateway is None:
+        return Wanted(replicas)
+    file = reference_file(deployment.stack)
+    check = ScoreCheck(Expected.of(deployment), reference.score_id(deployment), file)
+    return Wanted(replicas, replace(deployment.gateway, image_id=front), None if check.known else check)
+
+
+def _free_memory(session: Session, changes: Plan, observed: Observed) -> int:
+    """Memory in bytes for one more container of vLLM; those that run or start may take all of their limits.
 
     0 where it is unknown: on the host of a remote engine, and in a container with a limit.
     """
-    reranker, host = observed.container(spec.name), session.deployment.host
-    if reranker is None or not reranker.running or not outdated(reranker, spec):
-        return 0
+    host = session.deployment.host
     if session.state.socket is None or host.memory_limit or not host.available:
         return 0
-    unused = reranker.memory - session.engine.stats(reranker.id).memory_bytes
-    return max(0, host.available - max(0, unused))
+    starting = [action.spec.memory for action in changes.actions if isinstance(action, RunContainer)]
+    running = [one for one in observed.rerankers(session.stack.reranker.name) if one.running]
+    unused = [max(0, one.memory - session.engine.stats(one.id).memory_bytes) for one in running]
+    return max(0, host.available - sum(unused) - sum(starting))
 
 
-def _status(session: Session, image: ImageState | None) -> Status:
-    stack, observed = session.stack, observe(session.engine)
+def _status(session: Session, found: _Images, observed: Observed) -> Status:
+    stack, deployment = session.stack, session.deployment
     reranker = observed.container(stack.reranker.name)
+    replicas = tuple(filter(None, map(observed.container, stack.replica_names))) if stack.gateway_used else ()
+    present = tuple(container for container in (reranker, *replicas) if container)
+    problems = (ready.problem(session.engine, container.name, container) for container in present)
     return Status(
         stack=stack,
-        served_name=session.deployment.spec.served_name,
-        substitute=session.deployment.model.substitute,
+        served_name=deployment.spec.served_name,
+        substitute=deployment.model.substitute,
         network=observed.network(stack.network.name),
         reranker=reranker,
+        replicas=replicas,
         ragflow=discovery.find(observed.containers, stack.ragflow),
-        drift=_plan(session, image, observed),
+        drift=_plan(session, found, observed),
         host_url=session.host_url(reranker),
-        problem=ready.problem(session.engine, reranker.name, reranker) if reranker else None,
+        problem=next(filter(None, problems), None),
     )
 
 

@@ -19,7 +19,7 @@ from ragops.docker.engine import observe
 from ragops.docker.objects import ContainerSpec, NetworkSpec
 from ragops.errors import EngineError
 from ragops.reranker import files
-from ragops.stack import plan
+from ragops.stack import plan, planning
 
 PREFIX = f"ragopstest-{secrets.token_hex(4)}"
 SLEEP = ["sleep", "300"]
@@ -163,7 +163,7 @@ class TestNames:
         engine.create_network(NetworkSpec(stack.network.name, internal=True))
         found = doctor()["network"]
         assert (found.status, found.remedy) == ("fail", "ragops down, then ragops up")
-        plan.apply(plan.plan_down(stack, observe(engine)), engine)
+        plan.apply(planning.plan_down(stack, observe(engine)), engine)
         assert doctor()["network"].detail == f"{stack.network.name} will be created"
 
     def test_overlapping_subnet(self, doctor, engine, stack):

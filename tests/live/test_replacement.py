@@ -18,7 +18,8 @@ from ragops.docker.engine import observe
 from ragops.docker.objects import ContainerSpec
 from ragops.errors import LaunchError
 from ragops.reranker import options
-from ragops.stack.plan import ReplaceContainer, RunContainer, apply, plan_down, plan_up
+from ragops.stack.plan import ReplaceContainer, RunContainer, apply
+from ragops.stack.planning import Wanted, plan_down, plan_up
 from tests.support.names import PROJECT
 
 _log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def server(image):
 @pytest.fixture(scope="module", autouse=True)
 def up(engine, server):
     try:
-        apply(plan_up(STACK, server, observe(engine)), engine)
+        apply(plan_up(STACK, Wanted((server,)), observe(engine)), engine)
         ready.wait(engine, NAME, "cheap", 300)
         yield
     finally:
@@ -109,7 +110,7 @@ def test_a_vllm_that_dies_while_loading_leaves_the_old_one(engine, server, free)
     old = engine.container(NAME)
     flags = ("--model", "/nonexistent", "--served-model-name", "cheap", "--no-such-flag")
     vllm = dataclasses.replace(server, entrypoint=options.ENTRYPOINT, command=flags, memory=1 << 31)
-    plan = plan_up(STACK, vllm, observe(engine), free)
+    plan = plan_up(STACK, Wanted((vllm,)), observe(engine), free)
     (replacement,) = plan.actions
     assert isinstance(replacement, ReplaceContainer)
     assert bool(replacement.obstacle) is not bool(free)
@@ -139,7 +140,7 @@ def test_old_one_responds_during_the_whole_replacement(engine, server, image):
         while not engine.logs(client.name):
             time.sleep(0.1)
         begin = time.time()
-        apply(plan_up(STACK, loading, observe(engine), 1 << 40), engine)
+        apply(plan_up(STACK, Wanted((loading,)), observe(engine), 1 << 40), engine)
         end = time.time()
         time.sleep(2)
         lines = engine.logs(client.name, tail=100_000).splitlines()
@@ -161,7 +162,7 @@ def replaced_in(spec, free):
 
     def run():
         engine = engines.connect()
-        apply(plan_up(STACK, spec, observe(engine), free), engine)
+        apply(plan_up(STACK, Wanted((spec,)), observe(engine), free), engine)
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
@@ -180,9 +181,9 @@ def test_next_up_converges_after_a_kill_in_the_middle(engine, server, free):
     process.kill()
     process.join()
     wanted = dataclasses.replace(server, environment=(("FREE", str(free)),))
-    apply(plan_up(STACK, wanted, observe(engine), free), engine)
+    apply(plan_up(STACK, Wanted((wanted,)), observe(engine), free), engine)
     (left,) = observe(engine).rerankers(NAME)
     assert (left.name, left.running, left.config) == (NAME, True, wanted.config_hash())
     assert left.id != old.id
-    assert plan_up(STACK, wanted, observe(engine), free).empty
+    assert plan_up(STACK, Wanted((wanted,)), observe(engine), free).empty
     ready.wait(engine, NAME, "cheap", 300)

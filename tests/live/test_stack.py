@@ -12,7 +12,7 @@ from ragops import configuration
 from ragops.checks import verify
 from ragops.docker.engine import observe
 from ragops.docker.objects import ContainerSpec, NetworkSpec
-from ragops.stack import plan, verbs
+from ragops.stack import planning, verbs
 from ragops.stack.plan import RunContainer
 from tests.support.names import PROJECT
 
@@ -171,7 +171,7 @@ def test_a_network_that_is_not_ours_is_used_and_kept(engine, declared, running):
         assert not any(
             "network" in action.describe() and action.describe()[0] == "-" for action in todo.actions
         )
-        down = plan.plan_down(other, observe(engine))
+        down = planning.plan_down(other, observe(engine))
         assert not any(FOREIGN in action.describe() for action in down.actions)
     finally:
         engine.remove_network(FOREIGN)

@@ -164,8 +164,12 @@ class TestWithAStack:
         up.output["ragflow-vllm-reranker"] = "first\nsecond\nthird\n"
         for argv in (("logs", "--tail", "2"), ("logs", "ragflow-vllm-reranker", "--tail", "2")):
             lines = "ragflow-vllm-reranker: second\nragflow-vllm-reranker: third\n"
-            assert run(*argv)[:2] == (0, lines)
-        assert as_json(run, "logs", "--tail", "1") == (0, {"ragflow-vllm-reranker": "third"})
+            code, text, _ = run(*argv)
+            assert (code, text.startswith(lines)) == (0, True)
+            assert text.count("ragflow-vllm-reranker-1: ") == (len(argv) == 3)
+        code, record = as_json(run, "logs", "--tail", "1")
+        assert (code, record["ragflow-vllm-reranker"]) == (0, "third")
+        assert list(record) == ["ragflow-vllm-reranker", "ragflow-vllm-reranker-1"]
 
     def test_logs_of_another_container_are_not_shown(self, run, up):
         code, record = as_json(run, "logs", CONTAINER)

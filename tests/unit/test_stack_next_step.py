@@ -8,6 +8,7 @@ from ragops.errors import EngineError
 from ragops.stack import verbs
 
 RERANKER = "ragflow-vllm-reranker"
+REPLICA = f"{RERANKER}-1"
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def test_no_image(next_command, fake):
 def test_from_nothing_to_a_connected_reranker(next_command, serving, ragflow):
     assert next_command() == "ragops plan"
     assert cli.main(["up"]) == 0
+    serving.change(REPLICA, health="healthy")
     serving.change(RERANKER, health="starting")
     assert next_command() == "ragops up"
     serving.change(RERANKER, health="healthy")
@@ -42,7 +44,8 @@ def test_from_nothing_to_a_connected_reranker(next_command, serving, ragflow):
 
 def test_no_ragflow(next_command, serving):
     assert cli.main(["up"]) == 0
-    serving.change(RERANKER, health="healthy")
+    for name in (RERANKER, REPLICA):
+        serving.change(name, health="healthy")
     assert next_command() == "ragops demo up"
 
 

@@ -20,14 +20,11 @@ from ragops.stack.plan import (
     RestoreContainer,
     apply,
     network_spec,
-    plan_connect,
-    plan_down,
-    plan_purge,
-    plan_up,
 )
+from ragops.stack.planning import Wanted, plan_connect, plan_down, plan_purge, plan_up
 from tests.support.fake_engine import FakeEngine
 
-STACK = Stack()
+STACK = Stack(gateway=False)
 NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
 CACHE = f"{RERANKER}-cache"
 LABELS = {COMPOSE_PROJECT: "docker", COMPOSE_SERVICE: "ragflow-cpu"}
@@ -50,7 +47,7 @@ def ready():
 
 def plan(engine, stack=STACK, spec=SPEC, free_memory=0):
     spec = dataclasses.replace(spec, image_id=engine.image("vllm-cpu:latest").id)
-    return plan_up(stack, spec, observe(engine), free_memory)
+    return plan_up(stack, Wanted((spec,)), observe(engine), free_memory)
 
 
 def up(engine, stack=STACK, spec=SPEC, free_memory=0):
@@ -490,11 +487,11 @@ def kill_at(engine, number, moment):
         if number is None:
             continue
 
-        def call(*args, name=name):
+        def call(*args, name=name, **options):
             count = len(engine.calls)
             if moment == "before" and count == number:
                 raise Stop
-            result = getattr(FakeEngine, name)(engine, *args)
+            result = getattr(FakeEngine, name)(engine, *args, **options)
             if moment == "after" and count == number:
                 raise Stop
             return result

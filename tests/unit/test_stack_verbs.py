@@ -31,7 +31,7 @@ from ragops.stack.plan import ReplaceContainer
 
 GIB = 1 << 30
 INVALID_MODE = "is not supported: invalid network mode"
-STACK = Stack()
+STACK = Stack(gateway=False)
 NET, RERANKER = STACK.network.name, STACK.reranker.name
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -80,7 +80,7 @@ class TestUp:
         assert verbs.up(STACK, stack_up).ok
 
     def test_missing_image_is_pulled(self, serving, ragflow):
-        stack = Stack(reranker=Reranker(image="mine:1"))
+        stack = Stack(gateway=False, reranker=Reranker(image="mine:1"))
         serving.registry.add("mine:1")
         assert verbs.up(stack, serving).ok
         assert serving.container(RERANKER).image == "mine:1"
@@ -96,7 +96,7 @@ class TestUp:
 
     def test_unavailable_image_changes_nothing(self, serving, ragflow):
         with pytest.raises(ImageError):
-            verbs.up(Stack(reranker=Reranker(image="mine:1")), serving)
+            verbs.up(Stack(gateway=False, reranker=Reranker(image="mine:1")), serving)
         assert serving.network(NET) is None
 
     @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ class TestModel:
         monkeypatch.delenv("RAGOPS_MODEL_DIR")
         serving.registry.add("mine:1")
         with pytest.raises(ModelError):
-            verbs.up(Stack(reranker=Reranker(image="mine:1")), serving)
+            verbs.up(Stack(gateway=False, reranker=Reranker(image="mine:1")), serving)
         assert serving.image("mine:1") is None
         for verb in (verbs.plan, verbs.up, verbs.status, verbs.next_step):
             with pytest.raises(ModelError) as caught:
@@ -252,7 +252,7 @@ class TestModel:
             monkeypatch.setenv("RAGOPS_MODEL_DIR", str(other_model))
         else:
             monkeypatch.delenv("RAGOPS_MODEL_DIR")
-            stack = Stack(reranker=Reranker(model=other_model))
+            stack = Stack(gateway=False, reranker=Reranker(model=other_model))
         (replacement,) = verbs.plan(stack, stack_up).actions
         assert isinstance(replacement, ReplaceContainer)
         assert replacement.reason == f"model: {model_folder} → {other_model}"
@@ -293,7 +293,7 @@ def test_new_reranker_runs_beside_the_old_one_if_the_memory_is_free(
     stack_up.change(RERANKER, memory=4 * GIB)
     stack_up.used[RERANKER] = dataclasses.replace(stack_up.stats(RERANKER), memory_bytes=used)
     monkeypatch.setattr("ragops.reranker.host.read_host", lambda: dataclasses.replace(machine, **host))
-    changed = Stack(reranker=Reranker(memory_gib=4, port=False))
+    changed = Stack(gateway=False, reranker=Reranker(memory_gib=4, port=False))
     (replacement,) = verbs.plan(changed, stack_up).actions
     assert isinstance(replacement, ReplaceContainer)
     assert (replacement.obstacle == "") is fits
@@ -458,7 +458,7 @@ class TestVerify:
 
     def test_every_configured_container_is_checked(self, stack_up, ragflow):
         stack_up.add_container("second")
-        stack = Stack(ragflow=Ragflow(containers=(ragflow, "second")))
+        stack = Stack(gateway=False, ragflow=Ragflow(containers=(ragflow, "second")))
         report = verbs.verify(stack, stack_up)
         assert report.first_failure().where == "second"
         verbs.connect(stack, "second", stack_up)
@@ -490,7 +490,7 @@ class TestVerify:
     def test_address_is_tested_from_this_host(self, stack_up, here_responds, with_ragflow, release):
         if not with_ragflow:
             stack_up.remove_container("docker-ragflow-cpu-1")
-        stack = Stack(ragflow=Ragflow(release=release))
+        stack = Stack(gateway=False, ragflow=Ragflow(release=release))
         report = verbs.verify(stack, stack_up, address="http://rerank.example:8123/")
         assert report.ok
         assert report.title == "verify http://rerank.example:8123/v1"
@@ -637,7 +637,7 @@ def test_score_template_is_copied_to_a_mountable_path(monkeypatch, tmp_path, mod
 
 def test_an_instruction_is_part_of_the_template_and_of_the_plan(monkeypatch, tmp_path, model_folder):
     test_score_template_is_copied_to_a_mountable_path(monkeypatch, tmp_path, model_folder)
-    own = Stack(reranker=Reranker(instruction='retrieve "clauses" {{ x }}'))
+    own = Stack(gateway=False, reranker=Reranker(instruction='retrieve "clauses" {{ x }}'))
     spec = Deployment.resolve(own).spec
     assert spec.config_hash() != Deployment.resolve(STACK).spec.config_hash()
     template = next(mount.source for mount in spec.mounts if "/templates/" in mount.target)
@@ -646,7 +646,9 @@ def test_an_instruction_is_part_of_the_template_and_of_the_plan(monkeypatch, tmp
 
 def test_an_instruction_for_a_model_without_a_place_for_one(model_folder):
     with pytest.raises(StackError) as caught:
-        Deployment.resolve(Stack(reranker=Reranker(instruction="retrieve clauses", model=model_folder)))
+        Deployment.resolve(
+            Stack(gateway=False, reranker=Reranker(instruction="retrieve clauses", model=model_folder))
+        )
     assert caught.value.code == "setting-refused"
 
 

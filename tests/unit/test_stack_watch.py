@@ -18,7 +18,7 @@ from ragops.session import lock
 from ragops.stack import verbs
 from ragops.stack.watch import Pace, Watcher
 
-STACK = Stack()
+STACK = Stack(gateway=False)
 NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
 FAST = Pace(settle=0.01, apart=0.01, check=60.0, probe=0.02, start=0.01, longest=0.05)
 
@@ -151,7 +151,7 @@ def test_a_changed_configuration_applies_to_events_too(up, start):
 
 
 def test_another_reranker_in_the_configuration_ends_it(up, messages):
-    stacks = [Stack(reranker=Reranker(name="other")), STACK]
+    stacks = [Stack(gateway=False, reranker=Reranker(name="other")), STACK]
     up.change(RERANKER, health="starting")
     with pytest.raises(StackError) as caught:
         Watcher(stacks.pop, FAST).run()

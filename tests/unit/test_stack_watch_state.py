@@ -21,7 +21,7 @@ from ragops.stack.verbs import Status
 from ragops.stack.watch import Pace, WatchState, is_relevant
 from tests.support.fake_engine import FakeEngine, created
 
-STACK = Stack()
+STACK = Stack(gateway=False)
 NET, RERANKER = STACK.network.name, STACK.reranker.name
 SPEC = ContainerSpec(RERANKER, "vllm-cpu:latest", network=NET)
 PACE = Pace()
