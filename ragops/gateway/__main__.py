@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 
 import uvicorn
 
@@ -16,6 +17,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     gateway, port = Gateway(), int(os.environ.get("GATEWAY_PORT") or 8000)
     drain = int(min(gateway.deadline, DRAIN_SECONDS)) + 3
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn raises it again after the last response
     uvicorn.run(
         gateway.application,
         host="0.0.0.0",

@@ -18,7 +18,7 @@ class Client:
         self.pool, self.dispatcher = gateway.pool, gateway.dispatcher
 
     async def rerank(self, query="which one", documents=(), headers=None, path="/v1/rerank", **fields):
-        body = {"model": replicas.MODEL, "query": query, "documents": list(documents), **fields}
+        body = {"model": replicas.MODEL, "query": query, "documents": documents, **fields}
         return await self.http.post(path, json=body, headers=headers)
 
     async def until(self, condition, seconds=10.0):
