@@ -184,7 +184,7 @@ def watch(ragflow, messages):
         thread = threading.Thread(target=watcher.run, daemon=True)
         thread.start()
         made.append((watcher, thread))
-        until(lambda: watcher._state.serving and not watcher._state.disconnected)
+        until(lambda: watcher._state.container(RERANKER).serving and not watcher._state.disconnected)
         return messages
 
     yield begin
