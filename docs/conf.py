@@ -49,7 +49,6 @@ extensions = [
     "first_result",
     "comparisons",
     "performance",
-    "gateway_records",
     "searches",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]

@@ -25,7 +25,7 @@ from tests.support.served import Served
 if TYPE_CHECKING:
     from typing import Any
 
-    from tests.support.contract.state import Call
+    from tests.support.contract.state import Asked
 
 __all__ = ["RagflowServer", "ServerState", "application"]
 
@@ -69,6 +69,6 @@ class RagflowServer(Served):
         super().__init__(application(self.state))
 
     @property
-    def calls(self) -> list[Call]:
+    def asked(self) -> list[Asked]:
         """The requests that arrived, oldest first."""
-        return self.state.calls
+        return self.state.asked
