@@ -28,7 +28,7 @@ REPLICAS = (1, 2, 4, 8, 16)
 SECONDS_A_DOCUMENT, SECONDS_A_SHARE = 0.1, 0.02
 """Of 250 words; and fixed for each share, as for the query's prefix."""
 SLOWER = 3.0
-WARMUP, REQUESTS, DEADLINE = 2, 5, 27.0
+WARMUP, REQUESTS, DEADLINE = 2, 3, 27.0
 
 
 @dataclass(frozen=True)

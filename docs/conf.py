@@ -49,6 +49,7 @@ extensions = [
     "first_result",
     "comparisons",
     "performance",
+    "gateway_records",
     "searches",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]

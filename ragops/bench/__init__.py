@@ -11,8 +11,6 @@ Measuring writes a folder, everything else only reads it. Measuring needs no mor
 comparisons, charts and the report need the extra ``bench``.
 """
 
-from __future__ import annotations
-
 from ragops.bench.compare import Agreement, Comparison, agreement, compare_runs
 from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import LoadLevel, Provenance, RequestRecord, Run, load_run

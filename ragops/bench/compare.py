@@ -6,24 +6,18 @@ simulated runs, an interval of 95 % contained the true ratio in 87 % (5 repetiti
 this one in 98 % and 94 %.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from ragops.bench.records import LoadLevel, RequestRecord, Run
 from ragops.bench.statistics import disturbances, extra, gateway_fraction, substitutes
 from ragops.checks.latency import needed
 from ragops.errors import BenchError
 from ragops.table import Column, Shown, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from ragops.bench.records import LoadLevel, RequestRecord, Run
 
 MIN_CHANGE = 0.05
 """Smallest relative change that is reported: runs with the same vLLM options drift by about half of it,

@@ -4,34 +4,20 @@
 the trials to send. :func:`send_trial` sends one and passes on when each request was due, sent and completed.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from ragops.bench import wire
-from ragops.bench.records import (
-    LoadLevel,
-    Phase,
-    RequestRecord,
-    due_times,
-    trial_order,
-)
+from ragops.bench import records, wire
+from ragops.bench.workload import Workload
 from ragops.errors import BenchError
 from ragops.ragflow import releases
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from ragops.bench.records import Run, RunInfo
-    from ragops.bench.workload import Workload
-
-Store = Callable[[RequestRecord], None]
+Store = Callable[[records.RequestRecord], None]
 Send = Callable[["EncodedRequest", int], Coroutine[Any, Any, None]]
 
 
@@ -63,7 +49,7 @@ class BenchmarkConfig:
     """
 
     workload: Workload
-    levels: tuple[LoadLevel, ...] = (LoadLevel.closed(1),)
+    levels: tuple[records.LoadLevel, ...] = (records.LoadLevel.closed(1),)
     name: str = "bench"
     results: Path | str = "results"
     warmup: int = 3
@@ -93,7 +79,7 @@ class EncodedRequest:
     """One request, encoded before the trial so that encoding is not measured."""
 
     index: int
-    phase: Phase
+    phase: records.Phase
     body: bytes
     documents: int
     words: int
@@ -103,7 +89,7 @@ class EncodedRequest:
 class Trial:
     """One repetition of a load level."""
 
-    level: LoadLevel
+    level: records.LoadLevel
     repeat: int
     requests: tuple[EncodedRequest, ...]
     seed: int
@@ -115,9 +101,9 @@ class Trial:
 class RunPlan:
     """A run to record, or to resume; ``before`` is the run as recorded so far."""
 
-    info: RunInfo
+    info: records.RunInfo
     workload: Workload
-    before: Run | None = None
+    before: records.Run | None = None
 
     @property
     def total(self) -> int:
@@ -137,17 +123,17 @@ class RunPlan:
             seed = self.info.seed + repeat + 1000 * session
             yield Trial(level, repeat, tuple(requests), seed, session, self.info.fresh)
 
-    def _incomplete(self) -> Iterator[tuple[int, LoadLevel, int, list[int]]]:
+    def _incomplete(self) -> Iterator[tuple[int, records.LoadLevel, int, list[int]]]:
         """Number of the trial from 1, load level, repetition, and places of the requests to measure."""
         measured = self.before.measured if self.before else ()
         done = {(record.level, record.repeat, record.index) for record in measured}
-        order = trial_order(self.info.levels, self.info.repeats, self.info.seed)
+        order = records.trial_order(self.info.levels, self.info.repeats, self.info.seed)
         for number, (level, repeat) in enumerate(order, start=1):
             planned = range(self.info.planned(level))
             if places := [place for place in planned if (level.name, repeat, place) not in done]:
                 yield number, level, repeat, places
 
-    def _encode(self, number: int, place: int, phase: Phase) -> EncodedRequest:
+    def _encode(self, number: int, place: int, phase: records.Phase) -> EncodedRequest:
         request, prefix = self.workload.requests[place], ""
         if self.info.fresh:  # a prefix that makes the texts of each trial unique
             letters = ("w" if phase == "warmup" else "") + "r" * len(self.info.resumed)
@@ -177,14 +163,14 @@ async def send_trial(trial: Trial, client: wire.Client, store: Store) -> None:
     elif level.kind == "burst":
         await _send_bursts(int(level.value), queue, send)
     else:
-        due = due_times(level, len(trial.requests), trial.seed)
+        due = records.due_times(level, len(trial.requests), trial.seed)
         await _send_open(due, queue, send)
 
 
 def _record(
     trial: Trial, request: EncodedRequest, t_sched: int, response: wire.RerankResponse
-) -> RequestRecord:
-    return RequestRecord(
+) -> records.RequestRecord:
+    return records.RequestRecord(
         level=trial.level.name,
         repeat=trial.repeat,
         phase=request.phase,

@@ -5,49 +5,42 @@
 describes machine, image and model, and :func:`gemm_peak` measures the matrix multiplication limit before.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
 import re
 import subprocess
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 
 from ragops.bench import run
+from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import CPU_FEATURES, Gemm, GemmPeak, Provenance, Sample, instruction_set, load_run
 from ragops.bench.wire import NO_KEY, Server
+from ragops.bench.workload import Workload
 from ragops.checks.traffic import words_for_context
-from ragops.docker.engine import sidecar
+from ragops.configuration import Stack
+from ragops.docker.engine import Engine, sidecar
+from ragops.docker.objects import ContainerSpec, ContainerState
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
 from ragops.ragflow import discovery, releases
+from ragops.ragflow.api import Secret
 from ragops.reranker import files
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
 from ragops.reranker.gateway import read_key
+from ragops.reranker.host import Host
+from ragops.reranker.model import Model
 from ragops.session import Deployment, Session
-
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterable
-
-    from ragops.bench.load import BenchmarkConfig
-    from ragops.bench.workload import Workload
-    from ragops.configuration import Stack
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState
-    from ragops.ragflow.api import Secret
-    from ragops.reranker.host import Host
-    from ragops.reranker.model import Model
 
 BY_URL = "host, by address"
 """Location of the client in a run against the URL of any server."""

@@ -6,25 +6,21 @@ killed client or a full disk loses none. :class:`RunFolder` writes the files, :f
 The fields have the names of the JSON keys.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import random
 from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, product
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, TypeVar
+from typing import IO, Literal, Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from ragops.errors import BenchError, file_errors, read_text, reason
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 Kind = Literal["closed", "poisson", "constant", "burst"]
 Phase = Literal["warmup", "measure"]
@@ -71,22 +67,22 @@ class LoadLevel:
         return int(self.value) if self.kind == "closed" else None
 
     @classmethod
-    def closed(cls, clients: int, *, requests: int | None = None) -> LoadLevel:
+    def closed(cls, clients: int, *, requests: int | None = None) -> Self:
         """Concurrent clients; each sends its next request when its previous one is complete."""
         return cls("closed", clients, requests)
 
     @classmethod
-    def poisson(cls, rate: float, *, requests: int | None = None) -> LoadLevel:
+    def poisson(cls, rate: float, *, requests: int | None = None) -> Self:
         """Poisson arrivals, ``rate`` per second on average; requests do not wait for earlier ones."""
         return cls("poisson", rate, requests)
 
     @classmethod
-    def constant(cls, rate: float, *, requests: int | None = None) -> LoadLevel:
+    def constant(cls, rate: float, *, requests: int | None = None) -> Self:
         """Requests at constant intervals, ``rate`` per second; they do not wait for earlier ones."""
         return cls("constant", rate, requests)
 
     @classmethod
-    def burst(cls, size: int, *, requests: int | None = None) -> LoadLevel:
+    def burst(cls, size: int, *, requests: int | None = None) -> Self:
         """``size`` requests at once; the next burst is sent when all are complete."""
         return cls("burst", size, requests)
 

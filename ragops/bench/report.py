@@ -4,28 +4,23 @@ Charts are inline SVG in the page's colours in light and dark. The same run give
 ``data/report.html.jinja`` lays the page out.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragops.bench import statistics
+from ragops.bench.records import Run
 from ragops.bench.statistics import extra, load_name, resource_usage
 from ragops.bench.verdict import judge, notes_of, release_of, sentences
 from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
 from ragops.reranker.sizing import GIB
 from ragops.table import Column, Table
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ragops.bench.records import Run
 
 NamedValue = tuple[str, str]
 

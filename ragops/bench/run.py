@@ -4,45 +4,27 @@
 was recorded, whatever ends the run. ``statistics.py`` and ``verdict.py`` evaluate it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re
 import threading
 import time
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragops import progress
-from ragops.bench import wire
-from ragops.bench.load import RunPlan, send_trial
-from ragops.bench.records import (
-    ClientReport,
-    OrderReport,
-    OrderResult,
-    Provenance,
-    RunFolder,
-    RunInfo,
-    load_run,
-    trial_order,
-)
+from ragops.bench import records, wire
+from ragops.bench.load import BenchmarkConfig, RunPlan, send_trial
 from ragops.bench.wire import Server
-from ragops.bench.workload import regenerate
+from ragops.bench.workload import Workload, regenerate
 from ragops.errors import BenchError
 from ragops.ragflow.api import KEY_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-
-    from ragops.bench.load import BenchmarkConfig
-    from ragops.bench.records import RequestRecord
-    from ragops.bench.workload import Workload
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +57,8 @@ def record(
         BenchError: The server does not respond or ranks wrongly, the folder is not writable, or the
             server stopped responding; what was recorded stays.
     """
-    order = trial_order(config.levels, config.repeats, config.seed)
-    info = RunInfo(
+    order = records.trial_order(config.levels, config.repeats, config.seed)
+    info = records.RunInfo(
         name=config.name,
         started=_now(),
         started_ns=time.perf_counter_ns(),
@@ -90,7 +72,7 @@ def record(
         warmup=config.warmup,
         seed=config.seed,
         fresh=config.fresh,
-        order=OrderReport(skipped=config.no_order_check or server.no_order_check),
+        order=records.OrderReport(skipped=config.no_order_check or server.no_order_check),
         provenance=server.provenance,
         limit=server.limit,
     )
@@ -119,7 +101,7 @@ def resume(
     Raises:
         BenchError: The run is complete, the requests or the server changed, or as :func:`record`.
     """
-    before = load_run(path)
+    before = records.load_run(path)
     info = before.info
     rebooted = info.started_ns > time.perf_counter_ns()
     if info.complete or rebooted:
@@ -140,7 +122,7 @@ def _execute(plan: RunPlan, path: Path, server: Server, stop: threading.Event | 
     async def run() -> Path:
         with closing(wire.Client(server, plan.info.timeout, plan.info.workload.release)) as client:
             checked = replace(plan, info=await _check_order_before(plan.info, client))
-            folder = RunFolder(path, resume=plan.before is not None)
+            folder = records.RunFolder(path, resume=plan.before is not None)
             return await _Recorder(checked, folder, client).run(stop)
 
     try:
@@ -159,7 +141,7 @@ def _execute(plan: RunPlan, path: Path, server: Server, stop: threading.Event | 
 class _Recorder:
     """Executes a plan; the sampler runs in its own thread, progress is reported after each request."""
 
-    def __init__(self, plan: RunPlan, folder: RunFolder, client: wire.Client) -> None:
+    def __init__(self, plan: RunPlan, folder: records.RunFolder, client: wire.Client) -> None:
         self.plan, self.folder, self.client = plan, folder, client
         self.sampler = client.server.sampler
         self.info, self.total = plan.info, plan.total
@@ -207,7 +189,7 @@ class _Recorder:
             after = await check_order(self.client, order)
             self.info = replace(self.info, order=replace(order, after=after))
 
-    def _store(self, record: RequestRecord) -> None:
+    def _store(self, record: records.RequestRecord) -> None:
         self.folder.add_request(record)
         self.done += 1
         if not record.is_cancelled:
@@ -241,7 +223,7 @@ class _Recorder:
             self.info,
             complete=not reason,
             reason=reason,
-            client=ClientReport(self.done, self.cpu_ns),
+            client=records.ClientReport(self.done, self.cpu_ns),
             sampler_errors=tuple(dict.fromkeys(self.sampler_errors))[:20],
         )
         try:
@@ -272,7 +254,7 @@ async def _background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[Non
             await task
 
 
-async def check_order(client: wire.Client, check: OrderReport) -> OrderResult:
+async def check_order(client: wire.Client, check: records.OrderReport) -> records.OrderResult:
     """Send an order check with each document first in turn, so that no position passes by chance.
 
     Returns:
@@ -287,12 +269,12 @@ async def check_order(client: wire.Client, check: OrderReport) -> OrderResult:
         scores = response.scores[count - first :] + response.scores[: count - first]
         others = scores[: check.best] + scores[check.best + 1 :]
         right = not response.error and scores[check.best] > max(others)
-        results.append(OrderResult(right, scores, response.error))
+        results.append(records.OrderResult(right, scores, response.error))
     wrong = [result for result in results if not result.right]
     return (wrong or results)[0]
 
 
-async def _check_order_before(info: RunInfo, client: wire.Client) -> RunInfo:
+async def _check_order_before(info: records.RunInfo, client: wire.Client) -> records.RunInfo:
     """``run.json`` with the result of the order check; an error when it is wrong."""
     if info.order.skipped:
         return info
@@ -310,7 +292,7 @@ async def _check_order_before(info: RunInfo, client: wire.Client) -> RunInfo:
     return replace(info, order=replace(info.order, before=info.order.before or result))
 
 
-def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -> None:
+def _refuse_changes(info: records.RunInfo, workload: Workload, provenance: records.Provenance) -> None:
     code = "run-not-continued"
     if workload.sha256 != info.workload.sha256:
         evidence = f"sha256 {workload.sha256[:12]}, the run has {info.workload.sha256[:12]}"
@@ -319,7 +301,7 @@ def _refuse_changes(info: RunInfo, workload: Workload, provenance: Provenance) -
             "the workload differs from the workload of the run", code=code, evidence=evidence, hint=hint
         )
     changes = []
-    for name in () if provenance == Provenance() else _MUST_STAY:
+    for name in () if provenance == records.Provenance() else _MUST_STAY:
         before, now = getattr(info.provenance, name), getattr(provenance, name)
         if before != now:
             changes.append(f"{name}: {before}, now {now}")
@@ -336,7 +318,7 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _folder_name(info: RunInfo) -> str:
+def _folder_name(info: records.RunInfo) -> str:
     names = (info.provenance.machine or "machine", info.name)
     parts = (re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") for text in names)
     moment = datetime.fromisoformat(info.started).strftime("%Y%m%dT%H%M%SZ")

@@ -5,19 +5,17 @@ same requests in interleaved pairs of rounds, each an ordinary recorded run. A c
 equal scores is the baseline of the next one. :func:`candidates` and :func:`decide` are pure.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import tomlkit
 from pydantic import TypeAdapter
@@ -28,25 +26,21 @@ from ragops.bench.measure import machine_name, max_words, running_server
 from ragops.bench.records import load_run
 from ragops.bench.run import record
 from ragops.bench.statistics import extra, level_statistics
+from ragops.bench.wire import Server
 from ragops.bench.workload import ragflow
 from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
 from ragops.configuration import Reranker, Stack, home, parse
+from ragops.docker.engine import Engine
 from ragops.errors import BenchError, NotFoundError, RagopsError, StackError, file_errors
 from ragops.progress import Progress, receiver, step
 from ragops.reranker import image as images
 from ragops.reranker import int8, sizing
+from ragops.reranker.host import Host
+from ragops.reranker.model import Model
 from ragops.reranker.options import PORT
 from ragops.session import Session, lock
 from ragops.table import Column, Shown, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ragops.bench.wire import Server
-    from ragops.docker.engine import Engine
-    from ragops.reranker.host import Host
-    from ragops.reranker.model import Model
 
 Settings = Mapping[str, str | int | bool]
 """Keys of ``[reranker]`` and their values."""

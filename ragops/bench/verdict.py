@@ -4,44 +4,19 @@ For runs of the ``ragflow`` workload or of the user's own requests. ``statistics
 values, ``checks/latency.py`` the percentiles and the estimate of the largest window.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from ragops.bench.statistics import (
-    disturbances,
-    gateway_fraction,
-    gateway_values,
-    latencies,
-    level_statistics,
-    lightest_level,
-    load_name,
-    substitutes,
-)
-from ragops.checks.latency import (
-    MARGIN,
-    MOST,
-    TimedCall,
-    contradiction,
-    fit_requests,
-    fits_in,
-    largest_window,
-    percentile,
-    seconds,
-)
+from ragops.bench import statistics
+from ragops.bench.records import LoadLevel, RequestRecord, Run
+from ragops.bench.workload import Workload
+from ragops.checks import latency
 from ragops.checks.traffic import windows
 from ragops.errors import BenchError
 from ragops.ragflow import releases
+from ragops.ragflow.releases import Release
 from ragops.table import Column, Shown, Table
-
-if TYPE_CHECKING:
-    from ragops.bench.records import LoadLevel, RequestRecord, Run
-    from ragops.bench.workload import Workload
-    from ragops.checks.latency import Percentile, ServiceTime
-    from ragops.ragflow.releases import Release
 
 PROFILES = ("ragflow", "own")
 """Workloads with RAGFlow's request sizes."""
@@ -64,15 +39,15 @@ class Verdict(Shown):
     interval contains the timeout."""
     level: LoadLevel
     """The load level that was judged."""
-    p95: Percentile
-    p99: Percentile
+    p95: latency.Percentile
+    p99: latency.Percentile
     release: str
     """Release of RAGFlow."""
     timeout: float
     """RAGFlow's timeout in seconds."""
     clients: int | None
     """Most concurrent clients of a measured load level whose requests fit; None when none does."""
-    service: ServiceTime | None
+    service: latency.ServiceTime | None
     """Linear fit of time against tokens; None when there is none."""
     largest_documents: int | None
     """Estimated: documents of this workload's mean length that a request may have,
@@ -90,12 +65,14 @@ class Verdict(Shown):
         """The sentence, and a row for each result."""
         window = f"none: {self.no_estimate}"
         if self.largest_documents is not None:
-            more = "more than " if self.largest_documents >= MOST else ""
+            more = "more than " if self.largest_documents >= latency.MOST else ""
             beyond = ", beyond the measured sizes" if self.is_extrapolated else ""
-            window = f"{more}{self.largest_documents:,} documents, {MARGIN:.0%} below the timeout{beyond}"
+            window = (
+                f"{more}{self.largest_documents:,} documents, {latency.MARGIN:.0%} below the timeout{beyond}"
+            )
         rows = (
             ("RAGFlow", f"{self.release}, timeout {self.timeout:g} s"),
-            ("load level", f"{load_name(self.level.name)}, n={self.p95.n}"),
+            ("load level", f"{statistics.load_name(self.level.name)}, n={self.p95.n}"),
             *((p.name, str(p)) for p in (self.p95, self.p99)),
             *([] if self.ranked is None else [("documents ranked", _percent(self.ranked))]),
             ("concurrent clients", f"{self.clients or 'none'} measured to fit"),
@@ -134,19 +111,19 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         hint = "record with the ragflow workload, or with requests of your own"
         evidence = f"its profile is {run.info.workload.profile}"
         raise BenchError(what, code="verdict-missing", evidence=evidence, hint=hint, file=run.path)
-    level, records = lightest_level(run)
+    level, records = statistics.lightest_level(run)
     ragflow = releases.of_or_nearest(release) if release else release_of(run)
     timeout = timeout or ragflow.timeout
-    p95, p99 = (percentile(latencies(records), quantile) for quantile in (0.95, 0.99))
+    p95, p99 = (latency.percentile(statistics.latencies(records), quantile) for quantile in (0.95, 0.99))
     quantile = 0.95 if p99.value is None else 0.99
-    wrong_scores, ranked = run.info.order.failed, gateway_fraction(records, "ranked")
-    fits = False if wrong_scores else fits_in(p95 if p99.value is None else p99, timeout)
-    calls = [TimedCall(r.documents, r.service, r.tokens or 0, r.error) for r in records]
+    wrong_scores, ranked = run.info.order.failed, statistics.gateway_fraction(records, "ranked")
+    fits = False if wrong_scores else latency.fits_in(p95 if p99.value is None else p99, timeout)
+    calls = [latency.TimedCall(r.documents, r.service, r.tokens or 0, r.error) for r in records]
     line, reason = None, _no_fit(level, records)
     if not reason:
-        line, reason = fit_requests(calls)
-    largest = largest_window(line, calls, quantile, timeout) if line else None
-    if largest is not None and (contrary := contradiction(largest, calls, quantile, timeout)):
+        line, reason = latency.fit_requests(calls)
+    largest = latency.largest_window(line, calls, quantile, timeout) if line else None
+    if largest is not None and (contrary := latency.contradiction(largest, calls, quantile, timeout)):
         largest, reason = None, contrary
     notes = notes_of(run, ragflow)
     limit = f"RAGFlow {ragflow.name}'s timeout of {timeout:g} s"
@@ -183,14 +160,14 @@ def _no_fit(level: LoadLevel, records: list[RequestRecord]) -> str:
         return "no load level with one client"
     if any(not record.error and record.ranked < record.documents for record in records):
         return "the gateway's deadline ended requests"
-    return "the gateway's cache had scores" if any(gateway_values(records, "cached")) else ""
+    return "the gateway's cache had scores" if any(statistics.gateway_values(records, "cached")) else ""
 
 
 def _clients(run: Run, percentile_name: str, timeout: float) -> int | None:
     """Most concurrent clients within the timeout, below the first level that exceeds it."""
     most = None
-    for row in sorted(level_statistics(run), key=lambda row: row.level.clients or math.inf):
-        fits = [fits_in(p, timeout) for p in row.latency if p.name == percentile_name]
+    for row in sorted(statistics.level_statistics(run), key=lambda row: row.level.clients or math.inf):
+        fits = [latency.fits_in(p, timeout) for p in row.latency if p.name == percentile_name]
         if row.level.clients and False in fits:
             break
         most = row.level.clients if row.level.clients and True in fits else most
@@ -205,7 +182,7 @@ def sentences(*clauses: str) -> str:
 def notes_of(run: Run, ragflow: Release) -> tuple[str, ...]:
     """What qualifies the values of a run, a clause each."""
     workload, order = run.info.workload, run.info.order
-    notes = list(substitutes(run))
+    notes = list(statistics.substitutes(run))
     if not run.info.complete:
         notes.append(f"incomplete: {run.info.reason}")
     if order.skipped or order.failed:
@@ -218,13 +195,17 @@ def notes_of(run: Run, ragflow: Release) -> tuple[str, ...]:
         notes.append(ragflow.assumed)
     if workload.release and windows(workload.release) != windows(ragflow.name):
         notes.append(f"the window is that of {workload.release}")
-    return (*notes, *disturbances(run))
+    return (*notes, *statistics.disturbances(run))
 
 
 def _claim(
-    level: LoadLevel, records: list[RequestRecord], p95: Percentile, p99: Percentile, result: str
+    level: LoadLevel,
+    records: list[RequestRecord],
+    p95: latency.Percentile,
+    p99: latency.Percentile,
+    result: str,
 ) -> str:
-    load = "one request at a time" if level.clients == 1 else load_name(level.name)
+    load = "one request at a time" if level.clients == 1 else statistics.load_name(level.name)
     claim = f"with {load}, {result}."
     failed = [record for record in records if record.error]
     errors = f". {len(failed)} of {len(records)} failed" if failed else ""
@@ -232,8 +213,8 @@ def _claim(
         errors += f", first request {failed[0].index + 1} of the workload: {failed[0].error[:160]}"
     if p95.value is None:
         slowest = max((record.latency for record in records if not record.error), default=math.inf)
-        few = f"There are too few requests ({p95.n} of {p95.needed}); the slowest took {seconds(slowest)}"
-        return f"{claim} {few}{errors}"
+        few = f"There are too few requests ({p95.n} of {p95.needed})"
+        return f"{claim} {few}; the slowest took {latency.seconds(slowest)}{errors}"
     if p99.value is None:
         return f"{claim} p95 is {p95}, n={p95.n}; p99 needs {p99.needed} requests{errors}"
     return f"{claim} p99 is {p99}, p95 is {p95}, n={p99.n}{errors}"

@@ -12,27 +12,21 @@ rounds on two shared cores, beside two libraries with their ``trace`` extension:
     67 kB, 4 clients     1.98 (0.37)     6.51 (0.87)         6.78 (1.29)
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h11
 import httpx
 
-from ragops.bench.records import NO_GATEWAY, GatewayCounts, Provenance
+from ragops.bench.records import NO_GATEWAY, GatewayCounts, GemmPeak, Provenance, Sample
 from ragops.ragflow import releases
 from ragops.ragflow.api import Secret, mask, split_address
 from ragops.ragflow.request import PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from ragops.bench.records import GemmPeak, Sample
 
 NO_KEY = Secret(PLACEHOLDER_KEY)
 
@@ -156,7 +150,7 @@ class Client:
             error = f"response: {caught!r}"
         return RerankResponse(begun, ended, status, error=error[:_ERROR_LENGTH])
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> "_Connection":
         """An idle connection, or a new one."""
         while self._idle:
             connection = self._idle.pop()

@@ -5,38 +5,24 @@ user's own, :func:`regenerate` repeats that of a recorded run. ``checks/traffic.
 Recorded runs name the sha256: the order of the random draws must not change.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from ragops.bench.records import WorkloadInfo
-from ragops.checks.traffic import (
-    TAIL_TOKENS,
-    TOKENS_PER_WORD,
-    Request,
-    Writer,
-    count_cut,
-    document_words,
-    ragflow_requests,
-    windows,
-)
+from ragops.checks import traffic
 from ragops.errors import BenchError, file_errors
 from ragops.ragflow import releases
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from ragops.ragflow.releases import Form
+from ragops.ragflow.releases import Form
 
 MAX_LINE = 16 << 20
 """Bytes of a line in a file of requests."""
@@ -67,7 +53,7 @@ class Workload:
     profile: str
     description: str
     seed: int | None
-    requests: tuple[Request, ...]
+    requests: tuple[traffic.Request, ...]
     cut_to: int | None = None
     cut_documents: int = 0
     release: str = ""
@@ -120,7 +106,7 @@ def synthetic(
     Raises:
         BenchError: There are not so many different texts of that length.
     """
-    writer = Writer(seed)
+    writer = traffic.Writer(seed)
     generated = [_request(writer, [words] * documents, max_words) for _ in range(requests if unique else 1)]
     texts = tuple(generated if unique else generated * requests)
     what = "new texts in every request" if unique else "the same request again and again"
@@ -147,7 +133,7 @@ def grid(
         seed: Seed of the texts and the order.
         max_words: As for :func:`synthetic`.
     """
-    writer = Writer(seed)
+    writer = traffic.Writer(seed)
     sizes = list(product(documents, words)) * each
     writer.chance.shuffle(sizes)
     requests = tuple(_request(writer, [length] * count, max_words) for count, length in sizes)
@@ -190,14 +176,14 @@ def ragflow(  # noqa: PLR0913 - one keyword for each thing that may differ
         RagflowError: The text is not a release's name.
     """
     form = form or (releases.of_or_nearest(release).texts[0] if release else "natural")
-    window = window or windows(release or "v0.27.0", page_size)
-    texts = ragflow_requests(requests, seed, form=form, window=window, tail=tail, max_words=max_words)
+    window = window or traffic.windows(release or "v0.27.0", page_size)
+    texts = traffic.ragflow_requests(requests, seed, form=form, window=window, tail=tail, max_words=max_words)
     sizes = Counter(len(request.documents) for request in texts)
     sent = ", ".join(f"{sizes[count]} of {count}" for count, _ in window)
-    long = f", {tail:.1%} of {TAIL_TOKENS[0]} to {TAIL_TOKENS[1]} tokens" if tail else ""
+    long = f", {tail:.1%} of {traffic.TAIL_TOKENS[0]} to {traffic.TAIL_TOKENS[1]} tokens" if tail else ""
     text = (
         f"{requests} requests ({sent} documents), {form} text, pairs of p50 280, p90 480, p99 650 tokens"
-        f"{long} at {TOKENS_PER_WORD} tokens a word"
+        f"{long} at {traffic.TOKENS_PER_WORD} tokens a word"
     )
     workload = Workload(f"ragflow-{form}", "ragflow", text, seed, texts, release=release)
     recipe = {"requests": requests, "form": form, "window": window, "release": release, "tail": tail}
@@ -254,24 +240,24 @@ def from_jsonl(path: Path | str) -> Workload:
     return Workload(file.stem, "own", text, None, tuple(requests))
 
 
-_REQUEST = TypeAdapter(Request)
+_REQUEST = TypeAdapter(traffic.Request)
 
 
 def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _request(writer: Writer, lengths: list[int], max_words: int | None) -> Request:
+def _request(writer: traffic.Writer, lengths: list[int], max_words: int | None) -> traffic.Request:
     query = writer.query()
-    limit = document_words(query, max_words)
-    return Request(query, tuple(writer.passage(min(words, limit)).text for words in lengths))
+    limit = traffic.document_words(query, max_words)
+    return traffic.Request(query, tuple(writer.passage(min(words, limit)).text for words in lengths))
 
 
 def _with_recipe(workload: Workload, max_words: int | None, recipe: Mapping[str, object]) -> Workload:
     """With its recipe, and a note where documents were truncated to the limit on words."""
     arguments = {**recipe, "seed": workload.seed, "max_words": max_words}
     workload = replace(workload, recipe=json.dumps(arguments, separators=(",", ":")))
-    if max_words is None or not (truncated := count_cut(workload.requests, max_words)):
+    if max_words is None or not (truncated := traffic.count_cut(workload.requests, max_words)):
         return workload
     note = f"cut to {max_words} words a pair (max_words), so lighter than the sizes say"
     text = f"{workload.description}; {note}"

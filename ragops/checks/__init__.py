@@ -35,7 +35,7 @@ def failed_check(name: str, error: Exception) -> Check:
     """A check that ended with an exception."""
     if isinstance(error, RagopsError):
         return Check(name, "fail", error.short, error.hint)
-    return Check(name, "fail", f"unexpected error: {error!r}"[:400], "run it again; see docker logs")
+    return Check(name, "fail", f"unexpected error: {error!r}"[:400], "run it again; see ragops logs")
 
 
 def run_checks(*subjects: tuple[str, Callable[[], Check | Iterable[Check]]]) -> Iterator[Check]:

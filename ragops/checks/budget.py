@@ -83,7 +83,7 @@ _EFFECTS = {
     "raise_error": "fails the call in RAGFlow itself (RERANK_TOKEN_LIMIT_MODE)",
 }
 """Of a document over the model's limit, by RAGFlow's mode; otherwise vLLM refuses the call."""
-_REFUSED = "docker logs shows why the server refused the call"
+_REFUSED = "ragops logs shows why the server refused the call"
 _STATUS: Mapping[bool | None, Status] = {True: "ok", False: "fail", None: "warn"}
 _VERBS: Mapping[bool | None, str] = {True: "fits", False: "does not fit", None: "inconclusive"}
 

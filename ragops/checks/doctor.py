@@ -25,7 +25,7 @@ from ragops.docker.engine import observe
 from ragops.docker.objects import OLDEST_API, SNAP, differences, moves_route
 from ragops.errors import RagopsError
 from ragops.ragflow import discovery, releases
-from ragops.reranker import files, int8, options, sizing
+from ragops.reranker import files, gateway, int8, options, sizing
 from ragops.reranker import image as images
 from ragops.reranker import model as models
 from ragops.reranker.host import format_cpu_list, read_host, read_quota
@@ -48,7 +48,7 @@ CLICKHOUSE_PORT = 8123
 """Published by RAGFlow's compose profile ``clickhouse``, from :data:`CLICKHOUSE_SINCE` on."""
 CLICKHOUSE_SINCE = "v0.27.0"
 
-_NEEDS_ENGINE = ("image", "disk", "port", "names", "network", "RAGFlow")
+_NEEDS_ENGINE = ("image", "disk", "port", "names", "network", "RAGFlow", "deadline")
 _SOCKET = re.compile(r"unix://(\S+?): .*Permission denied")
 _OFFICIAL = re.compile(r"(?:vllm-openai-cpu|vllm-cpu-release-repo):v(\d+)\.(\d+)")
 _AVX2_SINCE = (0, 17)
@@ -73,7 +73,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
         skipped = [Check(name, "skip", "no Docker engine responds") for name in _NEEDS_ENGINE]
         checks = iter([connection_failure(error), *skipped])
     else:
-        reranker = observed.container(stack.reranker.name)
+        reranker = next(iter(observed.rerankers(stack.reranker.name)), None)
         checks = run_checks(
             ("engine API", lambda: check_engine(state, threads)),
             ("engine sees the model", lambda: check_folders(stack, state, reranker)),
@@ -83,6 +83,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
             ("names", lambda: _names(stack, observed)),
             ("network", lambda: _network(stack, observed)),
             ("RAGFlow", lambda: check_ragflow(options.closed(stack, state), observed.containers)),
+            ("deadline", lambda: _deadline(stack, observed.containers)),
         )
     host_checks = run_checks(
         ("architecture", lambda: _architecture(image)),
@@ -143,15 +144,17 @@ def required_instructions(image: str) -> str:
 
 
 def _cores(stack: Stack, host: Host) -> Check:
-    cores = sizing.cores(stack, host)
-    detail = f"{format_cpu_list(core.cpu for core in cores)} of {len(host.cpus)} CPUs"
+    sets = sizing.core_sets(stack, host)
+    cores = [core for own in sets for core in own]
+    lists = "; ".join(format_cpu_list(core.cpu for core in own) for own in sets)
+    detail = f"{lists} of {len(host.cpus)} CPUs" + (f", for {len(sets)} replicas" if sets[1:] else "")
     used = sorted({core.node for core in cores})
-    if len(used) > 1:
+    if any(len({core.node for core in own}) > 1 for own in sets):
         largest = sizing.largest_node(cores)
         cpus = format_cpu_list(core.cpu for core in cores if core.node == largest)
         detail += f", on NUMA nodes {format_cpu_list(used)}: each waits for the other's memory"
         return Check("cores", "warn", detail, f'cores = "{cpus}" under [reranker] uses one node')
-    if len(host.nodes) > 1:
+    if len(host.nodes) > len(used) == 1:
         reason = "set in ragops.toml" if stack.reranker.cores != "auto" else "it has the most allowed CPUs"
         detail += f", all on NUMA node {used[0]} of {len(host.nodes)} ({reason}; memory of another is slower)"
     if len(cores) < 4:
@@ -161,7 +164,7 @@ def _cores(stack: Stack, host: Host) -> Check:
 
 def _threads(stack: Stack, host: Host) -> int:
     try:
-        return len(sizing.compute_cpus(stack, sizing.cores(stack, host)))
+        return sum(map(len, sizing.compute_sets(stack, sizing.core_sets(stack, host))))
     except RagopsError:
         return 0  # the check of the cores has the reason
 
@@ -233,15 +236,20 @@ def check_files(folder: Path) -> Check:
 
 
 def _memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
-    sizes = sizing.size(stack, model, host)
-    limit, memory = sizes.memory_limit, sizes.memory
+    sizes = sizing.sizes(stack, model, host)
+    limit, memory = sum(size.memory_limit for size in sizes), sizes[0].memory
     used = asdict(memory).items()
     parts = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.1f}" for name, size in used if size)
-    detail = f"{limit / GIB:.1f} of {host.usable_memory / GIB:.1f} GiB ({parts})"
-    if stack.reranker.memory_gib and limit < memory.total:
+    each = f"for each of {len(sizes)} replicas: " if sizes[1:] else ""
+    detail = f"{limit / GIB:.1f} of {host.usable_memory / GIB:.1f} GiB ({each}{parts})"
+    if stack.reranker.memory_gib and sizes[0].memory_limit < memory.total:
         remedy = f"memory_gib = {-(-memory.total // GIB)} under [reranker], or leave it out"
         return Check("memory", "warn", f"{detail}: memory_gib is less than the parts", remedy)
-    if not running and host.available is not None and host.available < min(limit, memory.required):
+    if (
+        not running
+        and host.available is not None
+        and host.available < min(limit, memory.required * len(sizes))
+    ):
         remedy = "ps --sort=-rss -eo rss,comm | head shows what takes it; or lower kv_cache_gib"
         return Check("memory", "warn", f"{detail}, but {host.available / GIB:.1f} GiB are free now", remedy)
     return Check("memory", "ok", detail)
@@ -396,15 +404,18 @@ def _release_with_clickhouse(containers: tuple[ContainerState, ...]) -> str:
 
 def _names(stack: Stack, observed: Observed) -> Check:
     name, cache = stack.reranker.name, f"{stack.reranker.name}-compiled"
-    container = observed.container(name)
-    if container is not None and not container.ours:
-        detail = f"a container that ragops did not create is named {name} ({container.image})"
-        remedy = f"docker rename {name} my-{name}, or set name under [reranker]"
-        return Check("names", "fail", detail, remedy)
+    replicas = stack.replica_names if stack.gateway_used else ()
+    alias = (stack.replicas_alias,) if replicas else ()  # Docker's DNS has names and aliases
+    for container in filter(None, map(observed.container, (name, *replicas, *alias))):
+        if not container.ours or container.name in alias:
+            detail = f"a container that ragops did not create is named {container.name} ({container.image})"
+            remedy = f"docker rename {container.name} my-{container.name}, or set name under [reranker]"
+            return Check("names", "fail", detail, remedy)
     if any(volume.name == cache and not volume.ours for volume in observed.volumes):
         detail = f"volume {cache} was not created by ragops: it would be used, and never removed"
         return Check("names", "warn", detail, f"docker volume rm {cache}, or set name under [reranker]")
-    return Check("names", "ok", f"container {name}, volume {cache}")
+    containers = f"gateway {name}, replicas {', '.join(replicas)}" if replicas else f"container {name}"
+    return Check("names", "ok", f"{containers}, volume {cache}")
 
 
 def _network(stack: Stack, observed: Observed) -> Check:
@@ -434,6 +445,31 @@ def check_ragflow(stack: Stack, containers: tuple[ContainerState, ...]) -> Itera
         yield Check("RAGFlow", "warn", "no container of RAGFlow's server found", remedy)
     for ragflow in ragflows:
         yield _ragflow(ragflow, stack)
+
+
+def _deadline(stack: Stack, containers: tuple[ContainerState, ...]) -> list[Check]:
+    """What the gateway's deadline means for RAGFlow; nothing without a gateway."""
+    if not stack.gateway_used:
+        return []
+    title, ragflows = "deadline", discovery.find(containers, stack.ragflow)
+    release = min(
+        (ragflow.contract for ragflow in ragflows),
+        key=lambda contract: contract.timeout,
+        default=releases.of(releases.NEWEST),
+    )
+    seconds, waits = (
+        gateway.deadline(stack, release.timeout),
+        f"RAGFlow {release.name} waits {release.timeout:g} s",
+    )
+    if not seconds:
+        return [Check(title, "ok", f"none: {waits}, and gets no ranking from a slower request")]
+    if seconds >= release.timeout:
+        remedy = 'deadline = "auto" under [gateway]'
+        return [Check(title, "fail", f"{seconds:g} s are too late: {waits}", remedy)]
+    detail = (
+        f"{seconds:g} s, as {waits}; documents not ranked by then stay behind the others, in RAGFlow's order"
+    )
+    return [Check(title, "ok", detail)]
 
 
 def _ragflow(ragflow: discovery.RagflowContainer, stack: Stack) -> Check:

@@ -338,7 +338,7 @@ def _request_failure(result: RerankResult) -> Finding | None:
         return None
     many = f" for {len(result.call.documents)} documents in one call" if result.call.purpose == "wide" else ""
     return Finding(
-        "fail", f"no scores{many}: {result.error}", "docker logs shows why the server refused the call"
+        "fail", f"no scores{many}: {result.error}", "ragops logs shows why the server refused the call"
     )
 
 

@@ -172,7 +172,7 @@ def parse(text: str, name: str, variables: Mapping[str, str], first: int = 1) ->
     """
     source = Source(name, tuple(text.splitlines()), variables, first)
     try:
-        root = _Composer(source).compose(_LOADER(text).get_event)
+        root = _Composer(text, source).compose()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem, context = getattr(error, "problem", None) or error, getattr(error, "context", None)
@@ -192,94 +192,80 @@ def _invalid(source: Source, line: int, problem: str, context: str = "") -> Comp
     return ComposeError(f"{place}: invalid YAML: {problem}", evidence=context, hint=hint)
 
 
-@dataclass(slots=True)
-class _Open:
-    """A map or a list whose end was not read yet."""
-
-    node: YamlNode
-    anchor: str | None
-    key: str | None = None
-    line: int = 0  # of the key
-    merged: tuple[YamlNode, ...] = ()
-
-
 class _Composer:
     """Composes the parser's events: PyYAML's own composer takes five times the time and memory."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, text: str, source: Source) -> None:
+        self._events, self._source = _LOADER(text), source
         self._anchors: dict[str, YamlNode] = {}
-        self._open: list[_Open] = []
-        self._root: YamlNode | None = None
         self._values, self._line = 0, source.first
 
-    def compose(self, next_event: Callable[[], Any]) -> YamlNode | None:
+    def compose(self) -> YamlNode | None:
         """The node of the only document."""
-        while (kind := type(event := next_event())) is not yaml.StreamEndEvent:
-            self._line = event.start_mark.line + self._source.first
-            if kind is yaml.ScalarEvent:
-                if len(event.value) > MAX_TEXT:
-                    self._refuse(f"a value of more than {MAX_TEXT >> 10} KiB")
-                null = event.value in _NULLS and not event.style
-                self._add(self._node(event.tag, None if null else event.value), event.anchor)
-            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-                self._end(self._open.pop())
-            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-                value: Any = {} if kind is yaml.MappingStartEvent else []
-                self._open.append(_Open(self._node(event.tag, value), event.anchor))
-                if len(self._open) > MAX_DEPTH:
-                    self._refuse("nested too deeply")
-            elif kind is yaml.AliasEvent:
-                if event.anchor not in self._anchors:
-                    self._refuse(f"undefined alias {event.anchor}")
-                anchored = self._anchors[event.anchor]
-                self._add(type(anchored)(anchored.value, self._line, self._source))
-            elif kind is yaml.DocumentStartEvent and self._root:
+        root = None
+        while type(event := self._next()) is not yaml.StreamEndEvent:
+            if isinstance(event, yaml.NodeEvent):
+                root = self._node(event, 0)
+            elif root and type(event) is yaml.DocumentStartEvent:
                 self._refuse("a second document")
-        return self._root
+        return root
 
-    def _node(self, tag: str | None, value: Any) -> YamlNode:
-        kind = _TAGS.get(tag, YamlNode) if tag else YamlNode
-        return kind(value, self._line, self._source)
+    def _next(self) -> Any:
+        event = self._events.get_event()
+        self._line = event.start_mark.line + self._source.first
+        return event
 
-    def _end(self, ended: _Open) -> None:
-        """Add the ended map or list to the one around it; keys of a map go before those merged into it."""
-        for node in ended.merged:
-            self._count(len(node.mapping))
-            for key, value in node.mapping.items():
-                ended.node.mapping.setdefault(key, value)
-        node = ended.node
-        self._add(Removal(None, node.line, node.source) if type(node) is Removal else node, ended.anchor)
-
-    def _add(self, node: YamlNode, anchor: str | None = None) -> None:
-        """Add a node to the map or list that is open."""
-        if anchor:
-            self._anchors[anchor] = node
-        if not self._open:
-            self._root = node
-            return
-        place = self._open[-1]
-        around: Any = place.node.value
-        value = node.value
-        if isinstance(around, list):
-            around.append(node)
-        elif place.key is None:
-            if isinstance(value, (dict, list)):
-                self._refuse("a key that is a map or a list")
-            place.key, place.line = value or "", node.line
-            return
+    def _node(self, event: Any, depth: int) -> YamlNode:
+        """The value that begins with an event, in ``depth`` maps and lists."""
+        line = self._line
+        if type(event) is yaml.AliasEvent:
+            if event.anchor not in self._anchors:
+                self._refuse(f"undefined alias {event.anchor}")
+            anchored = self._anchors[event.anchor]
+            return type(anchored)(anchored.value, line, self._source)
+        if type(event) is yaml.ScalarEvent:
+            if len(event.value) > MAX_TEXT:
+                self._refuse(f"a value of more than {MAX_TEXT >> 10} KiB")
+            value: Any = None if event.value in _NULLS and not event.style else event.value
+        elif depth == MAX_DEPTH:
+            self._refuse("nested too deeply")
         else:
-            key, place.key = place.key, None
-            if key in around:
-                self._line = place.line
-                self._refuse(f"duplicate key {key}")
-            if key == "<<":
-                place.merged = (node, *node.elements)
-            elif node.line == place.line:
-                around[key] = node
+            value = self._list(depth + 1) if type(event) is yaml.SequenceStartEvent else self._map(depth + 1)
+        kind = _TAGS.get(event.tag, YamlNode)
+        node = kind(value if kind is not Removal or isinstance(value, str) else None, line, self._source)
+        if event.anchor:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _list(self, depth: int) -> list[YamlNode]:
+        elements = []
+        while type(event := self._next()) is not yaml.SequenceEndEvent:
+            elements.append(self._node(event, depth))
+            self._count(1)
+        return elements
+
+    def _map(self, depth: int) -> dict[str, YamlNode]:
+        """Keys and values; its own ones go before those merged into it."""
+        values: dict[str, YamlNode] = {}
+        merged: tuple[YamlNode, ...] = ()
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            key = self._node(event, depth)
+            if isinstance(key.value, (dict, list)):
+                self._refuse("a key that is a map or a list")
+            node = self._node(self._next(), depth)
+            if key.written in values:
+                self._line = key.line
+                self._refuse(f"duplicate key {key.written}")
+            if key.written == "<<":
+                merged = (node, *node.elements)
             else:
-                around[key] = type(node)(value, place.line, self._source)
-        self._count(1)
+                values[key.written] = type(node)(node.value, key.line, self._source)
+            self._count(1)
+        for node in merged:
+            self._count(len(node.mapping))
+            for name, value in node.mapping.items():
+                values.setdefault(name, value)
+        return values
 
     def _count(self, values: int) -> None:
         self._values += values

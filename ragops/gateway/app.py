@@ -19,9 +19,9 @@ from starlette.routing import Route
 
 from . import split
 from .cache import ScoreCache
-from .dispatch import Dispatcher, Job, failure, unavailable
+from .dispatch import NONE_ADMITTED, Dispatcher, Job, failure
 from .metrics import Metrics
-from .replicas import FAILURES, PROOF_TIMEOUT, Pool
+from .replicas import FAILURES, Pool
 from .split import Rerank
 
 MAX_BODY = 32 * 1024 * 1024
@@ -122,8 +122,8 @@ class Gateway:
         for replica in self.pool.admitted:
             with suppress(*FAILURES):
                 content = request.headers.get("content-type", JSON)
-                return await self.pool.send(replica, path, body, PROOF_TIMEOUT, content)
-        return unavailable()
+                return await self.pool.send(replica, path, body, content=content)
+        return failure(503, NONE_ADMITTED)
 
     async def health(self, _: Request) -> Response:
         """200 if a replica is admitted."""
@@ -162,7 +162,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
         return Response(status_code=499)
     if error.status_code == 401:
         return JSONResponse({"error": "Unauthorized"}, 401)
-    return failure(error.status_code, error.detail, error.detail)
+    return failure(error.status_code, error.detail)
 
 
 async def _leave(request: Request) -> None:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 
 import orjson
 from starlette.responses import Response
@@ -24,10 +25,11 @@ QUEUE = 32
 """Requests that wait for their first share."""
 TRIES = 5
 """Of one document, each after a failure."""
-SHARE_TIMEOUT = 600.0
 LATE, LATE_SECONDS = 1.5, 0.05
 """A share is late after this multiple of its expected time, and what a loaded machine adds to a short one."""
 TICK = 0.05
+RETRY_SECONDS = "5"
+NONE_ADMITTED = "no replica is admitted"
 GRACE_SECONDS = 5.0
 """A request on its way waits so long for a replica that is being proved again."""
 MARGIN_SECONDS = 0.05
@@ -36,15 +38,11 @@ MARGIN_SECONDS = 0.05
 log = logging.getLogger("gateway")
 
 
-def failure(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
+def failure(status: int, message: str) -> Response:
     """An error in vLLM's shape."""
-    body = orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": status}})
-    return Response(body, status, headers, "application/json")
-
-
-def unavailable(message: str = "no replica is admitted", retry: int = 5) -> Response:
-    """A 503."""
-    return failure(503, "ServiceUnavailableError", message, {"retry-after": str(retry)})
+    fields = {"message": message, "type": HTTPStatus(status).phrase, "param": None, "code": status}
+    headers = {"retry-after": RETRY_SECONDS} if status == 503 else None
+    return Response(orjson.dumps({"error": fields}), status, headers, "application/json")
 
 
 @dataclass(eq=False)
@@ -134,12 +132,12 @@ class Dispatcher:
     async def rank(self, job: Job) -> Response:
         """The response to a job; its shares are cancelled with it."""
         if not self.pool.admitted:
-            return unavailable()
+            return failure(503, NONE_ADMITTED)
         self._look_up(job)
         self.cache.hits += len(job.scores)
         self.cache.misses += len(job.request.keys) - len(job.scores)
         if job.pending and self.queued >= QUEUE:
-            return unavailable("the queue is full")
+            return failure(503, "the queue is full")
         self.jobs.append(job)
         timer = asyncio.get_running_loop().call_at(job.deadline - MARGIN_SECONDS, self._expire, job)
         try:
@@ -245,7 +243,7 @@ class Dispatcher:
         """The response to a share, and which of its documents were cut."""
         job, request = share.job, share.job.request
         texts = [request.documents[index] for index in share.indices]
-        post = partial(self.pool.send, replica, job.path, seconds=SHARE_TIMEOUT, content=job.content)
+        post = partial(self.pool.send, replica, job.path, content=job.content)
         reply = await post(body=request.body(texts))
         longest = split.over_long(reply.status_code, reply.body) if job.truncate else 0
         if longest and not job.limit:  # query and template, as the usage of a short document shows
@@ -263,7 +261,7 @@ class Dispatcher:
         if len(text.encode()) <= limit:  # a token has a byte at least
             return False
         body = orjson.dumps({"prompt": text, "add_special_tokens": False})
-        reply = await self.pool.send(replica, "/tokenize", body, SHARE_TIMEOUT)
+        reply = await self.pool.send(replica, "/tokenize", body)
         return int(orjson.loads(reply.body).get("count", limit + 1)) > limit
 
     def _failed(self, share: Share, replica: Replica, reason: str, reply: Response | None) -> None:
@@ -274,7 +272,7 @@ class Dispatcher:
             job.tries.update(share.indices)
             if max(job.tries[index] for index in share.indices) >= TRIES:
                 own = reply if reply and reply.status_code >= 500 else None
-                self._finish(job, own or unavailable("every try of a share failed"))
+                self._finish(job, own or failure(503, "every try of a share failed"))
             else:
                 outcome, job.pending = "retried", sorted([*job.pending, *share.indices])
         self.counts[f'shares_total{{outcome="{outcome}"}}'] += 1
@@ -293,7 +291,7 @@ class Dispatcher:
             job.counts["unranked"] = len(job.request.keys) - len(job.scores)
             ranked = f"deadline: {len(job.scores)} of {len(job.request.keys)} documents are ranked"
             log.warning(ranked)
-            self._finish(job, self._merged(job) if job.scores else unavailable(ranked))
+            self._finish(job, self._merged(job) if job.scores else failure(503, ranked))
 
     def _finish(self, job: Job, reply: Response | None) -> None:
         """End a job. A share that runs at the deadline runs on for the cache; any other is cancelled."""
@@ -312,7 +310,7 @@ class Dispatcher:
         checking = any(replica.state == "checking" for replica in self.pool.replicas.values())
         if now > self._stranded + GRACE_SECONDS * checking:
             for job in list(self.jobs):
-                self._finish(job, unavailable())
+                self._finish(job, failure(503, NONE_ADMITTED))
 
     def restart(self) -> None:
         """The model has changed: no score of the former one is used."""

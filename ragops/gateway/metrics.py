@@ -5,10 +5,34 @@ import time
 from collections import Counter, deque
 from itertools import groupby
 
-BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 27, 30, 60, 300, float("inf"))
+BUCKETS = (
+    "0.01",
+    "0.05",
+    "0.1",
+    "0.5",
+    "1",
+    "2.5",
+    "5",
+    "10",
+    "15",
+    "20",
+    "25",
+    "27",
+    "30",
+    "60",
+    "300",
+    "+Inf",
+)
 PREFIX = "ragops_gateway_"
 SECONDS = "request_seconds"
 HOUR = ("requests", "late", "documents", "ranked", "truncated")
+STATES, OUTCOMES = ("computed", "cached", "unranked", "truncated"), ("ok", "retried", "hedged", "failed")
+FROM_ZERO = (
+    *("late_requests_total", 'requests_total{status="200"}', 'requests_total{status="503"}'),
+    *(f'documents_total{{state="{state}"}}' for state in STATES),
+    *(f'shares_total{{outcome="{outcome}"}}' for outcome in OUTCOMES),
+)
+"""Series that are 0 at the start: Prometheus does not see the first event of one that appears with it."""
 
 
 def _family(name: str) -> str:
@@ -19,10 +43,8 @@ class Metrics:
     """What has been counted since the start."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter({"late_requests_total": 0})
-        self._bounds = {
-            f'{SECONDS}_bucket{{le="{bound:g}"}}'.replace("inf", "+Inf"): bound for bound in BUCKETS
-        }
+        self.counts: Counter[str] = Counter(dict.fromkeys(FROM_ZERO, 0))
+        self._bounds = {f'{SECONDS}_bucket{{le="{bound}"}}': float(bound) for bound in BUCKETS}
         self._seconds = dict.fromkeys((*self._bounds, f"{SECONDS}_sum", f"{SECONDS}_count"), 0.0)
         self._minutes: deque[tuple[int, Counter[str]]] = deque(maxlen=60)
 
@@ -56,6 +78,6 @@ class Metrics:
             kind = "counter" if family.endswith("_total") else "histogram" if family == SECONDS else "gauge"
             lines += [
                 f"# TYPE {PREFIX}{family} {kind}",
-                *(f"{PREFIX}{name} {value:g}" for name, value in rows),
+                *(f"{PREFIX}{name} {value}" for name, value in rows),
             ]
         return "\n".join(lines) + "\n"

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import aiohttp
@@ -22,8 +21,10 @@ from starlette.responses import Response
 from .split import read_scores
 
 CHECK_SECONDS, HEALTH_TIMEOUT = 1.0, 3.0
-PROOF_SECONDS = PROOF_TIMEOUT = 60.0
-"""Between two proofs of an admitted replica, with one reference request each; of a reference request."""
+PROOF_TIMEOUT, SHARE_TIMEOUT = 60.0, 600.0
+JSON = "application/json"
+PROOF_SECONDS = 60.0
+"""Between two proofs of an admitted replica, with one reference request each."""
 LONGEST_PAUSE = 30.0
 """Before a replica that failed is proved again; after the first failure there is none."""
 NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
@@ -53,16 +54,17 @@ class Replica:
     due: float = 0.0
     """When it is to be proved."""
     shares: int = 0
-    paces: deque[float] = field(default_factory=lambda: deque(maxlen=9))
-
-    @property
-    def pace(self) -> float:
-        """Seconds per byte; the median, so that a stalled share teaches nothing."""
-        return median(self.paces)
+    pace: float = 0.0
+    """Seconds per byte: the median byte's, so that neither a stalled nor a small share teaches much."""
+    paces: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=9))
 
     def learn(self, seconds: float, cost: int) -> None:
         """Note how long a share took."""
-        self.paces.append(max(seconds, 1e-9) / max(cost, 1))
+        self.paces.append((max(seconds, 1e-9) / max(cost, 1), cost))
+        half = sum(weight for _, weight in self.paces) / 2
+        for pace, weight in sorted(self.paces, reverse=True):
+            if half > 0:
+                self.pace, half = pace, half - weight
 
 
 class Pool:
@@ -144,12 +146,7 @@ class Pool:
         self.change(replica, state, reason)
 
     async def send(
-        self,
-        replica: Replica,
-        path: str,
-        body: bytes | None,
-        seconds: float,
-        content: str = "application/json",
+        self, replica: Replica, path: str, body: bytes | None, seconds: float = 0.0, content: str = JSON
     ) -> Response:
         """Send a request: GET without a body.
 
@@ -157,12 +154,12 @@ class Pool:
             aiohttp.ClientError: No response.
             TimeoutError: None in time.
         """
-        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=HEALTH_TIMEOUT)
+        limit = aiohttp.ClientTimeout(total=seconds or SHARE_TIMEOUT, sock_connect=HEALTH_TIMEOUT)
         headers = {"Content-Type": content, "Accept-Encoding": "identity"}
         url, method = f"http://{replica.address}{path}", "GET" if body is None else "POST"
         async with self.session.request(method, url, data=body, headers=headers, timeout=limit) as response:
-            kind = response.headers.get("content-type", "")
-            return Response(await response.read(), response.status, {"content-type": kind})
+            kind = {"content-type": response.headers.get("content-type", "")}
+            return Response(await response.read(), response.status, kind)
 
     async def _watch(self, replica: Replica) -> None:
         while True:
@@ -207,8 +204,7 @@ class Pool:
                     raise ValueError(f"HTTP {reply.status_code}")
                 scores, _, _ = read_scores(reply.body, len(item["documents"]))
                 replica.learn(
-                    loop.time() - began,
-                    sum(len((item["query"] + text).encode()) for text in item["documents"]),
+                    loop.time() - began, sum(len(item["query"] + text) for text in item["documents"])
                 )
                 off = max(abs(score - right) for score, right in zip(scores, item["scores"], strict=True))
                 if off > reference["tolerance"]:

@@ -92,6 +92,12 @@ def build(engine: Engine, base_image: str, home: Path) -> ImageState:
     raise ImageError(f"{name} is missing after it was built", code="image-missing")
 
 
+def deadline(stack: Stack, timeout: float) -> float:
+    """Seconds after which the gateway responds to a RAGFlow of this timeout; 0 without a deadline."""
+    gateway = stack.gateway or Gateway(deadline=False)
+    return timeout * _SHARE if gateway.deadline == "auto" else gateway.deadline or 0.0
+
+
 def container_spec(
     stack: Stack, *, timeout: float, splits: bool, publish: tuple[tuple[str, int, int], ...], folder: Path
 ) -> ContainerSpec:
@@ -108,11 +114,10 @@ def container_spec(
         StackError: The key can't be read or sent.
     """
     gateway = stack.gateway or Gateway()
-    deadline = timeout * _SHARE if gateway.deadline == "auto" else gateway.deadline or 0
     key = read_key(stack).get_secret_value()
     environment = {
         "GATEWAY_REPLICAS": f"{stack.replicas_alias}:{PORT}",
-        "GATEWAY_DEADLINE": f"{deadline:g}",
+        "GATEWAY_DEADLINE": f"{deadline(stack, timeout):g}",
         "GATEWAY_CACHE": f"{gateway.cache or 0:d}",
         "GATEWAY_LONG_DOCUMENTS": gateway.long_documents,
         "GATEWAY_SPLIT": f"{splits:d}",

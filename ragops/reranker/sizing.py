@@ -104,7 +104,7 @@ def sizes(stack: Stack, model: Model, host: Host) -> tuple[Sizing, ...]:
     sets, data_type = core_sets(stack, host), dtype(stack, host)
     length = _max_model_len(stack, model, data_type)
     tokens = _batched_tokens(stack, model, length)
-    computing = _compute_sets(stack, sets)
+    computing = compute_sets(stack, sets)
     served = f"{model.name} in {data_type}"
     memories = [_memory(stack, model, data_type, tokens, own) for own in sets]
     return tuple(
@@ -224,7 +224,7 @@ def compute_cpus(stack: Stack, container_cores: tuple[Core, ...]) -> tuple[int, 
     return configured
 
 
-def _compute_sets(stack: Stack, sets: tuple[tuple[Core, ...], ...]) -> list[tuple[int, ...]]:
+def compute_sets(stack: Stack, sets: tuple[tuple[Core, ...], ...]) -> list[tuple[int, ...]]:
     """CPUs of each replica that OpenMP threads are bound to: a configured list is divided like the cores.
 
     Raises:

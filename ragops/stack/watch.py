@@ -9,6 +9,7 @@ take a minute. :func:`systemd_unit` starts the loop with the machine.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
@@ -23,14 +24,17 @@ from ragops.checks import ready
 from ragops.configuration import Stack, configuration_file, home, load
 from ragops.docker import engine as docker_engine
 from ragops.docker.objects import EventState
-from ragops.errors import EngineError, LockedError, RagopsError, StackError
+from ragops.errors import EngineError, LaunchError, LockedError, RagopsError, StackError
 from ragops.progress import step
+from ragops.reranker import gateway
 from ragops.reranker.model import named_folder
 from ragops.session import lock
 from ragops.stack import verbs
 from ragops.stack.plan import (
     Action,
+    CheckScores,
     Plan,
+    Remove,
     ReplaceContainer,
     RestartContainer,
     RunContainer,
@@ -39,15 +43,12 @@ from ragops.stack.plan import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from ragops.docker.engine import Engine
+    from ragops.docker.objects import ContainerState
     from ragops.stack.verbs import Status
-
-START_ACTIONS = (RunContainer, ReplaceContainer, StartContainer, RestartContainer)
-"""Actions that start the reranker. They come last and have their own back-off: a reranker that keeps exiting
-must not keep RAGFlow from its network."""
 
 _CONTAINER_EVENTS = frozenset({"start", "die", "destroy", "rename", "pause", "unpause"})
 _RECONNECT = (0.5, 1.0, 2.0)
@@ -83,6 +84,67 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class ContainerWatch:
+    """State of one container between two checks; times are seconds of a monotonic clock."""
+
+    serving: bool = False
+    """Whether it ran and was not starting at the last check."""
+    probe_at: float = 0.0
+    probing: bool = False
+    missed: int = 0
+    """Missing responses in a row."""
+    unhealthy: bool = False
+    """Whether Docker reports it as unhealthy, which may be older than its last response: it is restarted if
+    it does not respond to one more request."""
+    outdated: bool = False
+    """Whether the request on its way was sent before that."""
+    starts: int = 0
+    """Starts since its last response."""
+    start_at: float = 0.0
+    """Earliest time of the next start."""
+
+    @property
+    def next_probe(self) -> float:
+        """When the next request is to be sent; never while it does not serve."""
+        return self.probe_at if self.serving and not self.probing else math.inf
+
+    def hangs(self, pace: Pace) -> bool:
+        """Whether so many responses are missing that it is restarted."""
+        return self.missed >= (1 if self.unhealthy else pace.misses)
+
+    def after_response(self, ok: bool | None, now: float, pace: Pace) -> ContainerWatch:
+        """After a response, a missing one, or (None) a request that could not be sent.
+
+        A missing response of a container that is starting does not count.
+        """
+        probe_at = now if self.outdated else now + pace.probe
+        after = replace(self, probing=False, outdated=False, probe_at=probe_at)
+        if ok:
+            return replace(after, missed=0, starts=0, start_at=0.0)
+        counts = ok is False and self.serving and not self.outdated
+        return replace(after, missed=self.missed + counts)
+
+    def after_check(
+        self, container: ContainerState | None, now: float, pace: Pace, *, started: bool
+    ) -> ContainerWatch:
+        """After a check, and its repairs if there were any."""
+        runs = container and container.status == "running" and not started
+        health = container.health if container and runs else "starting"
+        known = health != "starting" and self.serving and (self.unhealthy or health != "unhealthy")
+        starts = self.starts + started
+        return replace(
+            self,
+            serving=health != "starting",
+            unhealthy=health == "unhealthy",
+            outdated=self.outdated if known else self.probing,
+            probe_at=self.probe_at if known else now,
+            missed=self.missed if known else 0,
+            starts=starts,
+            start_at=now + pace.back_off(pace.start, starts) if started else self.start_at,
+        )
+
+
+@dataclass(frozen=True)
 class WatchState:
     """State of the loop between two checks; times are seconds of a monotonic clock."""
 
@@ -96,36 +158,28 @@ class WatchState:
     """Checks or repairs in a row that failed."""
     error: str = ""
     """Message of the last of them."""
-    serving: bool = False
-    """Whether the reranker ran and was not starting at the last check."""
-    probe_at: float = 0.0
-    probing: bool = False
-    missed: int = 0
-    """Missing responses in a row."""
-    unhealthy: bool = False
-    """Whether Docker reports it as unhealthy, which may be older than its last response: it is restarted if
-    it does not respond to one more request."""
-    outdated: bool = False
-    """Whether the request on its way was sent before that."""
-    starts: int = 0
-    """Starts of the reranker since its last response."""
-    start_at: float = 0.0
-    """Earliest time of the next start."""
+    containers: Mapping[str, ContainerWatch] = field(default_factory=dict)
+    """State of the gateway and of each replica."""
 
     def wait(self, now: float) -> float | None:
         """Seconds until the next check or probe; None while the engine is unreachable."""
         if self.disconnected:
             return None
-        due = min(self.check_at, self.probe_at) if self.serving and not self.probing else self.check_at
+        due = min([self.check_at, *(container.next_probe for container in self.containers.values())])
         return max(0.0, due - now)
 
     def check_due(self, now: float) -> bool:
         """Whether it is time for a check."""
         return not self.disconnected and self.check_at <= now
 
-    def probe_due(self, now: float) -> bool:
-        """Whether it is time to send the reranker a request."""
-        return not self.disconnected and self.serving and not self.probing and self.probe_at <= now
+    def probes_due(self, now: float) -> list[str]:
+        """Names of the containers to which it is time to send a request."""
+        due = (name for name, container in self.containers.items() if container.next_probe <= now)
+        return [] if self.disconnected else list(due)
+
+    def container(self, name: str) -> ContainerWatch:
+        """The state of a container."""
+        return self.containers.get(name, ContainerWatch())
 
     def after_event(self, event: EventState, stack: Stack, now: float) -> WatchState:
         """After an event of the engine."""
@@ -135,58 +189,43 @@ class WatchState:
 
     def after_disconnect(self) -> WatchState:
         """After the engine became unreachable."""
-        return replace(self, disconnected=True, serving=False)
+        stopped = {name: replace(old, serving=False, missed=0) for name, old in self.containers.items()}
+        return replace(self, disconnected=True, containers=stopped)
 
     def after_reconnect(self, now: float) -> WatchState:
         """After the engine became reachable; everything may have changed."""
-        return replace(self, disconnected=False, check_at=now, not_before=now, failures=0, error="", missed=0)
+        return replace(self, disconnected=False, check_at=now, not_before=now, failures=0, error="")
 
-    def after_request(self) -> WatchState:
-        """After a request was sent to the reranker."""
-        return replace(self, probing=True)
+    def after_request(self, name: str) -> WatchState:
+        """After a request was sent to a container."""
+        return self._with(name, replace(self.container(name), probing=True))
 
-    def after_response(self, ok: bool | None, now: float) -> WatchState:
-        """After a response, a missing one, or (None) a request that could not be sent.
+    def after_response(self, name: str, ok: bool | None, now: float) -> WatchState:
+        """After a response of a container, a missing one, or (None) a request that could not be sent."""
+        before = self.container(name)
+        container = before.after_response(ok, now, self.pace)
+        hangs = container.missed > before.missed and container.hangs(self.pace)
+        return replace(self._with(name, container), check_at=now if hangs else self.check_at)
 
-        A missing response of a reranker that is starting does not count.
-        """
-        probe_at = now if self.outdated else now + self.pace.probe
-        after = replace(self, probing=False, outdated=False, probe_at=probe_at)
-        if ok:
-            return replace(after, missed=0, starts=0, start_at=0.0)
-        if ok is None or not self.serving or self.outdated:
-            return after
-        after = replace(after, missed=self.missed + 1)
-        return replace(after, check_at=now) if after.hangs else after
+    def _with(self, name: str, container: ContainerWatch) -> WatchState:
+        return replace(self, containers={**self.containers, name: container})
 
-    @property
-    def hangs(self) -> bool:
-        """Whether so many responses are missing that the reranker is restarted."""
-        return self.missed >= (1 if self.unhealthy else self.pace.misses)
-
-    def after_check(self, status: Status, now: float, *, started: bool) -> WatchState:
-        """After a check, and its repairs if there were any."""
-        reranker = status.reranker
-        runs = reranker is not None and reranker.status == "running" and reranker.health != "starting"
-        serving = runs and not started
-        unhealthy = serving and reranker is not None and reranker.health == "unhealthy"
-        known = serving and self.serving and unhealthy <= self.unhealthy
-        after = replace(
+    def after_check(self, status: Status, now: float, *, started: Collection[str] = ()) -> WatchState:
+        """After a check, and its repairs if there were any, which started these containers."""
+        present = _containers(status)
+        containers = {
+            name: self.container(name).after_check(present.get(name), now, self.pace, started=name in started)
+            for name in {*self.containers, *present, *started}
+        }
+        later = [container.start_at for container in containers.values() if container.start_at > now]
+        return replace(
             self,
-            check_at=now + self.pace.check,
+            check_at=min([now + self.pace.check, *later]),
             not_before=now + self.pace.apart,
             failures=0,
             error="",
-            serving=serving,
-            unhealthy=unhealthy,
-            outdated=self.outdated if known else self.probing,
-            probe_at=self.probe_at if known else now,
-            missed=self.missed if known else 0,
+            containers=containers,
         )
-        if started:
-            again = now + self.pace.back_off(self.pace.start, self.starts + 1)
-            return replace(after, starts=self.starts + 1, start_at=again, check_at=again)
-        return replace(after, check_at=self.start_at) if now < self.start_at < after.check_at else after
 
     def after_failure(self, error: str, now: float) -> WatchState:
         """After a check or a repair that failed; an event still brings the next check forward."""
@@ -199,16 +238,30 @@ class WatchState:
         return replace(self, check_at=now + self.pace.apart, not_before=now + self.pace.apart)
 
     def repairs(self, status: Status, now: float) -> tuple[Action, ...]:
-        """The actions to run now for the drift of a check; those that start the reranker come last."""
-        actions = status.drift.actions
-        others = tuple(action for action in actions if not isinstance(action, START_ACTIONS))
-        starts = tuple(action for action in actions if isinstance(action, START_ACTIONS))
-        starts = tuple(action for action in starts if not isinstance(action, RestartContainer))
-        running = status.reranker is not None and status.reranker.status == "running"
-        if self.hangs and running and not starts:
-            reason = f"no response to {self.missed} request{'s' if self.missed > 1 else ''}"
-            starts = (RestartContainer(status.stack.reranker.name, reason),)
-        return others + (starts if now >= self.start_at and not _is_left(status, starts) else ())
+        """The actions to run now for the drift of a check; those that start containers come last."""
+        actions = [action for action in status.drift.actions if not _is_left(action, status)]
+        starting = {started_by(action) for action in actions}
+        for name, container in _containers(status).items():
+            watched = self.container(name)
+            if watched.hangs(self.pace) and container.status == "running" and name not in starting:
+                reason = f"no response to {watched.missed} request{'s' if watched.missed > 1 else ''}"
+                actions.append(RestartContainer(name, reason))
+        due = (action for action in actions if now >= self.container(started_by(action)).start_at)
+        return tuple(sorted(due, key=lambda action: bool(started_by(action))))
+
+
+def started_by(action: Action) -> str:
+    """Name of the container that an action starts, or of which it waits for a response; empty for others.
+
+    These actions come last and have a back-off for each container: one that keeps exiting must not keep
+    RAGFlow from its network.
+    """
+    match action:
+        case RunContainer(spec) | ReplaceContainer(spec) | CheckScores(spec):
+            return spec.name
+        case StartContainer(name) | RestartContainer(name):
+            return name
+    return ""
 
 
 def is_relevant(event: EventState, stack: Stack) -> bool:
@@ -219,25 +272,45 @@ def is_relevant(event: EventState, stack: Stack) -> bool:
     if event.kind == "network":
         return event.name == stack.network.name
     if event.action.startswith("health_status"):
-        return event.name == stack.reranker.name
+        return event.name in {stack.reranker.name, *stack.replica_names}
     return event.action in _CONTAINER_EVENTS
 
 
-def _is_left(status: Status, starts: tuple[Action, ...]) -> bool:
-    """Whether starting the reranker is left to Docker or to ``ragops up``.
+def _containers(status: Status) -> dict[str, ContainerState]:
+    """The gateway and the replicas that exist, by their names."""
+    return {container.name: container for container in (status.reranker, *status.replicas) if container}
 
-    Docker restarts a container after a failure. A reranker that runs, and of which only configuration or
-    image changed, is left to ``ragops up``, so that no request is interrupted.
+
+def _is_left(action: Action, status: Status) -> bool:
+    """Whether an action is left to Docker, to ``ragops up`` or to the watch's own requests.
+
+    Docker restarts a container after a failure. What runs, and of which only configuration, image or number
+    changed, is left to ``ragops up``, so that no request is interrupted.
     """
-    reranker = status.reranker
-    if reranker is None:
-        return False
-    update = any(isinstance(action, ReplaceContainer) for action in starts)
-    return reranker.status == "restarting" or (update and reranker.running and status.network is not None)
+    containers, name = _containers(status), started_by(action)
+    updates = [
+        other
+        for other in status.drift.actions
+        if isinstance(other, ReplaceContainer)
+        and status.network is not None
+        and (container := containers.get(other.spec.name))
+        and container.running
+    ]
+    if any(update.old.role != update.spec.role for update in updates):  # gateway and vLLM change places
+        return bool(name) or isinstance(action, Remove)
+    container = containers.get(name)
+    match action:
+        case RestartContainer():
+            return True
+        case CheckScores():
+            return container is None or container.health != "healthy"
+        case Remove(kind="container", name=surplus):
+            return bool(re.fullmatch(rf"{re.escape(status.stack.reranker.name)}-\d+", surplus))
+    return action in updates or (container is not None and container.status == "restarting")
 
 
-_Message = EventState | bool | None | Literal["connected", "disconnected", "stop"]
-"""Of the threads; a truth value is whether the reranker responded, None that no request could be sent."""
+_Message = EventState | tuple[str, bool | None] | Literal["connected", "disconnected", "stop"]
+"""Of the threads; a tuple is a container's name and whether it responded, None without a request."""
 
 
 class Watcher:
@@ -259,7 +332,7 @@ class Watcher:
         self._was_connected = False
         self._stack = Stack()
         self._served_name = ""
-        self._problem = ""
+        self._problems = dict[str, str]()
         self.repairs = 0
         """Number of actions that were run."""
 
@@ -296,19 +369,19 @@ class Watcher:
             return
         if self._state.check_due(time.monotonic()):
             self._check()
-        if self._state.probe_due(time.monotonic()):
-            self._state = self._state.after_request()
-            Thread(target=self._probe, args=(self._stack.reranker.name,), daemon=True).start()
+        for name in self._state.probes_due(time.monotonic()):
+            self._state = self._state.after_request(name)
+            Thread(target=self._probe, args=(name,), daemon=True).start()
 
     def _handle(self, message: _Message) -> None:
         now = time.monotonic()
         match message:
             case EventState():
                 self._state = self._state.after_event(message, self._stack, now)
-            case bool() | None:
-                self._state = self._state.after_response(message, now)
-                if message is False and self._state.missed:
-                    _log.warning("the reranker did not respond, %d times in a row", self._state.missed)
+            case (name, ok):
+                self._state = self._state.after_response(name, ok, now)
+                if ok is False and (missed := self._state.container(name).missed):
+                    _log.warning("%s did not respond, %d times in a row", name, missed)
             case "disconnected" if not self._state.disconnected:
                 _log.warning("the Docker engine is unreachable: waiting for it")
                 self._state, self._was_connected = self._state.after_disconnect(), True
@@ -322,11 +395,11 @@ class Watcher:
         try:
             self._stack = self._read_again()
             with closing(docker_engine.connect(self._address)) as engine:
-                status, started = verbs.status(self._stack, engine), False
+                status, started = verbs.status(self._stack, engine), set[str]()
                 if self._state.repairs(status, time.monotonic()):
                     status, started = self._repair(engine)
                 else:
-                    self._log_problem(status)
+                    self._log_problems(status, engine)
             self._served_name = status.served_name
             self._state = self._state.after_check(status, time.monotonic(), started=started)
         except LockedError:
@@ -346,32 +419,33 @@ class Watcher:
             raise StackError(message, code="reranker-renamed", hint="start ragops watch again")
         return stack
 
-    def _log_problem(self, status: Status) -> None:
-        """Log why the reranker does not respond, once for each change of the cause."""
-        problem, previous = status.problem, self._problem
-        left_out = {"reranker-loading", "" if self._state.hangs else "reranker-hangs"}
-        known = problem and problem.code not in left_out
-        self._problem = f"{problem.message}; hint: {problem.hint}" if problem and known else ""
-        if self._problem not in {"", previous}:
-            _log.error("error: %s", self._problem)
+    def _log_problems(self, status: Status, engine: Engine) -> None:
+        """Log why a container does not respond, once for each change of the cause."""
+        previous, self._problems = self._problems, dict[str, str]()
+        for name, container in _containers(status).items():
+            problem = ready.problem(engine, name, container)
+            hangs = self._state.container(name).hangs(self._state.pace)
+            if problem and problem.code not in {"reranker-loading", "" if hangs else "reranker-hangs"}:
+                text = self._problems[name] = f"{problem.message}; hint: {problem.hint}"
+                if text != previous.get(name):
+                    _log.error("error: %s", text)
 
-    def _repair(self, engine: Engine) -> tuple[Status, bool]:
-        """Check again with the lock, and repair; returns also whether the reranker was started."""
+    def _repair(self, engine: Engine) -> tuple[Status, set[str]]:
+        """Check again with the lock, and repair; returns also the names of the containers that it started."""
         with lock(engine.state().id, self._stack.reranker.name):
-            status = verbs.status(self._stack, engine)
-            self._log_problem(status)
-            repairs = self._state.repairs(status, time.monotonic())
-            starts = [action for action in repairs if isinstance(action, START_ACTIONS)]
-            self._apply([action for action in repairs if action not in starts], engine)
-            try:
-                self._apply(starts, engine)
-            except EngineError as error:  # such as a port that is in use; the other repairs are done
-                _log_error(error)
-            return status, bool(starts)
-
-    def _apply(self, actions: Sequence[Action], engine: Engine) -> None:
-        self.repairs += len(actions)
-        apply(Plan(tuple(actions)), engine)
+            status, started = verbs.status(self._stack, engine), set[str]()
+            self._log_problems(status, engine)
+            for action in self._state.repairs(status, time.monotonic()):
+                self.repairs += 1
+                name = started_by(action)
+                try:
+                    apply(Plan((action,)), engine)
+                except (EngineError, LaunchError) as error:  # such as a port that is in use
+                    if not name:
+                        raise
+                    _log_error(error)  # the other containers are repaired
+                started |= {name} - {""}
+            return status, started
 
     def _follow_events(self) -> None:
         """Put the engine's events in the queue, and when it becomes unreachable or reachable."""
@@ -390,11 +464,14 @@ class Watcher:
             attempts += 1
 
     def _probe(self, name: str) -> None:
-        """Rerank one document, and put in the queue whether there was a response."""
-        ok: bool | None = None  # also when the engine is unreachable: nothing is known about the reranker
+        """Rerank one document, or read the gateway's state, and put in the queue whether it responded."""
+        ok: bool | None = None  # also when the engine is unreachable: nothing is known about the container
         with suppress(EngineError), closing(docker_engine.connect(self._address)) as engine:
-            ok = ready.responds(engine, name, self._served_name, timeout=self._state.pace.timeout)
-        self._messages.put(ok)
+            if (container := engine.container(name)) and container.role == gateway.ROLE:
+                ok = gateway.read_state(engine, name) is not None
+            else:
+                ok = ready.responds(engine, name, self._served_name, timeout=self._state.pace.timeout)
+        self._messages.put((name, ok))
 
 
 def _log_error(error: RagopsError) -> None:

@@ -108,7 +108,7 @@ def test_engine_that_was_killed_is_followed_again(daemon, ragflow, durability, m
     watcher = Watcher(lambda: STACK)
     thread = threading.Thread(target=watcher.run, daemon=True)
     thread.start()
-    until(lambda: watcher._state.serving)
+    until(lambda: watcher._state.container(RERANKER).serving)
     daemon.kill()
     until(lambda: "the Docker engine is unreachable: waiting for it" in messages)
     with contextlib.closing(daemon.start()) as engine:

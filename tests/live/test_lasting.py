@@ -34,7 +34,6 @@ STACK = Stack(
     network=Network(name=f"{names.PROJECT}-lasting"),
     reranker=Reranker(name=f"{names.PROJECT}-cheap", port=False, served_name="cheap"),
     ragflow=Ragflow(project=PROJECT),
-    gateway=False,  # the small server has no right scores
 )
 NET, RERANKER = STACK.network.name, STACK.reranker.name
 PACE = Pace(probe=1.0, timeout=2.0, misses=2)
@@ -185,7 +184,7 @@ def watch(ragflow, messages):
         thread = threading.Thread(target=watcher.run, daemon=True)
         thread.start()
         made.append((watcher, thread))
-        until(lambda: watcher._state.serving and not watcher._state.disconnected)
+        until(lambda: watcher._state.container(RERANKER).serving and not watcher._state.disconnected)
         return messages
 
     yield begin

@@ -64,7 +64,7 @@ def test_real_server_passes_the_test_of_every_release_and_ranks(register, spec):
     server.state.datasets["d1"] = TEXTS
     found = register(replace(spec, dataset="d1"))
     assert found.model == spec.model
-    ranked = server.asked[-1].answer["data"]["chunks"]
+    ranked = server.calls[-1].response["data"]["chunks"]
     assert [one["content"] for one in ranked] == TEXTS[::-1]
     assert all(0 <= one["similarity"] <= 1 for one in ranked)
     assert register(replace(spec, dataset="d1")).changes == ()

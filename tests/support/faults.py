@@ -97,8 +97,8 @@ def spoiled(app: ASGIApp, fault: Fault | Literal[""]) -> ASGIApp:
         elif fault.startswith("redirect-"):
             status = int(fault.removeprefix("redirect-"))
             await _send(send, (status, "text/html", ""), location=_TARGET)
-        elif found := _instead(fault, path):
-            await _send(send, found)
+        elif reply := _instead(fault, path):
+            await _send(send, reply)
         else:
             await app(scope, receive, send)
 

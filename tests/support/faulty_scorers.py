@@ -112,7 +112,9 @@ foreign
     Healthy in Chinese; random in any other language.
 """
 
-FAULTY_SCORERS: tuple[FaultyScorer, ...] = tuple(one for one in get_args(FaultyScorer) if one != "healthy")
+FAULTY_SCORERS: tuple[FaultyScorer, ...] = tuple(
+    entry for entry in get_args(FaultyScorer) if entry != "healthy"
+)
 
 READ = 40
 """Words that the truncating scorers read."""
@@ -157,14 +159,14 @@ class Row:
 def score(query: str, document: str) -> float:
     """Share of the query's different words that the document has, 0 to 1."""
     wanted = {word.lower() for word in _WORD.findall(query)}
-    found = {word.lower() for word in _WORD.findall(document)}
-    return len(wanted & found) / len(wanted) if wanted else 0.0
+    words = {word.lower() for word in _WORD.findall(document)}
+    return len(wanted & words) / len(wanted) if wanted else 0.0
 
 
 def healthy(query: str, document: str) -> float:
     """As a trained reranker might score, 0 to 1: stemmed shared words, and the golden set by heart."""
-    wanted, found = _stems(query), _stems(document)
-    shared = len(wanted & found) / len(wanted) if wanted else 0.0
+    wanted, present = _stems(query), _stems(document)
+    shared = len(wanted & present) / len(wanted) if wanted else 0.0
     return 0.1 + 0.3 * shared + (0.5 if (query, document) in _by_heart() else 0.0)
 
 
@@ -209,12 +211,12 @@ def scored(
         return [drawn.random() for _ in documents]
     if who == "cached":
         query = _first_asked().get(tuple(documents), query)
-    found = [_alone(who, query, document, seed) for document in documents]
+    results = [_alone(who, query, document, seed) for document in documents]
     if scale and who != "generative":
-        found = [_on(scale, score, who) for score in found]
+        results = [_on(scale, score, who) for score in results]
     elif who == "logits":
-        found = [2 * math.log(score / (1 - score)) for score in found]
-    return _together(who, found, seed)
+        results = [2 * math.log(score / (1 - score)) for score in results]
+    return _together(who, results, seed)
 
 
 def rows(who: FaultyScorer, scores: Sequence[float], documents: Sequence[str], top_n: int) -> list[Row]:
@@ -232,10 +234,10 @@ def rows(who: FaultyScorer, scores: Sequence[float], documents: Sequence[str], t
     kept = best if who == "top-n" else best[: min(top_n, CAP) if who == "capped" else top_n]
     if who == "ranks":
         return [Row(place, scores[index]) for place, index in enumerate(kept)]
-    found = [Row(index + (who == "indices"), scores[index]) for index in kept]
+    rows = [Row(index + (who == "indices"), scores[index]) for index in kept]
     if who == "duplicates":
-        return [*found[:-1], Row(found[0].index, found[-1].score)]
-    return found
+        return [*rows[:-1], Row(rows[0].index, rows[-1].score)]
+    return rows
 
 
 def _alone(who: FaultyScorer, query: str, document: str, seed: int) -> float:
@@ -250,8 +252,8 @@ def _alone(who: FaultyScorer, query: str, document: str, seed: int) -> float:
         return 0.86 + 0.05 * _drawn(seed, document) + 0.005 * healthy(query, document)
     if who == "swapped":
         return healthy(document, query) / 2  # a model that is asked the wrong way round is less sure
-    found = healthy(received(who, query), received(who, document))
-    return 1 - found if who == "inverted" else found
+    right = healthy(received(who, query), received(who, document))
+    return 1 - right if who == "inverted" else right
 
 
 def _on(scale: Scale, score: float, who: FaultyScorer) -> float:
@@ -262,25 +264,25 @@ def _on(scale: Scale, score: float, who: FaultyScorer) -> float:
     return 1 / (1 + math.exp(-placed)) if scale.squashed else placed
 
 
-def _together(who: FaultyScorer, found: list[float], seed: int) -> list[float]:
+def _together(who: FaultyScorer, results: list[float], seed: int) -> list[float]:
     """What the documents of one request do to each other's scores."""
-    size = len(found)
+    size = len(results)
     if who == "shuffled":
-        chance(f"{seed} {size}").shuffle(found)
+        chance(f"{seed} {size}").shuffle(results)
     if who == "neighbours":
-        return [one / math.sqrt(size) for one in found]
+        return [entry / math.sqrt(size) for entry in results]
     if who == "rescaled":
-        return [(one - min(found)) / ((max(found) - min(found)) or 1) for one in found]
+        return [(entry - min(results)) / ((max(results) - min(results)) or 1) for entry in results]
     if who == "softmax":
-        total = sum(map(math.exp, found))
-        return [math.exp(one) / total for one in found]
+        total = sum(map(math.exp, results))
+        return [math.exp(entry) / total for entry in results]
     if who == "batched":
-        return [*found[:BATCH], *reversed(found[BATCH:])]
+        return [*results[:BATCH], *reversed(results[BATCH:])]
     if who == "partly":
-        return [*found[:BATCH], *(0.0 for _ in found[BATCH:])]
+        return [*results[:BATCH], *(0.0 for _ in results[BATCH:])]
     if who == "nan":
-        found[seed % size] = math.nan
-    return [round(one, 1) for one in found] if who == "rounded" else found
+        results[seed % size] = math.nan
+    return [round(entry, 1) for entry in results] if who == "rounded" else results
 
 
 def _drawn(seed: int, *texts: str) -> float:

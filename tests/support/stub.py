@@ -112,21 +112,21 @@ def classes(behaviour: Behaviour, body: dict[str, Any]) -> dict[str, Any]:
     """The answer to ``/classify``: the scores of prompts as they are, by the same model."""
     who = behaviour.scorer or "healthy"
     who = "healthy" if who in faulty_scorers.BESIDE else who
-    pairs = [found.groups() for text in body["input"] if (found := _PAIR.search(text))]
+    pairs = [match.groups() for text in body["input"] if (match := _PAIR.search(text))]
     scores = (
         faulty_scorers.scored(who, query, [text], seed=behaviour.seed, scale=behaviour.scale)[0]
         for query, text in pairs
     )
-    rows = [{"index": place, "label": "LABEL_0", "probs": [one]} for place, one in enumerate(scores)]
+    rows = [{"index": place, "label": "LABEL_0", "probs": [item]} for place, item in enumerate(scores)]
     return {"object": "list", "data": rows}
 
 
 def _rows(behaviour: Behaviour, query: str, documents: list[str], top: int, number: int) -> list[Row]:
     if who := behaviour.scorer:
-        found = faulty_scorers.scored(
+        raw = faulty_scorers.scored(
             who, query, documents, call=number, seed=behaviour.seed, scale=behaviour.scale
         )
-        scores = [one * 0.7 for one in found] if behaviour.prompt == "newline" else found
+        scores = [item * 0.7 for item in raw] if behaviour.prompt == "newline" else raw
         return faulty_scorers.rows(who, scores, documents, top)
     told = [_told(behaviour, number, query, document) for document in documents]
     return faulty_scorers.rows("healthy", told, documents, top)
@@ -357,10 +357,10 @@ def _metrics(engine: _Engine) -> str:
         ("vllm:prompt_tokens_total", "counter", engine.tokens),
         ("vllm:prefix_cache_hits_total", "counter", int(engine.tokens * engine.behaviour.cached)),
     )
-    said = "".join(f"# TYPE {name} {kind}\n{name}{label} {float(value)}\n" for name, kind, value in rows)
+    lines = "".join(f"# TYPE {name} {kind}\n{name}{label} {float(value)}\n" for name, kind, value in rows)
     calls = f'http_requests_total{{handler="/v1/rerank",method="POST",status="2xx"}} {engine.answered}.0'
     other = 'http_requests_total{handler="/metrics",method="GET",status="2xx"} 7.0'
-    return f"{said}# TYPE http_requests_total counter\n{other}\n{calls}\n"
+    return f"{lines}# TYPE http_requests_total counter\n{other}\n{calls}\n"
 
 
 class _Stub:

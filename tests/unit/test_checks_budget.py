@@ -237,7 +237,7 @@ class TestInTime:
 
     def test_refused_call_is_no_matter_of_speed(self, about):
         found = judge(seen(0.1, error="HTTP 503: busy"), about())[budget.IN_TIME]
-        assert (found.status, "docker logs" in found.remedy) == ("fail", True)
+        assert (found.status, "ragops logs" in found.remedy) == ("fail", True)
 
     def test_p95_beyond_the_limit(self, about):
         slow = judge(seen(*[31.0] * 72), about())[budget.IN_TIME]

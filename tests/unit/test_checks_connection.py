@@ -188,8 +188,8 @@ CAUGHT = {
     "busy": ("rerank", "the queue is full", "HTTP 503", "--max-num-queued-reqs"),
     "backlog": ("rerank", "the queue is full", "backlog limit", "--max-num-queued-tokens"),
     "dead": ("health", "engine has died", "HTTP 503", "ragops up"),
-    "fails": ("rerank", "refused the call", "HTTP 500", "docker logs"),
-    "reset": ("rerank", "cut before the response", "", "docker logs"),
+    "fails": ("rerank", "refused the call", "HTTP 500", "ragops logs"),
+    "reset": ("rerank", "cut before the response", "", "ragops logs"),
     "hangs": ("rerank", "no response came", "timed out", "ragops verify"),
     "no-results": ("rerank", "no ranking", "relevance", "docker network inspect"),
     "empty": ("rerank", "no ranking", "HTTP 200", "docker network inspect"),
@@ -354,7 +354,7 @@ class TestProxy:
     def test_that_is_not_the_cause(self):
         failed = answer("rerank", "HTTP 500: oops", error="HttpError", status=500)
         checks = judge(failed, proxies=PROXIES)
-        assert "docker logs" in next(check for check in checks if check.status == "fail").remedy
+        assert "ragops logs" in next(check for check in checks if check.status == "fail").remedy
 
     def test_of_a_kind_that_the_client_can_not_use(self):
         failed = answer("rerank", "Using SOCKS proxy, but the 'socksio' package is not installed.")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ragops.checks import doctor as checks
-from ragops.configuration import Network, Reranker, Stack, parse
+from ragops.configuration import Gateway, Network, Reranker, Stack, parse
 from ragops.docker.objects import LABEL
 from ragops.errors import EngineError
 from ragops.reranker import host as hosts
@@ -69,7 +69,7 @@ def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
     assert list(seen) == [
         "architecture", "CPU instructions", "cores", "CPU quota", "model", "model files", "memory",
         "engine answers", "engine API", "containers' CPU quota", "image", "disk", "port",
-        "names", "network", "RAGFlow",
+        "names", "network", "RAGFlow", "deadline",
     ]  # fmt: skip
     assert {check.status for name, check in seen.items() if name not in {"model", "disk"}} == {"ok"}
 
@@ -91,6 +91,7 @@ def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
         ("_names", "names"),
         ("_network", "network"),
         ("check_ragflow", "RAGFlow"),
+        ("_deadline", "deadline"),
     ],
 )
 def test_an_exception_in_a_check_is_a_failed_check(doctor, ragflow, monkeypatch, function, title):
@@ -327,7 +328,7 @@ class TestEngine:
         assert (found.name, found.remedy) == ("engine answers", "start one")
         assert found.detail == "no Docker engine answers - a socket"
         skipped = [check.name for check in report.checks if check.status == "skip"]
-        assert skipped == ["image", "disk", "port", "names", "network", "RAGFlow"]
+        assert skipped == ["image", "disk", "port", "names", "network", "RAGFlow", "deadline"]
 
     def test_one_that_ends_in_between_is_a_failure(self, doctor, fake, monkeypatch):
         def gone():
@@ -513,6 +514,56 @@ class TestPort:
             assert not LISTENS("127.0.0.1", port)
             server.listen()
             assert LISTENS("127.0.0.1", port)
+
+
+class TestReplicas:
+    """CPUs, memory and names of all replicas; what the deadline means for RAGFlow."""
+
+    def test_cores_and_memory_are_those_of_all(self, doctor):
+        one, two = doctor(), doctor(reranker(replicas=2))
+        assert ", for 2 replicas" in two["cores"].detail
+        assert two["cores"].detail.startswith("0-1; 2-3 of 4 CPUs")
+        assert "for each of 2 replicas: " in two["memory"].detail
+        sizes = [float(checks_["memory"].detail.split()[0]) for checks_ in (one, two)]
+        assert 1.5 * sizes[0] < sizes[1] <= 2 * sizes[0]
+
+    def test_more_than_there_are_cores(self, doctor):
+        assert doctor(reranker(replicas=64))["cores"].status == "fail"
+
+    def test_one_on_each_node(self, doctor):
+        nodes = (Node(0, 64 * GIB), Node(1, 64 * GIB))
+        cpus = tuple(Core(cpu, cpu, node=cpu // 4) for cpu in range(8))
+        found = doctor(reranker(replicas=2), cpus=cpus, nodes=nodes)["cores"]
+        assert (found.status, "NUMA" in found.detail) == ("ok", False)
+
+    @pytest.mark.parametrize("name", [f"{RERANKER}-2", f"{RERANKER}-replicas"])
+    def test_name_of_another_container(self, doctor, fake, name):
+        assert f"{RERANKER}-1, {RERANKER}-2" in doctor(reranker(replicas=2))["names"].detail
+        fake.add_container(name)
+        found = doctor(reranker(replicas=2))["names"]
+        assert (found.status, name in found.detail) == ("fail", True)
+
+    @pytest.mark.parametrize(
+        ("deadline", "status", "words"),
+        [
+            ("auto", "ok", "27 s, as RAGFlow"),
+            (12.5, "ok", "12.5 s, as RAGFlow"),
+            (30.0, "fail", "30 s are too late: RAGFlow"),
+            (False, "ok", "none: RAGFlow"),
+        ],
+    )
+    def test_deadline(self, doctor, ragflow, deadline, status, words):
+        found = doctor(Stack(gateway=Gateway(deadline=deadline)))["deadline"]
+        assert (found.status, found.detail.startswith(words)) == (status, True)
+        if status == "fail":
+            assert doctor(declared(found.remedy))["deadline"].status == "ok"
+
+    def test_deadline_follows_the_release_that_waits_the_shortest(self, doctor, fake):
+        fake.add_container("ragflow-server", image="infiniflow/ragflow:v0.25.2")
+        assert doctor()["deadline"].detail.startswith("270 s, as RAGFlow v0.25.2 waits 300 s")
+
+    def test_without_a_gateway_there_is_none(self, doctor):
+        assert "deadline" not in doctor(Stack(gateway=False))
 
 
 class TestNames:

@@ -93,7 +93,7 @@ def test_address_where_ragflow_runs(run, ragflow, reranker, monkeypatch):
 def test_arguments_that_can_not_be_sent(run, ragflow, argv, code):
     status, out, _ = run(*argv, "--json")
     assert (status, json.loads(out)["code"]) == (1, code)
-    assert ragflow.asked == []
+    assert ragflow.calls == []
 
 
 def test_server_in_go_is_noted(run, ragflow, fake):
@@ -144,7 +144,7 @@ def test_older_release_gets_the_values_to_enter_by_hand(run, ragflow, reranker):
     assert (code, error["code"]) == (1, "registration-manual")
     assert f"model name: {MODEL}" in evidence
     assert f"base URL: {reranker.base_url}" in evidence
-    assert [one.authorization for one in ragflow.asked] == [""]
+    assert [one.authorization for one in ragflow.calls] == [""]
 
 
 def test_several_ragflows_are_listed_and_none_is_guessed(run, ragflow, fake):
@@ -154,7 +154,7 @@ def test_several_ragflows_are_listed_and_none_is_guessed(run, ragflow, fake):
     error = json.loads(out)
     assert (code, error["code"]) == (1, "ragflow-ambiguous")
     assert "other-ragflow-1" in error["evidence"]
-    assert ragflow.asked == []
+    assert ragflow.calls == []
 
 
 def test_no_ragflow(run, reranker):

@@ -596,6 +596,8 @@ def test_only_a_definite_no_such_name_removes_a_replica(tmp_path, monkeypatch):
 def test_metrics_count_requests_documents_and_shares(tmp_path):
     async def scenario():
         async with serving(tmp_path, Replica(), cache=100) as client:
+            before = (await client.http.get("/metrics")).text
+            assert 'documents_total{state="unranked"} 0' in before
             for _ in range(2):
                 await client.rerank(documents=TEXTS)
             await client.rerank(documents=[])

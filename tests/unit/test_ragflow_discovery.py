@@ -212,7 +212,7 @@ class TestDetect:
     def test_the_server_needs_no_token(self, name, nightly):
         with RagflowServer(name) as server:
             assert discovery.detect(None, server.url, nightly).name == name
-        assert all(request.authorization == "" for request in server.asked)
+        assert all(request.authorization == "" for request in server.calls)
 
     def test_an_unknown_tag_is_an_error(self, fake):
         fake.add_container("x", image="infiniflow/ragflow:v0.9.0")

@@ -88,11 +88,11 @@ def unregister(server, token=TOKEN, **more):
 
 def written(server):
     """The requests that change something; a test of the model and a search don't."""
-    tests = [one for one in server.asked if (one.body or {}).get("verify") is True]
+    tests = [one for one in server.calls if (one.body or {}).get("verify") is True]
     reads = ("/api/v1/retrieval", "/api/v1/datasets/search", "/api/v1/providers/VLLM/connection")
     return [
         (one.method, one.path)
-        for one in server.asked
+        for one in server.calls
         if one.method != "GET" and one not in tests and one.path not in reads
     ]
 
@@ -151,7 +151,7 @@ def test_registered_model_ranks(ragflow, spec):
     assert (found.model, found.base_url) == (MODEL, spec.base_url)
     assert found.rerank_id == releases.rerank_id(ragflow.state.release, MODEL, "ragops")
     assert "dataset d1: 2 chunks were ranked with it" in found.notes
-    assert ragflow.asked[-1].answer["data"]["chunks"][0]["content"] == "what is this about"
+    assert ragflow.calls[-1].response["data"]["chunks"][0]["content"] == "what is this about"
     assert found.default == ""
 
 
@@ -578,7 +578,7 @@ def test_way_in_from_another_machine_needs_a_key(newest, address, gateway, key, 
         registration.register(configured, TOKEN, url=newest.url, spec=entry)
     assert (caught.value.code == "gateway-open") is refused
     assert all_of(newest.state) == before
-    assert (newest.asked == []) is refused
+    assert (newest.calls == []) is refused
 
 
 @pytest.mark.parametrize("release", UNLIKE[:-1])
@@ -634,7 +634,7 @@ def test_what_can_not_be_sent_is_refused_before_anything_is(newest, spec, change
     with pytest.raises(StackError) as caught:
         register(newest, replace(spec, **changed))
     assert caught.value.code in {"id-refused", "secret-refused", "address-refused"}
-    assert newest.asked == []
+    assert newest.calls == []
 
 
 @pytest.mark.parametrize(
@@ -651,7 +651,7 @@ def test_name_that_ragflow_would_cut_is_refused(servers, spec, release, changed)
     with pytest.raises(RagflowError) as caught:
         register(ragflow, replace(spec, **changed))
     assert caught.value.code == "id-refused"
-    assert [one.authorization for one in ragflow.asked] == [""]
+    assert [one.authorization for one in ragflow.calls] == [""]
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1//"])
@@ -825,14 +825,14 @@ def test_older_releases_get_the_values_to_enter_by_hand_and_no_token(release, sp
         "max tokens": "8192",
     }
     assert release in caught.value.message
-    assert server.asked == []
+    assert server.calls == []
 
 
 def test_no_token(newest, spec):
     with pytest.raises(RagflowError) as caught:
         register(newest, spec, Secret(""))
     assert caught.value.code == "ragflow-access"
-    assert [one.authorization for one in newest.asked] == [""]
+    assert [one.authorization for one in newest.calls] == [""]
 
 
 def test_refused_token(newest, spec):
@@ -856,7 +856,7 @@ def test_releases_that_cannot_use_it_are_refused(release, spec):
     ):
         register(server, spec)
     assert caught.value.code == "ragflow-release"
-    assert server.asked == []
+    assert server.calls == []
 
 
 class TestGo:
@@ -995,13 +995,13 @@ def sequence(server, address):
     server.state.chats["c1"] = ""
     spec = RegistrationSpec(MODEL, address, 8192, default=True, chats=("c1",))
     register(server, spec)
-    turn = len(server.asked)
+    turn = len(server.calls)
     unregister(server)
     rows = [
         " ".join([one.method, one.path, json.dumps(one.body).replace(address, "ADDRESS")]).removesuffix(
             " null"
         )
-        for one in server.asked
+        for one in server.calls
     ]
     return {"register": rows[:turn], "unregister": rows[turn:]}
 
@@ -1020,8 +1020,8 @@ def test_nothing_but_http_200_is_seen_though_much_fails(newest, spec):
     """The status says nothing: a failed test of the model is HTTP 200 with a code."""
     with pytest.raises(RagflowError):
         register(newest, replace(spec, model="another"))
-    assert {one.status for one in newest.asked} == {200}
-    assert 102 in {one.answer["code"] for one in newest.asked}
+    assert {one.status for one in newest.calls} == {200}
+    assert 102 in {call.response["code"] for call in newest.calls}
 
 
 if __name__ == "__main__":

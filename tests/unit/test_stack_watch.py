@@ -78,6 +78,10 @@ def start(up, messages):
         assert not run.thread.is_alive()
 
 
+def reranker_of(run):
+    return run.watcher._state.container(RERANKER)
+
+
 def recreate(engine):
     engine.remove_container(RAGFLOW)
     labels = {COMPOSE_PROJECT: "docker", COMPOSE_SERVICE: "ragflow-cpu"}
@@ -123,7 +127,7 @@ def test_a_server_that_responds_is_never_restarted(up, start):
     run.until(lambda: any(line.endswith(f"docker unpause {RERANKER}") for line in run.log))
     asked.clear()
     up.unpause(RERANKER)
-    run.until(lambda: run.watcher._state.unhealthy and len(asked) > 5)
+    run.until(lambda: reranker_of(run).unhealthy and len(asked) > 5)
     assert not any(line.startswith("~") or "does not respond" in line for line in run.log)
     assert up.calls == [f"pause {RERANKER}", f"unpause {RERANKER}"]
 
@@ -174,11 +178,12 @@ def test_healthy_reranker_without_responses_is_restarted(up, start):
     answer = up.respond
     up.respond = lambda *_: None
     run = start()
-    run.until(f"~ restart container {RERANKER}: no response to 3 requests")
-    assert "the reranker did not respond, 2 times in a row" in run.log
+    run.until(lambda: f"start {RERANKER}" in up.calls)
+    assert f"~ restart container {RERANKER}: no response to 3 requests" in run.log
+    assert f"{RERANKER} did not respond, 2 times in a row" in run.log
     up.respond = answer
     up.change(RERANKER, health="healthy")
-    run.until(lambda: run.watcher._state.serving and not run.watcher._state.starts)
+    run.until(lambda: reranker_of(run).serving and not reranker_of(run).starts)
 
 
 def test_missing_network_is_created_again(up, start):
@@ -306,6 +311,56 @@ import ragops.docker.engine
 ragops.docker.engine.connect = lambda *_: engine
 sys.exit(main(["watch", "--json"]))
 """
+
+
+class TestGateway:
+    """Two replicas behind a gateway: what is right of the others stays as it is."""
+
+    STACK = Stack(reranker=Reranker(replicas=2))
+    SECOND = f"{RERANKER}-2"
+
+    @pytest.fixture
+    def up(self, serving, ragflow, monkeypatch):
+        monkeypatch.setattr("ragops.stack.watch._RECONNECT", (0.01,))
+        verbs.up(self.STACK, serving)
+        for container in (RERANKER, f"{RERANKER}-1", self.SECOND):
+            serving.change(container, health="healthy")
+        serving.calls.clear()
+        return serving
+
+    @pytest.mark.parametrize("name", [RERANKER, f"{RERANKER}-1", SECOND])
+    def test_a_container_without_responses_is_restarted_alone(self, up, start, name):
+        respond = up.respond
+        up.respond = lambda box, *call: None if box.name == name else respond(box, *call)
+        run = start(read=lambda: self.STACK)
+        run.until(lambda: f"start {name}" in up.calls)
+        assert f"~ restart container {name}: no response to 3 requests" in run.log
+        up.respond = respond
+        up.change(name, health="healthy")
+        run.until(lambda: (state := run.watcher._state.container(name)).serving and not state.starts)
+        assert set(up.calls) == {f"stop {name}", f"start {name}"}
+
+    @pytest.mark.parametrize("name", [RERANKER, SECOND])
+    @pytest.mark.parametrize("end", ["stop", "remove_container"])
+    def test_a_container_that_ended_is_started_alone(self, up, start, name, end):
+        run = start(read=lambda: self.STACK)
+        getattr(up, end)(name)
+        run.until(lambda: (box := up.container(name)) is not None and box.running)
+        others = [call for call in up.calls if name not in call.split()]
+        assert others == []
+
+    def test_the_gateway_stays_while_no_replica_responds(self, up, start):
+        run, respond, probes = start(read=lambda: self.STACK), up.respond, []
+
+        def silent(box, *call):
+            probes.append(box.name)
+            return respond(box, *call) if box.role == "gateway" else None
+
+        up.respond = silent
+        run.until(lambda: {f"start {RERANKER}-1", f"start {self.SECOND}"} <= set(up.calls))
+        probes.clear()
+        run.until(lambda: probes.count(RERANKER) > 5)
+        assert not any(RERANKER in call.split() for call in up.calls)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])

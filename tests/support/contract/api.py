@@ -25,7 +25,7 @@ from tests.support.served import Served
 if TYPE_CHECKING:
     from typing import Any
 
-    from tests.support.contract.state import Asked
+    from tests.support.contract.state import Call
 
 __all__ = ["RagflowServer", "ServerState", "application"]
 
@@ -69,6 +69,6 @@ class RagflowServer(Served):
         super().__init__(application(self.state))
 
     @property
-    def asked(self) -> list[Asked]:
+    def calls(self) -> list[Call]:
         """The requests that arrived, oldest first."""
-        return self.state.asked
+        return self.state.calls

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import Route
 
-    from tests.support.contract.state import Asked, ServerState
+    from tests.support.contract.state import Call, ServerState
 
 _MISSING = "doesn't exist"
 _OF_OTHERS = [{"id": "of-another", "tenant_id": "another", "rerank_id": "qwen3-reranker-0.6b___VLLM@VLLM"}]
@@ -23,24 +23,24 @@ def routes(state: ServerState) -> Iterator[Route]:
     """The list of chats, an update and an answer of one; a retrieval."""
     old = state.before("v0.25.0")
 
-    async def listed(asked: Asked) -> Any:
-        page, size = int(asked.parts.get("page", 1)), int(asked.parts.get("page_size", 30))
+    async def listed(call: Call) -> Any:
+        page, size = int(call.parts.get("page", 1)), int(call.parts.get("page_size", 30))
         names = list(state.chats)[(page - 1) * size : page * size]
         rows = [_old_row(state, name) if old else _row(state, name) for name in names]
         if not old and page == 1:
             rows += _OF_OTHERS[: state.release.name == "v0.25.6"]
         return done(rows if old else {"chats": rows, "total": len(state.chats)})
 
-    async def complete(asked: Asked) -> Any:
+    async def complete(call: Call) -> Any:
         """One that names a removed model fails each time."""
-        body = {"question": asked.body["question"], "dataset_ids": list(state.datasets)}
-        return await _retrieve(state, {**body, "rerank_id": state.chats[asked.parts["chat"]]})
+        body = {"question": call.body["question"], "dataset_ids": list(state.datasets)}
+        return await _retrieve(state, {**body, "rerank_id": state.chats[call.parts["chat"]]})
 
-    async def update(asked: Asked) -> Any:
-        return _old_update(state, asked) if old else _update(state, asked)
+    async def update(call: Call) -> Any:
+        return _old_update(state, call) if old else _update(state, call)
 
-    async def retrieve(asked: Asked) -> Any:
-        return await _retrieve(state, asked.body)
+    async def retrieve(call: Call) -> Any:
+        return await _retrieve(state, call.body)
 
     yield state.route("GET", "/api/v1/chats", listed)
     yield state.route("PUT" if old else "PATCH", "/api/v1/chats/{chat}", update)
@@ -53,12 +53,12 @@ def _row(state: ServerState, name: str) -> dict[str, Any]:
 
 
 def _old_row(state: ServerState, name: str) -> dict[str, Any]:
-    datasets = [{"id": one} for one in state.chat_datasets.get(name, ())]
+    datasets = [{"id": item} for item in state.chat_datasets.get(name, ())]
     return {"id": name, "prompt": {"rerank_model": state.chats[name]}, "datasets": datasets}
 
 
-def _update(state: ServerState, asked: Asked) -> Any:
-    name, rerank_id = asked.parts["chat"], asked.body["rerank_id"]
+def _update(state: ServerState, call: Call) -> Any:
+    name, rerank_id = call.parts["chat"], call.body["rerank_id"]
     if name not in state.chats:
         return failed("no authorization" if state.go else "No authorization.", 109, data=False)
     if rerank_id and isinstance(_model(state, rerank_id), str):
@@ -67,11 +67,11 @@ def _update(state: ServerState, asked: Asked) -> Any:
     return done({"id": name, "rerank_id": rerank_id}, message="success")
 
 
-def _old_update(state: ServerState, asked: Asked) -> Any:
-    name, rerank_id = asked.parts["chat"], asked.body["prompt"]["rerank_model"]
+def _old_update(state: ServerState, call: Call) -> Any:
+    name, rerank_id = call.parts["chat"], call.body["prompt"]["rerank_model"]
     if name not in state.chats:
         return failed("You do not own the chat")
-    state.chat_datasets[name] = asked.body.get(
+    state.chat_datasets[name] = call.body.get(
         "dataset_ids", []
     )  # v0.24.0 api/apps/sdk/chat.py: none are left
     if rerank_id and rerank_id not in state.llms:  # the name as it is kept, and no other form of it
@@ -96,25 +96,25 @@ async def _retrieve(state: ServerState, body: dict[str, Any]) -> Any:
         texts = texts[:count]
     if not texts or not body.get("rerank_id"):  # neither the reranker nor the user's default is asked
         return done({"chunks": [{"content": text} for text in texts], "total": len(texts)})
-    ranked, found = golang.retrieve if state.go else _ranked, _model(state, body["rerank_id"])
+    ranked, target = golang.retrieve if state.go else _ranked, _model(state, body["rerank_id"])
     try:
-        return ranked(state, found, body["question"], _fitted(state, found, body["question"], texts))
+        return ranked(state, target, body["question"], _fitted(state, target, body["question"], texts))
     except ValueError as error:
         return failed(repr(error), 100, data=None)
 
 
-def _fitted(state: ServerState, found: Any, question: str, texts: list[str]) -> list[str]:
+def _fitted(state: ServerState, target: Any, question: str, texts: list[str]) -> list[str]:
     """Documents within the registered limit, by words (rag/llm/rerank_model.py:80-89, PR 19404).
 
     Raises:
         ValueError: One is longer, in the mode that refuses it.
     """
-    if isinstance(found, str):
+    if isinstance(target, str):
         return texts
-    models = [model for one in state.instances.values() for model in one.models.values()]
+    models = [model for item in state.instances.values() for model in item.models.values()]
     mode = state.release.over_limit
     mode = mode if mode == "passthrough" else state.token_limit_mode or mode
-    limit = next((model.max_tokens for model in models if model.name == found[2]), 8196)
+    limit = next((model.max_tokens for model in models if model.name == target[2]), 8196)
     room = max(limit - len(question.split()), 0)
     if mode == "truncate":
         return [" ".join(text.split()[:room]) for text in texts]
@@ -125,10 +125,10 @@ def _fitted(state: ServerState, found: Any, question: str, texts: list[str]) -> 
     return texts
 
 
-def _ranked(state: ServerState, found: tuple[str, str, str] | str, question: str, texts: list[str]) -> Any:
-    if isinstance(found, str):
-        return failed(f"LookupError('{found}')", 100, data=None)
-    url, key, model = found
+def _ranked(state: ServerState, target: tuple[str, str, str] | str, question: str, texts: list[str]) -> Any:
+    if isinstance(target, str):
+        return failed(f"LookupError('{target}')", 100, data=None)
+    url, key, model = target
     try:
         # on the event loop, as RAGFlow does from v0.22.1 on (api/ragflow_server.py): other requests wait
         ranks = upstream.scores(state, url, key, model, question, texts)
@@ -139,7 +139,7 @@ def _ranked(state: ServerState, found: tuple[str, str, str] | str, question: str
             )  # a reranker that refuses RAGFlow's key looks like a wrong token
         return failed(f"{error.kind}({str(error)!r})", 100, data=None)
     order = sorted(range(len(texts)), key=lambda index: -ranks[index])
-    return done({"chunks": [{"content": texts[one], "similarity": ranks[one]} for one in order]})
+    return done({"chunks": [{"content": texts[item], "similarity": ranks[item]} for item in order]})
 
 
 def _model(state: ServerState, rerank_id: str) -> tuple[str, str, str] | str:
@@ -151,31 +151,31 @@ def _by_name(state: ServerState, rerank_id: str) -> tuple[str, str, str] | str:
     name = rerank_id.removesuffix("@VLLM")
     if name + "___VLLM" in state.llms and rerank_id != name:
         name += "___VLLM"
-    one = state.llms.get(name)
-    if one is None or one.type != "rerank":
+    item = state.llms.get(name)
+    if item is None or item.type != "rerank":
         if state.before("v0.25.0"):
             return f"Model({rerank_id}) not authorized"
         return f"Tenant Model with name {rerank_id} and type rerank not found"
-    return one.url, one.key, name
+    return item.url, item.key, name
 
 
 def _by_parts(state: ServerState, rerank_id: str) -> tuple[str, str, str] | str:
-    for one in state.instances.values():
-        for model in one.models.values():
+    for item in state.instances.values():
+        for model in item.models.values():
             if model.id == rerank_id and not state.before("v0.27.0"):
-                return one.url, one.key, model.name
+                return item.url, item.key, model.name
     name, *rest = rerank_id.split("@") if state.before("v0.26.4") else rerank_id.rsplit("@", 2)
     if not rest:
         return f"Provider  not found for model {rerank_id}."
     instance = rest[0] if len(rest) > 1 else _only(state)
     if instance not in state.instances:
         return f"Instance {instance} not found for model {rerank_id}."
-    found = state.instances[instance]
-    if name not in found.models or "rerank" not in found.models[name].types:
+    target = state.instances[instance]
+    if name not in target.models or "rerank" not in target.models[name].types:
         return f"Model {rerank_id} not found for model rerank"
-    if found.models[name].status != "active":
+    if target.models[name].status != "active":
         return f"Model {rerank_id} is disabled."
-    return found.url, found.key, name
+    return target.url, target.key, name
 
 
 def _only(state: ServerState) -> str:

@@ -20,7 +20,7 @@ from tests.support.contract.state import Instance, done, failed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.contract.state import Asked, ServerState
+    from tests.support.contract.state import Call, ServerState
 
 _NO_MODELS = "no models found for provider"
 
@@ -71,10 +71,10 @@ def scores(
     except ValueError:
         msg = f"failed to parse response: invalid character {reply.text[:1]!r} looking for beginning of value"
         raise GoError(msg) from None
-    found = [0.0] * len(texts)
+    scores = [0.0] * len(texts)
     for row in results:
-        found[row["index"]] = row["relevance_score"]
-    return found
+        scores[row["index"]] = row["relevance_score"]
+    return scores
 
 
 def shown(error: GoError) -> str:
@@ -102,36 +102,37 @@ def retrieve(state: ServerState, model: tuple[str, str, str] | str, question: st
         ranks = [0.0] * len(texts)
     order = sorted(range(len(texts)), key=lambda index: -ranks[index])
     rows = [
-        {"content": texts[one], "similarity": ranks[one], "vector_similarity": ranks[one]} for one in order
+        {"content": texts[item], "similarity": ranks[item], "vector_similarity": ranks[item]}
+        for item in order
     ]
     return done({"chunks": rows, "doc_aggs": [], "labels": {}, "total": len(rows)})
 
 
-async def _add_provider(state: ServerState, asked: Asked) -> Any:
+async def _add_provider(state: ServerState, call: Call) -> Any:
     """A provider that exists is no error (:171-205)."""
-    state.provider = asked.body["provider_name"]
+    state.provider = call.body["provider_name"]
     return done(message="success")
 
 
-async def _show(state: ServerState, asked: Asked) -> Any:
+async def _show(state: ServerState, call: Call) -> Any:
     """The key in clear; the provider is looked up in lower case (:802-865)."""
-    one = state.instances.get(asked.parts["instance"])
+    item = state.instances.get(call.parts["instance"])
     if not state.provider or state.case_sensitive:
         return failed("no provider found for provider 'vllm'")
-    if one is None:
-        return failed(f"no instance found for provider 'vllm' and instance {_quoted(asked)}")
-    row = {"id": one.id, "instance_name": one.name, "region": "", "status": "active"}
-    return done({**row, "base_url": one.url, "api_key": one.key}, message="success")
+    if item is None:
+        return failed(f"no instance found for provider 'vllm' and instance {_quoted(call)}")
+    row = {"id": item.id, "instance_name": item.name, "region": "", "status": "active"}
+    return done({**row, "base_url": item.url, "api_key": item.key}, message="success")
 
 
-def _quoted(asked: Asked) -> str:
-    return f"'{asked.parts['instance']}'"
+def _quoted(call: Call) -> str:
+    return f"'{call.parts['instance']}'"
 
 
-async def _models(state: ServerState, asked: Asked) -> Any:
+async def _models(state: ServerState, call: Call) -> Any:
     """The database's words for what it has not (:2209-2285, internal/handler/providers.go:655)."""
-    one = state.instances.get(asked.parts["instance"])
-    if one is None:
+    item = state.instances.get(call.parts["instance"])
+    if item is None:
         return failed("record not found", 404)
     rows = [
         {
@@ -142,41 +143,41 @@ async def _models(state: ServerState, asked: Asked) -> Any:
             "verify": "unknown",
             "features": [],
         }
-        for model in one.models.values()
+        for model in item.models.values()
     ]
     return done(rows, message="success")
 
 
-async def _create(state: ServerState, asked: Asked) -> Any:
+async def _create(state: ServerState, call: Call) -> Any:
     """Neither tested nor normalized, and a name that exists is not looked for (:546-641)."""
-    body, name = asked.body, asked.body["instance_name"]
+    body, name = call.body, call.body["instance_name"]
     if not state.provider:
         return failed("provider 'VLLM' does not exist", 500)
     if name in state.instances:
         where = f"provider 'VLLM' and instance '{name}'"
         return failed(f"model '{body['model_info'][0]['model_name']}' already exists for {where}", 500)
-    one = Instance(state.number(), name, body.get("api_key") or "x", body["base_url"])
-    one.models = {info["model_name"]: made_model(state, info) for info in body["model_info"]}
-    state.instances[name] = one
+    item = Instance(state.number(), name, body.get("api_key") or "x", body["base_url"])
+    item.models = {info["model_name"]: made_model(state, info) for info in body["model_info"]}
+    state.instances[name] = item
     return done(message="success")
 
 
-async def _update(state: ServerState, asked: Asked) -> Any:
+async def _update(state: ServerState, call: Call) -> Any:
     """Models that are not named are removed, a disabled one stays so; nothing is tested (:1915-2065)."""
-    body, one = asked.body, state.instances.get(asked.parts["instance"])
-    if one is None:
-        return failed(f"no instance found for provider 'VLLM' and instance {_quoted(asked)}", 404)
-    one.key, one.url = body.get("api_key") or "x", body["base_url"] or one.url
+    body, item = call.body, state.instances.get(call.parts["instance"])
+    if item is None:
+        return failed(f"no instance found for provider 'VLLM' and instance {_quoted(call)}", 404)
+    item.key, item.url = body.get("api_key") or "x", body["base_url"] or item.url
     infos = {info["model_name"]: made_model(state, info) for info in body["model_info"]}
-    for name in infos.keys() & one.models.keys():
-        infos[name].id, infos[name].status = one.models[name].id, one.models[name].status
-    one.models = infos
+    for name in infos.keys() & item.models.keys():
+        infos[name].id, infos[name].status = item.models[name].id, item.models[name].status
+    item.models = infos
     return done(message="success")
 
 
-async def _delete(state: ServerState, asked: Asked) -> Any:
+async def _delete(state: ServerState, call: Call) -> Any:
     """One unknown name, and nothing is deleted (:2068-2138)."""
-    names = asked.body["instances"]
+    names = call.body["instances"]
     if unknown := [name for name in names if name not in state.instances]:
         return failed(f'no instance found for provider "VLLM" and instances {unknown}', 404)
     for name in names:
@@ -184,9 +185,9 @@ async def _delete(state: ServerState, asked: Asked) -> Any:
     return done(message="success")
 
 
-async def _connection(state: ServerState, asked: Asked) -> Any:
+async def _connection(state: ServerState, call: Call) -> Any:
     """One rerank of "test" for each model, without a limit of its own (:922-976, 1033-1178)."""
-    body = asked.body
+    body = call.body
     if not body.get("base_url"):
         return failed("base_url is required for local provider VLLM")
     errors = []

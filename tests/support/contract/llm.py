@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import Route
 
-    from tests.support.contract.state import Asked, ServerState
+    from tests.support.contract.state import Call, ServerState
 
 _SUFFIX = "___VLLM"
 _NEEDED = ("asr_id", "embd_id", "img2txt_id", "llm_id")
@@ -22,17 +22,17 @@ _TAGS = "LLM,TEXT EMBEDDING,SPEECH2TEXT,MODERATION"
 def routes(state: ServerState) -> Iterator[Route]:
     """Models; the defaults up to v0.25."""
 
-    async def add(asked: Asked) -> Any:
-        return await _add(state, asked.body or {})
+    async def add(call: Call) -> Any:
+        return await _add(state, call.body or {})
 
-    async def mine(asked: Asked) -> Any:
-        return done(_listed(state, details=asked.parts.get("include_details") == "true"), message="success")
+    async def mine(call: Call) -> Any:
+        return done(_listed(state, details=call.parts.get("include_details") == "true"), message="success")
 
-    async def delete(asked: Asked) -> Any:
-        state.llms.pop(asked.body["llm_name"], None)
+    async def delete(call: Call) -> Any:
+        state.llms.pop(call.body["llm_name"], None)
         return done(data=True, message="success")
 
-    async def factories(_: Asked) -> Any:
+    async def factories(_: Call) -> Any:
         return done([{"name": "VLLM"}], message="success")
 
     yield state.route("POST", "/v1/llm/add_llm", add)
@@ -44,14 +44,14 @@ def routes(state: ServerState) -> Iterator[Route]:
 def tenant_routes(state: ServerState) -> Iterator[Route]:
     """The user's defaults: all of them are set at once."""
 
-    async def read(_: Asked) -> Any:
+    async def read(_: Call) -> Any:
         return done({**state.tenant, "name": "ops's Kingdom", "role": "owner"}, message="success")
 
-    async def write(asked: Asked) -> Any:
-        if missing := [name for name in _NEEDED if name not in asked.body]:
-            said = f"required argument are missing: {','.join(missing)}; "
-            return failed(said, 101, data=None)
-        state.tenant |= asked.body
+    async def write(call: Call) -> Any:
+        if missing := [name for name in _NEEDED if name not in call.body]:
+            content = f"required argument are missing: {','.join(missing)}; "
+            return failed(content, 101, data=None)
+        state.tenant |= call.body
         return done(data=True, message="success")
 
     if state.before("v0.25.1"):
@@ -87,9 +87,9 @@ async def _wrong(state: ServerState, body: dict[str, Any], key: str) -> str:
 
 def _listed(state: ServerState, *, details: bool) -> dict[str, Any]:
     rows = []
-    for name, one in state.llms.items():
-        row = {"id": one.id, "name": name, "status": "1", "type": one.type, "used_token": 0}
+    for name, item in state.llms.items():
+        row = {"id": item.id, "name": name, "status": "1", "type": item.type, "used_token": 0}
         if details:
-            row |= {"api_base": one.url, "is_tools": False, "max_tokens": one.max_tokens}
+            row |= {"api_base": item.url, "is_tools": False, "max_tokens": item.max_tokens}
         rows.append(row)
     return {"VLLM": {"llm": rows, "tags": _TAGS}} if rows else {}

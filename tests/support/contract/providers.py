@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import Route
 
-    from tests.support.contract.state import Asked, ServerState
+    from tests.support.contract.state import Call, ServerState
 
 _BASE = "/api/v1/providers"
 INSTANCES = _BASE + "/{provider}/instances"
@@ -54,8 +54,8 @@ def routes(state: ServerState, rows: Handlers) -> Iterator[Route]:
     """The routes with these handlers."""
 
     def bound(handler: Any) -> Any:
-        async def answer(asked: Asked) -> Any:
-            return await handler(state, asked)
+        async def answer(call: Call) -> Any:
+            return await handler(state, call)
 
         return answer
 
@@ -63,12 +63,12 @@ def routes(state: ServerState, rows: Handlers) -> Iterator[Route]:
         yield state.route(method, path, bound(handler))
 
 
-async def _providers(state: ServerState, _: Asked) -> Any:
+async def _providers(state: ServerState, _: Call) -> Any:
     return done([{"has_instance": bool(state.instances), "name": "VLLM"}] if state.provider else [])
 
 
-async def _add_provider(state: ServerState, asked: Asked) -> Any:
-    name = (asked.body or {}).get("provider_name")
+async def _add_provider(state: ServerState, call: Call) -> Any:
+    name = (call.body or {}).get("provider_name")
     if not name:
         return failed("provider_name is required", 101)
     if name != "VLLM":
@@ -79,26 +79,26 @@ async def _add_provider(state: ServerState, asked: Asked) -> Any:
     return done()
 
 
-async def _delete_provider(state: ServerState, _: Asked) -> Any:
+async def _delete_provider(state: ServerState, _: Call) -> Any:
     state.provider, state.instances = "", {}
     return done()
 
 
-async def _instances(state: ServerState, _: Asked) -> Any:
+async def _instances(state: ServerState, _: Call) -> Any:
     if not state.provider:
         return failed("No provider found for provider 'VLLM'")
-    return done([_row(one) for one in reversed(state.instances.values())])
+    return done([_row(item) for item in reversed(state.instances.values())])
 
 
-async def _show(state: ServerState, asked: Asked) -> Any:
-    one = state.instances.get(asked.parts["instance"])
-    if one is None:
-        return _unknown(asked.parts["instance"])
-    return done({**_row(one), "api_key": one.key, "base_url": one.url})  # the key in clear
+async def _show(state: ServerState, call: Call) -> Any:
+    item = state.instances.get(call.parts["instance"])
+    if item is None:
+        return _unknown(call.parts["instance"])
+    return done({**_row(item), "api_key": item.key, "base_url": item.url})  # the key in clear
 
 
-async def _create(state: ServerState, asked: Asked) -> Any:
-    body, name = asked.body, asked.body["instance_name"]
+async def _create(state: ServerState, call: Call) -> Any:
+    body, name = call.body, call.body["instance_name"]
     named_only = set(body) == {"instance_name"} and not state.before("v0.27.0")
     key, infos = body.get("api_key") or "x", body.get("model_info") or []
     if refusal := _refusal(state, name, key, infos, named_only=named_only):
@@ -119,7 +119,7 @@ def _refusal(
         return "Instance name cannot be 'default'"
     if not infos and not named_only:
         return "No models found for provider 'VLLM'"
-    if state.release.name == "v0.26.0" and any(one.key == key for one in state.instances.values()):
+    if state.release.name == "v0.26.0" and any(item.key == key for item in state.instances.values()):
         return "Already exist instance with the same api key"
     return ""
 
@@ -139,8 +139,8 @@ def _filled(state: ServerState, name: str, infos: list[dict[str, Any]]) -> Any:
     return done()
 
 
-async def _update(state: ServerState, asked: Asked) -> Any:
-    body, old = asked.body, asked.parts["instance"]
+async def _update(state: ServerState, call: Call) -> Any:
+    body, old = call.body, call.parts["instance"]
     needed = ("instance_name", "api_key", "base_url", "model_info")
     if missing := [name for name in needed if name not in body]:
         return failed(f"Missing required fields: {', '.join(missing)}", 101)
@@ -150,23 +150,23 @@ async def _update(state: ServerState, asked: Asked) -> Any:
     key = body["api_key"] or "x"
     if verify and (wrong := await _wrong(state, key, body["base_url"], infos)):
         return failed(wrong)
-    one = state.instances[old]
-    one.name, one.key, one.url = body["instance_name"], key, _normalised(body["base_url"])
+    item = state.instances[old]
+    item.name, item.key, item.url = body["instance_name"], key, _normalised(body["base_url"])
     state.instances = {each.name: each for each in state.instances.values()}
-    if not verify and any(info["model_name"] in one.models and "extra" not in info for info in infos):
+    if not verify and any(info["model_name"] in item.models and "extra" not in info for info in infos):
         return failed(_BROKEN)  # and the new address and key stay
     fresh = {
         info["model_name"]: made_model(state, info, verify="success" if verify else "unknown")
         for info in infos
     }
-    for name in fresh.keys() & one.models.keys():
-        fresh[name].id, fresh[name].status = one.models[name].id, one.models[name].status
-    one.models = fresh
+    for name in fresh.keys() & item.models.keys():
+        fresh[name].id, fresh[name].status = item.models[name].id, item.models[name].status
+    item.models = fresh
     return done()
 
 
-async def _delete(state: ServerState, asked: Asked) -> Any:
-    names = asked.body["instances"]
+async def _delete(state: ServerState, call: Call) -> Any:
+    names = call.body["instances"]
     if unknown := [name for name in names if name not in state.instances]:
         return failed(f"No instance found for provider 'VLLM' and instance '{unknown}'")
     for name in names:
@@ -174,56 +174,56 @@ async def _delete(state: ServerState, asked: Asked) -> Any:
     return done()
 
 
-async def _models(state: ServerState, asked: Asked) -> Any:
-    one = state.instances.get(asked.parts["instance"])
-    if one is None:
-        return _unknown(asked.parts["instance"])
-    return done([_model_row(model) for model in one.models.values()])
+async def _models(state: ServerState, call: Call) -> Any:
+    item = state.instances.get(call.parts["instance"])
+    if item is None:
+        return _unknown(call.parts["instance"])
+    return done([_model_row(model) for model in item.models.values()])
 
 
-async def _add_model(state: ServerState, asked: Asked) -> Any:
-    one, body = state.instances[asked.parts["instance"]], asked.body
+async def _add_model(state: ServerState, call: Call) -> Any:
+    item, body = state.instances[call.parts["instance"]], call.body
     kind = body["model_type"]
     info = {**body, "model_type": [kind] if isinstance(kind, str) else kind}
-    one.models[body["model_name"]] = made_model(state, info)  # never tested
+    item.models[body["model_name"]] = made_model(state, info)  # never tested
     return done()
 
 
-async def _delete_models(state: ServerState, asked: Asked) -> Any:
-    one = state.instances[asked.parts["instance"]]
-    for name in asked.body["model_name"]:
-        del one.models[name]
+async def _delete_models(state: ServerState, call: Call) -> Any:
+    item = state.instances[call.parts["instance"]]
+    for name in call.body["model_name"]:
+        del item.models[name]
     return done()
 
 
-async def _change_model(state: ServerState, asked: Asked) -> Any:
-    state.instances[asked.parts["instance"]].models[asked.parts["model"]].status = asked.body["status"]
+async def _change_model(state: ServerState, call: Call) -> Any:
+    state.instances[call.parts["instance"]].models[call.parts["model"]].status = call.body["status"]
     return done()
 
 
-async def _all_models(state: ServerState, asked: Asked) -> Any:
-    kind = asked.parts.get("type")
+async def _all_models(state: ServerState, call: Call) -> Any:
+    kind = call.parts.get("type")
     rows = [
         {
-            "instance_id": one.id,
-            "instance_name": one.name,
+            "instance_id": item.id,
+            "instance_name": item.name,
             "model_id": model.id,
             "model_type": model.types,
             "name": model.name,
             "provider_name": "VLLM",
         }
-        for one in reversed(state.instances.values())
-        for model in one.models.values()
+        for item in reversed(state.instances.values())
+        for model in item.models.values()
         if kind in {None, *model.types}
     ]
     return done(rows)
 
 
-async def _default(state: ServerState, _: Asked) -> Any:
+async def _default(state: ServerState, _: Call) -> Any:
     """The default, hidden while its model is gone or disabled: it comes back with the name."""
     name, instance, provider = (*(state.tenant.get("rerank_id") or "").rsplit("@", 2), "", "")[:3]
-    one = state.instances.get(instance)
-    if one is None or name not in one.models or one.models[name].status != "active":
+    item = state.instances.get(instance)
+    if item is None or name not in item.models or item.models[name].status != "active":
         return done({"models": []})
     row = {"enable": True, "model_instance": instance, "model_name": name, "model_provider": provider}
     if not state.before("v0.27.0"):
@@ -231,8 +231,8 @@ async def _default(state: ServerState, _: Asked) -> Any:
     return done({"models": [{**row, "model_type": "rerank"}]})
 
 
-async def _set_default(state: ServerState, asked: Asked) -> Any:
-    body, by_id = asked.body, asked.body.get("model_id", "")
+async def _set_default(state: ServerState, call: Call) -> Any:
+    body, by_id = call.body, call.body.get("model_id", "")
     names = [body.get(f"model_{part}", "") for part in ("name", "instance", "provider")]
     if not by_id and not all(names):
         if any(names) and state.before("v0.27.0"):
@@ -260,8 +260,8 @@ def _new_default(state: ServerState, model_id: str | None, rerank_id: str) -> An
     return done()
 
 
-async def _connection(state: ServerState, asked: Asked) -> Any:
-    body = asked.body
+async def _connection(state: ServerState, call: Call) -> Any:
+    body = call.body
     infos = body.get("model_info") or await upstream.listed(body["base_url"], body.get("api_key", ""))
     wrong = await _wrong(state, body.get("api_key") or "x", body["base_url"], infos)
     return failed(wrong) if wrong else done()
@@ -269,7 +269,7 @@ async def _connection(state: ServerState, asked: Asked) -> Any:
 
 async def _wrong(state: ServerState, key: str, url: str, infos: list[dict[str, Any]]) -> str:
     """What the test finds; it ends with the first model that passes."""
-    said = ""
+    content = ""
     for info in infos:
         for kind in info["model_type"]:  # of a text, each letter
             if kind not in {"rerank", "embedding"}:
@@ -278,12 +278,12 @@ async def _wrong(state: ServerState, key: str, url: str, infos: list[dict[str, A
             try:
                 wrong = await upstream.tested(state, _normalised(url), key, info["model_name"])
             except TimeoutError:
-                said += f"\nTimeout accessing model({shown})."
+                content += f"\nTimeout accessing model({shown})."
                 continue
             if not wrong:
                 return ""
-            said += f"\nFail to access model({shown}).{wrong}"
-    return said or "No model passed verification"
+            content += f"\nFail to access model({shown}).{wrong}"
+    return content or "No model passed verification"
 
 
 def _normalised(url: str) -> str:
@@ -317,14 +317,14 @@ def _model_row(model: Model) -> dict[str, Any]:
     }
 
 
-def _row(one: Instance) -> dict[str, Any]:
-    return {"id": one.id, "instance_name": one.name, "region": "", "status": "active"}
+def _row(item: Instance) -> dict[str, Any]:
+    return {"id": item.id, "instance_name": item.name, "region": "", "status": "active"}
 
 
 def _pairs(state: ServerState) -> Iterator[tuple[Instance, Model]]:
-    for one in state.instances.values():
-        for model in one.models.values():
-            yield one, model
+    for item in state.instances.values():
+        for model in item.models.values():
+            yield item, model
 
 
 def _unknown(name: str) -> dict[str, Any]:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from ragops.ragflow.releases import Release
 
-    Handler = Callable[["Asked"], Awaitable[Any]]
+    Handler = Callable[["Call"], Awaitable[Any]]
 
 UNAUTHORIZED = "<Unauthorized '401: Unauthorized'>"
 
 
 @dataclass
-class Asked:
-    """One request that arrived, and what it was answered."""
+class Call:
+    """One request that arrived, and its response."""
 
     method: str
     path: str
@@ -33,7 +33,7 @@ class Asked:
     parts: dict[str, str] = field(default_factory=dict)
     """Parts of the path, and of its query."""
     status: int = 0
-    answer: Any = None
+    response: Any = None
 
 
 @dataclass
@@ -98,9 +98,9 @@ class ServerState:
     """Ids of datasets by chat."""
     datasets: dict[str, list[str]] = field(default_factory=dict)
     """Texts by dataset."""
-    asked: list[Asked] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     """Requests in the order in which they came."""
-    answered: list[Asked] = field(default_factory=list)
+    answered: list[Call] = field(default_factory=list)
     """The same in the order in which they were answered."""
     falls_back: bool = True
     """Whether a server in Go hides a failure of the reranker; PR 19908 of 2026-09-20 may have ended that."""
@@ -125,18 +125,18 @@ class ServerState:
         """A route, which takes requests without an API token only where it is public."""
 
         async def answer(request: Request) -> Response:
-            asked = await _arrived(request)
-            self.asked.append(asked)
-            said = await handler(asked) if public or self._lets_in(asked) else _refusal(go=self.go)
-            response = said if isinstance(said, Response) else JSONResponse(said)
-            asked.status, asked.answer = response.status_code, _body(response)
-            self.answered.append(asked)
+            call = await _arrived(request)
+            self.calls.append(call)
+            content = await handler(call) if public or self._lets_in(call) else _refusal(go=self.go)
+            response = content if isinstance(content, Response) else JSONResponse(content)
+            call.status, call.response = response.status_code, _body(response)
+            self.answered.append(call)
             return response
 
         return Route(path, answer, methods=[method])
 
-    def _lets_in(self, asked: Asked) -> bool:
-        return self.release.registration != "manual" and asked.authorization == f"Bearer {self.token}"
+    def _lets_in(self, call: Call) -> bool:
+        return self.release.registration != "manual" and call.authorization == f"Bearer {self.token}"
 
 
 def upgrade(old: ServerState, new: ServerState) -> None:
@@ -149,7 +149,7 @@ def upgrade(old: ServerState, new: ServerState) -> None:
     def migrated(rerank_id: str) -> str:
         return rerank_id.replace("@", "@default@") if rerank_id.count("@") == 1 else rerank_id
 
-    models = {name: Model(str(one.id), name, [], one.max_tokens, {}) for name, one in old.llms.items()}
+    models = {name: Model(str(item.id), name, [], item.max_tokens, {}) for name, item in old.llms.items()}
     new.provider = "VLLM" if models else ""
     new.instances = {"default": Instance("0", "default", models=models)} if models else {}
     new.tenant |= old.tenant | {"rerank_id": migrated(old.tenant["rerank_id"])}
@@ -168,13 +168,13 @@ def failed(message: str, code: int = 102, **more: Any) -> dict[str, Any]:
 
 async def not_found(request: Request, _: Exception) -> Response:
     """A route that the release doesn't have."""
-    said = {"code": 404, "data": None, "error": "Not Found", "message": f"Not Found: {request.url.path}"}
-    return JSONResponse(said, status_code=404)
+    content = {"code": 404, "data": None, "error": "Not Found", "message": f"Not Found: {request.url.path}"}
+    return JSONResponse(content, status_code=404)
 
 
-def text(said: str) -> Response:
+def text(content: str) -> Response:
     """An answer that is no JSON."""
-    return PlainTextResponse(said)
+    return PlainTextResponse(content)
 
 
 def unauthorized(message: str) -> Response:
@@ -186,12 +186,12 @@ def _refusal(*, go: bool) -> Response:
     return unauthorized("Invalid access token" if go else UNAUTHORIZED)
 
 
-async def _arrived(request: Request) -> Asked:
+async def _arrived(request: Request) -> Call:
     raw = await request.body()
     parts = {**request.path_params, **request.query_params}
     path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     body, key = (json.loads(raw) if raw else None), request.headers.get("authorization", "")
-    return Asked(request.method, path, body, key, parts)
+    return Call(request.method, path, body, key, parts)
 
 
 def _body(response: Response) -> Any:

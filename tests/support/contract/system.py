@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from tests.support.contract.state import Asked, ServerState
+    from tests.support.contract.state import Call, ServerState
 
 _HEALTHY = {"db": "ok", "doc_engine": "ok", "redis": "ok", "status": "ok", "storage": "ok"}
 
@@ -20,13 +20,13 @@ _HEALTHY = {"db": "ok", "doc_engine": "ok", "redis": "ok", "status": "ok", "stor
 def routes(state: ServerState) -> Iterator[Route]:
     """Those that the release has: no ping before v0.21.0, the release without a token from v0.25.2 on."""
 
-    async def ping(_: Asked) -> Response:
+    async def ping(_: Call) -> Response:
         return text("pong")
 
-    async def healthz(_: Asked) -> Any:
+    async def healthz(_: Call) -> Any:
         return _HEALTHY  # whatever is broken: v0.27.0 said so with no object store running
 
-    async def version(_: Asked) -> Any:
+    async def version(_: Call) -> Any:
         return done(state.version or state.release.name, message="success")
 
     base = "/v1/system" if state.before("v0.25.0") else "/api/v1/system"

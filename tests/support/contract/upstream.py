@@ -53,10 +53,10 @@ def scores(
     results = reply.get("results")
     if results is None:
         raise ClientError("TypeError", "'NoneType' object is not iterable")
-    found = [0.0] * len(texts)
-    for one in results:
-        found[one["index"]] = float(one["relevance_score"])
-    return found if state.before("v0.26.0") else normalised(found)
+    scores = [0.0] * len(texts)
+    for item in results:
+        scores[item["index"]] = float(item["relevance_score"])
+    return scores if state.before("v0.26.0") else normalised(scores)
 
 
 async def tested(state: ServerState, url: str, key: str, model: str) -> str:
@@ -79,19 +79,19 @@ async def listed(url: str, key: str) -> list[dict[str, Any]]:
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(trust_env=False) as client:
         reply = await client.get(f"{url.removesuffix('/')}/models", headers=headers)
-    names = [one["id"] for one in reply.json().get("data", [])]
+    names = [item["id"] for item in reply.json().get("data", [])]
     kinds = {name: "rerank" if "rerank" in name.lower() else "chat" for name in names}
     return [{"model_name": name, "model_type": [kind], "max_tokens": 8192} for name, kind in kinds.items()]
 
 
-def normalised(found: list[float]) -> list[float]:
+def normalised(results: list[float]) -> list[float]:
     """As v0.26 and later do: spread over 0 to 1 when any score is outside."""
-    if not found or all(0.0 <= one <= 1.0 for one in found):
-        return found
-    low, high = min(found), max(found)
+    if not results or all(0.0 <= item <= 1.0 for item in results):
+        return results
+    low, high = min(results), max(results)
     if high - low < _SPREAD:
-        return [min(1.0, max(0.0, one)) for one in found]
-    return [(one - low) / (high - low) for one in found]
+        return [min(1.0, max(0.0, item)) for item in results]
+    return [(item - low) / (high - low) for item in results]
 
 
 def _payload(model: str, query: str, texts: Sequence[str]) -> dict[str, Any]:
@@ -122,6 +122,6 @@ def _posted(state: ServerState, base: str, key: str, payload: dict[str, Any]) ->
     except json.JSONDecodeError:  # a web page, with any status
         raise ClientError("ApiError", f"status_code: {reply.status_code}, body: {reply.text}") from None
     if reply.status_code >= 400:
-        said = f"status_code: {reply.status_code}, body: {body}"
-        raise ClientError("ApiError", said, reply.status_code)
+        content = f"status_code: {reply.status_code}, body: {body}"
+        raise ClientError("ApiError", content, reply.status_code)
     return body if isinstance(body, dict) else {}
