@@ -383,15 +383,7 @@ def _paths(case: Case) -> Iterator[Finding]:
             yield case.fault("mount-folder", mount.node.line, source=source, path=path)
 
 
-def _cpu_quota(case: Case) -> Iterator[Finding]:
-    for keys in _QUOTAS:
-        node = case.service.node.get(*keys)
-        if node and not case.service.gpu:
-            cpuset = case.service.text("cpuset") or case.cpuset or "0-3"
-            yield case.fault("cpu-quota", node.line, cpuset=cpuset)
-
-
-def _ports(case: Case) -> Iterator[Finding]:
+def _addresses(case: Case) -> Iterator[Finding]:
     listening = case.service.listening_port
     key = case.service.command.get("--api-key") or case.service.environment.get("VLLM_API_KEY")
     effect = "/rerank and /score without the key, which is for /v1 and /v2" if key else "without a password"
@@ -403,6 +395,9 @@ def _ports(case: Case) -> Iterator[Finding]:
     mode = case.service.node.get("network_mode")
     if mode and mode.text == "host":
         yield case.fault("port-exposed/host", mode.line)
+    for network in case.service.networks:
+        if takes_default_route(network):
+            yield case.fault("route-moves", network.line, name=network.name)
 
 
 def _is_loopback(address: str) -> bool:
@@ -412,14 +407,12 @@ def _is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
-def _networks(case: Case) -> Iterator[Finding]:
-    for network in case.service.networks:
-        if takes_default_route(network):
-            yield case.fault("route-moves", network.line, name=network.name)
-
-
-def _shared_memory(case: Case) -> Iterator[Finding]:
+def _resources(case: Case) -> Iterator[Finding]:
     service = case.service
+    for quota in (service.node.get(*keys) for keys in _QUOTAS):
+        if quota and not service.gpu:
+            cpuset = service.text("cpuset") or case.cpuset or "0-3"
+            yield case.fault("cpu-quota", quota.line, cpuset=cpuset)
     node = service.node.get("shm_size")
     size = parse_size(service.text("shm_size")) if node else 64 * MIB
     for mount in service.mounts:
@@ -510,6 +503,6 @@ def _exempt(environment: Mapping[str, YamlNode], hosts: Iterable[str]) -> bool:
 
 _CHECKS = (
     *(_overrides, _overrides_value, _releases, _words, _template, _dtype, _served_name),
-    *(_key_value_cache, _length, _other_options, _model, _paths, _cpu_quota, _ports, _networks),
-    *(_shared_memory, _restarts, _image, _keys, _proxies),
+    *(_key_value_cache, _length, _other_options, _model, _paths, _addresses, _resources),
+    *(_restarts, _image, _keys, _proxies),
 )

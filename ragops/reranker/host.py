@@ -135,13 +135,13 @@ def read_host(root: Path = Path("/")) -> Host:
     nodes = _nodes(root, memory)
     return Host(
         cpu_model=_row(cpuinfo, "model name") or "unknown",  # Arm kernels give none
-        features=parse_features(cpuinfo),
+        features=frozenset(_row(cpuinfo, "(?:flags|Features)").split()),  # the second is Arm's
         cpus=tuple(_core(root, cpu, nodes) for cpu in _online(root) or processors),
         nodes=tuple(Node(node, size) for node, _, size in nodes),
         memory=memory,
         quota=_tightest_quota(_cgroup_folders(root, "cpu")),
         memory_limit=_memory_limit(root, ""),
-        process_cpus=parse_allowed(_text(root / "proc/self/status")),
+        process_cpus=parse_cpu_list(_row(_text(root / "proc/self/status"), "Cpus_allowed_list")),
         process_memory=_memory_limit(root),
         available=parse_meminfo(meminfo, "MemAvailable") or None,
     )
@@ -159,20 +159,10 @@ def read_quota(parent: str, root: Path = Path("/")) -> float | None:
     return _tightest_quota(folders)
 
 
-def parse_features(cpuinfo: str) -> frozenset[str]:
-    """CPU features in ``/proc/cpuinfo``: ``flags`` on x86, ``Features`` on Arm."""
-    return frozenset(_row(cpuinfo, "(?:flags|Features)").split())
-
-
 def parse_meminfo(meminfo: str, row: str = "MemTotal") -> int:
     """Bytes in a row of ``/proc/meminfo`` or a node's ``meminfo``; 0 if it doesn't say."""
     match = re.search(rf"{row}:\s*(\d+) kB", meminfo)
     return int(match[1]) * 1024 if match else 0
-
-
-def parse_allowed(status: str) -> tuple[int, ...]:
-    """CPUs that ``/proc/self/status`` allows; affinity and cpuset are both in it."""
-    return parse_cpu_list(_row(status, "Cpus_allowed_list"))
 
 
 def parse_cgroups(text: str) -> dict[str, str]:

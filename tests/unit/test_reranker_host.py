@@ -14,10 +14,8 @@ from ragops.reranker.host import (
     Core,
     Node,
     format_cpu_list,
-    parse_allowed,
     parse_cgroups,
     parse_cpu_list,
-    parse_features,
     parse_limit,
     parse_quota,
     read_host,
@@ -189,12 +187,15 @@ def test_cgroups_by_controller():
     assert parse_cgroups("5:cpu,cpuacct:/a\n0::/b:c\n") == {"cpu": "/a", "cpuacct": "/a", "": "/b:c"}
 
 
-def test_affinity_is_what_the_kernel_says():
-    assert parse_allowed("Cpus_allowed:\tff\nCpus_allowed_list:\t0-1,6\n") == (0, 1, 6)
+def test_affinity_is_what_the_kernel_says(tmp_path):
+    status = "Cpus_allowed:\tff\nCpus_allowed_list:\t0-1,6\n"
+    assert read_host(write(tmp_path, {"proc/self/status": status})).process_cpus == (0, 1, 6)
 
 
-def test_features_are_whole_words():
-    assert parse_features("flags\t: avx512f amx_bf16\nflags\t: other\n") == {"avx512f", "amx_bf16"}
+@pytest.mark.parametrize("row", ["flags", "Features"])
+def test_features_are_whole_words(tmp_path, row):
+    cpuinfo = f"{row}\t: avx512f amx_bf16\n{row}\t: other\n"
+    assert read_host(write(tmp_path, {"proc/cpuinfo": cpuinfo})).features == {"avx512f", "amx_bf16"}
 
 
 @given(st.sets(st.integers(min_value=0, max_value=300)))
