@@ -335,7 +335,7 @@ def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, .
     detail = f"{text} of {profile.limit} (median {medians})"
     if unranked := sum(call.unranked for call in calls):
         total = sum(call.documents for call in calls)
-        ranked = f"{total - unranked} of {total} chunks were ranked ({1 - unranked / total:.0%})"
+        ranked = f"{total - unranked} of {total} chunks were ranked ({100 - 100 * unranked / total:.0f} %)"
         detail = f"partial: {ranked} by the gateway's deadline of {profile.deadline:g} s; {detail}"
         fits = fits and None
     if profile.release.assumed:

@@ -7,6 +7,7 @@ The image is built on the one with vLLM, and has its Python, a few packages and 
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections import deque
 from contextlib import suppress
@@ -192,6 +193,25 @@ class GatewayState:
     def admitted(self) -> tuple[Replica, ...]:
         """The replicas that get requests."""
         return tuple(replica for replica in self.replicas if replica.state == "admitted")
+
+    @property
+    def summary(self) -> str:
+        """Deadline, cache, and the last hour's requests in words."""
+        hour, total = self.hour, self.cache.hits + self.cache.misses
+        hits = (
+            f"{100 * self.cache.hits / looked_up:.0f} % of {looked_up:,} documents" if looked_up else "empty"
+        )
+        parts = [
+            f"deadline {self.deadline:g} s" if self.deadline else "no deadline",
+            f"cache {hits}" if self.cache.limit else "no cache",
+        ]
+        if not hour.documents:
+            return ", ".join([*parts, "no request in the last hour"])
+        ranked = math.floor(1000 * hour.ranked / hour.documents) / 10  # 100 only if all were
+        parts.append(f"{ranked:g} % of {hour.documents:,} documents ranked in the last hour")
+        parts += [f"{hour.late} of {hour.requests} requests late"] if hour.late else []
+        parts += [f"{hour.truncated} documents cut"] if hour.truncated else []
+        return ", ".join(parts)
 
 
 def read_state(engine: Engine, container: str) -> GatewayState | None:

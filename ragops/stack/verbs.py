@@ -37,10 +37,12 @@ from ragops.table import Column, Shown, Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ragops.checks.ready import ReplicaStatus
     from ragops.docker.engine import Engine
     from ragops.docker.objects import ContainerState, NetworkState, Observed
     from ragops.errors import LaunchError
     from ragops.ragflow.discovery import RagflowContainer
+    from ragops.reranker.gateway import GatewayState
     from ragops.stack.override import Override
 
 
@@ -64,11 +66,15 @@ class Status(Shown):
     """Why the first container that does not respond does not, as far as its state shows it."""
     replicas: tuple[ContainerState, ...] = ()
     """The containers of vLLM behind the gateway; empty without one."""
+    gateway: GatewayState | None = None
+    """The gateway's own state, if it responds."""
+    admission: tuple[ReplicaStatus, ...] = ()
+    """Each configured replica of a gateway, and why it is not admitted."""
 
     @property
     def ok(self) -> bool:
         """Whether all containers run, also while they load, and nothing differs from the configuration."""
-        loads = self.problem is None or self.problem.code == "reranker-loading"
+        loads = self.problem is None or self.problem.code in {"reranker-loading", "replica-checking"}
         running = self.reranker is not None and all(one.running for one in (self.reranker, *self.replicas))
         return self.drift.empty and running and loads
 
@@ -78,8 +84,13 @@ class Status(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """The stack's addresses and states, and the differences from the configuration."""
-        state = self.reranker
+        state, problems = self.reranker, {status.name: status.problem for status in self.admission}
         reranker = state and _container_json(state)
+        replicas = [
+            {**_container_json(container), "admitted": not (error := problems.get(container.name))}
+            | {"problem": error and error.to_json()}
+            for container in self.replicas
+        ]
         clients = [
             {"name": item.name, "release": item.release, "demo": item.demo, "connected": self.connected(item)}
             for item in self.ragflow
@@ -88,7 +99,8 @@ class Status(Shown):
             "ok": self.ok,
             "network": self.network and self.network.name,
             "reranker": reranker,
-            "replicas": [_container_json(replica) for replica in self.replicas],
+            "gateway": self.gateway,
+            "replicas": replicas,
             "served_name": self.served_name,
             "substitute": self.substitute,
             "internal_url": self.stack.internal_url,
@@ -104,8 +116,8 @@ class Status(Shown):
         name, health = self.stack.reranker.name, self.reranker and self.reranker.condition
         rows = [
             ("network", network if self.network else f"{network} is missing"),
-            (front, f"{name}: {health or 'missing'}"),
-            *(("replica", f"{replica.name}: {replica.condition}") for replica in self.replicas),
+            (front, f"{name}: {health or 'missing'}" + (f"\n{self.gateway.summary}" if self.gateway else "")),
+            *(("replica", self._replica(status)) for status in self.admission),
         ]
         if self.problem:
             rows.append(("cause", f"{self.problem.message}\nhint: {self.problem.hint}"))
@@ -120,6 +132,11 @@ class Status(Shown):
             ("on this host", self.host_url or "no address"),
         ]
         return Table((Column("part"), Column("state")), tuple(rows), below=(self.drift.table(),))
+
+    def _replica(self, status: ReplicaStatus) -> str:
+        condition = next((one.condition for one in self.replicas if one.name == status.name), "missing")
+        admitted = f"not admitted: {status.problem.short}" if status.problem else "admitted"
+        return f"{status.name}: {condition}, {admitted}"
 
 
 def _container_json(container: ContainerState) -> dict[str, str]:
@@ -344,7 +361,7 @@ def _next_step(status: Status) -> NextStep:
     if not status.drift.empty:
         state = f"the stack differs from its configuration:\n{status.drift}"
         return NextStep(state, "ragops up", "applies it")
-    if status.problem or reranker.health != "healthy":
+    if status.problem or (status.gateway is None and reranker.health != "healthy"):
         running = f"the reranker is {reranker.condition}"
         state = status.problem.message if status.problem else running
         return NextStep(state, "ragops up", "waits for its first response, or shows why there is none")
@@ -419,8 +436,10 @@ def _status(session: Session, found: _Images, observed: Observed) -> Status:
     stack, deployment = session.stack, session.deployment
     reranker = observed.container(stack.reranker.name)
     replicas = tuple(filter(None, map(observed.container, stack.replica_names))) if stack.gateway_used else ()
-    present = tuple(container for container in (reranker, *replicas) if container)
-    problems = (ready.problem(session.engine, container.name, container) for container in present)
+    behind = reranker is not None and reranker.role == gateways.ROLE
+    state = gateways.read_state(session.engine, stack.reranker.name) if behind else None
+    admission = ready.replica_states(session.engine, stack.replica_names if behind else (), state)
+    own = ready.problem(session.engine, reranker.name, reranker) if reranker and not state else None
     return Status(
         stack=stack,
         served_name=deployment.spec.served_name,
@@ -431,7 +450,9 @@ def _status(session: Session, found: _Images, observed: Observed) -> Status:
         ragflow=discovery.find(observed.containers, stack.ragflow),
         drift=_plan(session, found, observed),
         host_url=session.host_url(reranker),
-        problem=next(filter(None, problems), None),
+        gateway=state,
+        admission=admission,
+        problem=next(filter(None, (own, *(status.problem for status in admission))), None),
     )
 
 

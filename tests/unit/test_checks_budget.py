@@ -275,7 +275,7 @@ class TestDeadline:
         found = judge(seen(2.0, 2.0), profile)[budget.IN_TIME]
         assert (found.status, "ranked" in found.detail) == ("ok", False)
 
-    @pytest.mark.parametrize(("ranked", "share"), [(33, "52%"), (50, "78%"), (11, "17%")])
+    @pytest.mark.parametrize(("ranked", "share"), [(33, "52 %"), (50, "78 %"), (11, "17 %")])
     def test_share_of_partial_calls(self, profile, ranked, share):
         found = judge(behind(ranked), profile)[budget.IN_TIME]
         assert found.status == "warn"

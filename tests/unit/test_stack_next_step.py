@@ -34,9 +34,9 @@ def test_from_nothing_to_a_connected_reranker(next_command, serving, ragflow):
     assert next_command() == "ragops plan"
     assert cli.main(["up"]) == 0
     serving.change(REPLICA, health="healthy")
-    serving.change(RERANKER, health="starting")
+    serving.change(RERANKER, status="paused")
     assert next_command() == "ragops up"
-    serving.change(RERANKER, health="healthy")
+    serving.change(RERANKER, status="running", health="starting")  # it responds before its first check
     assert next_command() == "ragops verify"
     serving.disconnect("ragflow-rerank", ragflow)
     assert next_command() == "ragops up"
