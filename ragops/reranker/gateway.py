@@ -198,9 +198,7 @@ class GatewayState:
     def summary(self) -> str:
         """Deadline, cache, and the last hour's requests in words."""
         hour, total = self.hour, self.cache.hits + self.cache.misses
-        hits = (
-            f"{100 * self.cache.hits / looked_up:.0f} % of {looked_up:,} documents" if looked_up else "empty"
-        )
+        hits = f"{100 * self.cache.hits / total:.0f} % of {total:,} documents" if total else "empty"
         parts = [
             f"deadline {self.deadline:g} s" if self.deadline else "no deadline",
             f"cache {hits}" if self.cache.limit else "no cache",
