@@ -1,6 +1,7 @@
-"""``.. fault-table:: PART``: the report of ``ragops verify`` for each fault, recorded by the live tests.
+"""``.. fault-table:: PART``: faults that the live tests recorded, of ``verify`` and of the gateway.
 
-``tests/live/test_faults.py`` writes the table again at each run and fails if it differs.
+``tests/live/test_faults.py`` writes the table again at each run and fails if it differs;
+``tests/live/test_gateway_faults.py`` writes its own to ``build/gateway_faults.json``; a copy publishes it.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 RECORDED = Path(__file__).parents[1] / "faults.json"
+GATEWAY = Path(__file__).parents[1] / "_data" / "gateway_faults.json"
 
 
 class FaultTable(SphinxDirective):
-    """``.. fault-table:: faults`` or ``healthy`` or ``provenance``."""
+    """``.. fault-table::`` with a name of :data:`PARTS`."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Parse the named part."""
-        self.env.note_dependency(str(RECORDED))
-        recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+        file = GATEWAY if self.arguments[0].startswith("gateway") else RECORDED
+        self.env.note_dependency(str(file))
+        recorded = json.loads(file.read_text(encoding="utf-8"))
         return self.parse_text_to_nodes("\n".join(PARTS[self.arguments[0]](recorded)))
 
 
@@ -57,7 +60,25 @@ def provenance(recorded: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-PARTS = {"faults": faults, "healthy": healthy, "provenance": provenance}
+def gateway(recorded: dict[str, Any]) -> Iterator[str]:
+    """A row for each fault under load: requests, how many failed, and when full speed was back."""
+    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 34 10 10 10 12 24"]
+    yield from ["   :class: ragops-fields", ""]
+    yield from row_of(("fault", "requests", "failed", "slowest", "full speed after", "reported state"))
+    for row in recorded["rows"]:
+        failed = f"{row['failed']} ({row['exception']})" if row["failed"] else "0"
+        cells = (row["fault"], row["requests"], failed, f"{row['slowest']} s", f"{row['full_speed']} s")
+        yield from row_of((*map(str, cells), row["state"] or "all admitted"))
+    yield ""
+
+
+PARTS = {
+    "faults": faults,
+    "healthy": healthy,
+    "provenance": provenance,
+    "gateway": gateway,
+    "gateway-provenance": provenance,
+}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -93,6 +93,7 @@ def test_a_fixed_file_passes_verify(
         network=configuration.Network(name=network),
         reranker=configuration.Reranker(name=NAME, model=folder),
         ragflow=configuration.Ragflow(containers=(client,)),
+        gateway=False,
     )
     verbs.connect(declared, client, engine)
     try:

@@ -275,6 +275,7 @@ class Stage:
             network=configuration.Network(name=NETWORK),
             reranker=configuration.Reranker(name=self.name, model=self.folders[model], port=self.port),
             ragflow=configuration.Ragflow(containers=(self.client,)),
+            gateway=False,
         )
 
     @contextmanager

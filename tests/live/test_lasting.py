@@ -34,6 +34,7 @@ STACK = Stack(
     network=Network(name=f"{names.PROJECT}-lasting"),
     reranker=Reranker(name=f"{names.PROJECT}-cheap", port=False, served_name="cheap"),
     ragflow=Ragflow(project=PROJECT),
+    gateway=False,  # the small server has no right scores
 )
 NET, RERANKER = STACK.network.name, STACK.reranker.name
 PACE = Pace(probe=1.0, timeout=2.0, misses=2)

@@ -150,6 +150,7 @@ class Broken:
             network=configuration.Network(name=f"{NAME}-net"),
             reranker=configuration.Reranker(name=NAME, port=False, ready_timeout=30),
             ragflow=configuration.Ragflow(containers=(client,)),
+            gateway=False,  # this is about vLLM's container
         )
         spec = served(options.container_spec, lambda: self.mode)
         monkeypatch.setattr(options, "container_spec", spec)
@@ -336,6 +337,7 @@ stack = configuration.Stack(
     network=configuration.Network(name=name),
     reranker=configuration.Reranker(name=name, port=False, ready_timeout=60),
     ragflow=configuration.Ragflow(containers=(client,)),
+    gateway=False,
 )
 print("ready", flush=True)
 sys.stdin.readline()

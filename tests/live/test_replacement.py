@@ -28,6 +28,7 @@ STACK = Stack(
     network=Network(name=f"{NAME}-net"),
     reranker=Reranker(name=NAME, port=False),
     ragflow=Ragflow(project=NAME),
+    gateway=False,
 )
 SERVER = """
 import json, sys, time

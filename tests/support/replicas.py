@@ -2,7 +2,8 @@
 
 In a test: ``async with Replica(per_byte=1e-6) as replica: ...``, on the test's own loop. In a container, with
 nothing but the standard library: ``python3 replicas.py --port 8000 '{"per_byte": 1e-6}'``; then POST a
-JSON object with some of :class:`Behaviour`'s fields to ``/behaviour``, and GET ``/counts``.
+JSON object with some of :class:`Behaviour`'s fields to ``/behaviour``, and GET ``/counts``. With ``--file``
+the object is in a file, which is read again when it is replaced, and after a restart.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import signal
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 MODEL = "stub"
 FAULTS = ("", "500", "reset", "hang", "drip", "wrong", "malformed", "short", "nan", "slow")
@@ -109,6 +111,8 @@ class Replica:
         self.behaviour = behaviour or Behaviour(**fields)
         self.host, self.port = host, port
         self.counts = {"requests": 0, "documents": 0, "aborted": 0, "faults": 0, "most": 0, "now": 0}
+        self.file: Path | None = None
+        self._inode = 0
         self._engine = asyncio.Lock()
         self._connections: set[asyncio.Task] = set()
 
@@ -119,6 +123,11 @@ class Replica:
     def behave(self, **fields) -> None:
         """Change some of the behaviour."""
         self.behaviour = replace(self.behaviour, **fields)
+
+    def read(self) -> None:
+        """Behave as the file says, if there is one."""
+        if self.file and (inode := self.file.stat().st_ino) != self._inode:
+            self._inode, self.behaviour = inode, Behaviour(**json.loads(self.file.read_text()))
 
     async def __aenter__(self):
         await self.start()
@@ -158,6 +167,7 @@ class Replica:
         }
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         path = path.partition("?")[0]
+        self.read()
         if path in {"/v1/rerank", "/rerank", "/v2/rerank"}:
             return await self._rerank(reader, writer, body)
         if path == "/health" and self.behaviour.fault == "hang":
@@ -263,9 +273,11 @@ async def _write(writer, status: int, reply: dict | bytes | None, *, drip: bool 
 async def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--file", type=Path)
     parser.add_argument("behaviour", nargs="?", default="{}")
     options = parser.parse_args()
     replica = Replica(Behaviour(**json.loads(options.behaviour)), port=options.port, host="0.0.0.0")
+    replica.file = options.file
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with replica:

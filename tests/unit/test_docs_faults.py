@@ -51,3 +51,23 @@ def test_the_page_shows_every_row(shown):
         assert all(" ".join(row[key].split()) in page for key in ("fault", "layer", "cause", "remedy"))
     assert all(row["fault"] in shown("healthy") for row in HEALTHY)
     assert RECORDED["about"]["date"] in shown("provenance")
+
+
+class TestGateway:
+    """The table of ``tests/live/test_gateway_faults.py``."""
+
+    RECORDED = json.loads((ROOT / "docs" / "_data" / "gateway_faults.json").read_text(encoding="utf-8"))
+
+    def test_no_request_failed_while_a_replica_and_the_gateway_lived(self):
+        rows = self.RECORDED["rows"]
+        assert len(rows) >= 20
+        assert [row for row in rows if row["failed"] and not row["exception"]] == []
+        assert [row for row in rows if row["wrong"] or row["full_speed"] is None] == []
+
+    def test_the_page_shows_every_row(self, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+        table = importlib.import_module("fault_table")
+        page = "\n".join(table.PARTS["gateway"](self.RECORDED)).replace("\\", "")
+        for row in self.RECORDED["rows"]:
+            assert f"   * - {row['fault']}\n     - {row['requests']}\n     - {row['failed']}" in page
+            assert row["state"] in page

@@ -1,0 +1,362 @@
+"""Faults of replicas, of the network and of the gateway under steady load, on a real engine.
+
+The gateway runs in a container as ``up`` creates it, the replicas are stubs whose scores are known. Every
+response is compared with these scores. One run of the table is in ``docs/_data/gateway_faults.json``; the
+tests hold what must be true on any machine, not the seconds.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from ragops.docker.objects import NetworkSpec
+from ragops.reranker.host import read_host
+from tests.support.fleet import DOCUMENTS, STEADY, Fleet, Load, Question, send
+from tests.support.names import PROJECT
+from tests.support.replicas import Behaviour
+
+ROOT = Path(__file__).parents[2]
+RECORDED = ROOT / "docs" / "_data" / "gateway_faults.json"
+NOW = ROOT / "build" / "gateway_faults.json"
+NAME = f"{PROJECT}-gateway"
+WRONG = replace(STEADY, fault="wrong")
+FULL = 0.8
+"""Share of the rate before the faults that counts as full speed; the rest is the machine's noise."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a fleet of three replicas, and what ends it."""
+
+    name: str
+    begin: Callable[[Fleet], object]
+    end: Callable[[Fleet], object]
+    seconds: float = 1.5
+    exception: str = ""
+    """Why requests may fail, where they may."""
+    after: int = 3
+    """Admitted replicas after the end."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the recorded table."""
+
+    fault: str
+    requests: int
+    failed: int
+    cut: int
+    """Failed requests that were under way when the fault began."""
+    wrong: int
+    slowest: float
+    """Seconds of the slowest request."""
+    without: float
+    """The longest time in which no request was completed, in seconds."""
+    full_speed: float | None
+    """Seconds from the end of the fault until the clients get the rate of before."""
+    state: str
+    """Of the replicas, just before the fault ends."""
+    exception: str
+    details: tuple[str, ...] = ()
+    """Of failed and wrong requests."""
+
+
+def behaves(fault=""):
+    return lambda fleet: fleet.behave(2, replace(STEADY, fault=fault))
+
+
+def calls(method, **options):
+    return lambda fleet: getattr(fleet.engine, method)(fleet.replica(2), **options)
+
+
+def joins(*numbers_and_behaviour):
+    *numbers, last = numbers_and_behaviour
+    behaviour = last if isinstance(last, Behaviour) else STEADY
+    numbers += [] if isinstance(last, Behaviour) else [last]
+    return lambda fleet: [fleet.add(number, behaviour) for number in numbers]
+
+
+def leaves(*numbers):
+    return lambda fleet: [fleet.engine.remove_container(fleet.replica(number)) for number in numbers]
+
+
+def killed(fleet):
+    fleet.kill(fleet.replica(2))
+
+
+def restarted_wrong(fleet):
+    """The container of a replica comes back at its address, with other scores."""
+    address = fleet.address(2)
+    fleet.kill(fleet.replica(2))
+    fleet.behave(2, WRONG)
+    fleet.engine.start(fleet.replica(2))
+    assert fleet.address(2) == address
+
+
+def dns(option):
+    """Questions to the engine's DNS get lost from now on, or no longer."""
+    return lambda fleet: fleet.in_network("iptables", option, "OUTPUT", "-d", "127.0.0.11", "-j", "DROP")
+
+
+def all_stop(fleet):
+    for number in (1, 2, 3):
+        fleet.kill(fleet.replica(number))
+
+
+def all_start(fleet):
+    for number in (1, 2, 3):
+        fleet.engine.start(fleet.replica(number))
+
+
+def nothing(fleet):
+    del fleet
+
+
+RESTART = "the gateway itself is away"
+FAULTS = (
+    Fault("a replica is killed (SIGKILL) and started again", killed, calls("start")),
+    Fault("a replica is stopped (docker stop) and started again", calls("stop", timeout=5), calls("start")),
+    Fault("a replica's container is removed, and another one created", leaves(2), joins(2)),
+    Fault("a replica is paused; its name stays in the DNS", calls("pause"), calls("unpause"), 8.5),
+    Fault("a replica responds with 500", behaves("500"), behaves()),
+    Fault("a replica cuts the connection", behaves("reset"), behaves()),
+    Fault("a replica hangs", behaves("hang"), behaves()),
+    Fault("a replica sends its response slowly (a byte each 0.5 s)", behaves("drip"), behaves()),
+    Fault("a replica leaves a document out", behaves("short"), behaves()),
+    Fault("a replica's score is not a number", behaves("nan"), behaves()),
+    Fault("a replica responds with HTML and status 200", behaves("malformed"), behaves()),
+    Fault("a replica comes back at its address with wrong scores", restarted_wrong, behaves(), 4.0),
+    Fault("a fourth replica has wrong scores from its start", joins(4, WRONG), leaves(4), 4.0),
+    Fault("the engine's DNS does not respond", dns("-I"), dns("-D"), 5.0),
+    Fault("all replicas are killed and started again", all_stop, all_start, 1.0, "no replica lives"),
+    Fault("the gateway is killed (SIGKILL)", lambda fleet: fleet.kill(fleet.name), nothing, 0.0, RESTART),
+    Fault("the gateway is restarted (docker restart)", Fleet.restart, nothing, 0.0, RESTART),
+    Fault("scale 3 → 1", leaves(2, 3), nothing, after=1),
+    Fault("scale 1 → 3", joins(2, 3), nothing, 0.0),
+    Fault("scale 3 → 2", leaves(3), nothing, after=2),
+)
+NEVER_ADMITTED = {fault.name for fault in FAULTS if "wrong scores" in fault.name}
+
+
+@contextmanager
+def network(engine):
+    if engine.network(NAME) is None:  # else a run before this one was killed
+        engine.create_network(NetworkSpec(NAME))
+    try:
+        yield
+    finally:
+        engine.remove_network(NAME)
+
+
+@pytest.fixture(scope="module")
+def fleets(engine, image, tmp_path_factory):
+    """Makes a fleet of stub replicas with a gateway; all are removed at the end."""
+    folder = tmp_path_factory.mktemp("fleet")
+    folder.chmod(0o755)
+    with ExitStack() as undone:
+        undone.enter_context(network(engine))
+
+        def make(suffix, replicas, behaviour=STEADY, deadline=27.0, **constants):
+            fleet = Fleet(engine, image.id, folder, f"{NAME}-{suffix}", NAME)
+            fleet.remove()
+            undone.callback(fleet.remove)
+            for number in range(1, replicas + 1):
+                fleet.add(number, behaviour)
+            fleet.serve(deadline, **constants)
+            fleet.wait(replicas)
+            return fleet
+
+        yield make
+
+
+def run(fleet, load, rate, fault):
+    """One fault under load."""
+    begin = time.monotonic()
+    fault.begin(fleet)
+    time.sleep(fault.seconds)
+    states = fleet.states()
+    others = {f"{one['state']} ({one['reason']})" for one in states if one["state"] != "admitted"}
+    fault.end(fleet)
+    ended = time.monotonic()
+    fleet.wait(fault.after, 40)
+    full = None
+    while full is None and time.monotonic() < ended + 60:
+        time.sleep(0.1)
+        full = load.full_speed(ended, FULL * rate * fault.after / 3)
+    samples = load.between(begin, time.monotonic())
+    failed = [one for one in samples if one.failure]
+    return Row(
+        fault.name,
+        requests=len(samples),
+        failed=len(failed),
+        cut=sum(one.begin < begin for one in failed),
+        wrong=sum(bool(one.wrong) for one in samples),
+        slowest=round(max(one.seconds for one in samples), 2),
+        without=round(gap(begin, samples), 2),
+        full_speed=None if full is None else round(full, 1),
+        state=", ".join([f"{sum(one['state'] == 'admitted' for one in states)} admitted", *sorted(others)]),
+        exception=fault.exception,
+        details=tuple(sorted({one.failure or one.wrong for one in samples} - {""}))[:5],
+    )
+
+
+def gap(begin, samples):
+    """The longest time in which no request was completed, in seconds."""
+    ends = sorted(one.end for one in samples if not one.failure)
+    return max((later - earlier for earlier, later in pairwise([begin, *ends])), default=0.0)
+
+
+@pytest.fixture(scope="module")
+def rows(engine, fleets):
+    """The table, of one run; written down too."""
+    fleet = fleets("load", 3)
+    with Load(fleet.url) as load:
+        time.sleep(2)  # the gateway learns the pace of each replica
+        begin = time.monotonic()
+        time.sleep(3)
+        rate = load.rate(begin, time.monotonic())
+        rows = [run(fleet, load, rate, fault) for fault in FAULTS]
+    state = engine.state()
+    about = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{read_host().cpu_model}, {len(read_host().cpus)} CPUs",
+        "docker": state.version,
+        "kernel": state.kernel,
+        "python": platform.python_version(),
+        "ragops": version("ragops-rerank"),
+        "replicas": "3 stubs, 0.3 s of work for each request when alone",
+        "load": f"4 clients, 64 documents in each request; {rate:.1f} requests/s without a fault",
+    }
+    NOW.parent.mkdir(exist_ok=True)
+    written = {"about": about, "rows": [asdict(row) for row in rows]}
+    NOW.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {row.fault: row for row in rows}
+
+
+def test_no_request_fails_while_a_replica_and_the_gateway_live(rows):
+    assert {fault: row for fault, row in rows.items() if row.failed and not row.exception} == {}
+
+
+def test_no_response_has_a_wrong_order(rows):
+    assert {fault: row for fault, row in rows.items() if row.wrong} == {}
+
+
+def test_full_speed_returns_without_a_person(rows):
+    assert {fault: row for fault, row in rows.items() if row.full_speed is None} == {}
+
+
+def test_wrong_scores_are_not_admitted_and_named(rows):
+    missing = {fault: rows[fault].state for fault in NEVER_ADMITTED if ", rejected" not in rows[fault].state}
+    assert missing == {}
+
+
+def test_a_silent_dns_removes_no_replica(rows):
+    assert rows["the engine's DNS does not respond"].state == "3 admitted"
+
+
+def test_requests_are_refused_at_once_while_no_replica_lives(rows):
+    row = rows["all replicas are killed and started again"]
+    assert row.failed
+    assert all(detail.startswith("503") for detail in row.details)
+
+
+def test_a_restart_of_the_gateway_completes_the_requests_on_their_way(rows):
+    assert rows["the gateway is restarted (docker restart)"].cut == 0
+
+
+def test_the_page_has_a_row_for_each_fault(rows):
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))["rows"]
+    assert [row["fault"] for row in recorded] == list(rows)
+
+
+SECONDS = 3.0
+"""The deadline of a gateway whose one replica needs 6.4 s for a request."""
+POSSIBLE = DOCUMENTS * SECONDS / 6.4
+"""Documents that the replica can score by then."""
+
+
+@pytest.fixture(scope="module")
+def samples(fleets):
+    """The same request until it is complete, then others of two clients at the same time."""
+    fleet = fleets("late", 1, replace(STEADY, per_byte=4e-4), SECONDS)
+    same = []
+    with fleet.client() as client:
+        while len(same) < 5 and not (same and same[-1].ranked == DOCUMENTS):
+            same.append(send(client, Question.number(1)))
+    with Load(fleet.url, clients=2) as load:
+        time.sleep(SECONDS)
+    return same, load.samples
+
+
+class TestDeadline:
+    """It is never missed, also on one replica, and what is ranked by then is exact."""
+
+    def test_it_is_never_missed(self, samples):
+        same, others = samples
+        assert [one for one in (*same, *others) if one.failure or one.seconds > SECONDS + 0.25] == []
+
+    def test_the_ranked_part_is_exact_and_the_rest_keeps_its_order(self, samples):
+        same, others = samples
+        assert [one.wrong for one in (*same, *others) if one.wrong] == []
+
+    def test_most_of_the_documents_that_the_replica_can_score_are_ranked(self, samples):
+        (first, *_), others = samples
+        assert first.ranked >= 0.8 * POSSIBLE
+        assert sum(one.ranked for one in others[:2]) >= 0.8 * POSSIBLE
+
+    def test_the_same_request_is_complete_after_the_cache_has_what_was_ranked(self, samples):
+        same, _ = samples
+        ranked = [one.ranked for one in same]
+        assert ranked == sorted(ranked)
+        assert ranked[-1] == DOCUMENTS
+        assert len(same) <= 3
+
+
+@pytest.fixture(scope="module")
+def noticed(fleets):
+    """What was sent before and after the replica was rejected, and the first again."""
+    fleet = fleets("aware", 2, PROOF_SECONDS=2.0)
+    with Load(fleet.url) as load:
+        time.sleep(1)
+        fleet.behave(2, WRONG)
+        deadline = time.monotonic() + 15
+        while all(one["state"] == "admitted" for one in fleet.states()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        rejected = time.monotonic()
+        time.sleep(1.5)
+    before = [one for one in load.samples if one.begin < rejected]
+    after = [one for one in load.samples if one.begin >= rejected]
+    with fleet.client() as client:
+        again = [send(client, one.question) for one in before if one.wrong]
+    return before, after, again, fleet.states()
+
+
+class TestScoresThatBecomeWrong:
+    """Of a process that goes on, without an error: seen when the replica is proved again, here each 2 s."""
+
+    def test_none_is_used_afterwards(self, noticed):
+        before, after, *_ = noticed
+        assert {one.failure for one in (*before, *after)} == {""}
+        assert after
+        assert [one.wrong for one in after if one.wrong] == []
+
+    def test_none_stays_in_the_cache(self, noticed):
+        *_, again, _ = noticed
+        assert again
+        assert [one.wrong or one.failure for one in again if one.wrong or one.failure] == []
+
+    def test_the_replica_is_named_with_the_reason(self, noticed):
+        *_, states = noticed
+        reasons = {one["state"]: one["reason"] for one in states}
+        assert set(reasons) == {"admitted", "rejected"}
+        assert "scores" in reasons["rejected"]
