@@ -11,9 +11,11 @@ import pytest
 from ragops.bench import measure
 from ragops.bench.measure import Sampler, git_state, layer_shapes, machine_cpu, machine_name, parse_metrics
 from ragops.bench.records import load_run
+from ragops.configuration import Gateway, Reranker, Stack
 from ragops.docker.objects import ExecResult
-from ragops.errors import BenchError
+from ragops.errors import BenchError, NotFoundError
 from ragops.reranker import model as models
+from ragops.session import Session
 from tests.support.stub import Behaviour, StubReranker
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +163,35 @@ def test_sample_of_a_gateway_is_the_sum_of_its_containers(fake):
             httpx.post(stub.base_url + "/rerank", json=body)
         sample = Sampler(first.base_url, fake, tuple(names), (second.base_url,))()
     assert (sample.memory_bytes, sample.prompt_tokens) == (total, 21)
+
+
+@pytest.fixture
+def scaled(here, fake, tmp_path):
+    """A session with a gateway that needs a key, in front of two replicas; the second does not run."""
+    key = tmp_path / "key"
+    key.write_text("hush")
+    stack = Stack(reranker=Reranker(name="rr", replicas=2), gateway=Gateway(deadline=5.0, key_file=key))
+    for name in ("rr", "rr-1"):
+        fake.add_container(name, image="vllm-cpu:latest")
+    return Session(stack, fake)
+
+
+def test_the_stack_is_measured_through_its_gateway(scaled, fake):
+    server = measure.running_server(scaled)
+    ids = [fake.container(name).id for name in ("rr", "rr-1")]
+    assert server.api_key.get_secret_value() == "hush"
+    assert server.sampler.containers == tuple(ids)
+    origin = server.provenance
+    assert "deadline 5" in origin.gateway
+    assert "key" not in origin.gateway
+    assert origin.cores == ";".join(spec.cpuset_cpus for spec in scaled.deployment.replicas)
+
+
+def test_a_gateway_without_replicas_is_not_measured(scaled, fake):
+    fake.remove_container("rr-1")
+    with pytest.raises(NotFoundError) as caught:
+        measure.running_server(scaled)
+    assert caught.value.code == "reranker-missing"
 
 
 @pytest.fixture
