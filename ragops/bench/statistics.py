@@ -376,18 +376,6 @@ def trial_spans(run: Run) -> list[Span]:
 
 def frame(run: Run) -> pd.DataFrame:
     """All requests as a DataFrame; times are in seconds from the start of the run."""
-    names = (
-        "level",
-        "repeat",
-        "session",
-        "phase",
-        "index",
-        "documents",
-        "words",
-        "tokens",
-        "status",
-        "error",
-    )
     rows = [
         {
             **vars(record),
@@ -401,7 +389,10 @@ def frame(run: Run) -> pd.DataFrame:
         }
         for record in run.requests
     ]
-    columns = [*names, "due", "sent", "latency", "service", "ranked", "cached", "gateway_ms"]
+    columns = [
+        *("level", "repeat", "session", "phase", "index", "documents", "words", "tokens", "status", "error"),
+        *("due", "sent", "latency", "service", "ranked", "cached", "gateway_ms"),
+    ]
     table: pd.DataFrame = extra("pandas").DataFrame(rows, columns=columns)
     return table
 
