@@ -122,10 +122,12 @@ def tune(
     session = Session.open(stack.model_copy(update={"gateway": False, "reranker": reranker}), engine)
     with lock(session.state.id, reranker.name, unwatched=True):
         images.ensure(session.engine, reranker.image, home())
-        deployment, container = session.deployment, session.engine.container(reranker.name)
+        deployment = session.deployment
         model, host, needed = deployment.model, deployment.host, 2 * deployment.spec.memory
-        if container and container.status in {"running", "restarting"}:
-            what, hint = f"{reranker.name} runs, and would share the cores", f"docker stop {reranker.name}"
+        names = dict.fromkeys((reranker.name, *stack.replica_names))
+        states = [state for name in names if (state := session.engine.container(name))]
+        if active := [state.name for state in states if state.status in {"running", "restarting"}]:
+            what, hint = f"{active[0]} runs, and would share the cores", f"docker stop {' '.join(active)}"
             raise BenchError(what, hint=hint, code="cores-shared")
         available = min(host.usable_memory, host.available or host.usable_memory)
         if needed > available:

@@ -519,11 +519,12 @@ class TestVerb:
             ragops.tune(load(), only=("eager",))
         assert left(engine) == []
 
-    def test_a_running_reranker_would_share_the_cores(self, engine):
-        engine.add_container(NAME)
+    @pytest.mark.parametrize("name", [NAME, f"{NAME}-1"])
+    def test_a_running_reranker_or_replica_would_share_the_cores(self, engine, name):
+        engine.add_container(name)
         with pytest.raises(BenchError) as caught:
             ragops.tune(load())
-        assert caught.value.code == "cores-shared"
+        assert (caught.value.code, caught.value.hint) == ("cores-shared", f"docker stop {name}")
 
     def test_a_watched_stack_is_refused(self, engine):
         with lock(engine.state().id, NAME, "watch"), pytest.raises(LockedError):
