@@ -19,7 +19,6 @@ from starlette.responses import Response
 from . import split
 from .cache import ScoreCache
 from .replicas import FAILURES, Pool, Replica
-from .split import Rerank
 
 QUEUE = 32
 """Requests that wait for their first share."""
@@ -27,13 +26,11 @@ TRIES = 5
 """Of one document, each after a failure."""
 LATE, LATE_SECONDS = 1.5, 0.05
 """A share is late after this multiple of its expected time, and what a loaded machine adds to a short one."""
-TICK = 0.05
-RETRY_SECONDS = "5"
-NONE_ADMITTED = "no replica is admitted"
+TICK = MARGIN_SECONDS = 0.05
+"""Between two looks for late shares; from the last score to the last byte of the response."""
 GRACE_SECONDS = 5.0
 """A request on its way waits so long for a replica that is being proved again."""
-MARGIN_SECONDS = 0.05
-"""From the last score to the last byte of the response."""
+RETRY_SECONDS, NONE_ADMITTED = "5", "no replica is admitted"
 
 log = logging.getLogger("gateway")
 
@@ -47,15 +44,13 @@ def failure(status: int, message: str) -> Response:
 
 @dataclass(eq=False)
 class Job:
-    """One rerank request on its way."""
+    """One rerank request on its way; ``strict``: each document is ranked whole by a replica."""
 
-    request: Rerank
+    request: split.Rerank
     path: str
     content: str
     deadline: float
-    """On the loop's clock."""
     strict: bool
-    """Each document is ranked whole by a replica."""
     cached: bool
     """Whether a cached score may be used."""
     truncate: bool
@@ -75,17 +70,17 @@ class Job:
         self.scores: dict[int, float] = {}
         self.counts = Counter[str]()
         self.handed = self.tokens = self.limit = 0
-        self.same: dict[bytes | int, list[int]] = {}
+        self.same: dict[bytes, list[int]] = {}
         for index, key in enumerate(self.request.keys):
-            self.same.setdefault(index if self.strict else key, []).append(index)
+            self.same.setdefault(b"%d" % index if self.strict else key, []).append(index)
         self.pending = [indices[0] for indices in self.same.values()]
 
     def settle(self, index: int, score: float, state: str, *, cut: bool) -> None:
         """Take over the score of a document and of all equal ones."""
+        same = [index] if self.strict else self.same[self.request.keys[index]]
         if index not in self.scores:
-            same = self.same[index if self.strict else self.request.keys[index]]
-            self.scores.update(dict.fromkeys(same, score))
             self.counts.update({state: len(same), "truncated": len(same) * cut})
+        self.scores.update(dict.fromkeys(same, score))
 
 
 @dataclass(eq=False)
@@ -95,21 +90,8 @@ class Share:
     job: Job
     indices: list[int]
     cost: int
-    late: float = 0.0
-    copied: bool = False
-    ended: bool = False
+    late: float = math.inf
     runs: dict[Replica, asyncio.Task[None]] = field(default_factory=dict)
-
-    def overdue(self, replica: Replica, now: float) -> bool:
-        """Whether it is to be sent once more, to this replica."""
-        late = now > self.late or all(other.state != "admitted" for other in self.runs)
-        return late and replica not in self.runs and not self.copied and not self.ended
-
-    def end(self) -> None:
-        """Cancel what still runs."""
-        self.ended = True
-        for task in self.runs.values():
-            task.cancel()
 
 
 class Dispatcher:
@@ -119,9 +101,8 @@ class Dispatcher:
         self.pool, self.cache, self.counts = pool, cache, counts
         self.jobs: list[Job] = []
         self.shares: list[Share] = []
-        self.model = ""
+        self.model, self._stranded = "", 0.0
         self._tick: asyncio.TimerHandle | None = None
-        self._stranded = 0.0
         pool.changed, pool.switched = self.pump, self.restart
 
     @property
@@ -157,35 +138,40 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Hand out whatever can be handed out; called at each event."""
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         for job in list(self.jobs):
             self._look_up(job)
             if len(job.scores) == len(job.request.keys):
                 self._finish(job, self._merged(job))
-        if self.jobs:
-            for replica in sorted(self.pool.admitted, key=lambda replica: replica.pace):
-                if not replica.busy and not replica.reserved and (share := self._next(replica, now)):
-                    self._start(share, replica, now)
-            self._check_stranded(now)
+        for replica in sorted(self.pool.admitted, key=lambda replica: replica.pace):
+            if self.jobs and not replica.busy and not replica.reserved:
+                self._occupy(replica, now)
+        if self.pool.admitted or self.shares:
+            self._stranded = now
+        checking = any(replica.state == "checking" for replica in self.pool.replicas.values())
+        if now > self._stranded + GRACE_SECONDS * checking:
+            for job in list(self.jobs):
+                self._finish(job, failure(503, NONE_ADMITTED))
         if self._tick:
             self._tick.cancel()
-        self._tick = asyncio.get_running_loop().call_later(TICK, self.pump) if self.jobs else None
+        self._tick = loop.call_later(TICK, self.pump) if self.jobs else None
 
-    def _next(self, replica: Replica, now: float) -> Share | None:
-        # The first share comes before the others of a request that is little older.
+    def _occupy(self, replica: Replica, now: float) -> None:
+        """Start the next share; a request's first comes before the others of little older ones."""
         for job in sorted(self.jobs, key=lambda job: job.arrived + split.SHARE_SECONDS * bool(job.handed)):
-            if share := self._cut(job, replica, now):
-                return share
-            for share in self.shares:
-                if share.job is job and share.overdue(replica, now):
-                    share.copied = True
-                    return share
-        return None
+            if share := self._cut(job, replica, now) or self._late(job, replica, now):
+                job.first, job.handed = job.first or now, job.handed + 1
+                replica.busy, replica.shares = True, replica.shares + 1
+                share.runs[replica] = asyncio.ensure_future(self._run(share, replica, now))
+                return
 
     def _cut(self, job: Job, replica: Replica, now: float) -> Share | None:
         """The next share of a job; None while its documents are handed out, here or by another job."""
         costs, keys, left = job.request.costs, job.request.keys, job.deadline - MARGIN_SECONDS - now
-        elsewhere = {share.job.request.keys[index] for share in self.shares for index in share.indices}
+        elsewhere = {
+            share.job.request.keys[i] for share in self.shares if now < share.late for i in share.indices
+        }
         waiting = [index for index in job.pending if not (job.cached and keys[index] in elsewhere)]
         if not waiting or (job.handed and costs[waiting[0]] * replica.pace > left):
             return None  # the next document would not end in time
@@ -195,20 +181,22 @@ class Dispatcher:
             cost = min(cost, min(split.SHARE_SECONDS, left) / replica.pace)
         number = split.take(each, cost)
         job.pending = [index for index in job.pending if index not in set(waiting[:number])]
-        return Share(job, waiting[:number], sum(each[:number]))
+        share = Share(job, waiting[:number], sum(each[:number]))
+        share.late = now + LATE * share.cost * replica.pace + LATE_SECONDS
+        self.shares.append(share)
+        return share
 
-    def _start(self, share: Share, replica: Replica, now: float) -> None:
-        if not share.runs:
-            self.shares.append(share)
-            share.late = now + LATE * share.cost * replica.pace + LATE_SECONDS
-        share.job.first = share.job.first or now
-        share.job.handed += 1
-        replica.shares += 1
-        replica.busy = True
-        share.runs[replica] = asyncio.ensure_future(self._run(share, replica, now))
+    def _late(self, job: Job, replica: Replica, now: float) -> Share | None:
+        """A share to be sent once more: its only replica is late or not admitted any more."""
+        for share in self.shares:
+            late = now > share.late or all(other.state != "admitted" for other in share.runs)
+            if late and share.job is job and len(share.runs) == 1 and replica not in share.runs:
+                self.counts['shares_total{outcome="hedged"}'] += 1
+                return share
+        return None
 
     async def _run(self, share: Share, replica: Replica, began: float) -> None:
-        job, loop, reply, reason, cut = share.job, asyncio.get_running_loop(), None, "", set[int]()
+        job, loop, reply, reason = share.job, asyncio.get_running_loop(), None, ""
         try:
             reply, cut = await self._send(share, replica)
             if reply.status_code == 200 and not job.request.raw:
@@ -216,24 +204,23 @@ class Dispatcher:
             elif reply.status_code >= 500:
                 reason = f"HTTP {reply.status_code}"
         except FAILURES as error:
-            reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+            reply, reason = None, str(error) if isinstance(error, ValueError) else type(error).__name__
         finally:  # also when cancelled
-            replica.busy, job.ran = False, loop.time() - job.first
+            seconds, replica.busy, job.ran = loop.time() - began, False, loop.time() - job.first
             del share.runs[replica]
-            if not share.runs:
-                self.shares.remove(share)
-            if share.ended and loop.time() > share.late:  # slow: another replica was faster
-                replica.learn(loop.time() - began, share.cost)
+            if share not in self.shares and loop.time() > share.late:  # another replica was faster
+                replica.learn(seconds, share.cost)
             loop.call_soon(self.pump)
         if reason or not reply:
             self._failed(share, replica, reason, reply)
         elif reply.status_code != 200 or job.request.raw:
+            self._end(share)
             self._finish(job, reply)
         else:
-            share.end()
+            self._end(share)
             replica.failures, job.tokens = 0, job.tokens + tokens
-            replica.learn(loop.time() - began, share.cost)
-            self.counts[f'shares_total{{outcome="{"hedged" if share.copied else "ok"}"}}'] += 1
+            replica.learn(seconds, share.cost)
+            self.counts['shares_total{outcome="ok"}'] += 1
             for index, score in zip(share.indices, scores, strict=True):
                 job.settle(index, score, "computed", cut=index in cut)
                 if self.cache.limit:
@@ -268,11 +255,11 @@ class Dispatcher:
         job, outcome = share.job, "failed"
         log.warning("share of %d documents on %s: %s", len(share.indices), replica.address, reason)
         self.pool.fail(replica, reason)
-        if not share.runs and job in self.jobs:
+        if not share.runs and share in self.shares:
+            self._end(share)
             job.tries.update(share.indices)
             if max(job.tries[index] for index in share.indices) >= TRIES:
-                own = reply if reply and reply.status_code >= 500 else None
-                self._finish(job, own or failure(503, "every try of a share failed"))
+                self._finish(job, reply or failure(503, "every try of a share failed"))
             else:
                 outcome, job.pending = "retried", sorted([*job.pending, *share.indices])
         self.counts[f'shares_total{{outcome="{outcome}"}}'] += 1
@@ -289,33 +276,29 @@ class Dispatcher:
         """The deadline: what is ranked is the response."""
         if job in self.jobs:
             job.counts["unranked"] = len(job.request.keys) - len(job.scores)
-            ranked = f"deadline: {len(job.scores)} of {len(job.request.keys)} documents are ranked"
-            log.warning(ranked)
-            self._finish(job, self._merged(job) if job.scores else failure(503, ranked))
+            log.warning("deadline: %d of %d documents are ranked", len(job.scores), len(job.request.keys))
+            nothing = failure(503, "nothing was ranked by the deadline")
+            self._finish(job, self._merged(job) if job.scores else nothing)
 
     def _finish(self, job: Job, reply: Response | None) -> None:
         """End a job. A share that runs at the deadline runs on for the cache; any other is cancelled."""
         if job in self.jobs:
             self.jobs.remove(job)
-            for share in self.shares:
-                if share.job is job and not (reply and job.counts["unranked"] and self.cache.limit):
-                    share.end()
+            for share in [share for share in self.shares if share.job is job]:
+                if not (reply and job.counts["unranked"] and self.cache.limit):
+                    self._end(share)
             if reply and not job.done.done():
                 job.done.set_result(reply)
 
-    def _check_stranded(self, now: float) -> None:
-        """No replica is left: wait a little for one that is being proved again."""
-        if self.pool.admitted or self.shares:
-            self._stranded = now
-        checking = any(replica.state == "checking" for replica in self.pool.replicas.values())
-        if now > self._stranded + GRACE_SECONDS * checking:
-            for job in list(self.jobs):
-                self._finish(job, failure(503, NONE_ADMITTED))
+    def _end(self, share: Share) -> None:
+        self.shares.remove(share)
+        for task in share.runs.values():
+            task.cancel()
 
     def restart(self) -> None:
         """The model has changed: no score of the former one is used."""
         self.cache.clear()
-        for share in self.shares:
-            share.end()
+        for share in list(self.shares):
+            self._end(share)
         for job in self.jobs:
             job.begin()
