@@ -286,6 +286,8 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
 def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: int = 20) -> dict[str, str]:
     """The last lines of the logs of the stack's containers by their names, or of one of them.
 
+    Health checks, which vLLM logs each second, are left out; the last 5000 lines of a log are read.
+
     Raises:
         NotFoundError: The stack has no such container.
     """
@@ -296,7 +298,11 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
         message = f"the stack has no container {container or stack.reranker.name}"
         hint = f"it has {', '.join(names)}" if names else "ragops up"
         raise NotFoundError(message, code="reranker-missing", hint=hint, container=container)
-    return {name: engine.logs(name, tail=tail) for name in names if container in {"", name}}
+    texts = {name: engine.logs(name, tail=5000) for name in names if container in {"", name}}
+    return {
+        name: "\n".join([line for line in text.splitlines() if '"GET /health ' not in line][-tail:])
+        for name, text in texts.items()
+    }
 
 
 def down(stack: Stack, engine: Engine | None = None) -> Plan:
