@@ -407,10 +407,9 @@ class Watcher:
         except RagopsError as error:
             if error.code == "reranker-renamed":
                 raise
-            previous = self._state.error
-            self._state = self._state.after_failure(error.short, time.monotonic())
-            if error.short != previous:
+            if error.short != self._state.error:
                 _log_error(error)
+            self._state = self._state.after_failure(error.short, time.monotonic())
 
     def _read_again(self) -> Stack:
         stack, name = self._read(), self._stack.reranker.name
@@ -444,8 +443,8 @@ class Watcher:
                     if not name:
                         raise
                     _log_error(error)  # the other containers are repaired
-                started |= {name} - {""}
-            return status, started
+                started.add(name)
+            return status, started - {""}
 
     def _follow_events(self) -> None:
         """Put the engine's events in the queue, and when it becomes unreachable or reachable."""
