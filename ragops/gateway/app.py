@@ -92,10 +92,10 @@ class Gateway:
         loop, headers = asyncio.get_running_loop(), request.headers
         arrived, body = loop.time(), await self._read(request)
         content, strict = headers.get("content-type", ""), "handling=strict" in headers.get("prefer", "")
-        whole = Rerank([len(body)], [b""], body or b" ")
+        whole = Rerank([len(body)], [b""], body)
         is_json = self.splits and content.lower().split(";")[0] == JSON
         parsed = split.parse(body, headers.get("x-request-id", "")) if is_json else whole
-        plain = not strict and not parsed.raw
+        plain = not strict and parsed.raw is None
         cached = plain and self.cache.limit > 0 and "no-cache" not in headers.get("cache-control", "")
         deadline = arrived + self.deadline if plain else math.inf
         job = Job(parsed, request.url.path, content, deadline, strict, cached, plain and self.truncates)
@@ -117,12 +117,12 @@ class Gateway:
 
     async def forward(self, request: Request) -> Response:
         """Pass a request on to the first admitted replica that responds."""
-        body = await self._read(request) or None
+        body, content = await self._read(request), request.headers.get("content-type", JSON)
         path = f"{request.url.path}?{request.url.query}".rstrip("?")
         for replica in self.pool.admitted:
             with suppress(*FAILURES):
-                content = request.headers.get("content-type", JSON)
-                return await self.pool.send(replica, path, body, content=content)
+                sent = body if request.method == "POST" else None
+                return await self.pool.send(replica, path, sent, content=content)
         return failure(503, NONE_ADMITTED)
 
     async def health(self, _: Request) -> Response:
@@ -139,21 +139,16 @@ class Gateway:
 
     async def replicas(self, _: Request) -> Response:
         """The state of the service and of all replicas."""
-        cache, names = self.cache, ("address", "state", "reason", "shares")
-        rows = [
-            {name: getattr(replica, name) for name in names}
-            | {"pace": replica.pace if replica.paces else 0.0}
-            for replica in self.pool.replicas.values()
-        ]
-        counts = {
-            "entries": len(cache),
-            "limit": cache.limit,
-            "hits": cache.hits,
-            "misses": cache.misses,
+        names = ("address", "state", "reason", "pace", "shares")
+        rows = [{name: getattr(replica, name) for name in names} for replica in self.pool.replicas.values()]
+        cache = {name: getattr(self.cache, name) for name in ("limit", "hits", "misses")}
+        fields = {
+            "reference": self.pool.serving,
+            "deadline": self.deadline if self.deadline < math.inf else 0.0,
+            "cache": {"entries": len(self.cache), **cache},
+            "hour": self.metrics.hour(),
         }
-        deadline = self.deadline if self.deadline < math.inf else 0.0
-        fields = {"reference": self.pool.serving, "deadline": deadline, "cache": counts, "replicas": rows}
-        return JSONResponse({**fields, "hour": self.metrics.hour()})
+        return JSONResponse({**fields, "replicas": rows})
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

@@ -199,7 +199,7 @@ class Dispatcher:
         job, loop, reply, reason = share.job, asyncio.get_running_loop(), None, ""
         try:
             reply, cut = await self._send(share, replica)
-            if reply.status_code == 200 and not job.request.raw:
+            if reply.status_code == 200 and job.request.raw is None:
                 scores, tokens, self.model = split.read_scores(reply.body, len(share.indices))
             elif reply.status_code >= 500:
                 reason = f"HTTP {reply.status_code}"
@@ -213,7 +213,7 @@ class Dispatcher:
             loop.call_soon(self.pump)
         if reason or not reply:
             self._failed(share, replica, reason, reply)
-        elif reply.status_code != 200 or job.request.raw:
+        elif reply.status_code != 200 or job.request.raw is not None:
             self._end(share)
             self._finish(job, reply)
         else:

@@ -203,9 +203,8 @@ class Pool:
                 if reply.status_code != 200:
                     raise ValueError(f"HTTP {reply.status_code}")
                 scores, _, _ = read_scores(reply.body, len(item["documents"]))
-                replica.learn(
-                    loop.time() - began, sum(len(item["query"] + text) for text in item["documents"])
-                )
+                cost = sum(len(item["query"] + text) for text in item["documents"])
+                replica.learn(loop.time() - began, cost)
                 off = max(abs(score - right) for score, right in zip(scores, item["scores"], strict=True))
                 if off > reference["tolerance"]:
                     state = "rejected"

@@ -12,9 +12,9 @@ import orjson
 
 SHARE_SECONDS = 2.0
 """Most predicted work of a share when there is a deadline: what has ended by then counts."""
-LEAST_SECONDS = 0.02
+LEAST_SECONDS = 0.05
 """Least predicted work of a share: a smaller one costs more than it gains."""
-EVEN = 1.3
+EVEN = 1.4
 """Paces that differ by no more than this factor count as equal."""
 _OVER_LONG = re.compile(rb"context length is (\d+) tokens")
 
@@ -27,7 +27,7 @@ class Rerank:
     """UTF-8 bytes of the query and each document; tokens are unknown here."""
     keys: list[bytes]
     """A digest of all that a document's score depends on."""
-    raw: bytes = b""
+    raw: bytes | None = None
     """The body of a request that goes to one replica as it is."""
     documents: Sequence[str] = ("",)
     top_n: int = 0
@@ -37,12 +37,13 @@ class Rerank:
 
     def body(self, texts: Sequence[str], **fields: Any) -> bytes:
         """The request for some texts."""
-        return self.raw or orjson.dumps({**(self.fields or {}), "documents": texts, **fields})
+        shared = {**(self.fields or {}), "documents": texts, **fields}
+        return orjson.dumps(shared) if self.raw is None else self.raw
 
 
 def parse(body: bytes, identity: str = "") -> Rerank:
     """Read a request; one that only a replica can judge, or that can't be split, stays as it is."""
-    whole = Rerank([len(body)], [b""], body or b" ")
+    whole = Rerank([len(body)], [b""], body)
     try:
         fields = dict(orjson.loads(body))
     except (ValueError, TypeError):  # also NaN and lone surrogates, which vLLM's parser takes
@@ -59,7 +60,7 @@ def parse(body: bytes, identity: str = "") -> Rerank:
         digest.update(encoded)
         costs.append(len(query.encode()) + len(encoded))
         keys.append(digest.digest()[:16])
-    return Rerank(costs, keys, b"", texts, top_n, identity or own_identity or uuid.uuid4().hex, fields)
+    return Rerank(costs, keys, None, texts, top_n, identity or own_identity or uuid.uuid4().hex, fields)
 
 
 def share_cost(left: int, total: int, handed: int, pace: float, paces: Sequence[float]) -> float:
