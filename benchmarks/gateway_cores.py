@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ragops.checks.traffic import Request
 
 DOCUMENTS, WORDS, SEED = 64, 204, 21
-ROUNDS = 4
+ROUNDS = 3
 SETUPS = (("two", ("both",)), ("one-one", ("first", "second")), ("one", ("first",)))
 """Name of each setup, and its containers."""
 NAMES = {
