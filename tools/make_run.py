@@ -77,13 +77,18 @@ def run(home: Path, checkout: Path) -> Outcome:
     if stack.gateway_used:
         gateway.ensure(engine, image.id, home)
     step("4 model")
-    _choose_model(Session(stack, engine))
+    session = Session(stack, engine)
+    _choose_model(session)
     step("5 RAGFlow")
     _find_or_start_client(stack, engine, image.id, home)
     earlier_runs = site.recorded_runs(results)
     step("6 notebooks")
     sources = checkout / "notebooks"
-    parameters = {"STACK": os.path.relpath(configuration, sources)} if configuration.exists() else {}
+    parameters: dict[str, object] = {}
+    if configuration.exists():
+        parameters["STACK"] = os.path.relpath(configuration, sources)
+    if session.deployment.model.substitute and len(session.deployment.sizing.cores) > 1:
+        parameters["REPLICAS"] = 2  # small enough for any machine
     site.execute_notebooks(sources, checkout / site.EXECUTED, parameters=parameters)
     step("7 site")
     folder = site.newest_run(results, excluded=earlier_runs)

@@ -35,7 +35,7 @@ def outputs(notebook):
 
 def test_all_ran_without_an_error_or_a_dead_widget(executed):
     notebooks = sorted(executed.glob("*.ipynb"))
-    assert [file.stem for file in notebooks] == ["01_setup", "02_verify", "03_benchmark"]
+    assert [file.stem for file in notebooks] == ["01_setup", "02_verify", "03_benchmark", "04_scale"]
     for notebook in notebooks:
         text = notebook.read_text()
         assert "application/vnd.jupyter.widget-view" not in text
@@ -61,6 +61,13 @@ def test_the_benchmark_names_the_substitute_model(executed, results, running):
     run = load_run(site.newest_run(results))
     assert run.info.complete
     assert run.path.name in text
+
+
+def test_the_second_page_comes_from_the_cache(executed):
+    cells = {cell["id"]: cell for cell in json.loads((executed / "04_scale.ipynb").read_text())["cells"]}
+    (page,) = cells["page"]["outputs"]
+    text = "".join(page["data"]["text/plain"])
+    assert re.search(r"page 2 +64/64 +64 ", text), text
 
 
 def test_the_site_shows_them_without_another_host(executed, results, tmp_path):
