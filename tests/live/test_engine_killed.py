@@ -1,6 +1,7 @@
 """An engine that is stopped or killed, and started again: one of this test's own."""
 
 import contextlib
+import logging
 import subprocess
 import tempfile
 import threading
@@ -13,16 +14,18 @@ import pytest
 from ragops.checks import ready
 from ragops.configuration import Network, Ragflow, Reranker, Stack
 from ragops.docker import engine as engines
-from ragops.docker.objects import ContainerSpec, HealthCheck
+from ragops.docker.objects import ContainerSpec, HealthCheck, NetworkSpec
+from ragops.reranker import gateway, options
 from ragops.reranker import host as hosts
-from ragops.reranker import options
 from ragops.reranker.model import Model, Shape
 from ragops.reranker.sizing import size
 from ragops.session import Deployment
 from ragops.stack import verbs
 from ragops.stack.watch import Watcher
 from tests.support.daemon import Daemon, root_file_system
+from tests.support.fleet import Fleet
 
+_log = logging.getLogger(__name__)
 COMPOSE = str(resources.files("compose") / "docker-compose")
 TINY = "ragopstest-tiny:latest"
 PROJECT = "ragopstest-crash"
@@ -30,6 +33,7 @@ STACK = Stack(
     network=Network(name="ragopstest-lasting"),
     reranker=Reranker(name="ragopstest-cheap", image=TINY, port=False, served_name="cheap"),
     ragflow=Ragflow(project=PROJECT),
+    gateway=False,  # the small server ranks nothing
 )
 NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, f"{PROJECT}-ragflow-cpu-1"
 SERVER = """
@@ -163,3 +167,30 @@ def test_reranker_returns_after_a_restart_of_the_engine_and_one_that_exits_with_
             "watch_seconds": None,
         }
     )
+
+
+def test_gateway_proves_its_replicas_again_after_each_restart_of_the_engine(
+    engine, image, daemon, tmp_path_factory
+):
+    """The replicas are stubs, with the image that the engine has."""
+    folder = tmp_path_factory.mktemp("again")
+    folder.chmod(0o755)
+    with contextlib.closing(daemon.start()) as own:
+        own._client.api.load_image(engine._client.api.get_image(gateway.tag()))
+        own.create_network(NetworkSpec(NET))
+        fleet = Fleet(own, own.image(gateway.tag()).id, folder, RERANKER, NET, port=0)
+        for number in (1, 2):
+            fleet.add(number, restart="always")
+        fleet.serve(27.0)
+        until(lambda: admitted(own) == 2)
+    for end in (daemon.stop, daemon.kill):
+        end()
+        with contextlib.closing(daemon.start()) as own:
+            begin = time.monotonic()
+            until(lambda own=own: admitted(own) == 2)
+            _log.info("%s: all are admitted after %.1f s", end.__name__, time.monotonic() - begin)
+
+
+def admitted(engine):
+    state = gateway.read_state(engine, RERANKER)
+    return len(state.admitted) if state else 0
