@@ -39,7 +39,7 @@ _LOADED_AS = (
 )
 """By its first route here: how a server without a rerank route was started, and the flag that it lacks."""
 _OTHER_SERVER = (
-    "another server than vLLM, or a gateway, responds: RAGFlow's call below shows whether it ranks"
+    "another server than vLLM, or a proxy, responds: RAGFlow's call below shows whether it ranks"
 )
 
 

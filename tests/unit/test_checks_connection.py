@@ -170,15 +170,30 @@ def test_below_http(layer, detail, is_local, cause, remedy):
     assert remedy in found.remedy
 
 
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("no replica is admitted", "the gateway has admitted no replica"),
+        ("deadline: 0 of 64 documents are ranked", "the gateway's deadline passed"),
+        ("the queue is full", "more requests wait"),
+        ("engine died", "the server's engine has died"),
+    ],
+)
+def test_refusals_of_the_gateway(message, cause):
+    body = json.dumps({"error": {"message": message, "code": 503}})
+    found = only(answer("rerank", f"HTTP 503: {body}", status=503, text=body))
+    assert (found.status, found.detail.startswith(cause)) == ("fail", True)
+
+
 CAUGHT = {
     "html": ("health", "HTML instead of JSON", '"Company proxy"', "docker network inspect"),
-    "html-502": ("health", "HTML instead of JSON", '"502 Bad Gateway"', "gateway"),
+    "html-502": ("health", "HTML instead of JSON", '"502 Bad Gateway"', "proxy's own"),
     "redirect-301": ("health", "a redirect", "HTTP 301 to https://ragflow.example/", "becomes a GET"),
     "redirect-302": ("health", "a redirect", "HTTP 302 to https://ragflow.example/", "becomes a GET"),
     "redirect-307": ("health", "a redirect", "HTTP 307 to https://ragflow.example/", "leads to"),
     "redirect-308": ("health", "a redirect", "HTTP 308 to https://ragflow.example/", "leads to"),
     "unauthorized": ("models", "vLLM wants the key", '{"error": "Unauthorized"}', "--api-key"),
-    "unauthorized-gateway": ("health", "wants a key of its own", "Invalid API key", "gateway's key"),
+    "unauthorized-gateway": ("health", "wants a key of its own", "Invalid API key", "proxy's key"),
     "generates": ("routes", "writes text", "/v1/chat/completions", "--runner pooling"),
     "embeds": ("routes", "embeddings only", "/v1/embeddings", "--runner pooling"),
     "classifies": ("routes", "not of one label", "/classify", "--convert classify"),

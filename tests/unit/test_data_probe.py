@@ -359,6 +359,20 @@ class TestGo:
         assert argv[argv.index("Content-Type: application/json") - 1] == "--header"
         assert argv[-1] == "http://reranker:8000/v1/rerank"
 
+    def test_a_key_is_in_no_argument(self, container, right):
+        """Arguments of a program can be read by others; the request goes without one then."""
+        inside = Played(curl=self.SCORES)
+        container.respond = lambda one, argv, stdin: (
+            inside(one, argv, stdin) if one.name == "container" else right(argv, stdin)
+        )
+        request = dataclasses.replace(self.REQUEST, key="canary")
+        with patch.object(probe, "_run", wraps=probe._run) as run_:
+            result = ask(container, request)
+        assert result.steps["rerank"].ok
+        assert "Bearer canary" in run_.call_args.args[3]
+        assert "canary" not in repr(request)
+        assert not [argv for argv, _ in inside.asked if "curl" in argv[0]]
+
     @pytest.mark.parametrize("code", [127, 139])
     def test_busybox_without_that_applet_or_that_crashes(self, sent, code):
         missing = ExecResult(code, "", "wget: applet not found")
