@@ -241,11 +241,10 @@ def speed_advice(
     if host.has_bf16 and dtype != "bfloat16":
         reason = f"{dtype} is served, and this processor has bfloat16"
         advice.append(f'dtype = "bfloat16" under [reranker]: {reason}')
-    threads = [_threads(replica) for replica in replicas]
-    best = len(sizing.compute_cpus(Stack(), sizing.cores(Stack(), host)))
-    if None in threads:
+    used, best = _bound(replicas), len(sizing.compute_cpus(Stack(), sizing.cores(Stack(), host)))
+    if not used:
         advice.append(f"cores: vLLM's own default leaves one out; ragops up binds {best} threads")
-    elif (used := len(set[int]().union(*filter(None, threads)))) < best:
+    elif used < best:
         advice.append(f'cores = "auto" under [reranker]: {used} of {best} compute')
     if model.causal and "--enable-prefix-caching" not in reranker.command:
         effect = "template and query are computed once for all documents"
@@ -260,28 +259,22 @@ def speed_advice(
     if not model.int8_bytes and model.architecture.startswith(int8.KNOWN) and not int8.unfit(host):
         effect = "which is enough" if factor <= _INT8 else f"and {factor:.1f} times are needed"
         advice.append(f"ragops int8: about {_INT8:g} times as fast, {effect}")
-    count = len(set[int]().union(*filter(None, threads))) or best
-    cores, number = math.ceil(factor * count), math.ceil(factor * len(replicas))
-    where = (
-        "here"
-        if cores <= len({(cpu.socket, cpu.core) for cpu in host.cpus})
-        else "on a machine that has them"
-    )
+    cores, number = math.ceil(factor * (used or best)), math.ceil(factor * len(replicas))
     return (
         *advice,
-        f"{cores} cores in place of {count}, {where}, such as {number} replicas: ragops scale {number}",
+        f"{cores} cores in place of {used or best}, such as {number} replicas: ragops scale {number}",
         f"a model with at most {100 / factor:.0f} % of this one's work for each token",
         fewer,
     )
 
 
-def _threads(replica: ContainerState) -> frozenset[int] | None:
-    """CPUs that compute; None where vLLM selects them."""
-    prefix = "VLLM_CPU_OMP_THREADS_BIND="
-    text = next(
-        (line.removeprefix(prefix) for line in replica.environment if line.startswith(prefix)), "auto"
-    )
-    return None if text == "auto" or not text[0].isdigit() or "|" in text else frozenset(parse_cpu_list(text))
+def _bound(replicas: Sequence[ContainerState]) -> int:
+    """Number of CPUs that threads are bound to; 0 where vLLM selects them."""
+    name = "VLLM_CPU_OMP_THREADS_BIND="
+    lines = [line for replica in replicas for line in replica.environment if line.startswith(name)]
+    lists = [line.removeprefix(name).replace("|", ",") for line in lines]
+    known = len(lists) == len(replicas) and all(text[:1].isdigit() for text in lists)
+    return len({cpu for text in lists for cpu in parse_cpu_list(text)}) if known else 0
 
 
 def _plan_calls(profile: CallProfile) -> tuple[list[tuple[Form, Request]], int | None]:

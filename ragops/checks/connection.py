@@ -38,9 +38,7 @@ _LOADED_AS = (
     ("/pooling", "the model returns a vector for each token", "--convert classify"),
 )
 """By its first route here: how a server without a rerank route was started, and the flag that it lacks."""
-_OTHER_SERVER = (
-    "another server than vLLM, or a proxy, responds: RAGFlow's call below shows whether it ranks"
-)
+_OTHER_SERVER = "another server than vLLM, or a proxy, responds: RAGFlow's call below shows whether it ranks"
 
 
 @dataclass(frozen=True)

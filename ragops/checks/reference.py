@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from statistics import pstdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ragops.checks import rules
+from ragops.checks.probe import send_batch
+from ragops.checks.questions import parse_responses, plan_requests
 from ragops.errors import LaunchError
 from ragops.progress import step
 from ragops.reranker import options
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from ragops.session import Deployment
 
 ITEMS = 4
-"""Golden items of a reference: of each language one at least, and few, as idle replicas rank them again."""
+"""Golden items of a reference: of each language one at least."""
+DOCUMENTS = 3
+"""Documents of each, right ones first, where scores are independent: idle replicas rank some every minute."""
 URL = "http://127.0.0.1:8000/v1"
 """vLLM's address inside its own container."""
 
@@ -56,7 +61,10 @@ def approve(engine: Engine, container: str, image: str, expected: Expected, iden
         LaunchError: The scores are wrong.
     """
     step(f"{container}: score check")
-    results = rules.collect(engine, container, image, URL, expected, hurried=True)
+    plan = plan_requests(expected)
+    batch = rules.batch(expected, plan, URL, full=False, spare=rules.HURRIED)
+    batch = replace(batch, timeout=rules.FULL_TIMEOUT)  # a slow server is right, too
+    results = parse_responses(plan, send_batch(engine, container, image, URL, batch))
     checks = rules.check_scores(expected, results)
     judged = checks if expected.trained else checks[:_WITHOUT_ORDER]
     if failed := [check for check in judged if check.status == "fail"]:
@@ -72,32 +80,34 @@ def approve(engine: Engine, container: str, image: str, expected: Expected, iden
 
 def reference(expected: Expected, results: Results, identity: str) -> str:
     """The text of ``reference.json``, from results that the rules found right."""
-    chosen = _choose(results.of("golden"))
-    requests = [
-        {"query": result.call.query, "documents": result.call.documents, "scores": result.scores}
-        for result in chosen
-    ]
-    scores = [score for result in chosen for score in result.scores]
-    tolerance = min(
-        rules.ROUNDING, max(_SHARE_OF_SPREAD * pstdev(scores), _MOVES * _movement(expected, results))
-    )
+    requests = [_request(expected, result) for result in _choose(results.of("golden"))]
+    requests.sort(key=lambda request: sum(map(len, request["documents"])))  # the gateway repeats the first
+    spread = pstdev(score for request in requests for score in request["scores"])
+    tolerance = max(_SHARE_OF_SPREAD * spread, _MOVES * _movement(expected, results), _LEAST)
     fields = {
         "id": identity,
         "trained": expected.trained,
-        "tolerance": round(max(tolerance, _LEAST), 6),
-        "requests": requests,
+        "tolerance": round(min(tolerance, rules.ROUNDING), 6),
     }
-    return json.dumps(fields, ensure_ascii=False)
+    return json.dumps({**fields, "requests": requests}, ensure_ascii=False)
+
+
+def _request(expected: Expected, result: RerankResult) -> dict[str, Any]:
+    """A request with its scores."""
+    item, places = result.call.item, [*range(len(result.scores))]
+    if item and expected.row.splits:
+        places = sorted(places, key=lambda place: not item.documents[place].right)[:DOCUMENTS]
+    documents = [result.call.documents[place] for place in places]
+    return {"query": result.call.query, "documents": documents, "scores": [result.scores[p] for p in places]}
 
 
 def _choose(golden: tuple[RerankResult, ...]) -> list[RerankResult]:
-    """One result of each language, then others, up to :data:`ITEMS`; the one with the least text is first."""
+    """One result of each language, then others, up to :data:`ITEMS`."""
     first: dict[str, RerankResult] = {}
     for result in golden:
         first.setdefault(result.call.item.lang if result.call.item else "", result)
     chosen = list(first.values())
-    chosen = [*chosen, *(result for result in golden if result not in chosen)][:ITEMS]
-    return sorted(chosen, key=lambda result: sum(map(len, result.call.documents)))
+    return [*chosen, *(result for result in golden if result not in chosen)][:ITEMS]
 
 
 def _movement(expected: Expected, results: Results) -> float:
@@ -106,7 +116,5 @@ def _movement(expected: Expected, results: Results) -> float:
     repeated = results.of("again")
     if expected.row.splits:
         repeated += (*results.of("moved"), *results.of("wide"))
-    return max(
-        (rules.max_difference(scores[result.call.item], result.item_scores) for result in repeated),
-        default=0.0,
-    )
+    moves = (rules.max_difference(scores[result.call.item], result.item_scores) for result in repeated)
+    return max(moves, default=0.0)

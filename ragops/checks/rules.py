@@ -8,7 +8,7 @@ they would only show its effects. The limits come from measurements in ``data/go
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -60,7 +60,7 @@ SECONDS = 60.0
 SPARE, HURRIED = 10.0, 2.0
 """Time for the other requests; ``HURRIED`` where RAGFlow's calls are not timed. A fast server responds to all
 of them in that time, and a slow one is not kept busy."""
-_FULL_SECONDS, _FULL_TIMEOUT = 3600.0, 600.0
+_FULL_SECONDS, FULL_TIMEOUT = 3600.0, 600.0
 """With ``--full``: of three documents of nearly ``max_model_len`` tokens, a slow server takes minutes."""
 
 _EQUAL_SCORES = 0.005
@@ -91,29 +91,19 @@ class Finding:
     remedy: str = ""
 
 
-def collect(  # noqa: PLR0913 - where, what and how long
-    engine: Engine,
-    container: str,
-    image: str,
-    url: str,
-    expected: Expected,
-    *,
-    full: bool = False,
-    hurried: bool = False,
+def collect(
+    engine: Engine, container: str, image: str, url: str, expected: Expected, *, full: bool = False
 ) -> Results:
     """Send the requests of the score check from inside a container that reaches the reranker.
 
     ``url`` is the reranker's address as RAGFlow has it, ending in ``/v1``. ``image`` is one with Python, for
-    a container that has none. ``full`` is the whole golden set, however long it takes; ``hurried`` hardly
-    more than what the rules need, where a slow server has more time for each request than RAGFlow gives it.
+    a container that has none. ``full`` is the whole golden set, however long it takes.
 
     Raises:
         EngineError: Nothing can be run in the container.
     """
     plan = plan_requests(expected, full=full)
-    requests = batch(expected, plan, url, full=full, spare=HURRIED if hurried else SPARE)
-    if hurried:
-        requests = replace(requests, timeout=_FULL_TIMEOUT)
+    requests = batch(expected, plan, url, full=full, spare=SPARE)
     return parse_responses(plan, send_batch(engine, container, image, url, requests))
 
 
@@ -124,7 +114,7 @@ def batch(expected: Expected, plan: RequestPlan, url: str, *, full: bool, spare:
     """
     requests = probe_requests(expected, plan, urlsplit(url).path)
     if full:
-        return Batch(requests, _FULL_SECONDS, _FULL_TIMEOUT, AT_ONCE, post_headers=STRICT)
+        return Batch(requests, _FULL_SECONDS, FULL_TIMEOUT, AT_ONCE, post_headers=STRICT)
     needed = len(requests) - (len(plan.calls) - plan.needed)
     return Batch(requests, SECONDS, at_once=AT_ONCE, needed=needed, spare=spare, post_headers=STRICT)
 

@@ -444,7 +444,7 @@ class TestSpeed:
     def test_what_is_enough_is_computed_from_the_pace(self, advice):
         found = advice("--dtype", "bfloat16", factor=2.0)
         assert found[:2] == (
-            "8 cores in place of 4, on a machine that has them, such as 2 replicas: ragops scale 2",
+            "8 cores in place of 4, such as 2 replicas: ragops scale 2",
             "a model with at most 50 % of this one's work for each token",
         )
         assert [text.split()[0] for text in found[2:]] == ["shorter"]
@@ -471,7 +471,7 @@ class TestSpeed:
             fake.create_container(ContainerSpec(f"r-{number}", "vllm-cpu:latest", environment=environment))
         replicas = [fake.container("r-0"), fake.container("r-1")]
         found = speed.speed_advice(replicas, describe(model_folder), self.HOST, 1.5)
-        assert found[-3].startswith("6 cores in place of 4, on a machine that has them, such as 3 replicas")
+        assert found[-3].startswith("6 cores in place of 4, such as 3 replicas")
         assert not [text for text in found if text.startswith("cores")]
 
     def test_well_launched_has_only_the_last_two(self, advice):

@@ -65,7 +65,8 @@ class TestApprove:
         assert fields == parsed(expected)
         sent = [call.body for call in calls]
         pairs = [(body["query"], body["documents"]) for body in sent]
-        assert all((row["query"], row["documents"]) in pairs for row in fields["requests"])
+        for row in fields["requests"]:
+            assert any(row["query"] == query and {*row["documents"]} <= {*texts} for query, texts in pairs)
 
     @pytest.mark.parametrize("scorer", ["constant", "shuffled", "truncated", "generative", "logits"])
     def test_wrong_scores(self, replica, scorer):
@@ -107,8 +108,15 @@ class TestReference:
         lengths = [sum(map(len, row["documents"])) for row in fields["requests"]]
         assert lengths == sorted(lengths)
         for row in fields["requests"]:
-            assert tuple(row["documents"]) == items[row["query"]].texts()
-            assert len(row["scores"]) == len(row["documents"])
+            texts = dict(zip(items[row["query"]].texts(), items[row["query"]].documents, strict=True))
+            assert len(row["scores"]) == len(row["documents"]) == reference.DOCUMENTS
+            assert texts[row["documents"][0]].right
+            assert not texts[row["documents"][-1]].right
+
+    def test_documents_that_are_read_together_stay_together(self):
+        fields = parsed(Expected("stub-reranker", "jina-reranker-v3", 16384))
+        items = {item.query: item for item in golden.load()}
+        assert all(tuple(row["documents"]) == items[row["query"]].texts() for row in fields["requests"])
 
     def test_tolerance_is_rounding_on_a_wide_scale(self):
         assert parsed(QWEN)["tolerance"] == rules.ROUNDING
@@ -137,9 +145,12 @@ class TestReference:
     def test_scores_of_a_faulty_replica_differ_from_it(self, scorer):
         fields = parsed(QWEN)
         results = results_of(healthy(QWEN, scorer=scorer), QWEN).of("golden")
-        wrong = {row.call.query: row.scores for row in results}
-        pairs = [(row["scores"], wrong[row["query"]]) for row in fields["requests"]]
-        differences = [abs(a - b) for pair in pairs for a, b in zip(*pair, strict=True)]
+        wrong = {row.call.query: dict(zip(row.call.documents, row.scores, strict=True)) for row in results}
+        differences = [
+            abs(score - wrong[row["query"]][text])
+            for row in fields["requests"]
+            for text, score in zip(row["documents"], row["scores"], strict=True)
+        ]
         assert any(not difference <= fields["tolerance"] for difference in differences)
 
 
