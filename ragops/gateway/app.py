@@ -155,9 +155,10 @@ async def _http_error(_: Request, error: Exception) -> Response:
     """An error of a route, as vLLM has it."""
     if not isinstance(error, HTTPException):  # the client left while it sent
         return Response(status_code=499)
-    if error.status_code == 401:
-        return JSONResponse({"error": "Unauthorized"}, 401)
-    return failure(error.status_code, error.detail)
+    if error.status_code == 413:
+        return failure(413, error.detail)
+    name = "error" if error.status_code == 401 else "detail"
+    return JSONResponse({name: error.detail}, error.status_code)
 
 
 async def _leave(request: Request) -> None:
