@@ -1,8 +1,9 @@
-"""Parts of pages that are generated from the code: file formats, the prompt, permissions of the container."""  # noqa: INP001
+"""Parts of pages that are generated from the code: file formats, the prompt, permissions of containers."""  # noqa: INP001
 
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -12,7 +13,8 @@ from ragops import configuration
 from ragops.bench import judge, records
 from ragops.docker.objects import LOG_OPTIONS
 from ragops.errors import BenchError
-from ragops.reranker import options
+from ragops.ragflow.request import RERANK_TIMEOUT
+from ragops.reranker import gateway, options
 from ragops.reranker.sizing import size
 
 if TYPE_CHECKING:
@@ -62,31 +64,41 @@ def prompt() -> Iterator[str]:
 
 
 def hardening() -> Iterator[str]:
-    """Permissions of the reranker's container, from the options for Qwen3-Reranker."""
+    """Permissions of the gateway's container and of a replica's, from the options for Qwen3-Reranker."""
     stack = configuration.Stack()
     spec = options.container_spec(stack, MODEL, size(stack, MODEL, HOST), image=stack.reranker.image)
-    rows = (
-        ("capabilities", "none: ``--cap-drop ALL``"),
-        ("new privileges", "none: ``--security-opt no-new-privileges``"),
-        ("user", f"``{spec.user}``, or the owner of a model folder that only its owner may read"),
-        ("root file system", "read-only" if spec.read_only else "writable"),
-        ("writable paths", ", ".join([*(f"``{path}`` ({how})" for path, how in spec.tmpfs), *written(spec)])),
-        ("processes and threads", f"at most {spec.pids_limit}"),
-        ("memory", "limited, without swap; the limit depends on the model"),
-        ("cores", f"a fixed set, here ``{spec.cpuset_cpus}``"),
-        ("published", f"{stack.reranker.publish}:{stack.reranker.port} on Docker 28 and later, else nothing"),
-        ("log", "rotated: " + ", ".join(f"{name} {value}" for name, value in LOG_OPTIONS.items())),
-        ("restart", f"``{spec.restart}``, stopped by {spec.stop_signal}"),
-    )
-    yield from [".. list-table::", ""]
-    for name, value in rows:
-        yield from [f"   * - {name}", f"     - {value}"]
+    folder = Path("reference")
+    front = gateway.container_spec(stack, timeout=RERANK_TIMEOUT, splits=True, publish=(), folder=folder)
+    address = f"{stack.reranker.publish}:{stack.reranker.port}"
+    rows = [
+        ("capabilities", "none: ``--cap-drop ALL``", "none"),
+        ("new privileges", "none: ``--security-opt no-new-privileges``", "none"),
+        (
+            "user",
+            f"``{front.user}``",
+            f"``{spec.user}``, or the owner of a model folder that is closed to others",
+        ),
+        ("root file system", *("read-only" if item.read_only else "writable" for item in (front, spec))),
+        ("writable paths", *(", ".join(written(item)) or "none" for item in (front, spec))),
+        ("programs", "Python and the gateway, no shell", "those of the image"),
+        ("processes and threads", *(f"at most {item.pids_limit}" for item in (front, spec))),
+        ("memory", f"{front.memory >> 20} MiB, without swap", "by the model, without swap"),
+        ("cores", "any", f"a fixed set, here ``{spec.cpuset_cpus}``"),
+        ("published", f"{address} on Docker 28 and later, else nothing", "nothing"),
+        ("restart", f"``{front.restart}``", f"``{spec.restart}``"),
+        ("stopped by", f"SIGTERM, after {front.stop_timeout} s SIGKILL", spec.stop_signal),
+    ]
+    log = ", ".join(f"{name} {value}" for name, value in LOG_OPTIONS.items())
+    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 20 40 40", ""]
+    for row in (("", "gateway", "replica of vLLM"), *rows, ("log", f"rotated: {log}", "rotated")):
+        yield from row_of(row)
     yield ""
 
 
 def written(spec: Any) -> list[str]:
-    """Writable mounts."""
-    return [f"``{mount.target}``, a volume" for mount in spec.mounts if not mount.read_only]
+    """Writable folders in memory and mounts."""
+    memory = [f"``{path}`` ({how})" for path, how in spec.tmpfs]
+    return memory + [f"``{mount.target}``, a volume" for mount in spec.mounts if not mount.read_only]
 
 
 def run_service(recorded: Any) -> Iterator[str]:
