@@ -16,7 +16,7 @@ from benchmarks.targets import Timed
 from ragops.bench import measure, wire
 from ragops.bench.measure import Sampler
 from ragops.checks import ready
-from ragops.configuration import Network, Reranker, Stack
+from ragops.configuration import Network, Ragflow, Reranker, Stack
 from ragops.docker.objects import ContainerSpec, Mount
 from ragops.errors import BenchError, EngineError
 from ragops.reranker import architectures, options, sizing
@@ -99,9 +99,10 @@ class LaunchRunner:
     int8: Model
 
     def stack(self, name: str, cores: str = "auto") -> Stack:
-        """The default configuration with its own names and port, and without the gateway."""
+        """The default configuration with its own names and port, without gateway and without RAGFlow."""
         reranker = Reranker(name=f"{PREFIX}-{name}", port=free_port(), served_name=PREFIX, cores=cores)
-        return Stack(network=Network(name=PREFIX), reranker=reranker, gateway=False)
+        ragflow = Ragflow(project=PREFIX)  # else several on this engine would be an error
+        return Stack(network=Network(name=PREFIX), reranker=reranker, ragflow=ragflow, gateway=False)
 
     def default_spec(self, name: str, model: Model, cores: str = "auto") -> ContainerSpec:
         """The container that ``ragops up`` starts."""
