@@ -79,8 +79,10 @@ class Job:
         """Take over the score of a document and of all equal ones."""
         same = [index] if self.strict else self.same[self.request.keys[index]]
         if index not in self.scores:
-            self.counts.update({state: len(same), "truncated": len(same) * cut})
-        self.scores.update(dict.fromkeys(same, score))
+            self.counts[state] += len(same)
+            self.counts["truncated"] += len(same) * cut
+            for equal in same:
+                self.scores[equal] = score
 
 
 @dataclass(eq=False)
@@ -160,7 +162,7 @@ class Dispatcher:
     def _occupy(self, replica: Replica, now: float) -> None:
         """Start the next share; a request's first comes before the others of little older ones."""
         for job in sorted(self.jobs, key=lambda job: job.arrived + split.SHARE_SECONDS * bool(job.handed)):
-            if share := self._cut(job, replica, now) or self._late(job, replica, now):
+            if share := (job.pending and self._cut(job, replica, now)) or self._late(job, replica, now):
                 job.first, job.handed = job.first or now, job.handed + 1
                 replica.busy, replica.shares = True, replica.shares + 1
                 share.runs[replica] = asyncio.ensure_future(self._run(share, replica, now))
@@ -169,10 +171,9 @@ class Dispatcher:
     def _cut(self, job: Job, replica: Replica, now: float) -> Share | None:
         """The next share of a job; None while its documents are handed out, here or by another job."""
         costs, keys, left = job.request.costs, job.request.keys, job.deadline - MARGIN_SECONDS - now
-        elsewhere = {
-            share.job.request.keys[i] for share in self.shares if now < share.late for i in share.indices
-        }
-        waiting = [index for index in job.pending if not (job.cached and keys[index] in elsewhere)]
+        others = [share for share in self.shares if job.cached and now < share.late]
+        elsewhere = {share.job.request.keys[index] for share in others for index in share.indices}
+        waiting = [index for index in job.pending if keys[index] not in elsewhere]
         if not waiting or (job.handed and costs[waiting[0]] * replica.pace > left):
             return None  # the next document would not end in time
         each, paces = [costs[index] for index in waiting], [other.pace for other in self.pool.admitted]
@@ -180,8 +181,8 @@ class Dispatcher:
         if left < math.inf:
             cost = min(cost, min(split.SHARE_SECONDS, left) / replica.pace)
         number = split.take(each, cost)
-        job.pending = [index for index in job.pending if index not in set(waiting[:number])]
         share = Share(job, waiting[:number], sum(each[:number]))
+        job.pending = sorted(set(job.pending).difference(share.indices))
         share.late = now + LATE * share.cost * replica.pace + LATE_SECONDS
         self.shares.append(share)
         return share
