@@ -144,7 +144,7 @@ def wait_admitted(engine: Engine, gateway: str, replicas: Sequence[str], timeout
             raise LaunchError(
                 f"{gateway} has admitted {shown} of {len(replicas)} replicas after {now - begin:.0f} s",
                 code=first.code,
-                evidence="\n".join(error.short for error in errors),
+                evidence="\n".join([*(error.message for error in errors), first.evidence]).strip(),
                 hint=first.hint,
                 container=first.container,
             )
@@ -164,10 +164,10 @@ def replica_states(
         key, error = row.state if row else "unknown" if state else "silent", None
         if key != "admitted":
             hint = hints.STATES[key]
+            reason = f" ({row.address}: {row.reason})" if row and row.reason else ""
             error = problem(engine, name, container) or LaunchError(
-                f"{name} {hint.words}",
+                f"{name} {hint.words}{reason}",
                 code=hint.code,
-                evidence=f"{row.address}: {row.reason}" if row and row.reason else "",
                 hint=hint.remedy.replace("CONTAINER", name),
                 container=name,
             )

@@ -135,7 +135,7 @@ class Status(Shown):
 
     def _replica(self, status: ReplicaStatus) -> str:
         condition = next((one.condition for one in self.replicas if one.name == status.name), "missing")
-        admitted = f"not admitted: {status.problem.short}" if status.problem else "admitted"
+        admitted = f"not admitted: {status.problem.message}" if status.problem else "admitted"
         return f"{status.name}: {condition}, {admitted}"
 
 
