@@ -44,7 +44,18 @@ if TYPE_CHECKING:
     from ragops.ragflow.api import Secret
     from ragops.stack.plan import Plan
     from ragops.stack.registration import Registration, register, unregister
-    from ragops.stack.verbs import Status, connect, disconnect, down, override, plan, status, up, verify
+    from ragops.stack.verbs import (
+        Status,
+        connect,
+        disconnect,
+        down,
+        override,
+        plan,
+        scale,
+        status,
+        up,
+        verify,
+    )
 
 __all__ = [
     "BenchError",
@@ -83,6 +94,7 @@ __all__ = [
     "plan",
     "register",
     "resume_benchmark",
+    "scale",
     "status",
     "tune",
     "unregister",
@@ -104,7 +116,7 @@ _MODULES = {
     "ragflow.api": "Secret",
     "stack.plan": "Plan",
     "stack.registration": "Registration register unregister",
-    "stack.verbs": "Status connect disconnect down override plan status up verify",
+    "stack.verbs": "Status connect disconnect down override plan scale status up verify",
 }
 """The modules of the public names, as above; ``name:alias`` where the public name is another."""
 

@@ -10,10 +10,12 @@ import errno
 import ipaddress
 import os
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tomlkit
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,7 +30,7 @@ from pydantic import (
 from ragops.errors import StackError, file_errors, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 FILE = "ragops.toml"
 Kind = Literal[
@@ -386,6 +388,35 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
             path = (file.parent / path.expanduser()).resolve()
         changed[table] = options.model_copy(update={key: path})
     return stack.model_copy(update=changed)
+
+
+def edited(file: Path, settings: Mapping[str, str | int | bool]) -> str:
+    """The text of a file, or of a new one, with keys of ``[reranker]`` set; every other line is as before.
+
+    Raises:
+        StackError: The file can't be read, is not TOML, or a value is not valid.
+    """
+    what, hint = f"can't read {file}", "name another with --stack FILE"
+    with file_errors(StackError, what, file, code="stack-unreadable", hint=hint):
+        document: Any = tomlkit.parse(file.read_bytes().decode() if file.exists() else "")
+        document.setdefault("reranker", tomlkit.table()).update(settings)
+        parse(text := tomlkit.dumps(document), file)
+        return text
+
+
+def write_settings(file: Path, settings: Mapping[str, str | int | bool]) -> None:
+    """Set keys of ``[reranker]`` in a file, or create it, as :func:`edited` does.
+
+    Raises:
+        StackError: As for :func:`edited`, or the file can't be written.
+    """
+    text, hint = edited(file, settings), "name another with --stack FILE"
+    with file_errors(StackError, f"can't write {file}", file, code="stack-unreadable", hint=hint):
+        draft = file.resolve().with_name(f".{file.name}.new")
+        draft.write_bytes(text.encode())
+        if file.exists():
+            shutil.copymode(file, draft)
+        draft.replace(file.resolve())
 
 
 def _explained(error: ValidationError, file: Path, text: str) -> StackError:

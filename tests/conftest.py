@@ -15,7 +15,6 @@ from ragops.bench import plots
 from ragops.checks import Check, Report
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ExecResult
 from ragops.ragflow.request import RELEVANT
-from ragops.reranker import gateway
 from ragops.reranker import host as hosts
 from tests.support import stub as replies
 from tests.support.fake_engine import FakeEngine
@@ -221,7 +220,6 @@ def serving(fake, probed, monkeypatch):
     monkeypatch.setattr("ragops.checks.budget.CALLS", 4)
     name = "ragflow-vllm-reranker"
     fake.output = defaultdict(lambda: "INFO Application startup complete.")
-    fake.add_image(gateway.tag())
 
     def respond(box, argv, stdin):
         if box.role == "gateway" and argv[:2] == ("python3", "-ISc"):

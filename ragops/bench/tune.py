@@ -7,7 +7,6 @@ equal scores is the baseline of the next one. :func:`candidates` and :func:`deci
 
 import math
 import os
-import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-import tomlkit
 from pydantic import TypeAdapter
 
 from ragops.bench.compare import agreement
@@ -30,9 +28,9 @@ from ragops.bench.wire import Server
 from ragops.bench.workload import ragflow
 from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
-from ragops.configuration import Reranker, Stack, home, parse
+from ragops.configuration import Reranker, Stack, home, write_settings
 from ragops.docker.engine import Engine
-from ragops.errors import BenchError, NotFoundError, RagopsError, StackError, file_errors
+from ragops.errors import BenchError, NotFoundError, RagopsError, StackError
 from ragops.progress import Progress, receiver, step
 from ragops.reranker import image as images
 from ragops.reranker import int8, sizing
@@ -184,25 +182,6 @@ def decide(ratios: Sequence[float]) -> Decision | None:
     if high < GAIN:
         return "slower" if high < 1 else "no gain"
     return "inconclusive" if len(ratios) >= MAX_PAIRS else None
-
-
-def write_settings(file: Path, settings: Settings) -> None:
-    """Set keys of ``[reranker]`` in a file, or create it; every other line stays byte for byte.
-
-    Raises:
-        StackError: The file can't be read or written, is not TOML, or a value is not valid.
-    """
-    what, hint = f"can't read or write {file}", "name another with --stack FILE"
-    with file_errors(StackError, what, file, code="stack-unreadable", hint=hint):
-        text = file.read_bytes().decode() if file.exists() else ""
-        document: Any = tomlkit.parse(text)
-        document.setdefault("reranker", tomlkit.table()).update(settings)
-        parse(tomlkit.dumps(document), file)
-        draft = file.resolve().with_name(f".{file.name}.new")
-        draft.write_bytes(tomlkit.dumps(document).encode())
-        if file.exists():
-            shutil.copymode(file, draft)
-        draft.replace(file.resolve())
 
 
 class Search:

@@ -124,6 +124,15 @@ def watch(
     call.show({"repairs": watcher.run()}, f"stopped after {watcher.repairs} repairs")
 
 
+@verb(app, KEEP, "ragops scale 2")
+def scale(
+    call: Call,
+    replicas: Annotated[int, typer.Argument(metavar="N", min=1, max=64, help="Number of replicas.")],
+) -> None:
+    """Change the number of vLLM's containers behind the gateway, in the configuration and on this machine."""
+    call.show(ragops.scale(replicas, call.stack_file))
+
+
 @verb(app, KEEP, "ragops logs --tail 100")
 def logs(
     call: Call,

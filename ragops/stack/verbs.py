@@ -16,10 +16,20 @@ from ragops.checks import Check, Report, ready, reference
 from ragops.checks.connection import RUNS
 from ragops.checks.questions import Expected
 from ragops.checks.verify import VerifyContext, check_exposure, check_replicas, checks_for, outside_note
-from ragops.configuration import Ragflow, Stack, home
+from ragops.configuration import (
+    Ragflow,
+    Stack,
+    configuration_file,
+    edited,
+    home,
+    load,
+    parse,
+    write_settings,
+)
 from ragops.docker.engine import observe
 from ragops.docker.objects import ImageState
 from ragops.errors import EngineError, NotFoundError, RagflowError
+from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.ragflow.api import rerank_base
 from ragops.ragflow.request import PLACEHOLDER_KEY
@@ -36,6 +46,7 @@ from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from ragops.checks.ready import ReplicaStatus
     from ragops.docker.engine import Engine
@@ -135,7 +146,7 @@ class Status(Shown):
 
     def _replica(self, status: ReplicaStatus) -> str:
         condition = next((one.condition for one in self.replicas if one.name == status.name), "missing")
-        admitted = f"not admitted: {status.problem.message}" if status.problem else "admitted"
+        admitted = f"not admitted: {status.problem.short}" if status.problem else "admitted"
         return f"{status.name}: {condition}, {admitted}"
 
 
@@ -174,6 +185,29 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         ready.wait(engine, name, deployment.spec.served_name, timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
     return _status(session, (image, front), observe(engine))
+
+
+def scale(replicas: int, file: Path | str | None = None, engine: Engine | None = None) -> Status:
+    """Write the number of replicas into the configuration file, which may be new, then apply it: :func:`up`.
+
+    Args:
+        replicas: Containers of vLLM behind the gateway.
+        file: As for :func:`~ragops.configuration.load`.
+        engine: The Docker engine; connected when left out.
+
+    Raises:
+        StackError: This machine has no place for so many; then nothing is written.
+        RagopsError: As for :func:`up`.
+    """
+    path, settings = configuration_file(file), {"replicas": replicas}
+    load(file)  # a file that was named has to exist
+    session = Session.open(parse(edited(path, settings), path), engine)
+    _ = session.deployment  # raises an error where the replicas have no place
+    if not path.exists():
+        step(f"{path} is created")
+    write_settings(path, settings)
+    step(f"{path}: reranker.replicas = {replicas}")
+    return up(load(path), session.engine)
 
 
 def status(stack: Stack, engine: Engine | None = None) -> Status:
@@ -286,7 +320,7 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
 def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: int = 20) -> dict[str, str]:
     """The last lines of the logs of the stack's containers by their names, or of one of them.
 
-    Health checks are left out.
+    Health checks, which vLLM logs each second, are left out; the last 5000 lines of a log are read.
 
     Raises:
         NotFoundError: The stack has no such container.
@@ -298,7 +332,11 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
         message = f"the stack has no container {container or stack.reranker.name}"
         hint = f"it has {', '.join(names)}" if names else "ragops up"
         raise NotFoundError(message, code="reranker-missing", hint=hint, container=container)
-    return {name: ready.read_log(engine, name, tail) for name in names if container in {"", name}}
+    texts = {name: engine.logs(name, tail=5000) for name in names if container in {"", name}}
+    return {
+        name: "\n".join([line for line in text.splitlines() if '"GET /health ' not in line][-tail:])
+        for name, text in texts.items()
+    }
 
 
 def down(stack: Stack, engine: Engine | None = None) -> Plan:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import ragops
 from ragops import cli
 from ragops.bench import run, tune
-from ragops.bench.tune import Search, candidates, decide, ratio_interval, write_settings
-from ragops.configuration import Reranker, Stack, load, parse
+from ragops.bench.tune import Search, candidates, decide, ratio_interval
+from ragops.configuration import Reranker, Stack, load, parse, write_settings
 from ragops.docker.objects import ContainerSpec, ExecResult
 from ragops.errors import BenchError, EngineError, LaunchError, LockedError, StackError
 from ragops.reranker import options as vllm

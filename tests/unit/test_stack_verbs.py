@@ -24,6 +24,7 @@ from ragops.errors import (
     RagflowError,
     StackError,
 )
+from ragops.reranker import gateway
 from ragops.reranker.model import describe
 from ragops.session import Deployment, lock
 from ragops.stack import verbs
@@ -654,3 +655,102 @@ def test_an_instruction_for_a_model_without_a_place_for_one(model_folder):
 
 def test_public_functions_are_the_verbs():
     assert (ragops.up, ragops.plan, ragops.verify) == (verbs.up, verbs.plan, verbs.verify)
+
+
+class TestGateway:
+    """The default stack: a gateway with the registered name, and replicas behind it."""
+
+    FIRST, SECOND = f"{RERANKER}-1", f"{RERANKER}-2"
+
+    @pytest.fixture
+    def gateway_up(self, serving, ragflow):
+        verbs.up(Stack(), serving)
+        for name in (RERANKER, self.FIRST):
+            serving.change(name, health="healthy")
+        serving.calls.clear()
+        return serving
+
+    def test_up_starts_both_and_stores_the_reference(self, serving, ragflow, here, steps):
+        status = verbs.up(Stack(), serving)
+        assert status.ok
+        assert (status.reranker.role, [one.name for one in status.replicas]) == ("gateway", [self.FIRST])
+        reference = json.loads((here / "gateway" / RERANKER / "reference.json").read_text())
+        assert len(reference["requests"]) == 4
+        assert steps[-1] == f"{RERANKER}: ready"
+
+    def test_second_call_changes_nothing(self, gateway_up):
+        assert verbs.up(Stack(), gateway_up).drift.empty
+        assert gateway_up.calls == []
+
+    def test_status_is_of_all_containers(self, gateway_up):
+        gateway_up.change(self.FIRST, status="exited", exit_code=1, health="")
+        status = verbs.status(Stack(), gateway_up)
+        assert not status.ok
+        assert status.problem.container == self.FIRST
+        record = status.to_json()
+        assert record["reranker"]["health"] == "healthy"
+        (replica,) = record["replicas"]
+        assert (replica["name"], replica["status"], replica["admitted"]) == (self.FIRST, "exited", False)
+
+    def test_missing_image_is_a_note_of_plan_and_built_by_up(self, serving, ragflow, monkeypatch):
+        tag = gateway.tag()
+        serving.remove_image(tag)
+        assert any(tag in note for note in verbs.plan(Stack(), serving).notes)
+        monkeypatch.setattr(gateway, "ensure", lambda engine, *_: engine.add_image(tag))
+        assert verbs.up(Stack(), serving).drift.empty
+
+    def test_first_version_is_migrated_and_back(self, stack_up, ragflow, monkeypatch):
+        old, server = stack_up.container(RERANKER).id, stack_up.container(ragflow)
+        plan = verbs.plan(Stack(), stack_up)
+        assert "the gateway takes its place" in str(plan)
+        assert verbs.up(Stack(), stack_up).ok
+        assert stack_up.container(RERANKER).role == "gateway"
+        assert stack_up.container(old) is None
+        assert stack_up.container(ragflow) == server
+        assert verbs.up(STACK, stack_up).ok
+        assert stack_up.container(RERANKER).role == "reranker"
+        assert stack_up.container(self.FIRST) is None
+
+    def test_down_removes_all(self, gateway_up, ragflow):
+        verbs.down(Stack(), gateway_up)
+        assert [one.name for one in gateway_up.containers()] == [ragflow]
+
+
+class TestScale:
+    FILE = '# ours\n[reranker]\nport = 9000  # free\nname = "rr"\n'
+
+    def test_writes_the_file_and_applies_it(self, serving, ragflow, tmp_path, steps):
+        file = tmp_path / "ragops.toml"
+        file.write_text(self.FILE)
+        status = verbs.scale(2, file, serving)
+        assert file.read_text() == f"{self.FILE}replicas = 2\n"
+        assert [one.name for one in status.replicas] == ["rr-1", "rr-2"]
+        cpus = [serving._specs[one.id].cpuset_cpus for one in status.replicas]
+        assert cpus == ["0-1", "2-3"]
+        assert [one.name for one in verbs.scale(1, file, serving).replicas] == ["rr-1"]
+        assert serving.container("rr-2") is None
+        assert load(file).reranker.replicas == 1
+
+    def test_creates_the_file(self, serving, ragflow, tmp_path, steps):
+        assert len(verbs.scale(2, engine=serving).replicas) == 2
+        assert load(tmp_path / "ragops.toml").reranker.replicas == 2
+        assert "ragops.toml is created" in steps[0]
+
+    @pytest.mark.parametrize(
+        ("text", "count", "code"),
+        [
+            (FILE, 5, "replicas-many"),
+            (FILE, 65, "value-refused"),
+            (f"gateway = false\n{FILE}", 2, "value-refused"),
+            ("[", 2, "stack-unreadable"),
+        ],
+    )
+    def test_that_is_refused_writes_and_changes_nothing(self, serving, ragflow, tmp_path, text, count, code):
+        file = tmp_path / "ragops.toml"
+        file.write_text(text)
+        serving.calls.clear()
+        with pytest.raises(StackError) as caught:
+            verbs.scale(count, file, serving)
+        assert caught.value.code == code
+        assert file.read_text() == text
+        assert serving.calls == []
