@@ -35,6 +35,7 @@ print(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num
 """
 _PHASES = {"start": "start", "load": "load the model", "compile": "compile", "listen": "compile"}
 _TAIL = 400
+_READ = 5000
 _INTERVAL = 1.0
 _SHORTEST = 1.0
 """Seconds that a request needs; with less time left none is sent."""
@@ -64,7 +65,7 @@ def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: 
         if container is None or container.status != "running" or container.restart_count:
             raise problem(engine, name, container) or LaunchError(f"{name} restarted", container=name)
         try:
-            log = engine.logs(name, tail=_TAIL)
+            log = read_log(engine, name)
         except EngineError:
             if (now := engine.container(name)) and now.status == container.status:
                 raise
@@ -89,6 +90,12 @@ def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: 
                 container=name,
             )
         time.sleep(min(_INTERVAL, left - _SHORTEST))
+
+
+def read_log(engine: Engine, container: str, tail: int = _TAIL) -> str:
+    """The last lines of a log; without health checks, which the gateway sends and vLLM logs each second."""
+    lines = engine.logs(container, tail=_READ).splitlines()
+    return "\n".join([line for line in lines if '"GET /health ' not in line][-tail:])
 
 
 def responds(engine: Engine, name: str, served_name: str, *, timeout: float = _TIMEOUT) -> bool:
@@ -137,7 +144,7 @@ def wait_admitted(engine: Engine, gateway: str, replicas: Sequence[str], timeout
             raise LaunchError(
                 f"{gateway} has admitted {shown} of {len(replicas)} replicas after {now - begin:.0f} s",
                 code=first.code,
-                evidence="\n".join(error.short for error in errors),
+                evidence="\n".join([*(error.message for error in errors), first.evidence]).strip(),
                 hint=first.hint,
                 container=first.container,
             )
@@ -157,10 +164,10 @@ def replica_states(
         key, error = row.state if row else "unknown" if state else "silent", None
         if key != "admitted":
             hint = hints.STATES[key]
+            reason = f" ({row.address}: {row.reason})" if row and row.reason else ""
             error = problem(engine, name, container) or LaunchError(
-                f"{name} {hint.words}",
+                f"{name} {hint.words}{reason}",
                 code=hint.code,
-                evidence=f"{row.address}: {row.reason}" if row and row.reason else "",
                 hint=hint.remedy.replace("CONTAINER", name),
                 container=name,
             )
@@ -187,7 +194,7 @@ def problem(engine: Engine, name: str, container: ContainerState | None) -> Laun
     if container is not None and not container.serves:
         with suppress(EngineError):  # the state alone shows most causes; it may just have been removed
             events = engine.ends(container.id)
-            log = engine.logs(container.id, tail=_TAIL)
+            log = read_log(engine, container.id)
     hint = hints.for_container(container, events, log)
     if not hint.code:
         return None

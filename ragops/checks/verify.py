@@ -143,7 +143,7 @@ def check_replicas(states: Sequence[ReplicaStatus]) -> list[Check]:
         names = ", ".join(status.name for status in states)
         return [Check(ADMITTED, "ok", f"all {len(states)}: {names}")] if states else []
     status: Status = "fail" if len(errors) == len(states) else "warn"
-    return [Check(ADMITTED, status, error.short, error.hint) for error in errors]
+    return [Check(ADMITTED, status, error.message, error.hint) for error in errors]
 
 
 def outside_note(url: str, reranker: ContainerState) -> str:

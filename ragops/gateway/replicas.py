@@ -228,6 +228,7 @@ class Pool:
                 self.switched()
         else:
             replica.proved, replica.due = reference["id"], now + PROOF_SECONDS
+            replica.failures *= replica.state != "admitted"  # it has been right for a minute
             if self.serving != reference["id"]:
                 self.serving = reference["id"]
                 self.switched()

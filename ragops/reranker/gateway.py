@@ -208,7 +208,7 @@ class GatewayState:
         ranked = math.floor(1000 * hour.ranked / hour.documents) / 10  # 100 only if all were
         parts.append(f"{ranked:g} % of {hour.documents:,} documents ranked in the last hour")
         parts += [f"{hour.late} of {hour.requests} requests late"] if hour.late else []
-        parts += [f"{hour.truncated} documents cut"] if hour.truncated else []
+        parts += [f"documents cut: {hour.truncated}"] if hour.truncated else []
         return ", ".join(parts)
 
 

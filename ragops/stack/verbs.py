@@ -146,7 +146,7 @@ class Status(Shown):
 
     def _replica(self, status: ReplicaStatus) -> str:
         condition = next((one.condition for one in self.replicas if one.name == status.name), "missing")
-        admitted = f"not admitted: {status.problem.short}" if status.problem else "admitted"
+        admitted = f"not admitted: {status.problem.message}" if status.problem else "admitted"
         return f"{status.name}: {condition}, {admitted}"
 
 
@@ -320,7 +320,7 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
 def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: int = 20) -> dict[str, str]:
     """The last lines of the logs of the stack's containers by their names, or of one of them.
 
-    Health checks, which vLLM logs each second, are left out; the last 5000 lines of a log are read.
+    Health checks are left out.
 
     Raises:
         NotFoundError: The stack has no such container.
@@ -332,11 +332,7 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
         message = f"the stack has no container {container or stack.reranker.name}"
         hint = f"it has {', '.join(names)}" if names else "ragops up"
         raise NotFoundError(message, code="reranker-missing", hint=hint, container=container)
-    texts = {name: engine.logs(name, tail=5000) for name in names if container in {"", name}}
-    return {
-        name: "\n".join([line for line in text.splitlines() if '"GET /health ' not in line][-tail:])
-        for name, text in texts.items()
-    }
+    return {name: ready.read_log(engine, name, tail) for name in names if container in {"", name}}
 
 
 def down(stack: Stack, engine: Engine | None = None) -> Plan:

@@ -1,28 +1,37 @@
 """The gateway's image and container: small, without rights, a shell or an open file system, and soon gone."""
 
 import json
+import subprocess
 import time
 from dataclasses import replace
+from importlib import resources
 
 import pytest
 
+from ragops.compose import render
 from ragops.configuration import Network, Reranker, Stack
 from ragops.docker.objects import NetworkSpec
 from ragops.reranker import gateway
 from tests.support.names import PROJECT
 
 NAME = f"{PROJECT}-gwimage"
+COMPOSE = str(resources.files("compose") / "docker-compose")
 
 
 @pytest.fixture(scope="module")
-def container(engine, image, tmp_path_factory):
+def spec(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     folder.chmod(0o755)
     stack = Stack(network=Network(name=NAME), reranker=Reranker(name=NAME))
-    spec = gateway.container_spec(stack, timeout=30, splits=True, publish=(), folder=folder)
-    assert spec.health
+    usual = gateway.container_spec(stack, timeout=30, splits=True, publish=(), folder=folder)
+    assert usual.health
+    return replace(usual, health=replace(usual.health, interval=1))  # the tests wait for it
+
+
+@pytest.fixture(scope="module")
+def container(engine, image, spec):
     engine.create_network(NetworkSpec(NAME))
-    number = engine.create_container(replace(spec, health=replace(spec.health, interval=1)))
+    number = engine.create_container(spec)
     try:
         engine.start(number)
         deadline = time.monotonic() + 30
@@ -70,6 +79,40 @@ def test_its_state_is_read_and_it_becomes_healthy(engine, container):
     while engine.container(container).health == "starting" and time.monotonic() < deadline:
         time.sleep(0.2)
     assert engine.container(container).health == "healthy"
+
+
+def test_compose_creates_the_same_container(engine, container, spec, tmp_path):
+    """From ``ragops compose reranker``, with an alias as replicas have it."""
+    other = replace(spec, name=f"{NAME}-rendered", aliases=(f"{NAME}-replicas",))
+    file = tmp_path / "compose.yml"
+    file.write_text(render.reranker([other], NetworkSpec(NAME)))
+    argv = [COMPOSE, "--project-name", other.name, "--file", str(file)]
+    created = subprocess.run([*argv, "create"], capture_output=True, text=True, check=False)
+    try:
+        assert created.returncode == 0, created.stderr
+        raw = engine._client.api.inspect_container(other.name)
+        assert fields(raw) == fields(engine._client.api.inspect_container(container))
+        assert f"{NAME}-replicas" in raw["NetworkSettings"]["Networks"][NAME]["Aliases"]
+        assert engine.container(other.name).labels["org.ragops.config"] == other.config_hash()
+    finally:
+        subprocess.run([*argv, "down"], capture_output=True, check=False)
+
+
+def fields(raw):
+    """What makes a container behave as it does."""
+    config, host = raw["Config"], raw["HostConfig"]
+    limits = (
+        "Memory",
+        "MemorySwap",
+        "PidsLimit",
+        "RestartPolicy",
+        "ReadonlyRootfs",
+        "CapDrop",
+        "SecurityOpt",
+    )
+    mounts = [(mount["Source"], mount["Destination"], mount["RW"]) for mount in raw["Mounts"]]
+    named = {key: config[key] for key in ("Entrypoint", "Cmd", "User", "StopTimeout", "Healthcheck")}
+    return named | {key: host[key] for key in limits} | {"Env": sorted(config["Env"]), "Mounts": mounts}
 
 
 def test_an_idle_one_ends_within_a_second_of_sigterm(engine, container):

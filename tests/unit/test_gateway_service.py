@@ -258,6 +258,28 @@ def test_a_replica_that_is_killed_is_down_and_admitted_again_after_its_restart(t
     asyncio.run(scenario())
 
 
+def test_a_replica_that_fails_again_waits_longer_and_no_longer_after_a_quiet_minute(tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "PROOF_SECONDS", 0.1)
+    monkeypatch.setattr(replicas, "LONGEST_PAUSE", 1000.0)
+
+    async def scenario():
+        stub = Replica()
+        async with serving(tmp_path, stub) as client:
+            [replica] = client.pool.replicas.values()
+            now = asyncio.get_running_loop().time()
+            pauses = []
+            for _ in range(4):
+                client.pool.fail(replica, "of a share")
+                pauses.append(round(replica.due - now))
+            assert pauses == [0, 1, 3, 7]
+            replica.due = 0.0
+            await client.admitted(1)
+            assert replica.failures == 4
+            await client.until(lambda: not replica.failures)
+
+    asyncio.run(scenario())
+
+
 def test_only_addresses_with_the_references_scores_are_admitted(tmp_path):
     async def scenario():
         stubs = [Replica(), Replica(seed="another model")]

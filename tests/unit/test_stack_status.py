@@ -166,7 +166,7 @@ def test_without_a_gateway_there_are_no_replicas(serving, here):
         ),
         ({"hour": Hour(10, 2, 10_000, 9_999, 3)}, "99.9 % of 10,000 documents ranked in the last hour"),
         ({"hour": Hour(10, 2, 640, 330, 3)}, "51.5 % of 640 documents ranked in the last hour, 2 of 10"),
-        ({"hour": Hour(10, 0, 640, 640, 3)}, ", 3 documents cut"),
+        ({"hour": Hour(10, 0, 640, 640, 3)}, ", documents cut: 3"),
     ],
 )
 def test_gateway_in_words(fields, words):
