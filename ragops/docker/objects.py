@@ -36,7 +36,7 @@ LABEL_MODEL, LABEL_FINGERPRINT = "org.ragops.model", "org.ragops.model-fingerpri
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
-IMAGE_ROLES = frozenset({"base", "image-build", "image", "demo-image"})
+IMAGE_ROLES = frozenset({"base", "image-build", "image", "demo-image", "gateway-image"})
 """Roles in the labels of images, which every container of the image inherits."""
 
 OLDEST_API = "1.41"

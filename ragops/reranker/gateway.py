@@ -102,14 +102,10 @@ def deadline(stack: Stack, timeout: float) -> float:
 def container_spec(
     stack: Stack, *, timeout: float, splits: bool, publish: tuple[tuple[str, int, int], ...], folder: Path
 ) -> ContainerSpec:
-    """The gateway's container; reads the key of the configuration, of which it holds the SHA-256.
+    """The gateway's container; reads the configured key, of which the container gets the SHA-256.
 
-    Args:
-        stack: The configuration, with a gateway.
-        timeout: Seconds after which RAGFlow ends a request.
-        splits: Whether each document's score is independent of the others: not of a listwise model.
-        publish: The ports to publish.
-        folder: Folder of the Docker host with the reference of the score check.
+    ``timeout`` is RAGFlow's in seconds, ``folder`` that of the reference on the Docker host. Models that
+    compare documents with each other have no ``splits``.
 
     Raises:
         StackError: The key can't be read or sent.
@@ -160,7 +156,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class Hour:
-    """Counts of the last hour."""
+    """Requests and documents of the last hour."""
 
     requests: int = 0
     late: int = 0

@@ -7,6 +7,7 @@ from importlib import resources
 
 import pytest
 
+from ragops.docker import objects
 from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError, ImageError, RagopsError
 from ragops.reranker import files, image
@@ -69,6 +70,15 @@ def test_every_locked_wheel_has_a_hash():
     assert lines
     assert all(re.match(r"[\w.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", line) for line in lines)
     assert not [line for line in lines if line.startswith(("triton", "nvidia"))]
+
+
+def test_a_container_that_only_inherits_the_label_of_an_image_is_not_ours(fake):
+    recipes = (resources.files("ragops.data") / name / "Dockerfile" for name in ("image", "demo", "gateway"))
+    roles = {role for recipe in recipes for role in re.findall(r"org\.ragops=([\w-]+)", recipe.read_text())}
+    assert roles == objects.IMAGE_ROLES - {"base"}
+    for role in roles:
+        fake.add_container(role, labels={"org.ragops": role})
+        assert not fake.container(role).ours
 
 
 def test_another_name_is_only_pulled(bare, tmp_path):

@@ -34,13 +34,9 @@ def main() -> None:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(ROOT / "app")
     shutil.copytree("gateway", ROOT / "app/gateway")
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     for folder in (library, ROOT / "app"):
-        compileall.compile_dir(
-            folder,
-            quiet=2,
-            stripdir=str(ROOT),
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
+        compileall.compile_dir(folder, quiet=2, stripdir=str(ROOT), invalidation_mode=mode)
     copy_libraries([python, *library.rglob("*.so"), *(ROOT / "app").rglob("*.so")])
     (ROOT / "etc").mkdir()
     (ROOT / "etc/passwd").write_text("root:x:0:0::/:\ngateway:x:65532:65532::/:\n")
@@ -53,17 +49,14 @@ def main() -> None:
 
 def copy_libraries(binaries: list[Path]) -> None:
     """Copy the libraries of these binaries, the loader to its own path, and glibc's for host names."""
-    listed = [
-        subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=False) for file in binaries
-    ]
-    output = "".join(result.stdout for result in listed)
+    listed = (subprocess.run(["ldd", file], capture_output=True, check=False) for file in binaries)
+    output = "".join(result.stdout.decode() for result in listed)
     if missing := set(re.findall(r"(\S+) => not found", output)):
         sys.exit(f"libraries are missing in the image with vLLM: {sorted(missing)}")
     libraries = {Path(path) for path in re.findall(r"=> (/\S+)", output)}
     libc = next(path for path in libraries if path.name == "libc.so.6")
-    libraries |= {
-        path for name in ("nss_dns", "nss_files", "resolv") for path in libc.parent.glob(f"lib{name}.so.2")
-    }
+    for pattern in ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2"):
+        libraries.update(libc.parent.glob(pattern))
     for path in libraries:
         shutil.copy(path.resolve(), ROOT / "usr/lib" / path.name)
     for path in map(Path, re.findall(r"^\s+(/\S+) \(", output, re.MULTILINE)):
