@@ -199,7 +199,5 @@ def problem(engine: Engine, name: str, container: ContainerState | None) -> Laun
     if not hint.code:
         return None
     evidence = hints.relevant_lines(log) or (container.error if container else "")
-    if hint.code == hints.STATES["loading"].code:
-        evidence = ""  # the last lines show no cause
     message = f"{name} {hint.words}"
     return LaunchError(message, code=hint.code, evidence=evidence, hint=hint.remedy, container=name)

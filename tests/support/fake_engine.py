@@ -73,14 +73,14 @@ _CANT_EXECUTE = {
 }
 
 
-def refused(what: str, said: str, container: str = "") -> EngineError:
+def refused(what: str, message: str, container: str = "") -> EngineError:
     """The error that ``engine.py`` raises for such an answer."""
-    kind = NotFoundError if _MISSING.search(said) else EngineError
-    hint = hints.for_engine(said)
+    kind = NotFoundError if _MISSING.search(message) else EngineError
+    hint = hints.for_engine(message)
     return kind(
         f"the Docker engine could not {what}",
         code=hint.code,
-        evidence=said,
+        evidence=message,
         hint=hint.remedy,
         container=container,
     )
@@ -94,12 +94,12 @@ def tagged(image: str) -> str:
 def predefined(ids: Iterator[str]) -> dict[str, NetworkState]:
     """The networks of a new engine, by id."""
     subnets = {"bridge": ("172.17.0.0/16",)}
-    found = {}
+    result = {}
     for name in PREDEFINED:
         driver = "null" if name == "none" else name
         number = next(ids)
-        found[number] = NetworkState(number, name, driver, False, subnets.get(name, ()), {})
-    return found
+        result[number] = NetworkState(number, name, driver, False, subnets.get(name, ()), {})
+    return result
 
 
 def new_network(spec: NetworkSpec, networks: Iterable[NetworkState]) -> str:
@@ -107,7 +107,7 @@ def new_network(spec: NetworkSpec, networks: Iterable[NetworkState]) -> str:
     there = tuple(networks)
     if spec.name in PREDEFINED:
         return f"operation is not permitted on predefined {spec.name} network "
-    if any(one.name == spec.name for one in there):
+    if any(item.name == spec.name for item in there):
         return f"network with name {spec.name} already exists"
     if spec.driver == "overlay":
         return NO_MANAGER
@@ -142,7 +142,7 @@ def placed(place: Endpoint, network: NetworkState, containers: Iterable[Containe
     taken = {end.address for state in containers for end in state.endpoints if end.network_id == network.id}
     hosts = ipaddress.ip_network(network.subnets[0], strict=False).hosts() if network.subnets else iter(())
     next(hosts, None)  # the gateway's
-    free = (str(one) for one in hosts if str(one) not in taken)
+    free = (str(item) for item in hosts if str(item) not in taken)
     return replace(place, network_id=network.id, address=next(free, ""))
 
 
@@ -155,7 +155,7 @@ def new_container(name: str, containers: Iterable[ContainerState]) -> str:
 
 def new_name(name: str, containers: Iterable[ContainerState]) -> str:
     """Why a container can't have a name; empty when it can."""
-    holder = next((one for one in containers if one.name == name), None)
+    holder = next((item for item in containers if item.name == name), None)
     if holder is None:
         return ""
     return (
@@ -238,7 +238,7 @@ def pausing(state: ContainerState) -> str:
 
 
 def _subnets(networks: Iterable[NetworkState]) -> list[str]:
-    return [subnet for one in networks for subnet in one.subnets]
+    return [subnet for item in networks for subnet in item.subnets]
 
 
 Respond = Callable[[ContainerState, tuple[str, ...], str], ExecResult | None]
@@ -302,12 +302,12 @@ class ServerState:
         publish: tuple[tuple[str, int, int], ...] = (),
     ) -> str:
         """A running container that someone else made; its network and image are made if missing."""
-        if ":" not in network and network not in {one.name for one in self.networks()}:
+        if ":" not in network and network not in {item.name for item in self.networks()}:
             self.add_network(network)
         if self.image(image) is None:
             self.add_image(image)
         made = self._make_container(ContainerSpec(name, image, network=network, publish=publish))
-        inherited = found.labels if (found := self.image(image)) else {}
+        inherited = result.labels if (result := self.image(image)) else {}
         self._run(self.change(made, labels={**inherited, **(labels or {})}))
         return made
 
@@ -338,9 +338,9 @@ class ServerState:
         for ear in self._ears:
             ear.put(None)
 
-    def refuse(self, call: str, said: str) -> None:
+    def refuse(self, call: str, message: str) -> None:
         """Refuse the next call that begins with these words, as if the engine had said so."""
-        self._refusals[call] = said
+        self._refusals[call] = message
 
     # -- what there is ---------------------------------------------------------------------
 
@@ -354,19 +354,19 @@ class ServerState:
 
     def container(self, name: str) -> ContainerState | None:
         """By id, name or the beginning of the id, in this order."""
-        named = (one for one in self._containers.values() if one.name == name.removeprefix("/"))
-        short = (one for one in self._containers.values() if name and one.id.startswith(name))
+        named = (item for item in self._containers.values() if item.name == name.removeprefix("/"))
+        short = (item for item in self._containers.values() if name and item.id.startswith(name))
         return self._containers.get(name) or next(itertools.chain(named, short), None)
 
     def image(self, name: str) -> ImageState | None:
         """By id, the beginning of the id, tag or digest."""
         number, tag = name.removeprefix("sha256:"), tagged(name)
-        found = (
-            one
-            for one in self._images.values()
-            if tag in one.tags or name in one.digests or one.id.removeprefix("sha256:").startswith(number)
+        result = (
+            item
+            for item in self._images.values()
+            if tag in item.tags or name in item.digests or item.id.removeprefix("sha256:").startswith(number)
         )
-        return next(found, None)
+        return next(result, None)
 
     def images(self) -> tuple[ImageState, ...]:
         """All images."""
@@ -380,7 +380,7 @@ class ServerState:
 
     def _called(self, what: str) -> str:
         self.calls.append(what)
-        for words in [one for one in self._refusals if what.startswith(one)]:
+        for words in [item for item in self._refusals if what.startswith(item)]:
             self._allow(what, self._refusals.pop(words))
         return what
 
@@ -403,26 +403,26 @@ class ServerState:
             raise refused(what, objection, container)
 
     def _name(self, container: str) -> str:
-        found = self.container(container)
-        return found.name if found else container
+        result = self.container(container)
+        return result.name if result else container
 
     def _network_name(self, network: str) -> str:
         return self._networks[network].name if network in self._networks else network
 
     def _found(self, container: str, what: str) -> ContainerState:
-        found = self.container(container)
-        if found is None:
+        result = self.container(container)
+        if result is None:
             raise refused(what, f"No such container: {container}", container)
-        return found
+        return result
 
     def _image(self, image: str, what: str) -> ImageState:
-        found = self.image(image)
-        if found is None:
+        result = self.image(image)
+        if result is None:
             raise refused(what, f"No such image: {image}")
-        return found
+        return result
 
     def _network(self, network: str, what: str, *, many: str = AMBIGUOUS) -> NetworkState:
-        named = [one for one in self._networks.values() if one.name == network]
+        named = [item for item in self._networks.values() if item.name == network]
         if len(named) > 1:
             raise refused(what, many.format(count=len(named), name=network))
         if not named and network not in self._networks:
@@ -458,14 +458,14 @@ class ServerState:
             if other is None:
                 return f"No such container: {number}"
             return "" if other.running else f"cannot join network of a non running container: {other.id}"
-        names = {one.name for one in self.networks()}
+        names = {item.name for item in self.networks()}
         for place in state.endpoints:
             known = self._networks if place.network_id else names
             if (wanted := place.network_id or place.network) not in known:
                 return f"network {wanted} not found"
-        said = publishing(self._specs[state.id].publish, self.containers(), self.host_ports)
+        message = publishing(self._specs[state.id].publish, self.containers(), self.host_ports)
         endpoint = f"driver failed programming external connectivity on endpoint {state.name} ({state.id})"
-        return said and f"{endpoint}: {said}"
+        return message and f"{endpoint}: {message}"
 
     def _run(self, state: ContainerState) -> None:
         spec = self._specs[state.id]
@@ -488,9 +488,9 @@ class ServerState:
         )
 
     def _untag(self, name: str) -> None:
-        for number, one in self._images.items():
-            left = tuple(tag for tag in one.tags if tag != tagged(name))
-            self._images[number] = replace(one, tags=left)
+        for number, item in self._images.items():
+            left = tuple(tag for tag in item.tags if tag != tagged(name))
+            self._images[number] = replace(item, tags=left)
 
 
 _UNUSED = StatsState(cpu_ns=0, throttled_ns=0, memory_bytes=0)
@@ -575,8 +575,8 @@ class FakeEngine(ServerState, Engine):
             self._allow(what, f"{net.name} is a pre-defined network and cannot be removed")
         places = (place for state in self.containers() if state.running for place in state.endpoints)
         if any(place.network_id == net.id for place in places):
-            said = f"error while removing network: network {net.name} id {net.id} has active endpoints"
-            self._allow(what, said)
+            message = f"error while removing network: network {net.name} id {net.id} has active endpoints"
+            self._allow(what, message)
         del self._networks[net.id]
         self._tell("network", "destroy", net.name)
 
@@ -587,8 +587,8 @@ class FakeEngine(ServerState, Engine):
         self._allow(what, joining(state, net), container)
         place = Endpoint(net.name, "", "", (*aliases, *endpoint_aliases(net.name, state.id)))
         place = placed(place, net, self.containers()) if state.running else place
-        others = (one for one in state.endpoints if one.network != net.name)
-        self.change(state.id, endpoints=tuple(sorted((*others, place), key=lambda one: one.network)))
+        others = (item for item in state.endpoints if item.network != net.name)
+        self.change(state.id, endpoints=tuple(sorted((*others, place), key=lambda item: item.network)))
         if state.running:
             self._tell("network", "connect", net.name)
 
@@ -601,7 +601,7 @@ class FakeEngine(ServerState, Engine):
         if state.endpoint(name) is None:
             the = "" if state.running else "the "
             self._allow(what, f"container {state.id} is not connected to {the}network {name}")
-        self.change(state.id, endpoints=tuple(one for one in state.endpoints if one.network != name))
+        self.change(state.id, endpoints=tuple(item for item in state.endpoints if item.network != name))
         if state.running:
             self._tell("network", "disconnect", name)
 
@@ -640,9 +640,11 @@ class FakeEngine(ServerState, Engine):
         """One that can't start keeps its status, and the reason in its ``error``."""
         what = self._called(f"start {self._name(container)}")
         state = self._found(container, what)
-        if not state.running and (said := self._hindrance(state)):
-            self.change(state.id, error=said, exit_code=128 if state.status == "created" else state.exit_code)
-            self._allow(what, said, container)
+        if not state.running and (message := self._hindrance(state)):
+            self.change(
+                state.id, error=message, exit_code=128 if state.status == "created" else state.exit_code
+            )
+            self._allow(what, message, container)
         if not state.running:
             self._run(state)
 
@@ -652,7 +654,7 @@ class FakeEngine(ServerState, Engine):
         state = self._found(container, self._called(f"stop {self._name(container)}"))
         if state.status in {"running", "paused", "restarting"}:
             self.history.append(EventState("container", "kill", state.name, signal=15))
-            left = tuple(replace(one, address="") for one in state.endpoints)
+            left = tuple(replace(item, address="") for item in state.endpoints)
             self.change(state.id, status="exited", exit_code=143, endpoints=left, published=())
             self._tell("container", "stop", state.name)
 
@@ -676,8 +678,8 @@ class FakeEngine(ServerState, Engine):
         """Refused when the name is taken."""
         what = self._called(f"rename {self._name(container)} to {name}")
         state = self._found(container, what)
-        if said := new_name(name, self.containers()):
-            self._allow(what, f"Error when allocating new name: {said}", container)
+        if message := new_name(name, self.containers()):
+            self._allow(what, f"Error when allocating new name: {message}", container)
         self.change(state.id, name=name)
         self._tell("container", "rename", name)
 
@@ -710,10 +712,10 @@ class FakeEngine(ServerState, Engine):
 
     def tag(self, image: str, name: str) -> None:
         """Takes the name away from the image that had it."""
-        found = self._image(image, self._called(f"tag {name}"))
+        result = self._image(image, self._called(f"tag {name}"))
         self._untag(name)
-        found = self._images[found.id]
-        self._images[found.id] = replace(found, tags=(*found.tags, tagged(name)))
+        result = self._images[result.id]
+        self._images[result.id] = replace(result, tags=(*result.tags, tagged(name)))
 
     def import_image(self, tar: Path, name: str, *, role: str) -> None:
         """The file is not looked at."""
@@ -736,15 +738,15 @@ class FakeEngine(ServerState, Engine):
     def remove_image(self, image: str) -> None:
         """One of several names is only taken off; refused while a container uses the last."""
         what = self._called(f"remove image {image}")
-        found = self._image(image, what)
-        conflict = f"conflict: unable to delete {found.id[7:19]} (must be forced) - image is "
-        if len(found.names) > 1 and (tagged(image) in found.tags or image in found.digests):
-            digests = tuple(digest for digest in found.digests if digest != image)
-            self._images[found.id] = replace(found, digests=digests)
+        result = self._image(image, what)
+        conflict = f"conflict: unable to delete {result.id[7:19]} (must be forced) - image is "
+        if len(result.names) > 1 and (tagged(image) in result.tags or image in result.digests):
+            digests = tuple(digest for digest in result.digests if digest != image)
+            self._images[result.id] = replace(result, digests=digests)
             self._untag(image)
-        elif len({name.partition("@")[0].rpartition(":")[0] for name in found.names}) > 1:
+        elif len({name.partition("@")[0].rpartition(":")[0] for name in result.names}) > 1:
             self._allow(what, f"{conflict}referenced in multiple repositories")
-        elif user := next((one for one in self.containers() if one.image_id == found.id), None):
+        elif user := next((item for item in self.containers() if item.image_id == result.id), None):
             self._allow(what, f"{conflict}being used by stopped container {user.id[:12]}")
         else:
-            del self._images[found.id]
+            del self._images[result.id]

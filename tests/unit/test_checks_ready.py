@@ -133,13 +133,6 @@ def test_health_checks_are_no_evidence(box):
     assert (error.code, error.evidence) == ("flag-unknown", cause)
 
 
-def test_a_start_has_no_evidence(box):
-    box.output[NAME] = "Loading weights\n"
-    box.change(NAME, health="starting")
-    error = ready.problem(box, NAME, box.container(NAME))
-    assert (error.code, error.evidence) == ("reranker-loading", "")
-
-
 def test_removal_while_waiting(box):
     box.remove_container(NAME)
     assert failure(box).code == "reranker-missing"
