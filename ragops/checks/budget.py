@@ -300,7 +300,7 @@ def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, .
     for call in timed.calls:
         if not call.error:
             continue
-        slow = "timed out" in call.error or "deadline: " in call.error
+        slow = "timed out" in call.error or "by the deadline" in call.error
         if slow and limit > LONGEST_TIMEOUT:
             detail = f"{call.documents} chunks took more than {LONGEST_TIMEOUT:g} s, of {profile.limit}"
             return Check(IN_TIME, "warn", detail, remedy)

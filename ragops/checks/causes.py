@@ -234,7 +234,7 @@ _CONDITIONS: tuple[tuple[str, Callable[[Failure], bool]], ...] = (
     ("The engine is currently busy and cannot accept new requests", _is_queue),
     ("the queue is full", _http(503, words="the queue is full")),
     ("no replica is admitted", _http(503, words="no replica is admitted")),
-    ("deadline: 0 of", _http(503, words="deadline: 0 of")),
+    ("nothing was ranked by the deadline", _http(503, words="nothing was ranked by the deadline")),
     ("HTTP 503", _http(503)),
     ("HTTP 502", _http(502, 504)),
     ("Connection reset by peer", lambda f: f.step.error in _RESETS),

@@ -7,6 +7,7 @@ exact, and needs no scipy. ``checks/budget.py`` and :mod:`ragops.bench` use this
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import StatisticsError, linear_regression
@@ -193,15 +194,11 @@ def largest_window(line: ServiceTime, requests: Sequence[TimedCall], quantile: f
     """
     counted = [request for request in requests if request.tokens]
     rank = max(1, math.ceil(quantile * len(counted) - 1e-9))
-    low, high = 0, MOST + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        times = sorted(_scaled(line, request, middle) for request in counted)
-        if times[rank - 1] * (1 + MARGIN) <= budget:
-            low = middle
-        else:
-            high = middle
-    return low
+
+    def estimated(documents: int) -> float:
+        return sorted(_scaled(line, request, documents) for request in counted)[rank - 1] * (1 + MARGIN)
+
+    return bisect_right(range(1, MOST + 1), budget, key=estimated)
 
 
 def _scaled(line: ServiceTime, request: TimedCall, documents: int) -> float:

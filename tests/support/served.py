@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import uvicorn
 
@@ -38,10 +38,11 @@ class _Quick(uvicorn.Server):
             if not (self.server_state.connections or self.server_state.tasks):
                 break
             await asyncio.sleep(_POLL)
+        await self.lifespan.shutdown()
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(app, ws="none", http="h11", loop="asyncio", lifespan="off", log_config=None)
+def _config(app: ASGIApp, lifespan: Literal["on", "off"] = "off") -> uvicorn.Config:
+    return uvicorn.Config(app, ws="none", http="h11", loop="asyncio", lifespan=lifespan, log_config=None)
 
 
 def server(app: ASGIApp) -> uvicorn.Server:
@@ -67,13 +68,19 @@ class Served:
     Args:
         app: The application.
         listener: Where it answers; a free port when left out.
+        lifespan: Whether the application has work of its own between start and end.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket | None = None,
+        lifespan: Literal["on", "off"] = "off",
+    ) -> None:
         self._listener = listener or listen()
         self.url = f"http://127.0.0.1:{int(self._listener.getsockname()[1])}"
         """Its address."""
-        self._server = _Quick(_config(app))
+        self._server = _Quick(_config(app, lifespan))
         sockets = [self._listener]
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": sockets}, daemon=True)
 

@@ -309,6 +309,8 @@ async def _rerank(engine: _Engine, request: Request) -> Response:
     if _is_shut_out(behaviour, request):
         return JSONResponse({"error": "Unauthorized"}, status_code=401)
     body = json.loads(await request.body())
+    if cut := body.get("max_tokens_per_doc"):
+        body["documents"] = [" ".join(document.split()[:cut]) for document in body["documents"]]
     engine.calls.append(Call(request.url.path, dict(request.headers), body))
     number = len(engine.calls)
     documents: list[str] = body["documents"]

@@ -288,7 +288,7 @@ class TestDeadline:
         assert judge(late, profile)[budget.IN_TIME].status == "fail"
 
     def test_deadline_before_which_nothing_was_ranked(self, profile):
-        error = "HTTP 503: deadline: 0 of 64 documents are ranked"
+        error = "HTTP 503: nothing was ranked by the deadline"
         found = judge(seen(27.0, error=error), profile)[budget.IN_TIME]
         assert (found.status, found.remedy) == ("fail", "1. first; 2. second")
 

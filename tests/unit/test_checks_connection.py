@@ -174,7 +174,7 @@ def test_below_http(layer, detail, is_local, cause, remedy):
     ("message", "cause"),
     [
         ("no replica is admitted", "the gateway has admitted no replica"),
-        ("deadline: 0 of 64 documents are ranked", "the gateway's deadline passed"),
+        ("nothing was ranked by the deadline", "the gateway's deadline passed"),
         ("the queue is full", "more requests wait"),
         ("engine died", "the server's engine has died"),
     ],

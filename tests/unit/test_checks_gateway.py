@@ -3,20 +3,26 @@
 import asyncio
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 from contextlib import AsyncExitStack, ExitStack
 
 import httpx
 import pytest
 
 from benchmarks.calibrate import check_stub, results_of
-from ragops.checks import probe, questions, reference, rules, verify
+from ragops.checks import budget, probe, questions, reference, rules, verify
 from ragops.checks.probe import ProbeResponse
 from ragops.checks.questions import Expected
 from ragops.checks.ready import ReplicaStatus
+from ragops.docker.objects import ExecResult
 from ragops.errors import LaunchError
-from ragops.gateway import replicas
+from ragops.gateway import replicas, split
 from ragops.gateway.app import Gateway
+from ragops.ragflow.discovery import RagflowContainer
 from tests.support.faulty_scorers import FAULTY_SCORERS
+from tests.support.served import Served
 from tests.support.stub import Behaviour, StubReranker
 
 QWEN = Expected("stub-reranker", "qwen3-reranker", 8192)
@@ -140,6 +146,61 @@ class TestTwoReplicas:
         checks, states = through(tmp_path, HEALTHY, wrong(scorer), right=approved())
         assert sorted(states) == ["admitted", "rejected"]
         assert {check.status for check in checks} == {"ok", "skip"}
+
+
+class TestDeadline:
+    """Timed calls over a real socket: each ends by the deadline, and says how much was ranked."""
+
+    @pytest.fixture
+    def timed(self, fake, tmp_path, monkeypatch):
+        monkeypatch.setattr(budget, "CALLS", 2)
+        monkeypatch.setattr(split, "SHARE_SECONDS", 0.05)
+        fake.add_container("ragflow-server", image="infiniflow/ragflow:v0.25.3")
+        ragflow = RagflowContainer(fake.container("ragflow-server"))
+        fake.respond = lambda _box, argv, stdin: run_program(argv, stdin)
+        (tmp_path / "reference.json").write_text(approved())
+
+        def measure(deadline, **fields):
+            behaviour = dataclasses.replace(HEALTHY, **fields)
+            with StubReranker(behaviour) as stub:
+                address = stub.base_url.split("/")[2]
+                settings = {"REPLICAS": address, "REFERENCE": tmp_path / "reference.json", "CACHE": 1000}
+                settings["DEADLINE"] = deadline
+                gateway = Gateway({f"GATEWAY_{name}": str(value) for name, value in settings.items()})
+                with Served(gateway.application, lifespan="on") as served:
+                    url = f"{served.url}/v1"
+                    end = time.monotonic() + 10
+                    while not gateway.pool.admitted and time.monotonic() < end:
+                        time.sleep(0.01)
+                    calls = budget.time_calls(fake, ragflow, "vllm-cpu:latest", url, QWEN)
+            profile = budget.call_profile(ragflow, QWEN, deadline)
+            return calls, {
+                check.name: check for check in budget.check_calls(calls, profile, QWEN, 8192, ("x",))
+            }
+
+        return measure
+
+    def test_slow_replica(self, timed):
+        calls, checks = timed(0.6, per_token_s=0.0001)
+        large = [call for call in calls.calls if not call.warm_up]
+        assert len(large) == 2
+        assert all(not call.error and call.service < 1.1 for call in large)
+        assert all(8 < call.unranked < 64 for call in large)
+        assert checks[budget.IN_TIME].status == "warn"
+        assert checks[budget.IN_TIME].detail.startswith("partial: ")
+
+    def test_long_document_is_cut_and_counted(self, timed):
+        calls, checks = timed(20.0, max_tokens=7000)
+        assert (calls.too_long.status, calls.too_long.truncated) == (200, 1)
+        assert all(call.unranked == 0 for call in calls.calls)
+        assert "cut by the gateway" in checks[budget.LONG].detail
+        assert checks[budget.IN_TIME].status == "ok"
+
+
+def run_program(argv, stdin):
+    command = [sys.executable, "-S", "-c", argv[2]]
+    ended = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, env={})
+    return ExecResult(ended.returncode, ended.stdout, ended.stderr)
 
 
 class TestAdmitted:
