@@ -171,20 +171,20 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     with lock(session.state.id, name):
         models.fetch_substitute(stack)
         deployment = session.deployment  # an error in it comes before an image is pulled or built
+        missing = None in _images(session)[: 2 if deployment.gateway else 1]
         image = images.ensure(engine, stack.reranker.image, home())
         front = gateways.ensure(engine, image.id, home()) if deployment.gateway else None
-        begin, observed = time.monotonic(), observe(engine)
+        begin, observed = time.monotonic(), observe(engine) if missing else session.observed
         changes = _plan(session, (image, front), observed)
         apply(changes, engine)
-    before = observed.container(name)
     replaced = any(isinstance(action, ReplaceContainer) for action in changes.actions)  # it has responded
-    served = before and before.serves and before.health == "healthy" and not changes.actions
+    served = changes.empty and all(one.health == "healthy" for one in observed.stack(name))
     if deployment.gateway:
         ready.wait_admitted(engine, name, stack.replica_names, timeout)
     elif not replaced and not served:
         ready.wait(engine, name, deployment.spec.served_name, timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
-    return _status(session, (image, front), observe(engine))
+    return _status(session, (image, front), observed if served else observe(engine))
 
 
 def scale(replicas: int, file: Path | str | None = None, engine: Engine | None = None) -> Status:
