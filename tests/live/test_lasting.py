@@ -94,9 +94,9 @@ class Project:
         self.file = folder / "docker-compose.yml"
         self._resolve = Deployment.resolve
 
-    def desired(self, stack, **options):
+    def desired(self, stack, *given, **options):
         """The cheap reranker for this stack, the real one for another."""
-        return self.cheap if stack is STACK else self._resolve(stack, **options)
+        return self.cheap if stack is STACK else self._resolve(stack, *given, **options)
 
     def shape(self, text):
         self.file.write_text(text.format(image=self.image))
