@@ -25,7 +25,8 @@ QUEUE = 32
 TRIES = 5
 """Of one document, each after a failure."""
 LATE, LATE_SECONDS = 1.5, 0.05
-"""A share is late after this multiple of its expected time, and what a loaded machine adds to a short one."""
+"""A share is late after this multiple of its expected time, and what a loaded machine adds to a short one.
+After twice the multiple it comes before documents that are not handed out."""
 TICK = MARGIN_SECONDS = 0.05
 """Between two looks for late shares; from the last score to the last byte of the response."""
 GRACE_SECONDS = 5.0
@@ -92,8 +93,13 @@ class Share:
     job: Job
     indices: list[int]
     cost: int
-    late: float = math.inf
+    began: float
+    pace: float
     runs: dict[Replica, asyncio.Task[None]] = field(default_factory=dict)
+
+    def late(self, factor: float) -> float:
+        """When it has taken this multiple of its expected time."""
+        return self.began + factor * self.cost * self.pace + LATE_SECONDS
 
 
 class Dispatcher:
@@ -162,7 +168,9 @@ class Dispatcher:
     def _occupy(self, replica: Replica, now: float) -> None:
         """Start the next share; a request's first comes before the others of little older ones."""
         for job in sorted(self.jobs, key=lambda job: job.arrived + split.SHARE_SECONDS * bool(job.handed)):
-            if share := (job.pending and self._cut(job, replica, now)) or self._late(job, replica, now):
+            late, very_late = (self._late(job, replica, now, factor) for factor in (LATE, 2 * LATE))
+            if share := very_late or self._cut(job, replica, now) or late:
+                self.counts['shares_total{outcome="hedged"}'] += len(share.runs)
                 job.first, job.handed = job.first or now, job.handed + 1
                 replica.busy, replica.shares = True, replica.shares + 1
                 share.runs[replica] = asyncio.ensure_future(self._run(share, replica, now))
@@ -170,8 +178,10 @@ class Dispatcher:
 
     def _cut(self, job: Job, replica: Replica, now: float) -> Share | None:
         """The next share of a job; None while its documents are handed out, here or by another job."""
+        if not job.pending:
+            return None
         costs, keys, left = job.request.costs, job.request.keys, job.deadline - MARGIN_SECONDS - now
-        others = [share for share in self.shares if job.cached and now < share.late]
+        others = [share for share in self.shares if job.cached and now < share.late(LATE)]
         elsewhere = {share.job.request.keys[index] for share in others for index in share.indices}
         waiting = [index for index in job.pending if keys[index] not in elsewhere]
         if not waiting or (job.handed and costs[waiting[0]] * replica.pace > left):
@@ -181,18 +191,16 @@ class Dispatcher:
         if left < math.inf:
             cost = min(cost, min(split.SHARE_SECONDS, left) / replica.pace)
         number = split.take(each, cost)
-        share = Share(job, waiting[:number], sum(each[:number]))
+        share = Share(job, waiting[:number], sum(each[:number]), now, replica.pace)
         job.pending = sorted(set(job.pending).difference(share.indices))
-        share.late = now + LATE * share.cost * replica.pace + LATE_SECONDS
         self.shares.append(share)
         return share
 
-    def _late(self, job: Job, replica: Replica, now: float) -> Share | None:
+    def _late(self, job: Job, replica: Replica, now: float, factor: float) -> Share | None:
         """A share to be sent once more: its only replica is late or not admitted any more."""
         for share in self.shares:
-            late = now > share.late or all(other.state != "admitted" for other in share.runs)
+            late = now > share.late(factor) or all(other.state != "admitted" for other in share.runs)
             if late and share.job is job and len(share.runs) == 1 and replica not in share.runs:
-                self.counts['shares_total{outcome="hedged"}'] += 1
                 return share
         return None
 
@@ -209,7 +217,7 @@ class Dispatcher:
         finally:  # also when cancelled
             seconds, replica.busy, job.ran = loop.time() - began, False, loop.time() - job.first
             del share.runs[replica]
-            if share not in self.shares and loop.time() > share.late:  # another replica was faster
+            if share not in self.shares and loop.time() > share.late(LATE):  # another replica was faster
                 replica.learn(seconds, share.cost)
             loop.call_soon(self.pump)
         if reason or not reply:

@@ -161,6 +161,23 @@ def test_at_the_deadline_the_response_is_what_is_ranked_in_the_requests_order(tm
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("fault", ["hang", "drip"])
+def test_what_a_stalled_replica_has_comes_before_all_others(tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(split, "SHARE_SECONDS", 0.05)
+    monkeypatch.setattr(replicas, "HEALTH_TIMEOUT", 0.1)
+
+    async def scenario():
+        stubs = [Replica(per_byte=1.0 / BYTES) for _ in range(2)]
+        async with serving(tmp_path, *stubs, deadline=0.8) as client:
+            stubs[0].behave(fault=fault)
+            reply = await client.rerank(documents=TEXTS)
+            ranked = int(reply.headers["x-ranked"].split("/")[0])
+            assert ranked < 24
+            assert {0, 1, 2} <= {row["index"] for row in reply.json()["results"][:ranked]}
+
+    asyncio.run(scenario())
+
+
 def test_nothing_ranked_by_the_deadline_is_an_error_also_in_the_queue(tmp_path):
     async def scenario():
         stub = Replica()
