@@ -15,16 +15,15 @@ DRAIN_SECONDS = 300
 def main() -> None:
     """Serve until SIGTERM; the requests that came before it get their responses."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    gateway, port = Gateway(), int(os.environ.get("GATEWAY_PORT") or 8000)
-    drain = int(min(gateway.deadline, DRAIN_SECONDS)) + 3
+    gateway = Gateway()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn raises it again after the last response
     uvicorn.run(
         gateway.application,
         host="0.0.0.0",
-        port=port,
+        port=int(os.environ.get("GATEWAY_PORT") or 8000),
         access_log=False,
         log_config=None,
-        timeout_graceful_shutdown=drain,
+        timeout_graceful_shutdown=int(min(gateway.deadline, DRAIN_SECONDS)) + 3,
     )
 
 

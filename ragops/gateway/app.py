@@ -99,10 +99,8 @@ class Gateway:
         cached = plain and self.cache.limit > 0 and "no-cache" not in headers.get("cache-control", "")
         deadline = arrived + self.deadline if plain else math.inf
         job = Job(parsed, request.url.path, content, deadline, strict, cached, plain and self.truncates)
-        work, leaving = (
-            asyncio.ensure_future(self.dispatcher.rank(job)),
-            asyncio.ensure_future(_leave(request)),
-        )
+        work = asyncio.ensure_future(self.dispatcher.rank(job))
+        leaving = asyncio.ensure_future(_leave(request))
         try:
             await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
             reply = work.result() if work.done() else Response(status_code=499)
