@@ -79,6 +79,25 @@ def test_address_where_ragflow_runs(run, ragflow, reranker, monkeypatch):
     assert (code, json.loads(out)["base_url"]) == (0, reranker.base_url)
 
 
+@pytest.mark.parametrize("argv", [(), ("--key-file", "other")])
+def test_key_is_that_of_the_gateway_unless_another_is_given(run, ragflow, monkeypatch, argv):
+    key = "other-key" if argv else "gateway-key"
+    Path("ragops.toml").write_text('[gateway]\nkey_file = "key"\n')
+    Path("key").write_text("gateway-key\n")
+    Path("other").write_text("other-key\n")
+    with StubReranker(Behaviour(model=MODEL, api_key=key)) as locked:
+        monkeypatch.setattr(Stack, "internal_url", locked.base_url)
+        code, out, err = run("register", *argv)
+    assert (code, key in str(ragflow.state.llms), key in out + err) == (0, True, False)
+
+
+def test_address_of_another_machine_needs_a_key(run, ragflow):
+    code, out, _ = run("register", "--address", "http://rerank.example:8123", "--json")
+    record = json.loads(out)
+    assert (code, record["code"], "key_file" in record["hint"]) == (1, "gateway-open", True)
+    assert ragflow.calls == []
+
+
 @pytest.mark.parametrize(
     ("argv", "code"),
     [
