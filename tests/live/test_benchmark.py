@@ -67,18 +67,18 @@ def test_the_servers_own_counters_are_those_of_our_requests(run):
     """vLLM and the stub count alike: calls of the rerank route, and all tokens of their prompts."""
     for level, passes in trial_counters(run).items():
         sent = [record for record in run.requests if record.level == level]
-        assert sum(one.calls for one in passes) == sum(one.requests for one in passes) == len(sent)
-        assert sum(one.prompt_tokens for one in passes) == sum(record.tokens for record in sent)
-        assert sum(one.cached_tokens or 0 for one in passes) == 0  # an encoder has no prefix cache
-        assert all(one.cpu_ns > 0 and one.client_ns > 0 and one.host_busy_ns > 0 for one in passes)
+        assert sum(item.calls for item in passes) == sum(item.requests for item in passes) == len(sent)
+        assert sum(item.prompt_tokens for item in passes) == sum(record.tokens for record in sent)
+        assert sum(item.cached_tokens or 0 for item in passes) == 0  # an encoder has no prefix cache
+        assert all(item.cpu_ns > 0 and item.client_ns > 0 and item.host_busy_ns > 0 for item in passes)
     assert not any("client" in line for line in disturbances(run))
     assert all(row.computed_tokens_per_s == pytest.approx(row.tokens_per_s) for row in level_statistics(run))
 
 
 def test_the_machines_limit_was_measured_in_the_image(run):
     limit = run.info.limit
-    assert {one.dtype for one in limit.gemms} == {"float32", "bfloat16", "int8"}
-    assert all(one.tflops or one.error for one in limit.gemms)
+    assert {item.dtype for item in limit.gemms} == {"float32", "bfloat16", "int8"}
+    assert all(item.tflops or item.error for item in limit.gemms)
     assert limit.tokens_per_s > 0
     shares = [row.limit_fraction for row in level_statistics(run)]
     assert all(0 < share < 1.5 for share in shares)

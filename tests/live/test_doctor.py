@@ -43,15 +43,15 @@ def stack():
 @pytest.fixture(autouse=True)
 def clean(engine):
     yield
-    for one in engine.containers():
-        if PREFIX in one.name:  # renamed ones too
-            engine.remove_container(one.id)
-    for one in engine.networks():
-        if one.name.startswith(PREFIX):
-            engine.remove_network(one.id)
-    for one in engine.volumes():
-        if one.name.startswith(PREFIX):
-            engine.remove_volume(one.name)
+    for item in engine.containers():
+        if PREFIX in item.name:  # renamed ones too
+            engine.remove_container(item.id)
+    for item in engine.networks():
+        if item.name.startswith(PREFIX):
+            engine.remove_network(item.id)
+    for item in engine.volumes():
+        if item.name.startswith(PREFIX):
+            engine.remove_volume(item.name)
     for name in (f"{PREFIX}:1", f"{PREFIX}:2", f"{PREFIX}/infiniflow/ragflow:v0.27.0"):
         with contextlib.suppress(EngineError):
             engine.remove_image(name)
@@ -84,16 +84,16 @@ def stranger(engine, image):
 def ids(engine):
     """What there is; the engine lists it in any order."""
     seen = observe(engine)
-    names = {one.name for one in seen.volumes}
-    return {one.id for one in seen.networks} | {one.id for one in seen.containers} | names
+    names = {item.name for item in seen.volumes}
+    return {item.id for item in seen.networks} | {item.id for item in seen.containers} | names
 
 
 def changed(stack, remedy):
     """The stack with what a remedy asks for: ``key = value under [table]``."""
-    found = re.search(r"(\w+) = (?:\"[^\"]*\"|\S+?)(?=,? under| under)", remedy)
+    result = re.search(r"(\w+) = (?:\"[^\"]*\"|\S+?)(?=,? under| under)", remedy)
     table = re.search(r"under \[(\w+)\]", remedy)[1]
-    value = getattr(getattr(parse(f"[{table}]\n{found[0]}\n"), table), found[1])
-    part = getattr(stack, table).model_copy(update={found[1]: value})
+    value = getattr(getattr(parse(f"[{table}]\n{result[0]}\n"), table), result[1])
+    part = getattr(stack, table).model_copy(update={result[1]: value})
     return stack.model_copy(update={table: part})
 
 
@@ -123,23 +123,23 @@ class TestPort:
         port = stack.reranker.port
         settings = engine._client.api.create_host_config(port_bindings={80: ("127.0.0.1", port)})
         stranger(f"{PREFIX}-other", ports=[80], host_config=settings)
-        found = doctor()["port"]
-        assert found.detail == f"127.0.0.1:{port} is taken by {PREFIX}-other"
+        result = doctor()["port"]
+        assert result.detail == f"127.0.0.1:{port} is taken by {PREFIX}-other"
         wants = (("127.0.0.1", port, 8000),)
         taken = ContainerSpec(stack.reranker.name, image.tags[0], entrypoint=tuple(SLEEP), publish=wants)
         engine.create_container(taken)
         with pytest.raises(EngineError) as caught:
             engine.start(taken.name)
         assert caught.value.code == "port-taken"
-        assert doctor(changed(stack, found.remedy))["port"].status == "ok"
+        assert doctor(changed(stack, result.remedy))["port"].status == "ok"
 
     def test_of_a_process(self, doctor, stack):
         with socket.socket() as server:
             server.bind(("127.0.0.1", stack.reranker.port))
             server.listen()
-            found = doctor()["port"]
-            assert (found.status, "a process of this host" in found.detail) == ("fail", True)
-            assert doctor(changed(stack, found.remedy))["port"].status == "ok"
+            result = doctor()["port"]
+            assert (result.status, "a process of this host" in result.detail) == ("fail", True)
+            assert doctor(changed(stack, result.remedy))["port"].status == "ok"
 
 
 class TestNames:
@@ -147,22 +147,22 @@ class TestNames:
         stranger(stack.reranker.name)
         if image.labels:  # one that ragops built: the container inherits its label
             assert engine.container(stack.reranker.name).labels == image.labels
-        found = doctor()["names"]
-        assert found.status == "fail"
-        engine.rename(*re.search(r"docker rename (\S+) (\S+),", found.remedy).groups())
+        result = doctor()["names"]
+        assert result.status == "fail"
+        engine.rename(*re.search(r"docker rename (\S+) (\S+),", result.remedy).groups())
         assert doctor()["names"].status == "ok"
 
     def test_volume(self, doctor, engine, stack):
         engine._client.api.create_volume(f"{stack.reranker.name}-compiled")
-        found = doctor()["names"]
-        assert found.status == "warn"
-        engine.remove_volume(re.search(r"docker volume rm (\S+),", found.remedy)[1])
+        result = doctor()["names"]
+        assert result.status == "warn"
+        engine.remove_volume(re.search(r"docker volume rm (\S+),", result.remedy)[1])
         assert doctor()["names"].status == "ok"
 
     def test_network_that_differs(self, doctor, engine, stack):
         engine.create_network(NetworkSpec(stack.network.name, internal=True))
-        found = doctor()["network"]
-        assert (found.status, found.remedy) == ("fail", "ragops down, then ragops up")
+        result = doctor()["network"]
+        assert (result.status, result.remedy) == ("fail", "ragops down, then ragops up")
         plan.apply(planning.plan_down(stack, observe(engine)), engine)
         assert doctor()["network"].detail == f"{stack.network.name} will be created"
 
@@ -186,9 +186,9 @@ def test_a_name_that_moved_and_the_way_back(doctor, engine, image, stack, tmp_pa
     subprocess.run(["tar", "--create", "--file", empty, "--files-from", "/dev/null"], check=True)
     engine.import_image(empty, f"{PREFIX}:2", role="test")
     engine.tag(f"{PREFIX}:2", name)
-    found = doctor(wanted)["image"]
-    assert (found.status, f"{name} has moved to" in found.detail) == ("warn", True)
-    old, back = re.search(r"docker tag (\S+) (\S+)", found.remedy).groups()
+    result = doctor(wanted)["image"]
+    assert (result.status, f"{name} has moved to" in result.detail) == ("warn", True)
+    old, back = re.search(r"docker tag (\S+) (\S+)", result.remedy).groups()
     engine.tag(old, back)
     assert doctor(wanted)["image"].status == "ok"
 
@@ -230,10 +230,10 @@ class TestRagflow:
         engine.tag(image.id, name)
         container = f"{PREFIX}-ragflow-cpu-1"
         engine._client.api.create_container(name, entrypoint=SLEEP, name=container, labels=LABELS)
-        found = doctor()["RAGFlow"]
-        assert found.status == "warn"
-        assert found.detail.startswith(f"{container} (v0.27.0) is created")
-        engine.start(re.fullmatch(r"docker start (\S+)", found.remedy)[1])
+        result = doctor()["RAGFlow"]
+        assert result.status == "warn"
+        assert result.detail.startswith(f"{container} (v0.27.0) is created")
+        engine.start(re.fullmatch(r"docker start (\S+)", result.remedy)[1])
         assert doctor()["RAGFlow"].detail == f"{container} (v0.27.0), running"
 
     def test_one_on_the_hosts_network(self, doctor, engine, stranger):
@@ -282,20 +282,20 @@ class TestPermission:
 
     def test_remedy_names_the_sockets_group(self, engine, monkeypatch):
         state = engine.state()
-        said = f"{state.address}: PermissionError(13, 'Permission denied')"
+        message = f"{state.address}: PermissionError(13, 'Permission denied')"
         monkeypatch.setattr(os, "getgroups", list)
-        found = checks.connection_failure(EngineError("no Docker engine answers", evidence=said))
-        assert f"-aG {state.socket.group()} " in found.remedy
+        result = checks.connection_failure(EngineError("no Docker engine answers", evidence=message))
+        assert f"-aG {state.socket.group()} " in result.remedy
 
 
 def test_no_engine_at_all(tmp_path, stack, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     report = checks.doctor(stack)
-    found = report.first_failure()
-    assert (found.name, "docker.io" in found.remedy) == ("engine answers", True)
+    result = report.first_failure()
+    assert (result.name, "docker.io" in result.remedy) == ("engine answers", True)
 
 
 def test_files_that_another_library_wrote_are_whole():
-    found = checks.check_files(files.bundled_minilm(home()))
-    assert found.status == "ok", found
-    assert re.search(r"1 safetensors, 0\.09 GB, \d+ tensors", found.detail)
+    result = checks.check_files(files.bundled_minilm(home()))
+    assert result.status == "ok", result
+    assert re.search(r"1 safetensors, 0\.09 GB, \d+ tensors", result.detail)

@@ -69,15 +69,15 @@ class Scene:
             return None
 
     def clean(self):
-        for one in self.engine.containers():
-            if one.name.startswith(self.prefix):
-                self.engine.remove_container(one.id)
-        for one in self.engine.networks():
-            if one.name.startswith(self.prefix):
-                self.engine.remove_network(one.id)
-        for one in self.engine.volumes():
-            if one.name.startswith(self.prefix):
-                self.engine.remove_volume(one.name)
+        for item in self.engine.containers():
+            if item.name.startswith(self.prefix):
+                self.engine.remove_container(item.id)
+        for item in self.engine.networks():
+            if item.name.startswith(self.prefix):
+                self.engine.remove_network(item.id)
+        for item in self.engine.volumes():
+            if item.name.startswith(self.prefix):
+                self.engine.remove_volume(item.name)
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -108,16 +108,16 @@ def missing(words):
 class TestNetworks:
     def test_made_one_is_ours_and_found_by_its_whole_name(self, scene):
         name = scene.network()
-        found = scene.engine.network(name)
-        assert (found.name, found.driver, found.internal, found.ours) == (name, "bridge", False, True)
-        assert found in scene.engine.networks()
+        result = scene.engine.network(name)
+        assert (result.name, result.driver, result.internal, result.ours) == (name, "bridge", False, True)
+        assert result in scene.engine.networks()
         assert scene.engine.network(name[:-1]) is None
-        assert len(found.subnets) == 1
+        assert len(result.subnets) == 1
 
     def test_declared_fields_are_taken(self, scene):
         name = scene.network(subnet="10.213.7.0/24", internal=True)
-        found = scene.engine.network(name)
-        assert (found.subnets, found.internal) == (("10.213.7.0/24",), True)
+        result = scene.engine.network(name)
+        assert (result.subnets, result.internal) == (("10.213.7.0/24",), True)
 
     def test_name_that_is_there_is_refused(self, scene):
         with refused(f"network with name {scene.network()} already exists"):
@@ -277,17 +277,17 @@ class TestContainers:
         assert scene.engine.container(number) == scene.engine.container(name)
         assert scene.engine.container(number[:12]).name == name
         assert scene.engine.container(name[:-1]) is None
-        assert name in {one.name for one in scene.engine.containers()}
+        assert name in {item.name for item in scene.engine.containers()}
 
     def test_what_was_declared_is_told(self, scene):
         spec = scene.spec(command=(), environment=(("A", "b"),), labels=(("x", "y"),))
         scene.engine.create_container(spec)
-        found = scene.engine.container(spec.name)
-        assert found.command == ("sleep", "300")
-        assert "A=b" in found.environment
-        assert found.config == spec.config_hash()
-        assert (found.role, found.labels["x"]) == ("test", "y")
-        assert found.image_id == scene.engine.image(scene.image).id
+        result = scene.engine.container(spec.name)
+        assert result.command == ("sleep", "300")
+        assert "A=b" in result.environment
+        assert result.config == spec.config_hash()
+        assert (result.role, result.labels["x"]) == ("test", "y")
+        assert result.image_id == scene.engine.image(scene.image).id
 
     def test_states(self, scene):
         name = scene.created()
@@ -345,12 +345,12 @@ class TestContainers:
     def test_port_of_another_container_leaves_it_created(self, scene):
         wanted = (("127.0.0.1", free_port(), 8000),)
         first, second = scene.started("one", publish=wanted), scene.created("two", publish=wanted)
-        said = f"Bind for 127.0.0.1:{wanted[0][1]} failed: port is already allocated"
-        with refused(f"on endpoint {second} .*: {said}"):
+        message = f"Bind for 127.0.0.1:{wanted[0][1]} failed: port is already allocated"
+        with refused(f"on endpoint {second} .*: {message}"):
             scene.engine.start(second)
         left = scene.engine.container(second)
         assert (left.status, left.exit_code) == ("created", 128)
-        assert said in left.error
+        assert message in left.error
         scene.engine.stop(first)
         scene.engine.start(second)
         assert scene.engine.container(second).error == ""
@@ -367,11 +367,11 @@ class TestContainers:
 
     def test_name_that_is_taken(self, scene):
         name = scene.created()
-        said = f'Conflict. The container name "/{name}" is already in use by container "[0-9a-f]+"'
-        with refused(said):
+        message = f'Conflict. The container name "/{name}" is already in use by container "[0-9a-f]+"'
+        with refused(message):
             scene.created()
         other = scene.created("other")
-        with refused(f"Error when allocating new name: {said}"):
+        with refused(f"Error when allocating new name: {message}"):
             scene.engine.rename(other, name)
         scene.engine.rename(other, scene.name("third"))
         assert scene.engine.container(other) is None
@@ -470,8 +470,8 @@ class TestExecute:
     def test_sidecar_comes_and_goes(self, scene):
         other = scene.started()
         with sidecar(scene.engine, f"container:{other}", scene.image) as probe:
-            found = scene.engine.container(probe)
-            assert found.network_mode == f"container:{scene.engine.container(other).id}"
+            result = scene.engine.container(probe)
+            assert result.network_mode == f"container:{scene.engine.container(other).id}"
             assert scene.engine.execute(probe, ("true",)).exit_code == 0
         assert scene.engine.container(probe) is None
 
@@ -483,10 +483,10 @@ class TestExecute:
         assert scene.engine.container(seen[0]) is None
 
     def test_sidecar_that_can_not_start_is_not_left(self, scene):
-        before = {one.id for one in scene.engine.containers()}
+        before = {item.id for item in scene.engine.containers()}
         with missing("not found"), sidecar(scene.engine, scene.name("nowhere"), scene.image):
             pass
-        assert {one.id for one in scene.engine.containers() if one.role == "probe"} <= before
+        assert {item.id for item in scene.engine.containers() if item.role == "probe"} <= before
 
 
 class TestEvents:
@@ -501,12 +501,14 @@ class TestEvents:
             scene.engine.remove_container(f"{container}-old")
             scene.engine.remove_network(net)
             told = []
-            for one in heard:
-                if one.name.startswith(scene.prefix) and not one.action.startswith(("kill", "exec")):
-                    told.append(f"{one.kind} {one.action} {one.name.removeprefix(scene.prefix)}")
+            for item in heard:
+                if item.name.startswith(scene.prefix) and not item.action.startswith(("kill", "exec")):
+                    told.append(f"{item.kind} {item.action} {item.name.removeprefix(scene.prefix)}")
                 if told and told[-1] == "network destroy -net":
                     break
-        folded = [one for one, _ in itertools.groupby(told)]  # a real one tells twice of one that disconnects
+        folded = [
+            item for item, _ in itertools.groupby(told)
+        ]  # a real one tells twice of one that disconnects
         assert folded == [
             "container create -container",
             "network connect -net",
@@ -527,8 +529,8 @@ class TestVolumesAndImages:
         name = scene.name("volume")
         scene.engine.create_volume(name, role="cache")
         scene.engine.create_volume(name, role="other")
-        found = next(one for one in scene.engine.volumes() if one.name == name)
-        assert found.labels == {LABEL: "cache"}
+        result = next(item for item in scene.engine.volumes() if item.name == name)
+        assert result.labels == {LABEL: "cache"}
         scene.engine.remove_volume(name)
         with missing(f"get {name}: no such volume"):
             scene.engine.remove_volume(name)
@@ -538,22 +540,22 @@ class TestVolumesAndImages:
         scene.created(mounts=(Mount(name, "/cache", "volume"),))
         with refused(f"remove {name}: volume is in use - "):
             scene.engine.remove_volume(name)
-        assert next(one for one in scene.engine.volumes() if one.name == name).labels == {}
+        assert next(item for item in scene.engine.volumes() if item.name == name).labels == {}
 
     def test_one_of_several_names_is_only_taken_off(self, scene):
-        found = scene.engine.image(scene.image)
+        result = scene.engine.image(scene.image)
         name = f"{scene.prefix}:1"
         scene.engine.tag(scene.image, name)
-        assert scene.engine.image(name).id == found.id
+        assert scene.engine.image(name).id == result.id
         scene.engine.remove_image(name)
         assert scene.engine.image(name) is None
-        assert scene.engine.image(scene.image) == found
+        assert scene.engine.image(scene.image) == result
 
     def test_image_by_id_and_without_a_tag(self, scene):
-        found = scene.engine.image(scene.image)
-        assert scene.engine.image(found.id) == found
-        assert scene.engine.image(found.id.removeprefix("sha256:")[:12]) == found
-        assert scene.engine.image(scene.image.removesuffix(":latest")) == found
+        result = scene.engine.image(scene.image)
+        assert scene.engine.image(result.id) == result
+        assert scene.engine.image(result.id.removeprefix("sha256:")[:12]) == result
+        assert scene.engine.image(scene.image.removesuffix(":latest")) == result
 
     def test_missing_image_has_no_name_to_take_off(self, scene):
         with missing("No such image: nope/none:1"):

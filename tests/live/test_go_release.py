@@ -84,8 +84,8 @@ def go_ragflow(request, engine, stub, declared, tmp_path_factory):
     tar_file = tmp_path_factory.mktemp("root") / "root.tar"
     project = declared.ragflow.model_copy(update={"project": NAME})
     with started(engine, stub, PROGRAMS[request.param], tar_file):
-        (found,) = discovery.find(engine.containers(), project)
-        yield found, declared.model_copy(update={"ragflow": project}), request.param
+        (match,) = discovery.find(engine.containers(), project)
+        yield match, declared.model_copy(update={"ragflow": project}), request.param
 
 
 def judged(engine, image, ragflow):
@@ -96,34 +96,34 @@ def judged(engine, image, ragflow):
 
 
 def test_found_and_verified_without_python(engine, image, stub, go_ragflow):
-    found, stack, client = go_ragflow
+    match, stack, client = go_ragflow
     stub.behave(Behaviour(model="m"))
-    assert (found.release, found.has_go_server) == (TAG, True)
+    assert (match.release, match.has_go_server) == (TAG, True)
     (check,) = doctor.check_ragflow(stack, tuple(engine.containers()))
     assert (check.status, TAG in check.detail) == ("ok", True)
-    checks = judged(engine, image, found)
+    checks = judged(engine, image, match)
     assert {check.status for check in checks.values()} == {"ok"}, checks
     assert client in checks[TITLES["rerank"]].detail
 
 
 def test_failures_are_named(engine, image, stub, go_ragflow):
-    found, _, _ = go_ragflow
+    match, _, _ = go_ragflow
     stub.behave(Behaviour(model="another"))
-    assert "wrong model" in judged(engine, image, found)[TITLES["rerank"]].detail
+    assert "wrong model" in judged(engine, image, match)[TITLES["rerank"]].detail
     stub.behave(Behaviour(model="m", fault="fails"))
-    assert judged(engine, image, found)[TITLES["rerank"]].status == "fail"
+    assert judged(engine, image, match)[TITLES["rerank"]].status == "fail"
 
 
 @pytest.mark.parametrize("go_ragflow", ["curl"], indirect=True)
 def test_calls_are_timed_against_its_limit(engine, image, stub, go_ragflow, monkeypatch):
     """The input of these is larger than a socket's buffer, which a missing program does not empty."""
-    found, _, _ = go_ragflow
+    match, _, _ = go_ragflow
     stub.behave(Behaviour(model="m", max_tokens=1000))
     monkeypatch.setattr(budget, "CALLS", 2)
     monkeypatch.setattr(budget, "RAMP", (2,))
     expected = Expected("m", "embedding", 1000)
-    timed = budget.time_calls(engine, found, image.id, URL, expected)
+    timed = budget.time_calls(engine, match, image.id, URL, expected)
     assert [call.error for call in timed.calls] == [""] * len(timed.calls)
-    checks = budget.check_calls(timed, budget.call_profile(found, expected), expected, 1000, ())
+    checks = budget.check_calls(timed, budget.call_profile(match, expected), expected, 1000, ())
     in_time = next(check for check in checks if check.name == budget.IN_TIME)
     assert f"of the 120 s that RAGFlow {TAG} waits" in in_time.detail

@@ -73,7 +73,7 @@ def published(engine, registry, tmp_path, monkeypatch):
     tagged = f"{registry}/{REPOSITORY}:{image.OFFICIAL_VERSION}"
     engine.import_image(tar, tagged, role="elsewhere")
     engine._client.images.push(tagged)
-    digest = next(one for one in engine.image(tagged).digests if one.startswith(registry))
+    digest = next(item for item in engine.image(tagged).digests if item.startswith(registry))
     engine.remove_image(engine.image(tagged).id)
     monkeypatch.setattr(image, "OFFICIAL", digest)
     monkeypatch.setattr(image, "DEFAULT", PULLED)
@@ -84,11 +84,11 @@ def published(engine, registry, tmp_path, monkeypatch):
 
 
 def test_the_official_image_is_pulled_by_digest_and_named(engine, published, tmp_path, steps):
-    found = image.ensure(engine, PULLED, tmp_path)
-    assert PULLED in found.tags
-    assert published in found.digests
+    result = image.ensure(engine, PULLED, tmp_path)
+    assert PULLED in result.tags
+    assert published in result.digests
     assert steps == [f"pulling the official image {image.OFFICIAL_VERSION}"]
-    assert image.ensure(engine, PULLED, tmp_path).id == found.id
+    assert image.ensure(engine, PULLED, tmp_path).id == result.id
     assert len(steps) == 1
 
 

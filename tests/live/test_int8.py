@@ -89,8 +89,8 @@ def rerank(url: str, query: str) -> list[float]:
     return [row["relevance_score"] for row in rows]
 
 
-def apart(one: list[float], other: list[float]) -> float:
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+def apart(item: list[float], other: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(item, other, strict=True))
 
 
 def each(scores: list[float]) -> list[list[float]]:

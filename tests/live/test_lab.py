@@ -53,12 +53,12 @@ def lab(desk, running, stack_file):
         [*argv, "--port", str(port), "--stack", str(stack_file)],
         cwd=desk, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    said = ""
-    while not (found := re.search(rf"http://127\.0\.0\.1:{port}/lab\?token=(\w+)", said)):
+    message = ""
+    while not (result := re.search(rf"http://127\.0\.0\.1:{port}/lab\?token=(\w+)", message)):
         line = server.stderr.readline()
-        assert line, said
-        said += line
-    yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}.ipynb?reset&token={found[1]}"
+        assert line, message
+        message += line
+    yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}.ipynb?reset&token={result[1]}"
     server.terminate()
     server.communicate(timeout=30)
 

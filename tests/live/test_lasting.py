@@ -103,7 +103,7 @@ class Project:
         self.compose("up", "-d", "--remove-orphans", "--timeout", "1")
 
     def compose(self, *argv, files=None):
-        named = [part for one in files or (self.file,) for part in ("-f", str(one))]
+        named = [part for item in files or (self.file,) for part in ("-f", str(item))]
         self.run((str(COMPOSE), "-p", PROJECT, *named, *argv))
 
     def run(self, command):
@@ -159,7 +159,7 @@ def project(engine, image, cheap, tmp_path_factory):
             made.compose("down", "--remove-orphans", "--timeout", "1")
             if engine.network(f"{PROJECT}_default"):  # of a shape that its file no longer has
                 engine.remove_network(f"{PROJECT}_default")
-    assert not [one.name for one in engine.networks() if one.name.startswith(PROJECT)]
+    assert not [item.name for item in engine.networks() if item.name.startswith(PROJECT)]
     assert engine.network(NET) is None
     assert engine.container(RERANKER) is None
 
@@ -402,7 +402,7 @@ def fields(raw, name):
         "User": config["User"],
         "StopSignal": config["StopSignal"],
         "LogConfig": host["LogConfig"],
-        "Mounts": sorted(tuple(str(one[key]) for key in mounts) for one in raw["Mounts"]),
+        "Mounts": sorted(tuple(str(item[key]) for key in mounts) for item in raw["Mounts"]),
         "Labels": {
             key: value.replace(name, "NAME")
             for key, value in config["Labels"].items()

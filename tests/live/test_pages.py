@@ -26,8 +26,8 @@ PARTS = ("pyproject.toml", "README.md", "LICENSE", "notebooks", "ragops")
 def lines(page, command):
     """What a reader of a page types."""
     text = re.sub(r" \\\n +", " ", page.read_text())
-    found = re.findall(r"^ +\$ (.*)$", text, re.MULTILINE)
-    return [shlex.split(line) for line in found if line.startswith(f"{command} ")]
+    result = re.findall(r"^ +\$ (.*)$", text, re.MULTILINE)
+    return [shlex.split(line) for line in result if line.startswith(f"{command} ")]
 
 
 def run(argv, folder):
@@ -62,13 +62,13 @@ def test_docker_commands_do_what_the_page_says(engine, things, tmp_path, page, m
         if line[1] in {"compose", "run"}:
             continue  # tests/unit/test_docs_code.py has the one, tests/unit/test_benchmarks_peer.py the other
         argv = [NAMES.get(word, word) for word in line]
-        said = run(argv, tmp_path)
+        message = run(argv, tmp_path)
         if argv[1:3] == ["network", "connect"]:
             assert engine.container(NAME).endpoint(NAME)
         if argv[1:3] == ["network", "disconnect"]:
             assert not engine.container(NAME).endpoint(NAME)
         if argv[1:3] == ["ps", "--all"]:
-            assert NAME in said
+            assert NAME in message
 
 
 def test_pip_commands_carry_the_package_to_another_machine(tmp_path):

@@ -143,11 +143,13 @@ def launched(request, engine, image, declared, client, launch, qwen3) -> Iterato
         # Eager: no other launch would share its compile cache.
         "overrides": lambda: eager(without(launch, "--hf-overrides")),
     }[request.param]()
-    found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
+    result = next(
+        item for item in discovery.find(engine.containers(), declared.ragflow) if item.name == client
+    )
 
     def judge(expected: Expected) -> list[Check]:
         url = f"http://{NAME}:{options.PORT}/v1"
-        return rules.check_scores(expected, rules.collect(engine, found.name, image.id, url, expected))
+        return rules.check_scores(expected, rules.collect(engine, result.name, image.id, url, expected))
 
     with started(engine, spec):
         ready.wait(engine, NAME, SERVED, 600)
@@ -167,7 +169,7 @@ def started(engine: Engine, spec: ContainerSpec) -> Iterator[None]:
 
 
 def rerank(engine: Engine, **fields: str) -> list[float]:
-    url, found = engine.container(NAME).host_url(options.PORT), []
+    url, result = engine.container(NAME).host_url(options.PORT), []
     for query in QUERIES:
         answer = httpx.post(
             f"{url}/v1/rerank",
@@ -176,8 +178,8 @@ def rerank(engine: Engine, **fields: str) -> list[float]:
         )
         assert answer.status_code == 200, answer.text
         rows = sorted(answer.json()["results"], key=lambda row: row["index"])
-        found += [row["relevance_score"] for row in rows]
-    return found
+        result += [row["relevance_score"] for row in rows]
+    return result
 
 
 def without(spec: ContainerSpec, flag: str) -> ContainerSpec:
@@ -207,19 +209,19 @@ def with_template(spec: ContainerSpec, file: Path, text: str) -> ContainerSpec:
     file.write_text(text, encoding="utf-8")
     file.chmod(0o644)
     mounts = (
-        dataclasses.replace(one, source=str(file)) if one.target.startswith("/templates/") else one
-        for one in spec.mounts
+        dataclasses.replace(item, source=str(file)) if item.target.startswith("/templates/") else item
+        for item in spec.mounts
     )
     return dataclasses.replace(spec, mounts=tuple(mounts))
 
 
-def apart(one: list[float], other: list[float]) -> list[float]:
-    assert len(one) == len(other) == len(PAIRS)
-    return [abs(a - b) for a, b in zip(one, other, strict=True)]
+def apart(item: list[float], other: list[float]) -> list[float]:
+    assert len(item) == len(other) == len(PAIRS)
+    return [abs(a - b) for a, b in zip(item, other, strict=True)]
 
 
 def failure(checks: list[Check]) -> Check | None:
-    return next((one for one in checks if one.status == "fail"), None)
+    return next((item for item in checks if item.status == "fail"), None)
 
 
 def test_scores_are_the_model_cards_only_with_its_prompt_and_head(launched, reference):
@@ -242,11 +244,11 @@ def test_gate_names_what_is_wrong_without_trained_weights(launched):
     fault, seen = launched
     expected = Expected(SERVED, "qwen3-reranker", 4096, "random weights")
     checks = seen.judge(expected)
-    prompt = next(one for one in checks if one.name == "prompt is the model's")
+    prompt = next(item for item in checks if item.name == "prompt is the model's")
     if fault == "whole":
         assert failure(checks) is prompt, "this is another instruction than the default"
         checks = seen.judge(dataclasses.replace(expected, instruction=CONFIGURED))
-        prompt = next(one for one in checks if one.name == "prompt is the model's")
+        prompt = next(item for item in checks if item.name == "prompt is the model's")
         assert failure(checks) is None, checks
         assert prompt.status == "ok"
         assert "of the model card's prompt" in prompt.detail
@@ -263,9 +265,9 @@ def test_gate_names_what_is_wrong_without_trained_weights(launched):
 
 @pytest.mark.parametrize("launched", ["whole"], indirect=True)
 def test_same_weights_taken_for_trained_ones_are_a_random_head(launched):
-    found = failure(launched[1].judge(Expected(SERVED, "qwen3-reranker", 4096, "", CONFIGURED)))
-    assert found.name == "right documents come first"
-    assert "random" in found.detail
+    result = failure(launched[1].judge(Expected(SERVED, "qwen3-reranker", 4096, "", CONFIGURED)))
+    assert result.name == "right documents come first"
+    assert "random" in result.detail
 
 
 def test_the_peer_over_plain_transformers_computes_the_same(engine, image, qwen3, reference):
@@ -273,9 +275,9 @@ def test_the_peer_over_plain_transformers_computes_the_same(engine, image, qwen3
     texts = Workload("pairs", "own", "", None, tuple(Request(query, DOCUMENTS) for query in QUERIES))
     declared = spec(image.id, qwen3, SERVED, container=f"{NAME}-peer", port=free_port())
     with peer(engine, declared) as url:
-        found = side_by_side.scores(url, SERVED, texts)
+        result = side_by_side.scores(url, SERVED, texts)
     assert engine.container(declared.name) is None
     expected, count = reference(), len(DOCUMENTS)
-    alike = agreement(found, [expected[n : n + count] for n in range(0, len(expected), count)])
+    alike = agreement(result, [expected[n : n + count] for n in range(0, len(expected), count)])
     side_by_side.require_agreement(alike)
     assert alike.max_difference < 1e-3

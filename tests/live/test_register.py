@@ -62,11 +62,11 @@ def register(request, declared):
 def test_real_server_passes_the_test_of_every_release_and_ranks(register, spec):
     register, server = register
     server.state.datasets["d1"] = TEXTS
-    found = register(replace(spec, dataset="d1"))
-    assert found.model == spec.model
+    result = register(replace(spec, dataset="d1"))
+    assert result.model == spec.model
     ranked = server.calls[-1].response["data"]["chunks"]
-    assert [one["content"] for one in ranked] == TEXTS[::-1]
-    assert all(0 <= one["similarity"] <= 1 for one in ranked)
+    assert [item["content"] for item in ranked] == TEXTS[::-1]
+    assert all(0 <= item["similarity"] <= 1 for item in ranked)
     assert register(replace(spec, dataset="d1")).changes == ()
     assert register(spec, registration.unregister).model == ""
 
@@ -150,8 +150,8 @@ def ragflow(request, engine, image, stubbed, in_network):
         try:
             engine.start(made)
             stack = stubbed.model_copy(update={"ragflow": Ragflow(containers=(name,))})
-            (found,) = discovery.find(engine.containers(), stack.ragflow)
-            ragflow = RagflowContainer(stack, discovery.api_url(found), request.param, in_network)
+            (result,) = discovery.find(engine.containers(), stack.ragflow)
+            ragflow = RagflowContainer(stack, discovery.api_url(result), request.param, in_network)
             _wait(ragflow.url, lambda: engine.logs(name))
             yield ragflow
         finally:
@@ -171,9 +171,9 @@ def _wait(url, logs):
 def test_container_of_ragflow_is_found_ranks_and_gets_everything_back(ragflow, engine):
     stack, spec = ragflow.stack, replace(ragflow.spec, default=True, chats=("c1",))
     before = ragflow.used()
-    found = registration.register(stack, TOKEN, spec=replace(spec, dataset="d1"), engine=engine)
-    assert (found.release, found.base_url, found.chats) == (ragflow.release, stack.internal_url, ("c1",))
-    assert found.default == found.rerank_id == ragflow.used()[0]
+    result = registration.register(stack, TOKEN, spec=replace(spec, dataset="d1"), engine=engine)
+    assert (result.release, result.base_url, result.chats) == (ragflow.release, stack.internal_url, ("c1",))
+    assert result.default == result.rerank_id == ragflow.used()[0]
     assert ragflow("POST", "/api/v1/chats/c1/completions", {"question": "a text"})["code"] == 0
     assert registration.register(stack, TOKEN, spec=spec, engine=engine).changes == ()
     undone = registration.unregister(stack, TOKEN, engine=engine)

@@ -84,7 +84,7 @@ def test_events_would_be_seen(engine, sleeper):
 def test_it_answers_on_this_host(declared, running):
     body = {"model": running.served_name, "query": "q", "documents": ["a", "b"]}
     answer = httpx.post(f"{running.host_url}/rerank", json=body, timeout=30)
-    assert {one["index"] for one in answer.json()["results"]} == {0, 1}
+    assert {item["index"] for item in answer.json()["results"]} == {0, 1}
 
 
 def test_verify_proves_it_with_ragflows_own_client(engine, declared, running, client):
@@ -137,10 +137,10 @@ def test_an_outsider_that_gets_in_is_reported(engine, declared, running, image):
     engine.connect(verify.OUTSIDE, reranker.id)
     try:
         now = engine.container(reranker.id)
-        found = verify.check_exposure(engine, [now], image.id)[0]
+        result = verify.check_exposure(engine, [now], image.id)[0]
     finally:
         engine.disconnect(verify.OUTSIDE, reranker.id)
-    assert found.status == "fail"
+    assert result.status == "fail"
 
 
 def test_a_stopped_container_is_connected_and_joins_when_started(engine, declared, running, sleeper):
@@ -190,11 +190,11 @@ def test_a_port_that_is_taken_leaves_nothing_behind(engine, declared, running, s
 def test_joining_a_network_that_sorts_first_is_said_to_move_the_route(engine, declared, running, client):
     early = declared.model_copy(update={"network": configuration.Network(name="aaa-rerank")})
     late = declared.model_copy(update={"network": configuration.Network(name="zzz-rerank")})
-    said = [[action.describe() for action in verbs.plan(one, engine).actions] for one in (early, late)]
+    text = [[action.describe() for action in verbs.plan(item, engine).actions] for item in (early, late)]
     moves = engine.state().keeps_others_out  # elsewhere a new network is internal, without a route
-    assert any("default route" in line for line in said[0]) == moves
-    assert any(f"connect {client}" in line for line in said[1])
-    assert not any("default route" in line for line in said[1])
+    assert any("default route" in line for line in text[0]) == moves
+    assert any(f"connect {client}" in line for line in text[1])
+    assert not any("default route" in line for line in text[1])
 
 
 def test_and_it_does_move_there(engine, declared, running, client):

@@ -34,13 +34,15 @@ LOCAL = f"{PROJECT}-local"
 @pytest.fixture
 def ask(engine, declared, running, client):
     """Verify's layers from inside the demo client, against a server of this name and path."""
-    found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
+    result = next(
+        item for item in discovery.find(engine.containers(), declared.ragflow) if item.name == client
+    )
     known = options.known(Deployment.resolve(declared).model)
 
     def judge(host=declared.reranker.name, path="/v1", name=running.served_name):
-        about = connection.target(found, f"http://{host}:8000{path}", name, known)
-        reached = connection.check(engine, found, running.reranker.image, about, host)
-        return {one.name: one for one in reached.checks}
+        about = connection.target(result, f"http://{host}:8000{path}", name, known)
+        reached = connection.check(engine, result, running.reranker.image, about, host)
+        return {item.name: item for item in reached.checks}
 
     return judge
 
@@ -60,19 +62,19 @@ def same(real, stub, path, **changes):
     """Status and message of both for one request."""
     body = {"query": "q", "documents": ["a", "b"], **changes}
     answers = [httpx.post(f"{url}{path}", json=body, timeout=60, trust_env=False) for url in (real, stub)]
-    return [(one.status_code, one.json()["error"]["message"]) for one in answers]
+    return [(item.status_code, item.json()["error"]["message"]) for item in answers]
 
 
 def test_ragflows_calls_are_timed(engine, declared, running, client, monkeypatch, steps):
     monkeypatch.setattr(calls, "SECONDS", 0.0)
     monkeypatch.setattr(calls, "RAMP", (1,))
     report = verbs.verify(declared, engine)
-    found = {one.name: one for one in report.checks if one.where == client}
+    result = {item.name: item for item in report.checks if item.where == client}
     assert report.ok, str(report)
-    assert "1 chunks in " in found[budget.IN_TIME].detail
-    assert found[budget.REGISTRATION].status == "ok"
-    assert found[budget.LONG].status == "warn"
-    assert "is cut by RAGFlow" in found[budget.LONG].detail  # as by the newest release
+    assert "1 chunks in " in result[budget.IN_TIME].detail
+    assert result[budget.REGISTRATION].status == "ok"
+    assert result[budget.LONG].status == "warn"
+    assert "is cut by RAGFlow" in result[budget.LONG].detail  # as by the newest release
     assert steps.done
 
 
@@ -81,10 +83,10 @@ def test_address_is_tested_from_this_host(engine, declared, running, monkeypatch
     monkeypatch.setattr(calls, "RAMP", (1,))
     report = verbs.verify(declared, engine, address=running.host_url)
     assert report.ok, str(report)
-    found = {one.name: one for one in report.checks}
-    assert {one.where for one in report.checks} == {""}
-    assert "(this host)" in found[TITLES["tcp"]].detail
-    assert {TITLES["rerank"], budget.REGISTRATION, rules.RULES[0][0]} <= set(found)
+    result = {item.name: item for item in report.checks}
+    assert {item.where for item in report.checks} == {""}
+    assert "(this host)" in result[TITLES["tcp"]].detail
+    assert {TITLES["rerank"], budget.REGISTRATION, rules.RULES[0][0]} <= set(result)
     assert any("this host sent" in note for note in report.notes)
     closed = verbs.verify(declared, engine, address="http://127.0.0.1:9/v1").first_failure()
     assert (closed.name, closed.where) == (TITLES["tcp"], "")
@@ -97,14 +99,16 @@ def test_whole_calls_fit_and_are_counted_in_tokens(engine, declared, running, cl
     monkeypatch.setattr(calls, "LONGEST_TIMEOUT", 600.0)
     monkeypatch.setattr(calls, "CALLS", 4)
     monkeypatch.setattr(calls, "SECONDS", 600.0)
-    found = next(one for one in discovery.find(engine.containers(), declared.ragflow) if one.name == client)
+    result = next(
+        item for item in discovery.find(engine.containers(), declared.ragflow) if item.name == client
+    )
     image, url = running.reranker.image, declared.internal_url
     look = VerifyContext(engine, Deployment.resolve(declared), running.reranker, full=False, budget=True)
-    seen = calls.time_calls(engine, found, image, url, look.expected)
-    assert [one.error for one in seen.calls] == [""] * 6
-    assert [one.documents for one in seen.calls][:2] == list(calls.RAMP)
-    assert min(one.documents for one in seen.calls[2:]) >= 64
-    assert all(one.tokens > one.documents for one in seen.calls)
+    seen = calls.time_calls(engine, result, image, url, look.expected)
+    assert [item.error for item in seen.calls] == [""] * 6
+    assert [item.documents for item in seen.calls][:2] == list(calls.RAMP)
+    assert min(item.documents for item in seen.calls[2:]) >= 64
+    assert all(item.tokens > item.documents for item in seen.calls)
     assert (seen.too_long.status, "maximum context length" in seen.too_long.text) == (400, True)
 
 
@@ -125,13 +129,13 @@ def test_stub_has_the_routes_and_the_words_of_vllm(declared, running):
     assert set(faults.paths("", classifier=False)) <= set(listed)
     assert "/classify" not in listed
     with StubReranker(Behaviour(model=running.served_name, max_tokens=256)) as stub:
-        one, other = same(real, stub.base_url, "/rerank", model="some-other-model")
-        assert one == other
+        item, other = same(real, stub.base_url, "/rerank", model="some-other-model")
+        assert item == other
         long = ["word " * 400]
-        one, other = same(real, stub.base_url, "/rerank", model=running.served_name, documents=long)
+        item, other = same(real, stub.base_url, "/rerank", model=running.served_name, documents=long)
         words = "This model's maximum context length is 256 tokens. However, your prompt contains at least "
-        assert one[0] == other[0] == 400
-        assert one[1].startswith(words)
+        assert item[0] == other[0] == 400
+        assert item[1].startswith(words)
         assert other[1].startswith(words)
 
 
@@ -144,10 +148,10 @@ def test_key_and_full_queue_of_vllm_are_named(engine, declared, running, ask):
         wait_for_health(engine, ask)
         guarded = ask(GUARDED)
         with StubReranker(Behaviour(fault="unauthorized")) as stub:
-            said = httpx.post(f"{stub.base_url}/rerank", json={}, trust_env=False).text
+            message = httpx.post(f"{stub.base_url}/rerank", json={}, trust_env=False).text
         full = ask(GUARDED, path="")
     assert "vLLM wants the key" in guarded[TITLES["models"]].detail
-    assert said.replace(" ", "") in guarded[TITLES["rerank"]].detail.replace(" ", "")
+    assert message.replace(" ", "") in guarded[TITLES["rerank"]].detail.replace(" ", "")
     assert "the queue is full" in full[TITLES["rerank"]].detail
     assert "cannot accept new requests" in full[TITLES["rerank"]].detail
 
@@ -175,16 +179,16 @@ def listening(declared, image, address):
 def test_server_on_its_own_loopback_is_named_and_the_remedy_heals(engine, declared, running, ask):
     image = running.reranker.image
     with started(engine, listening(declared, image, "127.0.0.1")):
-        refused = until(lambda: ask(LOCAL)[TITLES["tcp"]], lambda one: "127.0.0.1" in one.detail)
+        refused = until(lambda: ask(LOCAL)[TITLES["tcp"]], lambda item: "127.0.0.1" in item.detail)
         assert "--host 0.0.0.0" in refused.remedy
     with started(engine, listening(declared, image, "0.0.0.0")):
-        healed = until(lambda: ask(LOCAL), lambda found: found[TITLES["tcp"]].status == "ok")
+        healed = until(lambda: ask(LOCAL), lambda result: result[TITLES["tcp"]].status == "ok")
     assert "HTML instead of JSON" in healed[TITLES["rerank"]].detail
 
 
 def until(look, is_right):
     """What is seen once it is right; Python takes a moment to listen."""
     for _ in range(30):
-        if is_right(found := look()):
-            return found
-    pytest.fail(f"still {found}")
+        if is_right(result := look()):
+            return result
+    pytest.fail(f"still {result}")
