@@ -109,6 +109,7 @@ def take_over(service: Service, stack: Stack) -> Stack:
             break
     tables = stack.model_dump(exclude_unset=True) | {"gateway": False}  # sizes depend on what is set
     tables["reranker"] = tables.get("reranker", {}) | changes
+    tables["reranker"].pop("replicas", None)
     for network in service.networks:
         if network.shared and network.name and not takes_default_route(network):
             tables["network"] = tables.get("network", {}) | {"name": network.name}

@@ -69,6 +69,12 @@ def test_name_model_port_and_network_come_from_the_file(file, capsys, model_fold
     assert service["environment"]["TZ"] == "UTC"
 
 
+def test_the_service_has_no_gateway_whatever_is_configured(file, capsys):
+    expected, _ = fix(file, capsys)
+    Path("ragops.toml").write_text("[reranker]\nreplicas = 2")
+    assert fix(file, capsys)[0] == expected
+
+
 def test_everything_else_that_the_file_sets_is_listed(file, capsys):
     _, left_out = fix(file, capsys)
     assert {item.partition(":")[0] for item in left_out} == {
