@@ -257,12 +257,12 @@ def speed_advice(
     if factor <= 1:
         return (*advice, fewer, more)
     if not model.int8_bytes and model.architecture.startswith(int8.KNOWN) and not int8.unfit(host):
-        effect = "which is enough" if factor <= _INT8 else f"and {factor:.1f} times are needed"
-        advice.append(f"ragops int8: about {_INT8:g} times as fast, {effect}")
-    cores, number = math.ceil(factor * (used or best)), math.ceil(factor * len(replicas))
+        enough = f"enough for {min(100, 100 * _INT8 / factor):.0f} % of a call's documents"
+        advice.append(f"ragops int8: about {_INT8:g} times as fast, {enough}")
+    cores = math.ceil(factor * (used or best))
     return (
         *advice,
-        f"{cores} cores in place of {used or best}, such as {number} replicas: ragops scale {number}",
+        f"{cores} cores in place of {used or best}, of one container or of replicas (ragops scale N)",
         f"a model with at most {100 / factor:.0f} % of this one's work for each token",
         fewer,
     )
@@ -351,13 +351,16 @@ def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
         return Check(CAPACITY, "skip", "no call succeeded")
     known = calls if limit <= LONGEST_TIMEOUT else good  # a call that was ended here is not late there
     line, reason = fit_requests(good)
+    if any(call.unranked for call in timed.calls):  # they all take the same time
+        line, reason = None, "the deadline ended requests"
     if line is not None:
         fitting = largest_window(line, good, SHARE, limit)
         counted = [call for call in good if call.tokens]
         tokens = sum(call.tokens for call in counted) / sum(call.documents for call in counted)
         detail = f"{fitting} of {tokens:.0f} tokens ({line})"
     else:
-        slowest = max(call.service / call.documents for call in good)
+        large = [call for call in good if not call.warm_up] or good  # the others mostly take their fixed time
+        slowest = max(call.service / call.documents for call in large)
         fitting = int(limit / slowest)
         detail = f"about {fitting}, as the slowest took {seconds(slowest)} for each chunk ({reason})"
     if contrary := contradiction(fitting, known, SHARE, limit):
