@@ -239,9 +239,9 @@ class _Changes:
 
     def replacements(self) -> Iterator[Action]:
         """One container after another; scores are checked before the gateway needs them."""
-        present = [slot for slot in self._replicas if slot not in self._late]
+        present = [] if self._no_room else [slot for slot in self._replicas if slot not in self._late]
         current = [slot.spec for slot in present if self._stays(slot)]
-        if self._wanted.check and current and not self._no_room:
+        if self._wanted.check and current:
             yield CheckScores(current[0], self._wanted.check, self._stack.reranker.ready_timeout)
         front = [self._front] if self._wanted.gateway else []
         serves = self._front.container is not None and self._front.container.serves

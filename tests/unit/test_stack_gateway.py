@@ -54,7 +54,7 @@ class World:
             network="docker_ragflow",
             labels={COMPOSE_PROJECT: "docker", COMPOSE_SERVICE: "ragflow-cpu"},
         )
-        self.wrong, self.outages, self.drained = False, [], []
+        self.wrong, self.outages, self.drained, self.most = False, [], [], 0
         called = self.engine._called
 
         def watched(what):
@@ -90,9 +90,12 @@ class World:
     def wait(self, engine, name, *_, **__):
         assert engine.container(name).status == "running"
         engine.change(name, health="healthy")
+        running = [one for one in engine.containers() if one.role == "reranker" and one.running]
+        self.most = max(self.most, len(running))
 
     def wait_admitted(self, engine, gateway, replicas, _timeout):
-        assert engine.container(gateway).role == "gateway"
+        if engine.container(gateway).status != "running":
+            raise LaunchError(f"{gateway} does not run", container=gateway)
         engine.change(gateway, health="healthy")
         for name in replicas:
             replica = engine.container(name)
@@ -111,7 +114,7 @@ class World:
 
     def wanted(self, kind):
         """``first``: no gateway; ``two*``: two replicas with another model; ``one+``: another gateway."""
-        model = "2" if kind.endswith("*") else "1"
+        model = "2" if "*" in kind else "1"
         vllm = dataclasses.replace(VLLM, labels=((LABEL_MODEL, "/model"), (LABEL_FINGERPRINT, model)))
         vllm = dataclasses.replace(vllm, image_id=self.engine.image(vllm.image).id)
         if kind.startswith("first"):
@@ -127,7 +130,7 @@ class World:
             )
             for name in names
         ]
-        environment = (("A", "1"),) if kind.endswith("+") else ()
+        environment = (("A", "1"),) if "+" in kind else ()
         gateway = dataclasses.replace(GATEWAY, environment=environment)
         check = ScoreCheck(None, model, self.file)
         gateway = dataclasses.replace(gateway, image_id=self.engine.image(gateway.image).id)
@@ -151,6 +154,7 @@ class World:
         """A stack of this kind that serves."""
         self.up(kind)
         self.outages.clear()
+        self.most = 0
         self.engine.calls.clear()
 
     def is_converged(self, kind, free):
@@ -329,6 +333,47 @@ class TestChange:
         ]
         assert "vLLM loads" in line
         assert "1024 MiB, 0 are free" in line
+
+    @pytest.mark.parametrize(
+        ("before", "after", "most"),
+        [("first", "one", 1), ("one", "first", 1), ("two", "first", 1), ("two", "two*", 2)],
+    )
+    def test_without_memory_no_more_run_at_once(self, world, before, after, most):
+        world.start(before)
+        world.up(after, 0)
+        assert world.most == most
+
+    @pytest.mark.parametrize("kind", ["one*+", "two*+"])
+    @pytest.mark.parametrize("free", ROOM)
+    def test_stopped_gateway_is_replaced_before_it_is_needed(self, world, kind, free):
+        world.start(kind[:3])
+        world.engine.stop(NAME)
+        assert world.is_converged(kind, free)
+
+    @pytest.mark.parametrize("done", [1, 2])
+    @pytest.mark.parametrize("free", ROOM)
+    def test_replica_of_an_interrupted_migration_is_replaced_first(self, world, free, done):
+        world.start("first")
+        plan = world.plan("one", 64 * GIB)
+        apply(dataclasses.replace(plan, actions=plan.actions[:done]), world.engine)
+        assert world.is_converged("one*", free)
+
+    def test_replica_that_was_not_proved_has_not_the_memory_of_vllm(self, world, tmp_path):
+        calls = [call.partition(" ")[0] for call in calls_of("first", "one", 0, tmp_path)]
+        (tmp_path / "reference.json").unlink()
+        world.start("first")
+        kill_at(world.engine, calls.index("start"), "after")
+        with mock.patch("ragops.stack.plan.ReplaceContainer._restore"), pytest.raises(Stop):
+            world.up("one", 0)
+        kill_at(world.engine, None, "")
+        world.engine.change(FIRST, health="healthy")
+        world.wrong = True
+        with pytest.raises(LaunchError):
+            world.up("one", 0)
+        assert (world.engine.container(NAME).role, world.engine.container(NAME).status) == (
+            "reranker",
+            "running",
+        )
 
     def test_new_replicas_start_before_and_old_ones_are_removed_after_the_others(self, world):
         world.start("one")
