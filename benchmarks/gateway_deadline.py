@@ -2,12 +2,13 @@
 
 ::
 
-    python -m benchmarks.gateway_deadline docs/_data/gateway_deadline.json
+    python -m benchmarks.gateway_deadline docs/_data/gateway_deadline_bfloat16.json
+    python -m benchmarks.gateway_deadline docs/_data/gateway_deadline_int8.json int8
 
-takes 10 to 60 minutes, as the processor is fast. vLLM runs in bfloat16, then in int8, with the model of
-``launches.py``; the gateway has its default deadline, then a short one, at which any machine must stop early.
-Each question is repeated until the cache has all scores, as RAGFlow does for the next page. Some requests go
-to vLLM directly: how many documents it ranks in the time of the deadline.
+take 10 to 60 minutes each, as the processor is fast. The model is that of ``launches.py``; the gateway has its
+default deadline, then a short one, at which any machine must stop early. Each question is repeated until the
+cache has all scores, as RAGFlow does for the next page. Some requests go to vLLM directly: how many documents
+it ranks in the time of the deadline.
 """
 
 from __future__ import annotations
@@ -104,20 +105,18 @@ class Measured:
     series: tuple[Series, ...]
 
 
-def main(file: str, requests: int = REQUESTS) -> None:
-    """Measure, and write the file after each precision."""
+def main(file: str, copy: str = "", requests: int = REQUESTS) -> None:
+    """Measure, and write the file."""
+    texts = ragflow(requests + requests // 2 + 2 * DIRECT, SEED, window=((DOCUMENTS, 1.0),))
     with launches.runner() as runner:
-        texts = ragflow(requests + requests // 2 + 2 * DIRECT, SEED, window=((DOCUMENTS, 1.0),))
-        done: list[Series] = []
-        for model in (runner.model, runner.int8):
-            watch = gateways.Watch()
-            spec = runner.default_spec("deadline", model)
-            with runner.started(spec) as server:
-                origin = runner.provenance(spec)
-                runner.engine.unpause(server.name)
-                done += _both(server.url, model, texts.requests)
-                watch.add(_container_cpu(runner, server.name))
-                runner.engine.pause(server.name)
+        model = runner.int8 if copy == "int8" else runner.model
+        spec = runner.default_spec("deadline", model)
+        with runner.started(spec) as server:
+            runner.engine.unpause(server.name)
+            origin, watch = runner.provenance(spec), gateways.Watch()
+            cpu = _container_cpu(runner, server.name)
+            series = _both(server.url, model, texts.requests)
+            watch.add(_container_cpu(runner, server.name) - cpu)
             record = Measured(
                 machine=watch.machine(),
                 origin=origin,
@@ -126,9 +125,10 @@ def main(file: str, requests: int = REQUESTS) -> None:
                 seed=SEED,
                 documents=DOCUMENTS,
                 timeout=RERANK_TIMEOUT,
-                series=tuple(done),
+                series=tuple(series),
             )
             write(record, file)
+            runner.engine.pause(server.name)
 
 
 def _container_cpu(runner: LaunchRunner, name: str) -> float:
@@ -192,4 +192,4 @@ def _seconds(reply: RerankResponse) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1], *sys.argv[2:3])

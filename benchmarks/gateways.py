@@ -235,7 +235,7 @@ def send(url: str, model: str, request: Request, *, fresh: bool = True) -> wire.
 
 
 async def _post(server: wire.Server, body: bytes, documents: int, *, fresh: bool) -> wire.RerankResponse:
-    with closing(wire.Client(server, 300)) as client:
+    with closing(wire.Client(server, 900)) as client:
         reply = await client.post(body, documents, fresh=fresh)
     if reply.error:
         raise BenchError(f"{server.base_url} did not respond", code="server-silent", evidence=reply.error)

@@ -29,7 +29,10 @@ def gateway(part: str) -> Iterator[str]:
     """One part, or a note if it is not recorded."""
     file = DATA / f"gateway_{part}.json"
     if not file.exists():
-        yield from [f"No run is recorded yet: ``python -m benchmarks.gateway_{part}`` records one.", ""]
+        yield from [
+            f"No run is recorded yet: ``python -m benchmarks.gateway_{part.partition('_')[0]}`` records one.",
+            "",
+        ]
         return
     record = json.loads(file.read_text(encoding="utf-8"))
     yield from RECORDS[part](record)
@@ -182,7 +185,13 @@ def missed(met: bool) -> str:
     return "" if met else " (goal missed)"
 
 
-RECORDS = {"overhead": overhead, "deadline": deadline, "cores": cores, "speedup": speedup}
+RECORDS = {
+    "overhead": overhead,
+    "deadline_bfloat16": deadline,
+    "deadline_int8": deadline,
+    "cores": cores,
+    "speedup": speedup,
+}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
