@@ -124,6 +124,7 @@ class Status(Shown):
     def table(self) -> Table:
         """Network, reranker, RAGFlow, addresses; then the drift."""
         network, front = self.stack.network.name, "gateway" if self.stack.gateway_used else "reranker"
+        front = self.reranker.role if self.reranker else front  # vLLM has the name until up
         name, health = self.stack.reranker.name, self.reranker and self.reranker.condition
         rows = [
             ("network", network if self.network else f"{network} is missing"),

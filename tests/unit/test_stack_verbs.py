@@ -703,6 +703,7 @@ class TestGateway:
         old, server = stack_up.container(RERANKER).id, stack_up.container(ragflow)
         plan = verbs.plan(Stack(), stack_up)
         assert "the gateway takes its place" in str(plan)
+        assert ("reranker", f"{RERANKER}: running healthy") in verbs.status(Stack(), stack_up).table().rows
         assert verbs.up(Stack(), stack_up).ok
         assert stack_up.container(RERANKER).role == "gateway"
         assert stack_up.container(old) is None
