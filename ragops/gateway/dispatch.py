@@ -94,12 +94,12 @@ class Share:
     indices: list[int]
     cost: int
     began: float
-    pace: float
+    expected: float
     runs: dict[Replica, asyncio.Task[None]] = field(default_factory=dict)
 
     def late(self, factor: float) -> float:
         """When it has taken this multiple of its expected time."""
-        return self.began + factor * self.cost * self.pace + LATE_SECONDS
+        return self.began + factor * self.expected + LATE_SECONDS
 
 
 class Dispatcher:
@@ -184,14 +184,17 @@ class Dispatcher:
         others = [share for share in self.shares if job.cached and now < share.late(LATE)]
         elsewhere = {share.job.request.keys[index] for share in others for index in share.indices}
         waiting = [index for index in job.pending if keys[index] not in elsewhere]
-        if not waiting or (job.handed and costs[waiting[0]] * replica.pace > left):
+        if not waiting or (job.handed and replica.seconds(costs[waiting[0]]) > left):
             return None  # the next document would not end in time
-        each, paces = [costs[index] for index in waiting], [other.pace for other in self.pool.admitted]
-        cost = split.share_cost(sum(each), sum(costs), job.handed, replica.pace, paces)
-        if left < math.inf:
-            cost = min(cost, min(split.SHARE_SECONDS, left) / replica.pace)
+        each, usual = [costs[index] for index in waiting], max(sum(costs) / len(self.pool.admitted), 1)
+        paces = [other.seconds(usual) / usual for other in self.pool.admitted]
+        cost = split.share_cost(sum(each), sum(costs), job.handed, replica.seconds(usual) / usual, paces)
+        if left < math.inf:  # no share is mostly fixed time
+            longest = min(max(split.SHARE_SECONDS, 2 * replica.fixed), left)
+            cost = min(cost, (longest - replica.fixed) / replica.slope)
         number = split.take(each, cost)
-        share = Share(job, waiting[:number], sum(each[:number]), now, replica.pace)
+        cost = sum(each[:number])
+        share = Share(job, waiting[:number], int(cost), now, replica.seconds(cost))
         job.pending = sorted(set(job.pending).difference(share.indices))
         self.shares.append(share)
         return share

@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import aiohttp
@@ -56,6 +58,9 @@ class Replica:
     shares: int = 0
     pace: float = 0.0
     """Seconds per byte: the median byte's, so that neither a stalled nor a small share teaches much."""
+    fixed: float = 0.0
+    slope: float = 0.0
+    """Seconds of any share, and of each further byte."""
     paces: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=9))
 
     def learn(self, seconds: float, cost: int) -> None:
@@ -65,6 +70,15 @@ class Replica:
         for pace, weight in sorted(self.paces, reverse=True):
             if half > 0:
                 self.pace, half = pace, half - weight
+        rows = sorted((weight, pace * weight) for pace, weight in self.paces)
+        pairs = [(less, more) for less, more in combinations(rows, 2) if more[0] > 1.5 * less[0]]
+        slopes = [(more[1] - less[1]) / (more[0] - less[0]) for less, more in pairs]
+        self.slope = min(max(median(slopes or [self.pace]), self.pace / 4), self.pace)
+        self.fixed = max(median(taken - self.slope * weight for weight, taken in rows), 0.0)
+
+    def seconds(self, cost: float) -> float:
+        """How long a share is expected to take."""
+        return self.fixed + self.slope * cost
 
 
 class Pool:
