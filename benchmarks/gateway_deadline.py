@@ -6,9 +6,9 @@
     python -m benchmarks.gateway_deadline docs/_data/gateway_deadline_int8.json int8
 
 take 10 to 60 minutes each, as the processor is fast. The model is that of ``launches.py``; the gateway has
-its default deadline, then a short one, at which any machine must stop early. Each question is repeated until the
-cache has all scores, as RAGFlow does for the next page. Some requests go to vLLM directly: how many documents
-it ranks in the time of the deadline.
+its default deadline, then a short one, at which any machine must stop early. Each question is repeated until
+the cache has all scores, as RAGFlow does for the next page. Some requests go to vLLM directly: how many
+documents it ranks in the time of the deadline.
 """
 
 from __future__ import annotations
