@@ -142,7 +142,7 @@ def test_at_the_deadline_the_response_is_what_is_ranked_in_the_requests_order(tm
             reply = await client.rerank(documents=TEXTS)
             assert time.monotonic() - began < 0.5
             ranked, of = map(int, reply.headers["x-ranked"].split("/"))
-            assert 0.3 * 24 <= ranked <= 0.7 * 24
+            assert 2 <= ranked <= 0.7 * 24
             assert of == 24
             results = reply.json()["results"]
             assert results[:ranked] == right(TEXTS[:ranked])
