@@ -173,8 +173,15 @@ class Dispatcher:
                 self.counts['shares_total{outcome="hedged"}'] += len(share.runs)
                 job.first, job.handed = job.first or now, job.handed + 1
                 replica.busy, replica.shares = True, replica.shares + 1
-                share.runs[replica] = asyncio.ensure_future(self._run(share, replica, now))
+                share.runs[replica] = task = asyncio.ensure_future(self._run(share, replica, now))
+                task.add_done_callback(partial(self._free, share, replica))
                 return
+
+    def _free(self, share: Share, replica: Replica, _: asyncio.Task[None]) -> None:
+        """Free a replica whose share was cancelled before it began: no line of it has run."""
+        if share.runs.pop(replica, None):
+            replica.busy = False
+            self.pump()
 
     def _cut(self, job: Job, replica: Replica, now: float) -> Share | None:
         """The next share of a job; None while its documents are handed out, here or by another job."""

@@ -89,3 +89,23 @@ def test_no_request_waits_for_ever_behind_newer_ones(tmp_path, monkeypatch):
             assert reply.headers["x-ranked"] == "48/48"
 
     asyncio.run(scenario())
+
+
+def test_a_share_that_is_cancelled_before_it_starts_frees_its_replica(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Replica()) as gateway:
+            (replica,) = gateway.pool.replicas.values()
+            request = asyncio.ensure_future(gateway.rerank(documents=TEXTS))
+            occupy = gateway.dispatcher._occupy
+
+            def occupied(*arguments):
+                occupy(*arguments)
+                gateway.dispatcher._occupy = occupy
+                gateway.dispatcher.restart()  # before the loop has run the share's task
+
+            gateway.dispatcher._occupy = occupied
+            async with asyncio.timeout(5):
+                assert (await request).json()["results"] == right()
+            assert not replica.busy
+
+    asyncio.run(scenario())
