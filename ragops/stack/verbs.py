@@ -40,7 +40,7 @@ from ragops.reranker import model as models
 from ragops.session import Deployment, Session, lock, reference_file
 from ragops.stack import lockfile
 from ragops.stack import override as overrides
-from ragops.stack.plan import Disconnect, Plan, ReplaceContainer, RunContainer, ScoreCheck, apply
+from ragops.stack.plan import CheckScores, Disconnect, Plan, ReplaceContainer, RunContainer, ScoreCheck, apply
 from ragops.stack.planning import Wanted, plan_connect, plan_down, plan_purge, plan_up
 from ragops.table import Column, Shown, Table
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from ragops.checks.ready import ReplicaStatus
     from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState, NetworkState, Observed
+    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed
     from ragops.errors import LaunchError
     from ragops.ragflow.discovery import RagflowContainer
     from ragops.reranker.gateway import GatewayState
@@ -181,11 +181,20 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     replaced = any(isinstance(action, ReplaceContainer) for action in changes.actions)  # it has responded
     served = changes.empty and all(one.health == "healthy" for one in observed.stack(name))
     if deployment.gateway:
+        for spec in _unchecked(changes):
+            ready.wait(engine, spec.name, spec.served_name, timeout, begin=begin)
         ready.wait_admitted(engine, name, stack.replica_names, timeout)
     elif not replaced and not served:
         ready.wait(engine, name, deployment.spec.served_name, timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
     return _status(session, (image, front), observed if served else observe(engine))
+
+
+def _unchecked(changes: Plan) -> list[ContainerSpec]:
+    """The replicas that were started, and that no score check has waited for."""
+    checked = [action.spec for action in changes.actions if isinstance(action, CheckScores)]
+    started = [action.spec for action in changes.actions if isinstance(action, RunContainer)]
+    return [spec for spec in started if spec.served_name and spec not in checked]
 
 
 def scale(replicas: int, file: Path | str | None = None, engine: Engine | None = None) -> Status:

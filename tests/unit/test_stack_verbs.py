@@ -712,6 +712,12 @@ class TestGateway:
         assert stack_up.container(RERANKER).role == "reranker"
         assert stack_up.container(self.FIRST) is None
 
+    def test_a_replica_that_needs_no_score_check_is_waited_for_by_its_log(self, gateway_up, steps):
+        verbs.down(Stack(), gateway_up)
+        steps.clear()
+        verbs.up(Stack(), gateway_up)
+        assert steps[-2:] == [f"{self.FIRST}: ready", f"{RERANKER}: ready"]
+
     def test_down_removes_all(self, gateway_up, ragflow):
         verbs.down(Stack(), gateway_up)
         assert [one.name for one in gateway_up.containers()] == [ragflow]
