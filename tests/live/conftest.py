@@ -135,6 +135,12 @@ def declared(stack_file):
 
 
 @pytest.fixture(scope="session")
+def direct(declared):
+    """The same without a gateway: for tests about vLLM's container alone."""
+    return declared.model_copy(update={"gateway": False})
+
+
+@pytest.fixture(scope="session")
 def client(engine, image):
     """The demo client, in a compose project of its own."""
     with locked("files", fcntl.LOCK_EX):
@@ -154,7 +160,7 @@ def running(engine, declared, client):
     finally:  # also when the start reaches its timeout
         verbs.down(declared, engine)
     left = observe(engine)
-    assert left.container(declared.reranker.name) is None
+    assert left.stack(declared.reranker.name) == ()
     assert left.network(declared.network.name) is None
 
 

@@ -359,15 +359,12 @@ def test_network_of_another_container_is_not_removed_though_docker_would(engine,
         engine.remove_container(made)
 
 
-def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared, running, tmp_path, image):
+def test_replica_of_its_compose_file_is_the_one_that_up_starts(engine, declared, running, tmp_path, image):
     """In every field that matters, up to what compose has no word for: the NUMA nodes of its memory."""
-    wanted = Deployment.resolve(declared)
-    ours = engine._client.api.inspect_container(declared.reranker.name)
-    other = dataclasses.replace(
-        wanted.spec,
-        name=f"{names.PROJECT}-rendered",
-        labels=(*wanted.spec.labels, ("org.ragops.config", wanted.spec.config_hash())),
-    )
+    wanted = Deployment.resolve(declared).spec
+    ours = engine._client.api.inspect_container(wanted.name)
+    labels = (*wanted.labels, ("org.ragops.config", wanted.config_hash()))
+    other = dataclasses.replace(wanted, name=f"{names.PROJECT}-rendered", labels=labels)
     file = tmp_path / "compose.yml"
     file.write_text(render.reranker([other], network_spec(declared.network)))
     argv = [str(COMPOSE), "-p", f"{names.PROJECT}-rendered", "-f", str(file)]
@@ -375,7 +372,7 @@ def test_reranker_of_its_compose_file_is_the_one_that_up_starts(engine, declared
     try:
         assert made.returncode == 0, made.stderr
         theirs = engine._client.api.inspect_container(f"{names.PROJECT}-rendered")
-        assert fields(theirs, f"{names.PROJECT}-rendered") == fields(ours, declared.reranker.name)
+        assert fields(theirs, f"{names.PROJECT}-rendered") == fields(ours, wanted.name)
     finally:
         subprocess.run([*argv, "down"], capture_output=True, check=False)
     assert engine.container(f"{names.PROJECT}-rendered") is None

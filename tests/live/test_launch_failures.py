@@ -31,10 +31,10 @@ NAME = f"{PROJECT}-broken"
 
 
 @pytest.fixture
-def spec(engine, declared, running):
+def spec(engine, direct, running):
     """The product's launch under another name, in a network of its own, with the stack's warm cache."""
     engine.create_network(NetworkSpec(f"{NAME}-net"))
-    wanted = Deployment.resolve(declared).spec
+    wanted = Deployment.resolve(direct).spec
     yield dataclasses.replace(wanted, name=NAME, network=f"{NAME}-net", publish=(), restart="no")
     if engine.container(NAME):
         engine.remove_container(NAME)

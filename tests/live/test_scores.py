@@ -27,14 +27,14 @@ def failure(checks):
 
 
 def test_minilm_is_accepted(engine, declared, found, minilm, running):
-    results = rules.collect(engine, found.name, running.reranker.image, declared.internal_url, minilm)
+    results = rules.collect(engine, found.name, running.replicas[0].image, declared.internal_url, minilm)
     checks = rules.check_scores(minilm, results)
     assert failure(checks) is None, checks
     assert next(one for one in checks if one.name == "right documents come first").status == "ok"
 
 
 def test_the_whole_set_takes_the_same_verdict(engine, declared, found, minilm, running):
-    image, url = running.reranker.image, declared.internal_url
+    image, url = running.replicas[0].image, declared.internal_url
     results = rules.collect(engine, found.name, image, url, minilm, full=True)
     checks = rules.check_scores(minilm, results)
     assert failure(checks) is None, checks

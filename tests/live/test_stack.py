@@ -9,7 +9,7 @@ import pytest
 
 import ragops
 from ragops import configuration
-from ragops.checks import verify
+from ragops.checks import ready, verify
 from ragops.docker.engine import observe
 from ragops.docker.objects import ContainerSpec, NetworkSpec
 from ragops.stack import planning, verbs
@@ -48,13 +48,20 @@ def events(engine, since):
 
 
 def test_it_is_what_was_declared(engine, declared, running):
-    network, reranker = running.network, running.reranker
+    network, front, (replica,) = running.network, running.reranker, running.replicas
     assert network.ours
     assert network.driver == "bridge"
+    assert (front.name, replica.name) == (declared.reranker.name, f"{declared.reranker.name}-1")
     published = (("127.0.0.1", declared.reranker.port, 8000),)
-    assert reranker.published == (published if engine.state().keeps_others_out else ())
-    assert reranker.endpoint(declared.network.name).address
-    host = engine._client.api.inspect_container(reranker.id)["HostConfig"]
+    assert front.published == (published if engine.state().keeps_others_out else ())
+    assert replica.published == ()
+    aliases = {*front.endpoint(network.name).aliases, *replica.endpoint(network.name).aliases}
+    assert declared.replicas_alias in aliases
+    assert not {front.name, replica.name} & aliases  # both would respond to such a name
+    host = engine._client.api.inspect_container(front.id)["HostConfig"]
+    assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
+    assert host["RestartPolicy"]["Name"] == "always"
+    host = engine._client.api.inspect_container(replica.id)["HostConfig"]
     assert host["CpusetCpus"]
     assert host["NanoCpus"] == 0
     assert host["CpuQuota"] == 0
@@ -63,7 +70,7 @@ def test_it_is_what_was_declared(engine, declared, running):
     assert host["CapDrop"] == ["ALL"]
     assert not host["Privileged"]
     assert host["RestartPolicy"]["Name"] == "on-failure"
-    assert "--trust-remote-code" not in reranker.command
+    assert "--trust-remote-code" not in replica.command
 
 
 def test_a_second_up_changes_nothing(engine, declared, running, steps):
@@ -109,14 +116,16 @@ def test_verify_names_the_missing_attachment_and_its_remedy_heals(engine, declar
     assert verbs.verify(declared, engine, budget=False).ok
 
 
-def test_verify_tells_a_reranker_that_does_not_run(engine, declared, running, client):
-    engine._client.api.pause(declared.reranker.name)
-    try:
-        failed = verbs.verify(declared, engine, budget=False).first_failure()
-    finally:
-        engine._client.api.unpause(declared.reranker.name)
-    assert failed is not None
-    assert (failed.name, "is paused" in failed.detail) == ("reranker runs", True)
+def test_verify_names_a_gateway_or_replica_that_does_not_run(engine, declared, running, client):
+    for container in (running.reranker, *running.replicas):
+        engine.pause(container.id)
+        try:
+            failed = verbs.verify(declared, engine, budget=False).first_failure()
+        finally:
+            engine.unpause(container.id)
+        assert failed is not None
+        assert "is paused" in failed.detail
+    ready.wait_admitted(engine, declared.reranker.name, declared.replica_names, 60)
 
 
 def test_verify_works_without_python_in_the_container(engine, declared, running, image, sleeper):
@@ -132,12 +141,12 @@ def test_verify_works_without_python_in_the_container(engine, declared, running,
 
 
 def test_an_outsider_that_gets_in_is_reported(engine, declared, running, image):
-    reranker = running.reranker
-    assert verify.check_exposure(engine, [reranker], image.id)[0].status == "ok"
+    reranker = running.replicas[0]
+    assert verify.check_exposure(engine, [running.reranker, reranker], image.id)[0].status == "ok"
     engine.connect(verify.OUTSIDE, reranker.id)
     try:
         now = engine.container(reranker.id)
-        result = verify.check_exposure(engine, [now], image.id)[0]
+        result = verify.check_exposure(engine, [running.reranker, now], image.id)[0]
     finally:
         engine.disconnect(verify.OUTSIDE, reranker.id)
     assert result.status == "fail"

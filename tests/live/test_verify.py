@@ -41,7 +41,7 @@ def ask(engine, declared, running, client):
 
     def judge(host=declared.reranker.name, path="/v1", name=running.served_name):
         about = connection.target(result, f"http://{host}:8000{path}", name, known)
-        reached = connection.check(engine, result, running.reranker.image, about, host)
+        reached = connection.check(engine, result, running.replicas[0].image, about, host)
         return {item.name: item for item in reached.checks}
 
     return judge
@@ -102,7 +102,7 @@ def test_whole_calls_fit_and_are_counted_in_tokens(engine, declared, running, cl
     result = next(
         item for item in discovery.find(engine.containers(), declared.ragflow) if item.name == client
     )
-    image, url = running.reranker.image, declared.internal_url
+    image, url = running.replicas[0].image, declared.internal_url
     look = VerifyContext(engine, Deployment.resolve(declared), running.reranker, full=False, budget=True)
     seen = calls.time_calls(engine, result, image, url, look.expected)
     assert [item.error for item in seen.calls] == [""] * 6
@@ -122,7 +122,8 @@ def test_wrong_path_and_wrong_model_are_told_apart(ask):
 
 
 def test_stub_has_the_routes_and_the_words_of_vllm(declared, running):
-    real = running.host_url
+    (replica,) = running.replicas  # the gateway would truncate
+    real = f"http://{replica.endpoint(declared.network.name).address}:8000/v1"
     listed = httpx.get(real.removesuffix("/v1") + "/openapi.json", timeout=30, trust_env=False).json()[
         "paths"
     ]
@@ -139,10 +140,10 @@ def test_stub_has_the_routes_and_the_words_of_vllm(declared, running):
         assert other[1].startswith(words)
 
 
-def test_key_and_full_queue_of_vllm_are_named(engine, declared, running, ask):
-    wanted = Deployment.resolve(declared).spec
+def test_key_and_full_queue_of_vllm_are_named(engine, direct, running, ask):
+    wanted = Deployment.resolve(direct).spec
     command = (*wanted.command, "--api-key", "secret", "--max-num-queued-reqs", "2", "--enforce-eager")
-    image = running.reranker.image
+    image = running.replicas[0].image
     spec = dataclasses.replace(wanted, name=GUARDED, image=image, command=command, publish=(), role="test")
     with started(engine, spec):
         wait_for_health(engine, ask)
@@ -177,7 +178,7 @@ def listening(declared, image, address):
 
 
 def test_server_on_its_own_loopback_is_named_and_the_remedy_heals(engine, declared, running, ask):
-    image = running.reranker.image
+    image = running.replicas[0].image
     with started(engine, listening(declared, image, "127.0.0.1")):
         refused = until(lambda: ask(LOCAL)[TITLES["tcp"]], lambda item: "127.0.0.1" in item.detail)
         assert "--host 0.0.0.0" in refused.remedy

@@ -11,20 +11,22 @@ One container plays every part: what it does is changed while it runs.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
 import httpx
+import tomlkit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ragops.docker.objects import ContainerSpec, Mount
+from ragops.docker.objects import ContainerSpec, HealthCheck, Mount
 from ragops.errors import EngineError
 from tests.support.stub import Behaviour, application
 
@@ -37,6 +39,7 @@ PORT = 8000
 """Where the stub listens inside, as vLLM does."""
 
 _SWITCH = "/stub/behaviour"
+_FIRST = "STUB_BEHAVIOUR"
 _INSIDE = "/stub"
 _PATIENCE = 120.0
 _SERVE = (
@@ -46,10 +49,10 @@ _SERVE = (
 
 
 class Switched:
-    """The stub as an ASGI application whose behaviour a request changes."""
+    """The stub as an ASGI application whose behaviour a request changes; the first is in the environment."""
 
     def __init__(self) -> None:
-        self._now = application(Behaviour(), None)
+        self._now = application(Behaviour(**json.loads(os.environ.get(_FIRST, "{}"))), None)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer as the stub does, or become another one."""
@@ -119,11 +122,25 @@ def stub_container(
             engine.remove_container(made)
 
 
+def in_place_of_vllm(spec: ContainerSpec, folder: Path, behaviour: Behaviour) -> ContainerSpec:
+    """A container of the product that runs the stub, whose :func:`package` is in the folder, not vLLM."""
+    named = replace(behaviour, model=spec.served_name)
+    probe = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/health', timeout=2)"
+    variables = {"PYTHONPATH": _INSIDE, "PYTHONDONTWRITEBYTECODE": "1", _FIRST: json.dumps(asdict(named))}
+    return replace(
+        spec,
+        entrypoint=("python3", "-c", f"from uvicorn.main import main; main({[*_SERVE[3:], '0.0.0.0']})"),
+        environment=tuple(variables.items()),
+        mounts=(*spec.mounts, Mount(str(folder), _INSIDE, read_only=True)),
+        health=HealthCheck(("python3", "-c", probe), interval=1),
+    )
+
+
 def package(folder: Path) -> Path:
-    """Copies of ragops, of the test support and of the Docker library, which the image lacks."""
+    """Copies of ragops, of the test support and of the two libraries that the image lacks."""
     root = Path(__file__).parents[2]
     sources = {name: str(root / name) for name in ("ragops", "tests/support")}
-    for package, source in {**sources, "docker": docker.__path__[0]}.items():
+    for package, source in {**sources, "docker": docker.__path__[0], "tomlkit": tomlkit.__path__[0]}.items():
         shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "ragops" / "__init__.py").write_text("")
     folder.chmod(0o755)
