@@ -41,12 +41,20 @@ _MOVES = 3.0
 _LEAST = 1e-5
 
 
-def score_id(deployment: Deployment) -> str:
-    """Twelve hexadecimal digits of all that scores depend on, but for the vLLM release."""
+def score_id(deployment: Deployment, image: str) -> str:
+    """Twelve hexadecimal digits of all that scores depend on; ``image`` is the id of the one with vLLM."""
     model, sizing = deployment.model, deployment.sizing
     row = options.known(model)
     template = options.score_template(row, deployment.stack.reranker.instruction)
-    parts = [model.fingerprint, template, row.hf_overrides, model.overrides, dict(row.pooler), sizing.dtype]
+    parts = [
+        model.fingerprint,
+        template,
+        row.hf_overrides,
+        model.overrides,
+        dict(row.pooler),
+        sizing.dtype,
+        image,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

@@ -162,11 +162,26 @@ class ScoreCheck:
         """
         if self.known:
             return
-        text = reference.approve(engine, container, image, self.expected, self.identity)
+        self.store(reference.approve(engine, container, image, self.expected, self.identity).encode())
+
+    @property
+    def stored(self) -> bytes | None:
+        """The reference as it is; None without one."""
+        return self.file.read_bytes() if self.file.exists() else None
+
+    def store(self, content: bytes | None) -> None:
+        """Replace the reference, or remove it.
+
+        Raises:
+            StackError: It can't be written.
+        """
         hint = "make it writable for this user, or name another folder: RAGOPS_HOME"
         with file_errors(StackError, f"can't write {self.file}", self.file, code="home-unusable", hint=hint):
+            if content is None:
+                self.file.unlink(missing_ok=True)
+                return
             draft = self.file.with_suffix(".new")
-            draft.write_text(text, encoding="utf-8")
+            draft.write_bytes(content)
             draft.chmod(0o644)  # the gateway runs as another user
             draft.replace(self.file)
 
@@ -269,6 +284,8 @@ class ReplaceContainer(Action):
 
     def apply(self, engine: Engine) -> None:
         spec, old, (aside, temporary) = self.spec, self.old.id, self._names
+        check = self.proof.check
+        stored = check.stored if check else None
         if self.others:
             ready.wait_admitted(engine, self.proof.gateway, self.others, self.proof.timeout)
         try:
@@ -284,6 +301,8 @@ class ReplaceContainer(Action):
                 engine.rename(old, aside)  # between the two, for 5 ms, no container has the name
                 engine.rename(new, spec.name)
         except BaseException:
+            if check and stored != check.stored:
+                check.store(stored)  # the gateway would reject the old container
             self._restore(engine)
             raise
         if not self.obstacle:

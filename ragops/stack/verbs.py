@@ -460,7 +460,7 @@ def _wanted(deployment: Deployment, found: _Images) -> Wanted:
     if deployment.gateway is None:
         return Wanted(replicas)
     file = reference_file(deployment.stack)
-    check = ScoreCheck(Expected.of(deployment), reference.score_id(deployment), file)
+    check = ScoreCheck(Expected.of(deployment), reference.score_id(deployment, image), file)
     return Wanted(replicas, replace(deployment.gateway, image_id=front), None if check.known else check)
 
 

@@ -171,7 +171,8 @@ class TestScoreId:
             {"kind": "mxbai-rerank-v2"},
             {"kind": "zerank"},
         ]
-        ids = [reference.score_id(self.deployment(**change)) for change in changes]
+        ids = [reference.score_id(self.deployment(**change), "sha256:1") for change in changes]
+        ids.append(reference.score_id(self.deployment(), "sha256:2"))
         assert len(set(ids)) == len(ids)
         assert all(len(identity) == 12 and int(identity, 16) >= 0 for identity in ids)
-        assert reference.score_id(self.deployment()) == ids[0]
+        assert reference.score_id(self.deployment(), "sha256:1") == ids[0]

@@ -410,6 +410,26 @@ class TestChange:
         world.wait(world.engine, NAME)
         assert world.is_converged(before, free)
 
+    @pytest.mark.parametrize("free", ROOM)
+    @pytest.mark.parametrize("error", [LaunchError("rejected", code="replica-rejected"), KeyboardInterrupt()])
+    def test_failure_after_the_score_check_restores_the_reference(self, world, free, error):
+        world.start("one")
+        meanwhile = []
+
+        def wait_admitted(*_):
+            meanwhile.append(world.reference)
+            raise error
+
+        with (
+            mock.patch("ragops.checks.ready.wait_admitted", wait_admitted),
+            pytest.raises(type(error)),
+        ):
+            world.up("one*", free)
+        assert (meanwhile, world.reference) == (["2"], "1")
+        first = world.engine.container(FIRST)
+        assert (first.labels[LABEL_FINGERPRINT], first.status) == ("1", "running")
+        assert world.is_converged("one*", free)
+
 
 def calls_of(before, after, free, folder):
     with living(World(folder)) as world:

@@ -718,6 +718,14 @@ class TestGateway:
         verbs.up(Stack(), gateway_up)
         assert steps[-2:] == [f"{self.FIRST}: ready", f"{RERANKER}: ready"]
 
+    def test_scores_of_another_image_are_checked(self, gateway_up):
+        image = gateway_up.image(Stack().reranker.image)
+        gateway_up.change_image(image.id, tags=())
+        gateway_up.add_image(Stack().reranker.image)
+        (action,) = verbs.plan(Stack(), gateway_up).actions
+        assert isinstance(action, ReplaceContainer)
+        assert action.proof.check is not None
+
     def test_down_removes_all(self, gateway_up, ragflow):
         verbs.down(Stack(), gateway_up)
         assert [one.name for one in gateway_up.containers()] == [ragflow]
