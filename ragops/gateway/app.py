@@ -21,13 +21,13 @@ from . import split
 from .cache import ScoreCache
 from .dispatch import NONE_ADMITTED, Dispatcher, Job, failure
 from .metrics import Metrics
-from .replicas import FAILURES, Pool
+from .replicas import FAILURES, HEALTH_TIMEOUT, JSON, Pool
 from .split import Rerank
 
-MAX_BODY = 32 * 1024 * 1024
+MAX_BODY, IN_FLIGHT = 8 << 20, 16 << 20
+"""Bytes of one request, and of all on their way: a byte needs up to eleven of memory until its response."""
 KEEP_ALIVE = 3.0
 """Less than the 5 s after which vLLM's server closes an idle connection."""
-JSON = "application/json"
 RERANK = ("/v1/rerank", "/rerank", "/v2/rerank")
 READ, COMPUTED = ("/v1/models", "/version", "/openapi.json"), ("/tokenize", "/classify")
 """Requests that one replica gets as they are."""
@@ -45,7 +45,7 @@ class Gateway:
         self.splits = value("SPLIT", "1") != "0"
         self.truncates = value("LONG_DOCUMENTS", "truncate") == "truncate"
         self.key, self.reference = value("KEY_SHA256", ""), value("REFERENCE", "/reference/reference.json")
-        self.metrics = Metrics()
+        self.metrics, self.in_flight = Metrics(), 0
         self.cache = ScoreCache(int(value("CACHE", "0")) if self.splits else 0)
         self.application = Starlette(
             routes=[
@@ -57,7 +57,7 @@ class Gateway:
                 Route("/replicas", self.replicas),
             ],
             lifespan=self._lifespan,
-            exception_handlers={HTTPException: _http_error, ClientDisconnect: _http_error},
+            exception_handlers=dict.fromkeys((HTTPException, ClientDisconnect, Exception), self.error),
         )
 
     @asynccontextmanager
@@ -72,25 +72,38 @@ class Gateway:
             with suppress(asyncio.CancelledError):
                 await watch
 
-    async def _read(self, request: Request) -> bytes:
-        """The body of a request whose key is right."""
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytearray]:
+        """The body of a request whose key is right, until its response."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(key.encode("latin-1")).hexdigest()
         if self.key and not (hmac.compare_digest(digest, self.key.lower()) and scheme.lower() == "bearer"):
             raise HTTPException(401)
+        if not request.headers.get("content-type", "").isprintable():
+            raise HTTPException(400, "Content-Type has a control character")
         if int(request.headers.get("content-length", 0)) > MAX_BODY:
             raise HTTPException(413)
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise HTTPException(413)
-        return bytes(body)
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                self.in_flight += len(chunk)
+                if len(body) > MAX_BODY:
+                    raise HTTPException(413)
+                if self.in_flight > IN_FLIGHT:
+                    raise HTTPException(503, "the requests on their way are too large")
+            yield body
+        finally:
+            self.in_flight -= len(body)
 
     async def rerank(self, request: Request) -> Response:
         """Rank documents; the client's disconnect cancels it."""
+        arrived = asyncio.get_running_loop().time()
+        async with self._body(request) as body:
+            return await self._rank(request, body, arrived)
+
+    async def _rank(self, request: Request, body: bytearray, arrived: float) -> Response:
         loop, headers = asyncio.get_running_loop(), request.headers
-        arrived, body = loop.time(), await self._read(request)
         content, strict = headers.get("content-type", ""), "handling=strict" in headers.get("prefer", "")
         whole = Rerank([len(body)], [b""], body)
         is_json = self.splits and content.lower().split(";")[0] == JSON
@@ -110,18 +123,38 @@ class Gateway:
         own, replicas = (loop.time() - arrived - job.ran) * 1000, job.ran * 1000
         reply.headers["server-timing"] = f"gateway;dur={own:.1f}, replicas;dur={replicas:.1f}"
         late = loop.time() > job.deadline or bool(job.counts["unranked"] and not job.scores)
+        if job.cached:
+            self.cache.hits += job.counts["cached"]
+            self.cache.misses += job.counts["computed"] + job.counts["unranked"]
         self.metrics.request(reply.status_code, loop.time() - arrived, job.counts, late=late)
         return reply
 
     async def forward(self, request: Request) -> Response:
         """Pass a request on to the first admitted replica that responds."""
-        body, content = await self._read(request), request.headers.get("content-type", JSON)
+        content = request.headers.get("content-type", JSON)
         path = f"{request.url.path}?{request.url.query}".rstrip("?")
-        for replica in self.pool.admitted:
-            with suppress(*FAILURES):
-                sent = body if request.method == "POST" else None
-                return await self.pool.send(replica, path, sent, content=content)
+        async with self._body(request) as body:
+            sent, seconds = (body, 0.0) if request.method == "POST" else (None, HEALTH_TIMEOUT)
+            for replica in self.pool.admitted:
+                try:
+                    return await self.pool.send(replica, path, sent, seconds, content)
+                except aiohttp.ClientConnectionError as error:
+                    self.pool.fail(replica, type(error).__name__)
+                except FAILURES:  # none in time, perhaps: the health check decides
+                    continue
         return failure(503, NONE_ADMITTED)
+
+    async def error(self, request: Request, error: Exception) -> Response:
+        """An error of a route, as vLLM has it; 499: the client left while it sent."""
+        status = getattr(error, "status_code", 499 if isinstance(error, ClientDisconnect) else 500)
+        message = getattr(error, "detail", "internal error")
+        if request.url.path in RERANK:
+            self.metrics.counts[f'requests_total{{status="{status}"}}'] += 1
+        if status == 499:
+            return Response(status_code=499)
+        if status in {401, 404, 405}:
+            return JSONResponse({"error" if status == 401 else "detail": message}, status)
+        return failure(status, message)
 
     async def health(self, _: Request) -> Response:
         """200 if a replica is admitted."""
@@ -147,16 +180,6 @@ class Gateway:
             "hour": self.metrics.hour(),
         }
         return JSONResponse({**fields, "replicas": rows})
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    """An error of a route, as vLLM has it."""
-    if not isinstance(error, HTTPException):  # the client left while it sent
-        return Response(status_code=499)
-    if error.status_code == 413:
-        return failure(413, error.detail)
-    name = "error" if error.status_code == 401 else "detail"
-    return JSONResponse({name: error.detail}, error.status_code)
 
 
 async def _leave(request: Request) -> None:

@@ -22,8 +22,9 @@ from .replicas import FAILURES, Pool, Replica
 
 QUEUE = 32
 """Requests that wait for their first share."""
-TRIES = 5
-"""Of one document, each after a failure."""
+TRIES = 4
+"""Of one document, each after a failure. A status of 5xx counts as two: the second is of another replica,
+or of one that has been proved since, so that the document is the cause."""
 LATE, LATE_SECONDS = 1.5, 0.05
 """A share is late after this multiple of its expected time, and what a loaded machine adds to a short one.
 After twice the multiple it comes before documents that are not handed out."""
@@ -31,6 +32,8 @@ TICK = MARGIN_SECONDS = 0.05
 """Between two looks for late shares; from the last score to the last byte of the response."""
 GRACE_SECONDS = 5.0
 """A request on its way waits so long for a replica that is being proved again."""
+BYTES_OF_TOKEN, ANY_LENGTH = 4, 1 << 40
+"""What a token of a long document is taken to have; and the longest one before a model has refused any."""
 RETRY_SECONDS, NONE_ADMITTED = "5", "no replica is admitted"
 
 log = logging.getLogger("gateway")
@@ -109,7 +112,9 @@ class Dispatcher:
         self.pool, self.cache, self.counts = pool, cache, counts
         self.jobs: list[Job] = []
         self.shares: list[Share] = []
-        self.model, self._stranded = "", 0.0
+        self.model, self._stranded = "", -math.inf
+        self.longest = ANY_LENGTH
+        """Bytes that the model takes; the rest of a document is cut, and costs nothing."""
         self._tick: asyncio.TimerHandle | None = None
         pool.changed, pool.switched = self.pump, self.restart
 
@@ -120,11 +125,7 @@ class Dispatcher:
 
     async def rank(self, job: Job) -> Response:
         """The response to a job; its shares are cancelled with it."""
-        if not self.pool.admitted:
-            return failure(503, NONE_ADMITTED)
         self._look_up(job)
-        self.cache.hits += len(job.scores)
-        self.cache.misses += len(job.request.keys) - len(job.scores)
         if job.pending and self.queued >= QUEUE:
             return failure(503, "the queue is full")
         self.jobs.append(job)
@@ -152,9 +153,8 @@ class Dispatcher:
             self._look_up(job)
             if len(job.scores) == len(job.request.keys):
                 self._finish(job, self._merged(job))
-        for replica in sorted(self.pool.admitted, key=lambda replica: replica.pace):
-            if self.jobs and not replica.busy and not replica.reserved:
-                self._occupy(replica, now)
+        for replica in self.pool.free:
+            self._occupy(replica, now)
         if self.pool.admitted or self.shares:
             self._stranded = now
         checking = any(replica.state == "checking" for replica in self.pool.replicas.values())
@@ -172,22 +172,16 @@ class Dispatcher:
             if share := very_late or self._cut(job, replica, now) or late:
                 self.counts['shares_total{outcome="hedged"}'] += len(share.runs)
                 job.first, job.handed = job.first or now, job.handed + 1
-                replica.busy, replica.shares = True, replica.shares + 1
-                share.runs[replica] = task = asyncio.ensure_future(self._run(share, replica, now))
-                task.add_done_callback(partial(self._free, share, replica))
+                replica.shares += 1
+                share.runs[replica] = replica.start(self._run(share, replica, now), self.pump)
                 return
-
-    def _free(self, share: Share, replica: Replica, _: asyncio.Task[None]) -> None:
-        """Free a replica whose share was cancelled before it began: no line of it has run."""
-        if share.runs.pop(replica, None):
-            replica.busy = False
-            self.pump()
 
     def _cut(self, job: Job, replica: Replica, now: float) -> Share | None:
         """The next share of a job; None while its documents are handed out, here or by another job."""
         if not job.pending:
             return None
-        costs, keys, left = job.request.costs, job.request.keys, job.deadline - MARGIN_SECONDS - now
+        costs = [min(cost, self.longest) for cost in job.request.costs]
+        keys, left = job.request.keys, job.deadline - MARGIN_SECONDS - now
         others = [share for share in self.shares if job.cached and now < share.late(LATE)]
         elsewhere = {share.job.request.keys[index] for share in others for index in share.indices}
         waiting = [index for index in job.pending if keys[index] not in elsewhere]
@@ -197,7 +191,8 @@ class Dispatcher:
         paces = [other.seconds(usual) / usual for other in self.pool.admitted]
         cost = split.share_cost(sum(each), sum(costs), job.handed, replica.seconds(usual) / usual, paces)
         if left < math.inf:  # no share is mostly fixed time
-            longest = min(max(split.SHARE_SECONDS, 2 * replica.fixed), left)
+            longest = min(split.SHARE_SECONDS, (job.deadline - job.arrived) / split.LEAST_SHARES)
+            longest = min(max(longest, 2 * replica.fixed), left)
             cost = min(cost, (longest - replica.fixed) / replica.slope)
         number = split.take(each, cost)
         cost = sum(each[:number])
@@ -225,11 +220,10 @@ class Dispatcher:
         except FAILURES as error:
             reply, reason = None, str(error) if isinstance(error, ValueError) else type(error).__name__
         finally:  # also when cancelled
-            seconds, replica.busy, job.ran = loop.time() - began, False, loop.time() - job.first
+            seconds, job.ran = loop.time() - began, loop.time() - job.first
             del share.runs[replica]
             if share not in self.shares and loop.time() > share.late(LATE):  # another replica was faster
                 replica.learn(seconds, share.cost)
-            loop.call_soon(self.pump)
         if reason or not reply:
             self._failed(share, replica, reason, reply)
         elif reply.status_code != 200 or job.request.raw is not None:
@@ -238,7 +232,8 @@ class Dispatcher:
         else:
             self._end(share)
             replica.failures, job.tokens = 0, job.tokens + tokens
-            replica.learn(seconds, share.cost)
+            if not cut:  # how much of it was computed is unknown
+                replica.learn(seconds, share.cost)
             self.counts['shares_total{outcome="ok"}'] += 1
             for index, score in zip(share.indices, scores, strict=True):
                 job.settle(index, score, "computed", cut=index in cut)
@@ -252,6 +247,7 @@ class Dispatcher:
         post = partial(self.pool.send, replica, job.path, content=job.content)
         reply = await post(body=request.body(texts))
         longest = split.over_long(reply.status_code, reply.body) if job.truncate else 0
+        self.longest = longest * BYTES_OF_TOKEN or self.longest
         if longest and not job.limit:  # query and template, as the usage of a short document shows
             short = await post(body=request.body(["."]))
             if short.status_code == 200:  # where texts meet, there may be more tokens than in each
@@ -273,11 +269,15 @@ class Dispatcher:
     def _failed(self, share: Share, replica: Replica, reason: str, reply: Response | None) -> None:
         job, outcome = share.job, "failed"
         log.warning("share of %d documents on %s: %s", len(share.indices), replica.address, reason)
-        self.pool.fail(replica, reason)
+        job.tries.update(dict.fromkeys(share.indices, 2 if reply else 1))
+        last = max(job.tries[index] for index in share.indices) >= TRIES
+        if reply and last:
+            replica.failures = 0
+        else:
+            self.pool.fail(replica, reason)
         if not share.runs and share in self.shares:
             self._end(share)
-            job.tries.update(share.indices)
-            if max(job.tries[index] for index in share.indices) >= TRIES:
+            if last:
                 self._finish(job, reply or failure(503, "every try of a share failed"))
             else:
                 outcome, job.pending = "retried", sorted([*job.pending, *share.indices])
@@ -296,27 +296,32 @@ class Dispatcher:
         if job in self.jobs:
             job.counts["unranked"] = len(job.request.keys) - len(job.scores)
             log.warning("deadline: %d of %d documents are ranked", len(job.scores), len(job.request.keys))
-            nothing = failure(503, "nothing was ranked by the deadline")
-            self._finish(job, self._merged(job) if job.scores else nothing)
+            cause = "its first share takes longer" if job.handed else "no replica was free"
+            message = f"nothing was ranked by the deadline of {job.deadline - job.arrived:.3g} s: {cause}"
+            self._finish(job, self._merged(job) if job.scores else failure(503, message))
 
     def _finish(self, job: Job, reply: Response | None) -> None:
-        """End a job. A share that runs at the deadline runs on for the cache; any other is cancelled."""
+        """End a job. A share that runs at the deadline and is on time runs on for the cache."""
         if job in self.jobs:
             self.jobs.remove(job)
             for share in [share for share in self.shares if share.job is job]:
-                if not (reply and job.counts["unranked"] and self.cache.limit):
+                if reply and job.counts["unranked"] and self.cache.limit:
+                    asyncio.get_running_loop().call_at(share.late(2 * LATE), self._end, share)
+                else:
                     self._end(share)
             if reply and not job.done.done():
                 job.done.set_result(reply)
 
     def _end(self, share: Share) -> None:
-        self.shares.remove(share)
-        for task in share.runs.values():
-            task.cancel()
+        if share in self.shares:
+            self.shares.remove(share)
+            for task in share.runs.values():
+                task.cancel()
 
     def restart(self) -> None:
         """The model has changed: no score of the former one is used."""
         self.cache.clear()
+        self.longest = ANY_LENGTH
         for share in list(self.shares):
             self._end(share)
         for job in self.jobs:

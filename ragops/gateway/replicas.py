@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -20,10 +20,12 @@ import aiohttp
 import orjson
 from starlette.responses import Response
 
-from .split import read_scores
+from .split import Body, read_scores
 
 CHECK_SECONDS, HEALTH_TIMEOUT = 1.0, 3.0
 PROOF_TIMEOUT, SHARE_TIMEOUT = 60.0, 600.0
+AGAIN_TIMEOUT = 10.0
+"""Of an admitted replica's proof: no health check runs meanwhile."""
 JSON = "application/json"
 PROOF_SECONDS = 60.0
 """Between two proofs of an admitted replica, with one reference request each."""
@@ -46,9 +48,8 @@ class Replica:
     reason: str = "not yet proved"
     proved: str = ""
     """Id of the reference that it last passed."""
-    busy: bool = False
-    reserved: bool = False
-    """Whether its next request is a proof."""
+    work: asyncio.Task[None] | None = None
+    """Its share or proof: the last, or the one that runs."""
     missed: int = 0
     """Health checks without a response, in a row."""
     failures: int = 0
@@ -62,6 +63,17 @@ class Replica:
     slope: float = 0.0
     """Seconds of any share, and of each further byte."""
     paces: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=9))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a share or a proof runs; also true of a task that was cancelled and has not ended."""
+        return self.work is not None and not self.work.done()
+
+    def start(self, work: Coroutine[Any, Any, None], ended: Callable[[], None]) -> asyncio.Task[None]:
+        """Run a share or a proof; ``ended`` is called after it, however it ends."""
+        self.work = asyncio.ensure_future(work)
+        self.work.add_done_callback(lambda _: ended())
+        return self.work
 
     def learn(self, seconds: float, cost: int) -> None:
         """Note how long a share took."""
@@ -101,6 +113,13 @@ class Pool:
         """Those that may get requests."""
         return [replica for replica in self.replicas.values() if replica.state == "admitted"]
 
+    @property
+    def free(self) -> list[Replica]:
+        """Those that may get one now, the fastest first; one whose proof is overdue gets that first."""
+        oldest = asyncio.get_running_loop().time() - PROOF_SECONDS
+        free = [replica for replica in self.admitted if not replica.busy and replica.due > oldest]
+        return sorted(free, key=lambda replica: replica.pace)
+
     async def run(self) -> None:
         """Watch names, addresses and the reference until cancelled."""
         self._tasks.update((host, asyncio.ensure_future(self._watch_name(host))) for host in self.hosts)
@@ -120,8 +139,8 @@ class Pool:
                 fields = orjson.loads(self.path.read_bytes())
                 if fields["id"] and fields["tolerance"] >= 0 and fields["requests"][0]["scores"]:
                     self.reference, self._version = fields, version
-                for replica in self.replicas.values():
-                    replica.due = 0.0
+                    for replica in self.replicas.values():
+                        replica.due = 0.0
 
     async def _watch_name(self, host: str) -> None:
         name, _, port = host.rpartition(":")
@@ -160,7 +179,7 @@ class Pool:
         self.change(replica, state, reason)
 
     async def send(
-        self, replica: Replica, path: str, body: bytes | None, seconds: float = 0.0, content: str = JSON
+        self, replica: Replica, path: str, body: Body | None, seconds: float = 0.0, content: str = JSON
     ) -> Response:
         """Send a request: GET without a body.
 
@@ -198,22 +217,20 @@ class Pool:
             self.change(replica, "checking", "not yet proved")
         if not healthy or not self.reference:
             return
-        overdue = asyncio.get_running_loop().time() - replica.due
-        if overdue >= 0 and not replica.busy:
-            await self._prove(replica, self.reference)
-        replica.reserved = overdue > PROOF_SECONDS and replica.busy
+        if asyncio.get_running_loop().time() >= replica.due and not replica.busy:
+            await replica.start(self._prove(replica, self.reference), self.changed)
 
     async def _prove(self, replica: Replica, reference: dict[str, Any]) -> None:
-        loop, items = asyncio.get_running_loop(), reference["requests"]
+        loop, items, timeout = asyncio.get_running_loop(), reference["requests"], PROOF_TIMEOUT
         if replica.state == "admitted" and replica.proved == reference["id"]:
-            items = items[:1]
-        replica.busy, reason = True, ""
+            items, timeout = items[:1], AGAIN_TIMEOUT
         state: State = "checking"
+        reason = ""
         try:
             for item in items:
                 began = loop.time()
                 body = orjson.dumps({"query": item["query"], "documents": item["documents"]})
-                reply = await self.send(replica, "/v1/rerank", body, PROOF_TIMEOUT)
+                reply = await self.send(replica, "/v1/rerank", body, timeout)
                 if reply.status_code != 200:
                     raise ValueError(f"HTTP {reply.status_code}")
                 scores, _, _ = read_scores(reply.body, len(item["documents"]))
@@ -225,8 +242,6 @@ class Pool:
                     raise ValueError(f"scores differ by {off:.3g}")
         except FAILURES as error:
             reason = f"reference request: {error if isinstance(error, ValueError) else type(error).__name__}"
-        finally:
-            replica.busy = False
         self._judge(replica, reference, state, reason)
 
     def _judge(self, replica: Replica, reference: dict[str, Any], state: State, reason: str) -> None:
@@ -236,10 +251,10 @@ class Pool:
         if reason and replica.state == "admitted" and self.serving != reference["id"]:
             replica.due = now + LONGEST_PAUSE / 3  # serves the former model
         elif reason:
-            served = replica.state == "admitted"
             self.fail(replica, reason, state)
-            if served and state == "rejected":  # its scores are in the cache, and in requests on their way
-                self.switched()
+            if state == "rejected" and replica.proved == self.serving:
+                replica.proved = ""
+                self.switched()  # scores since its last proof are in the cache, and in requests on their way
         else:
             replica.proved, replica.due = reference["id"], now + PROOF_SECONDS
             replica.failures *= replica.state != "admitted"  # it has been right for a minute

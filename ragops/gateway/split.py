@@ -10,12 +10,17 @@ from typing import Any
 
 import orjson
 
+Body = bytes | bytearray
 SHARE_SECONDS = 2.0
 """Most predicted work of a share when there is a deadline: what has ended by then counts."""
+LEAST_SHARES = 8
+"""Shares for which a short deadline has time."""
 LEAST_SECONDS = 0.05
 """Least predicted work of a share: a smaller one costs more than it gains."""
 EVEN = 1.4
 """Paces that differ by no more than this factor count as equal."""
+MOST_DOCUMENTS, MOST_COMMAS = 10_000, 500_000
+"""Of a request that is divided: each value needs up to some hundred bytes of memory beside its text."""
 _OVER_LONG = re.compile(rb"context length is (\d+) tokens")
 
 
@@ -27,7 +32,7 @@ class Rerank:
     """UTF-8 bytes of the query and each document; tokens are unknown here."""
     keys: list[bytes]
     """A digest of all that a document's score depends on."""
-    raw: bytes | None = None
+    raw: Body | None = None
     """The body of a request that goes to one replica as it is."""
     documents: Sequence[str] = ("",)
     top_n: int = 0
@@ -35,26 +40,31 @@ class Rerank:
     fields: dict[str, Any] | None = None
     """The query and all others; every share has them."""
 
-    def body(self, texts: Sequence[str], **fields: Any) -> bytes:
+    def body(self, texts: Sequence[str], **fields: Any) -> Body:
         """The request for some texts."""
         shared = {**(self.fields or {}), "documents": texts, **fields}
         return orjson.dumps(shared) if self.raw is None else self.raw
 
 
-def parse(body: bytes, identity: str = "") -> Rerank:
+def parse(body: Body, identity: str = "") -> Rerank:
     """Read a request; one that only a replica can judge, or that can't be split, stays as it is."""
     whole = Rerank([len(body)], [b""], body)
-    try:
-        fields = dict(orjson.loads(body))
-    except (ValueError, TypeError):  # also NaN and lone surrogates, which vLLM's parser takes
+    if body.count(b",") > MOST_COMMAS:
         return whole
-    query, texts, top_n = fields.get("query"), fields.pop("documents", None), fields.pop("top_n", 0)
-    texts, own_identity = [texts] if isinstance(texts, str) else texts, fields.pop("request_id", "")
+    try:
+        fields = orjson.loads(body)
+        query, texts, top_n = fields.get("query"), fields.pop("documents", None), fields.pop("top_n", 0)
+        own_identity = fields.pop("request_id", "")
+        context = hashlib.sha256(orjson.dumps(fields, None, orjson.OPT_SORT_KEYS))
+    except (ValueError, TypeError, AttributeError):  # also NaN and lone surrogates, which vLLM's parser takes
+        return whole
+    texts, costs, keys = [texts] if isinstance(texts, str) else texts, [], []
     if not (isinstance(query, str) and isinstance(texts, list) and isinstance(own_identity, str)):
         return whole
-    if not texts or not all(isinstance(text, str) for text in texts) or type(top_n) is not int or top_n < 0:
+    if not all(isinstance(text, str) for text in texts) or type(top_n) is not int or top_n < 0:
         return whole
-    context, costs, keys = hashlib.sha256(orjson.dumps(fields, None, orjson.OPT_SORT_KEYS)), [], []
+    if not 0 < len(texts) <= MOST_DOCUMENTS:
+        return whole
     for text in texts:
         digest, encoded = context.copy(), text.encode()
         digest.update(encoded)

@@ -6,7 +6,7 @@ import pytest
 
 from ragops.gateway import dispatch, replicas, split
 from tests.support.gateway import serving
-from tests.support.replicas import Replica, response
+from tests.support.replicas import Replica, _write, response
 
 TEXTS = [f"document {number} " * (3 + number % 5) for number in range(24)]
 
@@ -107,5 +107,155 @@ def test_a_share_that_is_cancelled_before_it_starts_frees_its_replica(tmp_path):
             async with asyncio.timeout(5):
                 assert (await request).json()["results"] == right()
             assert not replica.busy
+
+    asyncio.run(scenario())
+
+
+class Special(Replica):
+    """A stub replica whose requests with one text go wrong."""
+
+    async def _rerank(self, reader, writer, body):
+        if b"poison" in body:
+            return await _write(writer, 500, {"error": {"message": "Out of range float values", "code": 500}})
+        if b"lost" in body:
+            await asyncio.sleep(3600)
+        return await super()._rerank(reader, writer, body)
+
+
+def test_a_duplicate_that_is_cancelled_before_its_first_step_leaves_its_replica_free(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Replica(), Replica()) as gateway:
+            send, held = gateway.pool.send, []
+
+            async def hold(replica, path, body, *rest, **fields):
+                reply = await send(replica, path, body, *rest, **fields)
+                if body and b"one text" in body:
+                    held.append(asyncio.get_running_loop().create_future())
+                    await held[-1]
+                return reply
+
+            gateway.pool.send = hold
+            sent = asyncio.ensure_future(gateway.rerank(documents=["one text"]))
+            await gateway.until(lambda: held)
+            [share] = gateway.dispatcher.shares
+            share.began -= 1000.0
+            held[0].set_result(None)  # it ends in the turn of the loop ...
+            gateway.dispatcher.pump()  # ... in which it is sent once more
+            assert len(share.runs) == 2
+            assert (await sent).status_code == 200
+            await gateway.until(lambda: not any(one.busy for one in gateway.pool.replicas.values()))
+
+    asyncio.run(scenario())
+
+
+def test_scores_of_a_replica_that_failed_before_it_was_rejected_leave_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "LONGEST_PAUSE", 0.05)
+
+    async def scenario():
+        async with serving(tmp_path, stub := Replica(), cache=1000) as gateway:
+            [replica] = gateway.pool.replicas.values()
+            stub.behave(fault="wrong")
+            assert (await gateway.rerank(documents=TEXTS)).json()["results"] != right()
+            gateway.pool.fail(replica, "of a share")
+            await gateway.until(lambda: replica.state == "rejected")
+            assert not gateway.gateway.cache
+            stub.behave(fault="")
+            await gateway.admitted(1)
+            assert (await gateway.rerank(documents=TEXTS)).json()["results"] == right()
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_response_holds_no_replica_after_the_deadline(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Special(), cache=1000, deadline=1) as gateway:
+            assert (await gateway.rerank(documents=["lost"])).status_code == 503
+            await gateway.until(lambda: not gateway.dispatcher.shares)
+            assert (await gateway.rerank(documents=["another"])).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_documents_that_are_cut_teach_no_pace_and_cost_what_is_left_of_them(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Replica(per_byte=1e-6, max_tokens=500), deadline=60) as gateway:
+            [replica] = gateway.pool.replicas.values()
+            before = list(replica.paces)
+            reply = await gateway.rerank(documents=["long " * 20000])
+            assert (reply.status_code, reply.headers["x-truncated"]) == (200, "1")
+            assert list(replica.paces) == before
+            assert gateway.dispatcher.longest == 500 * dispatch.BYTES_OF_TOKEN
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_document_that_vllm_fails_on_is_no_fault_of_the_replicas(tmp_path, number):
+    async def scenario():
+        async with serving(tmp_path, *(Special() for _ in range(number))) as gateway:
+            for _ in range(3):
+                poison = asyncio.ensure_future(gateway.rerank(documents=["poison", "x"]))
+                while not poison.done():
+                    assert (await gateway.rerank(documents=TEXTS)).status_code == 200
+                reply = await poison
+                assert (reply.status_code, reply.json()["error"]["message"][:12]) == (500, "Out of range")
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_that_hangs_in_its_periodic_proof_is_taken_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "AGAIN_TIMEOUT", 0.1)
+
+    async def scenario():
+        async with serving(tmp_path, stub := Replica()) as gateway:
+            [replica] = gateway.pool.replicas.values()
+            stub.behave(fault="hang")
+            replica.due = 0.0
+            await gateway.until(lambda: replica.state == "down")
+            assert (await gateway.rerank(documents=TEXTS)).status_code == 503
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_whose_proof_is_overdue_gets_that_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "CHECK_SECONDS", 0.2)
+
+    async def scenario():
+        async with serving(tmp_path, stub := Replica()) as gateway:
+            [replica] = gateway.pool.replicas.values()
+            replica.due, proofs = -1000.0, stub.counts["requests"]
+            assert gateway.pool.free == []
+            assert (await gateway.rerank(documents=["one"])).status_code == 200
+            assert stub.counts["requests"] == proofs + 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("deadline", "seconds"), [(60, 2.0), (8, 1.0)])
+def test_a_share_takes_a_fraction_of_a_short_deadline(tmp_path, deadline, seconds):
+    async def scenario():
+        async with serving(tmp_path, stub := Replica(), deadline=deadline) as gateway:
+            stub.behave(fixed=3600)
+            [replica] = gateway.pool.replicas.values()
+            replica.paces.clear()
+            replica.learn(0.01, 10)
+            sent = asyncio.ensure_future(gateway.rerank(documents=[f"{number:91}" for number in range(100)]))
+            await gateway.until(lambda: gateway.dispatcher.shares)
+            [share] = gateway.dispatcher.shares
+            assert share.expected == pytest.approx(seconds, abs=0.11)
+            sent.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_in_which_no_document_fits_is_an_error_that_says_so(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, stub := Replica(), deadline=0.3) as gateway:
+            stub.behave(fixed=3600)
+            replies = await asyncio.gather(*(gateway.rerank(str(number), TEXTS) for number in range(2)))
+            messages = {reply.json()["error"]["message"] for reply in replies}
+            assert [reply.status_code for reply in replies] == [503, 503]
+            assert len(messages) == 2
+            assert all("0.3 s" in message for message in messages)
 
     asyncio.run(scenario())
