@@ -175,7 +175,7 @@ def _is_open_inside(engine: Engine, reranker: str, image: str) -> bool:
 
 def _check_failed(failure: Failure) -> Check:
     title, step = TITLES[failure.layer], failure.step
-    if failure.layer == "routes":
+    if failure.layer == "routes" and step.status:  # without a response nothing below is tested
         return Check(title, "skip", f"the server lists no routes ({step.detail[:80]})")
     if failure.layer in {"health", "models"} and step.status in _NO_ROUTE:
         return Check(title, "warn", f"no such route here ({step.detail[:80]})", _OTHER_SERVER)

@@ -74,7 +74,7 @@ def test_ragflows_calls_are_timed(engine, declared, running, client, monkeypatch
     assert "1 chunks in " in result[budget.IN_TIME].detail
     assert result[budget.REGISTRATION].status == "ok"
     assert result[budget.LONG].status == "warn"
-    assert "is cut by RAGFlow" in result[budget.LONG].detail  # as by the newest release
+    assert "is cut by the gateway" in result[budget.LONG].detail  # as by the newest release
     assert steps.done
 
 
@@ -109,7 +109,7 @@ def test_whole_calls_fit_and_are_counted_in_tokens(engine, declared, running, cl
     assert [item.documents for item in seen.calls][:2] == list(calls.RAMP)
     assert min(item.documents for item in seen.calls[2:]) >= 64
     assert all(item.tokens > item.documents for item in seen.calls)
-    assert (seen.too_long.status, "maximum context length" in seen.too_long.text) == (400, True)
+    assert seen.too_long.status == 200  # the gateway truncates
 
 
 def test_wrong_path_and_wrong_model_are_told_apart(ask):

@@ -117,6 +117,14 @@ def test_route_that_another_server_lacks_is_a_warning(step):
     assert (found.name, found.status) == (TITLES[step], "warn")
 
 
+def test_routes_without_a_response_are_a_failure():
+    """As of a gateway whose only replica hangs: no layer below is tested."""
+    steps = {layer: answer().steps[layer] for layer in ("dns", "tcp", "health")}
+    steps["routes"] = Step(False, "timed out", error="TimeoutError")
+    checks = judge(ProbeResult("python", steps))
+    assert [check.status for check in checks][:4] == ["ok", "ok", "ok", "fail"]
+
+
 def test_list_of_routes_that_another_server_lacks_is_skipped():
     statuses = [check.status for check in judge(answer("routes", "HTTP 404", status=404))]
     assert statuses == ["ok", "ok", "ok", "skip", "ok", "ok"]
