@@ -62,8 +62,8 @@ def provenance(recorded: dict[str, Any]) -> Iterator[str]:
 
 def gateway(recorded: dict[str, Any]) -> Iterator[str]:
     """A row for each fault under load: requests, how many failed, and when full speed was back."""
-    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 34 10 10 10 12 24"]
-    yield from ["   :class: ragops-fields", ""]
+    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 26 15 13 13 12 21"]
+    yield from ["   :class: ragops-wide", ""]
     yield from row_of(("fault", "requests", "failed", "slowest", "full speed after", "reported state"))
     for row in recorded["rows"]:
         failed = f"{row['failed']} ({row['exception']})" if row["failed"] else "0"
