@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import hashlib
 import ipaddress
 import os
 import re
@@ -94,7 +95,6 @@ _Name = Annotated[
         "2 to 63 letters, digits, '_', '.' or '-', the first a letter or digit",
     ),
 ]
-_SHORT = _where(lambda name: len(name) <= 54, "at most 54 characters")  # with -replicas 63, as in DNS
 _OTHER_NETWORK = _matching(r"(?!(?:host|none|bridge|default)$).*", "it is one of Docker's own networks")
 _Image = Annotated[str, _matching(_IMAGE, "give an image name such as 'vllm-cpu:latest'", 512)]
 _Folder = Annotated[Path, _printable(4096)]
@@ -194,9 +194,7 @@ class Network(_Table):
 class Reranker(_Table):
     """``[reranker]``: the vLLM container."""
 
-    name: Annotated[_Name, _where(lambda name: len(name) <= 54, "at most 54 characters")] = (
-        "ragflow-vllm-reranker"
-    )
+    name: _Name = "ragflow-vllm-reranker"
     """Container name, and so the host name in the network. It is the gateway's, and vLLM's containers are
     ``NAME-1`` and so on; without a gateway it is vLLM's."""
     replicas: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
@@ -251,8 +249,8 @@ class Reranker(_Table):
 class Gateway(_Table):
     """``[gateway]``: the service between RAGFlow and vLLM; ``gateway = false`` before all tables omits it."""
 
-    deadline: Literal["auto", False] | _Seconds = "auto"
-    """Seconds until the response, with the documents ranked by then; ``auto`` is the timeout of the found
+    deadline: Literal["auto", False] | Annotated[_Seconds, Field(ge=1)] = "auto"
+    """Seconds until the response, at least 1, with the documents ranked by then; ``auto`` is the timeout of the found
     RAGFlow minus a tenth, ``false`` waits for all documents."""
     cache: Literal[False] | _Count = 100_000
     """Scores of earlier requests that are kept, about 240 bytes each; ``false`` keeps none."""
@@ -314,7 +312,10 @@ class Stack(_Table):
     @property
     def replicas_alias(self) -> str:
         """The name in the network that stands for all replicas; no container has it."""
-        return f"{self.reranker.name}-replicas"
+        name = self.reranker.name
+        if len(name) > 54:  # a name of DNS has at most 63 characters
+            name = f"{name[:45]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return f"{name}-replicas"
 
     @field_validator("gateway")
     @classmethod
@@ -398,10 +399,12 @@ def edited(file: Path, settings: Mapping[str, str | int | bool]) -> str:
     """
     what, hint = f"can't read {file}", "name another with --stack FILE"
     with file_errors(StackError, what, file, code="stack-unreadable", hint=hint):
-        document: Any = tomlkit.parse(file.read_bytes().decode() if file.exists() else "")
+        text = file.read_bytes().decode() if file.exists() else ""
+        mark = text[: text.startswith("\ufeff")]  # which Windows' editors write
+        document: Any = tomlkit.parse(text.removeprefix(mark))
         document.setdefault("reranker", tomlkit.table()).update(settings)
         parse(text := tomlkit.dumps(document), file)
-        return text
+        return mark + text
 
 
 def write_settings(file: Path, settings: Mapping[str, str | int | bool]) -> None:

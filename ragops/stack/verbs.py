@@ -28,7 +28,7 @@ from ragops.configuration import (
 )
 from ragops.docker.engine import observe
 from ragops.docker.objects import ImageState
-from ragops.errors import EngineError, NotFoundError, RagflowError
+from ragops.errors import EngineError, LockedError, NotFoundError, RagflowError
 from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.ragflow.api import rerank_base
@@ -207,6 +207,7 @@ def scale(replicas: int, file: Path | str | None = None, engine: Engine | None =
 
     Raises:
         StackError: This machine has no place for so many; then nothing is written.
+        LockedError: Another ragops process changes the stack; the file is as before.
         RagopsError: As for :func:`up`.
     """
     path, settings = configuration_file(file), {"replicas": replicas}
@@ -215,9 +216,14 @@ def scale(replicas: int, file: Path | str | None = None, engine: Engine | None =
     _ = session.deployment  # raises an error where the replicas have no place
     if not path.exists():
         step(f"{path} is created")
+    before = path.read_bytes() if path.exists() else None
     write_settings(path, settings)
     step(f"{path}: reranker.replicas = {replicas}")
-    return up(load(path), session.engine)
+    try:
+        return up(load(path), session.engine)
+    except LockedError:  # ragops watch would apply it later
+        path.unlink() if before is None else path.write_bytes(before)
+        raise
 
 
 def status(stack: Stack, engine: Engine | None = None) -> Status:
@@ -268,7 +274,7 @@ def verify(
     error = None if state else ready.problem(engine, name, reranker)
     if error and error.code != "reranker-hangs":  # a health check may be older than the last unpause
         return Report(title, (Check(RUNS, "fail", error.message, error.hint),), notes)
-    names = [spec.name for spec in deployment.replicas] if is_gateway else []
+    names = _replica_names(stack, observe(engine)) if is_gateway else ()
     admitted = check_replicas(ready.replica_states(engine, names, state))
     if any(check.status == "fail" for check in admitted):
         return Report(title, tuple(admitted), notes)
@@ -481,10 +487,10 @@ def _free_memory(session: Session, changes: Plan, observed: Observed) -> int:
 def _status(session: Session, found: _Images, observed: Observed) -> Status:
     stack, deployment = session.stack, session.deployment
     reranker = observed.container(stack.reranker.name)
-    replicas = tuple(filter(None, map(observed.container, stack.replica_names))) if stack.gateway_used else ()
     behind = reranker is not None and reranker.role == gateways.ROLE
+    names = _replica_names(stack, observed) if behind or stack.gateway_used else ()
     state = gateways.read_state(session.engine, stack.reranker.name) if behind else None
-    admission = ready.replica_states(session.engine, stack.replica_names if behind else (), state)
+    admission = ready.replica_states(session.engine, names if behind else (), state)
     own = ready.problem(session.engine, reranker.name, reranker) if reranker and not state else None
     return Status(
         stack=stack,
@@ -492,7 +498,7 @@ def _status(session: Session, found: _Images, observed: Observed) -> Status:
         substitute=deployment.model.substitute,
         network=observed.network(stack.network.name),
         reranker=reranker,
-        replicas=replicas,
+        replicas=tuple(filter(None, map(observed.container, names))),
         ragflow=discovery.find(observed.containers, stack.ragflow),
         drift=_plan(session, found, observed),
         host_url=session.host_url(reranker),
@@ -500,6 +506,13 @@ def _status(session: Session, found: _Images, observed: Observed) -> Status:
         admission=admission,
         problem=next(filter(None, (own, *(status.problem for status in admission))), None),
     )
+
+
+def _replica_names(stack: Stack, observed: Observed) -> tuple[str, ...]:
+    """The replicas behind the gateway: the configured ones, or those of one that is to be removed."""
+    if stack.gateway_used:
+        return stack.replica_names
+    return tuple(replica.name for replica in observed.rerankers(stack.reranker.name))
 
 
 def _model_notes(deployment: Deployment) -> Iterator[str]:
@@ -512,3 +525,5 @@ def _model_notes(deployment: Deployment) -> Iterator[str]:
         yield f"{model.name} is a substitute model: {model.substitute}"
     if model.int8_bytes and (reason := int8.unfit(deployment.host)):
         yield f"{model.name}: {reason}"
+    if deployment.gateway and deployment.stack.gateway and deployment.stack.gateway.key_file:
+        yield "RAGFlow sends the key that it was registered with: after a change of key_file, ragops register"

@@ -143,6 +143,7 @@ FILES = {
     "dotted": b"reranker.port = 9000\n\n[network]\nname='xx'\n",
     "no table": b'[network]\nname = "xx"\n',
     "array": b'[ragflow]\ncontainers = [\n  "aa",   # first\n\n  "bb",\n]\n[reranker]\nport=1\n',
+    "byte order mark": b"\xef\xbb\xbf[reranker]\nport = 1\n",
     "empty": b"",
 }
 
@@ -163,9 +164,11 @@ class TestFile:
             [b"[reranker]\n"],
         )
         changed = load(file)
-        expected = parse(content.decode()).reranker.model_copy(update={"block_size": 128, "eager": True})
+        expected = parse(content.decode("utf-8-sig")).reranker.model_copy(
+            update={"block_size": 128, "eager": True}
+        )
         assert changed.model_dump() == {
-            **parse(content.decode()).model_dump(),
+            **parse(content.decode("utf-8-sig")).model_dump(),
             "reranker": expected.model_dump(),
         }
 

@@ -333,13 +333,20 @@ class TestGateway:
             ("[gateway]\nlong_documents = 'cut'", "2: gateway.long_documents", "'truncate' or 'error'"),
             ("[reranker]\nreplicas = 0", "2: reranker.replicas", "greater than or equal to 1"),
             ("[reranker]\nreplicas = 65", "2: reranker.replicas", "less than or equal to 64"),
-            (f"[reranker]\nname = '{'a' * 55}'", "2: reranker.name", "54 characters"),
+            ("[gateway]\ndeadline = 0.05", "2: gateway.deadline", ""),
+            (f"[reranker]\nname = '{'a' * 64}'", "2: reranker.name", "63 letters"),
         ],
     )
     def test_wrong_values(self, text, place, reason):
         error = refused(text)
         assert error.message.startswith(f"ragops.toml:{place} = ")
         assert reason in error.evidence
+
+    @pytest.mark.parametrize("length", [54, 55, 63])
+    def test_long_names_have_an_alias_that_dns_takes(self, length):
+        aliases = [parse(f"[reranker]\nname = '{'a' * (length - 1)}{last}'").replicas_alias for last in "bc"]
+        assert {len(alias) for alias in aliases} == {63}
+        assert len(set(aliases)) == 2
 
     def test_unknown_key(self):
         error = refused("[gateway]\ndeadlin = 5")

@@ -12,7 +12,7 @@ import pytest
 
 import ragops
 from ragops.checks import connection, rules, verify
-from ragops.configuration import Ragflow, Reranker, Stack, home, load
+from ragops.configuration import Gateway, Ragflow, Reranker, Stack, home, load
 from ragops.docker.objects import LABEL_CONFIG, LABEL_MODEL
 from ragops.errors import (
     EngineError,
@@ -726,6 +726,25 @@ class TestGateway:
         assert isinstance(action, ReplaceContainer)
         assert action.proof.check is not None
 
+    def test_a_key_has_to_be_registered(self, gateway_up, tmp_path):
+        key = tmp_path / "key"
+        key.write_text("a-key")
+        stack = Stack(gateway=Gateway(key_file=key))
+        for changes in (verbs.plan(stack, gateway_up), verbs.up(stack, gateway_up).drift):
+            assert any("ragops register" in note for note in changes.notes)
+        assert any("ragops register" in note for note in verbs.verify(stack, gateway_up).notes)
+        assert not any("ragops register" in note for note in verbs.plan(Stack(), gateway_up).notes)
+
+    def test_replicas_of_a_gateway_that_is_configured_off_until_up(self, gateway_up):
+        status = verbs.status(STACK, gateway_up)
+        assert status.problem is None
+        assert [(one.name, one.problem) for one in status.admission] == [(self.FIRST, None)]
+        assert [one.name for one in status.replicas] == [self.FIRST]
+        (admitted,) = [
+            check for check in verbs.verify(STACK, gateway_up).checks if check.name == verify.ADMITTED
+        ]
+        assert admitted.status == "ok"
+
     def test_down_removes_all(self, gateway_up, ragflow):
         verbs.down(Stack(), gateway_up)
         assert [one.name for one in gateway_up.containers()] == [ragflow]
@@ -745,6 +764,16 @@ class TestScale:
         assert [one.name for one in verbs.scale(1, file, serving).replicas] == ["rr-1"]
         assert serving.container("rr-2") is None
         assert load(file).reranker.replicas == 1
+
+    @pytest.mark.parametrize("text", [FILE, None])
+    def test_another_process_has_the_lock(self, serving, tmp_path, text):
+        file = tmp_path / "ragops.toml"
+        if text:
+            file.write_text(text)
+        name = load(file).reranker.name if text else RERANKER
+        with lock(serving.state().id, name), pytest.raises(LockedError):
+            verbs.scale(2, engine=serving)
+        assert (file.read_text() if file.exists() else None) == text
 
     def test_creates_the_file(self, serving, ragflow, tmp_path, steps):
         assert len(verbs.scale(2, engine=serving).replicas) == 2
