@@ -250,8 +250,8 @@ class Gateway(_Table):
     """``[gateway]``: the service between RAGFlow and vLLM; ``gateway = false`` before all tables omits it."""
 
     deadline: Literal["auto", False] | Annotated[_Seconds, Field(ge=1)] = "auto"
-    """Seconds until the response, at least 1, with the documents ranked by then; ``auto`` is the timeout of the found
-    RAGFlow minus a tenth, ``false`` waits for all documents."""
+    """Seconds until the response, 1 or more, with the documents ranked by then; ``auto`` is the timeout of
+    the found RAGFlow minus a tenth, ``false`` waits for all documents."""
     cache: Literal[False] | _Count = 100_000
     """Scores of earlier requests that are kept, about 240 bytes each; ``false`` keeps none."""
     long_documents: Literal["truncate", "error"] = "truncate"

@@ -12,6 +12,7 @@ import pwd
 import re
 import shutil
 import socket
+from contextlib import suppress
 from dataclasses import asdict, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,7 +24,7 @@ from ragops.docker import engine as docker_engine
 from ragops.docker import objects
 from ragops.docker.engine import observe
 from ragops.docker.objects import OLDEST_API, SNAP, differences, moves_route
-from ragops.errors import RagopsError
+from ragops.errors import ModelError, RagopsError
 from ragops.ragflow import discovery, releases
 from ragops.reranker import files, gateway, int8, options, sizing
 from ragops.reranker import image as images
@@ -83,7 +84,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
             ("names", lambda: _names(stack, observed)),
             ("network", lambda: _network(stack, observed)),
             ("RAGFlow", lambda: check_ragflow(options.closed(stack, state), observed.containers)),
-            ("deadline", lambda: _deadline(stack, observed.containers)),
+            ("deadline", lambda: _deadline(stack, observed.containers, reranker)),
         )
     host_checks = run_checks(
         ("architecture", lambda: _architecture(image)),
@@ -407,8 +408,9 @@ def _names(stack: Stack, observed: Observed) -> Check:
     replicas = stack.replica_names if stack.gateway_used else ()
     alias = (stack.replicas_alias,) if replicas else ()  # Docker's DNS has names and aliases
     for container in filter(None, map(observed.container, (name, *replicas, *alias))):
-        if not container.ours or container.name in alias:
-            detail = f"a container that ragops did not create is named {container.name} ({container.image})"
+        if container not in observed.stack(name) or container.name in alias:
+            created = "a container that ragops did not create for this stack"
+            detail = f"{created} is named {container.name} ({container.image})"
             remedy = f"docker rename {container.name} my-{container.name}, or set name under [reranker]"
             return Check("names", "fail", detail, remedy)
     if any(volume.name == cache and not volume.ours for volume in observed.volumes):
@@ -447,7 +449,9 @@ def check_ragflow(stack: Stack, containers: tuple[ContainerState, ...]) -> Itera
         yield _ragflow(ragflow, stack)
 
 
-def _deadline(stack: Stack, containers: tuple[ContainerState, ...]) -> list[Check]:
+def _deadline(
+    stack: Stack, containers: tuple[ContainerState, ...], reranker: ContainerState | None
+) -> list[Check]:
     """What the gateway's deadline means for RAGFlow; nothing without a gateway."""
     if not stack.gateway_used:
         return []
@@ -461,6 +465,10 @@ def _deadline(stack: Stack, containers: tuple[ContainerState, ...]) -> list[Chec
         gateway.deadline(stack, release.timeout),
         f"RAGFlow {release.name} waits {release.timeout:g} s",
     )
+    folder = models.named_folder(stack) or (reranker.model if reranker else None)
+    with suppress(ModelError):  # another check has the error
+        if folder and not options.known(models.describe(folder, stack.reranker.kind)).splits:
+            seconds = 0.0  # it compares the documents of a request with each other
     if not seconds:
         return [Check(title, "ok", f"none: {waits}, and gets no ranking from a slower request")]
     if seconds >= release.timeout:

@@ -148,8 +148,8 @@ def check_replicas(states: Sequence[ReplicaStatus]) -> list[Check]:
 
 def outside_note(url: str, reranker: ContainerState) -> str:
     """What a request from this host does not show of a RAGFlow that runs elsewhere."""
-    host, own = urlsplit(url).hostname or "", {endpoint.address for endpoint in reranker.endpoints}
-    if host in {"localhost", "::1", *own} or host.startswith("127."):
+    host = urlsplit(url).hostname or ""
+    if is_local(host, reranker):
         needs = f"{host} is an address of this host alone, and only a RAGFlow on this host reaches it"
     else:
         needs = (
@@ -158,6 +158,14 @@ def outside_note(url: str, reranker: ContainerState) -> str:
         )
     tested = "ragops register --address lets RAGFlow itself test the address"
     return f"this host sent the requests, not RAGFlow: {needs}. {tested}"
+
+
+def is_local(host: str, reranker: ContainerState | None) -> bool:
+    """Whether an address of the reranker is one of this host alone."""
+    own = {endpoint.address for endpoint in reranker.endpoints} if reranker else set()
+    with suppress(ValueError):
+        return host in own or _is_loopback(host)
+    return host == "localhost"
 
 
 def check_exposure(engine: Engine, stack: Sequence[ContainerState], image: str) -> list[Check]:

@@ -114,7 +114,7 @@ def container_spec(
     key = read_key(stack).get_secret_value()
     environment = {
         "GATEWAY_REPLICAS": f"{stack.replicas_alias}:{PORT}",
-        "GATEWAY_DEADLINE": f"{deadline(stack, timeout):g}",
+        "GATEWAY_DEADLINE": f"{deadline(stack, timeout) if splits else 0:g}",
         "GATEWAY_CACHE": f"{gateway.cache or 0:d}",
         "GATEWAY_LONG_DOCUMENTS": gateway.long_documents,
         "GATEWAY_SPLIT": f"{splits:d}",

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
+from ragops.checks.verify import is_local
 from ragops.configuration import home
 from ragops.docker import engine as docker_engine
 from ragops.errors import EngineError, RagflowError, StackError, file_errors
@@ -131,8 +132,7 @@ def register(
         StackError: An address, an id or a key can't be sent, or an address for other machines has no key.
     """
     spec = (spec or registration_spec(stack)).checked()
-    local = urlsplit(spec.base_url).hostname in {stack.reranker.name, "127.0.0.1", "::1", "localhost"}
-    if stack.gateway_used and spec.key == DEFAULT_KEY and not local:
+    if stack.gateway_used and spec.key == DEFAULT_KEY and not _is_local(stack, spec, engine):
         raise StackError(
             f"the gateway has no key, and {spec.base_url} leads to it from other machines",
             code="gateway-open",
@@ -159,6 +159,16 @@ def register(
             count = registrar.search(model_id(registrar.release, spec))
             notes = (*notes, f"dataset {spec.dataset}: {count} chunks were ranked with it")
         return registrar.registration(state, sent, notes)
+
+
+def _is_local(stack: Stack, spec: RegistrationSpec, engine: Engine | None) -> bool:
+    """Whether the address leads to the gateway from this host and its containers only."""
+    host, name = urlsplit(spec.base_url).hostname or "", stack.reranker.name
+    if host == name.lower() or is_local(host, None):
+        return True
+    with suppress(EngineError):
+        return is_local(host, (engine or docker_engine.connect()).container(name))
+    return False
 
 
 def unregister(

@@ -17,6 +17,7 @@ from ragops.configuration import Gateway, Network, Reranker, Stack, parse
 from ragops.docker.objects import LABEL
 from ragops.errors import EngineError
 from ragops.reranker import host as hosts
+from ragops.reranker import options
 from ragops.reranker.host import Core, Node
 
 STACK = Stack()
@@ -557,6 +558,19 @@ class TestReplicas:
         assert (found.status, found.detail.startswith(words)) == (status, True)
         if status == "fail":
             assert doctor(declared(found.remedy))["deadline"].status == "ok"
+
+    def test_documents_that_are_compared_with_each_other_have_none(self, doctor, ragflow, monkeypatch):
+        known = options.known
+        monkeypatch.setattr(options, "known", lambda model: dataclasses.replace(known(model), splits=False))
+        assert doctor()["deadline"].detail.startswith("none: RAGFlow")
+
+    def test_name_of_another_stack(self, doctor, fake):
+        for name, owner in ((f"{RERANKER}-1", f"{RERANKER}-1"), (f"{RERANKER}-2", RERANKER)):
+            fake.add_container(name, labels={"org.ragops": "reranker", "org.ragops.stack": owner})
+        found = doctor(reranker(replicas=2))["names"]
+        assert (found.status, f"{RERANKER}-1" in found.detail) == ("fail", True)
+        fake.remove_container(f"{RERANKER}-1")
+        assert doctor(reranker(replicas=2))["names"].status == "ok"
 
     def test_deadline_follows_the_release_that_waits_the_shortest(self, doctor, fake):
         fake.add_container("ragflow-server", image="infiniflow/ragflow:v0.25.2")

@@ -51,6 +51,9 @@ class TestContainer:
         container = spec(timeout=60.0)
         assert (container.restart, container.stop_signal, container.stop_timeout) == ("always", "", 65)
 
+    def test_documents_that_are_compared_with_each_other_have_no_deadline(self):
+        assert environment(splits=False)["GATEWAY_DEADLINE"] == "0"
+
     @pytest.mark.parametrize(
         ("options", "timeout", "expected"),
         [

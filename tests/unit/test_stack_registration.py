@@ -568,14 +568,23 @@ def test_key_of_the_gateway_is_registered(servers, spec, locked, release, model_
         ("http://127.0.0.1:8123/v1", Gateway(), "", False),
         ("http://[::1]:8123/v1", Gateway(), "", False),
         (Stack().internal_url, Gateway(), "", False),
+        ("http://MyReranker:8000/v1", Gateway(), "", False),
+        ("http://127.0.0.2:8123/v1", Gateway(), "", False),
+        ("http://172.18.0.9:8000/v1", Gateway(), "", False),
+        ("http://172.18.0.8:8000/v1", Gateway(), "", True),
     ],
 )
-def test_way_in_from_another_machine_needs_a_key(newest, address, gateway, key, refused):
-    configured = stack(newest).model_copy(update={"gateway": gateway})
+def test_way_in_from_another_machine_needs_a_key(newest, fake, address, gateway, key, refused):
+    name = "MyReranker" if "MyReranker" in address else Stack().reranker.name
+    reranker = Reranker(name=name)
+    configured = stack(newest).model_copy(update={"gateway": gateway, "reranker": reranker})
+    fake.add_container(name)
+    (endpoint, *_) = fake.container(name).endpoints
+    fake.change(name, endpoints=(replace(endpoint, address="172.18.0.9"),))
     entry = RegistrationSpec(MODEL, address, 8192, **({"key": Secret(key)} if key else {}))
     before = all_of(newest.state)
     with pytest.raises((RagflowError, StackError)) as caught:
-        registration.register(configured, TOKEN, url=newest.url, spec=entry)
+        registration.register(configured, TOKEN, url=newest.url, spec=entry, engine=fake)
     assert (caught.value.code == "gateway-open") is refused
     assert all_of(newest.state) == before
     assert (newest.calls == []) is refused
