@@ -81,8 +81,6 @@ class Gateway:
             raise HTTPException(401)
         if not request.headers.get("content-type", "").isprintable():
             raise HTTPException(400, "Content-Type has a control character")
-        if int(request.headers.get("content-length", 0)) > MAX_BODY:
-            raise HTTPException(413)
         body = bytearray()
         try:
             async for chunk in request.stream():

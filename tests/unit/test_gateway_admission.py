@@ -122,7 +122,9 @@ class Special(Replica):
         return await super()._rerank(reader, writer, body)
 
 
-def test_a_duplicate_that_is_cancelled_before_its_first_step_leaves_its_replica_free(tmp_path):
+def test_a_duplicate_that_is_cancelled_before_its_first_step_leaves_its_replica_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "LATE_SECONDS", 100.0)  # not before it is made late below
+
     async def scenario():
         async with serving(tmp_path, Replica(), Replica()) as gateway:
             send, held = gateway.pool.send, []
