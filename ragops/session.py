@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import stat
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Deployment:
         host = hosts.read_host()
         options.check_instruction(stack, model)
         row = options.known(model)
-        template = _template_copy(row.template, options.score_template(row, stack.reranker.instruction))
+        template = _template_file(row.template, options.score_template(row, stack.reranker.instruction))
         sizings = sizes(stack, model, host)
         image = stack.reranker.image
         specs = [
@@ -98,9 +99,19 @@ class Deployment:
             timeout=timeout,
             splits=row.splits,
             publish=specs[0].publish,
-            folder=_reference_folder(stack),
+            folder=reference_folder(stack, engine),
         )
         return cls(stack, model, host, sizings, tuple(replicas), front)
+
+    def write_template(self) -> None:
+        """Write the score template, which containers mount, outside the package."""
+        row = options.known(self.model)
+        text = options.score_template(row, self.stack.reranker.instruction)
+        file = _template_file(row.template, text)
+        if file and not file.exists():
+            data_folder(file.parent)
+            file.write_bytes(text.encode())
+            file.chmod(0o644)  # root in the container has no more rights than other users
 
     @property
     def pair_tokens(self) -> int:
@@ -236,26 +247,27 @@ def _open_lock(file: Path) -> int:
     return os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
 
 
-def reference_file(stack: Stack) -> Path:
-    """The file with the scores that the gateway expects of each replica."""
-    return home() / "gateway" / stack.reranker.name / "reference.json"
+def reference_folder(stack: Stack, engine: EngineState | None) -> Path:
+    """The folder with the gateway's reference: engines may have stacks of the same name."""
+    digest = hashlib.sha256(engine.id.encode()).hexdigest()[:12] if engine else "none"
+    return home() / "gateway" / f"{digest}-{stack.reranker.name}"
 
 
-def _reference_folder(stack: Stack) -> Path:
-    folder = data_folder(reference_file(stack).parent)
-    if folder.stat().st_mode & 0o005 != 0o005:
-        folder.chmod(0o755)  # whatever the umask: the gateway's user reads it
-    return folder
+def create_folder(stack: Stack, engine: EngineState | None) -> None:
+    """Create :func:`reference_folder` if there is a gateway, before the deployment is resolved.
+
+    A new folder gets another mark: the mount of a running gateway stays on one that was deleted.
+    """
+    if not stack.gateway_used:
+        return
+    folder = data_folder(reference_folder(stack, engine))
+    if folder.stat().st_uid == os.geteuid():
+        folder.chmod(folder.stat().st_mode | 0o055)  # whatever the umask: the gateway's user reads it
+    mark = folder / gateway.MARK
+    if not mark.exists():
+        mark.write_text(secrets.token_hex(6), encoding="utf-8")
 
 
-def _template_copy(name: str, template: str) -> Path | None:
-    """The score template as a file outside the package: containers mount it by path."""
-    if not name:
-        return None
-    text = template.encode()
-    folder = data_folder(home() / "templates" / hashlib.sha256(text).hexdigest()[:12])
-    copy = folder / name
-    if not copy.exists():
-        copy.write_bytes(text)
-        copy.chmod(0o644)  # root in the container has no more rights than other users
-    return copy
+def _template_file(name: str, template: str) -> Path | None:
+    digest = hashlib.sha256(template.encode()).hexdigest()[:12]
+    return home() / "templates" / digest / name if name else None

@@ -260,6 +260,7 @@ class Search:
             {**stack.reranker.model_dump(exclude_unset=True), **settings, **own}
         )
         session = Session(Stack(reranker=reranker, ragflow=stack.ragflow, gateway=False), self._engine)
+        session.deployment.write_template()
         spec = session.deployment.spec
         spec = replace(spec, network=None, restart="no", health=None, role="tune")
         self._engine.create_volume(f"{name}-compiled", role="cache")

@@ -87,6 +87,7 @@ def _corrected(checked: CheckedFile, call: Call) -> tuple[str, list[str]]:
     engine = _engine_state(call)
     stack = options.closed(render.take_over(service, stack), engine)
     desired = Deployment.resolve(stack, model, engine)
+    desired.write_template()
     network = network_spec(desired.stack.network)
     text, left_out = render.corrected(service, checked.root, desired.spec, network, checked.absent)
     return text, [*left_out, *(f"service {other.name}" for other in others)]
@@ -120,14 +121,16 @@ def reranker(call: Call) -> None:
     """Print the compose file of the gateway and the replicas of vLLM that up starts on this machine."""
     from ragops.compose import render
     from ragops.reranker import options
-    from ragops.session import TIMEOUT, Deployment, Session
+    from ragops.session import TIMEOUT, Deployment, Session, create_folder
     from ragops.stack.plan import network_spec
 
     stack, engine, timeout = call.stack(), None, TIMEOUT
     with suppress(ragops.EngineError), closing(call.engine()) as connected:
         session = Session(stack, connected)
         engine, timeout = session.state, session.ragflow_timeout
+    create_folder(stack, engine)
     desired = Deployment.resolve(options.closed(stack, engine), engine=engine, timeout=timeout)
+    desired.write_template()
     specs = [*([desired.gateway] if desired.gateway else []), *desired.replicas]
     text = render.reranker(specs, network_spec(desired.stack.network))
     call.show({"text": text}, text.rstrip("\n"))

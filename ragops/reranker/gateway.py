@@ -31,6 +31,8 @@ ROLE = "gateway"
 """Its role in the label of the container."""
 REFERENCE = "/reference"
 """Folder in the container with ``reference.json``."""
+MARK = "folder-id"
+"""File in it that is another in each new folder; without it the engine has another file system."""
 _SHARE = 0.9
 """Part of RAGFlow's timeout after which the gateway responds, if the deadline is ``auto``."""
 _MEMORY, _SCORE = 256 << 20, 400
@@ -122,6 +124,8 @@ def container_spec(
         "GATEWAY_REFERENCE": f"{REFERENCE}/reference.json",
         "GATEWAY_PORT": str(PORT),
     }
+    with suppress(OSError):  # another in a new folder: a gateway's mount stays on a deleted one
+        environment["GATEWAY_FOLDER"] = (folder / MARK).read_text(encoding="utf-8")
     return ContainerSpec(
         name=stack.reranker.name,
         image=tag(),

@@ -18,7 +18,7 @@ from ragops.checks import ready, reference
 from ragops.docker.objects import LABEL, LABEL_MODEL, SNAP, NetworkSpec
 from ragops.errors import EngineError, InUseError, StackError, file_errors
 from ragops.progress import step
-from ragops.reranker.gateway import ROLE
+from ragops.reranker.gateway import MARK, REFERENCE, ROLE
 from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
@@ -96,24 +96,25 @@ class CreateVolume(Action):
 
 
 def _create(engine: Engine, spec: ContainerSpec, name: str) -> str:
-    """Create a container, and read a file of its model through the engine; returns the container's id.
+    """Create a container, and read a file of each mounted folder through the engine; returns its id.
 
     Raises:
         EngineError: The engine refused, or sees another file system than this process.
     """
     container, folder = engine.create_container(spec, name), dict(spec.labels).get(LABEL_MODEL, "")
-    mounted = [mount.target for mount in spec.mounts if mount.source == folder]
-    if mounted and not engine.has_file(container, f"{mounted[0]}/config.json"):
-        engine.remove_container(container)
-        raise EngineError(
-            f"the model folder {folder} is empty for the Docker engine",
-            code="folder-empty",
-            evidence="a container with this folder has no config.json in it",
-            hint=f"{SNAP}: move the model there"
-            if engine.state().hides(Path(folder))
-            else "is the engine in a container, a virtual machine or on another host? copy the model there",
-            container=name,
-        )
+    for mount in spec.mounts:
+        file = "config.json" if mount.source == folder else MARK if mount.target == REFERENCE else ""
+        if file and not engine.has_file(container, f"{mount.target}/{file}"):
+            engine.remove_container(container)
+            hidden, own = engine.state().hides(Path(mount.source)), "set RAGOPS_HOME, or gateway = false"
+            where = SNAP if hidden else "an engine in a container, in a virtual machine or on another host"
+            raise EngineError(
+                f"{mount.source} is empty for the Docker engine",
+                code="folder-empty",
+                evidence=f"a container with this folder has no {file} in it",
+                hint=f"{where}: {own if file == MARK else 'move the model there'}",
+                container=name,
+            )
     return container
 
 
@@ -163,11 +164,6 @@ class ScoreCheck:
         if self.known:
             return
         self.store(reference.approve(engine, container, image, self.expected, self.identity).encode())
-
-    @property
-    def stored(self) -> bytes | None:
-        """The reference as it is; None without one."""
-        return self.file.read_bytes() if self.file.exists() else None
 
     def store(self, content: bytes | None) -> None:
         """Replace the reference, or remove it.
@@ -285,7 +281,7 @@ class ReplaceContainer(Action):
     def apply(self, engine: Engine) -> None:
         spec, old, (aside, temporary) = self.spec, self.old.id, self._names
         check = self.proof.check
-        stored = check.stored if check else None
+        stored = check.file.read_bytes() if check and check.file.exists() else None
         if self.others:
             ready.wait_admitted(engine, self.proof.gateway, self.others, self.proof.timeout)
         try:
@@ -301,7 +297,7 @@ class ReplaceContainer(Action):
                 engine.rename(old, aside)  # between the two, for 5 ms, no container has the name
                 engine.rename(new, spec.name)
         except BaseException:
-            if check and stored != check.stored:
+            if check:
                 check.store(stored)  # the gateway would reject the old container
             self._restore(engine)
             raise

@@ -7,9 +7,11 @@ prints nothing; long steps are reported to :mod:`ragops.progress`. A verb opens 
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragops.checks import Check, Report, ready, reference
@@ -37,7 +39,7 @@ from ragops.reranker import gateway as gateways
 from ragops.reranker import image as images
 from ragops.reranker import int8, options
 from ragops.reranker import model as models
-from ragops.session import Deployment, Session, lock, reference_file
+from ragops.session import Deployment, Session, create_folder, lock, reference_folder
 from ragops.stack import lockfile
 from ragops.stack import override as overrides
 from ragops.stack.plan import CheckScores, Disconnect, Plan, ReplaceContainer, RunContainer, ScoreCheck, apply
@@ -46,7 +48,6 @@ from ragops.table import Column, Shown, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ragops.checks.ready import ReplicaStatus
     from ragops.docker.engine import Engine
@@ -171,10 +172,12 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     engine, name, timeout = session.engine, stack.reranker.name, stack.reranker.ready_timeout
     with lock(session.state.id, name):
         models.fetch_substitute(stack)
+        create_folder(stack, session.state)
         deployment = session.deployment  # an error in it comes before an image is pulled or built
         missing = None in _images(session)[: 2 if deployment.gateway else 1]
         image = images.ensure(engine, stack.reranker.image, home())
         front = gateways.ensure(engine, image.id, home()) if deployment.gateway else None
+        deployment.write_template()
         begin, observed = time.monotonic(), observe(engine) if missing else session.observed
         changes = _plan(session, (image, front), observed)
         apply(changes, engine)
@@ -359,10 +362,11 @@ def down(stack: Stack, engine: Engine | None = None) -> Plan:
         LockedError: ``ragops watch`` runs.
     """
     engine = Session.open(stack, engine).engine
-    with lock(engine.state().id, stack.reranker.name, unwatched=True):
+    with lock((state := engine.state()).id, stack.reranker.name, unwatched=True):
         observed = observe(engine)
         changes = plan_down(stack, observed)
         apply(changes, engine)
+        shutil.rmtree(reference_folder(stack, state), ignore_errors=True)
     files = overrides.applied(observed.containers, stack.network.name)
     notes = [f"{file} still names the network: compose cannot start RAGFlow without it" for file in files]
     return Plan(changes.actions, tuple(notes))
@@ -371,9 +375,12 @@ def down(stack: Stack, engine: Engine | None = None) -> Plan:
 def purge(engine: Engine | None = None) -> Plan:
     """Remove every stack, demo client and image that ragops created, built or pulled."""
     engine = Session.open(Stack(), engine).engine
-    with lock(engine.state().id):
+    with lock((state := engine.state()).id):
         changes = plan_purge(observe(engine))
         apply(changes, engine)
+        own = reference_folder(Stack(), state).name.partition("-")[0]
+        for folder in (home() / "gateway").glob(f"{own}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
         notes = images.remove_recorded(engine, home())
     return Plan(changes.actions, notes)
 
@@ -465,7 +472,7 @@ def _wanted(deployment: Deployment, found: _Images) -> Wanted:
     replicas = tuple(replace(spec, image_id=image) for spec in deployment.replicas)
     if deployment.gateway is None:
         return Wanted(replicas)
-    file = reference_file(deployment.stack)
+    file = Path(deployment.gateway.mounts[0].source, "reference.json")
     check = ScoreCheck(Expected.of(deployment), reference.score_id(deployment, image), file)
     return Wanted(replicas, replace(deployment.gateway, image_id=front), None if check.known else check)
 

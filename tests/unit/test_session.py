@@ -10,7 +10,7 @@ import pytest
 from ragops.configuration import Gateway, Reranker, Stack
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, LABEL_STACK
 from ragops.errors import LockedError
-from ragops.session import Session, lock
+from ragops.session import Session, create_folder, lock
 from tests.support.names import PROJECT
 
 ENGINE = f"{__file__} {PROJECT}"
@@ -93,7 +93,9 @@ class TestDeployment:
         return lambda **keys: Session(Stack(**keys), fake)
 
     def test_gateway_has_the_name_and_the_port(self, session, fake):
-        deployment = session(reranker=Reranker(name="rr", replicas=2)).deployment
+        stack = {"reranker": Reranker(name="rr", replicas=2)}
+        create_folder(Stack(**stack), fake.state())
+        deployment = session(**stack).deployment
         front = deployment.gateway
         assert (front.name, front.role) == ("rr", "gateway")
         assert [replica.name for replica in deployment.replicas] == ["rr-1", "rr-2"]

@@ -1,5 +1,6 @@
 """The verbs on a fake engine: their changes, results and errors."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -24,9 +25,9 @@ from ragops.errors import (
     RagflowError,
     StackError,
 )
-from ragops.reranker import gateway
+from ragops.reranker import architectures, gateway, options
 from ragops.reranker.model import describe
-from ragops.session import Deployment, lock
+from ragops.session import Deployment, Session, lock, reference_folder
 from ragops.stack import verbs
 from ragops.stack.plan import ReplaceContainer
 
@@ -633,6 +634,7 @@ def test_score_template_is_copied_to_a_mountable_path(monkeypatch, tmp_path, mod
     template = mounts["/templates/qwen3_reranker.jinja"]
     assert template.source.startswith(str(home()))
     assert template.read_only
+    assert not Path(template.source).exists()
     assert Deployment.resolve(STACK).spec == Deployment.resolve(STACK).spec
 
 
@@ -642,6 +644,7 @@ def test_an_instruction_is_part_of_the_template_and_of_the_plan(monkeypatch, tmp
     spec = Deployment.resolve(own).spec
     assert spec.config_hash() != Deployment.resolve(STACK).spec.config_hash()
     template = next(mount.source for mount in spec.mounts if "/templates/" in mount.target)
+    Deployment.resolve(own).write_template()
     assert 'set usual = "retrieve \\"clauses\\" {{ x }}"' in Path(template).read_text()
 
 
@@ -670,11 +673,47 @@ class TestGateway:
         serving.calls.clear()
         return serving
 
+    def folder(self, engine):
+        return reference_folder(Stack(), engine.state())
+
+    def test_reading_verbs_create_nothing(self, serving, ragflow, monkeypatch, tmp_path):
+        monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "new"))
+        monkeypatch.setattr(options, "known", lambda _: architectures.by_kind("qwen3-reranker"))
+        verbs.plan(Stack(), serving)
+        verbs.status(Stack(), serving)
+        assert not (tmp_path / "new").exists()
+
+    def test_each_engine_has_its_own_reference(self, gateway_up):
+        reference = self.folder(gateway_up) / "reference.json"
+        (engine := copy.copy(gateway_up)).state = lambda: dataclasses.replace(gateway_up.state(), id="B")
+        assert self.folder(engine) != self.folder(gateway_up)
+        reference.write_text("{}")
+        assert verbs.plan(Stack(), gateway_up).actions
+        mount = Session.open(Stack(), engine).deployment.gateway.mounts[0].source
+        assert mount == str(self.folder(engine))
+
+    def test_gateway_of_a_deleted_folder_is_replaced(self, gateway_up):
+        shutil.rmtree(self.folder(gateway_up))
+        assert any(isinstance(one, ReplaceContainer) for one in verbs.plan(Stack(), gateway_up).actions)
+        old = gateway_up.container(RERANKER).id
+        assert verbs.up(Stack(), gateway_up).ok
+        assert gateway_up.container(RERANKER).id != old
+        assert gateway_up.container(self.FIRST) is not None
+        assert verbs.plan(Stack(), gateway_up).empty
+
+    def test_folder_that_the_engine_does_not_have(self, serving, ragflow):
+        serving.hidden = {str(self.folder(serving))}
+        with pytest.raises(EngineError) as caught:
+            verbs.up(Stack(), serving)
+        assert (caught.value.code, caught.value.container) == ("folder-empty", RERANKER)
+        assert "RAGOPS_HOME" in caught.value.hint
+        assert serving.container(RERANKER) is None
+
     def test_up_starts_both_and_stores_the_reference(self, serving, ragflow, here, steps):
         status = verbs.up(Stack(), serving)
         assert status.ok
         assert (status.reranker.role, [one.name for one in status.replicas]) == ("gateway", [self.FIRST])
-        reference = json.loads((here / "gateway" / RERANKER / "reference.json").read_text())
+        reference = json.loads((self.folder(serving) / "reference.json").read_text())
         assert len(reference["requests"]) == 4
         assert steps[-1] == f"{RERANKER}: ready"
 
@@ -713,7 +752,8 @@ class TestGateway:
         assert stack_up.container(self.FIRST) is None
 
     def test_a_replica_that_needs_no_score_check_is_waited_for_by_its_log(self, gateway_up, steps):
-        verbs.down(Stack(), gateway_up)
+        for name in (RERANKER, self.FIRST):
+            gateway_up.remove_container(name)
         steps.clear()
         verbs.up(Stack(), gateway_up)
         assert steps[-2:] == [f"{self.FIRST}: ready", f"{RERANKER}: ready"]
@@ -748,6 +788,12 @@ class TestGateway:
     def test_down_removes_all(self, gateway_up, ragflow):
         verbs.down(Stack(), gateway_up)
         assert [one.name for one in gateway_up.containers()] == [ragflow]
+        assert not self.folder(gateway_up).exists()
+
+    def test_purge_removes_the_references_of_this_engine(self, gateway_up, here):
+        (here / "gateway" / "other-rr").mkdir()
+        verbs.purge(gateway_up)
+        assert [folder.name for folder in (here / "gateway").iterdir()] == ["other-rr"]
 
 
 class TestScale:
