@@ -3,8 +3,6 @@
 :func:`load` reads the file; ``ragops up`` changes the Docker engine to match it.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import hashlib
@@ -13,8 +11,9 @@ import os
 import re
 import shutil
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomlkit
 from pydantic import (
@@ -29,9 +28,6 @@ from pydantic import (
 )
 
 from ragops.errors import StackError, file_errors, read_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 FILE = "ragops.toml"
 Kind = Literal[

@@ -4,38 +4,30 @@ A :class:`Session` connects the configuration to a Docker engine. Its :class:`De
 configuration means on this host: it is resolved once, on first use, and passed on.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import Literal, TextIO
 
-from ragops.configuration import data_folder, home
+from ragops.configuration import Stack, data_folder, home
 from ragops.docker import engine as docker_engine
-from ragops.docker.engine import observe
+from ragops.docker.engine import Engine, observe
+from ragops.docker.objects import ContainerSpec, ContainerState, EngineState, Observed
 from ragops.errors import LockedError, RagflowError
 from ragops.ragflow import discovery, releases
 from ragops.reranker import gateway, options
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
-from ragops.reranker.sizing import sizes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ragops.configuration import Stack
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState, EngineState, Observed
-    from ragops.reranker.host import Host
-    from ragops.reranker.model import Model
-    from ragops.reranker.sizing import Sizing
+from ragops.reranker.host import Host
+from ragops.reranker.model import Model
+from ragops.reranker.sizing import Sizing, sizes
 
 TIMEOUT = releases.of(releases.NEWEST).timeout
 """Seconds that RAGFlow waits for a response, where its release is unknown."""
@@ -70,7 +62,7 @@ class Deployment:
         model: Model | None = None,
         engine: EngineState | None = None,
         timeout: float = TIMEOUT,
-    ) -> Deployment:
+    ) -> "Deployment":
         """Read the model folder and the host once, and build the containers' specifications.
 
         A ``model`` replaces the one that the configuration or the environment names. Without ``engine`` no
@@ -127,7 +119,7 @@ class Session:
     engine: Engine
 
     @classmethod
-    def open(cls, stack: Stack, engine: Engine | None = None) -> Session:
+    def open(cls, stack: Stack, engine: Engine | None = None) -> "Session":
         """A session with this engine; without one, with the Docker engine that is reachable.
 
         Raises:

@@ -5,16 +5,12 @@ inside: ``probe.py`` and ``connection.py`` the connection, ``rules.py`` the scor
 times; and access from outside.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ragops.errors import RagopsError
 from ragops.table import Column, Row, Shown, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
 
 Status = Literal["ok", "warn", "fail", "skip"]
 

@@ -4,60 +4,29 @@
 ``ragops bench``. :func:`check_calls` and :func:`speed_advice`, which judge them, are pure.
 """
 
-from __future__ import annotations
-
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragops import progress
-from ragops.checks import Check
-from ragops.checks.latency import (
-    TimedCall,
-    contradiction,
-    fit_requests,
-    fits_in,
-    largest_window,
-    needed,
-    percentile,
-    seconds,
-    share_at_least,
-)
-from ragops.checks.probe import UNCACHED, Batch, ProbeRequest, send_batch
-from ragops.checks.questions import parse_ranking
-from ragops.checks.traffic import (
-    RAGFLOW_PAIR_TOKENS,
-    Request,
-    Writer,
-    count_cut,
-    ragflow_requests,
-    windows,
-    words_for_context,
-)
+from ragops.checks import Check, Status, latency, traffic
+from ragops.checks.probe import UNCACHED, Batch, ProbeRequest, ProbeResponse, send_batch
+from ragops.checks.questions import Expected, parse_ranking
 from ragops.configuration import Stack
-from ragops.docker.objects import option_value
+from ragops.docker.engine import Engine
+from ragops.docker.objects import ContainerState, option_value
+from ragops.ragflow.discovery import RagflowContainer
+from ragops.ragflow.releases import Form, Release
 from ragops.ragflow.request import PLACEHOLDER_KEY, RerankRequest, over_long
 from ragops.reranker import int8, sizing
-from ragops.reranker.host import parse_cpu_list
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from ragops.checks import Status
-    from ragops.checks.probe import ProbeResponse
-    from ragops.checks.questions import Expected
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState
-    from ragops.ragflow.discovery import RagflowContainer
-    from ragops.ragflow.releases import Form, Release
-    from ragops.reranker.host import Host
-    from ragops.reranker.model import Model
+from ragops.reranker.host import Host, parse_cpu_list
+from ragops.reranker.model import Model
 
 SHARE = 0.95
-CALLS = needed(SHARE)
+CALLS = latency.needed(SHARE)
 """Calls after which p95 has an interval; no more are sent."""
 SECONDS = 25.0
 """Time after which no further call is sent; the last one may take RAGFlow's 30 s more."""
@@ -119,7 +88,7 @@ class CallProfile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RagflowCall(TimedCall):
+class RagflowCall(latency.TimedCall):
     """One call of RAGFlow's."""
 
     form: Form
@@ -128,7 +97,7 @@ class RagflowCall(TimedCall):
     unranked: int = 0
     """Documents that the gateway's deadline left in their old order."""
 
-    def within(self, limit: float) -> RagflowCall:
+    def within(self, limit: float) -> "RagflowCall":
         """The ranked part of a call that the deadline cut off, as a whole call of ``limit`` seconds."""
         if not self.unranked:
             return self
@@ -149,8 +118,10 @@ class TimedCalls:
 def call_profile(ragflow: RagflowContainer, expected: Expected, deadline: float = 0.0) -> CallProfile:
     """What RAGFlow in this container sends to this model; ``deadline`` is the gateway's."""
     release = ragflow.contract
-    words = words_for_context(expected.max_tokens, expected.template_tokens)
-    return CallProfile(release, tuple(sorted(windows(release.name))), words, ragflow.over_limit, deadline)
+    words = traffic.words_for_context(expected.max_tokens, expected.template_tokens)
+    return CallProfile(
+        release, tuple(sorted(traffic.windows(release.name))), words, ragflow.over_limit, deadline
+    )
 
 
 def time_calls(  # noqa: PLR0913 - where, what and as which client
@@ -172,7 +143,7 @@ def time_calls(  # noqa: PLR0913 - where, what and as which client
     timeout, client = min(profile.release.timeout, LONGEST_TIMEOUT), profile.release.client
     path = f"{urlsplit(url).path}/rerank"
 
-    def send(*requests: Request) -> dict[int, ProbeResponse]:
+    def send(*requests: traffic.Request) -> dict[int, ProbeResponse]:
         sent = (RerankRequest(expected.model, r.query, r.documents, client) for r in requests)
         posts = tuple(ProbeRequest(path, request.body().decode()) for request in sent)
         batch = Batch(posts, timeout * len(posts), timeout, post_headers=UNCACHED)
@@ -199,9 +170,9 @@ def time_calls(  # noqa: PLR0913 - where, what and as which client
         progress.advance(len(calls), len(planned), "timed calls")
         if any(call.error for call in calls) or (not full and time.monotonic() - begin > SECONDS):
             break
-    writer = Writer(4)
+    writer = traffic.Writer(4)
     words = expected.max_tokens + 8  # a word is one token at least
-    too_long = Request(writer.query(), (writer.passage(16).text, writer.passage(words).text))
+    too_long = traffic.Request(writer.query(), (writer.passage(16).text, writer.passage(words).text))
     return TimedCalls(tuple(calls), send(too_long)[0], cut_to)
 
 
@@ -277,21 +248,25 @@ def _bound(replicas: Sequence[ContainerState]) -> int:
     return len({cpu for text in lists for cpu in parse_cpu_list(text)}) if known else 0
 
 
-def _plan_calls(profile: CallProfile) -> tuple[list[tuple[Form, Request]], int | None]:
+def _plan_calls(profile: CallProfile) -> tuple[list[tuple[Form, traffic.Request]], int | None]:
     """Small calls, then the release's texts alternating; and the words that they were cut to."""
     forms = (profile.release.texts * 2)[:2]
     first, second = (
-        ragflow_requests(CALLS // 2, seed, form=form, window=profile.window, max_words=profile.max_words)
+        traffic.ragflow_requests(
+            CALLS // 2, seed, form=form, window=profile.window, max_words=profile.max_words
+        )
         for seed, form in enumerate(forms, start=1)
     )
-    writer = Writer(3)
+    writer = traffic.Writer(3)
     query = writer.query()
     words = min(profile.max_words, _USUAL_WORDS)
     texts = tuple(writer.passage(words).text for _ in range(max(RAMP)))
-    calls: list[tuple[Form, Request]] = [("natural", Request(query, texts[:count])) for count in RAMP]
+    calls: list[tuple[Form, traffic.Request]] = [
+        ("natural", traffic.Request(query, texts[:count])) for count in RAMP
+    ]
     for pair in zip(first, second, strict=True):
         calls += zip(forms, pair, strict=True)
-    return calls, profile.max_words if count_cut(first, profile.max_words) else None
+    return calls, profile.max_words if traffic.count_cut(first, profile.max_words) else None
 
 
 def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, ...]) -> Check:
@@ -310,21 +285,21 @@ def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, .
     if not calls:
         return Check(IN_TIME, "warn", f"none of RAGFlow's calls was sent: {_durations(timed)}", remedy)
     times = [call.service for call in calls]
-    p95 = percentile(times, SHARE)
-    fits = fits_in(p95, limit)
+    p95 = latency.percentile(times, SHARE)
+    fits = latency.fits_in(p95, limit)
     sizes = sorted({call.documents for call in calls})
     chunks = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     if p95.value is not None:
         text = f"{_VERBS[fits]}: p95 {p95}, n={p95.n} calls of {chunks} chunks,"
     else:
-        share = int(100 * share_at_least(len(times))) if max(times) <= limit else 0
+        share = int(100 * latency.share_at_least(len(times))) if max(times) <= limit else 0
         fitting = f"at least {share} % of calls fit (95 % sure)" if share else "too slow"
         text = f"n={p95.n} calls of {chunks} chunks: {fitting}; p95 needs {p95.needed}; "
-        text += f"slowest {seconds(max(times))}"
+        text += f"slowest {latency.seconds(max(times))}"
         fits = True if max(times) <= limit / 2 else None
     forms = dict.fromkeys(call.form for call in calls)
     by_form = [(form, [call.service for call in calls if call.form == form]) for form in forms]
-    medians = ", ".join(f"{form} {seconds(median(values))}" for form, values in by_form)
+    medians = ", ".join(f"{form} {latency.seconds(median(values))}" for form, values in by_form)
     detail = f"{text} of {profile.limit} (median {medians})"
     if unranked := sum(call.unranked for call in calls):
         total = sum(call.documents for call in calls)
@@ -339,7 +314,7 @@ def _check_in_time(timed: TimedCalls, profile: CallProfile, advice: tuple[str, .
 
 
 def _durations(timed: TimedCalls) -> str:
-    durations = [f"{call.documents} chunks in {seconds(call.service)}" for call in timed.calls]
+    durations = [f"{call.documents} chunks in {latency.seconds(call.service)}" for call in timed.calls]
     return ", ".join(durations) or "no response"
 
 
@@ -350,11 +325,11 @@ def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
     if not good:
         return Check(CAPACITY, "skip", "no call succeeded")
     known = calls if limit <= LONGEST_TIMEOUT else good  # a call that was ended here is not late there
-    line, reason = fit_requests(good)
+    line, reason = latency.fit_requests(good)
     if any(call.unranked for call in timed.calls):  # they all take the same time
         line, reason = None, "the deadline ended requests"
     if line is not None:
-        fitting = largest_window(line, good, SHARE, limit)
+        fitting = latency.largest_window(line, good, SHARE, limit)
         counted = [call for call in good if call.tokens]
         tokens = sum(call.tokens for call in counted) / sum(call.documents for call in counted)
         detail = f"{fitting} of {tokens:.0f} tokens ({line})"
@@ -362,8 +337,8 @@ def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
         large = [call for call in good if not call.warm_up] or good  # the others mostly take their fixed time
         slowest = max(call.service / call.documents for call in large)
         fitting = int(limit / slowest)
-        detail = f"about {fitting}, as the slowest took {seconds(slowest)} for each chunk ({reason})"
-    if contrary := contradiction(fitting, known, SHARE, limit):
+        detail = f"about {fitting}, as the slowest took {latency.seconds(slowest)} for each chunk ({reason})"
+    if contrary := latency.contradiction(fitting, known, SHARE, limit):
         return Check(CAPACITY, "skip", f"no estimate: {contrary}")
     detail += f"; RAGFlow sends up to {profile.most}"
     if fitting > max(call.documents for call in good):
@@ -377,7 +352,7 @@ def _check_registration(timed: TimedCalls, limit: float) -> Check:
     if not timed.calls or timed.calls[0].error:
         return Check(REGISTRATION, "fail", f"no response: {_durations(timed)}", "ragops status")
     first = timed.calls[0]
-    detail = f"{first.documents} documents in {seconds(first.service)} of {limit:g} s"
+    detail = f"{first.documents} documents in {latency.seconds(first.service)} of {limit:g} s"
     remedy = "LLM_TIMEOUT_SECONDS in RAGFlow's .env raises it while you register"
     return Check(REGISTRATION, "ok" if first.service < limit else "fail", detail, remedy)
 
@@ -386,7 +361,7 @@ def _check_long_chunk(
     timed: TimedCalls, profile: CallProfile, expected: Expected, model_tokens: int
 ) -> Check:
     response, limit, template = timed.too_long, expected.max_tokens, expected.template_tokens
-    usual = int(RAGFLOW_PAIR_TOKENS[-1][1]) + template
+    usual = int(traffic.RAGFLOW_PAIR_TOKENS[-1][1]) + template
     if not response.status:
         detail = f"a chunk over {limit} tokens got no response: {response.text[:80]}"
         return Check(LONG, "warn", detail, _REFUSED)

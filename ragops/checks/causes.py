@@ -7,24 +7,18 @@ port, addresses, ``.suffix`` for the names below alone, and ``*``. No name is lo
 as ``172.16.0.0/12`` excepts no name.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import tomllib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ragops.checks.probe import Layer, Step
+from ragops.ragflow.releases import Release
 from ragops.ragflow.request import PLACEHOLDER_KEY, RerankRequest, over_long, sent_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from ragops.checks.probe import Layer, Step
-    from ragops.ragflow.releases import Release
-    from ragops.reranker.architectures import Architecture
+from ragops.reranker.architectures import Architecture
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TIMEOUTS = frozenset({"TimeoutError", "timeout", "ReadTimeout"})

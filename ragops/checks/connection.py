@@ -4,26 +4,18 @@
 into checks with causes (``causes.py``) and remedies.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ragops.checks import Check, failed_check, ready
+from ragops.checks import Check, failed_check, probe, ready
 from ragops.checks.causes import Failure, Target, explain, is_refused, proxy_settings
-from ragops.checks.probe import LAYERS, TITLES, ProbeResult, Step, run_probe, stopped_by
+from ragops.docker.engine import Engine
 from ragops.errors import EngineError
+from ragops.ragflow.discovery import RagflowContainer
 from ragops.ragflow.request import RELEVANT, RerankRequest, name_problem
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from ragops.checks.probe import Batch, Layer, ProbeResponse
-    from ragops.docker.engine import Engine
-    from ragops.ragflow.discovery import RagflowContainer
-    from ragops.reranker.architectures import Architecture
+from ragops.reranker.architectures import Architecture
 
 PROXY = "no proxy in between"
 RUNS = "reranker runs"
@@ -46,13 +38,13 @@ class ConnectionResult:
     """How far one RAGFlow container gets."""
 
     checks: tuple[Check, ...]
-    responses: Mapping[int, ProbeResponse] = field(default_factory=dict)
+    responses: Mapping[int, probe.ProbeResponse] = field(default_factory=dict)
     """To the extra requests that were sent, by their place."""
 
     @property
     def rerank_succeeded(self) -> bool:
         """Whether RAGFlow's own call succeeded."""
-        return any(c.name == TITLES["rerank"] and c.status in {"ok", "warn"} for c in self.checks)
+        return any(c.name == probe.TITLES["rerank"] and c.status in {"ok", "warn"} for c in self.checks)
 
 
 def target(
@@ -69,7 +61,7 @@ def check(
     image: str,
     target: Target,
     reranker: str,
-    extra: Batch | None = None,
+    extra: probe.Batch | None = None,
 ) -> ConnectionResult:
     """Test the layers from inside one RAGFlow container and judge the result.
 
@@ -86,27 +78,27 @@ def check(
     own = ragflow.container.endpoints  # none if it is in another container's networks
     shared = [endpoint for endpoint in own if server and server.endpoint(endpoint.network)]
     if own and not shared:
-        unknown = ProbeResult("", {"dns": Step(False, "the name is not looked up")})
+        unknown = probe.ProbeResult("", {"dns": probe.Step(False, "the name is not looked up")})
         return ConnectionResult(tuple(check_layers(unknown, target)))
     if shared:
         target = replace(target, bridge=f"br-{shared[0].network_id[:12]}")
-    result = run_probe(engine, ragflow.name, image, target.url, target.request, extra=extra)
+    result = probe.run_probe(engine, ragflow.name, image, target.url, target.request, extra=extra)
     tcp = result.steps.get("tcp")
     refused = tcp is not None and not tcp.ok and is_refused(tcp)
     is_local = refused and _is_open_inside(engine, reranker, image)
     return ConnectionResult(tuple(check_layers(result, target, is_local=is_local)), result.responses)
 
 
-def check_layers(result: ProbeResult, target: Target, *, is_local: bool = False) -> list[Check]:
+def check_layers(result: probe.ProbeResult, target: Target, *, is_local: bool = False) -> list[Check]:
     """Checks from the result of a probe."""
     checks: list[Check] = []
-    failed: set[Layer] = set()
-    for layer in LAYERS:
+    failed: set[probe.Layer] = set()
+    for layer in probe.LAYERS:
         step = result.steps.get(layer)
-        if need := stopped_by(layer, failed):
-            check = Check(TITLES[layer], "skip", f"it needs: {TITLES[need]}")
+        if need := probe.stopped_by(layer, failed):
+            check = Check(probe.TITLES[layer], "skip", f"it needs: {probe.TITLES[need]}")
         elif step is None:
-            check = Check(TITLES[layer], "skip", "not tested: a layer above got no response")
+            check = Check(probe.TITLES[layer], "skip", "not tested: a layer above got no response")
         elif step.ok:
             check = _check_layer(layer, step, result, target)
         else:
@@ -129,7 +121,7 @@ def _check_routes(paths: Collection[str], target: Target) -> Check:
     vLLM 0.32 adds routes by how the model was loaded (``entrypoints/pooling/factories.py``): rerank comes
     with ``/classify`` for a head with one label, and with ``/v1/embeddings`` as a cosine.
     """
-    title, known, wanted = TITLES["routes"], target.known, f"{urlsplit(target.url).path}/rerank"
+    title, known, wanted = probe.TITLES["routes"], target.known, f"{urlsplit(target.url).path}/rerank"
     ranks = sorted(path for path in paths if path.endswith("/rerank"))
     if wanted not in paths:
         if not ranks:
@@ -167,14 +159,14 @@ def _flags(known: Architecture, first: str) -> str:
 def _is_open_inside(engine: Engine, reranker: str, image: str) -> bool:
     """Whether the port accepts a connection in the server's own container."""
     try:
-        own = run_probe(engine, reranker, image, "http://127.0.0.1:8000/v1", RerankRequest(""), depth=2)
+        own = probe.run_probe(engine, reranker, image, "http://127.0.0.1:8000/v1", RerankRequest(""), depth=2)
     except EngineError:  # it does not run
         return False
     return "tcp" in own.steps and own.steps["tcp"].ok
 
 
 def _check_failed(failure: Failure) -> Check:
-    title, step = TITLES[failure.layer], failure.step
+    title, step = probe.TITLES[failure.layer], failure.step
     if failure.layer == "routes" and step.status:  # without a response nothing below is tested
         return Check(title, "skip", f"the server lists no routes ({step.detail[:80]})")
     if failure.layer in {"health", "models"} and step.status in _NO_ROUTE:
@@ -182,7 +174,7 @@ def _check_failed(failure: Failure) -> Check:
     return Check(title, "fail", *explain(failure))
 
 
-def _check_layer(layer: Layer, step: Step, result: ProbeResult, target: Target) -> Check:
+def _check_layer(layer: probe.Layer, step: probe.Step, result: probe.ProbeResult, target: Target) -> Check:
     if layer == "routes":
         return _check_routes(step.names, target)
     if layer == "models":
@@ -190,11 +182,11 @@ def _check_layer(layer: Layer, step: Step, result: ProbeResult, target: Target) 
     if layer == "rerank":
         return _check_ranking(step, target, result.client)
     timing = f" in {step.ms:.0f} ms" if step.ms else ""
-    return Check(TITLES[layer], "ok", f"{step.detail}{timing} ({result.transport})")
+    return Check(probe.TITLES[layer], "ok", f"{step.detail}{timing} ({result.transport})")
 
 
 def _check_model_name(models: Sequence[str], target: Target) -> Check:
-    title, sent = TITLES["models"], target.request.model
+    title, sent = probe.TITLES["models"], target.request.model
     served = ", ".join(models) or "none"
     if problem := name_problem(target.name, target.release):
         remedy = "set served_name under [reranker] without ___ and @, and register that"
@@ -206,8 +198,8 @@ def _check_model_name(models: Sequence[str], target: Target) -> Check:
     return Check(title, "ok", f"RAGFlow sends {sent}, served: {served}")
 
 
-def _check_ranking(step: Step, target: Target, client: str) -> Check:
-    title, count = TITLES["rerank"], len(target.request.documents)
+def _check_ranking(step: probe.Step, target: Target, client: str) -> Check:
+    title, count = probe.TITLES["rerank"], len(target.request.documents)
     indices = sorted(index for index, _ in step.scores)
     if indices != list(range(count)):
         detail = f"{count} documents went out, scores for {indices} came back"

@@ -3,8 +3,6 @@
 One function for each subject: host, model, Docker engine, image, names and network, RAGFlow.
 """
 
-from __future__ import annotations
-
 import grp
 import os
 import platform
@@ -12,34 +10,25 @@ import pwd
 import re
 import shutil
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragops.checks import Check, Report, run_checks
-from ragops.configuration import home
+from ragops.configuration import Stack, home
 from ragops.docker import engine as docker_engine
 from ragops.docker import objects
-from ragops.docker.engine import observe
-from ragops.docker.objects import OLDEST_API, SNAP, differences, moves_route
+from ragops.docker.engine import Engine, observe
 from ragops.errors import ModelError, RagopsError
 from ragops.ragflow import discovery, releases
 from ragops.reranker import files, gateway, int8, options, sizing
 from ragops.reranker import image as images
 from ragops.reranker import model as models
-from ragops.reranker.host import format_cpu_list, read_host, read_quota
+from ragops.reranker.host import Host, format_cpu_list, read_host, read_quota
+from ragops.reranker.model import Model
 from ragops.reranker.sizing import GIB
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ragops.configuration import Stack
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState, EngineState, ImageState, Observed
-    from ragops.reranker.host import Host
-    from ragops.reranker.model import Model
 
 IMAGE_SPACE = 8 * GIB
 """Most disk space that building the image takes: base, wheels, build stage, image."""
@@ -102,7 +91,7 @@ def _own_quota(host: Host, threads: int) -> Check:
     return quota if quota.status == "ok" else replace(quota, detail=f"{quota.detail}, {effect}")
 
 
-def _architecture(image: ImageState | None) -> Check:
+def _architecture(image: objects.ImageState | None) -> Check:
     machine = platform.machine()
     wanted = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
     if image and image.architecture not in ("", wanted):
@@ -182,7 +171,7 @@ def _quota(cores: float | None, threads: int, title: str) -> Check:
     return Check(title, "warn", detail, remedy)
 
 
-def check_model(stack: Stack, host: Host, reranker: ContainerState | None) -> Iterator[Check]:
+def check_model(stack: Stack, host: Host, reranker: objects.ContainerState | None) -> Iterator[Check]:
     """The configured model, else that of the existing reranker: files and memory; downloads nothing."""
     folder = models.named_folder(stack) or (reranker.model if reranker else None)
     if folder is None:
@@ -256,11 +245,11 @@ def _memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
     return Check("memory", "ok", detail)
 
 
-def check_engine(engine: EngineState, threads: int) -> Iterator[Check]:
+def check_engine(engine: objects.EngineState, threads: int) -> Iterator[Check]:
     """The Docker engine that responds: release, place, and its CPU quota for the reranker's threads."""
     yield _engine_answers(engine)
     if engine.too_old:
-        detail = f"{engine.api}, older than {OLDEST_API} of Docker 20.10"
+        detail = f"{engine.api}, older than {objects.OLDEST_API} of Docker 20.10"
         remedy = "install Docker 20.10 or newer: apt-get install docker.io"
         yield Check("engine API", "fail", detail, remedy)
     else:
@@ -276,16 +265,18 @@ def check_engine(engine: EngineState, threads: int) -> Iterator[Check]:
         yield Check(title, "skip", f"cgroup {engine.cgroup_parent} of the engine is not visible from here")
 
 
-def check_folders(stack: Stack, engine: EngineState, reranker: ContainerState | None) -> Iterator[Check]:
+def check_folders(
+    stack: Stack, engine: objects.EngineState, reranker: objects.ContainerState | None
+) -> Iterator[Check]:
     """Folders to mount that are empty for Docker's snap."""
     folders = (models.named_folder(stack) or (reranker.model if reranker else None), home())
     for folder in folders:
         if folder and engine.hides(folder):
             remedy = "move it, or set RAGOPS_HOME" if folder == home() else "move the model"
-            yield Check("engine sees the model", "fail", f"{folder} is empty for it: {SNAP}", remedy)
+            yield Check("engine sees the model", "fail", f"{folder} is empty for it: {objects.SNAP}", remedy)
 
 
-def _engine_answers(engine: EngineState) -> Check:
+def _engine_answers(engine: objects.EngineState) -> Check:
     title, detail = "engine answers", f"{engine.product} {engine.version} at {engine.address}"
     if engine.product == "Podman":
         detail += ": rootless, it connects no container to a second network unless that has --network bridge"
@@ -323,7 +314,9 @@ def _permission(socket_file: Path) -> str:
     return f"sudo usermod -aG {group.gr_name} {user}, then log in again (or: newgrp {group.gr_name})"
 
 
-def check_image(stack: Stack, image: ImageState | None, reranker: ContainerState | None) -> Check:
+def check_image(
+    stack: Stack, image: objects.ImageState | None, reranker: objects.ContainerState | None
+) -> Check:
     """The image with its digest, and whether its name now has another image than the one that runs."""
     name = stack.reranker.image
     if image is None:
@@ -337,7 +330,7 @@ def check_image(stack: Stack, image: ImageState | None, reranker: ContainerState
     return Check("image", "ok", f"{name}, {image.size / 1e9:.2f} GB, {digest}")
 
 
-def check_disk(engine: EngineState, *, missing: bool) -> Iterator[Check]:
+def check_disk(engine: objects.EngineState, *, missing: bool) -> Iterator[Check]:
     """Disk space for the image where it is missing, else for what the first start compiles."""
     folder = Path(engine.root)
     needed, purpose = (IMAGE_SPACE, "the image") if missing else (CACHE_SPACE, "the compile cache")
@@ -358,7 +351,7 @@ def _free_space(title: str, folder: Path, needed: int, purpose: str, remedy: str
     return Check(title, "ok", detail)
 
 
-def _port(stack: Stack, containers: tuple[ContainerState, ...], state: EngineState) -> Check:
+def _port(stack: Stack, containers: tuple[objects.ContainerState, ...], state: objects.EngineState) -> Check:
     reranker, published = stack.reranker, options.published(stack, state)
     if not published:
         return Check("port", "ok", "nothing is published")
@@ -379,7 +372,7 @@ def _port(stack: Stack, containers: tuple[ContainerState, ...], state: EngineSta
     return Check("port", "ok", holder)
 
 
-def _publishes(container: ContainerState, address: str, number: int) -> bool:
+def _publishes(container: objects.ContainerState, address: str, number: int) -> bool:
     """Whether a container publishes this port on an address that excludes this one."""
     for host, port, _ in container.published:
         wildcard = any(not text or ip_address(text).is_unspecified for text in (host, address))
@@ -395,7 +388,7 @@ def _listens(address: str, number: int) -> bool:
         return connection.connect_ex((address, number)) == 0
 
 
-def _release_with_clickhouse(containers: tuple[ContainerState, ...]) -> str:
+def _release_with_clickhouse(containers: tuple[objects.ContainerState, ...]) -> str:
     """Release of a RAGFlow that has the profile; empty when there is none."""
     ragflows = map(discovery.RagflowContainer, filter(discovery.is_ragflow, containers))
     known = [ragflow.release for ragflow in ragflows if ragflow.release]
@@ -403,7 +396,7 @@ def _release_with_clickhouse(containers: tuple[ContainerState, ...]) -> str:
     return next((release for release in known if releases.order(release) >= since), "")
 
 
-def _names(stack: Stack, observed: Observed) -> Check:
+def _names(stack: Stack, observed: objects.Observed) -> Check:
     name, cache = stack.reranker.name, f"{stack.reranker.name}-compiled"
     replicas = stack.replica_names if stack.gateway_used else ()
     alias = (stack.replicas_alias,) if replicas else ()  # Docker's DNS has names and aliases
@@ -420,7 +413,7 @@ def _names(stack: Stack, observed: Observed) -> Check:
     return Check("names", "ok", f"{containers}, volume {cache}")
 
 
-def _network(stack: Stack, observed: Observed) -> Check:
+def _network(stack: Stack, observed: objects.Observed) -> Check:
     name = stack.network.name
     networks = [network for network in observed.networks if network.name == name]
     if len(networks) > 1:
@@ -433,13 +426,13 @@ def _network(stack: Stack, observed: Observed) -> Check:
             remedy = "choose another subnet under [network], or leave it out"
             return Check("network", "fail", f"{subnet} overlaps {', '.join(overlaps)} of another", remedy)
         return Check("network", "ok", f"{name} will be created")
-    if changed := differences(stack.network, networks[0]):
+    if changed := objects.differences(stack.network, networks[0]):
         remedy = "ragops down, then ragops up" if networks[0].ours else "set another name under [network]"
         return Check("network", "fail", f"{name} exists: {'; '.join(changed)}", remedy)
     return Check("network", "ok", f"{name} exists{'' if networks[0].ours else ', not created by ragops'}")
 
 
-def check_ragflow(stack: Stack, containers: tuple[ContainerState, ...]) -> Iterator[Check]:
+def check_ragflow(stack: Stack, containers: tuple[objects.ContainerState, ...]) -> Iterator[Check]:
     """One check for each of RAGFlow's containers, or why there is none."""
     ragflows = discovery.find(containers, stack.ragflow)
     if not ragflows:
@@ -450,7 +443,7 @@ def check_ragflow(stack: Stack, containers: tuple[ContainerState, ...]) -> Itera
 
 
 def _deadline(
-    stack: Stack, containers: tuple[ContainerState, ...], reranker: ContainerState | None
+    stack: Stack, containers: tuple[objects.ContainerState, ...], reranker: objects.ContainerState | None
 ) -> list[Check]:
     """What the gateway's deadline means for RAGFlow; nothing without a gateway."""
     if not stack.gateway_used:
@@ -490,7 +483,7 @@ def _ragflow(ragflow: discovery.RagflowContainer, stack: Stack) -> Check:
     if status != "running":
         detail = f"{name} is {status}, and verify runs inside it"
         return Check("RAGFlow", "warn", detail, ragflow.start)
-    if moves_route(ragflow.container, stack.network.name, internal=bool(stack.network.internal)):
+    if objects.moves_route(ragflow.container, stack.network.name, internal=bool(stack.network.internal)):
         remedy = "name the network so that it sorts after RAGFlow's own, or set internal = true"
         return Check("RAGFlow", "warn", f"{name}: a connection moves its default route", remedy)
     if ragflow.release and (assumed := ragflow.contract.assumed):

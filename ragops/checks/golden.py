@@ -4,23 +4,19 @@
 as RAGFlow's tokenizer leaves it. Ties count as half right, so that a constant score gets what chance gets.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import combinations, zip_longest
 from statistics import fmean, pstdev
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ragops.checks.traffic import Passage, stem, stemmed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 Form = Literal["natural", "ragflow"]
 Kind = Literal["right", "near-duplicate", "hard", "other"]

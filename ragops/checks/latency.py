@@ -4,17 +4,12 @@ The interval is that of order statistics: the number of n requests below a perce
 exact, and needs no scipy. ``checks/budget.py`` and :mod:`ragops.bench` use this module.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import StatisticsError, linear_regression
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)

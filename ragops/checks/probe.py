@@ -5,26 +5,20 @@ else in a probe container in its network namespace. The client of RAGFlow in Go 
 wget of the container, if it has one, sends its request. ``connection.py`` judges the result.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from ragops.docker.engine import sidecar
+from ragops.docker.engine import Engine, sidecar
 from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError
+from ragops.ragflow.releases import Client
 from ragops.ragflow.request import CLIENT, PLACEHOLDER_KEY, RERANK_TIMEOUT, RerankRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from ragops.docker.engine import Engine
-    from ragops.ragflow.releases import Client
 
 Layer = Literal["dns", "tcp", "health", "routes", "models", "rerank", "scores", "budget", "exposure"]
 

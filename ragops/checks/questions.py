@@ -4,28 +4,21 @@
 and ``rules.py`` judges them. What every rule needs is sent first; a slow server gets no more than that.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ragops.checks import golden
-from ragops.checks.golden import ScoredItem
-from ragops.checks.probe import ProbeRequest
+from ragops.checks.golden import Form, Item, ScoredItem
+from ragops.checks.probe import ProbeRequest, ProbeResponse
+from ragops.configuration import Kind
 from ragops.reranker import architectures, options
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from ragops.checks.golden import Form, Item
-    from ragops.checks.probe import ProbeResponse
-    from ragops.configuration import Kind
-    from ragops.reranker.architectures import Architecture
-    from ragops.session import Deployment
+from ragops.reranker.architectures import Architecture
+from ragops.session import Deployment
 
 QUERY = (
     "Which word opens the reserve tank of the old water tower when nobody of the day shift can be reached?"
@@ -86,7 +79,7 @@ class Expected:
     """The configured instruction."""
 
     @classmethod
-    def of(cls, deployment: Deployment) -> Expected:
+    def of(cls, deployment: Deployment) -> "Expected":
         """The reranker of a deployment."""
         model, length = deployment.model, deployment.sizing.max_model_len
         instruction = deployment.stack.reranker.instruction

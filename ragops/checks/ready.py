@@ -4,29 +4,21 @@ The container's log shows the phases of its start, and a rerank of one document 
 is ready: ``/health`` alone also responds when the server hangs. :func:`wait_admitted` waits for the gateway.
 """
 
-from __future__ import annotations
-
 import json
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ragops.checks.probe import probe_input, program
 from ragops.docker import hints
-from ragops.docker.objects import EventState
+from ragops.docker.engine import Engine
+from ragops.docker.objects import ContainerState, EventState
 from ragops.errors import EngineError, LaunchError
 from ragops.progress import step
 from ragops.ragflow.request import RerankRequest
-from ragops.reranker.gateway import read_state
+from ragops.reranker.gateway import GatewayState, read_state
 from ragops.reranker.options import PORT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState
-    from ragops.reranker.gateway import GatewayState
 
 _COUNT_REQUESTS = """
 from urllib.request import urlopen

@@ -5,25 +5,20 @@ their scores; the gateway sends these to each new address, and compares. :func:`
 depend on: as long as it stays the same, the reference stays valid.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace
 from statistics import pstdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragops.checks import rules
 from ragops.checks.probe import send_batch
-from ragops.checks.questions import parse_responses, plan_requests
+from ragops.checks.questions import Expected, RerankResult, Results, parse_responses, plan_requests
+from ragops.docker.engine import Engine
 from ragops.errors import LaunchError
 from ragops.progress import step
 from ragops.reranker import options
-
-if TYPE_CHECKING:
-    from ragops.checks.questions import Expected, RerankResult, Results
-    from ragops.docker.engine import Engine
-    from ragops.session import Deployment
+from ragops.session import Deployment
 
 ITEMS = 4
 """Golden items of a reference: of each language one at least."""

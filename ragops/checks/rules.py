@@ -5,37 +5,23 @@ Each rule looks for one kind of fault. The first that fails names the cause; tho
 they would only show its effects. The limits come from measurements in ``data/golden/measured.json``.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ragops.checks import Check
-from ragops.checks.golden import accuracy, by_language, concordance, measure, word_overlap
-from ragops.checks.probe import STRICT, Batch, send_batch
-from ragops.checks.questions import (
-    ASCII_PART,
-    CHINESE_DOCUMENTS,
-    FEWEST,
-    LONGEST,
-    MANY,
-    PAIR,
-    QUERY,
-    pair_prompts,
-    parse_responses,
-    plan_requests,
-    probe_requests,
+from ragops.checks import Check, Status, questions
+from ragops.checks.golden import (
+    Measures,
+    ScoredItem,
+    accuracy,
+    by_language,
+    concordance,
+    measure,
+    word_overlap,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from ragops.checks import Status
-    from ragops.checks.golden import Measures, ScoredItem
-    from ragops.checks.questions import Expected, RequestPlan, RerankResult, Results
-    from ragops.docker.engine import Engine
+from ragops.checks.probe import STRICT, Batch, send_batch
+from ragops.docker.engine import Engine
 
 NEEDED = 0.80
 """Pairwise accuracy that a trained reranker reaches; five standard deviations above chance."""
@@ -92,8 +78,8 @@ class Finding:
 
 
 def collect(
-    engine: Engine, container: str, image: str, url: str, expected: Expected, *, full: bool = False
-) -> Results:
+    engine: Engine, container: str, image: str, url: str, expected: questions.Expected, *, full: bool = False
+) -> questions.Results:
     """Send the requests of the score check from inside a container that reaches the reranker.
 
     ``url`` is the reranker's address as RAGFlow has it, ending in ``/v1``. ``image`` is one with Python, for
@@ -102,24 +88,26 @@ def collect(
     Raises:
         EngineError: Nothing can be run in the container.
     """
-    plan = plan_requests(expected, full=full)
+    plan = questions.plan_requests(expected, full=full)
     requests = batch(expected, plan, url, full=full, spare=SPARE)
-    return parse_responses(plan, send_batch(engine, container, image, url, requests))
+    return questions.parse_responses(plan, send_batch(engine, container, image, url, requests))
 
 
-def batch(expected: Expected, plan: RequestPlan, url: str, *, full: bool, spare: float) -> Batch:
+def batch(
+    expected: questions.Expected, plan: questions.RequestPlan, url: str, *, full: bool, spare: float
+) -> Batch:
     """The requests of a plan with their time limits; with ``full`` all of them, however long they take.
 
     ``spare`` are the seconds for the requests that only make an order surer.
     """
-    requests = probe_requests(expected, plan, urlsplit(url).path)
+    requests = questions.probe_requests(expected, plan, urlsplit(url).path)
     if full:
         return Batch(requests, _FULL_SECONDS, FULL_TIMEOUT, AT_ONCE, post_headers=STRICT)
     needed = len(requests) - (len(plan.calls) - plan.needed)
     return Batch(requests, SECONDS, at_once=AT_ONCE, needed=needed, spare=spare, post_headers=STRICT)
 
 
-def check_scores(expected: Expected, results: Results) -> list[Check]:
+def check_scores(expected: questions.Expected, results: questions.Results) -> list[Check]:
     """Apply the rules; after the first that fails the others are skipped."""
     checks, failed = list[Check](), False
     for name, rule in RULES:
@@ -129,7 +117,7 @@ def check_scores(expected: Expected, results: Results) -> list[Check]:
     return checks
 
 
-def check_well_formed(_: Expected, results: Results) -> Finding:
+def check_well_formed(_: questions.Expected, results: questions.Results) -> Finding:
     """Every document has one finite score of its own index, and the scores differ."""
     if not results.results:
         return Finding("fail", "no response to any request", "see the checks above: ragops status")
@@ -148,7 +136,7 @@ def check_well_formed(_: Expected, results: Results) -> Finding:
     return Finding("ok", f"{len(results.results)} responses with {len(scores)} scores")
 
 
-def check_determinism(expected: Expected, results: Results) -> Finding:
+def check_determinism(expected: questions.Expected, results: questions.Results) -> Finding:
     """A document's score depends on query and document, not on request, position or other documents.
 
     A listwise model reads the documents of a request together: only a repeated request has the same scores.
@@ -179,15 +167,15 @@ def check_determinism(expected: Expected, results: Results) -> Finding:
     return Finding("ok", f"{beside} they move by {largest:.4f} at most")
 
 
-def check_prompt(expected: Expected, results: Results) -> Finding:
+def check_prompt(expected: questions.Expected, results: questions.Results) -> Finding:
     """The server builds the prompt that the model was trained with, as its token counts show."""
     if expected.kind == "embedding":
         return Finding("skip", "an embedding model has no prompt")
     pair = results.of("pair")
     if not results.counts or not pair or pair[0].tokens < 0:
         return Finding("skip", "the server counts no tokens")
-    query = results.tokens(QUERY)
-    tokens, alone = pair[0].tokens, query + results.tokens(*PAIR)
+    query = results.tokens(questions.QUERY)
+    tokens, alone = pair[0].tokens, query + results.tokens(*questions.PAIR)
     around = tokens - alone - query
     if alone <= tokens <= alone + 3 * _SPECIAL_TOKENS:
         detail, remedy = "query and documents are read apart: served as an embedding model", RELAUNCH
@@ -203,7 +191,7 @@ def check_prompt(expected: Expected, results: Results) -> Finding:
     return _check_template(expected, results, tokens)
 
 
-def check_score_range(expected: Expected, results: Results) -> Finding:
+def check_score_range(expected: questions.Expected, results: questions.Results) -> Finding:
     """Scores lie in the range of this kind of model."""
     lowest, highest = expected.row.lowest, expected.row.highest
     scores = [score for result in results.results for score in result.returned]
@@ -215,7 +203,7 @@ def check_score_range(expected: Expected, results: Results) -> Finding:
     return Finding("fail", f"outside the range: {least:.3f} to {most:.3f}, where {possible}", remedy)
 
 
-def check_truncation(expected: Expected, results: Results) -> Finding:
+def check_truncation(expected: questions.Expected, results: questions.Results) -> Finding:
     """The end and the beginning of a long document count, in any script."""
     tail = results.of("tail")
     if not tail:
@@ -225,7 +213,7 @@ def check_truncation(expected: Expected, results: Results) -> Finding:
         "stop truncation of what the model takes: no truncate_prompt_tokens, max_tokens_per_doc",
     )
     counted = bool(results.counts) and result.tokens >= 0
-    sent = results.tokens(QUERY, *result.call.documents)
+    sent = results.tokens(questions.QUERY, *result.call.documents)
     if counted and result.tokens < sent:
         return Finding("fail", f"truncated: {result.tokens} of {sent} tokens were read", remedy)
     words = len(result.call.documents[0].split())
@@ -235,7 +223,9 @@ def check_truncation(expected: Expected, results: Results) -> Finding:
             detail = f"truncated: the {part} sentence of a document of {words} words changes no score"
             return Finding("fail", detail, remedy)
     for letters in results.of("letters"):
-        gone = bool(results.counts) and results.tokens(CHINESE_DOCUMENTS[0]) <= results.tokens(ASCII_PART)
+        gone = bool(results.counts) and results.tokens(questions.CHINESE_DOCUMENTS[0]) <= results.tokens(
+            questions.ASCII_PART
+        )
         if gone or _equal(*letters.scores, counted=True):
             detail = "characters are lost: documents that differ in Chinese alone get the same score"
             return Finding("fail", detail, f"the text must stay UTF-8 on its way; {REWRITTEN}")
@@ -243,7 +233,7 @@ def check_truncation(expected: Expected, results: Results) -> Finding:
     if counted and expected.row.splits:
         length += f", {result.tokens // len(result.scores)} tokens with the query,"
     detail = f"the last sentence of a document of {length} moves its score by {abs(last - neither):.3f}"
-    if words < LONGEST < expected.max_tokens:
+    if words < questions.LONGEST < expected.max_tokens:
         detail += f"; longer ones, to {expected.max_tokens} tokens, only with --full"
     elif expected.trained and not first > neither < last:
         detail = f"a document of {length} with the answer scores no higher than one without it"
@@ -253,15 +243,15 @@ def check_truncation(expected: Expected, results: Results) -> Finding:
     return Finding("ok", detail)
 
 
-def check_order(expected: Expected, results: Results) -> Finding:
+def check_order(expected: questions.Expected, results: questions.Results) -> Finding:
     """Right documents of the golden set score higher than wrong ones."""
     items = results.scored("golden", expected.languages)
     if not expected.trained:
         return Finding("skip", f"no order to expect: {expected.substitute}")
-    if len(items) < FEWEST:
+    if len(items) < questions.FEWEST:
         return Finding("warn", f"too slow: responses to {len(items)} queries in time", "ragops verify --full")
     measures = measure(items)
-    needed = NEEDED if measures.queries >= MANY else SURE
+    needed = NEEDED if measures.queries >= questions.MANY else SURE
     words = accuracy(word_overlap(scored.item) for scored in items)
     queries = f"{measures.queries} queries" + (" in English" if expected.languages == ("en",) else "")
     limits = f"needs {needed:.2f}; chance 0.50, shared words {words:.2f}"
@@ -279,7 +269,7 @@ def check_order(expected: Expected, results: Results) -> Finding:
     return _wrong_order(results, measures, items, detail)
 
 
-def check_query_sensitivity(_: Expected, results: Results) -> Finding:
+def check_query_sensitivity(_: questions.Expected, results: questions.Results) -> Finding:
     """Another query gives the same documents other scores."""
     if not results.of("other"):
         return Finding("skip", "there was no time to send the request")
@@ -289,7 +279,7 @@ def check_query_sensitivity(_: Expected, results: Results) -> Finding:
     return Finding("ok", "another query gives the same documents other scores")
 
 
-def check_ragflow_form(expected: Expected, results: Results) -> Finding:
+def check_ragflow_form(expected: questions.Expected, results: questions.Results) -> Finding:
     """The same with documents as RAGFlow's tokenizer leaves them; at most a warning."""
     items = results.scored("ragflow", expected.languages)
     if not expected.trained or not items:
@@ -303,7 +293,7 @@ def check_ragflow_form(expected: Expected, results: Results) -> Finding:
     return Finding("warn", detail, "DOC_ENGINE=infinity keeps text as written (RAGFlow 0.23 and later)")
 
 
-RULES: tuple[tuple[str, Callable[[Expected, Results], Finding]], ...] = (
+RULES: tuple[tuple[str, Callable[[questions.Expected, questions.Results], Finding]], ...] = (
     ("scores are well formed", check_well_formed),
     ("scores stay the same", check_determinism),
     ("prompt is the model's", check_prompt),
@@ -321,7 +311,7 @@ def max_difference(scores: Sequence[float], others: Sequence[float]) -> float:
     return max(abs(score - other) for score, other in zip(scores, others, strict=True))
 
 
-def _request_failure(result: RerankResult) -> Finding | None:
+def _request_failure(result: questions.RerankResult) -> Finding | None:
     if "Out of range float" in result.error:
         return _not_a_number()
     if not result.error:
@@ -332,7 +322,7 @@ def _request_failure(result: RerankResult) -> Finding | None:
     )
 
 
-def _index_fault(result: RerankResult) -> Finding | None:
+def _index_fault(result: questions.RerankResult) -> Finding | None:
     documents, top_n = result.call.documents, result.call.top_n
     indices = [index for index, _ in result.rows]
     if wrong := [index for index in indices if not 0 <= index < len(documents)]:
@@ -355,7 +345,7 @@ def _not_a_number() -> Finding:
     return Finding("fail", "NaN: the model's arithmetic overflows", remedy)
 
 
-def _rescaled(results: Results) -> str:
+def _rescaled(results: questions.Results) -> str:
     """How scores are derived from the others of the same call; empty when they are not."""
     lists = [result.returned for result in results.results if result.call.purpose != "top"]
     if all(abs(max(scores) - 1) < _EXACT and abs(min(scores)) < _EXACT for scores in lists):
@@ -365,7 +355,9 @@ def _rescaled(results: Results) -> str:
     return ""
 
 
-def _score_change(results: Results, before: RerankResult, after: RerankResult, change: float) -> Finding:
+def _score_change(
+    results: questions.Results, before: questions.RerankResult, after: questions.RerankResult, change: float
+) -> Finding:
     if all(list(result.scores) == sorted(result.scores, reverse=True) for result in results.results):
         return Finding("fail", "input order: documents come back as they went out", REWRITTEN)
     closest = [min(after.scores, key=lambda other: abs(other - score)) for score in before.scores]
@@ -379,13 +371,15 @@ def _score_change(results: Results, before: RerankResult, after: RerankResult, c
     return Finding("fail", detail, "this model reads documents together, or its server is broken")
 
 
-def _moved(expected: Expected, scores: Sequence[float], others: Sequence[float]) -> bool:
+def _moved(expected: questions.Expected, scores: Sequence[float], others: Sequence[float]) -> bool:
     """Whether scores differ by more than rounding, or their logits do, where all of them are near 0 or 1."""
     logits = [[*map(_logit, scores)], [*map(_logit, others)]] if expected.row.lowest == 0 else [[0.0], [0.0]]
     return max_difference(scores, others) > ROUNDING or max_difference(*logits) > ROUNDING_LOGIT
 
 
-def _long_call_fault(expected: Expected, before: RerankResult, result: RerankResult) -> Finding | None:
+def _long_call_fault(
+    expected: questions.Expected, before: questions.RerankResult, result: questions.RerankResult
+) -> Finding | None:
     """Whether documents of a long call get other scores than in a short one."""
     remedy = f"long calls are split and put together wrongly; {REWRITTEN}"
     rows = zip(before.scores, result.item_scores, result.call.places, strict=True)
@@ -402,8 +396,8 @@ def _long_call_fault(expected: Expected, before: RerankResult, result: RerankRes
     return None
 
 
-def _check_template(expected: Expected, results: Results, tokens: int) -> Finding:
-    wanted = results.tokens(*pair_prompts(expected))
+def _check_template(expected: questions.Expected, results: questions.Results, tokens: int) -> Finding:
+    wanted = results.tokens(*questions.pair_prompts(expected))
     remedy = f"give vLLM the packaged template: {RELAUNCH}"
     if tokens != wanted:
         detail = f"template is not the model card's: {tokens} tokens instead of {wanted} for two pairs"
@@ -430,7 +424,7 @@ def _equal(score: float, other: float, *, counted: bool) -> bool:
     return abs(score - other) <= (_EQUAL_COUNTED if counted else _EQUAL_SCORES) * max(abs(score), abs(other))
 
 
-def _lost_languages(items: Sequence[ScoredItem], expected: Expected) -> str:
+def _lost_languages(items: Sequence[ScoredItem], expected: questions.Expected) -> str:
     """Which languages come out wrong while others come out right; empty when it is all or none."""
     pairs = [(lang, m.accuracy) for lang, m in by_language(items) if m.queries >= FEWEST_IN_EACH]
     lost = [f"{lang} {value:.2f}" for lang, value in pairs if value < NEEDED_IN_EACH]
@@ -439,7 +433,9 @@ def _lost_languages(items: Sequence[ScoredItem], expected: Expected) -> str:
     return f"languages are lost ({', '.join(lost)}, needs {NEEDED_IN_EACH:.2f} in each)"
 
 
-def _wrong_order(results: Results, measures: Measures, items: Sequence[ScoredItem], detail: str) -> Finding:
+def _wrong_order(
+    results: questions.Results, measures: Measures, items: Sequence[ScoredItem], detail: str
+) -> Finding:
     if measures.accuracy <= 1 - NEEDED:
         remedy = f'classifier_from_token is ["no", "yes"], in this order; {RELAUNCH}'
         return Finding("fail", f"upside down, wrong documents come first: {detail}", remedy)
@@ -457,7 +453,7 @@ def _wrong_order(results: Results, measures: Measures, items: Sequence[ScoredIte
     return Finding("fail", f"hardly better than shared words: {detail}", remedy)
 
 
-def _ignores_query(results: Results) -> bool:
+def _ignores_query(results: questions.Results) -> bool:
     first = {result.call.item: result.scores for result in results.of("golden")}
     pairs = [(first[result.call.item], result.scores) for result in results.of("other")]
     return any(max_difference(before, after) <= 0.1 * _width(before) for before, after in pairs)

@@ -5,28 +5,23 @@ estimate from chunks of 512 tokens and one published trace of RAGFlow's requests
 :mod:`ragops.bench.workload` use this module.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from ragops.errors import BenchError
 from ragops.ragflow import releases
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from ragops.ragflow.releases import Form
+from ragops.ragflow.releases import Form
 
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:['-][^\W\u4e00-\u9fff]+)*")
 _BETWEEN_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")

@@ -3,36 +3,27 @@
 A container that is not connected to the reranker's network must get no response.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import socket
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ragops.checks import Check, budget, connection, failed_check, rules, run_checks
+from ragops.checks import Check, Status, budget, connection, failed_check, rules, run_checks
 from ragops.checks.connection import ConnectionResult
 from ragops.checks.probe import TITLES, parse_output, program
 from ragops.checks.questions import Expected, parse_responses, plan_requests
-from ragops.docker.engine import sidecar
+from ragops.checks.ready import ReplicaStatus
+from ragops.docker.engine import Engine, sidecar
+from ragops.docker.objects import ContainerState, EngineState
 from ragops.progress import step
+from ragops.ragflow.discovery import RagflowContainer
 from ragops.ragflow.request import PLACEHOLDER_KEY
 from ragops.reranker import options
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from ragops.checks import Status
-    from ragops.checks.ready import ReplicaStatus
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState, EngineState
-    from ragops.ragflow.discovery import RagflowContainer
-    from ragops.reranker.gateway import GatewayState
-    from ragops.session import Deployment
-
+from ragops.reranker.gateway import GatewayState
+from ragops.session import Deployment
 
 OUTSIDE = "bridge"
 """Docker's default network, which every engine has unless it is configured otherwise."""

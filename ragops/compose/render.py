@@ -5,29 +5,22 @@ through Docker's API. :func:`take_over` and :func:`corrected` are for ``ragops c
 the reranker of an existing compose file.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from ragops.compose.faults import parse_size, takes_default_route
 from ragops.compose.merging import as_map
-from ragops.compose.syntax import CommandLine, Word, parse_options, split_words
+from ragops.compose.reading import Service
+from ragops.compose.syntax import CommandLine, Word, YamlNode, parse_options, split_words
 from ragops.configuration import Stack
-from ragops.docker.objects import LABEL, LOG_OPTIONS
+from ragops.docker.objects import LABEL, LOG_OPTIONS, ContainerSpec, HealthCheck, Mount, NetworkSpec
 from ragops.errors import ComposeError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
-
-    from ragops.compose.reading import Service
-    from ragops.compose.syntax import YamlNode
-    from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
 
 NETWORK = "ragops"
 """Key of the network in compose files; its name on the Docker engine is that of the configuration."""

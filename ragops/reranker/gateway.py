@@ -4,8 +4,6 @@ The image is built on the one with vLLM, and has its Python, a few packages and 
 (recipe in ``data/gateway``). The container has the address that RAGFlow is registered with.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import tempfile

@@ -4,35 +4,20 @@
 source of vLLM 0.32 or measured with it. :func:`container_spec` adds CPUs, memory, mounts and network.
 """
 
-from __future__ import annotations
-
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ragops.docker.objects import (
-    LABEL_FINGERPRINT,
-    LABEL_MODEL,
-    LABEL_STACK,
-    ContainerSpec,
-    HealthCheck,
-    Mount,
-)
+from ragops.configuration import Stack
+from ragops.docker import objects
 from ragops.errors import StackError
 from ragops.reranker import architectures
+from ragops.reranker.architectures import Architecture
 from ragops.reranker.host import format_cpu_list
-from ragops.reranker.sizing import SHM_SIZE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ragops.configuration import Stack
-    from ragops.docker.objects import EngineState
-    from ragops.reranker.architectures import Architecture
-    from ragops.reranker.model import Model
-    from ragops.reranker.sizing import Sizing
+from ragops.reranker.model import Model
+from ragops.reranker.sizing import SHM_SIZE, Sizing
 
 PORT = 8000
 """Port of vLLM inside its container."""
@@ -197,7 +182,7 @@ def environment(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ..
     )
 
 
-def published(stack: Stack, engine: EngineState | None) -> tuple[tuple[str, int, int], ...]:
+def published(stack: Stack, engine: objects.EngineState | None) -> tuple[tuple[str, int, int], ...]:
     """The port to publish: none where the engine lets other machines reach it, unless ``expose`` is set."""
     reranker = stack.reranker
     if reranker.port is False or stack.network.internal or not _may_publish(stack, engine):
@@ -205,7 +190,7 @@ def published(stack: Stack, engine: EngineState | None) -> tuple[tuple[str, int,
     return ((reranker.publish, reranker.port, PORT),)
 
 
-def closed(stack: Stack, engine: EngineState | None) -> Stack:
+def closed(stack: Stack, engine: objects.EngineState | None) -> Stack:
     """The configuration with an internal network where only that keeps other machines out.
 
     Before Docker 28 a host that forwards every packet lets them reach ports that are not published, too.
@@ -216,7 +201,7 @@ def closed(stack: Stack, engine: EngineState | None) -> Stack:
     return stack.model_copy(update={"network": network})
 
 
-def _may_publish(stack: Stack, engine: EngineState | None) -> bool:
+def _may_publish(stack: Stack, engine: objects.EngineState | None) -> bool:
     return stack.reranker.expose or (engine is not None and engine.keeps_others_out)
 
 
@@ -227,8 +212,8 @@ def container_spec(
     *,
     image: str,
     template: Path | None = None,
-    engine: EngineState | None = None,
-) -> ContainerSpec:
+    engine: objects.EngineState | None = None,
+) -> objects.ContainerSpec:
     """The reranker's container.
 
     CPUs are given as a set, never as a quota: vLLM starts one thread for each CPU of its set,
@@ -242,7 +227,7 @@ def container_spec(
     settings = arguments(stack, model, sizing)
     # Python, because not every image has curl; a busy machine may take seconds to start it.
     health = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/health', timeout=8)"
-    return ContainerSpec(
+    return objects.ContainerSpec(
         name=reranker.name,
         image=image,
         entrypoint=ENTRYPOINT,
@@ -261,9 +246,11 @@ def container_spec(
         restart="on-failure:5",
         stop_signal="SIGKILL",
         user=f"{model.uid}:{model.uid}",
-        health=HealthCheck(("python3", "-c", health), timeout=10, start_period=reranker.ready_timeout),
+        health=objects.HealthCheck(
+            ("python3", "-c", health), timeout=10, start_period=reranker.ready_timeout
+        ),
         read_only=True,
-        labels=((LABEL_MODEL, str(model.folder)), (LABEL_FINGERPRINT, model.fingerprint)),
+        labels=((objects.LABEL_MODEL, str(model.folder)), (objects.LABEL_FINGERPRINT, model.fingerprint)),
     )
 
 
@@ -319,14 +306,14 @@ def _batch_options(stack: Stack, sizing: Sizing) -> Iterator[Setting]:
         yield Setting("--enforce-eager", "", "configured; nothing is compiled")
 
 
-def as_replica(stack: Stack, spec: ContainerSpec, name: str) -> ContainerSpec:
+def as_replica(stack: Stack, spec: objects.ContainerSpec, name: str) -> objects.ContainerSpec:
     """The reranker's container as one of several behind the gateway, which alone is reached from outside."""
-    labels = (*spec.labels, (LABEL_STACK, stack.reranker.name))
+    labels = (*spec.labels, (objects.LABEL_STACK, stack.reranker.name))
     return replace(spec, name=name, aliases=(stack.replicas_alias,), publish=(), labels=labels)
 
 
-def _mounts(stack: Stack, model: Model, template: Path | None) -> tuple[Mount, ...]:
-    mounts = [Mount(str(model.folder), f"/models/{slug(model.name)}", read_only=True)]
+def _mounts(stack: Stack, model: Model, template: Path | None) -> tuple[objects.Mount, ...]:
+    mounts = [objects.Mount(str(model.folder), f"/models/{slug(model.name)}", read_only=True)]
     if name := known(model).template:
-        mounts.append(Mount(str(template or TEMPLATES / name), f"/templates/{name}", read_only=True))
-    return (*mounts, Mount(f"{stack.reranker.name}-compiled", CACHE, kind="volume"))
+        mounts.append(objects.Mount(str(template or TEMPLATES / name), f"/templates/{name}", read_only=True))
+    return (*mounts, objects.Mount(f"{stack.reranker.name}-compiled", CACHE, kind="volume"))

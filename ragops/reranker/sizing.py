@@ -4,23 +4,16 @@
 that need no model, :func:`cores`, :func:`compute_cpus` and :func:`dtype`, serve the checks of a machine too.
 """
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+from ragops.configuration import Stack
 from ragops.errors import StackError
 from ragops.reranker import architectures
-from ragops.reranker.host import format_cpu_list, parse_cpu_list
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ragops.configuration import Stack
-    from ragops.reranker.host import Core, Host
-    from ragops.reranker.model import Model
+from ragops.reranker.host import Core, Host, format_cpu_list, parse_cpu_list
+from ragops.reranker.model import Model
 
 GIB = 1 << 30
 MIB = 1 << 20

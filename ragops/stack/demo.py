@@ -4,25 +4,19 @@ Docker shows it as RAGFlow (compose labels, network, path to Python), and it cal
 client library, cohere 5.6.2. It serves nothing.
 """
 
-from __future__ import annotations
-
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragops.configuration import data_folder
-from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, UNPRIVILEGED, ContainerSpec, NetworkSpec
+from ragops.docker import objects
+from ragops.docker.engine import Engine
 from ragops.errors import EngineError
 from ragops.progress import step
 from ragops.ragflow.discovery import DEMO
 from ragops.reranker import files
 from ragops.reranker.image import python_version, recording
 from ragops.stack.plan import Action, Plan, Remove
-
-if TYPE_CHECKING:
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import Observed
 
 NAME = "docker-ragflow-cpu-1"
 """Name that compose gives RAGFlow's container from v0.22 on."""
@@ -54,30 +48,30 @@ def up(engine: Engine, base_image: str, home: Path, *, name: str = NAME, project
     if container is None:
         network = f"{project}_ragflow"
         if engine.network(network) is None:
-            engine.create_network(NetworkSpec(network))
+            engine.create_network(objects.NetworkSpec(network))
         engine.start(engine.create_container(spec(name, project)))
     elif not container.running:
         engine.start(container.id)
     return name
 
 
-def spec(name: str = NAME, project: str = "docker") -> ContainerSpec:
+def spec(name: str = NAME, project: str = "docker") -> objects.ContainerSpec:
     """The demo client's container."""
-    return ContainerSpec(
+    return objects.ContainerSpec(
         name=name,
         image=IMAGE,
         entrypoint=("sleep", "infinity"),
         network=f"{project}_ragflow",
         restart="unless-stopped",
         memory=1 << 30,
-        user=f"{UNPRIVILEGED}:{UNPRIVILEGED}",
+        user=f"{objects.UNPRIVILEGED}:{objects.UNPRIVILEGED}",
         init=True,
         role=DEMO,
-        labels=((COMPOSE_PROJECT, project), (COMPOSE_SERVICE, "ragflow-cpu")),
+        labels=((objects.COMPOSE_PROJECT, project), (objects.COMPOSE_SERVICE, "ragflow-cpu")),
     )
 
 
-def plan_down(observed: Observed) -> Plan:
+def plan_down(observed: objects.Observed) -> Plan:
     """The actions that remove every demo client, and its network if ragops created it."""
     demos = [container for container in observed.containers if container.role == DEMO]
     networks = {endpoint.network for demo in demos for endpoint in demo.endpoints}

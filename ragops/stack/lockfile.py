@@ -4,25 +4,17 @@
 the configuration, to be committed with it; without a configuration file it is in ragops' data folder.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ragops.configuration import MAX_BYTES, home
-from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL
+from ragops.configuration import MAX_BYTES, Stack, home
+from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL, ContainerSpec, ImageState
 from ragops.errors import StackError, file_errors, read_text
 from ragops.stack.planning import changed_model, moved_image
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ragops.configuration import Stack
-    from ragops.docker.objects import ContainerSpec, ImageState
 
 _log = logging.getLogger(__name__)
 

@@ -5,25 +5,18 @@ project, the service and the files of a container: :func:`override` needs nothin
 :func:`write` writes the result beside them.
 """
 
-from __future__ import annotations
-
 import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragops.compose import AUTOMATIC
 from ragops.compose.render import NETWORK, to_comments, to_yaml
-from ragops.docker.objects import COMPOSE_PROJECT, moves_route
+from ragops.configuration import Network
+from ragops.docker.objects import COMPOSE_PROJECT, ContainerState, NetworkState, moves_route
 from ragops.errors import RagflowError, file_errors
 from ragops.ragflow.discovery import RagflowContainer, is_ragflow
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from ragops.configuration import Network
-    from ragops.docker.objects import ContainerState, NetworkState
 
 MARK = "Made by: ragops compose override"
 """First line of an override file of ragops; other files are never replaced."""

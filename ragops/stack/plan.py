@@ -4,28 +4,23 @@ Each action describes itself in words and as docker commands; :func:`apply` runs
 them.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ragops.checks import ready, reference
-from ragops.docker.objects import LABEL, LABEL_MODEL, SNAP, NetworkSpec
+from ragops.checks.questions import Expected
+from ragops.configuration import Network
+from ragops.docker import objects
+from ragops.docker.engine import Engine
 from ragops.errors import EngineError, InUseError, StackError, file_errors
 from ragops.progress import step
 from ragops.reranker.gateway import MARK, REFERENCE, ROLE
 from ragops.table import Column, Shown, Table
-
-if TYPE_CHECKING:
-    from ragops.checks.questions import Expected
-    from ragops.configuration import Network
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +58,7 @@ class CreateNetwork(Action):
     removed, and is removed itself if the other's creator did not read it.
     """
 
-    spec: NetworkSpec
+    spec: objects.NetworkSpec
     change = "+ create network {spec.name}"
 
     def commands(self) -> tuple[Command, ...]:
@@ -89,25 +84,29 @@ class CreateVolume(Action):
 
     name: str
     change = "+ create volume {name}"
-    command = f"docker volume create --label {LABEL}=cache {{name}}"
+    command = f"docker volume create --label {objects.LABEL}=cache {{name}}"
 
     def apply(self, engine: Engine) -> None:
         engine.create_volume(self.name, role="cache")
 
 
-def _create(engine: Engine, spec: ContainerSpec, name: str) -> str:
+def _create(engine: Engine, spec: objects.ContainerSpec, name: str) -> str:
     """Create a container, and read a file of each mounted folder through the engine; returns its id.
 
     Raises:
         EngineError: The engine refused, or sees another file system than this process.
     """
-    container, folder = engine.create_container(spec, name), dict(spec.labels).get(LABEL_MODEL, "")
+    container, folder = engine.create_container(spec, name), dict(spec.labels).get(objects.LABEL_MODEL, "")
     for mount in spec.mounts:
         file = "config.json" if mount.source == folder else MARK if mount.target == REFERENCE else ""
         if file and not engine.has_file(container, f"{mount.target}/{file}"):
             engine.remove_container(container)
             hidden, own = engine.state().hides(Path(mount.source)), "set RAGOPS_HOME, or gateway = false"
-            where = SNAP if hidden else "an engine in a container, in a virtual machine or on another host"
+            where = (
+                objects.SNAP
+                if hidden
+                else "an engine in a container, in a virtual machine or on another host"
+            )
             raise EngineError(
                 f"{mount.source} is empty for the Docker engine",
                 code="folder-empty",
@@ -122,7 +121,7 @@ def _create(engine: Engine, spec: ContainerSpec, name: str) -> str:
 class RunContainer(Action):
     """Create a container and start it; it is removed if it does not start."""
 
-    spec: ContainerSpec
+    spec: objects.ContainerSpec
     change = "+ run container {spec.name} from {spec.image}"
 
     def commands(self) -> tuple[Command, ...]:
@@ -186,7 +185,7 @@ class ScoreCheck:
 class CheckScores(Action):
     """Wait until a replica responds, check its scores, and store them as the gateway's reference."""
 
-    spec: ContainerSpec
+    spec: objects.ContainerSpec
     check: ScoreCheck
     ready_timeout: float = 600
     change = "+ check the scores of {spec.name}: the gateway compares each replica with them"
@@ -211,7 +210,7 @@ class Proof:
     replicas: tuple[str, ...] = ()
     """Replicas that a new gateway has to admit."""
 
-    def run(self, engine: Engine, spec: ContainerSpec, name: str) -> None:
+    def run(self, engine: Engine, spec: objects.ContainerSpec, name: str) -> None:
         """Wait until the container of that name has responded, with scores that are right.
 
         Raises:
@@ -235,8 +234,8 @@ class ReplaceContainer(Action):
     are renamed at the end. With one the old one is stopped first. After a failure it has its name and runs.
     """
 
-    spec: ContainerSpec
-    old: ContainerState
+    spec: objects.ContainerSpec
+    old: objects.ContainerState
     reason: str
     obstacle: str = ""
     """Why the two containers cannot run at once."""
@@ -245,9 +244,9 @@ class ReplaceContainer(Action):
     """Whether RAGFlow reaches the old one."""
     others: tuple[str, ...] = ()
     """Other replicas, which the gateway has to have admitted before the old one is stopped."""
-    first: ContainerSpec | None = None
+    first: objects.ContainerSpec | None = None
     """With an obstacle: the replica of a new gateway, which needs the memory of the old container."""
-    stopped: tuple[ContainerState, ...] = ()
+    stopped: tuple[objects.ContainerState, ...] = ()
     """With an obstacle: replicas of the old gateway, whose memory the new container needs."""
 
     def describe(self) -> str:
@@ -339,7 +338,7 @@ class ReplaceContainer(Action):
 class RestoreContainer(Action):
     """Rename a reranker back to its configured name, and start it."""
 
-    container: ContainerState
+    container: objects.ContainerState
     name: str
     start: bool = True
     change = "~ restore container {name}, which is named {container.name}"
@@ -490,9 +489,9 @@ def apply(plan: Plan, engine: Engine) -> None:
         action.apply(engine)
 
 
-def network_spec(network: Network) -> NetworkSpec:
+def network_spec(network: Network) -> objects.NetworkSpec:
     """The configured network as Docker creates it."""
-    return NetworkSpec(network.name, network.driver, network.subnet, bool(network.internal))
+    return objects.NetworkSpec(network.name, network.driver, network.subnet, bool(network.internal))
 
 
 def in_use(network: str, containers: list[str]) -> InUseError:

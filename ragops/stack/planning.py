@@ -5,66 +5,41 @@ RAGFlow's calls served: what is new starts first, then one container after anoth
 left over is removed at the end.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from ragops.docker.objects import LABEL, LABEL_FINGERPRINT, LABEL_MODEL, LABEL_NAME, differences, moves_route
+from ragops.configuration import Network, Stack
+from ragops.docker import objects
 from ragops.errors import StackError
 from ragops.ragflow.discovery import RagflowContainer, check_connectable, find, is_ragflow
 from ragops.reranker.gateway import ROLE
-from ragops.stack.plan import (
-    Action,
-    CheckScores,
-    Connect,
-    CreateNetwork,
-    CreateVolume,
-    Disconnect,
-    Plan,
-    Proof,
-    Remove,
-    ReplaceContainer,
-    RestartContainer,
-    RestoreContainer,
-    RunContainer,
-    ScoreCheck,
-    StartContainer,
-    in_use,
-    network_spec,
-)
+from ragops.stack import plan
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from ragops.configuration import Network, Stack
-    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed, VolumeState
-
-_MODEL = (LABEL_MODEL, LABEL_FINGERPRINT)
+_MODEL = (objects.LABEL_MODEL, objects.LABEL_FINGERPRINT)
 
 
 @dataclass(frozen=True)
 class Wanted:
     """The containers of a stack."""
 
-    replicas: tuple[ContainerSpec, ...]
+    replicas: tuple[objects.ContainerSpec, ...]
     """Of vLLM; without a gateway the one that has the stack's name."""
-    gateway: ContainerSpec | None = None
-    check: ScoreCheck | None = None
+    gateway: objects.ContainerSpec | None = None
+    check: plan.ScoreCheck | None = None
     """Of the scores behind a gateway; None where they are known."""
 
     @property
-    def front(self) -> ContainerSpec:
+    def front(self) -> objects.ContainerSpec:
         """The container that has the stack's name."""
         return self.gateway or self.replicas[0]
 
     @property
-    def slots(self) -> tuple[ContainerSpec, ...]:
+    def slots(self) -> tuple[objects.ContainerSpec, ...]:
         """All containers, the front first."""
         return (self.gateway, *self.replicas) if self.gateway else self.replicas
 
 
-def plan_up(stack: Stack, wanted: Wanted, observed: Observed, free_memory: int = 0) -> Plan:
+def plan_up(stack: Stack, wanted: Wanted, observed: objects.Observed, free_memory: int = 0) -> plan.Plan:
     """The actions after which the reranker runs and RAGFlow reaches it.
 
     ``free_memory`` in bytes is what another container of vLLM may take while the present ones run.
@@ -79,7 +54,9 @@ def plan_up(stack: Stack, wanted: Wanted, observed: Observed, free_memory: int =
     volumes = {volume.name for volume in observed.volumes}
     mounts = (mount for spec in wanted.slots for mount in spec.mounts if mount.kind == "volume")
     actions = list(_network_actions(stack.network, network))
-    actions += [CreateVolume(name) for name in dict.fromkeys(m.source for m in mounts) if name not in volumes]
+    actions += [
+        plan.CreateVolume(name) for name in dict.fromkeys(m.source for m in mounts) if name not in volumes
+    ]
     internal = network.internal if network else bool(stack.network.internal)
     connections = [
         action
@@ -92,20 +69,20 @@ def plan_up(stack: Stack, wanted: Wanted, observed: Observed, free_memory: int =
     actions += changes.replacements()
     actions += [] if wanted.gateway else connections
     actions += changes.removals()
-    return Plan(tuple(actions), tuple(_notes(stack, wanted.front, network, servers)))
+    return plan.Plan(tuple(actions), tuple(_notes(stack, wanted.front, network, servers)))
 
 
-def plan_connect(ragflow: RagflowContainer, network: NetworkState) -> Plan:
+def plan_connect(ragflow: RagflowContainer, network: objects.NetworkState) -> plan.Plan:
     """The actions that connect a container to an existing network; empty if it is connected.
 
     Raises:
         RagflowError: Docker can't connect it to any network.
     """
     check_connectable(ragflow)
-    return Plan(tuple(_ragflow_actions(ragflow, network.name, network, internal=network.internal)))
+    return plan.Plan(tuple(_ragflow_actions(ragflow, network.name, network, internal=network.internal)))
 
 
-def plan_down(stack: Stack, observed: Observed) -> Plan:
+def plan_down(stack: Stack, observed: objects.Observed) -> plan.Plan:
     """The actions that remove the stack: objects with the ragops label, and RAGFlow's connections.
 
     RAGFlow's containers are disconnected also when they are stopped: Docker cannot start a container
@@ -125,13 +102,13 @@ def plan_down(stack: Stack, observed: Observed) -> Plan:
         if not (member.ours or is_ragflow(member) or member.name in stack.ragflow.containers)
     ]
     if networks and foreign:
-        raise in_use(stack.network.name, foreign)
+        raise plan.in_use(stack.network.name, foreign)
     caches = {f"{name}-{kind}" for name in names for kind in ("compiled", "cache")}
     volumes = [volume for volume in observed.volumes if volume.name in caches]
     return _removal(observed, rerankers, networks, volumes)
 
 
-def plan_purge(observed: Observed) -> Plan:
+def plan_purge(observed: objects.Observed) -> plan.Plan:
     """The actions that remove every object with the ragops label, of all stacks and demos.
 
     Other containers are disconnected from these networks, running or stopped, so that they can start again.
@@ -142,26 +119,32 @@ def plan_purge(observed: Observed) -> Plan:
 
 
 def _removal(
-    observed: Observed,
-    containers: Sequence[ContainerState],
-    networks: Sequence[NetworkState],
-    volumes: Sequence[VolumeState],
-) -> Plan:
+    observed: objects.Observed,
+    containers: Sequence[objects.ContainerState],
+    networks: Sequence[objects.NetworkState],
+    volumes: Sequence[objects.VolumeState],
+) -> plan.Plan:
     """Remove containers, networks and own volumes; disconnect the other containers of the networks first."""
-    actions: list[Action] = [Remove("container", container.name, container.id) for container in containers]
+    actions: list[plan.Action] = [
+        plan.Remove("container", container.name, container.id) for container in containers
+    ]
     for network in networks:
         others = [member for member in observed.members(network.name) if member not in containers]
-        actions += [Disconnect(network.name, member.name) for member in others]
-    actions += [Remove("network", network.name, network.id) for network in networks]
-    actions += [Remove("volume", volume.name, volume.name) for volume in volumes if LABEL in volume.labels]
-    return Plan(tuple(actions))
+        actions += [plan.Disconnect(network.name, member.name) for member in others]
+    actions += [plan.Remove("network", network.name, network.id) for network in networks]
+    actions += [
+        plan.Remove("volume", volume.name, volume.name)
+        for volume in volumes
+        if objects.LABEL in volume.labels
+    ]
+    return plan.Plan(tuple(actions))
 
 
-def _network_actions(configured: Network, network: NetworkState | None) -> Iterator[Action]:
+def _network_actions(configured: Network, network: objects.NetworkState | None) -> Iterator[plan.Action]:
     if network is None:
-        yield CreateNetwork(network_spec(configured))
+        yield plan.CreateNetwork(plan.network_spec(configured))
         return
-    if differing := differences(configured, network):
+    if differing := objects.differences(configured, network):
         undo = "ragops down, then ragops up" if network.ours else f"docker network inspect {network.name}"
         raise StackError(
             f"network {network.name} exists and differs from its configuration",
@@ -175,16 +158,16 @@ def _network_actions(configured: Network, network: NetworkState | None) -> Itera
 class _Slot:
     """A configured container, and what has its name or is left of an interrupted change."""
 
-    spec: ContainerSpec
-    container: ContainerState | None
+    spec: objects.ContainerSpec
+    container: objects.ContainerState | None
     """The one that has the name, or gets it back."""
     kept: bool
     """Whether the container was renamed, and gets its name back."""
-    left: tuple[ContainerState, ...]
+    left: tuple[objects.ContainerState, ...]
     """Of an interrupted change."""
 
     @classmethod
-    def of(cls, spec: ContainerSpec, stack: Stack, observed: Observed) -> _Slot:
+    def of(cls, spec: objects.ContainerSpec, stack: Stack, observed: objects.Observed) -> "_Slot":
         name, members = spec.name, observed.stack(stack.reranker.name)
         holder = observed.container(name)
         if holder is not None and holder not in members:
@@ -211,7 +194,7 @@ class _Changes:
     """The actions for the containers of a stack, in the order in which they are to run."""
 
     def __init__(
-        self, stack: Stack, wanted: Wanted, observed: Observed, free_memory: int, *, reached: bool
+        self, stack: Stack, wanted: Wanted, observed: objects.Observed, free_memory: int, *, reached: bool
     ) -> None:
         self._stack, self._wanted, self._free, self._reached = stack, wanted, free_memory, reached
         self._network = observed.network(stack.network.name)
@@ -225,24 +208,24 @@ class _Changes:
         self._extra = [one for one in members if _slot_name(one, stack) not in names]
         self._no_room = self._migrates and self._has_no_room(self._replicas[0])
 
-    def before(self) -> Iterator[Action]:
+    def before(self) -> Iterator[plan.Action]:
         """What interrupts nothing: leftovers are removed, containers start and are connected."""
         for slot in self._replicas if self._wanted.gateway is None else (*self._replicas, self._front):
-            yield from (Remove("container", other.name, other.id) for other in slot.left)
+            yield from (plan.Remove("container", other.name, other.id) for other in slot.left)
             if slot in self._late:
                 continue
             if self._no_room and slot is self._replicas[0]:
                 if slot.container is not None:
-                    yield Remove("container", slot.container.name, slot.container.id)
+                    yield plan.Remove("container", slot.container.name, slot.container.id)
                 continue
             yield from self._present(slot)
 
-    def replacements(self) -> Iterator[Action]:
+    def replacements(self) -> Iterator[plan.Action]:
         """One container after another; scores are checked before the gateway needs them."""
         present = [] if self._no_room else [slot for slot in self._replicas if slot not in self._late]
         current = [slot.spec for slot in present if self._stays(slot)]
         if self._wanted.check and current:
-            yield CheckScores(current[0], self._wanted.check, self._stack.reranker.ready_timeout)
+            yield plan.CheckScores(current[0], self._wanted.check, self._stack.reranker.ready_timeout)
         front = [self._front] if self._wanted.gateway else []
         serves = self._front.container is not None and self._front.container.serves
         for slot in (*present, *front) if serves else (*front, *present):
@@ -254,9 +237,9 @@ class _Changes:
             if slot.container is not None and not self._stays(slot):
                 yield self._replacement(slot, slot.container, [self._replicas[0].spec.name])
 
-    def removals(self) -> Iterator[Action]:
+    def removals(self) -> Iterator[plan.Action]:
         """Containers that are no longer configured."""
-        return (Remove("container", extra.name, extra.id) for extra in self._extra)
+        return (plan.Remove("container", extra.name, extra.id) for extra in self._extra)
 
     def _has_no_room(self, first: _Slot) -> bool:
         """Whether vLLM has to stop before the first replica of the gateway that replaces it can run."""
@@ -286,54 +269,56 @@ class _Changes:
         """Whether the container stays, or is new."""
         return not self._reason(slot)
 
-    def _restarts(self, slot: _Slot, container: ContainerState) -> bool:
+    def _restarts(self, slot: _Slot, container: objects.ContainerState) -> bool:
         """Whether a container that gets its name back is started: not where its replica has its memory."""
         is_replaced = self._migrates and slot is self._front and self._is_proved(self._replicas[0])
         return container.running or not is_replaced or container.memory <= self._free
 
-    def _present(self, slot: _Slot) -> Iterator[Action]:
+    def _present(self, slot: _Slot) -> Iterator[plan.Action]:
         """The actions for a container that is not replaced; of one that is, its name is restored."""
         spec, container, network = slot.spec, slot.container, self._network
         if container is None:
-            yield RunContainer(spec)
+            yield plan.RunContainer(spec)
             return
         if slot.kept:
-            yield RestoreContainer(container, spec.name, start=self._restarts(slot, container))
+            yield plan.RestoreContainer(container, spec.name, start=self._restarts(slot, container))
         if not self._stays(slot):
             return
         if network is not None:
-            connect = Connect(network.name, spec.name, aliases=spec.aliases)
+            connect = plan.Connect(network.name, spec.name, aliases=spec.aliases)
             yield from _connection_actions(container, connect, network)
         others = (endpoint.network for endpoint in container.endpoints if endpoint.network != spec.network)
-        yield from (Disconnect(name, spec.name) for name in others)
+        yield from (plan.Disconnect(name, spec.name) for name in others)
         if not (container.running or slot.kept):
-            yield StartContainer(spec.name)
+            yield plan.StartContainer(spec.name)
         elif container.health == "unhealthy":
-            yield RestartContainer(spec.name, "it is unhealthy", spec.served_name)
+            yield plan.RestartContainer(spec.name, "it is unhealthy", spec.served_name)
 
-    def _replacement(self, slot: _Slot, old: ContainerState, current: Sequence[str]) -> ReplaceContainer:
+    def _replacement(
+        self, slot: _Slot, old: objects.ContainerState, current: Sequence[str]
+    ) -> plan.ReplaceContainer:
         """The replacement of a container; ``current`` are the replicas that are as configured by then."""
         timeout, check = self._stack.reranker.ready_timeout, self._wanted.check
         restarted = slot.kept and self._restarts(slot, old)
-        made = ReplaceContainer(
+        made = plan.ReplaceContainer(
             slot.spec,
             replace(old, status="running") if restarted else old,
             self._reason(slot),
             _obstacle(old, slot.spec, self._free),
-            Proof(timeout),
+            plan.Proof(timeout),
             self._reached and _is_connected(old, self._network),
         )
         if slot is self._front and self._wanted.gateway:
             names = tuple(slot.spec.name for slot in self._replicas if slot not in self._late)
             made = replace(
-                made, proof=Proof(timeout, check, replicas=names if self._migrates or old.serves else ())
+                made, proof=plan.Proof(timeout, check, replicas=names if self._migrates or old.serves else ())
             )
             first = self._replicas[0].spec
             return replace(made, first=first, obstacle=_short(first, self._free)) if self._no_room else made
         if self._wanted.gateway:
             gateway = "" if self._migrates and slot not in self._late else self._stack.reranker.name
             others = self._others(slot, current) if gateway and made.obstacle else ()
-            return replace(made, proof=Proof(timeout, check, gateway), others=others)
+            return replace(made, proof=plan.Proof(timeout, check, gateway), others=others)
         stopped = self._extra if slot.migrates and slot.spec.memory > self._free else []
         return replace(made, stopped=tuple(stopped), obstacle=made.obstacle)
 
@@ -346,13 +331,13 @@ class _Changes:
         return tuple(one.name for one in present if one and one.serves)
 
 
-def _short(spec: ContainerSpec, free_memory: int) -> str:
+def _short(spec: objects.ContainerSpec, free_memory: int) -> str:
     return f"the new container may take {spec.memory >> 20} MiB, {free_memory >> 20} are free"
 
 
-def _slot_name(container: ContainerState, stack: Stack) -> str:
+def _slot_name(container: objects.ContainerState, stack: Stack) -> str:
     """The configured name of a container, which may have another while it is replaced."""
-    return container.labels.get(LABEL_NAME, stack.reranker.name)
+    return container.labels.get(objects.LABEL_NAME, stack.reranker.name)
 
 
 def _is_temporary(container: str, name: str) -> bool:
@@ -360,8 +345,8 @@ def _is_temporary(container: str, name: str) -> bool:
 
 
 def _kept(
-    container: ContainerState | None, name: str, others: Sequence[ContainerState]
-) -> ContainerState | None:
+    container: objects.ContainerState | None, name: str, others: Sequence[objects.ContainerState]
+) -> objects.ContainerState | None:
     """What an interrupted replacement kept, if the new one is not healthy; else a renamed reranker."""
     kept = [other for other in others if other.name.startswith(f"{name}-old")]
     if container is None:
@@ -370,7 +355,7 @@ def _kept(
     return kept[0] if kept and not healthy else None
 
 
-def outdated(container: ContainerState, spec: ContainerSpec) -> str:
+def outdated(container: objects.ContainerState, spec: objects.ContainerSpec) -> str:
     """Why a container has to be replaced; empty when it need not."""
     labels, recorded = dict(spec.labels), container.labels
     if container.image_id != spec.image_id:
@@ -397,7 +382,7 @@ def changed_model(old: str, old_fingerprint: str, new: str, new_fingerprint: str
     return f"model: the files of {old} changed" if old and old_fingerprint != new_fingerprint else ""
 
 
-def _obstacle(old: ContainerState, spec: ContainerSpec, free_memory: int) -> str:
+def _obstacle(old: objects.ContainerState, spec: objects.ContainerSpec, free_memory: int) -> str:
     """Why a new container cannot run beside the old one; empty when it can."""
     if old.status != "running" or old.health == "unhealthy":
         return f"the old container is {old.health if old.running else old.status}"
@@ -410,32 +395,37 @@ def _obstacle(old: ContainerState, spec: ContainerSpec, free_memory: int) -> str
 
 
 def _ragflow_actions(
-    ragflow: RagflowContainer, name: str, network: NetworkState | None, *, internal: bool
-) -> Iterator[Action]:
-    moves = moves_route(ragflow.container, name, internal=internal)
-    return _connection_actions(ragflow.container, Connect(name, ragflow.name, moves), network)
+    ragflow: RagflowContainer, name: str, network: objects.NetworkState | None, *, internal: bool
+) -> Iterator[plan.Action]:
+    moves = objects.moves_route(ragflow.container, name, internal=internal)
+    return _connection_actions(ragflow.container, plan.Connect(name, ragflow.name, moves), network)
 
 
 def _connection_actions(
-    container: ContainerState, connect: Connect, network: NetworkState | None
-) -> Iterator[Action]:
+    container: objects.ContainerState, connect: plan.Connect, network: objects.NetworkState | None
+) -> Iterator[plan.Action]:
     endpoint = container.endpoint(connect.network)
     named = endpoint is None or set(connect.aliases) <= set(endpoint.aliases)
     if _is_connected(container, network) and named:
         return
     if endpoint:
-        yield Disconnect(connect.network, container.name)  # from a removed network, or without the aliases
+        yield plan.Disconnect(
+            connect.network, container.name
+        )  # from a removed network, or without the aliases
     yield connect
 
 
-def _is_connected(container: ContainerState, network: NetworkState | None) -> bool:
+def _is_connected(container: objects.ContainerState, network: objects.NetworkState | None) -> bool:
     """Whether a container is in this very network; a stopped one may not have its id yet."""
     endpoint = container.endpoint(network.name) if network else None
     return bool(network and endpoint and endpoint.network_id in ("", network.id))
 
 
 def _notes(
-    stack: Stack, spec: ContainerSpec, network: NetworkState | None, servers: list[RagflowContainer]
+    stack: Stack,
+    spec: objects.ContainerSpec,
+    network: objects.NetworkState | None,
+    servers: list[RagflowContainer],
 ) -> Iterator[str]:
     if network is not None and not network.ours:
         yield f"network {network.name} was not created by ragops: it is used, and never removed"

@@ -7,61 +7,33 @@ chat that names a removed one fails. Addresses, names and ids are logged; secret
 each release are in :mod:`ragops.ragflow.providers`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
 from ragops.checks.verify import is_local
-from ragops.configuration import home
+from ragops.configuration import Stack, home
 from ragops.docker import engine as docker_engine
+from ragops.docker.engine import Engine
 from ragops.errors import EngineError, RagflowError, StackError, file_errors
 from ragops.progress import step
-from ragops.ragflow import discovery
-from ragops.ragflow.api import Api, Request, base_url, refusal
-from ragops.ragflow.providers import (
-    CHATS_PER_PAGE,
-    DEFAULT,
-    DEFAULT_KEY,
-    INSTANCE,
-    RegistrationSpec,
-    changes,
-    check_ownership,
-    check_supported,
-    differences,
-    migrated_id,
-    model_id,
-    own_ids,
-    rank_dataset,
-    read_chats,
-    registration_api,
-    setting_name,
-    settings,
-)
+from ragops.ragflow import discovery, providers
+from ragops.ragflow.api import Api, Request, Secret, base_url, refusal
+from ragops.ragflow.discovery import RagflowContainer
+from ragops.ragflow.releases import Release
 from ragops.ragflow.request import DOCUMENTS, QUERY
 from ragops.reranker import gateway
 from ragops.reranker.model import named_folder
 from ragops.reranker.options import known
 from ragops.session import Deployment, Session, lock
 from ragops.table import Column, Shown, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from ragops.configuration import Stack
-    from ragops.docker.engine import Engine
-    from ragops.ragflow.api import Secret
-    from ragops.ragflow.discovery import RagflowContainer
-    from ragops.ragflow.providers import RagflowState, RegistrationApi, Setting
-    from ragops.ragflow.releases import Release
 
 GO_SERVER = (
     "RAGFlow's server in Go may only log a failure of the reranker (falling back to token-only similarity) "
@@ -110,7 +82,7 @@ def register(
     token: Secret,
     *,
     url: str = "",
-    spec: RegistrationSpec | None = None,
+    spec: providers.RegistrationSpec | None = None,
     engine: Engine | None = None,
 ) -> Registration:
     """Add the reranker to the models of RAGFlow v0.24 or later, and read it back. Idempotent.
@@ -132,7 +104,7 @@ def register(
         StackError: An address, an id or a key can't be sent, or an address for other machines has no key.
     """
     spec = (spec or registration_spec(stack)).checked()
-    if stack.gateway_used and spec.key == DEFAULT_KEY and not _is_local(stack, spec, engine):
+    if stack.gateway_used and spec.key == providers.DEFAULT_KEY and not _is_local(stack, spec, engine):
         raise StackError(
             f"the gateway has no key, and {spec.base_url} leads to it from other machines",
             code="gateway-open",
@@ -147,7 +119,7 @@ def register(
         notes = (*registrar.notes, *registrar.test(state, compare=spec.base_url != stack.internal_url))
         if sent := registrar.enter(state, record):
             state = registrar.read()
-        if wrong := differences(registrar.routes, spec, state):
+        if wrong := providers.differences(registrar.routes, spec, state):
             raise RagflowError(
                 "RAGFlow took the model, but returns another entry than the one that was sent",
                 code="entry-differs",
@@ -156,12 +128,12 @@ def register(
                 url=registrar.api.url,
             )
         if spec.dataset:
-            count = registrar.search(model_id(registrar.release, spec))
+            count = registrar.search(providers.model_id(registrar.release, spec))
             notes = (*notes, f"dataset {spec.dataset}: {count} chunks were ranked with it")
         return registrar.registration(state, sent, notes)
 
 
-def _is_local(stack: Stack, spec: RegistrationSpec, engine: Engine | None) -> bool:
+def _is_local(stack: Stack, spec: providers.RegistrationSpec, engine: Engine | None) -> bool:
     """Whether the address leads to the gateway from this host and its containers only."""
     host, name = urlsplit(spec.base_url).hostname or "", stack.reranker.name
     if host == name.lower() or is_local(host, None):
@@ -176,7 +148,7 @@ def unregister(
     token: Secret,
     *,
     url: str = "",
-    instance: str = INSTANCE,
+    instance: str = providers.INSTANCE,
     engine: Engine | None = None,
 ) -> Registration:
     """Restore RAGFlow's settings from before :func:`register`: chats, default, then the model.
@@ -186,7 +158,7 @@ def unregister(
     model is gone, gets none. Other arguments and errors as of :func:`register`.
     """
     with _connected(
-        stack, token, url, RegistrationSpec("", "http://none", 0, instance=instance), engine
+        stack, token, url, providers.RegistrationSpec("", "http://none", 0, instance=instance), engine
     ) as registrar:
         state = registrar.read()
         file = registrar.new_record(state).file
@@ -198,7 +170,7 @@ def unregister(
         return registrar.registration(registrar.read(), sent, notes)
 
 
-def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
+def registration_spec(stack: Stack, address: str = "") -> providers.RegistrationSpec:
     """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``.
 
     ``address`` replaces the reranker's address in its Docker network, for a RAGFlow outside of it. The key is
@@ -209,8 +181,8 @@ def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
     limit = deployment.sizing.max_model_len - deployment.pair_tokens  # RAGFlow counts query and document only
     if not known(deployment.model).splits:
         limit //= 64  # the documents of RAGFlow's usual call share it
-    key = gateway.read_key(stack) or DEFAULT_KEY
-    return RegistrationSpec(deployment.spec.served_name, base_url, max(1, limit), key)
+    key = gateway.read_key(stack) or providers.DEFAULT_KEY
+    return providers.RegistrationSpec(deployment.spec.served_name, base_url, max(1, limit), key)
 
 
 @dataclass(frozen=True)
@@ -237,7 +209,7 @@ class UndoRecord:
     @property
     def earlier(self) -> dict[str, str]:
         """The rerank ids before ragops set one, by the key of the setting."""
-        return {**self.chats} if self.default is None else {**self.chats, DEFAULT: self.default}
+        return {**self.chats} if self.default is None else {**self.chats, providers.DEFAULT: self.default}
 
     @property
     def file(self) -> Path:
@@ -247,7 +219,7 @@ class UndoRecord:
         return home() / "ragflow" / f"{digest}.json"
 
     @classmethod
-    def load(cls, file: Path) -> UndoRecord | None:
+    def load(cls, file: Path) -> "UndoRecord | None":
         """The record in a file; None without the file.
 
         Raises:
@@ -259,7 +231,7 @@ class UndoRecord:
             return TypeAdapter(cls).validate_json(file.read_bytes()) if file.exists() else None
 
     @classmethod
-    def of_instance(cls, instance: str) -> list[UndoRecord]:
+    def of_instance(cls, instance: str) -> "list[UndoRecord]":
         """The records of all RAGFlows and users in which an instance has this name."""
         records = [cls.load(file) for file in sorted((home() / "ragflow").glob("*.json"))]
         return [record for record in records if record and record.instance == instance]
@@ -282,15 +254,15 @@ class Registrar:
 
     api: Api
     release: Release
-    spec: RegistrationSpec
+    spec: providers.RegistrationSpec
     notes: tuple[str, ...]
 
     @property
-    def routes(self) -> RegistrationApi:
+    def routes(self) -> providers.RegistrationApi:
         """The requests of the release."""
-        return registration_api(self.release)
+        return providers.registration_api(self.release)
 
-    def read(self) -> RagflowState:
+    def read(self) -> providers.RagflowState:
         """Read the settings.
 
         Raises:
@@ -305,7 +277,7 @@ class Registrar:
         try:
             state = self.routes.parse(self.spec, responses)
             state = replace(state, chats=self._chats(state.tenant["tenant_id"]))
-            settings(self.routes, self.spec, state)
+            providers.settings(self.routes, self.spec, state)
         except (AttributeError, KeyError, TypeError) as error:
             raise RagflowError(
                 f"RAGFlow's settings have another form than those of {self.release.name}",
@@ -319,29 +291,29 @@ class Registrar:
     def _chats(self, owner: str) -> dict[str, Mapping[str, Any]]:
         """The user's chats by id, without those of others in the same team."""
         rows: list[Mapping[str, Any]] = []
-        for page in range(1, _MAX_CHATS // CHATS_PER_PAGE + 1):
-            data = self.api.call(read_chats(page)).data
+        for page in range(1, _MAX_CHATS // providers.CHATS_PER_PAGE + 1):
+            data = self.api.call(providers.read_chats(page)).data
             rows += (data["chats"] if self.release.chats == "rerank_id" else data) or []
-            if len(rows) < page * CHATS_PER_PAGE:
+            if len(rows) < page * providers.CHATS_PER_PAGE:
                 break
         return {row["id"]: row for row in rows if row.get("tenant_id", owner) == owner}
 
-    def new_record(self, state: RagflowState) -> UndoRecord:
+    def new_record(self, state: providers.RagflowState) -> UndoRecord:
         """An undo record without any change."""
         user, spec = state.tenant["tenant_id"], self.spec
         return UndoRecord(self.api.url, user, spec.instance, self.release.name, spec.model)
 
-    def using(self, state: RagflowState, record: UndoRecord) -> dict[str, Setting]:
+    def using(self, state: providers.RagflowState, record: UndoRecord) -> dict[str, providers.Setting]:
         """The settings that name the model that ragops entered or set, under any id."""
-        own = own_ids((self.spec.model, record.model), record.instance)
-        rows = settings(self.routes, self.spec, state)
+        own = providers.own_ids((self.spec.model, record.model), record.instance)
+        rows = providers.settings(self.routes, self.spec, state)
         return {
             key: row
             for key, row in rows.items()
             if row.now in own and (record.entered or key in record.earlier)
         }
 
-    def adapt(self, state: RagflowState, record: UndoRecord) -> None:
+    def adapt(self, state: providers.RagflowState, record: UndoRecord) -> None:
         """Add the settings that use the model under an id of an earlier call to the spec.
 
         A user's own entry keeps its token limit where RAGFlow does not use it.
@@ -349,16 +321,18 @@ class Registrar:
         using, spec = self.using(state, record), self.spec
         if state.entry and not record.entered and self.release.over_limit == "passthrough":
             spec = replace(spec, max_tokens=state.entry.max_tokens or spec.max_tokens)
-        chats = dict.fromkeys((*spec.chats, *(key for key in using if key != DEFAULT)))
-        self.spec = replace(spec, default=spec.default or DEFAULT in using, chats=tuple(chats))
+        chats = dict.fromkeys((*spec.chats, *(key for key in using if key != providers.DEFAULT)))
+        self.spec = replace(spec, default=spec.default or providers.DEFAULT in using, chats=tuple(chats))
 
-    def check(self, state: RagflowState, record: UndoRecord) -> None:
+    def check(self, state: providers.RagflowState, record: UndoRecord) -> None:
         """Check what RAGFlow would refuse only after the model is entered, and whose entry it is.
 
         Raises:
             RagflowError: The entry is the user's, a chat is unknown, or the dataset is unknown or empty.
         """
-        check_ownership(self.release, self.spec, state.entry, record.model if record.entered else "")
+        providers.check_ownership(
+            self.release, self.spec, state.entry, record.model if record.entered else ""
+        )
         for chat in self.spec.chats:
             if chat not in state.chats:
                 hint = "the id is in the address of the chat's page in RAGFlow"
@@ -374,7 +348,7 @@ class Registrar:
             RagflowError: RAGFlow found no chunks: it does not call the reranker then. Or it ranked them
                 without the reranker, as ``RerankByModel`` of internal/service/nlp/reranker.go may do.
         """
-        request = rank_dataset(self.release, self.spec.dataset, rerank_id)
+        request = providers.rank_dataset(self.release, self.spec.dataset, rerank_id)
         chunks = (self.api.call(request).data or {}).get("chunks")
         if not chunks:
             raise RagflowError(
@@ -394,7 +368,7 @@ class Registrar:
             )
         return len(chunks)
 
-    def test(self, state: RagflowState, *, compare: bool) -> tuple[str, ...]:
+    def test(self, state: providers.RagflowState, *, compare: bool) -> tuple[str, ...]:
         """Let RAGFlow send one rerank, and this host too if the results are to be compared.
 
         Raises:
@@ -423,16 +397,16 @@ class Registrar:
             return error.evidence
         return "" if "results" in response.body else f"HTTP {response.status}: {response.message}"
 
-    def enter(self, state: RagflowState, record: UndoRecord) -> tuple[str, ...]:
+    def enter(self, state: providers.RagflowState, record: UndoRecord) -> tuple[str, ...]:
         """Save what is to be undone, send the missing changes, and return them.
 
         Raises:
             RagflowError: RAGFlow refused; a new entry is removed again. Without a response the record stays.
         """
         spec, created = self.spec, state.entry is None and not record.entered
-        own, earlier = own_ids((spec.model, record.model), spec.instance), dict(record.earlier)
+        own, earlier = providers.own_ids((spec.model, record.model), spec.instance), dict(record.earlier)
         for key in spec.settings:
-            now = settings(self.routes, spec, state)[key].now
+            now = providers.settings(self.routes, spec, state)[key].now
             if now not in own:
                 earlier[key] = now  # a later choice of the user replaces the recorded one
             elif record.entered or created:
@@ -444,10 +418,10 @@ class Registrar:
             model=spec.model,
             entered=record.entered or created,
             provider=record.provider or not state.provider,
-            default=earlier.pop(DEFAULT, None),
+            default=earlier.pop(providers.DEFAULT, None),
             chats=earlier,
         )
-        requests = changes(self.routes, spec, state)
+        requests = providers.changes(self.routes, spec, state)
         if record.entered and record.model != spec.model and self.release.registration == "add_llm":
             requests += self.routes.remove(replace(spec, model=record.model), state, provider=False)
         if new != record:
@@ -493,12 +467,12 @@ class Registrar:
         return tuple(sent), tuple(notes)
 
     def _restore(
-        self, key: str, setting: Setting, earlier: str | None, state: RagflowState
+        self, key: str, setting: providers.Setting, earlier: str | None, state: providers.RagflowState
     ) -> tuple[str, str]:
         """Set the earlier model, or none where RAGFlow no longer has it; returns the change and a note."""
         old = self.release.registration == "add_llm"
-        if earlier and (key != DEFAULT or state.models is None or earlier in state.models):
-            request = setting.request(earlier if old else migrated_id(earlier))
+        if earlier and (key != providers.DEFAULT or state.models is None or earlier in state.models):
+            request = setting.request(earlier if old else providers.migrated_id(earlier))
             response = self.api.send(request)
             if response.ok:
                 return request.purpose, ""
@@ -506,20 +480,23 @@ class Registrar:
                 raise refusal(request, response)
         reason = f"RAGFlow no longer has {earlier}" if earlier else "it was selected in RAGFlow"
         (change,) = self._send((setting.request(""),))
-        return change, f"{setting_name(key)} uses no rerank model now: {reason}" if earlier != "" else ""
+        return (
+            change,
+            f"{providers.setting_name(key)} uses no rerank model now: {reason}" if earlier != "" else "",
+        )
 
     def registration(
-        self, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
+        self, state: providers.RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
     ) -> Registration:
         """The settings that were read, with the changes that were made."""
         entry = state.entry if state.entry and state.entry.model else None
-        rows = settings(self.routes, self.spec, state)
+        rows = providers.settings(self.routes, self.spec, state)
         return Registration(
             url=self.api.url,
             release=self.release.name,
             model=self.spec.model if entry else "",
             base_url=entry.base_url if entry else "",
-            rerank_id=model_id(self.release, self.spec),
+            rerank_id=providers.model_id(self.release, self.spec),
             default=state.default,
             chats=tuple(chat for chat in state.chats if rows[chat].now == rows[chat].expected),
             changes=changes,
@@ -537,7 +514,7 @@ class Registrar:
 
 @contextmanager
 def _connected(
-    stack: Stack, token: Secret, url: str, spec: RegistrationSpec, engine: Engine | None
+    stack: Stack, token: Secret, url: str, spec: providers.RegistrationSpec, engine: Engine | None
 ) -> Iterator[Registrar]:
     """The registrar of one RAGFlow, locked for other ragops processes; the token was sent nowhere yet."""
     spec, container = spec.checked(), None
@@ -554,7 +531,7 @@ def _connected(
     url = base_url(url)
     recorded = [record.release for record in records if record.url == url]
     release = discovery.detect(stack.ragflow.release, url, container, recorded)
-    check_supported(release, spec)
+    providers.check_supported(release, spec)
     if not token.sendable:
         raise RagflowError(
             f"RAGFlow {release.name} needs an API token, and none was given",

@@ -5,18 +5,18 @@ prints nothing; long steps are reported to :mod:`ragops.progress`. A verb opens 
 :class:`~ragops.session.Session`, so that the configuration is resolved once.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragops.checks import Check, Report, ready, reference
 from ragops.checks.connection import RUNS
 from ragops.checks.questions import Expected
+from ragops.checks.ready import ReplicaStatus
 from ragops.checks.verify import VerifyContext, check_exposure, check_replicas, checks_for, outside_note
 from ragops.configuration import (
     Ragflow,
@@ -28,34 +28,26 @@ from ragops.configuration import (
     parse,
     write_settings,
 )
-from ragops.docker.engine import observe
-from ragops.docker.objects import ImageState
-from ragops.errors import EngineError, LockedError, NotFoundError, RagflowError
+from ragops.docker.engine import Engine, observe
+from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, NetworkState, Observed
+from ragops.errors import EngineError, LaunchError, LockedError, NotFoundError, RagflowError
 from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.ragflow.api import rerank_base
+from ragops.ragflow.discovery import RagflowContainer
 from ragops.ragflow.request import PLACEHOLDER_KEY
 from ragops.reranker import gateway as gateways
 from ragops.reranker import image as images
 from ragops.reranker import int8, options
 from ragops.reranker import model as models
+from ragops.reranker.gateway import GatewayState
 from ragops.session import Deployment, Session, create_folder, lock, reference_folder
 from ragops.stack import lockfile
 from ragops.stack import override as overrides
-from ragops.stack.plan import CheckScores, Disconnect, Plan, ReplaceContainer, RunContainer, ScoreCheck, apply
+from ragops.stack import plan as plans
+from ragops.stack.override import Override
 from ragops.stack.planning import Wanted, plan_connect, plan_down, plan_purge, plan_up
 from ragops.table import Column, Shown, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ragops.checks.ready import ReplicaStatus
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerSpec, ContainerState, NetworkState, Observed
-    from ragops.errors import LaunchError
-    from ragops.ragflow.discovery import RagflowContainer
-    from ragops.reranker.gateway import GatewayState
-    from ragops.stack.override import Override
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,7 +62,7 @@ class Status(Shown):
     reranker: ContainerState | None
     """The container with the registered name: the gateway, or vLLM without one."""
     ragflow: tuple[RagflowContainer, ...]
-    drift: Plan
+    drift: plans.Plan
     """The actions of :func:`up`."""
     host_url: str | None = None
     """The reranker's address for programs on this host."""
@@ -156,7 +148,7 @@ def _container_json(container: ContainerState) -> dict[str, str]:
     return {"name": container.name, "status": container.status, "health": container.health}
 
 
-def plan(stack: Stack, engine: Engine | None = None) -> Plan:
+def plan(stack: Stack, engine: Engine | None = None) -> plans.Plan:
     """The actions of :func:`up`; changes nothing."""
     session = Session.open(stack, engine)
     return _plan(session, _images(session), session.observed)
@@ -180,8 +172,10 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         deployment.write_template()
         begin, observed = time.monotonic(), observe(engine) if missing else session.observed
         changes = _plan(session, (image, front), observed)
-        apply(changes, engine)
-    replaced = any(isinstance(action, ReplaceContainer) for action in changes.actions)  # it has responded
+        plans.apply(changes, engine)
+    replaced = any(
+        isinstance(action, plans.ReplaceContainer) for action in changes.actions
+    )  # it has responded
     served = changes.empty and all(one.health == "healthy" for one in observed.stack(name))
     if deployment.gateway:
         for spec in _unchecked(changes):
@@ -193,10 +187,10 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     return _status(session, (image, front), observed if served else observe(engine))
 
 
-def _unchecked(changes: Plan) -> list[ContainerSpec]:
+def _unchecked(changes: plans.Plan) -> list[ContainerSpec]:
     """The replicas that were started, and that no score check has waited for."""
-    checked = [action.spec for action in changes.actions if isinstance(action, CheckScores)]
-    started = [action.spec for action in changes.actions if isinstance(action, RunContainer)]
+    checked = [action.spec for action in changes.actions if isinstance(action, plans.CheckScores)]
+    started = [action.spec for action in changes.actions if isinstance(action, plans.RunContainer)]
     return [spec for spec in started if spec.served_name and spec not in checked]
 
 
@@ -293,7 +287,7 @@ def verify(
     return Report(title, (*inside, *outside), (*elsewhere, *notes, *demos))
 
 
-def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
+def connect(stack: Stack, container: str, engine: Engine | None = None) -> plans.Plan:
     """Connect a container to the network; returns the applied plan, empty if it was connected.
 
     Raises:
@@ -308,18 +302,18 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
             message = f"there is no network {stack.network.name}"
             raise NotFoundError(message, code="network-missing", hint="ragops up creates it")
         changes = plan_connect(ragflow, network)
-        apply(changes, engine)
+        plans.apply(changes, engine)
     return changes
 
 
-def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> Plan:
+def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> plans.Plan:
     """Disconnect a container from the network; returns the applied plan, empty if it was not connected."""
     engine = Session.open(stack, engine).engine
     with lock(engine.state().id, stack.reranker.name, unwatched=True):
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
         endpoint = ragflow.container.endpoint(stack.network.name)
-        changes = Plan((Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
-        apply(changes, engine)
+        changes = plans.Plan((plans.Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
+        plans.apply(changes, engine)
     return changes
 
 
@@ -354,7 +348,7 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
     return {name: ready.read_log(engine, name, tail) for name in names if container in {"", name}}
 
 
-def down(stack: Stack, engine: Engine | None = None) -> Plan:
+def down(stack: Stack, engine: Engine | None = None) -> plans.Plan:
     """Remove the objects with the ragops label, and disconnect RAGFlow's containers.
 
     Raises:
@@ -365,24 +359,24 @@ def down(stack: Stack, engine: Engine | None = None) -> Plan:
     with lock((state := engine.state()).id, stack.reranker.name, unwatched=True):
         observed = observe(engine)
         changes = plan_down(stack, observed)
-        apply(changes, engine)
+        plans.apply(changes, engine)
         shutil.rmtree(reference_folder(stack, state), ignore_errors=True)
     files = overrides.applied(observed.containers, stack.network.name)
     notes = [f"{file} still names the network: compose cannot start RAGFlow without it" for file in files]
-    return Plan(changes.actions, tuple(notes))
+    return plans.Plan(changes.actions, tuple(notes))
 
 
-def purge(engine: Engine | None = None) -> Plan:
+def purge(engine: Engine | None = None) -> plans.Plan:
     """Remove every stack, demo client and image that ragops created, built or pulled."""
     engine = Session.open(Stack(), engine).engine
     with lock((state := engine.state()).id):
         changes = plan_purge(observe(engine))
-        apply(changes, engine)
+        plans.apply(changes, engine)
         own = reference_folder(Stack(), state).name.partition("-")[0]
         for folder in (home() / "gateway").glob(f"{own}-*"):
             shutil.rmtree(folder, ignore_errors=True)
         notes = images.remove_recorded(engine, home())
-    return Plan(changes.actions, notes)
+    return plans.Plan(changes.actions, notes)
 
 
 @dataclass(frozen=True)
@@ -442,28 +436,28 @@ def _images(session: Session) -> _Images:
     return engine.image(stack.reranker.image), engine.image(gateways.tag()) if stack.gateway_used else None
 
 
-def _plan(session: Session, found: _Images, observed: Observed) -> Plan:
+def _plan(session: Session, found: _Images, observed: Observed) -> plans.Plan:
     stack, deployment = session.stack, session.deployment
     image, front = found
     wanted = _wanted(deployment, found)
     network, closed = observed.network(stack.network.name), options.closed(stack, session.state)
     new = stack if network else closed
     changes = plan_up(new, wanted, observed)
-    if any(isinstance(action, ReplaceContainer) for action in changes.actions):
+    if any(isinstance(action, plans.ReplaceContainer) for action in changes.actions):
         changes = plan_up(new, wanted, observed, _free_memory(session, changes, observed))
     notes = (*changes.notes, *_model_notes(deployment))
     if network and closed.network.internal and not network.internal:
         change = "ragops down, then ragops up, makes it internal" if network.ours else "use an internal one"
         reached = "other machines with a route to it may reach the reranker on Docker before 28"
         notes = (*notes, f"network {network.name}: {reached}; {change}")
-    reasons = {action.reason for action in changes.actions if isinstance(action, ReplaceContainer)}
+    reasons = {action.reason for action in changes.actions if isinstance(action, plans.ReplaceContainer)}
     moved = lockfile.changes(stack, wanted.replicas[0], image)
     notes = (*notes, *(note for note in moved if note not in reasons))
     if image is None:
         notes = (f"image {stack.reranker.image} is missing: ragops up pulls or builds it", *notes)
     elif deployment.gateway and front is None:
         notes = (f"image {deployment.gateway.image} is missing: ragops up builds it", *notes)
-    return Plan(changes.actions, notes)
+    return plans.Plan(changes.actions, notes)
 
 
 def _wanted(deployment: Deployment, found: _Images) -> Wanted:
@@ -473,11 +467,11 @@ def _wanted(deployment: Deployment, found: _Images) -> Wanted:
     if deployment.gateway is None:
         return Wanted(replicas)
     file = Path(deployment.gateway.mounts[0].source, "reference.json")
-    check = ScoreCheck(Expected.of(deployment), reference.score_id(deployment, image), file)
+    check = plans.ScoreCheck(Expected.of(deployment), reference.score_id(deployment, image), file)
     return Wanted(replicas, replace(deployment.gateway, image_id=front), None if check.known else check)
 
 
-def _free_memory(session: Session, changes: Plan, observed: Observed) -> int:
+def _free_memory(session: Session, changes: plans.Plan, observed: Observed) -> int:
     """Memory in bytes for one more container of vLLM; those that run or start may take all of their limits.
 
     0 where it is unknown: on the host of a remote engine, and in a container with a limit.
@@ -485,7 +479,7 @@ def _free_memory(session: Session, changes: Plan, observed: Observed) -> int:
     host = session.deployment.host
     if session.state.socket is None or host.memory_limit or not host.available:
         return 0
-    starting = [action.spec.memory for action in changes.actions if isinstance(action, RunContainer)]
+    starting = [action.spec.memory for action in changes.actions if isinstance(action, plans.RunContainer)]
     running = [one for one in observed.rerankers(session.stack.reranker.name) if one.running]
     unused = [max(0, one.memory - session.engine.stats(one.id).memory_bytes) for one in running]
     return max(0, host.available - sum(unused) - sum(starting))

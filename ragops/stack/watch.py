@@ -6,49 +6,32 @@ listen, so that neither delays a repair: one to the engine's events, one to the 
 take a minute. :func:`systemd_unit` starts the loop with the machine.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os
 import re
 import sys
 import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ragops.checks import ready
 from ragops.configuration import Stack, configuration_file, home, load
 from ragops.docker import engine as docker_engine
-from ragops.docker.objects import EventState
+from ragops.docker.engine import Engine
+from ragops.docker.objects import ContainerState, EventState
 from ragops.errors import EngineError, LaunchError, LockedError, RagopsError, StackError
 from ragops.progress import step
 from ragops.reranker import gateway
 from ragops.reranker.model import named_folder
 from ragops.session import lock
-from ragops.stack import verbs
-from ragops.stack.plan import (
-    Action,
-    CheckScores,
-    Plan,
-    Remove,
-    ReplaceContainer,
-    RestartContainer,
-    RunContainer,
-    StartContainer,
-    apply,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from pathlib import Path
-
-    from ragops.docker.engine import Engine
-    from ragops.docker.objects import ContainerState
-    from ragops.stack.verbs import Status
+from ragops.stack import plan, verbs
+from ragops.stack.verbs import Status
 
 _CONTAINER_EVENTS = frozenset({"start", "die", "destroy", "rename", "pause", "unpause"})
 _RECONNECT = (0.5, 1.0, 2.0)
@@ -112,7 +95,7 @@ class ContainerWatch:
         """Whether so many responses are missing that it is restarted."""
         return self.missed >= (1 if self.unhealthy else pace.misses)
 
-    def after_response(self, ok: bool | None, now: float, pace: Pace) -> ContainerWatch:
+    def after_response(self, ok: bool | None, now: float, pace: Pace) -> "ContainerWatch":
         """After a response, a missing one, or (None) a request that could not be sent.
 
         A missing response of a container that is starting does not count.
@@ -126,7 +109,7 @@ class ContainerWatch:
 
     def after_check(
         self, container: ContainerState | None, now: float, pace: Pace, *, started: bool
-    ) -> ContainerWatch:
+    ) -> "ContainerWatch":
         """After a check, and its repairs if there were any."""
         runs = container and container.status == "running" and not started
         health = container.health if container and runs else "starting"
@@ -181,36 +164,36 @@ class WatchState:
         """The state of a container."""
         return self.containers.get(name, ContainerWatch())
 
-    def after_event(self, event: EventState, stack: Stack, now: float) -> WatchState:
+    def after_event(self, event: EventState, stack: Stack, now: float) -> "WatchState":
         """After an event of the engine."""
         if not is_relevant(event, stack):
             return self
         return replace(self, check_at=min(self.check_at, max(now + self.pace.settle, self.not_before)))
 
-    def after_disconnect(self) -> WatchState:
+    def after_disconnect(self) -> "WatchState":
         """After the engine became unreachable."""
         stopped = {name: replace(old, serving=False, missed=0) for name, old in self.containers.items()}
         return replace(self, disconnected=True, containers=stopped)
 
-    def after_reconnect(self, now: float) -> WatchState:
+    def after_reconnect(self, now: float) -> "WatchState":
         """After the engine became reachable; everything may have changed."""
         return replace(self, disconnected=False, check_at=now, not_before=now, failures=0, error="")
 
-    def after_request(self, name: str) -> WatchState:
+    def after_request(self, name: str) -> "WatchState":
         """After a request was sent to a container."""
         return self._with(name, replace(self.container(name), probing=True))
 
-    def after_response(self, name: str, ok: bool | None, now: float) -> WatchState:
+    def after_response(self, name: str, ok: bool | None, now: float) -> "WatchState":
         """After a response of a container, a missing one, or (None) a request that could not be sent."""
         before = self.container(name)
         container = before.after_response(ok, now, self.pace)
         hangs = container.missed > before.missed and container.hangs(self.pace)
         return replace(self._with(name, container), check_at=now if hangs else self.check_at)
 
-    def _with(self, name: str, container: ContainerWatch) -> WatchState:
+    def _with(self, name: str, container: ContainerWatch) -> "WatchState":
         return replace(self, containers={**self.containers, name: container})
 
-    def after_check(self, status: Status, now: float, *, started: Collection[str] = ()) -> WatchState:
+    def after_check(self, status: Status, now: float, *, started: Collection[str] = ()) -> "WatchState":
         """After a check, and its repairs if there were any, which started these containers."""
         present = _containers(status)
         containers = {
@@ -227,17 +210,17 @@ class WatchState:
             containers=containers,
         )
 
-    def after_failure(self, error: str, now: float) -> WatchState:
+    def after_failure(self, error: str, now: float) -> "WatchState":
         """After a check or a repair that failed; an event still brings the next check forward."""
         failures = self.failures + 1
         again = now + self.pace.back_off(self.pace.apart, failures)
         return replace(self.postponed(now), failures=failures, error=error, check_at=again)
 
-    def postponed(self, now: float) -> WatchState:
+    def postponed(self, now: float) -> "WatchState":
         """After a check found that another ragops process changes the stack."""
         return replace(self, check_at=now + self.pace.apart, not_before=now + self.pace.apart)
 
-    def repairs(self, status: Status, now: float) -> tuple[Action, ...]:
+    def repairs(self, status: Status, now: float) -> tuple[plan.Action, ...]:
         """The actions to run now for the drift of a check; those that start containers come last."""
         actions = [action for action in status.drift.actions if not _is_left(action, status)]
         starting = {started_by(action) for action in actions}
@@ -245,21 +228,21 @@ class WatchState:
             watched = self.container(name)
             if watched.hangs(self.pace) and container.status == "running" and name not in starting:
                 reason = f"no response to {watched.missed} request{'s' if watched.missed > 1 else ''}"
-                actions.append(RestartContainer(name, reason))
+                actions.append(plan.RestartContainer(name, reason))
         due = (action for action in actions if now >= self.container(started_by(action)).start_at)
         return tuple(sorted(due, key=lambda action: bool(started_by(action))))
 
 
-def started_by(action: Action) -> str:
+def started_by(action: plan.Action) -> str:
     """Name of the container that an action starts, or of which it waits for a response; empty for others.
 
     These actions come last and have a back-off for each container: one that keeps exiting must not keep
     RAGFlow from its network.
     """
     match action:
-        case RunContainer(spec) | ReplaceContainer(spec) | CheckScores(spec):
+        case plan.RunContainer(spec) | plan.ReplaceContainer(spec) | plan.CheckScores(spec):
             return spec.name
-        case StartContainer(name) | RestartContainer(name):
+        case plan.StartContainer(name) | plan.RestartContainer(name):
             return name
     return ""
 
@@ -281,7 +264,7 @@ def _containers(status: Status) -> dict[str, ContainerState]:
     return {container.name: container for container in (status.reranker, *status.replicas) if container}
 
 
-def _is_left(action: Action, status: Status) -> bool:
+def _is_left(action: plan.Action, status: Status) -> bool:
     """Whether an action is left to Docker, to ``ragops up`` or to the watch's own requests.
 
     Docker restarts a container after a failure. What runs, and of which only configuration, image or number
@@ -291,20 +274,20 @@ def _is_left(action: Action, status: Status) -> bool:
     updates = [
         other
         for other in status.drift.actions
-        if isinstance(other, ReplaceContainer)
+        if isinstance(other, plan.ReplaceContainer)
         and status.network is not None
         and (container := containers.get(other.spec.name))
         and container.running
     ]
     if any(update.old.role != update.spec.role for update in updates):  # gateway and vLLM change places
-        return bool(name) or isinstance(action, Remove)
+        return bool(name) or isinstance(action, plan.Remove)
     container = containers.get(name)
     match action:
-        case RestartContainer():
+        case plan.RestartContainer():
             return True
-        case CheckScores():
+        case plan.CheckScores():
             return container is None or container.health != "healthy"
-        case Remove(kind="container", name=surplus):
+        case plan.Remove(kind="container", name=surplus):
             return bool(re.fullmatch(rf"{re.escape(status.stack.reranker.name)}-\d+", surplus))
     return action in updates or (container is not None and container.status == "restarting")
 
@@ -438,7 +421,7 @@ class Watcher:
                 self.repairs += 1
                 name = started_by(action)
                 try:
-                    apply(Plan((action,)), engine)
+                    plan.apply(plan.Plan((action,)), engine)
                 except (EngineError, LaunchError) as error:  # such as a port that is in use
                     if not name:
                         raise
