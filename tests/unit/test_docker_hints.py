@@ -19,7 +19,7 @@ SAID = {  # docker-py's and the engine's own words
     "container sharing network namespace with another container or host "
     "cannot be connected to any other network": "a network of its own",
     "one of the networks in private (none) mode": "a network of its own",
-    'invalid mount config for type "bind": bind source path does not exist: /x': "model folder",
+    'invalid mount config for type "bind": bind source path does not exist: /x': "folder",
     'Conflict. The container name "/x" is already in use by container "1".': "rename",
     '"pasta" is not supported: invalid network mode': "--network bridge",
     "failed to set up container networking: endpoint with name X already exists in network Y": (

@@ -257,7 +257,7 @@ def test_a_deadline_in_which_no_document_fits_is_an_error_that_says_so(tmp_path)
             replies = await asyncio.gather(*(gateway.rerank(str(number), TEXTS) for number in range(2)))
             messages = {reply.json()["error"]["message"] for reply in replies}
             assert [reply.status_code for reply in replies] == [503, 503]
-            assert len(messages) == 2
+            assert any("first share takes longer" in message for message in messages)
             assert all("0.3 s" in message for message in messages)
 
     asyncio.run(scenario())
