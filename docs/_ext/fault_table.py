@@ -62,7 +62,7 @@ def provenance(recorded: dict[str, Any]) -> Iterator[str]:
 
 def gateway(recorded: dict[str, Any]) -> Iterator[str]:
     """A row for each fault under load: requests, how many failed, and when full speed was back."""
-    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 26 15 13 13 12 21"]
+    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 16 13 16 12 21"]
     yield from ["   :class: ragops-wide", ""]
     yield from row_of(("fault", "requests", "failed", "slowest", "full speed after", "reported state"))
     for row in recorded["rows"]:

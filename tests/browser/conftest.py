@@ -20,6 +20,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.browser)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """With room for all connections of a page: with the usual 5 a busy machine loses scripts."""
+
+    request_queue_size = 128
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Serves files and says nothing."""
 
@@ -31,7 +37,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def address(built):
     """Where the site is served; ends in a slash."""
     handler = functools.partial(Quiet, directory=str(built))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
