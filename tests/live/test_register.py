@@ -107,6 +107,7 @@ def stubbed(engine, image, declared, in_network):
     network, reranker = declared.network, declared.reranker
     stack = declared.model_copy(
         update={
+            "gateway": False,
             "network": network.model_copy(update={"name": name}),
             "reranker": reranker.model_copy(update={"name": f"{name}-stub"}),
         }
