@@ -46,7 +46,7 @@ def spec(engine, running, declared, in_network):
 
 
 @pytest.fixture(params=RELEASES)
-def register(request, declared):
+def register(request, declared, engine):
     """Registers at one release's contract server."""
     with RagflowServer(request.param, limit=60) as server:
         token = Secret(server.state.token)
@@ -54,7 +54,7 @@ def register(request, declared):
 
         def call(spec, verb=registration.register):
             more = {"spec": spec} if verb is registration.register else {}
-            return verb(known, token, url=server.url, **more)
+            return verb(known, token, url=server.url, engine=engine, **more)
 
         yield call, server
 
