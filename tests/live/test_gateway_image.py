@@ -81,11 +81,12 @@ def test_its_state_is_read_and_it_becomes_healthy(engine, container):
     assert engine.container(container).health == "healthy"
 
 
-def test_compose_creates_the_same_container(engine, container, spec, tmp_path):
+def test_compose_creates_the_same_container(engine, container, spec, tmp_path, monkeypatch):
     """From ``ragops compose reranker``, with an alias as replicas have it."""
     other = replace(spec, name=f"{NAME}-rendered", aliases=(f"{NAME}-replicas",))
     file = tmp_path / "compose.yml"
     file.write_text(render.reranker([other], NetworkSpec(NAME)))
+    monkeypatch.setenv("DOCKER_HOST", engine.state().address)
     argv = [COMPOSE, "--project-name", other.name, "--file", str(file)]
     created = subprocess.run([*argv, "create"], capture_output=True, text=True, check=False)
     try:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
 NAME = f"{PROJECT}-pages"
 NAMES = {"ragflow-rerank": NAME, "docker-ragflow-cpu-1": NAME, "vllm-cpu:latest": f"{NAME}:latest"}
-NAMES["ragflow-vllm-reranker"] = NAME
+NAMES |= {"ragflow-vllm-reranker": NAME, "ragflow-vllm-reranker-1": f"{NAME}-1"}
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "notebooks", "ragops")
 
 
@@ -38,16 +38,18 @@ def run(argv, folder):
 
 @pytest.fixture
 def things(engine, image, tmp_path):
-    """A container and a small image under the names that are put in; all is taken away afterwards."""
+    """Two containers and a small image under the names that are put in; all is taken away afterwards."""
     tar = tmp_path / "small.tar"
     with tarfile.open(tar, "w") as archive:
         archive.addfile(tarfile.TarInfo("empty"), io.BytesIO())
     engine.import_image(tar, NAMES["vllm-cpu:latest"], role="test")
-    RunContainer(ContainerSpec(name=NAME, image=image.id, entrypoint=("sleep", "600"), role="test")).apply(
-        engine
-    )
+    containers = (NAME, f"{NAME}-1")
+    for name in containers:
+        spec = ContainerSpec(name=name, image=image.id, entrypoint=("sleep", "600"), role="test")
+        RunContainer(spec).apply(engine)
     yield
-    engine.remove_container(NAME)
+    for name in containers:
+        engine.remove_container(name)
     engine.remove_image(NAMES["vllm-cpu:latest"])
     if engine.network(NAME):
         engine.remove_network(NAME)
