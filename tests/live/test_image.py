@@ -87,6 +87,6 @@ def test_the_launch_is_the_same_on_an_image_shaped_like_the_official_one(engine,
         verbs.up(shaped, engine)
         report = verbs.verify(shaped, engine, budget=False)
         assert report.ok, report
-        assert engine.container(NAME).command[: len(ENTRYPOINT)] == ENTRYPOINT
+        assert engine.container(shaped.replica_names[0]).command[: len(ENTRYPOINT)] == ENTRYPOINT
     finally:
         verbs.down(shaped, engine)
