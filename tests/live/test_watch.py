@@ -14,7 +14,7 @@ import pytest
 from ragops.configuration import Gateway, Network, Ragflow, Reranker, Stack
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount
 from ragops.reranker import gateway, options
-from ragops.session import Deployment
+from ragops.session import Deployment, create_folder
 from ragops.stack import verbs
 from ragops.stack.watch import Pace, Watcher
 from tests.support import replicas
@@ -48,7 +48,9 @@ def watched(engine, image, client, tmp_path, monkeypatch, messages):
         health=HealthCheck(("python3", "-c", GET), interval=1, start_period=60),
     )
     stubs = tuple(options.as_replica(STACK, stub, name) for name in STACK.replica_names)
-    deployment = dataclasses.replace(Deployment.resolve(STACK), replicas=stubs)
+    create_folder(STACK, engine.state())
+    resolved = Deployment.resolve(STACK, engine=engine.state())
+    deployment = dataclasses.replace(resolved, replicas=stubs)
     monkeypatch.setattr(Deployment, "resolve", lambda *_, **__: deployment)
     monkeypatch.setattr(
         "ragops.checks.reference.approve", lambda *given: json.dumps(replicas.reference(identity=given[-1]))
