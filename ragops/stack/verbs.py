@@ -401,10 +401,10 @@ def next_step(stack: Stack, engine: Engine | None = None) -> NextStep:
         session = Session.open(stack, engine)
     except EngineError as error:
         return NextStep(error.message, "ragops doctor", "shows how to start one")
-    found = _images(session)
-    if found[0] is None:
+    states = _images(session)
+    if states[0] is None:
         return NextStep(f"image {stack.reranker.image} is missing", "ragops image", "pulls or builds it")
-    return _next_step(_status(session, found, session.observed))
+    return _next_step(_status(session, states, session.observed))
 
 
 def _next_step(status: Status) -> NextStep:
@@ -436,10 +436,10 @@ def _images(session: Session) -> _Images:
     return engine.image(stack.reranker.image), engine.image(gateways.tag()) if stack.gateway_used else None
 
 
-def _plan(session: Session, found: _Images, observed: Observed) -> plans.Plan:
+def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
     stack, deployment = session.stack, session.deployment
-    image, front = found
-    wanted = _wanted(deployment, found)
+    image, front = states
+    wanted = _wanted(deployment, states)
     network, closed = observed.network(stack.network.name), options.closed(stack, session.state)
     new = stack if network else closed
     changes = plan_up(new, wanted, observed)
@@ -460,9 +460,9 @@ def _plan(session: Session, found: _Images, observed: Observed) -> plans.Plan:
     return plans.Plan(changes.actions, notes)
 
 
-def _wanted(deployment: Deployment, found: _Images) -> Wanted:
+def _wanted(deployment: Deployment, states: _Images) -> Wanted:
     """The containers with the ids of their images, and the score check if it is needed."""
-    image, front = (state.id if state else "" for state in found)
+    image, front = (state.id if state else "" for state in states)
     replicas = tuple(replace(spec, image_id=image) for spec in deployment.replicas)
     if deployment.gateway is None:
         return Wanted(replicas)
@@ -485,7 +485,7 @@ def _free_memory(session: Session, changes: plans.Plan, observed: Observed) -> i
     return max(0, host.available - sum(unused) - sum(starting))
 
 
-def _status(session: Session, found: _Images, observed: Observed) -> Status:
+def _status(session: Session, states: _Images, observed: Observed) -> Status:
     stack, deployment = session.stack, session.deployment
     reranker = observed.container(stack.reranker.name)
     behind = reranker is not None and reranker.role == gateways.ROLE
@@ -501,7 +501,7 @@ def _status(session: Session, found: _Images, observed: Observed) -> Status:
         reranker=reranker,
         replicas=tuple(filter(None, map(observed.container, names))),
         ragflow=discovery.find(observed.containers, stack.ragflow),
-        drift=_plan(session, found, observed),
+        drift=_plan(session, states, observed),
         host_url=session.host_url(reranker),
         gateway=state,
         admission=admission,
