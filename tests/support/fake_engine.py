@@ -750,3 +750,30 @@ class FakeEngine(ServerState, Engine):
             self._allow(what, f"{conflict}being used by stopped container {user.id[:12]}")
         else:
             del self._images[result.id]
+
+
+CALLS = ("create_container", "start", "stop", "rename", "remove_container", "connect", "disconnect")
+"""Changing calls that :func:`kill_at` counts."""
+
+
+class Stop(BaseException):
+    """As SIGKILL: nothing after it runs."""
+
+
+def kill_at(engine, number, moment):
+    """Raise :class:`Stop` before or after the changing call of that number; None ends it."""
+    for name in CALLS:
+        vars(engine).pop(name, None)
+        if number is None:
+            continue
+
+        def call(*args, name=name, **options):
+            count = len(engine.calls)
+            if moment == "before" and count == number:
+                raise Stop
+            result = getattr(FakeEngine, name)(engine, *args, **options)
+            if moment == "after" and count == number:
+                raise Stop
+            return result
+
+        setattr(engine, name, call)

@@ -20,7 +20,7 @@ from ragops.docker.objects import (
 from ragops.errors import EngineError, LaunchError, StackError
 from ragops.stack.plan import CheckScores, Remove, ReplaceContainer, RunContainer, ScoreCheck, apply
 from ragops.stack.planning import Wanted, plan_down, plan_up
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine, Stop, kill_at
 
 STACK = Stack()
 NET, NAME, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
@@ -37,10 +37,6 @@ VLLM = ContainerSpec(
     memory=GIB,
     labels=((LABEL_MODEL, "/model"), (LABEL_FINGERPRINT, "1")),
 )
-
-
-class Stop(BaseException):
-    """As SIGKILL: nothing after it runs."""
 
 
 class World:
@@ -477,9 +473,6 @@ class TestInterruption:
                 assert world.is_converged(after, free), call
 
 
-CALLS = ("create_container", "start", "stop", "rename", "remove_container", "connect", "disconnect")
-
-
 def refuse_at(engine, number):
     """Refuse the changing call of that number."""
     called, first = engine._called, len(engine.calls)
@@ -490,25 +483,6 @@ def refuse_at(engine, number):
         return called(what)
 
     engine._called = refusing
-
-
-def kill_at(engine, number, moment):
-    """Raise :class:`Stop` before or after the changing call of that number; None ends it."""
-    for name in CALLS:
-        vars(engine).pop(name, None)
-        if number is None:
-            continue
-
-        def call(*args, name=name, **options):
-            count = len(engine.calls)
-            if moment == "before" and count == number:
-                raise Stop
-            result = getattr(FakeEngine, name)(engine, *args, **options)
-            if moment == "after" and count == number:
-                raise Stop
-            return result
-
-        setattr(engine, name, call)
 
 
 class TestDown:

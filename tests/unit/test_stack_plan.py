@@ -22,7 +22,7 @@ from ragops.stack.plan import (
     network_spec,
 )
 from ragops.stack.planning import Wanted, plan_connect, plan_down, plan_purge, plan_up
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine, Stop, kill_at
 
 STACK = Stack(gateway=False)
 NET, RERANKER, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
@@ -310,10 +310,6 @@ def calls_of(spec, free_memory):
     return tuple(call.split(f" {RERANKER}")[0] for call in engine.calls)
 
 
-class Stop(BaseException):
-    """As SIGKILL: nothing after it runs."""
-
-
 class TestReplacement:
     """Whatever happens to a replacement, one reranker runs and responds under its name."""
 
@@ -478,25 +474,6 @@ class TestReplacement:
             up(fake, spec=changed(SPEC))
         assert "ragops up" in messages[-1]
         self.converges(fake, changed(SPEC), 0)
-
-
-def kill_at(engine, number, moment):
-    """Raise :class:`Stop` before or after the changing call of that number; None ends it."""
-    for name in ("create_container", "start", "stop", "rename", "remove_container"):
-        vars(engine).pop(name, None)
-        if number is None:
-            continue
-
-        def call(*args, name=name, **options):
-            count = len(engine.calls)
-            if moment == "before" and count == number:
-                raise Stop
-            result = getattr(FakeEngine, name)(engine, *args, **options)
-            if moment == "after" and count == number:
-                raise Stop
-            return result
-
-        setattr(engine, name, call)
 
 
 class TestRoute:
