@@ -55,6 +55,7 @@ _METRICS = {
     "vllm:num_requests_waiting": "waiting",
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:prefix_cache_hits_total": "cached_tokens",
+    "ragops_gateway_proof_tokens_total": "proofs",
 }
 _CALLS, _GATEWAY_CALLS = "http_requests_total", "ragops_gateway_requests_total"
 _GIT_TIMEOUT_S = 10.0
@@ -243,8 +244,8 @@ def _metrics(base_url: str) -> str:
 def parse_metrics(text: str) -> dict[str, int]:
     """Parse the text of ``/metrics`` of servers; values are summed over servers, engines and models.
 
-    HTTP requests are counted on the rerank routes only, and by the gateway, if there is one. A counter that
-    vLLM creates at its first use is 0 until then.
+    HTTP requests are counted on the rerank routes only, and by the gateway, if there is one. The tokens of
+    its reference requests are left out. A counter that vLLM creates at its first use is 0 until then.
     """
     values: dict[str, float] = defaultdict(float)
     calls = _GATEWAY_CALLS if _GATEWAY_CALLS in text else _CALLS
@@ -255,6 +256,9 @@ def parse_metrics(text: str) -> dict[str, int]:
             values[_METRICS[name]] += float(value)
     if calls in text:
         values["calls"] += 0.0
+    proofs = values.pop("proofs", 0.0)
+    if "prompt_tokens" in values:
+        values["prompt_tokens"] -= proofs
     return {name: int(value) for name, value in values.items()}
 
 

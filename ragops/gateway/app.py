@@ -164,6 +164,7 @@ class Gateway:
         states.update(Counter(replica.state for replica in self.pool.replicas.values()))
         gauges = {f'replicas{{state="{state}"}}': number for state, number in states.items()}
         gauges |= {"queued_requests": self.dispatcher.queued, "cache_entries": len(self.cache)}
+        gauges["proof_tokens_total"] = self.pool.proof_tokens
         return PlainTextResponse(self.metrics.text(gauges))
 
     async def replicas(self, _: Request) -> Response:

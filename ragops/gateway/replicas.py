@@ -102,6 +102,8 @@ class Pool:
         self.reference: dict[str, Any] = {}
         self.serving = ""
         """Id of the reference that the admitted replicas have passed."""
+        self.proof_tokens = 0
+        """Tokens of all reference requests: the replicas count them with those of clients."""
         self.changed: Callable[[], None] = lambda: None
         self.switched: Callable[[], None] = lambda: None
         self._addresses: dict[str, set[str]] = {}
@@ -233,7 +235,8 @@ class Pool:
                 reply = await self.send(replica, "/v1/rerank", body, timeout)
                 if reply.status_code != 200:
                     raise ValueError(f"HTTP {reply.status_code}")
-                scores, _, _ = read_scores(reply.body, len(item["documents"]))
+                scores, tokens, _ = read_scores(reply.body, len(item["documents"]))
+                self.proof_tokens += tokens
                 cost = sum(len(item["query"] + text) for text in item["documents"])
                 replica.learn(loop.time() - began, cost)
                 off = max(abs(score - right) for score, right in zip(scores, item["scores"], strict=True))

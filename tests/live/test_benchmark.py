@@ -64,7 +64,7 @@ def test_the_server_was_watched(run):
 
 
 def test_the_servers_own_counters_are_those_of_our_requests(run):
-    """vLLM and the stub count alike: calls of the rerank route, and all tokens of their prompts."""
+    """Calls of the rerank route, and tokens of their prompts without the gateway's reference requests."""
     for level, passes in trial_counters(run).items():
         sent = [record for record in run.requests if record.level == level]
         assert sum(item.calls for item in passes) == sum(item.requests for item in passes) == len(sent)

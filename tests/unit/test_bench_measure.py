@@ -60,7 +60,10 @@ def test_counters_of_vllm():
         "calls": 13,
     }
     gateway = 'ragops_gateway_requests_total{status="200"} 4\nragops_gateway_requests_total{status="503"} 1\n'
-    assert parse_metrics(gateway + METRICS)["calls"] == 5
+    gateway += "ragops_gateway_proof_tokens_total 143\n"
+    assert parse_metrics(gateway) == {"calls": 5}
+    both = parse_metrics(gateway + METRICS)
+    assert (both["calls"], both["prompt_tokens"]) == (5, 1_200_857)
     assert parse_metrics("") == {}
     before_the_first_call = [line for line in METRICS.splitlines() if "/v1/rerank" not in line]
     assert parse_metrics("\n".join(before_the_first_call))["calls"] == 0

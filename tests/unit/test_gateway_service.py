@@ -658,6 +658,7 @@ def test_metrics_count_requests_documents_and_shares(tmp_path):
                 'replicas{state="admitted"}': 1,
                 "queued_requests": 0,
                 'shares_total{outcome="ok"}': 1,
+                "proof_tokens_total": 32,  # two reference requests of two documents
                 'request_seconds_bucket{le="+Inf"}': 3,
                 "request_seconds_count": 3,
             }.items():
