@@ -13,7 +13,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomlkit
 from pydantic import (
@@ -256,6 +256,21 @@ class Gateway(_Table):
     """File with the key that each request needs; only its SHA-256 reaches the container."""
 
 
+class Swarm(_Table):
+    """``[swarm]``: Docker Swarm places the replicas, one on each node; without it all run on this machine."""
+
+    encrypted: bool = False
+    """Encrypt what the nodes send each other in the network."""
+    gateways: Annotated[int, Field(strict=True, ge=1, le=5)] = 1
+    """Gateways: one on this machine, the others on other nodes."""
+
+
+class SharedNetwork(Network):
+    """The network that the containers are in: the configured one, or the overlay network of Swarm mode."""
+
+    encrypted: bool = False
+
+
 class Ragflow(_Table):
     """``[ragflow]``: the RAGFlow to connect."""
 
@@ -276,12 +291,26 @@ class Stack(_Table):
     reranker: Reranker = Reranker()
     ragflow: Ragflow = Ragflow()
     gateway: Gateway | Literal[False] = Gateway()
+    swarm: Swarm | None = None
     _file: Path | None = PrivateAttr(default=None)
 
     @property
     def file(self) -> Path | None:
         """The file that it was read from; None for one that was created in Python."""
         return self._file
+
+    @property
+    def shared_network(self) -> SharedNetwork:
+        """The network that the containers are in: with ``[swarm]`` an overlay network."""
+        fields = self.network.model_dump()
+        if self.swarm:
+            fields |= {"name": self.overlay, "driver": "overlay", "encrypted": self.swarm.encrypted}
+        return SharedNetwork.model_construct(**fields)
+
+    @property
+    def overlay(self) -> str:
+        """Name of the overlay network of Swarm mode."""
+        return f"{self.network.name}-swarm"
 
     @property
     def internal_url(self) -> str:
@@ -294,13 +323,19 @@ class Stack(_Table):
         options = self.gateway
         return options is not False and (
             self.reranker.replicas > 1
+            or self.swarm is not None
             or bool(options.deadline or options.cache or options.key_file)
             or options.long_documents == "truncate"
         )
 
     @property
     def replica_names(self) -> tuple[str, ...]:
-        """Names of vLLM's containers; without a gateway there is one, which has the reranker's name."""
+        """Names of vLLM's containers; without a gateway there is one, which has the reranker's name.
+
+        With ``[swarm]`` there are none: Swarm names them.
+        """
+        if self.swarm:
+            return ()
         if not self.gateway_used:
             return (self.reranker.name,)
         return tuple(f"{self.reranker.name}-{number + 1}" for number in range(self.reranker.replicas))
@@ -308,10 +343,14 @@ class Stack(_Table):
     @property
     def replicas_alias(self) -> str:
         """The name in the network that stands for all replicas; no container has it."""
-        name = self.reranker.name
-        if len(name) > 54:  # a name of DNS has at most 63 characters
-            name = f"{name[:45]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        return f"{name}-replicas"
+        return self.derived_name("replicas")
+
+    def derived_name(self, suffix: str) -> str:
+        """The reranker's name with a suffix: a name of DNS and of Swarm has at most 63 characters."""
+        name, room = self.reranker.name, 62 - len(suffix)
+        if len(name) > room:
+            name = f"{name[: room - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return f"{name}-{suffix}"
 
     @field_validator("gateway")
     @classmethod
@@ -320,6 +359,20 @@ class Stack(_Table):
         if value is False and reranker and reranker.replicas > 1:
             raise ValueError(f"reranker.replicas = {reranker.replicas} needs the gateway")
         return value
+
+    @field_validator("swarm")
+    @classmethod
+    def _behind_gateway(cls, value: Swarm | None, info: ValidationInfo) -> Swarm | None:
+        if value and info.data.get("gateway") is False:
+            raise ValueError("Swarm's replicas need the gateway")
+        return value
+
+
+TABLES: dict[str, type[BaseModel]] = {
+    name: next(kind for kind in (*get_args(field.annotation), field.annotation) if isinstance(kind, type))
+    for name, field in Stack.model_fields.items()
+}
+"""The class of each table of the configuration."""
 
 
 def configuration_file(path: Path | str | None = None) -> Path:
@@ -387,8 +440,10 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
     return stack.model_copy(update=changed)
 
 
-def edited(file: Path, settings: Mapping[str, str | int | bool]) -> str:
+def edited(file: Path, settings: Mapping[str, str | int | bool], *, swarm: bool = False) -> str:
     """The text of a file, or of a new one, with keys of ``[reranker]`` set; every other line is as before.
+
+    With ``swarm`` it also has a table ``[swarm]``.
 
     Raises:
         StackError: The file can't be read, is not TOML, or a value is not valid.
@@ -399,17 +454,19 @@ def edited(file: Path, settings: Mapping[str, str | int | bool]) -> str:
         mark = text[: text.startswith("\ufeff")]  # which Windows' editors write
         document: Any = tomlkit.parse(text.removeprefix(mark))
         document.setdefault("reranker", tomlkit.table()).update(settings)
+        if swarm:
+            document.setdefault("swarm", tomlkit.table())
         parse(text := tomlkit.dumps(document), file)
         return mark + text
 
 
-def write_settings(file: Path, settings: Mapping[str, str | int | bool]) -> None:
+def write_settings(file: Path, settings: Mapping[str, str | int | bool], *, swarm: bool = False) -> None:
     """Set keys of ``[reranker]`` in a file, or create it, as :func:`edited` does.
 
     Raises:
         StackError: As for :func:`edited`, or the file can't be written.
     """
-    text, hint = edited(file, settings), "name another with --stack FILE"
+    text, hint = edited(file, settings, swarm=swarm), "name another with --stack FILE"
     with file_errors(StackError, f"can't write {file}", file, code="stack-unreadable", hint=hint):
         draft = file.resolve().with_name(f".{file.name}.new")
         draft.write_bytes(text.encode())
@@ -424,8 +481,7 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
     where = tuple(part[:80] for part in parts)[:2]
     place = f"{file}:{_line(text, where)}"
     if first["type"] == "extra_forbidden":
-        table: Any = Stack if len(where) < 2 else type(getattr(Stack(), where[0]))
-        keys = sorted(table.model_fields)
+        keys = sorted((Stack if len(where) < 2 else TABLES[where[0]]).model_fields)
         nearest = difflib.get_close_matches(where[-1], keys, n=1, cutoff=0.5)
         return StackError(
             f"{place}: unknown key {'.'.join(where)}",

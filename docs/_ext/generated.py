@@ -24,7 +24,7 @@ import ragops
 from ragops.bench import plots, report, statistics
 from ragops.bench.records import load_run
 from ragops.compose import faults
-from ragops.configuration import Stack
+from ragops.configuration import TABLES, Stack
 from ragops.docker import hints
 from ragops.reranker import architectures, options, sizing
 from ragops.reranker.host import Core, Host, Node
@@ -76,8 +76,7 @@ class Generated(SphinxDirective):
 
 def settings() -> Iterator[str]:
     """Every key of ragops.toml, with its values, its default and its purpose."""
-    for name, field in Stack.model_fields.items():
-        table: Any = type(field.default)
+    for name, table in TABLES.items():
         yield from title(f"[{name}]", "-")
         purpose = inspect.cleandoc(table.__doc__).partition(": ")[2]
         yield from [f"{purpose[0].upper()}{purpose[1:]}", ""]

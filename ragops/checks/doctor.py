@@ -414,7 +414,7 @@ def _names(stack: Stack, observed: objects.Observed) -> Check:
 
 
 def _network(stack: Stack, observed: objects.Observed) -> Check:
-    name = stack.network.name
+    name = stack.shared_network.name
     networks = [network for network in observed.networks if network.name == name]
     if len(networks) > 1:
         ids = ", ".join(network.id[:12] for network in networks)
@@ -426,7 +426,7 @@ def _network(stack: Stack, observed: objects.Observed) -> Check:
             remedy = "choose another subnet under [network], or leave it out"
             return Check("network", "fail", f"{subnet} overlaps {', '.join(overlaps)} of another", remedy)
         return Check("network", "ok", f"{name} will be created")
-    if changed := objects.differences(stack.network, networks[0]):
+    if changed := objects.differences(stack.shared_network, networks[0]):
         remedy = "ragops down, then ragops up" if networks[0].ours else "set another name under [network]"
         return Check("network", "fail", f"{name} exists: {'; '.join(changed)}", remedy)
     return Check("network", "ok", f"{name} exists{'' if networks[0].ours else ', not created by ragops'}")
@@ -483,7 +483,9 @@ def _ragflow(ragflow: discovery.RagflowContainer, stack: Stack) -> Check:
     if status != "running":
         detail = f"{name} is {status}, and verify runs inside it"
         return Check("RAGFlow", "warn", detail, ragflow.start)
-    if objects.moves_route(ragflow.container, stack.network.name, internal=bool(stack.network.internal)):
+    if objects.moves_route(
+        ragflow.container, stack.shared_network.name, internal=bool(stack.network.internal)
+    ):
         remedy = "name the network so that it sorts after RAGFlow's own, or set internal = true"
         return Check("RAGFlow", "warn", f"{name}: a connection moves its default route", remedy)
     if ragflow.release and (assumed := ragflow.contract.assumed):

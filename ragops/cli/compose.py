@@ -88,7 +88,7 @@ def _corrected(checked: CheckedFile, call: Call) -> tuple[str, list[str]]:
     stack = options.closed(render.take_over(service, stack), engine)
     desired = Deployment.resolve(stack, model, engine)
     desired.write_template()
-    network = network_spec(desired.stack.network)
+    network = network_spec(desired.stack.shared_network)
     text, left_out = render.corrected(service, checked.root, desired.spec, network, checked.absent)
     return text, [*left_out, *(f"service {other.name}" for other in others)]
 
@@ -132,7 +132,7 @@ def reranker(call: Call) -> None:
     desired = Deployment.resolve(options.closed(stack, engine), engine=engine, timeout=timeout)
     desired.write_template()
     specs = [*([desired.gateway] if desired.gateway else []), *desired.replicas]
-    text = render.reranker(specs, network_spec(desired.stack.network))
+    text = render.reranker(specs, network_spec(desired.stack.shared_network))
     call.show({"text": text}, text.rstrip("\n"))
 
 

@@ -24,6 +24,7 @@ from docker.utils import parse_repository_tag
 
 from ragops.configuration import engine_socket
 from ragops.docker import hints, objects
+from ragops.docker.swarm import NodeState, ServiceSpec, ServiceState, SwarmState, TaskState
 from ragops.errors import EngineError, NotFoundError
 
 TIMEOUT = 60
@@ -213,9 +214,64 @@ class Engine:
             with contextlib.closing(self._client.api.events(decode=True, filters=filters)) as stream:
                 yield map(objects.EventState.from_api, stream)
 
+    def swarm(self) -> SwarmState | None:
+        """Nodes, and ragops' services, tasks and configs; None unless the engine manages a Swarm."""
+        api, own = self._client.api, {"label": objects.LABEL}
+        try:
+            with _engine_errors("list the nodes of its Swarm"):
+                nodes, services, configs = api.nodes(), api.services(own), api.configs(own)
+                found = {"service": [service["ID"] for service in services]}
+                tasks = api.tasks(found) if services else ()
+        except EngineError as error:
+            if "not a swarm manager" in error.evidence:
+                return None
+            raise
+        return SwarmState(
+            tuple(map(NodeState.from_api, nodes)),
+            tuple(map(ServiceState.from_api, services)),
+            tuple(map(TaskState.from_api, tasks)),
+            {config["Spec"]["Name"]: config["ID"] for config in configs},
+        )
+
+    def create_service(self, spec: ServiceSpec, configs: Mapping[str, str]) -> None:
+        """Create a service; ``configs`` are ids by name."""
+        body = spec.body(configs)
+        with _engine_errors(f"create service {spec.name}"):
+            self._client.api.create_service(body["TaskTemplate"], **_service_options(body))
+
+    def update_service(self, service: ServiceState, spec: ServiceSpec, configs: Mapping[str, str]) -> None:
+        """Change a service, one task after another; refused if it was changed since its state was read."""
+        body = spec.body(configs)
+        with _engine_errors(f"update service {spec.name}"):
+            self._client.api.update_service(
+                service.id, service.version, body["TaskTemplate"], **_service_options(body)
+            )
+
+    def remove_service(self, service: str) -> None:
+        """Remove a service; its containers end later."""
+        with _engine_errors(f"remove service {service}"):
+            self._client.api.remove_service(service)
+
+    def service_logs(self, service: str, *, tail: int = 1000) -> str:
+        """The last lines that the tasks of a service have written, on all nodes."""
+        with _engine_errors(f"read the log of service {service}"):
+            output = self._client.api.service_logs(service, stdout=True, stderr=True, tail=tail)
+            return _text(output if isinstance(output, bytes) else b"".join(output)).rstrip()
+
+    def create_config(self, name: str, data: bytes) -> None:
+        """Create a file that Swarm gives to the tasks on all nodes."""
+        with _engine_errors(f"create config {name}"):
+            self._client.api.create_config(name, data, labels={objects.LABEL: "config"})
+
+    def remove_config(self, config: str) -> None:
+        """Remove a config that no service uses."""
+        with _engine_errors(f"remove config {config}"):
+            self._client.api.remove_config(config)
+
     def create_network(self, spec: objects.NetworkSpec) -> str:
         """Create a network; returns its id."""
         pools = [docker.types.IPAMPool(subnet=spec.subnet)] if spec.subnet else []
+        overlay = spec.driver == "overlay"
         with _engine_errors(f"create network {spec.name}"):
             response = self._client.api.create_network(
                 spec.name,
@@ -224,6 +280,8 @@ class Engine:
                 ipam=docker.types.IPAMConfig(pool_configs=pools) if pools else None,
                 check_duplicate=True,
                 labels={objects.LABEL: "network"},
+                attachable=overlay or None,
+                options={"encrypted": ""} if spec.encrypted else None,
             )
         return str(response["Id"])
 
@@ -449,6 +507,13 @@ def _engine_errors(action: str, container: str = "") -> Iterator[None]:
             hint="is it still running? docker info",
             container=container,
         ) from error
+
+
+def _service_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A service's body as docker-py takes it, beside the template of its tasks."""
+    names = {"Name": "name", "Labels": "labels", "Mode": "mode", "EndpointSpec": "endpoint_spec"}
+    names |= {"UpdateConfig": "update_config", "RollbackConfig": "rollback_config"}
+    return {argument: body[key] for key, argument in names.items()}
 
 
 def _close(connection: socket.socket) -> None:

@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
-from ragops.configuration import Network
+from ragops.configuration import SharedNetwork
 
 LABEL = "org.ragops"
 """Label of every object that ragops creates; its value is the role, such as ``reranker``."""
@@ -110,6 +110,8 @@ class NetworkSpec:
     driver: str = "bridge"
     subnet: str | None = None
     internal: bool = False
+    encrypted: bool = False
+    """Of an overlay network: what the nodes send each other."""
 
     def command(self) -> tuple[str, ...]:
         """The equivalent ``docker network create``."""
@@ -118,6 +120,8 @@ class NetworkSpec:
             argv += ["--subnet", self.subnet]
         if self.internal:
             argv.append("--internal")
+        argv += ["--attachable"] if self.driver == "overlay" else []
+        argv += ["--opt", "encrypted"] if self.encrypted else []
         return (*argv, "--label", f"{LABEL}=network", self.name)
 
 
@@ -276,10 +280,17 @@ class EngineState:
     """Whether its networks are not of this host, but of a virtual machine (Docker Desktop) or rootless."""
     product: str = "Docker"
     """``Podman`` for an engine that only has Docker's API."""
+    swarm: str = "inactive"
+    """``manager``, ``worker``, or the state of its membership in a Swarm, such as ``inactive``."""
+    node: str = ""
+    """Its id as a node of a Swarm."""
 
     @classmethod
     def from_api(cls, info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> "EngineState":
         """From the responses to ``/info`` and ``/version``."""
+        swarm = info.get("Swarm") or {}
+        active = "manager" if swarm.get("ControlAvailable") else "worker"
+        membership = swarm.get("LocalNodeState") or "inactive"
         return cls(
             id=info.get("ID") or address,
             address=address,
@@ -291,6 +302,8 @@ class EngineState:
             isolated=info.get("OperatingSystem") == "Docker Desktop"
             or "name=rootless" in (info.get("SecurityOptions") or ()),
             product="Podman" if "Podman" in str(version.get("Components")) else "Docker",
+            swarm=active if membership == "active" else membership,
+            node=swarm.get("NodeID", ""),
         )
 
     @property
@@ -341,6 +354,7 @@ class NetworkState:
     internal: bool
     subnets: tuple[str, ...]
     labels: Mapping[str, str]
+    encrypted: bool = False
 
     @classmethod
     def from_api(cls, raw: Mapping[str, Any]) -> "NetworkState":
@@ -348,7 +362,8 @@ class NetworkState:
         configs = (raw.get("IPAM") or {}).get("Config") or []
         subnets = tuple(config["Subnet"] for config in configs if "Subnet" in config)
         internal, labels = bool(raw.get("Internal")), raw.get("Labels") or {}
-        return cls(raw["Id"], raw["Name"], raw["Driver"], internal, subnets, labels)
+        encrypted = "encrypted" in (raw.get("Options") or {})
+        return cls(raw["Id"], raw["Name"], raw["Driver"], internal, subnets, labels, encrypted)
 
     @property
     def ours(self) -> bool:
@@ -629,12 +644,13 @@ def option_value(command: tuple[str, ...], option: str) -> str:
     return command[command.index(option) + 1] if option in command[:-1] else ""
 
 
-def differences(configured: Network, network: NetworkState) -> tuple[str, ...]:
+def differences(configured: SharedNetwork, network: NetworkState) -> tuple[str, ...]:
     """The options of an existing network that differ from its configuration."""
     rows = (
         ("driver", network.driver, configured.driver),
         ("internal", network.internal, configured.internal),
         ("subnet", ", ".join(network.subnets), configured.subnet),
+        ("encrypted", network.encrypted, configured.encrypted),
     )
     return tuple(
         f"{option} is {actual}, configured {wanted}"

@@ -130,7 +130,7 @@ def container_spec(
         entrypoint=("python3", "-m", "gateway"),
         environment=tuple(environment.items()),
         mounts=(Mount(str(folder), REFERENCE, read_only=True),),
-        network=stack.network.name,
+        network=stack.shared_network.name,
         publish=publish,
         memory=_MEMORY + _SCORE * (gateway.cache or 0),
         pids_limit=256,

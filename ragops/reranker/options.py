@@ -235,7 +235,7 @@ def container_spec(
         environment=tuple((setting.name, setting.value) for setting in environment(stack, model, sizing)),
         mounts=_mounts(stack, model, template),
         tmpfs=(("/tmp", "rw,noexec,nosuid,nodev,size=256m,mode=1777"),),  # noqa: S108 - sockets, compiler
-        network=stack.network.name,
+        network=stack.shared_network.name,
         publish=published(stack, engine),
         cpuset_cpus=format_cpu_list(core.cpu for core in sizing.cores),
         cpuset_mems=format_cpu_list(core.node for core in sizing.cores),

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from ragops.checks import ready, reference
 from ragops.checks.questions import Expected
-from ragops.configuration import Network
+from ragops.configuration import SharedNetwork
 from ragops.docker import objects
 from ragops.docker.engine import Engine
 from ragops.errors import EngineError, InUseError, StackError, file_errors
@@ -489,9 +489,10 @@ def apply(plan: Plan, engine: Engine) -> None:
         action.apply(engine)
 
 
-def network_spec(network: Network) -> objects.NetworkSpec:
+def network_spec(network: SharedNetwork) -> objects.NetworkSpec:
     """The configured network as Docker creates it."""
-    return objects.NetworkSpec(network.name, network.driver, network.subnet, bool(network.internal))
+    internal = bool(network.internal)
+    return objects.NetworkSpec(network.name, network.driver, network.subnet, internal, network.encrypted)
 
 
 def in_use(network: str, containers: list[str]) -> InUseError:

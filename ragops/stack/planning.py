@@ -8,7 +8,7 @@ left over is removed at the end.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ragops.configuration import Network, Stack
+from ragops.configuration import SharedNetwork, Stack
 from ragops.docker import objects
 from ragops.errors import StackError
 from ragops.ragflow.discovery import RagflowContainer, check_connectable, find, is_ragflow
@@ -49,11 +49,11 @@ def plan_up(stack: Stack, wanted: Wanted, observed: objects.Observed, free_memor
             differs from its configuration.
         RagflowError: RAGFlow's container is missing, ambiguous, or can't join a network.
     """
-    network = observed.network(stack.network.name)
+    network = observed.network(stack.shared_network.name)
     servers = [check_connectable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
     volumes = {volume.name for volume in observed.volumes}
     mounts = (mount for spec in wanted.slots for mount in spec.mounts if mount.kind == "volume")
-    actions = list(_network_actions(stack.network, network))
+    actions = list(_network_actions(stack.shared_network, network))
     actions += [
         plan.CreateVolume(name) for name in dict.fromkeys(m.source for m in mounts) if name not in volumes
     ]
@@ -61,7 +61,7 @@ def plan_up(stack: Stack, wanted: Wanted, observed: objects.Observed, free_memor
     connections = [
         action
         for ragflow in servers
-        for action in _ragflow_actions(ragflow, stack.network.name, network, internal=internal)
+        for action in _ragflow_actions(ragflow, stack.shared_network.name, network, internal=internal)
     ]
     changes = _Changes(stack, wanted, observed, free_memory, reached=bool(wanted.gateway or not connections))
     actions += changes.before()
@@ -95,14 +95,14 @@ def plan_down(stack: Stack, observed: objects.Observed) -> plan.Plan:
     names = (own, f"{own}-tune-a", f"{own}-tune-b")
     tuned = [container for container in map(observed.container, names[1:]) if container and container.ours]
     rerankers = [*observed.stack(own), *tuned]
-    networks = [item for item in observed.networks if item.name == stack.network.name and item.ours]
+    networks = [item for item in observed.networks if item.name == stack.shared_network.name and item.ours]
     foreign = [
         member.name
-        for member in observed.members(stack.network.name)
+        for member in observed.members(stack.shared_network.name)
         if not (member.ours or is_ragflow(member) or member.name in stack.ragflow.containers)
     ]
     if networks and foreign:
-        raise plan.in_use(stack.network.name, foreign)
+        raise plan.in_use(stack.shared_network.name, foreign)
     caches = {f"{name}-{kind}" for name in names for kind in ("compiled", "cache")}
     volumes = [volume for volume in observed.volumes if volume.name in caches]
     return _removal(observed, rerankers, networks, volumes)
@@ -140,7 +140,9 @@ def _removal(
     return plan.Plan(tuple(actions))
 
 
-def _network_actions(configured: Network, network: objects.NetworkState | None) -> Iterator[plan.Action]:
+def _network_actions(
+    configured: SharedNetwork, network: objects.NetworkState | None
+) -> Iterator[plan.Action]:
     if network is None:
         yield plan.CreateNetwork(plan.network_spec(configured))
         return
@@ -197,7 +199,7 @@ class _Changes:
         self, stack: Stack, wanted: Wanted, observed: objects.Observed, free_memory: int, *, reached: bool
     ) -> None:
         self._stack, self._wanted, self._free, self._reached = stack, wanted, free_memory, reached
-        self._network = observed.network(stack.network.name)
+        self._network = observed.network(stack.shared_network.name)
         slots = [_Slot.of(spec, stack, observed) for spec in wanted.slots]
         self._front, self._replicas = slots[0], slots[1:] if wanted.gateway else slots
         self._migrates = wanted.gateway is not None and self._front.migrates

@@ -84,7 +84,7 @@ class Status(Shown):
 
     def connected(self, ragflow: RagflowContainer) -> bool:
         """Whether a RAGFlow container is connected to the network."""
-        return ragflow.container.endpoint(self.stack.network.name) is not None
+        return ragflow.container.endpoint(self.stack.shared_network.name) is not None
 
     def to_json(self) -> dict[str, Any]:
         """The stack's addresses and states, and the differences from the configuration."""
@@ -116,7 +116,7 @@ class Status(Shown):
 
     def table(self) -> Table:
         """Network, reranker, RAGFlow, addresses; then the drift."""
-        network, front = self.stack.network.name, "gateway" if self.stack.gateway_used else "reranker"
+        network, front = self.stack.shared_network.name, "gateway" if self.stack.gateway_used else "reranker"
         front = self.reranker.role if self.reranker else front  # vLLM has the name until up
         name, health = self.stack.reranker.name, self.reranker and self.reranker.condition
         rows = [
@@ -297,9 +297,9 @@ def connect(stack: Stack, container: str, engine: Engine | None = None) -> plans
     engine = Session.open(stack, engine).engine
     with lock(engine.state().id, stack.reranker.name):
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
-        network = engine.network(stack.network.name)
+        network = engine.network(stack.shared_network.name)
         if network is None:
-            message = f"there is no network {stack.network.name}"
+            message = f"there is no network {stack.shared_network.name}"
             raise NotFoundError(message, code="network-missing", hint="ragops up creates it")
         changes = plan_connect(ragflow, network)
         plans.apply(changes, engine)
@@ -311,8 +311,8 @@ def disconnect(stack: Stack, container: str, engine: Engine | None = None) -> pl
     engine = Session.open(stack, engine).engine
     with lock(engine.state().id, stack.reranker.name, unwatched=True):
         ragflow = discovery.find(engine.containers(), Ragflow(containers=(container,)))[0]
-        endpoint = ragflow.container.endpoint(stack.network.name)
-        changes = plans.Plan((plans.Disconnect(stack.network.name, ragflow.name),) if endpoint else ())
+        endpoint = ragflow.container.endpoint(stack.shared_network.name)
+        changes = plans.Plan((plans.Disconnect(stack.shared_network.name, ragflow.name),) if endpoint else ())
         plans.apply(changes, engine)
     return changes
 
@@ -327,7 +327,7 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
     """
     engine = Session.open(stack, engine).engine
     containers = discovery.find(engine.containers(), stack.ragflow)
-    return overrides.override(containers, stack.network, engine.networks())
+    return overrides.override(containers, stack.shared_network, engine.networks())
 
 
 def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: int = 20) -> dict[str, str]:
@@ -361,7 +361,7 @@ def down(stack: Stack, engine: Engine | None = None) -> plans.Plan:
         changes = plan_down(stack, observed)
         plans.apply(changes, engine)
         shutil.rmtree(reference_folder(stack, state), ignore_errors=True)
-    files = overrides.applied(observed.containers, stack.network.name)
+    files = overrides.applied(observed.containers, stack.shared_network.name)
     notes = [f"{file} still names the network: compose cannot start RAGFlow without it" for file in files]
     return plans.Plan(changes.actions, tuple(notes))
 
@@ -440,7 +440,7 @@ def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
     stack, deployment = session.stack, session.deployment
     image, front = states
     wanted = _wanted(deployment, states)
-    network, closed = observed.network(stack.network.name), options.closed(stack, session.state)
+    network, closed = observed.network(stack.shared_network.name), options.closed(stack, session.state)
     new = stack if network else closed
     changes = plan_up(new, wanted, observed)
     if any(isinstance(action, plans.ReplaceContainer) for action in changes.actions):
@@ -497,7 +497,7 @@ def _status(session: Session, states: _Images, observed: Observed) -> Status:
         stack=stack,
         served_name=deployment.spec.served_name,
         substitute=deployment.model.substitute,
-        network=observed.network(stack.network.name),
+        network=observed.network(stack.shared_network.name),
         reranker=reranker,
         replicas=tuple(filter(None, map(observed.container, names))),
         ragflow=discovery.find(observed.containers, stack.ragflow),

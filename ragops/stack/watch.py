@@ -253,7 +253,7 @@ def is_relevant(event: EventState, stack: Stack) -> bool:
     Any container may be a recreated RAGFlow; of networks only the configured one counts.
     """
     if event.kind == "network":
-        return event.name == stack.network.name
+        return event.name == stack.shared_network.name
     if event.action.startswith("health_status"):
         return event.name in {stack.reranker.name, *stack.replica_names}
     return event.action in _CONTAINER_EVENTS
@@ -339,7 +339,7 @@ class Watcher:
         docker_engine.connect(self._address).close()  # raises an error for an address that works once only
         with lock(state.id, self._stack.reranker.name, "watch"):
             Thread(target=self._follow_events, daemon=True).start()
-            step(f"watching {self._stack.reranker.name} and {self._stack.network.name}")
+            step(f"watching {self._stack.reranker.name} and {self._stack.shared_network.name}")
             while not self._stopped.is_set():
                 self._next()
         return self.repairs

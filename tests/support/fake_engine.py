@@ -41,6 +41,7 @@ from ragops.docker.objects import (
 )
 from ragops.errors import EngineError, NotFoundError
 from ragops.reranker import gateway
+from tests.support.fake_swarm import FakeSwarm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -245,7 +246,7 @@ Respond = Callable[[ContainerState, tuple[str, ...], str], ExecResult | None]
 """Plays a program: container, arguments and standard input in; None where there is no such program."""
 
 
-class ServerState:
+class ServerState(FakeSwarm):
     """Networks, containers, images and volumes; :class:`~tests.support.fake_engine.FakeEngine` acts on it.
 
     Args:
@@ -253,6 +254,7 @@ class ServerState:
     """
 
     def __init__(self, *images: str) -> None:
+        super().__init__()
         self.id = secrets.token_hex(6)
         """Of the engine: no two have the same."""
         self.calls: list[str] = []
@@ -432,7 +434,7 @@ class ServerState:
     def _make_network(self, spec: NetworkSpec, labels: Mapping[str, str]) -> str:
         number = next(self._ids)
         subnet = spec.subnet or free_subnet(self.networks())
-        made = NetworkState(number, spec.name, spec.driver, spec.internal, (subnet,), labels)
+        made = NetworkState(number, spec.name, spec.driver, spec.internal, (subnet,), labels, spec.encrypted)
         self._networks[number] = made
         self._tell("network", "create", spec.name)
         return number
@@ -529,7 +531,9 @@ class FakeEngine(ServerState, Engine):
 
     def state(self) -> EngineState:
         """A small engine."""
-        return replace(_STATE, id=self.id, version=self.version)
+        own = self.nodes[0] if self.nodes else None
+        member = {"swarm": own.role, "node": own.id} if own else {}
+        return replace(_STATE, id=self.id, version=self.version, **member)
 
     def logs(self, container: str, *, tail: int = 20) -> str:
         """The end of :attr:`output`."""
@@ -564,7 +568,8 @@ class FakeEngine(ServerState, Engine):
     def create_network(self, spec: NetworkSpec) -> str:
         """Refuses names that are there, unknown drivers and overlapping subnets."""
         what = self._called(f"create network {spec.name}")
-        self._allow(what, new_network(spec, self.networks()))
+        bridge = replace(spec, driver="bridge") if spec.driver == "overlay" and self.nodes else spec
+        self._allow(what, new_network(bridge, self.networks()))
         return self._make_network(spec, {LABEL: "network"})
 
     def remove_network(self, network: str) -> None:

@@ -17,7 +17,7 @@ from ragops import bench, errors
 from ragops.bench import plots
 from ragops.checks import budget, causes, doctor, rules, verify
 from ragops.checks.probe import LAYERS, TITLES
-from ragops.configuration import Stack
+from ragops.configuration import TABLES, Stack
 from ragops.docker import hints
 from ragops.ragflow import api, releases
 from tests.support.command import parse
@@ -44,8 +44,8 @@ def text(built, page):
 
 def test_every_setting_is_documented(built, objects):
     page = text(built, "settings")
-    for table, field in Stack.model_fields.items():
-        for key in type(field.default).model_fields:
+    for table, kind in TABLES.items():
+        for key in kind.model_fields:
             assert f"{table}.{key}" in objects
             assert f"{table}.{key}" in page
 
