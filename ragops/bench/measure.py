@@ -29,12 +29,12 @@ from ragops.bench.wire import NO_KEY, Server
 from ragops.bench.workload import Workload
 from ragops.checks.traffic import words_for_context
 from ragops.configuration import Stack
+from ragops.data.task import fingerprint
 from ragops.docker.engine import Engine, sidecar
 from ragops.docker.objects import ContainerSpec, ContainerState
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
 from ragops.ragflow import discovery, releases
 from ragops.ragflow.api import Secret
-from ragops.reranker import files
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
 from ragops.reranker.gateway import read_key
@@ -293,7 +293,7 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         image=container.image,
         image_digest=digest,
         model=deployment.model.name,
-        model_sha256=files.fingerprint(deployment.model.folder),
+        model_sha256=fingerprint(deployment.model.folder),
         model_is_stand_in=deployment.model.substitute,
         cpu_model=host.cpu_model,
         cpu_features=tuple(sorted(host.features & CPU_FEATURES)),

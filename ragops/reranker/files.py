@@ -1,6 +1,6 @@
 """File formats of a model folder, and downloads with pip.
 
-* Model files: safetensors headers, git-lfs pointers, shard indexes, checksums, the fingerprint of a folder.
+* Model files: safetensors headers, git-lfs pointers, shard indexes, checksums.
   ``model.py`` refuses truncated files; ``ragops doctor`` also compares with the index and the checksums.
   Sources: safetensors' README, git-lfs' specification, huggingface_hub's ``_local_folder.py``.
 * :func:`download` is the only place that runs pip, on the host and with the user's settings (index,
@@ -39,7 +39,6 @@ _POINTER_SIZE = 1024
 """git-lfs' own limit for the size of a pointer file."""
 _HEADER_SIZE = 100_000_000
 """safetensors' own limit for the size of a header."""
-_SAMPLED_SIZE, _BLOCKS, _BLOCK_SIZE = 16 << 20, 256, 4 << 10
 _CHECKSUM_FILES = ("SHA256SUMS", "sha256sums.txt", "SHA256SUMS.txt", "checksums.sha256")
 _CHECKSUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _HUB_FOLDER = ".cache/huggingface/download"
@@ -86,29 +85,6 @@ def tensors(file: Path) -> dict[str, Any]:
 def data_bytes(entries: dict[str, Any]) -> int:
     """Bytes of all tensors that :func:`tensors` describes."""
     return max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-
-
-def fingerprint(folder: Path, *, sampled: bool = False) -> str:
-    """sha256 over names and contents of all files in the folder that can change a score.
-
-    Reads all weights, a second or two for each gigabyte, unless ``sampled``: of files over 16 MiB that reads
-    the size and 256 blocks of 4 KiB at equal distances. Two models or training states differ in them; an edit
-    of a single tensor may not.
-    """
-    suffixes = {".json", ".safetensors", ".txt", ".model", ".jinja"}
-    total = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.suffix in suffixes and file.is_file()):
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            if sampled and size > _SAMPLED_SIZE:
-                digest = hashlib.sha256(str(size).encode())
-                for block in range(_BLOCKS):
-                    stream.seek((size - _BLOCK_SIZE) * block // (_BLOCKS - 1))
-                    digest.update(stream.read(_BLOCK_SIZE))
-            else:
-                digest = hashlib.file_digest(stream, "sha256")
-        total.update(f"{file.relative_to(folder).as_posix()} {digest.hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def index_errors(folder: Path) -> tuple[str, ...]:

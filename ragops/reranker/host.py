@@ -3,12 +3,16 @@
 :func:`read_host` and :func:`read_quota` read files of ``/proc`` and ``/sys``; the parsers are pure.
 """
 
+import base64
+import json
 import re
+import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ragops.errors import StackError
+from ragops.errors import EngineError, StackError
 
 BF16_FEATURES = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 """Names in ``/proc/cpuinfo`` of instructions that multiply bfloat16 (the last is Arm's)."""
@@ -95,6 +99,40 @@ class Host:
     def usable_memory(self) -> int:
         """Memory that a container can get: the smaller of memory and limit."""
         return min(self.memory, self.memory_limit or self.memory)
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """A node of a Swarm as ``data/task.py`` read it there."""
+
+    node: str
+    """Its id."""
+    host: Host
+    fingerprint: str
+    """Of the model folder; empty with an ``error``."""
+    error: str = ""
+
+
+def parse_probe(line: str) -> NodeRecord:
+    """The record that ``data/task.py`` printed on a node.
+
+    Raises:
+        EngineError: It is not one.
+    """
+    try:
+        record = json.loads(line)
+        files = json.loads(zlib.decompress(base64.b64decode(record["files"])))
+        with tempfile.TemporaryDirectory() as root:
+            for name, text in files.items():
+                file = Path(root, name).resolve()
+                file.relative_to(Path(root).resolve())  # else an error
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            host = read_host(Path(root))
+        return NodeRecord(record["node"], host, record["fingerprint"], record["error"])
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, zlib.error) as error:
+        message, hint = "a node of the Swarm printed no record", "does its image have a working Python?"
+        raise EngineError(message, code="probe-silent", evidence=line[-600:], hint=hint) from error
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:

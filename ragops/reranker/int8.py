@@ -19,10 +19,10 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from ragops.configuration import Kind, home
+from ragops.data.task import fingerprint
 from ragops.docker.engine import Engine, sidecar
 from ragops.docker.objects import UNPRIVILEGED, Mount
 from ragops.errors import ImageError, ModelError, file_errors
-from ragops.reranker import files
 from ragops.reranker import model as models
 from ragops.reranker.host import Host
 from ragops.reranker.model import Model
@@ -45,7 +45,7 @@ class Record:
 
     source: str
     source_sha256: str
-    """:func:`ragops.reranker.files.fingerprint` of its folder."""
+    """:func:`ragops.data.task.fingerprint` of its folder."""
     linear: int
     """Number of int8 layers."""
     compressed_tensors: str
@@ -92,7 +92,7 @@ def int8(
     beside = model.folder.parent
     default = beside if os.access(beside, os.W_OK | os.X_OK) else home() / "models"
     place = (target or default / f"{model.name}-int8").resolve()
-    sha256 = files.fingerprint(model.folder)
+    sha256 = fingerprint(model.folder)
     existing = _existing_record(place)
     if existing and existing.source_sha256 == sha256:
         return models.describe(place, kind).folder

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ragops.configuration import SUBSTITUTE, Kind, Stack, home
+from ragops.data.task import fingerprint
 from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError, file_errors
 from ragops.reranker import architectures
 from ragops.reranker.architectures import Architecture
-from ragops.reranker.files import MINILM, bundled_minilm, fingerprint, lfs_pointers, tensors
+from ragops.reranker.files import MINILM, bundled_minilm, lfs_pointers, tensors
 
 SUBSTITUTE_FILE = "ragops-substitute.txt"
 """A file of this name marks weights that are not a trained reranker; its text says what they are."""

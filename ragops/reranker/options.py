@@ -70,6 +70,11 @@ The parsers of 31 wheels were compared, 0.8.5 to 0.33.0 (``vllm/engine/arg_utils
 ``vllm/entrypoints/**/cli_args.py``); of the patches of a release only the first."""
 
 
+def task(*arguments: str) -> tuple[str, ...]:
+    """The command that runs ``data/task.py`` in a container."""
+    return ("python3", "-ISc", (TEMPLATES.parent / "task.py").read_text(encoding="utf-8"), *arguments)
+
+
 def release(number: str) -> tuple[int, ...]:
     """A release such as ``0.32.0``, to be compared with others."""
     return tuple(map(int, number.split(".")))

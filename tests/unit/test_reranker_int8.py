@@ -11,9 +11,10 @@ import pytest
 from ragops import cli
 from ragops.checks import doctor
 from ragops.configuration import Stack
+from ragops.data.task import fingerprint
 from ragops.docker.objects import ExecResult
 from ragops.errors import EngineError, ImageError, ModelError
-from ragops.reranker import files, int8, sizing
+from ragops.reranker import int8, sizing
 from ragops.reranker import model as models
 from ragops.stack import verbs
 
@@ -62,13 +63,13 @@ def make(fake, folder, **fields):
 
 class TestMade:
     def test_beside_the_model_which_is_only_read(self, fake, program, model_folder):
-        before = files.fingerprint(model_folder)
+        before = fingerprint(model_folder)
         made = make(fake, model_folder)
         assert made == model_folder.with_name("tiny-int8")
         ((spec, _),) = program
         assert [(one.target, one.read_only) for one in spec.mounts] == [("/model", True), ("/made", False)]
         assert spec.network == "none"
-        assert files.fingerprint(model_folder) == before
+        assert fingerprint(model_folder) == before
         assert sorted(one.name for one in made.parent.iterdir()) == ["tiny", "tiny-int8"]
         assert fake.containers() == ()
 
@@ -91,7 +92,7 @@ class TestMade:
         made = make(fake, model_folder)
         assert len(program) == 2
         record = json.loads((made / int8.RECORD).read_text())
-        assert record["source_sha256"] == files.fingerprint(model_folder)
+        assert record["source_sha256"] == fingerprint(model_folder)
         assert sorted(one.name for one in made.parent.iterdir()) == ["tiny", "tiny-int8"]
 
     def test_in_our_own_folder_where_nobody_may_write(self, fake, program, here, model_folder, monkeypatch):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ragops.configuration import Reranker, Stack, parse
+from ragops.data.task import SAMPLED_SIZE, fingerprint
 from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError
 from ragops.reranker import files
-from ragops.reranker.files import fingerprint
 from ragops.reranker.model import describe, fetch_substitute, named_folder, resolve
 
 if TYPE_CHECKING:
@@ -393,11 +393,11 @@ def test_the_fingerprint_is_of_names_and_contents(tmp_path):
 def test_sampled_fingerprint_differs_between_training_states(tmp_path, monkeypatch):
     one, two = folder(tmp_path, "a", QWEN3), folder(tmp_path, "b", QWEN3)
     for made in (one, two):
-        (made / "large.safetensors").write_bytes(b"\0" * (files._SAMPLED_SIZE + 1))
+        (made / "large.safetensors").write_bytes(b"\0" * (SAMPLED_SIZE + 1))
     assert fingerprint(one, sampled=True) == fingerprint(two, sampled=True) != fingerprint(one)
     os.utime(two / "large.safetensors", (0, 0))
     assert fingerprint(one, sampled=True) == fingerprint(two, sampled=True)
-    (two / "large.safetensors").write_bytes(b"\0" * files._SAMPLED_SIZE + b"\1")
+    (two / "large.safetensors").write_bytes(b"\0" * SAMPLED_SIZE + b"\1")
     assert fingerprint(one, sampled=True) != fingerprint(two, sampled=True)
 
 
