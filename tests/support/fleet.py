@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -166,6 +168,26 @@ class Load:
         return None
 
 
+def main() -> None:
+    """Print the samples of a load as lines of JSON, until the input is closed."""
+    url, clients, first = sys.argv[1:]
+    printed = 0
+    with Load(url, int(clients), int(first)) as load:
+        while not select.select([sys.stdin], [], [], 0.05)[0]:
+            printed = _print(load.samples, printed)
+    _print(load.samples, printed)
+
+
+def _print(samples: Sequence[Sample], printed: int) -> int:
+    new = samples[printed:]
+    for sample in new:
+        number = int(sample.question.query.split()[0][1:])
+        fields = {name: value for name, value in asdict(sample).items() if name != "question"}
+        sys.stdout.write(json.dumps({**fields, "question": number}) + "\n")
+    sys.stdout.flush()
+    return printed + len(new)
+
+
 def free_port() -> int:
     """A port of this host that is free now."""
     with socket.socket() as free:
@@ -307,3 +329,7 @@ class Fleet:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{admitted} admitted replicas expected: {states}")
             time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()

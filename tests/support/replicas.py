@@ -126,8 +126,9 @@ class Replica:
 
     def read(self) -> None:
         """Behave as the file says, if there is one."""
-        if self.file and (inode := self.file.stat().st_ino) != self._inode:
-            self._inode, self.behaviour = inode, Behaviour(**json.loads(self.file.read_text()))
+        with suppress(FileNotFoundError):
+            if self.file and (inode := self.file.stat().st_ino) != self._inode:
+                self._inode, self.behaviour = inode, Behaviour(**json.loads(self.file.read_text()))
 
     async def __aenter__(self):
         await self.start()
