@@ -6,11 +6,9 @@ Charts are inline SVG in the page's colours in light and dark. The same run give
 
 import math
 import shlex
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ragops.bench import statistics
@@ -20,34 +18,21 @@ from ragops.bench.verdict import judge, notes_of, release_of, sentences
 from ragops.checks.latency import percentile, seconds
 from ragops.errors import BenchError, file_errors
 from ragops.reranker.sizing import GIB
-from ragops.table import Column, Table
+from ragops.table import Column, Row, Table
 
 NamedValue = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class WrittenReport:
-    """The file of a report."""
-
-    run: str
-    verdict: str
-    page: Path
-
-    def __str__(self) -> str:
-        """The verdict, then the file."""
-        return f"{self.verdict}\n{self.page}"
-
-
-@dataclass(frozen=True)
 class Section:
-    """A question, and the chart, text and table that answer it."""
+    """A part of the page with its chart, text and table."""
 
-    chart: str
-    """Name of the function of ``ragops.bench.plots``; empty when the run has no data for it."""
     title: str
     text: str
     """What the chart shows, in words; or why there is none."""
     table: Table | None = None
+    chart: str = ""
+    """Name of the function of ``ragops.bench.plots``; empty without one."""
 
 
 def page(run: Run) -> str:
@@ -63,21 +48,23 @@ def page(run: Run) -> str:
     source = (resources.files("ragops.data") / "report.html.jinja").read_text(encoding="utf-8")
     options: Any = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     template = jinja2.Environment(autoescape=True, **options).from_string(source)
-    parts = sections(run)
-    names = [section.chart for section in parts if section.chart]
-    text: str = template.render(
-        name=run.path.name,
-        headline=headline(run),
-        verdict=verdict_rows(run),
-        sections=parts,
-        charts={name: plots.inline(plots.svg(getattr(plots, name)(run)), f"{name}-") for name in names},
-        limitations=limitations(run),
-        provenance=provenance(run),
+    facts = [("Verdict", verdict_rows(run)), ("Provenance", provenance(run))]
+    verdict, origin = (
+        Section(title, "", Table(_columns("fact", "value"), rows, css_class="facts")) for title, rows in facts
     )
+    missing = Section("What this run does not show", "", Table(notes=limitations(run)))
+    parts = (*([verdict] if verdict_rows(run) else []), *sections(run), missing, origin)
+    names = [section.chart for section in parts if section.chart]
+    charts = {name: plots.inline(plots.svg(getattr(plots, name)(run)), f"{name}-") for name in names}
+    text: str = template.render(name=run.path.name, headline=headline(run), sections=parts, charts=charts)
     return text
 
 
-def write_report(run: Run, out: Path) -> WrittenReport:
+def _columns(*names: str) -> tuple[Column, ...]:
+    return tuple(map(Column, names))
+
+
+def write_report(run: Run, out: Path) -> None:
     """Write the report atomically; an existing file is replaced.
 
     Args:
@@ -97,7 +84,6 @@ def write_report(run: Run, out: Path) -> WrittenReport:
             draft.replace(out)
         finally:
             draft.unlink(missing_ok=True)
-    return WrittenReport(run.path.name, headline(run), out)
 
 
 def headline(run: Run) -> str:
@@ -110,15 +96,12 @@ def headline(run: Run) -> str:
         return sentences(f"measured: {run.info.workload.description}", kind, *notes)
 
 
-def verdict_rows(run: Run) -> tuple[NamedValue, ...]:
-    """The rows of the verdict and the notes that are not in its sentence; none for workloads without one."""
+def verdict_rows(run: Run) -> tuple[Row, ...]:
+    """The rows of the verdict; none for workloads without one."""
     try:
-        verdict = judge(run)
+        return judge(run).table().rows
     except BenchError:
         return ()
-    sentence = verdict.sentence.lower()
-    rows = ((row[0], row[1]) for row in verdict.table().rows)
-    return (*rows, *(("note", note) for note in verdict.notes if note.lower() not in sentence))
 
 
 def provenance(run: Run) -> tuple[NamedValue, ...]:
@@ -219,7 +202,7 @@ def sections(run: Run) -> tuple[Section, ...]:
 def _percentiles(run: Run) -> Section:
     title, rows = "How slow are the slowest?", statistics.level_statistics(run)
     if not rows:
-        return Section("", title, "No request was measured, so there is no percentile.")
+        return Section(title, "No request was measured, so there is no percentile.")
     slowest = max((r.latency for r in run.measured if not r.error), default=0)
     texts = [
         f"{load_name(row.level.name)} (n={row.n}): "
@@ -228,55 +211,49 @@ def _percentiles(run: Run) -> Section:
     ]
     timeout = release_of(run).timeout
     texts.append(f"The slowest response took {seconds(slowest)}; RAGFlow's timeout is {timeout:g} s.")
-    table = statistics.level_table(rows)
-    return Section("percentile_curve", title, ". ".join(texts), table)
+    return Section(title, ". ".join(texts), statistics.level_table(rows), "percentile_curve")
 
 
 def _throughput(run: Run) -> Section:
     title, rows = "How much at once, and what does it cost?", statistics.level_statistics(run)
     if len(rows) < 2:
-        return Section("", title, "There is one load level, so there is no throughput to compare.")
+        return Section(title, "There is one load level, so there is no throughput to compare.")
     texts = [f"{load_name(row.level.name)}: {row.documents_per_s:.3g} documents/s" for row in rows]
-    return Section("throughput", title, f"{', '.join(texts)}. The table above has all values.")
+    return Section(title, f"{', '.join(texts)}. The table above has all values.", chart="throughput")
 
 
 def _sizes(run: Run) -> Section:
     title = "How long for how many documents of which length?"
     level, records = statistics.lightest_level(run) if run.measured else (None, [])
-    successful = [record for record in records if not record.error]
-    if not level or not successful:
-        return Section("", title, "No request was successful.")
-    groups, rows = defaultdict(list), []
-    sizes = {(record.documents, record.words) for record in successful}
-    counts, lengths = map(set, zip(*sizes, strict=True))
-    is_grid = len(lengths) <= 12 and 2 * len(sizes) > len(lengths) * len(counts)
-    for record in successful:
-        groups[record.documents, record.words if is_grid else 0].append(record)
-    for (documents, words), group in sorted(groups.items()):
-        times, tokens = [r.latency for r in group], [r.tokens for r in group if r.tokens is not None]
-        p50 = percentile(times, 0.5)
-        middle = f"{seconds(median(times))} (no interval)" if p50.value is None else str(p50)
-        counted = f"{median(tokens):.0f}" if tokens else "not counted"
-        size = (str(documents), str(words or "all"), str(len(times)))
-        rows.append((*size, counted, middle, seconds(max(times))))
+    table = statistics.frame(replace(run, requests=tuple(r for r in records if not r.error)))
+    if not level or table.empty:
+        return Section(title, "No request was successful.")
+    lengths, sizes = table.words.nunique(), len(table.groupby(["documents", "words"]))
+    is_grid = lengths <= 12 and 2 * sizes > lengths * table.documents.nunique()
+    rows = []
+    for size, group in table.groupby(["documents", "words"] if is_grid else ["documents"]):
+        p50, tokens = percentile(list(group.latency), 0.5), group.tokens.median()
+        middle = f"{seconds(group.latency.median())} (no interval)" if p50.value is None else str(p50)
+        counted = "not counted" if math.isnan(tokens) else f"{tokens:.0f}"
+        documents, words = (*map(str, size), "all")[:2]
+        rows.append((documents, words, str(len(group)), counted, middle, seconds(group.latency.max())))
     form = "{4} for {0} documents of {1} words" if is_grid else "{4} for {0} documents"
     least, most = (form.format(*row) for row in (rows[0], rows[-1]))
-    columns = ("documents", "words in each", "n", "tokens in a request, median", "p50", "slowest")
-    table = Table(tuple(map(Column, columns)), tuple(rows), f"Latency by size, {load_name(level.name)}")
-    return Section("latency_by_size", title, f"p50 goes from {least} to {most}.", table)
+    columns = _columns("documents", "words in each", "n", "tokens in a request, median", "p50", "slowest")
+    text, heading = f"p50 goes from {least} to {most}.", f"Latency by size, {load_name(level.name)}"
+    return Section(title, text, Table(columns, tuple(rows), heading), "latency_by_size")
 
 
 def _timeline(run: Run) -> Section:
     title = "What happened when?"
     if not run.requests:
-        return Section("", title, "No request was sent.")
+        return Section(title, "No request was sent.")
     failed = sum(bool(record.error) and not record.is_cancelled for record in run.requests)
     warm = sum(record.phase == "warmup" for record in run.requests)
     text = f"{len(run.requests)} requests, {warm} of them warm-up, {failed} failed."
     usage = resource_usage(run)
     if usage.empty:
-        return Section("timeline", title, f"{text} CPU, memory and queue were not sampled.")
+        return Section(title, f"{text} CPU, memory and queue were not sampled.", chart="timeline")
     rows = tuple((load_name(str(name)), *map(str, values)) for name, *values in usage.itertuples())
-    columns = tuple(map(Column, ("load", *usage.columns)))
-    text += " CPU, memory and queue of the reranker: see the table."
-    return Section("timeline", title, text, Table(columns, rows, "The reranker during each load"))
+    table = Table(_columns("load", *usage.columns), rows, "The reranker during each load")
+    return Section(title, f"{text} CPU, memory and queue of the reranker: see the table.", table, "timeline")

@@ -179,10 +179,12 @@ def report(
     results: Results = Path("results"),
 ) -> None:
     """Write a recorded run as an HTML page: verdict, charts, values, provenance."""
-    from ragops.bench import write_report
+    from ragops.bench.report import headline, write_report
 
     recorded = _find(results, run)
-    call.show(write_report(recorded, out or Path(f"{recorded.path.name}.html")))
+    page, verdict = out or Path(f"{recorded.path.name}.html"), headline(recorded)
+    write_report(recorded, page)
+    call.show({"run": recorded.path.name, "verdict": verdict, "page": page}, f"{verdict}\n{page}")
 
 
 @verb(app, MEASURE, "ragops compare results/BASELINE results/CANDIDATE --fail-over 5")

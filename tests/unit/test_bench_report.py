@@ -92,7 +92,7 @@ def test_every_chart_has_a_text_with_its_values_and_a_table_follows(shown):
     assert f"1 client (n=120): p50 {row.latency[0]}, p90 {row.latency[1]}, p95 {row.latency[2]}." in labels[0]
     assert "30 s" in labels[0]
     assert [section.chart for section in sections(LOAD) if section.table is None] == ["throughput"]
-    assert shown.count("<table") == 3
+    assert shown.count("<table") == 3 + 2  # verdict and provenance
 
 
 def test_provenance_is_complete(shown):
