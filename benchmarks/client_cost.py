@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks import write
 from ragops.bench import wire
-from ragops.bench.load import EncodedRequest, Trial, send_trial
-from ragops.bench.records import LoadLevel
+from ragops.bench.load import Trial, send_trial
+from ragops.bench.records import LoadLevel, RequestRecord
 from ragops.bench.workload import Workload, synthetic
 from ragops.reranker import host as hosts
 
@@ -164,13 +164,12 @@ def _accuracy(texts: Workload, least: float, most: float, at_once: int, requests
 def _sent(server: EchoServer, texts: Workload, at_once: int, requests: int) -> list[float]:
     """Seconds of each request as the load generator records them."""
     bodies = [wire.encode("echo", one.query, one.documents) for one in texts.requests]
-    encoded = tuple(
-        EncodedRequest(n, "measure", bodies[n % len(bodies)], DOCUMENTS, WORDS) for n in range(requests)
-    )
+    empty = RequestRecord("closed", 0, "measure", 0, DOCUMENTS, WORDS, 0, 0, 0, None, None)
+    encoded = tuple((empty, bodies[n % len(bodies)]) for n in range(requests))
     times: list[float] = []
 
     async def whole() -> None:
-        trial = Trial(LoadLevel.closed(at_once), 0, encoded, seed=1)
+        trial = Trial(LoadLevel.closed(at_once), encoded, seed=1)
         with closing(wire.Client(wire.Server(server.base_url, "echo"))) as client:
             await send_trial(trial, client, lambda record: times.append(record.service))
 

@@ -7,7 +7,7 @@ the trials to send. :func:`send_trial` sends one and passes on when each request
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from ragops.errors import BenchError
 from ragops.ragflow import releases
 
 Store = Callable[[records.RequestRecord], None]
-Send = Callable[["EncodedRequest", int], Coroutine[Any, Any, None]]
+Encoded = tuple[records.RequestRecord, bytes]
+"""The record of a request without its times, and its body: encoding is not measured."""
+Send = Callable[[Encoded, int], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -75,25 +77,12 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
-class EncodedRequest:
-    """One request, encoded before the trial so that encoding is not measured."""
-
-    index: int
-    phase: records.Phase
-    body: bytes
-    documents: int
-    words: int
-
-
-@dataclass(frozen=True)
 class Trial:
     """One repetition of a load level."""
 
     level: records.LoadLevel
-    repeat: int
-    requests: tuple[EncodedRequest, ...]
+    requests: tuple[Encoded, ...]
     seed: int
-    session: int = 0
     fresh: bool = True
 
 
@@ -118,10 +107,11 @@ class RunPlan:
         """
         session, count = len(self.info.resumed), len(self.workload.requests)
         for number, level, repeat, places in self._incomplete():
-            requests = [self._encode(number, -1 - n % count, "warmup") for n in range(self.info.warmup)]
-            requests += [self._encode(number, place, "measure") for place in places]
+            trial = (number, level, repeat)
+            requests = [self._encode(*trial, -1 - n % count, "warmup") for n in range(self.info.warmup)]
+            requests += [self._encode(*trial, place, "measure") for place in places]
             seed = self.info.seed + repeat + 1000 * session
-            yield Trial(level, repeat, tuple(requests), seed, session, self.info.fresh)
+            yield Trial(level, tuple(requests), seed, self.info.fresh)
 
     def _incomplete(self) -> Iterator[tuple[int, records.LoadLevel, int, list[int]]]:
         """Number of the trial from 1, load level, repetition, and places of the requests to measure."""
@@ -133,29 +123,35 @@ class RunPlan:
             if places := [place for place in planned if (level.name, repeat, place) not in done]:
                 yield number, level, repeat, places
 
-    def _encode(self, number: int, place: int, phase: records.Phase) -> EncodedRequest:
-        request, prefix = self.workload.requests[place], ""
+    def _encode(
+        self, number: int, level: records.LoadLevel, repeat: int, place: int, phase: records.Phase
+    ) -> Encoded:
+        request, prefix, session = self.workload.requests[place], "", len(self.info.resumed)
         if self.info.fresh:  # a prefix that makes the texts of each trial unique
-            letters = ("w" if phase == "warmup" else "") + "r" * len(self.info.resumed)
-            prefix = f"{number}{letters}. "
+            prefix = f"{number}{'w' * (phase == 'warmup')}{'r' * session}. "
         documents = tuple(prefix + text for text in request.documents)
         body = wire.encode(self.info.model, prefix + request.query, documents, self.workload.release)
-        index = place % len(self.workload.requests)
-        return EncodedRequest(index, phase, body, len(documents), request.words)
+        times, index = (0, 0, 0), place % len(self.workload.requests)
+        sizes = len(documents), request.words
+        record = records.RequestRecord(
+            level.name, repeat, phase, index, *sizes, *times, None, None, session=session
+        )
+        return record, body
 
 
 async def send_trial(trial: Trial, client: wire.Client, store: Store) -> None:
     """Send every request of a trial; ``store`` gets its record when it ends, fails or is cancelled."""
 
-    async def send(request: EncodedRequest, t_sched: int) -> None:
-        t_send = time.perf_counter_ns()
+    async def send(request: Encoded, t_sched: int) -> None:
+        (record, body), t_send = request, time.perf_counter_ns()
         try:
-            response = await client.post(request.body, request.documents, fresh=trial.fresh)
+            response = await client.post(body, record.documents, fresh=trial.fresh)
         except asyncio.CancelledError:
             response = wire.RerankResponse(t_send, time.perf_counter_ns(), error="cancelled")
-            store(_record(trial, request, t_sched, response))
             raise
-        store(_record(trial, request, t_sched, response))
+        finally:
+            fields = {name: value for name, value in vars(response).items() if name != "scores"}
+            store(replace(record, t_sched=t_sched, **fields))
 
     queue, level = iter(trial.requests), trial.level
     if level.kind == "closed":
@@ -167,28 +163,7 @@ async def send_trial(trial: Trial, client: wire.Client, store: Store) -> None:
         await _send_open(due, queue, send)
 
 
-def _record(
-    trial: Trial, request: EncodedRequest, t_sched: int, response: wire.RerankResponse
-) -> records.RequestRecord:
-    return records.RequestRecord(
-        level=trial.level.name,
-        repeat=trial.repeat,
-        phase=request.phase,
-        index=request.index,
-        documents=request.documents,
-        words=request.words,
-        t_sched=t_sched,
-        t_send=response.t_send,
-        t_done=response.t_done,
-        tokens=response.tokens,
-        status=response.status,
-        error=response.error,
-        session=trial.session,
-        gateway=response.gateway,
-    )
-
-
-async def _send_closed(clients: int, queue: Iterator[EncodedRequest], send: Send) -> None:
+async def _send_closed(clients: int, queue: Iterator[Encoded], send: Send) -> None:
     async def client() -> None:
         for request in queue:
             await send(request, time.perf_counter_ns())
@@ -198,7 +173,7 @@ async def _send_closed(clients: int, queue: Iterator[EncodedRequest], send: Send
             group.create_task(client())
 
 
-async def _send_open(due: list[int], queue: Iterator[EncodedRequest], send: Send) -> None:
+async def _send_open(due: list[int], queue: Iterator[Encoded], send: Send) -> None:
     start = time.perf_counter_ns()
     async with asyncio.TaskGroup() as group:
         for request, offset in zip(queue, due, strict=True):
@@ -207,7 +182,7 @@ async def _send_open(due: list[int], queue: Iterator[EncodedRequest], send: Send
             group.create_task(send(request, t_sched))
 
 
-async def _send_bursts(size: int, queue: Iterator[EncodedRequest], send: Send) -> None:
+async def _send_bursts(size: int, queue: Iterator[Encoded], send: Send) -> None:
     while burst := tuple(islice(queue, size)):
         t_sched = time.perf_counter_ns()
         async with asyncio.TaskGroup() as group:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragops.bench import wire
-from ragops.bench.load import EncodedRequest, Trial, send_trial
-from ragops.bench.records import LoadLevel, OrderReport, due_times, trial_order
+from ragops.bench.load import Trial, send_trial
+from ragops.bench.records import LoadLevel, OrderReport, RequestRecord, due_times, trial_order
 from ragops.bench.run import check_order
 from ragops.errors import BenchError
 from tests.support.stub import Behaviour, StubReranker
@@ -31,10 +31,10 @@ def with_client(url, use, timeout=5.0):
 
 def sent(level, count, behaviour, timeout=5.0):
     records = []
-    requests = tuple(EncodedRequest(index, "measure", BODY, 2, 3) for index in range(count))
+    planned = [RequestRecord(level.name, 0, "measure", n, 2, 3, 0, 0, 0, None, None) for n in range(count)]
 
     with StubReranker(behaviour) as stub:
-        trial = Trial(level, 0, requests, seed=1)
+        trial = Trial(level, tuple((record, BODY) for record in planned), seed=1)
         with_client(stub.base_url, lambda client: send_trial(trial, client, records.append), timeout)
     return records
 
