@@ -288,16 +288,16 @@ def timeline(run: Run) -> Figure:
 
 def _trial_bands(axes: list[Any], run: Run) -> None:
     """Grey behind every second trial, with the load's name above where it fits."""
-    spans, free = statistics.trial_spans(run), -math.inf
-    for number, span in enumerate(spans):
-        middle = (span.start + span.end) / 2
+    trials, free = statistics.trials(run), -math.inf
+    for number, trial in enumerate(trials):
+        start, end = (statistics.since_start(run, t) for t in (trial.start, trial.end))
         if number % 2 == 0:
             for ax in axes:
-                ax.axvspan(span.start, span.end, color=GREY, alpha=0.1, linewidth=0)
-        if middle > free:
+                ax.axvspan(start, end, color=GREY, alpha=0.1, linewidth=0)
+        if (start + end) / 2 > free:
             place: Any = {"transform": axes[0].get_xaxis_transform(), "rotation": 30, "fontsize": _SMALL}
-            axes[0].text(middle, 1.02, load_name(span.level), color=GREY, **place)
-            free = middle + 0.03 * spans[-1].end
+            axes[0].text((start + end) / 2, 1.02, load_name(trial.level), color=GREY, **place)
+            free = (start + end) / 2 + 0.03 * statistics.since_start(run, trials[-1].end)
 
 
 def svg(figure: Figure) -> str:

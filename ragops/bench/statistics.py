@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 import math
 from collections import defaultdict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ragops.bench.records import Sample
 from ragops.checks.latency import percentile
 from ragops.errors import BenchError
 from ragops.reranker.sizing import GIB
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from ragops.bench.records import LoadLevel, RequestRecord, Run, Sample
+    from ragops.bench.records import LoadLevel, RequestRecord, Run
     from ragops.checks.latency import Percentile
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
@@ -54,88 +55,94 @@ def too_small(run: Run, lack: str) -> BenchError:
     return BenchError(f"{run.path} has {lack}", code="run-too-small", hint=hint, file=run.path)
 
 
-def trials(run: Run) -> dict[tuple[str, int, int], list[RequestRecord]]:
-    """The requests of each trial by level, repeat and session; a resumed repetition is two trials."""
-    records = defaultdict(list)
+class Trial(NamedTuple):
+    """One trial of a load level, warm-up included; a resumed repetition is two trials."""
+
+    level: str
+    records: list[RequestRecord]
+    start: int
+    """When the first request was due, in ns of the run's clock."""
+    end: int
+    """When the last response was complete."""
+
+
+def trials(run: Run) -> list[Trial]:
+    """The trials of a run in order of time."""
+    groups = defaultdict(list)
     for record in run.requests:
-        records[record.level, record.repeat, record.session].append(record)
-    return dict(records)
+        groups[record.level, record.repeat, record.session].append(record)
+    return sorted(
+        (
+            Trial(level, group, min(r.t_sched for r in group), max(r.t_done for r in group))
+            for (level, _, _), group in groups.items()
+        ),
+        key=lambda trial: trial.start,
+    )
 
 
 @dataclass(frozen=True)
 class TrialCounters:
-    """Increase of the server's and the machine's counters over one trial; None where unknown."""
+    """Increase of the server's and the machine's counters over one trial."""
 
     requests: int
     """Requests of this run, warm-up included."""
     seconds: float
+    rise: Sample
+    """Of each counter; None where it is unknown, or decreased."""
     restarted: bool
     """Whether a counter of the reranker decreased, as after a restart."""
-    calls: int | None
-    """Rerank requests served, from all clients."""
-    prompt_tokens: int | None
-    cached_tokens: int | None
-    cpu_ns: int | None
-    throttled_ns: int | None
-    host_busy_ns: int | None
-    host_stolen_ns: int | None
-    client_ns: int | None
 
     @property
     def foreign_requests(self) -> int:
         """Lower bound of the requests of other clients."""
-        return max(0, (self.calls or 0) - self.requests)
+        return max(0, (self.rise.calls or 0) - self.requests)
 
     @property
-    def other_cpu(self) -> float | None:
-        """Cores used by processes other than the reranker and this client."""
-        if self.host_busy_ns is None or self.cpu_ns is None or self.client_ns is None:
-            return None
-        return max(0.0, (self.host_busy_ns - self.cpu_ns - self.client_ns) / 1e9 / self.seconds)
+    def other_cpu(self) -> float:
+        """Cores used by processes other than the reranker and this client; 0 where unknown."""
+        rise = self.rise
+        if rise.host_busy_ns is None or rise.cpu_ns is None or rise.client_ns is None:
+            return 0.0
+        return max(0.0, (rise.host_busy_ns - rise.cpu_ns - rise.client_ns) / 1e9 / self.seconds)
 
     @property
     def steal(self) -> float:
         """Steal time in cores."""
-        return (self.host_stolen_ns or 0) / 1e9 / self.seconds
+        return (self.rise.host_stolen_ns or 0) / 1e9 / self.seconds
 
 
 _MIN_DISTANCE_S = 0.5
 """Smallest distance of two samples of a counter: the Docker engine may return counters up to a second old."""
 
-_COUNTERS = tuple(field.name for field in fields(TrialCounters))[3:]
 _RERANKER_COUNTERS = ("calls", "prompt_tokens", "cpu_ns")
 
 
-def trial_counters(run: Run) -> dict[str, tuple[TrialCounters, ...]]:
+def trial_counters(run: Run) -> dict[str, list[TrialCounters]]:
     """Counters of the trials of each level, by its name; trials without samples are left out."""
-    counters: dict[str, tuple[TrialCounters, ...]] = {}
-    for (level, _, _), records in trials(run).items():
-        start, end = min(r.t_sched for r in records), max(r.t_done for r in records)
-        before = [sample for sample in run.samples if sample.t <= start]
-        after = [sample for sample in run.samples if sample.t >= end]
+    counters = defaultdict(list)
+    for trial in trials(run):
+        before = [sample for sample in run.samples if sample.t <= trial.start]
+        after = [sample for sample in run.samples if sample.t >= trial.end]
         if before and after and before[-1].t < after[0].t:
-            counters[level] = (*counters.get(level, ()), _between(before[-1], after[0], len(records)))
+            counters[trial.level].append(_between(before[-1], after[0], len(trial.records)))
     return counters
 
 
 def _between(first: Sample, last: Sample, requests: int) -> TrialCounters:
-    increases: dict[str, int | None] = {}
-    restarted = False
-    for name in _COUNTERS:
-        start, end = getattr(first, name), getattr(last, name)
-        known = start is not None and end is not None
-        increases[name] = end - start if known and end >= start else None
-        restarted |= known and end < start and name in _RERANKER_COUNTERS
-    return TrialCounters(requests, (last.t - first.t) / 1e9, restarted, **increases)
+    starts, ends = vars(first), vars(last)
+    known = {name: ends[name] - start for name, start in starts.items() if None not in {start, ends[name]}}
+    restarted = any(known.get(name, 0) < 0 for name in _RERANKER_COUNTERS)
+    rise: dict[str, int] = {name: difference for name, difference in known.items() if difference >= 0}
+    return TrialCounters(requests, rise["t"] / 1e9, Sample(**rise), restarted)
 
 
 def disturbances(run: Run) -> tuple[str, ...]:
     """Disturbances of a run, one line each: other clients or processes, steal time, throttling, restarts."""
     counters = [trial for level in trial_counters(run).values() for trial in level]
     foreign = sum(trial.foreign_requests for trial in counters)
-    other_cpu = max((trial.other_cpu or 0.0 for trial in counters), default=0.0)
+    other_cpu = max((trial.other_cpu for trial in counters), default=0.0)
     steal = max((trial.steal for trial in counters), default=0.0)
-    throttled = sum(trial.throttled_ns or 0 for trial in counters) / 1e9
+    throttled = sum(trial.rise.throttled_ns or 0 for trial in counters) / 1e9
     lines = (
         (foreign, f"a second client: the server processed {foreign} requests that this run did not send"),
         (other_cpu > OTHER_CPU, f"other processes used up to {other_cpu:.1f} cores"),
@@ -193,12 +200,9 @@ def _part(record: RequestRecord, start: int, end: int) -> float:
 
 def trial_rates(run: Run, level: LoadLevel) -> list[Rates]:
     """Throughput of each trial of a level that has measured requests."""
-    records = [
-        [record for record in trial if not record.is_cancelled]
-        for (name, _, _), trial in sorted(trials(run).items())
-        if name == level.name
-    ]
-    return [rates(trial, level.clients) for trial in records if any(r.phase == "measure" for r in trial)]
+    each = [trial.records for trial in trials(run) if trial.level == level.name]
+    sent = [[record for record in records if not record.is_cancelled] for records in each]
+    return [rates(records, level.clients) for records in sent if any(r.phase == "measure" for r in records)]
 
 
 def latencies(records: list[RequestRecord], *, service: bool = False) -> list[float]:
@@ -290,9 +294,9 @@ def gateway_fraction(records: list[RequestRecord], name: str) -> float | None:
     return sum(gateway_values(records, name)) / documents if documents else None
 
 
-def cached_fraction(counters: tuple[TrialCounters, ...]) -> float | None:
+def cached_fraction(counters: Sequence[TrialCounters]) -> float | None:
     """Fraction of all prompt tokens found in the prefix cache; None where not reported."""
-    pairs = [(trial.cached_tokens, trial.prompt_tokens) for trial in counters]
+    pairs = [(trial.rise.cached_tokens, trial.rise.prompt_tokens) for trial in counters]
     known = [(cached, prompt) for cached, prompt in pairs if cached is not None and prompt]
     return sum(cached for cached, _ in known) / sum(prompt for _, prompt in known) if known else None
 
@@ -355,23 +359,6 @@ def lightest_level(run: Run) -> tuple[LoadLevel, list[RequestRecord]]:
 def since_start(run: Run, t: int) -> float:
     """Seconds from the run's start to a moment on its clock."""
     return (t - run.info.started_ns) / 1e9
-
-
-class Span(NamedTuple):
-    """A trial of a load level in time; seconds since the run's start."""
-
-    level: str
-    start: float
-    end: float
-
-
-def trial_spans(run: Run) -> list[Span]:
-    """The trials of a run in time, warm-up included."""
-    spans = []
-    for (level, _, _), group in trials(run).items():
-        start, end = min(r.t_sched for r in group), max(r.t_done for r in group)
-        spans.append(Span(level, since_start(run, start), since_start(run, end)))
-    return sorted(spans, key=lambda span: span.start)
 
 
 def frame(run: Run) -> pd.DataFrame:
@@ -440,9 +427,13 @@ def resource_usage(run: Run) -> pd.DataFrame:
     rows: dict[str, dict[str, float]] = {}
     lines = [(f"{unit} {name}", line) for unit, group in panels(run).items() for name, line in group.items()]
     for level in run.info.levels:
-        spans = [span for span in trial_spans(run) if span.level == level.name]
+        spans = [
+            (since_start(run, trial.start), since_start(run, trial.end))
+            for trial in trials(run)
+            if trial.level == level.name
+        ]
         for name, line in lines:
-            values = line[[any(span.start <= t <= span.end for span in spans) for t in line.index]]
+            values = line[[any(start <= t <= end for start, end in spans) for t in line.index]]
             if len(values):
                 row = rows.setdefault(level.name, {})
                 row |= {f"{name}, {kind}": round(values.agg(kind), 2) for kind in ("mean", "max")}

@@ -67,10 +67,12 @@ def test_the_servers_own_counters_are_those_of_our_requests(run):
     """Calls of the rerank route, and tokens of their prompts without the gateway's reference requests."""
     for level, passes in trial_counters(run).items():
         sent = [record for record in run.requests if record.level == level]
-        assert sum(item.calls for item in passes) == sum(item.requests for item in passes) == len(sent)
-        assert sum(item.prompt_tokens for item in passes) == sum(record.tokens for record in sent)
-        assert sum(item.cached_tokens or 0 for item in passes) == 0  # an encoder has no prefix cache
-        assert all(item.cpu_ns > 0 and item.client_ns > 0 and item.host_busy_ns > 0 for item in passes)
+        assert sum(item.rise.calls for item in passes) == sum(item.requests for item in passes) == len(sent)
+        assert sum(item.rise.prompt_tokens for item in passes) == sum(record.tokens for record in sent)
+        assert sum(item.rise.cached_tokens or 0 for item in passes) == 0  # an encoder has no prefix cache
+        assert all(
+            item.rise.cpu_ns > 0 and item.rise.client_ns > 0 and item.rise.host_busy_ns > 0 for item in passes
+        )
     assert not any("client" in line for line in disturbances(run))
     assert all(row.computed_tokens_per_s == pytest.approx(row.tokens_per_s) for row in level_statistics(run))
 
