@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks import write
 from ragops.bench import wire
-from ragops.bench.load import Trial, send_trial
 from ragops.bench.records import LoadLevel, RequestRecord
+from ragops.bench.run import Trial, send_trial
 from ragops.bench.workload import Workload, synthetic
 from ragops.reranker import host as hosts
 

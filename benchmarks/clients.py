@@ -19,8 +19,8 @@ from starlette.routing import Route
 
 from benchmarks.reports import read_aiperf, read_ragops, read_vllm
 from ragops.bench import measure
-from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import LoadLevel, load_run
+from ragops.bench.run import BenchmarkConfig
 from ragops.bench.workload import Workload
 from ragops.checks.traffic import Request as Texts
 from ragops.docker.objects import ContainerSpec, Mount

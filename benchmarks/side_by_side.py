@@ -23,9 +23,9 @@ from benchmarks import free_port, write
 from benchmarks.peer import peer, spec
 from ragops import configuration
 from ragops.bench import agreement, compare_runs, wire
-from ragops.bench.load import BenchmarkConfig
 from ragops.bench.measure import benchmark_url, running_server
 from ragops.bench.records import LoadLevel, load_run
+from ragops.bench.run import BenchmarkConfig
 from ragops.bench.statistics import level_statistics
 from ragops.bench.workload import synthetic
 from ragops.docker import engine as engines

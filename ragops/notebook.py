@@ -22,8 +22,8 @@ from IPython import get_ipython
 
 from ragops import progress as steps
 from ragops.bench import measure
-from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import Run, load_run
+from ragops.bench.run import BenchmarkConfig
 from ragops.configuration import Ragflow, Stack
 from ragops.docker.engine import Engine, connect
 from ragops.errors import RagopsError

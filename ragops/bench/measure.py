@@ -23,8 +23,8 @@ from pathlib import Path
 import httpx
 
 from ragops.bench import run
-from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import CPU_FEATURES, Gemm, GemmPeak, Provenance, Sample, instruction_set, load_run
+from ragops.bench.run import BenchmarkConfig
 from ragops.bench.wire import NO_KEY, Server
 from ragops.bench.workload import Workload
 from ragops.checks.traffic import words_for_context

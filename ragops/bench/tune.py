@@ -19,10 +19,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from ragops.bench.compare import agreement
-from ragops.bench.load import BenchmarkConfig
 from ragops.bench.measure import machine_name, max_words, running_server
 from ragops.bench.records import load_run
-from ragops.bench.run import record
+from ragops.bench.run import BenchmarkConfig, record
 from ragops.bench.statistics import extra, level_statistics
 from ragops.bench.wire import Server
 from ragops.bench.workload import ragflow

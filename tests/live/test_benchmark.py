@@ -10,8 +10,8 @@ import pytest
 import ragops
 from ragops import progress
 from ragops.bench import judge, measure
-from ragops.bench.load import BenchmarkConfig
 from ragops.bench.records import LoadLevel, load_run
+from ragops.bench.run import BenchmarkConfig
 from ragops.bench.statistics import disturbances, level_statistics, summary, trial_counters
 from ragops.bench.workload import ragflow, synthetic
 from ragops.ragflow.request import RerankRequest

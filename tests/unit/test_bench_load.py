@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragops.bench import wire
-from ragops.bench.load import Trial, send_trial
 from ragops.bench.records import LoadLevel, OrderReport, RequestRecord, due_times, trial_order
-from ragops.bench.run import check_order
+from ragops.bench.run import Trial, check_order, send_trial
 from ragops.errors import BenchError
 from tests.support.stub import Behaviour, StubReranker
 
