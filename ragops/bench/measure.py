@@ -150,16 +150,7 @@ def resume(
 
 
 def running_server(session: Session, *, with_limit: bool = False) -> Server:
-    """The running reranker as the server of a benchmark; reads and hashes the model folder.
-
-    Args:
-        session: Configuration and Docker engine.
-        with_limit: Measure the matrix multiplication limit too.
-
-    Raises:
-        NotFoundError: The reranker does not run.
-        BenchError: It has no address on this host.
-    """
+    """The running reranker as the server of a benchmark; reads and hashes the model folder."""
     stack, engine, name = session.stack, session.engine, session.stack.reranker.name
     container = engine.container(name)
     if container is None or not container.running:
@@ -204,22 +195,18 @@ def ragflow_release(session: Session) -> str:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Reads all counters once per call; values that can't be read are None.
-
-    Args:
-        base_url: Address of the reranker, ending in ``/v1``.
-        engine: The Docker engine; None for a server without a container of ragops.
-        containers: Ids of the gateway and its replicas, or of the reranker; their CPU and memory are summed.
-        replicas: Addresses of the replicas behind a gateway, whose counters are summed.
-    """
+    """Reads all counters when it is called; values that can't be read are None."""
 
     base_url: str
+    """Address of the reranker, ending in ``/v1``."""
     engine: Engine | None = None
     containers: tuple[str, ...] = ()
+    """Ids of the gateway and its replicas, or of the reranker; their CPU and memory are summed."""
     replicas: tuple[str, ...] = ()
+    """Addresses of the replicas behind a gateway, whose counters are summed."""
 
     def __call__(self) -> Sample:
-        """Read all counters; the timestamp is from before the first read."""
+        """The timestamp is from before the first read."""
         t = time.perf_counter_ns()
         used = [vars(self.engine.stats(container)) for container in self.containers if self.engine]
         counters = {name: _sum(row[name] for row in used) for name in used[0]} if used else {}
@@ -382,11 +369,7 @@ def gemm_peak(deployment: Deployment, engine: Engine, image: str) -> GemmPeak:
 def layer_shapes(model: Model) -> tuple[tuple[int, int, int], ...]:
     """The linear layers of a model: query with key and value, output, up (with its gate), down.
 
-    Returns:
-        Rows and columns of each weight, and its count in the model.
-
-    Raises:
-        BenchError: ``config.json`` lacks the number of heads, hidden size or layers.
+    Of each the rows and columns of the weight, and its count in the model.
     """
     config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
     heads, sizes = config.get("num_attention_heads"), model.shape

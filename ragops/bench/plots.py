@@ -74,14 +74,8 @@ _RC: Any = {
 class Chart:
     """A white figure with its title above and the provenance of its run below.
 
-    Args:
-        run: The run.
-        title: The title.
-        heights: Inches of each row of panels; rows of one column share their x axis.
-        columns: Panels beside each other.
-
-    Attributes:
-        axes: Its panels.
+    Its panels are ``axes``: rows of these ``heights`` in inches, which share their x axis if there is one
+    column.
     """
 
     def __init__(self, run: Run, title: str, heights: Sequence[float], *, columns: int = 1) -> None:
@@ -309,12 +303,7 @@ def svg(figure: Figure) -> str:
 
 
 def inline(text: str, prefix: str) -> str:
-    """An SVG document as an element of the report's page, in the page's colours.
-
-    Args:
-        text: As :func:`svg` gives it.
-        prefix: Added to each id, so that ids stay unique.
-    """
+    """An SVG document as an element of a page, in the page's colours; the prefix makes its ids unique."""
     text = re.sub(r"\A.*?(?=<svg )|<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)

@@ -436,13 +436,7 @@ _SAMPLE = TypeAdapter(Sample)
 class RunFolder:
     """The folder of a run that is being recorded; its files are append-only.
 
-    Args:
-        path: The folder.
-        resume: Whether an incomplete run is resumed; otherwise the folder must be new.
-
-    Raises:
-        BenchError: It exists, can't be created, or another process writes to it; of each method, that the
-            disk is full.
+    Only with ``resume`` it may exist. Each method raises an error when the disk is full.
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:

@@ -36,14 +36,7 @@ class Section:
 
 
 def page(run: Run) -> str:
-    """The report of a run.
-
-    Returns:
-        A self-contained HTML document.
-
-    Raises:
-        BenchError: matplotlib or Jinja2 is not installed.
-    """
+    """The report of a run: a self-contained HTML document."""
     jinja2, plots = extra("jinja2"), extra("ragops.bench.plots")
     source = (resources.files("ragops.data") / "report.html.jinja").read_text(encoding="utf-8")
     options: Any = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
@@ -64,8 +57,8 @@ def _columns(*names: str) -> tuple[Column, ...]:
     return tuple(map(Column, names))
 
 
-def write_report(run: Run, out: Path) -> None:
-    """Write the report atomically; an existing file is replaced.
+def write_report(run: Run, out: Path) -> Path:
+    """Write the report atomically, and return its file; an existing file is replaced.
 
     Args:
         run: From :func:`ragops.bench.load_run`.
@@ -84,6 +77,7 @@ def write_report(run: Run, out: Path) -> None:
             draft.replace(out)
         finally:
             draft.unlink(missing_ok=True)
+    return out
 
 
 def headline(run: Run) -> str:

@@ -429,9 +429,7 @@ async def _background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[Non
 async def check_order(client: wire.Client, check: records.OrderReport) -> records.OrderResult:
     """Send an order check with each document first in turn, so that no position passes by chance.
 
-    Returns:
-        The first result if all were right, else the first wrong one, with scores in the order of the
-        check.
+    The result is the first if all were right, else the first wrong one, with scores in the check's order.
     """
     count, results = len(check.documents), []
     for first in range(count):

@@ -37,11 +37,7 @@ STEAL = 0.02
 
 
 def extra(module: str) -> Any:
-    """Import a module that needs the extra ``bench``.
-
-    Raises:
-        BenchError: One of its libraries is not installed.
-    """
+    """Import a module that needs the extra ``bench``; an error where a library is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -173,11 +169,8 @@ def rates(records: list[RequestRecord], clients: int | None) -> Rates:
 
     In a closed loop the time counts from the first measured request until one of the clients has nothing
     left to send, as the load is smaller from then on; a request across an edge counts by its part inside.
-    Otherwise it is the time from the first measured request to the last response.
-
-    Args:
-        records: Requests of one trial, warm-up included.
-        clients: Concurrent clients of a closed loop; None for other loads.
+    Otherwise it is the time from the first measured request to the last response. ``records`` include the
+    warm-up, ``clients`` is None for other loads than a closed loop.
     """
     measured = [record for record in records if record.phase == "measure"]
     start, last = (choose((r.t_send for r in measured), default=0) for choose in (min, max))
@@ -206,12 +199,7 @@ def trial_rates(run: Run, level: LoadLevel) -> list[Rates]:
 
 
 def latencies(records: list[RequestRecord], *, service: bool = False) -> list[float]:
-    """Latencies in seconds, ``inf`` for failed requests.
-
-    Args:
-        records: The requests.
-        service: Count from when a request was sent instead of from when it was due.
-    """
+    """Latencies in seconds, ``inf`` for failed requests; ``service`` counts from when a request was sent."""
     return [math.inf if r.error else (r.service if service else r.latency) for r in records]
 
 
@@ -344,11 +332,7 @@ def load_name(level: str) -> str:
 
 
 def lightest_level(run: Run) -> tuple[LoadLevel, list[RequestRecord]]:
-    """The measured level with the fewest clients, and its measured requests, failed ones too.
-
-    Raises:
-        BenchError: Nothing was measured.
-    """
+    """The measured level with the fewest clients, and its measured requests, failed ones too."""
     for level in sorted(run.info.levels, key=lambda level: level.clients or math.inf):
         records = [record for record in run.measured if record.level == level.name]
         if records:

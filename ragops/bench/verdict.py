@@ -83,11 +83,7 @@ class Verdict(Shown):
 
 
 def release_of(run: Run) -> Release:
-    """Release of RAGFlow by whose timeout a run is judged: that of its workload, else the newest.
-
-    Raises:
-        RagflowError: The text is not a release's name.
-    """
+    """Release of RAGFlow by whose timeout a run is judged: that of its workload, else the newest."""
     return releases.of_or_nearest(run.info.workload.release or releases.NEWEST)
 
 

@@ -66,22 +66,17 @@ class Server:
 
 @dataclass(frozen=True)
 class RerankResponse:
-    """The result of one request."""
+    """The result of one request; the fields of a :class:`RequestRecord`, and the scores."""
 
     t_send: int
-    """When it was sent, ns of ``time.perf_counter_ns``."""
     t_done: int
     """When the last byte was received, or the request was cancelled."""
     status: int | None = None
-    """HTTP status; None without a response."""
     tokens: int | None = None
-    """Prompt tokens that the server counted."""
     scores: tuple[float, ...] = ()
     """Score of each document, in the order in which they were sent; empty when there was an error."""
     error: str = ""
-    """Why the response is invalid; empty when it is valid."""
     gateway: GatewayCounts = NO_GATEWAY
-    """What the gateway reports of the request; its fields are None without a gateway."""
 
 
 def encode(model: str, query: str, documents: tuple[str, ...], release: str = "") -> bytes:
@@ -94,11 +89,6 @@ class Client:
 
     That is long before any server closes them for being idle. RAGFlow up to v0.27 makes a new one for each
     request, which on one machine takes a fraction of a millisecond; v1.0 reuses them for 90 seconds.
-
-    Args:
-        server: The server.
-        timeout: Seconds until a request is cancelled.
-        release: Of RAGFlow; the newest when left out.
     """
 
     def __init__(self, server: Server, timeout: float = RERANK_TIMEOUT, release: str = "") -> None:
@@ -115,15 +105,10 @@ class Client:
             connection.transport.abort()
 
     async def post(self, body: bytes, documents: int, *, fresh: bool = True) -> RerankResponse:
-        """Send one request and wait for the complete response.
+        """Send a body with this number of documents, and wait for the complete response.
 
-        Args:
-            body: From :func:`encode`.
-            documents: Number of documents sent.
-            fresh: Whether the gateway must not use scores of its cache.
-
-        Returns:
-            The response; failures are in its ``error``. Only cancellation is raised.
+        The gateway does not use its cache for a ``fresh`` request. Failures are in the response; only
+        cancellation is raised.
         """
         begun = ended = time.perf_counter_ns()
         status, key = None, self.server.api_key

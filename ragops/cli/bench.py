@@ -182,8 +182,8 @@ def report(
     from ragops.bench.report import headline, write_report
 
     recorded = _find(results, run)
-    page, verdict = out or Path(f"{recorded.path.name}.html"), headline(recorded)
-    write_report(recorded, page)
+    page = write_report(recorded, out or Path(f"{recorded.path.name}.html"))
+    verdict = headline(recorded)
     call.show({"run": recorded.path.name, "verdict": verdict, "page": page}, f"{verdict}\n{page}")
 
 
