@@ -4,9 +4,9 @@
 
     expected = Expected("all-minilm-l6-v2", "embedding", 256)
     seen = scores.ask(engine, "docker-ragflow-cpu-1", image, url, expected, full=True)
-    write(measured(expected, seen, about), "measured.json", digits=6)
+    write(measured(expected, seen, about), "benchmarks/data/golden.json", digits=6)
 
-``data/golden/measured.json`` is its result.
+``benchmarks/data/golden.json`` is its result.
 """
 
 from __future__ import annotations

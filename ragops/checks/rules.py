@@ -2,7 +2,7 @@
 
 ``questions.py`` has the requests and parses the responses, ``golden.py`` the measures of an order.
 Each rule looks for one kind of fault. The first that fails names the cause; those after it are skipped, as
-they would only show its effects. The limits come from measurements in ``data/golden/measured.json``.
+they would only show its effects. The limits come from measurements in ``benchmarks/data/golden.json``.
 """
 
 import math
