@@ -19,8 +19,6 @@ from ragops.errors import ComposeError
 Entry = Literal["serve", "module", "image", "other"]
 """``vllm serve``, the API server's module, the image's own entry point, or an unknown program."""
 
-_VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*))")
-_OPERATOR = re.compile(r":?[-+?]")
 MAX_BYTES = 5 << 20
 """Largest compose file."""
 MAX_VALUES, MAX_DEPTH = 100_000, 100
@@ -30,10 +28,16 @@ MAX_TEXT = 128 << 10
 """Bytes of the longest value; Linux allows no longer argument."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser takes a twentieth of the time
 _NULLS = {"", "~", "null", "Null", "NULL"}
-_MAX_DEPTH = 20  # of variables in the defaults of variables
 _SHELLS = {"sh", "bash", "dash", "ash"}
 _SHELL_OPERATORS = {"&&", "||", ";", "|", "&", ">", ">>", "2>&1", "<"}
-_BRACED = re.compile(r"\$\{(?:[^{}]|\{[^{}]*\})*\}")
+_INNER = r"[^{}]*"
+for _ in range(20):  # depth of variables in the defaults of variables
+    _INNER = rf"(?:[^{{}}]|\{{{_INNER}\}})*"
+_BRACED = re.compile(rf"\$\{{{_INNER}\}}")
+_VARIABLE = re.compile(
+    r"\$(?:\$|(?P<plain>[A-Za-z_]\w*)"
+    rf"|\{{(?P<braced>[A-Za-z_]\w*)(?:(?P<operator>:?[-+?])(?P<word>{_INNER})|{_INNER})(?:\}}|\Z))"
+)
 _BRACED_OR_IPV6 = re.compile(rf"{_BRACED.pattern}|\[[^\]]*\]")
 _PLACEHOLDER = "\ue000"
 # vLLM options with several values, and prefixes of options without a value.
@@ -276,53 +280,28 @@ class _Composer:
         raise _invalid(self._source, self._line, problem)
 
 
-def resolve(text: str, variables: Mapping[str, str], depth: int = 0) -> str | None:
+def resolve(text: str, variables: Mapping[str, str]) -> str | None:
     """Substitute variables as compose does; None if one is undefined.
 
     Supports ``$NAME``, ``${NAME}``, ``${NAME:-default}``, ``${NAME-default}``, ``${NAME:+other}``,
     ``${NAME:?message}``, variables in defaults, and ``$$`` for a dollar sign.
     """
-    parts: list[str] = []
-    at = 0
-    while match := _VARIABLE.search(text, at):
-        parts.append(text[at : match.start()])
-        at = match.end()
-        value: str | None = "$"
-        if match["plain"]:
-            value = variables.get(match["plain"])
-        elif match["braced"]:
-            end = _closing_brace(text, at)
-            value = _substitute(match["braced"], text[at:end], variables, depth)
-            at = end + 1
-        if value is None:
-            return None
-        parts.append(value)
-    return "".join([*parts, text[at:]])
+    values = [_value(match, variables) for match in _VARIABLE.finditer(text)]
+    if None in values:
+        return None
+    substitutes = iter(values)
+    return _VARIABLE.sub(lambda _: next(substitutes) or "", text)
 
 
-def _substitute(name: str, rest: str, variables: Mapping[str, str], depth: int) -> str | None:
-    """The value of ``${NAME`` + ``rest`` + ``}``, where ``rest`` is an operator and a word, or empty."""
+def _value(match: re.Match[str], variables: Mapping[str, str]) -> str | None:
+    name, operator = match["plain"] or match["braced"], match["operator"] or ""
+    if not name:
+        return "$"
     value = variables.get(name)
-    operator = _OPERATOR.match(rest)
-    if not operator or depth > _MAX_DEPTH:
-        return value
-    is_set = value is not None and (value != "" or not operator[0].startswith(":"))
-    word = rest[operator.end() :]
-    if operator[0].endswith("+"):
-        return resolve(word, variables, depth + 1) if is_set else ""
-    if is_set or operator[0].endswith("?"):
-        return value
-    return resolve(word, variables, depth + 1)
-
-
-def _closing_brace(text: str, at: int) -> int:
-    """Index of the brace that closes the brace before ``at``; the text's end if there is none."""
-    depth = 1
-    for index in range(at, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if depth == 0:
-            return index
-    return len(text)
+    is_set = value is not None and (value != "" or not operator.startswith(":"))
+    if operator.endswith("+"):
+        return resolve(match["word"], variables) if is_set else ""
+    return resolve(match["word"], variables) if operator.endswith("-") and not is_set else value
 
 
 def read_command(entrypoint: YamlNode | None, command: YamlNode | None) -> CommandLine:
@@ -342,7 +321,11 @@ def read_command(entrypoint: YamlNode | None, command: YamlNode | None) -> Comma
     arguments = tuple(_without_comments(passed))
     options = parse_options(arguments)
     undefined = any(word.text is None and not word.written.startswith("-") for word in arguments)
-    hidden = any(option.name == "--config" for option in options) or _hides_options(arguments)
+    # An undefined variable may hold options where it is a whole word, and no value is expected.
+    hidden = any(option.name == "--config" for option in options) or any(
+        word.text is None and _VARIABLE.fullmatch(word.written) and not takes_value(before)
+        for before, word in zip(["", *(word.written for word in arguments)], arguments, strict=False)
+    )
     complete = entry != "other" and not hidden and not (undefined and not options)
     return CommandLine(entry, options, complete, passed)
 
@@ -374,21 +357,12 @@ def parse_options(words: Sequence[Word]) -> tuple[Option, ...]:
             options.append(Option(name.replace("_", "-"), value, line))
         else:
             name = text.replace("_", "-")
-            stop = _value_end(name, words, stop)
-            options.append(Option(name, words[at + 1].text if stop > at + 1 else "", line))
+            most = (len(words) if name in _MULTIPLE else stop + 1) if takes_value(name) else stop
+            values = list(takewhile(lambda word: not (word.text or "").startswith("--"), words[stop:most]))
+            options.append(Option(name, values[0].text if values else "", line))
+            stop += len(values)
         at = stop
     return tuple(options)
-
-
-def _value_end(name: str, words: Sequence[Word], at: int) -> int:
-    """Index after the values of the option that stands before ``at``."""
-    if not takes_value(name):
-        return at
-    while at < len(words) and not (words[at].text or "").startswith("--"):
-        at += 1
-        if name not in _MULTIPLE:
-            break
-    return at
 
 
 def takes_value(word: str) -> bool:
@@ -400,21 +374,11 @@ def unset_variable(text: str, variables: Mapping[str, str]) -> str:
     """The first variable that compose substitutes with nothing: no value, no default, not required."""
     for match in _VARIABLE.finditer(text):
         name = match["plain"] or match["braced"]
-        required = match["braced"] and _OPERATOR.match(text, match.end())
-        if name and not required and name not in variables:
+        if name and not match["operator"] and name not in variables:
             return str(name)
+        if unset := unset_variable(match["word"] or "", variables):
+            return unset
     return ""
-
-
-def _hides_options(words: Sequence[Word]) -> bool:
-    """Whether an undefined variable may hold options: it is a whole word where no value is expected."""
-    before = ""
-    for word in words:
-        whole = _BRACED.fullmatch(word.written) or re.fullmatch(r"\$\w+", word.written)
-        if word.text is None and whole and not takes_value(before):
-            return True
-        before = word.written
-    return False
 
 
 def split_words(node: YamlNode | None) -> tuple[Word, ...]:
