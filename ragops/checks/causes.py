@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from typing import Any
 from urllib.parse import urlsplit
 
 from ragops.checks.probe import Layer, Step
@@ -21,13 +22,6 @@ from ragops.ragflow.request import PLACEHOLDER_KEY, RerankRequest, over_long, se
 from ragops.reranker.architectures import Architecture
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_TIMEOUTS = frozenset({"TimeoutError", "timeout", "ReadTimeout"})
-_RESETS = (
-    *("ConnectionResetError", "RemoteDisconnected", "BrokenPipeError", "IncompleteRead"),
-    *("RemoteProtocolError", "ReadError"),
-)
-_QUEUE = ("cannot accept new requests", "backlog limit")
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True)
@@ -177,10 +171,6 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _http(*statuses: int, words: str = "") -> Callable[[Failure], bool]:
-    return lambda failure: failure.step.status in statuses and words in failure.text
-
-
 def _is_html(failure: Failure) -> bool:
     start = failure.step.text.lstrip()[:15].lower()
     return "html" in failure.step.kind or start.startswith(("<!doctype", "<html"))
@@ -189,54 +179,17 @@ def _is_html(failure: Failure) -> bool:
 def _is_other_client(failure: Failure) -> bool:
     """RAGFlow's library failed where the same bytes, which no proxy gets, did not."""
     is_own = failure.client.startswith("cohere") and failure.step.error != "HttpError"
-    return failure.layer == "rerank" and bool(failure.target.proxy) and is_own
+    return bool(failure.target.proxy) and is_own
 
 
-def _is_queue(failure: Failure) -> bool:
-    return failure.step.status == 503 and any(words in failure.text for words in _QUEUE)
-
-
-_CONDITIONS: tuple[tuple[str, Callable[[Failure], bool]], ...] = (
-    ("this host does not reach the address", lambda f: f.layer in {"dns", "tcp"} and not f.target.where),
-    ("Name or service not known", lambda f: f.layer == "dns"),
-    (
-        "Connection refused, though the container is healthy",
-        lambda f: f.layer == "tcp" and f.is_local,
-    ),
-    ("Connection refused", lambda f: f.layer == "tcp" and is_refused(f.step)),
-    ("No route to host", lambda f: f.layer == "tcp" and "no route" in f.text.lower()),
-    ("timed out", lambda f: f.layer == "tcp"),
-    ("'socksio' package is not installed", lambda f: "socksio" in f.text),
-    ("HTTP_PROXY ... would catch the call", _is_other_client),
-    ("HTTP 307, a redirect to ...", lambda f: f.step.status in _REDIRECTS),
-    ("HTML instead of JSON", _is_html),
-    (
-        '401 {"error": "Unauthorized"}',
-        lambda f: f.step.status == 401 and '"error"' in f.text and '"message"' not in f.text,
-    ),
-    ("401 Unauthorized", _http(401, 403)),
-    ("The model ... does not exist", _http(404, words="does not exist")),
-    ("404 {'detail': 'Not Found'}", _http(404, 405)),
-    (
-        "This model's maximum context length is",
-        lambda f: f.step.status == 400 and over_long(f.text) is not None,
-    ),
-    (
-        "The model does not support Rerank (Score) API",
-        lambda f: "does not support" in f.text and "Rerank" in f.text,
-    ),
-    ("The engine is currently busy and cannot accept new requests", _is_queue),
-    ("the queue is full", _http(503, words="the queue is full")),
-    ("no replica is admitted", _http(503, words="no replica is admitted")),
-    ("nothing was ranked by the deadline", _http(503, words="nothing was ranked by the deadline")),
-    ("HTTP 503", _http(503)),
-    ("HTTP 502", _http(502, 504)),
-    ("Connection reset by peer", lambda f: f.step.error in _RESETS),
-    ("The read operation timed out", lambda f: f.step.error in _TIMEOUTS),
-    ("HTTP 500", lambda f: f.step.status >= 400),
-    ("A response that is no ranking", lambda f: f.step.status == 200),
-    ("", lambda _: True),
-)
+_SPECIAL: dict[str, Callable[[Failure], bool]] = {
+    "this host does not reach the address": lambda f: not f.target.where,
+    "Connection refused, though the container is healthy": lambda f: f.is_local,
+    "HTTP_PROXY ... would catch the call": _is_other_client,
+    "HTML instead of JSON": _is_html,
+    "This model's maximum context length is": lambda f: over_long(f.text) is not None,
+    "HTTP 500": lambda f: f.step.status >= 400,
+}
 _EVIDENCE: dict[str, Callable[[Failure], str]] = {
     "HTTP_PROXY ... would catch the call": lambda f: f"{f.target.proxy}: {f.step.detail}",
     "HTTP 307, a redirect to ...": lambda f: (
@@ -244,10 +197,21 @@ _EVIDENCE: dict[str, Callable[[Failure], str]] = {
     ),
     "HTML instead of JSON": lambda f: f'HTTP {f.step.status}, "{f.title}"',
 }
-_TEXTS = tomllib.loads((resources.files("ragops.data") / "causes.toml").read_text(encoding="utf-8"))
 
-*RULES, OTHER = (
-    Rule(words, matches, _TEXTS[words][0], _TEXTS[words][1], _EVIDENCE.get(words, lambda f: f.step.detail))
-    for words, matches in _CONDITIONS
-)
+
+def _read_rule(words: str, cause: str, remedy: str, condition: Mapping[str, Any] | None = None) -> Rule:
+    lists = dict(condition or {})
+    text, special = re.compile(lists.pop("text", ""), re.IGNORECASE | re.DOTALL), _SPECIAL.get(words)
+
+    def matches(failure: Failure) -> bool:
+        step = failure.step
+        values = {"layer": failure.layer, "status": step.status, "error": step.error}
+        is_listed = all(values[name] in allowed for name, allowed in lists.items())
+        return is_listed and bool(text.search(failure.text)) and (special is None or special(failure))
+
+    return Rule(words, matches, cause, remedy, _EVIDENCE.get(words, lambda f: f.step.detail))
+
+
+_TEXTS = tomllib.loads((resources.files("ragops.data") / "causes.toml").read_text(encoding="utf-8"))
+*RULES, OTHER = (_read_rule(words, *row) for words, row in _TEXTS.items())
 """The first that matches is the cause."""

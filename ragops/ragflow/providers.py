@@ -30,9 +30,6 @@ DEFAULT_KEY = Secret("ragops-rerank")
 DEFAULT = ""
 """Key of the default rerank model among the user's settings; the other keys are ids of chats."""
 
-CHATS_PER_PAGE = 100
-"""The most that v0.26 and later return at once."""
-
 _MODELS = "/v1/llm/my_llms?include_details=true"
 _ADD_LLM = "/v1/llm/add_llm"
 _TENANT = ("tenant_id", "asr_id", "embd_id", "img2txt_id", "llm_id")
@@ -352,29 +349,6 @@ def check_supported(release: Release, spec: RegistrationSpec) -> None:
         raise RagflowError(problem, code="id-refused", hint=hint)
 
 
-def check_ownership(
-    release: Release, spec: RegistrationSpec, entry: ModelEntry | None, previous: str
-) -> None:
-    """Check that an existing entry may be overwritten, or needs no change.
-
-    ``previous`` is the name of the model that ragops entered before; empty when it did not.
-
-    Raises:
-        RagflowError: It belongs to the user, or contains models of the user.
-    """
-    wrong = entry.differences(spec) if entry else []
-    others = [f"there is also {name}" for name in entry.others if name != previous] if entry else []
-    if wrong and (others or not previous):
-        old = release.registration == "add_llm"
-        raise RagflowError(
-            f"RAGFlow has an entry for {spec.model} that ragops did not create",
-            code="entry-foreign",
-            evidence="\n".join(wrong + others),
-            hint="remove it in RAGFlow's model providers, or choose another "
-            + ("served_name under [reranker]" if old else "instance with --instance"),
-        )
-
-
 def settings(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> dict[str, Setting]:
     """The settings that can use the model, by key; up to v0.24 a chat's id has no provider."""
     release, rerank_id = api.release, model_id(api.release, spec)
@@ -435,12 +409,6 @@ def migrated_id(rerank_id: str) -> str:
     return rerank_id.replace("@", "@default@") if rerank_id.count("@") == 1 else rerank_id
 
 
-def read_chats(page: int) -> Request:
-    """Read a page of the user's chats; the first is 1."""
-    path = f"/api/v1/chats?page={page}&page_size={CHATS_PER_PAGE}"
-    return Request("GET", path, purpose="read the chats")
-
-
 def set_chat(release: Release, chat: str, row: Mapping[str, Any], rerank_id: str) -> Request:
     """Set the rerank model of a chat; an empty id removes it.
 
@@ -452,11 +420,3 @@ def set_chat(release: Release, chat: str, row: Mapping[str, Any], rerank_id: str
         return Request("PATCH", path, {"rerank_id": rerank_id}, purpose)
     datasets = [dataset["id"] for dataset in row.get("datasets", ())]
     return Request("PUT", path, {"prompt": {"rerank_model": rerank_id}, "dataset_ids": datasets}, purpose)
-
-
-def rank_dataset(release: Release, dataset: str, rerank_id: str) -> Request:
-    """Run one query in a dataset; with a rerank id ordered by the rerank score only."""
-    body = {"question": "What is this about?", "dataset_ids": [dataset], "rerank_id": rerank_id}
-    scores = {"similarity_threshold": 0, "vector_similarity_weight": 1.0}
-    pages = {"page_size": 8, "size": 8, "top_k": 64}  # v1.0 had another name of the page size at first
-    return Request("POST", release.search, {**body, **scores, **pages}, f"search dataset {dataset}")

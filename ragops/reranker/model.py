@@ -137,6 +137,9 @@ def describe(folder: Path, kind: Kind | None = None) -> Model:
     with file_errors(ModelError, f"can't read {folder}", folder, code="model-unreadable", hint=SET_MODEL):
         try:
             return _describe(folder, kind)
+        except ModelError as error:
+            error.file = folder
+            raise
         except (AttributeError, TypeError, ArithmeticError) as error:
             raise ValueError(f"a value of another type than vLLM's: {error}") from error
 
@@ -147,7 +150,14 @@ def _describe(folder: Path, kind: Kind | None) -> Model:
     _check_tokenizer(folder)
     shards = _shards(folder)
     uid = _reader(folder)
-    entries = _tensors(folder, shards)
+    int8_bytes = 0
+    for shard in shards:
+        try:
+            entries = tensors(shard).values()
+        except ValueError as error:
+            raise _incomplete(folder, f"{shard.name}: {error}") from error
+        spans = [entry["data_offsets"] for entry in entries if entry["dtype"] == "I8"]
+        int8_bytes += sum(end - start for start, end in spans)
     row = _architecture(folder, config, kind)
     quantization = config.get("quantization_config")
     quantized = str(quantization.get("quant_method") or "unnamed") if isinstance(quantization, dict) else ""
@@ -162,7 +172,7 @@ def _describe(folder: Path, kind: Kind | None) -> Model:
         weight_bytes=sum(file.stat().st_size for file in shards),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
         quantized=quantized,
-        int8_bytes=sum(end - start for dtype, start, end in entries if dtype == "I8"),
+        int8_bytes=int8_bytes,
         substitute=_substitute(folder, row.kind),
         overrides=_score_overrides(folder, config) if row.kind == "cross-encoder" else "",
         uid=uid,
@@ -182,14 +192,13 @@ def _json(file: Path) -> dict[str, Any]:
 def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         what = f"there is no model folder {folder}"
-        raise ModelError(what, code="model-missing", hint=SET_MODEL, file=folder)
+        raise ModelError(what, code="model-missing", hint=SET_MODEL)
     if names := lfs_pointers(folder):
         raise ModelError(
             f"{_name(folder)} has git-lfs pointers where its files should be",
             code="model-pointers",
             evidence=", ".join(names),
             hint=f"git -C {folder} lfs pull",
-            file=folder,
         )
     config = _json(folder / "config.json")
     if not config:
@@ -219,7 +228,6 @@ def _shards(folder: Path) -> tuple[Path, ...]:
             code="model-pickled",
             evidence=", ".join(pickles),
             hint="a pickle runs code when it is read; fetch the safetensors files of the model",
-            file=folder,
         )
     raise _incomplete(folder, "it has no .safetensors file")
 
@@ -236,7 +244,6 @@ def _check_links(folder: Path) -> None:
                 code="model-links",
                 evidence=f"{file.name} -> {file.resolve()}; a container sees the folder only",
                 hint=f"make a plain copy and set that: cp -rL {folder} {_name(folder)}",
-                file=folder,
             )
 
 
@@ -254,20 +261,8 @@ def _reader(folder: Path) -> int:
             code="model-unreadable",
             evidence="\n".join(evidence[:5]),
             hint=f"chmod -R a+rX {folder}",
-            file=folder,
         )
     return owners.pop() if owners else UNPRIVILEGED
-
-
-def _tensors(folder: Path, shards: tuple[Path, ...]) -> list[tuple[str, int, int]]:
-    """(data type, first byte, end) of every tensor of complete shards."""
-    entries: list[tuple[str, int, int]] = []
-    for shard in shards:
-        try:
-            entries += [(entry["dtype"], *entry["data_offsets"]) for entry in tensors(shard).values()]
-        except ValueError as error:
-            raise _incomplete(folder, f"{shard.name}: {error}") from error
-    return entries
 
 
 def _incomplete(folder: Path, reason: str) -> ModelError:
@@ -276,7 +271,6 @@ def _incomplete(folder: Path, reason: str) -> ModelError:
         code="model-incomplete",
         evidence=reason,
         hint=f"fetch all of it: hf download <owner>/{_name(folder)} --local-dir {folder}",
-        file=folder,
     )
 
 
@@ -296,7 +290,11 @@ def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Ar
     name, embedding = _named(config), (architectures.by_kind("embedding"),)
     rows, model_type = architectures.by_architecture(name), config.get("model_type")
     is_module = name in _ENCODERS and (folder / "modules.json").is_file() and "auto_map" not in config
-    if is_module and not _scores_pairs(folder):
+    # Modules of sentence-transformers may make a score for a pair, which vLLM does not run.
+    heads = (_json(file) for file in folder.glob("*Dense/config.json"))
+    own = _json(folder / "config_sentence_transformers.json")
+    scores_pairs = own.get("model_type") == "CrossEncoder" or any(h.get("out_features") == 1 for h in heads)
+    if is_module and not scores_pairs:
         rows = embedding
     elif not rows or model_type not in (rows[0].model_type, None):
         raise _refusal(folder, config)
@@ -315,13 +313,6 @@ def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Ar
     return found[0]
 
 
-def _scores_pairs(folder: Path) -> bool:
-    """Whether modules of sentence-transformers make a score for a pair, which vLLM does not run."""
-    heads = (_json(file) for file in folder.glob("*Dense/config.json"))
-    own = _json(folder / "config_sentence_transformers.json")
-    return own.get("model_type") == "CrossEncoder" or any(head.get("out_features") == 1 for head in heads)
-
-
 def _refusal(folder: Path, config: dict[str, Any]) -> ModelError:
     name, code = _named(config), config.get("auto_map")
     row = architectures.refused(name)
@@ -330,9 +321,9 @@ def _refusal(folder: Path, config: dict[str, Any]) -> ModelError:
     hint = f"use {row.alternative if row else architectures.SERVED[0].examples[0]}"
     if code:
         evidence = f"config.json: auto_map = {code}; ragops never runs code from a model folder"
-        return ModelError(what, code="model-runs-code", evidence=evidence, hint=hint, file=folder)
+        return ModelError(what, code="model-runs-code", evidence=evidence, hint=hint)
     evidence = f"served are {', '.join(dict.fromkeys(row.name for row in architectures.SERVED))}"
-    return ModelError(what, code="model-no-reranker", evidence=evidence, hint=hint, file=folder)
+    return ModelError(what, code="model-no-reranker", evidence=evidence, hint=hint)
 
 
 def _unknown_kind(
@@ -349,7 +340,6 @@ def _unknown_kind(
         code="model-kind",
         evidence=f"kinds of {rows[0].name}: {kinds}; read were README.md and chat templates, no names",
         hint='set kind under [reranker], such as kind = "' + rows[0].kind + '"',
-        file=folder,
     )
 
 
@@ -397,7 +387,6 @@ def _check_answer_tokens(folder: Path, row: Architecture) -> None:
             code="model-no-reranker",
             evidence=f"its tokenizer has no single token for {' and '.join(missing)}",
             hint=f"its score is made of them: {row.scores}",
-            file=folder,
         )
 
 
@@ -410,7 +399,6 @@ def _check_labels(folder: Path, config: dict[str, Any]) -> None:
             code="model-no-reranker",
             evidence=f"config.json: {labels} labels",
             hint=f"use a reranker, such as {architectures.by_kind('cross-encoder').examples[0]}",
-            file=folder,
         )
 
 

@@ -40,7 +40,7 @@ GO_SERVER = (
     "and respond without it: ragops verify tests the reranker"
 )
 
-_MAX_CHATS = 10_000
+_MAX_CHATS, _CHATS_PER_PAGE = 10_000, 100  # the most that v0.26 and later return at once
 _HOST_TIMEOUT = 10.0
 """Seconds; that of RAGFlow's own test."""
 
@@ -125,7 +125,6 @@ def register(
                 code="entry-differs",
                 evidence="\n".join(wrong),
                 hint="ragops unregister undoes it",
-                url=registrar.api.url,
             )
         if spec.dataset:
             count = registrar.search(providers.model_id(registrar.release, spec))
@@ -230,12 +229,6 @@ class UndoRecord:
         with file_errors(RagflowError, message, file, code="undo-unreadable", hint=hint):
             return TypeAdapter(cls).validate_json(file.read_bytes()) if file.exists() else None
 
-    @classmethod
-    def of_instance(cls, instance: str) -> "list[UndoRecord]":
-        """The records of all RAGFlows and users in which an instance has this name."""
-        records = [cls.load(file) for file in sorted((home() / "ragflow").glob("*.json"))]
-        return [record for record in records if record and record.instance == instance]
-
     def save(self) -> None:
         """Write the record atomically, readable by its owner only."""
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -262,6 +255,10 @@ class Registrar:
         """The requests of the release."""
         return providers.registration_api(self.release)
 
+    @property
+    def _is_old(self) -> bool:
+        return self.release.registration == "add_llm"
+
     def read(self) -> providers.RagflowState:
         """Read the settings.
 
@@ -284,17 +281,17 @@ class Registrar:
                 code="ragflow-release",
                 evidence=f"{type(error).__name__}: {error}",
                 hint="set the release of this RAGFlow in ragops.toml; nothing was changed",
-                url=self.api.url,
             ) from None
         return state
 
     def _chats(self, owner: str) -> dict[str, Mapping[str, Any]]:
         """The user's chats by id, without those of others in the same team."""
         rows: list[Mapping[str, Any]] = []
-        for page in range(1, _MAX_CHATS // providers.CHATS_PER_PAGE + 1):
-            data = self.api.call(providers.read_chats(page)).data
+        for page in range(1, _MAX_CHATS // _CHATS_PER_PAGE + 1):
+            path = f"/api/v1/chats?page={page}&page_size={_CHATS_PER_PAGE}"
+            data = self.api.call(Request("GET", path, purpose="read the chats")).data
             rows += (data["chats"] if self.release.chats == "rerank_id" else data) or []
-            if len(rows) < page * providers.CHATS_PER_PAGE:
+            if len(rows) < page * _CHATS_PER_PAGE:
                 break
         return {row["id"]: row for row in rows if row.get("tenant_id", owner) == owner}
 
@@ -330,15 +327,23 @@ class Registrar:
         Raises:
             RagflowError: The entry is the user's, a chat is unknown, or the dataset is unknown or empty.
         """
-        providers.check_ownership(
-            self.release, self.spec, state.entry, record.model if record.entered else ""
-        )
-        for chat in self.spec.chats:
+        spec, entry, previous = self.spec, state.entry, record.model if record.entered else ""
+        wrong = entry.differences(spec) if entry else []
+        others = [f"there is also {name}" for name in entry.others if name != previous] if entry else []
+        if wrong and (others or not previous):
+            name = "served_name under [reranker]" if self._is_old else "instance with --instance"
+            raise RagflowError(
+                f"RAGFlow has an entry for {spec.model} that ragops did not create",
+                code="entry-foreign",
+                evidence="\n".join(wrong + others),
+                hint=f"remove it in RAGFlow's model providers, or choose another {name}",
+            )
+        for chat in spec.chats:
             if chat not in state.chats:
                 hint = "the id is in the address of the chat's page in RAGFlow"
                 message = f"RAGFlow has no chat {chat} of this user"
-                raise RagflowError(message, code="ragflow-chat-unknown", hint=hint, url=self.api.url)
-        if self.spec.dataset:
+                raise RagflowError(message, code="ragflow-chat-unknown", hint=hint)
+        if spec.dataset:
             self.search("")
 
     def search(self, rerank_id: str) -> int:
@@ -348,23 +353,25 @@ class Registrar:
             RagflowError: RAGFlow found no chunks: it does not call the reranker then. Or it ranked them
                 without the reranker, as ``RerankByModel`` of internal/service/nlp/reranker.go may do.
         """
-        request = providers.rank_dataset(self.release, self.spec.dataset, rerank_id)
+        dataset = self.spec.dataset
+        body = {"question": "What is this about?", "dataset_ids": [dataset], "rerank_id": rerank_id}
+        body |= {"similarity_threshold": 0, "vector_similarity_weight": 1.0}  # the rerank score alone
+        body |= {"page_size": 8, "size": 8, "top_k": 64}  # v1.0 had another name of the page size at first
+        request = Request("POST", self.release.search, body, f"search dataset {dataset}")
         chunks = (self.api.call(request).data or {}).get("chunks")
         if not chunks:
             raise RagflowError(
-                f"dataset {self.spec.dataset} has no chunks: nothing was ranked",
+                f"dataset {dataset} has no chunks: nothing was ranked",
                 code="dataset-empty",
                 hint="let RAGFlow parse a file of it, or name another dataset",
-                url=self.api.url,
             )
         scores = (chunk.get("vector_similarity") for chunk in chunks)
         if rerank_id and self.release.client.falls_back and not any(scores):
             raise RagflowError(
-                f"RAGFlow ranked {len(chunks)} chunks of dataset {self.spec.dataset} without the reranker",
+                f"RAGFlow ranked {len(chunks)} chunks of dataset {dataset} without the reranker",
                 code="rerank-fell-back",
                 evidence="vector_similarity, which is the rerank score, is 0 in all of them",
                 hint="RAGFlow's log has the reason; ragops verify tests the reranker",
-                url=self.api.url,
             )
         return len(chunks)
 
@@ -422,7 +429,7 @@ class Registrar:
             chats=earlier,
         )
         requests = providers.changes(self.routes, spec, state)
-        if record.entered and record.model != spec.model and self.release.registration == "add_llm":
+        if record.entered and record.model != spec.model and self._is_old:
             requests += self.routes.remove(replace(spec, model=record.model), state, provider=False)
         if new != record:
             new.save()
@@ -470,9 +477,8 @@ class Registrar:
         self, key: str, setting: providers.Setting, earlier: str | None, state: providers.RagflowState
     ) -> tuple[str, str]:
         """Set the earlier model, or none where RAGFlow no longer has it; returns the change and a note."""
-        old = self.release.registration == "add_llm"
         if earlier and (key != providers.DEFAULT or state.models is None or earlier in state.models):
-            request = setting.request(earlier if old else providers.migrated_id(earlier))
+            request = setting.request(earlier if self._is_old else providers.migrated_id(earlier))
             response = self.api.send(request)
             if response.ok:
                 return request.purpose, ""
@@ -518,7 +524,8 @@ def _connected(
 ) -> Iterator[Registrar]:
     """The registrar of one RAGFlow, locked for other ragops processes; the token was sent nowhere yet."""
     spec, container = spec.checked(), None
-    records = UndoRecord.of_instance(spec.instance)
+    loaded = [UndoRecord.load(file) for file in sorted((home() / "ragflow").glob("*.json"))]
+    records = [record for record in loaded if record and record.instance == spec.instance]
     if not url:
         try:
             engine = engine or docker_engine.connect()
@@ -542,7 +549,11 @@ def _connected(
     in_go = release.client.falls_back or (container is not None and container.has_go_server)
     notes = tuple(note for note in (release.assumed, GO_SERVER if in_go else "") if note)
     with lock(url, spec.instance), Api(url, token) as api:
-        yield Registrar(api, release, spec, notes)
+        try:
+            yield Registrar(api, release, spec, notes)
+        except RagflowError as error:
+            error.url = error.url or url
+            raise
 
 
 def _container(stack: Stack, engine: Engine) -> RagflowContainer:
