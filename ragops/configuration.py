@@ -375,6 +375,14 @@ TABLES: dict[str, type[BaseModel]] = {
 """The class of each table of the configuration."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address, or ``localhost``, is one of the machine itself alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def configuration_file(path: Path | str | None = None) -> Path:
     """The file to read: this one, else ``RAGOPS_STACK``'s, else ``ragops.toml`` in the working folder."""
     return Path(path or os.environ.get("RAGOPS_STACK") or FILE)
@@ -418,7 +426,7 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
     except ValidationError as error:
         raise _explained(error, file, text) from error
     reranker = stack.reranker
-    if not reranker.expose and not ipaddress.ip_address(reranker.publish).is_loopback:
+    if not reranker.expose and not is_loopback(reranker.publish):
         line = _line(text, ("reranker", "publish"))
         raise StackError(
             f"{file}:{line}: reranker.publish = {reranker.publish} is reached from other machines",

@@ -185,7 +185,14 @@ def check_calls(
     """
     checks = [_check_in_time(timed, profile, advice), _check_capacity(timed, profile)]
     if (limit := profile.release.registration_limit) is not None:
-        checks.append(_check_registration(timed, limit))
+        first = timed.calls[0] if timed.calls else None
+        if first is None or first.error:
+            checks.append(Check(REGISTRATION, "fail", f"no response: {_durations(timed)}", "ragops status"))
+        else:
+            detail = f"{first.documents} documents in {latency.seconds(first.service)} of {limit:g} s"
+            remedy = "LLM_TIMEOUT_SECONDS in RAGFlow's .env raises it while you register"
+            status: Status = "ok" if first.service < limit else "fail"
+            checks.append(Check(REGISTRATION, status, detail, remedy))
     return [*checks, _check_long_chunk(timed, profile, expected, model_tokens)]
 
 
@@ -346,15 +353,6 @@ def _check_capacity(timed: TimedCalls, profile: CallProfile) -> Check:
     setting = profile.release.documents.setting
     remedy = "see the line above" + (f"; {setting} = {fitting} in RAGFlow bounds a call" if setting else "")
     return Check(CAPACITY, "ok" if fitting >= profile.most else "warn", detail, remedy)
-
-
-def _check_registration(timed: TimedCalls, limit: float) -> Check:
-    if not timed.calls or timed.calls[0].error:
-        return Check(REGISTRATION, "fail", f"no response: {_durations(timed)}", "ragops status")
-    first = timed.calls[0]
-    detail = f"{first.documents} documents in {latency.seconds(first.service)} of {limit:g} s"
-    remedy = "LLM_TIMEOUT_SECONDS in RAGFlow's .env raises it while you register"
-    return Check(REGISTRATION, "ok" if first.service < limit else "fail", detail, remedy)
 
 
 def _check_long_chunk(

@@ -125,23 +125,20 @@ def _check_routes(paths: Collection[str], target: Target) -> Check:
     ranks = sorted(path for path in paths if path.endswith("/rerank"))
     if wanted not in paths:
         if not ranks:
-            return Check(title, "fail", *_missing_route(paths, known))
+            route, cause, flag = next((row for row in _LOADED_AS if row[0] in paths), ("", "", ""))
+            if route:
+                remedy = f"missing: {_flags(known, flag)}; ragops up sets them"
+                return Check(title, "fail", f"no rerank route: {cause} ({route})", remedy)
+            detail = (
+                f"no rerank route: another kind of server, with {', '.join(sorted(paths)[:5]) or 'no routes'}"
+            )
+            return Check(title, "fail", detail, "is this the reranker's address? ragops status shows it")
         detail = f"wrong path: RAGFlow would call {wanted}, the server has {', '.join(ranks)}"
         return Check(title, "fail", detail, "the base URL in RAGFlow ends in /v1 and nothing behind it")
     if known.kind != "embedding" and "/v1/embeddings" in paths and "/classify" not in paths:
         detail = f"{wanted} exists, but as a cosine: this model is served as one of embeddings"
         return Check(title, "fail", detail, f"missing: {_flags(known, '')}; ragops up sets them")
     return Check(title, "ok", f"{wanted} is one of {len(paths)} routes")
-
-
-def _missing_route(paths: Collection[str], known: Architecture) -> tuple[str, str]:
-    """Detail and remedy for a server without a rerank route: which flags were missing at its start."""
-    for route, cause, flag in _LOADED_AS:
-        if route in paths:
-            remedy = f"missing: {_flags(known, flag)}; ragops up sets them"
-            return f"no rerank route: {cause} ({route})", remedy
-    cause = f"another kind of server, with {', '.join(sorted(paths)[:5]) or 'no routes'}"
-    return f"no rerank route: {cause}", "is this the reranker's address? ragops status shows it"
 
 
 def _flags(known: Architecture, first: str) -> str:

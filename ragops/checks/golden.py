@@ -4,7 +4,6 @@
 as RAGFlow's tokenizer leaves it. Ties count as half right, so that a constant score gets what chance gets.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -15,6 +14,8 @@ from importlib.resources import files
 from itertools import combinations, zip_longest
 from statistics import fmean, pstdev
 from typing import Literal
+
+from pydantic import TypeAdapter
 
 from ragops.checks.traffic import Passage, stem, stemmed
 
@@ -42,12 +43,7 @@ class Document:
         return self.kind == "right"
 
     def written(self, form: Form) -> str:
-        """The text to send.
-
-        Args:
-            form: ``natural`` is the title, a newline and the text. ``ragflow`` is lower case without
-                punctuation, stemmed, with the title after the text; Chinese has no spaces added.
-        """
+        """The text to send: title, newline and text, or as :func:`~ragops.checks.traffic.stemmed`."""
         if form == "ragflow":
             return stemmed(Passage(self.title, self.text))
         return f"{self.title}\n{self.text}"
@@ -72,13 +68,7 @@ class Item:
 def load() -> tuple[Item, ...]:
     """The whole set, in the order of the file."""
     text = files("ragops").joinpath("data/golden/golden.jsonl").read_text(encoding="utf-8")
-    items = []
-    for row in map(json.loads, text.splitlines()):
-        documents = tuple(
-            Document(entry["title"], entry["text"], entry["kind"]) for entry in row["documents"]
-        )
-        items.append(Item(row["id"], row["lang"], row["domain"], row["query"], documents))
-    return tuple(items)
+    return tuple(map(TypeAdapter(Item).validate_json, text.splitlines()))
 
 
 def subset(counts: Iterable[tuple[str, int]]) -> tuple[Item, ...]:

@@ -92,35 +92,24 @@ def interval_ranks(n: int, share: float) -> tuple[int, int] | None:
     """
     if n < needed(share):
         return None
-    below = _cumulative(n, share)
+    total, below = 0.0, []  # probability that at most k of n samples are below the percentile
+    for k in range(n + 1):
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        total += math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
+        below.append(min(total, 1.0))
     low = max(rank for rank in range(1, n + 1) if below[rank - 1] <= _TAIL)
     high = min(rank for rank in range(1, n + 1) if 1 - below[rank - 1] <= _TAIL)
     return low, high
 
 
 def percentile(times: list[float], share: float) -> Percentile:
-    """A percentile by nearest rank, with its interval.
-
-    Args:
-        times: Seconds in any order; ``inf`` for a request that failed.
-        share: 0.95 for p95.
-    """
+    """A percentile by nearest rank of times in any order, ``inf`` for a failed request; with its interval."""
     ranks = interval_ranks(len(times), share)
     if ranks is None:
         return Percentile(share, len(times))
     ordered = sorted(times)
     nearest = max(1, math.ceil(share * len(times) - 1e-9))
     return Percentile(share, len(times), ordered[nearest - 1], ordered[ranks[0] - 1], ordered[ranks[1] - 1])
-
-
-def _cumulative(n: int, share: float) -> list[float]:
-    """Probability that at most k of n samples are below the percentile, for k from 0 to n."""
-    total, sums = 0.0, []
-    for k in range(n + 1):
-        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        total += math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
-        sums.append(min(total, 1.0))
-    return sums
 
 
 def fits_in(value: Percentile, timeout: float) -> bool | None:
@@ -187,24 +176,19 @@ def largest_window(line: ServiceTime, requests: Sequence[TimedCall], quantile: f
     In time is the fraction ``quantile`` of the ``requests`` of the line, such as 0.95, within ``budget``
     seconds.
     """
+    # A residual grows in proportion to the size, and shrinks only with its square root: a part of it comes
+    # from the machine.
     counted = [request for request in requests if request.tokens]
     rank = max(1, math.ceil(quantile * len(counted) - 1e-9))
 
     def estimated(documents: int) -> float:
-        return sorted(_scaled(line, request, documents) for request in counted)[rank - 1] * (1 + MARGIN)
+        times = []
+        for request in counted:
+            factor, residual = documents / request.documents, request.service - line.seconds(request.tokens)
+            times.append(line.seconds(request.tokens * factor) + residual * max(math.sqrt(factor), factor))
+        return sorted(times)[rank - 1] * (1 + MARGIN)
 
     return bisect_right(range(1, MOST + 1), budget, key=estimated)
-
-
-def _scaled(line: ServiceTime, request: TimedCall, documents: int) -> float:
-    """Estimated seconds of a request with another number of documents of the same lengths.
-
-    A residual grows in proportion to the size, and shrinks only with its square root: a part of it comes
-    from the machine.
-    """
-    factor, tokens = documents / request.documents, request.tokens
-    residual = request.service - line.seconds(tokens)
-    return line.seconds(tokens * factor) + residual * max(math.sqrt(factor), factor)
 
 
 def contradiction(window: int, requests: Sequence[TimedCall], quantile: float, timeout: float) -> str:

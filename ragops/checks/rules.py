@@ -84,9 +84,6 @@ def collect(
 
     ``url`` is the reranker's address as RAGFlow has it, ending in ``/v1``. ``image`` is one with Python, for
     a container that has none. ``full`` is the whole golden set, however long it takes.
-
-    Raises:
-        EngineError: Nothing can be run in the container.
     """
     plan = questions.plan_requests(expected, full=full)
     requests = batch(expected, plan, url, full=full, spare=SPARE)

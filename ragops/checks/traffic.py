@@ -53,13 +53,13 @@ class Passage:
 def topics() -> tuple[Topic, ...]:
     """The source text that ships with ragops."""
     source = files("ragops").joinpath("data/workload.txt").read_text(encoding="utf-8")
-    return tuple(_topic(block.splitlines()) for block in source.strip().split("\n\n"))
-
-
-def _topic(lines: list[str]) -> Topic:
-    questions = tuple(line[2:] for line in lines if line.startswith("? "))
-    sentences = tuple(line for line in lines if not line.startswith(("? ", "# ")))
-    return Topic(lines[0].removeprefix("# "), questions, sentences)
+    blocks = []
+    for block in source.strip().split("\n\n"):
+        title, *lines = block.splitlines()
+        questions = tuple(line[2:] for line in lines if line.startswith("? "))
+        sentences = tuple(line for line in lines if not line.startswith(("? ", "# ")))
+        blocks.append(Topic(title.removeprefix("# "), questions, sentences))
+    return tuple(blocks)
 
 
 def count_words(text: str) -> int:
@@ -113,11 +113,7 @@ def table(passage: Passage) -> str:
 
 
 class Writer:
-    """Generates queries and documents, none twice.
-
-    Args:
-        seed: The same seed gives the same texts.
-    """
+    """Generates queries and documents, none twice; the same seed gives the same texts."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)  # noqa: S311 - a repeatable workload, no secret
@@ -186,15 +182,7 @@ TAIL_TOKENS = (2000, 8000)
 
 
 def windows(release: str, page_size: int | None = None) -> tuple[tuple[int, float], ...]:
-    """Documents in one request and their fraction, for a release.
-
-    Args:
-        release: Such as ``v0.25.3``.
-        page_size: RAGFlow's page size; :data:`PAGES` in their fractions when None.
-
-    Raises:
-        RagflowError: The text is not a release's name.
-    """
+    """Documents in one request and their fraction, for a release; by default of :data:`PAGES`."""
     contract, shares = releases.of_or_nearest(release), defaultdict[int, float](float)
     for page, share in PAGES if page_size is None else ((page_size, 1.0),):
         shares[releases.window(contract, page)] += share
@@ -280,11 +268,6 @@ def count_cut(requests: Sequence[Request], max_words: int) -> int:
 
 
 def words_for_context(tokens: int, template: int = 0) -> int:
-    """A ``max_words`` with which no pair exceeds a model's context.
-
-    Args:
-        tokens: The model's context, such as 256 for all-MiniLM-L6-v2.
-        template: Tokens that the score template adds to a pair; 75 for Qwen3-Reranker.
-    """
+    """A ``max_words`` with which no pair exceeds a model's context, of which a score template has a part."""
     spare = 9  # the prefix of the trial, and special tokens
     return max(1, int((tokens - template - spare) / MOST_TOKENS_PER_WORD))

@@ -3,7 +3,6 @@
 A container that is not connected to the reranker's network must get no response.
 """
 
-import ipaddress
 import json
 import socket
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from ragops.checks.connection import ConnectionResult
 from ragops.checks.probe import TITLES, parse_output, program
 from ragops.checks.questions import Expected, parse_responses, plan_requests
 from ragops.checks.ready import ReplicaStatus
+from ragops.configuration import is_loopback
 from ragops.docker.engine import Engine, sidecar
 from ragops.docker.objects import ContainerState, EngineState
 from ragops.progress import step
@@ -154,9 +154,7 @@ def outside_note(url: str, reranker: ContainerState) -> str:
 def is_local(host: str, reranker: ContainerState | None) -> bool:
     """Whether an address of the reranker is one of this host alone."""
     own = {endpoint.address for endpoint in reranker.endpoints} if reranker else set()
-    with suppress(ValueError):
-        return host in own or _is_loopback(host)
-    return host == "localhost"
+    return host in own or is_loopback(host)
 
 
 def check_exposure(engine: Engine, stack: Sequence[ContainerState], image: str) -> list[Check]:
@@ -189,7 +187,7 @@ def _check_outside(engine: Engine, stack: Sequence[ContainerState], image: str) 
     tried: dict[str, bool] = parse_output(output)
     if reached := [target for target, accepted in tried.items() if accepted]:
         remedy = 'publish = "127.0.0.1" under [reranker]'
-        if own & set(reached) or all(_is_loopback(ip) for ip, _ in published):
+        if own & set(reached) or all(is_loopback(ip) for ip, _ in published):
             remedy = (
                 f"docker network inspect {OUTSIDE} shows whether the reranker is connected to it; if it is "
                 "not, another engine or a firewall tool has replaced Docker's rules: restart the engine"
@@ -213,7 +211,7 @@ def _published(stack: Sequence[ContainerState]) -> list[tuple[str, int]]:
 
 def _check_published(stack: Sequence[ContainerState], engine: EngineState) -> Check:
     published = _published(stack)
-    if public := [(ip, port) for ip, port in published if not _is_loopback(ip)]:
+    if public := [(ip, port) for ip, port in published if not is_loopback(ip)]:
         addresses = ", ".join(f"{ip}:{port}" for ip, port in public)
         remedy = 'publish = "127.0.0.1" under [reranker]'
         return Check(PUBLISHED, "warn", f"other machines reach {addresses}", remedy)
@@ -223,7 +221,3 @@ def _check_published(stack: Sequence[ContainerState], engine: EngineState) -> Ch
         detail = f"{addresses}, and by routing other machines reach {own}: Docker {engine.version}"
         return Check(PUBLISHED, "warn", detail, "ragops up: it publishes nothing there")
     return Check(PUBLISHED, "ok", addresses or "nothing is published")
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address).is_loopback

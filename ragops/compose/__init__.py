@@ -163,6 +163,10 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
         return source.name, line - source.first + 1
 
     root = merge_files(files)
+    # An override file changes the services of another: it has its name, tags, or services without an image.
+    tagged = any(re.search(r"(?<!\S)!(reset|override)\b", line) for line in files[0].source.lines)
+    base = {"image", "build", "extends", "provider"}
+    bare = any(base.isdisjoint(node.mapping) for node in files[0].at("services").mapping.values())
     # Compose derives the project's name from the folder's.
     name = re.sub(r"[^a-z0-9_-]", "", folder.resolve().name.lower()).lstrip("_-")
     project = Project(
@@ -170,7 +174,7 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
         name=root.scalar("name") or name or "default",
         find_model=find_model,
         read_variables=lambda file: _read_variables(folder / file),
-        override=len(files) == 1 and _is_override(files[0]),
+        override=len(files) == 1 and (tagged or bare or ".override." in Path(files[0].source.name).name),
     )
     rerankers, notes = read_rerankers(project)
     binds = {mount.source for service in rerankers for mount in service.mounts if mount.kind == "bind"}
@@ -182,11 +186,3 @@ def check_texts(texts: Mapping[Path, str], host: Host, variables: Mapping[str, s
     ]
     texts_of_notes = tuple("{}:{}: {}".format(*place(line), note) for line, note in notes)
     return CheckedFile(tuple(texts), root, tuple(placed), rerankers, texts_of_notes, absent)
-
-
-def _is_override(root: YamlNode) -> bool:
-    """Whether a file changes the services of another one: by its name, tags, or services without an image."""
-    tagged = any(re.search(r"(?<!\S)!(reset|override)\b", line) for line in root.source.lines)
-    base = {"image", "build", "extends", "provider"}
-    bare = any(base.isdisjoint(node.mapping) for node in root.at("services").mapping.values())
-    return tagged or bare or ".override." in Path(root.source.name).name

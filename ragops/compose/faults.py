@@ -7,7 +7,6 @@ so they are those that ``ragops up`` uses.
 """
 
 import difflib
-import ipaddress
 import json
 import math
 import re
@@ -19,7 +18,7 @@ from typing import Any, Literal
 
 from ragops.compose.reading import OVERRIDES_VARIABLE, NetworkConnection, Service, architecture, mount_of
 from ragops.compose.syntax import Word, YamlNode, split_words, takes_value, unset_variable
-from ragops.configuration import Stack
+from ragops.configuration import Stack, is_loopback
 from ragops.data import read_table
 from ragops.errors import StackError
 from ragops.reranker import architectures, options, sizing
@@ -110,13 +109,6 @@ class Case:
         return sizing.dtype(_STACK, self.host)
 
     @property
-    def max_len(self) -> int:
-        """``--max-model-len`` of the file, else the default, at most the model's maximum."""
-        length = parse_size(self.service.command.value("--max-model-len")) or sizing.DEFAULT_LENGTH
-        model = self.service.served.model
-        return min(length, (model.max_tokens if model else None) or length)
-
-    @property
     def kv_token(self) -> int | None:
         """Bytes of keys and values of a token; None if the model's size is not known."""
         served = self.service.served
@@ -129,7 +121,10 @@ class Case:
     @property
     def kv_need(self) -> int:
         """Bytes of key-value cache for one document of the greatest length; 0 if they are not known."""
-        return (self.kv_token or 0) * self.max_len if self.causal else 0
+        length = parse_size(self.service.command.value("--max-model-len")) or sizing.DEFAULT_LENGTH
+        model = self.service.served.model
+        longest = min(length, (model.max_tokens if model else None) or length)
+        return (self.kv_token or 0) * longest if self.causal else 0
 
     @property
     def kv_option(self) -> str:
@@ -388,7 +383,7 @@ def _addresses(case: Case) -> Iterator[Finding]:
     key = case.service.command.get("--api-key") or case.service.environment.get("VLLM_API_KEY")
     effect = "/rerank and /score without the key, which is for /v1 and /v2" if key else "without a password"
     for port in case.service.ports:
-        if port.address is not None and not _is_loopback(port.address):
+        if port.address is not None and not is_loopback(port.address):
             yield case.fault("port-exposed", port.line, where=port.address or "all addresses", effect=effect)
         if listening and port.target and port.target.isdigit() and port.target != listening:
             yield case.fault("port-mismatch", port.line, target=port.target, listening=listening)
@@ -398,13 +393,6 @@ def _addresses(case: Case) -> Iterator[Finding]:
     for network in case.service.networks:
         if takes_default_route(network):
             yield case.fault("route-moves", network.line, name=network.name)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def _resources(case: Case) -> Iterator[Finding]:

@@ -37,7 +37,12 @@ def merge_files(roots: Sequence[YamlNode]) -> YamlNode:
     Raises:
         ComposeError: A value can't be merged with that of another file, because their types differ.
     """
-    return reduce(_merge, map(_with_extended, roots))
+    extended = []
+    for root in roots:
+        services = root.at("services")
+        values = {name: _extended(name, services) for name in services.mapping}
+        extended.append(_like(root, root.mapping | {"services": _like(services, values)}) if values else root)
+    return reduce(_merge, extended)
 
 
 def as_map(node: YamlNode) -> YamlNode:
@@ -64,14 +69,6 @@ def read_port(item: YamlNode) -> PublishedPort:
     address = ":".join(part or "" for part in parts[:-2]).strip("[]") if known else None
     target = parts[-1].partition("/")[0] if parts[-1] is not None else None
     return PublishedPort(address, parts[-2] if len(parts) > 1 else "", target, item.line)
-
-
-def _with_extended(root: YamlNode) -> YamlNode:
-    """A file in which each service has what it extends."""
-    if not (services := root.get("services")):
-        return root
-    extended = {name: _extended(name, services) for name in services.mapping}
-    return _like(root, root.mapping | {"services": _like(services, extended)})
 
 
 def _extended(name: str, services: YamlNode, depth: int = 0) -> YamlNode:

@@ -63,11 +63,7 @@ class Secret(SecretStr):
         return text != "" and text.isascii() and text.isprintable() and " " not in text
 
     def checked(self, message: str, file: Path | None = None) -> "Secret":
-        """Itself.
-
-        Raises:
-            StackError: It is not sendable; with this message.
-        """
+        """Itself if it is sendable, else an error with this message."""
         if not self.sendable:
             evidence = "it is empty, or contains spaces, line breaks or characters beyond ASCII"
             hint = "write only the key to a file, on one line"
@@ -217,11 +213,7 @@ class Api:
         )
 
     def call(self, request: Request) -> Response:
-        """Send one request that must succeed.
-
-        Raises:
-            RagflowError: RAGFlow did not respond, or reports a failure.
-        """
+        """Send one request; a failure that RAGFlow reports is an error too."""
         response = self.send(request)
         if not response.ok:
             raise refusal(request, response)

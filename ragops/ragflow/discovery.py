@@ -161,11 +161,7 @@ def find(containers: Iterable[ContainerState], configured: Ragflow) -> tuple[Rag
 
 
 def check_connectable(ragflow: RagflowContainer) -> RagflowContainer:
-    """Return the container if Docker can connect it to a network.
-
-    Raises:
-        RagflowError: Docker can't connect it to any network.
-    """
+    """Return the container if Docker can connect it to a network; else raise an error."""
     if ragflow.obstacle:
         raise RagflowError(
             f"{ragflow.name} can't be connected to a network: {ragflow.obstacle}",

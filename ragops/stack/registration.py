@@ -219,11 +219,7 @@ class UndoRecord:
 
     @classmethod
     def load(cls, file: Path) -> "UndoRecord | None":
-        """The record in a file; None without the file.
-
-        Raises:
-            RagflowError: The file can't be read.
-        """
+        """The record in a file; None without the file."""
         message = f"can't read the record of RAGFlow's previous settings, {file}"
         hint = "repair the file, or move it away and restore the default and the chats by hand"
         with file_errors(RagflowError, message, file, code="undo-unreadable", hint=hint):
@@ -322,11 +318,7 @@ class Registrar:
         self.spec = replace(spec, default=spec.default or providers.DEFAULT in using, chats=tuple(chats))
 
     def check(self, state: providers.RagflowState, record: UndoRecord) -> None:
-        """Check what RAGFlow would refuse only after the model is entered, and whose entry it is.
-
-        Raises:
-            RagflowError: The entry is the user's, a chat is unknown, or the dataset is unknown or empty.
-        """
+        """Refuse a user's entry, an unknown chat, and an unknown or empty dataset."""
         spec, entry, previous = self.spec, state.entry, record.model if record.entered else ""
         wrong = entry.differences(spec) if entry else []
         others = [f"there is also {name}" for name in entry.others if name != previous] if entry else []
