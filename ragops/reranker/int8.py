@@ -88,7 +88,12 @@ def int8(
         EngineError: The container could not be started, or reached its timeout.
     """
     model = models.describe(folder.resolve(), kind)
-    _check_model(model)
+    if model.quantized:
+        evidence = f"config.json: quantization_config, quant_method {model.quantized}"
+        raise _refusal(model, "its weights are already quantized", evidence)
+    if not model.architecture.startswith(KNOWN):
+        evidence = f"supported are {', '.join(KNOWN)}"
+        raise _refusal(model, f"its architecture is {model.architecture}", evidence)
     beside = model.folder.parent
     default = beside if os.access(beside, os.W_OK | os.X_OK) else home() / "models"
     place = (target or default / f"{model.name}-int8").resolve()
@@ -110,18 +115,10 @@ def int8(
     return place
 
 
-def _check_model(model: Model) -> None:
-    hint = "set the folder of a Qwen3-Reranker or of a BERT-like model as published"
-    if model.quantized:
-        reason = "its weights are already quantized"
-        evidence = f"config.json: quantization_config, quant_method {model.quantized}"
-    elif not model.architecture.startswith(KNOWN):
-        reason = f"its architecture is {model.architecture}"
-        evidence = f"supported are {', '.join(KNOWN)}"
-    else:
-        return
+def _refusal(model: Model, reason: str, evidence: str) -> ModelError:
     message = f"{model.name} can't be quantized to int8: {reason}"
-    raise ModelError(message, code="model-not-int", evidence=evidence, hint=hint, file=model.folder)
+    hint = "set the folder of a Qwen3-Reranker or of a BERT-like model as published"
+    return ModelError(message, code="model-not-int", evidence=evidence, hint=hint, file=model.folder)
 
 
 def _existing_record(place: Path) -> Record | None:
@@ -167,30 +164,16 @@ def _quantize(engine: Engine, image: str, model: Model, copy: Path) -> tuple[int
         output = json.loads(result.stdout.strip().splitlines()[-1])
         linear, library = int(output["linear"]), str(output["compressed_tensors"])
     except (ValueError, TypeError, LookupError) as error:
-        raise _quantize_error(image, model, (result.stderr or result.stdout).strip()) from error
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        if any("No module named" in line for line in lines):
+            message = f"{image} can't create int8 weights: it lacks a library"
+            hint = "ragops image --build builds an image with the library"
+            raise ImageError(message, code="image-lacks-library", evidence=lines[-1], hint=hint) from error
+        message = f"{model.name} could not be quantized to int8"
+        hint, file = "ragops doctor checks the files of the model and the disk", model.folder
+        evidence = "\n".join(lines[-6:])
+        raise ModelError(message, code="model-not-int", evidence=evidence, hint=hint, file=file) from error
     if not linear:
-        raise ModelError(
-            f"{model.name} can't be quantized to int8: its files have no linear layer",
-            code="model-not-int",
-            hint="the layers of supported models are named layers.0, layers.1 and so on",
-            file=model.folder,
-        )
+        evidence = "the layers of supported models are named layers.0, layers.1 and so on"
+        raise _refusal(model, "its files have no linear layer", evidence)
     return linear, library
-
-
-def _quantize_error(image: str, model: Model, output: str) -> ModelError | ImageError:
-    lines = output.splitlines()
-    if "No module named" in output:
-        return ImageError(
-            f"{image} can't create int8 weights: it lacks a library",
-            code="image-lacks-library",
-            evidence=lines[-1],
-            hint="ragops image --build builds an image with the library",
-        )
-    return ModelError(
-        f"{model.name} could not be quantized to int8",
-        code="model-not-int",
-        evidence="\n".join(lines[-6:]),
-        hint="ragops doctor checks the files of the model and the disk",
-        file=model.folder,
-    )
