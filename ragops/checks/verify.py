@@ -79,15 +79,11 @@ class VerifyContext:
         return self.replicas[0].image_id
 
 
-def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> list[Check]:
+def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:
     """The checks from one RAGFlow container, in the order of :data:`~ragops.checks.probe.TITLES`.
 
     An exception in one of them is a failed check; those that do not need it go on.
     """
-    return [replace(check, where=ragflow.name) for check in _checks_for(ragflow, context)]
-
-
-def _checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:
     image, url = context.image, context.url
     try:
         expected = context.expected

@@ -346,8 +346,8 @@ class Registrar:
                 without the reranker, as ``RerankByModel`` of internal/service/nlp/reranker.go may do.
         """
         dataset = self.spec.dataset
-        body: dict[str, Any] = {"question": QUERY, "dataset_ids": [dataset], "rerank_id": rerank_id}
-        body |= {"similarity_threshold": 0, "vector_similarity_weight": 1.0}  # the rerank score alone
+        body: dict[str, Any] = {"question": "What is this about?", "dataset_ids": [dataset]}
+        body |= {"rerank_id": rerank_id, "similarity_threshold": 0, "vector_similarity_weight": 1.0}
         body |= {"page_size": 8, "size": 8, "top_k": 64}  # v1.0 had another name of the page size at first
         request = Request("POST", self.release.search, body, f"search dataset {dataset}")
         chunks = (self.api.call(request).data or {}).get("chunks")

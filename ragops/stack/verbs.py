@@ -280,7 +280,8 @@ def verify(
     context = VerifyContext(engine, deployment, reranker, full, budget, address, replicas, state, key)
     with ThreadPoolExecutor(1) as parallel:  # it mostly waits for connection timeouts
         exposed = parallel.submit(check_exposure, engine, (reranker, *replicas), context.image)
-        inside = [check for ragflow in containers for check in checks_for(ragflow, context)]
+        rows = ((ragflow, check) for ragflow in containers for check in checks_for(ragflow, context))
+        inside = [replace(check, where=ragflow.name) for ragflow, check in rows]
         outside = [*admitted, *exposed.result()]
     demos = [f"{ragflow.name} is the demo client, not RAGFlow" for ragflow in containers if ragflow.demo]
     elsewhere = [outside_note(address, reranker)] if address else []
