@@ -17,7 +17,7 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from ragops.checks import golden, rules
-from ragops.checks.golden import Measures, ScoredItem, accuracy, by_language, measure, word_overlap
+from ragops.checks.golden import ScoredItem, accuracy, by_language, word_overlap
 from ragops.checks.probe import ProbeResponse
 from ragops.checks.questions import parse_responses, plan_requests, rerank_body
 from tests.support import faulty_scorers, stub
@@ -54,6 +54,18 @@ class Distribution:
     deviation: float
     least: float
     most: float
+
+
+@dataclass(frozen=True)
+class Measures:
+    """All measures over a set of queries."""
+
+    queries: int
+    accuracy: float
+    """Fraction of (relevant, irrelevant) document pairs in which the relevant one scores higher."""
+    lowest: float
+    spread: float
+    """Standard deviation of all scores, in units of the score."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ def measured(expected: Expected, seen: Results, about: About, *, draws: int = 20
         shuffled=_accuracies("shuffled", items, draws),
         generative=_accuracies("generative", items, draws),
         generative_spread=_distribution(
-            measure(_scored_items("generative", items, seed)).spread for seed in range(draws)
+            _measure(_scored_items("generative", items, seed)).spread for seed in range(draws)
         ),
         few=_few(expected, seen, draws),
         impostors=tuple(check_seeds(who, expected, draws // 10) for who in faulty_scorers.FAULTY_SCORERS),
@@ -244,7 +256,13 @@ def _response(body: object) -> ProbeResponse:
 def _groups(seen: Results) -> Iterator[Group]:
     forms: tuple[tuple[str, Purpose], ...] = (("natural", "golden"), ("ragflow", "ragflow"))
     for form, purpose in forms:
-        yield from (Group(form, lang, found) for lang, found in by_language(seen.scored(purpose)))
+        groups = by_language(seen.scored(purpose)).items()
+        yield from (Group(form, lang, _measure(items)) for lang, items in groups)
+
+
+def _measure(items: list[ScoredItem]) -> Measures:
+    scores = [score for scored in items for score in scored.scores]
+    return Measures(len(items), accuracy(items), min(scores), pstdev(scores))
 
 
 def _resampled(judged: list[ScoredItem], draws: int) -> Iterator[float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import combinations, zip_longest
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -97,29 +97,10 @@ class ScoredItem:
         return [score for document, score in pairs if document.right is right]
 
 
-@dataclass(frozen=True)
-class Measures:
-    """All measures over a set of queries."""
-
-    queries: int
-    accuracy: float
-    """Fraction of (relevant, irrelevant) document pairs in which the relevant one scores higher."""
-    lowest: float
-    """Lowest score."""
-    spread: float
-    """Standard deviation of all scores, in units of the score."""
-
-
-def measure(items: Sequence[ScoredItem]) -> Measures:
-    """Compute the measures over a set of queries, of which there is one at least."""
-    scores = [score for scored in items for score in scored.scores]
-    return Measures(len(items), accuracy(items), min(scores), pstdev(scores))
-
-
-def by_language(items: Sequence[ScoredItem]) -> tuple[tuple[str, Measures], ...]:
-    """The measures for each language in the items."""
-    groups = [(lang, [scored for scored in items if scored.item.lang == lang]) for lang in LANGUAGES]
-    return tuple((lang, measure(group)) for lang, group in groups if group)
+def by_language(items: Sequence[ScoredItem]) -> dict[str, list[ScoredItem]]:
+    """The items of each language that has any."""
+    groups = {lang: [scored for scored in items if scored.item.lang == lang] for lang in LANGUAGES}
+    return {lang: group for lang, group in groups.items() if group}
 
 
 def accuracy(items: Iterable[ScoredItem]) -> float:

@@ -8,18 +8,11 @@ they would only show its effects. The limits come from measurements in ``benchma
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import pstdev
 from urllib.parse import urlsplit
 
 from ragops.checks import Check, Status, questions
-from ragops.checks.golden import (
-    Measures,
-    ScoredItem,
-    accuracy,
-    by_language,
-    concordance,
-    measure,
-    word_overlap,
-)
+from ragops.checks.golden import ScoredItem, accuracy, by_language, concordance, word_overlap
 from ragops.checks.probe import STRICT, Batch, send_batch
 from ragops.docker.engine import Engine
 
@@ -247,23 +240,23 @@ def check_order(expected: questions.Expected, results: questions.Results) -> Fin
         return Finding("skip", f"no order to expect: {expected.substitute}")
     if len(items) < questions.FEWEST:
         return Finding("warn", f"too slow: responses to {len(items)} queries in time", "ragops verify --full")
-    measures = measure(items)
-    needed = NEEDED if measures.queries >= questions.MANY else SURE
+    share, needed = accuracy(items), NEEDED if len(items) >= questions.MANY else SURE
     words = accuracy(word_overlap(scored.item) for scored in items)
-    queries = f"{measures.queries} queries" + (" in English" if expected.languages == ("en",) else "")
+    queries = f"{len(items)} queries" + (" in English" if expected.languages == ("en",) else "")
     limits = f"needs {needed:.2f}; chance 0.50, shared words {words:.2f}"
-    detail = f"pairwise accuracy {measures.accuracy:.2f} on {queries} ({limits})"
+    detail = f"pairwise accuracy {share:.2f} on {queries} ({limits})"
     if lost := _lost_languages(items, expected):
         return Finding("fail", f"{lost}: {detail}", f"name a model for these languages; {REWRITTEN}")
-    others = [pair for pair in by_language(results.scored("golden")) if pair[0] not in expected.languages]
-    more = "".join(f"; {lang} {other.accuracy:.2f}" for lang, other in others)
+    groups = by_language(results.scored("golden")).items()
+    others = [(lang, accuracy(group)) for lang, group in groups if lang not in expected.languages]
+    more = "".join(f"; {lang} {other:.2f}" for lang, other in others)
     if results.not_sent:
         more += f"; no time for {results.not_sent} more queries: ragops verify --full"
-    if measures.accuracy >= needed:
+    if share >= needed:
         return Finding("ok", detail + more)
-    if measures.accuracy >= NEEDED:
+    if share >= NEEDED:
         return Finding("warn", f"inconclusive, too few queries: {detail}{more}", "ragops verify --full")
-    return _wrong_order(results, measures, items, detail)
+    return _wrong_order(results, share, items, detail)
 
 
 def check_query_sensitivity(_: questions.Expected, results: questions.Results) -> Finding:
@@ -423,7 +416,8 @@ def _equal(score: float, other: float, *, counted: bool) -> bool:
 
 def _lost_languages(items: Sequence[ScoredItem], expected: questions.Expected) -> str:
     """Which languages come out wrong while others come out right; empty when it is all or none."""
-    pairs = [(lang, m.accuracy) for lang, m in by_language(items) if m.queries >= FEWEST_IN_EACH]
+    groups = by_language(items).items()
+    pairs = [(lang, accuracy(group)) for lang, group in groups if len(group) >= FEWEST_IN_EACH]
     lost = [f"{lang} {value:.2f}" for lang, value in pairs if value < NEEDED_IN_EACH]
     if not lost or all(value < NEEDED for _, value in pairs) or len(expected.languages) < 2:
         return ""
@@ -431,19 +425,20 @@ def _lost_languages(items: Sequence[ScoredItem], expected: questions.Expected) -
 
 
 def _wrong_order(
-    results: questions.Results, measures: Measures, items: Sequence[ScoredItem], detail: str
+    results: questions.Results, share: float, items: Sequence[ScoredItem], detail: str
 ) -> Finding:
-    if measures.accuracy <= 1 - NEEDED:
+    if share <= 1 - NEEDED:
         remedy = f'classifier_from_token is ["no", "yes"], in this order; {RELAUNCH}'
         return Finding("fail", f"upside down, wrong documents come first: {detail}", remedy)
-    if measures.spread < NARROW and measures.lowest > 1 / 2:
+    scores = [score for scored in items for score in scored.scores]
+    if (spread := pstdev(scores)) < NARROW and min(scores) > 1 / 2:
         remedy = f"hidden states are compared, nothing is judged: serve a reranker, {RELAUNCH}"
-        cause = f"cosine of a generative model, all scores alike (spread {measures.spread:.3f})"
+        cause = f"cosine of a generative model, all scores alike (spread {spread:.3f})"
         return Finding("fail", f"{cause}: {detail}", remedy)
     if _ignores_query(results):
         return Finding("fail", f"{QUERY_IGNORED}: {detail}", f"the query gets lost; {REWRITTEN}")
     words = concordance(items, [word_overlap(scored.item) for scored in items])
-    if measures.accuracy < 0.65 and words < _WORD_CONCORDANCE:
+    if share < 0.65 and words < _WORD_CONCORDANCE:
         remedy = f"the scoring head is random, or its weights were not loaded: {RELAUNCH}"
         return Finding("fail", f"random, no better than chance: {detail}", remedy)
     remedy = "the model is not a trained reranker for this language: name another under [reranker]"
