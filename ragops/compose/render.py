@@ -9,10 +9,10 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from ragops.compose.faults import parse_size, takes_default_route
 from ragops.compose.merging import as_map
@@ -20,7 +20,7 @@ from ragops.compose.reading import Service
 from ragops.compose.syntax import CommandLine, Word, YamlNode, parse_options, split_words
 from ragops.configuration import Stack
 from ragops.docker.objects import LABEL, LOG_OPTIONS, ContainerSpec, HealthCheck, Mount, NetworkSpec
-from ragops.errors import ComposeError
+from ragops.errors import ComposeError, file_errors
 
 NETWORK = "ragops"
 """Key of the network in compose files; its name on the Docker engine is that of the configuration."""
@@ -107,14 +107,10 @@ def take_over(service: Service, stack: Stack) -> Stack:
         if network.shared and network.name and not takes_default_route(network):
             tables["network"] = tables.get("network", {}) | {"name": network.name}
             break
-    try:
+    message, hint = f"{service.name} has a value that ragops does not accept", "change it in the file"
+    file = Path(service.node.source.name)
+    with file_errors(ComposeError, message, file, code="compose-value-refused", hint=hint):
         return Stack.model_validate(tables)
-    except ValidationError as error:
-        reasons = "\n".join(f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors())
-        message = f"{service.name} has a value that ragops does not accept"
-        raise ComposeError(
-            message, code="compose-value-refused", evidence=reasons, hint="change it in the file"
-        ) from error
 
 
 def corrected(

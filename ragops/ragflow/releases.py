@@ -81,16 +81,8 @@ def _rounded(page: int, _top: int) -> int:
     return max(1, math.floor(64 / page + 0.5) * page) if page > 1 else 1
 
 
-def _whole_pages(page: int, _top: int) -> int:
+def _whole_pages(page: int, _top: int = 0) -> int:
     return math.ceil(64 / page) * page if page > 1 else 1
-
-
-def _at_least_30(page: int, top: int) -> int:
-    return max(30, _whole_pages(page, top))
-
-
-def _at_most_64(page: int, top: int) -> int:
-    return min(_at_least_30(page, top), top, 64)
 
 
 def _bounded_pages(page: int, top: int) -> int:
@@ -101,8 +93,8 @@ _WINDOWS = (
     Window("3 x page size, at least 128", lambda page, _top: max(3 * page, 128)),
     Window("whole pages, near 64", _rounded),
     Window("whole pages, 64 or more", _whole_pages),
-    Window("whole pages, 64 or more; at least 30", _at_least_30),
-    Window("30 to 64, at most top_k", _at_most_64, "top_k"),
+    Window("whole pages, 64 or more; at least 30", lambda page, _top: max(30, _whole_pages(page))),
+    Window("30 to 64, at most top_k", lambda page, top: min(max(30, _whole_pages(page)), top, 64), "top_k"),
     Window("whole pages, 64 or more, at most the pages of top_k", _bounded_pages, "top_k"),
     Window(
         "rerank_candidates_count, 64 unless it is sent; page x page size above it is refused",
