@@ -160,9 +160,8 @@ def send_batch(  # noqa: PLR0913, PLR0917 - where, what and as which client
 ) -> dict[int, ProbeResponse]:
     """Send many requests of a client from inside a running container; ``image`` as in :func:`run_probe`.
 
-    Returns:
-        The response to each request that was sent, by its place in the batch: not all when the time was
-        over, or when one got no response.
+    The responses are by the place of their request: not all when the time was over, or one got no
+    response.
     """
     headers = RerankRequest("", client=client, key=key).headers()
     stdin = json.dumps({"base_url": base_url, "headers": headers, **asdict(batch)})
@@ -229,11 +228,7 @@ def program() -> str:
 
 
 def parse_output(output: ExecResult) -> Any:
-    """Parse the JSON that a program in a container wrote.
-
-    Raises:
-        EngineError: It wrote none; the evidence is the end of its error output.
-    """
+    """Parse the JSON that a program in a container wrote."""
     try:
         return json.loads(output.stdout)
     except json.JSONDecodeError as error:

@@ -40,10 +40,8 @@ _PASSING = {hints.STATES[name].code for name in ("down", "checking", "unknown", 
 def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: float | None = None) -> float:
     """Wait for the first rerank response; returns the seconds until then.
 
-    The wait ends ``timeout`` seconds after ``begin``, a time of the monotonic clock; by default it is now.
-
-    Raises:
-        LaunchError: The container exited (reported within two seconds), or the timeout has passed.
+    The wait ends ``timeout`` seconds after ``begin``, a time of the monotonic clock; by default it is
+    now. It is an error if the container exits, within two seconds.
     """
     begin, shown = time.monotonic() if begin is None else begin, ""
     first = engine.container(name)
@@ -110,11 +108,7 @@ class ReplicaStatus:
 
 
 def wait_admitted(engine: Engine, gateway: str, replicas: Sequence[str], timeout: float) -> None:
-    """Wait until the gateway has admitted these replicas, by the names of their containers.
-
-    Raises:
-        LaunchError: A container ended, scores differ from the reference, or the timeout has passed.
-    """
+    """Wait until the gateway has admitted these replicas, by the names of their containers."""
     begin, shown = time.monotonic(), -1
     since = begin
     while True:

@@ -32,11 +32,7 @@ class PublishedPort:
 
 
 def merge_files(roots: Sequence[YamlNode]) -> YamlNode:
-    """The project of several files, each with its values before those of the files before it.
-
-    Raises:
-        ComposeError: A value can't be merged with that of another file, because their types differ.
-    """
+    """The project of several files, each merged into those before it; an error where their types differ."""
     extended = []
     for root in roots:
         services = root.at("services")

@@ -79,10 +79,8 @@ def _header(specs: Sequence[ContainerSpec], network: NetworkSpec) -> list[str]:
 def take_over(service: Service, stack: Stack) -> Stack:
     """The configuration with names, model folder, published port and network of a service, without a gateway.
 
-    A value that is missing, has an undefined variable or has a fault stays that of the configuration.
-
-    Raises:
-        ComposeError: A value is not allowed in ``ragops.toml``.
+    A value that is missing, has an undefined variable or has a fault stays that of the configuration; one
+    that is not allowed in ``ragops.toml`` is an error.
     """
     container, changes = service.text("container_name"), dict[str, Any]()
     if container or len(service.name) > 1:  # Docker refuses a container name of one letter
@@ -118,12 +116,8 @@ def corrected(
 ) -> tuple[str, tuple[str, ...]]:
     """The compose file of a project with this service as ragops starts it, and what is not taken over.
 
-    Args:
-        service: The reranker of the project.
-        root: The project's merged files, which define its volumes and networks.
-        spec: The container, from the configuration that :func:`take_over` returns.
-        network: The network of ``spec``.
-        absent: Sources of volumes that are not on this machine.
+    ``spec`` is from the configuration that :func:`take_over` returns; ``absent`` are sources of volumes
+    that are not on this machine.
     """
     document = _document([spec], network)
     if name := root.scalar("name"):

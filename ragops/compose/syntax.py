@@ -169,10 +169,6 @@ def parse(text: str, name: str, variables: Mapping[str, str], first: int = 1) ->
     """Read a document; ``variables`` are the values for ``${NAME}``, ``name`` is the file's, for errors.
 
     ``first`` is the number of its first line, as in :class:`Source`.
-
-    Raises:
-        ComposeError: The text is invalid YAML, has a duplicate key or several documents, is not a mapping,
-            or is larger than any compose file.
     """
     source = Source(name, tuple(text.splitlines()), variables, first)
     try:

@@ -75,11 +75,7 @@ NO_SECRET = Secret("")
 
 
 def read_secret(variable: str, file: Path | None = None) -> Secret:
-    """Read a key or token from a file, else from an environment variable; empty without either.
-
-    Raises:
-        StackError: The file can't be read, or the text can't be sent in an HTTP header.
-    """
+    """Read a key or token from a file, else from an environment variable; empty without either."""
     message, hint = f"{file or variable} holds no key", "write only the key to a file, on one line"
     if file is not None:
         text = read_text(StackError, message, file, _MAX_FILE, code="secret-refused", hint=hint).strip()
@@ -165,13 +161,7 @@ class Response:
 
 
 class Api:
-    """RAGFlow's API at one address; a context manager that closes its connections.
-
-    Args:
-        url: Address of RAGFlow's pages or API, such as ``http://127.0.0.1:9380``.
-        token: An API token; sent with every request.
-        timeout: Seconds for one response.
-    """
+    """RAGFlow's API at one address, with an API token; a context manager that closes its connections."""
 
     def __init__(self, url: str, token: Secret = NO_SECRET, *, timeout: float = API_TIMEOUT) -> None:
         self.url = base_url(url)
@@ -189,11 +179,7 @@ class Api:
         self._http.close()
 
     def send(self, request: Request) -> Response:
-        """Send one request; the response may report a failure.
-
-        Raises:
-            RagflowError: RAGFlow did not respond.
-        """
+        """Send one request; the response may report a failure, no response is an error."""
         content, headers = None, {}
         if request.body is not None:
             content = json.dumps(self._revealed(request.body)).encode()
@@ -230,11 +216,7 @@ class Api:
 
 
 def split_address(url: str) -> SplitResult:
-    """The parts of an HTTP address.
-
-    Raises:
-        StackError: It isn't http, or contains a user or a password.
-    """
+    """The parts of an HTTP address; any other, or one with a user or a password, is an error."""
     url = url if "//" in url else f"http://{url}"
     with suppress(ValueError, httpx.InvalidURL):  # of the port, brackets, control characters, labels
         parts = urlsplit(url)

@@ -136,11 +136,7 @@ def is_ragflow(container: ContainerState) -> bool:
 
 
 def find(containers: Iterable[ContainerState], configured: Ragflow) -> tuple[RagflowContainer, ...]:
-    """RAGFlow's containers: the configured ones, else those discovered.
-
-    Raises:
-        RagflowError: A configured one is missing, or several projects have one and none is configured.
-    """
+    """RAGFlow's containers: the configured ones, else those discovered in one project."""
     containers = tuple(containers)
     if configured.containers:
         return tuple(
@@ -177,9 +173,6 @@ def api_url(ragflow: RagflowContainer) -> str:
     """Where this host reaches its API: by a published port, else by its address in a network.
 
     RAGFlow in Go need not listen on port 9380, which its Compose file publishes all the same.
-
-    Raises:
-        RagflowError: It runs in no network of this host, or not at all.
     """
     container = ragflow.container
     ports = (WEB_PORT, GO_PORT, API_PORT) if ragflow.has_go_server else (API_PORT, WEB_PORT)
@@ -203,9 +196,6 @@ def detect(
     """The release: configured, of the image's tag, reported by the server, or of an earlier registration.
 
     No token is sent: the server must respond like RAGFlow first.
-
-    Raises:
-        RagflowError: The server is not RAGFlow, or its release is unknown.
     """
     with Api(url) as api:
         response = api.send(Request("GET", VERSION_ROUTE))

@@ -72,11 +72,7 @@ class RegistrationSpec:
         )
 
     def checked(self) -> "RegistrationSpec":
-        """The spec with RAGFlow's spelling of the address.
-
-        Raises:
-            StackError: An id, the key or the address can't be sent.
-        """
+        """The spec with RAGFlow's spelling of the address; an id or a key that can't be sent is an error."""
         ids = (self.instance, *self.chats, *([self.dataset] if self.dataset else []))
         if wrong := [text for text in ids if not _ID.fullmatch(text)] or ["default"] * (
             self.instance == "default"
@@ -322,12 +318,7 @@ def registration_api(release: Release) -> RegistrationApi:
 
 
 def check_supported(release: Release, spec: RegistrationSpec) -> None:
-    """Check that a release can use the reranker, and accepts an API token and the model's name.
-
-    Raises:
-        RagflowError: It can't; for an older release the evidence has the values to enter by hand, in which
-            a key of the reranker's own is masked.
-    """
+    """Refuse a release that can't use the reranker or an API token, with the values to enter by hand."""
     if release.obstacle:
         raise RagflowError(
             f"RAGFlow {release.name} can't use a vLLM reranker: {release.obstacle}",

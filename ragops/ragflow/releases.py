@@ -167,10 +167,8 @@ def order(name: str) -> tuple[int, int, int, float]:
 def of(text: str) -> Release:
     """Look up a release by its name; ``v``, ``-slim`` and an edition after a space are optional.
 
-    An unknown patch of a known minor has the facts of the nearest older release; ``assumed`` names that one.
-
-    Raises:
-        RagflowError: No release of that minor is known.
+    An unknown patch of a known minor has the facts of the nearest older release; ``assumed`` names that
+    one. A release of an unknown minor is an error.
     """
     release = of_or_nearest(text)
     if release.assumed and release.name in KNOWN:
@@ -179,11 +177,7 @@ def of(text: str) -> Release:
 
 
 def of_or_nearest(text: str) -> Release:
-    """The release, or the nearest older one; the newest for an empty text. For checks only.
-
-    Raises:
-        RagflowError: The text is not a release's name.
-    """
+    """The release, or the nearest older one; the newest for an empty text. For checks only."""
     if not (name := normalize(text)) and text:
         raise _unknown(text)
     older = [known for known in KNOWN if name and order(known) <= order(name)]

@@ -54,11 +54,7 @@ class RerankRequest:
     key: str = field(default=PLACEHOLDER_KEY, repr=False)
 
     def headers(self) -> dict[str, str]:
-        """The headers with fixed values; the HTTP client adds host, length and accepted encodings.
-
-        Raises:
-            ValueError: The key is empty, which cohere 5.6.2 refuses to send.
-        """
+        """The fixed headers; the HTTP client adds host, length and encodings. Cohere refuses an empty key."""
         authorization = {"Authorization": f"Bearer {self.key}"} if self.key.strip() else {}
         content = {"Content-Type": "application/json"}
         if self.client.language == "Go":

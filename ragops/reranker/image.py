@@ -49,9 +49,6 @@ def ensure(engine: Engine, name: str, home: Path) -> ImageState:
     """The image of that name; pulled or built if the Docker engine does not have it.
 
     Any image but :data:`DEFAULT` is only pulled, never built. ``home`` is ragops' data folder.
-
-    Raises:
-        ImageError: The image can be neither pulled nor built.
     """
     if image := engine.image(name):
         return image
@@ -79,11 +76,7 @@ def pull_official(engine: Engine, home: Path) -> bool:
 
 
 def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
-    """Build the image from package registries; the output is written to ``<home>/logs/image.log``.
-
-    Raises:
-        ImageError: A step failed; the evidence is the end of the log.
-    """
+    """Build the image from package registries; the output is written to ``<home>/logs/image.log``."""
     log = home / "logs" / "image.log"
     data_folder(log.parent)
     log.write_text("")

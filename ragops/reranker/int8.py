@@ -68,24 +68,11 @@ def unfit(host: Host) -> str:
 def int8(
     folder: Path, *, engine: Engine, image: str, target: Path | None = None, kind: Kind | None = None
 ) -> Path:
-    """Create an int8 copy of a model folder, or return the existing one.
+    """Create an int8 copy of a model folder, or return the existing one; it exists only when it is complete.
 
-    Args:
-        folder: The model; it is only read.
-        engine: The Docker engine that runs the container.
-        image: The reranker's image, which has compressed-tensors.
-        target: The folder to create. When left out ``<name>-int8`` beside the model, or in ragops' data
-            folder where the process may not write beside it.
-        kind: The configured kind, for a folder whose files do not say it.
-
-    Returns:
-        The folder, which exists only when it is complete.
-
-    Raises:
-        ModelError: The model is of an unknown kind, or quantized; the target is another folder, or its disk
-            has too little space.
-        ImageError: The image lacks compressed-tensors.
-        EngineError: The container could not be started, or reached its timeout.
+    It is made in a container of the reranker's ``image``. ``target`` is by default ``<name>-int8`` beside
+    the model, or in ragops' data folder where the process may not write beside it; ``kind`` is the
+    configured kind, for a folder whose files do not say it.
     """
     model = models.describe(folder.resolve(), kind)
     if model.quantized:

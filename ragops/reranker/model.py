@@ -87,11 +87,7 @@ class Model:
 
 
 def resolve(stack: Stack) -> Model:
-    """Describe the model of ``RAGOPS_MODEL_DIR``, else the configured one; downloads nothing.
-
-    Raises:
-        ModelError: No model is configured, or the folder can't be served.
-    """
+    """Describe the model of ``RAGOPS_MODEL_DIR``, else the configured one; downloads nothing."""
     folder = named_folder(stack)
     if folder is None:
         raise ModelError("no model is configured", code="model-unset", hint=SET_MODEL)
@@ -126,9 +122,8 @@ def fetch_substitute(stack: Stack) -> None:
 def describe(folder: Path, kind: Kind | None = None) -> Model:
     """Read a model folder; ``kind`` is the configured one, for files that do not say it.
 
-    Raises:
-        ModelError: A file is missing, truncated or would be missing inside the container, or the
-            architecture computes no score for a query and a document.
+    It is an error if a file is missing, truncated or would be missing inside the container, or if the
+    architecture computes no score for a query and a document.
     """
     with file_errors(ModelError, f"can't read {folder}", folder, code="model-unreadable", hint=SET_MODEL):
         try:

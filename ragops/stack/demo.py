@@ -27,11 +27,8 @@ COHERE = "cohere==5.6.2"
 def up(engine: Engine, base_image: str, home: Path, *, name: str = NAME, project: str = "docker") -> str:
     """Start the demo client, and return its name. Idempotent.
 
-    Its image is built on ``base_image``, which has Python, with working files below ``home``; ``project`` is
-    the compose project in its labels.
-
-    Raises:
-        EngineError: A container that ragops did not create has the name.
+    Its image is built on ``base_image``, which has Python, with working files below ``home``; ``project``
+    is the compose project in its labels.
     """
     container = engine.container(name)
     if container is not None and container.role != DEMO:

@@ -86,14 +86,7 @@ def override(
 
 
 def write(new: Override) -> tuple[Path, Path | None]:
-    """Write the file beside RAGFlow's own; a different file of that name is saved as a backup.
-
-    Returns:
-        The file, and the backup if there is one.
-
-    Raises:
-        RagflowError: The folder is unknown, not on this machine, or not writable.
-    """
+    """Write the file beside RAGFlow's own; returns it, and the backup of a different file of that name."""
     file = new.file
     if file is None or not file.parent.is_dir():
         raise RagflowError(

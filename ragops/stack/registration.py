@@ -256,12 +256,7 @@ class Registrar:
         return self.release.registration == "add_llm"
 
     def read(self) -> providers.RagflowState:
-        """Read the settings.
-
-        Raises:
-            RagflowError: RAGFlow refuses the token, a request failed, or a response has an unknown form: an
-                object that could not be read is never taken for one that does not exist.
-        """
+        """Read the settings; an object that could not be read is never taken for one that does not exist."""
         responses = {}
         for request in self.routes.reads(self.spec):
             responses[request.path] = response = self.api.send(request)
@@ -341,9 +336,8 @@ class Registrar:
     def search(self, rerank_id: str) -> int:
         """Search the dataset; returns the number of chunks, which were ranked if there is a rerank id.
 
-        Raises:
-            RagflowError: RAGFlow found no chunks: it does not call the reranker then. Or it ranked them
-                without the reranker, as ``RerankByModel`` of internal/service/nlp/reranker.go may do.
+        Without chunks RAGFlow does not call the reranker; with some it may rank without it
+        (``RerankByModel`` of internal/service/nlp/reranker.go).
         """
         dataset = self.spec.dataset
         body: dict[str, Any] = {"question": "What is this about?", "dataset_ids": [dataset]}
@@ -368,11 +362,7 @@ class Registrar:
         return len(chunks)
 
     def test(self, state: providers.RagflowState, *, compare: bool) -> tuple[str, ...]:
-        """Let RAGFlow send one rerank, and this host too if the results are to be compared.
-
-        Raises:
-            RagflowError: RAGFlow does not reach the reranker; the evidence has the result of this host.
-        """
+        """Let RAGFlow send one rerank, and this host too if the results are to be compared."""
         problem = self._host_problem() if compare else ""
         here = f"this host does not reach {self.spec.base_url}: {problem}" if problem else ""
         try:
@@ -399,8 +389,7 @@ class Registrar:
     def enter(self, state: providers.RagflowState, record: UndoRecord) -> tuple[str, ...]:
         """Save what is to be undone, send the missing changes, and return them.
 
-        Raises:
-            RagflowError: RAGFlow refused; a new entry is removed again. Without a response the record stays.
+        A new entry that RAGFlow refuses is removed again; without a response the record stays.
         """
         spec, created = self.spec, state.entry is None and not record.entered
         own, earlier = providers.own_ids((spec.model, record.model), spec.instance), dict(record.earlier)
@@ -436,10 +425,8 @@ class Registrar:
     def undo(self, record: UndoRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Restore the previous settings; returns the changes and notes.
 
-        A failure does not stop the other settings. The model is removed last, when no setting names it.
-
-        Raises:
-            RagflowError: A request failed; the undo record stays, so that it can be repeated.
+        A failure does not stop the other settings, and the record stays. The model is removed last,
+        when no setting names it.
         """
         self.spec = replace(self.spec, model=record.model)
         state = self.read()
