@@ -109,6 +109,13 @@ class Case:
         return sizing.dtype(_STACK, self.host)
 
     @property
+    def max_len(self) -> int:
+        """``--max-model-len`` of the file, else the default, at most the model's maximum."""
+        length = parse_size(self.service.command.value("--max-model-len")) or sizing.DEFAULT_LENGTH
+        model = self.service.served.model
+        return min(length, (model.max_tokens if model else None) or length)
+
+    @property
     def kv_token(self) -> int | None:
         """Bytes of keys and values of a token; None if the model's size is not known."""
         served = self.service.served
@@ -121,10 +128,7 @@ class Case:
     @property
     def kv_need(self) -> int:
         """Bytes of key-value cache for one document of the greatest length; 0 if they are not known."""
-        length = parse_size(self.service.command.value("--max-model-len")) or sizing.DEFAULT_LENGTH
-        model = self.service.served.model
-        longest = min(length, (model.max_tokens if model else None) or length)
-        return (self.kv_token or 0) * longest if self.causal else 0
+        return (self.kv_token or 0) * self.max_len if self.causal else 0
 
     @property
     def kv_option(self) -> str:

@@ -99,7 +99,6 @@ class Refused:
 
 _LINES = files("ragops").joinpath("data/served_models.jsonl").read_text(encoding="utf-8").splitlines()
 
-
 SERVED: tuple[Architecture, ...] = tuple(map(TypeAdapter(Architecture).validate_json, _LINES))
 """What is served; several rows of one architecture differ in kind, and rows of one kind in architecture."""
 
