@@ -130,6 +130,11 @@ _CpuList = Annotated[
         r"auto|\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", "give 'auto' or a CPU list such as '0-3,8'", 4096
     ),
 ]
+_Server = Annotated[
+    str,
+    _matching(r"[a-zA-Z0-9_](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9_])?:\d{1,5}", "give HOST:PORT, without http://"),
+    _where(lambda server: 1 <= int(server.rpartition(":")[2]) <= 65535, "a port is 1 to 65535"),
+]
 _Release = Annotated[
     str,
     _matching(
@@ -254,6 +259,9 @@ class Gateway(_Table):
     """A document that is longer than the model takes: its end is left out, or the request fails."""
     key_file: _Folder | None = None
     """File with the key that each request needs; only its SHA-256 reaches the container."""
+    replicas: Annotated[tuple[_Server, ...], Field(max_length=100)] = ()
+    """Addresses ``HOST:PORT`` of vLLM servers that something else runs, such as Kubernetes: ragops then
+    starts the gateway only. A name stands for all of its IPv4 addresses, also later ones."""
 
 
 class Swarm(_Table):
@@ -324,6 +332,7 @@ class Stack(_Table):
         return options is not False and (
             self.reranker.replicas > 1
             or self.swarm is not None
+            or bool(options.replicas)
             or bool(options.deadline or options.cache or options.key_file)
             or options.long_documents == "truncate"
         )
@@ -332,13 +341,18 @@ class Stack(_Table):
     def replica_names(self) -> tuple[str, ...]:
         """Names of vLLM's containers; without a gateway there is one, which has the reranker's name.
 
-        With ``[swarm]`` there are none: Swarm names them.
+        With ``[swarm]`` or ``gateway.replicas`` there are none: Swarm names them, or they run elsewhere.
         """
-        if self.swarm:
+        if self.swarm or self.servers:
             return ()
         if not self.gateway_used:
             return (self.reranker.name,)
         return tuple(f"{self.reranker.name}-{number + 1}" for number in range(self.reranker.replicas))
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Addresses of the replicas that something else runs; empty where ragops starts them."""
+        return self.gateway.replicas if self.gateway else ()
 
     @property
     def replicas_alias(self) -> str:
@@ -358,13 +372,20 @@ class Stack(_Table):
         reranker = info.data.get("reranker")
         if value is False and reranker and reranker.replicas > 1:
             raise ValueError(f"reranker.replicas = {reranker.replicas} needs the gateway")
+        if value and value.replicas and reranker and reranker.replicas > 1:
+            raise ValueError(
+                f"gateway.replicas excludes reranker.replicas = {reranker.replicas}: they run elsewhere"
+            )
         return value
 
     @field_validator("swarm")
     @classmethod
     def _behind_gateway(cls, value: Swarm | None, info: ValidationInfo) -> Swarm | None:
-        if value and info.data.get("gateway") is False:
+        gateway = info.data.get("gateway")
+        if value and gateway is False:
             raise ValueError("Swarm's replicas need the gateway")
+        if value and gateway and gateway.replicas:
+            raise ValueError("gateway.replicas excludes [swarm]: something else runs the replicas")
         return value
 
 

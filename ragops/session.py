@@ -42,18 +42,20 @@ class Deployment:
     host: Host
     sizings: tuple[Sizing, ...]
     replicas: tuple[ContainerSpec, ...]
-    """vLLM's containers, one for each of the sizings."""
+    """vLLM's containers, one for each of the sizings; none that Swarm or something else runs."""
     gateway: ContainerSpec | None = None
+    elsewhere: ContainerSpec | None = None
+    """What a replica would be on this machine, where none runs."""
+
+    @property
+    def spec(self) -> ContainerSpec:
+        """The first replica, or what it would be."""
+        return self.elsewhere or self.replicas[0]
 
     @property
     def sizing(self) -> Sizing:
         """The first replica's: all have the same model, data type and lengths."""
         return self.sizings[0]
-
-    @property
-    def spec(self) -> ContainerSpec:
-        """The first replica."""
-        return self.replicas[0]
 
     @classmethod
     def resolve(
@@ -77,7 +79,7 @@ class Deployment:
         options.check_instruction(stack, model)
         row = options.known(model)
         template = _template_file(row.template, options.score_template(row, stack.reranker.instruction))
-        sizings = sizes(stack, model, host)
+        sizings = sizes(stack, model, host.unlimited if stack.servers else host)
         image = stack.reranker.image
         specs = [
             options.container_spec(stack, model, sizing, image=image, template=template, engine=engine)
@@ -85,7 +87,7 @@ class Deployment:
         ]
         if not stack.gateway_used:
             return cls(stack, model, host, sizings, tuple(specs))
-        replicas = map(partial(options.as_replica, stack), specs, stack.replica_names)
+        replicas = tuple(map(partial(options.as_replica, stack), specs, stack.replica_names))
         front = gateway.container_spec(
             stack,
             timeout=timeout,
@@ -93,7 +95,7 @@ class Deployment:
             publish=specs[0].publish,
             folder=reference_folder(stack, engine),
         )
-        return cls(stack, model, host, sizings, tuple(replicas), front)
+        return cls(stack, model, host, sizings, replicas, front, None if replicas else specs[0])
 
     def write_template(self) -> None:
         """Write the score template, which containers mount, outside the package."""

@@ -266,6 +266,10 @@ CAUSES = {
         "replica-unknown",
     ): "The replica's address is not among those of its name in the network.",
     (
+        "has no address that the gateway can resolve",
+        "replica-unresolved",
+    ): "A name in gateway.replicas has no IPv4 address in the DNS of the gateway's container.",
+    (
         "waits for the gateway, which does not respond",
         "gateway-silent",
     ): "The gateway runs, and sends no response about its replicas.",

@@ -163,7 +163,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         raise BenchError(what, code="not-published", hint=hint, container=name)
     deployment, model = session.deployment, session.deployment.model
     replicas = [container]
-    if deployment.gateway:
+    if deployment.gateway and deployment.replicas:
         states = (engine.container(spec.name) for spec in deployment.replicas)
         replicas = [state for state in states if state and state.running]
         if not replicas:
@@ -176,7 +176,9 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         read_key(stack) or NO_KEY,
         provenance=provenance(deployment, replicas[0], engine),
         sampler=Sampler(url, engine, tuple({state.id: None for state in (container, *replicas)}), urls),
-        limit=gemm_peak(deployment, engine, replicas[0].image_id) if with_limit else None,
+        limit=gemm_peak(deployment, engine, replicas[0].image_id)
+        if with_limit and deployment.replicas
+        else None,
         no_order_check=model.substitute if models.substitute_file(model.folder) else "",
     )
 

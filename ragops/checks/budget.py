@@ -214,6 +214,10 @@ def speed_advice(
 
     ``factor`` is the :func:`shortfall`: above 1 the advice names what is enough.
     """
+    fewer = "shorter chunks (chunk_token_num in RAGFlow), or fewer (top_k or rerank_candidates_count)"
+    more = "more cores: another machine, or ragops scale N, which divides a call's documents"
+    if not replicas:  # they run elsewhere
+        return (fewer, more)
     advice, reranker = [], replicas[0]
     dtype = option_value(reranker.command, "--dtype") or "auto"
     if host.has_bf16 and dtype != "bfloat16":
@@ -230,8 +234,6 @@ def speed_advice(
     elif model.causal and option_value(reranker.command, "--block-size") != "32":
         effect = "with larger blocks a short query is shared by no document"
         advice.append(f"--block-size 32: {effect}; ragops up sets it")
-    fewer = "shorter chunks (chunk_token_num in RAGFlow), or fewer (top_k or rerank_candidates_count)"
-    more = "more cores: another machine, or ragops scale N, which divides a call's documents"
     if factor <= 1:
         return (*advice, fewer, more)
     if not model.int8_bytes and model.architecture.startswith(int8.KNOWN) and not int8.unfit(host):

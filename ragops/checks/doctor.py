@@ -10,17 +10,19 @@ import pwd
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.request import urlopen
 
 from ragops.checks import Check, Report, run_checks
 from ragops.configuration import Stack, home
 from ragops.docker import engine as docker_engine
 from ragops.docker import objects
 from ragops.docker.engine import Engine, observe
+from ragops.docker.swarm import SwarmState
 from ragops.errors import ModelError, RagopsError
 from ragops.ragflow import discovery, releases
 from ragops.reranker import files, gateway, int8, options, sizing
@@ -38,6 +40,9 @@ CLICKHOUSE_PORT = 8123
 """Published by RAGFlow's compose profile ``clickhouse``, from :data:`CLICKHOUSE_SINCE` on."""
 CLICKHOUSE_SINCE = "v0.27.0"
 
+_CONNECT_TIMEOUT = 3.0
+_GOSSIP = 7946
+"""Port on which the nodes of a Swarm exchange the addresses of tasks."""
 _NEEDS_ENGINE = ("image", "disk", "port", "names", "network", "RAGFlow", "deadline")
 _SOCKET = re.compile(r"unix://(\S+?): .*Permission denied")
 _OFFICIAL = re.compile(r"(?:vllm-openai-cpu|vllm-cpu-release-repo):v(\d+)\.(\d+)")
@@ -55,7 +60,9 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
         engine: The Docker engine; connected when left out. Without one the checks that need it are skipped.
     """
     host, image, reranker = read_host(), None, None
-    threads = _threads(stack, host)
+    if stack.swarm:  # each machine has one
+        stack = stack.model_copy(update={"reranker": stack.reranker.model_copy(update={"replicas": 1})})
+    threads = 0 if stack.servers else _threads(stack, host)
     try:
         engine = engine or docker_engine.connect()
         state, observed, image = engine.state(), observe(engine), engine.image(stack.reranker.image)
@@ -71,16 +78,23 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
             ("disk", lambda: check_disk(state, missing=image is None)),
             ("port", lambda: _port(stack, observed.containers, state)),
             ("names", lambda: _names(stack, observed)),
+            ("Swarm", lambda: check_swarm(stack, state, engine)),
             ("network", lambda: _network(stack, observed)),
             ("RAGFlow", lambda: check_ragflow(options.closed(stack, state), observed.containers)),
             ("deadline", lambda: _deadline(stack, observed.containers, reranker)),
         )
     host_checks = run_checks(
         ("architecture", lambda: _architecture(image)),
-        ("CPU instructions", lambda: _instructions(host, stack.reranker.image)),
-        ("cores", lambda: _cores(stack, host)),
-        ("CPU quota", lambda: _own_quota(host, threads)),
-        ("model", lambda: check_model(stack, host, reranker)),
+        *(
+            (("replicas", lambda: _servers(stack.servers)),)
+            if stack.servers
+            else (
+                ("CPU instructions", lambda: _instructions(host, stack.reranker.image)),
+                ("cores", lambda: _cores(stack, host)),
+                ("CPU quota", lambda: _own_quota(host, threads)),
+            )
+        ),
+        ("model", lambda: check_model(stack, host.unlimited if stack.servers else host, reranker)),
     )
     return Report("doctor", (*host_checks, *checks))
 
@@ -381,10 +395,10 @@ def _publishes(container: objects.ContainerState, address: str, number: int) -> 
     return False
 
 
-def _listens(address: str, number: int) -> bool:
+def _listens(address: str, number: int, timeout: float = 1) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as connection:
-        connection.settimeout(1)
+        connection.settimeout(timeout)
         return connection.connect_ex((address, number)) == 0
 
 
@@ -430,6 +444,64 @@ def _network(stack: Stack, observed: objects.Observed) -> Check:
         remedy = "ragops down, then ragops up" if networks[0].ours else "set another name under [network]"
         return Check("network", "fail", f"{name} exists: {'; '.join(changed)}", remedy)
     return Check("network", "ok", f"{name} exists{'' if networks[0].ours else ', not created by ragops'}")
+
+
+def _servers(servers: Sequence[str]) -> Iterator[Check]:
+    """Whether this host reaches the replicas that something else runs."""
+    for server in servers:
+        try:
+            with urlopen(f"http://{server}/health", timeout=_CONNECT_TIMEOUT):
+                yield Check("replicas", "ok", f"{server} responds")
+        except OSError as error:
+            remedy = "start it, or open its port for this host; the gateway may have another route to it"
+            yield Check("replicas", "warn", f"{server} does not respond here: {error}", remedy)
+
+
+def check_swarm(stack: Stack, state: objects.EngineState, engine: Engine) -> Iterator[Check]:
+    """Whether this engine can place replicas on the nodes of its Swarm; nothing where it is not to."""
+    if stack.swarm is None and state.swarm == "inactive":
+        return
+    title, daemon = "Swarm", "in /etc/docker/daemon.json, then restart Docker"
+    if state.firewall.startswith("nftables"):
+        detail = f"Docker {state.version} sets rules with nftables, with which it can be in no Swarm"
+        yield Check(title, "fail", detail, f'remove "firewall-backend": "nftables" {daemon}')
+    elif state.live_restore:
+        detail = "live-restore is on: Docker then can be in no Swarm"
+        yield Check(title, "fail", detail, f'remove "live-restore": true {daemon}')
+    elif state.swarm == "worker":
+        remedy = f"run ragops on a manager; or there: docker node promote {state.node}"
+        yield Check(title, "fail", "this engine is a worker: only a manager places replicas", remedy)
+    elif (swarm := engine.swarm()) is None:
+        commands = {"locked": "docker swarm unlock", "inactive": "docker swarm init"}
+        yield Check(
+            title, "fail", f"its membership is {state.swarm}", commands.get(state.swarm, "docker info")
+        )
+    else:
+        yield from _nodes(swarm, state)
+
+
+def _nodes(swarm: SwarmState, state: objects.EngineState) -> Iterator[Check]:
+    """The nodes of a Swarm, and whether this host reaches them."""
+    away = [f"{node.name} is {node.state}, {node.availability}" for node in swarm.nodes if not node.ready]
+    detail = f"manager of {len(swarm.nodes)} nodes" + "".join(f"; {text}" for text in away)
+    if not _has_ipvs():
+        detail += "; the kernel has no IPVS, so a service with a virtual address times out: ragops uses none"
+    yield Check("Swarm", "warn" if away else "ok", detail, "docker node ls; they get no replica until then")
+    for node in swarm.nodes:
+        if node.ready and node.id != state.node and not _listens(node.address, _GOSSIP, _CONNECT_TIMEOUT):
+            remedy = (
+                "between all nodes open 2377/tcp, 7946/tcp, 7946/udp and 4789/udp (encrypted: protocol 50)"
+            )
+            yield Check("Swarm", "warn", f"port {_GOSSIP} of {node.name} does not respond here", remedy)
+
+
+def _has_ipvs() -> bool:
+    """Whether the kernel has IPVS, built in or as a module."""
+    release = Path("/lib/modules", platform.release())
+    with suppress(OSError):
+        if "ip_vs.ko" in (release / "modules.builtin").read_text(encoding="utf-8"):
+            return True
+    return Path("/proc/net/ip_vs").exists() or any(release.glob("kernel/net/netfilter/ipvs/ip_vs.ko*"))
 
 
 def check_ragflow(stack: Stack, containers: tuple[objects.ContainerState, ...]) -> Iterator[Check]:

@@ -17,7 +17,7 @@ from ragops.docker.objects import ContainerState, EventState
 from ragops.errors import EngineError, LaunchError
 from ragops.progress import step
 from ragops.ragflow.request import RerankRequest
-from ragops.reranker.gateway import GatewayState, read_state
+from ragops.reranker.gateway import GatewayState, Replica, read_state
 from ragops.reranker.options import PORT
 
 _COUNT_REQUESTS = """
@@ -34,7 +34,10 @@ _SHORTEST = 1.0
 _TIMEOUT = 60.0
 _LASTS = 10.0
 """Seconds after which the problem of a replica is final: the gateway has read a new reference by then."""
-_PASSING = {hints.STATES[name].code for name in ("down", "checking", "unknown", "silent", "loading", "hangs")}
+_PASSING = {
+    hints.STATES[name].code
+    for name in ("down", "checking", "unknown", "unresolved", "silent", "loading", "hangs")
+}
 
 
 def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: float | None = None) -> float:
@@ -107,33 +110,67 @@ class ReplicaStatus:
     problem: LaunchError | None
 
 
-def wait_admitted(engine: Engine, gateway: str, replicas: Sequence[str], timeout: float) -> None:
-    """Wait until the gateway has admitted these replicas, by the names of their containers."""
+def wait_server(engine: Engine, gateway: str, servers: Sequence[str], timeout: float) -> str:
+    """Wait until the gateway's container reaches one of the servers elsewhere; returns its address."""
+    begin, shown = time.monotonic(), ""
+    while True:
+        state = read_state(engine, gateway)
+        for row in state.replicas if state else ():
+            if row.state == "admitted" or _reaches(engine, gateway, row.address):
+                return row.address
+        errors = [status.problem for status in server_states(servers, state) if status.problem]
+        if errors[0].message != shown:
+            shown = errors[0].message
+            step(f"{gateway}: {shown}")
+        if time.monotonic() - begin > timeout:
+            words = f"reaches none of {', '.join(servers)} after {timeout:.0f} s"
+            raise _not_admitted(gateway, words, errors[0], errors)
+        time.sleep(_INTERVAL)
+
+
+def _reaches(engine: Engine, gateway: str, address: str) -> bool:
+    program = f"import urllib.request as r; r.urlopen('http://{address}/health', timeout=8)"
+    with suppress(EngineError):
+        return not engine.execute(gateway, ("python3", "-ISc", program), timeout=15).exit_code
+    return False
+
+
+def _not_admitted(gateway: str, words: str, first: LaunchError, errors: Sequence[LaunchError]) -> LaunchError:
+    evidence = "\n".join([*(error.message for error in errors), first.evidence]).strip()
+    return LaunchError(
+        f"{gateway} {words}", code=first.code, evidence=evidence, hint=first.hint, container=first.container
+    )
+
+
+def wait_admitted(
+    engine: Engine, gateway: str, replicas: Sequence[str], timeout: float, servers: Sequence[str] = ()
+) -> None:
+    """Wait until the gateway has admitted these replicas, by the names of their containers.
+
+    Of ``servers`` elsewhere one address is enough: something else starts them.
+    """
     begin, shown = time.monotonic(), -1
     since = begin
     while True:
         state = read_state(engine, gateway)
-        errors = [status.problem for status in replica_states(engine, replicas, state) if status.problem]
-        if not errors:
+        states = server_states(servers, state) if servers else replica_states(engine, replicas, state)
+        errors = [status.problem for status in states if status.problem]
+        if not errors or (servers and len(errors) < len(states)):
             step(f"{gateway}: ready")
             return
-        if len(replicas) - len(errors) != shown:
-            shown = len(replicas) - len(errors)
-            step(f"{gateway}: {shown} of {len(replicas)} replicas admitted")
+        if len(states) - len(errors) != shown:
+            shown = len(states) - len(errors)
+            step(f"{gateway}: {shown} of {len(states)} replicas admitted")
         if state is None and (error := problem(engine, gateway, engine.container(gateway))):
             errors = [error]
         final = next((error for error in errors if error.code not in _PASSING), None)
+        if servers and any(error.code in _PASSING for error in errors):
+            final = None
         now = time.monotonic()
         since = since if final else now
         if now - since > _LASTS or now - begin > timeout:
-            first = final or errors[0]
-            raise LaunchError(
-                f"{gateway} has admitted {shown} of {len(replicas)} replicas after {now - begin:.0f} s",
-                code=first.code,
-                evidence="\n".join([*(error.message for error in errors), first.evidence]).strip(),
-                hint=first.hint,
-                container=first.container,
-            )
+            words = f"has admitted {shown} of {len(states)} replicas after {now - begin:.0f} s"
+            raise _not_admitted(gateway, words, final or errors[0], errors)
         time.sleep(_INTERVAL)
 
 
@@ -147,18 +184,41 @@ def replica_states(
         container = engine.container(name)
         addresses = [f"{endpoint.address}:{PORT}" for endpoint in container.endpoints] if container else []
         row = next((rows[address] for address in addresses if address in rows), None)
-        key, error = row.state if row else "unknown" if state else "silent", None
-        if key != "admitted":
-            hint = hints.STATES[key]
-            reason = f" ({row.address}: {row.reason})" if row and row.reason else ""
-            error = problem(engine, name, container) or LaunchError(
-                f"{name} {hint.words}{reason}",
-                code=hint.code,
-                hint=hint.remedy.replace("CONTAINER", name),
-                container=name,
-            )
+        error = refusal(name, row, state)
+        if error:
+            error = problem(engine, name, container) or error
         states.append(ReplicaStatus(name, error))
     return tuple(states)
+
+
+def server_states(servers: Iterable[str], state: GatewayState | None) -> tuple[ReplicaStatus, ...]:
+    """Each address of servers elsewhere, and why the gateway, whose state this is, sends it no requests."""
+    rows = {row.address: row for row in state.replicas} if state else {}
+    states = []
+    for server in servers:
+        addresses = state.hosts.get(server, ()) if state else (server,)
+        for address in addresses:
+            name = server if server == address else f"{server} ({address})"
+            states.append(ReplicaStatus(name, refusal(name, rows.get(address), state, "server-")))
+        if not addresses:
+            hint = hints.STATES["unresolved"]
+            error = LaunchError(f"{server} {hint.words}", code=hint.code, hint=hint.remedy, container=server)
+            states.append(ReplicaStatus(server, error))
+    return tuple(states)
+
+
+def refusal(name: str, row: Replica | None, state: GatewayState | None, kind: str = "") -> LaunchError | None:
+    """Why a gateway of this state does not send requests to a replica, its row; None if it does.
+
+    Hints of a ``kind`` of replica, such as ``server-``, are in place of those for a container.
+    """
+    key = row.state if row else "unknown" if state else "silent"
+    if key == "admitted":
+        return None
+    hint = hints.STATES.get(kind + key, hints.STATES[key])
+    reason = f" ({row.address}: {row.reason})" if row and row.reason else ""
+    remedy = hint.remedy.replace("CONTAINER", name)
+    return LaunchError(f"{name} {hint.words}{reason}", code=hint.code, hint=remedy, container=name)
 
 
 def drain(engine: Engine, name: str, timeout: float = 30) -> None:

@@ -1,6 +1,7 @@
 """The score check of a replica in ``ragops up``, and the reference that the gateway compares addresses with.
 
-A replica is checked inside its own container, before it serves. The reference holds some of the requests and
+A replica is checked inside its own container, before it serves; one on another machine from inside the
+gateway's. The reference holds some of the requests and
 their scores; the gateway sends these to each new address, and compares. :func:`score_id` names what scores
 depend on: as long as it stays the same, the reference stays valid.
 """
@@ -24,7 +25,7 @@ ITEMS = 4
 """Golden items of a reference: of each language one at least."""
 DOCUMENTS = 3
 """Documents of each, right ones first, where scores are independent: idle replicas rank some every minute."""
-URL = "http://127.0.0.1:8000/v1"
+LOCAL = "127.0.0.1:8000"
 """vLLM's address inside its own container."""
 
 _WITHOUT_ORDER = 2
@@ -36,8 +37,11 @@ _MOVES = 3.0
 _LEAST = 1e-5
 
 
-def score_id(deployment: Deployment, image: str) -> str:
-    """Twelve hexadecimal digits of all that scores depend on; ``image`` is the id of the one with vLLM."""
+def score_id(deployment: Deployment, image: str = "") -> str:
+    """Twelve hexadecimal digits of all that scores depend on; ``image`` is the id of the one with vLLM.
+
+    It is empty where replicas on other machines may have several: their scores have to be the same.
+    """
     model, sizing = deployment.model, deployment.sizing
     row = options.known(model)
     template = options.score_template(row, deployment.stack.reranker.instruction)
@@ -53,30 +57,34 @@ def score_id(deployment: Deployment, image: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def approve(engine: Engine, container: str, image: str, expected: Expected, identity: str) -> str:
+def approve(
+    engine: Engine, container: str, image: str, expected: Expected, identity: str, address: str = ""
+) -> str:
     """Check the scores of a replica inside its own container; returns the text of ``reference.json``.
 
-    ``image`` is the id of one with Python, ``identity`` the :func:`score_id`. Of a substitute with random
-    weights only form and repeatability are checked.
+    ``image`` is the id of one with Python, ``identity`` the :func:`score_id`. A replica with another
+    ``address`` is reached from the container, the gateway's. Of a substitute with random weights only form
+    and repeatability are checked.
 
     Raises:
         EngineError: Nothing can be run in the container.
         LaunchError: The scores are wrong.
     """
-    step(f"{container}: score check")
+    url, replica = f"http://{address or LOCAL}/v1", address or container
+    step(f"{replica}: score check")
     plan = plan_requests(expected)
-    batch = rules.batch(expected, plan, URL, full=False, spare=rules.HURRIED)
+    batch = rules.batch(expected, plan, url, full=False, spare=rules.HURRIED)
     batch = replace(batch, timeout=rules.FULL_TIMEOUT)  # a slow server is right, too
-    results = parse_responses(plan, send_batch(engine, container, image, URL, batch))
+    results = parse_responses(plan, send_batch(engine, container, image, url, batch))
     checks = rules.check_scores(expected, results)
     judged = checks if expected.trained else checks[:_WITHOUT_ORDER]
     if failed := [check for check in judged if check.status == "fail"]:
         raise LaunchError(
-            f"{container} failed the score check",
+            f"{replica} failed the score check",
             code="scores-wrong",
             evidence="\n".join(f"{check.name}: {check.detail}" for check in failed),
             hint=failed[0].remedy,
-            container=container,
+            container=replica,
         )
     return reference(expected, results, identity)
 

@@ -22,7 +22,7 @@ from ragops.progress import step
 from ragops.ragflow.discovery import RagflowContainer
 from ragops.ragflow.request import PLACEHOLDER_KEY
 from ragops.reranker import options
-from ragops.reranker.gateway import GatewayState
+from ragops.reranker.gateway import ROLE, GatewayState
 from ragops.session import Deployment
 
 OUTSIDE = "bridge"
@@ -70,13 +70,14 @@ class VerifyContext:
 
     @property
     def replicas(self) -> tuple[ContainerState, ...]:
-        """Containers of vLLM."""
-        return self.behind or (self.reranker,)
+        """Containers of vLLM on this machine."""
+        return self.behind or (() if self.reranker.role == ROLE else (self.reranker,))
 
     @property
     def image(self) -> str:
-        """Id of an image with Python: vLLM's, of a running container, as a tag may have moved."""
-        return self.replicas[0].image_id
+        """Id of an image with Python: vLLM's, of a container where there is one, as a tag may have moved."""
+        image = None if self.replicas else self.engine.image(self.deployment.stack.reranker.image)
+        return image.id if image else (*self.replicas, self.reranker)[0].image_id
 
 
 def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Check]:

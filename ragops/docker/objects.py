@@ -284,6 +284,10 @@ class EngineState:
     """``manager``, ``worker``, or the state of its membership in a Swarm, such as ``inactive``."""
     node: str = ""
     """Its id as a node of a Swarm."""
+    firewall: str = ""
+    """How it sets rules, from Docker 29 on: ``iptables`` or ``nftables``."""
+    live_restore: bool = False
+    """Whether its containers run on while it is stopped."""
 
     @classmethod
     def from_api(cls, info: Mapping[str, Any], version: Mapping[str, Any], address: str) -> "EngineState":
@@ -304,6 +308,8 @@ class EngineState:
             product="Podman" if "Podman" in str(version.get("Components")) else "Docker",
             swarm=active if membership == "active" else membership,
             node=swarm.get("NodeID", ""),
+            firewall=(info.get("FirewallBackend") or {}).get("Driver", ""),
+            live_restore=bool(info.get("LiveRestoreEnabled")),
         )
 
     @property

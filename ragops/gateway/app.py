@@ -178,7 +178,8 @@ class Gateway:
             "cache": {"entries": len(self.cache), **cache},
             "hour": self.metrics.hour(),
         }
-        return JSONResponse({**fields, "replicas": rows})
+        hosts = {host: sorted(own) for host, own in self.pool.addresses.items()}
+        return JSONResponse({**fields, "replicas": rows, "hosts": hosts})
 
 
 async def _leave(request: Request) -> None:

@@ -106,7 +106,7 @@ class Pool:
         """Tokens of all reference requests: the replicas count them with those of clients."""
         self.changed: Callable[[], None] = lambda: None
         self.switched: Callable[[], None] = lambda: None
-        self._addresses: dict[str, set[str]] = {}
+        self.addresses: dict[str, set[str]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._version = (0, 0)
 
@@ -158,8 +158,8 @@ class Pool:
 
     def resolved(self, host: str, addresses: set[str]) -> None:
         """Take over all addresses of a name; those that no name has any more are removed."""
-        self._addresses[host] = addresses
-        wanted = set[str]().union(*self._addresses.values())
+        self.addresses[host] = addresses
+        wanted = set[str]().union(*self.addresses.values())
         for address in sorted(wanted - self.replicas.keys()):
             self.replicas[address] = Replica(address)
             self._tasks[address] = asyncio.ensure_future(self._watch(self.replicas[address]))

@@ -8,8 +8,9 @@ import hashlib
 import math
 import tempfile
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def container_spec(
     gateway = stack.gateway or Gateway()
     key = read_key(stack).get_secret_value()
     environment = {
-        "GATEWAY_REPLICAS": f"{stack.replicas_alias}:{PORT}",
+        "GATEWAY_REPLICAS": ",".join(stack.servers) or f"{stack.replicas_alias}:{PORT}",
         "GATEWAY_DEADLINE": f"{deadline(stack, timeout) if splits else 0:g}",
         "GATEWAY_CACHE": f"{gateway.cache or 0:d}",
         "GATEWAY_LONG_DOCUMENTS": gateway.long_documents,
@@ -186,6 +187,8 @@ class GatewayState:
     cache: Cache
     hour: Hour
     replicas: tuple[Replica, ...]
+    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Addresses of each configured name, as far as they are known."""
 
     @property
     def admitted(self) -> tuple[Replica, ...]:

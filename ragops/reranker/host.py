@@ -9,7 +9,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ragops.errors import EngineError, StackError
@@ -94,6 +94,12 @@ class Host:
             parts.append(f"{self.process_memory or 0:,} of {self.usable_memory:,} bytes of memory")
         limits = " and ".join(parts)
         return f"this process may use {limits}; the reranker is sized for the engine's host" if parts else ""
+
+    @property
+    def unlimited(self) -> "Host":
+        """The same host with memory for every model: of a server that runs elsewhere."""
+        nodes = tuple(replace(node, memory=_NO_LIMIT) for node in self.nodes)
+        return replace(self, memory=_NO_LIMIT, memory_limit=None, nodes=nodes)
 
     @property
     def usable_memory(self) -> int:

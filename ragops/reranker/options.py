@@ -200,7 +200,8 @@ def closed(stack: Stack, engine: objects.EngineState | None) -> Stack:
 
     Before Docker 28 a host that forwards every packet lets them reach ports that are not published, too.
     """
-    if stack.network.internal is not None or _may_publish(stack, engine):
+    # Servers elsewhere are reached by a route out of it.
+    if stack.network.internal is not None or stack.servers or _may_publish(stack, engine):
         return stack
     network = stack.network.model_copy(update={"internal": True})
     return stack.model_copy(update={"network": network})

@@ -153,8 +153,10 @@ class ScoreCheck:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def run(self, engine: Engine, container: str, image: str) -> None:
+    def run(self, engine: Engine, container: str, image: str, address: str = "") -> None:
         """Check the scores of a replica that responds, unless they are known, and store the reference.
+
+        ``container`` is its own, or the gateway's, from which it has this ``address``.
 
         Raises:
             LaunchError: The scores are wrong.
@@ -162,7 +164,8 @@ class ScoreCheck:
         """
         if self.known:
             return
-        self.store(reference.approve(engine, container, image, self.expected, self.identity).encode())
+        text = reference.approve(engine, container, image, self.expected, self.identity, address)
+        self.store(text.encode())
 
     def store(self, content: bytes | None) -> None:
         """Replace the reference, or remove it.
@@ -183,19 +186,30 @@ class ScoreCheck:
 
 @dataclass(frozen=True)
 class CheckScores(Action):
-    """Wait until a replica responds, check its scores, and store them as the gateway's reference."""
+    """Wait until a replica responds, check its scores, and store them as the gateway's reference.
+
+    With ``servers``, which run elsewhere, ``spec`` is the gateway, and the first that it reaches is checked.
+    """
 
     spec: objects.ContainerSpec
     check: ScoreCheck
     ready_timeout: float = 600
-    change = "+ check the scores of {spec.name}: the gateway compares each replica with them"
+    servers: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        replica = " or ".join(self.servers) or self.spec.name
+        return f"+ check the scores of {replica}: the gateway compares each replica with them"
 
     def commands(self) -> tuple[Command, ...]:
         return ()
 
     def apply(self, engine: Engine) -> None:
-        ready.wait(engine, self.spec.name, self.spec.served_name, self.ready_timeout)
-        self.check.run(engine, self.spec.name, self.spec.image_id)
+        name, address = self.spec.name, ""
+        if self.servers:
+            address = ready.wait_server(engine, name, self.servers, self.ready_timeout)
+        else:
+            ready.wait(engine, name, self.spec.served_name, self.ready_timeout)
+        self.check.run(engine, name, self.spec.image_id, address)
 
 
 @dataclass(frozen=True)
@@ -209,6 +223,8 @@ class Proof:
     """The running gateway that has to admit the new replica; empty without one."""
     replicas: tuple[str, ...] = ()
     """Replicas that a new gateway has to admit."""
+    servers: tuple[str, ...] = ()
+    """Servers elsewhere, of which it has to admit one."""
 
     def run(self, engine: Engine, spec: objects.ContainerSpec, name: str) -> None:
         """Wait until the container of that name has responded, with scores that are right.
@@ -217,7 +233,10 @@ class Proof:
             LaunchError: It has not.
         """
         if spec.role == ROLE:
-            ready.wait_admitted(engine, name, self.replicas, self.timeout)
+            if self.check and self.servers:
+                address = ready.wait_server(engine, name, self.servers, self.timeout)
+                self.check.run(engine, name, spec.image_id, address)
+            ready.wait_admitted(engine, name, self.replicas, self.timeout, self.servers)
             return
         ready.wait(engine, name, spec.served_name, self.timeout)
         if self.check:

@@ -208,7 +208,7 @@ class _Changes:
         names = {spec.name for spec in wanted.slots}
         members = observed.stack(stack.reranker.name)
         self._extra = [one for one in members if _slot_name(one, stack) not in names]
-        self._no_room = self._migrates and self._has_no_room(self._replicas[0])
+        self._no_room = bool(self._migrates and self._replicas) and self._has_no_room(self._replicas[0])
 
     def before(self) -> Iterator[plan.Action]:
         """What interrupts nothing: leftovers are removed, containers start and are connected."""
@@ -228,6 +228,10 @@ class _Changes:
         current = [slot.spec for slot in present if self._stays(slot)]
         if self._wanted.check and current:
             yield plan.CheckScores(current[0], self._wanted.check, self._stack.reranker.ready_timeout)
+        servers = self._stack.servers
+        if self._wanted.check and servers and self._stays(self._front):
+            timeout = self._stack.reranker.ready_timeout
+            yield plan.CheckScores(self._front.spec, self._wanted.check, timeout, servers)
         front = [self._front] if self._wanted.gateway else []
         serves = self._front.container is not None and self._front.container.serves
         for slot in (*present, *front) if serves else (*front, *present):
@@ -273,7 +277,8 @@ class _Changes:
 
     def _restarts(self, slot: _Slot, container: objects.ContainerState) -> bool:
         """Whether a container that gets its name back is started: not where its replica has its memory."""
-        is_replaced = self._migrates and slot is self._front and self._is_proved(self._replicas[0])
+        is_replaced = self._migrates and slot is self._front and bool(self._replicas)
+        is_replaced = is_replaced and self._is_proved(self._replicas[0])
         return container.running or not is_replaced or container.memory <= self._free
 
     def _present(self, slot: _Slot) -> Iterator[plan.Action]:
@@ -313,8 +318,16 @@ class _Changes:
         if slot is self._front and self._wanted.gateway:
             names = tuple(slot.spec.name for slot in self._replicas if slot not in self._late)
             made = replace(
-                made, proof=plan.Proof(timeout, check, replicas=names if self._migrates or old.serves else ())
+                made,
+                proof=plan.Proof(
+                    timeout,
+                    check,
+                    replicas=names if self._migrates or old.serves else (),
+                    servers=self._stack.servers,
+                ),
             )
+            if not self._replicas:
+                return made
             first = self._replicas[0].spec
             return replace(made, first=first, obstacle=_short(first, self._free)) if self._no_room else made
         if self._wanted.gateway:

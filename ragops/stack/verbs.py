@@ -90,10 +90,11 @@ class Status(Shown):
         """The stack's addresses and states, and the differences from the configuration."""
         state, problems = self.reranker, {status.name: status.problem for status in self.admission}
         reranker = state and _container_json(state)
+        own = {container.name: _container_json(container) for container in self.replicas}
+        elsewhere = {status.name: {"name": status.name} for status in self.admission if self.stack.servers}
         replicas = [
-            {**_container_json(container), "admitted": not (error := problems.get(container.name))}
-            | {"problem": error and error.to_json()}
-            for container in self.replicas
+            {**fields, "admitted": not (error := problems.get(name)), "problem": error and error.to_json()}
+            for name, fields in (own | elsewhere).items()
         ]
         clients = [
             {"name": item.name, "release": item.release, "demo": item.demo, "connected": self.connected(item)}
@@ -141,7 +142,7 @@ class Status(Shown):
     def _replica(self, status: ReplicaStatus) -> str:
         condition = next((one.condition for one in self.replicas if one.name == status.name), "missing")
         admitted = f"not admitted: {status.problem.message}" if status.problem else "admitted"
-        return f"{status.name}: {condition}, {admitted}"
+        return f"{status.name}: {admitted if self.stack.servers else f'{condition}, {admitted}'}"
 
 
 def _container_json(container: ContainerState) -> dict[str, str]:
@@ -180,7 +181,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     if deployment.gateway:
         for spec in _unchecked(changes):
             ready.wait(engine, spec.name, spec.served_name, timeout, begin=begin)
-        ready.wait_admitted(engine, name, stack.replica_names, timeout)
+        ready.wait_admitted(engine, name, stack.replica_names, timeout, stack.servers)
     elif not replaced and not served:
         ready.wait(engine, name, deployment.spec.served_name, timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
@@ -272,7 +273,7 @@ def verify(
     if error and error.code != "reranker-hangs":  # a health check may be older than the last unpause
         return Report(title, (Check(RUNS, "fail", error.message, error.hint),), notes)
     names = _replica_names(stack, observe(engine)) if is_gateway else ()
-    admitted = check_replicas(ready.replica_states(engine, names, state))
+    admitted = check_replicas(_admission(session, names, state))
     if any(check.status == "fail" for check in admitted):
         return Report(title, tuple(admitted), notes)
     replicas = tuple(filter(None, map(engine.container, names)))
@@ -452,7 +453,7 @@ def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
         reached = "other machines with a route to it may reach the reranker on Docker before 28"
         notes = (*notes, f"network {network.name}: {reached}; {change}")
     reasons = {action.reason for action in changes.actions if isinstance(action, plans.ReplaceContainer)}
-    moved = lockfile.changes(stack, wanted.replicas[0], image)
+    moved = lockfile.changes(stack, deployment.spec, image)
     notes = (*notes, *(note for note in moved if note not in reasons))
     if image is None:
         notes = (f"image {stack.reranker.image} is missing: ragops up pulls or builds it", *notes)
@@ -464,11 +465,12 @@ def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
 def _wanted(deployment: Deployment, states: _Images) -> Wanted:
     """The containers with the ids of their images, and the score check if it is needed."""
     image, front = (state.id if state else "" for state in states)
+    same = "" if deployment.stack.servers else image
     replicas = tuple(replace(spec, image_id=image) for spec in deployment.replicas)
     if deployment.gateway is None:
         return Wanted(replicas)
     file = Path(deployment.gateway.mounts[0].source, "reference.json")
-    check = plans.ScoreCheck(Expected.of(deployment), reference.score_id(deployment, image), file)
+    check = plans.ScoreCheck(Expected.of(deployment), reference.score_id(deployment, same), file)
     return Wanted(replicas, replace(deployment.gateway, image_id=front), None if check.known else check)
 
 
@@ -492,7 +494,7 @@ def _status(session: Session, states: _Images, observed: Observed) -> Status:
     behind = reranker is not None and reranker.role == gateways.ROLE
     names = _replica_names(stack, observed) if behind or stack.gateway_used else ()
     state = gateways.read_state(session.engine, stack.reranker.name) if behind else None
-    admission = ready.replica_states(session.engine, names if behind else (), state)
+    admission = _admission(session, names, state) if behind else ()
     own = ready.problem(session.engine, reranker.name, reranker) if reranker and not state else None
     return Status(
         stack=stack,
@@ -507,6 +509,16 @@ def _status(session: Session, states: _Images, observed: Observed) -> Status:
         gateway=state,
         admission=admission,
         problem=next(filter(None, (own, *(status.problem for status in admission))), None),
+    )
+
+
+def _admission(
+    session: Session, names: tuple[str, ...], state: GatewayState | None
+) -> tuple[ReplicaStatus, ...]:
+    """Each replica, here or elsewhere, and why the gateway does not send it requests."""
+    servers = session.stack.servers
+    return (
+        ready.server_states(servers, state) if servers else ready.replica_states(session.engine, names, state)
     )
 
 

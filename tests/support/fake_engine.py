@@ -757,7 +757,10 @@ class FakeEngine(ServerState, Engine):
             del self._images[result.id]
 
 
-CALLS = ("create_container", "start", "stop", "rename", "remove_container", "connect", "disconnect")
+CALLS = (
+    *("create_container", "start", "stop", "rename", "remove_container"),
+    *("connect", "disconnect", "create_volume"),
+)
 """Changing calls that :func:`kill_at` counts."""
 
 

@@ -51,7 +51,7 @@ def replica(fake, monkeypatch):
 
     def approve(behaviour, expected):
         with StubReranker(behaviour) as stub:
-            monkeypatch.setattr(reference, "URL", stub.base_url)
+            monkeypatch.setattr(reference, "LOCAL", stub.base_url.split("/")[2])
             text = reference.approve(fake, REPLICA, "vllm-cpu:latest", expected, "0123456789ab")
         return json.loads(text), stub.calls
 

@@ -342,6 +342,27 @@ class TestGateway:
         assert error.message.startswith(f"ragops.toml:{place} = ")
         assert reason in error.evidence
 
+    @pytest.mark.parametrize(
+        ("text", "place", "reason"),
+        [
+            ("[gateway]\nreplicas = ['http://a:8000']", "2: gateway.replicas", "without http://"),
+            ("[gateway]\nreplicas = ['a']", "2: gateway.replicas", "HOST:PORT"),
+            ("[gateway]\nreplicas = ['a:0']", "2: gateway.replicas", "1 to 65535"),
+            ("[gateway]\nreplicas = ['a:1,b:2']", "2: gateway.replicas", "HOST:PORT"),
+            ("[reranker]\nreplicas = 2\n[gateway]\nreplicas = ['a:1']", "3: gateway", "excludes reranker"),
+            ("[gateway]\nreplicas = ['a:1']\n[swarm]\n", "3: swarm", "excludes [swarm]"),
+        ],
+    )
+    def test_wrong_servers(self, text, place, reason):
+        error = refused(text)
+        assert error.message.startswith(f"ragops.toml:{place} = ")
+        assert reason in error.evidence
+
+    def test_servers_are_in_place_of_replicas(self):
+        made = parse("[gateway]\nreplicas = ['10.0.0.5:8000', 'vllm_1.example:80']\ndeadline = false")
+        assert made.servers == ("10.0.0.5:8000", "vllm_1.example:80")
+        assert (made.gateway_used, made.replica_names) == (True, ())
+
     @pytest.mark.parametrize("length", [54, 55, 63])
     def test_long_names_have_an_alias_that_dns_takes(self, length):
         aliases = [parse(f"[reranker]\nname = '{'a' * (length - 1)}{last}'").replicas_alias for last in "bc"]

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from ragops.configuration import Ragflow, Stack
+from ragops.configuration import Gateway, Ragflow, Stack
 from ragops.docker.engine import observe
 from ragops.docker.objects import (
     COMPOSE_PROJECT,
@@ -23,6 +23,7 @@ from ragops.stack.planning import Wanted, plan_down, plan_up
 from tests.support.fake_engine import FakeEngine, Stop, kill_at
 
 STACK = Stack()
+AWAY = Stack(gateway=Gateway(replicas=("vllm.example:8000",)))
 NET, NAME, RAGFLOW = STACK.network.name, STACK.reranker.name, "docker-ragflow-cpu-1"
 FIRST, SECOND = f"{NAME}-1", f"{NAME}-2"
 GIB = 1 << 30
@@ -70,6 +71,8 @@ class World:
         front = self.engine.container(NAME)
         if front is None or front.health != "healthy" or front.status != "running":
             return False
+        if "A=away" in front.environment:
+            return bool(self.reference)
         return front.role == "reranker" or any(map(self.admits, self.engine.containers()))
 
     def admits(self, container):
@@ -89,10 +92,12 @@ class World:
         running = [one for one in engine.containers() if one.role == "reranker" and one.running]
         self.most = max(self.most, len(running))
 
-    def wait_admitted(self, engine, gateway, replicas, _timeout):
+    def wait_admitted(self, engine, gateway, replicas, _timeout, servers=()):
         if engine.container(gateway).status != "running":
             raise LaunchError(f"{gateway} does not run", container=gateway)
         engine.change(gateway, health="healthy")
+        if servers and not self.reference:
+            raise LaunchError(f"{gateway} has no reference", container=gateway)
         for name in replicas:
             replica = engine.container(name)
             if replica.status == "running":
@@ -101,21 +106,27 @@ class World:
             if not self.admits(replica) or model != self.reference:
                 raise LaunchError(f"{name} is not admitted", container=name)
 
-    def approve(self, engine, container, _image, _expected, identity):
-        assert engine.container(container).health == "healthy"
-        assert engine.container(container).labels[LABEL_FINGERPRINT] == identity
+    def approve(self, engine, container, _image, _expected, identity, address):
+        if address:
+            assert engine.container(container).role == "gateway"
+        else:
+            assert engine.container(container).health == "healthy"
+            assert engine.container(container).labels[LABEL_FINGERPRINT] == identity
         if self.wrong:
             raise LaunchError("scores", code="scores-wrong", container=container)
         return json.dumps({"id": identity})
 
     def wanted(self, kind):
-        """``first``: no gateway; ``two*``: two replicas with another model; ``one+``: another gateway."""
+        """``first``: no gateway; ``two*``: two replicas with another model; ``one+``: another gateway.
+
+        ``away``: replicas that something else runs.
+        """
         model = "2" if "*" in kind else "1"
         vllm = dataclasses.replace(VLLM, labels=((LABEL_MODEL, "/model"), (LABEL_FINGERPRINT, model)))
         vllm = dataclasses.replace(vllm, image_id=self.engine.image(vllm.image).id)
         if kind.startswith("first"):
             return Wanted((vllm,))
-        names = [FIRST, SECOND][: 1 if kind.startswith("one") else 2]
+        names = [FIRST, SECOND][: ("away", "one", "two").index(kind[:4].rstrip("*+"))]
         replicas = [
             dataclasses.replace(
                 vllm,
@@ -126,14 +137,14 @@ class World:
             )
             for name in names
         ]
-        environment = (("A", "1"),) if "+" in kind else ()
+        environment = (("A", "1"),) if "+" in kind else (("A", "away"),) if "away" in kind else ()
         gateway = dataclasses.replace(GATEWAY, environment=environment)
         check = ScoreCheck(None, model, self.file)
         gateway = dataclasses.replace(gateway, image_id=self.engine.image(gateway.image).id)
         return Wanted(tuple(replicas), gateway, None if check.known else check)
 
     def plan(self, kind, free=0):
-        return plan_up(STACK, self.wanted(kind), observe(self.engine), free)
+        return plan_up(AWAY if "away" in kind else STACK, self.wanted(kind), observe(self.engine), free)
 
     def up(self, kind, free=0):
         """As ``ragops up``, whose last step is to wait."""
@@ -141,7 +152,8 @@ class World:
         apply(changes, self.engine)
         wanted = self.wanted(kind)
         if wanted.gateway:
-            self.wait_admitted(self.engine, NAME, [spec.name for spec in wanted.replicas], 0)
+            names, servers = [spec.name for spec in wanted.replicas], AWAY.servers if "away" in kind else ()
+            self.wait_admitted(self.engine, NAME, names, 0, servers)
         else:
             self.wait(self.engine, NAME)
         return changes
@@ -176,6 +188,7 @@ def living(world):
         "ragops.checks.ready",
         wait=world.wait,
         wait_admitted=world.wait_admitted,
+        wait_server=lambda *_: "10.0.0.9:8000",
         drain=lambda _, name: world.drained.append(name),
     )
 
@@ -207,6 +220,11 @@ CHANGES = [
     ("two", "one*"),
     ("one", "one+"),
     ("two", "two+"),
+    ("first", "away"),
+    ("two", "away"),
+    ("away", "away*"),
+    ("away", "one"),
+    ("away", "first"),
 ]
 ROOM = [0, 64 * GIB]
 
