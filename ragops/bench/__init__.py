@@ -13,10 +13,9 @@ comparisons, charts and the report need the extra ``bench``.
 
 from ragops.bench.compare import Agreement, Comparison, agreement, compare_runs
 from ragops.bench.records import LoadLevel, Provenance, RequestRecord, Run, load_run
-from ragops.bench.report import write_report
+from ragops.bench.report import Verdict, affordable, judge, write_report
 from ragops.bench.run import BenchmarkConfig, record, resume
 from ragops.bench.statistics import LevelStatistics, frame, level_statistics, resource_usage, summary
-from ragops.bench.verdict import Verdict, affordable, judge
 from ragops.bench.wire import Server
 from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
 from ragops.checks.traffic import words_for_context

@@ -165,7 +165,7 @@ class Comparison(Shown):
         return Table(_COLUMNS, rows, f"A  {self.a.name}\nB  {self.b.name}", notes, header=True)
 
 
-def compare_runs(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) -> Comparison:
+def compare_runs(a: Run, b: Run, *, across_models: bool = False) -> Comparison:
     """Compare run B with run A, level by level.
 
     With five repeats or more the repeats are resampled, so the interval contains the drift between them.
@@ -174,7 +174,6 @@ def compare_runs(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) 
     Args:
         a: The baseline.
         b: The candidate.
-        seed: Seed of the bootstrap.
         across_models: Compare runs of different models, as of a checkpoint and its int8 form.
 
     Raises:
@@ -190,7 +189,7 @@ def compare_runs(a: Run, b: Run, *, seed: int = 1, across_models: bool = False) 
     if not values:
         found = {label: ", ".join(of_run) for label, of_run in names.items()}
         raise _differ("have no measured level in common", found, "record both with the same levels")
-    ratios = tuple(value.ratio(ALPHA / len(values), seed) for value in values)
+    ratios = tuple(value.ratio(ALPHA / len(values)) for value in values)
     failures = tuple(row for level in levels if (row := _failures(a, b, level)).a or row.b)
     notes = [
         f"{key}: {note}" for key, run in runs.items() for note in (*substitutes(run), *disturbances(run))
@@ -277,15 +276,15 @@ class _Value(NamedTuple):
     a: _Requests
     b: _Requests
 
-    def ratio(self, alpha: float, seed: int) -> Ratio:
+    def ratio(self, alpha: float) -> Ratio:
         """The ratio with its interval of ``1 - alpha``."""
         scale = self.level.clients or 1 if self.metric == _RATE else 1
         a, b = (scale * float(self.statistic(side, side.unit >= 0)) for side in (self.a, self.b))
         n = min(self.a.units, self.b.units)
-        low, high = self._interval(n, alpha, seed) if n >= _MIN_UNITS else (None, None)
+        low, high = self._interval(n, alpha) if n >= _MIN_UNITS else (None, None)
         return Ratio(self.level.name, self.metric, a, b, low, high, self.unit, n)
 
-    def _interval(self, n: int, alpha: float, seed: int) -> tuple[float, float]:
+    def _interval(self, n: int, alpha: float) -> tuple[float, float]:
         np, stats = extra("numpy"), extra("scipy.stats")
 
         def log_ratio(*drawn: Array, axis: int = -1) -> Array:
@@ -296,7 +295,7 @@ class _Value(NamedTuple):
 
         sides = (self.a, self.b) if self.unit == "repeats" else (self.a,)
         units = tuple(np.arange(side.units) for side in sides)
-        options = {"vectorized": True, "n_resamples": RESAMPLES, "method": "basic", "random_state": seed}
+        options = {"vectorized": True, "n_resamples": RESAMPLES, "method": "basic", "random_state": 1}
         error = stats.bootstrap(units, log_ratio, **options).standard_error
         half_width = error * math.sqrt(n / (n - 1)) * stats.t.ppf(1 - alpha / 2, n - 1)
         center = log_ratio(*units)

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ragops.bench import statistics
+from ragops.bench.report import release_of
 from ragops.bench.statistics import load_name
-from ragops.bench.verdict import release_of
 from ragops.checks.latency import needed
 
 if TYPE_CHECKING:

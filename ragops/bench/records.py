@@ -431,6 +431,7 @@ _T = TypeVar("_T")
 _INFO = TypeAdapter(RunInfo)
 _REQUEST = TypeAdapter(RequestRecord)
 _SAMPLE = TypeAdapter(Sample)
+_LINE = TypeAdapter[RequestRecord | Sample](RequestRecord | Sample)
 
 
 class RunFolder:
@@ -456,17 +457,11 @@ class RunFolder:
             draft.write_bytes(_INFO.dump_json(info, indent=2) + b"\n")
             draft.replace(self.path / INFO)
 
-    def add_request(self, record: RequestRecord) -> None:
-        """Append one line, and flush it."""
-        self._append(self._requests, _REQUEST.dump_json(record))
-
-    def add_sample(self, sample: Sample) -> None:
-        """Append one line, and flush it."""
-        self._append(self._samples, _SAMPLE.dump_json(sample))
-
-    def _append(self, file: IO[bytes], line: bytes) -> None:
+    def add(self, record: RequestRecord | Sample) -> None:
+        """Append one line to the file of its kind, and flush it."""
+        file = self._samples if isinstance(record, Sample) else self._requests
         with self._write_errors():
-            file.write(line + b"\n")
+            file.write(_LINE.dump_json(record) + b"\n")
             file.flush()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Record a benchmark run: send each trial on time, and store every request below ``results/``.
 
 :func:`record` and :func:`resume` plan and execute; the run's folder (``records.py``) keeps what was recorded,
-whatever ends the run. ``statistics.py`` and ``verdict.py`` evaluate it.
+whatever ends the run. ``statistics.py`` and ``report.py`` evaluate it.
 """
 
 import asyncio
@@ -311,7 +311,7 @@ class _Recorder:
             self.info = replace(self.info, order=replace(order, after=after))
 
     def _store(self, record: records.RequestRecord) -> None:
-        self.folder.add_request(record)
+        self.folder.add(record)
         self.done += 1
         if not record.is_cancelled:
             self.errors += bool(record.error)
@@ -337,7 +337,7 @@ class _Recorder:
         except Exception as error:  # noqa: BLE001 - a sampler's fault must not end the run
             self.sampler_errors.append(repr(error)[:200])
         else:
-            self.folder.add_sample(sample)
+            self.folder.add(sample)
 
     def _close(self, reason: str) -> None:
         self.info = replace(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ragops.bench.records import LoadLevel, Run
-    from ragops.bench.verdict import Verdict
+    from ragops.bench.report import Verdict
     from ragops.bench.workload import Workload
     from ragops.session import Session
 
@@ -34,8 +34,8 @@ def _show(call: Call, run: Run, release: str) -> Verdict | None:
     Returns:
         The verdict; None where the workload is not RAGFlow's.
     """
+    from ragops.bench.report import PROFILES, judge
     from ragops.bench.statistics import disturbances, level_statistics, level_table
-    from ragops.bench.verdict import PROFILES, judge
 
     verdict = judge(run, release=release) if run.info.workload.profile in PROFILES else None
     rows, causes, client = level_statistics(run), disturbances(run), run.info.client

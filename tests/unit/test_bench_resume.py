@@ -183,7 +183,7 @@ def test_an_unreachable_server_ends_the_run(settings, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_and_keeps_its_requests(settings, tmp_path, monkeypatch):
-    add_request = RunFolder.add_request
+    add = RunFolder.add
 
     def filling(folder, record):
         file = folder._requests.fileno()
@@ -191,9 +191,9 @@ def test_a_full_disk_ends_the_run_and_keeps_its_requests(settings, tmp_path, mon
             device = os.open("/dev/full", os.O_WRONLY)
             os.dup2(device, file)
             os.close(device)
-        add_request(folder, record)
+        add(folder, record)
 
-    monkeypatch.setattr(RunFolder, "add_request", filling)
+    monkeypatch.setattr(RunFolder, "add", filling)
     with pytest.raises(BenchError) as caught:
         record(**settings)
     assert "No space left" in caught.value.evidence

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ragops.bench import judge
 from ragops.bench.records import LoadLevel, OrderReport, OrderResult, RequestRecord, Run, WorkloadInfo
-from ragops.bench.verdict import affordable
+from ragops.bench.report import affordable
 from ragops.bench.workload import Workload
 from ragops.checks.latency import MARGIN
 from ragops.checks.traffic import Request as Texts
