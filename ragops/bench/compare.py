@@ -317,10 +317,11 @@ def _values(level: LoadLevel, a: Run, b: Run) -> Iterator[_Value]:
     if not by_repeat:  # only requests that both have
         common = set.intersection(*({r.index for r in rows} for rows in records))
         records = [[r for r in rows if r.index in common] for rows in records]
-    count = min(map(len, records))
+    count, rate_needs = min(map(len, records)), 1 if level.clients else math.inf
     sides = [_arrays(rows, "repeat" if by_repeat else "index") for rows in records]
     statistics = (
-        (_RATE, _documents_per_s, 1 if level.clients else math.inf),
+        # one client of a closed loop always has a request in flight
+        (_RATE, lambda side, times: times @ side.documents / (times @ side.latency), rate_needs),
         ("p50 s", _nearest_rank(0.5), 1),
         ("p95 s", _nearest_rank(0.95), needed(0.95)),
     )
@@ -334,11 +335,6 @@ def _arrays(records: list[RequestRecord], unit: str) -> _Requests:
     rows = sorted((r.latency, r.ranked, getattr(r, unit)) for r in records)
     latency, documents, units = np.array(rows, float).reshape(-1, 3).T
     return _Requests(documents, latency, np.unique(units, return_inverse=True)[1])
-
-
-def _documents_per_s(requests: _Requests, times: Array) -> Array:
-    """Documents a second of one client of a closed loop, which always has a request in flight."""
-    return times @ requests.documents / (times @ requests.latency)
 
 
 def _nearest_rank(quantile: float) -> Statistic:

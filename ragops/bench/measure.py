@@ -33,7 +33,7 @@ from ragops.data.task import fingerprint
 from ragops.docker.engine import Engine, sidecar
 from ragops.docker.objects import ContainerSpec, ContainerState
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
-from ragops.ragflow import discovery, releases
+from ragops.ragflow import discovery
 from ragops.ragflow.api import Secret
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
@@ -189,12 +189,6 @@ def max_words(stack: Stack | Session) -> int:
     return words_for_context(deployment.sizing.max_model_len, deployment.pair_tokens)
 
 
-def ragflow_release(session: Session) -> str:
-    """Release of the RAGFlow container; the newest supported release if it is unknown."""
-    found = discovery.find(session.engine.containers(), session.stack.ragflow)
-    return next((ragflow.release for ragflow in found if ragflow.release), releases.NEWEST)
-
-
 @dataclass(frozen=True)
 class Sampler:
     """Reads all counters when it is called; values that can't be read are None."""
@@ -213,8 +207,9 @@ class Sampler:
         used = [vars(self.engine.stats(container)) for container in self.containers if self.engine]
         counters = {name: _sum(row[name] for row in used) for name in used[0]} if used else {}
         with suppress(httpx.HTTPError):
-            texts = [_metrics(url) for url in dict.fromkeys((self.base_url, *self.replicas))]
-            counters |= parse_metrics("\n".join(texts))
+            urls = (url.removesuffix("/v1") for url in dict.fromkeys((self.base_url, *self.replicas)))
+            responses = [httpx.get(f"{url}/metrics", timeout=2, trust_env=False) for url in urls]
+            counters |= parse_metrics("\n".join(response.raise_for_status().text for response in responses))
         busy, steal = machine_cpu()
         client_ns = time.process_time_ns()
         return Sample(t, host_busy_ns=busy, host_stolen_ns=steal, client_ns=client_ns, **counters)
@@ -223,11 +218,6 @@ class Sampler:
 def _sum(values: Iterable[int | None]) -> int | None:
     known = list(values)
     return None if None in known else sum(filter(None, known))
-
-
-def _metrics(base_url: str) -> str:
-    address = base_url.removesuffix("/v1") + "/metrics"
-    return httpx.get(address, timeout=2, trust_env=False).raise_for_status().text
 
 
 def parse_metrics(text: str) -> dict[str, int]:

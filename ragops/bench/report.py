@@ -429,7 +429,7 @@ def _percentiles(run: Run) -> Section:
     ]
     timeout = release_of(run).timeout
     texts.append(f"The slowest response took {latency.seconds(slowest)}; RAGFlow's timeout is {timeout:g} s.")
-    return Section(title, ". ".join(texts), statistics.level_table(rows), "percentile_curve")
+    return Section(title, ". ".join(texts), statistics.summary(run), "percentile_curve")
 
 
 def _throughput(run: Run) -> Section:

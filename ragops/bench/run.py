@@ -197,7 +197,10 @@ def record(
         provenance=server.provenance,
         limit=server.limit,
     )
-    path = Path(config.results) / _folder_name(info)
+    names = (info.provenance.machine or "machine", info.name)
+    parts = (re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "run" for text in names)
+    moment = datetime.fromisoformat(info.started).strftime("%Y%m%dT%H%M%SZ")
+    path = Path(config.results) / "-".join([moment, *parts])
     return _execute(RunPlan(info, config.workload), path, server, stop)
 
 
@@ -486,13 +489,6 @@ def _root(error: BaseException) -> BaseException:
         own = error.subgroup(BenchError)
         return _root(own.exceptions[0]) if own else error
     return error
-
-
-def _folder_name(info: records.RunInfo) -> str:
-    names = (info.provenance.machine or "machine", info.name)
-    parts = (re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") for text in names)
-    moment = datetime.fromisoformat(info.started).strftime("%Y%m%dT%H%M%SZ")
-    return "-".join([moment, *(part or "run" for part in parts)])
 
 
 def _now() -> str:

@@ -19,8 +19,6 @@ from ragops.reranker.sizing import GIB
 from ragops.table import Column, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
     from ragops.bench.records import LoadLevel, RequestRecord, Run
@@ -119,17 +117,15 @@ def trial_counters(run: Run) -> dict[str, list[TrialCounters]]:
     for trial in trials(run):
         before = [sample for sample in run.samples if sample.t <= trial.start]
         after = [sample for sample in run.samples if sample.t >= trial.end]
-        if before and after and before[-1].t < after[0].t:
-            counters[trial.level].append(_between(before[-1], after[0], len(trial.records)))
+        if not before or not after or before[-1].t == after[0].t:
+            continue
+        starts, ends = vars(before[-1]), vars(after[0])
+        known = {name: ends[name] - n for name, n in starts.items() if None not in {n, ends[name]}}
+        restarted = any(known.get(name, 0) < 0 for name in _RERANKER_COUNTERS)
+        rise: dict[str, int] = {name: difference for name, difference in known.items() if difference >= 0}
+        requests = len(trial.records)
+        counters[trial.level].append(TrialCounters(requests, rise["t"] / 1e9, Sample(**rise), restarted))
     return counters
-
-
-def _between(first: Sample, last: Sample, requests: int) -> TrialCounters:
-    starts, ends = vars(first), vars(last)
-    known = {name: ends[name] - start for name, start in starts.items() if None not in {start, ends[name]}}
-    restarted = any(known.get(name, 0) < 0 for name in _RERANKER_COUNTERS)
-    rise: dict[str, int] = {name: difference for name, difference in known.items() if difference >= 0}
-    return TrialCounters(requests, rise["t"] / 1e9, Sample(**rise), restarted)
 
 
 def disturbances(run: Run) -> tuple[str, ...]:
@@ -176,7 +172,11 @@ def rates(records: list[RequestRecord], clients: int | None) -> Rates:
     start, last = (choose((r.t_send for r in measured), default=0) for choose in (min, max))
     ends = [record.t_done for record in measured if clients is None or record.t_done > last]
     end = (max if clients is None else min)(ends, default=0)
-    parts = [(record, _part(record, start, end)) for record in records if not record.error]
+    parts = []
+    for record in records:
+        inside = max(0, min(record.t_done, end) - max(record.t_send, start))
+        if not record.error:
+            parts.append((record, inside / max(1, record.t_done - record.t_send)))
     seconds = max(end - start, 1) / 1e9
     tokens = [record.tokens * part for record, part in parts if record.tokens is not None]
     return Rates(
@@ -184,11 +184,6 @@ def rates(records: list[RequestRecord], clients: int | None) -> Rates:
         documents=sum(record.ranked * part for record, part in parts) / seconds,
         tokens=sum(tokens) / seconds if tokens else None,
     )
-
-
-def _part(record: RequestRecord, start: int, end: int) -> float:
-    inside = min(record.t_done, end) - max(record.t_send, start)
-    return max(0.0, inside / max(1, record.t_done - record.t_send))
 
 
 def trial_rates(run: Run, level: LoadLevel) -> list[Rates]:
@@ -248,7 +243,10 @@ def level_statistics(run: Run) -> tuple[LevelStatistics, ...]:
         each = trial_rates(run, level)
         tokens = [trial.tokens for trial in each if trial.tokens is not None]
         tokens_per_s = fmean(tokens) if tokens else None
-        cached = cached_fraction(counters.get(level.name, ()))
+        rises = [trial.rise for trial in counters.get(level.name, ())]
+        pairs = [(rise.cached_tokens, rise.prompt_tokens) for rise in rises]
+        known = [(n, prompt) for n, prompt in pairs if n is not None and prompt]
+        cached = sum(n for n, _ in known) / sum(n for _, n in known) if known else None
         computed = None if tokens_per_s is None or cached is None else tokens_per_s * (1 - cached)
         rows.append(
             LevelStatistics(
@@ -282,23 +280,12 @@ def gateway_fraction(records: list[RequestRecord], name: str) -> float | None:
     return sum(gateway_values(records, name)) / documents if documents else None
 
 
-def cached_fraction(counters: Sequence[TrialCounters]) -> float | None:
-    """Fraction of all prompt tokens found in the prefix cache; None where not reported."""
-    pairs = [(trial.rise.cached_tokens, trial.rise.prompt_tokens) for trial in counters]
-    known = [(cached, prompt) for cached, prompt in pairs if cached is not None and prompt]
-    return sum(cached for cached, _ in known) / sum(prompt for _, prompt in known) if known else None
-
-
 def summary(run: Run) -> Table:
     """The statistics as a table with a row for each load level.
 
     A percentile is shown with its 95 % interval, or as ``(n < 72)`` with the requests that one needs.
     """
-    return level_table(level_statistics(run))
-
-
-def level_table(rows: Sequence[LevelStatistics]) -> Table:
-    """A row for each load level."""
+    rows = level_statistics(run)
     percentiles = ("p50", "p95", "p99")
     names = ["load", "requests", "failed", *percentiles, "requests/s", "documents/s", "tokens/s"]
     names += ["gateway"] * any(row.ranked_fraction is not None for row in rows)
@@ -312,16 +299,12 @@ def level_table(rows: Sequence[LevelStatistics]) -> Table:
         values = (f"{row.requests_per_s:.3g}", f"{row.documents_per_s:.1f}", "\n".join(tokens) or "-")
         known = [p for p in row.latency if p.name in percentiles]
         times = [f"(n < {p.needed})" if p.value is None else str(p) for p in known]
-        cells.append((load_name(row.level.name), str(row.n), str(row.errors), *times, *values, _gateway(row)))
+        reports = ((row.ranked_fraction, "{:.0%} ranked"), (row.cache_hits, "{:.0%} cached"))
+        gateway = [f.format(value) for value, f in (*reports, (row.gateway_ms, "adds {:.1f} ms")) if value]
+        counts = (load_name(row.level.name), str(row.n), str(row.errors))
+        cells.append((*counts, *times, *values, "\n".join(gateway) or "-"))
     title = "Latency with 95 % intervals, which need n requests, and throughput of successful requests"
     return Table(tuple(map(Column, names)), tuple(row[: len(names)] for row in cells), title, header=True)
-
-
-def _gateway(row: LevelStatistics) -> str:
-    """What the gateway reported of a load level; ``-`` if nothing."""
-    values = ((row.ranked_fraction, "{:.0%} ranked"), (row.cache_hits, "{:.0%} cached"))
-    parts = [form.format(value) for value, form in (*values, (row.gateway_ms, "adds {:.1f} ms")) if value]
-    return "\n".join(parts) or "-"
 
 
 def load_name(level: str) -> str:

@@ -124,8 +124,10 @@ class Client:
             ended, status, content = connection.received, connection.status, connection.content
             if status == httpx.codes.OK:
                 parsed, counts = json.loads(content), _gateway_counts(connection.headers)
-                scores = _scores(parsed, documents)
-                return RerankResponse(begun, ended, status, _tokens(parsed), scores, gateway=counts)
+                usage, scores = parsed.get("usage") or {}, _scores(parsed, documents)
+                tokens = usage.get("prompt_tokens", usage.get("total_tokens"))
+                count = None if tokens is None else int(tokens)
+                return RerankResponse(begun, ended, status, count, scores, gateway=counts)
             error = f"HTTP {status}: {mask(content.decode(errors='replace'), (key,))}"
         except TimeoutError:
             ended, error = time.perf_counter_ns(), f"timeout: no response in {self.timeout:g} s"
@@ -227,9 +229,3 @@ def _gateway_counts(headers: Mapping[bytes, bytes]) -> GatewayCounts:
     return GatewayCounts(
         int(ranked) if ranked else None, int(cached) if cached else None, float(own) if own else None
     )
-
-
-def _tokens(response: Any) -> int | None:
-    usage = response.get("usage") or {}
-    tokens = usage.get("prompt_tokens", usage.get("total_tokens"))
-    return None if tokens is None else int(tokens)

@@ -35,7 +35,7 @@ def _show(call: Call, run: Run, release: str) -> Verdict | None:
         The verdict; None where the workload is not RAGFlow's.
     """
     from ragops.bench.report import PROFILES, judge
-    from ragops.bench.statistics import disturbances, level_statistics, level_table
+    from ragops.bench.statistics import disturbances, level_statistics, summary
 
     verdict = judge(run, release=release) if run.info.workload.profile in PROFILES else None
     rows, causes, client = level_statistics(run), disturbances(run), run.info.client
@@ -45,7 +45,7 @@ def _show(call: Call, run: Run, release: str) -> Verdict | None:
         notes.append(f"client: {cpu_s * 1e3:.2f} ms of CPU a request")
     if verdict:
         notes += ["", *str(verdict).splitlines()]
-    table = replace(level_table(rows), title="", notes=(*notes, f"recorded in {run.path}"))
+    table = replace(summary(run), title="", notes=(*notes, f"recorded in {run.path}"))
     record = {"verdict": verdict, "figures": rows, "disturbances": causes, "client_cpu_s": cpu_s}
     call.show({**record, "folder": run.path}, table)
     return verdict
@@ -158,8 +158,8 @@ def _synthetic(
 ) -> Workload:
     """A synthetic workload; the release and the maximum words are those of the session, if there is one."""
     from ragops import bench
-    from ragops.bench import measure
     from ragops.checks.traffic import TAIL
+    from ragops.ragflow import discovery, releases
 
     words = max_words or (ragops.max_words(session) if session else None)
     if profile == "grid":
@@ -167,7 +167,8 @@ def _synthetic(
         sizes = tuple(sorted({16, longest // 3, longest}))
         return bench.grid((1, 8, 32), sizes, each=-(-count // 9), seed=seed, max_words=words)
     if session and not window["release"]:
-        window["release"] = measure.ragflow_release(session)
+        found = discovery.find(session.engine.containers(), session.stack.ragflow)
+        window["release"] = next((ragflow.release for ragflow in found if ragflow.release), releases.NEWEST)
     return bench.ragflow(count, seed, tail=TAIL, max_words=words, **window)
 
 

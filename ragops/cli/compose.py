@@ -14,7 +14,6 @@ from ragops.cli.output import FAILED, KEEP, OK, Call, flag, plain, verb
 
 if TYPE_CHECKING:
     from ragops.compose import CheckedFile
-    from ragops.docker.objects import EngineState
 
 app = typer.Typer()
 files = typer.Typer(help="Print compose files that create the same stack with Docker Compose.")
@@ -84,7 +83,9 @@ def _corrected(checked: CheckedFile, call: Call) -> tuple[str, list[str]]:
             hint="set the model folder: RAGOPS_MODEL_DIR=FOLDER ragops check --fix FILE",
         )
 
-    engine = _engine_state(call)
+    engine = None
+    with suppress(ragops.EngineError), closing(call.engine()) as connected:
+        engine = connected.state()  # decides whether a port is published
     stack = options.closed(render.take_over(service, stack), engine)
     desired = Deployment.resolve(stack, model, engine)
     desired.write_template()
@@ -134,12 +135,3 @@ def reranker(call: Call) -> None:
     specs = [*([desired.gateway] if desired.gateway else []), *desired.replicas]
     text = render.reranker(specs, network_spec(desired.stack.shared_network))
     call.show({"text": text}, text.rstrip("\n"))
-
-
-def _engine_state(call: Call) -> EngineState | None:
-    """The Docker engine that decides whether a port is published; None where there is none."""
-    try:
-        with closing(call.engine()) as engine:
-            return engine.state()
-    except ragops.EngineError:
-        return None
