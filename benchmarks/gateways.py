@@ -42,8 +42,9 @@ READY_SECONDS = 30.0
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "ragops" / "data" / "gateway" / "requirements.lock"
 EQUAL_SHARES = """
-from gateway import __main__, split
-split.LEAST_SECONDS, split.EVEN = 0.0, float("inf")
+from gateway import __main__, replicas, split
+def learn(replica, seconds, cost): replica.pace = 1e-6
+split.LEAST_SECONDS, replicas.Replica.learn = 0.0, learn
 __main__.main()
 """
 """A gateway that divides every request into one share for each replica, however short its shares are."""

@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import hmac
+import logging
 import math
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import get_args
 
 import aiohttp
 from starlette.applications import Starlette
@@ -21,13 +23,11 @@ from . import split
 from .cache import ScoreCache
 from .dispatch import NONE_ADMITTED, Dispatcher, Job, failure
 from .metrics import Metrics
-from .replicas import FAILURES, HEALTH_TIMEOUT, JSON, Pool
-from .split import Rerank
+from .replicas import FAILURES, FORWARD_TIMEOUT, HEALTH_TIMEOUT, JSON, Pool, State
 
 MAX_BODY, IN_FLIGHT = 8 << 20, 16 << 20
 """Bytes of one request, and of all on their way: a byte needs up to eleven of memory until its response."""
-KEEP_ALIVE = 3.0
-"""Less than the 5 s after which vLLM's server closes an idle connection."""
+KEEP_ALIVE = 3.0  # less than the 5 s after which vLLM's server closes an idle connection
 RERANK = ("/v1/rerank", "/rerank", "/v2/rerank")
 READ, COMPUTED = ("/v1/models", "/version", "/openapi.json"), ("/tokenize", "/classify")
 """Requests that one replica gets as they are."""
@@ -37,10 +37,8 @@ class Gateway:
     """The service, configured by ``GATEWAY_*``; ``application`` is its ASGI application."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        def value(name: str, default: str) -> str:
-            return environment.get(f"GATEWAY_{name}") or default
-
-        self.hosts = [host.strip() for host in value("REPLICAS", "").split(",") if host.strip()]
+        value = {name.removeprefix("GATEWAY_"): text for name, text in environment.items() if text}.get
+        self.hosts = value("REPLICAS", "").replace(",", " ").split()
         self.deadline = float(value("DEADLINE", "0")) or math.inf
         self.splits = value("SPLIT", "1") != "0"
         self.truncates = value("LONG_DOCUMENTS", "truncate") == "truncate"
@@ -63,25 +61,23 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
-        async with aiohttp.ClientSession(connector=connector) as session:
+        async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as tasks:
             self.pool = Pool(self.hosts, Path(self.reference), session)
             self.dispatcher = Dispatcher(self.pool, self.cache, self.metrics.counts)
-            watch = asyncio.ensure_future(self.pool.run())
+            watch = tasks.create_task(self.pool.run())
             yield
             watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytearray]:
         """The body of a request whose key is right, until its response."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(key.encode("latin-1")).hexdigest()
+        digest, body = hashlib.sha256(key.encode("latin-1")).hexdigest(), bytearray()
         if self.key and not (hmac.compare_digest(digest, self.key.lower()) and scheme.lower() == "bearer"):
+            logging.getLogger("gateway").warning("401: no valid key from %s", request.scope.get("client"))
             raise HTTPException(401)
         if not request.headers.get("content-type", "").isprintable():
             raise HTTPException(400, "Content-Type has a control character")
-        body = bytearray()
         try:
             async for chunk in request.stream():
                 body += chunk
@@ -96,35 +92,32 @@ class Gateway:
 
     async def rerank(self, request: Request) -> Response:
         """Rank documents; the client's disconnect cancels it."""
-        arrived = asyncio.get_running_loop().time()
-        async with self._body(request) as body:
-            return await self._rank(request, body, arrived)
-
-    async def _rank(self, request: Request, body: bytearray, arrived: float) -> Response:
         loop, headers = asyncio.get_running_loop(), request.headers
-        content, strict = headers.get("content-type", ""), "handling=strict" in headers.get("prefer", "")
-        whole = Rerank([len(body)], [b""], body)
-        is_json = self.splits and content.lower().split(";")[0] == JSON
-        parsed = split.parse(body, headers.get("x-request-id", "")) if is_json else whole
-        plain = not strict and parsed.raw is None
-        cached = plain and self.cache.limit > 0 and "no-cache" not in headers.get("cache-control", "")
-        deadline = arrived + self.deadline if plain else math.inf
-        job = Job(parsed, request.url.path, content, deadline, strict, cached, plain and self.truncates)
-        work = asyncio.ensure_future(self.dispatcher.rank(job))
-        leaving = asyncio.ensure_future(_leave(request))
-        try:
-            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            reply = work.result() if work.done() else Response(status_code=499)
-        finally:
-            work.cancel()
-            leaving.cancel()
-        own, replicas = (loop.time() - arrived - job.ran) * 1000, job.ran * 1000
+        arrived, strict = loop.time(), "handling=strict" in headers.get("prefer", "")
+        content = headers.get("content-type", "")
+        async with self._body(request) as body:
+            is_json = self.splits and content.lower().split(";")[0] == JSON
+            parsed = split.parse(body, headers.get("x-request-id", "")) if is_json else split.whole(body)
+            plain = not strict and parsed.raw is None
+            cached = plain and self.cache.limit > 0 and "no-cache" not in headers.get("cache-control", "")
+            deadline = arrived + self.deadline if plain else math.inf
+            job = Job(parsed, request.url.path, content, deadline, strict, cached, plain and self.truncates)
+            work = asyncio.ensure_future(self.dispatcher.rank(job))
+            leaving = asyncio.ensure_future(_leave(request))
+            try:
+                await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                reply = work.result() if work.done() else Response(status_code=499)
+            finally:
+                work.cancel()
+                leaving.cancel()
+        took, counts = loop.time() - arrived, job.counts()
+        own, replicas = (took - job.ran) * 1000, job.ran * 1000
         reply.headers["server-timing"] = f"gateway;dur={own:.1f}, replicas;dur={replicas:.1f}"
-        late = loop.time() > job.deadline or bool(job.counts["unranked"] and not job.scores)
-        if job.cached:
-            self.cache.hits += job.counts["cached"]
-            self.cache.misses += job.counts["computed"] + job.counts["unranked"]
-        self.metrics.request(reply.status_code, loop.time() - arrived, job.counts, late=late)
+        if cached:
+            self.cache.hits += counts["cached"]
+            self.cache.misses += counts["computed"] + counts["unranked"]
+        late = loop.time() > job.deadline or (job.late and not job.scores)
+        self.metrics.request(reply.status_code, took, counts, late=late)
         return reply
 
     async def forward(self, request: Request) -> Response:
@@ -132,14 +125,13 @@ class Gateway:
         content = request.headers.get("content-type", JSON)
         path = f"{request.url.path}?{request.url.query}".rstrip("?")
         async with self._body(request) as body:
-            sent, seconds = (body, 0.0) if request.method == "POST" else (None, HEALTH_TIMEOUT)
+            sent, seconds = (body, FORWARD_TIMEOUT) if request.method == "POST" else (None, HEALTH_TIMEOUT)
             for replica in self.pool.admitted:
                 try:
                     return await self.pool.send(replica, path, sent, seconds, content)
-                except aiohttp.ClientConnectionError as error:
-                    self.pool.fail(replica, type(error).__name__)
-                except FAILURES:  # none in time, perhaps: the health check decides
-                    continue
+                except FAILURES as error:
+                    if isinstance(error, aiohttp.ClientConnectionError):
+                        self.pool.fail(replica, type(error).__name__)
         return failure(503, NONE_ADMITTED)
 
     async def error(self, request: Request, error: Exception) -> Response:
@@ -148,11 +140,9 @@ class Gateway:
         message = getattr(error, "detail", "internal error")
         if request.url.path in RERANK:
             self.metrics.counts[f'requests_total{{status="{status}"}}'] += 1
-        if status == 499:
-            return Response(status_code=499)
         if status in {401, 404, 405}:
             return JSONResponse({"error" if status == 401 else "detail": message}, status)
-        return failure(status, message)
+        return Response(status_code=499) if status == 499 else failure(status, message)
 
     async def health(self, _: Request) -> Response:
         """200 if a replica is admitted."""
@@ -160,22 +150,19 @@ class Gateway:
 
     async def prometheus(self, _: Request) -> Response:
         """The metrics."""
-        states = dict.fromkeys(("admitted", "checking", "rejected", "down"), 0)
-        states.update(Counter(replica.state for replica in self.pool.replicas.values()))
-        gauges = {f'replicas{{state="{state}"}}': number for state, number in states.items()}
+        states = Counter(replica.state for replica in self.pool.replicas.values())
+        gauges = {f'replicas{{state="{state}"}}': states[state] for state in get_args(State)}
         gauges |= {"queued_requests": self.dispatcher.queued, "cache_entries": len(self.cache)}
-        gauges["proof_tokens_total"] = self.pool.proof_tokens
-        return PlainTextResponse(self.metrics.text(gauges))
+        return PlainTextResponse(self.metrics.text({**gauges, "proof_tokens_total": self.pool.proof_tokens}))
 
     async def replicas(self, _: Request) -> Response:
         """The state of the service and of all replicas."""
         names = ("address", "state", "reason", "pace", "shares")
         rows = [{name: getattr(replica, name) for name in names} for replica in self.pool.replicas.values()]
-        cache = {name: getattr(self.cache, name) for name in ("limit", "hits", "misses")}
         fields = {
             "reference": self.pool.serving,
             "deadline": self.deadline if self.deadline < math.inf else 0.0,
-            "cache": {"entries": len(self.cache), **cache},
+            "cache": {"entries": len(self.cache), **vars(self.cache)},
             "hour": self.metrics.hour(),
         }
         hosts = {host: sorted(own) for host, own in self.pool.addresses.items()}

@@ -20,23 +20,25 @@ import aiohttp
 import orjson
 from starlette.responses import Response
 
-from .split import Body, read_scores
+from . import split
 
 CHECK_SECONDS, HEALTH_TIMEOUT = 1.0, 3.0
-PROOF_TIMEOUT, SHARE_TIMEOUT = 60.0, 600.0
-AGAIN_TIMEOUT = 10.0
-"""Of an admitted replica's proof: no health check runs meanwhile."""
+PROOF_TIMEOUT, FORWARD_TIMEOUT = 60.0, 600.0
+PROOF_SECONDS = 60.0  # between two proofs of an admitted replica, with one reference request each
+LONGEST_PAUSE = 30.0  # before a replica that failed is proved again; after the first failure there is none
 JSON = "application/json"
-PROOF_SECONDS = 60.0
-"""Between two proofs of an admitted replica, with one reference request each."""
-LONGEST_PAUSE = 30.0
-"""Before a replica that failed is proved again; after the first failure there is none."""
 NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 FAILURES = (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError)
 """No response, none in time, or a malformed one."""
 
+Work = Coroutine[Any, Any, None]
 State = Literal["admitted", "checking", "rejected", "down"]
 log = logging.getLogger("gateway")
+
+
+def why(error: Exception) -> str:
+    """A failure in words that hold no text of a document."""
+    return str(error) if isinstance(error, ValueError) else type(error).__name__
 
 
 @dataclass(eq=False)
@@ -46,51 +48,45 @@ class Replica:
     address: str
     state: State = "checking"
     reason: str = "not yet proved"
-    proved: str = ""
-    """Id of the reference that it last passed."""
-    work: asyncio.Task[None] | None = None
-    """Its share or proof: the last, or the one that runs."""
-    missed: int = 0
-    """Health checks without a response, in a row."""
-    failures: int = 0
-    """Requests that failed since the last that did not."""
-    due: float = 0.0
-    """When it is to be proved."""
+    proved: str = ""  # id of the reference that it last passed
+    work: asyncio.Task[None] | None = None  # its share or proof: the last, or the one that runs
+    ends: float = 0.0  # when that is expected to end
+    missed: int = 0  # health checks without a response, in a row; one without a process counts twice
+    failures: int = 0  # requests that failed since the last that did not
+    due: float = 0.0  # when it is to be proved
     shares: int = 0
-    pace: float = 0.0
-    """Seconds per byte: the median byte's, so that neither a stalled nor a small share teaches much."""
-    fixed: float = 0.0
-    slope: float = 0.0
-    """Seconds of any share, and of each further byte."""
-    paces: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=9))
+    fixed: float = 0.0  # seconds of any share
+    pace: float = 0.0  # seconds of each further byte
+    paces: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=9))  # bytes and seconds
 
     @property
     def busy(self) -> bool:
         """Whether a share or a proof runs; also true of a task that was cancelled and has not ended."""
         return self.work is not None and not self.work.done()
 
-    def start(self, work: Coroutine[Any, Any, None], ended: Callable[[], None]) -> asyncio.Task[None]:
+    def start(self, work: Work, ended: Callable[[], None], seconds: float = 0.0) -> asyncio.Task[None]:
         """Run a share or a proof; ``ended`` is called after it, however it ends."""
-        self.work = asyncio.ensure_future(work)
+        self.work, self.ends = asyncio.ensure_future(work), asyncio.get_running_loop().time() + seconds
         self.work.add_done_callback(lambda _: ended())
         return self.work
 
     def learn(self, seconds: float, cost: int) -> None:
-        """Note how long a share took."""
-        self.paces.append((max(seconds, 1e-9) / max(cost, 1), cost))
-        half = sum(weight for _, weight in self.paces) / 2
-        for pace, weight in sorted(self.paces, reverse=True):
-            if half > 0:
-                self.pace, half = pace, half - weight
-        rows = sorted((weight, pace * weight) for pace, weight in self.paces)
+        """Note how long a share took; medians, so that a stalled one teaches little."""
+        self.paces.append((max(cost, 1), max(seconds, 1e-9)))
+        rows = sorted(self.paces)
+        most = median(taken / weight for weight, taken in rows[len(rows) // 2 :])
         pairs = [(less, more) for less, more in combinations(rows, 2) if more[0] > 1.5 * less[0]]
         slopes = [(more[1] - less[1]) / (more[0] - less[0]) for less, more in pairs]
-        self.slope = min(max(median(slopes or [self.pace]), self.pace / 4), self.pace)
-        self.fixed = max(median(taken - self.slope * weight for weight, taken in rows), 0.0)
+        self.pace = min(max(median(slopes or [most]), most / 4), most)
+        self.fixed = max(median(taken - self.pace * weight for weight, taken in rows), 0.0)
 
     def seconds(self, cost: float) -> float:
         """How long a share is expected to take."""
-        return self.fixed + self.slope * cost
+        return self.fixed + self.pace * cost
+
+    def wait(self, now: float) -> float:
+        """Seconds until it computes another share's documents; a late one is taken to be late once more."""
+        return self.fixed + (abs(self.ends - now) + split.LEAST_SECONDS if self.busy else 0.0)
 
 
 class Pool:
@@ -100,14 +96,11 @@ class Pool:
         self.hosts, self.path, self.session = hosts, reference, session
         self.replicas: dict[str, Replica] = {}
         self.reference: dict[str, Any] = {}
-        self.serving = ""
-        """Id of the reference that the admitted replicas have passed."""
-        self.proof_tokens = 0
-        """Tokens of all reference requests: the replicas count them with those of clients."""
+        self.serving = ""  # id of the reference that the admitted replicas have passed
+        self.proof_tokens = 0  # of all reference requests: the replicas count them with those of clients
         self.changed: Callable[[], None] = lambda: None
         self.switched: Callable[[], None] = lambda: None
         self.addresses: dict[str, set[str]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._version = (0, 0)
 
     @property
@@ -124,18 +117,14 @@ class Pool:
 
     async def run(self) -> None:
         """Watch names, addresses and the reference until cancelled."""
-        self._tasks.update((host, asyncio.ensure_future(self._watch_name(host))) for host in self.hosts)
-        try:
-            while True:
-                self.read_reference()
-                await asyncio.sleep(CHECK_SECONDS)
-        finally:
-            for task in self._tasks.values():
-                task.cancel()
+        while True:
+            self.read_reference()
+            await asyncio.gather(*map(self._resolve, self.hosts))
+            await asyncio.gather(asyncio.sleep(CHECK_SECONDS), *map(self.check, self.replicas.values()))
 
     def read_reference(self) -> None:
         """Read the file if it has changed; one that can't be read leaves the reference as it is."""
-        with suppress(OSError, *FAILURES):
+        with suppress(*FAILURES):
             status = self.path.stat()
             if self._version != (version := (status.st_mtime_ns, status.st_size)):
                 fields = orjson.loads(self.path.read_bytes())
@@ -144,27 +133,23 @@ class Pool:
                     for replica in self.replicas.values():
                         replica.due = 0.0
 
-    async def _watch_name(self, host: str) -> None:
+    async def _resolve(self, host: str) -> None:
+        """Look a name up; only a definite "no such name" removes an address."""
         name, _, port = host.rpartition(":")
-        while True:
-            with suppress(OSError):  # only a definite "no such name" removes an address
-                try:
-                    rows = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
-                    self.resolved(host, {f"{row[4][0]}:{port}" for row in rows if row[0] == socket.AF_INET})
-                except socket.gaierror as error:
-                    if error.errno in NO_SUCH_NAME:
-                        self.resolved(host, set())
-            await asyncio.sleep(CHECK_SECONDS)
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                rows = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+            self.resolved(host, {f"{row[4][0]}:{port}" for row in rows if row[0] == socket.AF_INET})
+        except OSError as error:
+            if isinstance(error, socket.gaierror) and error.errno in NO_SUCH_NAME:
+                self.resolved(host, set())
 
     def resolved(self, host: str, addresses: set[str]) -> None:
         """Take over all addresses of a name; those that no name has any more are removed."""
         self.addresses[host] = addresses
         wanted = set[str]().union(*self.addresses.values())
-        for address in sorted(wanted - self.replicas.keys()):
-            self.replicas[address] = Replica(address)
-            self._tasks[address] = asyncio.ensure_future(self._watch(self.replicas[address]))
+        self.replicas |= {address: Replica(address) for address in sorted(wanted - self.replicas.keys())}
         for address in self.replicas.keys() - wanted:
-            self._tasks.pop(address).cancel()
             self.change(self.replicas.pop(address), "down", "removed")
 
     def change(self, replica: Replica, state: State, reason: str) -> None:
@@ -181,7 +166,7 @@ class Pool:
         self.change(replica, state, reason)
 
     async def send(
-        self, replica: Replica, path: str, body: Body | None, seconds: float = 0.0, content: str = JSON
+        self, replica: Replica, path: str, body: split.Body | None, seconds: float, content: str = JSON
     ) -> Response:
         """Send a request: GET without a body.
 
@@ -189,69 +174,48 @@ class Pool:
             aiohttp.ClientError: No response.
             TimeoutError: None in time.
         """
-        limit = aiohttp.ClientTimeout(total=seconds or SHARE_TIMEOUT, sock_connect=HEALTH_TIMEOUT)
+        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=HEALTH_TIMEOUT)
         headers = {"Content-Type": content, "Accept-Encoding": "identity"}
         url, method = f"http://{replica.address}{path}", "GET" if body is None else "POST"
         async with self.session.request(method, url, data=body, headers=headers, timeout=limit) as response:
             kind = {"content-type": response.headers.get("content-type", "")}
             return Response(await response.read(), response.status, kind)
 
-    async def _watch(self, replica: Replica) -> None:
-        while True:
-            await self.check(replica)
-            await asyncio.sleep(CHECK_SECONDS)
-
     async def check(self, replica: Replica) -> None:
         """Check one replica's health, and prove it when that is due."""
-        healthy = False
         try:
-            healthy = (await self.send(replica, "/health", None, HEALTH_TIMEOUT)).status_code == 200
-        except TimeoutError:  # busy, perhaps: the second one counts
-            pass
-        except FAILURES:  # no process: the next one may be another
-            replica.missed += 1
-        replica.missed = 0 if healthy else replica.missed + 1
-        if not healthy and (replica.missed > 1 or replica.state != "admitted"):
+            missed = int((await self.send(replica, "/health", None, HEALTH_TIMEOUT)).status_code != 200)
+        except FAILURES as error:  # busy, perhaps: the second one counts; or no process: the next is another
+            missed = 1 if isinstance(error, TimeoutError) else 2
+        replica.missed = missed and replica.missed + missed
+        if replica.missed > 1 or (missed and replica.state != "admitted"):
             self.change(replica, "down", "no response to /health")
-        elif replica.state == "down":
+        elif not missed and replica.state == "down":
             replica.due = 0.0
             replica.paces.clear()
             self.change(replica, "checking", "not yet proved")
-        if not healthy or not self.reference:
-            return
-        if asyncio.get_running_loop().time() >= replica.due and not replica.busy:
-            await replica.start(self._prove(replica, self.reference), self.changed)
+        due = asyncio.get_running_loop().time() >= replica.due
+        if due and self.reference and not missed and not replica.busy:
+            replica.start(self._prove(replica, self.reference), self.changed)
 
     async def _prove(self, replica: Replica, reference: dict[str, Any]) -> None:
-        loop, items, timeout = asyncio.get_running_loop(), reference["requests"], PROOF_TIMEOUT
-        if replica.state == "admitted" and replica.proved == reference["id"]:
-            items, timeout = items[:1], AGAIN_TIMEOUT
+        identity, reason = reference["id"], ""
         state: State = "checking"
-        reason = ""
+        again = replica.state == "admitted" and replica.proved == identity
         try:
-            for item in items:
-                began = loop.time()
-                body = orjson.dumps({"query": item["query"], "documents": item["documents"]})
-                reply = await self.send(replica, "/v1/rerank", body, timeout)
-                if reply.status_code != 200:
-                    raise ValueError(f"HTTP {reply.status_code}")
-                scores, tokens, _ = read_scores(reply.body, len(item["documents"]))
-                self.proof_tokens += tokens
-                cost = sum(len(item["query"] + text) for text in item["documents"])
-                replica.learn(loop.time() - began, cost)
-                off = max(abs(score - right) for score, right in zip(scores, item["scores"], strict=True))
+            for item in reference["requests"][: 1 if again else None]:
+                off = await self._compare(replica, item)
                 if off > reference["tolerance"]:
                     state = "rejected"
                     raise ValueError(f"scores differ by {off:.3g}")
         except FAILURES as error:
-            reason = f"reference request: {error if isinstance(error, ValueError) else type(error).__name__}"
-        self._judge(replica, reference, state, reason)
+            reason = f"reference request: {why(error)}"
+        if self.reference is reference:  # not replaced meanwhile
+            self._judge(replica, identity, state, reason)
 
-    def _judge(self, replica: Replica, reference: dict[str, Any], state: State, reason: str) -> None:
+    def _judge(self, replica: Replica, identity: str, state: State, reason: str) -> None:
         now = asyncio.get_running_loop().time()
-        if self.reference is not reference:  # replaced meanwhile
-            return
-        if reason and replica.state == "admitted" and self.serving != reference["id"]:
+        if reason and replica.state == "admitted" and self.serving != identity:
             replica.due = now + LONGEST_PAUSE / 3  # serves the former model
         elif reason:
             self.fail(replica, reason, state)
@@ -259,12 +223,25 @@ class Pool:
                 replica.proved = ""
                 self.switched()  # scores since its last proof are in the cache, and in requests on their way
         else:
-            replica.proved, replica.due = reference["id"], now + PROOF_SECONDS
+            replica.proved, replica.due = identity, now + PROOF_SECONDS
             replica.failures *= replica.state != "admitted"  # it has been right for a minute
-            if self.serving != reference["id"]:
-                self.serving = reference["id"]
+            if self.serving != identity:
+                self.serving = identity
                 self.switched()
                 for other in self.admitted:
-                    if other.proved != self.serving:
+                    if other.proved != identity:
                         self.change(other, "checking", "not yet proved for the new model")
             self.change(replica, "admitted", "")
+
+    async def _compare(self, replica: Replica, item: dict[str, Any]) -> float:
+        """The largest difference of the scores of a reference request."""
+        loop = asyncio.get_running_loop()
+        began, texts = loop.time(), item["documents"]
+        body = orjson.dumps({"query": item["query"], "documents": texts})
+        reply = await self.send(replica, "/v1/rerank", body, PROOF_TIMEOUT)
+        if reply.status_code != 200:
+            raise ValueError(f"HTTP {reply.status_code}")
+        scores, tokens, _ = split.read_scores(reply.body, len(texts))
+        self.proof_tokens += tokens
+        replica.learn(loop.time() - began, sum(len(item["query"] + text) for text in texts))
+        return max(abs(score - float(right)) for score, right in zip(scores, item["scores"], strict=True))

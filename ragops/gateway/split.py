@@ -4,21 +4,14 @@ import hashlib
 import math
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 Body = bytes | bytearray
-SHARE_SECONDS = 2.0
-"""Most predicted work of a share when there is a deadline: what has ended by then counts."""
-LEAST_SHARES = 8
-"""Shares for which a short deadline has time."""
-LEAST_SECONDS = 0.05
-"""Least predicted work of a share: a smaller one costs more than it gains."""
-EVEN = 1.4
-"""Paces that differ by no more than this factor count as equal."""
+LEAST_SECONDS = 0.05  # of predicted work, for which a share is worth its own costs
 MOST_DOCUMENTS, MOST_COMMAS = 10_000, 500_000
 """Of a request that is divided: each value needs up to some hundred bytes of memory beside its text."""
 _OVER_LONG = re.compile(rb"context length is (\d+) tokens")
@@ -28,17 +21,13 @@ _OVER_LONG = re.compile(rb"context length is (\d+) tokens")
 class Rerank:
     """A request: one text as query, and texts as documents."""
 
-    costs: list[int]
-    """UTF-8 bytes of the query and each document; tokens are unknown here."""
-    keys: list[bytes]
-    """A digest of all that a document's score depends on."""
-    raw: Body | None = None
-    """The body of a request that goes to one replica as it is."""
+    costs: list[int]  # UTF-8 bytes of the query and each document; tokens are unknown here
+    keys: list[bytes]  # digests of all that a document's score depends on
+    raw: Body | None = None  # the body of a request that goes to one replica as it is
     documents: Sequence[str] = ("",)
     top_n: int = 0
     identity: str = ""
-    fields: dict[str, Any] | None = None
-    """The query and all others; every share has them."""
+    fields: dict[str, Any] | None = None  # the query and all others; every share has them
 
     def body(self, texts: Sequence[str], **fields: Any) -> Body:
         """The request for some texts."""
@@ -46,54 +35,64 @@ class Rerank:
         return orjson.dumps(shared) if self.raw is None else self.raw
 
 
+def whole(body: Body) -> Rerank:
+    """A request that only a replica can judge, or that can't be divided."""
+    return Rerank([len(body)], [b""], body)
+
+
 def parse(body: Body, identity: str = "") -> Rerank:
-    """Read a request; one that only a replica can judge, or that can't be split, stays as it is."""
-    whole = Rerank([len(body)], [b""], body)
-    if body.count(b",") > MOST_COMMAS:
-        return whole
+    """Read a request; whole if it is no usual one."""
     try:
-        fields = orjson.loads(body)
-        query, texts, top_n = fields.get("query"), fields.pop("documents", None), fields.pop("top_n", 0)
-        own_identity = fields.pop("request_id", "")
+        fields: Any = orjson.loads(body) if body.count(b",") <= MOST_COMMAS else None
+        texts, top_n = fields.pop("documents", None), fields.pop("top_n", 0)
+        own = fields.pop("request_id", "")
         context = hashlib.sha256(orjson.dumps(fields, None, orjson.OPT_SORT_KEYS))
-    except (ValueError, TypeError, AttributeError):  # also NaN and lone surrogates, which vLLM's parser takes
-        return whole
-    texts, costs, keys = [texts] if isinstance(texts, str) else texts, [], []
-    if not (isinstance(query, str) and isinstance(texts, list) and isinstance(own_identity, str)):
-        return whole
-    if not all(isinstance(text, str) for text in texts) or type(top_n) is not int or top_n < 0:
-        return whole
-    if not 0 < len(texts) <= MOST_DOCUMENTS:
-        return whole
-    for text in texts:
-        digest, encoded = context.copy(), text.encode()
-        digest.update(encoded)
-        costs.append(len(query.encode()) + len(encoded))
+        texts, query = [texts] if isinstance(texts, str) else texts, fields["query"].encode()
+        encoded = [text.encode() for text in texts]
+    except (ValueError, TypeError, AttributeError, LookupError):  # also NaN and lone surrogates
+        return whole(body)
+    usual = isinstance(texts, list) and isinstance(own, str) and type(top_n) is int and top_n >= 0
+    if not usual or not 0 < len(texts) <= MOST_DOCUMENTS:
+        return whole(body)
+    keys = []
+    for text in encoded:
+        digest = context.copy()
+        digest.update(text)
         keys.append(digest.digest()[:16])
-    return Rerank(costs, keys, None, texts, top_n, identity or own_identity or uuid.uuid4().hex, fields)
+    costs, identity = [len(query) + len(text) for text in encoded], identity or own or uuid.uuid4().hex
+    return Rerank(costs, keys, None, texts, top_n, identity, fields)
 
 
-def share_cost(left: int, total: int, handed: int, pace: float, paces: Sequence[float]) -> float:
-    """The cost of the next share in bytes: equal shares, or on demand where paces differ.
+def common_end(cost: float, replicas: Iterable[tuple[float, float]]) -> float:
+    """Seconds after which all replicas end if each computes what it can by then.
 
-    ``left`` is the cost of the documents that are not handed out, in ``handed`` shares so far; ``pace`` are
-    the seconds per byte of the replica that gets the share, ``paces`` those of all admitted ones.
+    Each replica has the seconds until it is free, and its seconds per byte.
     """
-    cost = left / (len(paces) - handed % len(paces))
-    if max(paces) > EVEN * min(paces):
-        weight = (1 / pace) / sum(1 / other for other in paces)
-        cost = max(left * weight / 2, total * weight / 6)
-    return max(cost, LEAST_SECONDS / pace)
+    speed, waited, end = 0.0, 0.0, math.inf
+    for wait, pace in sorted(replicas):
+        if wait < end:
+            speed, waited = speed + 1 / pace, waited + wait / pace
+            end = (cost + waited) / speed
+    return end
 
 
-def take(costs: Sequence[int], cost: float) -> int:
-    """How many of the documents make a share of about this cost; one at least."""
-    total = 0.0
-    for count, one in enumerate(costs):
-        if count and total + one / 2 > cost:
-            return count
-        total += one
-    return len(costs)
+def take(costs: Mapping[bytes, float], cost: float, window: float) -> list[bytes]:
+    """The documents of a share of about this cost, of the first ones that cost ``window`` together.
+
+    Those that fit in their order, so that small ones level the shares; one at least.
+    """
+    taken, rest, left = list[bytes](), list[bytes](), cost
+    for key, one in costs.items():
+        if taken and window <= 0:
+            break
+        window -= one
+        if one <= left or not taken:
+            left -= one
+            taken.append(key)
+        else:
+            rest.append(key)
+    least = min(rest, key=costs.__getitem__, default=b"")
+    return [*taken, least] if rest and costs[least] / 2 <= left else taken
 
 
 def read_scores(body: bytes | memoryview, count: int) -> tuple[list[float], int, str]:
@@ -113,17 +112,14 @@ def read_scores(body: bytes | memoryview, count: int) -> tuple[list[float], int,
     raise ValueError("malformed response")
 
 
-def merge(request: Rerank, scores: dict[int, float], **fields: Any) -> bytes:
+def merge(request: Rerank, scores: Mapping[int, float], **fields: Any) -> bytes:
     """The response; documents without a score follow in the order of the request."""
     ranked = sorted(scores.items(), key=lambda row: (-row[1], row[0]))
     rest = [index for index in range(len(request.documents)) if index not in scores]
     ranked += zip(rest, tail(list(scores.values()), len(rest)), strict=True)
+    texts = [{"text": text, "multi_modal": None} for text in request.documents]
     rows = [
-        {
-            "index": index,
-            "document": {"text": request.documents[index], "multi_modal": None},
-            "relevance_score": score,
-        }
+        {"index": index, "document": texts[index], "relevance_score": score}
         for index, score in ranked[: request.top_n or None]
     ]
     return orjson.dumps({**fields, "results": rows})
@@ -131,10 +127,9 @@ def merge(request: Rerank, scores: dict[int, float], **fields: Any) -> bytes:
 
 def tail(scores: Sequence[float], count: int) -> list[float]:
     """Descending scores below all others: between 0 and the lowest where scores are 0 to 1."""
-    lowest = min(scores)
+    lowest, step = min(scores), max(1e-6, abs(min(scores)) * 1e-9)
     if lowest > 1e-9 and max(scores) <= 1:
-        return [lowest * (1 - place / (count + 1)) for place in range(1, count + 1)]
-    step = max(1e-6, abs(lowest) * 1e-9)
+        step = lowest / (count + 1)
     return [lowest - step * place for place in range(1, count + 1)]
 
 

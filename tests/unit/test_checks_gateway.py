@@ -18,7 +18,7 @@ from ragops.checks.questions import Expected
 from ragops.checks.ready import ReplicaStatus
 from ragops.docker.objects import ExecResult
 from ragops.errors import LaunchError
-from ragops.gateway import replicas, split
+from ragops.gateway import dispatch, replicas
 from ragops.gateway.app import Gateway
 from ragops.ragflow.discovery import RagflowContainer
 from tests.support.faulty_scorers import FAULTY_SCORERS
@@ -154,7 +154,7 @@ class TestDeadline:
     @pytest.fixture
     def timed(self, fake, tmp_path, monkeypatch):
         monkeypatch.setattr(budget, "CALLS", 2)
-        monkeypatch.setattr(split, "SHARE_SECONDS", 0.05)
+        monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.05)
         fake.add_container("ragflow-server", image="infiniflow/ragflow:v0.25.3")
         ragflow = RagflowContainer(fake.container("ragflow-server"))
         fake.respond = lambda _box, argv, stdin: run_program(argv, stdin)

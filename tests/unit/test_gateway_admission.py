@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ragops.gateway import dispatch, replicas, split
+from ragops.gateway import dispatch, replicas
 from tests.support.gateway import serving
 from tests.support.replicas import Replica, _write, response
 
@@ -67,7 +67,7 @@ def test_scores_of_a_replica_that_became_wrong_leave_the_cache(tmp_path, monkeyp
 
 def test_no_request_waits_for_ever_behind_newer_ones(tmp_path, monkeypatch):
     """One share each, but for the first: its second share is due, while there is always a newer request."""
-    monkeypatch.setattr(split, "SHARE_SECONDS", 0.1)
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.1)
 
     async def scenario():
         async with serving(tmp_path, Replica(fixed=0.02, per_byte=2e-5), deadline=20) as gateway:
@@ -96,14 +96,14 @@ def test_a_share_that_is_cancelled_before_it_starts_frees_its_replica(tmp_path):
         async with serving(tmp_path, Replica()) as gateway:
             (replica,) = gateway.pool.replicas.values()
             request = asyncio.ensure_future(gateway.rerank(documents=TEXTS))
-            occupy = gateway.dispatcher._occupy
+            hand_out = gateway.dispatcher._hand_out
 
-            def occupied(*arguments):
-                occupy(*arguments)
-                gateway.dispatcher._occupy = occupy
+            def handed_out(*arguments):
+                hand_out(*arguments)
+                gateway.dispatcher._hand_out = hand_out
                 gateway.dispatcher.restart()  # before the loop has run the share's task
 
-            gateway.dispatcher._occupy = occupied
+            gateway.dispatcher._hand_out = handed_out
             async with asyncio.timeout(5):
                 assert (await request).json()["results"] == right()
             assert not replica.busy
@@ -143,7 +143,7 @@ def test_a_duplicate_that_is_cancelled_before_its_first_step_leaves_its_replica_
             share.began -= 1000.0
             held[0].set_result(None)  # it ends in the turn of the loop ...
             gateway.dispatcher.pump()  # ... in which it is sent once more
-            assert len(share.runs) == 2
+            assert len(gateway.dispatcher.shares) == 2
             assert (await sent).status_code == 200
             await gateway.until(lambda: not any(one.busy for one in gateway.pool.replicas.values()))
 
@@ -205,9 +205,7 @@ def test_a_document_that_vllm_fails_on_is_no_fault_of_the_replicas(tmp_path, num
     asyncio.run(scenario())
 
 
-def test_a_replica_that_hangs_in_its_periodic_proof_is_taken_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(replicas, "AGAIN_TIMEOUT", 0.1)
-
+def test_a_replica_that_hangs_in_its_periodic_proof_is_taken_out(tmp_path):
     async def scenario():
         async with serving(tmp_path, stub := Replica()) as gateway:
             [replica] = gateway.pool.replicas.values()

@@ -133,7 +133,7 @@ def test_without_a_deadline_the_first_request_is_served_first(tmp_path):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_at_the_deadline_the_response_is_what_is_ranked_in_the_requests_order(tmp_path, monkeypatch, number):
-    monkeypatch.setattr(split, "SHARE_SECONDS", 0.03)
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.03)
 
     async def scenario():
         stubs = [Replica(per_byte=number * 0.45 / BYTES) for _ in range(number)]
@@ -163,7 +163,7 @@ def test_at_the_deadline_the_response_is_what_is_ranked_in_the_requests_order(tm
 
 def test_a_fixed_time_of_each_share_makes_no_ever_smaller_shares(tmp_path, monkeypatch):
     monkeypatch.setattr(replicas, "HEALTH_TIMEOUT", 5.0)
-    monkeypatch.setattr(split, "SHARE_SECONDS", 0.05)
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.05)
 
     async def scenario():
         async with serving(tmp_path, Replica(fixed=0.06, per_byte=0.1 / BYTES), deadline=0.9) as client:
@@ -174,7 +174,7 @@ def test_a_fixed_time_of_each_share_makes_no_ever_smaller_shares(tmp_path, monke
 
 @pytest.mark.parametrize("fault", ["hang", "drip"])
 def test_what_a_stalled_replica_has_comes_before_all_others(tmp_path, monkeypatch, fault):
-    monkeypatch.setattr(split, "SHARE_SECONDS", 0.05)
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.05)
     monkeypatch.setattr(replicas, "HEALTH_TIMEOUT", 0.1)
 
     async def scenario():
@@ -202,7 +202,7 @@ def test_nothing_ranked_by_the_deadline_is_an_error_also_in_the_queue(tmp_path):
 
 
 def test_with_a_deadline_every_request_gets_a_share_before_any_gets_its_second(tmp_path, monkeypatch):
-    monkeypatch.setattr(split, "SHARE_SECONDS", 0.1)
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.1)
 
     async def scenario():
         async with serving(tmp_path, Replica(per_byte=1.5 / BYTES), deadline=1.2) as client:
@@ -521,7 +521,8 @@ def test_the_clients_disconnect_cancels_its_shares(tmp_path):
             async with asyncio.timeout(2):
                 await client.gateway.application(scope, receive, send)
                 await client.until(lambda: all(stub.counts["aborted"] == 1 for stub in stubs))
-            assert client.dispatcher.jobs == client.dispatcher.shares == []
+            assert not client.dispatcher.jobs
+            assert not client.dispatcher.shares
 
     asyncio.run(scenario())
 

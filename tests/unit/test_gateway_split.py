@@ -73,40 +73,56 @@ def test_the_key_of_a_document_is_of_all_that_its_score_depends_on():
     assert keys(documents=["one"]) == keys(documents=["zero", "one"])[1:]
 
 
+def shares(costs, paces, wait=0.0):
+    """The documents of each share, when all replicas are free at first and get one after the other."""
+    left, free, taken = dict(enumerate(costs)), list(paces), []
+    while left:
+        free = free or list(paces)
+        cost = split.common_end(sum(left.values()), [(wait, pace) for pace in free]) / free[0]
+        taken.append(split.take(left, cost, cost * len(paces)))
+        for key in taken[-1]:
+            del left[key]
+        free.pop(0)
+    return taken
+
+
 @given(
     costs=st.lists(st.integers(1, 1000), min_size=1, max_size=80),
     paces=st.lists(st.floats(1e-6, 1e-2), min_size=1, max_size=8),
 )
-def test_shares_are_all_documents_in_order_and_no_more_than_a_few_for_each_replica(costs, paces):
-    left, handed, sizes = list(costs), 0, []
-    while left:
-        pace = paces[handed % len(paces)]
-        cost = split.share_cost(sum(left), sum(costs), handed, pace, paces)
-        number = split.take(left, cost)
-        assert 1 <= number <= len(left)
-        sizes.append(number)
-        left, handed = left[number:], handed + 1
-    assert sum(sizes) == len(costs)
+def test_shares_are_all_documents_once_and_no_more_than_one_for_each_replica_and_a_rest(costs, paces):
+    taken = shares(costs, paces)
+    assert sorted(key for keys in taken for key in keys) == list(range(len(costs)))
+    assert all(taken)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4, 8])
 def test_equal_replicas_get_one_share_each(replicas):
-    costs, paces = [100] * 64, [0.001] * replicas
-    sizes = []
-    while left := costs[sum(sizes) :]:
-        sizes.append(split.take(left, split.share_cost(sum(left), 6400, len(sizes), 0.001, paces)))
-    assert sizes == [64 // replicas] * replicas
+    assert [len(keys) for keys in shares([100] * 64, [0.001] * replicas)] == [64 // replicas] * replicas
 
 
-def test_a_slower_replica_gets_less_and_the_rest_is_handed_out_on_demand():
-    paces = [0.001, 0.003]
-    fast, slow = (split.share_cost(6400, 6400, 0, pace, paces) for pace in paces)
-    assert fast == pytest.approx(3 * slow)
-    assert fast < 6400 / 2
+def test_lengths_that_differ_make_shares_that_do_not():
+    costs = [100 + 97 * number % 900 for number in range(64)]
+    totals = [sum(costs[key] for key in keys) for keys in shares(costs, [0.001] * 8)]
+    assert len(totals) == 8
+    assert max(totals) < 1.05 * sum(costs) / 8
 
 
-def test_a_request_that_is_too_small_to_gain_stays_whole():
-    assert split.share_cost(1000, 1000, 0, 1e-6, [1e-6] * 4) >= 1000
+def test_a_slower_replica_gets_less_so_that_both_end_at_the_same_time():
+    fast, slow = shares([100] * 64, [0.001, 0.003])
+    assert (len(fast), len(slow)) == (48, 16)
+
+
+def test_a_replica_that_is_busy_until_then_gets_nothing():
+    assert split.common_end(1000, [(0.0, 0.001), (2.0, 0.001)]) == pytest.approx(1.0)
+    assert split.common_end(1000, [(0.0, 0.001), (0.5, 0.001)]) == pytest.approx(0.75)
+
+
+def test_a_share_is_of_the_first_documents_and_has_one_at_least():
+    costs = dict.fromkeys(range(64), 100)
+    assert split.take(costs, 300, 600) == [0, 1, 2]
+    assert split.take(costs, 10, 10) == [0]
+    assert split.take({0: 900, 1: 900, 2: 100, 3: 1}, 1000, 2000) == [0, 2]
 
 
 @given(
