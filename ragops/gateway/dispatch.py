@@ -7,7 +7,6 @@ again, and those of a late one as well: the first score counts.
 
 import asyncio
 import logging
-import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
