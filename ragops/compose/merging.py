@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from ragops.compose.syntax import Removal, Replacement, YamlNode, resolve, split_colons
+from ragops.compose.syntax import YamlNode, resolve, split_colons
 from ragops.errors import ComposeError
 
 _MAX_EXTENDS = 10  # longest chain of extends that is followed
@@ -83,7 +83,7 @@ def _extended(name: str, services: YamlNode, depth: int = 0) -> YamlNode:
 def _merge(base: YamlNode, own: YamlNode, path: tuple[str, ...] = ()) -> YamlNode:
     """The value of a file merged into that of the files before it; ``path`` has the keys of both."""
     rule = _rule(path)
-    if rule in _REPLACED or isinstance(own, Replacement):
+    if rule in _REPLACED or own.tag == "!override":
         return own
     if rule in _AS_MAP:
         base, own = as_map(base), as_map(own)
@@ -119,7 +119,7 @@ def _in_one_form(rule: str, node: YamlNode) -> YamlNode:
 def _merge_maps(base: YamlNode, own: YamlNode, path: tuple[str, ...]) -> YamlNode:
     merged = dict(base.mapping)
     for key, value in own.mapping.items():
-        if isinstance(value, Removal):
+        if value.tag == "!reset":
             merged.pop(key, None)
         elif key in merged and _rule(path) not in _NAMED:
             merged[key] = _merge(merged[key], value, (*path, key))

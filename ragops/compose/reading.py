@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ragops.compose.merging import PublishedPort, as_map, read_port
-from ragops.compose.syntax import CommandLine, Removal, YamlNode, read_command, resolve, split_colons
+from ragops.compose.syntax import CommandLine, YamlNode, read_command, resolve, split_colons
 from ragops.configuration import Kind
 from ragops.reranker.architectures import Architecture, by_repository_name
 from ragops.reranker.model import Model
@@ -231,7 +231,7 @@ def _read_environment(service: YamlNode, project: Project) -> tuple[dict[str, Ya
         for name, value in (values or {}).items():
             variables[name] = YamlNode(value.replace("$", "$$"), item.line, item.source)
     variables |= as_map(service.at("environment")).mapping
-    return {name: node for name, node in variables.items() if not isinstance(node, Removal)}, complete
+    return {name: node for name, node in variables.items() if node.tag != "!reset"}, complete
 
 
 def _read_image(image: str) -> Image:

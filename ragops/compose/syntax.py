@@ -68,6 +68,8 @@ class YamlNode:
     line: int
     """Line of its key, or of the element of a list; numbered as :attr:`Source.first`."""
     source: Source
+    tag: str = ""
+    """``!reset`` removes the value of an earlier file, ``!override`` replaces it instead of being merged."""
 
     @property
     def text(self) -> str | None:
@@ -113,17 +115,6 @@ class YamlNode:
     def flag(self, *keys: str) -> bool:
         """Whether the scalar below these keys is true."""
         return (self.scalar(*keys) or "").lower() in {"true", "yes", "on", "y"}
-
-
-class Removal(YamlNode):
-    """A value tagged ``!reset``: it removes the value of an earlier file."""
-
-
-class Replacement(YamlNode):
-    """A value tagged ``!override``: it replaces the value of an earlier file instead of being merged."""
-
-
-_TAGS = {"!reset": Removal, "!override": Replacement}
 
 
 @dataclass(frozen=True)
@@ -222,7 +213,7 @@ class _Composer:
             if event.anchor not in self._anchors:
                 self._refuse(f"undefined alias {event.anchor}")
             anchored = self._anchors[event.anchor]
-            return type(anchored)(anchored.value, line, self._source)
+            return YamlNode(anchored.value, line, self._source, anchored.tag)
         if type(event) is yaml.ScalarEvent:
             if len(event.value) > MAX_TEXT:
                 self._refuse(f"a value of more than {MAX_TEXT >> 10} KiB")
@@ -231,8 +222,8 @@ class _Composer:
             self._refuse("nested too deeply")
         else:
             value = self._list(depth + 1) if type(event) is yaml.SequenceStartEvent else self._map(depth + 1)
-        kind = _TAGS.get(event.tag, YamlNode)
-        node = kind(value if kind is not Removal or isinstance(value, str) else None, line, self._source)
+        tag = event.tag if event.tag in {"!reset", "!override"} else ""
+        node = YamlNode(value if tag != "!reset" or isinstance(value, str) else None, line, self._source, tag)
         if event.anchor:
             self._anchors[event.anchor] = node
         return node
@@ -259,7 +250,7 @@ class _Composer:
             if key.written == "<<":
                 merged = (node, *node.elements)
             else:
-                values[key.written] = type(node)(node.value, key.line, self._source)
+                values[key.written] = YamlNode(node.value, key.line, self._source, node.tag)
             self._count(1)
         for node in merged:
             self._count(len(node.mapping))

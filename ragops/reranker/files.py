@@ -121,19 +121,16 @@ def checksums(folder: Path) -> dict[str, str]:
 def changed_files(folder: Path) -> tuple[str, ...]:
     """Names of existing files that differ from their checksum; reads every byte of them."""
     expected = {name: digest for name, digest in checksums(folder).items() if (folder / name).is_file()}
-    return tuple(
-        name for name, digest in sorted(expected.items()) if _digest(folder / name, digest) != digest
-    )
-
-
-def _digest(file: Path, like: str) -> str:
-    """Checksum of a file, of the same kind as another checksum."""
-    with file.open("rb") as stream:
-        if len(like) == 64:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        blob = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
-        blob.update(stream.read())
-        return blob.hexdigest()
+    changed = []
+    for name, digest in sorted(expected.items()):
+        if len(digest) == 64:
+            with (folder / name).open("rb") as stream:
+                actual = hashlib.file_digest(stream, "sha256").hexdigest()
+        else:
+            content = (folder / name).read_bytes()
+            actual = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        changed += [name] if actual != digest else []
+    return tuple(changed)
 
 
 # Downloads

@@ -137,8 +137,6 @@ def describe(folder: Path, kind: Kind | None = None) -> Model:
 
 def _describe(folder: Path, kind: Kind | None) -> Model:
     config = _config(folder)
-    _check_links(folder)
-    _check_tokenizer(folder)
     shards = _shards(folder)
     uid = _reader(folder)
     int8_bytes = 0
@@ -194,15 +192,13 @@ def _config(folder: Path) -> dict[str, Any]:
     config = _json(folder / "config.json")
     if not config:
         raise _incomplete(folder, "it has no config.json")
-    return config
-
-
-def _check_tokenizer(folder: Path) -> None:
+    _check_links(folder)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise _incomplete(folder, "it has no tokenizer.json")
     file = folder / "tokenizer.json"
     if file.is_file() and not file.read_bytes().rstrip().endswith(b"}"):
         raise _incomplete(folder, f"tokenizer.json is truncated after {file.stat().st_size} bytes")
+    return config
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
@@ -299,7 +295,10 @@ def _architecture(folder: Path, config: dict[str, Any], kind: Kind | None) -> Ar
         text, answers = _description(folder), _score_tokens(folder, rows)
         fitting = (row for row in rows if answers in (None, row.answers))
         found = tuple(row for row in fitting if re.search(row.marks, text, re.IGNORECASE))
-        if is_qwen3 and not found and _embeds(folder, config):
+        tag = re.search(r"^pipeline_tag:(.*)$", text, re.MULTILINE)
+        hints = f"{_name(folder)} {config.get('_name_or_path', '')} {tag[1] if tag else ''}".lower()
+        embeds = "rerank" not in hints and ("embed" in hints or (folder / "1_Pooling").exists())
+        if is_qwen3 and not found and embeds:
             found = embedding
     if len(found) != 1:
         raise _unknown_kind(folder, rows, kind, found)
@@ -342,13 +341,6 @@ def _description(folder: Path) -> str:
     names = ("README.md", "chat_template.jinja", "tokenizer_config.json", *_SUBSTITUTE_FILES)
     files = (file for file in (folder / name for name in names) if file.is_file())
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
-
-
-def _embeds(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether name, model card or the folder with the pooling say that it is an embedding model."""
-    tag = re.search(r"^pipeline_tag:(.*)$", _description(folder), re.MULTILINE)
-    hints = f"{_name(folder)} {config.get('_name_or_path', '')} {tag[1] if tag else ''}".lower()
-    return "rerank" not in hints and ("embed" in hints or (folder / "1_Pooling").exists())
 
 
 def _vocabulary(folder: Path) -> bytes:
