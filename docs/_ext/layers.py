@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from generated import PARTS, inline, row_of, title
 
 from ragops import configuration
-from ragops.checks import budget, causes, rules, verify
+from ragops.checks import budget, connection, rules, verify
 from ragops.checks.probe import NEEDS, TITLES
 from ragops.ragflow.request import RERANK_TIMEOUT
 
@@ -117,7 +117,7 @@ def layers() -> Iterator[str]:
 
 def recognised() -> Iterator[str]:
     """Every failure that verify recognizes, titled by its message."""
-    for number, rule in enumerate(causes.RULES):
+    for number, rule in enumerate(connection.RULES):
         yield from title(rule.words, "~", f"cause-{number}")
         cause = f"{rule.cause[0].upper()}{rule.cause[1:]}."
         yield from [inline(f"{cause} {MORE.get(rule.words, '')}"), ""]

@@ -5,7 +5,7 @@
     checked = check_file("docker-compose.yaml")
     print(checked)  # each fault with its line, its reason and its fix
 
-``syntax`` parses a file, ``merging`` merges several, ``reading`` finds the rerankers, ``faults`` finds their
+``syntax`` parses files and merges them, ``reading`` finds the rerankers, ``faults`` finds their
 faults, and ``render`` writes compose files.
 """
 
@@ -21,9 +21,8 @@ from typing import Any
 from dotenv.parser import parse_stream
 
 from ragops.compose.faults import Finding, PathKind, find_faults
-from ragops.compose.merging import merge_files
 from ragops.compose.reading import Project, Service, read_rerankers
-from ragops.compose.syntax import MAX_BYTES, YamlNode, parse, resolve
+from ragops.compose.syntax import MAX_BYTES, YamlNode, merge_files, parse, resolve
 from ragops.errors import ComposeError, ModelError, file_errors, read_text
 from ragops.reranker import host as hosts
 from ragops.reranker.host import Host

@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ragops.compose.merging import PublishedPort, as_map, read_port
-from ragops.compose.syntax import CommandLine, YamlNode, read_command, resolve, split_colons
+from ragops.compose.syntax import (
+    CommandLine,
+    PublishedPort,
+    YamlNode,
+    as_map,
+    read_command,
+    read_port,
+    resolve,
+    split_colons,
+)
 from ragops.configuration import Kind
 from ragops.reranker.architectures import Architecture, by_repository_name
 from ragops.reranker.model import Model

@@ -15,9 +15,8 @@ from typing import Any
 import yaml
 
 from ragops.compose.faults import parse_size, takes_default_route
-from ragops.compose.merging import as_map
 from ragops.compose.reading import Service
-from ragops.compose.syntax import CommandLine, Word, YamlNode, parse_options, split_words
+from ragops.compose.syntax import CommandLine, Word, YamlNode, as_map, parse_options, split_words
 from ragops.configuration import Stack
 from ragops.docker.objects import LABEL, LOG_OPTIONS, ContainerSpec, HealthCheck, Mount, NetworkSpec
 from ragops.errors import ComposeError, file_errors

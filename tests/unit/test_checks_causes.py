@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from ragops.checks.causes import proxy_for, proxy_settings, without_secret
+from ragops.checks.connection import proxy_for, proxy_settings, without_secret
 
 URL = "http://ragflow-vllm-reranker:8000/v1"
 PROXY = "http://proxy.test:3128"

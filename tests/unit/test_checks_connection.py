@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ragops.checks import Check, Report, connection, probe
-from ragops.checks.causes import RULES, Target
+from ragops.checks.connection import RULES, Target
 from ragops.checks.probe import LAYERS, NEEDS, TITLES, ProbeResult, Step, stopped_by
 from ragops.data import __file__ as data
 from ragops.docker.objects import ExecResult

@@ -9,8 +9,7 @@ import pytest
 
 from ragops.cli import main
 from ragops.compose import check_file, check_texts
-from ragops.compose.merging import merge_files
-from ragops.compose.syntax import parse
+from ragops.compose.syntax import merge_files, parse
 from ragops.errors import ComposeError
 from ragops.reranker.host import Core, Host, Node
 

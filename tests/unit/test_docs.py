@@ -15,7 +15,7 @@ import pytest
 import ragops
 from ragops import bench, errors
 from ragops.bench import plots
-from ragops.checks import budget, causes, doctor, rules, verify
+from ragops.checks import budget, connection, doctor, rules, verify
 from ragops.checks.probe import LAYERS, TITLES
 from ragops.configuration import TABLES, Stack
 from ragops.docker import hints, swarm
@@ -126,7 +126,7 @@ def test_every_failure_that_verify_recognizes_is_a_title_with_its_fix(built):
     titles = re.findall(r"<h3>.*?</h3>", page)
     shown = {" ".join(unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in titles}
     said = text(built, "troubleshooting")
-    for rule in causes.RULES:
+    for rule in connection.RULES:
         assert f"{rule.words}#" in shown
         assert rule.remedy.partition("{")[0] in said
 
