@@ -61,7 +61,6 @@ class Target:
     url: str
     """The reranker's address as RAGFlow has it, ending in ``/v1``."""
     name: str
-    """The model's name as registered in RAGFlow."""
     known: Architecture
     release: Release
     proxies: Mapping[str, str]
@@ -70,7 +69,6 @@ class Target:
     bridge: str = "BRIDGE"
     """Interface of the common network on the Docker host."""
     key: str = field(default=PLACEHOLDER_KEY, repr=False)
-    """What the server requires of each request."""
 
     @property
     def host(self) -> str:
@@ -97,7 +95,6 @@ class Failure:
     step: probe.Step
     target: Target
     client: str
-    """Library that sent RAGFlow's request."""
     is_local: bool
     """Whether the port is open to the server's own container alone."""
 
@@ -248,7 +245,6 @@ def _flags(known: Architecture, first: str) -> str:
 
 
 def _is_open_inside(engine: Engine, reranker: str, image: str) -> bool:
-    """Whether the port accepts a connection in the server's own container."""
     try:
         own = probe.run_probe(engine, reranker, image, "http://127.0.0.1:8000/v1", RerankRequest(""), depth=2)
     except EngineError:  # it does not run

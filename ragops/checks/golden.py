@@ -148,7 +148,6 @@ def _words(text: str) -> frozenset[str]:
 
 @cache
 def _rarity() -> tuple[Mapping[str, float], int]:
-    """Weight of each word of the golden set, and the number of documents in the set."""
     documents = {text for item in load() for text in item.texts()}
     counts = Counter(word for text in documents for word in _words(text))
     return {word: math.log(1 + len(documents) / (1 + n)) for word, n in counts.items()}, len(documents)

@@ -22,7 +22,6 @@ class TimedCall:
     tokens: int = 0
     """Prompt tokens that the server counted; 0 when it does not."""
     error: str = ""
-    """Empty when it succeeded."""
 
 
 CONFIDENCE = 0.95

@@ -70,9 +70,7 @@ class ProbeRequest(NamedTuple):
     """One POST to the reranker."""
 
     path: str
-    """Path of the URL, such as ``/v1/rerank``."""
     body: str
-    """JSON."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,6 @@ class Batch:
     seconds: float = 25.0
     """Time after which no further request is sent."""
     timeout: float = RERANK_TIMEOUT
-    """Of each request."""
     at_once: int = 1
     """Number of concurrent requests, each over its own connection; 1 for timed requests."""
     needed: int = 1 << 30
@@ -125,7 +122,6 @@ class Step:
     detail: str = ""
     ms: float = 0.0
     error: str = ""
-    """Name of the exception."""
     status: int = 0
     kind: str = ""
     location: str = ""
@@ -252,7 +248,6 @@ def parse_result(output: ExecResult, transport: str) -> ProbeResult:
 
 
 def _run(engine: Engine, container: str, image: str, stdin: str, timeout: float) -> tuple[ExecResult, str]:
-    """Run ``data/probe.py`` in the container or in a probe container; return its output and the transport."""
     if not container:
         return _run_here(stdin, timeout), "this host"
     for python in PYTHONS:
@@ -266,7 +261,6 @@ def _run(engine: Engine, container: str, image: str, stdin: str, timeout: float)
 def _execute(
     engine: Engine, container: str, argv: tuple[str, ...], timeout: float, stdin: str = ""
 ) -> ExecResult | None:
-    """Run a program that the container may lack; None if it does."""
     try:
         output = engine.execute(container, argv, stdin=stdin, timeout=timeout)
     except EngineError as error:

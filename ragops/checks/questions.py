@@ -69,14 +69,11 @@ class Expected:
     """The reranker as it was started."""
 
     model: str
-    """Served model name."""
     kind: Kind
     max_tokens: int
     """Longest query and document together, in tokens."""
     substitute: str = ""
-    """Why it is a substitute model; empty when it is not."""
     instruction: str | None = None
-    """The configured instruction."""
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Expected":
@@ -120,7 +117,6 @@ class RerankCall:
     documents: tuple[str, ...]
     top_n: int
     item: Item | None = None
-    """The golden item of its query."""
     places: tuple[int, ...] = ()
     """For moved documents: where each document of the item now stands."""
 
@@ -144,7 +140,6 @@ class RerankResult:
 
     call: RerankCall
     error: str
-    """Why there are no rows; empty when there are."""
     rows: tuple[tuple[int, float], ...] = ()
     """(index, score) in the order of the response; a score that is null is NaN."""
     tokens: int = -1
@@ -177,7 +172,6 @@ class Results:
     direct: tuple[float, ...] = ()
     """Scores of the plan's prompts as they are; empty when the server gives none."""
     not_sent: int = 0
-    """Calls for which there was no time."""
 
     def tokens(self, *texts: str) -> int:
         """Tokens of some of the counted texts together; 0 when the server does not count."""

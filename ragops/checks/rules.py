@@ -370,7 +370,6 @@ def _moved(expected: questions.Expected, scores: Sequence[float], others: Sequen
 def _long_call_fault(
     expected: questions.Expected, before: questions.RerankResult, result: questions.RerankResult
 ) -> Finding | None:
-    """Whether documents of a long call get other scores than in a short one."""
     remedy = f"long calls are split and put together wrongly; {REWRITTEN}"
     rows = zip(before.scores, result.item_scores, result.call.places, strict=True)
     moved = [(place, abs(old - new)) for old, new, place in rows if _moved(expected, [old], [new])]

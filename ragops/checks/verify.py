@@ -48,13 +48,9 @@ class VerifyContext:
     full: bool
     """The whole golden set and all timed calls, however long they take."""
     budget: bool
-    """Whether RAGFlow's calls are timed."""
     address: str = ""
-    """The reranker's address for a RAGFlow outside of its Docker network."""
     behind: tuple[ContainerState, ...] = ()
-    """The replicas behind a gateway."""
     state: GatewayState | None = None
-    """The gateway's."""
     key: str = field(default=PLACEHOLDER_KEY, repr=False)
     """What the gateway requires of each request."""
 
@@ -168,7 +164,6 @@ def check_exposure(engine: Engine, stack: Sequence[ContainerState], image: str) 
 
 
 def _check_outside(engine: Engine, stack: Sequence[ContainerState], image: str) -> Check:
-    """Try all addresses, and published ports at those of the host; without DNS."""
     if engine.network(OUTSIDE) is None:
         return Check(CLOSED, "skip", f"the engine has no network {OUTSIDE} to connect from")
     endpoints = [endpoint for container in stack for endpoint in container.endpoints]

@@ -98,7 +98,6 @@ def check_file(file: Path | str, *more: Path | str, host: Host | None = None) ->
 
 
 def _default_files(folder: Path, variables: Mapping[str, str]) -> list[Path]:
-    """The files that compose takes in a folder when none is named."""
     if named := variables.get("COMPOSE_FILE"):
         return [folder / name for name in named.split(variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep)]
     files = [

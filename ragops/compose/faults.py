@@ -80,7 +80,6 @@ class Case:
     service: Service
     host: Host
     kind_of: Callable[[str], PathKind | None]
-    """What a path of the host is; None if it is not known."""
 
     @property
     def official(self) -> bool:

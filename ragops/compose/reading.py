@@ -71,7 +71,6 @@ class Project:
     read_variables: Callable[[str], Mapping[str, str] | None]
     """The variables of an ``env_file``, or None if it is missing."""
     override: bool
-    """Whether it is an override file without its base."""
 
     @cached_property
     def clients(self) -> tuple[Mapping[str, YamlNode], ...]:
@@ -132,7 +131,6 @@ class Service:
     image: Image
     command: CommandLine
     environment: Mapping[str, YamlNode]
-    """Variables of ``env_file`` and ``environment``."""
     environment_complete: bool
     """Whether no other file has variables of it that were not read."""
     ports: tuple[PublishedPort, ...]
@@ -243,7 +241,6 @@ def _read_environment(service: YamlNode, project: Project) -> tuple[dict[str, Ya
 
 
 def _read_image(image: str) -> Image:
-    """Read a name such as ``vllm/vllm-openai-cpu:v0.32.0-x86_64``."""
     path, digest, _ = image.partition("@")
     tag = path.rpartition("/")[2].partition(":")[2]
     name = path.removesuffix(f":{tag}")
@@ -321,7 +318,6 @@ def mount_of(path: str, mounts: tuple[VolumeMount, ...]) -> VolumeMount | None:
 
 
 def _kind(name: str) -> Kind | None:
-    """Kind of a model by its name; None if the name does not show it."""
     row = by_repository_name(name) if name else None
     return row.kind if isinstance(row, Architecture) else None
 
@@ -338,7 +334,6 @@ def _requests_gpu(service: YamlNode) -> bool:
 
 
 def _is_vllm(service: Service) -> bool:
-    """Whether it is vLLM's server, by its program, its image, or options that only vLLM has."""
     if service.command.entry in {"serve", "module"}:
         return True
     image = service.image.name.rsplit("/", 1)[-1].lower()

@@ -251,12 +251,10 @@ def _take_keys(service: Service, rendered: dict[str, Any]) -> Iterator[str]:
 
 
 def _as_bytes(value: Any) -> Any:
-    """A size such as 1gb in bytes; any other value unchanged."""
     return parse_size(str(value)) or value
 
 
 def _plain(node: YamlNode) -> Any:
-    """A value of the file as it is written there."""
     if isinstance(node.value, dict):
         return {key: _plain(value) for key, value in node.mapping.items()}
     return [_plain(item) for item in node.elements] if isinstance(node.value, list) else node.value

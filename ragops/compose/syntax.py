@@ -25,7 +25,6 @@ Entry = Literal["serve", "module", "image", "other"]
 """``vllm serve``, the API server's module, the image's own entry point, or an unknown program."""
 
 MAX_BYTES = 5 << 20
-"""Largest compose file."""
 MAX_VALUES, MAX_DEPTH = 100_000, 100
 """Most values in a compose file, as in Docker Compose (compose-go, loader/reset.go), and most maps and lists
 in each other."""
@@ -517,7 +516,6 @@ def _extended(name: str, services: YamlNode, depth: int = 0) -> YamlNode:
 
 
 def _merge(base: YamlNode, own: YamlNode, path: tuple[str, ...] = ()) -> YamlNode:
-    """The value of a file merged into that of the files before it; ``path`` has the keys of both."""
     rule = _rule(path)
     if rule in _REPLACED or own.tag == "!override":
         return own
@@ -565,7 +563,6 @@ def _merge_maps(base: YamlNode, own: YamlNode, path: tuple[str, ...]) -> YamlNod
 
 
 def _like(node: YamlNode, value: dict[str, YamlNode] | list[YamlNode]) -> YamlNode:
-    """A map or a list in the place of a node."""
     return YamlNode(value, node.line, node.source)
 
 

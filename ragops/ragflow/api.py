@@ -109,7 +109,6 @@ class Response:
     status: int
     text: str = field(repr=False)
     secrets: frozenset[Secret] = frozenset()
-    """The secrets that were sent, to be masked in messages."""
 
     @property
     def body(self) -> dict[str, Any]:

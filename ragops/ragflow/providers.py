@@ -45,7 +45,6 @@ class RegistrationSpec:
     """The model entry to register in RAGFlow, and the settings that should use it."""
 
     model: str
-    """Name under which vLLM serves the model."""
     base_url: str
     """The reranker's address where RAGFlow runs; a missing ``/v1`` is appended."""
     max_tokens: int
@@ -54,7 +53,6 @@ class RegistrationSpec:
     default: bool = False
     """Whether to set the model as the user's default rerank model."""
     chats: tuple[str, ...] = ()
-    """Ids of the chats that should use it."""
     dataset: str = ""
     """Id of a dataset for a test query after the registration; empty for none."""
 
@@ -127,7 +125,6 @@ class RagflowState:
     default: str
     """Id of the default rerank model, also of a removed one; empty when there is none."""
     chats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The rows of the user's chats by id."""
     siblings: tuple[str, ...] = ()
     """Other instances of the provider."""
     tenant: Mapping[str, str] = field(default_factory=dict)

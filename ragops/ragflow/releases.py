@@ -61,7 +61,6 @@ class Window:
 
     rule: str
     count: Callable[[int, int], int]
-    """Maximum number of documents, from the page size and ``top_k``."""
     setting: str = ""
     """RAGFlow's setting that bounds it; empty where there is none."""
 
@@ -105,7 +104,6 @@ _WINDOWS = (
 
 
 def _read_value(field: str, text: str) -> Any:
-    """The value of a field of :class:`Release` from the table's JSON."""
     value = json.loads(text)
     if field == "documents":
         return next(window for window in _WINDOWS if window.rule == value)
@@ -137,7 +135,6 @@ class Release:
     chats: Chats
     """Field of a chat with its rerank model; read for v0.20 and v0.27, inferred for v0.25 and v0.26."""
     search: str
-    """Route of a search in datasets."""
     documents: Window
     timeout: float
     """Seconds of its rerank request."""

@@ -39,12 +39,10 @@ class Architecture:
     model_type: str
     """The ``model_type`` with which vLLM's own class reads ``config.json``; any other needs remote code."""
     examples: tuple[str, ...]
-    """Repositories on the model hub."""
     source: str
     named: str
     """Regular expression for repository and file names in lower case, used where there is no folder."""
     scores: str = "sigmoid of the one label"
-    """How a score is computed."""
     lowest: float = 0.0
     highest: float = 1.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -90,7 +88,6 @@ class Refused:
     name: str
     """Regular expression for ``architectures[0]``."""
     named: str
-    """As in :class:`Architecture`."""
     examples: tuple[str, ...]
     reason: str
     alternative: str

@@ -42,7 +42,6 @@ _RECORD = "images.txt"
 """File below ragops' data folder with the images that ragops built or pulled: in each line the engine's id,
 the image's id, and one of its names or nothing for the image itself."""
 _TIMEOUT = 3600
-"""Seconds for one program of the build."""
 
 
 def ensure(engine: Engine, name: str, home: Path) -> ImageState:

@@ -45,11 +45,8 @@ class Record:
 
     source: str
     source_sha256: str
-    """:func:`ragops.data.task.fingerprint` of its folder."""
     linear: int
-    """Number of int8 layers."""
     compressed_tensors: str
-    """Version of the library that quantized them."""
     ragops: str
 
 
@@ -135,7 +132,6 @@ def _check_space(parent: Path, model: Model) -> None:
 
 
 def _quantize(engine: Engine, image: str, model: Model, copy: Path) -> tuple[int, str]:
-    """Run ``data/int8.py``; returns the number of int8 layers and the version of compressed-tensors."""
     program = (resources.files("ragops.data") / "int8.py").read_text()
     mounts = (Mount(str(model.folder), "/model", read_only=True), Mount(str(copy), "/made"))
     timeout = _TIMEOUT + _TIMEOUT_PER_GB * model.weight_bytes / 1e9

@@ -58,7 +58,6 @@ class Model:
     """Whether tokens attend only to earlier ones, which makes prefixes reusable."""
     shape: Shape
     weight_bytes: int
-    """Size of the safetensors files."""
     dtype: str
     """Data type of the files, such as ``bfloat16``."""
     quantized: str = ""
@@ -337,7 +336,6 @@ def _unknown_kind(
 
 
 def _description(folder: Path) -> str:
-    """The texts that name a model's prompt: its card and chat templates."""
     names = ("README.md", "chat_template.jinja", "tokenizer_config.json", *_SUBSTITUTE_FILES)
     files = (file for file in (folder / name for name in names) if file.is_file())
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
@@ -365,7 +363,6 @@ def _score_tokens(folder: Path, rows: tuple[Architecture, ...]) -> tuple[str, ..
 
 
 def _check_answer_tokens(folder: Path, row: Architecture) -> None:
-    """Refuse a vocabulary without the tokens that make the score."""
     vocabulary = _vocabulary(folder) if row.answers else b""
     if missing := [token for token in row.answers if _token_id(vocabulary, token) is None]:
         raise ModelError(

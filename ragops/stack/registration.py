@@ -199,11 +199,9 @@ class UndoRecord:
     entered: bool = False
     """Whether ragops entered the model; else it existed before."""
     provider: bool = False
-    """Whether ragops added the provider."""
     default: str | None = None
     """The default rerank model before ragops set one, empty for none; None when it never did."""
     chats: Mapping[str, str] = field(default_factory=dict)
-    """Each chat's rerank id before ragops set one."""
 
     @property
     def earlier(self) -> dict[str, str]:
@@ -276,7 +274,6 @@ class Registrar:
         return state
 
     def _chats(self, owner: str) -> dict[str, Mapping[str, Any]]:
-        """The user's chats by id, without those of others in the same team."""
         rows: list[Mapping[str, Any]] = []
         for page in range(1, _MAX_CHATS // _CHATS_PER_PAGE + 1):
             path = f"/api/v1/chats?page={page}&page_size={_CHATS_PER_PAGE}"
@@ -376,7 +373,6 @@ class Registrar:
         return (f"RAGFlow reaches the reranker, {here}",) if here else ()
 
     def _host_problem(self) -> str:
-        """Why a rerank from this host fails; empty if it succeeds."""
         body = {"model": self.spec.model, "query": QUERY, "documents": DOCUMENTS[:1]}
         request = Request("POST", f"{urlsplit(self.spec.base_url).path}/rerank", body)
         try:
