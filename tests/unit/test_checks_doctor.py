@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ragops.checks import doctor as checks
-from ragops.configuration import Gateway, Network, Reranker, Stack, parse
+from ragops.configuration import Gateway, Network, Reranker, Stack, Swarm, parse
 from ragops.docker.objects import LABEL
 from ragops.errors import EngineError
 from ragops.reranker import host as hosts
@@ -682,3 +682,57 @@ def test_the_machine_that_runs_this_can_be_read():
     assert hosts.read_host().cpus
     with pytest.raises(FileNotFoundError):
         hosts.read_quota("no/such/cgroup", Path("/"))
+
+
+class TestSwarm:
+    """What keeps an engine from placing replicas on other machines."""
+
+    def test_nothing_is_shown_where_it_is_not_used(self, doctor):
+        assert "Swarm" not in doctor()
+
+    @pytest.mark.parametrize(
+        ("fields", "detail", "remedy"),
+        [
+            ({"firewall": "nftables"}, "nftables", "firewall-backend"),
+            ({"live_restore": True}, "live-restore", "live-restore"),
+            ({"swarm": "worker", "node": "abc"}, "worker", "docker node promote abc"),
+            ({"swarm": "locked"}, "locked", "docker swarm unlock"),
+            ({}, "inactive", "docker swarm init"),
+        ],
+    )
+    def test_an_engine_that_places_nothing(self, doctor, engine, fields, detail, remedy):
+        engine(**fields)
+        check = doctor(Stack(swarm=Swarm()))["Swarm"]
+        assert check.status == "fail"
+        assert detail in check.detail
+        assert remedy in check.remedy
+
+    def test_nodes(self, doctor, fake, monkeypatch):
+        fake.join("one", "two", "three")
+        monkeypatch.setattr(checks, "_listens", lambda *_: True)
+        monkeypatch.setattr(checks, "_has_ipvs", lambda: True)
+        check = doctor()["Swarm"]
+        assert (check.status, check.detail) == ("ok", "manager of 3 nodes")
+        monkeypatch.setattr(checks, "_has_ipvs", lambda: False)
+        assert "IPVS" in doctor()["Swarm"].detail
+        fake.change_node("three", state="down")
+        check = doctor()["Swarm"]
+        assert check.status == "warn"
+        assert "three is down" in check.detail
+
+    def test_ports_of_other_nodes(self, doctor, fake, monkeypatch):
+        fake.join("one", "two", "three")
+        tried = []
+        monkeypatch.setattr(checks, "_listens", lambda *where: tried.append(where) and False)
+        check = doctor()["Swarm"]
+        assert check.status == "warn"
+        assert "4789/udp" in check.remedy
+        assert {address for address, *_ in tried if address.startswith("10.200")} == {
+            "10.200.0.2",
+            "10.200.0.3",
+        }
+
+    def test_each_machine_has_one_replica(self, doctor, fake):
+        fake.join("one", "two", "three")
+        stack = Stack(reranker=Reranker(replicas=64), swarm=Swarm())
+        assert doctor(stack)["cores"].status != "fail"
