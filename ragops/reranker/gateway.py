@@ -6,8 +6,6 @@ The image is built on the one with vLLM, and has its Python, a few packages and 
 
 import hashlib
 import math
-import tempfile
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,14 +14,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ragops.configuration import Gateway, Stack, data_folder
+from ragops.configuration import Gateway, Stack
 from ragops.docker.engine import Engine
 from ragops.docker.objects import LABEL_STACK, UNPRIVILEGED, ContainerSpec, HealthCheck, ImageState, Mount
 from ragops.errors import EngineError, ImageError
 from ragops.progress import step
 from ragops.ragflow.api import NO_SECRET, Secret, read_secret
-from ragops.reranker import files
-from ragops.reranker.image import python_version, recording
+from ragops.reranker.image import build_on
 from ragops.reranker.options import PORT
 
 ROLE = "gateway"
@@ -72,23 +69,9 @@ def build(engine: Engine, base_image: str, home: Path) -> ImageState:
         ImageError: The image with vLLM has no Python, or a step failed.
         RagopsError: pip could not download a wheel.
     """
-    name, output = tag(), deque[str](maxlen=20)
+    name = tag()
     step("building the gateway's image")
-    with (
-        tempfile.TemporaryDirectory(prefix="gateway-", dir=data_folder(home / "build")) as temporary,
-        recording(engine, home, name),
-    ):
-        folder = Path(temporary)
-        for path, data in _sources().items():
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_bytes(data)
-        lock, python = str(folder / "requirements.lock"), python_version(engine, base_image)
-        files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
-        try:
-            output.extend(engine.build(folder, name, arguments={"BASE": base_image}))
-        except EngineError as error:
-            evidence = "\n".join([*output, error.evidence])
-            raise ImageError(str(error.message), code="build-failed", evidence=evidence) from error
+    build_on(engine, base_image, home, name, _sources())
     if image := engine.image(name):
         return image
     raise ImageError(f"{name} is missing after it was built", code="image-missing")

@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -52,7 +53,14 @@ def ensure(engine: Engine, name: str, home: Path) -> ImageState:
     if image := engine.image(name):
         return image
     if name != DEFAULT:
-        _pull(engine, name, home)
+        step(f"pulling {name}")
+        hint = f"load or build it, or leave image out of ragops.toml for {DEFAULT}"
+        try:
+            with recording(engine, home, name):
+                engine.pull(name)
+        except EngineError as error:
+            message = f"the Docker engine has no image {name}, and could not pull it"
+            raise ImageError(message, code="image-missing", evidence=error.evidence, hint=hint) from error
     elif not pull_official(engine, home):
         build(engine, home)
     if image := engine.image(name):
@@ -100,6 +108,24 @@ def build(engine: Engine, home: Path, name: str = DEFAULT) -> None:
             raise _build_error(str(error.message), log, error.evidence, error.hint) from error
 
 
+def build_on(engine: Engine, base_image: str, home: Path, name: str, sources: Mapping[str, bytes]) -> None:
+    """Build an image on one with Python, from files by their path; ``requirements.lock`` has its wheels."""
+    output = deque[str](maxlen=20)
+    temporary = tempfile.TemporaryDirectory(prefix="image-", dir=data_folder(home / "build"))
+    with temporary as place, recording(engine, home, name):
+        folder = Path(place)
+        for path, data in sources.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(data)
+        lock, python = str(folder / "requirements.lock"), python_version(engine, base_image)
+        files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
+        try:
+            output.extend(engine.build(folder, name, arguments={"BASE": base_image}))
+        except EngineError as error:
+            evidence = "\n".join([*output, error.evidence])
+            raise ImageError(str(error.message), code="build-failed", evidence=evidence) from error
+
+
 def python_version(engine: Engine, image: str) -> str:
     """The version of Python in an image, such as 3.11; an error if it has none."""
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -131,7 +157,12 @@ def remove_recorded(engine: Engine, home: Path) -> tuple[str, ...]:
             containers = engine.containers() if recorded else ()
             users += [container.name for container in containers if container.image_id == image.id]
             if recorded and not users:
-                _remove(engine, image, recorded)
+                named = [name for name in image.names if name in recorded]
+                if len(named) == len(image.names):  # the image too when it was recorded itself
+                    named = [*named[1:], image.id] if "" in recorded else named[1:]
+                for name in named:
+                    with suppress(NotFoundError):  # with containerd's image store a digest goes with its tag
+                        engine.remove_image(name)
         except EngineError as error:
             users = [error.evidence]
         if recorded and users:
@@ -141,16 +172,6 @@ def remove_recorded(engine: Engine, home: Path) -> tuple[str, ...]:
     if lines:
         file.write_text("".join(f"{line}\n" for line in left))
     return tuple(notes)
-
-
-def _remove(engine: Engine, image: ImageState, recorded: set[str]) -> None:
-    """Remove the recorded names; the image too when it was recorded itself, and has no other name."""
-    names = [name for name in image.names if name in recorded]
-    if len(names) == len(image.names):
-        names = [*names[1:], image.id] if "" in recorded else names[1:]
-    for name in names:
-        with suppress(NotFoundError):  # with containerd's image store a digest goes together with its tag
-            engine.remove_image(name)
 
 
 @contextmanager
@@ -170,20 +191,6 @@ def recording(engine: Engine, home: Path, *names: str) -> Iterator[None]:
         ]
         with (data_folder(home) / _RECORD).open("a") as out:
             out.writelines(new)
-
-
-def _pull(engine: Engine, name: str, home: Path) -> None:
-    step(f"pulling {name}")
-    try:
-        with recording(engine, home, name):
-            engine.pull(name)
-    except EngineError as error:
-        raise ImageError(
-            f"the Docker engine has no image {name}, and could not pull it",
-            code="image-missing",
-            evidence=error.evidence,
-            hint=f"load or build it, or leave image out of ragops.toml for {DEFAULT}",
-        ) from error
 
 
 def _import_base(engine: Engine, folder: Path, log: Path) -> None:

@@ -4,18 +4,15 @@ Docker shows it as RAGFlow (compose labels, network, path to Python), and it cal
 client library, cohere 5.6.2. It serves nothing.
 """
 
-import tempfile
 from importlib import resources
 from pathlib import Path
 
-from ragops.configuration import data_folder
 from ragops.docker import objects
 from ragops.docker.engine import Engine
 from ragops.errors import EngineError
 from ragops.progress import step
 from ragops.ragflow.discovery import DEMO
-from ragops.reranker import files
-from ragops.reranker.image import python_version, recording
+from ragops.reranker.image import build_on
 from ragops.stack.plan import Action, Plan, Remove
 
 NAME = "docker-ragflow-cpu-1"
@@ -41,7 +38,9 @@ def up(engine: Engine, base_image: str, home: Path, *, name: str = NAME, project
         )
     if engine.image(IMAGE) is None:
         step(f"building the demo client with {COHERE}")
-        _build(engine, base_image, home)
+        recipe = resources.files("ragops.data") / "demo"
+        sources = {name: (recipe / name).read_bytes() for name in ("Dockerfile", "requirements.lock")}
+        build_on(engine, base_image, home, IMAGE, sources)
     if container is None:
         network = f"{project}_ragflow"
         if engine.network(network) is None:
@@ -79,16 +78,3 @@ def plan_down(observed: objects.Observed) -> Plan:
         if network.ours and network.name in networks and network.name.endswith("_ragflow")
     ]
     return Plan(tuple(actions))
-
-
-def _build(engine: Engine, base_image: str, home: Path) -> None:
-    recipe = resources.files("ragops.data") / "demo"
-    with tempfile.TemporaryDirectory(prefix="demo-", dir=data_folder(home / "build")) as name:
-        folder = Path(name)
-        for file in ("Dockerfile", "requirements.lock"):
-            (folder / file).write_text((recipe / file).read_text())
-        lock, python = str(folder / "requirements.lock"), python_version(engine, base_image)
-        files.download(folder / "wheels", "--requirement", lock, python=python, hashes=True)
-        with recording(engine, home, IMAGE):
-            for _ in engine.build(folder, IMAGE, arguments={"BASE": base_image}):
-                pass
