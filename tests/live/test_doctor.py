@@ -171,7 +171,7 @@ class TestNames:
         wanted = stack.model_copy(update={"network": Network(name=f"{PREFIX}-net", subnet="10.213.8.0/25")})
         assert doctor(wanted)["network"].status == "fail"
         with pytest.raises(EngineError) as caught:
-            engine.create_network(plan.network_spec(wanted.network))
+            engine.create_network(plan.network_spec(wanted.shared_network))
         assert caught.value.code == "subnet-overlaps"
 
 
@@ -253,7 +253,7 @@ class TestRagflow:
             wanted = stack.model_copy(update={"network": Network(name=name, internal=False)})
             assert ("moves its default route" in doctor(wanted)["RAGFlow"].detail) is moves
             before = engine.execute(container, ("python3", "-c", table)).stdout
-            engine.create_network(plan.network_spec(wanted.network))
+            engine.create_network(plan.network_spec(wanted.shared_network))
             engine.connect(name, container)
             after = engine.execute(container, ("python3", "-c", table)).stdout
             assert (before != after) is moves

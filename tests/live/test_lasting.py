@@ -366,7 +366,7 @@ def test_replica_of_its_compose_file_is_the_one_that_up_starts(engine, declared,
     labels = (*wanted.labels, ("org.ragops.config", wanted.config_hash()))
     other = dataclasses.replace(wanted, name=f"{names.PROJECT}-rendered", labels=labels)
     file = tmp_path / "compose.yml"
-    file.write_text(render.reranker([other], network_spec(declared.network)))
+    file.write_text(render.reranker([other], network_spec(declared.shared_network)))
     argv = [str(COMPOSE), "-p", f"{names.PROJECT}-rendered", "-f", str(file)]
     made = subprocess.run([*argv, "create"], capture_output=True, text=True, check=False)
     try:

@@ -18,7 +18,7 @@ from ragops.stack import plan as planning
 from ragops.stack.plan import CreateNetwork
 from tools import site
 
-PLAN = Plan((CreateNetwork(planning.network_spec(Stack().network)),))
+PLAN = Plan((CreateNetwork(planning.network_spec(Stack().shared_network)),))
 
 
 @pytest.fixture(autouse=True)

@@ -78,12 +78,12 @@ class TestNetwork:
         fake.create_network = create_both
         monkeypatch.setattr("time.sleep", lambda _: removed and fake.remove_network(ids[0]))
         monkeypatch.setattr("tests.support.fake_engine.new_network", lambda *_: "")  # they raced its check
-        CreateNetwork(network_spec(STACK.network)).apply(fake)
+        CreateNetwork(network_spec(STACK.shared_network)).apply(fake)
         assert len([network for network in fake.networks() if network.name == NET]) == 1
 
     def test_down_removes_two_of_one_name(self, fake, monkeypatch):
         monkeypatch.setattr("tests.support.fake_engine.new_network", lambda *_: "")
-        spec = network_spec(STACK.network)
+        spec = network_spec(STACK.shared_network)
         ids = {fake.create_network(spec), fake.create_network(spec)}
         actions = plan_down(STACK, observe(fake)).actions
         assert {action.id for action in actions if isinstance(action, Remove)} == ids
