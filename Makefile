@@ -38,14 +38,19 @@ help: ## list the targets
 run: $(VENV)/ready ## start a reranker, record a benchmark, build the site; installs what is missing
 	@$(BIN)/python -m tools.make_run
 
-# The images are built while the fast tests and those of the site run. Chromium first: both installations use apt.
+# The images are built while the fast tests run, and the site is tested beside those live tests that share the
+# engine with no other. Chromium first: both installations use apt.
 test: $(VENV)/tests ## everything: lint, types, fast and live tests, notebooks, site in a browser
 	@$(CHROMIUM)
 	@{ $(BIN)/python -m tools.private_engine start && $(BIN)/ragops image; } > $(VENV)/image.log 2>&1 & image=$$!; \
-	( $(FAST) ) && $(BIN)/pytest -m browser tests/unit tests/browser; tests=$$?; \
+	( $(FAST) ); fast=$$?; \
+	test $$fast -ne 0 || { $(BIN)/pytest -m browser tests/unit tests/browser > $(VENV)/site.log 2>&1 & site=$$!; }; \
 	wait $$image || { tail -n 20 $(VENV)/image.log >&2; exit 1; }; \
-	exit $$tests
-	@$(BIN)/pytest -n 2 --dist loadfile -m live tests/live
+	test $$fast -eq 0 || exit 1; \
+	$(BIN)/pytest -m "live and alone" tests/live; alone=$$?; \
+	wait $$site; site=$$?; cat $(VENV)/site.log; \
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "live and not alone" tests/live; live=$$?; \
+	test $$alone -eq 0 -a $$site -eq 0 -a $$live -eq 0
 
 check: $(VENV)/tests ## without a Docker engine: lint, types, fast tests
 	@$(FAST)

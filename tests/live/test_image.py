@@ -75,7 +75,9 @@ def official(engine, image, tmp_path):
     engine.remove_image(f"{PROJECT}-official:latest")
 
 
-def test_the_launch_is_the_same_on_an_image_shaped_like_the_official_one(engine, declared, client, official):
+def test_the_launch_is_the_same_on_an_image_shaped_like_the_official_one(
+    engine, declared, client, official, share_cache
+):
     """That one starts ``vllm serve`` in another folder; our launch names its own entry point."""
     # Eager: it is the way in that is looked at, and compiling takes longer than all else.
     different = {"name": NAME, "image": official, "port": False, "eager": True}
@@ -83,6 +85,7 @@ def test_the_launch_is_the_same_on_an_image_shaped_like_the_official_one(engine,
     network = declared.network.model_copy(update={"name": f"{PROJECT}-rerank-official"})
     shaped = declared.model_copy(update={"reranker": reranker, "network": network})
     assert engine.image(official).id != engine.image(declared.reranker.image).id
+    share_cache(NAME)
     try:
         verbs.up(shaped, engine)
         report = verbs.verify(shaped, engine, budget=False)

@@ -22,7 +22,7 @@ def executed(running, stack_file, results, tmp_path_factory):
     """All notebooks, run in order; the sources stay as they are."""
     before = {file: file.read_bytes() for file in (ROOT / "notebooks").glob("*.ipynb")}
     into = tmp_path_factory.mktemp("executed")
-    parameters = {"STACK": str(stack_file), "RESULTS": str(results), "REQUESTS": 8, "EACH": 2}
+    parameters = {"STACK": str(stack_file), "RESULTS": str(results), "REQUESTS": 8, "EACH": 1}
     site.execute_notebooks(ROOT / "notebooks", into, parameters=parameters, timeout=600)
     assert before == {file: file.read_bytes() for file in (ROOT / "notebooks").glob("*.ipynb")}
     return into
