@@ -249,7 +249,7 @@ def latency_by_size(run: Run) -> Figure:
 def timeline(run: Run) -> Figure:
     """Every request at the time when it was due, and the reranker's CPU, memory and queue below.
 
-    Warm-up, failed and cancelled requests have marks of their own. Grey bands are trials.
+    Warm-up, failed and cancelled requests have marks of their own. Grey bands are every second trial.
 
     Raises:
         BenchError: Nothing was sent.
@@ -275,23 +275,22 @@ def timeline(run: Run) -> Figure:
             ax.plot(line.index, line, style.line, color=style.colour, linewidth=1.4, label=name)
         _label(ax, "", unit.replace(" (", "\n("))
     _label(chart.axes[0], "", LATENCY)
-    _trial_bands(chart.axes, run)
-    chart.axes[-1].set_xlabel(f"time since the start (s), n={len(run.requests)}")
-    return chart.finish()
-
-
-def _trial_bands(axes: list[Any], run: Run) -> None:
-    """Grey behind every second trial, with the load's name above where it fits."""
     trials, free = statistics.trials(run), -math.inf
     for number, trial in enumerate(trials):
         start, end = (statistics.since_start(run, t) for t in (trial.start, trial.end))
         if number % 2 == 0:
-            for ax in axes:
+            for ax in chart.axes:
                 ax.axvspan(start, end, color=GREY, alpha=0.1, linewidth=0)
-        if (start + end) / 2 > free:
-            place: Any = {"transform": axes[0].get_xaxis_transform(), "rotation": 30, "fontsize": _SMALL}
-            axes[0].text((start + end) / 2, 1.02, load_name(trial.level), color=GREY, **place)
+        if (start + end) / 2 > free:  # the load's name above, where it fits
+            place: Any = {
+                "transform": chart.axes[0].get_xaxis_transform(),
+                "rotation": 30,
+                "fontsize": _SMALL,
+            }
+            chart.axes[0].text((start + end) / 2, 1.02, load_name(trial.level), color=GREY, **place)
             free = (start + end) / 2 + 0.03 * statistics.since_start(run, trials[-1].end)
+    chart.axes[-1].set_xlabel(f"time since the start (s), n={len(run.requests)}")
+    return chart.finish()
 
 
 def svg(figure: Figure) -> str:

@@ -494,18 +494,6 @@ def load_run(path: Path | str) -> Run:
     folder = Path(path)
     if folder.name in {"", ".."}:
         folder = folder.resolve()  # reports have the folder's name
-    info = _load_info(folder)
-    problems: list[str] = []
-    requests = _load_lines(folder / REQUESTS, _REQUEST, problems)
-    samples = _load_lines(folder / SAMPLES, _SAMPLE, problems)
-    run = Run(folder, info, requests, samples)
-    if not info.complete:
-        problems.append(f"run.json says incomplete: {info.reason}")
-        problems += [f"{level.name}, repeat {n}: {left} requests missing" for level, n, left in run.missing]
-    return replace(run, problems=tuple(problems))
-
-
-def _load_info(folder: Path) -> RunInfo:
     file, code = folder / INFO, "run-unreadable"
     hint = "name a folder under results/ that ragops bench has created"
     data = read_text(BenchError, f"{folder} holds no recorded run", file, 16 << 20, code=code, hint=hint)
@@ -516,7 +504,14 @@ def _load_info(folder: Path) -> RunInfo:
         what, evidence = f"{file} has schema version {info.schema_version}", f"the latest known is {SCHEMA}"
         hint = "read it with the release that wrote it"
         raise BenchError(what, code=code, evidence=evidence, hint=hint, file=file)
-    return info
+    problems: list[str] = []
+    requests = _load_lines(folder / REQUESTS, _REQUEST, problems)
+    samples = _load_lines(folder / SAMPLES, _SAMPLE, problems)
+    run = Run(folder, info, requests, samples)
+    if not info.complete:
+        problems.append(f"run.json says incomplete: {info.reason}")
+        problems += [f"{level.name}, repeat {n}: {left} requests missing" for level, n, left in run.missing]
+    return replace(run, problems=tuple(problems))
 
 
 def _load_lines(file: Path, adapter: TypeAdapter[_T], problems: list[str]) -> tuple[_T, ...]:
