@@ -275,19 +275,15 @@ def timeline(run: Run) -> Figure:
             ax.plot(line.index, line, style.line, color=style.colour, linewidth=1.4, label=name)
         _label(ax, "", unit.replace(" (", "\n("))
     _label(chart.axes[0], "", LATENCY)
-    trials, free = statistics.trials(run), -math.inf
+    trials, free, top = statistics.trials(run), -math.inf, chart.axes[0]
     for number, trial in enumerate(trials):
         start, end = (statistics.since_start(run, t) for t in (trial.start, trial.end))
         if number % 2 == 0:
             for ax in chart.axes:
                 ax.axvspan(start, end, color=GREY, alpha=0.1, linewidth=0)
         if (start + end) / 2 > free:  # the load's name above, where it fits
-            place: Any = {
-                "transform": chart.axes[0].get_xaxis_transform(),
-                "rotation": 30,
-                "fontsize": _SMALL,
-            }
-            chart.axes[0].text((start + end) / 2, 1.02, load_name(trial.level), color=GREY, **place)
+            place: Any = {"transform": top.get_xaxis_transform(), "rotation": 30, "fontsize": _SMALL}
+            top.text((start + end) / 2, 1.02, load_name(trial.level), color=GREY, **place)
             free = (start + end) / 2 + 0.03 * statistics.since_start(run, trials[-1].end)
     chart.axes[-1].set_xlabel(f"time since the start (s), n={len(run.requests)}")
     return chart.finish()
