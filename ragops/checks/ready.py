@@ -59,10 +59,11 @@ def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: 
             raise problem(engine, name, container) or LaunchError(f"{name} restarted", container=name)
         try:
             log = read_log(engine, name)
-        except EngineError:
-            if (now := engine.container(name)) and now.status == container.status:
+        except EngineError as error:
+            now = None if "marked for removal" in error.evidence else engine.container(name)
+            if now and now.status == container.status:
                 raise
-            continue  # it was just removed
+            continue  # it was just removed, or is: its state shows that later
         phase, left = hints.phase_of(log), begin + timeout - time.monotonic()
         listens = phase == "listen" or container.health == "healthy"  # a long log may lack the line
         if listens and responds(engine, name, served_name, timeout=max(_SHORTEST, min(left, _TIMEOUT))):

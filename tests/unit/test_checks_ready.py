@@ -195,6 +195,22 @@ def test_engine_error_is_raised(box):
         wait(box)
 
 
+def test_one_that_is_being_removed_is_missing(box):
+    """Its state is still that of one that runs when its log can't be read any more."""
+    looks = []
+
+    def removing(*_, **__):
+        looks.append(box.container(NAME).status)
+        if len(looks) == 2:
+            box.remove_container(NAME)
+        evidence = "can not get logs from container which is dead or marked for removal"
+        raise EngineError("the Docker engine could not read the log", evidence=evidence)
+
+    box.logs = removing
+    assert failure(box).code == "reranker-missing"
+    assert looks == ["running", "running"]
+
+
 @pytest.mark.parametrize(
     ("results", "left"),
     [
