@@ -215,6 +215,27 @@ def proofs() -> Iterator[str]:
     yield ""
 
 
+def overlay() -> Iterator[str]:
+    """What Swarm's overlay network costs a request, with encryption and without it."""
+    record = json.loads((DATA / "overlay.json").read_text())
+    kinds = {kind["name"]: kind for kind in record["kinds"]}
+    plain, host, encrypted = kinds["plain"], kinds["host"], kinds["encrypted"]
+    size = f"{record['documents']} documents of {record['request_bytes'] // 1000} kB together"
+    yield (
+        f"A request with {size} took {plain['p50_ms']:.1f} ms between two nodes and {host['p50_ms']:.1f} ms "
+        f"on one, to a stub that responds at once (medians of {record['requests']}, {record['machine']['machine']}, "
+        f"{record['machine']['used_by_others']:.1f} cores busy with other work)."
+    )
+    if encrypted["p50_ms"] is None:
+        reason = record["kernel_options"].get("CONFIG_INET_ESP", "").lstrip("# ")
+        yield (
+            f"In an encrypted network no request got a response there ({encrypted['error']}): the kernel of "
+            f"that machine has no IPsec ({reason}), so that the cost of encryption is not measured."
+        )
+    else:
+        yield f"In an encrypted network it took {encrypted['p50_ms']:.1f} ms."
+
+
 def run(part: str) -> Iterator[str]:
     """A part of the recorded run, if the site is built from one: see ``RUN_PARTS``."""
     folder = os.environ.get("RAGOPS_RUN")
@@ -278,6 +299,7 @@ PARTS = {
     "reranker": reranker,
     "models": models,
     "proofs": proofs,
+    "overlay": overlay,
     "modules": modules,
     "run": run,
 }

@@ -4,6 +4,7 @@ One function for each subject: host, model, Docker engine, image, names and netw
 """
 
 import grp
+import gzip
 import os
 import platform
 import pwd
@@ -476,6 +477,9 @@ def check_swarm(stack: Stack, state: objects.EngineState, engine: Engine) -> Ite
         yield Check(
             title, "fail", f"its membership is {state.swarm}", commands.get(state.swarm, "docker info")
         )
+    elif stack.swarm and stack.swarm.encrypted and _lacks("CONFIG_INET_ESP"):
+        detail = "the kernel has no IPsec: in an encrypted network nodes don't reach each other"
+        yield Check(title, "fail", detail, "encrypted = false under [swarm], or another kernel")
     else:
         yield from _nodes(swarm, state)
 
@@ -484,7 +488,7 @@ def _nodes(swarm: SwarmState, state: objects.EngineState) -> Iterator[Check]:
     """The nodes of a Swarm, and whether this host reaches them."""
     away = [f"{node.name} is {node.state}, {node.availability}" for node in swarm.nodes if not node.ready]
     detail = f"manager of {len(swarm.nodes)} nodes" + "".join(f"; {text}" for text in away)
-    if not _has_ipvs():
+    if _lacks("CONFIG_IP_VS"):
         detail += "; the kernel has no IPVS, so a service with a virtual address times out: ragops uses none"
     yield Check("Swarm", "warn" if away else "ok", detail, "docker node ls; they get no replica until then")
     for node in swarm.nodes:
@@ -495,13 +499,13 @@ def _nodes(swarm: SwarmState, state: objects.EngineState) -> Iterator[Check]:
             yield Check("Swarm", "warn", f"port {_GOSSIP} of {node.name} does not respond here", remedy)
 
 
-def _has_ipvs() -> bool:
-    """Whether the kernel has IPVS, built in or as a module."""
-    release = Path("/lib/modules", platform.release())
-    with suppress(OSError):
-        if "ip_vs.ko" in (release / "modules.builtin").read_text(encoding="utf-8"):
-            return True
-    return Path("/proc/net/ip_vs").exists() or any(release.glob("kernel/net/netfilter/ipvs/ip_vs.ko*"))
+def _lacks(option: str) -> bool:
+    """Whether the kernel was built without something; False where its configuration is not readable."""
+    files = {"/proc/config.gz": gzip.decompress, f"/boot/config-{platform.release()}": bytes}
+    for file, content in files.items():
+        with suppress(OSError):
+            return f"# {option} is not set" in content(Path(file).read_bytes()).decode()
+    return False
 
 
 def check_ragflow(stack: Stack, containers: tuple[objects.ContainerState, ...]) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import grp
+import gzip
 import os
 import platform
 import pwd
@@ -710,15 +711,34 @@ class TestSwarm:
     def test_nodes(self, doctor, fake, monkeypatch):
         fake.join("one", "two", "three")
         monkeypatch.setattr(checks, "_listens", lambda *_: True)
-        monkeypatch.setattr(checks, "_has_ipvs", lambda: True)
+        monkeypatch.setattr(checks, "_lacks", lambda _: False)
         check = doctor()["Swarm"]
         assert (check.status, check.detail) == ("ok", "manager of 3 nodes")
-        monkeypatch.setattr(checks, "_has_ipvs", lambda: False)
+        monkeypatch.setattr(checks, "_lacks", lambda option: option == "CONFIG_IP_VS")
         assert "IPVS" in doctor()["Swarm"].detail
         fake.change_node("three", state="down")
         check = doctor()["Swarm"]
         assert check.status == "warn"
         assert "three is down" in check.detail
+
+    def test_encryption_needs_ipsec(self, doctor, fake, monkeypatch):
+        fake.join("one")
+        monkeypatch.setattr(checks, "_lacks", lambda option: option == "CONFIG_INET_ESP")
+        assert doctor(Stack(swarm=Swarm()))["Swarm"].status == "ok"
+        check = doctor(Stack(swarm=Swarm(encrypted=True)))["Swarm"]
+        assert check.status == "fail"
+        assert not declared(check.remedy).swarm.encrypted
+
+    @pytest.mark.parametrize(
+        ("text", "lacks"), [("# CONFIG_IP_VS is not set\n", True), ("CONFIG_IP_VS=m\n", False)]
+    )
+    def test_kernel_configuration(self, monkeypatch, tmp_path, text, lacks):
+        file = tmp_path / "config.gz"
+        file.write_bytes(gzip.compress(text.encode()))
+        monkeypatch.setattr(
+            checks, "Path", lambda name: file if name == "/proc/config.gz" else tmp_path / "none"
+        )
+        assert checks._lacks("CONFIG_IP_VS") is lacks
 
     def test_ports_of_other_nodes(self, doctor, fake, monkeypatch):
         fake.join("one", "two", "three")
