@@ -223,7 +223,8 @@ def overlay() -> Iterator[str]:
     size = f"{record['documents']} documents of {record['request_bytes'] // 1000} kB together"
     yield (
         f"A request with {size} took {plain['p50_ms']:.1f} ms between two nodes and {host['p50_ms']:.1f} ms "
-        f"on one, to a stub that responds at once (medians of {record['requests']}, {record['machine']['machine']}, "
+        f"on one, to a stub that responds at once (medians of {record['requests']}, "
+        f"{record['machine']['machine']}, "
         f"{record['machine']['used_by_others']:.1f} cores busy with other work)."
     )
     if encrypted["p50_ms"] is None:

@@ -501,10 +501,13 @@ def _nodes(swarm: SwarmState, state: objects.EngineState) -> Iterator[Check]:
 
 def _lacks(option: str) -> bool:
     """Whether the kernel was built without something; False where its configuration is not readable."""
-    files = {"/proc/config.gz": gzip.decompress, f"/boot/config-{platform.release()}": bytes}
-    for file, content in files.items():
+    packed, plain = Path("/proc/config.gz"), Path("/boot", f"config-{platform.release()}")
+    for file in (packed, plain):
         with suppress(OSError):
-            return f"# {option} is not set" in content(Path(file).read_bytes()).decode()
+            content = file.read_bytes()
+            return (
+                f"# {option} is not set" in (gzip.decompress(content) if file is packed else content).decode()
+            )
     return False
 
 
