@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ragops.checks import Check, Status, questions
 from ragops.checks.golden import ScoredItem, accuracy, by_language, concordance, word_overlap
 from ragops.checks.probe import STRICT, Batch, send_batch
+from ragops.checks.questions import Expected, RequestPlan, RerankResult, Results
 from ragops.docker.engine import Engine
 
 NEEDED = 0.80
@@ -71,8 +72,8 @@ class Finding:
 
 
 def collect(
-    engine: Engine, container: str, image: str, url: str, expected: questions.Expected, *, full: bool = False
-) -> questions.Results:
+    engine: Engine, container: str, image: str, url: str, expected: Expected, *, full: bool = False
+) -> Results:
     """Send the requests of the score check from inside a container that reaches the reranker.
 
     ``url`` is the reranker's address as RAGFlow has it, ending in ``/v1``. ``image`` is one with Python, for
@@ -83,9 +84,7 @@ def collect(
     return questions.parse_responses(plan, send_batch(engine, container, image, url, requests))
 
 
-def batch(
-    expected: questions.Expected, plan: questions.RequestPlan, url: str, *, full: bool, spare: float
-) -> Batch:
+def batch(expected: Expected, plan: RequestPlan, url: str, *, full: bool, spare: float) -> Batch:
     """The requests of a plan with their time limits; with ``full`` all of them, however long they take.
 
     ``spare`` are the seconds for the requests that only make an order surer.
@@ -97,7 +96,7 @@ def batch(
     return Batch(requests, SECONDS, at_once=AT_ONCE, needed=needed, spare=spare, post_headers=STRICT)
 
 
-def check_scores(expected: questions.Expected, results: questions.Results) -> list[Check]:
+def check_scores(expected: Expected, results: Results) -> list[Check]:
     """Apply the rules; after the first that fails the others are skipped."""
     checks, failed = list[Check](), False
     for name, rule in RULES:
@@ -107,7 +106,7 @@ def check_scores(expected: questions.Expected, results: questions.Results) -> li
     return checks
 
 
-def check_well_formed(_: questions.Expected, results: questions.Results) -> Finding:
+def check_well_formed(_: Expected, results: Results) -> Finding:
     """Every document has one finite score of its own index, and the scores differ."""
     if not results.results:
         return Finding("fail", "no response to any request", "see the checks above: ragops status")
@@ -126,7 +125,7 @@ def check_well_formed(_: questions.Expected, results: questions.Results) -> Find
     return Finding("ok", f"{len(results.results)} responses with {len(scores)} scores")
 
 
-def check_determinism(expected: questions.Expected, results: questions.Results) -> Finding:
+def check_determinism(expected: Expected, results: Results) -> Finding:
     """A document's score depends on query and document, not on request, position or other documents.
 
     A listwise model reads the documents of a request together: only a repeated request has the same scores.
@@ -157,7 +156,7 @@ def check_determinism(expected: questions.Expected, results: questions.Results) 
     return Finding("ok", f"{beside} they move by {largest:.4f} at most")
 
 
-def check_prompt(expected: questions.Expected, results: questions.Results) -> Finding:
+def check_prompt(expected: Expected, results: Results) -> Finding:
     """The server builds the prompt that the model was trained with, as its token counts show."""
     if expected.kind == "embedding":
         return Finding("skip", "an embedding model has no prompt")
@@ -181,7 +180,7 @@ def check_prompt(expected: questions.Expected, results: questions.Results) -> Fi
     return _check_template(expected, results, tokens)
 
 
-def check_score_range(expected: questions.Expected, results: questions.Results) -> Finding:
+def check_score_range(expected: Expected, results: Results) -> Finding:
     """Scores lie in the range of this kind of model."""
     lowest, highest = expected.row.lowest, expected.row.highest
     scores = [score for result in results.results for score in result.returned]
@@ -193,7 +192,7 @@ def check_score_range(expected: questions.Expected, results: questions.Results) 
     return Finding("fail", f"outside the range: {least:.3f} to {most:.3f}, where {possible}", remedy)
 
 
-def check_truncation(expected: questions.Expected, results: questions.Results) -> Finding:
+def check_truncation(expected: Expected, results: Results) -> Finding:
     """The end and the beginning of a long document count, in any script."""
     tail = results.of("tail")
     if not tail:
@@ -233,7 +232,7 @@ def check_truncation(expected: questions.Expected, results: questions.Results) -
     return Finding("ok", detail)
 
 
-def check_order(expected: questions.Expected, results: questions.Results) -> Finding:
+def check_order(expected: Expected, results: Results) -> Finding:
     """Right documents of the golden set score higher than wrong ones."""
     items = results.scored("golden", expected.languages)
     if not expected.trained:
@@ -259,7 +258,7 @@ def check_order(expected: questions.Expected, results: questions.Results) -> Fin
     return _wrong_order(results, share, items, detail)
 
 
-def check_query_sensitivity(_: questions.Expected, results: questions.Results) -> Finding:
+def check_query_sensitivity(_: Expected, results: Results) -> Finding:
     """Another query gives the same documents other scores."""
     if not results.of("other"):
         return Finding("skip", "there was no time to send the request")
@@ -269,7 +268,7 @@ def check_query_sensitivity(_: questions.Expected, results: questions.Results) -
     return Finding("ok", "another query gives the same documents other scores")
 
 
-def check_ragflow_form(expected: questions.Expected, results: questions.Results) -> Finding:
+def check_ragflow_form(expected: Expected, results: Results) -> Finding:
     """The same with documents as RAGFlow's tokenizer leaves them; at most a warning."""
     items = results.scored("ragflow", expected.languages)
     if not expected.trained or not items:
@@ -283,7 +282,7 @@ def check_ragflow_form(expected: questions.Expected, results: questions.Results)
     return Finding("warn", detail, "DOC_ENGINE=infinity keeps text as written (RAGFlow 0.23 and later)")
 
 
-RULES: tuple[tuple[str, Callable[[questions.Expected, questions.Results], Finding]], ...] = (
+RULES: tuple[tuple[str, Callable[[Expected, Results], Finding]], ...] = (
     ("scores are well formed", check_well_formed),
     ("scores stay the same", check_determinism),
     ("prompt is the model's", check_prompt),
@@ -301,7 +300,7 @@ def max_difference(scores: Sequence[float], others: Sequence[float]) -> float:
     return max(abs(score - other) for score, other in zip(scores, others, strict=True))
 
 
-def _request_failure(result: questions.RerankResult) -> Finding | None:
+def _request_failure(result: RerankResult) -> Finding | None:
     if "Out of range float" in result.error:
         return _not_a_number()
     if not result.error:
@@ -312,7 +311,7 @@ def _request_failure(result: questions.RerankResult) -> Finding | None:
     )
 
 
-def _index_fault(result: questions.RerankResult) -> Finding | None:
+def _index_fault(result: RerankResult) -> Finding | None:
     documents, top_n = result.call.documents, result.call.top_n
     indices = [index for index, _ in result.rows]
     if wrong := [index for index in indices if not 0 <= index < len(documents)]:
@@ -335,7 +334,7 @@ def _not_a_number() -> Finding:
     return Finding("fail", "NaN: the model's arithmetic overflows", remedy)
 
 
-def _rescaled(results: questions.Results) -> str:
+def _rescaled(results: Results) -> str:
     """How scores are derived from the others of the same call; empty when they are not."""
     lists = [result.returned for result in results.results if result.call.purpose != "top"]
     if all(abs(max(scores) - 1) < _EXACT and abs(min(scores)) < _EXACT for scores in lists):
@@ -345,9 +344,7 @@ def _rescaled(results: questions.Results) -> str:
     return ""
 
 
-def _score_change(
-    results: questions.Results, before: questions.RerankResult, after: questions.RerankResult, change: float
-) -> Finding:
+def _score_change(results: Results, before: RerankResult, after: RerankResult, change: float) -> Finding:
     if all(list(result.scores) == sorted(result.scores, reverse=True) for result in results.results):
         return Finding("fail", "input order: documents come back as they went out", REWRITTEN)
     closest = [min(after.scores, key=lambda other: abs(other - score)) for score in before.scores]
@@ -361,15 +358,13 @@ def _score_change(
     return Finding("fail", detail, "this model reads documents together, or its server is broken")
 
 
-def _moved(expected: questions.Expected, scores: Sequence[float], others: Sequence[float]) -> bool:
+def _moved(expected: Expected, scores: Sequence[float], others: Sequence[float]) -> bool:
     """Whether scores differ by more than rounding, or their logits do, where all of them are near 0 or 1."""
     logits = [[*map(_logit, scores)], [*map(_logit, others)]] if expected.row.lowest == 0 else [[0.0], [0.0]]
     return max_difference(scores, others) > ROUNDING or max_difference(*logits) > ROUNDING_LOGIT
 
 
-def _long_call_fault(
-    expected: questions.Expected, before: questions.RerankResult, result: questions.RerankResult
-) -> Finding | None:
+def _long_call_fault(expected: Expected, before: RerankResult, result: RerankResult) -> Finding | None:
     remedy = f"long calls are split and put together wrongly; {REWRITTEN}"
     rows = zip(before.scores, result.item_scores, result.call.places, strict=True)
     moved = [(place, abs(old - new)) for old, new, place in rows if _moved(expected, [old], [new])]
@@ -385,7 +380,7 @@ def _long_call_fault(
     return None
 
 
-def _check_template(expected: questions.Expected, results: questions.Results, tokens: int) -> Finding:
+def _check_template(expected: Expected, results: Results, tokens: int) -> Finding:
     wanted = results.tokens(*questions.pair_prompts(expected))
     remedy = f"give vLLM the packaged template: {RELAUNCH}"
     if tokens != wanted:
@@ -413,7 +408,7 @@ def _equal(score: float, other: float, *, counted: bool) -> bool:
     return abs(score - other) <= (_EQUAL_COUNTED if counted else _EQUAL_SCORES) * max(abs(score), abs(other))
 
 
-def _lost_languages(items: Sequence[ScoredItem], expected: questions.Expected) -> str:
+def _lost_languages(items: Sequence[ScoredItem], expected: Expected) -> str:
     """Which languages come out wrong while others come out right; empty when it is all or none."""
     groups = by_language(items).items()
     pairs = [(lang, accuracy(group)) for lang, group in groups if len(group) >= FEWEST_IN_EACH]
@@ -423,9 +418,7 @@ def _lost_languages(items: Sequence[ScoredItem], expected: questions.Expected) -
     return f"languages are lost ({', '.join(lost)}, needs {NEEDED_IN_EACH:.2f} in each)"
 
 
-def _wrong_order(
-    results: questions.Results, share: float, items: Sequence[ScoredItem], detail: str
-) -> Finding:
+def _wrong_order(results: Results, share: float, items: Sequence[ScoredItem], detail: str) -> Finding:
     if share <= 1 - NEEDED:
         remedy = f'classifier_from_token is ["no", "yes"], in this order; {RELAUNCH}'
         return Finding("fail", f"upside down, wrong documents come first: {detail}", remedy)
@@ -444,7 +437,7 @@ def _wrong_order(
     return Finding("fail", f"hardly better than shared words: {detail}", remedy)
 
 
-def _ignores_query(results: questions.Results) -> bool:
+def _ignores_query(results: Results) -> bool:
     first = {result.call.item: result.scores for result in results.of("golden")}
     pairs = [(first[result.call.item], result.scores) for result in results.of("other")]
     return any(max_difference(before, after) <= 0.1 * _width(before) for before, after in pairs)

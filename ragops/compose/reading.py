@@ -218,7 +218,7 @@ def _read_service(name: str, node: YamlNode, project: Project) -> Service:
         ports=tuple(map(read_port, node.at("ports").elements)),
         mounts=mounts,
         networks=tuple(_read_networks(node, project)),
-        served=_read_model(node, command, mounts, project.find_model),
+        served=_read_model(node, command, mounts, project),
         gpu=_requests_gpu(node) or bool(_GPU_IMAGE.search(node.scalar("image") or "")),
         gpu_requested=_requests_gpu(node),
         clients=project.clients,
@@ -292,16 +292,13 @@ def _read_networks(service: YamlNode, project: Project) -> Iterator[NetworkConne
 
 
 def _read_model(
-    node: YamlNode,
-    command: CommandLine,
-    mounts: tuple[VolumeMount, ...],
-    find_model: Callable[[str], Model | None],
+    node: YamlNode, command: CommandLine, mounts: tuple[VolumeMount, ...], project: Project
 ) -> ServedModel:
     option = command.get("--model") or command.get("")
     path = (option.value if option else "") or ""
     mount = mount_of(path, mounts)
     folder = (mount.on_host(path) if mount else None) or ""
-    model = find_model(folder) if folder else None
+    model = project.find_model(folder) if folder else None
     path_name, folder_name = (text.rstrip("/").rsplit("/", 1)[-1] for text in (path, folder))
     kind = _kind(path) or _kind(folder) or _kind(command.value("--served-model-name"))
     name = folder_name if _kind(folder_name) and not _kind(path_name) else path_name

@@ -27,6 +27,7 @@ from ragops.progress import step
 from ragops.ragflow import discovery, providers
 from ragops.ragflow.api import Api, Request, Secret, base_url, refusal
 from ragops.ragflow.discovery import RagflowContainer
+from ragops.ragflow.providers import RagflowState, RegistrationSpec, Setting
 from ragops.ragflow.releases import Release
 from ragops.ragflow.request import DOCUMENTS, QUERY
 from ragops.reranker import gateway
@@ -82,7 +83,7 @@ def register(
     token: Secret,
     *,
     url: str = "",
-    spec: providers.RegistrationSpec | None = None,
+    spec: RegistrationSpec | None = None,
     engine: Engine | None = None,
 ) -> Registration:
     """Add the reranker to the models of RAGFlow v0.24 or later, and read it back. Idempotent.
@@ -132,7 +133,7 @@ def register(
         return registrar.registration(state, sent, notes)
 
 
-def _is_local(stack: Stack, spec: providers.RegistrationSpec, engine: Engine | None) -> bool:
+def _is_local(stack: Stack, spec: RegistrationSpec, engine: Engine | None) -> bool:
     """Whether the address leads to the gateway from this host and its containers only."""
     host, name = urlsplit(spec.base_url).hostname or "", stack.reranker.name
     if host == name.lower() or is_local(host, None):
@@ -156,9 +157,8 @@ def unregister(
     Settings that the user has changed since stay. A chat or default that names the model, and whose earlier
     model is gone, gets none. Other arguments and errors as of :func:`register`.
     """
-    with _connected(
-        stack, token, url, providers.RegistrationSpec("", "http://none", 0, instance=instance), engine
-    ) as registrar:
+    spec = RegistrationSpec("", "http://none", 0, instance=instance)
+    with _connected(stack, token, url, spec, engine) as registrar:
         state = registrar.read()
         file = registrar.new_record(state).file
         record = UndoRecord.load(file)
@@ -169,7 +169,7 @@ def unregister(
         return registrar.registration(registrar.read(), sent, notes)
 
 
-def registration_spec(stack: Stack, address: str = "") -> providers.RegistrationSpec:
+def registration_spec(stack: Stack, address: str = "") -> RegistrationSpec:
     """The entry that RAGFlow should have for a configuration; the model is resolved as by ``up``.
 
     ``address`` replaces the reranker's address in its Docker network, for a RAGFlow outside of it. The key is
@@ -181,7 +181,7 @@ def registration_spec(stack: Stack, address: str = "") -> providers.Registration
     if not known(deployment.model).splits:
         limit //= 64  # the documents of RAGFlow's usual call share it
     key = gateway.read_key(stack) or providers.DEFAULT_KEY
-    return providers.RegistrationSpec(deployment.spec.served_name, base_url, max(1, limit), key)
+    return RegistrationSpec(deployment.spec.served_name, base_url, max(1, limit), key)
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class Registrar:
 
     api: Api
     release: Release
-    spec: providers.RegistrationSpec
+    spec: RegistrationSpec
     notes: tuple[str, ...]
 
     @property
@@ -253,7 +253,7 @@ class Registrar:
     def _is_old(self) -> bool:
         return self.release.registration == "add_llm"
 
-    def read(self) -> providers.RagflowState:
+    def read(self) -> RagflowState:
         """Read the settings; an object that could not be read is never taken for one that does not exist."""
         responses = {}
         for request in self.routes.reads(self.spec):
@@ -283,12 +283,12 @@ class Registrar:
                 break
         return {row["id"]: row for row in rows if row.get("tenant_id", owner) == owner}
 
-    def new_record(self, state: providers.RagflowState) -> UndoRecord:
+    def new_record(self, state: RagflowState) -> UndoRecord:
         """An undo record without any change."""
         user, spec = state.tenant["tenant_id"], self.spec
         return UndoRecord(self.api.url, user, spec.instance, self.release.name, spec.model)
 
-    def using(self, state: providers.RagflowState, record: UndoRecord) -> dict[str, providers.Setting]:
+    def using(self, state: RagflowState, record: UndoRecord) -> dict[str, Setting]:
         """The settings that name the model that ragops entered or set, under any id."""
         own = providers.own_ids((self.spec.model, record.model), record.instance)
         rows = providers.settings(self.routes, self.spec, state)
@@ -298,7 +298,7 @@ class Registrar:
             if row.now in own and (record.entered or key in record.earlier)
         }
 
-    def adapt(self, state: providers.RagflowState, record: UndoRecord) -> None:
+    def adapt(self, state: RagflowState, record: UndoRecord) -> None:
         """Add the settings that use the model under an id of an earlier call to the spec.
 
         A user's own entry keeps its token limit where RAGFlow does not use it.
@@ -309,7 +309,7 @@ class Registrar:
         chats = dict.fromkeys((*spec.chats, *(key for key in using if key != providers.DEFAULT)))
         self.spec = replace(spec, default=spec.default or providers.DEFAULT in using, chats=tuple(chats))
 
-    def check(self, state: providers.RagflowState, record: UndoRecord) -> None:
+    def check(self, state: RagflowState, record: UndoRecord) -> None:
         """Refuse a user's entry, an unknown chat, and an unknown or empty dataset."""
         spec, entry, previous = self.spec, state.entry, record.model if record.entered else ""
         wrong = entry.differences(spec) if entry else []
@@ -358,7 +358,7 @@ class Registrar:
             )
         return len(chunks)
 
-    def test(self, state: providers.RagflowState, *, compare: bool) -> tuple[str, ...]:
+    def test(self, state: RagflowState, *, compare: bool) -> tuple[str, ...]:
         """Let RAGFlow send one rerank, and this host too if the results are to be compared."""
         problem = self._host_problem() if compare else ""
         here = f"this host does not reach {self.spec.base_url}: {problem}" if problem else ""
@@ -382,7 +382,7 @@ class Registrar:
             return error.evidence
         return "" if "results" in response.body else f"HTTP {response.status}: {response.message}"
 
-    def enter(self, state: providers.RagflowState, record: UndoRecord) -> tuple[str, ...]:
+    def enter(self, state: RagflowState, record: UndoRecord) -> tuple[str, ...]:
         """Save what is to be undone, send the missing changes, and return them.
 
         A new entry that RAGFlow refuses is removed again; without a response the record stays.
@@ -449,7 +449,7 @@ class Registrar:
         return tuple(sent), tuple(notes)
 
     def _restore(
-        self, key: str, setting: providers.Setting, earlier: str | None, state: providers.RagflowState
+        self, key: str, setting: Setting, earlier: str | None, state: RagflowState
     ) -> tuple[str, str]:
         """Set the earlier model, or none where RAGFlow no longer has it; returns the change and a note."""
         if earlier and (key != providers.DEFAULT or state.models is None or earlier in state.models):
@@ -467,7 +467,7 @@ class Registrar:
         )
 
     def registration(
-        self, state: providers.RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
+        self, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]
     ) -> Registration:
         """The settings that were read, with the changes that were made."""
         entry = state.entry if state.entry and state.entry.model else None
@@ -495,7 +495,7 @@ class Registrar:
 
 @contextmanager
 def _connected(
-    stack: Stack, token: Secret, url: str, spec: providers.RegistrationSpec, engine: Engine | None
+    stack: Stack, token: Secret, url: str, spec: RegistrationSpec, engine: Engine | None
 ) -> Iterator[Registrar]:
     """The registrar of one RAGFlow, locked for other ragops processes; the token was sent nowhere yet."""
     spec, container = spec.checked(), None
