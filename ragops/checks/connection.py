@@ -15,6 +15,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
@@ -175,7 +176,7 @@ def check(
         target = replace(target, bridge=f"br-{shared[0].network_id[:12]}")
     result = probe.run_probe(engine, ragflow.name, image, target.url, target.request, extra=extra)
     tcp = result.steps.get("tcp")
-    refused = tcp is not None and not tcp.ok and is_refused(tcp)
+    refused = tcp is not None and not tcp.ok and "refused" in tcp.detail.lower()
     is_local = refused and _is_open_inside(engine, reranker, image)
     return ConnectionResult(tuple(check_layers(result, target, is_local=is_local)), result.responses)
 
@@ -258,7 +259,11 @@ def _check_failed(failure: Failure) -> Check:
         return Check(title, "skip", f"the server lists no routes ({step.detail[:80]})")
     if failure.layer in {"health", "models"} and step.status in _NO_ROUTE:
         return Check(title, "warn", f"no such route here ({step.detail[:80]})", _OTHER_SERVER)
-    return Check(title, "fail", *explain(failure))
+    rule = next(rule for rule in (*RULES, OTHER) if rule.matches(failure))
+    target, (_, tokens) = failure.target, over_long(failure.text) or (0, 0)
+    names = {"host": target.host, "where": target.where, "bridge": target.bridge}
+    remedy = rule.remedy.format(**names, timeout=target.release.timeout, tokens=tokens)
+    return Check(title, "fail", f"{rule.cause} ({rule.evidence(failure)[:400]})", remedy)
 
 
 def _check_layer(layer: probe.Layer, step: probe.Step, result: probe.ProbeResult, target: Target) -> Check:
@@ -299,20 +304,6 @@ def _check_ranking(step: probe.Step, target: Target, client: str) -> Check:
         detail = f"document {best} is best with {score:.3f}, document {RELEVANT} is right ({timing})"
         return Check(title, "warn", detail, "scores look wrong: the checks of the scores say why")
     return Check(title, "ok", f"{count} documents, {count} scores, best {score:.3f} ({timing})")
-
-
-def explain(failure: Failure) -> tuple[str, str]:
-    """Detail and remedy of a layer that failed: the cause in one line with its evidence, what to do."""
-    rule = next(rule for rule in (*RULES, OTHER) if rule.matches(failure))
-    target, (_, tokens) = failure.target, over_long(failure.text) or (0, 0)
-    names = {"host": target.host, "where": target.where, "bridge": target.bridge}
-    remedy = rule.remedy.format(**names, timeout=target.release.timeout, tokens=tokens)
-    return f"{rule.cause} ({rule.evidence(failure)[:400]})", remedy
-
-
-def is_refused(step: probe.Step) -> bool:
-    """Whether no process listens on the port."""
-    return "refused" in step.detail.lower()
 
 
 def proxy_settings(environment: Iterable[str], language: str = "Python") -> dict[str, str]:
@@ -361,16 +352,11 @@ def _excepts(entry: str, host: str, port: int | None) -> bool:
         return False
     if name.startswith("."):
         return host.endswith(name)
-    below = not slashes and name != "localhost" and not _is_address(name)
-    return host == name or (below and host.endswith(f".{name}"))
-
-
-def _is_address(name: str) -> bool:
-    try:
+    below = not slashes and name != "localhost"
+    with suppress(ValueError):
         ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        below = False
+    return host == name or (below and host.endswith(f".{name}"))
 
 
 def _is_html(failure: Failure) -> bool:
