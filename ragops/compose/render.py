@@ -127,7 +127,7 @@ def corrected(
     left_out = (
         *_command_differences(service, spec),
         *_take_variables(service, rendered["environment"]),
-        *_take_mounts(service, root, document, rendered, absent),
+        *_take_mounts(service, root, document, absent),
         *_take_networks(service, root, document, rendered, network.name),
         *(
             f"port {port.published or '(any)'}:{port.target}"
@@ -186,14 +186,10 @@ def _take_variables(service: Service, environment: dict[str, Any]) -> Iterator[s
 
 
 def _take_mounts(
-    service: Service,
-    root: YamlNode,
-    document: dict[str, Any],
-    rendered: dict[str, Any],
-    absent: Collection[str],
+    service: Service, root: YamlNode, document: dict[str, Any], absent: Collection[str]
 ) -> Iterator[str]:
     """Volumes with their definitions, but none in the place of ragops' own, and no absent folder."""
-    definitions = root.at("volumes").mapping
+    definitions, rendered = root.at("volumes").mapping, document["services"][service.name]
     taken = {mount["target"] for mount in rendered["volumes"]} | {"/dev/shm", "/tmp"}  # noqa: S108
     for mount in service.mounts:
         if mount == service.served.mount and service.served.model:
