@@ -302,7 +302,7 @@ def _key_value_cache(case: Case) -> Iterator[Finding]:
         yield case.fault("kv-cache-broken", node.line, value=node.text)
     if service.gpu or not command.complete:
         return
-    size, line = None, service.line
+    size, line = None, service.node.line
     if option:
         size, line = parse_size(option.value or ""), option.line
     elif node:
@@ -413,14 +413,14 @@ def _resources(case: Case) -> Iterator[Finding]:
     shared = service.text("ipc") not in {"", "private", "shareable"}
     inherited = node is None and service.inherits
     if size is not None and size < _SHM_NEEDED and not (service.gpu or shared or inherited):
-        yield case.fault("shm-small", (node or service).line, size=size // MIB)
+        yield case.fault("shm-small", (node or service.node).line, size=size // MIB)
 
 
 def _restarts(case: Case) -> Iterator[Finding]:
     service = case.service
     node = service.node.get("healthcheck")
     if (node is None and not service.inherits) or service.node.flag("healthcheck", "disable"):
-        yield case.fault("healthcheck-missing", (node or service).line)
+        yield case.fault("healthcheck-missing", (node or service.node).line)
     policy = service.node.get("deploy", "restart_policy")
     node = service.node.get("restart") or policy
     endless = service.text("restart") in {"always", "unless-stopped", "on-failure"}

@@ -146,11 +146,6 @@ class Service:
     """Another file, which it extends or overrides, may set what is missing here."""
 
     @property
-    def line(self) -> int:
-        """Line of the service's name."""
-        return self.node.line
-
-    @property
     def command_line(self) -> int:
         """Line where a missing option belongs."""
         return (self.node.get("command") or self.node.get("entrypoint") or self.node).line
@@ -190,12 +185,12 @@ def read_rerankers(project: Project) -> tuple[tuple[Service, ...], tuple[tuple[i
         service = _read_service(name, node, project)
         if not _is_vllm(service):
             if node.get("extends") and "image" not in node.mapping:
-                notes.append((service.line, f"{name} extends a service of another file: not checked"))
+                notes.append((node.line, f"{name} extends a service of another file: not checked"))
         elif _is_reranker(service):
             rerankers.append(service)
-            notes += [(service.line, f"{name} {note}") for note in _unchecked(service)]
+            notes += [(node.line, f"{name} {note}") for note in _unchecked(service)]
         else:
-            notes.append((service.line, f"{name} runs vLLM, but not recognizably as a reranker"))
+            notes.append((node.line, f"{name} runs vLLM, but not recognizably as a reranker"))
     if not rerankers:
         notes.append((project.root.line, "no service serves a reranker with vLLM"))
     return tuple(rerankers), tuple(notes)

@@ -82,9 +82,15 @@ def int8(
     default = beside if os.access(beside, os.W_OK | os.X_OK) else home() / "models"
     place = (target or default / f"{model.name}-int8").resolve()
     sha256 = fingerprint(model.folder)
-    existing = _existing_record(place)
-    if existing and existing.source_sha256 == sha256:
-        return models.describe(place, kind).folder
+    exists = os.path.exists(place)  # noqa: PTH110 - Path's raises an error for a name that is too long
+    message = f"{place} is not an int8 folder that ragops created"
+    hint = "set another folder, or move that one away"
+    with file_errors(ModelError, message, place, code="model-not-int", hint=hint):
+        if (
+            exists
+            and TypeAdapter(Record).validate_json((place / RECORD).read_bytes()).source_sha256 == sha256
+        ):
+            return models.describe(place, kind).folder
     _check_space(place.parent, model)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as temporary:
         copy = Path(temporary) / "copy"
@@ -93,7 +99,7 @@ def int8(
         record = Record(model.name, sha256, linear, library, version("ragops-rerank"))
         (copy / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
         models.describe(copy, kind)
-        if existing:
+        if exists:
             place.rename(Path(temporary) / "previous")
         copy.rename(place)
     return place
@@ -103,15 +109,6 @@ def _refusal(model: Model, reason: str, evidence: str) -> ModelError:
     message = f"{model.name} can't be quantized to int8: {reason}"
     hint = "set the folder of a Qwen3-Reranker or of a BERT-like model as published"
     return ModelError(message, code="model-not-int", evidence=evidence, hint=hint, file=model.folder)
-
-
-def _existing_record(place: Path) -> Record | None:
-    if not os.path.exists(place):  # noqa: PTH110 - Path's raises an error for a name that is too long
-        return None
-    message = f"{place} is not an int8 folder that ragops created"
-    hint = "set another folder, or move that one away"
-    with file_errors(ModelError, message, place, code="model-not-int", hint=hint):
-        return TypeAdapter(Record).validate_json((place / RECORD).read_bytes())
 
 
 def _check_space(parent: Path, model: Model) -> None:

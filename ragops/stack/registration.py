@@ -262,7 +262,16 @@ class Registrar:
                 raise refusal(request, response)
         try:
             state = self.routes.parse(self.spec, responses)
-            state = replace(state, chats=self._chats(state.tenant["tenant_id"]))
+            rows: list[Mapping[str, Any]] = []
+            for page in range(1, _MAX_CHATS // _CHATS_PER_PAGE + 1):
+                path = f"/api/v1/chats?page={page}&page_size={_CHATS_PER_PAGE}"
+                data = self.api.call(Request("GET", path, purpose="read the chats")).data
+                rows += (data["chats"] if self.release.chats == "rerank_id" else data) or []
+                if len(rows) < page * _CHATS_PER_PAGE:
+                    break
+            owner = state.tenant["tenant_id"]  # rows of others in the same team are left out
+            chats = {row["id"]: row for row in rows if row.get("tenant_id", owner) == owner}
+            state = replace(state, chats=chats)
             providers.settings(self.routes, self.spec, state)
         except (AttributeError, KeyError, TypeError) as error:
             raise RagflowError(
@@ -272,16 +281,6 @@ class Registrar:
                 hint="set the release of this RAGFlow in ragops.toml; nothing was changed",
             ) from None
         return state
-
-    def _chats(self, owner: str) -> dict[str, Mapping[str, Any]]:
-        rows: list[Mapping[str, Any]] = []
-        for page in range(1, _MAX_CHATS // _CHATS_PER_PAGE + 1):
-            path = f"/api/v1/chats?page={page}&page_size={_CHATS_PER_PAGE}"
-            data = self.api.call(Request("GET", path, purpose="read the chats")).data
-            rows += (data["chats"] if self.release.chats == "rerank_id" else data) or []
-            if len(rows) < page * _CHATS_PER_PAGE:
-                break
-        return {row["id"]: row for row in rows if row.get("tenant_id", owner) == owner}
 
     def new_record(self, state: RagflowState) -> UndoRecord:
         """An undo record without any change."""
