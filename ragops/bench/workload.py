@@ -83,15 +83,9 @@ class Workload:
 
 
 def synthetic(
-    requests: int,
-    documents: int,
-    words: int,
-    seed: int = 1,
-    *,
-    max_words: int | None = None,
-    unique: bool = True,
+    requests: int, documents: int, words: int, seed: int = 1, *, max_words: int | None = None
 ) -> Workload:
-    """Requests of one size.
+    """Requests of one size, with new texts in every request.
 
     Args:
         requests: Number of requests.
@@ -100,20 +94,15 @@ def synthetic(
         seed: Seed of the texts.
         max_words: Longest query and document together, for a model with a short context; see
             :func:`ragops.checks.traffic.words_for_context`.
-        unique: New texts in every request; otherwise all requests are the same, the best case for
-            caches.
 
     Raises:
         BenchError: There are not so many different texts of that length.
     """
     writer = traffic.Writer(seed)
-    generated = [_request(writer, [words] * documents, max_words) for _ in range(requests if unique else 1)]
-    texts = tuple(generated if unique else generated * requests)
-    what = "new texts in every request" if unique else "the same request again and again"
-    text = f"{requests} requests of {documents} documents of {words} words, {what}"
+    texts = tuple(_request(writer, [words] * documents, max_words) for _ in range(requests))
+    text = f"{requests} requests of {documents} documents of {words} words, new texts in every request"
     workload = Workload(f"synthetic-{documents}x{words}", "synthetic", text, seed, texts)
-    recipe = {"requests": requests, "documents": documents, "words": words, "unique": unique}
-    return _with_recipe(workload, max_words, recipe)
+    return _with_recipe(workload, max_words, {"requests": requests, "documents": documents, "words": words})
 
 
 def grid(
@@ -203,6 +192,7 @@ def regenerate(info: WorkloadInfo) -> Workload:
         hint = "give them: ragops bench --resume RUN --workload FILE"
         raise BenchError(f"the texts of {info.name} can't be generated again", code=code, hint=hint)
     arguments = {name: _as_tuple(value) for name, value in json.loads(info.recipe).items()}
+    arguments.pop("unique", None)  # earlier runs have it
     workload = generators[info.profile](**arguments)
     if workload.sha256 != info.sha256:
         what = f"the texts of {info.name} are generated differently by this release of ragops"

@@ -160,7 +160,7 @@ class Writer:
             f"no new text after {_TRIES} attempts",
             code="workload-refused",
             evidence=f"the last text: {text[:80]!r}",
-            hint="use longer or fewer documents, or unique=False",
+            hint="use longer or fewer documents",
         )
 
 

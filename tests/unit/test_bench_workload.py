@@ -6,13 +6,15 @@ import json
 import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragops.bench import workload
-from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, synthetic
+from ragops.bench.records import load_run
+from ragops.bench.workload import Workload, from_jsonl, grid, ragflow, regenerate, synthetic
 from ragops.checks.traffic import (
     TABLES,
     TOKENS_PER_WORD,
@@ -58,11 +60,11 @@ def test_every_text_is_new():
     assert len(set(documents)) == len(documents)
 
 
-def test_equal_requests_only_when_configured():
-    workload = synthetic(5, 2, 20, unique=False)
-    assert len(set(workload.requests)) == 1
-    assert len(workload.requests) == 5
-    assert "again and again" in workload.description
+def test_the_workload_of_a_run_that_names_a_former_option_is_generated_again():
+    folder = Path(__file__).parents[2] / "results/20261125T205238Z-amd-epyc-2cpu-other-servers-vllm"
+    info = load_run(folder).info.workload
+    assert '"unique":true' in info.recipe
+    assert regenerate(info).sha256 == info.sha256
 
 
 def test_too_few_different_texts_is_an_error():
