@@ -103,20 +103,16 @@ _WINDOWS = (
 )
 
 
-def _read_value(field: str, text: str) -> Any:
-    value = json.loads(text)
-    if field == "documents":
-        return next(window for window in _WINDOWS if window.rule == value)
-    if field == "client":
-        return Client(**value)
-    return tuple(value) if isinstance(value, list) else value
-
-
 FACTS: dict[str, list[Fact]] = defaultdict(list)
 """Facts of each field of a :class:`Release`, oldest first; the first is of the oldest known release."""
 
 for _field, _since, _text, _source in read_table("ragflow_facts.tsv"):
-    FACTS[_field].append(Fact(_since, _read_value(_field, _text), _source))
+    _value = json.loads(_text)
+    if _field == "documents":
+        _value = next(window for window in _WINDOWS if window.rule == _value)
+    elif _field == "client":
+        _value = Client(**_value)
+    FACTS[_field].append(Fact(_since, tuple(_value) if isinstance(_value, list) else _value, _source))
 
 
 @dataclass(frozen=True)
