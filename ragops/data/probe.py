@@ -191,41 +191,28 @@ def send_all(host, port, config):
     """
     posts, responses, lock = config["posts"], [], threading.Lock()
     headers = {**config["headers"], **config.get("post_headers", {})}
-    begin = time.monotonic()
+    begin, timeout = time.monotonic(), config.get("post_timeout", config["timeout"])
 
-    def take():
-        """Reserve the place of the next request; None at the end."""
-        with lock:
-            place, seconds = len(responses), time.monotonic() - begin
-            failed = any(not response.get("ok", True) for response in responses)
-            if place == len(posts) or failed or seconds > time_limit(place, config):
-                return None
-            responses.append({"place": place})
-            return place
-
-    def work():
-        connection = http.client.HTTPConnection(
-            host, port, timeout=config.get("post_timeout", config["timeout"])
-        )
+    def work(_):
+        connection = http.client.HTTPConnection(host, port, timeout=timeout)
         while True:
-            place = take()
-            if place is None:
-                break
+            with lock:
+                place, seconds = len(responses), time.monotonic() - begin
+                failed = any(not response.get("ok", True) for response in responses)
+                limit = config["seconds"]
+                if place >= config["needed"]:
+                    limit = min(config["spare"], limit)
+                if place == len(posts) or failed or seconds > limit:
+                    break
+                responses.append({"place": place})
             response = timed(partial(send, connection, *posts[place], headers))
             with lock:
                 responses[place].update(response)
         connection.close()
 
-    workers = [threading.Thread(target=work) for _ in range(config["at_once"])]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(config["at_once"]) as pool:
+        list(pool.map(work, range(config["at_once"])))
     return responses
-
-
-def time_limit(place, config):
-    return config["seconds"] if place < config["needed"] else min(config["spare"], config["seconds"])
 
 
 def send(connection, path, body, headers):
