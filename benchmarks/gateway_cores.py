@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from benchmarks import gateways, launches, write
 from benchmarks.alternating import PREFIX, log
-from benchmarks.gateways import Machine
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
 
@@ -53,16 +52,11 @@ class Setup:
     requests_s: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, kw_only=True)
+class Measured(gateways.Record):
     """The record."""
 
-    machine: Machine
     origin: Provenance
-    workload: str
-    workload_sha256: str
-    seed: int
-    documents: int
     setups: tuple[Setup, ...]
 
 
@@ -85,12 +79,8 @@ def main(file: str, rounds: int = ROUNDS) -> None:
             log(f"{NAMES[name]}: {times[name][-1]:.2f} s")
         watch.add(sum((runner.engine.stats(server.name).cpu_ns or 0) / 1e9 for server in servers.values()))
         record = Measured(
-            machine=watch.machine(),
+            **watch.fields(texts),
             origin=origin,
-            workload=texts.description,
-            workload_sha256=texts.sha256,
-            seed=SEED,
-            documents=DOCUMENTS,
             setups=tuple(
                 Setup(
                     name=NAMES[name],

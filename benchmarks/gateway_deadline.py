@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from benchmarks import gateways, launches, write
 from benchmarks.alternating import PREFIX, log
-from benchmarks.gateways import Machine
 from ragops.bench.workload import ragflow
 from ragops.ragflow.request import RERANK_TIMEOUT
 
@@ -94,16 +93,11 @@ class Series:
     questions: tuple[Question, ...]
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, kw_only=True)
+class Measured(gateways.Record):
     """The record."""
 
-    machine: Machine
     origin: Provenance
-    workload: str
-    workload_sha256: str
-    seed: int
-    documents: int
     timeout: float
     """RAGFlow's."""
     series: tuple[Series, ...]
@@ -122,12 +116,8 @@ def main(file: str, copy: str = "", requests: int = REQUESTS) -> None:
             series = _both(server.url, model, texts.requests)
             watch.add(_container_cpu(runner, server.name) - cpu)
             record = Measured(
-                machine=watch.machine(),
+                **watch.fields(texts),
                 origin=origin,
-                workload=texts.description,
-                workload_sha256=texts.sha256,
-                seed=SEED,
-                documents=DOCUMENTS,
                 timeout=RERANK_TIMEOUT,
                 series=tuple(series),
             )

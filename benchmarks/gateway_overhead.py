@@ -4,9 +4,9 @@
 
     python -m benchmarks.gateway_overhead docs/_data/gateway_overhead.json
 
-takes a minute. Simulated replicas respond at once, so that all of the time is that of client, gateway and
-network. The same request goes to one replica directly and through the gateway, in turn. The gateway has one
-CPU, client and replicas have another one. Values depend on other processes, which the file records.
+takes three minutes. Simulated replicas respond at once, so that all of the time is that of client, gateway
+and network. The same request goes to one replica directly and through the gateway, in turn. The gateway has
+one CPU, client and replicas have another one. Values depend on other processes, which the file records.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks import gateways, write
-from benchmarks.gateways import Machine
 from ragops.bench import wire
 from ragops.bench.workload import synthetic
 from ragops.errors import BenchError
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from ragops.bench.workload import Workload
 
 DOCUMENTS, WORDS, TEXTS, SEED = 64, 360, 32, 1
-REPLICAS = (1, 4, 8)
+REPLICAS = (1, 4, 8, 16, 64, 256)
 WARMUP, PAIRS = 64, 400
 
 
@@ -51,15 +50,10 @@ class Overhead:
     """Direct and through the gateway, in order of time."""
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, kw_only=True)
+class Measured(gateways.Record):
     """The record."""
 
-    machine: Machine
-    workload: str
-    workload_sha256: str
-    seed: int
-    documents: int
     request_bytes: int
     """Median of the bodies."""
     rows: tuple[Overhead, ...]
@@ -73,11 +67,7 @@ def main(file: str, pairs: int = PAIRS) -> None:
     rows = tuple(_overhead(texts, replicas, pairs, cpus) for replicas in REPLICAS)
     sizes = [len(wire.encode(gateways.NAME, one.query, one.documents)) for one in texts.requests]
     record = Measured(
-        machine=watch.machine(),
-        workload=texts.description,
-        workload_sha256=texts.sha256,
-        seed=SEED,
-        documents=DOCUMENTS,
+        **watch.fields(texts),
         request_bytes=round(median(sizes)),
         rows=rows,
     )

@@ -36,6 +36,8 @@ from ragops.reranker import host as hosts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ragops.bench.workload import Workload
+
 NAME = "gateway-benchmark"
 """Served model name of simulated replicas."""
 READY_SECONDS = 30.0
@@ -71,6 +73,18 @@ class Machine:
     """Cores that processes other than the program, its gateway and its replicas used meanwhile."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What every record of the gateway's programs has."""
+
+    machine: Machine
+    workload: str
+    workload_sha256: str
+    seed: int
+    documents: int
+    """In each request."""
+
+
 class Watch:
     """Measures what other processes of the machine use, from its creation on."""
 
@@ -80,6 +94,16 @@ class Watch:
     def add(self, seconds: float) -> None:
         """Count CPU seconds as the program's own, such as those of its replicas."""
         self.own += seconds
+
+    def fields(self, texts: Workload) -> dict[str, Any]:
+        """Those of :class:`Record`, of a workload of one size."""
+        return {
+            "machine": self.machine(),
+            "workload": texts.description,
+            "workload_sha256": texts.sha256,
+            "seed": texts.seed,
+            "documents": len(texts.requests[0].documents),
+        }
 
     def machine(self) -> Machine:
         """The machine, and what others used until now."""

@@ -124,11 +124,11 @@ def speedup(record: dict[str, Any]) -> Iterator[str]:
                 *(row["lengths"], row["replicas"], "no" if are_equal else f"{row['slower']:g} times"),
                 *(f"{row['direct_s']:.2f}", f"{row['gateway_s']:.2f}", f"{row['speedup']:.2f}"),
                 f"{share:.0%}{missed(share >= SPEEDUP or not are_equal)}",
-                f"{row['shares_a_request']:.1f}",
+                *(f"{row['possible'] / row['ideal']:.0%}", f"{row['shares_a_request']:.1f}"),
             )
         )
     head = ("lengths", "replicas", "one is slower", "one replica directly, s", "gateway, s", "speed-up")
-    yield from table((*head, "of the ideal", "shares per request"), rows)
+    yield from table((*head, "of the ideal", "possible of it", "shares per request"), rows)
     yield from chart(record)
     each = f"{record['seconds_a_document']:g} s for 250 words, {record['seconds_a_share']:g} s for each share"
     yield from fields(

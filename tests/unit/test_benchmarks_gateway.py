@@ -93,6 +93,14 @@ def test_figures_of_a_speed_up(monkeypatch):
     assert row.ideal == pytest.approx(3 + 1 / 3)
 
 
+def test_equal_lengths_are_equal_and_the_best_division_of_whole_documents_is_known():
+    texts = gateway_speedup.workloads(1)["equal"].requests[0].documents
+    assert {len(text.split()) for text in texts} == {249}
+    assert len(texts) == 64
+    best = (0.02 + 64 * 0.0996) / (0.02 + 4 * 0.0996)  # four documents each
+    assert gateway_speedup._possible(texts, [0.1] * 16) == pytest.approx(best)
+
+
 @pytest.fixture
 def page(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
