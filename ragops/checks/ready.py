@@ -27,7 +27,6 @@ print(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num
 """
 _PHASES = {"start": "start", "load": "load the model", "compile": "compile", "listen": "compile"}
 _TAIL = 400
-_READ = 5000
 _INTERVAL = 1.0
 _SHORTEST = 1.0
 """Seconds that a request needs; with less time left none is sent."""
@@ -58,7 +57,7 @@ def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: 
         if container is None or container.status != "running" or container.restart_count:
             raise problem(engine, name, container) or LaunchError(f"{name} restarted", container=name)
         try:
-            log = read_log(engine, name)
+            log = engine.logs(name, tail=_TAIL)
         except EngineError as error:
             now = None if "marked for removal" in error.evidence else engine.container(name)
             if now and now.status == container.status:
@@ -84,12 +83,6 @@ def wait(engine: Engine, name: str, served_name: str, timeout: float, *, begin: 
                 container=name,
             )
         time.sleep(min(_INTERVAL, left - _SHORTEST))
-
-
-def read_log(engine: Engine, container: str, tail: int = _TAIL) -> str:
-    """The last lines of a log; without health checks, which the gateway sends and vLLM logs each second."""
-    lines = engine.logs(container, tail=_READ).splitlines()
-    return "\n".join([line for line in lines if '"GET /health ' not in line][-tail:])
 
 
 def responds(engine: Engine, name: str, served_name: str, *, timeout: float = _TIMEOUT) -> bool:
@@ -241,7 +234,7 @@ def problem(engine: Engine, name: str, container: ContainerState | None) -> Laun
     if container is not None and not container.serves:
         with suppress(EngineError):  # the state alone shows most causes; it may just have been removed
             events = engine.ends(container.id)
-            log = read_log(engine, container.id)
+            log = engine.logs(container.id, tail=_TAIL)
     hint = hints.for_container(container, events, log)
     if not hint.code:
         return None

@@ -39,6 +39,7 @@ _SINCE = {
     "0.10.2": "--kv-cache-memory-bytes",
     "0.11": "--pooler-config",
     "0.13": "--attention-backend",
+    "0.16": "--disable-access-log-for-endpoints",
     "0.18": "--shutdown-timeout",
     "0.19": "--renderer-num-workers",
     "0.29": "--max-num-queued-reqs --max-num-queued-tokens",
@@ -150,6 +151,9 @@ def arguments(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]
         Setting("--dtype", sizing.dtype, "auto takes float16, which AMX can't speed up"),
         Setting("--max-model-len", str(sizing.max_model_len), "bounds one document's memory"),
         Setting("--kv-cache-memory-bytes", str(sizing.kv_cache), "else vLLM takes 92 % of the memory"),
+        Setting(
+            "--disable-access-log-for-endpoints", "/health,/metrics", "else a log line each second"
+        ),
         *_prompt_options(model),
         *_cache_options(stack, model),
         *_batch_options(stack, sizing),

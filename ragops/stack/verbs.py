@@ -347,7 +347,7 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
         message = f"the stack has no container {container or stack.reranker.name}"
         hint = f"it has {', '.join(names)}" if names else "ragops up"
         raise NotFoundError(message, code="reranker-missing", hint=hint, container=container)
-    return {name: ready.read_log(engine, name, tail) for name in names if container in {"", name}}
+    return {name: engine.logs(name, tail=tail) for name in names if container in {"", name}}
 
 
 def down(stack: Stack, engine: Engine | None = None) -> plans.Plan:

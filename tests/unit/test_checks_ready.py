@@ -124,15 +124,6 @@ def test_exit_while_waiting_has_code_log_and_hint(box, change, code, words):
     assert error.container == NAME
 
 
-def test_health_checks_are_no_evidence(box):
-    cause = "error: unrecognized arguments: --nosuchflag"
-    checks = 'INFO:     172.18.0.4:37250 - "GET /health HTTP/1.1" 200 OK\n' * 1000
-    box.output[NAME] = f"{cause}\n{checks}"
-    box.change(NAME, status="exited", exit_code=2)
-    error = ready.problem(box, NAME, box.container(NAME))
-    assert (error.code, error.evidence) == ("flag-unknown", cause)
-
-
 def test_removal_while_waiting(box):
     box.remove_container(NAME)
     assert failure(box).code == "reranker-missing"

@@ -99,6 +99,7 @@ def test_qwen3_gets_all_that_makes_its_scores_right():
     assert "--enable-prefix-caching" in found
     assert found["--max-model-len"] == "8192"
     assert found["--kv-cache-memory-bytes"] == str(2 * GIB)
+    assert found["--disable-access-log-for-endpoints"] == "/health,/metrics"
     assert "--trust-remote-code" not in found
 
 
