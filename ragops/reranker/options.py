@@ -151,9 +151,7 @@ def arguments(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]
         Setting("--dtype", sizing.dtype, "auto takes float16, which AMX can't speed up"),
         Setting("--max-model-len", str(sizing.max_model_len), "bounds one document's memory"),
         Setting("--kv-cache-memory-bytes", str(sizing.kv_cache), "else vLLM takes 92 % of the memory"),
-        Setting(
-            "--disable-access-log-for-endpoints", "/health,/metrics", "else a log line each second"
-        ),
+        Setting("--disable-access-log-for-endpoints", "/health,/metrics", "else a log line each second"),
         *_prompt_options(model),
         *_cache_options(stack, model),
         *_batch_options(stack, sizing),
