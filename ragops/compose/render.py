@@ -7,7 +7,7 @@ the reranker of an existing compose file.
 
 import re
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ragops.compose.reading import Service
 from ragops.compose.syntax import CommandLine, Word, YamlNode, as_map, parse_options, split_words
 from ragops.configuration import Stack
 from ragops.docker.objects import LABEL, LOG_OPTIONS, ContainerSpec, HealthCheck, Mount, NetworkSpec
+from ragops.docker.swarm import ServiceSpec
 from ragops.errors import ComposeError, file_errors
 
 NETWORK = "ragops"
@@ -61,6 +62,87 @@ def _document(specs: Sequence[ContainerSpec], network: NetworkSpec) -> dict[str,
     if named:
         document["volumes"] = {name: {"name": name, "labels": {LABEL: "cache"}} for name in named}
     return document
+
+
+def stack_file(services: Sequence[ServiceSpec], files: Mapping[str, Path], network: NetworkSpec) -> str:
+    """The file for ``docker stack deploy`` of these services; ``files`` are of their configs, by name."""
+    images = dict.fromkeys(spec.container.image_id or spec.container.image for spec in services)
+    header = [
+        "The services of ragops scale --swarm, the gateway as one of them; rendered by: ragops compose stack",
+        "Use either this file or ragops scale --swarm. On a manager of the Swarm:",
+        f"docker stack deploy --resolve-image never --compose-file FILE {services[0].container.name}",
+        *(f"Each node needs the image {image}, and the folders at the same path" for image in images),
+        *(f"Missing: {file}, which ragops up writes" for file in files.values() if not file.exists()),
+    ]
+    own = {"driver": network.driver, "attachable": True, "internal": network.internal}
+    options = {"driver_opts": {"encrypted": "true"}} if network.encrypted else {}
+    volumes = {mount.source for spec in services for mount in spec.container.mounts if mount.kind == "volume"}
+    document = {
+        "version": "3.9",
+        "services": {spec.name: _placed(spec) for spec in services},
+        "networks": {NETWORK: {"name": network.name, **own, **options, "labels": {LABEL: "network"}}},
+        "volumes": {name: {"name": name, "labels": {LABEL: "cache"}} for name in sorted(volumes)},
+        "configs": {name: {"name": name, "file": str(file)} for name, file in files.items()},
+    }
+    return to_comments(header) + to_yaml(document)
+
+
+def _placed(spec: ServiceSpec) -> dict[str, Any]:
+    """A service of Swarm, from the body that the Engine API gets."""
+    body, health, size = spec.body(dict(spec.configs)), spec.container.health, spec.container.memory
+    task, memory = body["TaskTemplate"], {"memory": str(size)} if size else {}
+    container = task["ContainerSpec"]
+    fields = {
+        "image": container["Image"],
+        "entrypoint": container["Command"],
+        "command": container["Args"],
+        "environment": container["Env"],
+        "networks": {NETWORK: {"aliases": list(spec.container.aliases)}},
+        "volumes": [_placed_mount(mount) for mount in container["Mounts"]],
+        "configs": [
+            {"source": item["ConfigName"], "target": item["File"]["Name"], "mode": item["File"]["Mode"]}
+            for item in container["Configs"]
+        ],
+        "healthcheck": _health(health) if health else None,
+        "cap_drop": container["CapabilityDrop"],
+        "read_only": container["ReadOnly"],
+        "init": container["Init"],
+        "user": container["User"],
+        "stop_signal": container["StopSignal"],
+        "stop_grace_period": f"{spec.container.stop_timeout}s" if spec.container.stop_timeout else "",
+        "logging": {"driver": task["LogDriver"]["Name"], "options": task["LogDriver"]["Options"]},
+        "labels": container["Labels"],
+        "deploy": {
+            "mode": "replicated",
+            "replicas": spec.replicas,
+            "endpoint_mode": body["EndpointSpec"]["Mode"],
+            "labels": body["Labels"],
+            "placement": {
+                "max_replicas_per_node": task["Placement"]["MaxReplicas"],
+                "constraints": task["Placement"]["Constraints"],
+            },
+            "resources": {"limits": {**memory, "pids": spec.container.pids_limit}, "reservations": memory},
+            "restart_policy": {"condition": task["RestartPolicy"]["Condition"]},
+            "update_config": _update(body["UpdateConfig"]),
+            "rollback_config": _update(body["RollbackConfig"]),
+        },
+    }
+    return {name: escape_variables(value) for name, value in fields.items() if value}
+
+
+def _placed_mount(mount: Mapping[str, Any]) -> dict[str, Any]:
+    entry = {"type": mount["Type"], "target": mount["Target"]}
+    if mount["Type"] == "tmpfs":
+        return {**entry, "tmpfs": {"size": mount["TmpfsOptions"]["SizeBytes"]}}  # the mode is 1777 anyway
+    return {**entry, "source": mount["Source"], **({"read_only": True} if mount["ReadOnly"] else {})}
+
+
+def _update(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How Swarm updates the tasks: keys and durations as compose files have them."""
+    durations = {key: f"{config[key] // 10**9}s" for key in ("Delay", "Monitor")}
+    return {
+        re.sub("(?<=.)(?=[A-Z])", "_", key).lower(): value for key, value in {**config, **durations}.items()
+    }
 
 
 def _header(specs: Sequence[ContainerSpec], network: NetworkSpec) -> list[str]:

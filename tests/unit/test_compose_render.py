@@ -14,6 +14,7 @@ from ragops import cli
 from ragops.compose import check_texts, render
 from ragops.configuration import Reranker, Stack
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
+from ragops.docker.swarm import ServiceSpec
 from ragops.reranker.gateway import tag
 from ragops.session import Deployment
 from ragops.stack import watch
@@ -130,6 +131,68 @@ def test_compose_accepts_the_file(tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower()
+
+
+class TestStackFile:
+    """What ``docker stack deploy`` creates is what the Engine API would get."""
+
+    TASK = dataclasses.replace(
+        FULL, tmpfs=(("/scratch", "rw,size=256m,mode=1777"),), publish=(), image_id="sha256:1f"
+    )
+    SPEC = ServiceSpec(
+        TASK, 3, (("ref-1", "/reference.json"),), '{"node": {"cores": "0-3"}}', ("node.role==worker",)
+    )
+    NETWORK = NetworkSpec("net-swarm", "overlay", internal=True, encrypted=True)
+
+    def text(self, folder, **changed):
+        file = folder / "reference.json"
+        file.write_text("{}")
+        spec = dataclasses.replace(self.SPEC, **changed)
+        return render.stack_file([spec], {"ref-1": file}, self.NETWORK)
+
+    def test_every_field_of_the_service_is_in_the_file(self, tmp_path):
+        whole = self.text(tmp_path)
+        for field in dataclasses.fields(ServiceSpec)[1:]:
+            assert (
+                self.text(tmp_path, **{field.name: field.default if field.name != "replicas" else 2}) != whole
+            ), field.name
+        left_out = {"name", "image", "network", "role", "publish", "cpuset_cpus", "cpuset_mems", "restart"}
+        for field in dataclasses.fields(ContainerSpec):
+            if field.name in left_out:
+                continue
+            container = dataclasses.replace(self.TASK, **{field.name: field.default})
+            assert self.text(tmp_path, container=container) != whole, field.name
+
+    def test_its_service(self, tmp_path):
+        document = parsed(self.text(tmp_path))
+        service, body = document["services"]["my-reranker"], self.SPEC.body({"ref-1": ""})
+        deploy = service["deploy"]
+        assert service["image"] == "sha256:1f"
+        assert "RAGOPS_NODE={{.Node.ID}}" in service["environment"]
+        assert 'RAGOPS_NODES={"node": {"cores": "0-3"}}' in service["environment"]
+        assert (deploy["replicas"], deploy["endpoint_mode"]) == (3, "dnsrr")
+        assert deploy["placement"] == {"max_replicas_per_node": 1, "constraints": ["node.role==worker"]}
+        assert deploy["labels"] == body["Labels"]
+        assert deploy["update_config"]["failure_action"] == "rollback"
+        assert deploy["update_config"]["parallelism"] == 1
+        assert service["configs"] == [{"source": "ref-1", "target": "/reference.json", "mode": 0o444}]
+        assert {item["target"] for item in service["volumes"]} >= {"/dev/shm", "/scratch", "/m", "/cache"}  # noqa: S108
+        assert document["networks"]["ragops"]["driver_opts"] == {"encrypted": "true"}
+        assert document["networks"]["ragops"]["attachable"]
+
+    def test_a_file_that_is_missing_is_named(self):
+        lines = render.stack_file(
+            [self.SPEC], {"ref-1": Path("/none/reference.json")}, self.NETWORK
+        ).splitlines()
+        assert any(line.startswith("# ") and "/none/reference.json" in line for line in lines)
+
+    def test_compose_accepts_the_file(self, tmp_path):
+        file = tmp_path / "stack.yml"
+        file.write_text(self.text(tmp_path))
+        program = resources.files("compose") / "docker-compose"
+        argv = [str(program), "--file", str(file), "config", "--no-interpolate"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 class TestCommand:
