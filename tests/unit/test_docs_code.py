@@ -50,9 +50,10 @@ def test_every_code_block_has_a_tested_language():
 
 
 def test_every_command_line_has_a_tested_command():
+    command = r"\$ (\w+=\S+ )?(ragops|make|docker|pip|python3?|kubectl) "
     for page, text in blocks("console"):
         for line in text.replace(" \\\n", " ").strip().splitlines():
-            assert re.match(r"\$ (\w+=\S+ )?(ragops|make|docker|pip|python3?) ", line), f"{page}: {line}"
+            assert re.match(command, line), f"{page}: {line}"
 
 
 def test_programs_on_pages_exist():
