@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,14 +20,15 @@ from ragops.configuration import Stack, data_folder, home
 from ragops.docker import engine as docker_engine
 from ragops.docker.engine import Engine, observe
 from ragops.docker.objects import ContainerSpec, ContainerState, EngineState, Observed
+from ragops.docker.swarm import SwarmState
 from ragops.errors import LockedError, RagflowError
 from ragops.ragflow import discovery, releases
 from ragops.reranker import gateway, options
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
-from ragops.reranker.host import Host
+from ragops.reranker.host import Host, NodeRecord
 from ragops.reranker.model import Model
-from ragops.reranker.sizing import Sizing, sizes
+from ragops.reranker.sizing import Sizing, sizes, sizes_on
 
 TIMEOUT = releases.of(releases.NEWEST).timeout
 """Seconds that RAGFlow waits for a response, where its release is unknown."""
@@ -46,6 +47,8 @@ class Deployment:
     gateway: ContainerSpec | None = None
     elsewhere: ContainerSpec | None = None
     """What a replica would be on this machine, where none runs."""
+    nodes: tuple[str, ...] = ()
+    """Ids of the nodes of a Swarm that the sizings are for."""
 
     @property
     def spec(self) -> ContainerSpec:
@@ -64,11 +67,12 @@ class Deployment:
         model: Model | None = None,
         engine: EngineState | None = None,
         timeout: float = TIMEOUT,
+        records: Sequence[NodeRecord] = (),
     ) -> "Deployment":
         """Read the model folder and the host once, and build the containers' specifications.
 
         A ``model`` replaces the one that the configuration or the environment names. Without ``engine`` no
-        port is published. ``timeout`` is RAGFlow's, in seconds.
+        port is published. ``timeout`` is RAGFlow's, in seconds. ``records`` are of a Swarm's nodes.
 
         Raises:
             ModelError: vLLM cannot serve the model folder.
@@ -79,7 +83,10 @@ class Deployment:
         options.check_instruction(stack, model)
         row = options.known(model)
         template = _template_file(row.template, options.score_template(row, stack.reranker.instruction))
-        sizings = sizes(stack, model, host.unlimited if stack.servers else host)
+        if stack.swarm:
+            sizings = sizes_on(stack, model, [record.host for record in records] or [host])
+        else:
+            sizings = sizes(stack, model, host.unlimited if stack.servers else host)
         image = stack.reranker.image
         specs = [
             options.container_spec(stack, model, sizing, image=image, template=template, engine=engine)
@@ -95,7 +102,9 @@ class Deployment:
             publish=specs[0].publish,
             folder=reference_folder(stack, engine),
         )
-        return cls(stack, model, host, sizings, replicas, front, None if replicas else specs[0])
+        nodes = tuple(record.node for record in records)
+        first = options.as_replica(stack, specs[0], stack.replicas_alias) if stack.swarm else specs[0]
+        return cls(stack, model, host, sizings, replicas, front, None if replicas else first, nodes)
 
     def write_template(self) -> None:
         """Write the score template, which containers mount, outside the package."""
@@ -137,7 +146,26 @@ class Session:
         """
         recorded = None if models.named_folder(self.stack) else self.recorded_model
         model = models.describe(recorded, self.stack.reranker.kind) if recorded else None
-        return Deployment.resolve(self.stack, model, self.state, self.ragflow_timeout)
+        records = self.records if self.stack.swarm else ()
+        return Deployment.resolve(self.stack, model, self.state, self.ragflow_timeout, records)
+
+    @cached_property
+    def swarm(self) -> SwarmState | None:
+        """The Swarm, if the engine manages one."""
+        return self.engine.swarm()
+
+    @property
+    def probe_file(self) -> Path:
+        """What was read on the nodes of the Swarm, a line of each."""
+        return reference_folder(self.stack, self.state) / "nodes.jsonl"
+
+    @cached_property
+    def records(self) -> tuple[NodeRecord, ...]:
+        """The nodes of the Swarm, as far as they were read."""
+        nodes = {node.id for node in self.swarm.nodes} if self.swarm else set[str]()
+        lines = self.probe_file.read_text().splitlines() if self.probe_file.exists() else ()
+        records = map(hosts.parse_probe, lines)
+        return tuple(sorted((r for r in records if r.node in nodes), key=lambda record: record.node))
 
     @cached_property
     def observed(self) -> Observed:
@@ -171,7 +199,10 @@ class Session:
 
         None while it is stopped, and on an engine whose networks this host does not reach.
         """
-        if container is None or (self.state.isolated and not container.published):
+        unreached = self.state.isolated or (
+            self.stack.swarm and container and container.endpoint(self.stack.overlay)
+        )
+        if container is None or (unreached and not container.published):
             return None
         url = container.host_url(options.PORT)
         return url and f"{url}/v1"

@@ -60,6 +60,12 @@ CODES = {
     ),
     "cores-missing": Code("The CPU list is not valid, or names CPUs that this process may not use."),
     "replicas-many": Code("There are more replicas than cores."),
+    "nodes-few": Code("There are more replicas than nodes in the Swarm: each has one at most."),
+    "node-model": Code("A node of the Swarm does not have the model in the same folder as this machine."),
+    "node-image": Code(
+        "A node of the Swarm lacks an image that it can't pull: one that was built on this machine."
+    ),
+    "swarm-missing": Code("Replicas are to be placed by Docker Swarm, and this engine manages none."),
     "reranker-renamed": Code("``ragops watch`` can't follow a reranker to another name."),
     "secret-refused": Code("A key or token can't be read, or is not valid in an HTTP header."),
     "address-refused": Code("The address of RAGFlow, or of a server to measure, is not valid."),

@@ -6,7 +6,7 @@ is ready: ``/health`` alone also responds when the server hangs. :func:`wait_adm
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -103,6 +103,16 @@ class ReplicaStatus:
     name: str
     problem: LaunchError | None
 
+    @property
+    def condition(self) -> str:
+        """State and place of one that is no container of this machine."""
+        return ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What is known of one that is no container of this machine."""
+        return {"name": self.name}
+
 
 def wait_server(engine: Engine, gateway: str, servers: Sequence[str], timeout: float) -> str:
     """Wait until the gateway's container reaches one of the servers elsewhere; returns its address."""
@@ -137,17 +147,24 @@ def _not_admitted(gateway: str, words: str, first: LaunchError, errors: Sequence
 
 
 def wait_admitted(
-    engine: Engine, gateway: str, replicas: Sequence[str], timeout: float, servers: Sequence[str] = ()
+    engine: Engine,
+    gateway: str,
+    replicas: Sequence[str],
+    timeout: float,
+    servers: Sequence[str] = (),
+    *,
+    placed: Callable[[GatewayState | None], Sequence[ReplicaStatus]] | None = None,
 ) -> None:
     """Wait until the gateway has admitted these replicas, by the names of their containers.
 
-    Of ``servers`` elsewhere one address is enough: something else starts them.
+    Of ``servers`` elsewhere one address is enough: something else starts them; ``placed`` reads Swarm's.
     """
     begin, shown = time.monotonic(), -1
     since = begin
     while True:
         state = read_state(engine, gateway)
-        states = server_states(servers, state) if servers else replica_states(engine, replicas, state)
+        local = server_states(servers, state) if servers else replica_states(engine, replicas, state)
+        states = placed(state) if placed else local
         errors = [status.problem for status in states if status.problem]
         if not errors or (servers and len(errors) < len(states)):
             step(f"{gateway}: ready")

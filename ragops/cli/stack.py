@@ -124,13 +124,14 @@ def watch(
     call.show({"repairs": watcher.run()}, f"stopped after {watcher.repairs} repairs")
 
 
-@verb(app, KEEP, "ragops scale 2")
+@verb(app, KEEP, "ragops scale 3 --swarm")
 def scale(
     call: Call,
     replicas: Annotated[int, typer.Argument(metavar="N", min=1, max=64, help="Number of replicas.")],
+    swarm: Annotated[bool, flag("--swarm", "Place them on the nodes of this engine's Swarm.")] = False,
 ) -> None:
-    """Change the number of vLLM's containers behind the gateway, in the configuration and on this machine."""
-    call.show(ragops.scale(replicas, call.stack_file))
+    """Change the number of vLLM's containers behind the gateway, in the configuration and where they run."""
+    call.show(ragops.scale(replicas, call.stack_file, swarm=swarm))
 
 
 @verb(app, KEEP, "ragops logs --tail 100")

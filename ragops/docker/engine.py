@@ -247,6 +247,26 @@ class Engine:
                 service.id, service.version, body["TaskTemplate"], **_service_options(body)
             )
 
+    def change_service(
+        self,
+        service: ServiceState,
+        *,
+        replicas: int | None = None,
+        constraints: tuple[str, ...] | None = None,
+    ) -> None:
+        """Change the number or the nodes of a service's tasks; those that stay run on."""
+        with _engine_errors(f"update service {service.name}"):
+            raw = self._client.api.inspect_service(service.id)
+            body = {"UpdateConfig": None, "RollbackConfig": None, **raw["Spec"]}
+            if replicas is not None:
+                body["Mode"] = {"Replicated": {"Replicas": replicas}}
+            if constraints is not None:
+                body["TaskTemplate"].setdefault("Placement", {})["Constraints"] = list(constraints)
+            version = raw["Version"]["Index"]
+            self._client.api.update_service(
+                service.id, version, body["TaskTemplate"], **_service_options(body)
+            )
+
     def remove_service(self, service: str) -> None:
         """Remove a service; its containers end later."""
         with _engine_errors(f"remove service {service}"):
@@ -450,23 +470,26 @@ def sidecar(  # noqa: PLR0913 - one keyword for each thing that may differ
     user: int = objects.UNPRIVILEGED,
     memory: int = 512 << 20,
     seconds: float = 300,
+    python: bool = False,
 ) -> Iterator[str]:
     """Start a temporary container without capabilities; yields its id, and always removes it.
 
     Args:
         engine: The Docker engine.
         network: A network, or ``container:NAME`` for another container's names and routes.
-        image: An image with ``sleep``.
+        image: An image with ``sleep``, or with Python.
         cpus: CPUs that it may use, such as ``0-3``; all when empty.
         mounts: Folders of the Docker host that are mounted.
         user: User id of its processes.
         memory: Limit in bytes; 0 for none.
         seconds: Its largest lifetime, in case that this process cannot remove it.
+        python: The image has Python, and may not have ``sleep``.
     """
+    wait = ("python3", "-c", f"import time; time.sleep({seconds:.0f})")
     spec = objects.ContainerSpec(
         name=f"ragops-probe-{secrets.token_hex(4)}",
         image=image,
-        entrypoint=("sleep", f"{seconds:.0f}"),
+        entrypoint=wait if python else ("sleep", f"{seconds:.0f}"),
         mounts=mounts,
         network=network,
         cpuset_cpus=cpus,

@@ -89,6 +89,11 @@ class ServiceSpec:
         text = json.dumps([self.container.config_hash(), self.configs])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def task_hash(self) -> str:
+        """12 hexadecimal digits that change with everything that a task is started from."""
+        text = json.dumps([self.config_hash(), self.container.image_id, self.nodes])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
     def labels(self) -> dict[str, str]:
         """The labels of the service."""
         own = {LABEL: self.container.role, LABEL_CONFIG: self.config_hash()}
@@ -107,7 +112,7 @@ class ServiceSpec:
             "Name": self.name,
             "Labels": self.labels(),
             "TaskTemplate": self._task(configs),
-            "Mode": {"Replicated": {"Replicas": self.replicas}} if self.replicas else {"GlobalJob": {}},
+            "Mode": {"Replicated": {"Replicas": self.replicas}} if self.replicas else {"Global": {}},
             "UpdateConfig": {**update, "FailureAction": "rollback"} if self.replicas else None,
             "RollbackConfig": {**update, "FailureAction": "pause"} if self.replicas else None,
             "EndpointSpec": {"Mode": "dnsrr"},
@@ -143,7 +148,7 @@ class ServiceSpec:
             "Args": list(spec.command),
             "Env": [f"{name}={value}" for name, value in environment.items()],
             "User": spec.user,
-            "Labels": {LABEL: TASK},
+            "Labels": {LABEL: TASK, LABEL_CONFIG: self.task_hash()},
             "Mounts": [
                 *(mount.body() for mount in spec.mounts),
                 *(_tmpfs(*item) for item in (*spec.tmpfs, *shm)),
@@ -237,13 +242,15 @@ class TaskState:
     """Why it does not run, in the words of Swarm or of the container's end."""
     addresses: tuple[str, ...]
     """In its networks."""
-    exit_code: int = 0
+    config: str = ""
+    """:meth:`ServiceSpec.task_hash` of what it was started from."""
     created: str = ""
 
     @classmethod
     def from_api(cls, raw: Mapping[str, Any]) -> "TaskState":
         """From an item of ``/tasks``."""
         status, networks = raw["Status"], raw.get("NetworksAttachments") or ()
+        container = (raw.get("Spec") or {}).get("ContainerSpec") or {}
         addresses = (address for network in networks for address in network.get("Addresses") or ())
         return cls(
             id=raw["ID"],
@@ -254,7 +261,7 @@ class TaskState:
             desired=raw.get("DesiredState", ""),
             error=status.get("Err") or ("" if status["State"] == "running" else status.get("Message", "")),
             addresses=tuple(address.partition("/")[0] for address in addresses),
-            exit_code=(status.get("ContainerStatus") or {}).get("ExitCode", 0),
+            config=(container.get("Labels") or {}).get(LABEL_CONFIG, ""),
             created=raw.get("CreatedAt", ""),
         )
 

@@ -116,6 +116,13 @@ def sizes(stack: Stack, model: Model, host: Host) -> tuple[Sizing, ...]:
     )
 
 
+def sizes_on(stack: Stack, model: Model, hosts: Sequence[Host]) -> tuple[Sizing, ...]:
+    """The resources of one replica on each of several machines, all with the data type of the least able."""
+    data_type = dtype(stack, min(hosts, key=lambda host: host.has_bf16))
+    options = stack.reranker.model_copy(update={"replicas": 1, "dtype": data_type})
+    return tuple(size(stack.model_copy(update={"reranker": options}), model, host) for host in hosts)
+
+
 def dtype(stack: Stack, host: Host) -> str:
     """Data type of the model: the configured one, else bfloat16 where the processor has it, else float32.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ragops.configuration import MAX_BYTES, Stack, home
 from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL, ContainerSpec, ImageState
 from ragops.errors import StackError, file_errors, read_text
-from ragops.stack.planning import changed_model, moved_image
+from ragops.stack.plan import changed_model, moved_image
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,9 @@ import json
 import logging
 import shlex
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +19,7 @@ from ragops.checks.questions import Expected
 from ragops.configuration import SharedNetwork
 from ragops.docker import objects
 from ragops.docker.engine import Engine
+from ragops.docker.swarm import TASK
 from ragops.errors import EngineError, InUseError, StackError, file_errors
 from ragops.progress import step
 from ragops.reranker.gateway import MARK, REFERENCE, ROLE
@@ -27,6 +30,8 @@ _log = logging.getLogger(__name__)
 Command = tuple[str, ...]
 _SETTLE = 1.0
 """Seconds until another process has read the networks that it may have created twice."""
+_RELEASE = 30.0
+"""Seconds until the tasks of a removed service have left their network."""
 _DRAIN = 150
 """Seconds until a container is stopped by force: a gateway first sends the responses that are due."""
 
@@ -267,6 +272,8 @@ class ReplaceContainer(Action):
     """With an obstacle: the replica of a new gateway, which needs the memory of the old container."""
     stopped: tuple[objects.ContainerState, ...] = ()
     """With an obstacle: replicas of the old gateway, whose memory the new container needs."""
+    overlay: bool = False
+    """Whether one is in an overlay network, in which Docker 20.10 renames no running container."""
 
     def describe(self) -> str:
         meanwhile = "vLLM loads" if self.spec.role != ROLE or self.first else "the gateway starts"
@@ -288,6 +295,10 @@ class ReplaceContainer(Action):
             first = (self.first.docker_command(),) if self.first else ()
             return (rename, *stops, *first, run, remove)
         beside = tuple(temporary if word == name else word for word in run)
+        if self.overlay:
+            alias = (*beside[:3], "--network-alias", name, *beside[3:])
+            stop = ("docker", "stop", temporary), ("docker", "rm", temporary)
+            return (alias, ("docker", "stop", name), rename, run, *stop, remove)
         return (beside, rename, ("docker", "rename", temporary, name), ("docker", "stop", aside), remove)
 
     @property
@@ -306,12 +317,15 @@ class ReplaceContainer(Action):
             if self.obstacle:
                 engine.rename(old, aside)
             name = spec.name if self.obstacle else temporary
-            new = _create(engine, spec, name)
+            alias = (spec.name,) if self.overlay and not self.obstacle else ()
+            new = _create(engine, replace(spec, aliases=(*spec.aliases, *alias)), name)
             if self.obstacle:
                 self._make_room(engine)
             engine.start(name)  # by name, so that an error names it
             self.proof.run(engine, spec, name)
-            if not self.obstacle:
+            if alias:
+                self._succeed(engine, new)
+            elif not self.obstacle:
                 engine.rename(old, aside)  # between the two, for 5 ms, no container has the name
                 engine.rename(new, spec.name)
         except BaseException:
@@ -319,11 +333,25 @@ class ReplaceContainer(Action):
                 check.store(stored)  # the gateway would reject the old container
             self._restore(engine)
             raise
-        if not self.obstacle:
+        if not self.obstacle and not alias:
             if self.old.role != ROLE and not self.proof.gateway:
                 ready.drain(engine, old)  # of a replica's requests the gateway sends the rest elsewhere
             engine.stop(old, timeout=_DRAIN)
         engine.remove_container(old)
+
+    def _succeed(self, engine: Engine, temporary: str) -> None:
+        """Replace the old container by one of its name, while the temporary one responds to it."""
+        aside = self._names[0]
+        with suppress(EngineError):  # which removes the name from DNS even so, while its requests go on
+            engine.rename(self.old.id, aside)
+        engine.stop(self.old.id, timeout=_DRAIN)
+        if (old := engine.container(self.old.id)) and old.name != aside:
+            engine.rename(self.old.id, aside)
+        _create(engine, self.spec, self.spec.name)
+        engine.start(self.spec.name)
+        self.proof.run(engine, self.spec, self.spec.name)
+        engine.stop(temporary, timeout=_DRAIN)
+        engine.remove_container(temporary)
 
     def _make_room(self, engine: Engine) -> None:
         """Stop what the new container needs the place of; then start and check a new gateway's replica."""
@@ -444,9 +472,11 @@ class Remove(Action):
     could not start without it.
     """
 
-    kind: Literal["container", "network", "volume"]
+    kind: Literal["container", "network", "volume", "service", "config"]
     name: str
     id: str
+    released: bool = False
+    """Whether tasks of Swarm, which end some seconds after their service, may have it."""
     change = "- remove {kind} {name}"
 
     def commands(self) -> tuple[Command, ...]:
@@ -454,16 +484,28 @@ class Remove(Action):
         return (("docker", self.kind, "rm", *force, self.name),)
 
     def apply(self, engine: Engine) -> None:
-        if self.kind == "container":
-            engine.remove_container(self.id)
-        elif self.kind == "volume":
-            engine.remove_volume(self.id)
-        else:
-            endpoints = {member.name: member.endpoint(self.name) for member in engine.containers()}
+        if self.kind == "network":
+            others = (one for one in engine.containers() if one.role != TASK)
+            endpoints = {member.name: member.endpoint(self.name) for member in others}
             connected = [name for name, end in endpoints.items() if end and end.network_id in ("", self.id)]
             if connected:
                 raise in_use(self.name, connected)
-            engine.remove_network(self.id)
+        remove: dict[str, Callable[[str], None]] = {
+            "container": engine.remove_container,
+            "network": engine.remove_network,
+            "volume": engine.remove_volume,
+            "service": engine.remove_service,
+            "config": engine.remove_config,
+        }
+        deadline = time.monotonic() + _RELEASE
+        while True:
+            try:
+                return remove[self.kind](self.id)
+            except EngineError as error:
+                used = any(words in error.evidence for words in ("in use", "has active endpoints"))
+                if not (used and self.released) or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -506,6 +548,24 @@ def apply(plan: Plan, engine: Engine) -> None:
     for action in plan.actions:
         step(action.describe())
         action.apply(engine)
+
+
+def moved_image(name: str, old: str, new: str) -> str:
+    """A change of the image, by ids or digests, in words."""
+    return f"image: {name} moved from {old[7:19]} to {new[7:19] or 'an image to pull or build'}"
+
+
+def changed_model(old: str, old_fingerprint: str, new: str, new_fingerprint: str) -> str:
+    """A change of the recorded model folder or its files, in words; empty without one."""
+    if old and old != new:
+        return f"model: {old} → {new}"
+    return f"model: the files of {old} changed" if old and old_fingerprint != new_fingerprint else ""
+
+
+def model_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """As :func:`changed_model`, from the labels of a container or a service."""
+    names = (objects.LABEL_MODEL, objects.LABEL_FINGERPRINT)
+    return changed_model(*(labels.get(name, "") for labels in (old, new) for name in names))
 
 
 def network_spec(network: SharedNetwork) -> objects.NetworkSpec:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from ragops.configuration import SharedNetwork, Stack
 from ragops.docker import objects
+from ragops.docker.swarm import TASK, SwarmState
 from ragops.errors import StackError
 from ragops.ragflow.discovery import RagflowContainer, check_connectable, find, is_ragflow
 from ragops.reranker.gateway import ROLE
+from ragops.reranker.options import PORT
 from ragops.stack import plan
-
-_MODEL = (objects.LABEL_MODEL, objects.LABEL_FINGERPRINT)
+from ragops.stack.scale import Placement, PlaceService
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Wanted:
     gateway: objects.ContainerSpec | None = None
     check: plan.ScoreCheck | None = None
     """Of the scores behind a gateway; None where they are known."""
+    placed: tuple[PlaceService, ...] = ()
+    """Services of Docker Swarm, which has the replicas then."""
 
     @property
     def front(self) -> objects.ContainerSpec:
@@ -39,10 +42,18 @@ class Wanted:
         return (self.gateway, *self.replicas) if self.gateway else self.replicas
 
 
-def plan_up(stack: Stack, wanted: Wanted, observed: objects.Observed, free_memory: int = 0) -> plan.Plan:
+def plan_up(
+    stack: Stack,
+    wanted: Wanted,
+    observed: objects.Observed,
+    free_memory: int = 0,
+    swarm: SwarmState | None = None,
+    node: str = "",
+) -> plan.Plan:
     """The actions after which the reranker runs and RAGFlow reaches it.
 
-    ``free_memory`` in bytes is what another container of vLLM may take while the present ones run.
+    ``free_memory`` in bytes is what another container of vLLM may take while the present ones run. ``node``
+    is the engine's id in the ``swarm``, if it manages one.
 
     Raises:
         StackError: A name belongs to an object that ragops did not create, or the network exists and
@@ -64,11 +75,16 @@ def plan_up(stack: Stack, wanted: Wanted, observed: objects.Observed, free_memor
         for action in _ragflow_actions(ragflow, stack.shared_network.name, network, internal=internal)
     ]
     changes = _Changes(stack, wanted, observed, free_memory, reached=bool(wanted.gateway or not connections))
+    placement = Placement(stack, observed, swarm, node, wanted.placed, free_memory)
+    actions += placement.before(wanted.replicas)
     actions += changes.before()
     actions += connections if wanted.gateway else []
+    actions += placement.services()
     actions += changes.replacements()
     actions += [] if wanted.gateway else connections
     actions += changes.removals()
+    actions += placement.after()
+    actions += _leave(stack, observed, servers)
     return plan.Plan(tuple(actions), tuple(_notes(stack, wanted.front, network, servers)))
 
 
@@ -82,7 +98,22 @@ def plan_connect(ragflow: RagflowContainer, network: objects.NetworkState) -> pl
     return plan.Plan(tuple(_ragflow_actions(ragflow, network.name, network, internal=network.internal)))
 
 
-def plan_down(stack: Stack, observed: objects.Observed) -> plan.Plan:
+def _leave(
+    stack: Stack, observed: objects.Observed, servers: Sequence[RagflowContainer]
+) -> Iterator[plan.Action]:
+    """The end of the stack's other network, after a move to a Swarm or from it, if nothing else is in it."""
+    name = stack.network.name if stack.swarm else stack.overlay
+    network = observed.network(name)
+    names = {server.name for server in servers}
+    own = {container.name for container in observed.stack(stack.reranker.name)}
+    members = [member for member in observed.members(name) if member.role != TASK]
+    if network is None or not network.ours or any(member.name not in names | own for member in members):
+        return
+    yield from (plan.Disconnect(name, member.name) for member in members if member.name in names)
+    yield plan.Remove("network", name, network.id, released=True)
+
+
+def plan_down(stack: Stack, observed: objects.Observed, swarm: SwarmState | None = None) -> plan.Plan:
     """The actions that remove the stack: objects with the ragops label, and RAGFlow's connections.
 
     RAGFlow's containers are disconnected also when they are stopped: Docker cannot start a container
@@ -95,27 +126,38 @@ def plan_down(stack: Stack, observed: objects.Observed) -> plan.Plan:
     names = (own, f"{own}-tune-a", f"{own}-tune-b")
     tuned = [container for container in map(observed.container, names[1:]) if container and container.ours]
     rerankers = [*observed.stack(own), *tuned]
-    networks = [item for item in observed.networks if item.name == stack.shared_network.name and item.ours]
-    foreign = [
-        member.name
-        for member in observed.members(stack.shared_network.name)
-        if not (member.ours or is_ragflow(member) or member.name in stack.ragflow.containers)
-    ]
-    if networks and foreign:
-        raise plan.in_use(stack.shared_network.name, foreign)
+    networks = [item for item in observed.networks if item.name in _networks(stack, observed) and item.ours]
+    for network in networks:
+        foreign = [
+            member.name
+            for member in observed.members(network.name)
+            if not (member.ours or is_ragflow(member) or member.name in stack.ragflow.containers)
+        ]
+        if foreign:
+            raise plan.in_use(network.name, foreign)
     caches = {f"{name}-{kind}" for name in names for kind in ("compiled", "cache")}
     volumes = [volume for volume in observed.volumes if volume.name in caches]
-    return _removal(observed, rerankers, networks, volumes)
+    placement = Placement(stack, observed, swarm, "")
+    return _removal(observed, rerankers, networks, volumes, tuple(placement.after()))
 
 
-def plan_purge(observed: objects.Observed) -> plan.Plan:
+def _networks(stack: Stack, observed: objects.Observed) -> set[str]:
+    """Networks of a stack: the other one is of an interrupted move to a Swarm or from it."""
+    other = stack.network.name if stack.swarm else stack.overlay
+    used = any(container.endpoint(other) for container in observed.stack(stack.reranker.name))
+    return {stack.shared_network.name, *([other] if used else [])}
+
+
+def plan_purge(observed: objects.Observed, swarm: SwarmState | None = None) -> plan.Plan:
     """The actions that remove every object with the ragops label, of all stacks and demos.
 
     Other containers are disconnected from these networks, running or stopped, so that they can start again.
     """
-    containers = [container for container in observed.containers if container.ours]
+    containers = [container for container in observed.containers if container.ours and container.role != TASK]
     networks = [network for network in observed.networks if network.ours]
-    return _removal(observed, containers, networks, observed.volumes)
+    services = [plan.Remove("service", item.name, item.id) for item in (swarm.services if swarm else ())]
+    configs = [plan.Remove("config", *item) for item in (swarm.configs.items() if swarm else ())]
+    return _removal(observed, containers, networks, observed.volumes, (*services, *configs))
 
 
 def _removal(
@@ -123,17 +165,19 @@ def _removal(
     containers: Sequence[objects.ContainerState],
     networks: Sequence[objects.NetworkState],
     volumes: Sequence[objects.VolumeState],
+    placed: Sequence[plan.Action],
 ) -> plan.Plan:
     """Remove containers, networks and own volumes; disconnect the other containers of the networks first."""
-    actions: list[plan.Action] = [
-        plan.Remove("container", container.name, container.id) for container in containers
-    ]
+    actions = list(placed)
+    actions += [plan.Remove("container", container.name, container.id) for container in containers]
     for network in networks:
         others = [member for member in observed.members(network.name) if member not in containers]
+        others = [member for member in others if member.role != TASK]
         actions += [plan.Disconnect(network.name, member.name) for member in others]
-    actions += [plan.Remove("network", network.name, network.id) for network in networks]
+    released = bool(placed)
+    actions += [plan.Remove("network", network.name, network.id, released=released) for network in networks]
     actions += [
-        plan.Remove("volume", volume.name, volume.name)
+        plan.Remove("volume", volume.name, volume.name, released=released)
         for volume in volumes
         if objects.LABEL in volume.labels
     ]
@@ -200,6 +244,8 @@ class _Changes:
     ) -> None:
         self._stack, self._wanted, self._free, self._reached = stack, wanted, free_memory, reached
         self._network = observed.network(stack.shared_network.name)
+        own = (stack.network.name, stack.overlay)
+        self._networks = {"", *(item.id for item in observed.networks if item.name in own)}
         slots = [_Slot.of(spec, stack, observed) for spec in wanted.slots]
         self._front, self._replicas = slots[0], slots[1:] if wanted.gateway else slots
         self._migrates = wanted.gateway is not None and self._front.migrates
@@ -313,7 +359,8 @@ class _Changes:
             self._reason(slot),
             _obstacle(old, slot.spec, self._free),
             plan.Proof(timeout),
-            self._reached and _is_connected(old, self._network),
+            self._reached and any(end.network_id in self._networks for end in old.endpoints),
+            overlay=self._stack.swarm is not None or old.endpoint(self._stack.overlay) is not None,
         )
         if slot is self._front and self._wanted.gateway:
             names = tuple(slot.spec.name for slot in self._replicas if slot not in self._late)
@@ -323,7 +370,8 @@ class _Changes:
                     timeout,
                     check,
                     replicas=names if self._migrates or old.serves else (),
-                    servers=self._stack.servers,
+                    servers=self._stack.servers
+                    or ((f"{self._stack.replicas_alias}:{PORT}",) if self._stack.swarm else ()),
                 ),
             )
             if not self._replicas:
@@ -372,29 +420,15 @@ def _kept(
 
 def outdated(container: objects.ContainerState, spec: objects.ContainerSpec) -> str:
     """Why a container has to be replaced; empty when it need not."""
-    labels, recorded = dict(spec.labels), container.labels
     if container.image_id != spec.image_id:
-        return moved_image(spec.image, container.image_id, spec.image_id)
-    model = (*(recorded.get(name, "") for name in _MODEL), *(labels.get(name, "") for name in _MODEL))
-    if change := changed_model(*model):
+        return plan.moved_image(spec.image, container.image_id, spec.image_id)
+    if change := plan.model_change(container.labels, dict(spec.labels)):
         return change
     if container.config != spec.config_hash():
         return "its configuration changed"
     if changed := spec.updated(container):
         return f"docker update changed {', '.join(changed)}"
     return ""
-
-
-def moved_image(name: str, old: str, new: str) -> str:
-    """A change of the image, by ids or digests, in words."""
-    return f"image: {name} moved from {old[7:19]} to {new[7:19] or 'an image to pull or build'}"
-
-
-def changed_model(old: str, old_fingerprint: str, new: str, new_fingerprint: str) -> str:
-    """A change of the recorded model folder or its files, in words; empty without one."""
-    if old and old != new:
-        return f"model: {old} → {new}"
-    return f"model: the files of {old} changed" if old and old_fingerprint != new_fingerprint else ""
 
 
 def _obstacle(old: objects.ContainerState, spec: objects.ContainerSpec, free_memory: int) -> str:

@@ -7,9 +7,10 @@ prints nothing; long steps are reported to :mod:`ragops.progress`. A verb opens 
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ragops.configuration import (
 )
 from ragops.docker.engine import Engine, observe
 from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, NetworkState, Observed
+from ragops.docker.swarm import NodeState
 from ragops.errors import EngineError, LaunchError, LockedError, NotFoundError, RagflowError
 from ragops.progress import step
 from ragops.ragflow import discovery
@@ -41,10 +43,12 @@ from ragops.reranker import image as images
 from ragops.reranker import int8, options
 from ragops.reranker import model as models
 from ragops.reranker.gateway import GatewayState
+from ragops.reranker.sizing import GIB
 from ragops.session import Deployment, Session, create_folder, lock, reference_folder
 from ragops.stack import lockfile
 from ragops.stack import override as overrides
 from ragops.stack import plan as plans
+from ragops.stack import scale as placing
 from ragops.stack.override import Override
 from ragops.stack.planning import Wanted, plan_connect, plan_down, plan_purge, plan_up
 from ragops.table import Column, Shown, Table
@@ -74,6 +78,10 @@ class Status(Shown):
     """The gateway's own state, if it responds."""
     admission: tuple[ReplicaStatus, ...] = ()
     """Each configured replica of a gateway, and why it is not admitted."""
+    nodes: tuple[NodeState, ...] = ()
+    """Of the Swarm that places the replicas."""
+    processors: Mapping[str, str] = field(default_factory=dict)
+    """By the ids of nodes, as far as they were read."""
 
     @property
     def ok(self) -> bool:
@@ -91,7 +99,8 @@ class Status(Shown):
         state, problems = self.reranker, {status.name: status.problem for status in self.admission}
         reranker = state and _container_json(state)
         own = {container.name: _container_json(container) for container in self.replicas}
-        elsewhere = {status.name: {"name": status.name} for status in self.admission if self.stack.servers}
+        away = bool(self.stack.servers or self.stack.swarm)
+        elsewhere = {status.name: status.fields for status in self.admission if away}
         replicas = [
             {**fields, "admitted": not (error := problems.get(name)), "problem": error and error.to_json()}
             for name, fields in (own | elsewhere).items()
@@ -106,6 +115,7 @@ class Status(Shown):
             "reranker": reranker,
             "gateway": self.gateway,
             "replicas": replicas,
+            "nodes": self.nodes,
             "served_name": self.served_name,
             "substitute": self.substitute,
             "internal_url": self.stack.internal_url,
@@ -123,6 +133,7 @@ class Status(Shown):
         rows = [
             ("network", network if self.network else f"{network} is missing"),
             (front, f"{name}: {health or 'missing'}" + (f"\n{self.gateway.summary}" if self.gateway else "")),
+            *(("node", self._node(node)) for node in self.nodes),
             *(("replica", self._replica(status)) for status in self.admission),
         ]
         if self.problem:
@@ -140,9 +151,16 @@ class Status(Shown):
         return Table((Column("part"), Column("state")), tuple(rows), below=(self.drift.table(),))
 
     def _replica(self, status: ReplicaStatus) -> str:
-        condition = next((one.condition for one in self.replicas if one.name == status.name), "missing")
+        present = {container.name: container.condition for container in self.replicas}
+        missing = "" if self.stack.servers else "missing"
+        condition = status.condition or present.get(status.name, missing)
         admitted = f"not admitted: {status.problem.message}" if status.problem else "admitted"
-        return f"{status.name}: {admitted if self.stack.servers else f'{condition}, {admitted}'}"
+        return f"{status.name}: {', '.join(filter(None, (condition, admitted)))}"
+
+    def _node(self, node: NodeState) -> str:
+        processor = self.processors.get(node.id, "")
+        size = f"{node.cpus:g} CPUs, {node.memory / GIB:.0f} GiB"
+        return ", ".join(filter(None, (f"{node.name}: {node.state}, {node.availability}", processor, size)))
 
 
 def _container_json(container: ContainerState) -> dict[str, str]:
@@ -167,9 +185,14 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         models.fetch_substitute(stack)
         create_folder(stack, session.state)
         deployment = session.deployment  # an error in it comes before an image is pulled or built
+        if stack.swarm:
+            placing.manager(session)
         missing = None in _images(session)[: 2 if deployment.gateway else 1]
         image = images.ensure(engine, stack.reranker.image, home())
         front = gateways.ensure(engine, image.id, home()) if deployment.gateway else None
+        if stack.swarm and placing.probe(session, image):
+            session = Session.open(stack, engine)
+            deployment = session.deployment
         deployment.write_template()
         begin, observed = time.monotonic(), observe(engine) if missing else session.observed
         changes = _plan(session, (image, front), observed)
@@ -181,7 +204,8 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     if deployment.gateway:
         for spec in _unchecked(changes):
             ready.wait(engine, spec.name, spec.served_name, timeout, begin=begin)
-        ready.wait_admitted(engine, name, stack.replica_names, timeout, stack.servers)
+        placed = partial(placing.current, engine, stack) if stack.swarm else None
+        ready.wait_admitted(engine, name, stack.replica_names, timeout, stack.servers, placed=placed)
     elif not replaced and not served:
         ready.wait(engine, name, deployment.spec.served_name, timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
@@ -195,27 +219,32 @@ def _unchecked(changes: plans.Plan) -> list[ContainerSpec]:
     return [spec for spec in started if spec.served_name and spec not in checked]
 
 
-def scale(replicas: int, file: Path | str | None = None, engine: Engine | None = None) -> Status:
+def scale(
+    replicas: int, file: Path | str | None = None, engine: Engine | None = None, *, swarm: bool = False
+) -> Status:
     """Write the number of replicas into the configuration file, which may be new, then apply it: :func:`up`.
 
     Args:
         replicas: Containers of vLLM behind the gateway.
         file: As for :func:`~ragops.configuration.load`.
         engine: The Docker engine; connected when left out.
+        swarm: Place the replicas on the nodes of the engine's Swarm; it stays so for later calls.
 
     Raises:
-        StackError: This machine has no place for so many; then nothing is written.
+        StackError: This machine, or the Swarm, has no place for so many; then nothing is written.
         LockedError: Another ragops process changes the stack; the file is as before.
         RagopsError: As for :func:`up`.
     """
     path, settings = configuration_file(file), {"replicas": replicas}
     load(file)  # a file that was named has to exist
-    session = Session.open(parse(edited(path, settings), path), engine)
+    session = Session.open(parse(edited(path, settings, swarm=swarm), path), engine)
+    if session.stack.swarm:
+        placing.manager(session)
     _ = session.deployment  # raises an error where the replicas have no place
     if not path.exists():
         step(f"{path} is created")
     before = path.read_bytes() if path.exists() else None
-    write_settings(path, settings)
+    write_settings(path, settings, swarm=swarm)
     step(f"{path}: reranker.replicas = {replicas}")
     try:
         return up(load(path), session.engine)
@@ -341,13 +370,16 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
         NotFoundError: The stack has no such container.
     """
     engine = Session.open(stack, engine).engine
-    names = [member.name for member in observe(engine).stack(stack.reranker.name)]
+    observed = observe(engine)
+    names = [member.name for member in observed.stack(stack.reranker.name)]
     names.sort(key=lambda name: (len(name), name))  # the gateway first, and the tenth replica last
-    if container not in {"", *names} or not names:
+    services = [item.name for item in placing.Placement(stack, observed, engine.swarm(), "").present]
+    if container not in {"", *names, *services} or not names:
         message = f"the stack has no container {container or stack.reranker.name}"
         hint = f"it has {', '.join(names)}" if names else "ragops up"
         raise NotFoundError(message, code="reranker-missing", hint=hint, container=container)
-    return {name: engine.logs(name, tail=tail) for name in names if container in {"", name}}
+    readers = dict.fromkeys(names, engine.logs) | dict.fromkeys(services, engine.service_logs)
+    return {name: read(name, tail=tail) for name, read in readers.items() if container in {"", name}}
 
 
 def down(stack: Stack, engine: Engine | None = None) -> plans.Plan:
@@ -360,7 +392,7 @@ def down(stack: Stack, engine: Engine | None = None) -> plans.Plan:
     engine = Session.open(stack, engine).engine
     with lock((state := engine.state()).id, stack.reranker.name, unwatched=True):
         observed = observe(engine)
-        changes = plan_down(stack, observed)
+        changes = plan_down(stack, observed, engine.swarm())
         plans.apply(changes, engine)
         shutil.rmtree(reference_folder(stack, state), ignore_errors=True)
     files = overrides.applied(observed.containers, stack.shared_network.name)
@@ -372,7 +404,7 @@ def purge(engine: Engine | None = None) -> plans.Plan:
     """Remove every stack, demo client and image that ragops created, built or pulled."""
     engine = Session.open(Stack(), engine).engine
     with lock((state := engine.state()).id):
-        changes = plan_purge(observe(engine))
+        changes = plan_purge(observe(engine), engine.swarm())
         plans.apply(changes, engine)
         own = reference_folder(Stack(), state).name.partition("-")[0]
         for folder in (home() / "gateway").glob(f"{own}-*"):
@@ -441,13 +473,17 @@ def _images(session: Session) -> _Images:
 def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
     stack, deployment = session.stack, session.deployment
     image, front = states
-    wanted = _wanted(deployment, states)
+    if stack.swarm:
+        placing.manager(session)
+    wanted = _wanted(deployment, states, session.state.node)
     network, closed = observed.network(stack.shared_network.name), options.closed(stack, session.state)
-    new = stack if network else closed
-    changes = plan_up(new, wanted, observed)
-    if any(isinstance(action, plans.ReplaceContainer) for action in changes.actions):
-        changes = plan_up(new, wanted, observed, _free_memory(session, changes, observed))
-    notes = (*changes.notes, *_model_notes(deployment))
+    new, swarm = stack if network else closed, session.engine.swarm()
+    node = session.state.node
+    changes = plan_up(new, wanted, observed, 0, swarm, node)
+    moves = placing.Placement(stack, observed, swarm, node, wanted.placed).moves
+    if moves or any(isinstance(action, plans.ReplaceContainer) for action in changes.actions):
+        changes = plan_up(new, wanted, observed, _free_memory(session, changes, observed), swarm, node)
+    notes = (*changes.notes, *_model_notes(deployment), *placing.notes(session))
     if network and closed.network.internal and not network.internal:
         change = "ragops down, then ragops up, makes it internal" if network.ours else "use an internal one"
         reached = "other machines with a route to it may reach the reranker on Docker before 28"
@@ -462,16 +498,19 @@ def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
     return plans.Plan(changes.actions, notes)
 
 
-def _wanted(deployment: Deployment, states: _Images) -> Wanted:
+def _wanted(deployment: Deployment, states: _Images, node: str) -> Wanted:
     """The containers with the ids of their images, and the score check if it is needed."""
     image, front = (state.id if state else "" for state in states)
-    same = "" if deployment.stack.servers else image
+    same = "" if deployment.stack.servers or deployment.stack.swarm else image
     replicas = tuple(replace(spec, image_id=image) for spec in deployment.replicas)
     if deployment.gateway is None:
         return Wanted(replicas)
     file = Path(deployment.gateway.mounts[0].source, "reference.json")
     check = plans.ScoreCheck(Expected.of(deployment), reference.score_id(deployment, same), file)
-    return Wanted(replicas, replace(deployment.gateway, image_id=front), None if check.known else check)
+    gateway, due = replace(deployment.gateway, image_id=front), None if check.known else check
+    if deployment.stack.swarm:
+        return Wanted((), gateway, None, placing.services(deployment, *states, node, check))
+    return Wanted(replicas, gateway, due)
 
 
 def _free_memory(session: Session, changes: plans.Plan, observed: Observed) -> int:
@@ -508,6 +547,8 @@ def _status(session: Session, states: _Images, observed: Observed) -> Status:
         host_url=session.host_url(reranker),
         gateway=state,
         admission=admission,
+        nodes=session.swarm.nodes if stack.swarm and session.swarm else (),
+        processors={record.node: record.host.cpu_model for record in session.records if stack.swarm},
         problem=next(filter(None, (own, *(status.problem for status in admission))), None),
     )
 
@@ -517,6 +558,8 @@ def _admission(
 ) -> tuple[ReplicaStatus, ...]:
     """Each replica, here or elsewhere, and why the gateway does not send it requests."""
     servers = session.stack.servers
+    if session.stack.swarm:
+        return placing.current(session.engine, session.stack, state)
     return (
         ready.server_states(servers, state) if servers else ready.replica_states(session.engine, names, state)
     )

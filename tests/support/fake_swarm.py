@@ -86,6 +86,25 @@ class FakeSwarm:
         else:
             self._set(spec, configs, changed)
 
+    def change_service(
+        self,
+        service: ServiceState,
+        *,
+        replicas: int | None = None,
+        constraints: tuple[str, ...] | None = None,
+    ) -> None:
+        """Tasks that may stay do."""
+        self._called(f"update service {service.name}")
+        state = self._services[service.name]
+        changed = replace(
+            state,
+            version=state.version + 1,
+            replicas=state.replicas if replicas is None else replicas,
+            constraints=state.constraints if constraints is None else constraints,
+        )
+        self._services[service.name] = changed
+        self._place(changed)
+
     def remove_service(self, service: str) -> None:
         """By name or id."""
         self._called(f"remove service {service}")

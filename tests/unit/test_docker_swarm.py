@@ -76,7 +76,7 @@ def test_body_of_a_service():
 
 def test_a_job_runs_once_on_each_node():
     body = dataclasses.replace(SPEC, replicas=0).body(IDS)
-    assert body["Mode"] == {"GlobalJob": {}}
+    assert body["Mode"] == {"Global": {}}
     assert body["TaskTemplate"]["RestartPolicy"] == {"Condition": "none"}
     assert body["TaskTemplate"]["Placement"]["MaxReplicas"] == 0
     assert body["UpdateConfig"] is None
@@ -127,15 +127,12 @@ def test_node_and_task_states():
             "Slot": 1,
             "NodeID": "n",
             "DesiredState": "shutdown",
-            "Status": {
-                "State": "failed",
-                "Err": "task: non-zero exit (1)",
-                "ContainerStatus": {"ExitCode": 1},
-            },
+            "Spec": {"ContainerSpec": {"Labels": {LABEL_CONFIG: "1"}}},
+            "Status": {"State": "failed", "Err": "task: non-zero exit (1)"},
             "NetworksAttachments": [{"Addresses": ["10.0.1.5/24"]}],
         }
     )
-    assert (task.addresses, task.exit_code, task.error) == (("10.0.1.5",), 1, "task: non-zero exit (1)")
+    assert (task.addresses, task.config, task.error) == (("10.0.1.5",), "1", "task: non-zero exit (1)")
 
 
 def test_newest_task_of_each_slot():

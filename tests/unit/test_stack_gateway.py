@@ -92,7 +92,7 @@ class World:
         running = [one for one in engine.containers() if one.role == "reranker" and one.running]
         self.most = max(self.most, len(running))
 
-    def wait_admitted(self, engine, gateway, replicas, _timeout, servers=()):
+    def wait_admitted(self, engine, gateway, replicas, _timeout, servers=(), **__):
         if engine.container(gateway).status != "running":
             raise LaunchError(f"{gateway} does not run", container=gateway)
         engine.change(gateway, health="healthy")
