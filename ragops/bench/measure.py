@@ -259,10 +259,9 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
     if image:
         digest = image.digests[0].partition("@")[2] if image.digests else image.id
     clients = discovery.find(engine.containers(), deployment.stack.ragflow)
-    try:
+    vllm = ""
+    with suppress(EngineError):
         vllm = engine.execute(container.id, ("python3", "-c", _VLLM_VERSION)).stdout.strip()
-    except EngineError:
-        vllm = ""
     return replace(
         _client_provenance(host, demo=any(client.demo for client in clients)),
         vantage="host",

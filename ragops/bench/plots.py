@@ -79,11 +79,17 @@ class Chart:
     """
 
     def __init__(self, run: Run, title: str, heights: Sequence[float], *, columns: int = 1) -> None:
-        self._timeout = release_of(run).timeout
+        self._timeout, info, origin = release_of(run).timeout, run.info, run.info.provenance
+        digest = origin.image_digest.removeprefix("sha256:")[:12]
+        image = f"image {digest}" if digest else origin.image
+        parts = (origin.machine, origin.model or info.model, image, f"run {run.path.name}")
+        notes = (*statistics.substitutes(run), *([] if info.complete else [f"incomplete: {info.reason}"]))
+        lines = (" · ".join(part for part in parts if part), "; ".join(notes))
+        caption = "\n".join(part for line in lines for part in textwrap.wrap(line, 125))
         with mpl.rc_context(_RC):
             self._figure = Figure((9, sum(heights) + 0.9), facecolor=COLOURS["paper"], layout="constrained")
             self._figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
-            self._figure.supxlabel(caption(run), x=0.012, ha="left", fontsize=8.5, color=GREY)
+            self._figure.supxlabel(caption, x=0.012, ha="left", fontsize=8.5, color=GREY)
             axes = self._figure.subplots(
                 len(heights),
                 columns,
@@ -119,19 +125,6 @@ class Chart:
         for ax in self.axes:  # the solver's last digits change from one process to the next
             ax.set_position([round(part, 5) for part in ax.get_position().bounds])
         return self._figure
-
-
-def caption(run: Run) -> str:
-    """Machine, model, image, run and substitutes, below each chart."""
-    info, origin = run.info, run.info.provenance
-    digest = origin.image_digest.removeprefix("sha256:")[:12]
-    image = f"image {digest}" if digest else origin.image
-    parts = (origin.machine, origin.model or info.model, image, f"run {run.path.name}")
-    notes = list(statistics.substitutes(run))
-    if not info.complete:
-        notes.append(f"incomplete: {info.reason}")
-    lines = (" · ".join(part for part in parts if part), "; ".join(notes))
-    return "\n".join(part for line in lines for part in textwrap.wrap(line, 125))
 
 
 def _label(ax: Axes, x: str, y: str) -> None:

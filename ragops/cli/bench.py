@@ -29,11 +29,7 @@ Results = Annotated[Path, _output("FOLDER", "Folder of recorded runs.")]
 
 
 def _show(call: Call, run: Run, release: str) -> Verdict | None:
-    """Show the result of a run: a row for each level; then client, disturbances and verdict.
-
-    Returns:
-        The verdict; None where the workload is not RAGFlow's.
-    """
+    """Show a run: its levels, client, disturbances and verdict, which only RAGFlow's workload has."""
     from ragops.bench.report import PROFILES, judge
     from ragops.bench.statistics import disturbances, level_statistics, summary
 
