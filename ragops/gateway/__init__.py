@@ -1,4 +1,1 @@
-"""The gateway service: it divides a rerank request over replicas, caches scores and meets a deadline.
-
-It runs alone in its own image, as the top-level package ``gateway``: it imports nothing else of ragops.
-"""
+"""The gateway between RAGFlow and vLLM, as package ``gateway`` in an image: it imports nothing of ragops."""

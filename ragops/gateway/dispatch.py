@@ -22,11 +22,10 @@ from .replicas import FAILURES, PROOF_TIMEOUT, Pool, Replica, why
 
 QUEUE = 32  # requests that wait for their first share
 TRIES = 4
-"""Of one document, each after a failure. A status of 5xx counts as two: the second is of another replica,
-or of one that has been proved since, so that the document is the cause."""
+"""Of one document. A status of 5xx counts as two: the second is of another replica, or of one that has been
+proved since, so that the document is the cause."""
 SHARE_SECONDS, LEAST_SHARES = 2.0, 8
-"""Most predicted work of a share: what has ended by the deadline counts, and a stalled replica holds little;
-and shares for which a short deadline has time."""
+"""Most predicted work of a share, which a late replica or the deadline holds up; shares in a short one."""
 EVEN = 1.4  # paces that differ by no more than this factor count as equal
 LATE, LATE_SECONDS, LOST = 1.5, 0.05, 10
 """A share is late after this multiple of its expected time, and what a loaded machine adds to a short one;
@@ -173,9 +172,7 @@ class Dispatcher:
 
     def _hand_out(self, job: Job, now: float) -> None:
         """Give pending documents to free replicas, but not those that another job's share has."""
-        others = [
-            share for share in self.shares if job.cached and share.job is not job and now < share.late()
-        ]
+        others = [one for one in self.shares if job.cached and one.job is not job and now < one.late()]
         elsewhere = {key for share in others for key in share.keys}
         costs = {key: min(cost, self.longest) for key, cost in job.pending.items() if key not in elsewhere}
         free, left = self.pool.free, job.deadline - MARGIN_SECONDS - now
@@ -204,9 +201,7 @@ class Dispatcher:
     def _hand_out_again(self, share: Share) -> bool:
         """Documents that no other share has are pending again; whether there are such ones."""
         job = share.job
-        others = {
-            key for other in self.shares if other.job is job and other is not share for key in other.keys
-        }
+        others = {key for one in self.shares if one.job is job and one is not share for key in one.keys}
         again = set(share.keys) - others - job.pending.keys() - job.scores.keys()
         job.pending = {key: cost for key, cost in job.costs.items() if key in again or key in job.pending}
         return bool(again)
@@ -236,9 +231,8 @@ class Dispatcher:
             job.tokens += tokens * len(new) // len(share.keys)
             if not cut:  # how much of it was computed is unknown
                 replica.learn(now - share.began, share.cost)
-            self._take_over(
-                job, {key: (score, key in cut) for key, score in zip(share.keys, scores, strict=True)}
-            )
+            rows = zip(share.keys, scores, strict=True)
+            self._take_over(job, {key: (score, key in cut) for key, score in rows})
 
     def _take_over(self, job: Job, scores: dict[bytes, Score]) -> None:
         """Take over the scores of a share, and end those that have no other documents."""

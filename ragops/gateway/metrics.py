@@ -6,24 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from itertools import groupby
 
-BUCKETS = (
-    "0.01",
-    "0.05",
-    "0.1",
-    "0.5",
-    "1",
-    "2.5",
-    "5",
-    "10",
-    "15",
-    "20",
-    "25",
-    "27",
-    "30",
-    "60",
-    "300",
-    "+Inf",
-)
+BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 27, 30, 60, 300, "+Inf")
 PREFIX, KINDS = "ragops_gateway_", {"request_seconds": "histogram"}
 HOUR = ("requests", "late", "documents", "ranked", "truncated")
 FROM_ZERO = (
