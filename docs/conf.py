@@ -50,6 +50,7 @@ extensions = [
     "comparisons",
     "performance",
     "gateway_records",
+    "growth_records",
     "searches",
 ]
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]

@@ -1,4 +1,4 @@
-"""``.. fault-table:: PART``: faults that the live tests recorded, of ``verify`` and of the gateway.
+"""``.. fault-table:: PART``: recorded faults of ``verify``, of the gateway and of several machines.
 
 ``tests/live/test_faults.py`` writes the table again at each run and fails if it differs;
 ``tests/live/test_gateway_faults.py`` writes its own to ``build/gateway_faults.json``; a copy publishes it.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 RECORDED = Path(__file__).parents[1] / "faults.json"
-GATEWAY = Path(__file__).parents[1] / "_data" / "gateway_faults.json"
+DATA = Path(__file__).parents[1] / "_data"
 
 
 class FaultTable(SphinxDirective):
@@ -30,8 +30,11 @@ class FaultTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Parse the named part."""
-        file = GATEWAY if self.arguments[0].startswith("gateway") else RECORDED
+        subject = self.arguments[0].partition("-")[0]
+        file = RECORDED if subject in PLAIN else DATA / f"{subject}_faults.json"
         self.env.note_dependency(str(file))
+        if not file.exists():
+            return self.parse_text_to_nodes("No run is recorded yet.")
         recorded = json.loads(file.read_text(encoding="utf-8"))
         return self.parse_text_to_nodes("\n".join(PARTS[self.arguments[0]](recorded)))
 
@@ -78,7 +81,11 @@ PARTS = {
     "provenance": provenance,
     "gateway": gateway,
     "gateway-provenance": provenance,
+    "swarm": gateway,
+    "swarm-provenance": provenance,
 }
+PLAIN = ("faults", "healthy", "provenance")
+"""Parts of the faults that ``verify`` reports."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
