@@ -34,6 +34,31 @@ def test_a_paused_replica_is_proved_at_once_when_it_is_back(tmp_path):
     asyncio.run(scenario())
 
 
+def test_a_request_to_a_gateway_that_has_just_started_waits_for_the_first_proof(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Replica(), expected=0) as gateway:
+            assert not gateway.pool.admitted
+            assert (await gateway.rerank(documents=TEXTS)).json()["results"] == right()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_without_any_response_ends_after_a_multiple_of_its_expected_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "PROOF_TIMEOUT", 0.05)
+    monkeypatch.setattr(dispatch, "LATE_SECONDS", 100.0)
+
+    async def scenario():
+        async with serving(tmp_path, Special()) as gateway:
+            lost = asyncio.ensure_future(gateway.rerank(documents=["lost"]))
+            await gateway.until(lambda: gateway.dispatcher.shares)
+            await gateway.until(lambda: not gateway.dispatcher.shares)
+            lost.cancel()
+            await gateway.admitted(1)
+            assert (await gateway.rerank(documents=["another"])).status_code == 200
+
+    asyncio.run(scenario())
+
+
 def test_a_process_that_is_replaced_between_two_health_checks_is_proved(tmp_path):
     async def scenario():
         async with serving(tmp_path, stub := Replica()) as gateway:

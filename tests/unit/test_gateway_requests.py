@@ -77,13 +77,15 @@ def test_the_bytes_on_their_way_are_bounded_and_given_free(tmp_path, monkeypatch
     asyncio.run(scenario())
 
 
-def test_requests_without_the_key_or_too_large_are_counted(tmp_path, monkeypatch):
+def test_requests_without_the_key_or_too_large_are_counted(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(app, "MAX_BODY", 1000)
 
     async def scenario():
         async with serving(tmp_path, Replica(), key_sha256="0" * 64) as client:
             assert (await client.rerank(documents=["a"])).status_code == 401
             assert await counted(client, 401) == 1
+            [line] = [record.getMessage() for record in caplog.records if "401" in record.getMessage()]
+            assert "127.0.0.1" in line
         async with serving(tmp_path, Replica()) as client:
             assert (await client.rerank(documents=["a" * 2000])).status_code == 413
             assert await counted(client, 413) == 1
