@@ -142,7 +142,7 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(engine, image, tokenizer, root) -> Any:
+def expected(engine, image, tokenizer, root, byte_code) -> Any:
     """Scores by transformers, and the checkpoints."""
     (root / "qwen.tiktoken").write_bytes(tokenizer)
     texts = [text for item in golden.load() for text in (item.query, *item.texts())]
@@ -158,7 +158,7 @@ def expected(engine, image, tokenizer, root) -> Any:
         Mount(str(root), "/models"),
         Mount(str(home() / "models"), "/substitute", read_only=True),
     )
-    return run(engine, image, mounts, "reference.py", order)
+    return run(engine, image, byte_code, mounts, "reference.py", order)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def models(root, expected) -> dict[str, Model]:
 
 
 @pytest.fixture(scope="module")
-def found(engine, image, root, expected, models) -> Any:
+def found(engine, image, root, expected, models, byte_code) -> Any:
     """Scores by vLLM, or the error that ended the start, of all launches."""
     launches = {name: launch(model) for name, model in models.items()}
     identity, qwen3 = launches["ms-marco-minilm-random"], launches["qwen3-reranker-random"]
@@ -186,16 +186,16 @@ def found(engine, image, root, expected, models) -> Any:
         Mount(str(root), "/models", read_only=True),
         Mount(str(options.TEMPLATES), "/templates", read_only=True),
     )
-    result = run(engine, image, mounts, "serve.py", order)
+    result = run(engine, image, byte_code, mounts, "serve.py", order)
     record(models, expected, result)
     return result["rows"]
 
 
-def run(engine, image, mounts, program: str, order: dict[str, Any]) -> Any:
+def run(engine, image, byte_code, mounts, program: str, order: dict[str, Any]) -> Any:
     """Run a program in a container of the serving image, without a network."""
-    argv = ("env", *ENVIRONMENT, "python3", f"/programs/{program}")
-    user, memory = os.getuid(), 8 << 30
-    with sidecar(engine, "none", image.id, mounts=mounts, user=user, memory=memory, seconds=1900) as box:
+    argv = (*byte_code.argv, *ENVIRONMENT, "python3", f"/programs/{program}")
+    how = {"mounts": (*mounts, byte_code.mount), "user": os.getuid(), "memory": 8 << 30, "seconds": 1900}
+    with sidecar(engine, "none", image.id, **how) as box:
         done = engine.execute(box, argv, stdin=json.dumps(order), timeout=1800)
     assert done.exit_code == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
@@ -270,10 +270,11 @@ def test_convert_alone_has_no_scores(found):
 
 
 @pytest.fixture(scope="module")
-def server(engine, image, root, models, tmp_path_factory) -> Iterator[str]:
+def server(engine, image, root, models, share_cache, tmp_path_factory) -> Iterator[str]:
     """The address of the launch of raw logits as a server, started by ``vllm serve``."""
     model = models["ms-marco-minilm-random"]
-    stack = STACK.model_copy(update={"network": Network(name=NAME)})
+    reranker = STACK.reranker.model_copy(update={"name": NAME})
+    stack = STACK.model_copy(update={"network": Network(name=NAME), "reranker": reranker})
     spec = options.container_spec(stack, model, size(stack, model, read_host()), image=image.id)
     metadata = tmp_path_factory.mktemp("metadata")
     metadata.chmod(0o755)
@@ -281,7 +282,6 @@ def server(engine, image, root, models, tmp_path_factory) -> Iterator[str]:
     (metadata / "vllm-0.32.0.dist-info" / "METADATA").write_text("Name: vllm\nVersion: 0.32.0+cpu\n")
     spec = replace(
         spec,
-        name=NAME,
         entrypoint=("vllm", "serve"),
         command=spec.command[1:],  # the model without its flag
         environment=(*spec.environment, ("PYTHONPATH", "/metadata")),
@@ -290,6 +290,8 @@ def server(engine, image, root, models, tmp_path_factory) -> Iterator[str]:
     with ExitStack() as undone:
         engine.create_network(NetworkSpec(NAME))
         undone.callback(engine.remove_network, NAME)
+        share_cache(NAME)
+        undone.callback(engine.remove_volume, f"{NAME}-compiled")
         engine.create_container(spec)
         undone.callback(engine.remove_container, NAME)
         engine.start(NAME)

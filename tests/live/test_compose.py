@@ -80,9 +80,10 @@ def bundled():
 
 
 def test_a_fixed_file_passes_verify(
-    engine, image, client, compose, network, model, tmp_path, monkeypatch, capsys
+    engine, image, client, compose, network, model, share_cache, tmp_path, monkeypatch, capsys
 ):
     case, folder = model
+    share_cache(NAME)
     monkeypatch.setenv("RAGOPS_MODEL_DIR", str(folder))
     fixed = fix(f"{case}.yaml", tmp_path, monkeypatch, folder, capsys)
     config = compose(fixed, "config")

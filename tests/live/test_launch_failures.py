@@ -185,7 +185,7 @@ class Broken:
         """What ``watch`` logs; it starts before the fault."""
         self.caplog.set_level(logging.INFO, "ragops")
         self.caplog.clear()
-        watcher = Watcher(lambda: self.stack, Pace(probe=3.0, timeout=3.0))
+        watcher = Watcher(lambda: self.stack, Pace(probe=1.0, timeout=2.0))
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(watcher.run)
             try:
@@ -316,7 +316,7 @@ def test_fault_while_it_loads_and_while_it_serves(broken, engine, fault, times):
         if fault == "pause":
             time.sleep(8)  # its health check fails meanwhile
             engine.unpause(NAME)
-            time.sleep(8)
+            time.sleep(5)
             assert not [message for message in broken.caplog.messages if message.startswith("~")]
 
 
@@ -340,12 +340,12 @@ stack = configuration.Stack(
     gateway=False,
 )
 print("ready", flush=True)
-sys.stdin.readline()
-try:
-    verbs.up(stack, engine) if how == "up" else CreateNetwork(NetworkSpec(name)).apply(engine)
-    print("done")
-except RagopsError as error:
-    print(error.code)
+for _ in sys.stdin:
+    try:
+        verbs.up(stack, engine) if how == "up" else CreateNetwork(NetworkSpec(name)).apply(engine)
+        print("done", flush=True)
+    except RagopsError as error:
+        print(error.code, flush=True)
 """
 
 
@@ -360,17 +360,17 @@ def test_two_homes_at_once_leave_one_network(engine, image, client, tmp_path, ho
     )
     bundled_minilm(tmp_path)
     argv = [sys.executable, "-c", RACE, how, name, client]
+    both = [
+        subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for env in environments
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
     for _ in range(rounds):
-        both = [
-            subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for env in environments
-        ]
-        for process in both:
-            assert process.stdout.readline() == "ready\n"
         for process in both:
             process.stdin.write("go\n")
             process.stdin.flush()
-        results = [process.communicate()[0].strip() for process in both]
+        results = [process.stdout.readline().strip() for process in both]
         networks = [network for network in engine.networks() if network.name == name]
         assert len(networks) == 1
         assert "done" in results
@@ -380,3 +380,5 @@ def test_two_homes_at_once_leave_one_network(engine, image, client, tmp_path, ho
             engine.disconnect(name, client)
             engine.remove_volume(f"{name}-compiled")
         engine.remove_network(networks[0].id)
+    for process in both:
+        assert process.communicate(timeout=30) == ("", None)

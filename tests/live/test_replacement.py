@@ -15,7 +15,7 @@ from ragops.checks import ready
 from ragops.configuration import Network, Ragflow, Reranker, Stack
 from ragops.docker import engine as engines
 from ragops.docker.engine import observe
-from ragops.docker.objects import ContainerSpec
+from ragops.docker.objects import UNPRIVILEGED, ContainerSpec
 from ragops.errors import LaunchError
 from ragops.reranker import options
 from ragops.stack.plan import ReplaceContainer, RunContainer, apply
@@ -47,8 +47,8 @@ class Server(BaseHTTPRequestHandler):
         documents = json.loads(self.rfile.read(int(self.headers["content-length"])))["documents"]
         time.sleep(0.3)
         results = [{"index": index, "relevance_score": 0.5} for index in range(len(documents))]
+        running.discard(self)  # first, as its client may have left: it would never be idle again
         self.reply(json.dumps({"id": "x", "model": "cheap", "results": results}))
-        running.discard(self)
 
     def reply(self, text):
         self.send_response(200)
@@ -107,10 +107,18 @@ def up(engine, server):
 
 
 @pytest.mark.parametrize("free", [1 << 40, 0], ids=["both fit", "one fits"])
-def test_a_vllm_that_dies_while_loading_leaves_the_old_one(engine, server, free):
+def test_a_vllm_that_dies_while_loading_leaves_the_old_one(engine, server, byte_code, free):
     old = engine.container(NAME)
     flags = ("--model", "/nonexistent", "--served-model-name", "cheap", "--no-such-flag")
-    vllm = dataclasses.replace(server, entrypoint=options.ENTRYPOINT, command=flags, memory=1 << 31)
+    vllm = dataclasses.replace(
+        server,
+        entrypoint=options.ENTRYPOINT,
+        command=flags,
+        memory=1 << 31,
+        environment=(byte_code.variable,),
+        mounts=(byte_code.mount,),
+        user=f"{UNPRIVILEGED}:{UNPRIVILEGED}",
+    )
     plan = plan_up(STACK, Wanted((vllm,)), observe(engine), free)
     (replacement,) = plan.actions
     assert isinstance(replacement, ReplaceContainer)

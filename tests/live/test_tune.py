@@ -27,8 +27,11 @@ def quick(monkeypatch):
     monkeypatch.setattr(tune, "MAX_PAIRS", 5)
 
 
-def test_one_core_is_not_faster_a_failed_start_is_explained_nothing_is_left(engine, image, quick, tmp_path):
+def test_one_core_is_not_faster_a_failed_start_is_explained_nothing_is_left(
+    engine, image, quick, share_cache, tmp_path
+):
     file = tmp_path / "ragops.toml"
+    share_cache(*(f"{STACK.reranker.name}-tune-{letter}" for letter in "ab"))
     result = ragops.tune(STACK, results=tmp_path, write=file, engine=engine)
     rows = {row.candidate: row for row in result.rows}
     assert rows["cramped"].decision == "failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -164,6 +165,7 @@ def wait_for_health(engine, ask):
             return
         assert engine.container(GUARDED).status == "running", engine.logs(GUARDED, tail=40)
         assert ask(GUARDED)[TITLES["tcp"]].status in {"fail", "ok"}
+        time.sleep(3)  # the processor is for vLLM, which starts
     pytest.fail(engine.logs(GUARDED, tail=40))
 
 
