@@ -313,17 +313,25 @@ class Stage:
 
 
 def play(stage: Stage, cases: Sequence[Case]) -> list[Row]:
-    """Rows of those that answer: one stub in one container plays them all."""
-    rows = []
+    """Rows of those that answer: one stub in one container plays them all.
+
+    Their fix is the same for each model, the healthy stub, so that it is verified once, after all faults.
+    """
     with stage.container() as container:
-        for case in cases:
-            stage.behave(container, case.behaviour, case.model)
-            found, after = stage.problem(case.model), None
-            if case.layer:
-                stage.behave(container, HEALTHY[case.model], case.model)
-                after = stage.problem(case.model)
-            rows.append(stage.row(case.fault, found, case.applied if case.layer else "", after))
-    return rows
+
+        def problem(behaviour: Behaviour, model: str) -> Check | None:
+            stage.behave(container, behaviour, model)
+            return stage.problem(model)
+
+        found = [problem(case.behaviour, case.model) for case in cases]
+        fixed = {case.model: None for case in cases if case.layer}
+        fixed = {model: problem(HEALTHY[model], model) for model in fixed}
+    return [
+        stage.row(case.fault, check, case.applied, fixed[case.model])
+        if case.layer
+        else stage.row(case.fault, check, "", None)
+        for case, check in zip(cases, found, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
