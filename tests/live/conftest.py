@@ -38,7 +38,8 @@ CACHE = "ragopstest-compiled"
 ALONE = ("test_engine_contract", "test_doctor", "test_lasting", "test_benchmark", "test_tune")
 """Modules whose tests compare all that the engine has before and after, then those that measure time."""
 LONG = (
-    *("test_qwen3_scores", "test_compose", "test_launch_failures", "test_faults", "test_tour", "test_lab"),
+    *("test_swarm_faults", "test_qwen3_scores", "test_compose", "test_launch_failures", "test_faults"),
+    *("test_swarm", "test_tour", "test_lab"),
     *("test_architectures", "test_int8", "test_gateway_faults", "test_replacement", "test_verify"),
     *("test_image", "test_stack", "test_other_machines", "test_gateway_stack", "test_scores"),
 )
