@@ -6,20 +6,15 @@ tests hold what must be true on any machine, not the seconds.
 """
 
 import json
-import platform
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ragops.docker.objects import NetworkSpec
-from ragops.reranker.host import read_host
+from tests.support.fault_table import Fault, learn, run, write
 from tests.support.fleet import DOCUMENTS, STEADY, Fleet, Load, Question, send
 from tests.support.names import PROJECT
 from tests.support.replicas import Behaviour
@@ -29,45 +24,6 @@ RECORDED = ROOT / "docs" / "_data" / "gateway_faults.json"
 NOW = ROOT / "build" / "gateway_faults.json"
 NAME = f"{PROJECT}-gateway"
 WRONG = replace(STEADY, fault="wrong")
-FULL = 0.8
-"""Share of the rate before the faults that counts as full speed; the rest is the machine's noise."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What happens to a fleet of three replicas, and what ends it."""
-
-    name: str
-    begin: Callable[[Fleet], object]
-    end: Callable[[Fleet], object]
-    seconds: float = 1.5
-    exception: str = ""
-    """Why requests may fail, where they may."""
-    after: int = 3
-    """Admitted replicas after the end."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the recorded table."""
-
-    fault: str
-    requests: int
-    failed: int
-    cut: int
-    """Failed requests that were under way when the fault began."""
-    wrong: int
-    slowest: float
-    """Seconds of the slowest request."""
-    without: float
-    """The longest time in which no request was completed, in seconds."""
-    full_speed: float | None
-    """Seconds from the end of the fault until the clients get the rate of before."""
-    state: str
-    """Of the replicas, just before the fault ends."""
-    exception: str
-    details: tuple[str, ...] = ()
-    """Of failed and wrong requests."""
 
 
 def behaves(fault=""):
@@ -117,10 +73,6 @@ def all_start(fleet):
         fleet.engine.start(fleet.replica(number))
 
 
-def nothing(fleet):
-    del fleet
-
-
 RESTART = "the gateway itself is away"
 FAULTS = (
     Fault("a replica is killed (SIGKILL) and started again", killed, calls("start")),
@@ -138,11 +90,16 @@ FAULTS = (
     Fault("a fourth replica has wrong scores from its start", joins(4, WRONG), leaves(4), 4.0),
     Fault("the engine's DNS does not respond", dns("-I"), dns("-D"), 5.0),
     Fault("all replicas are killed and started again", all_stop, all_start, 1.0, "no replica lives"),
-    Fault("the gateway is killed (SIGKILL)", lambda fleet: fleet.kill(fleet.name), nothing, 0.0, RESTART),
-    Fault("the gateway is restarted (docker restart)", Fleet.restart, nothing, 0.0, RESTART),
-    Fault("scale 3 → 1", leaves(2, 3), nothing, after=1),
-    Fault("scale 1 → 3", joins(2, 3), nothing, 0.0),
-    Fault("scale 3 → 2", leaves(3), nothing, after=2),
+    Fault(
+        "the gateway is killed (SIGKILL)",
+        lambda fleet: fleet.kill(fleet.name),
+        seconds=0.0,
+        exception=RESTART,
+    ),
+    Fault("the gateway is restarted (docker restart)", Fleet.restart, seconds=0.0, exception=RESTART),
+    Fault("scale 3 → 1", leaves(2, 3), after=1),
+    Fault("scale 1 → 3", joins(2, 3), seconds=0.0),
+    Fault("scale 3 → 2", leaves(3), after=2),
 )
 NEVER_ADMITTED = {fault.name for fault in FAULTS if "wrong scores" in fault.name}
 
@@ -178,67 +135,20 @@ def fleets(engine, image, tmp_path_factory):
         yield make
 
 
-def run(fleet, load, rate, fault):
-    """One fault under load."""
-    begin = time.monotonic()
-    fault.begin(fleet)
-    time.sleep(fault.seconds)
-    states = fleet.states()
-    others = {f"{one['state']} ({one['reason']})" for one in states if one["state"] != "admitted"}
-    fault.end(fleet)
-    ended = time.monotonic()
-    fleet.wait(fault.after, 40)
-    full = None
-    while full is None and time.monotonic() < ended + 60:
-        time.sleep(0.1)
-        full = load.full_speed(ended, FULL * rate * fault.after / 3)
-    samples = load.between(begin, time.monotonic())
-    failed = [one for one in samples if one.failure]
-    return Row(
-        fault.name,
-        requests=len(samples),
-        failed=len(failed),
-        cut=sum(one.begin < begin for one in failed),
-        wrong=sum(bool(one.wrong) for one in samples),
-        slowest=round(max(one.seconds for one in samples), 2),
-        without=round(gap(begin, samples), 2),
-        full_speed=None if full is None else round(full, 1),
-        state=", ".join([f"{sum(one['state'] == 'admitted' for one in states)} admitted", *sorted(others)]),
-        exception=fault.exception,
-        details=tuple(sorted({one.failure or one.wrong for one in samples} - {""}))[:5],
-    )
-
-
-def gap(begin, samples):
-    """The longest time in which no request was completed, in seconds."""
-    ends = sorted(one.end for one in samples if not one.failure)
-    return max((later - earlier for earlier, later in pairwise([begin, *ends])), default=0.0)
-
-
 @pytest.fixture(scope="module")
 def rows(engine, fleets):
     """The table, of one run; written down too."""
     fleet = fleets("load", 3)
     with Load(fleet.url) as load:
-        time.sleep(2)  # the gateway learns the pace of each replica
-        begin = time.monotonic()
-        time.sleep(3)
-        rate = load.rate(begin, time.monotonic())
+        rate = learn(load)
         rows = [run(fleet, load, rate, fault) for fault in FAULTS]
-    state = engine.state()
-    about = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{read_host().cpu_model}, {len(read_host().cpus)} CPUs",
-        "docker": state.version,
-        "kernel": state.kernel,
-        "python": platform.python_version(),
-        "ragops": version("ragops-rerank"),
-        "replicas": "3 stubs, 0.3 s of work for each request when alone",
-        "load": f"4 clients, 64 documents in each request; {rate:.1f} requests/s without a fault",
-    }
-    NOW.parent.mkdir(exist_ok=True)
-    written = {"about": about, "rows": [asdict(row) for row in rows]}
-    NOW.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(
+        NOW,
+        engine.state(),
+        rows,
+        replicas="3 stubs, 0.3 s of work for each request when alone",
+        load=f"4 clients, {DOCUMENTS} documents in each request; {rate:.1f} requests/s without a fault",
+    )
     return {row.fault: row for row in rows}
 
 

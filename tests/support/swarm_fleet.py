@@ -96,6 +96,8 @@ class SwarmFleet:
         self.node = lab.manager
         self.file = folder / "ragops.toml"
         self.engine = self.node.engine()
+        self.output = ""
+        """All that the command printed."""
         model = _model(folder / "model")
         text = TEXT.format(name=NAME, image=STUB, model=model, served=MODEL, project=PROJECT)
         self.file.write_text(text)
@@ -120,6 +122,18 @@ class SwarmFleet:
     def up(self) -> verbs.Status:
         """``ragops up``."""
         return verbs.up(load(self.file), self.engine)
+
+    def ragops(self, *argv: str, code: int = 0, json: bool = True, host: str = "") -> str:
+        """Output of the command, which has to end with this code; ``host`` is another machine's daemon."""
+        options = ["--json"] if json else []
+        command = [sys.executable, "-m", "ragops", *argv, *options, "--stack", str(self.file)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), **({"DOCKER_HOST": host} if host else {})}
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, cwd="/"
+        )
+        self.output += result.stdout + result.stderr
+        assert result.returncode == code, (argv, result.returncode, result.stdout, result.stderr)
+        return result.stdout
 
     def tasks(self) -> list[dict[str, Any]]:
         """Swarm's tasks of the replicas that are to run, by slot."""

@@ -174,7 +174,7 @@ class Node:
     def client(self) -> docker.DockerClient:
         """Docker's library with this machine's daemon."""
         if self._client is None:
-            self._client = docker.DockerClient(base_url=self.socket, timeout=60)
+            self._client = docker.DockerClient(base_url=self.socket, timeout=300)
         return self._client
 
     def engine(self) -> Engine:
@@ -257,7 +257,7 @@ class SwarmLab:
             self._hub.kill()
             self._hub.wait()
         os.close(self._writing)
-        assert self._clean.wait(60) == 0, f"{self.folder} could not be removed"
+        assert self._clean.wait(300) == 0, f"{self.folder} could not be removed"
 
     def each(self, action: Any, nodes: Sequence[Node] = ()) -> list[Any]:
         """Results of an action for each machine, all at once."""
