@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.swarm_fleet import CLIENT, NAME, ROOT, SwarmFleet, fleet, join
+from tests.support.swarm_fleet import CLIENT, NAME, ROOT, SwarmFleet, fleet
 
 
 @dataclass
@@ -56,7 +56,7 @@ def story(engine, image):
         story.ragflow = manager.client.api.inspect_container(CLIENT)["State"]
         with stack.clients(2) as story.load:
             story.refused("no Swarm", "scale", "3", "--swarm")
-            story.commands = join(stack.lab)
+            story.commands = stack.lab.join()
             story.before = stack.swarm()
             story.refused("a worker", "scale", "3", "--swarm", host=worker.socket)
             third.output("mount", "-t", "tmpfs", "none", model)

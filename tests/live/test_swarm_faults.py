@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.fault_table import Fault, learn, run, write
 from tests.support.fleet import DOCUMENTS, STEADY
-from tests.support.swarm_fleet import NAME, fleet, join
+from tests.support.swarm_fleet import NAME, fleet
 from tests.support.swarm_lab import STUB, WORSE
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def stack(engine, image):
     del image
     with fleet(engine, 3) as stack:
         stack.up()
-        join(stack.lab)
+        stack.lab.join()
         stack.ragops("scale", "1", "--swarm")
         yield stack
         stack.ragops("down")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -220,15 +219,3 @@ def fleet(engine: Engine, nodes: int) -> Iterator[SwarmFleet]:
             stack.ragflow()
             yield stack
             stack.engine.close()
-
-
-def join(lab: SwarmLab) -> list[str]:
-    """Make one Swarm of the machines with the commands that Docker names; those are returned."""
-    first, *others = lab.nodes
-    init = ["swarm", "init", "--advertise-addr", first.address]
-    first.docker(*init)
-    printed = first.docker("swarm", "join-token", "worker")
-    command = re.search(r"docker (swarm join .+)", printed)
-    assert command
-    lab.each(lambda node: node.docker(*command[1].split()), others)
-    return ["docker " + " ".join(init), "docker " + command[1]]

@@ -259,24 +259,19 @@ class SwarmLab:
         os.close(self._writing)
         assert self._clean.wait(300) == 0, f"{self.folder} could not be removed"
 
-    def each(self, action: Any, nodes: Sequence[Node] = ()) -> list[Any]:
+    def each(self, action: Any, nodes: Sequence[Node] | None = None) -> list[Any]:
         """Results of an action for each machine, all at once."""
-        chosen = nodes or self.nodes
-        with ThreadPoolExecutor(len(chosen)) as pool:
-            return list(pool.map(action, chosen))
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            return list(pool.map(action, self.nodes if nodes is None else nodes))
 
-    def join(self) -> None:
-        """Make one Swarm of the machines."""
-        first = self.manager
-        first.client.swarm.init(advertise_addr=first.address)
-        token = first.client.swarm.attrs["JoinTokens"]["Worker"]
-
-        def join(node: Node) -> None:
-            node.client.swarm.join(
-                [f"{first.address}:2377"], token, advertise_addr=node.address, listen_addr="0.0.0.0:2377"
-            )
-
-        self.each(join, self.nodes[1:])
+    def join(self) -> list[str]:
+        """Make one Swarm of the machines, with the commands that Docker names; returns those."""
+        init = ["swarm", "init", "--advertise-addr", self.manager.address]
+        self.manager.docker(*init)
+        printed = self.manager.docker("swarm", "join-token", "worker")
+        (command,) = (line.strip() for line in printed.splitlines() if "swarm join" in line)
+        self.each(lambda node: node.docker(*command.split()[1:]), self.nodes[1:])
+        return ["docker " + " ".join(init), command]
 
     def load(self, image: bytes) -> None:
         """Load an image, as ``docker save`` writes it, in each daemon."""
@@ -298,7 +293,10 @@ def images(engine: Engine) -> tuple[dict[str, str], bytes]:
             (package / "api_server.py").write_text(_SERVER)
             (folder / "var" / "tmp").mkdir(parents=True)
             (folder / "var" / "tmp").chmod(0o1777)
-            recipe = f"FROM {gateway.tag()}\nCOPY app /app\nCOPY var /var\n"
+            (folder / "bin").mkdir()
+            (folder / "bin" / "sleep").write_text("#!/usr/bin/python3\nimport signal\nsignal.pause()\n")
+            (folder / "bin" / "sleep").chmod(0o755)
+            recipe = f"FROM {gateway.tag()}\nCOPY app /app\nCOPY var /var\nCOPY bin /usr/bin\n"
             (folder / "Dockerfile").write_text(
                 f"{recipe}ENV STUB={shlex.quote(json.dumps(asdict(behaviour)))}\n"
             )
