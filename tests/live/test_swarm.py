@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,25 @@ class Story:
     nodes: dict = field(default_factory=dict)
     """Machines with a replica after each step."""
     times: dict = field(default_factory=dict)
+    commands: list = field(default_factory=list)
+    """Of Docker, which made the Swarm."""
+    ragflow: list = field(default_factory=list)
+    """Process and start of RAGFlow's container, before and afterwards."""
+    swarm: list = field(default_factory=list)
+    """What the Swarm held, before and afterwards."""
+    load: Any = None
+    report: Any = None
+    """Of ``ragops verify`` with three machines."""
+    text: str = ""
+    """``ragops status`` with three machines."""
+    inspected: str = ""
+    left: dict = field(default_factory=dict)
+    """Containers of the stack by machine, after ``ragops down``."""
+
+    def look(self):
+        """Note what must not change."""
+        state = self.stack.node.client.api.inspect_container(CLIENT)["State"]
+        self.ragflow.append((state["StartedAt"], state["Pid"]))
 
     def refused(self, name, *argv, **options):
         self.errors[name] = json.loads(self.stack.ragops(*argv, code=1, **options))
@@ -51,13 +71,13 @@ def story(engine, image):
     with fleet(engine, 3) as stack:
         story = Story(stack)
         model = str(stack.folder / "model")
-        manager, worker, third = stack.lab.nodes
+        _, worker, third = stack.lab.nodes
         story.step("one", "up")
-        story.ragflow = manager.client.api.inspect_container(CLIENT)["State"]
+        story.look()
         with stack.clients(2) as story.load:
             story.refused("no Swarm", "scale", "3", "--swarm")
             story.commands = stack.lab.join()
-            story.before = stack.swarm()
+            story.swarm.append(stack.swarm())
             story.refused("a worker", "scale", "3", "--swarm", host=worker.socket)
             third.output("mount", "-t", "tmpfs", "none", model)
             story.refused("no model", "scale", "3", "--swarm")
@@ -69,11 +89,13 @@ def story(engine, image):
             story.inspected = _inspected(stack)
             stack.write("[swarm]", "")
             story.step("back", "up")
-        story.after = manager.client.api.inspect_container(CLIENT)["State"]
+        story.look()
         stack.ragops("down")
-        story.left = stack.swarm()
-        story.containers = {
-            node.name: [one.name for one in node.client.containers.list(all=True) if NAME in one.name]
+        story.swarm.append(stack.swarm())
+        story.left = {
+            node.name: [
+                one.name for one in node.client.containers.list(all=True) if one.name.startswith(NAME)
+            ]
             for node in stack.lab.nodes
         }
         yield story
@@ -102,7 +124,7 @@ def test_a_worker_names_what_to_do(story):
 def test_a_node_without_the_model_is_named_before_anything_changes(story):
     error = story.errors["no model"]
     assert (error["code"], "node3" in error["message"]) == ("node-model", True)
-    assert story.before["services"] == []
+    assert story.swarm[0]["services"] == []
 
 
 def test_three_commands_lead_to_three_machines(story):
@@ -161,8 +183,9 @@ def test_a_migration_fails_requests_only_while_the_gateway_is_replaced(story):
 
 
 def test_down_leaves_the_swarm_as_it_was(story):
-    assert story.left == story.before
-    assert set(map(tuple, story.containers.values())) == {()}
+    before, after = story.swarm
+    assert before == after
+    assert story.left == {"node1": [], "node2": [], "node3": []}
 
 
 def test_no_token_is_anywhere(story):
