@@ -80,6 +80,7 @@ class Clients(Load):
         self._process.stdin.close()
         assert self._process.wait(60) == 0
         self._reader.join()
+        self._process.stdout.close()
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
@@ -182,7 +183,7 @@ class SwarmFleet:
         """All that the Swarm holds."""
         api = self.node.client.api
         return {
-            "nodes": sorted(node["Description"]["Hostname"] for node in api.nodes()),
+            "nodes": sorted(node["ID"] for node in api.nodes()),
             "services": sorted(service["Spec"]["Name"] for service in api.services()),
             "configs": sorted(config["Spec"]["Name"] for config in api.configs()),
             "networks": sorted(network["Name"] for network in api.networks(filters={"scope": "swarm"})),
@@ -213,6 +214,7 @@ def fleet(engine: Engine, nodes: int) -> Iterator[SwarmFleet]:
         folder.mkdir()
         patched.setenv("RAGOPS_HOME", str(folder / "home"))
         patched.setenv("DOCKER_HOST", lab.manager.socket)
+        patched.delenv("RAGOPS_MODEL_DIR", raising=False)  # before the one of the configuration
         lab.load(saved)
         with lab.manager.inside():
             stack = SwarmFleet(lab, folder)

@@ -271,6 +271,9 @@ class SwarmLab:
         printed = self.manager.docker("swarm", "join-token", "worker")
         (command,) = (line.strip() for line in printed.splitlines() if "swarm join" in line)
         self.each(lambda node: node.docker(*command.split()[1:]), self.nodes[1:])
+        ready = ["node", "ls", "--filter", "membership=accepted", "--format", "{{.Status}}"]
+        wanted = ["Ready"] * len(self.nodes)
+        _until(lambda: self.manager.docker(*ready).split() == wanted, "not all nodes are ready")
         return ["docker " + " ".join(init), command]
 
     def load(self, image: bytes) -> None:
