@@ -18,6 +18,7 @@ from tests.support.swarm_lab import STUB, WORSE
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "docs" / "_data" / "swarm_faults.json"
 NOW = ROOT / "build" / "swarm_faults.json"
+CLIENTS = 4
 THIRD = 2
 """Index of the machine that most faults meet; the first has the gateway."""
 
@@ -101,7 +102,10 @@ FAULTS = (
     Fault("a rolling update to an image with other scores is undone", worse, seconds=0.0),
 )
 KILLED = Fault(
-    "one of two gateways is killed (SIGKILL)", gateway_killed, exception="on their way through this gateway"
+    "one of two gateways is killed (SIGKILL)",
+    gateway_killed,
+    seconds=4.0,
+    exception="on their way through this gateway",
 )
 
 
@@ -120,7 +124,7 @@ def stack(engine, image):
 @pytest.fixture(scope="module")
 def rows(stack):
     """The table, of one run; written down too."""
-    with stack.clients() as load:
+    with stack.clients(CLIENTS) as load:
         rate = 3 * learn(load)
         rows = [run(stack, load, rate, fault) for fault in FAULTS]
         stack.write("[swarm]", "[swarm]\ngateways = 2")
@@ -132,7 +136,7 @@ def rows(stack):
         rows,
         nodes="3 Docker daemons in network namespaces, with one manager; one gateway, in the last row two",
         replicas="3 stubs, one on each node, 0.3 s of work for each request when alone",
-        load=f"4 clients, {DOCUMENTS} documents in each request; {rate / 3:.1f} requests/s with one replica",
+        load=f"{CLIENTS} clients, {DOCUMENTS} documents in each; {rate / 3:.1f} requests/s with 1 replica",
     )
     return {row.fault: row for row in rows}
 
@@ -150,8 +154,8 @@ def test_full_speed_returns_without_a_person(rows):
 
 
 def test_a_killed_gateway_costs_only_the_requests_on_their_way(rows):
-    row = rows[KILLED.name]
-    assert row.failed == row.cut
+    """One of each client at most; afterwards they use the other gateway."""
+    assert rows[KILLED.name].failed <= CLIENTS
 
 
 def test_wrong_scores_are_never_admitted(rows):

@@ -54,6 +54,8 @@ class Row:
     """The longest time in which no request was completed, in seconds."""
     full_speed: float | None
     """Seconds from the end of the fault until the clients get the rate of before."""
+    admitted: float
+    """Seconds from the end of the fault until all replicas are admitted."""
     state: str
     """Of the replicas, just before the fault ends."""
     exception: str
@@ -70,7 +72,7 @@ def run(fleet: Any, load: Load, rate: float, fault: Fault) -> Row:
     others = {f"{one['state']} ({one['reason']})" for one in states if one["state"] != "admitted"}
     fault.end(fleet)
     ended = time.monotonic()
-    fleet.wait(fault.after, 40)
+    admitted = fleet.wait(fault.after, 40)
     full = None
     while full is None and time.monotonic() < ended + 60:
         time.sleep(0.1)
@@ -86,6 +88,7 @@ def run(fleet: Any, load: Load, rate: float, fault: Fault) -> Row:
         slowest=round(max(one.seconds for one in samples), 2),
         without=round(_gap(begin, samples), 2),
         full_speed=None if full is None else round(full, 1),
+        admitted=round(admitted - ended, 1),
         state=", ".join([f"{sum(one['state'] == 'admitted' for one in states)} admitted", *sorted(others)]),
         exception=fault.exception,
         details=tuple(sorted({one.failure or one.wrong for one in samples} - {""}))[:5],

@@ -59,6 +59,7 @@ asyncio.run(replicas._main())
 _CLEAN = """
 cat > /dev/null
 for _ in 1 2 3 4 5 6 7 8 9 10; do
+  umount --lazy "$1" 2> /dev/null
   rm -rf "$1" 2> /dev/null
   find /sys/fs/cgroup -depth -type d -path "*/$(basename "$1")*" -exec rmdir {} + 2> /dev/null
   test -e "$1" || exit 0
@@ -204,6 +205,8 @@ class SwarmLab:
 
     def __init__(self, nodes: int = 2) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+        memory = ["mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "none", str(self.folder)]
+        subprocess.run(memory, check=True)  # nothing in it has to last, and a disk takes minutes
         self.nodes = [Node(self.folder, number + 1) for number in range(nodes)]
         self._hub: subprocess.Popen[bytes] | None = None
         reading, self._writing = os.pipe()
