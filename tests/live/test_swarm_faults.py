@@ -48,8 +48,11 @@ def resumed(stack, node):
 
 
 def comes_back_wrong(stack, node):
+    """The process that runs must not notice its new behaviour before its end."""
+    replica = stack.replica(node).attrs["Id"]
+    node.signal(replica, "STOP")
     stack.behave(node, replace(STEADY, fault="wrong"))
-    stack.replica(node).kill()
+    node.signal(replica, "KILL")
 
 
 def right_again(stack, node):
@@ -84,9 +87,8 @@ def worse(stack):
 
 
 def gateway_killed(stack):
-    """SIGKILL from outside, as the kernel sends it: its restart policy applies."""
-    pid = stack.node.client.api.inspect_container(NAME)["State"]["Pid"]
-    stack.node.output("kill", "-KILL", str(pid))
+    """Its restart policy applies, as the engine does not do it."""
+    stack.node.signal(NAME, "KILL")
 
 
 FAULTS = (

@@ -191,6 +191,11 @@ class Node:
         """Running containers whose name contains the text."""
         return list(self.client.containers.list(filters={"name": text}))
 
+    def signal(self, container: str, name: str) -> None:
+        """Send a signal to the first process of a container, as the kernel does it."""
+        pid = self.client.api.inspect_container(container)["State"]["Pid"]
+        subprocess.run(self.argv("kill", f"-{name}", str(pid)), check=True)
+
     def _responds(self) -> bool:
         assert self._daemon
         if self._daemon.poll() is not None:
