@@ -1,7 +1,7 @@
 """``.. fault-table:: PART``: recorded faults of ``verify``, of the gateway and of several machines.
 
 ``tests/live/test_faults.py`` writes the table again at each run and fails if it differs;
-``tests/live/test_gateway_faults.py`` writes its own to ``build/gateway_faults.json``; a copy publishes it.
+``test_gateway_faults.py`` and ``test_swarm_faults.py`` there write their own to ``build``; a copy publishes it.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -65,13 +65,17 @@ def provenance(recorded: dict[str, Any]) -> Iterator[str]:
 
 def gateway(recorded: dict[str, Any]) -> Iterator[str]:
     """A row for each fault under load: requests, how many failed, and when full speed was back."""
-    yield from [".. list-table::", "   :header-rows: 1", "   :widths: 22 16 13 16 12 21"]
+    timed = all("admitted" in row for row in recorded["rows"])
+    widths = "22 10 13 11 12 12 20" if timed else "22 16 13 16 12 21"
+    yield from [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}"]
     yield from ["   :class: ragops-wide", ""]
-    yield from row_of(("fault", "requests", "failed", "slowest", "full speed after", "reported state"))
+    head = ("fault", "requests", "failed", "slowest", "full speed after")
+    yield from row_of((*head, *(["all admitted after"] if timed else []), "reported state"))
     for row in recorded["rows"]:
         failed = f"{row['failed']} ({row['exception']})" if row["failed"] else "0"
-        cells = (row["fault"], row["requests"], failed, f"{row['slowest']} s", f"{row['full_speed']} s")
-        yield from row_of((*map(str, cells), row["state"] or "all admitted"))
+        seconds = [row["slowest"], row["full_speed"], *([row["admitted"]] if timed else [])]
+        cells = (row["fault"], str(row["requests"]), failed, *(f"{value} s" for value in seconds))
+        yield from row_of((*cells, row["state"] or "all admitted"))
     yield ""
 
 

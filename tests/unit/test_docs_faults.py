@@ -53,21 +53,26 @@ def test_the_page_shows_every_row(shown):
     assert RECORDED["about"]["date"] in shown("provenance")
 
 
-class TestGateway:
-    """The table of ``tests/live/test_gateway_faults.py``."""
+@pytest.mark.parametrize(("part", "least"), [("gateway", 20), ("swarm", 11)])
+class TestUnderLoad:
+    """The tables of ``tests/live/test_gateway_faults.py`` and ``test_swarm_faults.py``."""
 
-    RECORDED = json.loads((ROOT / "docs" / "_data" / "gateway_faults.json").read_text(encoding="utf-8"))
+    @staticmethod
+    def rows(part):
+        file = ROOT / "docs" / "_data" / f"{part}_faults.json"
+        return json.loads(file.read_text(encoding="utf-8"))["rows"]
 
-    def test_no_request_failed_while_a_replica_and_the_gateway_lived(self):
-        rows = self.RECORDED["rows"]
-        assert len(rows) >= 20
+    def test_no_request_failed_while_a_replica_and_a_gateway_lived(self, part, least):
+        rows = self.rows(part)
+        assert len(rows) >= least
         assert [row for row in rows if row["failed"] and not row["exception"]] == []
         assert [row for row in rows if row["wrong"] or row["full_speed"] is None] == []
 
-    def test_the_page_shows_every_row(self, monkeypatch):
+    def test_the_page_shows_every_row(self, part, least, monkeypatch):
+        del least
         monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
         table = importlib.import_module("fault_table")
-        page = "\n".join(table.PARTS["gateway"](self.RECORDED)).replace("\\", "")
-        for row in self.RECORDED["rows"]:
+        page = "\n".join(table.PARTS[part]({"rows": self.rows(part)})).replace("\\", "")
+        for row in self.rows(part):
             assert f"   * - {row['fault']}\n     - {row['requests']}\n     - {row['failed']}" in page
             assert row["state"] in page
