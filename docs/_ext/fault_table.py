@@ -1,7 +1,7 @@
 """``.. fault-table:: PART``: recorded faults of ``verify``, of the gateway and of several machines.
 
 ``tests/live/test_faults.py`` writes the table again at each run and fails if it differs;
-``test_gateway_faults.py`` and ``test_swarm_faults.py`` there write their own to ``build``; a copy publishes it.
+``test_gateway_faults.py`` and ``test_swarm_faults.py`` there write theirs to ``build``; a copy publishes it.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
