@@ -135,3 +135,12 @@ def reranker(call: Call) -> None:
     specs = [*([desired.gateway] if desired.gateway else []), *desired.replicas]
     text = render.reranker(specs, network_spec(desired.stack.shared_network))
     call.show({"text": text}, text.rstrip("\n"))
+
+
+@verb(files, None, "ragops compose stack > stack.yml")
+def stack(call: Call) -> None:
+    """Print the stack file of the services that scale --swarm creates, for docker stack deploy."""
+    from ragops.stack import verbs
+
+    text = verbs.stack_file(call.stack())
+    call.show({"text": text}, text.rstrip("\n"))

@@ -19,9 +19,11 @@ from ragops.checks.connection import RUNS
 from ragops.checks.questions import Expected
 from ragops.checks.ready import ReplicaStatus
 from ragops.checks.verify import VerifyContext, check_exposure, check_replicas, checks_for, outside_note
+from ragops.compose import render
 from ragops.configuration import (
     Ragflow,
     Stack,
+    Swarm,
     configuration_file,
     edited,
     home,
@@ -359,6 +361,23 @@ def override(stack: Stack, engine: Engine | None = None) -> Override:
     engine = Session.open(stack, engine).engine
     containers = discovery.find(engine.containers(), stack.ragflow)
     return overrides.override(containers, stack.shared_network, engine.networks())
+
+
+def stack_file(stack: Stack, engine: Engine | None = None) -> str:
+    """The services of Swarm mode as a file for ``docker stack deploy``, this machine's gateway among them.
+
+    Raises:
+        RagopsError: The configuration cannot be resolved.
+    """
+    swarm = stack.swarm or Swarm()
+    more = swarm.model_copy(update={"gateways": swarm.gateways + 1})  # without this machine's container
+    session = Session.open(stack.model_copy(update={"swarm": more}), engine)
+    create_folder(session.stack, session.state)
+    session.deployment.write_template()
+    placed = _wanted(session.deployment, _images(session), "").placed
+    files = {file.name: file.file for item in placed for file in item.files}
+    network = plans.network_spec(options.closed(session.stack, session.state).shared_network)
+    return render.stack_file([replace(item.spec, constraints=()) for item in placed], files, network)
 
 
 def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: int = 20) -> dict[str, str]:

@@ -12,12 +12,12 @@ import yaml
 
 from ragops import cli
 from ragops.compose import check_texts, render
-from ragops.configuration import Reranker, Stack
+from ragops.configuration import Reranker, Stack, Swarm
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
 from ragops.docker.swarm import ServiceSpec
 from ragops.reranker.gateway import tag
 from ragops.session import Deployment
-from ragops.stack import watch
+from ragops.stack import verbs, watch
 from tests.support.command import parse
 
 FULL = ContainerSpec(
@@ -179,6 +179,22 @@ class TestStackFile:
         assert {item["target"] for item in service["volumes"]} >= {"/dev/shm", "/scratch", "/m", "/cache"}  # noqa: S108
         assert document["networks"]["ragops"]["driver_opts"] == {"encrypted": "true"}
         assert document["networks"]["ragops"]["attachable"]
+
+    @pytest.mark.parametrize("swarm", [None, Swarm(gateways=2)])
+    def test_of_a_stack(self, here, fake, swarm):
+        fake.join("one", "two", "three")
+        stack = Stack(reranker=Reranker(replicas=3), swarm=swarm)
+        document = parsed(verbs.stack_file(stack, fake))
+        assert fake.calls == []
+        replicas, front = document["services"].values()
+        assert list(document["services"]) == [stack.replicas_alias, stack.derived_name("gateway")]
+        assert replicas["deploy"]["replicas"] == 3
+        assert front["deploy"]["replicas"] == (2 if swarm else 1)
+        assert front["networks"]["ragops"]["aliases"] == [stack.reranker.name]  # RAGFlow's address
+        assert f"GATEWAY_REPLICAS={stack.replicas_alias}:8000" in front["environment"]
+        assert "constraints" not in str(front["deploy"]) or not front["deploy"]["placement"]["constraints"]
+        assert {config["source"] for config in replicas["configs"]} <= {*document["configs"]}
+        assert document["networks"]["ragops"]["name"] == stack.overlay
 
     def test_a_file_that_is_missing_is_named(self):
         lines = render.stack_file(
