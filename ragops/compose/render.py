@@ -70,7 +70,7 @@ def stack_file(services: Sequence[ServiceSpec], files: Mapping[str, Path], netwo
     header = [
         "The services of ragops scale --swarm, the gateway as one of them; rendered by: ragops compose stack",
         "Use either this file or ragops scale --swarm. On a manager of the Swarm:",
-        f"docker stack deploy --resolve-image never --compose-file FILE {services[0].container.name}",
+        "docker stack deploy --resolve-image never --compose-file FILE ragops",
         *(f"Each node needs the image {image}, and the folders at the same path" for image in images),
         *(f"Missing: {file}, which ragops up writes" for file in files.values() if not file.exists()),
     ]
