@@ -89,13 +89,12 @@ def stack_file(services: Sequence[ServiceSpec], files: Mapping[str, Path], netwo
 
 def _placed(spec: ServiceSpec) -> dict[str, Any]:
     """A service of Swarm, from the body that the Engine API gets."""
-    body, health, size = spec.body(dict(spec.configs)), spec.container.health, spec.container.memory
+    body, size = spec.body(dict(spec.configs)), spec.container.memory
     task, memory = body["TaskTemplate"], {"memory": str(size)} if size else {}
     container = task["ContainerSpec"]
     fields = {
         "image": container["Image"],
-        "entrypoint": container["Command"],
-        "command": container["Args"],
+        **_process(spec.container),
         "environment": container["Env"],
         "networks": {NETWORK: {"aliases": list(spec.container.aliases)}},
         "volumes": [_placed_mount(mount) for mount in container["Mounts"]],
@@ -103,17 +102,8 @@ def _placed(spec: ServiceSpec) -> dict[str, Any]:
             {"source": item["ConfigName"], "target": item["File"]["Name"], "mode": item["File"]["Mode"]}
             for item in container["Configs"]
         ],
-        "healthcheck": _health(health) if health else None,
-        "cap_drop": container["CapabilityDrop"],
-        "read_only": container["ReadOnly"],
-        "init": container["Init"],
-        "user": container["User"],
-        "stop_signal": container["StopSignal"],
-        "stop_grace_period": f"{spec.container.stop_timeout}s" if spec.container.stop_timeout else "",
-        "logging": {"driver": task["LogDriver"]["Name"], "options": task["LogDriver"]["Options"]},
         "labels": container["Labels"],
         "deploy": {
-            "mode": "replicated",
             "replicas": spec.replicas,
             "endpoint_mode": body["EndpointSpec"]["Mode"],
             "labels": body["Labels"],
@@ -373,14 +363,29 @@ def escape_variables(value: Any) -> Any:
     return value.replace("$", "$$") if isinstance(value, str) else value
 
 
+def _process(spec: ContainerSpec) -> dict[str, Any]:
+    """What a service of Compose and one of Swarm have in common."""
+    return {
+        "entrypoint": list(spec.entrypoint),
+        "command": list(spec.command),
+        "healthcheck": _health(spec.health) if spec.health else None,
+        "cap_drop": ["ALL"],
+        "read_only": spec.read_only,
+        "init": spec.init,
+        "user": spec.user,
+        "stop_signal": spec.stop_signal,
+        "stop_grace_period": f"{spec.stop_timeout}s" if spec.stop_timeout else "",
+        "logging": {"driver": "json-file", "options": LOG_OPTIONS},
+    }
+
+
 def _service(spec: ContainerSpec) -> dict[str, Any]:
     limits = {"mem_limit": spec.memory, "memswap_limit": spec.memory, "shm_size": spec.shm_size}
     fields = {
         "image": spec.image,
         "pull_policy": "never",
         "container_name": spec.name,
-        "entrypoint": list(spec.entrypoint),
-        "command": list(spec.command),
+        **_process(spec),
         "environment": dict(spec.environment),
         "networks": {NETWORK: {"aliases": list(spec.aliases)}} if spec.aliases else [NETWORK],
         "ports": [f"{f'[{ip}]' if ':' in ip else ip}:{host}:{port}" for ip, host, port in spec.publish],
@@ -390,15 +395,7 @@ def _service(spec: ContainerSpec) -> dict[str, Any]:
         **{name: str(size) for name, size in limits.items() if size},
         "pids_limit": spec.pids_limit,
         "restart": spec.restart,
-        "healthcheck": _health(spec.health) if spec.health else None,
-        "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
-        "read_only": spec.read_only,
-        "init": spec.init,
-        "user": spec.user,
-        "stop_signal": spec.stop_signal,
-        "stop_grace_period": f"{spec.stop_timeout}s" if spec.stop_timeout else "",
-        "logging": {"driver": "json-file", "options": LOG_OPTIONS},
         "labels": spec.all_labels(),
     }
     return {name: escape_variables(value) for name, value in fields.items() if value}
