@@ -462,8 +462,8 @@ def _small() -> Server:
 def compare(costs: Costs) -> Iterator[Compared]:
     """The rows of the recorded runs; the gateway's requests have the deadline of these runs."""
     record = read("gateway_speedup")
-    own = gateway_speedup.workloads(WARMUP + len(record["rows"][0]["requests_s"]))
-    texts = {lengths: one for lengths, one in own.items() if one.sha256 in record["workload_sha256"]}
+    workloads = gateway_speedup.workloads(WARMUP + len(record["rows"][0]["requests_s"]))
+    texts = {lengths: one for lengths, one in workloads.items() if one.sha256 in record["workload_sha256"]}
     word = record["seconds_a_document"] / gateway_speedup.WORDS
     for row in (row for row in record["rows"] if row["lengths"] in texts):
         words = (word * row["slower"],) + (word,) * (row["replicas"] - 1)
