@@ -47,12 +47,14 @@ def made(engine, image, qwen3) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(engine, image, qwen3, made):
+def expected(engine, image, qwen3, made, byte_code):
     mounts = (
         Mount(str(PROOF), "/proof", read_only=True),
         Mount(str(qwen3.parent), "/work", read_only=True),
+        byte_code.mount,
     )
-    argv = ("python3", "/proof/int8_reference.py", f"/work/{qwen3.name}", f"/work/{made.name}")
+    program = ("python3", "/proof/int8_reference.py")
+    argv = (*byte_code.argv, *program, f"/work/{qwen3.name}", f"/work/{made.name}")
     pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
     with sidecar(engine, "none", image.id, mounts=mounts, memory=4 << 30) as container:
         done = engine.execute(container, argv, stdin=json.dumps({"pairs": pairs}), timeout=200)
@@ -61,7 +63,7 @@ def expected(engine, image, qwen3, made):
 
 
 @pytest.fixture(scope="module")
-def served(engine, image, made) -> Iterator[list[float]]:
+def served(engine, image, made, share_cache) -> Iterator[list[float]]:
     """Scores of the product's own launch; it compiles nothing, to be there sooner."""
     stack = Stack(network=Network(name=NAME), reranker=Reranker(name=NAME, served_name="int8"))
     model = describe(made)
@@ -69,6 +71,7 @@ def served(engine, image, made) -> Iterator[list[float]]:
     spec = dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
     if engine.network(NAME) is None:
         engine.create_network(NetworkSpec(NAME))
+    share_cache(NAME)
     engine.create_container(spec)
     try:
         engine.start(NAME)

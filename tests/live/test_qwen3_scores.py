@@ -26,6 +26,7 @@ from ragops.checks import ready, rules
 from ragops.checks.questions import Expected
 from ragops.checks.traffic import Request
 from ragops.configuration import Network, Reranker, Stack
+from ragops.docker.engine import sidecar
 from ragops.docker.objects import ContainerSpec, Mount, NetworkSpec
 from ragops.ragflow import discovery
 from ragops.reranker import options
@@ -81,32 +82,27 @@ class Launched:
 
 
 @pytest.fixture(scope="module")
-def tool(engine, image, qwen3) -> Iterator[str]:
-    """A container of the serving image, to run transformers in."""
-    spec = ContainerSpec(
-        name=f"{NAME}-tool",
-        image=Reranker().image,
-        entrypoint=("sleep", "3600"),
-        mounts=(Mount(str(PROOF), "/proof", read_only=True), Mount(str(qwen3.parent), "/work")),
-        role="test",
+def reference(engine, image, qwen3, byte_code):
+    """Scores by the model card's recipe; all ways are computed at once."""
+    ways = (
+        {},
+        {"instruction": INSTRUCTION},
+        {"instruction": CONFIGURED},
+        {"suffix": ONE_NEWLINE},
     )
-    with started(engine, spec):
-        yield spec.name
+    mounts = (
+        Mount(str(PROOF), "/proof", read_only=True),
+        Mount(str(qwen3.parent), "/work", read_only=True),
+        byte_code.mount,
+    )
+    argv = (*byte_code.argv, "python3", "/proof/reference.py", f"/work/{qwen3.name}")
+    with sidecar(engine, "none", image.id, mounts=mounts, memory=4 << 30) as container:
+        done = engine.execute(container, argv, stdin=json.dumps({"pairs": PAIRS, "ways": ways}), timeout=300)
+    assert done.exit_code == 0, done.stderr
+    known = json.loads(done.stdout)
 
-
-@pytest.fixture(scope="module")
-def reference(engine, tool, qwen3):
-    """Scores by the model card's recipe, computed once for each order."""
-    known: dict[tuple[tuple[str, str], ...], list[float]] = {}
-
-    def scores(**order: str) -> list[float]:
-        key = tuple(sorted(order.items()))
-        if key not in known:
-            argv = ("python3", "/proof/reference.py", f"/work/{qwen3.name}")
-            done = engine.execute(tool, argv, stdin=json.dumps({"pairs": PAIRS, **order}), timeout=300)
-            assert done.exit_code == 0, done.stderr
-            known[key] = json.loads(done.stdout)
-        return known[key]
+    def scores(**way: str) -> list[float]:
+        return known[ways.index(way)]
 
     return scores
 
@@ -122,13 +118,13 @@ def network(engine, client) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def launch(engine, image, network, qwen3) -> Iterator[ContainerSpec]:
+def launch(engine, image, network, qwen3, share_cache) -> Iterator[ContainerSpec]:
     """The product's own launch."""
     own = Stack(network=Network(name=network), reranker=Reranker(name=NAME))
     model = describe(qwen3)
     assert model.kind == "qwen3-reranker"
     assert model.substitute
-    engine.create_volume(f"{NAME}-compiled", role="test")
+    share_cache(NAME)
     yield options.container_spec(own, model, size(own, model, read_host()), image=image.id)
     engine.remove_volume(f"{NAME}-compiled")
 
@@ -140,9 +136,10 @@ def launched(request, engine, image, declared, client, launch, qwen3) -> Iterato
         "whole": lambda: with_instruction(launch, qwen3),
         "newline": lambda: with_one_newline(launch, qwen3.parent),
         "template": lambda: without(launch, "--chat-template"),
-        # Eager: no other launch would share its compile cache.
-        "overrides": lambda: eager(without(launch, "--hf-overrides")),
+        "overrides": lambda: without(launch, "--hf-overrides"),
     }[request.param]()
+    if request.param != "whole":  # what is wrong does not depend on compiled code
+        spec = dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
     result = next(
         item for item in discovery.find(engine.containers(), declared.ragflow) if item.name == client
     )
@@ -185,10 +182,6 @@ def rerank(engine: Engine, **fields: str) -> list[float]:
 def without(spec: ContainerSpec, flag: str) -> ContainerSpec:
     at = spec.command.index(flag)
     return dataclasses.replace(spec, command=(*spec.command[:at], *spec.command[at + 2 :]))
-
-
-def eager(spec: ContainerSpec) -> ContainerSpec:
-    return dataclasses.replace(spec, command=(*spec.command, "--enforce-eager"))
 
 
 def with_instruction(spec: ContainerSpec, model: Path) -> ContainerSpec:

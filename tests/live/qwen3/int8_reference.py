@@ -10,17 +10,14 @@ summed in float32, where nothing overflows. ``worst`` is the largest error of a 
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
 
-import reference
 import torch
+from reference import scores
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-
-READ = AutoModelForCausalLM.from_pretrained
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def rounded(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
@@ -30,25 +27,14 @@ def rounded(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[to
     return ((tokens / scale).round().clamp(-128, 127) * scale,)
 
 
-def scores(model: torch.nn.Module, folder: str, order: str) -> list[float]:
-    """Those of the model card's recipe, with another model put into it."""
-    out, sys.stdin, sys.stdout = sys.stdout, io.StringIO(order), io.StringIO()
-    reference.AutoModelForCausalLM = type("Given", (), {"from_pretrained": lambda *_, **__: model})
-    try:
-        reference.main(folder)
-        found: list[float] = json.loads(sys.stdout.getvalue())
-    finally:
-        sys.stdout = out
-    return found
-
-
 def main(folder: str, int8: str) -> None:
     """Compare files, then scores."""
-    order = sys.stdin.read()
+    pairs = json.load(sys.stdin)["pairs"]
     before = load_file(Path(folder) / "model.safetensors")
     after = load_file(Path(int8) / "model.safetensors")
-    model = READ(folder, dtype=torch.float32).eval()
-    plain, worst, untouched = scores(model, folder, order), 0.0, []
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    plain, worst, untouched = list(scores(model, tokenizer, pairs)), 0.0, []
     for name, tensor in before.items():
         scale = after.get(f"{name}_scale")
         if scale is None:
@@ -60,7 +46,8 @@ def main(folder: str, int8: str) -> None:
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
             module.register_forward_pre_hook(rounded)
-    found = {"plain": plain, "rounded": scores(model, folder, order), "worst": worst}
+    after_rounding = list(scores(model, tokenizer, pairs))
+    found = {"plain": plain, "rounded": after_rounding, "worst": worst}
     json.dump({**found, "untouched": all(untouched), "kept": len(untouched), "all": len(before)}, sys.stdout)
 
 
