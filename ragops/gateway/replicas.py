@@ -28,7 +28,7 @@ PROOF_SECONDS = 60.0  # between two proofs of an admitted replica, with one refe
 LONGEST_PAUSE = 30.0  # before a replica that failed is proved again; after the first failure there is none
 JSON = "application/json"
 NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
-FAILURES = (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError)
+FAILURES = (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError)
 """No response, none in time, or a malformed one."""
 
 Work = Coroutine[Any, Any, None]
@@ -140,7 +140,7 @@ class Pool:
             async with asyncio.timeout(HEALTH_TIMEOUT):
                 rows = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
             self.resolved(host, {f"{row[4][0]}:{port}" for row in rows if row[0] == socket.AF_INET})
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # also a text that can't be a name
             if isinstance(error, socket.gaierror) and error.errno in NO_SUCH_NAME:
                 self.resolved(host, set())
 
@@ -161,7 +161,7 @@ class Pool:
 
     def fail(self, replica: Replica, reason: str, state: State = "checking") -> None:
         """Take a replica out after a wrong response or none; it is proved again, later with each failure."""
-        pause = min(2.0**replica.failures - 1, LONGEST_PAUSE)
+        pause = min(2.0 ** min(replica.failures, 9) - 1, LONGEST_PAUSE)
         replica.failures, replica.due = replica.failures + 1, asyncio.get_running_loop().time() + pause
         self.change(replica, state, reason)
 
@@ -227,10 +227,10 @@ class Pool:
             replica.failures *= replica.state != "admitted"  # it has been right for a minute
             if self.serving != identity:
                 self.serving = identity
-                self.switched()
                 for other in self.admitted:
                     if other.proved != identity:
                         self.change(other, "checking", "not yet proved for the new model")
+                self.switched()  # now that no replica of the former model can get a share
             self.change(replica, "admitted", "")
 
     async def _compare(self, replica: Replica, item: dict[str, Any]) -> float:

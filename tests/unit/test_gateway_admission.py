@@ -1,12 +1,13 @@
 """The gateway's replicas that come back, become wrong, or fail while others are waiting."""
 
 import asyncio
+import json
 
 import pytest
 
 from ragops.gateway import dispatch, replicas
 from tests.support.gateway import serving
-from tests.support.replicas import Replica, _write, response
+from tests.support.replicas import Replica, _write, reference, response
 
 TEXTS = [f"document {number} " * (3 + number % 5) for number in range(24)]
 
@@ -282,5 +283,62 @@ def test_a_deadline_in_which_no_document_fits_is_an_error_that_says_so(tmp_path)
             assert [reply.status_code for reply in replies] == [503, 503]
             assert any("first share takes longer" in message for message in messages)
             assert all("0.3 s" in message for message in messages)
+
+    asyncio.run(scenario())
+
+
+def test_no_replica_of_the_former_model_gets_a_share_while_the_model_changes(tmp_path):
+    """One is busy and the others are free when the new model's first replica passes."""
+
+    async def scenario():
+        former, new = [Replica(fixed=0.03) for _ in range(3)], Replica(fixed=0.03, seed="new")
+        async with serving(tmp_path, *former, new, expected=3, cache=1000) as gateway:
+            changed = reference(identity="2" * 12, seed="new", requests=3)
+            (tmp_path / "reference.json").write_text(json.dumps(changed))
+            queries = []
+            while gateway.pool.serving != changed["id"]:
+                queries.append(f"query {len(queries)}")
+                await gateway.rerank(query=queries[-1], documents=TEXTS[:1])
+            reply = await gateway.rerank(query=queries[-1], documents=TEXTS[:1])
+            request = {"query": queries[-1], "documents": TEXTS[:1]}
+            assert reply.json()["results"] == response(request, new.behaviour)[1]["results"]
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_that_failed_for_hours_is_taken_out_like_any_other(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Replica()) as gateway:
+            (replica,) = gateway.pool.replicas.values()
+            replica.failures = 1 << 20
+            gateway.pool.fail(replica, "HTTP 500")
+            assert replica.state == "checking"
+            assert replica.due > asyncio.get_running_loop().time() + replicas.LONGEST_PAUSE / 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("host", ["a..b:8000", f"{'x' * 70}:8000"])
+def test_a_text_that_can_be_no_name_leaves_the_others_watched(tmp_path, host):
+    async def scenario():
+        async with serving(tmp_path, stub := Replica()) as gateway:
+            gateway.pool.hosts.append(host)
+            await asyncio.sleep(0.05)
+            await stub.stop()
+            await gateway.until(lambda: not gateway.pool.admitted, seconds=3)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("count", ["[]", "null", '{"count": []}', "{"])
+def test_a_malformed_count_of_tokens_is_a_failure_and_no_wait_for_ever(tmp_path, count):
+    class Odd(Replica):
+        def _other(self, method, path, body):
+            status, reply = super()._other(method, path, body)
+            return status, count.encode() if path == "/tokenize" else reply
+
+    async def scenario():
+        async with serving(tmp_path, Odd(max_tokens=30)) as gateway, asyncio.timeout(9):
+            assert (await gateway.rerank(documents=["word " * 50])).status_code in {200, 503}
 
     asyncio.run(scenario())
