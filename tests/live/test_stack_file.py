@@ -8,7 +8,7 @@ from ragops.configuration import load
 from ragops.reranker import gateway
 from ragops.session import create_folder, reference_folder
 from tests.support import replicas
-from tests.support.swarm_fleet import fleet, join
+from tests.support.swarm_fleet import fleet
 
 SECONDS = 60
 
@@ -16,7 +16,7 @@ SECONDS = 60
 def test_replicas_and_gateway_of_the_file_serve(engine, image, capsys, monkeypatch):
     monkeypatch.delenv("RAGOPS_MODEL_DIR")  # the file has the lab's
     with fleet(engine, 2) as stack:
-        join(stack.lab)
+        stack.lab.join()
         stack.write("memory_gib = 1", "memory_gib = 1\nreplicas = 2")
         configured, state = load(stack.file), stack.engine.state()
         create_folder(configured, state)
