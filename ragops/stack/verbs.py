@@ -503,10 +503,13 @@ def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
     if moves or any(isinstance(action, plans.ReplaceContainer) for action in changes.actions):
         changes = plan_up(new, wanted, observed, _free_memory(session, changes, observed), swarm, node)
     notes = (*changes.notes, *_model_notes(deployment), *placing.notes(session))
+    reached = "other machines with a route to it may reach the reranker on Docker before 28"
     if network and closed.network.internal and not network.internal:
         change = "ragops down, then ragops up, makes it internal" if network.ours else "use an internal one"
-        reached = "other machines with a route to it may reach the reranker on Docker before 28"
         notes = (*notes, f"network {network.name}: {reached}; {change}")
+    if stack.servers and not (closed.network.internal or session.state.keeps_others_out):
+        out = f"network {stack.network.name} has a way out, to the replicas: {reached}"
+        notes = (*notes, f"{out}; set key_file under [gateway]")
     reasons = {action.reason for action in changes.actions if isinstance(action, plans.ReplaceContainer)}
     moved = lockfile.changes(stack, deployment.spec, image)
     notes = (*notes, *(note for note in moved if note not in reasons))

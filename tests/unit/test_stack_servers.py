@@ -51,6 +51,7 @@ def elsewhere(serving, here, monkeypatch):
 def test_up_starts_the_gateway_alone_and_checks_a_server_from_it(elsewhere, ragflow):
     changes = verbs.plan(STACK, elsewhere)
     assert any(isinstance(action, plan.CheckScores) for action in changes.actions)
+    assert any("key_file" in note for note in changes.notes)  # other machines reach the gateway by routing
     status = verbs.up(STACK, elsewhere)
     assert status.ok
     assert elsewhere.sent == ["10.0.0.9:8000"]
