@@ -85,6 +85,10 @@ def plan_up(
     actions += changes.removals()
     actions += placement.after()
     actions += _leave(stack, observed, servers)
+    removed = [
+        action for action in actions if isinstance(action, plan.Remove)
+    ]  # early, and as no longer needed
+    actions = [one for n, one in enumerate(actions) if one not in removed or one not in actions[:n]]
     return plan.Plan(tuple(actions), tuple(_notes(stack, wanted.front, network, servers)))
 
 

@@ -407,6 +407,9 @@ class Placement:
 
     def before(self, specs: tuple[ContainerSpec, ...]) -> Iterator[plan.Action]:
         """Before containers of vLLM start here: a task of this node makes way where both have no place."""
+        passing = {self.stack.derived_name("check"), self.stack.derived_name("probe")}
+        left = [service for service in self.present if service.name in passing]
+        yield from (plan.Remove("service", service.name, service.id) for service in left)
         if self.wanted or sum(spec.memory for spec in specs) <= self.free:
             return
         for service in filter(self._is_here, self.present):

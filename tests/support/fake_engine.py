@@ -759,7 +759,9 @@ class FakeEngine(ServerState, Engine):
 
 CALLS = (
     *("create_container", "start", "stop", "rename", "remove_container"),
-    *("connect", "disconnect", "create_volume"),
+    *("connect", "disconnect", "create_volume", "create_network", "remove_network"),
+    *("create_service", "update_service", "change_service", "remove_service"),
+    *("create_config", "remove_config"),
 )
 """Changing calls that :func:`kill_at` counts."""
 

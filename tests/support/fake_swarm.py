@@ -34,6 +34,7 @@ class FakeSwarm:
         self._services: dict[str, ServiceState] = {}
         self._tasks: list[TaskState] = []
         self._configs: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
         self.config_data: dict[str, bytes] = {}
 
     def join(self, *names: str, cpus: float = 4, memory: int = 64 * GIB) -> None:
@@ -107,8 +108,8 @@ class FakeSwarm:
 
     def remove_service(self, service: str) -> None:
         """By name or id."""
-        self._called(f"remove service {service}")
         name = next(s.name for s in self._services.values() if service in {s.id, s.name})
+        self._called(f"remove service {name}")
         own = self._services.pop(name).id
         self._tasks = [task for task in self._tasks if task.service != own]
 
@@ -137,6 +138,7 @@ class FakeSwarm:
         raw = {"ID": before.id, "Version": {"Index": before.version}, "Spec": body}
         state = replace(ServiceState.from_api(raw), update=before.update, message=before.message)
         self._services[spec.name] = state
+        self._hashes[spec.name] = spec.task_hash()
         self._place(state)
 
     def _place(self, service: ServiceState) -> None:
@@ -159,6 +161,7 @@ class FakeSwarm:
                     desired="running" if service.replicas else "complete",
                     error=error,
                     addresses=(address,) if node else (),
+                    config=self._hashes[service.name],
                 )
             )
         self._tasks = [*others, *tasks]
