@@ -72,8 +72,9 @@ print(json.dumps([os.getuid(), int(status["CapEff"], 16), status["NoNewPrivs"].s
 
 
 def test_its_state_is_read_and_it_becomes_healthy(engine, container):
+    hosts = {f"{NAME}-replicas:8000": ()}  # resolved, to no address
     assert gateway.read_state(engine, container) == gateway.GatewayState(
-        "", 27.0, replace(gateway.Cache(), limit=100_000), gateway.Hour(), ()
+        "", 27.0, replace(gateway.Cache(), limit=100_000), gateway.Hour(), (), hosts
     )
     deadline = time.monotonic() + 20
     while engine.container(container).health == "starting" and time.monotonic() < deadline:
