@@ -223,7 +223,8 @@ class Engine:
                 found = {"service": [service["ID"] for service in services]}
                 tasks = api.tasks(found) if services else ()
         except EngineError as error:
-            if "not a swarm manager" in error.evidence:
+            podman = isinstance(error, NotFoundError) or "does not support service" in error.evidence
+            if podman or "not a swarm manager" in error.evidence:
                 return None
             raise
         return SwarmState(

@@ -74,9 +74,11 @@ def plan_up(
         for ragflow in servers
         for action in _ragflow_actions(ragflow, stack.shared_network.name, network, internal=internal)
     ]
-    changes = _Changes(stack, wanted, observed, free_memory, reached=bool(wanted.gateway or not connections))
     placement = Placement(stack, observed, swarm, node, wanted.placed, free_memory)
-    actions += placement.before(wanted.replicas)
+    actions += (first := tuple(placement.before(wanted.replicas)))
+    gone = {action.id for action in first if isinstance(action, plan.Remove)}
+    observed = replace(observed, containers=tuple(one for one in observed.containers if one.id not in gone))
+    changes = _Changes(stack, wanted, observed, free_memory, reached=bool(wanted.gateway or not connections))
     actions += changes.before()
     actions += connections if wanted.gateway else []
     actions += placement.services()

@@ -16,7 +16,15 @@ from ragops.checks.ready import ReplicaStatus
 from ragops.configuration import Stack
 from ragops.docker import hints
 from ragops.docker.engine import Engine, sidecar
-from ragops.docker.objects import LABEL_CONFIG, LABEL_STACK, ContainerSpec, HealthCheck, ImageState, Observed
+from ragops.docker.objects import (
+    LABEL_CONFIG,
+    LABEL_STACK,
+    ContainerSpec,
+    ContainerState,
+    HealthCheck,
+    ImageState,
+    Observed,
+)
 from ragops.docker.swarm import NodeState, ServiceSpec, ServiceState, SwarmState, TaskState
 from ragops.errors import EngineError, LaunchError, StackError, file_errors
 from ragops.progress import step
@@ -39,9 +47,9 @@ def manager(session: Session) -> SwarmState:
     """The state of the Swarm that this engine manages.
 
     Raises:
-        StackError: It manages none, or the Swarm has fewer nodes than replicas.
+        StackError: It manages none, or the Swarm has fewer nodes than replicas or gateways.
     """
-    swarm, count, engine = session.swarm, session.stack.reranker.replicas, session.state.swarm
+    swarm, stack, engine = session.swarm, session.stack, session.state.swarm
     if swarm is None:
         worker = engine == "worker"
         raise StackError(
@@ -49,9 +57,12 @@ def manager(session: Session) -> SwarmState:
             code="swarm-missing",
             hint="run ragops on a manager; or here, after on one: docker node promote" if worker else _JOIN,
         )
-    if count > len(swarm.nodes):
+    needed = {"replicas": stack.reranker.replicas, "gateways": stack.swarm.gateways if stack.swarm else 1}
+    for what, count in needed.items():
+        if count <= len(swarm.nodes):
+            continue
         raise StackError(
-            f"{count} replicas need {count} nodes, the Swarm has {len(swarm.nodes)}",
+            f"{count} {what} need {count} nodes, the Swarm has {len(swarm.nodes)}",
             code="nodes-few",
             evidence=", ".join(node.name for node in swarm.nodes),
             hint="on another machine the command of: docker swarm join-token worker",
@@ -286,11 +297,12 @@ class PlaceService(plan.Action):
             engine.create_service(spec, swarm.configs)
         elif difference(service, spec):
             engine.update_service(service, spec, swarm.configs)
-        self._settle(engine, spec)
+        if service is None or difference(service, spec):  # else its update is a former one
+            self._settle(engine, spec)
         used = {name for item in _state(engine).services for name in item.configs}
         prefixes = tuple(f"{file.prefix}-" for file in self.files)
         for name, number in swarm.configs.items():
-            if name.startswith(prefixes) and name not in used:
+            if name[:-12] in prefixes and name not in used:
                 engine.remove_config(number)
 
     def _settle(self, engine: Engine, spec: ServiceSpec) -> None:
@@ -300,6 +312,7 @@ class PlaceService(plan.Action):
             LaunchError: It has undone the update, or the timeout has passed.
         """
         begin, shown = time.monotonic(), -1
+        former = {task.id for task in _state(engine).tasks if task.state in _ENDED}
         while True:
             swarm = _state(engine)
             service, tasks = swarm.service(spec.name), swarm.tasks_of(spec.name)
@@ -316,7 +329,8 @@ class PlaceService(plan.Action):
             done = running + waiting == len(tasks) == spec.replicas and update in {"", "completed"}
             if done and (not waiting or (running and passed > _PLACE_SECONDS)):
                 return
-            failed = [task for task in swarm.tasks if service and task.service == service.id]
+            ended = [task for task in swarm.tasks if task.id not in former]
+            failed = [task for task in ended if service and task.service == service.id]
             failed = [task for task in failed if task.config == spec.task_hash() and task.state in _ENDED]
             if passed > self.timeout * max(1, spec.replicas) or (
                 len(failed) > 2 * spec.replicas and not update
@@ -406,10 +420,14 @@ class Placement:
         return bool(local) if self.wanted else any(self._is_here(item) for item in self.present)
 
     def before(self, specs: tuple[ContainerSpec, ...]) -> Iterator[plan.Action]:
-        """Before containers of vLLM start here: a task of this node makes way where both have no place."""
+        """Where both have no place on this node: its task makes way for containers, or they for it."""
         passing = {self.stack.derived_name("check"), self.stack.derived_name("probe")}
         left = [service for service in self.present if service.name in passing]
         yield from (plan.Remove("service", service.name, service.id) for service in left)
+        if crowded := self._crowded:
+            if not self._others:
+                yield from (plan.Remove("container", one.name, one.id) for one in crowded)
+            return
         if self.wanted or sum(spec.memory for spec in specs) <= self.free:
             return
         for service in filter(self._is_here, self.present):
@@ -421,11 +439,7 @@ class Placement:
     def services(self) -> Iterator[plan.Action]:
         """Before a gateway is replaced; on this node only where there is memory beside former containers."""
         for item in self.wanted[:1]:
-            local = [one for one in self.observed.rerankers(self.stack.reranker.name) if one.running]
-            crowded = bool(local) and item.placed.container.memory > self.free
-            if crowded and not self._others:
-                yield from (plan.Remove("container", one.name, one.id) for one in local)
-            elif crowded:
+            if self._crowded and self._others:
                 count = min(item.placed.replicas, len(self._others))
                 spec = replace(item.placed, replicas=count, constraints=(f"node.id!={self.node}",))
                 yield from self._changed(replace(item, placed=spec))
@@ -437,28 +451,35 @@ class Placement:
         first = [action for action in self.services() if isinstance(action, PlaceService)]
         for number, item in enumerate(self.wanted):
             if number or (first and first[0].placed.constraints):
-                yield from self._changed(replace(item, check=None))
+                yield from self._changed(replace(item, check=None), checked=bool(first and first[0].check))
         names = {item.placed.name for item in self.wanted}
         left = [service for service in self.present if service.name not in names]
         yield from (plan.Remove("service", service.name, service.id) for service in left)
         if not self.wanted and self.swarm:
             prefixes = (f"{_prefix(self.stack, 'reference')}-", f"{_prefix(self.stack, 'template')}-")
             configs = self.swarm.configs.items()
-            yield from (
-                plan.Remove("config", name, id_) for name, id_ in configs if name.startswith(prefixes)
-            )
+            yield from (plan.Remove("config", name, id_) for name, id_ in configs if name[:-12] in prefixes)
 
-    def _changed(self, item: PlaceService) -> Iterator[PlaceService]:
-        """The action for a service if it is missing or differs; nodes that joined change no other's tasks."""
+    def _changed(self, item: PlaceService, *, checked: bool = False) -> Iterator[PlaceService]:
+        """The action for a service if it is missing or differs; nodes that joined change no other's tasks.
+
+        One for which scores are ``checked`` gets another reference.
+        """
         service, spec = self.swarm.service(item.placed.name) if self.swarm else None, item.spec
         if service is None:
             yield item
             return
         if service.labels.get(LABEL_CONFIG) == spec.config_hash() and agree(service.nodes, spec.nodes):
             item = replace(item, placed=replace(item.placed, nodes=service.nodes))
-        reason = difference(service, item.spec) or ("its scores are checked" if item.check else "")
+        reason = difference(service, item.spec) or ("its scores are checked" if item.check or checked else "")
         if reason:
             yield replace(item, reason=reason)
+
+    @property
+    def _crowded(self) -> list[ContainerState]:
+        """Running containers of vLLM beside which a task has no place on this node."""
+        local = [one for one in self.observed.rerankers(self.stack.reranker.name) if one.running]
+        return local if self.wanted and self.wanted[0].placed.container.memory > self.free else []
 
     @property
     def _others(self) -> list[NodeState]:

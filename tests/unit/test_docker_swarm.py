@@ -202,10 +202,17 @@ def test_only_own_services_are_read():
 
 
 @pytest.mark.parametrize(
-    ("message", "raises"), [("This node is not a swarm manager. Use", False), ("no leader", True)]
+    ("message", "raises"),
+    [
+        ("This node is not a swarm manager. Use", False),
+        ("Podman does not support service: /v1.41/nodes", False),
+        ("Not Found", False),  # also Podman
+        ("no leader", True),
+    ],
 )
 def test_without_a_manager_there_is_no_swarm(message, raises):
-    _, engine = connected(nodes=docker.errors.APIError("503", explanation=message))
+    kind = docker.errors.NotFound if message == "Not Found" else docker.errors.APIError
+    _, engine = connected(nodes=kind("503", explanation=message))
     if raises:
         with pytest.raises(EngineError):
             engine.swarm()
