@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from http.client import HTTPException
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.request import urlopen
@@ -453,7 +454,7 @@ def _servers(servers: Sequence[str]) -> Iterator[Check]:
         try:
             with urlopen(f"http://{server}/health", timeout=_CONNECT_TIMEOUT):
                 yield Check("replicas", "ok", f"{server} responds")
-        except OSError as error:
+        except (OSError, HTTPException, ValueError) as error:  # also of another protocol
             remedy = "start it, or open its port for this host; the gateway may have another route to it"
             yield Check("replicas", "warn", f"{server} does not respond here: {error}", remedy)
 

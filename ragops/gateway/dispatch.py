@@ -131,6 +131,8 @@ class Dispatcher:
                 return await job.done
         except TimeoutError:
             job.late = True
+            if any(share.job is job for share in self.shares):
+                job.ran = asyncio.get_running_loop().time() - job.first
             log.warning("deadline: %d of %d documents are ranked", len(job.scores), len(job.costs))
             cause = "its first share takes longer" if job.handed else "no replica was free"
             message = f"nothing was ranked by the deadline of {job.deadline - job.arrived:.3g} s: {cause}"

@@ -210,7 +210,7 @@ class Pool:
                     raise ValueError(f"scores differ by {off:.3g}")
         except FAILURES as error:
             reason = f"reference request: {why(error)}"
-        if self.reference is reference:  # not replaced meanwhile
+        if self.reference is reference and replica in self.replicas.values():  # neither has changed
             self._judge(replica, identity, state, reason)
 
     def _judge(self, replica: Replica, identity: str, state: State, reason: str) -> None:

@@ -342,3 +342,33 @@ def test_a_malformed_count_of_tokens_is_a_failure_and_no_wait_for_ever(tmp_path,
             assert (await gateway.rerank(documents=["word " * 50])).status_code in {200, 503}
 
     asyncio.run(scenario())
+
+
+def test_a_removed_replica_that_passes_a_new_reference_changes_nothing(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Replica(), new := Replica(seed="new"), expected=1) as gateway:
+            pool, changed = gateway.pool, reference(identity="2" * 12, seed="new")
+            removed = pool.replicas[new.address]
+            pool.hosts.remove(new.address)
+            await asyncio.sleep(0.1)  # until it is not being resolved any more
+            await gateway.until(lambda: not removed.busy)
+            pool.resolved(new.address, set())
+            pool.reference = changed
+            await pool._prove(removed, changed)
+            assert len(pool.admitted) == 1
+            assert pool.serving != changed["id"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("cache", [0, 100])
+def test_at_the_deadline_the_time_of_a_running_share_is_the_replicas(tmp_path, cache):
+    async def scenario():
+        async with serving(tmp_path, Replica(per_byte=2e-3), deadline=1.2, cache=cache) as gateway:
+            texts = [f"a document of some length {number}" for number in range(40)]
+            reply = await gateway.rerank(documents=texts)
+            own = reply.headers["server-timing"].removeprefix("gateway;dur=").partition(",")[0]
+            assert 0 < int(reply.headers["x-ranked"].partition("/")[0]) < len(texts)
+            assert float(own) < 100
+
+    asyncio.run(scenario())

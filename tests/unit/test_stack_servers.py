@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import socket
+from threading import Thread
 
 import pytest
 
@@ -139,3 +141,17 @@ def test_doctor_tries_the_servers_and_not_this_machine(elsewhere):
     statuses = [(check.name, check.status) for check in report.checks]
     assert [row for row in statuses if row[0] == "replicas"] == [("replicas", "ok"), ("replicas", "warn")]
     assert not {"cores", "CPU quota", "CPU instructions"} & {name for name, _ in statuses}
+
+
+def test_a_server_of_another_protocol_or_no_name_is_a_finding_of_doctor():
+    def greet():
+        with listener.accept()[0] as connection:
+            connection.recv(4096)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=greet)
+        thread.start()
+        servers = (f"127.0.0.1:{listener.getsockname()[1]}", "a..b:8000")
+        assert [check.status for check in doctor._servers(servers)] == ["warn", "warn"]
+        thread.join()
