@@ -31,6 +31,7 @@ from ragops.reranker import gateway
 from ragops.reranker.model import named_folder
 from ragops.session import lock
 from ragops.stack import plan, verbs
+from ragops.stack.scale import ExcludeNode, PlaceService
 from ragops.stack.verbs import Status
 
 _CONTAINER_EVENTS = frozenset({"start", "die", "destroy", "rename", "pause", "unpause"})
@@ -264,6 +265,10 @@ def _containers(status: Status) -> dict[str, ContainerState]:
     return {container.name: container for container in (status.reranker, *status.replicas) if container}
 
 
+def _is_of_swarm(action: plan.Action) -> bool:
+    return not isinstance(action, plan.ReplaceContainer) or action.overlay
+
+
 def _is_left(action: plan.Action, status: Status) -> bool:
     """Whether an action is left to Docker, to ``ragops up`` or to the watch's own requests.
 
@@ -281,9 +286,13 @@ def _is_left(action: plan.Action, status: Status) -> bool:
     ]
     if any(update.old.role != update.spec.role for update in updates):  # gateway and vLLM change places
         return bool(name) or isinstance(action, plan.Remove)
+    moves = (PlaceService, ExcludeNode, plan.ReplaceContainer)
+    moving = [other for other in status.drift.actions if isinstance(other, moves) and _is_of_swarm(other)]
+    if moving and isinstance(action, (plan.Remove, plan.Disconnect, *moves)):
+        return True  # to a Swarm or from it: RAGFlow needs both networks until the end
     container = containers.get(name)
     match action:
-        case plan.RestartContainer():
+        case plan.RestartContainer() | plan.Remove(kind="service"):
             return True
         case plan.CheckScores():
             return container is None or container.health != "healthy"

@@ -20,7 +20,7 @@ from ragops.docker.objects import (
 from ragops.docker.swarm import ServiceSpec, SwarmState
 from ragops.errors import LaunchError, StackError
 from ragops.reranker.gateway import Cache, GatewayState, Hour, Replica
-from ragops.stack import scale
+from ragops.stack import plan, scale, watch
 from ragops.stack.plan import Remove, ReplaceContainer, ScoreCheck, apply
 from ragops.stack.planning import Wanted, plan_down, plan_purge, plan_up
 from ragops.stack.scale import ConfigFile, ExcludeNode, PlaceService
@@ -310,6 +310,27 @@ class TestMove:
                 assert world.plan(after, free).empty, number
                 assert world.engine.container(NAME).status == "running"
         pytest.fail("it did not end")
+
+
+class TestWatch:
+    @pytest.mark.parametrize(("before", "after"), [(LOCAL, PLACED), (PLACED, LOCAL)])
+    @pytest.mark.parametrize("placed", [False, True])
+    def test_a_move_is_left_to_up(self, world, before, after, placed):
+        world.up(before)
+        if placed:
+            actions = world.plan(after).actions
+            end = next(number for number, one in enumerate(actions) if isinstance(one, ReplaceContainer))
+            apply(plan.Plan(actions[:end]), world.engine)
+        drift, observed = world.plan(after), observe(world.engine)
+        status = SimpleNamespace(
+            drift=drift,
+            stack=after,
+            network=observed.network(after.shared_network.name),
+            reranker=observed.container(NAME),
+            replicas=observed.rerankers(NAME),
+        )
+        kinds = {type(action).__name__ for action in drift.actions if not watch._is_left(action, status)}
+        assert kinds <= {"CreateNetwork", "Connect", "RunContainer"}
 
 
 def session(swarm, state="manager", replicas=2):
