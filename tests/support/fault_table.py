@@ -72,7 +72,7 @@ def run(fleet: Any, load: Load, rate: float, fault: Fault) -> Row:
     others = {f"{one['state']} ({one['reason']})" for one in states if one["state"] != "admitted"}
     fault.end(fleet)
     ended = time.monotonic()
-    admitted = fleet.wait(fault.after, 40)
+    admitted = fleet.wait(fault.after, 90)
     full = None
     while full is None and time.monotonic() < ended + 60:
         time.sleep(0.1)

@@ -146,22 +146,19 @@ class SwarmFleet:
         (container,) = node.containers(f"{load(self.file).replicas_alias}.")
         return container
 
-    def behave(self, node: Node, behaviour: Behaviour | None) -> None:
-        """How a machine's replica behaves from now on, also after a restart; None: as its image."""
+    def behave(self, node: Node, behaviour: Behaviour) -> None:
+        """How a machine's replica behaves from now on, also after a restart."""
         program = f"import os, sys; open('{BEHAVIOUR}.new', 'w').write(sys.argv[1]); "
         program += f"os.replace('{BEHAVIOUR}.new', '{BEHAVIOUR}')"
-        if behaviour is None:
-            program = f"import os; os.unlink('{BEHAVIOUR}')"
-        argv = ["python3", "-c", program, json.dumps(behaviour and asdict(behaviour))]
-        mount = {f"{NAME}-compiled": {"bind": "/var/tmp", "mode": "rw"}}  # noqa: S108 - a volume
-        options = {
-            "entrypoint": argv[:1],
-            "volumes": mount,
-            "user": 0,
-            "remove": True,
-            "network_mode": "none",
-        }
-        node.client.containers.run(STUB, argv[1:], **options)
+        node.client.containers.run(
+            STUB,
+            ["-c", program, json.dumps(asdict(behaviour))],
+            entrypoint=["python3"],
+            volumes={f"{NAME}-compiled": {"bind": str(Path(BEHAVIOUR).parent)}},
+            user=0,
+            remove=True,
+            network_mode="none",
+        )
 
     def states(self) -> list[dict[str, Any]]:
         """The replicas as the gateway knows them; empty while it does not respond."""

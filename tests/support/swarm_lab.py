@@ -77,8 +77,7 @@ class Node:
         self.name = f"node{number}"
         self.address = f"192.168.213.{number + 10}"
         self.folder = folder / self.name
-        self.folder.mkdir()
-        (self.folder / "daemon.json").write_text("{}")
+        (self.folder / "etc").mkdir(parents=True)
         self.cgroup = f"/{folder.name}/{self.name}"
         self.socket = f"unix://{self.folder}/sock"
         self._first: subprocess.Popen[bytes] | None = None
@@ -93,20 +92,11 @@ class Node:
 
     def boot(self) -> None:
         """Create its namespaces, without a network link and without the daemon."""
-        argv = [
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--net",
-            "--uts",
-            "--ipc",
-            "--pid",
-            "--mount-proc",
-        ]
-        first = f"hostname {self.name}; ip link set lo up; {_FIRST}"
+        argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--uts", "--ipc", "--pid"]
+        own = f"mkdir -p /etc/docker; mount --bind {self.folder}/etc /etc/docker"  # and the engine's id
+        first = f"{own}; hostname {self.name}; ip link set lo up; {_FIRST}"
         with (self.folder / "log").open("ab") as log:
-            argv += ["--kill-child", "sh", "-c", first]
+            argv += ["--mount-proc", "--kill-child", "sh", "-c", first]
             self._first = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         _until(lambda: b"sleep" in self.output("ps", "-e", "-o", "comm"), f"{self.name} has no processes")
 
@@ -133,7 +123,7 @@ class Node:
     def start(self) -> None:
         """Start the daemon and wait until it responds."""
         folder = self.folder
-        argv = ["dockerd", "--config-file", f"{folder}/daemon.json", "--host", self.socket]
+        argv = ["dockerd", "--host", self.socket]
         argv += [
             "--data-root",
             f"{folder}/data",
@@ -317,6 +307,8 @@ def images(engine: Engine) -> tuple[dict[str, str], bytes]:
         built[name] = image
     api = engine._client.api
     saved = api._get(api._url("/images/get"), params={"names": list(built)})
+    for name in (STUB, WORSE):
+        engine.remove_image(name)
     return {name: image.id for name, image in built.items()}, saved.content
 
 
