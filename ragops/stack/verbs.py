@@ -34,7 +34,7 @@ from ragops.configuration import (
 from ragops.docker.engine import Engine, observe
 from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, NetworkState, Observed
 from ragops.docker.swarm import NodeState
-from ragops.errors import EngineError, LaunchError, LockedError, NotFoundError, RagflowError
+from ragops.errors import EngineError, LaunchError, LockedError, NotFoundError, RagflowError, StackError
 from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.ragflow.api import rerank_base
@@ -369,6 +369,10 @@ def stack_file(stack: Stack, engine: Engine | None = None) -> str:
     Raises:
         RagopsError: The configuration cannot be resolved.
     """
+    if stack.gateway is False or stack.servers:
+        message, hint = "Swarm's services are a gateway and its replicas", "leave that out of ragops.toml"
+        setting = "gateway.replicas" if stack.servers else "gateway = false"
+        raise StackError(message, code="stack-refused", evidence=f"configured: {setting}", hint=hint)
     swarm = stack.swarm or Swarm()
     more = swarm.model_copy(update={"gateways": swarm.gateways + 1})  # without this machine's container
     session = Session.open(stack.model_copy(update={"swarm": more}), engine)

@@ -12,9 +12,10 @@ import yaml
 
 from ragops import cli
 from ragops.compose import check_texts, render
-from ragops.configuration import Reranker, Stack, Swarm
+from ragops.configuration import Gateway, Reranker, Stack, Swarm
 from ragops.docker.objects import ContainerSpec, HealthCheck, Mount, NetworkSpec
 from ragops.docker.swarm import ServiceSpec
+from ragops.errors import StackError
 from ragops.reranker.gateway import tag
 from ragops.session import Deployment
 from ragops.stack import verbs, watch
@@ -195,6 +196,12 @@ class TestStackFile:
         assert "constraints" not in str(front["deploy"]) or not front["deploy"]["placement"]["constraints"]
         assert {config["source"] for config in replicas["configs"]} <= {*document["configs"]}
         assert document["networks"]["ragops"]["name"] == stack.overlay
+
+    @pytest.mark.parametrize("gateway", [False, Gateway(replicas=("10.0.0.9:8000",))])
+    def test_of_a_stack_that_swarm_can_not_have(self, here, fake, gateway):
+        with pytest.raises(StackError) as caught:
+            verbs.stack_file(Stack(gateway=gateway), fake)
+        assert caught.value.code == "stack-refused"
 
     def test_a_file_that_is_missing_is_named(self):
         lines = render.stack_file(
