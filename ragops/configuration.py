@@ -386,6 +386,12 @@ class Stack(_Table):
             raise ValueError("Swarm's replicas need the gateway")
         if value and gateway and gateway.replicas:
             raise ValueError("gateway.replicas excludes [swarm]: something else runs the replicas")
+        for table in ("reranker", "network"):
+            name = info.data[table].name if value and table in info.data else ""
+            if "." in name or (table == "network" and len(name) > 57):
+                raise ValueError(
+                    f"Swarm refuses {table}.name = {name}: without '.', a network's has at most 57"
+                )
         return value
 
 

@@ -21,7 +21,7 @@ from ragops.docker import engine as docker_engine
 from ragops.docker.engine import Engine, observe
 from ragops.docker.objects import ContainerSpec, ContainerState, EngineState, Observed
 from ragops.docker.swarm import SwarmState
-from ragops.errors import LockedError, RagflowError
+from ragops.errors import EngineError, LockedError, RagflowError
 from ragops.ragflow import discovery, releases
 from ragops.reranker import gateway, options
 from ragops.reranker import host as hosts
@@ -163,8 +163,10 @@ class Session:
     def records(self) -> tuple[NodeRecord, ...]:
         """The nodes of the Swarm, as far as they were read."""
         nodes = {node.id for node in self.swarm.nodes} if self.swarm else set[str]()
-        lines = self.probe_file.read_text().splitlines() if self.probe_file.exists() else ()
-        records = map(hosts.parse_probe, lines)
+        records = list[NodeRecord]()
+        for line in self.probe_file.read_text().splitlines() if self.probe_file.exists() else ():
+            with suppress(EngineError):  # an interrupted write: the node is read again
+                records.append(hosts.parse_probe(line))
         return tuple(sorted((r for r in records if r.node in nodes), key=lambda record: record.node))
 
     @cached_property

@@ -291,9 +291,10 @@ class ReplaceContainer(Action):
         run, remove = self.spec.docker_command(), ("docker", "rm", "--force", aside)
         rename = ("docker", "rename", name, aside)
         if self.obstacle:
-            stops = tuple(("docker", "stop", stopped) for stopped in (aside, *(c.name for c in self.stopped)))
+            stopped = tuple(("docker", "stop", replica.name) for replica in self.stopped)
+            halt = ("docker", "stop", name if self.overlay else aside)
             first = (self.first.docker_command(),) if self.first else ()
-            return (rename, *stops, *first, run, remove)
+            return (*((halt, rename) if self.overlay else (rename, halt)), *stopped, *first, run, remove)
         beside = tuple(temporary if word == name else word for word in run)
         if self.overlay:
             alias = (*beside[:3], "--network-alias", name, *beside[3:])
@@ -315,7 +316,7 @@ class ReplaceContainer(Action):
             ready.wait_admitted(engine, self.proof.gateway, self.others, self.proof.timeout)
         try:
             if self.obstacle:
-                engine.rename(old, aside)
+                self._set_aside(engine, aside)
             name = spec.name if self.obstacle else temporary
             alias = (spec.name,) if self.overlay and not self.obstacle else ()
             new = _create(engine, replace(spec, aliases=(*spec.aliases, *alias)), name)
@@ -338,6 +339,12 @@ class ReplaceContainer(Action):
                 ready.drain(engine, old)  # of a replica's requests the gateway sends the rest elsewhere
             engine.stop(old, timeout=_DRAIN)
         engine.remove_container(old)
+
+    def _set_aside(self, engine: Engine, name: str) -> None:
+        """Give the old container another name; in an overlay network it is stopped before."""
+        if self.overlay:
+            engine.stop(self.old.id, timeout=_DRAIN)
+        engine.rename(self.old.id, name)
 
     def _succeed(self, engine: Engine, temporary: str) -> None:
         """Replace the old container by one of its name, while the temporary one responds to it."""

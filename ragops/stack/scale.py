@@ -104,7 +104,8 @@ def probe(session: Session, image: ImageState) -> bool:
     file, hint = session.probe_file, "make it writable for this user, or name another folder: RAGOPS_HOME"
     with file_errors(StackError, f"can't write {file}", file, code="home-unusable", hint=hint):
         before = file.read_text().splitlines() if file.exists() else []
-        lines += [line for line in before if parse_probe(line).node not in names]
+        known = {record.node for record in session.records} - names.keys()
+        lines += [line for line in before if any(f'"{node}"' in line for node in known)]
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return True
 
@@ -428,7 +429,7 @@ class Placement:
             if not self._others:
                 yield from (plan.Remove("container", one.name, one.id) for one in crowded)
             return
-        if self.wanted or sum(spec.memory for spec in specs) <= self.free:
+        if self.wanted or not specs or self.free:  # what is free beside those that start
             return
         for service in filter(self._is_here, self.present):
             if others := self._others:

@@ -351,6 +351,8 @@ class TestGateway:
             ("[gateway]\nreplicas = ['a:1,b:2']", "2: gateway.replicas", "HOST:PORT"),
             ("[reranker]\nreplicas = 2\n[gateway]\nreplicas = ['a:1']", "3: gateway", "excludes reranker"),
             ("[gateway]\nreplicas = ['a:1']\n[swarm]\n", "3: swarm", "excludes [swarm]"),
+            ("[reranker]\nname = 'my.reranker'\n[swarm]\n", "3: swarm", "reranker.name"),
+            (f"[network]\nname = '{'n' * 58}'\n[swarm]\n", "3: swarm", "network.name"),
         ],
     )
     def test_wrong_servers(self, text, place, reason):

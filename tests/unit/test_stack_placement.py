@@ -8,7 +8,9 @@ import pytest
 
 from ragops.configuration import Stack, Swarm
 from ragops.docker.engine import observe
+from ragops.docker.objects import LABEL_CONFIG
 from ragops.errors import StackError
+from ragops.session import Session
 from ragops.stack import scale
 from ragops.stack.plan import apply
 from ragops.stack.planning import Wanted, plan_down, plan_up
@@ -70,6 +72,39 @@ def test_an_update_that_was_undone_earlier_is_no_failure_of_a_score_check(world)
     world.file.unlink()
     world.up(PLACED)
     assert world.plan(PLACED).empty
+
+
+def test_back_on_the_only_node_beside_its_task_where_both_have_a_place(tmp_path):
+    with patched(World(tmp_path, "a")) as world:
+        world.up(PLACED, count=1)
+        kinds = [type(action).__name__ for action in world.plan(LOCAL, free=1).actions]
+        assert kinds.index("RunContainer") < kinds.index("Remove")
+
+
+def test_a_gateway_that_has_to_stop_first_is_renamed_when_it_has(world):
+    world.up(PLACED)
+    engine, rename = world.engine, world.engine.rename
+    engine.change(NAME, health="unhealthy", labels={**engine.container(NAME).labels, LABEL_CONFIG: "former"})
+
+    def renamed(container, name):  # as Docker 20.10 in an overlay network
+        assert not engine.container(container).running
+        rename(container, name)
+
+    with mock.patch.object(engine, "rename", renamed):
+        (action,) = world.up(PLACED).actions
+    assert action.obstacle
+    words = [command[1] for command in action.commands()]
+    assert words.index("stop") < words.index("rename")
+
+
+def test_an_interrupted_write_of_a_nodes_record_is_read_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
+    engine = FakeEngine()
+    engine.join("a")
+    session = Session(PLACED, engine)
+    session.probe_file.parent.mkdir(parents=True)
+    session.probe_file.write_text('{"node": "a-id", "finger')
+    assert session.records == ()
 
 
 def test_down_leaves_the_configs_of_a_stack_with_a_longer_name(world):
