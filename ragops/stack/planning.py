@@ -133,6 +133,13 @@ def plan_down(stack: Stack, observed: objects.Observed, swarm: SwarmState | None
     tuned = [container for container in map(observed.container, names[1:]) if container and container.ours]
     rerankers = [*observed.stack(own), *tuned]
     networks = [item for item in observed.networks if item.name in _networks(stack, observed) and item.ours]
+    shared = {  # with another stack, which keeps RAGFlow in it
+        end.network
+        for one in observed.containers
+        for end in one.endpoints
+        if one.ours and one.labels.get(objects.LABEL_STACK, own) != own
+    }
+    networks = [network for network in networks if network.name not in shared]
     for network in networks:
         foreign = [
             member.name

@@ -8,14 +8,14 @@ import pytest
 
 from ragops.configuration import Stack, Swarm
 from ragops.docker.engine import observe
-from ragops.docker.objects import LABEL_CONFIG
+from ragops.docker.objects import LABEL, LABEL_CONFIG, LABEL_STACK
 from ragops.errors import StackError
 from ragops.session import Session
 from ragops.stack import scale
 from ragops.stack.plan import apply
 from ragops.stack.planning import Wanted, plan_down, plan_up
 from tests.support.fake_engine import FakeEngine
-from tests.unit.test_stack_scale import ALIAS, GIB, LOCAL, NAME, PLACED, World, patched
+from tests.unit.test_stack_scale import ALIAS, GIB, LOCAL, NAME, PLACED, RAGFLOW, World, patched
 
 
 @pytest.fixture
@@ -105,6 +105,18 @@ def test_an_interrupted_write_of_a_nodes_record_is_read_again(monkeypatch, tmp_p
     session.probe_file.parent.mkdir(parents=True)
     session.probe_file.write_text('{"node": "a-id", "finger')
     assert session.records == ()
+
+
+def test_down_leaves_the_network_of_another_stack(world):
+    world.up(PLACED)
+    network, labels = PLACED.overlay, {LABEL: "gateway", LABEL_STACK: "other"}
+    world.engine.add_container("other", network=network, labels=labels)
+    apply(plan_down(PLACED, observe(world.engine), world.engine.swarm()), world.engine)
+    assert world.engine.container(NAME) is None
+    assert [world.engine.container(name).endpoint(network) is not None for name in ("other", RAGFLOW)] == [
+        True,
+        True,
+    ]
 
 
 def test_down_leaves_the_configs_of_a_stack_with_a_longer_name(world):
