@@ -36,6 +36,7 @@ from benchmarks.alternating import log
 from benchmarks.gateways import ROOT
 from ragops.bench.records import load_run
 from ragops.bench.workload import ragflow
+from ragops.errors import BenchError
 from ragops.gateway import split
 from ragops.gateway.cache import ScoreCache
 from ragops.gateway.dispatch import Dispatcher, Job
@@ -52,8 +53,9 @@ REPLICAS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MANY_REPLICAS = REPLICAS[3:]
 """Where throughput is simulated."""
 DOCUMENTS, SEED, WARMUP, REQUESTS = 64, 1, 2, 5
-CLIENTS, EACH = (24, 64), 3
-"""Concurrent clients where throughput is simulated, of slower and of faster replicas; requests of each."""
+CLIENTS, EACH = 32, (1, 4)
+"""Concurrent clients of each gateway where throughput is simulated: no more requests may wait; and requests
+of each client, for slower and for faster replicas."""
 RETRY_SECONDS = 5.0
 """What a client waits after an error."""
 UNEVEN = (1.0, 1.0, 1.5, 3.0)
@@ -261,7 +263,7 @@ class Setup:
     costs: Costs
     gateways: int = 1
     clients: int = 1
-    """Each sends its next request when it has the response to the last, to one of the gateways by chance."""
+    """Each sends its next request when it has the response to the last; each gateway has the same number."""
     deadline: float = math.inf
     between: float = math.inf
     """Mean time between two failures of a replica."""
@@ -304,13 +306,13 @@ async def _simulate(setup: Setup, texts: Sequence[Texts], warmup: int, chance: r
     began, used, shares = loop.time(), [one.cpu.used for one in gateways], _shares(gateways)
     rows, waiting = [], iter(texts[warmup:])
 
-    async def client() -> None:
+    async def client(gateway: Gateway) -> None:
         for request in waiting:
-            rows.append(await chance.choice(gateways).rank(request))
+            rows.append(await gateway.rank(request))
             if rows[-1][1] != HTTPStatus.OK:
                 await asyncio.sleep(RETRY_SECONDS)
 
-    await asyncio.gather(*(client() for _ in range(setup.clients)))
+    await asyncio.gather(*(client(gateways[one % len(gateways)]) for one in range(setup.clients)))
     took = loop.time() - began
     for failure in failures:
         failure.cancel()
@@ -433,12 +435,18 @@ def costs(record: dict[str, Any]) -> Costs:
     return Costs(request, share, more)
 
 
+def example_texts() -> list[Texts]:
+    """The requests of the recorded speed-up, whose points the page shows beside the simulated ones."""
+    requests = WARMUP + len(read("gateway_speedup")["rows"][0]["requests_s"])
+    return texts_of(gateway_speedup.workloads(requests)["RAGFlow's"])
+
+
 def servers() -> tuple[Server, ...]:
     """The replicas that are simulated."""
     speed = read("gateway_speedup")
-    example = Server(
-        "0.1 s a document", "gateway_speedup", 1 / speed["seconds_a_document"], speed["seconds_a_share"]
-    )
+    texts, word = example_texts(), speed["seconds_a_document"] / gateway_speedup.WORDS
+    rate = round(sum(len(one.documents) for one in texts) / _words(texts) / word, 4)
+    example = Server("0.1 s for 250 words", "gateway_speedup", rate, speed["seconds_a_share"])
     rows = [example]
     for name in ("bfloat16", "int8"):
         series = read(f"gateway_deadline_{name}")["series"][0]
@@ -513,6 +521,8 @@ def grow(  # noqa: PLR0913 - one keyword for each thing that differs
         words = tuple(word * factor for factor in slower)
         setup = Setup(words, server.share_s, costs, gateways, clients)
         run = simulate(setup, texts)
+        if set(run.statuses) != {HTTPStatus.OK}:
+            raise BenchError("a simulated request failed", evidence=str(run.statuses))
         log(f"{server.name}, {speeds}, {replicas} replicas, {gateways} gateways: {median(run.seconds):.3f} s")
         yield Point(
             server=server.name,
@@ -525,6 +535,15 @@ def grow(  # noqa: PLR0913 - one keyword for each thing that differs
             shares=run.shares,
             cpu=run.cpu,
         )
+
+
+def saturate(
+    server: Server, texts: Sequence[Texts], costs: Costs, gateways: int, each: int
+) -> Iterator[Point]:
+    """Many clients, which send so many requests each."""
+    clients = CLIENTS * gateways
+    sent = [*texts, *texts][: WARMUP + each * clients]
+    yield from grow(server, "equal", sent, costs, MANY_REPLICAS, gateways=gateways, clients=clients)
 
 
 def fail(server: Server, texts: Sequence[Texts], costs: Costs, recovery: float) -> Iterator[Failing]:
@@ -556,7 +575,7 @@ def main(file: str) -> None:
     few = texts[: WARMUP + REQUESTS]
     example, *models = servers()
     recovery = round(min(read("launches")["launches"][0]["ready"]), 1)
-    latency = list(grow(example, "equal", few, own))
+    latency = list(grow(example, "equal", example_texts(), own))
     latency += [
         point
         for server in models
@@ -565,17 +584,9 @@ def main(file: str) -> None:
     ]
     throughput = [
         point
-        for server, clients in zip(models[1:], CLIENTS, strict=True)
+        for server, each in zip(models[1:], EACH, strict=True)
         for gateways in (1, 2)
-        for point in grow(
-            server,
-            "equal",
-            texts[: WARMUP + EACH * clients],
-            own,
-            MANY_REPLICAS,
-            gateways=gateways,
-            clients=clients,
-        )
+        for point in saturate(server, texts, own, gateways, each)
     ]
     failures = list(fail(models[1], texts, own, recovery))
     record = Growth(
