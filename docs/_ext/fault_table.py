@@ -66,7 +66,7 @@ def provenance(recorded: dict[str, Any]) -> Iterator[str]:
 def gateway(recorded: dict[str, Any]) -> Iterator[str]:
     """A row for each fault under load: requests, how many failed, and when full speed was back."""
     timed = all("admitted" in row for row in recorded["rows"])
-    widths = "22 10 13 11 12 12 20" if timed else "22 16 13 16 12 21"
+    widths = "20 13 14 12 11 13 17" if timed else "22 16 13 16 12 21"
     yield from [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}"]
     yield from ["   :class: ragops-wide", ""]
     head = ("fault", "requests", "failed", "slowest", "full speed after")

@@ -187,7 +187,8 @@ def compared(record: dict[str, Any]) -> Iterator[str]:
     for what, own in groupby(record["compared"], lambda row: row["what"]):
         errors = [(abs(row["error"]), row) for row in own]
         most, worst = max(errors, key=lambda pair: pair[0])
-        where = f"{worst['replicas']} replicas" + (", one slower" if worst["slower"] > 1 else "")
+        where = f"{worst['replicas']} replica{'s' * (worst['replicas'] > 1)}"
+        where += ", one slower" if worst["slower"] > 1 else ""
         values = f"{worst['recorded']:.3g} measured, {worst['simulated']:.3g} simulated ({where})"
         rows.append(
             (what, len(errors), f"{median(error for error, _ in errors):.1%}", f"{most:.1%}: {values}")
