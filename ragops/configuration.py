@@ -186,7 +186,7 @@ class Network(_Table):
     driver: Annotated[str, _matching(r"[a-zA-Z0-9][\w./:-]*", "give a driver such as 'bridge'")] = "bridge"
     """Docker's network driver."""
     subnet: Annotated[str, _where(ipaddress.ip_network, "give a CIDR such as '10.77.0.0/24'")] | None = None
-    """CIDR, such as ``10.77.0.0/24``; the Docker engine chooses one when it is left out."""
+    """CIDR, such as ``10.77.0.0/24``; the Docker engine chooses one without it, and with ``[swarm]``."""
     internal: bool | None = None
     """No route into the network or out of it; the Docker engine then publishes no port. If left out, ``true``
     on Docker engines before 28, on which other machines could reach the reranker by routing."""
@@ -313,6 +313,7 @@ class Stack(_Table):
         fields = self.network.model_dump()
         if self.swarm:
             fields |= {"name": self.overlay, "driver": "overlay", "encrypted": self.swarm.encrypted}
+            fields["subnet"] = None  # RAGFlow can't be in two networks of one subnet while it moves
         return SharedNetwork.model_construct(**fields)
 
     @property

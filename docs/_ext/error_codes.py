@@ -212,6 +212,10 @@ CAUSES = {
         "podman-network",
     ): "Rootless Podman connects containers of its bridge networks only.",
     (
+        "not manually attachable",
+        "network-differs",
+    ): "An overlay network of that name was created without --attachable.",
+    (
         "already exists in network",
         "endpoint-left",
     ): "The container's endpoint of its last run is left: Docker 29 does that with several networks.",

@@ -28,6 +28,7 @@ SAID = {  # docker-py's and the engine's own words
     "No such image: nope/none:1": "ragops image",
     'plugin "nope" not found': 'driver = "bridge"',
     "This node is not a swarm manager.": "swarm init",
+    "rpc error: code = PermissionDenied desc = network x not manually attachable": "another name",
     "write /x: no space left on device": "docker system df",
     'Get "https://registry/v2/": dial tcp: lookup registry: no such host': "ragops image --build",
 }

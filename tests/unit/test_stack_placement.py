@@ -128,6 +128,11 @@ def test_down_leaves_the_configs_of_a_stack_with_a_longer_name(world):
     assert list(world.engine.swarm().configs) == [name]
 
 
+def test_both_networks_of_a_move_have_their_own_subnet():
+    stack = Stack(swarm=Swarm(), network={"subnet": "10.77.0.0/24"})
+    assert (stack.network.subnet, stack.shared_network.subnet) == ("10.77.0.0/24", None)
+
+
 def test_further_gateways_need_nodes():
     engine = FakeEngine()
     engine.join("a")
