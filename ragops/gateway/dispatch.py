@@ -124,6 +124,8 @@ class Dispatcher:
         self._look_up(job)
         if job.pending and self.queued >= QUEUE:
             return failure(503, "the queue is full")
+        if not self.jobs:  # an idle gateway has not looked at its replicas since
+            self._stranded = asyncio.get_running_loop().time()
         self.jobs.append(job)
         try:
             self.pump()

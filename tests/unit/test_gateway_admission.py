@@ -44,6 +44,18 @@ def test_a_request_to_a_gateway_that_has_just_started_waits_for_the_first_proof(
     asyncio.run(scenario())
 
 
+def test_a_request_after_an_idle_time_waits_for_a_replica_that_is_being_proved(tmp_path, monkeypatch):
+    async def scenario():
+        async with serving(tmp_path, Replica()) as client:
+            monkeypatch.setattr(dispatch, "GRACE_SECONDS", 2.0)
+            client.dispatcher._stranded -= 60.0
+            replica = client.pool.admitted[0]
+            client.pool.fail(replica, "TimeoutError")
+            assert (await client.rerank(documents=TEXTS)).status_code == 200
+
+    asyncio.run(scenario())
+
+
 def test_a_request_without_any_response_ends_after_a_multiple_of_its_expected_time(tmp_path, monkeypatch):
     monkeypatch.setattr(dispatch, "PROOF_TIMEOUT", 0.05)
     monkeypatch.setattr(dispatch, "LATE_SECONDS", 100.0)
