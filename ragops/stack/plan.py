@@ -507,11 +507,16 @@ class Remove(Action):
         deadline = time.monotonic() + _RELEASE
         while True:
             try:
-                return remove[self.kind](self.id)
+                remove[self.kind](self.id)
+                break
             except EngineError as error:
                 used = any(words in error.evidence for words in ("in use", "has active endpoints"))
                 if not (used and self.released) or time.monotonic() > deadline:
                     raise
+            time.sleep(1)
+        while self.kind == "network" and self.released and time.monotonic() < deadline:
+            if engine.network(self.name) is None:  # a node removes it after the manager
+                break
             time.sleep(1)
 
 

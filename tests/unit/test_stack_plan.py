@@ -700,3 +700,14 @@ def test_one_up_repairs_any_sequence_of_faults(faults):
     for name in (RERANKER, RAGFLOW):
         place = engine.container(name).endpoint(NET)
         assert (place.network_id, bool(place.address)) == (network.id, True)
+
+
+def test_a_network_of_a_swarm_is_gone_when_its_removal_ends(monkeypatch):
+    """A node removes it some time after the manager: a plan in between would remove it again."""
+    engine, network = mock.Mock(), mock.Mock()
+    engine.containers.return_value = []
+    engine.network.side_effect = [network, network, None]
+    monkeypatch.setattr("ragops.stack.plan.time.sleep", lambda _: None)
+    Remove("network", "ragflow-rerank-swarm", "n1", released=True).apply(engine)
+    assert engine.remove_network.mock_calls == [mock.call("n1")]
+    assert engine.network.call_count == 3
