@@ -35,11 +35,13 @@ CLIENT = f"{PROJECT}-ragflow-cpu-1"
 CACHE = "ragopstest-compiled"
 """The volume that is shared; it stays for the next run, until ``ragops down --all``."""
 
-ALONE = ("test_engine_contract", "test_doctor", "test_lasting", "test_benchmark", "test_tune")
+ALONE = (
+    *("test_engine_contract", "test_doctor", "test_lasting", "test_benchmark"),
+    *("test_swarm_faults", "test_swarm", "test_tune"),
+)
 """Modules whose tests compare all that the engine has before and after, then those that measure time."""
 LONG = (
-    *("test_swarm_faults", "test_qwen3_scores", "test_compose", "test_launch_failures", "test_faults"),
-    *("test_swarm", "test_tour", "test_lab"),
+    *("test_qwen3_scores", "test_compose", "test_launch_failures", "test_faults", "test_tour", "test_lab"),
     *("test_architectures", "test_int8", "test_gateway_faults", "test_replacement", "test_verify"),
     *("test_image", "test_stack", "test_other_machines", "test_gateway_stack", "test_scores"),
 )

@@ -72,9 +72,9 @@ def run(fleet: Any, load: Load, rate: float, fault: Fault) -> Row:
     others = {f"{one['state']} ({one['reason']})" for one in states if one["state"] != "admitted"}
     fault.end(fleet)
     ended = time.monotonic()
-    admitted = fleet.wait(fault.after, 90)
-    full = None
-    while full is None and time.monotonic() < ended + 60:
+    admitted = fleet.wait(fault.after, 240)  # Swarm waits a minute or more for a task that does not end
+    full, latest = None, max(ended + 60, admitted + 30)
+    while full is None and time.monotonic() < latest:
         time.sleep(0.1)
         full = load.full_speed(ended, FULL * rate * fault.after / 3)
     samples = load.between(begin, time.monotonic())

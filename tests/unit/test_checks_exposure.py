@@ -56,6 +56,15 @@ def test_own_address_and_published_ports_of_the_host_are_tried_without_dns(look,
     assert all(ip_address(target.rpartition(":")[0]) for target in asked)
 
 
+def test_an_address_that_is_open_for_a_moment_is_closed(fake):
+    """Docker lifts its rules for some milliseconds when it creates a network: what is open stays open."""
+    fake.add_container("reranker", network=NET)
+    address, results = inside(fake), [True, False]
+    fake.respond = lambda *_: ExecResult(0, json.dumps({address: results.pop(0)}), "")
+    outside, _ = verify.check_exposure(fake, [fake.container("reranker")], IMAGE)
+    assert (outside.status, results) == ("ok", [])
+
+
 def test_replicas_are_tried_too(look, fake):
     """They are published nowhere; their addresses are closed to others like the gateway's."""
     for name in ("reranker-1", "reranker-2"):
