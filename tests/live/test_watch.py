@@ -53,7 +53,7 @@ def watched(engine, image, client, tmp_path, monkeypatch, messages):
     deployment = dataclasses.replace(resolved, replicas=stubs)
     monkeypatch.setattr(Deployment, "resolve", lambda *_, **__: deployment)
     monkeypatch.setattr(
-        "ragops.checks.reference.approve", lambda *given: json.dumps(replicas.reference(identity=given[-1]))
+        "ragops.checks.reference.approve", lambda *given, **_: json.dumps(replicas.reference(identity=given[4]))
     )
     monkeypatch.setenv("DOCKER_HOST", engine.state().address)
     watcher = Watcher(lambda: STACK, Pace(probe=1.0, timeout=2.0, misses=2))
