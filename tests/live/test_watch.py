@@ -52,9 +52,8 @@ def watched(engine, image, client, tmp_path, monkeypatch, messages):
     resolved = Deployment.resolve(STACK, engine=engine.state())
     deployment = dataclasses.replace(resolved, replicas=stubs)
     monkeypatch.setattr(Deployment, "resolve", lambda *_, **__: deployment)
-    monkeypatch.setattr(
-        "ragops.checks.reference.approve", lambda *given, **_: json.dumps(replicas.reference(identity=given[4]))
-    )
+    approved = lambda *given, **_: json.dumps(replicas.reference(identity=given[4]))  # noqa: E731
+    monkeypatch.setattr("ragops.checks.reference.approve", approved)
     monkeypatch.setenv("DOCKER_HOST", engine.state().address)
     watcher = Watcher(lambda: STACK, Pace(probe=1.0, timeout=2.0, misses=2))
     thread = threading.Thread(target=watcher.run, daemon=True)
