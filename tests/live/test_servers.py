@@ -5,6 +5,7 @@ RAGFlow is the demo client; vLLM is the stub.
 
 import time
 from contextlib import ExitStack
+from ipaddress import ip_network
 from socket import socket
 
 import pytest
@@ -34,7 +35,9 @@ project = "{project}"
 @pytest.fixture(scope="module")
 def servers(engine):
     """Two right servers and one with wrong scores, by their address; ``close`` stops one."""
-    host = engine._client.api.inspect_network("bridge")["IPAM"]["Config"][0]["Gateway"]
+    # An engine that has just created its bridge has no Gateway in the record: the first address is it.
+    subnet = engine._client.api.inspect_network("bridge")["IPAM"]["Config"][0]["Subnet"]
+    host = str(next(ip_network(subnet).hosts()))
     opened = {}
     for scorer in ("healthy", "healthy", "shuffled"):
         listener = socket()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.swarm_fleet import CLIENT, NAME, ROOT, SwarmFleet, fleet
+from tests.support.swarm_fleet import CLIENT, ROOT, SwarmFleet, fleet
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +57,14 @@ class Story:
     def refused(self, name, *argv, **options):
         self.errors[name] = json.loads(self.stack.ragops(*argv, code=1, **options))
 
-    def step(self, name, *argv):
+    def step(self, name, nodes, *argv):
         begin = time.monotonic()
         self.stack.ragops(*argv)
         self.times[name] = (begin, time.monotonic())
         _log.info("%s: %.1f s", name, time.monotonic() - begin)
         self.states[name] = json.loads(self.stack.ragops("status"))
         self.pending[name] = json.loads(self.stack.ragops("plan"))
-        found = [node.name for node in self.stack.lab.nodes if node.containers(f"{NAME}-replicas.")]
-        self.nodes[name] = found
+        self.nodes[name] = self.stack.placed(nodes)
         time.sleep(1)
 
 
@@ -76,7 +75,7 @@ def story(engine, image):
         story = Story(stack)
         model = str(stack.folder / "model")
         _, worker, third = stack.lab.nodes
-        story.step("one", "up")
+        story.step("one", 0, "up")
         story.look()
         with stack.clients(2) as story.load:
             story.refused("no Swarm", "scale", "3", "--swarm")
@@ -86,22 +85,17 @@ def story(engine, image):
             third.output("mount", "-t", "tmpfs", "none", model)
             story.refused("no model", "scale", "3", "--swarm")
             third.output("umount", model)
-            story.step("three", "scale", "3", "--swarm")
+            story.step("three", 3, "scale", "3", "--swarm")
             story.text = stack.ragops("status", json=False)
             story.report = json.loads(stack.ragops("verify", "--no-budget"))
-            story.step("two", "scale", "2")
+            story.step("two", 2, "scale", "2")
             story.inspected = _inspected(stack)
             stack.write("[swarm]", "")
-            story.step("back", "up")
+            story.step("back", 0, "up")
         story.look()
         stack.ragops("down")
         story.swarm.append(stack.swarm())
-        story.left = {
-            node.name: [
-                one.name for one in node.client.containers.list(all=True) if one.name.startswith(NAME)
-            ]
-            for node in stack.lab.nodes
-        }
+        story.left = stack.left()
         yield story
 
 
@@ -178,10 +172,10 @@ def test_scaling_fails_no_request(story):
 
 
 def test_a_migration_fails_requests_only_while_the_gateway_is_replaced(story):
-    """Of two clients that send again after 0.05 s."""
     for name in ("three", "back"):
-        failed = [sample.failure for sample in story.load.between(*story.times[name]) if sample.failure]
-        assert len(failed) <= 4, (name, failed)
+        failed = [sample for sample in story.load.between(*story.times[name]) if sample.failure]
+        begins = [sample.begin for sample in failed]
+        assert max(begins, default=0) - min(begins, default=0) < 15, (name, failed)
 
 
 def test_down_leaves_the_swarm_as_it_was(story):

@@ -141,6 +141,32 @@ class SwarmFleet:
         found = self.node.client.api.tasks({"service": name, "desired-state": "running"})
         return sorted(found, key=lambda task: task.get("Slot", 0))
 
+    def placed(self, expected: int, seconds: float = 30) -> list[str]:
+        """Names of the nodes that run a replica, once so many do: a removed one ends its requests first."""
+        deadline = time.monotonic() + seconds
+        prefix = f"{load(self.file).replicas_alias}."
+        while True:
+            nodes = [node.name for node in self.lab.nodes if node.containers(prefix)]
+            if len(nodes) == expected or time.monotonic() > deadline:
+                return nodes
+            time.sleep(0.2)
+
+    def left(self, seconds: float = 30) -> dict[str, list[str]]:
+        """Containers of the stack by node, as soon as there are none: a worker removes its own afterwards."""
+        deadline = time.monotonic() + seconds
+        while True:
+            names = {
+                node.name: [
+                    container.name
+                    for container in node.client.containers.list(all=True)
+                    if container.name.startswith(NAME)
+                ]
+                for node in self.lab.nodes
+            }
+            if not any(names.values()) or time.monotonic() > deadline:
+                return names
+            time.sleep(0.2)
+
     def replica(self, node: Node) -> Any:
         """The container of a machine's replica."""
         (container,) = node.containers(f"{load(self.file).replicas_alias}.")
