@@ -13,6 +13,9 @@ import pytest
 
 from tests.support.chromium import open_chromium
 
+LEFT = "net::ERR_ABORTED"
+"""The reason of a request that was still running when its page was left."""
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -56,7 +59,8 @@ def chromium(address):  # the site is built before
 def open_tab(chromium, address):
     """Opens a page that lets nothing through but the site.
 
-    ``away`` has the addresses that were refused, ``broken`` missing files and errors of scripts.
+    ``away`` has the addresses that were refused, ``broken`` missing files, failed requests and
+    errors of scripts.
     """
 
     @contextmanager
@@ -70,8 +74,13 @@ def open_tab(chromium, address):
             tab.away.append(route.request.url)
             route.abort()
 
+        def note_failure(request):
+            if request.url.startswith(address) and request.failure != LEFT:
+                tab.broken.append(f"{request.url}: {request.failure}")
+
         context.route(re.compile(f"^(?!{re.escape(address)}|data:|blob:)"), refuse)
         tab.on("pageerror", lambda error: tab.broken.append(str(error)))
+        tab.on("requestfailed", note_failure)
         tab.on("response", lambda answer: tab.broken.append(answer.url) if answer.status >= 400 else None)
         yield tab
         context.close()

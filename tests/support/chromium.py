@@ -1,10 +1,16 @@
 """A real Chromium for tests/browser and tests/live/test_lab.py."""
 
+import shlex
 import shutil
+import sys
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
+
+from tests.support import undisturbed
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = (
@@ -15,11 +21,18 @@ SWITCHES = (
 
 @contextmanager
 def open_chromium():
-    """A running Chromium; while it is open, no other event loop may run in this thread."""
+    """A running Chromium; while it is open, no other event loop may run in this thread.
+
+    Changes of the machine's network interfaces abort none of its requests.
+    """
     path = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if path is None:
         pytest.fail("there is no Chromium: apt-get install chromium, or run make test as root on Debian")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=SWITCHES)
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "chromium"
+        command = shlex.join([sys.executable, undisturbed.__file__, path])
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        program.chmod(0o755)
+        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
         yield browser
         browser.close()
