@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,23 @@ if TYPE_CHECKING:
 
 PAGE = "errors.html"
 """Page of the documentation with an anchor for each error code."""
+
+
+@cache
+def _site() -> str:
+    """Address of the published documentation, as the package's metadata has it; empty without one."""
+    from importlib.metadata import PackageNotFoundError, metadata  # noqa: PLC0415 - only errors need it
+
+    try:
+        urls: list[str] = metadata("ragops-rerank").get_all("Project-URL") or []
+    except PackageNotFoundError:  # a checkout that is not installed
+        return ""
+    return dict(url.split(", ", 1) for url in urls).get("Documentation", "")
+
+
+def explanation(code: str) -> str:
+    """Where an error code is explained: on the published site, else in the terminal."""
+    return f"{_site().rstrip('/')}/{PAGE}#{code}" if _site() else f"ragops explain {code}"
 
 
 class RagopsError(Exception):
@@ -76,7 +94,7 @@ class RagopsError(Exception):
         """The message, the indented evidence, the documentation of the code, and the hint."""
         lines = [self.message]
         lines += [f"  {line}" for line in self.evidence.splitlines()]
-        lines.append(f"see: {PAGE}#{self.code}")
+        lines.append(f"see: {explanation(self.code)}")
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)

@@ -171,6 +171,7 @@ CODES = {
     "server-silent": Code("The server under load does not respond."),
     "not-published": Code("Programs on this host have no address of the reranker."),
     # RagopsError
+    "code-unknown": Code("``ragops explain`` has no such error code."),
     "extra-missing": Code("An optional library or program is not installed."),
     "wheel-missing": Code("pip could not download a package."),
     "notebook-failed": Code("A notebook ended with an error."),

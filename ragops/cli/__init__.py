@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ragops.cli import bench, compose, demo, stack
-from ragops.cli.output import GROUPS, SETUP, Call, run_verb, verb
+from ragops.cli import bench, compose, setup, stack
+from ragops.cli.output import GROUPS, SETUP, Call, run_verb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +35,7 @@ app = typer.Typer(
     invoke_without_command=True,
     epilog="Exit codes: 0 success, 1 a check or an action failed, 2 wrong usage, 3 changes pending.",
 )
-shells = typer.Typer()
-for verbs in (stack.app, compose.app, bench.app, demo.app, shells):
+for verbs in (stack.app, compose.app, bench.app, setup.app):
     app.add_typer(verbs)
 
 
@@ -83,18 +82,6 @@ def _next_step(call: Call) -> None:
 
     call.show(verbs.next_step(call.stack()))
     call.message("ragops --help lists all verbs")
-
-
-@verb(shells, SETUP, "ragops completion bash > ~/.local/share/bash-completion/completions/ragops")
-def completion(
-    call: Call,
-    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], typer.Argument(metavar="SHELL")],
-) -> None:
-    """Print a completion script: bash, zsh, fish or powershell."""
-    from typer.completion import get_completion_script  # type: ignore[attr-defined]
-
-    script = get_completion_script(prog_name="ragops", complete_var="_RAGOPS_COMPLETE", shell=shell)
-    call.show({"script": script}, script)
 
 
 COMMAND: Any = typer.main.get_command(app)

@@ -275,7 +275,7 @@ class TestPermission:
         state = engine.state()
         refused = self.ask(state.address)
         assert "Permission denied" in refused.stderr
-        assert "see: errors.html#engine-permission" in refused.stderr
+        assert "see: ragops explain engine-permission" in refused.stderr
         group = state.socket.stat().st_gid
         allowed = self.ask(state.address, group)
         assert allowed.stdout.strip() == state.api, allowed.stderr

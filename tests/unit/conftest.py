@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ragops import errors
 from ragops.reranker import host
 
 HOSTS = Path(__file__).parents[1] / "data" / "hosts"
@@ -19,6 +20,14 @@ def recorded_host():
         root = (HOSTS / "epyc-avx2",)
         for function in (host.read_host, host.read_quota):
             patch.setattr(function, "__defaults__", root)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unpublished():
+    """Errors name ``ragops explain``, whatever site the package's metadata has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(errors, "_site", lambda: "")
         yield
 
 

@@ -110,7 +110,7 @@ class TestWithoutAStack:
         assert (code, out) == (1, "")
         assert err.splitlines() == [
             "error: no reranker ragflow-vllm-reranker",
-            "see: errors.html#reranker-missing",
+            "see: ragops explain reranker-missing",
             "hint: ragops up",
         ]
 
@@ -256,7 +256,7 @@ class TestErrors:
         assert err.splitlines() == [
             "error: no Docker engine answers",
             "  a socket",
-            "see: errors.html#engine-silent",
+            "see: ragops explain engine-silent",
             "hint: start one",
         ]
 

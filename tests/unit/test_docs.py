@@ -95,15 +95,12 @@ def test_every_check_of_doctor_is_explained(built, here, fake, ragflow):
     assert [check.name for check in doctor.doctor(Stack(), fake).checks if check.name not in page] == []
 
 
-def test_every_error_code_is_an_anchor_that_the_printed_link_names(built):
+def test_every_error_code_is_an_anchor(built):
     page = (built / errors.PAGE).read_text()
     raised = {kind.code for kind in vars(errors).values() if is_error(kind)}
     messages = (*hints.ENGINE, *hints.STATES.values(), *hints.CONTAINER, *api.FAILURES)
     known = {hint.code for hint in messages}
     assert [code for code in raised | known if f'id="{code}"' not in page] == []
-    printed = str(errors.EngineError("x", code="port-taken")).splitlines()[1]
-    assert printed == "see: errors.html#port-taken"
-    assert 'id="port-taken"' in page
 
 
 def test_every_recorded_search_is_shown(built):

@@ -32,6 +32,12 @@ def index(monkeypatch):
 
 
 @pytest.fixture
+def examples(index):
+    """The calls that create errors."""
+    return importlib.import_module("error_examples")
+
+
+@pytest.fixture
 def codes(index):
     """The table of codes of that page."""
     return index.codes
@@ -39,11 +45,11 @@ def codes(index):
 
 def test_text_is_message_evidence_where_it_is_explained_and_hint():
     error = RagopsError("It broke", evidence="line 1\nline 2", hint="ragops up")
-    assert str(error) == "It broke\n  line 1\n  line 2\nsee: errors.html#failed\nhint: ragops up"
+    assert str(error) == "It broke\n  line 1\n  line 2\nsee: ragops explain failed\nhint: ragops up"
 
 
 def test_message_alone():
-    assert str(RagopsError("It broke")) == "It broke\nsee: errors.html#failed"
+    assert str(RagopsError("It broke")) == "It broke\nsee: ragops explain failed"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,7 +69,8 @@ def test_the_module_of_errors_imports_nothing_of_ragops():
         for node in ast.walk(ast.parse(inspect.getsource(errors)))
         if isinstance(node, ast.ImportFrom)
     }
-    assert names == {"__future__", "collections.abc", "contextlib", "pathlib", "typing"}
+    own = {"collections.abc", "contextlib", "functools", "importlib.metadata", "pathlib", "typing"}
+    assert names == own | {"__future__"}
 
 
 def test_each_class_says_what_is_wrong():
@@ -122,7 +129,7 @@ class TestCodes:
         with pytest.raises(EngineError) as caught:
             fake.start("one")
         assert (caught.value.code, caught.value.container) == ("port-taken", "one")
-        assert "\nsee: errors.html#port-taken\nhint: " in str(caught.value)
+        assert "\nsee: ragops explain port-taken\nhint: " in str(caught.value)
         assert plain(caught.value)["code"] == "port-taken"
 
     @pytest.mark.parametrize(
@@ -146,28 +153,28 @@ class TestCodes:
         assert cli.main(("verify", "--json")) == 1
         said = capsys.readouterr()
         assert json.loads(said.out)["code"] == "reranker-missing"
-        assert said.err.endswith("see: errors.html#reranker-missing\nhint: ragops up\n")
+        assert said.err.endswith("see: ragops explain reranker-missing\nhint: ragops up\n")
 
 
-def calls(index):
+def calls(examples):
     """Every call that creates an error."""
-    for module in index.modules().values():
-        yield from index._calls(module)
+    for module in examples.modules().values():
+        yield from examples.calls(module)
 
 
 class TestPlaces:
-    def test_every_place_that_makes_an_error_is_read(self, index):
+    def test_every_place_that_makes_an_error_is_read(self, examples):
         names = {kind.__name__ for kind in KINDS}
         made = set()
-        for file, module in index.modules().items():
+        for file, module in examples.modules().items():
             calls = (node for node in ast.walk(module) if isinstance(node, ast.Call))
             lines = (call.lineno for call in calls if ast.unparse(call.func).rpartition(".")[2] in names)
-            made |= {f"{file.relative_to(index.ROOT)}:{line}" for line in lines}
-        assert made - {one.place for one in index.places()} == set()
-        assert "the Docker engine could not ACTION" in {one.message for one in index.places()}
+            made |= {f"{file.relative_to(examples.ROOT)}:{line}" for line in lines}
+        assert made - {one.place for one in examples.places()} == set()
+        assert "the Docker engine could not ACTION" in {one.message for one in examples.places()}
 
-    def test_the_table_has_the_codes_that_are_raised(self, index, codes):
-        raised = {code for call in calls(index) for code in index.codes_of(call)}
+    def test_the_table_has_the_codes_that_are_raised(self, examples, codes):
+        raised = {code for call in calls(examples) for code in examples.codes_of(call)}
         assert raised - {*codes.CODES} == set()
         assert {*codes.CODES} - raised == set()
 
@@ -180,14 +187,14 @@ class TestPage:
         assert len(titles) == len(set(titles))
         assert {*codes.EXPLAINED} - {*titles} == set()
 
-    def test_every_code_that_is_raised_has_a_remedy(self, index, codes):
-        examples = index._by_code([*index.known(), *index.places()])
+    def test_every_code_that_is_raised_has_a_remedy(self, examples, codes):
+        grouped = examples.by_code([*examples.known(), *examples.places()])
         said = {kind.code for kind in KINDS} | {name for name, code in codes.CODES.items() if code.remedy}
-        assert [name for name, them in examples.items() if name not in said and not them[0].hint] == []
+        assert [name for name, them in grouped.items() if name not in said and not them[0].hint] == []
 
-    def test_examples_are_printed_errors(self, index):
-        example = next(example for example in index.places() if example.code == "network-missing")
+    def test_examples_are_printed_errors(self, examples):
+        example = next(example for example in examples.places() if example.code == "network-missing")
         lines = example.lines()
         assert "network NAME" in lines[0]
-        assert lines[1] == "see: errors.html#network-missing"
+        assert lines[1] == "see: ragops explain network-missing"
         assert lines[2].startswith("hint: ")

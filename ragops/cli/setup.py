@@ -1,8 +1,10 @@
-"""The verbs for machines without RAGFlow, and the one that opens the notebooks."""
+"""The verbs beside the stack: demo client, notebooks, explanations of errors, completion."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -57,7 +59,6 @@ def lab(
 ) -> None:
     """Open JupyterLab with the notebooks, on this machine only."""
     import importlib.util
-    import sys
 
     from ragops.configuration import configuration_file
 
@@ -94,3 +95,38 @@ def _notebooks(parent: Path) -> Path:
         )
     with resources.as_file(packaged) as folder:
         return Path(shutil.copytree(folder, parent / NOTEBOOKS[-1], dirs_exist_ok=True))
+
+
+@verb(app, SETUP, "ragops explain port-taken")
+def explain(
+    call: Call, code: Annotated[str, typer.Argument(metavar="CODE", help="As an error or --json names it.")]
+) -> None:
+    """Explain an error code: its meaning, what to do, and the errors that have it."""
+    from difflib import get_close_matches
+
+    folder = Path(ragops.__file__).parent / "data" / "explain"
+    source = folder if folder.exists() else Path(ragops.__file__).parents[1] / "docs" / "_ext"
+    sys.path.insert(0, str(source))  # the programs that write the pages of errors
+    codes, examples = (importlib.import_module(f"error_{name}") for name in ("codes", "examples"))
+    if code not in codes.EXPLAINED:
+        nearest = get_close_matches(code, codes.EXPLAINED, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "an error shows its code in the line see:"
+        raise ragops.RagopsError(f"there is no error code {code}", code="code-unknown", hint=hint)
+    entry, own = codes.EXPLAINED[code], code in codes.CODES
+    shown = examples.by_code([*examples.known(), *examples.places()])[code]
+    meaning, remedy = (text.replace("``", "") for text in (entry.meaning, entry.remedy if own else ""))
+    texts = ["\n".join(line for line in example.lines() if "see: " not in line) for example in shown]
+    record = {"code": code, "meaning": meaning, "remedy": remedy, "errors": texts}
+    call.show(record, "\n\n".join([f"{code}: {meaning}", *([f"Fix: {remedy}."] if remedy else []), *texts]))
+
+
+@verb(app, SETUP, "ragops completion bash > ~/.local/share/bash-completion/completions/ragops")
+def completion(
+    call: Call,
+    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], typer.Argument(metavar="SHELL")],
+) -> None:
+    """Print a completion script: bash, zsh, fish or powershell."""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+
+    script = get_completion_script(prog_name="ragops", complete_var="_RAGOPS_COMPLETE", shell=shell)
+    call.show({"script": script}, script)

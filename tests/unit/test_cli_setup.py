@@ -1,11 +1,14 @@
 """``ragops lab`` opens JupyterLab with the notebooks, on this machine only."""
 
+import json
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from ragops import cli
-from ragops.cli.demo import NOTEBOOKS
+from ragops import cli, errors
+from ragops.cli.setup import NOTEBOOKS
 
 
 @pytest.fixture
@@ -79,3 +82,55 @@ def test_the_configuration_of_the_environment_comes_before_that_of_the_folder(la
         (tmp_path / "work" / name).write_text("")
     monkeypatch.setenv("RAGOPS_STACK", "other.toml")
     assert lab()[2]["RAGOPS_STACK"] == str(tmp_path / "work" / "other.toml")
+
+
+class TestExplain:
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        [
+            ("port-taken", ("Another container publishes the port.", "port = false")),
+            (
+                "engine-refused",
+                ("Fix: look at the engine's log", "error: the Docker engine could not ACTION"),
+            ),
+            ("model-missing", ("hint: set model under [reranker]",)),
+        ],
+    )
+    def test_meaning_fix_and_the_errors(self, capsys, code, words):
+        assert cli.main(["explain", code]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"{code}: ")
+        assert [word for word in words if word not in text] == []
+
+    def test_as_json(self, capsys):
+        assert cli.main(["explain", "locked", "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["code"] == "locked"
+        assert record["errors"][0].startswith("error: ")
+
+    @pytest.mark.parametrize(
+        ("code", "hint"), [("port-takn", "did you mean port-taken?"), ("?", "an error shows its code")]
+    )
+    def test_unknown_code(self, capsys, code, hint):
+        assert cli.main(["explain", code]) == 1
+        assert f"hint: {hint}" in capsys.readouterr().err
+
+    def test_the_wheel_has_what_it_reads(self):
+        root = Path(__file__).parents[2]
+        project = tomllib.loads((root / "pyproject.toml").read_text())
+        included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+        assert all((root / path).exists() for path in included)
+        assert {"ragops/data/explain/error_codes.py", "ragops/data/explain/error_examples.py"} <= {
+            *included.values()
+        }
+
+    @pytest.mark.parametrize(
+        ("site", "place"),
+        [
+            ("", "ragops explain locked"),
+            ("https://example.org/ragops/", "https://example.org/ragops/errors.html#locked"),
+        ],
+    )
+    def test_errors_name_the_site_once_it_is_published(self, monkeypatch, site, place):
+        monkeypatch.setattr(errors, "_site", lambda: site)
+        assert f"see: {place}" in str(errors.LockedError("m")).splitlines()
