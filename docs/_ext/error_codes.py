@@ -228,6 +228,11 @@ CAUSES = {
     ("No such image", "image-missing"): "The Docker engine does not have the image.",
     ('plugin "', "driver-unknown"): "The Docker engine has no such network driver.",
     ("not a swarm manager", "swarm-missing"): "Overlay networks need Docker Swarm.",
+    (
+        "does not have a leader",
+        "swarm-leaderless",
+    ): "Most managers of the Swarm do not run, or can't be reached.",
+    ("code = DeadlineExceeded", "swarm-leaderless"): "The Swarm has just lost its leader, or elects one.",
     ("no space left on device", "disk-full"): "The disk of the Docker engine is full.",
     ("dial tcp", "registry-silent"): "The Docker engine can't reach the image registry.",
     ("SafetensorError", "model-incomplete"): "A file of weights is truncated, or not a safetensors file.",

@@ -22,7 +22,7 @@ from urllib.request import urlopen
 from ragops.checks import Check, Report, run_checks
 from ragops.configuration import Stack, home
 from ragops.docker import engine as docker_engine
-from ragops.docker import objects
+from ragops.docker import hints, objects
 from ragops.docker.engine import Engine, observe
 from ragops.docker.swarm import SwarmState
 from ragops.errors import ModelError, RagopsError
@@ -463,26 +463,32 @@ def check_swarm(stack: Stack, state: objects.EngineState, engine: Engine) -> Ite
     """Whether this engine can place replicas on the nodes of its Swarm; nothing where it is not to."""
     if stack.swarm is None and state.swarm == "inactive":
         return
-    title, daemon = "Swarm", "in /etc/docker/daemon.json, then restart Docker"
+    daemon, swarm = "in /etc/docker/daemon.json, then restart Docker", None
     if state.firewall.startswith("nftables"):
         detail = f"Docker {state.version} sets rules with nftables, with which it can be in no Swarm"
-        yield Check(title, "fail", detail, f'remove "firewall-backend": "nftables" {daemon}')
+        remedy = f'remove "firewall-backend": "nftables" {daemon}'
     elif state.live_restore:
-        detail = "live-restore is on: Docker then can be in no Swarm"
-        yield Check(title, "fail", detail, f'remove "live-restore": true {daemon}')
+        detail, remedy = (
+            "live-restore is on: Docker then can be in no Swarm",
+            f'remove "live-restore": true {daemon}',
+        )
     elif state.swarm == "worker":
+        detail = "this engine is a worker: only a manager places replicas"
         remedy = f"run ragops on a manager; or there: docker node promote {state.node}"
-        yield Check(title, "fail", "this engine is a worker: only a manager places replicas", remedy)
-    elif (swarm := engine.swarm()) is None:
-        commands = {"locked": "docker swarm unlock", "inactive": "docker swarm init"}
-        yield Check(
-            title, "fail", f"its membership is {state.swarm}", commands.get(state.swarm, "docker info")
+    elif (swarm := engine.swarm(needed=False)) is None and state.swarm == "manager":
+        detail, remedy = "its Swarm has no leader", hints.for_engine("does not have a leader").remedy
+    elif swarm is None:
+        detail = f"its membership is {state.swarm}"
+        remedy = {"locked": "docker swarm unlock", "inactive": "docker swarm init"}.get(
+            state.swarm, "docker info"
         )
     elif stack.swarm and stack.swarm.encrypted and _lacks("CONFIG_INET_ESP"):
-        detail = "the kernel has no IPsec: in an encrypted network nodes don't reach each other"
-        yield Check(title, "fail", detail, "encrypted = false under [swarm], or another kernel")
-    else:
+        swarm, detail = None, "the kernel has no IPsec: in an encrypted network nodes don't reach each other"
+        remedy = "encrypted = false under [swarm], or another kernel"
+    if swarm:
         yield from _nodes(swarm, state)
+    else:
+        yield Check("Swarm", "fail" if stack.swarm else "warn", detail, remedy)
 
 
 def _nodes(swarm: SwarmState, state: objects.EngineState) -> Iterator[Check]:

@@ -60,6 +60,7 @@ def node(folder: str, root: str = "/") -> None:
     """Print the node's record."""
     result = {"node": os.environ.get("RAGOPS_NODE", ""), "fingerprint": "", "error": ""}
     try:
+        Path(folder, "config.json").stat()  # else a missing folder would have the hash of no files
         result["fingerprint"] = fingerprint(Path(folder), sampled=True)
     except OSError as error:
         result["error"] = str(error)

@@ -214,8 +214,11 @@ class Engine:
             with contextlib.closing(self._client.api.events(decode=True, filters=filters)) as stream:
                 yield map(objects.EventState.from_api, stream)
 
-    def swarm(self) -> SwarmState | None:
-        """Nodes, and ragops' services, tasks and configs; None unless the engine manages a Swarm."""
+    def swarm(self, *, needed: bool = True) -> SwarmState | None:
+        """Nodes, and ragops' services, tasks and configs; None unless the engine manages a Swarm.
+
+        Where it is not ``needed``, also None while the Swarm has no leader.
+        """
         api, own = self._client.api, {"label": objects.LABEL}
         try:
             with _engine_errors("list the nodes of its Swarm"):
@@ -224,7 +227,8 @@ class Engine:
                 tasks = api.tasks(found) if services else ()
         except EngineError as error:
             podman = isinstance(error, NotFoundError) or "does not support service" in error.evidence
-            if podman or "not a swarm manager" in error.evidence:
+            missing = {"swarm-missing"} if needed else {"swarm-missing", "swarm-leaderless"}
+            if podman or error.code in missing:
                 return None
             raise
         return SwarmState(

@@ -193,6 +193,8 @@ class ServiceState:
     configs: tuple[str, ...]
     """Names of its configs."""
     constraints: tuple[str, ...]
+    networks: tuple[str, ...]
+    """Ids, or names, of those of its tasks."""
     labels: Mapping[str, str]
     update: str = ""
     """State of the last update, such as ``completed``, ``rollback_started``; empty before the first."""
@@ -215,6 +217,7 @@ class ServiceState:
             nodes=environment.get(NODES, ""),
             configs=tuple(config["ConfigName"] for config in container.get("Configs") or ()),
             constraints=tuple((task.get("Placement") or {}).get("Constraints") or ()),
+            networks=tuple(network["Target"] for network in task.get("Networks") or ()),
             labels=spec.get("Labels") or {},
             update=update.get("State", ""),
             message=update.get("Message", ""),

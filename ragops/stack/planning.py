@@ -5,7 +5,7 @@ RAGFlow's calls served: what is new starts first, then one container after anoth
 left over is removed at the end.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ragops.configuration import SharedNetwork, Stack
@@ -161,15 +161,25 @@ def _networks(stack: Stack, observed: objects.Observed) -> set[str]:
     return {stack.shared_network.name, *([other] if used else [])}
 
 
-def plan_purge(observed: objects.Observed, swarm: SwarmState | None = None) -> plan.Plan:
+def plan_purge(
+    observed: objects.Observed, swarm: SwarmState | None = None, stacks: Collection[str] = ()
+) -> plan.Plan:
     """The actions that remove every object with the ragops label, of all stacks and demos.
 
     Other containers are disconnected from these networks, running or stopped, so that they can start again.
+    Services in a Swarm are of ``stacks``, or of stacks with a container here: others are another manager's.
     """
     containers = [container for container in observed.containers if container.ours and container.role != TASK]
-    networks = [network for network in observed.networks if network.ours]
-    services = [plan.Remove("service", item.name, item.id) for item in (swarm.services if swarm else ())]
-    configs = [plan.Remove("config", *item) for item in (swarm.configs.items() if swarm else ())]
+    own = {*stacks, *(container.labels.get(objects.LABEL_STACK) for container in containers)}
+    present = swarm.services if swarm else ()
+    others = [service for service in present if service.labels.get(objects.LABEL_STACK) not in own]
+    used = {name for service in others for name in (*service.networks, *service.configs)}
+    networks = [
+        network for network in observed.networks if network.ours and not {network.id, network.name} & used
+    ]
+    services = [plan.Remove("service", item.name, item.id) for item in present if item not in others]
+    files = swarm.configs.items() if swarm else ()
+    configs = [plan.Remove("config", *file) for file in files if file[0] not in used]
     return _removal(observed, containers, networks, observed.volumes, (*services, *configs))
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,8 @@ _OWN = {"VLLM_CPU_OMP_THREADS_BIND", "TORCHINDUCTOR_COMPILE_THREADS"}
 _PROBE_SECONDS = 300.0
 _PLACE_SECONDS = 15.0
 """Until a task without a node is taken for one that gets none."""
+_PENDING_SECONDS = 60.0
+"""Until it is an error that no task has a node: one that ended may still have had the memory."""
 _ENDED = {"complete", "failed", "rejected", "shutdown", "orphaned", "remove"}
 _JOIN = "docker swarm init here; then on each other machine the command of: docker swarm join-token worker"
 
@@ -200,9 +203,8 @@ def services(
         *(ConfigFile(_prefix(stack, "template"), Path(m.source), m.target) for m in files),
     )
     spec = ServiceSpec(container, stack.reranker.replicas, nodes=json.dumps(table, sort_keys=True))
-    placed = PlaceService(
-        spec, configs, timeout, check=None if check.known else check, check_name=stack.derived_name("check")
-    )
+    due, name = None if check.known else check, stack.derived_name("check")
+    placed = PlaceService(spec, configs, timeout, check=due, check_name=name)
     further = stack.swarm.gateways - 1 if stack.swarm else 0
     if not (further and deployment.gateway):
         return (placed,)
@@ -217,7 +219,8 @@ def services(
     )
     target = f"{REFERENCE}/reference.json"
     fronts = ServiceSpec(gateway, further, constraints=(f"node.id!={node}",))
-    return (placed, PlaceService(fronts, (replace(reference_file, target=target),), timeout))
+    more = PlaceService(fronts, (replace(reference_file, target=target),), timeout)
+    return (replace(placed, gateways=(more,)), more)
 
 
 def _image(image: ImageState | None) -> str:
@@ -257,6 +260,8 @@ class PlaceService(plan.Action):
     """Of the scores; None where they are known."""
     check_name: str = ""
     """Name of the service for it."""
+    gateways: tuple["PlaceService", ...] = ()
+    """Services that get its reference as soon as there is a replica of the new model."""
 
     @property
     def spec(self) -> ServiceSpec:
@@ -279,15 +284,25 @@ class PlaceService(plan.Action):
         try:
             if check:
                 self._check_scores(engine, check)
-            self._place(engine)
+            self.place(engine)
+            self._remove_unused(engine)
         except LaunchError:
             if check:
                 check.store(stored)  # the gateway would reject the former tasks
             if check and former:
                 engine.change_service(former, replicas=former.replicas)
+                self._update_gateways(engine)
             raise
 
-    def _place(self, engine: Engine) -> None:
+    def _update_gateways(self, engine: Engine) -> None:
+        """Give further gateways the present reference, as far as they run; a failure is met again later."""
+        for gateway in self.gateways if self.check else ():
+            if _state(engine).service(gateway.placed.name):
+                with suppress(LaunchError):
+                    gateway.place(engine)
+
+    def place(self, engine: Engine) -> None:
+        """Create the service, or update it where it differs; without checking scores."""
         spec, swarm = self.spec, _state(engine)
         for config in self.files:
             if config.name not in swarm.configs:
@@ -300,7 +315,11 @@ class PlaceService(plan.Action):
             engine.update_service(service, spec, swarm.configs)
         if service is None or difference(service, spec):  # else its update is a former one
             self._settle(engine, spec)
-        used = {name for item in _state(engine).services for name in item.configs}
+
+    def _remove_unused(self, engine: Engine) -> None:
+        """Remove former files, which Swarm needs to undo an update."""
+        swarm = _state(engine)
+        used = {name for item in swarm.services for name in item.configs}
         prefixes = tuple(f"{file.prefix}-" for file in self.files)
         for name, number in swarm.configs.items():
             if name[:-12] in prefixes and name not in used:
@@ -327,15 +346,17 @@ class PlaceService(plan.Action):
             if running != shown:
                 shown = running
                 step(f"{spec.name}: {running} of {spec.replicas} tasks run")
+                if running and spec.name == self.placed.name:
+                    self._update_gateways(engine)  # before the last replica of the former model ends
             done = running + waiting == len(tasks) == spec.replicas and update in {"", "completed"}
             if done and (not waiting or (running and passed > _PLACE_SECONDS)):
                 return
             ended = [task for task in swarm.tasks if task.id not in former]
             failed = [task for task in ended if service and task.service == service.id]
             failed = [task for task in failed if task.config == spec.task_hash() and task.state in _ENDED]
-            if passed > self.timeout * max(1, spec.replicas) or (
-                len(failed) > 2 * spec.replicas and not update
-            ):
+            pending = waiting == spec.replicas and passed > _PENDING_SECONDS
+            ending = len(failed) > 2 * spec.replicas and not update
+            if pending or ending or passed > self.timeout * max(1, spec.replicas):
                 raise _failure(engine, swarm, spec, f"{spec.name}: {running} of {spec.replicas} tasks run")
             time.sleep(1)
 

@@ -396,7 +396,9 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
     observed = observe(engine)
     names = [member.name for member in observed.stack(stack.reranker.name)]
     names.sort(key=lambda name: (len(name), name))  # the gateway first, and the tenth replica last
-    services = [item.name for item in placing.Placement(stack, observed, engine.swarm(), "").present]
+    services = [
+        item.name for item in placing.Placement(stack, observed, engine.swarm(needed=False), "").present
+    ]
     if container not in {"", *names, *services} or not names:
         message = f"the stack has no container {container or stack.reranker.name}"
         hint = f"it has {', '.join(names)}" if names else "ragops up"
@@ -415,7 +417,7 @@ def down(stack: Stack, engine: Engine | None = None) -> plans.Plan:
     engine = Session.open(stack, engine).engine
     with lock((state := engine.state()).id, stack.reranker.name, unwatched=True):
         observed = observe(engine)
-        changes = plan_down(stack, observed, engine.swarm())
+        changes = plan_down(stack, observed, engine.swarm(needed=bool(stack.swarm)))
         plans.apply(changes, engine)
         shutil.rmtree(reference_folder(stack, state), ignore_errors=True)
     files = overrides.applied(observed.containers, stack.shared_network.name)
@@ -427,10 +429,12 @@ def purge(engine: Engine | None = None) -> plans.Plan:
     """Remove every stack, demo client and image that ragops created, built or pulled."""
     engine = Session.open(Stack(), engine).engine
     with lock((state := engine.state()).id):
-        changes = plan_purge(observe(engine), engine.swarm())
+        prefix = reference_folder(Stack(), state).name.partition("-")[0]
+        folders = list((home() / "gateway").glob(f"{prefix}-*"))  # of each stack of this engine
+        stacks = [folder.name.partition("-")[2] for folder in folders]
+        changes = plan_purge(observe(engine), engine.swarm(needed=False), stacks)
         plans.apply(changes, engine)
-        own = reference_folder(Stack(), state).name.partition("-")[0]
-        for folder in (home() / "gateway").glob(f"{own}-*"):
+        for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         notes = images.remove_recorded(engine, home())
     return plans.Plan(changes.actions, notes)
@@ -500,8 +504,8 @@ def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
         placing.manager(session)
     wanted = _wanted(deployment, states, session.state.node)
     network, closed = observed.network(stack.shared_network.name), options.closed(stack, session.state)
-    new, swarm = stack if network else closed, session.engine.swarm()
-    node = session.state.node
+    new, node = stack if network else closed, session.state.node
+    swarm = session.engine.swarm(needed=bool(stack.swarm))
     changes = plan_up(new, wanted, observed, 0, swarm, node)
     moves = placing.Placement(stack, observed, swarm, node, wanted.placed).moves
     if moves or any(isinstance(action, plans.ReplaceContainer) for action in changes.actions):

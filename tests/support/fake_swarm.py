@@ -31,6 +31,8 @@ class FakeSwarm:
         """State and message of the update that the service of that name gets next."""
         self.task_state = ("running", "")
         """State and error of a task that has a node."""
+        self.leaderless = False
+        """Whether fewer than half of the managers run."""
         self._services: dict[str, ServiceState] = {}
         self._tasks: list[TaskState] = []
         self._configs: dict[str, str] = {}
@@ -50,6 +52,10 @@ class FakeSwarm:
         for service in self._services.values():
             self._place(service)
 
+    def change_update(self, service: str, state: str) -> None:
+        """Set the state of a service's update."""
+        self._services[service] = replace(self._services[service], update=state)
+
     def change_task(self, service: str, slot: int, **fields: Any) -> None:
         """Set fields of a task."""
         own = self._services[service].id
@@ -58,10 +64,14 @@ class FakeSwarm:
             for task in self._tasks
         ]
 
-    def swarm(self) -> SwarmState | None:
+    def swarm(self, *, needed: bool = True) -> SwarmState | None:
         """None while there are no nodes."""
         if not self.nodes:
             return None
+        if self.leaderless:
+            if not needed:
+                return None
+            self._allow("list the nodes of its Swarm", "rpc error: desc = The swarm does not have a leader.")
         services = tuple(self._services.values())
         return SwarmState(tuple(self.nodes), services, tuple(self._tasks), dict(self._configs))
 
@@ -73,7 +83,7 @@ class FakeSwarm:
                 f"rpc error: code = AlreadyExists desc = name conflicts with an existing object: {spec.name}"
             )
             self._allow(what, message)
-        self._set(spec, configs, ServiceState(next(self._ids), 1, "", "", 0, "", (), (), {}))
+        self._set(spec, configs, ServiceState(next(self._ids), 1, "", "", 0, "", (), (), (), {}))
 
     def update_service(self, service: ServiceState, spec: ServiceSpec, configs: Mapping[str, str]) -> None:
         """Refuses a version that is not the last."""

@@ -708,6 +708,14 @@ class TestSwarm:
         assert detail in check.detail
         assert remedy in check.remedy
 
+    @pytest.mark.parametrize(("stack", "status"), [(Stack(), "warn"), (Stack(swarm=Swarm()), "fail")])
+    def test_a_swarm_without_a_leader(self, doctor, fake, stack, status):
+        fake.join("one", "two")
+        fake.leaderless = True
+        check = doctor(stack)["Swarm"]
+        assert (check.status, "leader" in check.detail) == (status, True)
+        assert "more than half" in check.remedy
+
     def test_nodes(self, doctor, fake, monkeypatch):
         fake.join("one", "two", "three")
         monkeypatch.setattr(checks, "_listens", lambda *_: True)

@@ -60,6 +60,12 @@ def test_a_model_that_cannot_be_read_is_an_error_of_the_record(tmp_path):
     assert record.error
 
 
+def test_a_folder_that_does_not_exist_has_no_fingerprint(tmp_path):
+    record = parse_probe(run("node", tmp_path / "model").stdout)
+    assert record.fingerprint == ""
+    assert "config.json" in record.error
+
+
 @pytest.mark.parametrize(
     "line",
     ["", "[]", "{}", '{"files": "!"}', '{"files": "eJyrVtLT0y/QL0gtKlGyUlCqBQAlTwTZ", "node": "a"}'],

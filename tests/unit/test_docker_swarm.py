@@ -207,17 +207,26 @@ def test_only_own_services_are_read():
         ("This node is not a swarm manager. Use", False),
         ("Podman does not support service: /v1.41/nodes", False),
         ("Not Found", False),  # also Podman
-        ("no leader", True),
+        ("rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that", True),
+        ("rpc error: code = DeadlineExceeded desc = context deadline exceeded", True),
     ],
 )
 def test_without_a_manager_there_is_no_swarm(message, raises):
     kind = docker.errors.NotFound if message == "Not Found" else docker.errors.APIError
     _, engine = connected(nodes=kind("503", explanation=message))
     if raises:
-        with pytest.raises(EngineError):
+        with pytest.raises(EngineError) as caught:
             engine.swarm()
+        assert caught.value.code == "swarm-leaderless"
     else:
         assert engine.swarm() is None
+    assert engine.swarm(needed=False) is None
+
+
+def test_another_error_of_the_engine_is_no_missing_swarm():
+    _, engine = connected(nodes=docker.errors.APIError("500", explanation="disk is full"))
+    with pytest.raises(EngineError):
+        engine.swarm(needed=False)
 
 
 class TestFakeSwarm:

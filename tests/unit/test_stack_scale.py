@@ -1,5 +1,7 @@
 """Replicas that Swarm places: plans keep RAGFlow served, interrupted ones are continued, nothing is left."""
 
+import contextlib
+import itertools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -25,6 +27,7 @@ from ragops.stack.plan import Remove, ReplaceContainer, ScoreCheck, apply
 from ragops.stack.planning import Wanted, plan_down, plan_purge, plan_up
 from ragops.stack.scale import ConfigFile, ExcludeNode, PlaceService
 from tests.support.fake_engine import FakeEngine, Stop, kill_at
+from tests.support.fake_swarm import NO_NODE
 
 LOCAL, PLACED = Stack(), Stack(swarm=Swarm())
 NAME, RAGFLOW, ALIAS = LOCAL.reranker.name, "docker-ragflow-cpu-1", LOCAL.replicas_alias
@@ -82,7 +85,8 @@ class World:
         if gateways > 1:
             front = replace(gateway, name=stack.derived_name("gateway"), aliases=(NAME,))
             spec = ServiceSpec(front, gateways - 1, constraints=(f"node.id!={self.engine.nodes[0].id}",))
-            placed.append(PlaceService(spec, (replace(config, target="/reference/reference.json"),), 600))
+            more = PlaceService(spec, (replace(config, target="/reference/reference.json"),), 600)
+            placed = [replace(placed[0], gateways=(more,)), more]
         return Wanted((), gateway, None, tuple(placed))
 
     def plan(self, stack, free=64 * GIB, **options):
@@ -198,6 +202,37 @@ class TestUp:
         (after,) = world.engine.swarm().configs
         assert before != after
         assert world.plan(PLACED, model="2").empty
+
+    @pytest.mark.parametrize(("end", "reference"), [("completed", "2"), ("rollback_completed", "1")])
+    def test_further_gateways_get_the_reference_of_the_first_new_replica(self, world, end, reference):
+        world.up(PLACED, gateways=2)
+        world.engine.updates[ALIAS] = ("updating", "")
+        during = []
+
+        def sleep(_):
+            if world.engine.swarm().service(ALIAS).update == "updating":
+                during.append(self._reference(world))
+                world.engine.change_update(ALIAS, end)
+
+        ends = pytest.raises(LaunchError) if end.startswith("rollback") else contextlib.nullcontext()
+        with mock.patch("time.sleep", sleep), ends:
+            world.up(PLACED, gateways=2, model="2")
+        assert during == ["2"]
+        assert self._reference(world) == reference
+
+    @staticmethod
+    def _reference(world):
+        (config,) = world.engine.swarm().service(PLACED.derived_name("gateway")).configs
+        return json.loads(world.engine.config_data[config])["id"]
+
+    def test_tasks_without_a_node_are_an_error_within_minutes(self, world):
+        for node in "abc":
+            world.engine.change_node(node, availability="drain")
+        clock = itertools.count()
+        with mock.patch("time.monotonic", side_effect=clock), pytest.raises(LaunchError) as caught:
+            world.up(PLACED, count=3)
+        assert NO_NODE in caught.value.evidence
+        assert next(clock) < 300
 
     def test_a_check_without_memory_stops_one_replica(self, world):
         world.up(PLACED, count=3)
@@ -427,3 +462,13 @@ class TestStatus:
         world.up(PLACED, gateways=2)
         apply(plan_purge(observe(world.engine), world.engine.swarm()), world.engine)
         assert world.engine.swarm() == world.bare
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_purge_leaves_the_services_of_another_manager(self, world, known):
+        world.up(PLACED, gateways=2)
+        world.engine.remove_container(NAME)
+        before = world.engine.swarm()
+        stacks = [NAME] if known else []
+        apply(plan_purge(observe(world.engine), before, stacks), world.engine)
+        assert world.engine.swarm() == (world.bare if known else before)
+        assert bool(observe(world.engine).network(PLACED.overlay)) is not known
