@@ -41,6 +41,7 @@ extensions = [
     "generated",
     "forms",
     "pictures",
+    "cards",
     "error_index",
     "releases",
     "durability",
@@ -92,7 +93,8 @@ html_css_files = ["ragops.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_domain_indices = False
-html_sidebars = {"index": [], "performance": [], "troubleshooting": []}
+html_sidebars = {"index": [], "troubleshooting": []}
+html_search_scorer = "_ext/scorer.js"
 html_context = {"default_mode": "auto", "run_name": Path(RUN).name}
 html_theme_options = {
     "show_toc_level": 2,

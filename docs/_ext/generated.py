@@ -130,6 +130,26 @@ def reranker(part: str) -> Iterator[str]:
         yield from [f"``{option}``", *indented(inline(row.why)), ""]
 
 
+def needs() -> Iterator[str]:
+    """The memory that ragops reserves for Qwen3-Reranker-0.6B, by its parts."""
+    stack = Stack()
+    size = sizing.size(stack, MODEL, HOST)
+    parts = {
+        "weights": size.memory.weights,
+        "key-value cache": size.memory.kv_cache,
+        "activations": size.memory.activations,
+        "processes": size.memory.processes,
+    }
+    total = sum(parts.values())
+    listed = ", ".join(f"{value / GIB:.1f} GiB for {name}" for name, value in parts.items())
+    yield (
+        f"For Qwen3-Reranker-0.6B in {size.dtype} ragops computes {total / GIB:.1f} GiB for each replica: "
+        f"{listed}. The container's limit is {size.memory_limit / GIB:.1f} GiB: the rest is for the page "
+        "cache. These are the values of ``ragops plan``, computed and not measured. :doc:`gateway` has the "
+        "limit of the gateway."
+    )
+
+
 def compose_faults() -> Iterator[str]:
     """The faults of Compose files that ragops detects."""
     yield from [
@@ -292,6 +312,7 @@ RUN_PARTS = {
     "report": run_report,
 }
 PARTS = {
+    "needs": needs,
     "faults": compose_faults,
     "vllm-releases": vllm_releases,
     "settings": settings,

@@ -50,7 +50,7 @@ def test_every_code_block_has_a_tested_language():
 
 
 def test_every_command_line_has_a_tested_command():
-    command = r"\$ (\w+=\S+ )?(ragops|make|docker|pip|python3?|kubectl) "
+    command = r"\$ (export \w+=\S+$|(\w+=\S+ )?(ragops|make|docker|pip|python3?|kubectl) )"
     for page, text in blocks("console"):
         for line in text.replace(" \\\n", " ").strip().splitlines():
             assert re.match(command, line), f"{page}: {line}"

@@ -181,11 +181,15 @@ class TestPlaces:
 
 class TestPage:
     def test_every_code_is_a_title_once(self, index, codes):
-        lines = list(index.page())
+        lines = [line for name in index.PAGES for line in index.page(name)]
         ends = (line for line, below in pairwise(lines) if below.startswith("~~"))
         titles = [line.strip("`") for line in ends]
         assert len(titles) == len(set(titles))
         assert {*codes.EXPLAINED} - {*titles} == set()
+
+    def test_every_code_is_an_anchor_of_the_index_once(self, index, codes):
+        anchors = re.findall(r"\* - _`([\w-]+)`", "\n".join(index.index()))
+        assert sorted(anchors) == sorted(codes.EXPLAINED)
 
     def test_every_code_that_is_raised_has_a_remedy(self, examples, codes):
         grouped = examples.by_code([*examples.known(), *examples.places()])
