@@ -110,7 +110,7 @@ def cores(record: dict[str, Any]) -> Iterator[str]:
     yield from fields(
         ("substitute model", f"{origin['model']}: {origin['model_is_stand_in']}"),
         ("workload", record["workload"]),
-        ("vLLM", origin["vllm"]),
+        *((("vLLM", origin["vllm"]),) if origin["vllm"] else ()),
     )
 
 
