@@ -94,7 +94,7 @@ html_show_sourcelink = False
 html_copy_source = False
 html_domain_indices = False
 html_sidebars = {"index": [], "troubleshooting": []}
-html_search_scorer = "_ext/scorer.js"
+html_search_scorer = str(HERE / "_ext" / "scorer.js")
 html_context = {"default_mode": "auto", "run_name": Path(RUN).name}
 html_theme_options = {
     "show_toc_level": 2,
