@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         StackError,
     )
     from ragops.ragflow.api import Secret
+    from ragops.reranker.estimate import Estimate, estimate
     from ragops.stack.plan import Plan
     from ragops.stack.registration import Registration, register, unregister
     from ragops.stack.verbs import (
@@ -63,6 +64,7 @@ __all__ = [
     "ComposeError",
     "Engine",
     "EngineError",
+    "Estimate",
     "ImageError",
     "InUseError",
     "LaunchError",
@@ -87,6 +89,7 @@ __all__ = [
     "disconnect",
     "doctor",
     "down",
+    "estimate",
     "load_run",
     "load_stack",
     "max_words",
@@ -114,6 +117,7 @@ _MODULES = {
     "errors": "BenchError ComposeError EngineError ImageError InUseError LaunchError LockedError ModelError "
     "NotFoundError RagflowError RagopsError StackError",
     "ragflow.api": "Secret",
+    "reranker.estimate": "Estimate estimate",
     "stack.plan": "Plan",
     "stack.registration": "Registration register unregister",
     "stack.verbs": "Status connect disconnect down override plan scale status up verify",

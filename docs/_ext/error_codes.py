@@ -58,6 +58,9 @@ CODES = {
     "port-exposed": Code(
         "The port would be open to other machines, and a published port passes the host's firewall."
     ),
+    "estimate-unknown": Code(
+        "No recorded machine has the instructions of this one, so nothing is estimated."
+    ),
     "cores-missing": Code("The CPU list is not valid, or names CPUs that this process may not use."),
     "replicas-many": Code("There are more replicas than cores."),
     "nodes-few": Code("There are more replicas than nodes in the Swarm: each has one at most."),

@@ -5,7 +5,6 @@
 describes machine, image and model, and :func:`gemm_peak` measures the matrix multiplication limit before.
 """
 
-import json
 import os
 import platform
 import re
@@ -16,39 +15,34 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 
 from ragops.bench import run
-from ragops.bench.records import CPU_FEATURES, Gemm, GemmPeak, Provenance, Sample, instruction_set, load_run
+from ragops.bench.records import Gemm, GemmPeak, Provenance, Sample, load_run
 from ragops.bench.run import BenchmarkConfig
 from ragops.bench.wire import NO_KEY, Server
 from ragops.bench.workload import Workload
 from ragops.checks.traffic import words_for_context
 from ragops.configuration import Stack
 from ragops.data.task import fingerprint
-from ragops.docker.engine import Engine, sidecar
+from ragops.docker.engine import Engine
 from ragops.docker.objects import ContainerSpec, ContainerState
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
 from ragops.ragflow import discovery
 from ragops.ragflow.api import Secret
+from ragops.reranker import estimate
 from ragops.reranker import host as hosts
 from ragops.reranker import model as models
 from ragops.reranker.gateway import read_key
-from ragops.reranker.host import Host
-from ragops.reranker.model import Model
+from ragops.reranker.host import CPU_FEATURES, Host
 from ragops.session import Deployment, Session
 
 BY_URL = "host, by address"
 """Location of the client in a run against the URL of any server."""
 
-GEMM = {"dtypes": ("float32", "bfloat16", "int8"), "seconds": 3.0, "tokens": 2048}
-"""What :func:`gemm_peak` measures; seconds for each data type, rows of the left matrix (a step of vLLM)."""
-
-_GATED = ("qwen", "llama", "mistral", "gemma", "modernbert")
 _METRIC = re.compile(r"^([a-z_:]+)(?:\{([^}]*)\})? ([-+0-9.e]+)$", re.MULTILINE)
 _METRICS = {
     "vllm:num_requests_running": "running",
@@ -310,8 +304,7 @@ def machine_name(host: Host) -> str:
     """Processor, instruction set and number of CPUs, such as ``amd-epyc-avx512bf16-2cpu``; no host name."""
     words = re.findall(r"[a-z0-9]+", host.cpu_model.lower())
     words = [word for word in words if word not in _CPU_MODEL_FILLERS]
-    instructions = instruction_set(host.features)
-    return "-".join(filter(None, (*words[:3], instructions, f"{len(host.cpus)}cpu")))
+    return "-".join(filter(None, (*words[:3], host.instruction_set, f"{len(host.cpus)}cpu")))
 
 
 def git_state(package: Path) -> tuple[str, bool | None]:
@@ -341,42 +334,12 @@ def gemm_peak(deployment: Deployment, engine: Engine, image: str) -> GemmPeak:
     fails.
     """
     served, threads = deployment.sizing.arithmetic, sum(len(sizing.compute) for sizing in deployment.sizings)
-    program = (resources.files("ragops.data") / "gemm.py").read_text()
+    cpus = ",".join(replica.cpuset_cpus for replica in deployment.replicas)
     try:
-        shapes = layer_shapes(deployment.model)
-        order = {"threads": threads, "shapes": shapes, **GEMM}
-        stdin = json.dumps(order)
-        cpus = ",".join(replica.cpuset_cpus for replica in deployment.replicas)
-        with sidecar(engine, "none", image, cpus=cpus, memory=4 << 30) as container:
-            output = engine.execute(container, ("python3", "-c", program), stdin=stdin, timeout=180.0)
-        gemms = json.loads(output.stdout)["gemms"]
-    except (RagopsError, json.JSONDecodeError) as error:
-        reason = error.message if isinstance(error, RagopsError) else (output.stderr or output.stdout)[-600:]
+        shape = deployment.model.shape
+        gemms = estimate.probe(engine, image, shape, cpus=cpus, threads=threads)
+    except RagopsError as error:
+        reason = error.evidence or error.message
         return GemmPeak(served, 0.0, threads, (Gemm(served, None, reason),))
     rows = (Gemm(dtype, row.get("tflops"), row.get("error", "")) for dtype, row in gemms.items())
-    return GemmPeak(served, flop_per_token(shapes), threads, tuple(rows))
-
-
-def layer_shapes(model: Model) -> tuple[tuple[int, int, int], ...]:
-    """The linear layers of a model: query with key and value, output, up (with its gate), down.
-
-    Of each the rows and columns of the weight, and its count in the model.
-    """
-    config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
-    heads, sizes = config.get("num_attention_heads"), model.shape
-    if not isinstance(heads, int) or not all((sizes.hidden, sizes.intermediate, sizes.layers)):
-        hint = "config.json names heads, hidden size and layers in the folders that vLLM serves"
-        raise BenchError(f"the shape of {model.name} is unknown", code="limit-unknown", hint=hint)
-    queries, keys = heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    gates = 2 if str(config.get("model_type", "")).startswith(_GATED) else 1
-    return (
-        (sizes.hidden, queries + 2 * keys, sizes.layers),
-        (queries, sizes.hidden, sizes.layers),
-        (sizes.hidden, gates * sizes.intermediate, sizes.layers),
-        (sizes.intermediate, sizes.hidden, sizes.layers),
-    )
-
-
-def flop_per_token(shapes: tuple[tuple[int, int, int], ...]) -> float:
-    """Multiplications and additions of the linear layers for one token, without attention."""
-    return float(sum(2 * rows * columns * count for rows, columns, count in shapes))
+    return GemmPeak(served, shape.flop_per_token, threads, tuple(rows))

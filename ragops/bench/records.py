@@ -10,7 +10,6 @@ import fcntl
 import os
 import random
 from collections import Counter
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +20,7 @@ from typing import IO, Literal, Self, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ragops.errors import BenchError, file_errors, read_text, reason
+from ragops.reranker.host import instruction_set
 
 Kind = Literal["closed", "poisson", "constant", "burst"]
 Phase = Literal["warmup", "measure"]
@@ -104,26 +104,6 @@ def trial_order(levels: tuple[LoadLevel, ...], repeats: int, seed: int) -> list[
     generator = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
     orders = [generator.sample(levels, len(levels)) for _ in range(repeats)]
     return [(level, repeat) for repeat, order in enumerate(orders) for level in order]
-
-
-INSTRUCTION_SETS = {
-    "amx_bf16": "amx",
-    "avx512_bf16": "avx512bf16",
-    "avx512_vnni": "avx512vnni",
-    "avx512f": "avx512",
-    "avx2": "avx2",
-    "i8mm": "i8mm",
-    "bf16": "bf16",
-    "asimd": "neon",
-}
-"""CPU feature by which vLLM selects its kernels, fastest first, and its part of a machine's label."""
-CPU_FEATURES = {*INSTRUCTION_SETS, "avx512_fp16", "amx_int8"}
-"""Recorded CPU features."""
-
-
-def instruction_set(features: Collection[str]) -> str:
-    """Such as ``amx``; empty when no feature is known."""
-    return next((name for feature, name in INSTRUCTION_SETS.items() if feature in features), "")
 
 
 @dataclass(frozen=True)

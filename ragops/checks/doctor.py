@@ -30,6 +30,7 @@ from ragops.ragflow import discovery, releases
 from ragops.reranker import files, gateway, int8, options, sizing
 from ragops.reranker import image as images
 from ragops.reranker import model as models
+from ragops.reranker.estimate import estimate
 from ragops.reranker.host import Host, format_cpu_list, read_host, read_quota
 from ragops.reranker.model import Model
 from ragops.reranker.sizing import GIB
@@ -97,6 +98,7 @@ def doctor(stack: Stack, engine: Engine | None = None) -> Report:
             )
         ),
         ("model", lambda: check_model(stack, host.unlimited if stack.servers else host, reranker)),
+        *(() if stack.servers else (("estimate", lambda: _estimate(stack, host)),)),
     )
     return Report("doctor", (*host_checks, *checks))
 
@@ -214,6 +216,18 @@ def _model(model: Model, host: Host) -> Check:
     if model.substitute:
         return Check("model", "warn", f"{detail}: {model.substitute}", "scores mean nothing here")
     return Check("model", "ok", detail)
+
+
+def _estimate(stack: Stack, host: Host) -> Check:
+    """Whether RAGFlow's usual request ends in time, from recorded runs."""
+    try:
+        estimated = estimate(stack, host=host)
+    except RagopsError as error:
+        return Check("estimate", "skip", error.short)
+    if estimated.usual.fits:
+        return Check("estimate", "ok", estimated.headline)
+    remedy = "ragops estimate shows what would make it faster, and measures where the image exists"
+    return Check("estimate", "warn", estimated.headline, remedy)
 
 
 def check_files(folder: Path) -> Check:

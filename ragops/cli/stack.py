@@ -1,6 +1,7 @@
 """The verbs that set up the stack, show it, verify it, register it in RAGFlow, watch it and remove it."""
 
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +31,20 @@ def doctor(call: Call) -> int:
     report = ragops.doctor(call.stack())
     call.show(report)
     return OK if report.ok else FAILED
+
+
+@verb(app, START, "RAGOPS_MODEL_DIR=Qwen/Qwen3-Reranker-0.6B ragops estimate")
+def estimate(
+    call: Call,
+    no_probe: Annotated[
+        bool, flag("--no-probe", "Do not measure matrix multiplication in the image (ten seconds).")
+    ] = False,
+) -> None:
+    """Estimate how long RAGFlow's requests take on this machine; nothing has to be installed."""
+    engine = None
+    with suppress(ragops.EngineError):
+        engine = None if no_probe else call.engine()
+    call.show(ragops.estimate(call.stack(), engine))
 
 
 @verb(app, START, "ragops plan --json")

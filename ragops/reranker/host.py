@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,20 @@ BF16_FEATURES = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 
 INT8_FEATURES = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 """Instructions that sum products of int8 in 32 bits (the last two are Arm's)."""
+
+INSTRUCTION_SETS = {
+    "amx_bf16": "amx",
+    "avx512_bf16": "avx512bf16",
+    "avx512_vnni": "avx512vnni",
+    "avx512f": "avx512",
+    "avx2": "avx2",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+    "asimd": "neon",
+}
+"""CPU feature by which vLLM selects its kernels, fastest first, and its part of a machine's label."""
+CPU_FEATURES = {*INSTRUCTION_SETS, "avx512_fp16", "amx_int8"}
+"""Recorded CPU features."""
 
 _NO_LIMIT = 1 << 62
 """cgroup v1 says "no memory limit" with a number just below 2^63."""
@@ -85,6 +99,11 @@ class Host:
         return bool(self.features & INT8_FEATURES)
 
     @property
+    def instruction_set(self) -> str:
+        """That of vLLM's fastest kernels here, such as ``amx``; empty when no feature is known."""
+        return instruction_set(self.features)
+
+    @property
     def note(self) -> str:
         """How this process is limited where containers are not; empty where it has the whole machine."""
         parts, machine = [], {core.cpu for core in self.cpus}
@@ -117,6 +136,11 @@ class NodeRecord:
     fingerprint: str
     """Of the model folder; empty with an ``error``."""
     error: str = ""
+
+
+def instruction_set(features: Collection[str]) -> str:
+    """Such as ``amx``; empty when no feature is known."""
+    return next((name for feature, name in INSTRUCTION_SETS.items() if feature in features), "")
 
 
 def parse_probe(line: str) -> NodeRecord:

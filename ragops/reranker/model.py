@@ -15,7 +15,7 @@ from typing import Any
 from ragops.configuration import SUBSTITUTE, Kind, Stack, home
 from ragops.data.task import fingerprint
 from ragops.docker.objects import UNPRIVILEGED
-from ragops.errors import ModelError, file_errors
+from ragops.errors import BenchError, ModelError, file_errors
 from ragops.reranker import architectures
 from ragops.reranker.architectures import Architecture
 from ragops.reranker.files import MINILM, bundled_minilm, lfs_pointers, tensors
@@ -28,6 +28,7 @@ SET_MODEL = f"set model under [reranker], or RAGOPS_MODEL_DIR=FOLDER; a trial: R
 
 _ENCODERS = {"BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel", "ModernBertModel"}
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+_GATED = ("qwen", "llama", "mistral", "gemma", "modernbert")
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -41,6 +42,33 @@ class Shape:
     kv_heads: int
     head_dim: int
     vocabulary: int
+    heads: int = 0
+    """Of the queries; 0 where the configuration does not say."""
+    gates: int = 1
+    """Matrices before the activation: 2 in models with a gate."""
+
+    @property
+    def linear_layers(self) -> tuple[tuple[int, int, int], ...]:
+        """Query with key and value, output, up (with its gate), down: rows, columns and count of each.
+
+        Raises:
+            BenchError: The shape is not known.
+        """
+        if not all((self.heads, self.hidden, self.intermediate, self.layers)):
+            hint = "config.json names heads, hidden size and layers in the folders that vLLM serves"
+            raise BenchError("the shape of the model is unknown", code="limit-unknown", hint=hint)
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return (
+            (self.hidden, queries + 2 * keys, self.layers),
+            (queries, self.hidden, self.layers),
+            (self.hidden, self.gates * self.intermediate, self.layers),
+            (self.intermediate, self.hidden, self.layers),
+        )
+
+    @property
+    def flop_per_token(self) -> float:
+        """Multiplications and additions of the linear layers for one token, without attention."""
+        return float(sum(2 * rows * columns * count for rows, columns, count in self.linear_layers))
 
 
 @dataclass(frozen=True)
@@ -409,14 +437,16 @@ def _max_tokens(folder: Path, config: dict[str, Any]) -> int:
 
 def _shape(config: dict[str, Any]) -> Shape:
     hidden = int(config.get("hidden_size") or 0)
-    heads = int(config.get("num_attention_heads") or 1)
+    heads = int(config.get("num_attention_heads") or 0)
     return Shape(
         layers=int(config.get("num_hidden_layers") or 0),
         hidden=hidden,
         intermediate=int(config.get("intermediate_size") or 4 * hidden),
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or hidden // heads),
+        kv_heads=int(config.get("num_key_value_heads") or heads or 1),
+        head_dim=int(config.get("head_dim") or hidden // (heads or 1)),
         vocabulary=int(config.get("vocab_size") or 0),
+        heads=heads,
+        gates=2 if str(config.get("model_type", "")).startswith(_GATED) else 1,
     )
 
 

@@ -9,12 +9,13 @@ import httpx
 import pytest
 
 from ragops.bench import measure
-from ragops.bench.measure import Sampler, git_state, layer_shapes, machine_cpu, machine_name, parse_metrics
+from ragops.bench.measure import Sampler, git_state, machine_cpu, machine_name, parse_metrics
 from ragops.bench.records import load_run
 from ragops.configuration import Gateway, Reranker, Stack
 from ragops.docker.objects import ExecResult
 from ragops.errors import BenchError, NotFoundError
 from ragops.reranker import model as models
+from ragops.reranker.host import Core, Host
 from ragops.session import Session
 from tests.support.stub import Behaviour, StubReranker
 
@@ -119,7 +120,7 @@ def test_git_state_without_git_or_with_one_that_hangs(repository, monkeypatch):
     ],
 )
 def test_label_of_a_machine_has_its_instruction_set(cpu_model, features, label):
-    assert machine_name(SimpleNamespace(cpu_model=cpu_model, features=features, cpus=(0, 1))) == label
+    assert machine_name(Host(cpu_model, frozenset(features), (Core(0, 0), Core(1, 1)), (), 0)) == label
 
 
 def test_recorded_runs_with_the_former_label_have_an_instruction_set():
@@ -206,18 +207,18 @@ def qwen3(model_folder):
 
 
 def test_shapes_are_those_of_the_model(qwen3):
-    assert layer_shapes(qwen3) == (
+    assert qwen3.shape.linear_layers == (
         (1024, 2048 + 2 * 1024, 28),
         (2048, 1024, 28),
         (1024, 2 * 3072, 28),
         (3072, 1024, 28),
     )
-    assert measure.flop_per_token(layer_shapes(qwen3)) == pytest.approx(2 * 440.4e6, rel=0.001)
+    assert qwen3.shape.flop_per_token == pytest.approx(2 * 440.4e6, rel=0.001)
 
 
 def test_an_encoder_has_no_gate(model_folder):
     model = models.describe(model_folder)
-    assert layer_shapes(model) == ((64, 192, 2), (64, 64, 2), (64, 256, 2), (256, 64, 2))
+    assert model.shape.linear_layers == ((64, 192, 2), (64, 64, 2), (64, 256, 2), (256, 64, 2))
 
 
 def deployment(model):
@@ -241,7 +242,7 @@ def test_gemm_peak_is_measured_on_the_rerankers_cpus_in_a_temporary_container(fa
     assert (spec.cpuset_cpus, spec.network, spec.role) == ("1-2,3", "none", "probe")
     assert argv[:2] == ("python3", "-c")
     assert order["threads"] == peak.threads == 3
-    assert [tuple(shape) for shape in order["shapes"]] == list(layer_shapes(qwen3))
+    assert [tuple(shape) for shape in order["shapes"]] == list(qwen3.shape.linear_layers)
     assert peak.tokens_per_s == pytest.approx(2.6e12 / 0.8808e9, rel=0.001)
     assert vars(peak.gemms[2]) == {"dtype": "int8", "tflops": None, "error": "no kernel"}
     assert fake.containers() == ()
@@ -257,9 +258,8 @@ def test_an_image_without_torch(fake, qwen3):
 
 
 def test_a_model_without_a_number_of_heads(model_folder):
-    model = models.describe(model_folder)
     config = json.loads((model_folder / "config.json").read_text())
     del config["num_attention_heads"]
     (model_folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BenchError, match="shape"):
-        layer_shapes(model)
+        assert models.describe(model_folder).shape.linear_layers
