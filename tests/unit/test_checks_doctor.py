@@ -69,7 +69,7 @@ def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
     monkeypatch.setattr(checks, "read_quota", lambda _: None)
     seen = doctor()
     assert list(seen) == [
-        "architecture", "CPU instructions", "cores", "CPU quota", "model", "model files", "memory",
+        "architecture", "CPU instructions", "cores", "CPU quota", "model", "model files", "memory", "estimate",
         "engine answers", "engine API", "containers' CPU quota", "image", "disk", "port",
         "names", "network", "RAGFlow", "deadline",
     ]  # fmt: skip
