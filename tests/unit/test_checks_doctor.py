@@ -69,8 +69,8 @@ def test_everything_is_looked_at(doctor, ragflow, monkeypatch):
     monkeypatch.setattr(checks, "read_quota", lambda _: None)
     seen = doctor()
     assert list(seen) == [
-        "architecture", "CPU instructions", "cores", "CPU quota", "model", "model files", "memory", "estimate",
-        "engine answers", "engine API", "containers' CPU quota", "image", "disk", "port",
+        "architecture", "CPU instructions", "cores", "CPU quota", "model", "model files", "memory",
+        "estimate", "engine answers", "engine API", "containers' CPU quota", "image", "disk", "port",
         "names", "network", "RAGFlow", "deadline",
     ]  # fmt: skip
     assert {check.status for name, check in seen.items() if name not in {"model", "disk"}} == {"ok"}
