@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pypandoc
 
+from tools import addresses
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
@@ -32,9 +34,17 @@ project = "ragops"
 author = "the ragops developers"
 release = version = installed("ragops-rerank")
 
+# Without these addresses the site is complete, except for links to them.
+ADDRESSES = addresses.read()
+# The folder of a site with several versions: "dev" or a release.
+VERSION = os.environ.get("RAGOPS_VERSION", "")
+CANONICAL = "stable" if release == VERSION else VERSION
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL") or (ADDRESSES.site and ADDRESSES.site + CANONICAL)
+
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx.ext.githubpages",
     "nbsphinx",
     "sphinx_copybutton",
     "sphinx_design",
@@ -53,7 +63,12 @@ extensions = [
     "gateway_records",
     "growth_records",
     "searches",
+    "publishing",
 ]
+if ADDRESSES.repository:
+    tags.add("repository")  # type: ignore[name-defined] # noqa: F821 - Sphinx defines it
+if html_baseurl:
+    tags.add("published")  # type: ignore[name-defined] # noqa: F821
 exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 highlight_language = "none"
@@ -86,6 +101,8 @@ copybutton_prompt_text = "$ "
 
 html_theme = "pydata_sphinx_theme"
 html_title = "ragops"
+html_favicon = "_static/logo.svg"
+html_last_updated_fmt = "%Y-%m-%d"
 html_static_path = ["_static"]
 html_extra_path = ["_extra"]  # the report of the recorded run
 (HERE / "_extra").mkdir(exist_ok=True)
@@ -95,7 +112,16 @@ html_copy_source = False
 html_domain_indices = False
 html_sidebars = {"index": [], "troubleshooting": []}
 html_search_scorer = str(HERE / "_ext" / "scorer.js")
-html_context = {"default_mode": "auto", "run_name": Path(RUN).name}
+html_context = {
+    "default_mode": "auto",
+    "run_name": Path(RUN).name,
+    "tagline": "a private vLLM reranker for RAGFlow",
+    "repository": ADDRESSES.repository,
+    "edit_page_provider_name": "",
+    "edit_page_url_template": ADDRESSES.repository
+    + "/edit/main/{{ '' if file_name.startswith('notebooks/') else 'docs/' }}{{ file_name }}",
+}
+OUTLINE = ["page-toc", "edit-this-page"]
 html_theme_options = {
     "show_toc_level": 2,
     "show_nav_level": 1,
@@ -103,8 +129,20 @@ html_theme_options = {
     "navbar_persistent": ["search-button"],
     "footer_start": ["provenance"],
     "footer_end": [],
+    "use_edit_page_button": bool(ADDRESSES.repository),
     # No page may match two patterns; notebooks have no outline, so that their charts are wide.
-    "secondary_sidebar_items": {"[!n]*": ["page-toc"], "network": ["page-toc"], "index": []},
+    "secondary_sidebar_items": {"[!n]*": OUTLINE, "network": OUTLINE, "index": []},
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+if ADDRESSES.repository:
+    html_theme_options["icon_links"] = [
+        {"name": "Source", "url": ADDRESSES.repository, "icon": "fa-brands fa-github"}
+    ]
+if VERSION and ADDRESSES.site:
+    html_theme_options |= {
+        "switcher": {"json_url": f"{ADDRESSES.site}switcher.json", "version_match": VERSION},
+        "check_switcher": False,  # the versions are put together after the build
+        "navbar_end": ["version-switcher", "theme-switcher", "navbar-icon-links"],
+        "show_version_warning_banner": True,
+    }

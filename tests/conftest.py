@@ -47,7 +47,7 @@ hypothesis.settings.load_profile("ragops")
 def pytest_collection_modifyitems(items):
     """Tests of the built site run with the browser tests, which build it."""
     for item in items:
-        if "built" in item.fixturenames:
+        if {"built", "published"} & set(item.fixturenames):
             item.add_marker(pytest.mark.browser)
 
 
@@ -312,7 +312,10 @@ def notebooks(tmp_path_factory, recorded):
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory, notebooks, recorded):
-    """The folder of the site, as ``make run`` builds it."""
-    from tools import site
+    """The folder of the site, as ``make run`` builds it while the project has no public address."""
+    from tools import addresses, site
 
-    return site.build(ROOT / "docs", tmp_path_factory.mktemp("site") / "html", notebooks, run=recorded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(addresses.REPOSITORY, "")
+        patch.setenv(addresses.SITE, "")
+        return site.build(ROOT / "docs", tmp_path_factory.mktemp("site") / "html", notebooks, run=recorded)
