@@ -1,4 +1,4 @@
-"""What the notebooks call: select containers, approve a plan, follow progress, register in RAGFlow.
+"""What the notebooks call: select containers, approve a plan, follow progress, register in RAGFlow, pictures.
 
 The only module that imports ipywidgets. With a live frontend a cell shows widgets, which are replaced by
 plain text at the end; without one it shows the text only. So no stored output holds a widget.
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,24 @@ from ragops import progress as steps
 from ragops.bench import measure
 from ragops.bench.records import Run, load_run
 from ragops.bench.run import BenchmarkConfig
+from ragops.checks import golden
+from ragops.checks.probe import STRICT, Batch, send_batch
+from ragops.checks.questions import (
+    Expected,
+    RequestPlan,
+    RerankCall,
+    parse_responses,
+    probe_requests,
+    render_prompt,
+)
 from ragops.configuration import Ragflow, Stack
 from ragops.docker.engine import Engine, connect
-from ragops.errors import RagopsError
+from ragops.errors import EngineError, NotFoundError, RagopsError
 from ragops.ragflow.api import TOKEN_VARIABLE, read_secret
 from ragops.ragflow.discovery import RagflowContainer, find, is_ragflow
+from ragops.ragflow.request import PLACEHOLDER_KEY
+from ragops.reranker import architectures, gateway, options
+from ragops.session import Session
 from ragops.stack import registration, verbs
 from ragops.stack.plan import Plan
 from ragops.stack.registration import Registration
@@ -40,7 +54,9 @@ __all__ = [
     "Picker",
     "benchmark",
     "log",
+    "network",
     "ragflow_settings",
+    "ranking",
     "register",
     "widgets_shown",
 ]
@@ -185,6 +201,103 @@ def register(stack: Stack, *, confirmed: bool) -> Registration | Table:
     return registration.register(stack, read_secret(TOKEN_VARIABLE))
 
 
+@dataclass(frozen=True, repr=False)
+class Picture:
+    """A drawing of boxes, and the same as text."""
+
+    text: str
+    html: str
+
+    def __repr__(self) -> str:
+        """The text."""
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def network(status: verbs.Status) -> Picture:
+    """RAGFlow's containers on the left, the reranker's network on the right, and what connects them."""
+    name, front = status.stack.shared_network.name, status.reranker
+    title = f"network {name}" if status.network else f"no network {name}"
+    inside = [f"{one.role} {one.name}" for one in (front, *status.replicas) if one]
+    text, clients = [], []
+    for ragflow in status.ragflow:
+        connected = status.connected(ragflow)
+        state, line = ("ok", "──── connected ────") if connected else ("fail", "┄┄ not connected")
+        text.append(f"{ragflow.name} {line}")
+        clients.append(f'{_box(ragflow.name)} <span class="ragops-{state}">{line}</span>')
+    boxes = " → ".join(map(_box, inside)) or "no reranker"
+    frame = f"border: 2px {'solid' if status.network else 'dashed'}; border-radius: 6px; padding: 0.5em"
+    right = f'<div style="{frame}"><b>{escape(title)}</b><div style="margin-top: 0.7em">{boxes}</div></div>'
+    left = "".join(f'<div style="margin: 0.7em 0">{client}</div>' for client in clients)
+    row = "display: flex; flex-wrap: wrap; align-items: center; gap: 0.5em 1em; line-height: 2.4"
+    lines = [*text, f"{title}: {' → '.join(inside) or 'no reranker'}"]
+    return Picture("\n".join(lines), f'<div style="{row}"><div>{left}</div>{right}</div>')
+
+
+def _box(text: str) -> str:
+    style = "border: 1px solid; border-radius: 4px; padding: 0.2em 0.5em; overflow-wrap: anywhere"
+    return f'<span style="{style}">{escape(text)}</span>'
+
+
+def ranking(stack: Stack, item: str, *, broken: bool = False) -> Table:
+    """The documents of a query of the evaluation set in the order of their scores, which are drawn as bars.
+
+    The request is sent from inside RAGFlow's container, if there is one.
+
+    Args:
+        stack: The configuration.
+        item: Id of the query, such as ``en-05``.
+        broken: Score what the model would read with a wrong template: its texts alone where it needs one, as
+            without ``--chat-template``; else the documents in Qwen3-Reranker's prompt.
+
+    Raises:
+        RagopsError: There is no such query, or no response.
+    """
+    items = {known.id: known for known in golden.load()}
+    if item not in items:
+        message, hint = f"the evaluation set has no query {item}", f"known: {', '.join(items)}"
+        raise RagopsError(message, code="notebook-refused", hint=hint)
+    session, chosen = Session.open(stack), items[item]
+    expected, query, texts = Expected.of(session.deployment), chosen.query, chosen.texts()
+    prompts: tuple[str, ...] = ()
+    note = "as served"
+    if broken and expected.template:
+        prompts, note = tuple(query + text for text in texts), "without its template"
+    elif broken:
+        template = options.score_template(architectures.by_kind("qwen3-reranker"))
+        texts = tuple(render_prompt(template, query, text) for text in texts)
+        note = "in the prompt of Qwen3-Reranker, which this model was not trained with"
+    calls = () if prompts else (RerankCall("golden", query, texts, len(texts)),)
+    scores = _scores(session, expected, RequestPlan((), prompts, calls, 1))
+    order = sorted(zip(scores, chosen.documents, strict=True), key=lambda pair: -pair[0])
+    rows = tuple((f"{score:.3f}", "yes" if one.right else "", one.title) for score, one in order)
+    columns = (Column("score", bar=True), Column("relevant"), Column("document"))
+    share = golden.accuracy([golden.ScoredItem(chosen, scores)])
+    note = f"{expected.model}, {note}: {share:.0%} of the pairs are in the right order"
+    return Table(columns, rows, query, (note,), header=True)
+
+
+def _scores(session: Session, expected: Expected, plan: RequestPlan) -> tuple[float, ...]:
+    """Scores of the plan's prompts as they are, else of the documents of its only call."""
+    stack, engine, name = session.stack, session.engine, session.stack.reranker.name
+    front, ragflow = engine.container(name), find(engine.containers(), stack.ragflow)
+    if front is None:
+        raise NotFoundError(f"no reranker {name}", code="reranker-missing", hint="ragops up", container=name)
+    key = gateway.read_key(stack).get_secret_value() or PLACEHOLDER_KEY
+    batch = Batch(probe_requests(expected, plan, "/v1"), post_headers=STRICT)
+    sender = ragflow[0].name if ragflow else name
+    responses = send_batch(engine, sender, front.image_id, stack.internal_url, batch, key=key)
+    results = parse_responses(plan, responses)
+    scores = results.direct or tuple(score for result in results.results for score in result.scores)
+    if len(scores) != len(plan.prompts or plan.calls[0].documents):
+        evidence = "; ".join(result.error for result in results.results) or str(responses)
+        message = f"{name} returned no ranking"
+        raise EngineError(message, code="probe-silent", evidence=evidence, hint="ragops verify")
+    return scores
+
+
 @contextmanager
 def log(title: str, *, stack: Stack | None = None) -> Iterator[None]:
     """Show the progress of a verb as lines with their times; they stay, also when the verb fails.
@@ -197,15 +310,16 @@ def log(title: str, *, stack: Stack | None = None) -> Iterator[None]:
     """
     output, ended = _Output(title), threading.Event()
 
-    def follow_logs(stack: Stack) -> None:
+    def follow() -> None:
         while not ended.wait(_LOG_INTERVAL):
+            output.show()
             with suppress(RagopsError):  # no container exists yet
-                texts = verbs.logs(stack, tail=_LAST_LINES)
+                texts = verbs.logs(stack, tail=_LAST_LINES) if stack else {}
                 lines = "\n\n".join(f"{name}:\n{text}" for name, text in texts.items())
                 output.log.value = f"<pre>{escape(lines)}</pre>"
 
-    if stack and output.live:
-        threading.Thread(target=follow_logs, args=(stack,), daemon=True).start()
+    if output.live:
+        threading.Thread(target=follow, daemon=True).start()
     result = "failed"
     try:
         with steps.receiver(output):
@@ -264,7 +378,8 @@ class _Output(steps.Progress):
 
     def __init__(self, title: str, *, stop: Callable[[], None] | None = None) -> None:
         self.title, self.lines, self.count = title, list[str](), ""
-        self.live, self._start = widgets_shown(), time.monotonic()
+        self.live, self._start, self._share = widgets_shown(), time.monotonic(), 0.0
+        self._begin = self._start
         if not self.live:
             return
         library = _ipywidgets()
@@ -280,16 +395,23 @@ class _Output(steps.Progress):
         self._handle = display(library.VBox(parts), display_id=True)
 
     def step(self, text: str) -> None:
-        self.lines.append(f"{time.monotonic() - self._start:6.1f} s  {text}")
-        self._show("\n".join([self.title, *self.lines[-_LAST_LINES:]]), 0.0)
+        self._begin, self._share = time.monotonic(), 0.0
+        self.lines.append(f"{self._begin - self._start:6.1f} s  {text}")
+        self.count = ""
+        self.show()
 
     def advance(self, done: int, total: int, text: str = "") -> None:
-        self.count = f"{done}/{total} {text}"
-        self._show(f"{self.lines[-1] if self.lines else self.title}: {self.count}", done / max(1, total))
+        self.count, self._share = f"{done}/{total} {text}", done / max(1, total)
+        self.show()
 
-    def _show(self, text: str, share: float) -> None:
-        if self.live:
-            self._text.value, self._bar.value = f"<pre>{escape(text)}</pre>", share
+    def show(self) -> None:
+        """The last lines, with the time of the step and, if it has a total, about how much remains."""
+        if not self.live:
+            return
+        spent = time.monotonic() - self._begin
+        left = f", about {spent / self._share - spent:.0f} s remain" if self._share else ""
+        lines = "\n".join([self.title, *self.lines[-_LAST_LINES:], f"{self.count} ({spent:.0f} s{left})"])
+        self._text.value, self._bar.value = f"<pre>{escape(lines)}</pre>", self._share
 
     def end(self, text: str) -> None:
         if self.live:

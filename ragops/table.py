@@ -25,6 +25,10 @@ class Column:
     state: bool = False
     """Its cells are states such as ``ok``; HTML gives each the class ``ragops-ok``."""
     html_only: bool = False
+    folded: bool = False
+    """HTML shows the first line of each cell, and the others when it is opened."""
+    bar: bool = False
+    """Its cells are numbers up to 1; HTML draws each as a bar too."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,5 +113,13 @@ def _paragraphs(lines: tuple[str, ...] | list[str]) -> str:
 
 def _html_cell(column: Column, cell: str) -> str:
     content = escape(cell).replace("\n", "<br>")
+    if column.code:
+        content = f"<code>{content}</code>"
+    if column.folded and "\n" in cell:
+        first = escape(cell.split("\n", 1)[0].rstrip(" \\"))
+        content = f"<details><summary>{first}</summary>{content}</details>"
+    if column.bar:
+        box = f"display: inline-block; width: {max(0.0, float(cell)) * 10:.1f}em; height: 0.8em"
+        content = f'{content} <span style="{box}; background: #0072b2"></span>'
     style = f' class="ragops-{escape(cell)}"' if column.state else ""
-    return f"<td{style}><code>{content}</code></td>" if column.code else f"<td{style}>{content}</td>"
+    return f"<td{style}>{content}</td>"

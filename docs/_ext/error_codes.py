@@ -178,7 +178,7 @@ CODES = {
     "extra-missing": Code("An optional library or program is not installed."),
     "wheel-missing": Code("pip could not download a package."),
     "notebook-failed": Code("A notebook ended with an error."),
-    "notebook-refused": Code("There are no notebooks, or none has that parameter."),
+    "notebook-refused": Code("There are no notebooks, or a parameter of one is unknown or not valid."),
     "run-missing": Code("There is no recorded run to show."),
     "site-refused": Code("The site can't be built."),
 }

@@ -544,11 +544,18 @@ class Plan(Shown):
     def table(self) -> Table:
         """One row for each action, in HTML with its docker commands; then the notes."""
         rows = tuple(
-            (action.describe(), "\n".join(map(shlex.join, action.commands()))) for action in self.actions
+            (action.describe(), "\n".join(map(_lines, action.commands()))) for action in self.actions
         )
-        columns = (Column("change"), Column("as docker commands", code=True, html_only=True))
+        commands = Column("as docker commands", code=True, html_only=True, folded=True)
+        columns = (Column("change"), commands)
         title = "" if rows else "nothing to change"
         return Table(columns, rows, title, tuple(f"note: {note}" for note in self.notes))
+
+
+def _lines(command: Command) -> str:
+    """A command with a line for each option."""
+    words = [f"\\\n  {word}" if word.startswith("-") else word for word in map(shlex.quote, command)]
+    return " ".join(words)
 
 
 def apply(plan: Plan, engine: Engine) -> None:

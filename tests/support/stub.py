@@ -112,10 +112,12 @@ def classes(behaviour: Behaviour, body: dict[str, Any]) -> dict[str, Any]:
     """The answer to ``/classify``: the scores of prompts as they are, by the same model."""
     who = behaviour.scorer or "healthy"
     who = "healthy" if who in faulty_scorers.BESIDE else who
-    pairs = [match.groups() for text in body["input"] if (match := _PAIR.search(text))]
+    pairs = [(text, match.groups() if (match := _PAIR.search(text)) else None) for text in body["input"]]
     scores = (
-        faulty_scorers.scored(who, query, [text], seed=behaviour.seed, scale=behaviour.scale)[0]
-        for query, text in pairs
+        faulty_scorers.scored(who, pair[0], [pair[1]], seed=behaviour.seed, scale=behaviour.scale)[0]
+        if pair
+        else faulty_scorers.chance(text).random()  # outside of its prompt the model ranks by chance
+        for text, pair in pairs
     )
     rows = [{"index": place, "label": "LABEL_0", "probs": [item]} for place, item in enumerate(scores)]
     return {"object": "list", "data": rows}

@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import re
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -10,12 +12,17 @@ import nbformat
 import pytest
 
 from ragops import Plan, RagopsError, Stack, bench, notebook, progress
+from ragops.checks import golden
+from ragops.checks.questions import Expected
 from ragops.configuration import Ragflow
-from ragops.docker.objects import LABEL, ContainerState
+from ragops.docker.objects import LABEL, ContainerSpec, ContainerState, ExecResult
+from ragops.errors import NotFoundError
 from ragops.ragflow.discovery import DEMO
 from ragops.ragflow.providers import RegistrationSpec
 from ragops.stack import plan as planning
+from ragops.stack import verbs
 from ragops.stack.plan import CreateNetwork
+from tests.support.stub import Behaviour, StubReranker
 from tools import site
 
 PLAN = Plan((CreateNetwork(planning.network_spec(Stack().shared_network)),))
@@ -301,3 +308,115 @@ with notebook.log("up"):
     stored = [out.data for out in cell.outputs]
     assert all(list(data) == ["text/plain"] for data in stored)
     assert [data["text/plain"].split()[0] for data in stored] == ["load:", "up"]
+
+
+class TestNetwork:
+    """The picture of the network."""
+
+    def test_before_and_after(self, here, serving, ragflow):
+        before = notebook.network(verbs.status(Stack(), serving))
+        after = notebook.network(verbs.up(Stack(), serving))
+        assert str(before).splitlines() == [
+            f"{ragflow} ┄┄ not connected",
+            "no network ragflow-rerank: no reranker",
+        ]
+        connection, inside = str(after).splitlines()
+        assert connection == f"{ragflow} ──── connected ────"
+        assert inside == (
+            "network ragflow-rerank: gateway ragflow-vllm-reranker → reranker ragflow-vllm-reranker-1"
+        )
+
+    def test_html_names_the_state_and_has_no_tags_of_names(self, here, serving, ragflow):
+        status = verbs.up(Stack(), serving)
+        html = notebook.network(status)._repr_html_()
+        assert html.count('class="ragops-ok"') == 1
+        assert "dashed" not in html
+        verbs.disconnect(Stack(), ragflow, serving)
+        named = dataclasses.replace(verbs.status(Stack(), serving).ragflow[0].container, name="<b>")
+        changed = dataclasses.replace(
+            status, ragflow=(dataclasses.replace(status.ragflow[0], container=named),), network=None
+        )
+        html = notebook.network(changed)._repr_html_()
+        assert "&lt;b&gt;" in html
+        assert "dashed" in html
+
+
+QWEN = Expected("stub-reranker", "qwen3-reranker", 8192)
+MINILM = Expected("stub-reranker", "embedding", 256)
+
+
+class TestRanking:
+    """A ranking as served and with a wrong template, from a stub that is trained on the evaluation set."""
+
+    @pytest.fixture
+    def ranked(self, fake, monkeypatch):
+        def rank(expected, item="en-05", *, broken=False, fail_every=0):
+            prompt = "card" if expected.template else "none"
+            behaviour = Behaviour(scorer="healthy", prompt=prompt, fail_every=fail_every)
+            monkeypatch.setattr(Expected, "of", lambda _: expected)
+            session = SimpleNamespace(stack=Stack(), engine=fake, deployment=None)
+            monkeypatch.setattr("ragops.session.Session.open", lambda _: session)
+            with StubReranker(behaviour) as stub:
+                monkeypatch.setattr(Stack, "internal_url", stub.base_url)
+                return notebook.ranking(Stack(), item, broken=broken), stub.calls
+
+        def respond(_container, argv, stdin):
+            command = [sys.executable, "-S", "-c", argv[2]]
+            ended = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, env={})
+            return ExecResult(ended.returncode, ended.stdout, ended.stderr)
+
+        fake.create_container(ContainerSpec(Stack().reranker.name, "vllm-cpu:latest"))
+        fake.start(Stack().reranker.name)
+        fake.respond = respond
+        return rank
+
+    @pytest.mark.parametrize("expected", [QWEN, MINILM], ids=lambda row: row.kind)
+    def test_as_served_the_relevant_document_is_first(self, ranked, expected):
+        table, (call,) = ranked(expected)
+        (item,) = [item for item in golden.load() if item.id == "en-05"]
+        assert table.title == item.query
+        assert tuple(call.body["documents"]) == item.texts()
+        assert [row[1] for row in table.rows] == ["yes"] + [""] * 6
+        scores = [float(row[0]) for row in table.rows]
+        assert scores == sorted(scores, reverse=True)
+        assert "100%" in table.notes[0]
+        assert table._repr_html_().count("inline-block") == len(item.documents)
+
+    def test_without_its_template_the_texts_are_scored_alone(self, ranked):
+        right, _ = ranked(QWEN)
+        wrong, calls = ranked(QWEN, broken=True)
+        assert calls == []
+        assert "without its template" in wrong.notes[0]
+        assert {row[2] for row in wrong.rows} == {row[2] for row in right.rows}
+        assert wrong.rows != right.rows
+
+    def test_a_model_without_a_template_gets_the_prompt_of_another(self, ranked):
+        table, (call,) = ranked(MINILM, broken=True)
+        assert all("<Query>: " in text for text in call.body["documents"])
+        assert "Qwen3-Reranker" in table.notes[0]
+
+    def test_unknown_query_missing_reranker_and_failed_request(self, ranked, fake, monkeypatch):
+        with pytest.raises(RagopsError) as caught:
+            notebook.ranking(Stack(), "fr-01")
+        assert caught.value.code == "notebook-refused"
+        with pytest.raises(RagopsError) as caught:
+            ranked(MINILM, fail_every=1)
+        assert caught.value.code == "probe-silent"
+        assert "HTTP 500" in caught.value.evidence
+        fake.remove_container(Stack().reranker.name)
+        with pytest.raises(NotFoundError) as caught:
+            notebook.ranking(Stack(), "en-05")
+        assert caught.value.code == "reranker-missing"
+
+
+def test_a_step_with_a_total_shows_how_much_time_remains(monkeypatch, shown):
+    monkeypatch.setenv(notebook.WIDGETS, "1")
+    output = notebook._Output("verify")
+    output.step("timed calls")
+    output._begin -= 20
+    output.advance(1, 4, "requests")
+    _, text, *_ = shown[0].children
+    spent, left = map(int, re.search(r"1/4 requests \((\d+) s, about (\d+) s remain\)", text.value).groups())
+    assert left == pytest.approx(3 * spent, abs=2)
+    output.step("access")
+    assert "remain" not in text.value

@@ -81,3 +81,15 @@ def test_json_has_one_object_for_each_row():
     assert rows[0] == {"group": "on <this> host", "result": "ok", "name": "disk", "command": "df -h"}
     assert [row["group"] for row in rows] == ["on <this> host", "in container"]
     assert Table((Column("a"),), (("1",),)).to_json() == [{"a": "1"}]
+
+
+def test_html_folds_a_cell_of_several_lines_and_draws_numbers_as_bars():
+    columns = (Column("command", code=True, folded=True), Column("score", bar=True))
+    table = Table(columns, (("docker run \\\n  --init <image>", "0.5"), ("docker start x", "-0.1")))
+    html = table._repr_html_()
+    assert html.count("<details>") == 1
+    assert "<summary>docker run</summary><code>docker run \\<br>  --init &lt;image&gt;</code>" in html
+    assert "0.5 <span" in html
+    assert "width: 5.0em" in html
+    assert "width: 0.0em" in html
+    assert "0.5" in str(table)
