@@ -1,7 +1,7 @@
 """``python -m tools.terminal``: commands and their output on a terminal, recorded, and drawn as an SVG.
 
-``record FILE COMMAND ...`` runs commands on a pseudo-terminal and writes what they print. ``draw FILE SVG`` draws a
-record; the SVG names its sha256, and needs no font and no file of another host.
+``record FILE ABOUT COMMAND ...`` runs commands on a pseudo-terminal and writes what they print. ``draw FILE SVG``
+draws a record; the SVG names its sha256, and needs no font and no file of another host.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from rich.text import Text
 COLUMNS, ROWS = 100, 60
 LONGEST = 600
 """Seconds that a recorded command may take."""
+_COLOURS = (0x363E4A, 0xFF9A8F, 0x6FCE8A, 0xFFB070, 0x79B8FF, 0xD2A8FF, 0x6ED4DC, 0xF2F5F8)
 THEME = TerminalTheme(
-    (16, 21, 28),
-    (242, 245, 248),
-    [(54, 62, 74), (255, 154, 143), (111, 206, 138), (255, 176, 112)]
-    + [(121, 184, 255), (210, 168, 255), (110, 212, 220), (242, 245, 248)],
+    (16, 21, 28), (242, 245, 248), [(value >> 16, value >> 8 & 255, value & 255) for value in _COLOURS]
 )
 _FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
