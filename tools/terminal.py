@@ -1,7 +1,7 @@
 """``python -m tools.terminal``: commands and their output on a terminal, recorded, and drawn as an SVG.
 
-``record FILE ABOUT COMMAND ...`` runs commands on a pseudo-terminal and writes what they print. ``draw FILE SVG``
-draws a record; the SVG names its sha256, and needs no font and no file of another host.
+``record FILE ABOUT COMMAND ...`` runs commands on a pseudo-terminal and writes what they print. ``draw FILE
+SVG`` draws a record; the SVG names its sha256, and needs no font and no file of another host.
 """
 
 from __future__ import annotations
