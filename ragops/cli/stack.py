@@ -236,12 +236,24 @@ def image(
     call.show({**asdict(state), "gateway": dict(shown).get(gateway.tag())}, "\n".join(lines))
 
 
-@verb(app, SETUP, "RAGOPS_MODEL_DIR=substitute ragops model")
-def model(call: Call) -> None:
-    """Show the model that is served; download the substitute model if it is configured."""
-    from ragops.reranker.model import fetch_substitute
+@verb(app, SETUP, "ragops model pull", "RAGOPS_MODEL_DIR=substitute ragops model")
+def model(
+    call: Call,
+    action: Annotated[
+        Literal["pull"] | None,
+        typer.Argument(metavar="[pull]", help="Fetch a model by name, at its branch's newest commit."),
+    ] = None,
+) -> None:
+    """Show the model that is served; pull downloads it. The substitute model is downloaded in any case."""
+    from ragops.reranker import hub
+    from ragops.reranker import model as models
     from ragops.session import Session
 
-    fetch_substitute(call.stack())
-    served = Session(call.stack(), call.engine()).deployment.model
+    stack = call.stack()
+    if action and (source := models.hub_source(stack)):
+        found = hub.pull(*source)
+        call.message(f'{found}; revision = "{found.commit}" under [reranker] pins it')
+    models.fetch(stack)
+    folder = models.named_folder(stack)
+    served = models.resolve(stack) if folder else Session(stack, call.engine()).deployment.model
     call.show(served, f"{served.name}  {served.kind}  {served.weight_bytes / 1e9:.2f} GB  {served.folder}")

