@@ -262,6 +262,7 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         launch_arguments=container.command,
         environment=spec.environment,
         gateway=_gateway(deployment.gateway),
+        configuration=_configuration(deployment.stack),
         image=container.image,
         image_digest=digest,
         model=deployment.model.name,
@@ -277,6 +278,17 @@ def provenance(deployment: Deployment, container: ContainerState, engine: Engine
         docker=state.version,
         vllm=vllm,
     )
+
+
+def _configuration(stack: Stack) -> str:
+    """The settings that differ from the defaults, as TOML without paths of this machine."""
+    changed = stack.model_dump(exclude_defaults=True)
+    lines = [f"{name} = false" for name, table in changed.items() if table is False]
+    for name, table in changed.items():
+        settings = {key: value for key, value in (table or {}).items() if not isinstance(value, Path)}
+        lines += [f"[{name}]"] * bool(settings)
+        lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    return "\n".join(lines)
 
 
 def _gateway(spec: ContainerSpec | None) -> str:

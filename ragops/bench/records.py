@@ -128,6 +128,8 @@ class Provenance:
     cpu_features: tuple[str, ...] = ()
     gateway: str = ""
     """Image and settings of the gateway; empty without one."""
+    configuration: str = ""
+    """Settings of ``ragops.toml`` that differ from the defaults, without paths."""
     cores: str = ""
     """CPU list of the reranker, such as ``0-3``; of several replicas ``0-3;4-7``."""
     cgroup_cpu_cores: float | None = None
@@ -146,6 +148,12 @@ class Provenance:
     def instruction_set(self) -> str:
         """That of the reranker's kernels, such as ``amx``; empty when no CPU feature is known."""
         return instruction_set(self.cpu_features)
+
+    @property
+    def machine_label(self) -> str:
+        """The machine with its instruction set, which labels of older runs do not have."""
+        kind = self.instruction_set
+        return f"{self.machine} ({kind})" if kind and kind not in self.machine else self.machine
 
 
 @dataclass(frozen=True)

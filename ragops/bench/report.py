@@ -5,15 +5,22 @@ The verdict is for runs of the ``ragflow`` workload or of the user's own request
 ``statistics.py`` computes the measured values, ``checks/latency.py`` the estimate of the largest window.
 """
 
+import base64
+import io
 import math
 import shlex
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+from ragops.bench import records as files
 from ragops.bench import statistics
+from ragops.bench.compare import MIN_CHANGE
 from ragops.bench.records import LoadLevel, RequestRecord, Run
 from ragops.bench.statistics import extra, load_name
 from ragops.bench.workload import Workload
@@ -29,10 +36,12 @@ PROFILES = ("ragflow", "own")
 """Workloads with RAGFlow's request sizes."""
 
 _FEWEST = 12
-_CLAIMS = {
-    True: "requests fit",
-    False: "requests do not fit",
-    None: "it is inconclusive whether requests fit",
+_STATES = {True: "fits", False: "does not fit", None: "inconclusive"}
+_TITLES = {
+    "ragflow": "RAGFlow's requests",
+    "grid": "Grid of request sizes",
+    "synthetic": "Requests of one size",
+    "own": "Own requests",
 }
 
 
@@ -40,8 +49,10 @@ _CLAIMS = {
 class Verdict(Shown):
     """Whether RAGFlow's requests end within its timeout."""
 
+    state: str
+    """``fits``, ``does not fit``, ``inconclusive`` or ``wrong scores``."""
     sentence: str
-    """The result with the notes that qualify it."""
+    """The result in one sentence; :attr:`notes` qualify it."""
     fits: bool | None
     """By the highest percentile with an interval; None when inconclusive: too few requests, or the
     interval contains the timeout."""
@@ -70,7 +81,7 @@ class Verdict(Shown):
     """Fraction of the documents with a score of the model; None without a gateway."""
 
     def table(self) -> Table:
-        """The sentence, and a row for each result."""
+        """The sentence, a row for each result, and the notes."""
         window = f"none: {self.no_estimate}"
         if self.largest_documents is not None:
             more = "more than " if self.largest_documents >= latency.MOST else ""
@@ -87,7 +98,8 @@ class Verdict(Shown):
             ("largest window (estimated)", window),
             ("linear fit", str(self.service or "none")),
         )
-        return Table((Column("result"), Column("value")), rows, self.sentence)
+        notes = tuple(f"note: {note}" for note in self.notes)
+        return Table((Column("result"), Column("value")), rows, self.sentence, notes)
 
 
 def release_of(run: Run) -> Release:
@@ -122,21 +134,19 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
     quantile = 0.95 if p99.value is None else 0.99
     wrong_scores, ranked = run.info.order.failed, statistics.gateway_fraction(records, "ranked")
     fits = False if wrong_scores else latency.fits_in(p95 if p99.value is None else p99, timeout)
-    calls = [latency.TimedCall(r.documents, r.service, r.tokens or 0, r.error) for r in records]
-    line, reason = None, _no_fit(level, records)
-    if not reason:
-        line, reason = latency.fit_requests(calls)
+    calls = _timed(records)
+    line, reason = service_time(run)
     largest = latency.largest_window(line, calls, quantile, timeout) if line else None
     if largest is not None and (contrary := latency.contradiction(largest, calls, quantile, timeout)):
         largest, reason = None, contrary
-    notes = notes_of(run, ragflow)
-    limit = f"RAGFlow {ragflow.name}'s timeout of {timeout:g} s"
-    claim = "The scores were wrong, so the speed is meaningless"
+    state, sentence = "wrong scores", "Wrong scores, so the speed is meaningless"
     if not wrong_scores:
-        part = "" if ranked in {None, 1.0} else f" with {_percent(ranked)} of documents ranked"
-        claim = _claim(level, records, p95, p99, f"{_CLAIMS[fits]} {limit}{part}")
+        state, limit = _STATES[fits], f"RAGFlow {ragflow.name}'s timeout of {timeout:g} s"
+        part = "" if ranked in {None, 1.0} else f", {_percent(ranked)} of documents ranked"
+        sentence = f"{state.capitalize()}: {_claim(level, records, p95, p99, limit, part)}"
     return Verdict(
-        sentence=sentences(claim, *notes),
+        state=state,
+        sentence=f"{sentence}.",
         fits=fits,
         level=level,
         p95=p95,
@@ -148,7 +158,7 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
         largest_documents=largest,
         is_extrapolated=largest is not None and largest > max(record.documents for record in records),
         no_estimate=reason,
-        notes=notes,
+        notes=notes_of(run, ragflow),
         ranked=ranked,
     )
 
@@ -156,6 +166,21 @@ def judge(run: Run, *, release: str = "", timeout: float | None = None) -> Verdi
 def _percent(fraction: float) -> str:
     """Rounded down: 100 % are all."""
     return f"{math.floor(100 * fraction)} %"
+
+
+def _timed(records: list[RequestRecord]) -> list[latency.TimedCall]:
+    return [latency.TimedCall(r.documents, r.service, r.tokens or 0, r.error) for r in records]
+
+
+def service_time(run: Run) -> tuple[latency.ServiceTime | None, str]:
+    """The linear fit of time against tokens; or None and why there is none.
+
+    Raises:
+        BenchError: Nothing was measured.
+    """
+    level, records = statistics.lightest_level(run)
+    reason = _no_fit(level, records)
+    return (None, reason) if reason else latency.fit_requests(_timed(records))
 
 
 def _no_fit(level: LoadLevel, records: list[RequestRecord]) -> str:
@@ -176,11 +201,6 @@ def _clients(run: Run, percentile_name: str, timeout: float) -> int | None:
             break
         most = row.level.clients if row.level.clients and True in fits else most
     return most
-
-
-def sentences(*clauses: str) -> str:
-    """Clauses as sentences."""
-    return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)
 
 
 def notes_of(run: Run, ragflow: Release) -> tuple[str, ...]:
@@ -207,21 +227,20 @@ def _claim(
     records: list[RequestRecord],
     p95: latency.Percentile,
     p99: latency.Percentile,
-    result: str,
+    limit: str,
+    ranked: str,
 ) -> str:
     load = "one request at a time" if level.clients == 1 else load_name(level.name)
-    claim = f"with {load}, {result}."
+    values = ", ".join(f"{p.name} {p}" for p in (p99, p95) if p.value is not None)
+    missing = next((f"; {p.name} needs {p.needed} requests" for p in (p95, p99) if p.value is None), "")
+    if not values:
+        slowest = max((record.latency for record in records if not record.error), default=math.inf)
+        values = f"slowest request {latency.seconds(slowest)}"
     failed = [record for record in records if record.error]
     errors = f". {len(failed)} of {len(records)} failed" if failed else ""
     if failed:
         errors += f", first request {failed[0].index + 1} of the workload: {failed[0].error[:160]}"
-    if p95.value is None:
-        slowest = max((record.latency for record in records if not record.error), default=math.inf)
-        few = f"There are too few requests ({p95.n} of {p95.needed})"
-        return f"{claim} {few}; the slowest took {latency.seconds(slowest)}{errors}"
-    if p99.value is None:
-        return f"{claim} p95 is {p95}, n={p95.n}; p99 needs {p99.needed} requests{errors}"
-    return f"{claim} p99 is {p99}, p95 is {p95}, n={p99.n}{errors}"
+    return f"{values} of {limit}, {load}, n={p95.n}{ranked}{missing}{errors}"
 
 
 def affordable(records: list[RequestRecord], workload: Workload, seconds: float) -> int:
@@ -251,47 +270,109 @@ NamedValue = tuple[str, str]
 class Section:
     """A part of the page with its chart, text and table."""
 
+    anchor: str
     title: str
     text: str
-    """What the chart shows, in words; or why there is none."""
+    """What the chart shows, in words, the conclusion first."""
     table: Table | None = None
     chart: str = ""
     """Name of the function of ``ragops.bench.plots``; empty without one."""
 
 
-def page(run: Run) -> str:
-    """The report of a run: a self-contained HTML document."""
+class Headline(NamedTuple):
+    """What a run shows, for the head of its report."""
+
+    state: str
+    """As of :class:`Verdict`, or ``measured`` for a workload without a verdict."""
+    sentence: str
+    notes: tuple[str, ...]
+
+
+def page(run: Run, *, home: str = "") -> str:
+    """The report of a run: a self-contained HTML document; ``home`` is the address of the site around it."""
     jinja2, plots = extra("jinja2"), extra("ragops.bench.plots")
     source = (resources.files("ragops.data") / "report.html.jinja").read_text(encoding="utf-8")
     options: Any = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     template = jinja2.Environment(autoescape=True, **options).from_string(source)
-    facts = [("Verdict", verdict_rows(run)), ("Provenance", provenance(run))]
-    verdict, origin = (
-        Section(title, "", Table(_columns("fact", "value"), rows, css_class="facts")) for title, rows in facts
-    )
-    missing = Section("What this run does not show", "", Table(notes=limitations(run)))
-    parts = (*([verdict] if verdict_rows(run) else []), *sections(run), missing, origin)
+    parts = [
+        *sections(run),
+        Section("limits", "What this run does not show", "", Table(notes=limitations(run))),
+    ]
+    facts = (("verdict", "Verdict", verdict_rows(run)), ("provenance", "Provenance", provenance(run)))
+    for place, (anchor, title, rows) in zip((0, len(parts) + 1), facts, strict=True):
+        if rows:
+            parts.insert(
+                place, Section(anchor, title, "", Table(_columns("fact", "value"), rows, css_class="facts"))
+            )
     names = [section.chart for section in parts if section.chart]
-    charts = {name: plots.inline(plots.svg(getattr(plots, name)(run)), f"{name}-") for name in names}
-    text: str = template.render(name=run.path.name, headline=headline(run), sections=parts, charts=charts)
+    charts = {name: plots.both_forms(getattr(plots, name), run) for name in names}
+    content = {"title": title_of(run), "name": run.path.name, "headline": headline(run), "home": home}
+    content |= {"values": key_values(run), "commands": commands(run), "raw": raw_data(run)}
+    text: str = template.render(**content, sections=parts, charts=charts)
     return text
+
+
+def title_of(run: Run) -> str:
+    """Such as ``RAGFlow's requests, all-MiniLM-L6-v2, amd-epyc-2cpu (avx2), 26 November 2026``."""
+    info, day = run.info, datetime.fromisoformat(run.info.started)
+    kind = _TITLES.get(info.workload.profile, info.workload.profile)
+    machine = info.provenance.machine_label or "unknown machine"
+    return f"{kind}, {info.provenance.model or info.model}, {machine}, {day.day} {day:%B %Y}"
+
+
+def key_values(run: Run) -> tuple[NamedValue, ...]:
+    """The most important values of the lightest load: a percentile, its part of the timeout, documents/s."""
+    if not run.measured:
+        return ()
+    level, _ = statistics.lightest_level(run)
+    row = next(row for row in statistics.level_statistics(run) if row.level == level)
+    values, known = list[NamedValue](), [p for p in (row.latency[2], row.latency[0]) if p.value is not None]
+    if known:
+        time, timeout = known[0].value or 0, release_of(run).timeout
+        values.append((f"{known[0].name}, {load_name(level.name)}", latency.seconds(time)))
+        if run.info.workload.profile in PROFILES and time < math.inf:
+            values.append((f"of RAGFlow's {timeout:g} s", f"{100 * time / timeout:.3g} %"))
+    return (*values, ("documents per second", f"{row.documents_per_s:.3g}"))
+
+
+def commands(run: Run) -> tuple[str, ...]:
+    """The commands that measure the same load again; none for a run of an early version, without a recipe."""
+    info, origin = run.info, run.info.provenance
+    if not info.workload.recipe and info.workload.profile != "own":
+        return ()
+    server = "" if origin.image else f" --url {shlex.quote(info.base_url)} --model {shlex.quote(info.model)}"
+    texts = "" if info.workload.recipe else " --workload FILE"
+    checkout = [f"git checkout {origin.git_commit}"] if origin.git_commit else []
+    return (*checkout, f"ragops bench --like {shlex.quote(run.path.name)}{server}{texts}")
+
+
+def raw_data(run: Run) -> str:
+    """The files of a run's folder as a zip archive in a data address; the same files give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in (run.path / name for name in (files.INFO, files.REQUESTS, files.SAMPLES)):
+            if file.is_file():
+                entry = zipfile.ZipInfo(f"{run.path.name}/{file.name}")  # of 1980, as no file's time matters
+                archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    return f"data:application/zip;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _columns(*names: str) -> tuple[Column, ...]:
     return tuple(map(Column, names))
 
 
-def write_report(run: Run, out: Path) -> Path:
+def write_report(run: Run, out: Path, *, home: str = "") -> Path:
     """Write the report atomically, and return its file; an existing file is replaced.
 
     Args:
         run: From :func:`ragops.bench.load_run`.
         out: The page's file.
+        home: Address of the site around it, for a link; none when empty.
 
     Raises:
         BenchError: The file can't be written, or matplotlib or Jinja2 is not installed.
     """
-    text, draft = page(run), out.with_name(f".{out.name}.new")
+    text, draft = page(run, home=home), out.with_name(f".{out.name}.new")
     with file_errors(BenchError, f"can't write {out}", out, hint="name another place with --out"):
         if out.exists() and not out.is_file():
             raise OSError("it is not a regular file")  # /dev/null would be replaced
@@ -304,22 +385,23 @@ def write_report(run: Run, out: Path) -> Path:
     return out
 
 
-def headline(run: Run) -> str:
-    """The sentence of the verdict, or what was measured instead."""
-    try:
-        return judge(run).sentence
-    except BenchError:  # a run of another kind of load has no verdict
-        kind = "loads of this kind give no verdict on RAGFlow's timeout"
-        notes = notes_of(run, release_of(run))
-        return sentences(f"measured: {run.info.workload.description}", kind, *notes)
+def _judged(run: Run) -> Verdict | None:
+    """The verdict; None for workloads without one, and where nothing was measured."""
+    return judge(run) if run.info.workload.profile in PROFILES and run.measured else None
+
+
+def headline(run: Run) -> Headline:
+    """The verdict in one sentence, or what was measured instead, with the notes."""
+    if verdict := _judged(run):
+        return Headline(verdict.state, verdict.sentence, verdict.notes)
+    notes = (*notes_of(run, release_of(run)), "no verdict on RAGFlow's timeout: a load of another kind")
+    return Headline("measured", f"Measured: {run.info.workload.description}.", notes)
 
 
 def verdict_rows(run: Run) -> tuple[Row, ...]:
     """The rows of the verdict; none for workloads without one."""
-    try:
-        return judge(run).table().rows
-    except BenchError:
-        return ()
+    verdict = _judged(run)
+    return verdict.table().rows if verdict else ()
 
 
 def provenance(run: Run) -> tuple[NamedValue, ...]:
@@ -343,6 +425,7 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
         ("vLLM options", shlex.join(origin.launch_arguments)),
         ("gateway", origin.gateway),
         ("environment", " ".join(f"{name}={value}" for name, value in origin.environment)),
+        ("configuration", origin.configuration),
         ("machine", _joined(origin.machine, origin.cpu_model, _gib(origin.memory_bytes))),
         ("CPU features", " ".join(origin.cpu_features)),
         ("cores", origin.cores),
@@ -407,45 +490,78 @@ def limitations(run: Run) -> tuple[str, ...]:
         (not run.samples, "CPU, memory and vLLM's queue: no samples were taken."),
         (not info.client, "The client's overhead was not measured."),
         (not has_peak, "The matrix multiplication limit of the machine was not measured."),
+        *((True, text) for text in _parts(run) if isinstance(text, str)),
         (True, "Other machines, other models, other days: this is one run."),
+        (
+            True,
+            f"Another start of the same reranker may differ by {MIN_CHANGE:.0%}, which no interval contains.",
+        ),
     )
     return tuple(sentence for applies, sentence in rows if applies)
 
 
 def sections(run: Run) -> tuple[Section, ...]:
-    """All questions, in the order of the report."""
-    return (_percentiles(run), _throughput(run), _sizes(run), _timeline(run))
+    """The parts with a chart, in the order of the report; :func:`limitations` has why others are missing."""
+    return tuple(part for part in _parts(run) if isinstance(part, Section))
+
+
+def _parts(run: Run) -> Iterator[Section | str]:
+    """Each part, or why it is missing."""
+    if not run.requests:
+        yield "No request was sent."
+        return
+    if run.measured:
+        yield _percentiles(run)
+        yield _throughput(run)
+        yield from _sizes(run)
+    else:
+        yield "No request was measured, so there is no percentile."
+    yield _timeline(run)
 
 
 def _percentiles(run: Run) -> Section:
-    title, rows = "How slow are the slowest?", statistics.level_statistics(run)
-    if not rows:
-        return Section(title, "No request was measured, so there is no percentile.")
-    slowest = max((r.latency for r in run.measured if not r.error), default=0)
-    texts = [
+    rows, timeout = statistics.level_statistics(run), release_of(run).timeout
+    texts = []
+    for name, p in ((row.level.name, row.latency[2]) for row in rows):
+        if p.value is not None and p.value < math.inf:
+            part = f"{100 * p.value / timeout:.3g} % of RAGFlow's timeout of {timeout:g} s"
+            texts = [
+                f"With {load_name(name)}, 95 of 100 requests ended within {latency.seconds(p.value)}, {part}"
+            ]
+            break
+    texts += [
         f"{load_name(row.level.name)} (n={row.n}): "
         + ", ".join(f"{p.name} {p}" for p in row.latency if p.value is not None)
         for row in rows
     ]
-    timeout = release_of(run).timeout
+    slowest = max((r.latency for r in run.measured if not r.error), default=0)
     texts.append(f"The slowest response took {latency.seconds(slowest)}; RAGFlow's timeout is {timeout:g} s.")
-    return Section(title, ". ".join(texts), statistics.summary(run), "percentile_curve")
+    title = "How slow are the slowest?"
+    return Section("percentiles", title, ". ".join(texts), statistics.summary(run), "percentile_curve")
 
 
-def _throughput(run: Run) -> Section:
-    title, rows = "How much at once, and what does it cost?", statistics.level_statistics(run)
+def _throughput(run: Run) -> Section | str:
+    rows = statistics.level_statistics(run)
     if len(rows) < 2:
-        return Section(title, "There is one load level, so there is no throughput to compare.")
-    texts = [f"{load_name(row.level.name)}: {row.documents_per_s:.3g} documents/s" for row in rows]
-    return Section(title, f"{', '.join(texts)}. The table above has all values.", chart="throughput")
+        return "There is one load level, so there is no throughput to compare."
+    best, first = max(rows, key=lambda row: row.documents_per_s), load_name(rows[0].level.name)
+    conclusion = f"No load had more documents/s than {first}"
+    if best != rows[0]:
+        times = best.documents_per_s / rows[0].documents_per_s
+        conclusion = (
+            f"{load_name(best.level.name)} had the most documents/s, {times:.2f} times those of {first}"
+        )
+    texts = [f"{load_name(row.level.name)} {row.documents_per_s:.3g} documents/s" for row in rows]
+    title, text = "How much at once, and what does it cost?", f"{conclusion}: {', '.join(texts)}."
+    return Section("throughput", title, text, chart="throughput")
 
 
-def _sizes(run: Run) -> Section:
-    title = "How long for how many documents of which length?"
-    level, records = statistics.lightest_level(run) if run.measured else (None, [])
+def _sizes(run: Run) -> Iterator[Section | str]:
+    level, records = statistics.lightest_level(run)
     table = statistics.frame(replace(run, requests=tuple(r for r in records if not r.error)))
-    if not level or table.empty:
-        return Section(title, "No request was successful.")
+    if table.empty:
+        yield "No request was successful."
+        return
     lengths, sizes = table.words.nunique(), len(table.groupby(["documents", "words"]))
     is_grid = lengths <= 12 and 2 * sizes > lengths * table.documents.nunique()
     rows = []
@@ -460,23 +576,37 @@ def _sizes(run: Run) -> Section:
     form = "{4} for {0} documents of {1} words" if is_grid else "{4} for {0} documents"
     least, most = (form.format(*row) for row in (rows[0], rows[-1]))
     columns = _columns("documents", "words in each", "n", "tokens in a request, median", "p50", "slowest")
-    text, heading = (
-        f"p50 goes from {least} to {most}.",
-        f"Latency by size, {load_name(level.name)}",
-    )
-    return Section(title, text, Table(columns, tuple(rows), heading), "latency_by_size")
+    shown = Table(columns, tuple(rows), f"Latency by size, {load_name(level.name)}")
+    text = f"{_law(run)} p50 goes from {least} to {most}."
+    yield Section("sizes", "How long for how many tokens?", text, shown, "latency_by_size")
+    if is_grid:
+        text = f"Median latency of each number and length of documents: {least}, {most}."
+        yield Section("map", "How long for how many documents of which length?", text, chart="size_map")
+
+
+def _law(run: Run) -> str:
+    """The linear fit in words, with the tokens that reach RAGFlow's timeout."""
+    line, reason = service_time(run)
+    if line is None:
+        return f"There is no linear fit of time against tokens: {reason}."
+    timeout = release_of(run).timeout
+    tokens = (timeout - line.fixed_s) / line.per_token_s
+    law = f"A request takes {line.fixed_s:.3g} s and {line.per_token_s * 1e3:.3g} ms for each token"
+    return f"{law}, so about {max(tokens, 0):,.0f} tokens reach RAGFlow's {timeout:g} s (linear fit)."
 
 
 def _timeline(run: Run) -> Section:
-    title = "What happened when?"
-    if not run.requests:
-        return Section(title, "No request was sent.")
     failed = sum(bool(record.error) and not record.is_cancelled for record in run.requests)
     warm = sum(record.phase == "warmup" for record in run.requests)
-    text = f"{len(run.requests)} requests, {warm} of them warm-up, {failed} failed."
+    text, title = (
+        f"{len(run.requests)} requests, {warm} of them warm-up, {failed} failed.",
+        "What happened when?",
+    )
     usage = statistics.resource_usage(run)
     if usage.empty:
-        return Section(title, f"{text} CPU, memory and queue were not sampled.", chart="timeline")
+        text = f"{text} CPU, memory and queue were not sampled."
+        return Section("timeline", title, text, chart="timeline")
     rows = tuple((load_name(str(name)), *map(str, values)) for name, *values in usage.itertuples())
     table = Table(_columns("load", *usage.columns), rows, "The reranker during each load")
-    return Section(title, f"{text} CPU, memory and queue of the reranker: see the table.", table, "timeline")
+    text = f"{text} CPU, memory and queue of the reranker: see the table."
+    return Section("timeline", title, text, table, "timeline")

@@ -239,6 +239,26 @@ def resume(
     return _execute(plan, path, replace(server, model=info.model), stop)
 
 
+def same_load(info: records.RunInfo, results: Path, workload: Workload | None = None) -> BenchmarkConfig:
+    """The texts and the load of a recorded run, to record them again.
+
+    Args:
+        info: Of the recorded run.
+        results: Folder for the new run.
+        workload: The user's own requests; generated workloads are generated again.
+
+    Raises:
+        BenchError: The texts are not those of the run.
+    """
+    texts = workload or regenerate(info.workload)
+    _refuse_changes(info, texts, records.Provenance())
+    same: dict[str, Any] = {
+        name: getattr(info, name)
+        for name in ("levels", "name", "warmup", "repeats", "seed", "fresh", "timeout")
+    }
+    return BenchmarkConfig(texts, results=results, no_order_check=info.order.skipped, **same)
+
+
 def _execute(plan: RunPlan, path: Path, server: Server, stop: threading.Event | None) -> Path:
     """Send a plan; inside a running event loop in a thread, which an interrupt stops."""
     stop = stop or threading.Event()

@@ -283,7 +283,7 @@ def gateway_fraction(records: list[RequestRecord], name: str) -> float | None:
 def summary(run: Run) -> Table:
     """The statistics as a table with a row for each load level.
 
-    A percentile is shown with its 95 % interval, or as ``(n < 72)`` with the requests that one needs.
+    A percentile is shown with its 95 % interval, or with the number of requests that one needs.
     """
     rows = level_statistics(run)
     percentiles = ("p50", "p95", "p99")
@@ -298,7 +298,7 @@ def summary(run: Run) -> Table:
             tokens.append(f"{row.limit_fraction:.0%} of the machine's GEMM limit")
         values = (f"{row.requests_per_s:.3g}", f"{row.documents_per_s:.1f}", "\n".join(tokens) or "-")
         known = [p for p in row.latency if p.name in percentiles]
-        times = [f"(n < {p.needed})" if p.value is None else str(p) for p in known]
+        times = [f"needs {p.needed} requests" if p.value is None else str(p) for p in known]
         reports = ((row.ranked_fraction, "{:.0%} ranked"), (row.cache_hits, "{:.0%} cached"))
         gateway = [f.format(value) for value, f in (*reports, (row.gateway_ms, "adds {:.1f} ms")) if value]
         counts = (load_name(row.level.name), str(row.n), str(row.errors))
@@ -352,7 +352,7 @@ def frame(run: Run) -> pd.DataFrame:
 
 
 def panels(run: Run) -> dict[str, dict[str, pd.Series[float]]]:
-    """The reranker's metrics over time, by unit and name; only those with more than one value.
+    """The reranker's metrics over time, by unit and name; those with several values that are not all 0.
 
     The index is in seconds since the run's start. CPU is the rate of its counter; where that fell, as after a
     restart, there is no value.
@@ -367,7 +367,8 @@ def panels(run: Run) -> dict[str, dict[str, pd.Series[float]]]:
         "documents": {name: samples[name].dropna() for name in ("running", "waiting")},
     }
     many = {
-        unit: {name: line for name, line in lines.items() if len(line) > 1} for unit, lines in known.items()
+        unit: {name: line for name, line in lines.items() if len(line) > 1 and line.any()}
+        for unit, lines in known.items()
     }
     return {unit: lines for unit, lines in many.items() if lines}
 

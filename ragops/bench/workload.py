@@ -189,7 +189,7 @@ def regenerate(info: WorkloadInfo) -> Workload:
     generators = {"synthetic": synthetic, "grid": grid, "ragflow": ragflow}
     code = "run-not-continued"
     if info.profile not in generators or not info.recipe:
-        hint = "give them: ragops bench --resume RUN --workload FILE"
+        hint = "name the file with them: --workload FILE"
         raise BenchError(f"the texts of {info.name} can't be generated again", code=code, hint=hint)
     arguments = {name: _as_tuple(value) for name, value in json.loads(info.recipe).items()}
     arguments.pop("unique", None)  # earlier runs have it
@@ -197,7 +197,7 @@ def regenerate(info: WorkloadInfo) -> Workload:
     if workload.sha256 != info.sha256:
         what = f"the texts of {info.name} are generated differently by this release of ragops"
         evidence = f"sha256 {workload.sha256[:12]}, the run has {info.sha256[:12]}"
-        hint = "resume with the release that recorded the run"
+        hint = "use the release of ragops that recorded the run"
         raise BenchError(what, code=code, evidence=evidence, hint=hint)
     return workload
 

@@ -55,19 +55,25 @@ class Percentile:
         return f"p{self.share * 100:g}"
 
     def __str__(self) -> str:
-        """The time with its interval, or why there is none."""
+        """The time with its interval in one unit, such as ``0.84 s [0.78, 0.94]``, or why there is none."""
         if self.value is None or self.low is None or self.high is None:
-            return f"not enough requests ({self.n} of {self.needed})"
-        return f"{seconds(self.value)} ({seconds(self.low)} to {seconds(self.high)})"
+            return f"needs {self.needed} requests, has {self.n}"
+        scale, unit = (1, "s") if self.value >= 0.1 else (1e3, "ms")
+        value, low, high = (_three_digits(time * scale) for time in (self.value, self.low, self.high))
+        return f"{value} {unit} [{low}, {high}]" if self.value < math.inf else "failed"
 
 
 def seconds(value: float) -> str:
     """A time with three digits and its unit; ``failed`` for an infinite one."""
+    scaled, unit = (value, "s") if value >= 1 else (value * 1e3, "ms")
+    return "failed" if math.isinf(value) else f"{_three_digits(scaled)} {unit}"
+
+
+def _three_digits(value: float) -> str:
     if math.isinf(value):
         return "failed"
-    scaled, unit = (value, "s") if value >= 1 else (value * 1e3, "ms")
-    digits = max(0, 2 - math.floor(math.log10(scaled))) if scaled > 0 else 0
-    return f"{scaled:.{min(digits, 2)}f} {unit}"
+    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{value:.{min(digits, 3 if value < 1 else 2)}f}"
 
 
 def needed(share: float) -> int:

@@ -103,9 +103,13 @@ def bench(
     name: Annotated[str, _output("NAME", "Part of the run folder's name.")] = "bench",
     results: Results = Path("results"),
     resume: Annotated[Path | None, _output("RUN", "Continue an interrupted run.")] = None,
+    like: Annotated[
+        str, _output("RUN", "Repeat texts and load of a recorded run; replaces the options of both.")
+    ] = "",
 ) -> int:
     """Measure latency and throughput, record every request, and check RAGFlow's timeout."""
     from ragops.bench import BenchmarkConfig, from_jsonl
+    from ragops.bench.run import same_load
     from ragops.bench.wire import NO_KEY
     from ragops.ragflow.api import KEY_VARIABLE, read_secret
     from ragops.session import Session
@@ -116,25 +120,26 @@ def bench(
         raise ragops.BenchError(
             "--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME"
         )
+    own = from_jsonl(workload) if workload else None
     if resume:
-        own = from_jsonl(workload) if workload else None
         folder = ragops.resume_benchmark(stack, resume, workload=own, api_key=api_key)
     else:
         session = None if url else Session(stack, call.engine())
         window = {"form": form, "release": release, "page_size": page_size}
-        config = BenchmarkConfig(
-            workload=from_jsonl(workload)
-            if workload
-            else _synthetic(session, profile, requests + warmup, seed, max_words, window),
-            levels=_levels(None if workload else requests, clients, rate, constant, burst),
-            name=name,
-            results=results,
-            warmup=warmup,
-            repeats=repeats,
-            seed=seed,
-            fresh=not same_texts,
-            no_order_check=no_order_check,
-        )
+        if like:
+            config = same_load(_find(results, like).info, results, own)
+        else:
+            config = BenchmarkConfig(
+                workload=own or _synthetic(session, profile, requests + warmup, seed, max_words, window),
+                levels=_levels(None if own else requests, clients, rate, constant, burst),
+                name=name,
+                results=results,
+                warmup=warmup,
+                repeats=repeats,
+                seed=seed,
+                fresh=not same_texts,
+                no_order_check=no_order_check,
+            )
         if session:
             folder = ragops.benchmark(session, config)
         else:
@@ -175,13 +180,22 @@ def report(
     out: Annotated[Path | None, option("FILE", "The page; default: the run's name with .html.")] = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write a recorded run as an HTML page: verdict, charts, values, provenance."""
+    """Write a recorded run as an HTML page: verdict, charts, values, provenance, raw data."""
     from ragops.bench.report import headline, write_report
 
     recorded = _find(results, run)
     page = write_report(recorded, out or Path(f"{recorded.path.name}.html"))
-    verdict = headline(recorded)
-    call.show({"run": recorded.path.name, "verdict": verdict, "page": page}, f"{verdict}\n{page}")
+    state, verdict, notes = headline(recorded)
+    record = {"run": recorded.path.name, "state": state, "verdict": verdict, "notes": notes, "page": page}
+    call.show(record, "\n".join((verdict, *(f"note: {note}" for note in notes), str(page))))
+
+
+@verb(app, MEASURE, "ragops runs", "ragops runs --json")
+def runs(call: Call, results: Results = Path("results")) -> None:
+    """List the recorded runs, newest first: model, load, latency, throughput and whether it fits."""
+    from ragops.bench.gallery import recorded_runs
+
+    call.show(recorded_runs(results))
 
 
 @verb(app, MEASURE, "ragops compare results/BASELINE results/CANDIDATE --fail-over 5")
@@ -218,7 +232,7 @@ def _find(results: Path, name: str) -> Run:
         code="run-unreadable",
         file=results,
         evidence=f"in {results}: {', '.join(known[-5:]) or 'no run'}",
-        hint="ragops bench records one; --results names another folder of runs",
+        hint="ragops runs lists them, ragops bench records one; --results names another folder of runs",
     )
 
 

@@ -159,7 +159,7 @@ def test_text_that_is_no_release_is_refused():
 def test_too_few_requests_are_inconclusive():
     result = judge(recorded(Law(0.2, 0.0004, 0.05), "v0.27.0", 40))
     assert (result.fits, result.clients) == (None, None)
-    assert dict(result.table().rows)["p95"] == "not enough requests (40 of 72)"
+    assert dict(result.table().rows)["p95"] == "needs 72 requests, has 40"
 
 
 def test_failed_requests_allow_no_estimate():
@@ -218,13 +218,17 @@ TAIL = sequential([50.0 if index % 40 == 0 else taken for index, taken in enumer
         (
             sequential(noisy(400, 9.0)),
             True,
-            (f"requests fit RAGFlow {releases.NEWEST}'s timeout of 30 s", "p99 is", "n=400"),
+            ("Fits: p99 ", f" of RAGFlow {releases.NEWEST}'s timeout of 30 s, one request at a time, n=400."),
         ),
-        (sequential(noisy(100, 40.0)), False, ("do not fit",)),
-        (sequential(noisy(100, 28.0)), None, ("inconclusive", "p99 needs 368 requests")),
-        (sequential([9.0, 10.0, 12.5]), None, ("3 of 72", "12.5 s")),
+        (sequential(noisy(100, 40.0)), False, ("Does not fit: p95 ",)),
+        (sequential(noisy(100, 28.0)), None, ("Inconclusive: p95 ", "; p99 needs 368 requests.")),
+        (
+            sequential([9.0, 10.0, 12.5]),
+            None,
+            ("Inconclusive: slowest request 12.5", "n=3; p95 needs 72 requests."),
+        ),
         (FAILED, False, ("20 of 100 failed, first request 1 of the workload: timeout: no response",)),
-        (TAIL, False, ("do not fit",)),
+        (TAIL, False, ("Does not fit: p99 ",)),
     ],
 )
 def test_verdict_of_one_client(requests, fits, parts):
@@ -269,9 +273,9 @@ def test_no_line_has_a_reason(times, sizes, reason):
 @pytest.mark.parametrize(
     ("ranked", "cached", "part", "reason"),
     [
-        (28, 0, "timeout of 30 s with 43 % of documents ranked.", "the gateway's deadline ended requests"),
-        (64, 16, "timeout of 30 s. ", "the gateway's cache had scores"),
-        (64, 0, "timeout of 30 s. ", "all requests have the same number of tokens"),
+        (28, 0, ", n=100, 43 % of documents ranked;", "the gateway's deadline ended requests"),
+        (64, 16, ", n=100;", "the gateway's cache had scores"),
+        (64, 0, ", n=100;", "all requests have the same number of tokens"),
     ],
 )
 def test_the_verdict_is_about_what_ragflow_receives(ranked, cached, part, reason):
@@ -286,30 +290,31 @@ def test_level_with_one_client_is_judged():
     assert judge(simulated(both, levels)).level == LoadLevel.closed(1)
     only = judge(simulated(sequential([20.0, 28.0] * 40, level="closed-4", sizes=(64, 90)), levels))
     assert (only.level, only.service) == (LoadLevel.closed(4), None)
-    assert only.sentence.startswith("With 4 clients,")
+    assert ", 4 clients, n=80;" in only.sentence
 
 
-def test_notes_are_in_the_sentence():
+def test_notes_qualify_the_verdict():
     origin = replace(ORIGIN, model_is_stand_in="random weights", client_is_stand_in="the demo client")
     order = OrderReport("q", ("a",), 0, skipped="random weights")
     run = simulated(sequential(noisy(80, 5.0)), origin=origin, order=order)
     cut = {"complete": False, "reason": "stopped by the user", "workload": replace(WORKLOAD, cut_to=110)}
-    sentence = judge(replace(run, info=replace(run.info, **cut))).sentence
+    verdict = judge(replace(run, info=replace(run.info, **cut)))
     for part in (
-        "Substitute model: random weights.",
-        "Substitute client: the demo client.",
-        "Incomplete: stopped",
-        "rder of the scores not checked: random weights",
-        "ighter than RAGFlow's load: pairs cut to 110 words",
+        "substitute model: random weights",
+        "substitute client: the demo client",
+        "incomplete: stopped by the user",
+        "order of the scores not checked: random weights",
+        "lighter than RAGFlow's load: pairs cut to 110 words",
     ):
-        assert part in sentence
+        assert part in verdict.notes
+        assert f"note: {part}" in str(verdict)
 
 
 def test_wrong_scores_do_not_fit():
     wrong = replace(ORDER, after=OrderResult(right=False, scores=(0.1, 0.2)))
     verdict = judge(simulated(sequential(noisy(80, 5.0)), order=wrong))
-    assert verdict.fits is False
-    assert verdict.sentence.startswith("The scores were wrong")
+    assert (verdict.fits, verdict.state) == (False, "wrong scores")
+    assert verdict.sentence.startswith("Wrong scores")
 
 
 def test_no_verdict_without_requests():

@@ -53,7 +53,7 @@ def test_percentile_is_a_nearest_rank():
 
 def test_too_few_requests_are_reported():
     found = percentile([1.0] * 120, 0.99)
-    assert str(found) == "not enough requests (120 of 368)"
+    assert str(found) == "needs 368 requests, has 120"
     assert found == Percentile(0.99, 120)
     assert percentile([], 0.5).value is None
 
@@ -61,8 +61,21 @@ def test_too_few_requests_are_reported():
 def test_failed_requests_are_the_slowest():
     found = percentile([0.5] * 60 + [math.inf] * 20, 0.9)
     assert math.isinf(found.value)
-    assert str(found) == "failed (failed to failed)"
+    assert str(found) == "failed"
     assert percentile([0.5] * 60 + [math.inf] * 20, 0.5).value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((0.8431, 0.78, 0.9388), "0.843 s [0.780, 0.939]"),
+        ((1.444, 0.95, 12.71), "1.44 s [0.950, 12.7]"),
+        ((0.0123, 0.0009, 0.1), "12.3 ms [0.900, 100]"),
+        ((9.8, 9.5, math.inf), "9.80 s [9.50, failed]"),
+    ],
+)
+def test_a_percentile_has_one_unit(values, text):
+    assert str(Percentile(0.95, 100, *values)) == text
 
 
 def test_times_have_three_digits_and_a_unit():
@@ -70,7 +83,7 @@ def test_times_have_three_digits_and_a_unit():
         "12.3 s",
         "1.50 s",
         "12.3 ms",
-        "0.50 ms",
+        "0.500 ms",
         "123 s",
         "0 ms",
     ]

@@ -432,7 +432,35 @@ class TestBench:
             )
             code, out, _ = run("bench", *argv, "--results", str(tmp_path))
         assert code == 1
-        assert "The scores were wrong" in out
+        assert "Wrong scores" in out
+
+    def test_the_load_of_a_run_is_sent_again(self, run, here, tmp_path):
+        results = ("--results", str(tmp_path))
+        with StubReranker() as stub:
+            server = ("--url", stub.base_url, "--model", "stub-reranker")
+            load = ("--requests", "4", "--max-words", "60", "--clients", "2", "--warmup", "1", "--seed", "7")
+            assert run("bench", *server, *load, *results, "--name", "first")[0] == 0
+            (first,) = tmp_path.glob("*-first")
+            again = tmp_path / "again"
+            code, out, _ = run(
+                *(
+                    "bench",
+                    *server,
+                    "--like",
+                    str(first),
+                    "--results",
+                    str(again),
+                    "--requests",
+                    "9",
+                    "--json",
+                )
+            )
+        assert (code, json.loads(out)["figures"][0]["n"]) == (0, 4)
+        (second,) = again.iterdir()
+        old, new = (json.loads((folder / "run.json").read_text()) for folder in (first, second))
+        for field in ("workload", "levels", "warmup", "repeats", "seed", "fresh", "order_played"):
+            assert new[field] == old[field]
+        assert run("bench", "--like", "missing", *results)[0] == 1
 
     def test_a_run_is_continued(self, run, here, tmp_path):
         with StubReranker() as stub:
