@@ -64,6 +64,7 @@ extensions = [
     "growth_records",
     "searches",
     "publishing",
+    "gallery",
 ]
 if ADDRESSES.repository:
     tags.add("repository")  # type: ignore[name-defined] # noqa: F821 - Sphinx defines it
@@ -107,6 +108,7 @@ html_static_path = ["_static"]
 html_extra_path = ["_extra"]  # the report of the recorded run
 (HERE / "_extra").mkdir(exist_ok=True)
 html_css_files = ["ragops.css"]
+html_js_files = ["gallery.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_domain_indices = False

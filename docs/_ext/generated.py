@@ -15,6 +15,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charts import figure
 from error_codes import CAUSES
 from sphinx.util.docutils import SphinxDirective
 
@@ -265,18 +266,17 @@ def run(part: str) -> Iterator[str]:
 
 
 def run_verdict(recorded: Any) -> Iterator[str]:
-    """The verdict, or what was measured if there is none."""
-    yield from [inline(report.headline(recorded)), "", f"Run ``{recorded.path.name}``.", ""]
+    """The verdict, or what was measured if there is none, with the notes that qualify it."""
+    _, sentence, notes = report.headline(recorded)
+    yield from [f"**{inline(sentence)}**", "", *(f"* {inline(note)}" for note in notes), ""]
+    yield from [f"Run ``{recorded.path.name}``.", ""]
 
 
 def run_chart(recorded: Any) -> Iterator[str]:
-    """The percentile curve, as a file next to the pages."""
-    file = Path(__file__).parents[1] / "_run" / "percentiles.svg"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(plots.svg(plots.percentile_curve(recorded)), encoding="utf-8")
-    caption = "Latency at every percentile, a line for each load level; the table below has the values."
-    yield from [f".. figure:: /_run/{file.name}", f"   :alt: {caption}", "   :figclass: ragops-wide", ""]
-    yield from [f"   {caption}", ""]
+    """The percentile curve."""
+    section = next((part for part in report.sections(recorded) if part.chart == "percentile_curve"), None)
+    if section:
+        yield from figure(plots.percentile_curve, recorded, caption=section.text)
 
 
 def run_levels(recorded: Any) -> Iterator[str]:
@@ -298,7 +298,7 @@ def run_provenance(recorded: Any) -> Iterator[str]:
 def run_report(recorded: Any) -> Iterator[str]:
     """A link to the report, which is written next to the pages."""
     file = Path(__file__).parents[1] / "_extra" / "report.html"
-    report.write_report(recorded, file)
+    report.write_report(recorded, file, home="index.html")
     yield from [f"`The report of this run <{file.name}>`__ has every chart with its values.", ""]
 
 

@@ -416,13 +416,17 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def both_forms(draw: Callable[..., Figure], *content: Any) -> str:
-    """A chart as elements of a page: the wide and the narrow form, of which the page's style shows one."""
-    forms = {
-        form: inline(svg(draw(*content, narrow=form == "narrow")), f"{draw.__name__}-{form}-")
-        for form in FORMS
-    }
-    return "".join(f'<div class="ragops-{form}-form">{text}</div>' for form, text in forms.items())
+def both_forms(draw: Callable[..., Figure], *content: Any, name: str = "") -> str:
+    """A chart as elements of a page: the wide and the narrow form, of which the page's style shows one.
+
+    ``name`` makes the ids unique; the function's by default.
+    """
+    parts = []
+    for form in FORMS:
+        figure = draw(*content, narrow=form == "narrow")
+        text = inline(svg(figure), f"{name or draw.__name__}-{form}-")
+        parts.append(f'<div class="ragops-{form}-form">{text}</div>')
+    return "".join(parts)
 
 
 def inline(text: str, prefix: str) -> str:

@@ -203,9 +203,19 @@ def test_pages_show_the_recorded_run_and_its_substitute_model(built, recorded):
     assert f"built from run <code>{recorded.name}</code>" in (built / "network.html").read_text()
     page = text(built, "benchmark")
     assert recorded.name in page
-    assert "Substitute model: a stub" in page
+    assert "substitute model: a stub" in page
     assert "2 clients 8 0 " in page
-    assert "percentiles.svg" in (built / "benchmark.html").read_text()
+    assert "ragops-narrow-form" in (built / "benchmark.html").read_text()
+
+
+def test_the_gallery_links_the_report_of_every_recorded_run(built):
+    page = (built / "runs.html").read_text()
+    links = set(re.findall(r'href="(reports/[^"]+)"', page))
+    names = {file.parent.name for file in (ROOT / "results").rglob("run.json")}
+    assert {Path(link).stem for link in links} == names
+    assert [link for link in links if 'href="../runs.html"' not in (built / link).read_text()] == []
+    assert "20261126T003644Z" in page
+    assert 'src="_static/gallery.js' in page
 
 
 def test_pages_without_a_run_have_no_values(monkeypatch):
