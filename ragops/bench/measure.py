@@ -5,6 +5,7 @@
 describes machine, image and model, and :func:`gemm_peak` measures the matrix multiplication limit before.
 """
 
+import json
 import os
 import platform
 import re
