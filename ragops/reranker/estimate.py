@@ -1,9 +1,9 @@
 """How fast a reranker would be on a machine, estimated before anything is installed.
 
-A token takes ``FLOP / (rate x share) + OVERHEAD`` seconds. The rate of matrix multiplication is that of
-recorded machines with the same instructions, or measured by :func:`probe` in the image; vLLM's share of it is
-that of the recorded runs. Each estimate has the largest error that results when one recorded machine is left
-out and estimated from the others.
+A token takes ``FLOP / rate + OVERHEAD`` seconds. The rate is that of vLLM on recorded machines with the same
+instructions; or that of matrix multiplication, which :func:`probe` measures in the image, by the share of it
+that vLLM reached on all recorded machines. Each estimate has the largest error that results when one recorded
+machine is left out and estimated from the others: a factor, so that 100 % is twice or half the time.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from statistics import mean
+from statistics import geometric_mean
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -69,9 +69,14 @@ class Recorded:
     """How the machine was limited to fewer instructions than it has."""
 
     @property
+    def reached(self) -> float:
+        """TFLOP/s of vLLM, besides :data:`OVERHEAD`; 0 where it was not measured."""
+        return self.flop / (1 / self.tokens_per_s - OVERHEAD) / 1e12 if self.tokens_per_s else 0.0
+
+    @property
     def share(self) -> float:
-        """Part of the matrix multiplication rate that vLLM reached, besides :data:`OVERHEAD`."""
-        return self.flop / (self.tflops * 1e12) / (1 / self.tokens_per_s - OVERHEAD)
+        """Part of the matrix multiplication rate that vLLM reached; 0 where not both were measured."""
+        return self.reached / self.tflops if self.tflops else 0.0
 
 
 def _lines(name: str) -> list[str]:
@@ -96,21 +101,14 @@ class Machine:
     measured: Mapping[str, float] = field(default_factory=dict)
     """TFLOP/s of all of them by data type."""
 
-    def tflops(self, arithmetic: str, rows: Sequence[Recorded]) -> float:
-        """Rate of matrix multiplication; 0 where no recorded machine resembles this one."""
-        if rate := self.measured.get(arithmetic):
-            return rate
-        like = nearest(rows, self.instruction_set, arithmetic)
-        return (
-            mean(row.tflops / speedup(row.cpus) for row in like) * sum(map(speedup, self.cpus))
-            if like
-            else 0.0
-        )
-
     def speed(self, flop: float, arithmetic: str, rows: Sequence[Recorded]) -> float:
-        """Computed tokens a second; 0 where it is unknown."""
-        rate, reached = self.tflops(arithmetic, rows), share(rows, arithmetic)
-        return 1 / (flop / (rate * 1e12 * reached) + OVERHEAD) if rate and reached else 0.0
+        """Computed tokens a second; 0 where no recorded machine resembles this one."""
+        part, like = share(rows, arithmetic), nearest(rows, self.instruction_set, arithmetic)
+        reached = self.measured.get(arithmetic, 0.0) * part
+        if not reached and part and like:
+            each = geometric_mean((row.reached or row.tflops * part) / speedup(row.cpus) for row in like)
+            reached = each * sum(map(speedup, self.cpus))
+        return 1 / (flop / (reached * 1e12) + OVERHEAD) if reached else 0.0
 
     def error(self, arithmetic: str) -> float | None:
         """Largest error of recorded machines: of all with a measured rate, else of this kind."""
@@ -128,8 +126,12 @@ def left_out(*, probed: bool) -> Iterator[tuple[Recorded, float]]:
     for row in RECORDED:
         others = [other for other in RECORDED if other.machine != row.machine]
         machine = Machine(row.instruction_set, (row.cpus,), {row.arithmetic: row.tflops} if probed else {})
-        if row.tokens_per_s and (speed := machine.speed(row.flop, row.arithmetic, others)):
-            yield row, abs(speed / row.tokens_per_s - 1)
+        if (
+            row.tokens_per_s
+            and (row.tflops or not probed)
+            and (speed := machine.speed(row.flop, row.arithmetic, others))
+        ):
+            yield row, max(speed / row.tokens_per_s, row.tokens_per_s / speed) - 1
 
 
 def speedup(cpus: int) -> float:
@@ -153,8 +155,8 @@ def nearest(rows: Sequence[Recorded], instruction_set: str, arithmetic: str) -> 
 
 def share(rows: Sequence[Recorded], arithmetic: str) -> float:
     """Share of the matrix multiplication rate that vLLM reaches, in int8 or floating point; 0 if unknown."""
-    alike = [row for row in rows if row.tokens_per_s and (row.arithmetic == "int8") == (arithmetic == "int8")]
-    return mean(row.share for row in alike) if alike else 0.0
+    alike = [row.share for row in rows if row.share and (row.arithmetic == "int8") == (arithmetic == "int8")]
+    return geometric_mean(alike) if alike else 0.0
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ class Estimate(Shown):
     tokens_per_s: float
     """Computed tokens; those of the prefix cache are not computed."""
     share: float
-    """Of the matrix multiplication rate."""
+    """Of the matrix multiplication rate, on the recorded machines."""
     error: float | None
     calls: tuple[CallEstimate, ...]
     remedies: tuple[Remedy, ...]
@@ -253,9 +255,10 @@ class Estimate(Shown):
         )
         names = ("result", "call", "documents x tokens", "estimate", "timeout", "RAGFlow")
         memory, disk, download = (f"{size / GIB:.1f} GiB" for size in (self.memory, self.disk, self.download))
+        probed = self.basis == "probe"
         speed = f"{self.tokens_per_s:,.0f} tokens/s of {self.flop_per_token / 1e9:.3g} GFLOP"
         notes = (
-            f"from {self.basis}: {speed}, {self.share:.0%} of the matrix multiplication rate",
+            f"from {self.basis}: {speed}" + (f", {self.share:.0%} of the measured rate" if probed else ""),
             *(f"record: {source}" for source in self.records),
             f"needs: memory {memory}, disk {disk}, download {download}",
             f"start: first about {self.first_start:.0f} s, later ones {self.later_start:.0f} s",
@@ -294,7 +297,7 @@ def estimate(
     if engine is not None and engine.image(stack.reranker.image):
         used = ",".join(str(core.cpu) for item in sizings for core in item.cores)
         rates = probe(engine, stack.reranker.image, shape, cpus=used, threads=sum(cpus))
-        machine = replace(machine, measured={name: row.get("tflops") or 0.0 for name, row in rates.items()})
+        machine = replace(machine, measured={name: row.get("median") or 0.0 for name, row in rates.items()})
     if not (speed := machine.speed(shape.flop_per_token, arithmetic, RECORDED)):
         raise StackError(
             f"no recorded machine resembles this one: {host.cpu_model} ({host.instruction_set or 'unknown'})",
@@ -400,7 +403,7 @@ def probe(engine: Engine, image: str, shape: Shape, *, cpus: str, threads: int) 
     """Measure matrix multiplication of a model's layers in a temporary container, for about ten seconds.
 
     Returns:
-        For each data type ``tflops``, or ``error`` with the reason.
+        For each data type ``tflops``, the best of all repetitions, and their ``median``; or an ``error``.
 
     Raises:
         BenchError: The image has no torch, or the shape is not known.
