@@ -276,7 +276,7 @@ class Estimate(Shown):
 
 
 def estimate(
-    stack: Stack | None = None, engine: Engine | None = None, *, host: Host | None = None
+    stack: Stack | None = None, engine: Engine | None = None, *, host: Host | None = None, name: str = ""
 ) -> Estimate:
     """Estimate the configured model on this machine, or Qwen3-Reranker-0.6B where none is configured.
 
@@ -284,13 +284,14 @@ def estimate(
         stack: The configuration; the defaults when left out.
         engine: A Docker engine; if it has the image, matrix multiplication is measured for ten seconds.
         host: Another machine than this one.
+        name: Published name of another model than the configured one.
 
     Raises:
         StackError: No recorded machine resembles this one, and there is no image to measure it.
         ModelError: The configured folder cannot be served.
     """
     stack, host = stack or Stack(), host or read_host()
-    model, missing = configured(stack)
+    model, missing = configured(stack, name)
     sizings = sizing.sizes(stack, model, host.unlimited)
     arithmetic, cpus, shape = sizings[0].arithmetic, tuple(len(s.compute) for s in sizings), model.shape
     machine = Machine(host.instruction_set, cpus)
@@ -334,10 +335,10 @@ def estimate(
     )
 
 
-def configured(stack: Stack) -> tuple[Model, bool]:
-    """The configured model, by its folder or its published name, and whether it has no folder yet."""
-    name = str(os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model or DEFAULT)
-    if (folder := models.substitute_folder()) == models.named_folder(stack) and not folder.exists():
+def configured(stack: Stack, named: str = "") -> tuple[Model, bool]:
+    """The configured or named model, by its folder or its published name, and whether it has no folder yet."""
+    name = named or str(os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model or DEFAULT)
+    if not named and (folder := models.substitute_folder()) == models.named_folder(stack) and not folder.exists():
         name = "all-MiniLM-L6-v2"
     published = [model for repository, model in MODELS.items() if repository.endswith(name)]
     return (published[0], True) if published and not Path(name).is_dir() else (models.resolve(stack), False)
