@@ -132,8 +132,8 @@ html_theme_options = {
     "footer_start": ["provenance"],
     "footer_end": [],
     "use_edit_page_button": bool(ADDRESSES.repository),
-    # No page may match two patterns; notebooks have no outline, so that their charts are wide.
-    "secondary_sidebar_items": {"[!n]*": OUTLINE, "network": OUTLINE, "index": []},
+    # No page but index may match two patterns.
+    "secondary_sidebar_items": {"[!n]*": OUTLINE, "n*": OUTLINE, "index": []},
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }

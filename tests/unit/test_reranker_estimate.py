@@ -123,6 +123,13 @@ def test_a_published_model_needs_no_folder(name):
     assert f"{result.model} in bfloat16" in str(result)
 
 
+def test_a_named_model_is_estimated_in_place_of_the_configured_one(model_folder, monkeypatch):
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", str(model_folder))
+    named = estimate(host=machine("amx"), name=DEFAULT)
+    assert named.model == DEFAULT.partition("/")[2]
+    assert named.flop_per_token > 100 * estimate(host=machine("amx")).flop_per_token
+
+
 def test_the_published_shape_is_that_of_the_model():
     assert MODELS[DEFAULT].shape.flop_per_token == pytest.approx(0.8808e9, rel=0.001)
 
