@@ -336,9 +336,10 @@ def estimate(
 
 
 def configured(stack: Stack, named: str = "") -> tuple[Model, bool]:
-    """The configured or named model, by its folder or its published name, and whether it has no folder yet."""
+    """The named or configured model, by its folder or published name, and whether it has no folder yet."""
     name = named or str(os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model or DEFAULT)
-    if not named and (folder := models.substitute_folder()) == models.named_folder(stack) and not folder.exists():
+    folder = models.substitute_folder()
+    if not named and folder == models.named_folder(stack) and not folder.exists():
         name = "all-MiniLM-L6-v2"
     published = [model for repository, model in MODELS.items() if repository.endswith(name)]
     return (published[0], True) if published and not Path(name).is_dir() else (models.resolve(stack), False)
