@@ -5,6 +5,7 @@ inside: ``probe.py`` and ``connection.py`` the connection, ``rules.py`` the scor
 times; and access from outside.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,6 +57,13 @@ class Report(Shown):
     def ok(self) -> bool:
         """Whether nothing failed (a warning is no failure)."""
         return all(check.status != "fail" for check in self.checks)
+
+    @property
+    def summary(self) -> str:
+        """How many checks have each result, in one line."""
+        counts = Counter(check.status for check in self.checks)
+        warnings = f"{counts['warn']} warning{'s' * (counts['warn'] != 1)}"
+        return f"{counts['ok']} ok, {warnings}, {counts['fail']} failed, {counts['skip']} skipped"
 
     def first_failure(self) -> Check | None:
         """The failure to repair first; later ones often follow from it."""

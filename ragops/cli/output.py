@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -247,7 +248,7 @@ def _print(output: str | Table, stream: Any) -> None:
     if not stream.isatty():
         print(printable(str(output)), file=stream, flush=True)
     elif isinstance(output, str):
-        _console(stream).print(_styled(output), soft_wrap=True)
+        _console(stream).print(_styled(output), soft_wrap=stream is sys.stdout)  # commands stay whole there
     else:
         _console(stream).print(rich_table(output))
 
@@ -261,6 +262,8 @@ def rich_table(table: Table) -> Group:
     shown = [number for number, column in enumerate(table.columns) if not column.html_only]
     rows = [row for row in table.rows if not isinstance(row, str)]
     widths = {n: max(len(line) for row in rows for line in row[n].split("\n")) for n in shown[:-1] if rows}
+    if 3 * sum(widths.values()) > 2 * shutil.get_terminal_size().columns:
+        widths = {}  # all columns are folded
     grid: Grid | None = None
     for row in table.rows:
         if isinstance(row, str):

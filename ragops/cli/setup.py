@@ -11,6 +11,7 @@ import typer
 import ragops
 from ragops.cli.output import SETUP, Call, as_json, flag, option, verb
 from ragops.errors import file_errors
+from ragops.table import Column, Table
 
 app = typer.Typer()
 demos = typer.Typer(help="The demo client, which replaces RAGFlow on machines without it.")
@@ -118,7 +119,6 @@ def init(call: Call) -> None:
 def config(call: Call) -> None:
     """Show the configuration in effect: each key, its value, and the line or variable that sets it."""
     from ragops.configuration import sources
-    from ragops.table import Column, Table
 
     rows = tuple(sources(call.stack_file))
     texts = tuple((key, "-" if value is None else as_json(value), source) for key, value, source in rows)
@@ -146,7 +146,8 @@ def explain(
     meaning, remedy = (text.replace("``", "") for text in (entry.meaning, entry.remedy if own else ""))
     texts = ["\n".join(line for line in example.lines() if "see: " not in line) for example in shown]
     record = {"code": code, "meaning": meaning, "remedy": remedy, "errors": texts}
-    call.show(record, "\n\n".join([f"{code}: {meaning}", *([f"Fix: {remedy}."] if remedy else []), *texts]))
+    parts = [f"{code}: {meaning}", *([f"Fix: {remedy}."] if remedy else []), *texts]
+    call.show(record, Table(title="\n\n".join(parts)))
 
 
 @verb(app, SETUP, "ragops completion bash > ~/.local/share/bash-completion/completions/ragops")

@@ -1,6 +1,8 @@
 """The verbs that set up the stack, show it, verify it, register it in RAGFlow, watch it and remove it."""
 
 import signal
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +30,7 @@ KeyFile = Annotated[
 @verb(app, START)
 def doctor(call: Call) -> int:
     """Check whether this machine can run the reranker; changes nothing."""
-    report = ragops.doctor(call.stack())
-    call.show(report)
-    return OK if report.ok else FAILED
+    return _checked(call, lambda: ragops.doctor(call.stack()))
 
 
 @verb(app, START, "RAGOPS_MODEL_DIR=Qwen/Qwen3-Reranker-0.6B ragops estimate")
@@ -81,8 +81,17 @@ def verify(
     address: Address = "",
 ) -> int:
     """Verify connection, scores and response time from inside each RAGFlow container."""
-    report = ragops.verify(call.stack(), full=full, budget=not no_budget, address=address)
+    return _checked(
+        call, lambda: ragops.verify(call.stack(), full=full, budget=not no_budget, address=address)
+    )
+
+
+def _checked(call: Call, run: Callable[[], ragops.Report]) -> int:
+    """Show a report, its summary and how long it took."""
+    begin = time.monotonic()
+    report = run()
     call.show(report)
+    call.message(f"{report.summary} in {time.monotonic() - begin:.0f} s")
     return OK if report.ok else FAILED
 
 

@@ -119,8 +119,12 @@ def resolve(stack: Stack) -> Model:
     if folder is None:
         raise ModelError("no model is configured", code="model-unset", hint=SET_MODEL)
     if (source := hub_source(stack)) and not folder.exists():
-        what = f"{source[0]} is no folder here, and not downloaded yet"
-        raise ModelError(what, code="model-missing", hint="ragops model pull, or ragops up", file=folder)
+        raise ModelError(
+            f"{source[0]} is no folder here, and not downloaded yet",
+            code="model-missing",
+            hint="ragops model pull, or ragops up",
+            file=folder,
+        )
     if folder == substitute_folder() and not folder.exists():
         what = f"the substitute model {MINILM} is not downloaded yet"
         raise ModelError(what, code="model-missing", hint="ragops model downloads it, 91 MB", file=folder)

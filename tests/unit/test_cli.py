@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,8 +77,9 @@ class TestUsage:
 
 class TestWithoutAStack:
     def test_doctor_changes_nothing(self, run, fake, ragflow):
-        code, out, _ = run("doctor")
+        code, out, err = run("doctor")
         assert code == 0
+        assert re.fullmatch(r"\d+ ok, \d+ warnings?, 0 failed, \d+ skipped in \d+ s", err.splitlines()[-1])
         assert "engine answers" in out
         assert fake.calls == []
 
@@ -144,8 +146,9 @@ class TestWithAStack:
         assert as_json(run, "connect", CONTAINER) == (0, {"changes": [], "notes": []})
 
     def test_verify_is_well(self, run, up):
-        code, out, _ = run("verify")
+        code, out, err = run("verify")
         assert code == 0
+        assert " 0 failed" in err.splitlines()[-1]
         assert "RAGFlow's call" in out
 
     def test_verify_times_calls_unless_told_not_to(self, run, up):

@@ -1,16 +1,20 @@
 """Every record becomes one valid JSON document."""
 
+import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ragops.checks import Check, Report
+from ragops.cli import output
 from ragops.cli.output import as_json
 from ragops.configuration import Stack
 from ragops.errors import EngineError
 from ragops.stack.plan import Plan
+from ragops.table import Column, Table
 from tests.support.fake_engine import FakeEngine
 
 
@@ -63,3 +67,54 @@ def test_stack():
 
 def test_image():
     assert json.loads(as_json(FakeEngine().image("vllm-cpu:latest")))["tags"] == ["vllm-cpu:latest"]
+
+
+class TestWidth:
+    """On a terminal of 60 columns words stay whole, but a result that is to be copied is one line."""
+
+    TEXT = "hint: " + " ".join(["reranker"] * 30)
+
+    @pytest.fixture
+    def terminal(self, monkeypatch):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        monkeypatch.setenv("COLUMNS", "60")
+        monkeypatch.setenv("TERM", "xterm")
+        return Terminal()
+
+    def plain_lines(self, terminal):
+        return re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
+
+    def test_messages_are_wrapped_at_words(self, terminal):
+        output._print(self.TEXT, terminal)
+        lines = self.plain_lines(terminal)
+        assert len(lines) > 1
+        assert max(map(len, lines)) <= 60
+        assert set(" ".join(lines).split()) == {"hint:", "reranker"}
+
+    def test_commands_are_not(self, terminal, monkeypatch):
+        monkeypatch.setattr("sys.stdout", terminal)
+        output._print(self.TEXT, terminal)
+        assert self.plain_lines(terminal) == [self.TEXT]
+
+    @pytest.mark.parametrize("first", ["short", "a-first-column-that-has-nearly-the-width-of-the-terminal"])
+    def test_each_column_of_a_table_stays_readable(self, terminal, first):
+        table = Table((Column("a"), Column("b")), ((first, "some words of a detail"),))
+        output._print(table, terminal)
+        lines = self.plain_lines(terminal)
+        assert max(map(len, lines)) <= 60
+        assert "detail" in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("states", "summary"),
+    [
+        ("ok ok warn fail skip", "2 ok, 1 warning, 1 failed, 1 skipped"),
+        ("warn warn", "0 ok, 2 warnings, 0 failed, 0 skipped"),
+        ("", "0 ok, 0 warnings, 0 failed, 0 skipped"),
+    ],
+)
+def test_summary_of_a_report(states, summary):
+    assert Report("t", tuple(Check("a", state, "d") for state in states.split())).summary == summary
