@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -25,6 +26,17 @@ shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 shutil.copytree(
     NOTEBOOKS, HERE / "notebooks", ignore=lambda _, names: {name for name in names if ".ipynb" not in name}
 )
+
+
+def executed(folder: Path) -> str:
+    """When, where and with which model the notebooks were executed."""
+    file = folder / "executed.json"
+    if not file.exists():
+        return "Notebook"
+    origin = json.loads(file.read_text(encoding="utf-8"))
+    model = f"{origin['model']}{', a substitute model' if origin['substitute'] else ''}"
+    return f"Notebook, executed on {origin['date']} on {origin['machine']} with {model}"
+
 
 # The run whose values the pages show; by default the newest run of RAGFlow's requests in results/.
 RECORDED = [str(folder) for folder in sorted((HERE.parent / "results").glob("*-ragflow"))]
@@ -94,7 +106,7 @@ nbsphinx_prolog = """
 {% set name = env.doc2path(env.docname, base=None) | string %}
 .. rst-class:: ragops-source
 
-Notebook, as last executed: :download:`{{ name }} </{{ name }}>`
+{{ env.config.html_context.executed }}: :download:`{{ name }} </{{ name }}>`
 """
 
 copybutton_exclude = ".linenos, .gp, .go"
@@ -117,6 +129,7 @@ html_search_scorer = str(HERE / "_ext" / "scorer.js")
 html_context = {
     "default_mode": "auto",
     "run_name": Path(RUN).name,
+    "executed": executed(NOTEBOOKS),
     "tagline": "a private vLLM reranker for RAGFlow",
     "repository": ADDRESSES.repository,
     "edit_page_provider_name": "",

@@ -92,6 +92,7 @@ def run(home: Path, checkout: Path) -> Outcome:
     site.execute_notebooks(sources, checkout / site.EXECUTED, parameters=parameters)
     step("7 site")
     folder = site.newest_run(results, excluded=earlier_runs)
+    site.write_origin(folder, checkout / site.EXECUTED)
     pages = site.build_checkout(checkout, folder)
     step("8 verification")
     report = verbs.verify(stack, engine, budget=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -36,6 +37,13 @@ NOTEBOOKS, RUN = "RAGOPS_NOTEBOOKS", "RAGOPS_RUN"
 EXECUTED = "build/notebooks"
 """Folder of a checkout for executed notebooks."""
 
+KEPT = "docs/_data/notebooks"
+"""Folder of a checkout with the executed notebooks that ``tools.executed`` kept."""
+
+ORIGIN = "executed.json"
+"""File beside executed notebooks: date, machine, model and run."""
+
+_INJECTED = "injected-parameters"
 _DARK = re.compile(r"(#[0-9a-f]{6})=(#[0-9a-f]{6})")
 _SOURCE = re.compile(r"source sha256: ([0-9a-f]{64})")
 
@@ -124,6 +132,44 @@ def execute_notebooks(
     return tuple(copies)
 
 
+def write_origin(run: Path, folder: Path) -> None:
+    """Write beside executed notebooks where they ran, by the run that they recorded."""
+    info = load_run(run).info
+    origin = {
+        "date": info.started[:10],
+        "machine": info.provenance.machine,
+        "model": info.model,
+        "substitute": bool(info.provenance.model_is_stand_in),
+        "run": run.name,
+    }
+    (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+
+
+def merge_outputs(sources: Path, kept: Path, into: Path) -> Path:
+    """Write notebooks with the outputs of kept ones, for cells whose code is the same; returns the folder."""
+    into.mkdir(parents=True)
+    for file in sorted(sources.glob("*.ipynb")):
+        notebook = _format.read(file, as_version=4)
+        if (kept / file.name).exists():
+            _add_outputs(
+                notebook, {cell.id: cell for cell in _format.read(kept / file.name, as_version=4).cells}
+            )
+        _format.write(notebook, into / file.name)
+    if (kept / ORIGIN).exists():
+        shutil.copy(kept / ORIGIN, into / ORIGIN)
+    return into
+
+
+def _add_outputs(notebook: Any, kept: Mapping[str, Any]) -> None:
+    for cell in notebook.cells:
+        earlier = kept.get(cell.id)
+        if cell.cell_type == "code" and earlier is not None and earlier.source == cell.source:
+            cell.outputs, cell.execution_count = earlier.outputs, earlier.execution_count
+    place = _parameters_cell(notebook)
+    if _INJECTED in kept and place is not None:
+        notebook.cells.insert(place + 1, kept[_INJECTED])
+
+
 def default_parameters(notebook: Any) -> dict[str, object]:
     """Names and values of the parameters that a notebook's cell tagged ``parameters`` sets."""
     place = _parameters_cell(notebook)
@@ -144,7 +190,7 @@ def build(source: Path, out: Path, notebooks: Path | None = None, *, run: Path |
     Args:
         source: The folder ``docs`` of a checkout, beside ``images``, ``notebooks`` and ``results``.
         out: Folder for the pages; an earlier site in it is replaced.
-        notebooks: Folder with executed notebooks; by default the sources, which have no outputs.
+        notebooks: Folder with executed notebooks; by default the sources, with the outputs that were kept.
         run: Folder of the recorded run that pages show, if any.
 
     Returns:
@@ -166,7 +212,10 @@ def build(source: Path, out: Path, notebooks: Path | None = None, *, run: Path |
             shutil.copytree(folder, stage / folder.name)
         if (results := source.parent / "results").is_dir():  # some pages show its runs
             (stage / results.name).symlink_to(results.resolve())
-        environment = {NOTEBOOKS: str((notebooks or source.parent / "notebooks").resolve())}
+        if notebooks is None:
+            kept = source.parent / KEPT
+            notebooks = merge_outputs(source.parent / "notebooks", kept, stage / "executed")
+        environment = {NOTEBOOKS: str(notebooks.resolve())}
         if run is not None:
             environment[RUN] = str(run.resolve())
         _sphinx(stage, source, environment)
@@ -178,7 +227,8 @@ def build(source: Path, out: Path, notebooks: Path | None = None, *, run: Path |
 def build_checkout(checkout: Path, run: Path | None = None) -> Path:
     """Build the site of a checkout into ``build/site``; returns that folder.
 
-    Notebooks appear as last executed, else without outputs; ``run`` is by default the newest one.
+    Notebooks appear as last executed here, else with the outputs that were kept; ``run`` is by default the
+    newest one.
 
     Raises:
         RagopsError: A page has an error, or there is no recorded run.
@@ -246,7 +296,7 @@ def _inject(notebook: Any, values: Mapping[str, object]) -> None:
     if not lines or place is None:
         return
     cell = _format.v4.new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
-    cell["id"] = "injected-parameters"
+    cell["id"] = _INJECTED
     notebook.cells.insert(place + 1, cell)
 
 
