@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.chromium import open_chromium
+from tests.support.chromium import LIMIT, open_chromium
 
 LEFT = "net::ERR_ABORTED"
 """The reason of a request that was still running when its page was left."""
@@ -67,6 +67,7 @@ def open_tab(chromium, address):
     def opened():
         size = {"width": 1440, "height": 900}
         context = chromium.new_context(base_url=address, color_scheme="light", viewport=size)
+        context.set_default_timeout(LIMIT)
         tab = context.new_page()
         tab.away, tab.broken = [], []
 

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,11 +17,9 @@ from playwright.sync_api import expect
 
 from ragops.bench.records import load_run
 from ragops.docker.engine import observe
-from tests.support.chromium import open_chromium
+from tests.support.chromium import LIMIT, open_chromium
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 600_000
-"""Milliseconds; on a loaded machine a request of the benchmark takes half a minute."""
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +76,19 @@ class Notebook:
 
     def idle(self):
         status = self.tab.locator(".jp-Notebook-ExecutionIndicator").first
-        expect(status).to_have_attribute("data-status", "idle", timeout=TIMEOUT)
+        expect(status).to_have_attribute("data-status", "idle")
 
     def run(self, name, *, wait=True):
         """Run the code cell that begins with some words, and give its output back."""
         code = self.tab.locator(".cm-content", has_text=re.compile(rf"^{re.escape(name)}"))
         cell = self.cells.filter(has=code).first
+        prompt = cell.locator(".jp-InputPrompt").first
+        before = prompt.text_content()
         cell.locator(".cm-content").first.click()
         self.tab.keyboard.press("Control+Enter")
+        expect(prompt).not_to_have_text(before)  # [*]: while it runs, then its number
         if wait:
-            time.sleep(0.3)
+            expect(prompt).to_have_text(re.compile(r"\[\d+\]:"))
             self.idle()
         return cell.locator(".jp-OutputArea").first
 
@@ -96,10 +96,11 @@ class Notebook:
 @contextmanager
 def opened(chromium, address):
     context = chromium.new_context(viewport={"width": 1300, "height": 6000})  # every cell is drawn
+    context.set_default_timeout(LIMIT)
     tab = context.new_page()
     tab.goto(address)
-    expect(tab.locator(".jp-Notebook .jp-CodeCell").first).to_be_visible(timeout=TIMEOUT)
-    expect(tab.locator(".jp-Toolbar-kernelName").first).to_contain_text("Python 3", timeout=TIMEOUT)
+    expect(tab.locator(".jp-Notebook .jp-CodeCell").first).to_be_visible()
+    expect(tab.locator(".jp-Toolbar-kernelName").first).to_contain_text("Python 3")
     notebook = Notebook(tab)
     notebook.idle()
     try:
@@ -140,9 +141,9 @@ def test_a_benchmark_is_watched_and_stopped_and_its_result_is_read(chromium, lab
             notebook.run(words)
         expect(notebook.run("plots.latency_by_size").locator("svg, img").first).to_be_visible()
         watched = notebook.run("count =", wait=False)
-        expect(watched.locator("img").first).to_be_visible(timeout=TIMEOUT)  # the figure that grows
+        expect(watched.locator("img").first).to_be_visible()  # the figure that grows
         counted = re.compile(r"load: ([6-9]|\d\d+)/\d+ requests")  # three of them warm up
-        expect(watched).to_contain_text(counted, timeout=TIMEOUT)
+        expect(watched).to_contain_text(counted)
         watched.get_by_role("button", name="Stop").click()
         notebook.idle()
         expect(watched).to_contain_text(re.compile(r"load: \d+/\d+ requests, 0 errors · .* saved in"))

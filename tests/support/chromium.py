@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from tests.support import undisturbed
 
@@ -17,6 +17,9 @@ SWITCHES = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+
+LIMIT = 600_000
+"""Milliseconds that a page or an element may take; on a loaded machine a page loads for minutes."""
 
 
 @contextmanager
@@ -33,6 +36,7 @@ def open_chromium():
         command = shlex.join([sys.executable, undisturbed.__file__, path])
         program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         program.chmod(0o755)
-        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
+        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES, timeout=LIMIT)
+        expect.set_options(timeout=LIMIT)
         yield browser
         browser.close()
