@@ -261,7 +261,7 @@ def model(
     stack = call.stack()
     if action and (source := models.hub_source(stack)):
         found = hub.pull(*source)
-        call.message(f'{found}; revision = "{found.commit}" under [reranker] pins it')
+        call.message(f'{found.name}: revision = "{found.commit}" under [reranker] pins these files')
     models.fetch(stack)
     folder = models.named_folder(stack)
     served = models.resolve(stack) if folder else Session(stack, call.engine()).deployment.model

@@ -68,7 +68,8 @@ class Listing:
 
     def __str__(self) -> str:
         """Name, commit and size in one line."""
-        return f"{self.name} at {self.commit[:12]}, {self.size / _MB:.0f} MB in {len(self.files)} files"
+        size = f"{self.missing / _MB:.1f} of {self.size / _MB:.1f} MB in {len(self.files)} files"
+        return f"{self.name} at {self.commit[:12]}: {size}"
 
 
 def folder(name: str, revision: str) -> Path:

@@ -172,7 +172,9 @@ class TestVerbs:
     def test_plan_says_how_much_would_be_fetched_and_fetches_nothing(self, server, capsys):
         assert cli.main(["plan", "--json"]) == 3
         (change,) = json.loads(capsys.readouterr().out)["changes"]
-        assert change["change"].startswith(f"+ fetch model {NAME} at {hubs.COMMIT[:12]}, ")
+        assert change["change"].startswith(
+            f"+ fetch model {NAME} at {hubs.COMMIT[:12]}: 0.0 of 0.0 MB in 6 files"
+        )
         assert change["commands"] == [["ragops", "model", "pull"]]
         assert [path for path, _ in server.requests if "/resolve/" in path] == []
 
