@@ -33,6 +33,12 @@ def outputs(notebook):
     return [output for cell in cells for output in cell.get("outputs", [])]
 
 
+def shown(notebook, cell):
+    """The text of a cell's output."""
+    (found,) = [one for one in json.loads(notebook.read_text())["cells"] if one["id"] == cell]
+    return "".join(found["outputs"][0]["data"]["text/plain"])
+
+
 def test_all_ran_without_an_error_or_a_dead_widget(executed):
     notebooks = sorted(executed.glob("*.ipynb"))
     assert [file.stem for file in notebooks] == ["01_setup", "02_verify", "03_benchmark", "04_scale"]
@@ -42,16 +48,21 @@ def test_all_ran_without_an_error_or_a_dead_widget(executed):
         assert [one for one in outputs(notebook) if one["output_type"] == "error"] == []
 
 
-def test_setup_shows_both_addresses(executed, declared):
+def test_setup_shows_both_addresses_and_the_network(executed, declared, client):
     text = (executed / "01_setup.ipynb").read_text()
     assert declared.internal_url in text
     assert re.search(r"http://[\d.]+:\d+/v1", text)
+    assert f"{client} ──── connected ────" in shown(executed / "01_setup.ipynb", "made")
+    assert "100% of the pairs are in the right order" in shown(executed / "01_setup.ipynb", "ranking")
 
 
 def test_verify_shows_a_failure_and_its_repair(executed, client):
     text = (executed / "02_verify.ipynb").read_text()
     assert f"ragops connect {client}" in text
     assert text.count("name resolves") >= 3
+    right, wrong = (shown(executed / "02_verify.ipynb", cell) for cell in ("ranking", "template"))
+    assert "100% of the pairs are in the right order" in right
+    assert int(re.search(r"(\d+)% of the pairs", wrong)[1]) < 80
 
 
 def test_the_benchmark_names_the_substitute_model(executed, results, running):
