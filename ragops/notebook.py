@@ -52,6 +52,7 @@ __all__ = [
     "WIDGETS",
     "Approval",
     "Picker",
+    "Picture",
     "benchmark",
     "log",
     "network",
