@@ -64,6 +64,7 @@ extensions = [
     "forms",
     "pictures",
     "cards",
+    "usual",
     "error_index",
     "releases",
     "durability",

@@ -25,13 +25,14 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-COLUMNS, ROWS = 100, 60
+COLUMNS, ROWS = 110, 60
 LONGEST = 600
 """Seconds that a recorded command may take."""
 _COLOURS = (0x363E4A, 0xFF9A8F, 0x6FCE8A, 0xFFB070, 0x79B8FF, 0xD2A8FF, 0x6ED4DC, 0xF2F5F8)
 THEME = TerminalTheme(
     (16, 21, 28), (242, 245, 248), [(value >> 16, value >> 8 & 255, value & 255) for value in _COLOURS]
 )
+_SPINNER = re.compile("(?:\x1b\\[\\d+m)?[\u2800-\u28ff]")
 _FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
@@ -63,8 +64,9 @@ def settled(text: str) -> str:
         for _ in range(raw.count("\x1b[1A")):
             if lines:
                 lines.pop()
-        line = raw.rpartition("\r")[2]
-        lines.append(re.sub(r"\x1b\[(?:\?\d+[hl]|\d*[A-GJK])", "", line).rstrip())
+        line = re.sub(r"\x1b\[(?:\?\d+[hl]|\d*[A-GJK])", "", raw.rpartition("\r")[2]).rstrip()
+        if not _SPINNER.match(line):
+            lines.append(line)
     return "\n".join(lines).strip("\n")
 
 

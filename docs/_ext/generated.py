@@ -28,6 +28,7 @@ from ragops.docker import hints
 from ragops.reranker import architectures, options, sizing
 from ragops.reranker.host import Core, Host, Node
 from ragops.reranker.model import Model, Shape
+from tools import addresses
 from tools.commands import commands
 
 if TYPE_CHECKING:
@@ -147,6 +148,12 @@ def needs() -> Iterator[str]:
         "cache. These are the values of ``ragops plan``, computed and not measured. :doc:`gateway` has the "
         "limit of the gateway."
     )
+
+
+def checkout() -> Iterator[str]:
+    """The command that clones the repository, where its address is known."""
+    if repository := addresses.read().repository:
+        yield from [".. code-block:: console", "", f"   $ git clone {repository} ragops && cd ragops", ""]
 
 
 def compose_faults() -> Iterator[str]:
@@ -311,6 +318,7 @@ RUN_PARTS = {
 }
 PARTS = {
     "needs": needs,
+    "checkout": checkout,
     "faults": compose_faults,
     "vllm-releases": vllm_releases,
     "settings": settings,

@@ -234,6 +234,49 @@ def test_every_image_has_an_alternative_text(built):
         assert [one for one in images if not re.search(r'alt="[^"]{40,}"', one)] == [], page.name
 
 
+def test_the_first_page_has_benefit_steps_speed_cost_and_limits(built):
+    page = text(built, "index")
+    for words in ("private reranker", "RAGOPS_MODEL_DIR=", "ragops up", "Qwen3-Reranker-0.6B", "ragops down"):
+        assert words in page
+    assert "make test" not in page
+    raw = (built / "index.html").read_text()
+    for linked in ("quickstart", "performance", "requirements", "limitations", "alternatives", "uninstall"):
+        assert f'href="{linked}.html"' in raw, linked
+
+
+def test_the_readme_has_the_recorded_times_of_the_site(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    readme = (ROOT / "README.md").read_text()
+    rows = importlib.import_module("usual").seconds()
+    assert len(rows) == 4
+    for processor, value, how in rows:
+        fits = "fits" if value < 30 else "does not fit"
+        assert f"| {processor} | {value:.0f} s, {how} | {fits} |" in readme
+
+
+def test_each_section_page_has_a_card_for_each_of_its_pages(built):
+    for name in ("start", "tutorial", "guide", "explanation", "reference", "api", "contributing"):
+        listed = re.findall(r"^   ([\w/]+): ", (ROOT / "docs" / f"{name}.rst").read_text(), re.MULTILINE)
+        shown = re.findall(
+            r'class="sd-stretched-link[^"]*" href="([\w/]+).html', (built / f"{name}.html").read_text()
+        )
+        assert listed
+        assert shown == listed, name
+
+
+def test_the_terminal_is_drawn_from_a_recorded_run():
+    record = ROOT / "docs" / "_data" / "terminal.json"
+    svg = (ROOT / "images" / "terminal.svg").read_text()
+    assert (
+        site.drawn_from(ROOT / "images" / "terminal.svg") == hashlib.sha256(record.read_bytes()).hexdigest()
+    )
+    assert re.findall(r"(?:href|src)=|url\((?!#)|@import|@font-face", svg) == []
+    rows = json.loads(record.read_text())["commands"]
+    assert {row["code"] for row in rows} == {0}
+    for row in rows:
+        parse(shlex.split(row["command"].removeprefix("ragops ")))
+
+
 def test_diagrams_are_rendered_from_their_source():
     for source in (ROOT / "images").glob("*.dot"):
         now = hashlib.sha256(source.read_bytes()).hexdigest()
