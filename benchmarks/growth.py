@@ -38,9 +38,8 @@ from ragops.bench.records import load_run
 from ragops.bench.workload import ragflow
 from ragops.errors import BenchError
 from ragops.gateway import split
-from ragops.gateway.cache import ScoreCache
 from ragops.gateway.dispatch import Dispatcher, Job
-from ragops.gateway.replicas import JSON, Pool
+from ragops.gateway.replicas import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -202,8 +201,7 @@ class Network(Pool):
     """The gateway's pool, whose requests reach simulated machines."""
 
     def __init__(self, machines: Sequence[Machine], costs: Costs, cpu: Cpu) -> None:
-        session: Any = None
-        super().__init__([], Path(), session)
+        super().__init__([], Path())
         self.machines = {f"{number}:8000": machine for number, machine in enumerate(machines)}
         self.cpu, self.cost = cpu, (costs.share + costs.share_of_replica * len(machines)) / 2
         self.reference = REFERENCE
@@ -232,12 +230,12 @@ class Gateway:
     def __init__(self, machines: Sequence[Machine], costs: Costs, deadline: float) -> None:
         self.costs, self.deadline, self.cpu = costs, deadline, Cpu()
         self.pool = Network(machines, costs, self.cpu)
-        self.dispatcher = Dispatcher(self.pool, ScoreCache(0), defaultdict(float))
+        self.dispatcher = Dispatcher(self.pool, 0, defaultdict(float))
 
     async def start(self) -> None:
         """Wait until every replica is admitted."""
         self.pool.resolved("replicas", set(self.pool.machines))
-        self.watch = asyncio.ensure_future(self.pool.run())
+        self.running = [asyncio.ensure_future(part.run()) for part in (self.pool, self.dispatcher)]
         while len(self.pool.admitted) < len(self.pool.machines):  # noqa: ASYNC110 - simulated time
             await asyncio.sleep(0.1)
 
@@ -246,7 +244,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         began = loop.time()
         await self.cpu.use(self.costs.request / 2)
-        job = Job(texts, "/v1/rerank", JSON, began + self.deadline, False, False, False)
+        job = Job(texts, began + self.deadline, False, False, False)
         reply = await self.dispatcher.rank(job)
         await self.cpu.use(self.costs.request / 2)
         return loop.time() - began, reply.status_code, len(job.scores)

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import logging
 import math
 import os
 from collections import Counter
@@ -20,16 +19,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from . import split
-from .cache import ScoreCache
 from .dispatch import NONE_ADMITTED, Dispatcher, Job, failure
 from .metrics import Metrics
-from .replicas import FAILURES, FORWARD_TIMEOUT, HEALTH_TIMEOUT, JSON, Pool, State
+from .replicas import FAILURES, FORWARD_TIMEOUT, HEALTH_TIMEOUT, JSON, Pool, State, log
 
 MAX_BODY, IN_FLIGHT = 8 << 20, 16 << 20
 """Bytes of one request, and of all on their way: a byte needs up to eleven of memory until its response."""
-KEEP_ALIVE = 3.0  # less than the 5 s after which vLLM's server closes an idle connection
 RERANK = ("/v1/rerank", "/rerank", "/v2/rerank")
-READ, COMPUTED = ("/v1/models", "/version", "/openapi.json"), ("/tokenize", "/classify")
+FORWARDED = ("/v1/models", "/version", "/openapi.json", "/tokenize", "/classify")
 """Requests that one replica gets as they are."""
 
 
@@ -38,18 +35,18 @@ class Gateway:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         value = {name.removeprefix("GATEWAY_"): text for name, text in environment.items() if text}.get
-        self.hosts = value("REPLICAS", "").replace(",", " ").split()
         self.deadline = float(value("DEADLINE", "0")) or math.inf
         self.splits = value("SPLIT", "1") != "0"
         self.truncates = value("LONG_DOCUMENTS", "truncate") == "truncate"
-        self.key, self.reference = value("KEY_SHA256", ""), value("REFERENCE", "/reference/reference.json")
-        self.metrics, self.in_flight = Metrics(), 0
-        self.cache = ScoreCache(int(value("CACHE", "0")) if self.splits else 0)
+        self.key, hosts = value("KEY_SHA256", ""), value("REPLICAS", "").replace(",", " ").split()
+        self.metrics, self.looked_up, self.in_flight = Metrics(), Counter(hits=0, misses=0), 0
+        self.pool = Pool(hosts, Path(value("REFERENCE", "/reference/reference.json")))
+        limit = int(value("CACHE", "0")) if self.splits else 0
+        self.dispatcher = Dispatcher(self.pool, limit, self.metrics.counts)
         self.application = Starlette(
             routes=[
                 *(Route(path, self.rerank, methods=["POST"]) for path in RERANK),
-                *(Route(path, self.forward, methods=["POST"]) for path in COMPUTED),
-                *(Route(path, self.forward) for path in READ),
+                *(Route(path, self.forward, methods=["GET", "POST"]) for path in FORWARDED),
                 Route("/health", self.health),
                 Route("/metrics", self.prometheus),
                 Route("/replicas", self.replicas),
@@ -60,13 +57,11 @@ class Gateway:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
-        async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as tasks:
-            self.pool = Pool(self.hosts, Path(self.reference), session)
-            self.dispatcher = Dispatcher(self.pool, self.cache, self.metrics.counts)
-            watch = tasks.create_task(self.pool.run())
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(part.run()) for part in (self.pool, self.dispatcher)]
             yield
-            watch.cancel()
+            for task in running:
+                task.cancel()
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytearray]:
@@ -74,10 +69,8 @@ class Gateway:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         digest, body = hashlib.sha256(key.encode("latin-1")).hexdigest(), bytearray()
         if self.key and not (hmac.compare_digest(digest, self.key.lower()) and scheme.lower() == "bearer"):
-            logging.getLogger("gateway").warning("401: no valid key from %s", request.scope.get("client"))
+            log.warning("401: no valid key from %s", request.scope.get("client"))
             raise HTTPException(401)
-        if not request.headers.get("content-type", "").isprintable():
-            raise HTTPException(400, "Content-Type has a control character")
         try:
             async for chunk in request.stream():
                 body += chunk
@@ -86,6 +79,9 @@ class Gateway:
                     raise HTTPException(413)
                 if self.in_flight > IN_FLIGHT:
                     raise HTTPException(503, "the requests on their way are too large")
+            kind = request.headers.get("content-type", "").lower().split(";")[0]
+            if request.method == "POST" and kind != JSON:
+                raise HTTPException(400, "Unsupported Media Type: Only 'application/json' is allowed")
             yield body
         finally:
             self.in_flight -= len(body)
@@ -94,41 +90,36 @@ class Gateway:
         """Rank documents; the client's disconnect cancels it."""
         loop, headers = asyncio.get_running_loop(), request.headers
         arrived, strict = loop.time(), "handling=strict" in headers.get("prefer", "")
-        content = headers.get("content-type", "")
         async with self._body(request) as body:
-            is_json = self.splits and content.lower().split(";")[0] == JSON
-            parsed = split.parse(body, headers.get("x-request-id", "")) if is_json else split.whole(body)
+            parsed = split.parse(body, headers.get("x-request-id", ""), splits=self.splits)
             plain = not strict and parsed.raw is None
-            cached = plain and self.cache.limit > 0 and "no-cache" not in headers.get("cache-control", "")
+            cached = (
+                plain and self.dispatcher.limit > 0 and "no-cache" not in headers.get("cache-control", "")
+            )
             deadline = arrived + self.deadline if plain else math.inf
-            job = Job(parsed, request.url.path, content, deadline, strict, cached, plain and self.truncates)
-            work = asyncio.ensure_future(self.dispatcher.rank(job))
-            leaving = asyncio.ensure_future(_leave(request))
+            job = Job(parsed, deadline, strict, cached, plain and self.truncates)
+            leaving = asyncio.ensure_future(_leave(request, job))
             try:
-                await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                reply = work.result() if work.done() else Response(status_code=499)
+                reply = await self.dispatcher.rank(job)
             finally:
-                work.cancel()
                 leaving.cancel()
         took, counts = loop.time() - arrived, job.counts()
         own, replicas = (took - job.ran) * 1000, job.ran * 1000
         reply.headers["server-timing"] = f"gateway;dur={own:.1f}, replicas;dur={replicas:.1f}"
-        if cached:
-            self.cache.hits += counts["cached"]
-            self.cache.misses += counts["computed"] + counts["unranked"]
+        misses = (counts["computed"] + counts["unranked"]) * cached
+        self.looked_up.update(hits=counts["cached"], misses=misses)
         late = loop.time() > job.deadline or (job.late and not job.scores)
         self.metrics.request(reply.status_code, took, counts, late=late)
         return reply
 
     async def forward(self, request: Request) -> Response:
         """Pass a request on to the first admitted replica that responds."""
-        content = request.headers.get("content-type", JSON)
         path = f"{request.url.path}?{request.url.query}".rstrip("?")
         async with self._body(request) as body:
             sent, seconds = (body, FORWARD_TIMEOUT) if request.method == "POST" else (None, HEALTH_TIMEOUT)
             for replica in self.pool.admitted:
                 try:
-                    return await self.pool.send(replica, path, sent, seconds, content)
+                    return await self.pool.send(replica, path, sent, seconds)
                 except FAILURES as error:
                     if isinstance(error, aiohttp.ClientConnectionError):
                         self.pool.fail(replica, type(error).__name__)
@@ -152,23 +143,26 @@ class Gateway:
         """The metrics."""
         states = Counter(replica.state for replica in self.pool.replicas.values())
         gauges = {f'replicas{{state="{state}"}}': states[state] for state in get_args(State)}
-        gauges |= {"queued_requests": self.dispatcher.queued, "cache_entries": len(self.cache)}
+        gauges |= {"queued_requests": self.dispatcher.queued, "cache_entries": len(self.dispatcher.cache)}
         return PlainTextResponse(self.metrics.text({**gauges, "proof_tokens_total": self.pool.proof_tokens}))
 
     async def replicas(self, _: Request) -> Response:
         """The state of the service and of all replicas."""
-        names = ("address", "state", "reason", "pace", "shares")
-        rows = [{name: getattr(replica, name) for name in names} for replica in self.pool.replicas.values()]
+        names, dispatcher = ("address", "state", "reason", "pace", "shares"), self.dispatcher
         fields = {
             "reference": self.pool.serving,
             "deadline": self.deadline if self.deadline < math.inf else 0.0,
-            "cache": {"entries": len(self.cache), **vars(self.cache)},
+            "cache": {"entries": len(dispatcher.cache), "limit": dispatcher.limit, **self.looked_up},
             "hour": self.metrics.hour(),
+            "replicas": [{name: getattr(one, name) for name in names} for one in self.pool.replicas.values()],
+            "hosts": {host: sorted(own) for host, own in self.pool.addresses.items()},
         }
-        hosts = {host: sorted(own) for host, own in self.pool.addresses.items()}
-        return JSONResponse({**fields, "replicas": rows, "hosts": hosts})
+        return JSONResponse(fields)
 
 
-async def _leave(request: Request) -> None:
+async def _leave(request: Request, job: Job) -> None:
+    """End a job when its client leaves."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    if not job.done.done():
+        job.done.set_result(Response(status_code=499))

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -27,11 +27,12 @@ PROOF_TIMEOUT, FORWARD_TIMEOUT = 60.0, 600.0
 PROOF_SECONDS = 60.0  # between two proofs of an admitted replica, with one reference request each
 LONGEST_PAUSE = 30.0  # before a replica that failed is proved again; after the first failure there is none
 JSON = "application/json"
+HEADERS = {"Content-Type": JSON, "Accept-Encoding": "identity"}
+KEEP_ALIVE = 3.0  # less than the 5 s after which vLLM's server closes an idle connection
 NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 FAILURES = (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError)
 """No response, none in time, or a malformed one."""
 
-Work = Coroutine[Any, Any, None]
 State = Literal["admitted", "checking", "rejected", "down"]
 log = logging.getLogger("gateway")
 
@@ -64,18 +65,12 @@ class Replica:
         """Whether a share or a proof runs; also true of a task that was cancelled and has not ended."""
         return self.work is not None and not self.work.done()
 
-    def start(self, work: Work, ended: Callable[[], None], seconds: float = 0.0) -> asyncio.Task[None]:
-        """Run a share or a proof; ``ended`` is called after it, however it ends."""
-        self.work, self.ends = asyncio.ensure_future(work), asyncio.get_running_loop().time() + seconds
-        self.work.add_done_callback(lambda _: ended())
-        return self.work
-
     def learn(self, seconds: float, cost: int) -> None:
         """Note how long a share took; medians, so that a stalled one teaches little."""
         self.paces.append((max(cost, 1), max(seconds, 1e-9)))
         rows = sorted(self.paces)
         most = median(taken / weight for weight, taken in rows[len(rows) // 2 :])
-        pairs = [(less, more) for less, more in combinations(rows, 2) if more[0] > 1.5 * less[0]]
+        pairs = ((less, more) for less, more in combinations(rows, 2) if more[0] > 1.5 * less[0])
         slopes = [(more[1] - less[1]) / (more[0] - less[0]) for less, more in pairs]
         self.pace = min(max(median(slopes or [most]), most / 4), most)
         self.fixed = max(median(taken - self.pace * weight for weight, taken in rows), 0.0)
@@ -92,16 +87,15 @@ class Replica:
 class Pool:
     """All replicas, watched."""
 
-    def __init__(self, hosts: list[str], reference: Path, session: aiohttp.ClientSession) -> None:
-        self.hosts, self.path, self.session = hosts, reference, session
+    def __init__(self, hosts: list[str], reference: Path) -> None:
+        self.hosts, self.path = hosts, reference
         self.replicas: dict[str, Replica] = {}
         self.reference: dict[str, Any] = {}
         self.serving = ""  # id of the reference that the admitted replicas have passed
         self.proof_tokens = 0  # of all reference requests: the replicas count them with those of clients
-        self.changed: Callable[[], None] = lambda: None
         self.switched: Callable[[], None] = lambda: None
         self.addresses: dict[str, set[str]] = {}
-        self._version = (0, 0)
+        self._text = b""  # of the reference
 
     @property
     def admitted(self) -> list[Replica]:
@@ -112,24 +106,27 @@ class Pool:
     def free(self) -> list[Replica]:
         """Those that may get one now, the fastest first; one whose proof is overdue gets that first."""
         oldest = asyncio.get_running_loop().time() - PROOF_SECONDS
-        free = [replica for replica in self.admitted if not replica.busy and replica.due > oldest]
-        return sorted(free, key=lambda replica: replica.pace)
+        free = (one for one in self.admitted if not one.busy and one.due > oldest)
+        return sorted(free, key=lambda one: one.pace)
 
     async def run(self) -> None:
         """Watch names, addresses and the reference until cancelled."""
-        while True:
-            self.read_reference()
-            await asyncio.gather(*map(self._resolve, self.hosts))
-            await asyncio.gather(asyncio.sleep(CHECK_SECONDS), *map(self.check, self.replicas.values()))
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
+        async with aiohttp.ClientSession(connector=connector, headers=HEADERS) as self.session:
+            while True:
+                self.read_reference()
+                await asyncio.gather(*map(self._resolve, self.hosts))
+                gap = CHECK_SECONDS / (len(self.replicas) or 1)  # not all at the same moment
+                checks = (self.check(one, gap * place) for place, one in enumerate(self.replicas.values()))
+                await asyncio.gather(asyncio.sleep(CHECK_SECONDS), *checks)
 
     def read_reference(self) -> None:
         """Read the file if it has changed; one that can't be read leaves the reference as it is."""
         with suppress(*FAILURES):
-            status = self.path.stat()
-            if self._version != (version := (status.st_mtime_ns, status.st_size)):
-                fields = orjson.loads(self.path.read_bytes())
+            if (text := self.path.read_bytes()) != self._text:
+                fields = orjson.loads(text)
                 if fields["id"] and fields["tolerance"] >= 0 and fields["requests"][0]["scores"]:
-                    self.reference, self._version = fields, version
+                    self.reference, self._text = fields, text
                     for replica in self.replicas.values():
                         replica.due = 0.0
 
@@ -157,7 +154,6 @@ class Pool:
         if replica.state != state:
             log.warning("replica %s: %s %s", replica.address, state, reason)
         replica.state, replica.reason = state, reason
-        self.changed()
 
     def fail(self, replica: Replica, reason: str, state: State = "checking") -> None:
         """Take a replica out after a wrong response or none; it is proved again, later with each failure."""
@@ -165,9 +161,7 @@ class Pool:
         replica.failures, replica.due = replica.failures + 1, asyncio.get_running_loop().time() + pause
         self.change(replica, state, reason)
 
-    async def send(
-        self, replica: Replica, path: str, body: split.Body | None, seconds: float, content: str = JSON
-    ) -> Response:
+    async def send(self, replica: Replica, path: str, body: split.Body | None, seconds: float) -> Response:
         """Send a request: GET without a body.
 
         Raises:
@@ -175,14 +169,13 @@ class Pool:
             TimeoutError: None in time.
         """
         limit = aiohttp.ClientTimeout(total=seconds, sock_connect=HEALTH_TIMEOUT)
-        headers = {"Content-Type": content, "Accept-Encoding": "identity"}
         url, method = f"http://{replica.address}{path}", "GET" if body is None else "POST"
-        async with self.session.request(method, url, data=body, headers=headers, timeout=limit) as response:
-            kind = {"content-type": response.headers.get("content-type", "")}
-            return Response(await response.read(), response.status, kind)
+        async with self.session.request(method, url, data=body, timeout=limit) as response:
+            return Response(await response.read(), response.status, media_type=response.content_type)
 
-    async def check(self, replica: Replica) -> None:
+    async def check(self, replica: Replica, delay: float = 0.0) -> None:
         """Check one replica's health, and prove it when that is due."""
+        await asyncio.sleep(delay)
         try:
             missed = int((await self.send(replica, "/health", None, HEALTH_TIMEOUT)).status_code != 200)
         except FAILURES as error:  # busy, perhaps: the second one counts; or no process: the next is another
@@ -194,17 +187,25 @@ class Pool:
             replica.due = 0.0
             replica.paces.clear()
             self.change(replica, "checking", "not yet proved")
-        due = asyncio.get_running_loop().time() >= replica.due
-        if due and self.reference and not missed and not replica.busy:
-            replica.start(self._prove(replica, self.reference), self.changed)
+        now = asyncio.get_running_loop().time()
+        if now >= replica.due and self.reference and not missed and not replica.busy:
+            replica.work, replica.ends = asyncio.create_task(self._prove(replica, self.reference)), now
 
     async def _prove(self, replica: Replica, reference: dict[str, Any]) -> None:
-        identity, reason = reference["id"], ""
+        loop, identity, reason = asyncio.get_running_loop(), reference["id"], ""
         state: State = "checking"
         again = replica.state == "admitted" and replica.proved == identity
         try:
             for item in reference["requests"][: 1 if again else None]:
-                off = await self._compare(replica, item)
+                began, query, texts = loop.time(), item["query"], item["documents"]
+                body = orjson.dumps({"query": query, "documents": texts})
+                reply = await self.send(replica, "/v1/rerank", body, PROOF_TIMEOUT)
+                if reply.status_code != 200:
+                    raise ValueError(f"HTTP {reply.status_code}")
+                scores, tokens, _ = split.read_scores(reply.body, len(texts))
+                self.proof_tokens += tokens
+                replica.learn(loop.time() - began, sum(len(query + text) for text in texts))
+                off = max(abs(one - right) for one, right in zip(scores, item["scores"], strict=True))
                 if off > reference["tolerance"]:
                     state = "rejected"
                     raise ValueError(f"scores differ by {off:.3g}")
@@ -232,16 +233,3 @@ class Pool:
                         self.change(other, "checking", "not yet proved for the new model")
                 self.switched()  # now that no replica of the former model can get a share
             self.change(replica, "admitted", "")
-
-    async def _compare(self, replica: Replica, item: dict[str, Any]) -> float:
-        """The largest difference of the scores of a reference request."""
-        loop = asyncio.get_running_loop()
-        began, texts = loop.time(), item["documents"]
-        body = orjson.dumps({"query": item["query"], "documents": texts})
-        reply = await self.send(replica, "/v1/rerank", body, PROOF_TIMEOUT)
-        if reply.status_code != 200:
-            raise ValueError(f"HTTP {reply.status_code}")
-        scores, tokens, _ = split.read_scores(reply.body, len(texts))
-        self.proof_tokens += tokens
-        replica.learn(loop.time() - began, sum(len(item["query"] + text) for text in texts))
-        return max(abs(score - float(right)) for score, right in zip(scores, item["scores"], strict=True))

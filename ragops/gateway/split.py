@@ -5,7 +5,7 @@ import math
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -27,38 +27,28 @@ class Rerank:
     documents: Sequence[str] = ("",)
     top_n: int = 0
     identity: str = ""
-    fields: dict[str, Any] | None = None  # the query and all others; every share has them
+    fields: dict[str, Any] = field(default_factory=dict)  # the query and all others; every share has them
 
     def body(self, texts: Sequence[str], **fields: Any) -> Body:
         """The request for some texts."""
-        shared = {**(self.fields or {}), "documents": texts, **fields}
-        return orjson.dumps(shared) if self.raw is None else self.raw
+        return orjson.dumps({**self.fields, "documents": texts, **fields}) if self.raw is None else self.raw
 
 
-def whole(body: Body) -> Rerank:
-    """A request that only a replica can judge, or that can't be divided."""
-    return Rerank([len(body)], [b""], body)
-
-
-def parse(body: Body, identity: str = "") -> Rerank:
-    """Read a request; whole if it is no usual one."""
+def parse(body: Body, identity: str = "", *, splits: bool = True) -> Rerank:
+    """Read a request; whole if only a replica can judge it, or if it can't be divided."""
     try:
-        fields: Any = orjson.loads(body) if body.count(b",") <= MOST_COMMAS else None
+        fields: Any = orjson.loads(body) if splits and body.count(b",") <= MOST_COMMAS else None
         texts, top_n = fields.pop("documents", None), fields.pop("top_n", 0)
         own = fields.pop("request_id", "")
-        context = hashlib.sha256(orjson.dumps(fields, None, orjson.OPT_SORT_KEYS))
+        context = hashlib.sha256(orjson.dumps(fields, None, orjson.OPT_SORT_KEYS)).digest()
         texts, query = [texts] if isinstance(texts, str) else texts, fields["query"].encode()
         encoded = [text.encode() for text in texts]
+        usual = isinstance(texts, list) and isinstance(own, str) and type(top_n) is int and top_n >= 0
     except (ValueError, TypeError, AttributeError, LookupError):  # also NaN and lone surrogates
-        return whole(body)
-    usual = isinstance(texts, list) and isinstance(own, str) and type(top_n) is int and top_n >= 0
+        usual = False
     if not usual or not 0 < len(texts) <= MOST_DOCUMENTS:
-        return whole(body)
-    keys = []
-    for text in encoded:
-        digest = context.copy()
-        digest.update(text)
-        keys.append(digest.digest()[:16])
+        return Rerank([len(body)], [b""], body)
+    keys = [hashlib.sha256(context + text).digest()[:16] for text in encoded]
     costs, identity = [len(query) + len(text) for text in encoded], identity or own or uuid.uuid4().hex
     return Rerank(costs, keys, None, texts, top_n, identity, fields)
 
@@ -122,7 +112,7 @@ def merge(request: Rerank, scores: Mapping[int, float], **fields: Any) -> bytes:
         {"index": index, "document": texts[index], "relevance_score": score}
         for index, score in ranked[: request.top_n or None]
     ]
-    return orjson.dumps({**fields, "results": rows})
+    return orjson.dumps({"id": f"score-{request.identity}", **fields, "results": rows})
 
 
 def tail(scores: Sequence[float], count: int) -> list[float]:

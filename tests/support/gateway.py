@@ -21,7 +21,7 @@ class Client:
         body = {"model": replicas.MODEL, "query": query, "documents": documents, **fields}
         return await self.http.post(path, json=body, headers=headers)
 
-    async def until(self, condition, seconds=10.0):
+    async def until(self, condition, seconds=60.0):
         """Wait until a condition of the gateway holds."""
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 - states of another task

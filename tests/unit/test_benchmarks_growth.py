@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import json
+import math
 from pathlib import Path
 from statistics import median
 
@@ -11,6 +12,7 @@ import pytest
 from benchmarks import growth
 from benchmarks.growth import Costs, Setup, simulate
 from ragops.bench.workload import ragflow, synthetic
+from ragops.gateway import dispatch
 
 ROOT = Path(__file__).parents[2]
 FREE = Costs(0.0, 0.0, 0.0)
@@ -52,6 +54,39 @@ def test_one_gateway_is_the_limit_and_two_lift_it():
     )
     assert one.cpu > 0.98
     assert one.took / two.took == pytest.approx(2, rel=0.1)
+
+
+def test_what_the_gateway_itself_needs_for_many_fast_shares_makes_none_of_them_slow():
+    async def scenario():
+        machines = [growth.Machine(WORD / 10, 0.01) for _ in range(256)]
+        gateway = growth.Gateway(machines, Costs(request=1.0, share=1.0, share_of_replica=0.0), math.inf)
+        await gateway.start()
+        before = gateway.cpu.used
+        await asyncio.gather(*(gateway.rank(request) for request in texts(20, documents=64)))
+        assert gateway.cpu.used - before > 2 * dispatch.LATE_SECONDS
+        return gateway.dispatcher.counts['shares_total{outcome="hedged"}']
+
+    with asyncio.Runner(loop_factory=growth.Clock) as runner:
+        assert runner.run(scenario()) == 0
+
+
+def test_shares_that_end_all_the_time_hide_no_slow_one(monkeypatch):
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.02)
+
+    async def scenario():
+        machines = [growth.Machine(WORD / 10, 0.0) for _ in range(2)]
+        gateway = growth.Gateway(machines, FREE, math.inf)
+        await gateway.start()
+        machines[0].word = 1e9
+        sent = asyncio.ensure_future(gateway.rank(texts(1, documents=100)[0]))
+        counts = gateway.dispatcher.counts
+        while not counts['shares_total{outcome="hedged"}']:  # noqa: ASYNC110 - simulated time
+            await asyncio.sleep(0.01)
+        assert 0 < counts['shares_total{outcome="ok"}'] < 20
+        assert (await sent)[1:] == (200, 100)
+
+    with asyncio.Runner(loop_factory=growth.Clock) as runner:
+        runner.run(scenario())
 
 
 def test_two_gateways_meet_on_a_replica_which_computes_one_share_at_a_time():

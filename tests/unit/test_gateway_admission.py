@@ -15,22 +15,23 @@ TEXTS = [f"document {number} " * (3 + number % 5) for number in range(24)]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(replicas, "CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(replicas, "HEALTH_TIMEOUT", 0.1)
     monkeypatch.setattr(dispatch, "TICK", 0.005)
-    monkeypatch.setattr(dispatch, "LATE_SECONDS", 0.02)
+    monkeypatch.setattr(dispatch, "LATE_SECONDS", 100.0)  # on a busy machine any share may be slow
 
 
 def right(query="which one"):
     return response({"query": query, "documents": TEXTS})[1]["results"]
 
 
-def test_a_paused_replica_is_proved_at_once_when_it_is_back(tmp_path):
+def test_a_paused_replica_is_proved_at_once_when_it_is_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "HEALTH_TIMEOUT", 0.1)
+
     async def scenario():
         async with serving(tmp_path, Replica(), stub := Replica()) as gateway:
             stub.behave(fault="hang")  # also of health checks
             await gateway.until(lambda: len(gateway.pool.admitted) == 1)
             stub.behave(fault="")
-            await gateway.until(lambda: len(gateway.pool.admitted) == 2, seconds=5)
+            await gateway.until(lambda: len(gateway.pool.admitted) == 2, seconds=30)
 
     asyncio.run(scenario())
 
@@ -48,7 +49,6 @@ def test_a_request_after_an_idle_time_waits_for_a_replica_that_is_being_proved(t
     async def scenario():
         async with serving(tmp_path, Replica()) as client:
             monkeypatch.setattr(dispatch, "GRACE_SECONDS", 2.0)
-            client.dispatcher._stranded -= 60.0
             replica = client.pool.admitted[0]
             client.pool.fail(replica, "TimeoutError")
             assert (await client.rerank(documents=TEXTS)).status_code == 200
@@ -58,7 +58,6 @@ def test_a_request_after_an_idle_time_waits_for_a_replica_that_is_being_proved(t
 
 def test_a_request_without_any_response_ends_after_a_multiple_of_its_expected_time(tmp_path, monkeypatch):
     monkeypatch.setattr(dispatch, "PROOF_TIMEOUT", 0.05)
-    monkeypatch.setattr(dispatch, "LATE_SECONDS", 100.0)
 
     async def scenario():
         async with serving(tmp_path, Special()) as gateway:
@@ -119,7 +118,7 @@ def test_no_request_waits_for_ever_behind_newer_ones(tmp_path, monkeypatch):
 
             clients = [asyncio.ensure_future(newer(client)) for client in range(3)]
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     reply = await gateway.rerank(documents=TEXTS * 2)
             finally:
                 ended.set()
@@ -142,7 +141,7 @@ def test_a_share_that_is_cancelled_before_it_starts_frees_its_replica(tmp_path):
                 gateway.dispatcher.restart()  # before the loop has run the share's task
 
             gateway.dispatcher._hand_out = handed_out
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert (await request).json()["results"] == right()
             assert not replica.busy
 
@@ -160,9 +159,7 @@ class Special(Replica):
         return await super()._rerank(reader, writer, body)
 
 
-def test_a_duplicate_that_is_cancelled_before_its_first_step_leaves_its_replica_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(dispatch, "LATE_SECONDS", 100.0)  # not before it is made late below
-
+def test_a_duplicate_that_is_cancelled_before_its_first_step_leaves_its_replica_free(tmp_path):
     async def scenario():
         async with serving(tmp_path, Replica(), Replica()) as gateway:
             send, held = gateway.pool.send, []
@@ -178,7 +175,7 @@ def test_a_duplicate_that_is_cancelled_before_its_first_step_leaves_its_replica_
             sent = asyncio.ensure_future(gateway.rerank(documents=["one text"]))
             await gateway.until(lambda: held)
             [share] = gateway.dispatcher.shares
-            share.began -= 1000.0
+            share.slow = True
             held[0].set_result(None)  # it ends in the turn of the loop ...
             gateway.dispatcher.pump()  # ... in which it is sent once more
             assert len(gateway.dispatcher.shares) == 2
@@ -198,7 +195,7 @@ def test_scores_of_a_replica_that_failed_before_it_was_rejected_leave_the_cache(
             assert (await gateway.rerank(documents=TEXTS)).json()["results"] != right()
             gateway.pool.fail(replica, "of a share")
             await gateway.until(lambda: replica.state == "rejected")
-            assert not gateway.gateway.cache
+            assert not gateway.dispatcher.cache
             stub.behave(fault="")
             await gateway.admitted(1)
             assert (await gateway.rerank(documents=TEXTS)).json()["results"] == right()
@@ -206,7 +203,9 @@ def test_scores_of_a_replica_that_failed_before_it_was_rejected_leave_the_cache(
     asyncio.run(scenario())
 
 
-def test_a_lost_response_holds_no_replica_after_the_deadline(tmp_path):
+def test_a_lost_response_holds_no_replica_after_the_deadline(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "LATE_SECONDS", 0.02)
+
     async def scenario():
         async with serving(tmp_path, Special(), cache=1000, deadline=1) as gateway:
             assert (await gateway.rerank(documents=["lost"])).status_code == 503
@@ -243,7 +242,9 @@ def test_a_document_that_vllm_fails_on_is_no_fault_of_the_replicas(tmp_path, num
     asyncio.run(scenario())
 
 
-def test_a_replica_that_hangs_in_its_periodic_proof_is_taken_out(tmp_path):
+def test_a_replica_that_hangs_in_its_periodic_proof_is_taken_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "HEALTH_TIMEOUT", 0.1)
+
     async def scenario():
         async with serving(tmp_path, stub := Replica()) as gateway:
             [replica] = gateway.pool.replicas.values()
@@ -294,7 +295,7 @@ def test_a_deadline_in_which_no_document_fits_is_an_error_that_says_so(tmp_path)
             messages = {reply.json()["error"]["message"] for reply in replies}
             assert [reply.status_code for reply in replies] == [503, 503]
             assert any("first share takes longer" in message for message in messages)
-            assert all("0.3 s" in message for message in messages)
+            assert all("by the deadline of" in message for message in messages)
 
     asyncio.run(scenario())
 
@@ -337,7 +338,7 @@ def test_a_text_that_can_be_no_name_leaves_the_others_watched(tmp_path, host):
             gateway.pool.hosts.append(host)
             await asyncio.sleep(0.05)
             await stub.stop()
-            await gateway.until(lambda: not gateway.pool.admitted, seconds=3)
+            await gateway.until(lambda: not gateway.pool.admitted, seconds=30)
 
     asyncio.run(scenario())
 
@@ -350,7 +351,7 @@ def test_a_malformed_count_of_tokens_is_a_failure_and_no_wait_for_ever(tmp_path,
             return status, count.encode() if path == "/tokenize" else reply
 
     async def scenario():
-        async with serving(tmp_path, Odd(max_tokens=30)) as gateway, asyncio.timeout(9):
+        async with serving(tmp_path, Odd(max_tokens=30)) as gateway, asyncio.timeout(30):
             assert (await gateway.rerank(documents=["word " * 50])).status_code in {200, 503}
 
     asyncio.run(scenario())
