@@ -259,8 +259,42 @@ def overlay() -> Iterator[str]:
             f"In an encrypted network no request got a response there ({encrypted['error']}): the kernel of "
             f"that machine has no IPsec ({reason}), so that the cost of encryption is not measured."
         )
+        if speed := record.get("cipher_mb_s"):
+            least = 2 * record["request_bytes"] / speed / 1000
+            yield (
+                "A lower limit, estimated: Docker's cipher, AES-128-GCM, takes one core of that machine "
+                f"{least:.2f} ms to encrypt and to decrypt the request ({speed / 1000:.1f} GB/s in packets, "
+                "``openssl speed``); the kernel's work for each packet is not in it."
+            )
     else:
         yield f"In an encrypted network it took {encrypted['p50_ms']:.1f} ms."
+
+
+def swarm(part: str) -> Iterator[str]:
+    """What was recorded of a Swarm beside the faults: vLLM as a task, or the loss of the manager."""
+    record = json.loads((DATA / f"swarm_{part}.json").read_text())
+    machine = f"{record['machine']['machine']}, {record['machine']['date']}"
+    if part == "task":
+        yield (
+            f"vLLM itself was placed, with {record['model']} (a substitute model), on the only node of a Swarm "
+            f"({machine}, beside other work): ``ragops up`` had it admitted after {record['up']:.0f} s, in which "
+            "vLLM starts twice, first for the score check. A request of "
+            f"{record['documents']} documents took {record['request_p50']:.2f} s through the gateway (median of "
+            f"{len(record['requests'])}). After SIGKILL, its successor was admitted after "
+            f"{record['restarted']:.0f} s."
+        )
+        return
+    phases = [
+        f"{phase['requests'] - phase['failed']} of {phase['requests']} requests got a response in RAGFlow's 30 s while "
+        f"{phase['name']} ({phase['seconds']:.0f} s, longest request {phase['longest']:.1f} s)"
+        for phase in record["phases"]
+    ]
+    yield (
+        "With a second gateway and RAGFlow on another node than the manager, also the loss of the only manager was "
+        f"recorded, with {record['clients']} clients and stub replicas ({machine}): {'; '.join(phases)}. The "
+        f"manager's own replica and gateway served again {record['admitted_again']:.0f} s after its Docker engine "
+        "was started."
+    )
 
 
 def run(part: str) -> Iterator[str]:
@@ -328,6 +362,7 @@ PARTS = {
     "models": models,
     "proofs": proofs,
     "overlay": overlay,
+    "swarm": swarm,
     "modules": modules,
     "run": run,
 }

@@ -165,12 +165,8 @@ def services(
     check: plan.ScoreCheck,
 ) -> tuple["PlaceService", ...]:
     """The services of a stack: the replicas, and further gateways on other nodes than this one."""
-    stack, task, limits = (
-        deployment.stack,
-        deployment.spec,
-        [sizing.memory_limit for sizing in deployment.sizings],
-    )
-    needed = max(sizing.memory.required for sizing in deployment.sizings)
+    stack, task, sizings = deployment.stack, deployment.spec, deployment.sizings
+    needed = max(sizing.memory.required for sizing in sizings)
     table = {
         name: {
             "cores": format_cpu_list(core.cpu for core in sizing.cores),
@@ -180,7 +176,7 @@ def services(
                 if setting.name in _OWN
             },
         }
-        for name, sizing in zip(deployment.nodes, deployment.sizings, strict=False)
+        for name, sizing in zip(deployment.nodes, sizings, strict=False)
     }
     timeout = stack.reranker.ready_timeout
     files = [mount for mount in task.mounts if mount.target.startswith("/templates/")]
@@ -191,20 +187,17 @@ def services(
         command=(*task.entrypoint, *task.command),
         environment=tuple(item for item in task.environment if item[0] not in _OWN),
         mounts=tuple(mount for mount in task.mounts if mount not in files),
-        memory=max(min(limits), needed),
+        memory=max(min(sizing.memory_limit for sizing in sizings), needed),
         aliases=(),
         cpuset_cpus="",
         cpuset_mems="",
         health=HealthCheck(options.task("health"), interval=5, timeout=120, start_period=timeout, retries=12),
     )
     reference_file = ConfigFile(_prefix(stack, "reference"), check.file, "/reference.json")
-    configs = (
-        reference_file,
-        *(ConfigFile(_prefix(stack, "template"), Path(m.source), m.target) for m in files),
-    )
+    templates = [ConfigFile(_prefix(stack, "template"), Path(m.source), m.target) for m in files]
     spec = ServiceSpec(container, stack.reranker.replicas, nodes=json.dumps(table, sort_keys=True))
     due, name = None if check.known else check, stack.derived_name("check")
-    placed = PlaceService(spec, configs, timeout, check=due, check_name=name)
+    placed = PlaceService(spec, (reference_file, *templates), timeout, check=due, check_name=name)
     further = stack.swarm.gateways - 1 if stack.swarm else 0
     if not (further and deployment.gateway):
         return (placed,)
@@ -382,7 +375,7 @@ class PlaceService(plan.Action):
     def _make_room(self, engine: Engine, name: str) -> None:
         """Stop one of the former replicas where no node has the memory for one more."""
         deadline = time.monotonic() + _PLACE_SECONDS
-        while any(task.state == "pending" for task in (_state(engine)).tasks_of(name)):
+        while any(task.state == "pending" for task in _state(engine).tasks_of(name)):
             service = _state(engine).service(self.placed.name)
             if time.monotonic() > deadline:
                 if service and service.replicas > 0:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def test_the_record_has_all_kinds_of_ragflows_request():
     assert all(bool(kind["error"]) == (kind["p50_ms"] is None) for kind in RECORD["kinds"])
 
 
+@pytest.mark.parametrize(
+    ("output", "speed"), [("type    1400 bytes\nAES-128-GCM    1663239.38k\n", 1663.23938), ("", None)]
+)
+def test_the_cipher_alone(monkeypatch, output, speed):
+    done = subprocess.CompletedProcess([], 0, output)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert overlay.cipher() == speed
+
+
 @pytest.mark.parametrize("measured", [None, 31.4])
 def test_the_page_says_whether_encryption_was_measured(monkeypatch, tmp_path, measured):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "docs/_ext"))
@@ -35,4 +45,5 @@ def test_the_page_says_whether_encryption_was_measured(monkeypatch, tmp_path, me
     monkeypatch.setattr(generated, "DATA", tmp_path)
     text = " ".join(generated.overlay())
     assert ("is not measured" in text) is (measured is None)
+    assert ("estimated" in text) is (measured is None)
     assert ("31.4 ms" in text) is (measured is not None)
