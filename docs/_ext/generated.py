@@ -184,12 +184,10 @@ def vllm_releases() -> Iterator[str]:
 def modules() -> Iterator[str]:
     """Every module with the first sentence of its docstring."""
     package = Path(ragops.__file__).parent
-    yield from [".. list-table::", "   :class: ragops-fields", ""]
     for file in sorted(package.rglob("*.py"), key=lambda file: (file.parent, file.name)):
         purpose = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        sentence = re.split(r"(?<=\.)\s|\n\n", purpose)[0]
-        yield from [f"   * - ``{file.relative_to(package)}``", f"     - {inline(sentence)}"]
-    yield ""
+        sentence = re.sub(r":\w+:`~?([^`]+)`", r"``\1``", re.split(r"(?<=\.)\s|\n\n", purpose)[0])
+        yield from [f"``{file.relative_to(package)}``", f"   {inline(sentence)}", ""]
 
 
 def models() -> Iterator[str]:
