@@ -142,7 +142,8 @@ def copy(stack: SwarmFleet, engine: Engine, image: str) -> None:
         ["docker", "--host", engine.state().address, "save", image], stdout=subprocess.PIPE
     )
     subprocess.run(["docker", "--host", stack.node.socket, "load"], stdin=save.stdout, check=True)
-    assert save.wait() == 0
+    if save.wait():
+        raise RuntimeError(f"docker save {image} ended with {save.returncode}")
 
 
 def send(stack: SwarmFleet, status: verbs.Status) -> list[tuple[float, str]]:
@@ -150,7 +151,8 @@ def send(stack: SwarmFleet, status: verbs.Status) -> list[tuple[float, str]]:
     words = map(str, (DOCUMENTS, WORDS, REQUESTS))
     argv = ("python3", "-c", SEND, status.stack.internal_url, status.served_name, *words)
     result = stack.engine.execute(CLIENT, argv, timeout=300)
-    assert not result.exit_code, result.stderr
+    if result.exit_code:
+        raise RuntimeError(result.stderr)
     return [tuple(json.loads(line)) for line in result.stdout.splitlines()]
 
 
