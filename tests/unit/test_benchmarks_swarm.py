@@ -38,7 +38,7 @@ def test_the_records_are_whole():
     ("part", "words"),
     [
         ("task", ["substitute", f"{TASK['up']:.0f} s", f"{TASK['restarted']:.0f} s"]),
-        ("manager", ["stub", f"{MANAGER['phases'][1]['requests']} requests"]),
+        ("manager", ["stub", f" of {MANAGER['phases'][1]['requests']}, "]),
     ],
 )
 def test_the_page_says_what_was_recorded_and_with_what(monkeypatch, part, words):
