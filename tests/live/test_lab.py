@@ -95,7 +95,7 @@ class Notebook:
 
 @contextmanager
 def opened(chromium, address):
-    context = chromium.new_context(viewport={"width": 1300, "height": 6000})  # every cell is drawn
+    context = chromium.new_context(viewport={"width": 1300, "height": 9000})  # every cell is drawn
     context.set_default_timeout(LIMIT)
     tab = context.new_page()
     tab.goto(address)
@@ -121,7 +121,8 @@ def test_setup_is_picked_and_approved_before_anything_changes(
         option = picker.locator("option", has_text=client)
         expect(option).to_have_count(1)
         picker.locator("select").select_option(label=option.text_content())
-        approval = notebook.run("stack = picker.stack")
+        expect(notebook.run("stack = picker.stack")).to_contain_text("not connected")
+        approval = notebook.run("approval = notebook")
         expect(approval).to_contain_text(f"connect {client} to {network}")
         refused = notebook.run("approval.require()")
         expect(refused).to_contain_text("RagopsError")
@@ -129,6 +130,7 @@ def test_setup_is_picked_and_approved_before_anything_changes(
         approval.get_by_role("button", name="Approve").click()
         done = notebook.run("approval.require()")
         expect(done).to_contain_text("done")
+        expect(notebook.run("notebook.network(status)")).to_contain_text("──── connected ────")
         expect(notebook.run("status")).to_contain_text("demo client, connected")
         expect(notebook.run("notebook.ragflow_settings")).to_contain_text(declared.internal_url)
     assert engine.container(client).endpoint(network) is not None
