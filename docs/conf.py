@@ -72,6 +72,7 @@ extensions = [
     "fault_table",
     "first_result",
     "comparisons",
+    "estimates",
     "performance",
     "gateway_records",
     "growth_records",

@@ -8,12 +8,10 @@ machine is left out and estimated from the others: a factor, so that 100 % is tw
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import groupby
-from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, Literal
 
@@ -230,7 +228,8 @@ class Estimate(Shown):
     def headline(self) -> str:
         """The most important numbers in one line."""
         call, verdicts = self.usual, {True: "fits", False: "does not fit", None: "may fit"}
-        error = "error unknown" if self.error is None else f"± {self.error:.0%}"
+        span = f"{call.low:.3g} to {call.high:.3g} s"
+        error = f"error unknown, assumed {span}" if self.error is None else f"± {self.error:.0%}: {span}"
         where = f"{self.model} in {self.arithmetic} on {self.cores} cores ({self.instruction_set})"
         took = f"{call.seconds:.3g} s ({error}) for {call.documents} documents of {call.tokens} tokens"
         return f"{where}: about {took}, which {verdicts[call.fits]} RAGFlow's {call.timeout:g} s"
@@ -337,12 +336,15 @@ def estimate(
 
 def configured(stack: Stack, named: str = "") -> tuple[Model, bool]:
     """The named or configured model, by its folder or published name, and whether it has no folder yet."""
-    name = named or str(os.environ.get("RAGOPS_MODEL_DIR") or stack.reranker.model or DEFAULT)
-    folder = models.substitute_folder()
-    if not named and folder == models.named_folder(stack) and not folder.exists():
+    folder, source, name = models.named_folder(stack), models.hub_source(stack), named or DEFAULT
+    if not named and folder == models.substitute_folder():
         name = "all-MiniLM-L6-v2"
-    published = [model for repository, model in MODELS.items() if repository.endswith(name)]
-    return (published[0], True) if published and not Path(name).is_dir() else (models.resolve(stack), False)
+    elif not named and folder:
+        name = source[0] if source else folder.name
+    published = [model for repository, model in MODELS.items() if name in (repository, model.name)]
+    if published and (named or not (folder and folder.exists())):
+        return published[0], True
+    return models.resolve(stack), False
 
 
 def seconds(stack: Stack, model: Model, speed: float, documents: int, tokens: int) -> float:
@@ -391,7 +393,7 @@ def _remedies(stack: Stack, model: Model, machine: Machine, host: Host, arithmet
         command = f"ragops scale {count * len(machine.cpus)} --swarm"
         text = f"{command} on {count} machines like this one, or replicas on {count} times the cores"
         yield Remedy("replicas", text, now / count, fits=True)
-        if within := gateway.deadline(stack, timeout):
+        if 0 < (within := gateway.deadline(stack, timeout)) < now:
             text = f"RAGFlow gets a response in time, with about {within / now:.0%} of the documents ranked"
             yield Remedy("the gateway's deadline", text, within, fits=True)
     flop, data_type = model.shape.flop_per_token, sizing.dtype(stack, host)
