@@ -60,7 +60,7 @@ CODES = {
         "The port would be open to other machines, and a published port passes the host's firewall."
     ),
     "estimate-unknown": Code(
-        "No recorded machine has the instructions of this one, so nothing is estimated."
+        "No recorded machine has the instructions of this one, or the model is not known."
     ),
     "cores-missing": Code("The CPU list is not valid, or names CPUs that this process may not use."),
     "replicas-many": Code("There are more replicas than cores."),

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from ragops.configuration import Stack
 from ragops.docker.engine import Engine, sidecar
-from ragops.errors import BenchError, StackError
+from ragops.errors import BenchError, ModelError, StackError
 from ragops.ragflow import releases
 from ragops.reranker import gateway, options, sizing
 from ragops.reranker import model as models
@@ -344,6 +344,9 @@ def configured(stack: Stack, named: str = "") -> tuple[Model, bool]:
     published = [model for repository, model in MODELS.items() if name in (repository, model.name)]
     if published and (named or not (folder and folder.exists())):
         return published[0], True
+    if named:
+        hint = f"published models: {', '.join(MODELS)}"
+        raise ModelError(f"the shape of {named} is unknown", code="estimate-unknown", hint=hint)
     return models.resolve(stack), False
 
 

@@ -10,7 +10,7 @@ import pytest
 import ragops
 from ragops.configuration import Reranker, Stack
 from ragops.docker.objects import ExecResult
-from ragops.errors import BenchError, StackError
+from ragops.errors import BenchError, ModelError, StackError
 from ragops.ragflow import releases
 from ragops.reranker import estimate as estimates
 from ragops.reranker.estimate import DEFAULT, MODELS, RECORDED, Machine, estimate, left_out, nearest
@@ -152,6 +152,12 @@ def test_a_named_model_is_estimated_in_place_of_the_configured_one(model_folder,
 
 def test_the_published_shape_is_that_of_the_model():
     assert MODELS[DEFAULT].shape.flop_per_token == pytest.approx(0.8808e9, rel=0.001)
+
+
+def test_a_named_model_that_is_not_known():
+    with pytest.raises(ModelError) as error:
+        estimate(host=machine("amx"), name="nothing/known")
+    assert error.value.code == "estimate-unknown"
 
 
 def test_a_configured_folder_is_read(model_folder):
