@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import charts
 from generated import PARTS, indented, inline, row_of
 
 if TYPE_CHECKING:
@@ -59,27 +61,44 @@ def client() -> Iterator[str]:
 
 def cross_verdict(record: dict[str, Any]) -> Iterator[str]:
     """Whether the three agree, and the largest difference."""
+    verdict = "agree within 5 %" if record["agree"] else "do not all agree within 5 %"
+    yield f"**The three {verdict}**: {agreement(record)}."
+    failed = sum(row["seen"]["errors"] for row in record["turns"])
+    yield from [f"{failed or 'No'} requests failed.", ""]
+
+
+def agreement(record: dict[str, Any]) -> str:
+    """How many values agree within 5 %, and the largest difference."""
     differences = [(abs(row["median"] - 1), row) for row in record["ratios"]]
     largest, row = max(differences, key=lambda pair: pair[0])
     within = sum(difference <= 0.05 for difference, _ in differences)
     where = f"{row['tool']}'s {row['figure']} with {clients(row['clients'])}"
-    tail = f"{within} of {len(differences)} values do; the largest difference is {largest:.1%}, of {where}"
-    verdict = "agree within 5 %" if record["agree"] else "do not all agree within 5 %"
-    failed = sum(row["seen"]["errors"] for row in record["turns"])
-    yield f"**The three {verdict}**: {tail}. {failed or 'No'} requests failed."
-    yield ""
+    return f"{within} of {len(differences)} values do; the largest difference is {largest:.1%}, of {where}"
 
 
 def cross_ratios(record: dict[str, Any]) -> Iterator[str]:
     """Each tool's value divided by that of ragops."""
-    rows = (
+    rows = [
         (
             *(row["tool"], clients(row["clients"]), row["figure"], f"{row['median']:.3f}"),
             *(f"{row['least']:.3f} to {row['most']:.3f}", row["rounds"]),
         )
         for row in record["ratios"]
-    )
-    yield from table(("tool", "load", "value", "median ratio", "range", "rounds"), rows)
+    ]
+    cells = list(table(("tool", "load", "value", "median ratio", "range", "rounds"), rows))
+    points = [
+        (
+            f"{row['tool']}, {clients(row['clients'])}, {row['figure']}",
+            row["median"],
+            row["least"],
+            row["most"],
+        )
+        for row in record["ratios"]
+    ]
+    rounds = record["ratios"][0]["rounds"]
+    note = f"dot: median, line: range of {rounds} rounds · {record['cpu_model']}, {record['date']}"
+    caption = f"The other tools divided by ragops. Most values agree within 5 %: {agreement(record)}."
+    yield from charts.dots(points, "tool / ragops", note, caption, cells)
 
 
 def cross_rounds(record: dict[str, Any]) -> Iterator[str]:
@@ -144,8 +163,15 @@ def peer_values(record: dict[str, Any]) -> Iterator[str]:
         for side in record["sides"]
     )
     yield from table(("server", "p50", "documents/s", "tokens/s", "recorded run"), rows)
-    rows = ((row["level"], row["figure"], row["ratio"]) for row in record["ratios"])
-    yield from table(("load", "value", "transformers / vLLM"), rows)
+    cells = [(row["level"], row["figure"], row["ratio"]) for row in record["ratios"]]
+    points = []
+    for level, value, ratio in cells:
+        numbers = [float(number) for number in re.findall(r"\d+\.\d+", ratio)]
+        points.append((f"{level}, {value}", numbers[0], *(numbers[1:3] or (None, None))))
+    note = f"{record['model']}, {record['cpu_model']}, {record['date']}"
+    caption = f"transformers divided by vLLM: {', '.join(f'{value} {ratio}' for _, value, ratio in cells)}."
+    values = list(table(("load", "value", "transformers / vLLM"), cells))
+    yield from charts.dots(points, "transformers / vLLM", note, caption, values)
 
 
 def peer_provenance(record: dict[str, Any]) -> Iterator[str]:

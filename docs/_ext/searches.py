@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import charts
 from comparisons import fields, table
 from generated import PARTS, title
 
@@ -25,10 +27,19 @@ def search() -> Iterator[str]:
     for file in files:
         record = json.loads(file.read_text(encoding="utf-8"))
         yield from title(file.parent.name, "~")
-        cells = map(current if "schema_version" in record else before_schema, record["rows"])
-        yield from table(
-            ("candidate", "documents per second, candidate / baseline", "decision", "reason"), cells
-        )
+        cells = [*map(current if "schema_version" in record else before_schema, record["rows"])]
+        head = ("candidate", "documents per second, candidate / baseline", "decision", "reason")
+        values, points = list(table(head, cells)), list[charts.Ratio]()
+        for candidate, ratio, *_ in cells:
+            if numbers := [float(number) for number in re.findall(r"\d+\.\d+", ratio)]:
+                points.append((candidate, numbers[0], numbers[1], numbers[2]))
+        best = max(points, key=lambda point: point[1], default=None)
+        if best is None:
+            yield from values
+        else:
+            caption = f"Most documents per second: {best[0]}, {best[1]:.2f} times those of the baseline."
+            note = f"{record['model']} · run {file.parent.name}"
+            yield from charts.dots(points, "candidate / baseline", note, caption, values)
         substitute = record.get("stand_in")
         yield from fields(("model", f"{record['model']}, {substitute}" if substitute else record["model"]))
 

@@ -37,7 +37,6 @@ __all__ = [
     "both_forms",
     "latency_by_size",
     "percentile_curve",
-    "ratios",
     "size_map",
     "svg",
     "throughput",
@@ -163,12 +162,6 @@ def _seconds_axis(run: Run, ax: Axes) -> None:
     ax.annotate(f"RAGFlow's timeout {timeout:g} s", (0, timeout), (4, 4), fontsize=_SMALL, **place)
 
 
-def _label(ax: Axes, x: str, y: str) -> None:
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.set_ylim(0, ax.get_ylim()[1] * 1.05)
-
-
 def _intervals(ax: Axes, x: Iterable[float], rows: Iterable[Percentile], style: Style, **line: Any) -> None:
     """Percentiles with their intervals; those without a finite one are left out."""
     known = [
@@ -240,7 +233,8 @@ def throughput(run: Run, *, narrow: bool = False) -> Figure:
         ax.set_xticks(places, [load_name(row.level.name).replace(" ", "\n") for row in rows])
         ax.set_xlim(-0.6, len(rows) - 0.4)
     count = sum(row.n for row in rows)
-    _label(left, f"load (n={count} requests); bar: mean of repeats", "documents/s")
+    left.set(xlabel=f"load (n={count} requests); bar: mean of repeats", ylabel="documents/s")
+    left.margins(y=0.12)
     right.set(xlabel=f"load (n={count} requests)", ylabel=f"{LATENCY}, with 95 % interval")
     _seconds_axis(run, right)
     return chart.finish()
@@ -335,35 +329,6 @@ def size_map(run: Run, *, narrow: bool = False) -> Figure:
     return chart.finish()
 
 
-def ratios(
-    rows: Sequence[tuple[str, float, float | None, float | None]],
-    title: str,
-    label: str,
-    *,
-    caption: str = "",
-    narrow: bool = False,
-) -> Figure:
-    """A dot with its interval for each ratio, around 1.
-
-    Args:
-        rows: Name, ratio, and the ends of its interval or None.
-        title: Of the chart.
-        label: What is divided by what.
-        caption: Provenance.
-        narrow: For a narrow page.
-    """
-    chart = Chart(title, [caption], [0.6 + 0.32 * len(rows)], narrow=narrow)
-    (ax,) = chart.axes
-    ax.axvline(1, color=GREY, linewidth=1.2)
-    for y, (_, ratio, low, high) in enumerate(rows):
-        if low is not None and high is not None:
-            ax.plot([low, high], [y, y], "-", color=BLUE.colour, linewidth=1.6)
-        ax.plot([ratio], [y], BLUE.marker, color=BLUE.colour, markersize=7)
-    ax.set_yticks(range(len(rows)), [textwrap.fill(name, 24) if narrow else name for name, *_ in rows])
-    ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
-    return chart.finish()
-
-
 def timeline(run: Run, *, narrow: bool = False) -> Figure:
     """Every request at the time when it was due, and the reranker's CPU, memory and queue below.
 
@@ -391,7 +356,8 @@ def timeline(run: Run, *, narrow: bool = False) -> Figure:
     for ax, (unit, lines) in zip(chart.axes[1:], panels.items(), strict=True):
         for (name, line), style in zip(lines.items(), STYLES, strict=False):
             ax.plot(line.index, line, style.line, color=style.colour, linewidth=1.4, label=name)
-        _label(ax, "", unit.replace(" (", "\n("))
+        ax.set_ylabel(unit.replace(" (", "\n("))
+        ax.set_ylim(0)
     chart.axes[0].set_ylabel(LATENCY)
     _seconds_axis(run, chart.axes[0])
     trials, free, top = statistics.trials(run), -math.inf, chart.axes[0]

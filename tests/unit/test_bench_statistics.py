@@ -292,11 +292,3 @@ def test_panels_that_are_always_zero_are_left_out():
         "memory (GiB)": ["in use"],
         "documents": ["waiting"],
     }
-
-
-def test_ratios_have_a_dot_and_an_interval_where_there_is_one():
-    rows = [("a", 1.2, 1.1, 1.3), ("b", 0.9, None, None)]
-    (axes,) = plots.ratios(rows, "title", "B / A", caption="recorded").axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
-    drawn = [list(line.get_xdata()) for line in axes.lines]
-    assert drawn == [[1, 1], [1.1, 1.3], [1.2], [0.9]]

@@ -218,6 +218,21 @@ def test_the_gallery_links_the_report_of_every_recorded_run(built):
     assert 'src="_static/gallery.js' in page
 
 
+def test_ratios_have_a_dot_and_an_interval_where_there_is_one(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    rows = [("a", 1.2, 1.1, 1.3), ("b", 0.9, None, None)]
+    (axes,) = importlib.import_module("charts").ratios(rows, "B / A", "recorded").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 1], [1.1, 1.3], [1.2], [0.9]]
+
+
+@pytest.mark.parametrize("page", ["cross_validation", "other_servers", "tune"])
+def test_tables_of_ratios_are_charts_first(built, page):
+    content = (built / f"{page}.html").read_text()
+    assert 'class="ragops-narrow-form"' in content
+    assert "Values of the chart" in content
+
+
 def test_pages_without_a_run_have_no_values(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
     monkeypatch.delenv(site.RUN, raising=False)
