@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from charts import figure
 from comparisons import fields
 from generated import PARTS, row_of, wide_table
 from matplotlib.figure import Figure
@@ -25,13 +27,9 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 DATA = Path(__file__).parents[1] / "_data"
-CHARTS = DATA.parent / "_run"
+LEGEND = "Lines are simulated, markers are measured."
 TABLE = (8, 32, 128, 256)
 """Numbers of replicas in the table."""
-CAPTIONS = {
-    "latency": "Seconds of one request of 64 documents. Lines are simulated, markers are measured.",
-    "throughput": "Requests per second of concurrent clients. Lines are simulated, markers are measured.",
-}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *widths: int) -> Iterator[str]:
@@ -53,8 +51,19 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def latency(record: dict[str, Any]) -> Iterator[str]:
-    """Seconds of a request against the number of replicas."""
-    figure, axes = _axes("seconds of a request")
+    """Seconds of a request against the number of replicas, as a chart."""
+    equal = [row for row in record["latency"] if row["speeds"] == "equal"]
+    slowest = max((row for row in equal if row["replicas"] == 1), key=lambda row: row["p50_s"])
+    own = [row for row in equal if row["server"] == slowest["server"] and row["replicas"] in TABLE]
+    times = ", ".join(f"{row['p50_s']:.2g} s with {row['replicas']}" for row in own)
+    request = f"a request of {record['documents']} documents takes {slowest['p50_s']:.3g} s with one replica"
+    caption = f"{slowest['server']}: {request}, {times}. {LEGEND}"
+    yield from figure(latency_chart, record, caption=caption)
+
+
+def latency_chart(record: dict[str, Any], *, narrow: bool = False) -> Figure:
+    """The chart of :func:`latency`."""
+    chart, axes = _axes("seconds of a request", narrow=narrow)
     _lines(axes, [row for row in record["latency"] if row["speeds"] == "equal"], "p50_s")
     rows = [
         row
@@ -69,29 +78,39 @@ def latency(record: dict[str, Any]) -> Iterator[str]:
     axes.set_ylim(0.05, 60)
     axes.axhline(RERANK_TIMEOUT, color=plots.GREY, linewidth=1, linestyle=(0, (6, 3)))
     axes.annotate("RAGFlow's timeout", (256, RERANK_TIMEOUT), (0, 3), textcoords="offset points", ha="right")
-    yield from _chart(figure, axes, "latency")
+    return _with_legend(chart, axes, narrow=narrow)
 
 
 def throughput(record: dict[str, Any]) -> Iterator[str]:
-    """Requests per second against the number of replicas, with one gateway and with two."""
-    figure, axes = _axes("requests per second")
+    """Requests per second against the number of replicas, as a chart."""
+    points = {(row["server"], row["replicas"], row["gateways"]): row for row in record["throughput"]}
+    name, most, _ = max(points, key=lambda point: (point[1], points[point]["requests_per_s"]))
+    one, two = (points[name, most, gateways]["requests_per_s"] for gateways in (1, 2))
+    gain = f"a second gateway makes {one:.3g} requests per second {two:.3g}"
+    caption = f"With {most} replicas ({name}) {gain}. {LEGEND}"
+    yield from figure(throughput_chart, record, caption=caption)
+
+
+def throughput_chart(record: dict[str, Any], *, narrow: bool = False) -> Figure:
+    """The chart of :func:`throughput`, with one gateway and with two."""
+    chart, axes = _axes("requests per second", narrow=narrow)
     for gateways, line in ((1, "-"), (2, ":")):
         rows = [row for row in record["throughput"] if row["gateways"] == gateways]
         _lines(axes, rows, "requests_per_s", line, f", {gateways} gateway{'s' * (gateways > 1)}", skip=2)
     for server, style in list(zip(record["servers"], plots.STYLES, strict=False))[2:]:
         rate = server["documents_per_s"] / record["documents"]
         _points(axes, [(1, rate)], style, f"measured: {server['name']}, without a gateway")
-    yield from _chart(figure, axes, "throughput")
+    return _with_legend(chart, axes, narrow=narrow)
 
 
-def _axes(label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.subplots()
+def _axes(label: str, *, narrow: bool) -> tuple[Figure, Axes]:
+    chart = Figure((4.3, 5.6) if narrow else (8, 5.2), facecolor=plots.COLOURS["paper"], layout="constrained")
+    axes = chart.subplots()
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set(xlabel="replicas, one on each machine", ylabel=label)
     axes.grid(color=plots.COLOURS["grid"])
-    return figure, axes
+    return chart, axes
 
 
 def _lines(
@@ -113,18 +132,11 @@ def _points(axes: Axes, points: list[tuple[float, float]], style: plots.Style, l
     )
 
 
-def _chart(figure: Figure, axes: Axes, name: str) -> Iterator[str]:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
-    file = CHARTS / f"growth_{name}.svg"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(plots.svg(figure), encoding="utf-8")
-    yield from [
-        f".. figure:: /_run/{file.name}",
-        f"   :alt: {CAPTIONS[name]}",
-        "   :figclass: ragops-wide",
-        "",
-    ]
-    yield from [f"   {CAPTIONS[name]}", ""]
+def _with_legend(chart: Figure, axes: Axes, *, narrow: bool) -> Figure:
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [textwrap.fill(label, 52 if narrow else 120) for label in labels]
+    chart.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8)
+    return chart
 
 
 def limits(record: dict[str, Any]) -> Iterator[str]:
