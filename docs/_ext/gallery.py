@@ -23,6 +23,8 @@ COLUMNS = (
     *("date", "report", "machine", "model", "load", "p50, s", "p95, s", "documents/s"),
     *("of RAGFlow's timeout", "result"),
 )
+SERIES = {"cross-check": "cross_validation.html"}
+"""Folders with runs of one series, and the page that has their values; they have no reports of their own."""
 STATES = {"fits": "ok", "does not fit": "fail", "wrong scores": "fail", "inconclusive": "warn"}
 """Classes of states that have a colour."""
 
@@ -39,14 +41,16 @@ def gallery() -> Iterator[str]:
 
 def row(run: RunRow) -> str:
     """The cells of a run, with the value by which a column is sorted."""
-    file = PAGES / f"{Path(run.run).name}.html"
-    write_report(load_run(RESULTS / run.run), file, home="../runs.html")
+    page = SERIES.get(run.run.partition("/")[0])
+    if page is None:
+        page = f"reports/{run.run}.html"
+        write_report(load_run(RESULTS / run.run), PAGES / f"{run.run}.html", home="../runs.html")
     model = f"{run.model} (substitute)" if run.substitute else run.model
     p50, p95 = (f"{p.value:.3g}" if p.value is not None else "" for p in (run.p50, run.p95))
     return "".join(
         (
             cell(run.started[:10], run.started),
-            f'<td><a href="reports/{file.name}">{escape(run.workload)}</a></td>',
+            f'<td><a href="{page}">{escape(run.workload)}</a></td>',
             cell(run.machine or "unknown"),
             cell(model),
             cell(f"{run.load}, n={run.n}"),
