@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import charts
 from generated import PARTS, indented, inline, row_of
 
+from ragops.bench.statistics import load_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -163,7 +165,7 @@ def peer_values(record: dict[str, Any]) -> Iterator[str]:
         for side in record["sides"]
     )
     yield from table(("server", "p50", "documents/s", "tokens/s", "recorded run"), rows)
-    cells = [(row["level"], row["figure"], row["ratio"]) for row in record["ratios"]]
+    cells = [(load_name(row["level"]), row["figure"], row["ratio"]) for row in record["ratios"]]
     points = []
     for level, value, ratio in cells:
         numbers = [float(number) for number in re.findall(r"\d+\.\d+", ratio)]

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from ragops.bench.records import LoadLevel, RequestRecord, Run
-from ragops.bench.statistics import disturbances, extra, gateway_fraction, substitutes
+from ragops.bench.statistics import disturbances, extra, gateway_fraction, load_name, substitutes
 from ragops.checks.latency import needed
 from ragops.errors import BenchError
 from ragops.table import Column, Shown, Table
@@ -113,7 +113,8 @@ class Failures:
 
     def __str__(self) -> str:
         """The counts of both runs."""
-        return f"{self.level}: {self.a} of {self.of_a} failed in A, {self.b} of {self.of_b} in B"
+        counts = f"{self.a} of {self.of_a} failed in A, {self.b} of {self.of_b} in B"
+        return f"{load_name(self.level)}: {counts}"
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Comparison(Shown):
             percent: Accepted loss of a value. More failed requests are never accepted.
         """
         losses = tuple(
-            f"{row.level}: {row.metric} is {row.loss:.0%} worse ({row})"
+            f"{load_name(row.level)}: {row.metric} is {row.loss:.0%} worse ({row})"
             for row in self.ratios
             if row.is_distinct and row.loss > percent / 100
         )
@@ -154,7 +155,8 @@ class Comparison(Shown):
     def table(self) -> Table:
         """One row for each ratio; then failed requests, differences and notes."""
         rows = tuple(
-            (r.level, r.metric, f"{r.a:.4g}", f"{r.b:.4g}", str(r), f"{r.n} {r.unit}") for r in self.ratios
+            (load_name(r.level), r.metric, f"{r.a:.4g}", f"{r.b:.4g}", str(r), f"{r.n} {r.unit}")
+            for r in self.ratios
         )
         notes = (
             "~: inconclusive; the confidence intervals hold together in 95 % of comparisons",

@@ -410,6 +410,7 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
     digest = origin.image_digest.removeprefix("sha256:")
     fresh = "no request sent twice" if info.fresh else "the same texts in each trial, so a cache may be hit"
     cpu_ms = info.client and info.client.cpu_seconds_per_request * 1e3
+    order = ", ".join(load_name(name.partition("#")[0]) for name in info.order_played)
     repeats = "once" if info.repeats == 1 else f"{info.repeats} times"
     commit, changed = _labelled("commit {}", origin.git_commit), "with changes" * bool(origin.git_dirty)
     limits = _joined(_labelled("{:g} cores", origin.cgroup_cpu_cores), _gib(origin.cgroup_memory_bytes))
@@ -439,7 +440,7 @@ def provenance(run: Run) -> tuple[NamedValue, ...]:
         ("workload", info.workload.description),
         ("workload's sha256", info.workload.sha256),
         ("seeds", f"workload {info.workload.seed}, arrivals and order {info.seed}"),
-        ("load levels", f"each {repeats}, in the order {', '.join(info.order_played)}; {fresh}"),
+        ("load levels", f"each {repeats}, in the order {order}; {fresh}"),
         ("warm-up", f"{info.warmup} requests at the head of each trial, not counted"),
         ("timeout", f"{info.timeout:g} s"),
         ("scores", info.order.verdict),

