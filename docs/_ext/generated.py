@@ -276,8 +276,9 @@ def swarm(part: str) -> Iterator[str]:
         yield (
             f"vLLM itself was placed, with {record['model']} (a substitute model), on the only node of a "
             f"Swarm ({machine}): its score check passed, {len(record['requests'])} requests of "
-            f"{record['documents']} documents were ranked whole through the gateway. Other programs used the "
-            "processor meanwhile: the times in the record, ``swarm_task``, are no measurement."
+            f"{record['documents']} documents were ranked whole through the gateway, and after SIGKILL its "
+            "successor was admitted. Other programs used the processor meanwhile: the times in the record, "
+            "``swarm_task``, are no measurement."
         )
         return
     phases = [

@@ -32,6 +32,7 @@ def test_the_records_are_whole():
     assert len(TASK["requests"]) == len(TASK["ranked"]) == swarm_task.REQUESTS
     assert set(TASK["ranked"]) == {f"{swarm_task.DOCUMENTS}/{swarm_task.DOCUMENTS}"}
     assert 0 < TASK["steps"][-1][0] < TASK["up"]
+    assert TASK["restarted"] > 0
 
 
 @pytest.mark.parametrize(
