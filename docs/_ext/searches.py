@@ -33,11 +33,11 @@ def search() -> Iterator[str]:
         for candidate, ratio, *_ in cells:
             if numbers := [float(number) for number in re.findall(r"\d+\.\d+", ratio)]:
                 points.append((candidate, numbers[0], numbers[1], numbers[2]))
-        best = max(points, key=lambda point: point[1], default=None)
-        if best is None:
+        if not points:
             yield from values
         else:
-            caption = f"Most documents per second: {best[0]}, {best[1]:.2f} times those of the baseline."
+            faster = [name for name, _, low, _ in points if low is not None and low > 1]
+            caption = f"Certainly faster than the baseline: {', '.join(faster) or 'no candidate'}."
             note = f"{record['model']} · run {file.parent.name}"
             yield from charts.dots(points, "candidate / baseline", note, caption, values)
         substitute = record.get("stand_in")
