@@ -74,7 +74,7 @@ class Point(NamedTuple):
 
 LINES = tuple(
     Line(*key)
-    for key in dict.fromkeys((row.instruction_set, row.arithmetic) for row in RECORDED if not row.limited)
+    for key in dict.fromkeys((row.instruction_set, row.arithmetic) for row in RECORDED)
     if key[1] != "float32" or key[0] == "avx2"
 )
 
@@ -190,7 +190,7 @@ def machines() -> Iterator[str]:
     for row in RECORDED:
         kinds = ((plain, "by kind"), (probed, "probed"))
         errors = (f"{known[row]:.0%} {name}" for known, name in kinds if row in known)
-        name = f"{row.machine}, {row.cpus} CPUs" + (f", {row.limited}" if row.limited else "")
+        name = f"{row.machine}, {row.cpus} CPUs"
         speed, share = (f"{row.tokens_per_s:,.0f}", f"{row.share:.0%}") if row.tokens_per_s else ("-", "-")
         cells = (name, row.arithmetic, f"{row.tflops:.3g}", speed, share, ", ".join(errors) or "-")
         yield from row_of((*cells, f"{row.date}: {row.source}"))

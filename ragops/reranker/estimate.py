@@ -63,8 +63,6 @@ class Recorded:
     """Computed by vLLM."""
     starts: tuple[float, float] = (0.0, 0.0)
     """Seconds to the first response with an empty and with a filled compile cache."""
-    limited: str = ""
-    """How the machine was limited to fewer instructions than it has."""
 
     @property
     def reached(self) -> float:
@@ -109,13 +107,13 @@ class Machine:
         return 1 / (flop / (reached * 1e12) + OVERHEAD) if reached else 0.0
 
     def error(self, arithmetic: str) -> float | None:
-        """Largest error of recorded machines: of all with a measured rate, else of this kind."""
-        probed, kind = bool(self.measured.get(arithmetic)), (self.instruction_set, arithmetic)
-        errors = (
-            error
-            for row, error in left_out(probed=probed)
-            if probed or (row.instruction_set, row.arithmetic) == kind
-        )
+        """Largest error of the recorded machines of this kind; with a measured rate of all, int8 apart."""
+        if self.measured.get(arithmetic):
+            int8 = arithmetic == "int8"
+            errors = [e for row, e in left_out(probed=True) if (row.arithmetic == "int8") == int8]
+        else:
+            kind = (self.instruction_set, arithmetic)
+            errors = [e for row, e in left_out(probed=False) if (row.instruction_set, row.arithmetic) == kind]
         return max(errors, default=None)
 
 
@@ -124,12 +122,9 @@ def left_out(*, probed: bool) -> Iterator[tuple[Recorded, float]]:
     for row in RECORDED:
         others = [other for other in RECORDED if other.machine != row.machine]
         machine = Machine(row.instruction_set, (row.cpus,), {row.arithmetic: row.tflops} if probed else {})
-        if (
-            row.tokens_per_s
-            and (row.tflops or not probed)
-            and (speed := machine.speed(row.flop, row.arithmetic, others))
-        ):
-            yield row, max(speed / row.tokens_per_s, row.tokens_per_s / speed) - 1
+        speed, reached = machine.speed(row.flop, row.arithmetic, others), row.tokens_per_s
+        if speed and reached and (row.tflops or not probed):
+            yield row, max(speed / reached, reached / speed) - 1
 
 
 def speedup(cpus: int) -> float:

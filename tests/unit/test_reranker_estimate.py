@@ -52,6 +52,11 @@ def test_an_estimate_shows_the_error_of_its_kind_of_machine():
         assert result.usual.high == pytest.approx(result.usual.seconds * margin)
 
 
+def test_int8_has_no_error_while_one_machine_has_both_rates():
+    (row,) = [row for row in RECORDED if row.arithmetic == "int8" and row.share]
+    assert Machine(row.instruction_set, (2,), {"int8": row.tflops}).error("int8") is None
+
+
 def test_values_of_measured_requests_are_those_of_their_record():
     record = json.loads((ROOT / "docs/_data/machine.json").read_text())
     runs = [run for run in record["variants"] if run["statistic"] == "median"]
