@@ -9,6 +9,9 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+import ragops
+from ragops import bench, notebook
+from ragops.bench import plots
 from tools import site
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -64,6 +67,15 @@ def test_cells_are_short_and_call_the_library(file):
         assert len(cell.source.splitlines()) <= 12, cell.id
         logic = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.Try, ast.Lambda)
         assert not any(isinstance(node, logic) for node in ast.walk(tree)), cell.id
+
+
+def test_calls_only_what_the_library_has(file):
+    modules = {"ragops": ragops, "bench": bench, "notebook": notebook, "plots": plots}
+    for cell in code(file):
+        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = modules.get(node.value.id)
+                assert module is None or hasattr(module, node.attr), (cell.id, node.attr)
 
 
 def test_names_nothing_of_one_machine(file):
