@@ -56,7 +56,6 @@ html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL") or (ADDRESSES.site an
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.githubpages",
     "nbsphinx",
     "sphinx_copybutton",
     "sphinx_design",

@@ -52,9 +52,8 @@ def add(folder: Path, site: Path, version: str, address: str) -> Path:
     if releases and version == releases[0]:
         _replaced(folder / STABLE, site)
     shown = STABLE if releases else DEVELOPMENT
-    rows = [_row(name, address, preferred=name == releases[0]) for name in releases]
-    if (folder / DEVELOPMENT).exists():
-        rows.append(_row(DEVELOPMENT, address, preferred=not releases))
+    names = [*releases, *([DEVELOPMENT] if (folder / DEVELOPMENT).exists() else [])]
+    rows = [_row(name, address, preferred=name == names[0]) for name in names]
     (folder / "switcher.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
     (folder / "index.html").write_text(_redirect(f"{shown}/index.html"), encoding="utf-8")
     for name in ("404.html", "robots.txt"):
@@ -78,7 +77,8 @@ def _replaced(target: Path, site: Path) -> Path:
 
 def _row(name: str, address: str, *, preferred: bool) -> dict[str, object]:
     row: dict[str, object] = {"version": name, "url": f"{address}{name}/"}
-    return row | ({"name": f"{name} (stable)", "preferred": True} if preferred else {})
+    shown = f"{name} ({STABLE})" if preferred and name != DEVELOPMENT else name
+    return row | {"name": shown, "preferred": preferred}
 
 
 def _redirect(target: str) -> str:

@@ -88,6 +88,7 @@ def finish(app: Sphinx, failure: Exception | None) -> None:
     out, base = Path(app.outdir), base_of(app)
     settings = {**app.config.html_context, "home": base, "project": app.config.project}
     (out / "404.html").write_text(app.builder.templates.render("missing.html", settings), encoding="utf-8")
+    (out / ".nojekyll").touch()
     if base:
         names = sorted(app.env.found_docs - NOT_A_PAGE)
         (out / "sitemap.xml").write_text(sitemap(f"{base}{name}.html" for name in names), encoding="utf-8")

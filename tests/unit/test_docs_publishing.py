@@ -150,20 +150,23 @@ def test_every_page_has_a_description_of_its_own(built):
 def test_the_files_of_a_site_are_there(published, built):
     for folder in (published, built):
         assert (folder / ".nojekyll").exists()
+        assert not (folder / "CNAME").exists()
         icon = Head(folder / "notebooks" / "../index.html").links["icon"]
         assert (folder / icon.partition("?")[0]).exists()
 
 
 def test_versions_stand_side_by_side(published, tmp_path):
     folder = tmp_path / "all"
-    shown = []
+    shown, names = [], []
     for version in ("dev", "0.9.0", "0.10.0", "0.9.1"):
         versions.add(folder, published, version, SITE)
         rows = json.loads((folder / "switcher.json").read_text())
         shown.append([row["version"] for row in rows])
+        names.append([row["name"] for row in rows])
         assert [row["url"] for row in rows] == [f"{SITE}{row['version']}/" for row in rows]
         assert [row["version"] for row in rows if row.get("preferred")] == shown[-1][:1]
     assert shown[-1] == ["0.10.0", "0.9.1", "0.9.0", "dev"]
+    assert (names[0], names[-1]) == (["dev"], ["0.10.0 (stable)", "0.9.1", "0.9.0", "dev"])
     assert 'content="0; url=stable/index.html"' in (folder / "index.html").read_text()
     for name in ("dev/guide.html", "0.9.0/index.html", "stable/index.html", "404.html", ".nojekyll"):
         assert (folder / name).exists(), name
