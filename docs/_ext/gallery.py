@@ -65,7 +65,7 @@ def row(run: RunRow) -> str:
 def share(run: RunRow) -> str:
     """A bar of the slowest known percentile against RAGFlow's timeout, with its number."""
     known = next((p.value for p in (run.p95, run.p50) if p.value is not None), None)
-    if known is None:
+    if known is None or run.state == "measured":
         return cell("", "inf")
     part = known / run.timeout
     bar = f'<span class="ragops-bar" style="width: {min(part, 1) * 5:.2f}rem"></span>'
