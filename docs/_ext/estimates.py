@@ -167,18 +167,17 @@ def table() -> Iterator[str]:
     yield from _head("processor", *(f"{cores} cores" for cores in CORES[1:]), "error")
     for line in LINES:
         error = Machine(line.instruction_set, (2,)).error(line.arithmetic)
-        known = "one machine recorded: unknown" if error is None else f"± {error:.0%}"
+        known = "unknown" if error is None else f"± {error:.0%}"
         yield from row_of((line.name, *(f"{line.seconds(cores):.3g} s" for cores in CORES[1:]), known))
     yield ""
 
 
 def measured() -> Iterator[str]:
     """Whole requests of the usual size."""
-    yield from _head("processor", "cores", "model", "seconds of each request", "record")
+    yield from _head("processor", "cores", "median", "each request", "record")
     for point in points():
-        times = ", ".join(f"{seconds:.1f}" for seconds in point.seconds)
-        model = f"{point.model}, a substitute" if "random" in point.model else point.model
-        yield from row_of((point.line.name, point.cores, model, times, point.source))
+        times = f"{min(point.seconds):.1f} to {max(point.seconds):.1f} s, n={len(point.seconds)}"
+        yield from row_of((point.line.name, point.cores, f"{point.median:.1f} s", times, point.source))
     yield ""
 
 
@@ -191,8 +190,16 @@ def machines() -> Iterator[str]:
         kinds = ((plain, "by kind"), (probed, "probed"))
         errors = (f"{known[row]:.0%} {name}" for known, name in kinds if row in known)
         name = f"{row.machine}, {row.cpus} CPUs"
-        speed, share = (f"{row.tokens_per_s:,.0f}", f"{row.share:.0%}") if row.tokens_per_s else ("-", "-")
-        cells = (name, row.arithmetic, f"{row.tflops:.3g}", speed, share, ", ".join(errors) or "-")
+        speed = f"{row.tokens_per_s:,.0f}" if row.tokens_per_s else "-"
+        share = f"{row.share:.0%}" if row.share else "-"
+        cells = (
+            name,
+            row.arithmetic,
+            f"{row.tflops:.3g}" if row.tflops else "-",
+            speed,
+            share,
+            ", ".join(errors) or "-",
+        )
         yield from row_of((*cells, f"{row.date}: {row.source}"))
     yield ""
 
