@@ -53,10 +53,10 @@ def seconds() -> list[tuple[str, float, str]]:
 def usual() -> Iterator[str]:
     """A row for each processor."""
     yield from [".. list-table::", "   :header-rows: 1", "   :class: ragops-fields", ""]
-    yield from row_of(("two cores of", "64 documents of 280 tokens", f"RAGFlow's {RERANK_TIMEOUT:.0f} s"))
+    yield from row_of(("two cores of", f"64 documents of 280 tokens; RAGFlow waits {RERANK_TIMEOUT:.0f} s"))
     for processor, value, how in seconds():
         fits = "fits" if value < RERANK_TIMEOUT else "does not fit"
-        yield from row_of((processor, f"{value:.0f} s, {how}", fits))
+        yield from row_of((processor, f"{value:.0f} s, {how}: {fits}"))
     yield ""
 
 

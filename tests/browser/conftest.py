@@ -66,7 +66,8 @@ def open_tab(chromium, address):
     @contextmanager
     def opened():
         size = {"width": 1440, "height": 900}
-        context = chromium.new_context(base_url=address, color_scheme="light", viewport=size)
+        motion = {"color_scheme": "light", "reduced_motion": "reduce"}  # no colour is between two modes
+        context = chromium.new_context(base_url=address, viewport=size, **motion)
         context.set_default_timeout(LIMIT)
         tab = context.new_page()
         tab.away, tab.broken = [], []
