@@ -141,7 +141,7 @@ OUTLINE = ["page-toc", "edit-this-page"]
 html_theme_options = {
     "show_toc_level": 2,
     "show_nav_level": 1,
-    "navigation_depth": 2,  # the theme's buttons for deeper pages have no name for screen readers
+    "navigation_depth": 1,  # the theme's buttons for deeper pages have no name for screen readers
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
     "footer_start": ["provenance"],
