@@ -218,8 +218,8 @@ class Dispatcher:
         finally:  # also when cancelled
             took = loop.time() - share.began
             job.ran = share.began + took - job.first
-            if not self.shares.pop(share, None) and share.slow:  # another replica was faster
-                replica.learn(took, share.cost)
+            if not self.shares.pop(share, None) and took > LATE * share.expected + LATE_SECONDS:
+                replica.learn(took, share.cost)  # another replica was faster, or the deadline
         if reason or not reply:
             self._failed(share, reason, reply)
         elif not scores:

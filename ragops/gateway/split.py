@@ -14,6 +14,7 @@ Body = bytes | bytearray
 LEAST_SECONDS = 0.05  # of predicted work, for which a share is worth its own costs
 MOST_DOCUMENTS, MOST_COMMAS = 10_000, 500_000
 """Of a request that is divided: each value needs up to some hundred bytes of memory beside its text."""
+MOST_TOKENS = 1 << 40  # of a share: the sum of all is a number that JSON can hold
 _OVER_LONG = re.compile(rb"context length is (\d+) tokens")
 
 
@@ -94,9 +95,9 @@ def read_scores(body: bytes | memoryview, count: int) -> tuple[list[float], int,
     try:
         fields = orjson.loads(body)
         scores = {row["index"]: row["relevance_score"] + 0.0 for row in fields["results"]}
-        if len(fields["results"]) == count and all(map(math.isfinite, scores.values())):
-            ordered = [scores[index] for index in range(count)]
-            return ordered, int(fields["usage"]["prompt_tokens"]), str(fields["model"])
+        tokens, finite = int(fields["usage"]["prompt_tokens"]), all(map(math.isfinite, scores.values()))
+        if len(fields["results"]) == count and finite and 0 <= tokens < MOST_TOKENS:
+            return [scores[index] for index in range(count)], tokens, str(fields["model"])
     except (ValueError, LookupError, TypeError):
         pass
     raise ValueError("malformed response")

@@ -48,7 +48,7 @@ def test_a_request_to_a_gateway_that_has_just_started_waits_for_the_first_proof(
 def test_a_request_after_an_idle_time_waits_for_a_replica_that_is_being_proved(tmp_path, monkeypatch):
     async def scenario():
         async with serving(tmp_path, Replica()) as client:
-            monkeypatch.setattr(dispatch, "GRACE_SECONDS", 2.0)
+            monkeypatch.setattr(dispatch, "GRACE_SECONDS", 30.0)
             replica = client.pool.admitted[0]
             client.pool.fail(replica, "TimeoutError")
             assert (await client.rerank(documents=TEXTS)).status_code == 200
@@ -215,6 +215,41 @@ def test_a_lost_response_holds_no_replica_after_the_deadline(tmp_path, monkeypat
     asyncio.run(scenario())
 
 
+def test_a_share_that_ends_late_after_the_deadline_teaches_how_slow_its_replica_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "LATE_SECONDS", 1.0)
+
+    async def scenario():
+        async with serving(tmp_path, Special(), cache=1000, deadline=0.5) as gateway:
+            [replica] = gateway.pool.replicas.values()
+            assert (await gateway.rerank(documents=["lost"])).status_code == 503
+            await gateway.until(lambda: not gateway.dispatcher.shares and not replica.busy)
+            assert max(seconds for _, seconds in list(replica.paces)[-1:]) > 1.0
+            assert len(replica.paces) == 3  # after two reference requests
+
+    asyncio.run(scenario())
+
+
+def test_a_share_that_is_cancelled_in_its_time_teaches_no_pace(tmp_path):
+    """Its replica was taken out for another reason, and the other one had the scores first."""
+
+    async def scenario():
+        stubs = [Replica(), Replica()]
+        async with serving(tmp_path, *stubs) as gateway:
+            for stub in stubs:
+                stub.behave(fixed=3600)
+            sent = asyncio.ensure_future(gateway.rerank(documents=["one text"]))
+            await gateway.until(lambda: sum(stub.counts["now"] for stub in stubs) == 1)
+            [share] = gateway.dispatcher.shares
+            next(stub for stub in stubs if not stub.counts["now"]).behave(fixed=0.0)
+            before, share.replica.failures = list(share.replica.paces), 9  # no proof for long
+            gateway.pool.fail(share.replica, "TimeoutError")
+            assert (await sent).status_code == 200
+            await gateway.until(lambda: not share.replica.busy)
+            assert list(share.replica.paces) == before
+
+    asyncio.run(scenario())
+
+
 def test_documents_that_are_cut_teach_no_pace_and_cost_what_is_left_of_them(tmp_path):
     async def scenario():
         async with serving(tmp_path, Replica(per_byte=1e-6, max_tokens=500), deadline=60) as gateway:
@@ -363,7 +398,9 @@ def test_a_removed_replica_that_passes_a_new_reference_changes_nothing(tmp_path)
             pool, changed = gateway.pool, reference(identity="2" * 12, seed="new")
             removed = pool.replicas[new.address]
             pool.hosts.remove(new.address)
-            await asyncio.sleep(0.1)  # until it is not being resolved any more
+            read, rounds = pool.read_reference, []
+            pool.read_reference = lambda: rounds.append(read())
+            await gateway.until(lambda: rounds)  # it is not being resolved any more
             await gateway.until(lambda: not removed.busy)
             pool.resolved(new.address, set())
             pool.reference = changed
@@ -377,11 +414,12 @@ def test_a_removed_replica_that_passes_a_new_reference_changes_nothing(tmp_path)
 @pytest.mark.parametrize("cache", [0, 100])
 def test_at_the_deadline_the_time_of_a_running_share_is_the_replicas(tmp_path, cache):
     async def scenario():
-        async with serving(tmp_path, Replica(per_byte=2e-3), deadline=1.2, cache=cache) as gateway:
-            texts = [f"a document of some length {number}" for number in range(40)]
+        async with serving(tmp_path, stub := Replica(per_byte=1e-3), deadline=3, cache=cache) as gateway:
+            texts = [f"a document of some length {number}" for number in range(200)]
+            stub.behave(fault="hang", every=stub.counts["requests"] + 2)  # the second share runs until then
             reply = await gateway.rerank(documents=texts)
             own = reply.headers["server-timing"].removeprefix("gateway;dur=").partition(",")[0]
             assert 0 < int(reply.headers["x-ranked"].partition("/")[0]) < len(texts)
-            assert float(own) < 100
+            assert float(own) < 1000
 
     asyncio.run(scenario())

@@ -46,6 +46,13 @@ def right(documents=TEXTS, **fields):
     return response({"query": "which one", "documents": documents, **fields})[1]["results"]
 
 
+def even(client):
+    """All replicas count as equally fast, whatever the machine was busy with while they were proved."""
+    for replica in client.pool.replicas.values():
+        replica.paces.clear()
+        replica.learn(0.01, 1000)
+
+
 def computed(*stubs):
     """Documents of clients and of proofs that have been computed."""
     return sum(stub.counts["documents"] for stub in stubs)
@@ -104,6 +111,7 @@ def test_a_request_is_divided_over_all_replicas(tmp_path):
     async def scenario():
         stubs = [Replica(fixed=0.01) for _ in range(3)]
         async with serving(tmp_path, *stubs) as client:
+            even(client)
             reply = await client.rerank(documents=TEXTS)
             assert reply.json()["results"] == right()
             assert all(stub.counts["documents"] > 4 for stub in stubs)
@@ -115,7 +123,7 @@ def test_a_request_is_divided_over_all_replicas(tmp_path):
 def test_several_clients_at_once_get_their_own_scores(tmp_path):
     async def scenario():
         stubs = [Replica(per_byte=1e-6) for _ in range(2)]
-        async with serving(tmp_path, *stubs, deadline=5, cache=10) as client:
+        async with serving(tmp_path, *stubs, deadline=60, cache=10) as client:
             queries = [f"query {number}" for number in range(12)]
             replies = await asyncio.gather(*(client.rerank(query, TEXTS) for query in queries))
             for query, reply in zip(queries, replies, strict=True):
@@ -143,11 +151,11 @@ def test_without_a_deadline_the_first_request_is_served_first(tmp_path, monkeypa
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_at_the_deadline_the_response_is_what_is_ranked_in_the_requests_order(tmp_path, monkeypatch, number):
-    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.15)
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 0.3)
 
     async def scenario():
-        stubs = [Replica(per_byte=number * 2.25 / BYTES) for _ in range(number)]
-        async with serving(tmp_path, *stubs, deadline=1.5, cache=100) as client:
+        stubs = [Replica(per_byte=number * 4.5 / BYTES) for _ in range(number)]
+        async with serving(tmp_path, *stubs, deadline=3, cache=100) as client:
             reply = await client.rerank(documents=TEXTS)
             ranked, of = map(int, reply.headers["x-ranked"].split("/"))
             assert 1 <= ranked <= 0.7 * 24
@@ -206,7 +214,7 @@ def test_nothing_ranked_by_the_deadline_is_an_error_also_in_the_queue(tmp_path):
     async def scenario():
         stub = Replica()
         async with serving(tmp_path, stub, deadline=0.1) as client:
-            stub.behave(fixed=0.5)
+            stub.behave(fixed=3600)
             for reply in await asyncio.gather(*(client.rerank(str(number), TEXTS) for number in range(2))):
                 assert (reply.status_code, reply.json()["error"]["code"]) == (503, 503)
             assert (await client.state())["hour"]["late"] == 2
@@ -232,6 +240,7 @@ def test_a_late_share_is_sent_once_more_and_the_duplicate_is_cancelled(tmp_path)
         async with serving(tmp_path, *stubs) as client:
             for number in range(5):
                 await client.rerank(f"query {number}", TEXTS)
+            even(client)
             stubs[0].behave(fault="hang")
             before = client.dispatcher.counts['shares_total{outcome="hedged"}']
             reply = await client.rerank(documents=TEXTS)
@@ -326,6 +335,7 @@ def test_only_addresses_with_the_references_scores_are_admitted(tmp_path):
     async def scenario():
         stubs = [Replica(), Replica(seed="another model")]
         async with serving(tmp_path, *stubs, expected=1) as client:
+            even(client)
             await client.until(lambda: len({replica.state for replica in client.pool.replicas.values()}) == 2)
             assert (await client.rerank(documents=TEXTS)).status_code == 200
             rows = {
@@ -546,8 +556,11 @@ def test_a_full_queue_is_503_with_a_time_to_come_back(tmp_path, monkeypatch):
     monkeypatch.setattr(dispatch, "QUEUE", 2)
 
     async def scenario():
-        async with serving(tmp_path, Replica(fixed=0.05)) as client:
-            replies = await asyncio.gather(*(client.rerank(str(number), TEXTS) for number in range(5)))
+        async with serving(tmp_path, stub := Replica()) as client:
+            async with stub._engine:  # it computes nothing until the others are refused
+                sent = [asyncio.ensure_future(client.rerank(str(number), TEXTS)) for number in range(5)]
+                await client.until(lambda: sum(one.done() for one in sent) == 2)
+            replies = await asyncio.gather(*sent)
             assert sorted(reply.status_code for reply in replies) == [200, 200, 200, 503, 503]
             assert all(int(reply.headers["retry-after"]) > 0 for reply in replies if reply.status_code == 503)
 
@@ -658,6 +671,7 @@ def test_only_a_definite_no_such_name_removes_a_replica(tmp_path, monkeypatch):
 def test_metrics_count_requests_documents_and_shares(tmp_path):
     async def scenario():
         async with serving(tmp_path, Replica(), cache=100) as client:
+            even(client)
             before = (await client.http.get("/metrics")).text
             assert 'documents_total{state="unranked"} 0' in before
             for _ in range(2):

@@ -161,6 +161,8 @@ def test_a_partial_response_has_all_documents_the_unranked_ones_in_their_order()
         {"results": [{"index": 0, "relevance_score": 0.5}, {"index": [], "relevance_score": 0.5}]},
         {"results": [{"index": 0, "relevance_score": 0.5}, {"index": 1, "relevance_score": math.nan}]},
         {"usage": {}},
+        {"usage": {"prompt_tokens": 1e30}},
+        {"usage": {"prompt_tokens": -1}},
     ],
 )
 def test_a_response_without_a_finite_score_for_each_document_is_malformed(change):
