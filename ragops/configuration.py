@@ -641,4 +641,4 @@ def _line(text: str, where: tuple[str, ...]) -> int:
         name = key[1].strip("\"'") if key else ""
         if where == (table,) or (key and where in ((name,), (table, name), tuple(name.split(".")))):
             return number
-    return 1
+    return _line(text, where[:1]) if len(where) > 1 else 1  # of an inline table

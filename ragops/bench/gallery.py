@@ -7,7 +7,7 @@ from ragops.bench import statistics
 from ragops.bench.records import INFO, Run, load_run
 from ragops.bench.report import headline, release_of
 from ragops.checks.latency import Percentile
-from ragops.errors import BenchError
+from ragops.errors import RagopsError
 from ragops.table import Column, Shown, Table
 
 
@@ -70,7 +70,7 @@ def recorded_runs(folder: Path | str) -> RunList:
         name = file.parent.relative_to(results).as_posix()
         try:
             rows.append(_row(name, load_run(file.parent)))
-        except BenchError as error:
+        except RagopsError as error:
             problems.append(f"{name}: {error.message}")
     rows.sort(key=lambda row: (row.started, row.run), reverse=True)
     return RunList(results, tuple(rows), tuple(sorted(problems)))

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from itertools import accumulate, product
 from pathlib import Path
@@ -488,6 +489,7 @@ def load_run(path: Path | str) -> Run:
     hint = "it was changed by hand, or by another release of ragops"
     with file_errors(BenchError, f"{file} can't be read", file, code=code, hint=hint):
         info = _INFO.validate_json(data)
+        datetime.fromisoformat(info.started)
     if not 1 <= info.schema_version <= SCHEMA:
         what, evidence = f"{file} has schema version {info.schema_version}", f"the latest known is {SCHEMA}"
         hint = "read it with the release that wrote it"

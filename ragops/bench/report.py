@@ -372,10 +372,11 @@ def write_report(run: Run, out: Path, *, home: str = "") -> Path:
     Raises:
         BenchError: The file can't be written, or matplotlib or Jinja2 is not installed.
     """
-    text, draft = page(run, home=home), out.with_name(f".{out.name}.new")
+    text = page(run, home=home)
     with file_errors(BenchError, f"can't write {out}", out, hint="name another place with --out"):
         if out.exists() and not out.is_file():
             raise OSError("it is not a regular file")  # /dev/null would be replaced
+        draft = out.with_name(f".{out.name}.new")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             draft.write_text(text, encoding="utf-8")
@@ -394,7 +395,10 @@ def headline(run: Run) -> Headline:
     """The verdict in one sentence, or what was measured instead, with the notes."""
     if verdict := _judged(run):
         return Headline(verdict.state, verdict.sentence, verdict.notes)
-    notes = (*notes_of(run, release_of(run)), "no verdict on RAGFlow's timeout: a load of another kind")
+    notes = notes_of(run, release_of(run))
+    if not run.measured:
+        return Headline("inconclusive", "Inconclusive: no request was measured.", notes)
+    notes = (*notes, "no verdict on RAGFlow's timeout: a load of another kind")
     return Headline("measured", f"Measured: {run.info.workload.description}.", notes)
 
 

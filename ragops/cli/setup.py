@@ -110,7 +110,12 @@ def init(call: Call) -> None:
         file_errors(ragops.StackError, f"can't write {file}", file, code="stack-unreadable", hint=hint),
         file.open("x", encoding="utf-8") as stream,
     ):
-        stream.write(commented())
+        try:
+            stream.write(commented())
+            stream.flush()
+        except OSError:  # the disk is full
+            file.unlink()
+            raise
     call.show({"file": file}, f"{file} has every key as a comment; set model under [reranker]")
     call.message("next: ragops plan")
 

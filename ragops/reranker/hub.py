@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ragops import progress
 from ragops.configuration import data_folder, home
-from ragops.errors import ModelError
+from ragops.errors import ModelError, file_errors
 from ragops.reranker import files
 
 _NEEDED = re.compile(r"(?:\d+_\w+/)?\w[\w.-]*\.(?:safetensors|json|txt|model|jinja)|README\.md")
@@ -113,7 +114,11 @@ def pull(name: str, revision: str) -> Listing:
     found = listing(name, revision)
     target, link = found.folder, folder(name, revision).parent
     base = data_folder(link.parent)
-    with (base / "lock").open("w") as handle:
+    hint = "free space or make it writable; RAGOPS_HOME names another folder"
+    with (
+        file_errors(ModelError, f"can't write to {base}", base, code="home-unusable", hint=hint),
+        (base / "lock").open("w") as handle,
+    ):
         fcntl.flock(handle, fcntl.LOCK_EX)  # another pull of the model ends first
         if not target.exists():
             _download(found, _stage(target))
@@ -160,6 +165,7 @@ def _fetch(found: Listing, file: HubFile, path: Path, before: int) -> None:
         stream.before, stream.total = before, found.size
         if stream.tell() > file.size:
             stream.truncate(0)
+            stream.seek(0)
         hub.utils.disable_progress_bars("huggingface_hub.http_get")
         hub.file_download.http_get(
             hub.hf_hub_url(found.name, file.name, revision=found.commit, endpoint=_endpoint()),
@@ -197,11 +203,15 @@ def _hub(name: str) -> Iterator[Any]:
         ModelError: The library is missing, or the hub is not reachable or refuses.
     """
     try:
+        _ = urlsplit(_endpoint()).port  # ValueError, as of the import
         import huggingface_hub as hub  # noqa: PLC0415 - an extra, and slow to import
         from huggingface_hub import errors, file_download, utils  # noqa: F401, PLC0415
     except ImportError as error:
         message, hint = f"{error.name} is not installed", "pip install 'ragops-rerank[hub]'"
         raise ModelError(message, code="extra-missing", hint=hint) from error
+    except ValueError as error:
+        message, hint = f"HF_ENDPOINT is not an address: {_endpoint()}", "HF_ENDPOINT=https://HOST"
+        raise ModelError(message, code="hub-silent", evidence=str(error), hint=hint) from error
     transport: Any = errors.HfHubHTTPError.__bases__[0]  # of its HTTP library
     refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
     try:

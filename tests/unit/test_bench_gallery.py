@@ -21,6 +21,8 @@ RESULTS = Path(__file__).parents[2] / "results"
 RAGFLOW = load_run(RESULTS / "20261126T003644Z-amd-epyc-2cpu-ragflow").info
 LOAD = load_run(RESULTS / "20261123T201612Z-intel-xeon-2cpu-load")
 
+INFO = (LOAD.path / "run.json").read_text()
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -58,6 +60,24 @@ def test_a_row_has_the_values_of_the_lightest_load(folder):
 
 def test_folders_that_are_no_runs_are_problems(folder):
     assert [problem.partition(":")[0] for problem in recorded_runs(folder).problems] == ["broken", "empty"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"started": "yesterday"}, {"workload": {**json.loads(INFO)["workload"], "release": "newest"}}]
+)
+def test_a_run_that_was_changed_by_hand_is_a_problem(folder, change, capsys):
+    (folder / "other" / "run.json").write_text(json.dumps(json.loads(INFO) | change))
+    found = recorded_runs(folder)
+    assert [problem.partition(":")[0] for problem in found.problems] == ["broken", "empty", "other"]
+    assert [row.run for row in found.rows] == [f"more/{LOAD.path.name}"]
+    assert cli.main(["report", str(folder / "other"), "--out", str(folder / "x.html")]) == 1
+    assert "unexpected" not in capsys.readouterr().err
+
+
+def test_a_run_without_measured_requests_concludes_nothing(folder):
+    state, sentence, notes = headline(load_run(folder / "empty"))
+    assert (state, "no request was measured" in sentence) == ("inconclusive", True)
+    assert not any("load of another kind" in note for note in notes)
 
 
 def test_the_command_lists_them(folder, capsys):

@@ -388,6 +388,10 @@ def test_only_regular_files_are_replaced(tmp_path, monkeypatch):
         report.write_report(SIZES, device)
     assert caught.value.file == device
     assert device.is_symlink()
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "", "/"):
+        with pytest.raises(BenchError):
+            report.write_report(SIZES, Path(folder))
 
 
 MEASURED = re.compile(

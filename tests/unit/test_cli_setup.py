@@ -1,6 +1,9 @@
 """``ragops lab`` opens JupyterLab with the notebooks, on this machine only."""
 
+import errno
+import io
 import json
+import os
 import re
 import sys
 import tomllib
@@ -101,6 +104,18 @@ class TestConfiguration:
         assert "hint: " in capsys.readouterr().err
         assert cli.main(["init", "--stack", "other.toml"]) == 0
         assert (folder / "other.toml").exists()
+
+    def test_init_leaves_no_empty_file_on_a_full_disk(self, folder, capsys, monkeypatch):
+        class Full(io.TextIOWrapper):
+            def flush(self):
+                del Full.flush  # it closes
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        plain = Path.open
+        monkeypatch.setattr(Path, "open", lambda file, *_, **__: Full(plain(file, "xb")))
+        assert cli.main(["init"]) == 1
+        assert os.strerror(errno.ENOSPC) in capsys.readouterr().err
+        assert not (folder / "ragops.toml").exists()
 
     def test_config_shows_values_and_what_sets_them(self, folder, capsys, model_folder):
         (folder / "ragops.toml").write_text("[reranker]\nport = false\n")

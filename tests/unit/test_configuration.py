@@ -275,6 +275,13 @@ def test_each_value_names_what_sets_it(tmp_path, monkeypatch):
     assert values["data folder"] == (tmp_path, "RAGOPS_HOME")
 
 
+def test_an_inline_table_is_named_by_its_line(tmp_path):
+    file = tmp_path / "ragops.toml"
+    file.write_text("\n\nreranker = { port = 9000 }\n")
+    values = {key: source for key, _, source in configuration.sources(file)}
+    assert values["reranker.port"] == f"{file}:3"
+
+
 def test_wrong_table():
     assert refused("network = 3").message == "ragops.toml:1: network = 3 can't be used"
 

@@ -1,6 +1,8 @@
 """Models by name: what is fetched from a hub on loopback, how it continues, and what is never kept."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,13 @@ class TestPull:
         hub.pull(NAME, "main")
         assert (hub.folder(NAME, "main") / name).read_bytes() == server.files[name]
 
+    def test_a_file_that_became_too_long_is_fetched_from_its_beginning(self, server):
+        file = hub._stage(hub.folder(NAME, hubs.COMMIT)) / "config.json"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x" * 5000)
+        hub.pull(NAME, "main")
+        assert (hub.folder(NAME, "main") / "config.json").read_bytes() == server.needed["config.json"]
+
     def test_shows_progress_in_bytes(self, server):
         class Receiver(progress.Progress):
             steps, counts = [], []
@@ -161,6 +170,21 @@ class TestRefusals:
     def test_a_disk_that_is_too_small(self, server, monkeypatch):
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 10}))
         assert error_of(hub.pull, NAME, "main").code == "disk-full"
+
+    def test_a_disk_that_is_full_during_the_download(self, server, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(hub._Counted, "write", full)
+        error = error_of(hub.pull, NAME, "main")
+        assert (error.code, os.strerror(errno.ENOSPC) in error.evidence) == ("home-unusable", True)
+        assert not hub.folder(NAME, "main").exists()
+
+    @pytest.mark.parametrize("address", ["http://[hub", "http://hub:99999"])
+    def test_a_mirror_whose_address_is_wrong(self, server, monkeypatch, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        error = error_of(hub.listing, NAME, "main")
+        assert (error.code, address in error.message) == ("hub-silent", True)
 
     def test_without_the_library(self, server, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
