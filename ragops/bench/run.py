@@ -256,7 +256,9 @@ def same_load(info: records.RunInfo, results: Path, workload: Workload | None = 
         name: getattr(info, name)
         for name in ("levels", "name", "warmup", "repeats", "seed", "fresh", "timeout")
     }
-    return BenchmarkConfig(texts, results=results, no_order_check=info.order.skipped, **same)
+    skipped = info.order.skipped
+    own = skipped != info.provenance.model_is_stand_in  # else the reason is of the model that was served
+    return BenchmarkConfig(texts, results=results, no_order_check=skipped if own else "", **same)
 
 
 def _execute(plan: RunPlan, path: Path, server: Server, stop: threading.Event | None) -> Path:

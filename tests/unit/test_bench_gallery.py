@@ -115,6 +115,13 @@ def test_the_load_of_every_recorded_run_can_be_sent_again(name, tmp_path):
     assert (config.no_order_check, config.results) == (info.order.skipped, tmp_path)
 
 
+@pytest.mark.parametrize(("substitute", "kept"), [("random weights", ""), ("", "random weights")])
+def test_a_real_model_is_checked_where_a_substitute_was_not(tmp_path, substitute, kept):
+    order = replace(RAGFLOW.order, skipped="random weights")
+    origin = replace(RAGFLOW.provenance, model_is_stand_in=substitute)
+    assert same_load(replace(RAGFLOW, order=order, provenance=origin), tmp_path).no_order_check == kept
+
+
 def test_there_are_runs_with_a_recipe():
     assert len(RECIPES) > 4
 
