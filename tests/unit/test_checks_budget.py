@@ -212,7 +212,7 @@ class TestInTime:
     def test_enough_calls_give_p95_with_its_interval(self, about):
         found = judge(seen(*[1.0 + place / 100 for place in range(needed(0.95))]), about())[budget.IN_TIME]
         assert found.status == "ok"
-        assert "fits: p95 1.68 s (1." in found.detail
+        assert "fits: p95 1.68 s [1." in found.detail
         assert "n=72 calls of 64 chunks, of the 30 s that RAGFlow v0.25.3 waits" in found.detail
 
     def test_few_calls_say_what_so_few_can_say(self, about):

@@ -78,7 +78,7 @@ def through(folder, *behaviours, right=None, headers=probe.STRICT, deadline=0.0)
 
 def proved(gateway):
     rows = gateway.pool.replicas.values()
-    return len(rows) == len(gateway.hosts) and all(row.reason != "not yet proved" for row in rows)
+    return len(rows) == len(gateway.pool.hosts) and all(row.reason != "not yet proved" for row in rows)
 
 
 async def responses(client, headers):
