@@ -28,14 +28,18 @@ shutil.copytree(
 )
 
 
-def executed(folder: Path) -> str:
-    """When, where and with which model the notebooks were executed."""
+def executed(folder: Path) -> dict[str, str]:
+    """When, where and with which model each executed notebook ran."""
     file = folder / "executed.json"
     if not file.exists():
-        return "Notebook"
+        return {}
     origin = json.loads(file.read_text(encoding="utf-8"))
     model = f"{origin['model']}{', a substitute model' if origin['substitute'] else ''}"
-    return f"Notebook, executed on {origin['date']} on {origin['machine']} with {model}"
+    words = f", executed on {origin['date']} on {origin['machine']} with {model}"
+    with_outputs = [
+        file for file in folder.glob("*.ipynb") if '"output_type"' in file.read_text(encoding="utf-8")
+    ]
+    return dict.fromkeys((file.stem for file in with_outputs), words)
 
 
 # The run whose values the pages show; by default the newest run of RAGFlow's requests in results/.
@@ -105,9 +109,10 @@ nbsphinx_requirejs_path = ""
 nbsphinx_widgets_path = ""
 nbsphinx_prolog = """
 {% set name = env.doc2path(env.docname, base=None) | string %}
+{% set ran = env.config.html_context.executed[env.docname.rpartition("/")[2]] %}
 .. rst-class:: ragops-source
 
-{{ env.config.html_context.executed }}: :download:`{{ name }} </{{ name }}>`
+Notebook{{ ran }}: :download:`{{ name }} </{{ name }}>`
 """
 
 copybutton_exclude = ".linenos, .gp, .go"

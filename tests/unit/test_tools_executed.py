@@ -97,3 +97,15 @@ def test_the_run_of_the_notebooks_is_named(recorded, tmp_path):
     assert origin["run"] == recorded.name
     assert origin["substitute"] is True
     assert set(origin) == set(ORIGIN)
+
+
+def test_the_kept_set_has_outputs_and_nothing_of_one_machine(tmp_path):
+    kept = ROOT / site.KEPT
+    names = sorted(file.name for file in kept.glob("*.ipynb"))
+    assert {"01_setup.ipynb", "02_verify.ipynb", "03_benchmark.ipynb"} <= set(names)
+    assert set(json.loads((kept / site.ORIGIN).read_text())) == set(ORIGIN)
+    again = executed.keep(kept, tmp_path / "again", {})  # which refuses a path of a machine
+    merged = site.merge_outputs(ROOT / "notebooks", again, tmp_path / "merged")
+    for name in names:
+        cells = nbformat.read(merged / name, as_version=4).cells
+        assert any(one.get("outputs") for one in cells), name
