@@ -376,7 +376,10 @@ def inline(text: str) -> str:
     if text == "-":
         return r"\-"
     parts = re.split(r"(``.+?``)", " ".join(text.split()))
-    return "".join(part if part.startswith("``") else re.sub(r"([*`|_@\\])", r"\\\1", part) for part in parts)
+    # An address in a message is an example, no link.
+    return "".join(
+        part if part.startswith("``") else re.sub(r"([*`|_@\\]|:(?=//))", r"\\\1", part) for part in parts
+    )
 
 
 def indented(text: str | Iterable[str]) -> list[str]:

@@ -188,6 +188,15 @@ def test_links_within_the_site_have_a_target(built):
                 assert unescape(place) in places[target], f"{page.name}: {link}"
 
 
+def test_addresses_in_messages_are_no_links(built):
+    pages = [page for page in built.rglob("*.html") if "_static" not in page.parts]
+    linked = {
+        link for page in pages for link in re.findall(r'<a [^>]*href="(\w+://[^"]*)"', page.read_text())
+    }
+    dead = r"\w+://($|NAME|127\.|ragflow-vllm|[^/]*\.example)"
+    assert [link for link in linked if re.match(dead, link)] == []
+
+
 def test_styles_need_no_other_host(built):
     for sheet in built.rglob("*.css"):
         assert re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//[^)]*", sheet.read_text()) == [], sheet.name
