@@ -20,7 +20,8 @@ PAGES = sorted((ROOT / "docs").glob("*.rst"))
 NAME = f"{PROJECT}-pages"
 NAMES = {"ragflow-rerank": NAME, "docker-ragflow-cpu-1": NAME, "vllm-cpu:latest": f"{NAME}:latest"}
 NAMES |= {"ragflow-vllm-reranker": NAME, "ragflow-vllm-reranker-1": f"{NAME}-1"}
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "notebooks", "ragops")
+PARTS = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "notebooks", "ragops", "docs/_ext")
+"""Of a checkout: what the wheel is built from."""
 
 
 def lines(page, command):
@@ -78,10 +79,13 @@ def test_docker_commands_do_what_the_page_says(engine, things, tmp_path, page, m
 def test_pip_commands_carry_the_package_to_another_machine(tmp_path):
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        (tmp_path / part).parent.mkdir(exist_ok=True)
         copy(ROOT / part, tmp_path / part)
     typed = [line for page in PAGES for line in lines(page, "pip")]
     assert [line[1] for line in typed] == ["wheel", "install"]
     for line in typed:  # what others make is left out; the target keeps this environment as it is
         target = ["--target", str(tmp_path / "there")] if line[1] == "install" else []
         run([sys.executable, "-m", *line, "--no-deps", *target], tmp_path)
-    assert (tmp_path / "there" / "ragops" / "__init__.py").exists()
+    there = tmp_path / "there"
+    files = ("ragops/__init__.py", "ragops/data/explain/error_codes.py", "share/man/man1/ragops.1")
+    assert [file for file in files if not (there / file).exists()] == []
