@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ragops.bench.workload import Workload
 
 DOCUMENTS, WORDS, TEXTS, SEED = 64, 360, 32, 1
-REPLICAS = (1, 4, 8, 16)
+REPLICAS = (1, 4, 8, 16, 64, 256)
 WARMUP, PAIRS = 64, 400
 
 
