@@ -1,4 +1,4 @@
-"""The verbs beside the stack: demo client, notebooks, explanations of errors, completion."""
+"""The commands of set-up: demo client, notebooks, configuration file, explanations of errors, completion."""
 
 import importlib
 import os
