@@ -15,7 +15,7 @@ import pytest
 
 from ragops.docker.objects import NetworkSpec
 from tests.support.fault_table import Fault, learn, run, write
-from tests.support.fleet import DOCUMENTS, STEADY, Fleet, Load, Question, send
+from tests.support.fleet import DOCUMENTS, STEADY, TIMEOUT, Fleet, Load, Question, send
 from tests.support.names import PROJECT
 from tests.support.replicas import Behaviour
 
@@ -173,10 +173,22 @@ def test_a_silent_dns_removes_no_replica(rows):
     assert rows["the engine's DNS does not respond"].state == "3 admitted"
 
 
-def test_requests_are_refused_at_once_while_no_replica_lives(rows):
-    row = rows["all replicas are killed and started again"]
-    assert row.failed
-    assert all(detail.startswith("503") for detail in row.details)
+def test_requests_fail_with_503_only_while_no_replica_lives(rows):
+    """Those under way when the last replica died may wait for the first that returns."""
+    assert all(one.startswith("503") for one in rows["all replicas are killed and started again"].details)
+
+
+def test_a_request_is_refused_before_the_deadline_while_no_replica_lives(fleets):
+    fleet = fleets("gone", 1)
+    fleet.kill(fleet.replica(1))
+    deadline = time.monotonic() + 60
+    while fleet.admitted() or not fleet.states():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with fleet.client() as client:
+        sample = send(client, Question.number(1))
+    assert sample.status == 503
+    assert sample.seconds < TIMEOUT / 2  # its deadline is 27 s
 
 
 def test_a_restart_of_the_gateway_completes_the_requests_on_their_way(rows):
