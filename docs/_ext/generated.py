@@ -275,9 +275,9 @@ def swarm(part: str) -> Iterator[str]:
     if part == "task":
         yield (
             f"vLLM itself was placed, with {record['model']} (a substitute model), on the only node of a "
-            f"Swarm ({machine}): the stack was ready {record['up']:.0f} s after ``ragops up`` began, its score "
-            f"check passed, {len(record['requests'])} requests of {record['documents']} documents were ranked "
-            f"whole through the gateway (median {record['request_p50']:.2f} s), and "
+            f"Swarm ({machine}): the stack was ready {record['up']:.0f} s after ``ragops up`` began, its "
+            f"score check passed, {len(record['requests'])} requests of {record['documents']} documents were "
+            f"ranked whole through the gateway (median {record['request_p50']:.2f} s), and "
             f"{record['restarted']:.0f} s after SIGKILL its successor was admitted."
         )
         return

@@ -38,7 +38,7 @@ def test_the_records_are_whole():
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ("task", ["substitute", f"{len(TASK['requests'])} requests", "no measurement"]),
+        ("task", ["substitute", f"{len(TASK['requests'])} requests", f"{TASK['up']:.0f} s"]),
         ("manager", ["stub", f" of {MANAGER['phases'][1]['requests']}, "]),
     ],
 )
