@@ -432,7 +432,8 @@ class TestNodes:
 
 
 class TestStatus:
-    def test_each_task_with_its_reason(self, world):
+    def test_each_task_with_its_reason(self, world, monkeypatch):
+        monkeypatch.setattr(scale, "_PLACE_SECONDS", 0.2)  # the fourth task has no node
         world.up(PLACED, count=4)
         world.engine.change_task(ALIAS, 2, state="starting", error="starting")
         rows = [
