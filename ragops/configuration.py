@@ -550,18 +550,18 @@ def sources(path: Path | str | None = None) -> Iterator[tuple[str, Any, str]]:
         StackError: As for :func:`load`.
     """
     stack, file = load(path), configuration_file(path)
-    text = stack.file.read_text("utf-8-sig") if stack.file else ""
+    text, model = stack.file.read_text("utf-8-sig") if stack.file else "", os.environ.get("RAGOPS_MODEL_DIR")
+    replaced = {"reranker.model": (model, "RAGOPS_MODEL_DIR")} if model else {}
+    if model and model != str(stack.reranker.model):  # the file's revision is of its own model
+        replaced["reranker.revision"] = ("main", "RAGOPS_MODEL_DIR")
     for name in TABLES:
         table = getattr(stack, name)
         if not isinstance(table, _Table):
             yield name, table, "default" if table is None else f"{file}:{_line(text, (name,))}"
             continue
         for key, value in table:
-            if name == "reranker" and key == "model" and os.environ.get("RAGOPS_MODEL_DIR"):
-                yield "reranker.model", os.environ["RAGOPS_MODEL_DIR"], "RAGOPS_MODEL_DIR"
-                continue
             source = f"{file}:{_line(text, (name, key))}" if key in table.model_fields_set else "default"
-            yield f"{name}.{key}", value, source
+            yield (f"{name}.{key}", *replaced.get(f"{name}.{key}", (value, source)))
     yield "data folder", home(), "RAGOPS_HOME" if os.environ.get("RAGOPS_HOME") else "default"
 
 

@@ -100,7 +100,9 @@ def bench(
     key_file: Annotated[
         Path | None, _output("FILE", "File with that server's API key (or RAGOPS_RERANKER_KEY).")
     ] = None,
-    name: Annotated[str, _output("NAME", "Part of the run folder's name.")] = "bench",
+    name: Annotated[
+        str, _output("NAME", "Part of the run folder's name; default: bench, or as --like.")
+    ] = "",
     results: Results = Path("results"),
     resume: Annotated[Path | None, _output("RUN", "Continue an interrupted run.")] = None,
     like: Annotated[
@@ -116,6 +118,8 @@ def bench(
 
     api_key = read_secret(KEY_VARIABLE, key_file) or NO_KEY
     stack = call.stack()
+    if resume and like:
+        raise typer.BadParameter("--resume continues a run, --like repeats one: only one of them is possible")
     if bool(url) != bool(model):
         raise ragops.BenchError(
             "--url and --model go together", hint="--url http://HOST:PORT/v1 --model NAME"
@@ -128,11 +132,12 @@ def bench(
         window = {"form": form, "release": release, "page_size": page_size}
         if like:
             config = same_load(_find(results, like).info, results, own)
+            config = replace(config, name=name or config.name)
         else:
             config = BenchmarkConfig(
                 workload=own or _synthetic(session, profile, requests + warmup, seed, max_words, window),
                 levels=_levels(None if own else requests, clients, rate, constant, burst),
-                name=name,
+                name=name or "bench",
                 results=results,
                 warmup=warmup,
                 repeats=repeats,
@@ -191,11 +196,13 @@ def report(
 
 
 @verb(app, MEASURE, "ragops runs", "ragops runs --json")
-def runs(call: Call, results: Results = Path("results")) -> None:
-    """List the recorded runs, newest first: model, load, latency, throughput and whether it fits."""
+def runs(call: Call, results: Results = Path("results")) -> int:
+    """List the recorded runs, newest first, and whether each fits; exit code 1 if one can't be read."""
     from ragops.bench.gallery import recorded_runs
 
-    call.show(recorded_runs(results))
+    recorded = recorded_runs(results)
+    call.show(recorded)
+    return FAILED if recorded.problems else OK
 
 
 @verb(app, MEASURE, "ragops compare results/BASELINE results/CANDIDATE --fail-over 5")

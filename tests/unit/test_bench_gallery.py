@@ -81,15 +81,18 @@ def test_a_run_without_measured_requests_concludes_nothing(folder):
 
 
 def test_the_command_lists_them(folder, capsys):
-    assert cli.main(["runs", "--results", str(folder)]) == 0
+    assert cli.main(["runs", "--results", str(folder)]) == 1
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["run", "model", "load"]
     assert [line.split()[0] for line in rows] == ["other", f"more/{LOAD.path.name}", "broken:", "empty:"]
-    assert cli.main(["runs", "--results", str(folder), "--json"]) == 0
+    assert cli.main(["runs", "--results", str(folder), "--json"]) == 1
     assert [row["run"] for row in json.loads(capsys.readouterr().out)["rows"]] == [
         "other",
         f"more/{LOAD.path.name}",
     ]
+    for name in ("broken", "empty"):
+        shutil.rmtree(folder / name)
+    assert cli.main(["runs", "--results", str(folder)]) == 0
 
 
 def test_an_empty_folder_has_a_hint(tmp_path, capsys):

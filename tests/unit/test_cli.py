@@ -445,25 +445,19 @@ class TestBench:
             assert run("bench", *server, *load, *results, "--name", "first")[0] == 0
             (first,) = tmp_path.glob("*-first")
             again = tmp_path / "again"
-            code, out, _ = run(
-                *(
-                    "bench",
-                    *server,
-                    "--like",
-                    str(first),
-                    "--results",
-                    str(again),
-                    "--requests",
-                    "9",
-                    "--json",
-                )
-            )
+            same = ("bench", *server, "--like", str(first), "--results", str(again))
+            code, out, _ = run(*same, "--requests", "9", "--json")
+            assert run(*same, "--name", "second")[0] == 0
         assert (code, json.loads(out)["figures"][0]["n"]) == (0, 4)
-        (second,) = again.iterdir()
+        (second,) = again.glob("*-first")
+        assert [json.loads(file.read_text())["name"] for file in again.glob("*-second/run.json")] == [
+            "second"
+        ]
         old, new = (json.loads((folder / "run.json").read_text()) for folder in (first, second))
         for field in ("workload", "levels", "warmup", "repeats", "seed", "fresh", "order_played"):
             assert new[field] == old[field]
         assert run("bench", "--like", "missing", *results)[0] == 1
+        assert run("bench", "--like", str(first), "--resume", str(first), *results)[0] == 2
 
     def test_a_run_is_continued(self, run, here, tmp_path):
         with StubReranker() as stub:

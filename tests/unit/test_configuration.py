@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ragops import configuration
 from ragops.configuration import Stack, load, parse
 from ragops.errors import StackError
+from ragops.reranker.model import hub_source
 
 
 def refused(text):
@@ -273,6 +274,20 @@ def test_each_value_names_what_sets_it(tmp_path, monkeypatch):
     values = {key: (value, source) for key, value, source in configuration.sources(file)}
     assert values["reranker.model"] == ("/m", "RAGOPS_MODEL_DIR")
     assert values["data folder"] == (tmp_path, "RAGOPS_HOME")
+
+
+@pytest.mark.parametrize(
+    ("variable", "revision"),
+    [("", "v2"), ("owner/model", "v2"), ("owner/other", "main"), ("/srv/model", "main")],
+)
+def test_the_revision_is_that_of_the_model_in_effect(tmp_path, monkeypatch, variable, revision):
+    file = tmp_path / "ragops.toml"
+    file.write_text("[reranker]\nmodel = 'owner/model'\nrevision = 'v2'\n")
+    monkeypatch.setenv("RAGOPS_MODEL_DIR", variable)
+    values = {key: value for key, value, _ in configuration.sources(file)}
+    assert values["reranker.revision"] == revision
+    if source := hub_source(configuration.load(file)):
+        assert source == (str(values["reranker.model"]), revision)
 
 
 def test_an_inline_table_is_named_by_its_line(tmp_path):
