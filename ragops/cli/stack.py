@@ -18,12 +18,10 @@ Container = Annotated[str, typer.Argument(metavar="CONTAINER", help="Name of the
 Url = Annotated[str, option("URL", "RAGFlow's address; default: found from its container.")]
 Instance = Annotated[str, option("NAME", "Name of the provider's instance in RAGFlow.")]
 TokenFile = Annotated[Path | None, option("FILE", "File with RAGFlow's API token (or RAGOPS_RAGFLOW_TOKEN).")]
-Address = Annotated[
-    str, option("URL", "The reranker's address where RAGFlow runs, if that is no container of this engine.")
-]
+Address = Annotated[str, option("URL", "The reranker's address where RAGFlow runs, if not on this engine.")]
 KeyFile = Annotated[
     Path | None,
-    option("FILE", "File with the reranker's key (or RAGOPS_RERANKER_KEY); default: the gateway's."),
+    option("FILE", "File with the reranker's key (or RAGOPS_RERANKER_KEY), if not the gateway's."),
 ]
 
 
@@ -81,9 +79,8 @@ def verify(
     address: Address = "",
 ) -> int:
     """Verify connection, scores and response time from inside each RAGFlow container."""
-    return _checked(
-        call, lambda: ragops.verify(call.stack(), full=full, budget=not no_budget, address=address)
-    )
+    stack = call.stack()
+    return _checked(call, lambda: ragops.verify(stack, full=full, budget=not no_budget, address=address))
 
 
 def _checked(call: Call, run: Callable[[], ragops.Report]) -> int:

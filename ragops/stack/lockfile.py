@@ -14,7 +14,7 @@ from pathlib import Path
 from ragops.configuration import MAX_BYTES, Stack, home
 from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL, ContainerSpec, ImageState
 from ragops.errors import StackError, file_errors, read_text
-from ragops.stack.plan import changed_model, moved_image
+from ragops.stack.plan import model_change, moved_image
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def changes(stack: Stack, spec: ContainerSpec, image: ImageState | None) -> Iter
     locked, now = {key: str(value) for key, value in values.items()}, _values(spec, image)
     if image and locked.get("image") == now["image"] and locked.get("digest") != now["digest"]:
         yield moved_image(spec.image, locked.get("digest", ""), now["digest"])
-    names = ("model", "fingerprint")
-    if change := changed_model(*(values.get(name, "") for values in (locked, now) for name in names)):
+    labels = {LABEL_MODEL: locked.get("model", ""), LABEL_FINGERPRINT: locked.get("fingerprint", "")}
+    if change := model_change(labels, dict(spec.labels)):
         yield change
 
 

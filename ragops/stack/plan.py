@@ -119,17 +119,14 @@ def _create(engine: Engine, spec: objects.ContainerSpec, name: str) -> str:
         file = "config.json" if mount.source == folder else MARK if mount.target == REFERENCE else ""
         if file and not engine.has_file(container, f"{mount.target}/{file}"):
             engine.remove_container(container)
-            hidden, own = engine.state().hides(Path(mount.source)), "set RAGOPS_HOME, or gateway = false"
-            where = (
-                objects.SNAP
-                if hidden
-                else "an engine in a container, in a virtual machine or on another host"
-            )
+            where = "an engine in a container, in a virtual machine or on another host"
+            where = objects.SNAP if engine.state().hides(Path(mount.source)) else where
+            remedy = "set RAGOPS_HOME, or gateway = false" if file == MARK else "move the model there"
             raise EngineError(
                 f"{mount.source} is empty for the Docker engine",
                 code="folder-empty",
                 evidence=f"a container with this folder has no {file} in it",
-                hint=f"{where}: {own if file == MARK else 'move the model there'}",
+                hint=f"{where}: {remedy}",
                 container=name,
             )
     return container
@@ -556,19 +553,15 @@ class Plan(Shown):
 
     def table(self) -> Table:
         """One row for each action, in HTML with its docker commands; then the notes."""
-        rows = tuple(
-            (action.describe(), "\n".join(map(_lines, action.commands()))) for action in self.actions
-        )
+        rows = tuple((item.describe(), "\n".join(map(_lines, item.commands()))) for item in self.actions)
         commands = Column("as docker commands", code=True, html_only=True, folded=True)
-        columns = (Column("change"), commands)
-        title = "" if rows else "nothing to change"
-        return Table(columns, rows, title, tuple(f"note: {note}" for note in self.notes))
+        notes, title = tuple(f"note: {note}" for note in self.notes), "" if rows else "nothing to change"
+        return Table((Column("change"), commands), rows, title, notes)
 
 
 def _lines(command: Command) -> str:
     """A command with a line for each option."""
-    words = [f"\\\n  {word}" if word.startswith("-") else word for word in map(shlex.quote, command)]
-    return " ".join(words)
+    return " ".join(f"\\\n  {word}" if word[0] == "-" else word for word in map(shlex.quote, command))
 
 
 def apply(plan: Plan, engine: Engine) -> None:
@@ -587,17 +580,13 @@ def moved_image(name: str, old: str, new: str) -> str:
     return f"image: {name} moved from {old[7:19]} to {new[7:19] or 'an image to pull or build'}"
 
 
-def changed_model(old: str, old_fingerprint: str, new: str, new_fingerprint: str) -> str:
-    """A change of the recorded model folder or its files, in words; empty without one."""
-    if old and old != new:
-        return f"model: {old} → {new}"
-    return f"model: the files of {old} changed" if old and old_fingerprint != new_fingerprint else ""
-
-
 def model_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """As :func:`changed_model`, from the labels of a container or a service."""
-    names = (objects.LABEL_MODEL, objects.LABEL_FINGERPRINT)
-    return changed_model(*(labels.get(name, "") for labels in (old, new) for name in names))
+    """A change of the recorded model folder or its files, by the labels, in words; empty without one."""
+    folder, wanted = (labels.get(objects.LABEL_MODEL, "") for labels in (old, new))
+    if not folder or folder != wanted:
+        return f"model: {folder} → {wanted}" if folder else ""
+    same = old.get(objects.LABEL_FINGERPRINT) == new.get(objects.LABEL_FINGERPRINT)
+    return "" if same else f"model: the files of {folder} changed"
 
 
 def network_spec(network: SharedNetwork) -> objects.NetworkSpec:

@@ -63,11 +63,10 @@ def plan_up(
     network = observed.network(stack.shared_network.name)
     servers = [check_connectable(ragflow) for ragflow in find(observed.containers, stack.ragflow)]
     volumes = {volume.name for volume in observed.volumes}
-    mounts = (mount for spec in wanted.slots for mount in spec.mounts if mount.kind == "volume")
+    mounts = [mount for spec in wanted.slots for mount in spec.mounts if mount.kind == "volume"]
     actions = list(_network_actions(stack.shared_network, network))
-    actions += [
-        plan.CreateVolume(name) for name in dict.fromkeys(m.source for m in mounts) if name not in volumes
-    ]
+    missing = dict.fromkeys(mount.source for mount in mounts if mount.source not in volumes)
+    actions += map(plan.CreateVolume, missing)
     internal = network.internal if network else bool(stack.network.internal)
     connections = [
         action
@@ -87,10 +86,8 @@ def plan_up(
     actions += changes.removals()
     actions += placement.after()
     actions += _leave(stack, observed, servers)
-    removed = [
-        action for action in actions if isinstance(action, plan.Remove)
-    ]  # early, and as no longer needed
-    actions = [one for n, one in enumerate(actions) if one not in removed or one not in actions[:n]]
+    # A container may be removed early, and also as no longer needed.
+    actions = [a for n, a in enumerate(actions) if not isinstance(a, plan.Remove) or a not in actions[:n]]
     return plan.Plan(tuple(actions), tuple(_notes(stack, wanted.front, network, servers)))
 
 
@@ -174,9 +171,7 @@ def plan_purge(
     present = swarm.services if swarm else ()
     others = [service for service in present if service.labels.get(objects.LABEL_STACK) not in own]
     used = {name for service in others for name in (*service.networks, *service.configs)}
-    networks = [
-        network for network in observed.networks if network.ours and not {network.id, network.name} & used
-    ]
+    networks = [item for item in observed.networks if item.ours and not {item.id, item.name} & used]
     services = [plan.Remove("service", item.name, item.id) for item in present if item not in others]
     files = swarm.configs.items() if swarm else ()
     configs = [plan.Remove("config", *file) for file in files if file[0] not in used]
@@ -197,13 +192,9 @@ def _removal(
         others = [member for member in observed.members(network.name) if member not in containers]
         others = [member for member in others if member.role != TASK]
         actions += [plan.Disconnect(network.name, member.name) for member in others]
-    released = bool(placed)
+    released, own = bool(placed), [volume.name for volume in volumes if volume.ours]
     actions += [plan.Remove("network", network.name, network.id, released=released) for network in networks]
-    actions += [
-        plan.Remove("volume", volume.name, volume.name, released=released)
-        for volume in volumes
-        if objects.LABEL in volume.labels
-    ]
+    actions += [plan.Remove("volume", name, name, released=released) for name in own]
     return plan.Plan(tuple(actions))
 
 
@@ -406,7 +397,7 @@ class _Changes:
             others = self._others(slot, current) if gateway and made.obstacle else ()
             return replace(made, proof=plan.Proof(timeout, check, gateway), others=others)
         stopped = self._extra if slot.migrates and slot.spec.memory > self._free else []
-        return replace(made, stopped=tuple(stopped), obstacle=made.obstacle)
+        return replace(made, stopped=tuple(stopped))
 
     def _others(self, slot: _Slot, current: Sequence[str]) -> tuple[str, ...]:
         """The replicas that respond while one is replaced; none without scores to admit them by."""
@@ -477,20 +468,12 @@ def _connection_actions(
     container: objects.ContainerState, connect: plan.Connect, network: objects.NetworkState | None
 ) -> Iterator[plan.Action]:
     endpoint = container.endpoint(connect.network)
-    named = endpoint is None or set(connect.aliases) <= set(endpoint.aliases)
-    if _is_connected(container, network) and named:
+    ids = ("", network.id) if network else ()  # a stopped one may not have it yet
+    if endpoint and endpoint.network_id in ids and set(connect.aliases) <= set(endpoint.aliases):
         return
-    if endpoint:
-        yield plan.Disconnect(
-            connect.network, container.name
-        )  # from a removed network, or without the aliases
+    if endpoint:  # it is of a removed network, or lacks an alias
+        yield plan.Disconnect(connect.network, container.name)
     yield connect
-
-
-def _is_connected(container: objects.ContainerState, network: objects.NetworkState | None) -> bool:
-    """Whether a container is in this very network; a stopped one may not have its id yet."""
-    endpoint = container.endpoint(network.name) if network else None
-    return bool(network and endpoint and endpoint.network_id in ("", network.id))
 
 
 def _notes(

@@ -290,12 +290,8 @@ class Registrar:
     def using(self, state: RagflowState, record: UndoRecord) -> dict[str, Setting]:
         """The settings that name the model that ragops entered or set, under any id."""
         own = providers.own_ids((self.spec.model, record.model), record.instance)
-        rows = providers.settings(self.routes, self.spec, state)
-        return {
-            key: row
-            for key, row in rows.items()
-            if row.now in own and (record.entered or key in record.earlier)
-        }
+        rows = providers.settings(self.routes, self.spec, state).items()
+        return {key: row for key, row in rows if row.now in own and (record.entered or key in record.earlier)}
 
     def adapt(self, state: RagflowState, record: UndoRecord) -> None:
         """Add the settings that use the model under an id of an earlier call to the spec.
@@ -441,9 +437,8 @@ class Registrar:
         elif requests := tuple(self.routes.remove(self.spec, state, provider=record.provider)):
             sent += self._send(requests)
         elif state.entry and state.entry.model:
-            notes.append(
-                f"RAGFlow {self.release.name} can't remove one of several models: {record.model} stays"
-            )
+            reason = f"RAGFlow {self.release.name} can't remove one of several models"
+            notes.append(f"{reason}: {record.model} stays")
         record.file.unlink(missing_ok=True)
         return tuple(sent), tuple(notes)
 
@@ -459,11 +454,8 @@ class Registrar:
             if response.status >= 400:
                 raise refusal(request, response)
         reason = f"RAGFlow no longer has {earlier}" if earlier else "it was selected in RAGFlow"
-        (change,) = self._send((setting.request(""),))
-        return (
-            change,
-            f"{providers.setting_name(key)} uses no rerank model now: {reason}" if earlier != "" else "",
-        )
+        note = f"{providers.setting_name(key)} uses no rerank model now: {reason}"
+        return self._send((setting.request(""),))[0], note if earlier != "" else ""
 
     def registration(
         self, state: RagflowState, changes: tuple[str, ...], notes: tuple[str, ...]

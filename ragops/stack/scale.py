@@ -26,7 +26,7 @@ from ragops.docker.objects import (
     ImageState,
     Observed,
 )
-from ragops.docker.swarm import NodeState, ServiceSpec, ServiceState, SwarmState, TaskState
+from ragops.docker.swarm import TASK, NodeState, ServiceSpec, ServiceState, SwarmState, TaskState
 from ragops.errors import EngineError, LaunchError, StackError, file_errors
 from ragops.progress import step
 from ragops.reranker import options
@@ -95,15 +95,12 @@ def probe(session: Session, image: ImageState) -> bool:
         role="probe",
         labels=((LABEL_STACK, session.stack.reranker.name),),
     )
-    lines = _run_once(
-        engine, ServiceSpec(container, replicas=0), {node.id: node.name for node in nodes}, model.folder
-    )
     names = {node.id: node.name for node in nodes}
+    lines = _run_once(engine, ServiceSpec(container, replicas=0), names, model.folder)
     for record in map(parse_probe, lines):
         if record.node in names and record.fingerprint != model.fingerprint:
-            raise _unfit(
-                names[record.node], record.error or f"its files have {record.fingerprint[:12]}", model.folder
-            )
+            evidence = record.error or f"its files have {record.fingerprint[:12]}"
+            raise _unfit(names[record.node], evidence, model.folder)
     file, hint = session.probe_file, "make it writable for this user, or name another folder: RAGOPS_HOME"
     with file_errors(StackError, f"can't write {file}", file, code="home-unusable", hint=hint):
         before = file.read_text().splitlines() if file.exists() else []
@@ -128,11 +125,9 @@ def _run_once(engine: Engine, spec: ServiceSpec, nodes: dict[str, str], folder: 
         while True:
             swarm = _state(engine)
             service = swarm.service(spec.name)
-            tasks = [
-                task for task in swarm.tasks if service and task.service == service.id and task.node in nodes
-            ]
-            for task in tasks:
-                if task.state in _ENDED - {"complete", "shutdown"}:
+            for task in swarm.tasks if service else ():
+                failed = task.state in _ENDED - {"complete", "shutdown"}
+                if service and task.service == service.id and task.node in nodes and failed:
                     raise _unfit(nodes[task.node], task.error, folder)
             lines = [line for line in engine.service_logs(spec.name).splitlines() if line.startswith("{")]
             if {json.loads(line)["node"] for line in lines} >= set(nodes):
@@ -402,9 +397,9 @@ class ExcludeNode(plan.Action):
         constraints = (f"node.id!={self.node}",)
         engine.change_service(self.service, replicas=self.replicas, constraints=constraints)
         deadline = time.monotonic() + _PLACE_SECONDS
-        while time.monotonic() < deadline and any(
-            c.role == "task" and c.running for c in engine.containers()
-        ):
+        while any(one.role == TASK and one.running for one in engine.containers()):
+            if time.monotonic() > deadline:
+                return
             time.sleep(1)
 
 

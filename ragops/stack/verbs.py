@@ -202,16 +202,14 @@ def up(stack: Stack, engine: Engine | None = None) -> Status:
         begin, observed = time.monotonic(), observe(engine) if missing else session.observed
         changes = _plan(session, (image, front), observed)
         plans.apply(changes, engine)
-    replaced = any(
-        isinstance(action, plans.ReplaceContainer) for action in changes.actions
-    )  # it has responded
+    replaced = any(isinstance(action, plans.ReplaceContainer) for action in changes.actions)
     served = changes.empty and all(one.health == "healthy" for one in observed.stack(name))
     if deployment.gateway:
         for spec in _unchecked(changes):
             ready.wait(engine, spec.name, spec.served_name, timeout, begin=begin)
         placed = partial(placing.current, engine, stack) if stack.swarm else None
         ready.wait_admitted(engine, name, stack.replica_names, timeout, stack.servers, placed=placed)
-    elif not replaced and not served:
+    elif not replaced and not served:  # a replaced one has responded
         ready.wait(engine, name, deployment.spec.served_name, timeout, begin=begin)
     lockfile.write(stack, deployment.spec, image)
     return _status(session, (image, front), observed if served else observe(engine))
@@ -289,10 +287,8 @@ def verify(
     """
     address = address and rerank_base(address)
     session = Session.open(stack, engine)
-    engine, deployment = session.engine, session.deployment
-    name = stack.reranker.name
-    reranker = engine.container(name)
-    if reranker is None:
+    engine, deployment, name = session.engine, session.deployment, stack.reranker.name
+    if (reranker := engine.container(name)) is None:
         message = f"no reranker {name}"
         raise NotFoundError(message, code="reranker-missing", hint="ragops up", container=name)
     if address:
@@ -399,9 +395,8 @@ def logs(stack: Stack, container: str = "", engine: Engine | None = None, tail: 
     observed = observe(engine)
     names = [member.name for member in observed.stack(stack.reranker.name)]
     names.sort(key=lambda name: (len(name), name))  # the gateway first, and the tenth replica last
-    services = [
-        item.name for item in placing.Placement(stack, observed, engine.swarm(needed=False), "").present
-    ]
+    placement = placing.Placement(stack, observed, engine.swarm(needed=False), "")
+    services = [service.name for service in placement.present]
     if container not in {"", *names, *services} or not names:
         message = f"the stack has no container {container or stack.reranker.name}"
         hint = f"it has {', '.join(names)}" if names else "ragops up"
@@ -501,8 +496,7 @@ def _images(session: Session) -> _Images:
 
 
 def _plan(session: Session, states: _Images, observed: Observed) -> plans.Plan:
-    stack, deployment = session.stack, session.deployment
-    image, front = states
+    stack, deployment, (image, front) = session.stack, session.deployment, states
     if stack.swarm:
         placing.manager(session)
     wanted = _wanted(deployment, states, session.state.node)
@@ -590,12 +584,11 @@ def _admission(
     session: Session, names: tuple[str, ...], state: GatewayState | None
 ) -> tuple[ReplicaStatus, ...]:
     """Each replica, here or elsewhere, and why the gateway does not send it requests."""
-    servers = session.stack.servers
     if session.stack.swarm:
         return placing.current(session.engine, session.stack, state)
-    return (
-        ready.server_states(servers, state) if servers else ready.replica_states(session.engine, names, state)
-    )
+    if servers := session.stack.servers:
+        return ready.server_states(servers, state)
+    return ready.replica_states(session.engine, names, state)
 
 
 def _replica_names(stack: Stack, observed: Observed) -> tuple[str, ...]:
