@@ -5,8 +5,8 @@
     python -m benchmarks.machine docs/_data/machine.json
 
 takes a quarter of an hour. For each data type it measures, in turn, matrix multiplication and whole requests
-of RAGFlow's usual size; float32 with fewer documents, and limited to AVX2 by oneDNN's own variable. The
-weights are random.
+of RAGFlow's usual size; float32 with fewer documents, and limited to AVX2 by the variables of oneDNN, which
+vLLM uses, and of MKL, which torch uses for float32. The weights are random.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ROUNDS, TOKENS = 4, 280
 VARIANTS = (("bfloat16", "bfloat16", "", 64), ("int8", "bfloat16", "", 64), ("float32", "float32", "AVX2", 6))
-"""Arithmetic, data type, oneDNN's limit and documents of a request."""
+"""Arithmetic, data type, instructions of its libraries if limited, and documents of a request."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def _tflops(runner: LaunchRunner, container: str, arithmetic: str, limit: str, t
     shapes = runner.model.shape.linear_layers
     order = json.dumps({"threads": threads, "shapes": shapes, **GEMM, "dtypes": [arithmetic]})
     program = files("ragops").joinpath("data/gemm.py").read_text()
-    argv = ("env", *([f"ONEDNN_MAX_CPU_ISA={limit}"] if limit else []), "python3", "-c", program)
+    limits = [f"{name}={limit}" for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS") if limit]
+    argv = ("env", *limits, "python3", "-c", program)
     output = runner.engine.execute(container, argv, stdin=order, timeout=180.0)
     return float(json.loads(output.stdout)["gemms"][arithmetic].get("median") or 0.0)
 

@@ -100,7 +100,8 @@ def points() -> Iterator[Point]:
             sent = [item["seconds"] for item in row["requests"] if item["documents"] == DOCUMENTS]
             if sent and not row["limited"]:
                 line = Line("amx", row["arithmetic"])
-                source = f"{record['date']}, {file.name}, with other programs"
+                used = max(item["others"] for item in row["requests"])
+                source = f"{record['date']}, {file.name}, other programs used {used:.2f} cores"
                 yield Point(line, row["threads"], tuple(sent), model, source)
     record = json.loads((DATA / "gateway_cores.json").read_text())
     model, used = record["origin"]["model"], record["machine"]["used_by_others"]
@@ -147,8 +148,7 @@ def conclusion() -> str:
     """What the chart shows, in a sentence."""
     needs = []
     for line in LINES:
-        error = Machine(line.instruction_set, (2,)).error(line.arithmetic)
-        most = TIMEOUT / (1 + (estimates.UNKNOWN if error is None else error))
+        most = TIMEOUT / Machine(line.instruction_set, (2,)).margin(line.arithmetic)
         cores = next((n for n in range(1, 65) if line.seconds(n) <= most), None)
         needs.append(f"{line.name}: {cores or 'more than 64'}")
     return (

@@ -2,8 +2,8 @@
 
 A token takes ``FLOP / rate + OVERHEAD`` seconds. The rate is that of vLLM on recorded machines with the same
 instructions; or that of matrix multiplication, which :func:`probe` measures in the image, by the share of it
-that vLLM reached on all recorded machines. Each estimate has the largest error that results when one recorded
-machine is left out and estimated from the others: a factor, so that 100 % is twice or half the time.
+that vLLM usually reached. Each estimate has the largest error that results when one recorded machine is left
+out and estimated from the others: a factor, so that 100 % is twice or half the time.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import groupby
-from statistics import geometric_mean
+from statistics import geometric_mean, median
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -21,7 +21,7 @@ from ragops.configuration import Stack
 from ragops.docker.engine import Engine, sidecar
 from ragops.errors import BenchError, ModelError, StackError
 from ragops.ragflow import releases
-from ragops.reranker import gateway, options, sizing
+from ragops.reranker import gateway, hub, options, sizing
 from ragops.reranker import model as models
 from ragops.reranker.host import INSTRUCTION_SETS, Host, read_host
 from ragops.reranker.model import Model, Shape
@@ -42,6 +42,7 @@ UNKNOWN = 1.0
 """Error that is assumed where only one machine of a kind is recorded: twice or half the time."""
 _QUERY, _SUFFIX = 15, 16
 """Tokens of a query, and of the template behind the document: what is before the document is shared."""
+_VERDICTS = {True: "fits", False: "does not fit", None: "may fit"}
 _X86 = list(INSTRUCTION_SETS.values())[:5]
 
 
@@ -82,7 +83,10 @@ def _lines(name: str) -> list[str]:
 RECORDED = tuple(map(TypeAdapter(Recorded).validate_json, _lines("machines.jsonl")))
 """Recorded machines; several rows have one machine."""
 MODELS = {str(m.folder): m for m in map(TypeAdapter(Model).validate_json, _lines("published_models.jsonl"))}
-"""Published models by repository, for an estimate without their folder; largest first."""
+"""Published models by repository, for an estimate without their folder; largest first.
+
+Sizes as in public copies of their ``config.json``; for Qwen3-Reranker-0.6B and 4B, of Qwen3's.
+"""
 DEFAULT = "Qwen/Qwen3-Reranker-0.6B"
 """What is estimated where no model is configured."""
 
@@ -116,6 +120,11 @@ class Machine:
             errors = [e for row, e in left_out(probed=False) if (row.instruction_set, row.arithmetic) == kind]
         return max(errors, default=None)
 
+    def margin(self, arithmetic: str) -> float:
+        """Factor between the estimate and both ends of its error."""
+        error = self.error(arithmetic)
+        return 1 + (UNKNOWN if error is None else error)
+
 
 def left_out(*, probed: bool) -> Iterator[tuple[Recorded, float]]:
     """Each recorded run of vLLM, and the error of its estimate from all other machines."""
@@ -138,18 +147,20 @@ def nearest(rows: Sequence[Recorded], instruction_set: str, arithmetic: str) -> 
     Other arithmetic needs instructions that a slower set does not have.
     """
     like = [row for row in rows if row.arithmetic == arithmetic]
-    sets = {row.instruction_set: _X86.index(row.instruction_set) for row in like}
-    best = instruction_set
+    sets = [name for name in _X86 if name in {row.instruction_set for row in like}]
     if arithmetic == "float32" and instruction_set in _X86 and sets:
-        place = _X86.index(instruction_set)
-        best = min(sets, key=lambda name: (sets[name] < place, abs(sets[name] - place)))
-    return [row for row in like if row.instruction_set == best]
+        slower = _X86[_X86.index(instruction_set) :]
+        instruction_set = next((name for name in slower if name in sets), sets[-1])
+    return [row for row in like if row.instruction_set == instruction_set]
 
 
 def share(rows: Sequence[Recorded], arithmetic: str) -> float:
-    """Share of the matrix multiplication rate that vLLM reaches, in int8 or floating point; 0 if unknown."""
+    """Share of the matrix multiplication rate that vLLM reaches, in int8 or floating point; 0 if unknown.
+
+    The median, because one recording was on a machine that was not steady.
+    """
     alike = [row.share for row in rows if row.share and (row.arithmetic == "int8") == (arithmetic == "int8")]
-    return geometric_mean(alike) if alike else 0.0
+    return median(alike) if alike else 0.0
 
 
 @dataclass(frozen=True)
@@ -167,11 +178,8 @@ class CallEstimate:
     high: float
     """Seconds with the error of the estimate, or with :data:`UNKNOWN`."""
     timeout: float
-
-    @property
-    def fits(self) -> bool | None:
-        """Whether it ends within RAGFlow's timeout; None within the error."""
-        return True if self.high <= self.timeout else False if self.low > self.timeout else None
+    fits: bool | None
+    """Whether it ends within RAGFlow's timeout; None within the error."""
 
 
 @dataclass(frozen=True)
@@ -222,51 +230,41 @@ class Estimate(Shown):
     @property
     def headline(self) -> str:
         """The most important numbers in one line."""
-        call, verdicts = self.usual, {True: "fits", False: "does not fit", None: "may fit"}
-        span = f"{call.low:.3g} to {call.high:.3g} s"
-        error = f"error unknown, assumed {span}" if self.error is None else f"± {self.error:.0%}: {span}"
-        where = f"{self.model} in {self.arithmetic} on {self.cores} cores ({self.instruction_set})"
-        took = f"{call.seconds:.3g} s ({error}) for {call.documents} documents of {call.tokens} tokens"
-        return f"{where}: about {took}, which {verdicts[call.fits]} RAGFlow's {call.timeout:g} s"
-
-    def to_json(self) -> dict[str, Any]:
-        """Its fields, with the verdict of each call."""
-        return {**vars(self), "calls": [{**vars(call), "fits": call.fits} for call in self.calls]}
+        call, error = self.usual, "error unknown, assumed" if self.error is None else f"± {self.error:.0%}:"
+        return (
+            f"{self.model} in {self.arithmetic} on {self.cores} cores ({self.instruction_set}): about "
+            f"{call.seconds:.3g} s ({error} {call.low:.3g} to {call.high:.3g} s) for "
+            f"{call.documents} documents of {call.tokens} tokens, which {_VERDICTS[call.fits]} RAGFlow's "
+            f"{call.timeout:g} s"
+        )
 
     def table(self) -> Table:
         """The calls by release; the needs of the machine; what would make the usual call fit."""
-        words = {True: "fits", False: "too slow", None: "unsure"}
-        rows = tuple(
-            (
-                words[c.fits],
-                c.name,
-                f"{c.documents} x {c.tokens}",
-                f"{c.seconds:.3g} s",
-                f"{c.timeout:g} s",
-                c.releases,
+        rows = []
+        for call in self.calls:
+            size, limit = f"{call.documents} x {call.tokens}", f"{call.timeout:g} s"
+            rows.append(
+                (_VERDICTS[call.fits], call.name, size, f"{call.seconds:.3g} s", limit, call.releases)
             )
-            for c in self.calls
-        )
-        names = ("result", "call", "documents x tokens", "estimate", "timeout", "RAGFlow")
         memory, disk, download = (f"{size / GIB:.1f} GiB" for size in (self.memory, self.disk, self.download))
-        probed = self.basis == "probe"
         speed = f"{self.tokens_per_s:,.0f} tokens/s of {self.flop_per_token / 1e9:.3g} GFLOP"
+        part = f", {self.share:.0%} of the measured rate" if self.basis == "probe" else ""
         notes = (
-            f"from {self.basis}: {speed}" + (f", {self.share:.0%} of the measured rate" if probed else ""),
+            f"from {self.basis}: {speed}{part}",
             *(f"record: {source}" for source in self.records),
             f"needs: memory {memory}, disk {disk}, download {download}",
             f"start: first about {self.first_start:.0f} s, later ones {self.later_start:.0f} s",
             *([f"note: a substitute model: {self.substitute}"] if self.substitute else []),
         )
         faster = tuple(
-            ("fits" if item.fits else "too slow", f"{item.seconds:.3g} s", f"{item.action}: {item.setting}")
+            (_VERDICTS[item.fits], f"{item.seconds:.3g} s", f"{item.action}: {item.setting}")
             for item in self.remedies
         )
         title = "what would make the usual call faster, in this order:"
-        below = (
-            (Table(tuple(map(Column, ("result", "estimate", "change"))), faster, title),) if faster else ()
-        )
-        return Table(tuple(map(Column, names)), rows, self.headline, notes, header=True, below=below)
+        changes = Table(tuple(map(Column, ("result", "estimate", "change"))), faster, title)
+        columns = ("result", "call", "documents x tokens", "estimate", "timeout", "RAGFlow")
+        shown, below = tuple(map(Column, columns)), (changes,) if faster else ()
+        return Table(shown, tuple(rows), self.headline, notes, header=True, below=below)
 
 
 def estimate(
@@ -286,12 +284,12 @@ def estimate(
     """
     stack, host = stack or Stack(), host or read_host()
     model, missing = configured(stack, name)
-    sizings = sizing.sizes(stack, model, host.unlimited)
-    arithmetic, cpus, shape = sizings[0].arithmetic, tuple(len(s.compute) for s in sizings), model.shape
-    machine = Machine(host.instruction_set, cpus)
+    sizings, shape = sizing.sizes(stack, model, host.unlimited), model.shape
+    arithmetic = sizings[0].arithmetic
+    machine = Machine(host.instruction_set, tuple(len(item.compute) for item in sizings))
     if engine is not None and engine.image(stack.reranker.image):
         used = ",".join(str(core.cpu) for item in sizings for core in item.cores)
-        rates = probe(engine, stack.reranker.image, shape, cpus=used, threads=sum(cpus))
+        rates = probe(engine, stack.reranker.image, shape, cpus=used, threads=sum(machine.cpus))
         machine = replace(machine, measured={name: row.get("median") or 0.0 for name, row in rates.items()})
     if not (speed := machine.speed(shape.flop_per_token, arithmetic, RECORDED)):
         raise StackError(
@@ -301,44 +299,42 @@ def estimate(
             hint="ragops image, then ragops estimate measures it",
         )
     like = nearest(RECORDED, host.instruction_set, arithmetic)
-    starts = [row.starts for row in like if row.starts[0]] or [
-        row.starts for row in RECORDED if row.starts[0]
-    ]
-    first, later = map(max, zip(*starts, strict=True))
+    started = [row.starts for row in like if any(row.starts)] or [row.starts for row in RECORDED]
     return Estimate(
         model=model.name,
         substitute=model.substitute,
         processor=host.cpu_model,
         instruction_set=host.instruction_set,
         arithmetic=arithmetic,
-        cores=sum(cpus),
-        replicas=len(cpus),
+        cores=sum(machine.cpus),
+        replicas=len(machine.cpus),
         basis="probe" if machine.measured.get(arithmetic) else "recorded runs",
         flop_per_token=shape.flop_per_token,
         tokens_per_s=speed,
         share=share(RECORDED, arithmetic),
         error=machine.error(arithmetic),
-        calls=tuple(_calls(stack, model, speed, machine.error(arithmetic))),
+        calls=tuple(_calls(stack, model, speed, machine.margin(arithmetic))),
         remedies=tuple(_remedies(stack, model, machine, host, arithmetic)),
         memory=sum(item.memory_limit for item in sizings),
         disk=IMAGE_BYTES + GIB + model.weight_bytes,
         download=IMAGE_BYTES + missing * model.weight_bytes,
-        first_start=first,
-        later_start=later,
+        first_start=max(first for first, _ in started),
+        later_start=max(later for _, later in started),
         records=tuple(dict.fromkeys(f"{row.machine}, {row.date}: {row.source}" for row in like)),
     )
 
 
 def configured(stack: Stack, named: str = "") -> tuple[Model, bool]:
-    """The named or configured model, by its folder or published name, and whether it has no folder yet."""
-    folder, source, name = models.named_folder(stack), models.hub_source(stack), named or DEFAULT
-    if not named and folder == models.substitute_folder():
-        name = "all-MiniLM-L6-v2"
-    elif not named and folder:
-        name = source[0] if source else folder.name
-    published = [model for repository, model in MODELS.items() if name in (repository, model.name)]
-    if published and (named or not (folder and folder.exists())):
-        return published[0], True
+    """The named or configured model, from its folder if there is one; else as published, and True."""
+    folder, source = (None, None) if named else (models.named_folder(stack), models.hub_source(stack))
+    name = named or (source[0] if source else folder.name if folder else DEFAULT)
+    published = next((m for m in MODELS.values() if name in (str(m.folder), m.name)), None)
+    if folder is None:
+        folder = hub.folder(str(published.folder) if published else name, "main")
+    if folder.exists():
+        return models.describe(folder, None if named else stack.reranker.kind), False
+    if published:
+        return published, True
     if named:
         hint = f"published models: {', '.join(MODELS)}"
         raise ModelError(f"the shape of {named} is unknown", code="estimate-unknown", hint=hint)
@@ -355,27 +351,28 @@ def seconds(stack: Stack, model: Model, speed: float, documents: int, tokens: in
     return (documents * length - (documents - 1) * shared) / speed
 
 
-def _calls(stack: Stack, model: Model, speed: float, error: float | None) -> Iterator[CallEstimate]:
+def _calls(stack: Stack, model: Model, speed: float, margin: float) -> Iterator[CallEstimate]:
     """RAGFlow's calls by timeout and number of documents, with the supported releases that send them."""
     known = [item for name in reversed(releases.KNOWN) if not (item := releases.of(name)).obstacle]
-    margin = 1 + (UNKNOWN if error is None else error)
     for name, page, tokens in CALLS:
         windows = [(item.timeout, releases.window(item, page), item.name) for item in known]
         for (timeout, documents), group in groupby(windows, lambda row: row[:2]):
             newest, *_, oldest = [row[2] for row in group] * 2
             span = newest if newest == oldest else f"{oldest} to {newest}"
             took = seconds(stack, model, speed, documents, tokens)
-            yield CallEstimate(name, span, documents, tokens, took, took / margin, took * margin, timeout)
+            low, high = took / margin, took * margin
+            fits = True if high <= timeout else False if low > timeout else None
+            yield CallEstimate(name, span, documents, tokens, took, low, high, timeout, fits)
 
 
 def _remedies(stack: Stack, model: Model, machine: Machine, host: Host, arithmetic: str) -> Iterator[Remedy]:
     """What would make the usual call faster, in the order to try; nothing where it fits."""
-    timeout, error = releases.of(releases.NEWEST).timeout, machine.error(arithmetic)
-    limit = timeout / (1 + (UNKNOWN if error is None else error))
+    newest, (_, page, tokens) = releases.of(releases.NEWEST), CALLS[0]
+    limit = newest.timeout / machine.margin(arithmetic)
 
     def usual(other: Model, kind: str) -> float:
         speed = machine.speed(other.shape.flop_per_token, kind, RECORDED)
-        return next(_calls(stack, other, speed, 0.0)).seconds if speed else math.inf
+        return seconds(stack, other, speed, releases.window(newest, page), tokens) if speed else math.inf
 
     if (now := usual(model, arithmetic)) <= limit:
         return
@@ -391,7 +388,7 @@ def _remedies(stack: Stack, model: Model, machine: Machine, host: Host, arithmet
         command = f"ragops scale {count * len(machine.cpus)} --swarm"
         text = f"{command} on {count} machines like this one, or replicas on {count} times the cores"
         yield Remedy("replicas", text, now / count, fits=True)
-        if 0 < (within := gateway.deadline(stack, timeout)) < now:
+        if 0 < (within := gateway.deadline(stack, newest.timeout)) < now:
             text = f"RAGFlow gets a response in time, with about {within / now:.0%} of the documents ranked"
             yield Remedy("the gateway's deadline", text, within, fits=True)
     flop, data_type = model.shape.flop_per_token, sizing.dtype(stack, host)

@@ -1,6 +1,7 @@
 """The estimate: the recorded machines against each other, what it says, and what would make a call fit."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -13,6 +14,8 @@ from ragops.docker.objects import ExecResult
 from ragops.errors import BenchError, ModelError, StackError
 from ragops.ragflow import releases
 from ragops.reranker import estimate as estimates
+from ragops.reranker import hub
+from ragops.reranker import model as models
 from ragops.reranker.estimate import DEFAULT, MODELS, RECORDED, Machine, estimate, left_out, nearest
 from ragops.reranker.host import Core, Host, Node
 
@@ -31,14 +34,28 @@ def machine(instruction_set, cores=2, memory=64 << 30):
 
 
 @pytest.fixture(autouse=True)
-def _no_model(monkeypatch):
+def _no_model(monkeypatch, tmp_path):
     monkeypatch.delenv("RAGOPS_MODEL_DIR", raising=False)
+    monkeypatch.setenv("RAGOPS_HOME", str(tmp_path / "home"))
 
 
-def test_with_a_probe_each_recorded_machine_is_estimated_from_the_others_within_a_quarter():
-    errors = {(row.machine, row.arithmetic, row.flop): error for row, error in left_out(probed=True)}
-    assert len({machine for machine, _, _ in errors}) >= 4
-    assert max(errors.values()) <= 0.25
+def test_with_a_probe_each_steady_machine_is_estimated_from_the_others_within_a_quarter():
+    (spread,) = [max(speeds) / min(speeds) for name, _, speeds in recorded() if name == "bfloat16"]
+    assert spread > 1.5  # its requests, and so all estimates of this machine, are not steady
+    floats = [(row, error) for row, error in left_out(probed=True) if row.arithmetic != "int8"]
+    steady = {row.machine: error for row, error in floats if "machine.json" not in row.source}
+    assert len(steady) >= 3
+    assert max(steady.values()) <= 0.25
+    assert Machine("amx", (2,), {"bfloat16": 1.0}).error("bfloat16") == max(error for _, error in floats)
+
+
+def recorded():
+    """Arithmetic, rates of matrix multiplication and tokens a second of the record of this machine."""
+    for run in json.loads((ROOT / "docs/_data/machine.json").read_text())["variants"]:
+        rates = (
+            [] if run["limited"] else run["tflops"]
+        )  # the limit is that of oneDNN, torch has another library
+        yield run["arithmetic"], rates, [item["computed"] / item["seconds"] for item in run["requests"]]
 
 
 def test_an_estimate_shows_the_error_of_its_kind_of_machine():
@@ -48,22 +65,22 @@ def test_an_estimate_shows_the_error_of_its_kind_of_machine():
     for name, kind in (("avx2", "float32"), ("avx512bf16", "bfloat16"), ("amx", "bfloat16")):
         result = estimate(host=machine(name))
         assert (result.arithmetic, result.error) == (kind, max(errors[name, kind], default=None))
-        margin = 1 + (estimates.UNKNOWN if result.error is None else result.error)
+        margin = Machine(name, (2,)).margin(kind)
         assert result.usual.high == pytest.approx(result.usual.seconds * margin)
 
 
-def test_int8_has_no_error_while_one_machine_has_both_rates():
-    (row,) = [row for row in RECORDED if row.arithmetic == "int8" and row.share]
-    assert Machine(row.instruction_set, (2,), {"int8": row.tflops}).error("int8") is None
+def test_the_error_of_int8_is_that_of_int8():
+    errors = [error for row, error in left_out(probed=True) if row.arithmetic == "int8"]
+    assert len(errors) >= 2
+    assert Machine("avx512bf16", (2,), {"int8": 1.0}).error("int8") == max(errors)
 
 
 def test_values_of_measured_requests_are_those_of_their_record():
-    record = json.loads((ROOT / "docs/_data/machine.json").read_text())
-    runs = [run for run in record["variants"] if run["statistic"] == "median"]
-    speeds = [item["computed"] / item["seconds"] for run in runs for item in run["requests"]]
-    (row,) = [row for row in RECORDED if "machine.json" in row.source]
-    assert row.tokens_per_s == round(median(speeds))
-    assert row.tflops == median(rate for run in runs for rate in run["tflops"])
+    rows = {row.arithmetic: row for row in RECORDED if "machine.json" in row.source}
+    assert len(rows) == 3
+    for arithmetic, rates, speeds in recorded():
+        assert rows[arithmetic].tokens_per_s == round(median(speeds))
+        assert rows[arithmetic].tflops == (median(rates) if rates else 0.0)
 
 
 def test_the_estimate_does_not_know_the_machine_that_is_left_out(monkeypatch):
@@ -155,6 +172,25 @@ def test_a_named_model_is_estimated_in_place_of_the_configured_one(model_folder,
     assert named.flop_per_token > 100 * estimate(host=machine("amx")).flop_per_token
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["named", "not configured"])
+def test_a_pulled_folder_counts_and_not_the_published_shape(model_folder, named):
+    shutil.copytree(model_folder, hub.folder(DEFAULT, "main"))
+    result = estimate(host=machine("amx"), name=DEFAULT if named else "")
+    assert result.model == DEFAULT.partition("/")[2]
+    assert result.flop_per_token == models.describe(model_folder).shape.flop_per_token
+    assert result.download == estimates.IMAGE_BYTES
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_a_published_shape_has_the_parameters_of_its_weights(model):
+    shape, size = model.shape, 2 if model.dtype == "bfloat16" else 4
+    layers = sum(rows * columns * count for rows, columns, count in shape.linear_layers)
+    matrices = 2 if model.name == "Qwen3-Reranker-8B" else 1  # of the vocabulary: embedding, and output apart
+    assert (layers + matrices * shape.vocabulary * shape.hidden) * size == pytest.approx(
+        model.weight_bytes, rel=0.02
+    )
+
+
 def test_the_published_shape_is_that_of_the_model():
     assert MODELS[DEFAULT].shape.flop_per_token == pytest.approx(0.8808e9, rel=0.001)
 
@@ -206,5 +242,7 @@ def test_as_json():
     from ragops.cli.output import as_json
 
     record = json.loads(as_json(ragops.estimate(host=machine("avx2"))))
-    assert record["calls"][0]["fits"] is False
+    assert [call["fits"] for call in record["calls"] if (call["name"], call["timeout"]) == ("usual", 30)] == [
+        False
+    ]
     assert record["records"]
