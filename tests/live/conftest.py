@@ -6,7 +6,6 @@ Nothing here skips: without an engine these tests fail. ``make test`` starts one
 import fcntl
 import json
 import os
-import socket
 import subprocess
 import tempfile
 import textwrap
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import checkpoint
+from benchmarks import checkpoint, free_port
 from ragops import configuration
 from ragops.docker import engine as engines
 from ragops.docker.engine import observe, sidecar
@@ -146,9 +145,6 @@ def qwen3(engine, image, tokenizer, tmp_path_factory):
 @pytest.fixture(scope="session")
 def stack_file(tmp_path_factory):
     """A configuration whose names and port belong to these tests alone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     file = tmp_path_factory.mktemp("stack") / "ragops.toml"
     file.write_text(
         textwrap.dedent(f"""
@@ -156,7 +152,7 @@ def stack_file(tmp_path_factory):
             name = "{PROJECT}-rerank"
             [reranker]
             name = "{PROJECT}-reranker"
-            port = {port}
+            port = {free_port()}
             [ragflow]
             project = "{PROJECT}"
         """)

@@ -1,7 +1,6 @@
 """The output of ``check --fix`` starts and passes verify: real and random weights."""
 
 import os
-import socket
 import subprocess
 import time
 from importlib import resources
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import free_port
 from ragops import configuration
 from ragops.cli import main
 from ragops.compose import check_file
@@ -31,17 +31,10 @@ def network(engine):
 
 
 @pytest.fixture
-def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@pytest.fixture
-def compose(engine, network, port, tmp_path, monkeypatch):
+def compose(engine, network, tmp_path, monkeypatch):
     """Runs docker-compose on a file; removes the containers afterwards."""
     monkeypatch.setenv("DOCKER_HOST", engine.state().address)
-    for name, value in (("NAME", NAME), ("PORT", str(port)), ("NETWORK", network)):
+    for name, value in (("NAME", NAME), ("PORT", str(free_port())), ("NETWORK", network)):
         monkeypatch.setenv(name, value)
     # The package's own script loses the exit code.
     program = resources.files("compose") / "docker-compose"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ragops
+from benchmarks import free_port
 from ragops.checks import doctor as checks
 from ragops.configuration import Network, Ragflow, Reranker, Stack, home, parse
 from ragops.docker.engine import observe
@@ -30,12 +31,9 @@ PACKAGE = Path(ragops.__file__).parent
 @pytest.fixture(scope="module")
 def stack():
     """Names that nobody has, an open network and a port that is published on each engine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     return Stack(
         network=Network(name=f"{PREFIX}-net", internal=False),
-        reranker=Reranker(name=f"{PREFIX}-reranker", port=port, expose=True),
+        reranker=Reranker(name=f"{PREFIX}-reranker", port=free_port(), expose=True),
         ragflow=Ragflow(project=PREFIX),
     )
 

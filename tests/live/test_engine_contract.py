@@ -11,6 +11,7 @@ import subprocess
 import docker.errors
 import pytest
 
+from benchmarks import free_port
 from ragops.docker.engine import sidecar
 from ragops.docker.objects import LABEL, ContainerSpec, ExecResult, Mount, NetworkSpec
 from ragops.errors import EngineError, NotFoundError
@@ -562,8 +563,3 @@ class TestVolumesAndImages:
             scene.engine.remove_image("nope/none:1")
         with missing("No such image: nope/none:1"):
             scene.engine.tag("nope/none:1", "other:1")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

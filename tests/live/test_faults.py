@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import platform
 import re
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from benchmarks import free_port
 from ragops import configuration
 from ragops.docker import engine as engines
 from ragops.docker.objects import NetworkSpec
@@ -46,6 +46,8 @@ RECORDED = ROOT / "docs" / "faults.json"
 NAME = f"{PROJECT}-faults"
 NETWORK = NAME
 LAUNCHED = "started by ragops up"
+STOP = 120
+"""Seconds until SIGKILL, with which a container's exit code would be another one."""
 
 
 @dataclass(frozen=True)
@@ -253,12 +255,6 @@ def folder(home: Path, model: str) -> Path:
     return made
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @dataclass
 class Stage:
     """Where one stub plays, in a container of its own, and who asks it."""
@@ -353,12 +349,13 @@ def api(stage: Stage):
 def start_again(stage: Stage) -> None:
     """The server behaves as a new one; it takes a moment to listen."""
     stage.engine.start(stage.name)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with suppress(httpx.HTTPError):
-            stage.behave(StubContainer(stage.name, stage.port), HEALTHY["embedding"])
-            return
-        time.sleep(0.2)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return stage.behave(StubContainer(stage.name, stage.port), HEALTHY["embedding"])
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 WRONG = (
@@ -374,7 +371,7 @@ WRONG = (
     ),
     Wrong(
         *("RAGFlow's container is stopped", "container runs", "exited", "docker start"),
-        lambda stage: stage.engine.stop(stage.client, timeout=1),
+        lambda stage: stage.engine.stop(stage.client, timeout=STOP),
         lambda stage: stage.engine.start(stage.client),
     ),
     Wrong(
@@ -384,7 +381,7 @@ WRONG = (
     ),
     Wrong(
         *("the reranker was stopped", "reranker runs", "was stopped", "docker start"),
-        lambda stage: stage.engine.stop(stage.name, timeout=1),
+        lambda stage: stage.engine.stop(stage.name, timeout=STOP),
         start_again,
     ),
     Wrong(

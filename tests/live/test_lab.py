@@ -6,7 +6,6 @@ Nothing here skips: without Chromium these tests fail. ``make test`` installs De
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from benchmarks import free_port
 from ragops.bench.records import load_run
 from ragops.docker.engine import observe
 from tests.support.chromium import LIMIT, open_chromium
@@ -31,7 +31,7 @@ def desk(tmp_path_factory):
     notebook = json.loads(file.read_text())
     first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     source = "".join(first["source"])
-    long = {"EACH": 1, "REQUESTS": 900, "SECONDS": 3600, "DOCUMENTS": (2, 4), "WORDS": (8, 16)}
+    long = {"EACH": 1, "REQUESTS": 9000, "SECONDS": 3600, "DOCUMENTS": (2, 4), "WORDS": (8, 16)}
     for name, value in long.items():
         source = re.sub(rf"^{name} = .*?  #", f"{name} = {value}  #", source, flags=re.MULTILINE)
     first["source"] = source
@@ -42,9 +42,7 @@ def desk(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lab(desk, running, stack_file):
     """JupyterLab as ``ragops lab`` starts it; gives a function from a notebook to its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     argv = [sys.executable, "-m", "ragops", "lab", "--no-browser"]
     server = subprocess.Popen(
         [*argv, "--port", str(port), "--stack", str(stack_file)],
@@ -57,7 +55,7 @@ def lab(desk, running, stack_file):
         message += line
     yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}.ipynb?reset&token={result[1]}"
     server.terminate()
-    server.communicate(timeout=30)
+    server.communicate(timeout=300)
 
 
 @pytest.fixture(scope="module")

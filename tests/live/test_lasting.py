@@ -37,7 +37,8 @@ STACK = Stack(
     gateway=False,  # the small server has no right scores
 )
 NET, RERANKER = STACK.network.name, STACK.reranker.name
-PACE = Pace(probe=1.0, timeout=2.0, misses=2)
+PACE = Pace(probe=1.0, timeout=10.0, misses=2)
+"""A machine that is only busy responds in time."""
 
 SERVER = """
 import json, time
@@ -191,7 +192,7 @@ def watch(ragflow, messages):
     yield begin
     for watcher, thread in made:
         watcher.stop()
-        thread.join(120)
+        thread.join(240)
         assert not thread.is_alive()
 
 
@@ -199,7 +200,7 @@ def until(done):
     """Seconds until something is so."""
     begin = time.monotonic()
     while not done():
-        assert time.monotonic() < begin + 120
+        assert time.monotonic() < begin + 240
         time.sleep(0.02)
     return time.monotonic() - begin
 

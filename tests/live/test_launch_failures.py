@@ -28,6 +28,8 @@ from ragops.stack.watch import Pace, Watcher
 from tests.support.names import PROJECT
 
 NAME = f"{PROJECT}-broken"
+LIMIT = 240
+"""Seconds for what takes a few, on any machine."""
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def served(container_spec, mode):
             entrypoint=("python3", "-c", SERVER),
             command=(mode(),),
             memory=(64 if mode() in {"oom", "child"} else 512) * 1024**2,
-            health=HealthCheck(("python3", "-c", probe), interval=1, timeout=2, start_period=5),
+            health=HealthCheck(("python3", "-c", probe), interval=1, timeout=5, start_period=5),
         )
 
     return spec
@@ -148,7 +150,7 @@ class Broken:
         self.engine, self.caplog, self.mode = engine, caplog, "serve"
         self.stack = configuration.Stack(
             network=configuration.Network(name=f"{NAME}-net"),
-            reranker=configuration.Reranker(name=NAME, port=False, ready_timeout=30),
+            reranker=configuration.Reranker(name=NAME, port=False, ready_timeout=LIMIT),
             ragflow=configuration.Ragflow(containers=(client,)),
             gateway=False,  # this is about vLLM's container
         )
@@ -167,9 +169,9 @@ class Broken:
         assert caught.value.hint
         return caught.value, time.monotonic() - begin
 
-    def named(self, timeout=20.0):
+    def named(self):
         """The code that ``status`` names, and the cause of ``verify``, once there are both."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + LIMIT
         while time.monotonic() < deadline:
             problem = verbs.status(self.stack, self.engine).problem
             if problem and problem.code != "reranker-loading":
@@ -185,7 +187,7 @@ class Broken:
         """What ``watch`` logs; it starts before the fault."""
         self.caplog.set_level(logging.INFO, "ragops")
         self.caplog.clear()
-        watcher = Watcher(lambda: self.stack, Pace(probe=1.0, timeout=2.0))
+        watcher = Watcher(lambda: self.stack, Pace(probe=1.0, timeout=10.0))
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(watcher.run)
             try:
@@ -193,13 +195,13 @@ class Broken:
                 yield
             finally:
                 watcher.stop()
-                done.result(60)
+                done.result(LIMIT)
 
-    def logged(self, words, timeout=30.0):
+    def logged(self, words):
         """Seconds until ``watch`` has logged these words."""
         begin = time.monotonic()
         while not any(words in message for message in self.caplog.messages):
-            assert time.monotonic() - begin < timeout, self.caplog.messages
+            assert time.monotonic() - begin < LIMIT, self.caplog.messages
             time.sleep(0.05)
         return time.monotonic() - begin
 
@@ -243,7 +245,7 @@ def test_cause_of_a_crash_survives_dockers_restarts(broken, mode, times):
     times(up=seconds)
     assert error.code == code
     assert words in error.message
-    assert seconds < 30  # before the limit of its start
+    assert seconds < LIMIT  # of its start
     status, failure = broken.named()
     assert (status, failure.name) == (code, RUNS)
     assert words in failure.detail
@@ -254,12 +256,12 @@ def test_cause_of_a_crash_survives_dockers_restarts(broken, mode, times):
 def test_hang_at_the_start(broken, times):
     """It listens, and does not respond."""
     broken.stack = broken.stack.model_copy(
-        update={"reranker": broken.stack.reranker.model_copy(update={"ready_timeout": 10})}
+        update={"reranker": broken.stack.reranker.model_copy(update={"ready_timeout": 20})}
     )
     error, seconds = broken.fails("hang")
     times(up=seconds)
     assert error.code == "reranker-hangs"
-    assert seconds < 30  # the default limit is 20 times as long
+    assert seconds < LIMIT  # the default limit is longer
 
 
 def test_hang_after_it_has_served(broken, engine, times):
@@ -295,11 +297,11 @@ def test_fault_while_it_loads_and_while_it_serves(broken, engine, fault, times):
         time.sleep(2)
         begin = time.monotonic()
         act(engine._client.api)
-        error, _ = failing.result(30)
+        error, _ = failing.result(LIMIT)
     times(up=time.monotonic() - begin)
     assert error.code == code
     assert words in error.message
-    assert time.monotonic() - begin < 25  # before the limit of its start
+    assert time.monotonic() - begin < LIMIT - 10  # before the limit of its start
     if container := engine.container(NAME):
         engine.remove_container(container.id)
     broken.up("serve")
@@ -335,7 +337,7 @@ engine = engines.connect()
 options.container_spec = served(options.container_spec, lambda: "serve")
 stack = configuration.Stack(
     network=configuration.Network(name=name),
-    reranker=configuration.Reranker(name=name, port=False, ready_timeout=60),
+    reranker=configuration.Reranker(name=name, port=False, ready_timeout=600),
     ragflow=configuration.Ragflow(containers=(client,)),
     gateway=False,
 )
@@ -381,4 +383,4 @@ def test_two_homes_at_once_leave_one_network(engine, image, client, tmp_path, ho
             engine.remove_volume(f"{name}-compiled")
         engine.remove_network(networks[0].id)
     for process in both:
-        assert process.communicate(timeout=30) == ("", None)
+        assert process.communicate(timeout=LIMIT) == ("", None)

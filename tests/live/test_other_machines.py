@@ -104,7 +104,7 @@ def reranker(machines, engine):
         engine.create_network(NetworkSpec(NET, internal=internal))
         spec = ContainerSpec(RERANKER, IMAGE, entrypoint=SERVER, network=NET, publish=publish, init=True)
         engine.start(engine.create_container(spec))
-        container, deadline = engine.container(RERANKER), time.monotonic() + 60
+        container, deadline = engine.container(RERANKER), time.monotonic() + 240
         while not connects(machines[0].space, container.endpoint(NET).address, 8000):
             assert time.monotonic() < deadline
         return container
@@ -127,7 +127,7 @@ def queries(machines, tmp_path):
     argv = ["nsenter", f"--net=/proc/{space.pid}/ns/net", sys.executable, "-c", RESOLVER]
     file = tmp_path / "queries"
     with file.open("w") as out, subprocess.Popen(argv, stdout=out) as server:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         while "ready" not in file.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)

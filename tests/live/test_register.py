@@ -1,7 +1,6 @@
 """Registration of a real vLLM at the contract server, and at one in a container in RAGFlow's place."""
 
 import json
-import socket
 import tempfile
 import time
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks import free_port
 from ragops.configuration import Ragflow
 from ragops.docker.objects import COMPOSE_PROJECT, COMPOSE_SERVICE, ContainerSpec, Mount, NetworkSpec
 from ragops.errors import RagflowError, RagopsError
@@ -112,8 +112,7 @@ def stubbed(engine, image, declared, in_network):
             "reranker": reranker.model_copy(update={"name": f"{name}-stub"}),
         }
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        publish = ("127.0.0.1", free.getsockname()[1])
+    publish = ("127.0.0.1", free_port())
     engine.create_network(NetworkSpec(name))
     try:
         with stub_container(engine, image.id, name=f"{name}-stub", network=name, publish=publish) as stub:
@@ -160,7 +159,7 @@ def ragflow(request, engine, image, stubbed, in_network):
 
 
 def _wait(url, logs):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             httpx.get(url + "/api/v1/system/ping", trust_env=False)

@@ -77,11 +77,11 @@ def test_the_gateway_serves_servers_elsewhere_and_only_right_ones(engine, image,
     assert report.ok, str(report)
 
     status, problems = up(engine, file, (first, second, wrong))
-    until(lambda: codes(engine, file)[wrong] == "replica-rejected")
+    until(lambda: codes(engine, file).get(wrong) == "replica-rejected")
 
     servers[first].close()
-    until(lambda: codes(engine, file)[first] == "replica-down")
-    assert codes(engine, file)[second] is None
+    until(lambda: codes(engine, file).get(first) == "replica-down")
+    until(lambda: codes(engine, file).get(second, "") is None)
     report = verbs.verify(load(file), engine, budget=False)
     assert [check.status for check in report.checks if check.name == ADMITTED] == ["warn", "warn"]
     assert report.ok, str(report)
@@ -91,7 +91,7 @@ def codes(engine, file):
     return {one.name: one.problem and one.problem.code for one in verbs.status(load(file), engine).admission}
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -125,7 +125,7 @@ def test_verify_names_a_gateway_or_replica_that_does_not_run(engine, declared, r
             engine.unpause(container.id)
         assert failed is not None
         assert "is paused" in failed.detail or container is not running.reranker
-    ready.wait_admitted(engine, declared.reranker.name, declared.replica_names, 60)
+    ready.wait_admitted(engine, declared.reranker.name, declared.replica_names, 240)
 
 
 def test_verify_works_without_python_in_the_container(engine, declared, running, image, sleeper):

@@ -10,7 +10,7 @@ from ragops.session import create_folder, reference_folder
 from tests.support import replicas
 from tests.support.swarm_fleet import fleet
 
-SECONDS = 60
+SECONDS = 240
 
 
 def test_replicas_and_gateway_of_the_file_serve(engine, image, capsys, monkeypatch):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.fault_table import LIMIT
 from tests.support.swarm_fleet import CLIENT, ROOT, SwarmFleet, fleet
 
 _log = logging.getLogger(__name__)
@@ -57,12 +58,20 @@ class Story:
     def refused(self, name, *argv, **options):
         self.errors[name] = json.loads(self.stack.ragops(*argv, code=1, **options))
 
+    def status(self):
+        """``ragops status``, once all replicas are admitted: a busy one may miss a health check."""
+        deadline = time.monotonic() + LIMIT
+        while True:
+            status = json.loads(self.stack.ragops("status"))
+            if all(one["admitted"] for one in status["replicas"]) or time.monotonic() > deadline:
+                return status
+
     def step(self, name, nodes, *argv):
         begin = time.monotonic()
         self.stack.ragops(*argv)
         self.times[name] = (begin, time.monotonic())
         _log.info("%s: %.1f s", name, time.monotonic() - begin)
-        self.states[name] = json.loads(self.stack.ragops("status"))
+        self.states[name] = self.status()
         self.pending[name] = json.loads(self.stack.ragops("plan"))
         self.nodes[name] = self.stack.placed(nodes)
         time.sleep(1)
@@ -174,8 +183,10 @@ def test_scaling_fails_no_request(story):
 def test_a_migration_fails_requests_only_while_the_gateway_is_replaced(story):
     for name in ("three", "back"):
         failed = [sample for sample in story.load.between(*story.times[name]) if sample.failure]
-        begins = [sample.begin for sample in failed]
-        assert max(begins, default=0) - min(begins, default=0) < 15, (name, failed)
+        whole = [sample for sample in story.load.samples if not sample.failure]
+        first = min((sample.end for sample in failed), default=0)
+        last = max((sample.begin for sample in failed), default=0)
+        assert [sample for sample in whole if first < sample.begin < sample.end < last] == [], failed
 
 
 def test_down_leaves_the_swarm_as_it_was(story):

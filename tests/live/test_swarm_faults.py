@@ -5,10 +5,12 @@ The stack is the product's, with stubs for vLLM whose scores are known. One run 
 """
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from docker.errors import APIError
 
 from tests.support.fault_table import Fault, learn, run, write
 from tests.support.fleet import DOCUMENTS, STEADY
@@ -43,7 +45,7 @@ def paused(stack, node):
 
 def resumed(stack, node):
     del node
-    if stack.paused.attrs["Id"] in {one.id for one in stack.lab.nodes[THIRD].client.containers.list()}:
+    with suppress(APIError):  # Swarm may have replaced it
         stack.paused.unpause()
 
 
@@ -97,7 +99,13 @@ FAULTS = (
     Fault("ragops scale: 2 → 3", scales(3), seconds=0.0),
     Fault("a replica is killed (SIGKILL)", third(killed)),
     Fault("a replica is paused; its name stays in the DNS", third(paused), third(resumed), 8.5),
-    Fault("a replica comes back with wrong scores", third(comes_back_wrong), third(right_again), 8.0),
+    Fault(
+        "a replica comes back with wrong scores",
+        third(comes_back_wrong),
+        third(right_again),
+        8.0,
+        "2 admitted",
+    ),
     Fault("a node is lost, and returns", third(lost), third(returns), 8.0),
     Fault("a node's link is cut, and restored", third(link("down")), third(link("up")), 8.0),
     Fault("a node's Docker daemon is restarted", third(restarted)),
@@ -152,7 +160,7 @@ def test_no_response_has_a_wrong_order(rows):
 
 
 def test_full_speed_returns_without_a_person(rows):
-    assert {fault: row for fault, row in rows.items() if row.full_speed is None} == {}
+    assert {fault: row for fault, row in rows.items() if row.idle} == {}
 
 
 def test_a_killed_gateway_costs_only_the_requests_on_their_way(rows):

@@ -191,7 +191,7 @@ def test_server_on_its_own_loopback_is_named_and_the_remedy_heals(engine, declar
 
 def until(look, is_right):
     """What is seen once it is right; Python takes a moment to listen."""
-    for _ in range(30):
-        if is_right(result := look()):
-            return result
-    pytest.fail(f"still {result}")
+    deadline = time.monotonic() + 240
+    while not is_right(result := look()):
+        assert time.monotonic() < deadline, result
+    return result

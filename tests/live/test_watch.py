@@ -55,7 +55,7 @@ def watched(engine, image, client, tmp_path, monkeypatch, messages):
     approved = lambda *given, **_: json.dumps(replicas.reference(identity=given[4]))  # noqa: E731
     monkeypatch.setattr("ragops.checks.reference.approve", approved)
     monkeypatch.setenv("DOCKER_HOST", engine.state().address)
-    watcher = Watcher(lambda: STACK, Pace(probe=1.0, timeout=2.0, misses=2))
+    watcher = Watcher(lambda: STACK, Pace(probe=1.0, timeout=10.0, misses=2))
     thread = threading.Thread(target=watcher.run, daemon=True)
     try:
         assert verbs.up(STACK, engine).ok
@@ -64,14 +64,14 @@ def watched(engine, image, client, tmp_path, monkeypatch, messages):
         yield messages
     finally:
         watcher.stop()
-        thread.join(60)
+        thread.join(240)
         verbs.down(STACK, engine)
     assert not thread.is_alive()
     assert [box.name for box in engine.containers() if box.name.startswith(NAME)] == []
 
 
 def until(done):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.05)

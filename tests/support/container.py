@@ -75,7 +75,7 @@ class StubContainer:
     def behave(self, behaviour: Behaviour) -> None:
         """Behave otherwise from now on; calls are counted from one again."""
         url = f"http://127.0.0.1:{self.port}{_SWITCH}"
-        httpx.post(url, content=json.dumps(asdict(behaviour)), trust_env=False).raise_for_status()
+        httpx.post(url, content=json.dumps(asdict(behaviour)), timeout=60, trust_env=False).raise_for_status()
 
 
 @contextmanager

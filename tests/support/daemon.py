@@ -43,7 +43,7 @@ class Daemon:
         argv += ["--containerd-plugins-namespace", "ragopstest-plugins", *self.options]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, cwd="/")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while True:
             try:
                 return engines.connect(self.address)
@@ -55,7 +55,7 @@ class Daemon:
     def stop(self):
         """As systemctl does before a reboot: it stops its containers first."""
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)
+        self._process.wait(240)
 
     def kill(self):
         self._process.kill()

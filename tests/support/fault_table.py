@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 FULL = 0.8
 """Share of the rate before the faults that counts as full speed; the rest is the machine's noise."""
+QUIET = 30.0
+"""Seconds in which a machine that does nothing else reaches full speed."""
+LIMIT = 240.0
+"""Seconds for everything on any machine."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Fault:
     begin: Callable[[Any], object]
     end: Callable[[Any], object] = lambda fleet: None
     seconds: float = 1.5
+    until: str = ""
+    """What the state contains before the end; how long that takes depends on the machine."""
     exception: str = ""
     """Why requests may fail, where they may."""
     after: int = 3
@@ -53,7 +59,9 @@ class Row:
     without: float
     """The longest time in which no request was completed, in seconds."""
     full_speed: float | None
-    """Seconds from the end of the fault until the clients get the rate of before."""
+    """Seconds from the end of the fault until the clients get the rate of before; None on a busy machine."""
+    idle: bool
+    """Whether a replica got no work after the fault."""
     admitted: float
     """Seconds from the end of the fault until all replicas are admitted."""
     state: str
@@ -68,14 +76,17 @@ def run(fleet: Any, load: Load, rate: float, fault: Fault) -> Row:
     begin = time.monotonic()
     fault.begin(fleet)
     time.sleep(fault.seconds)
-    states = fleet.states()
-    others = {f"{one['state']} ({one['reason']})" for one in states if one["state"] != "admitted"}
+    state, latest = _state(fleet), time.monotonic() + LIMIT
+    while fault.until not in state and time.monotonic() < latest:
+        time.sleep(0.1)
+        state = _state(fleet)
     fault.end(fleet)
     ended = time.monotonic()
-    admitted = fleet.wait(fault.after, 240)  # Swarm waits a minute or more for a task that does not end
-    full, latest = None, max(ended + 60, admitted + 30)
-    while full is None and time.monotonic() < latest:
-        time.sleep(0.1)
+    admitted = fleet.wait(fault.after, LIMIT)  # Swarm waits a minute or more for a task that does not end
+    before, idle, full = _shares(fleet), True, None
+    while full is None and time.monotonic() < admitted + (LIMIT if idle else QUIET):
+        time.sleep(0.2)
+        idle = idle and not all(number > before.get(one, 0) for one, number in _shares(fleet).items())
         full = load.full_speed(ended, FULL * rate * fault.after / 3)
     samples = load.between(begin, time.monotonic())
     failed = [one for one in samples if one.failure]
@@ -88,11 +99,23 @@ def run(fleet: Any, load: Load, rate: float, fault: Fault) -> Row:
         slowest=round(max(one.seconds for one in samples), 2),
         without=round(_gap(begin, samples), 2),
         full_speed=None if full is None else round(full, 1),
+        idle=idle and full is None,
         admitted=round(admitted - ended, 1),
-        state=", ".join([f"{sum(one['state'] == 'admitted' for one in states)} admitted", *sorted(others)]),
+        state=state,
         exception=fault.exception,
         details=tuple(sorted({one.failure or one.wrong for one in samples} - {""}))[:5],
     )
+
+
+def _state(fleet: Any) -> str:
+    states = fleet.states()
+    others = {f"{one['state']} ({one['reason']})" for one in states if one["state"] != "admitted"}
+    return ", ".join([f"{sum(one['state'] == 'admitted' for one in states)} admitted", *sorted(others)])
+
+
+def _shares(fleet: Any) -> dict[str, int]:
+    """Shares of requests that each admitted replica has got."""
+    return {one["address"]: one["shares"] for one in fleet.states() if one["state"] == "admitted"}
 
 
 def _gap(begin: float, samples: Iterable[Sample]) -> float:

@@ -8,11 +8,11 @@ import random
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
+from benchmarks import free_port
 from ragops.configuration import Gateway, Network, Reranker, Stack, home
 from ragops.docker.objects import ContainerSpec, Mount
 from ragops.reranker import gateway
@@ -162,8 +163,9 @@ class Load:
     def full_speed(self, since: float, rate: float, width: float = 1.0) -> float | None:
         """Seconds from ``since`` until the first window in which the clients get this rate; None: not yet."""
         ends = sorted(one.end for one in list(self.samples) if one.end >= since and not one.failure)
-        for begin in (since, *ends):
-            if ends and begin + width <= ends[-1] and self.rate(begin, begin + width) >= rate:
+        for first, begin in enumerate((since, *ends)):  # cheap: it must not slow the clients of this process
+            ended = bisect_left(ends, begin + width) - max(first - 1, 0)
+            if ends and begin + width <= ends[-1] and ended >= rate * width:
                 return begin - since
         return None
 
@@ -186,13 +188,6 @@ def _print(samples: Sequence[Sample], printed: int) -> int:
         sys.stdout.write(json.dumps({**fields, "question": number}) + "\n")
     sys.stdout.flush()
     return printed + len(new)
-
-
-def free_port() -> int:
-    """A port of this host that is free now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @dataclass
@@ -300,6 +295,7 @@ class Fleet:
     def kill(self, name: str) -> None:
         """SIGKILL of the container's first process, as the kernel sends it: a restart policy applies."""
         process = self.pid(name)
+        assert process, f"{name} does not run"  # 0 would be this process and all of its group
         os.kill(process, signal.SIGKILL)
         while (state := self.inspect(name)["State"])["Running"] and state["Pid"] == process:
             time.sleep(0.02)
@@ -311,7 +307,7 @@ class Fleet:
     def states(self) -> list[dict[str, Any]]:
         """The replicas by ``GET /replicas``; empty while the gateway does not respond."""
         with suppress(httpx.HTTPError):
-            found = httpx.get(f"{self.url}/replicas", timeout=2, trust_env=False).json()["replicas"]
+            found = httpx.get(f"{self.url}/replicas", timeout=10, trust_env=False).json()["replicas"]
             return list(found)
         return []
 
@@ -319,7 +315,7 @@ class Fleet:
         """Number of admitted replicas."""
         return sum(one["state"] == "admitted" for one in self.states())
 
-    def wait(self, admitted: int, seconds: float = 30) -> float:
+    def wait(self, admitted: int, seconds: float = 240) -> float:
         """Until so many are admitted and no others are known; the time of the monotonic clock."""
         deadline = time.monotonic() + seconds
         while True:

@@ -23,6 +23,7 @@ from ragops.docker.objects import NetworkSpec
 from ragops.reranker import gateway
 from ragops.reranker.model import SUBSTITUTE_FILE
 from ragops.stack import demo, verbs
+from tests.support.fault_table import LIMIT
 from tests.support.fleet import Load, Question, Sample
 from tests.support.names import PROJECT
 from tests.support.replicas import MODEL
@@ -78,7 +79,7 @@ class Clients(Load):
         """Let the requests that are under way end."""
         assert self._process.stdin
         self._process.stdin.close()
-        assert self._process.wait(60) == 0
+        assert self._process.wait(240) == 0
         self._reader.join()
         self._process.stdout.close()
 
@@ -141,7 +142,7 @@ class SwarmFleet:
         found = self.node.client.api.tasks({"service": name, "desired-state": "running"})
         return sorted(found, key=lambda task: task.get("Slot", 0))
 
-    def placed(self, expected: int, seconds: float = 30) -> list[str]:
+    def placed(self, expected: int, seconds: float = LIMIT) -> list[str]:
         """Names of the nodes that run a replica, once so many do: a removed one ends its requests first."""
         deadline = time.monotonic() + seconds
         prefix = f"{load(self.file).replicas_alias}."
@@ -151,7 +152,7 @@ class SwarmFleet:
                 return nodes
             time.sleep(0.2)
 
-    def left(self, seconds: float = 30) -> dict[str, list[str]]:
+    def left(self, seconds: float = LIMIT) -> dict[str, list[str]]:
         """Containers of the stack by node, as soon as there are none: a worker removes its own afterwards."""
         deadline = time.monotonic() + seconds
         while True:
@@ -168,9 +169,12 @@ class SwarmFleet:
             time.sleep(0.2)
 
     def replica(self, node: Node) -> Any:
-        """The container of a machine's replica."""
-        (container,) = node.containers(f"{load(self.file).replicas_alias}.")
-        return container
+        """The container of a machine's replica, once it is the only one: a former one may still end."""
+        deadline = time.monotonic() + LIMIT
+        while len(found := node.containers(f"{load(self.file).replicas_alias}.")) != 1:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+        return found[0]
 
     def behave(self, node: Node, behaviour: Behaviour) -> None:
         """How a machine's replica behaves from now on, also after a restart."""
@@ -191,7 +195,7 @@ class SwarmFleet:
         state = gateway.read_state(self.engine, NAME)
         return [asdict(replica) for replica in state.replicas] if state else []
 
-    def wait(self, admitted: int, seconds: float = 60) -> float:
+    def wait(self, admitted: int, seconds: float = LIMIT) -> float:
         """Until so many are admitted and no others are known; the time of the monotonic clock."""
         deadline = time.monotonic() + seconds
         while True:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ragops.docker.engine import Engine
 
-READY = 60.0
+READY = 240.0
 """Seconds until a daemon responds or a node has a state."""
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -146,7 +146,7 @@ class Node:
         assert self._daemon
         for child in _children(self._daemon.pid):
             os.kill(int(child), number)
-        self._daemon.wait(60)
+        self._daemon.wait(READY)
 
     def lose(self) -> None:
         """Cut the power: no process gets a signal that it can handle."""
@@ -172,10 +172,10 @@ class Node:
         """Our library with this machine's daemon."""
         return engines.connect(self.socket)
 
-    def docker(self, *argv: str) -> str:
+    def docker(self, *argv: str, check: bool = True) -> str:
         """Output of the docker command on this machine."""
         command = ["docker", "--host", self.socket, *argv]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=check, cwd="/").stdout.strip()
 
     def containers(self, text: str) -> list[Any]:
         """Running containers whose name contains the text."""
@@ -265,13 +265,14 @@ class SwarmLab:
     def join(self) -> list[str]:
         """Make one Swarm of the machines, with the commands that Docker names; returns those."""
         init = ["swarm", "init", "--advertise-addr", self.manager.address]
-        self.manager.docker(*init)
+        nodes = ["node", "ls", "--filter", "membership=accepted", "--format", "{{.Status}}"]
+        self.manager.docker(*init, check=False)  # after 20 s Docker no longer waits, but it goes on
+        _until(lambda: self.manager.docker(*nodes, check=False).split() == ["Ready"], "there is no Swarm")
         printed = self.manager.docker("swarm", "join-token", "worker")
         (command,) = (line.strip() for line in printed.splitlines() if "swarm join" in line)
-        self.each(lambda node: node.docker(*command.split()[1:]), self.nodes[1:])
-        ready = ["node", "ls", "--filter", "membership=accepted", "--format", "{{.Status}}"]
+        self.each(lambda node: node.docker(*command.split()[1:], check=False), self.nodes[1:])
         wanted = ["Ready"] * len(self.nodes)
-        _until(lambda: self.manager.docker(*ready).split() == wanted, "not all nodes are ready")
+        _until(lambda: self.manager.docker(*nodes, check=False).split() == wanted, "not all nodes are ready")
         return ["docker " + " ".join(init), command]
 
     def load(self, image: bytes) -> None:
