@@ -13,7 +13,7 @@ import uvicorn
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-START_SECONDS = 20.0
+START_SECONDS = 120.0
 _POLL = 0.005
 _STOP_SECONDS = 0.5
 

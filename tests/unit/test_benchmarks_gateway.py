@@ -40,7 +40,8 @@ def test_a_simulated_replica_computes_one_share_at_a_time():
 
 
 def test_a_simulated_replica_without_times_responds_at_once():
-    assert asyncio.run(respond(0.0, share=0.0))[0] < 0.04
+    quickest = min(asyncio.run(respond(0.0, share=0.0))[0] for _ in range(20))
+    assert quickest < 0.04  # the machine may be busy for some
 
 
 def test_a_simulated_replica_stops_for_a_client_that_left():
@@ -53,7 +54,9 @@ def test_a_simulated_replica_stops_for_a_client_that_left():
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         with contextlib.closing(wire.Client(wire.Server(url, gateways.NAME), timeout=0.1)) as client:
             await client.post(wire.encode(gateways.NAME, "a", ("b",)), 1)
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            while free != [0.0]:  # noqa: ASYNC110 - it learns a little later that the client has left
+                await asyncio.sleep(0.01)
         server.close()
 
     asyncio.run(leave())

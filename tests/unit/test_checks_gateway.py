@@ -62,7 +62,7 @@ def through(folder, *behaviours, right=None, headers=probe.STRICT, deadline=0.0)
             await opened.enter_async_context(app.router.lifespan_context(app))
             client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
             await opened.enter_async_context(client)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 while not proved(gateway):  # noqa: ASYNC110 - states of another task
                     await asyncio.sleep(0.005)
             states = [row.state for row in gateway.pool.replicas.values()]
@@ -169,7 +169,7 @@ class TestDeadline:
                 gateway = Gateway({f"GATEWAY_{name}": str(value) for name, value in settings.items()})
                 with Served(gateway.application, lifespan="on") as served:
                     url = f"{served.url}/v1"
-                    end = time.monotonic() + 10
+                    end = time.monotonic() + 120
                     while not gateway.pool.admitted and time.monotonic() < end:
                         time.sleep(0.01)
                     calls = budget.time_calls(fake, ragflow, "vllm-cpu:latest", url, QWEN)
@@ -181,10 +181,10 @@ class TestDeadline:
         return measure
 
     def test_slow_replica(self, timed):
-        calls, checks = timed(0.6, per_token_s=0.0001)
+        calls, checks = timed(3.0, per_token_s=0.0005)
         large = [call for call in calls.calls if not call.warm_up]
         assert len(large) == 2
-        assert all(not call.error and call.service < 1.1 for call in large)
+        assert all(not call.error and call.service < 20 for call in large)
         assert all(8 < call.unranked < 64 for call in large)
         assert checks[budget.IN_TIME].status == "warn"
         assert checks[budget.IN_TIME].detail.startswith("partial: ")

@@ -151,7 +151,7 @@ class TestProgram:
 
     def test_server_that_hangs(self):
         with server(rerank=None) as url:
-            name, step = first(url, timeout=0.8)
+            name, step = first(url, timeout=3.0)
         assert (name, step["error"]) == ("rerank", "TimeoutError")
 
     def test_missing_route(self):
@@ -184,7 +184,7 @@ class TestProgram:
 
     def test_nothing_is_asked_after_a_server_that_hangs(self):
         with server(**{"openapi.json": None}) as url:
-            steps = run(url, timeout=0.3)["steps"]
+            steps = run(url, timeout=2.0)["steps"]
         assert list(steps) == ["dns", "tcp", "health", "routes"]
 
     def test_more_questions_are_asked_before_ragflows_call(self):
@@ -218,17 +218,17 @@ class TestProgram:
 
     def test_server_that_hangs_over_them_is_not_asked_again(self):
         with server(tokenize=(200, "", "{}"), rerank=None, **{"openapi.json": (404, "", "")}) as url:
-            found = run(url, extra=beside(timeout=0.6), timeout=0.6)
+            found = run(url, extra=beside(timeout=3.0), timeout=3.0)
         assert [one["ok"] for one in found["responses"]] == [True, False]
         assert found["steps"]["rerank"]["error"] == "TimeoutError"
         assert found["steps"]["rerank"] == found["responses"][1]
 
     def test_server_that_is_slow_over_a_long_one_still_gets_ragflows_call(self):
-        """Three documents take it 0.15 s, thirty 1.5 s."""
+        """Three documents take it 0.9 s, thirty 9 s."""
         body = {"model": "stub-reranker", "query": "q", "documents": ["a"] * 30, "top_n": 30}
         asked = (*beside().posts, probe.ProbeRequest("/v1/rerank", json.dumps(body)))
-        with StubReranker(Behaviour(per_document_s=0.05, serial=False)) as stub:
-            found = run(stub.base_url, extra=probe.Batch(asked, timeout=1.0), timeout=1.0)
+        with StubReranker(Behaviour(per_document_s=0.3, serial=False)) as stub:
+            found = run(stub.base_url, extra=probe.Batch(asked, timeout=5.0), timeout=5.0)
         assert [one["ok"] for one in found["responses"]] == [True, True, False]
         assert found["steps"]["rerank"]["ok"]
 

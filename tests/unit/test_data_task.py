@@ -24,7 +24,7 @@ def run(*arguments, **environment):
     python, *rest = options.task(*map(str, arguments))
     assert python == "python3"
     return subprocess.run(
-        [sys.executable, *rest], capture_output=True, text=True, env=environment, check=False, timeout=30
+        [sys.executable, *rest], capture_output=True, text=True, env=environment, check=False, timeout=240
     )
 
 

@@ -207,7 +207,7 @@ def test_a_lost_response_holds_no_replica_after_the_deadline(tmp_path, monkeypat
     monkeypatch.setattr(dispatch, "LATE_SECONDS", 0.02)
 
     async def scenario():
-        async with serving(tmp_path, Special(), cache=1000, deadline=1) as gateway:
+        async with serving(tmp_path, Special(), cache=1000, deadline=5) as gateway:
             assert (await gateway.rerank(documents=["lost"])).status_code == 503
             await gateway.until(lambda: not gateway.dispatcher.shares)
             assert (await gateway.rerank(documents=["another"])).status_code == 200
@@ -414,12 +414,12 @@ def test_a_removed_replica_that_passes_a_new_reference_changes_nothing(tmp_path)
 @pytest.mark.parametrize("cache", [0, 100])
 def test_at_the_deadline_the_time_of_a_running_share_is_the_replicas(tmp_path, cache):
     async def scenario():
-        async with serving(tmp_path, stub := Replica(per_byte=1e-3), deadline=3, cache=cache) as gateway:
+        async with serving(tmp_path, stub := Replica(per_byte=1e-3), deadline=6, cache=cache) as gateway:
             texts = [f"a document of some length {number}" for number in range(200)]
             stub.behave(fault="hang", every=stub.counts["requests"] + 2)  # the second share runs until then
             reply = await gateway.rerank(documents=texts)
             own = reply.headers["server-timing"].removeprefix("gateway;dur=").partition(",")[0]
             assert 0 < int(reply.headers["x-ranked"].partition("/")[0]) < len(texts)
-            assert float(own) < 1000
+            assert float(own) < 3000  # the second share runs for about 5 s
 
     asyncio.run(scenario())

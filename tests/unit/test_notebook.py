@@ -110,7 +110,7 @@ def test_logs_of_the_stack_are_shown_meanwhile(monkeypatch, shown):
     texts = {"reranker-1": "loading <weights>", "reranker-2": "started"}
     monkeypatch.setattr("ragops.stack.verbs.logs", lambda *_, **__: texts)
     with notebook.log("up", stack=Stack()):
-        view, deadline = shown[0].children[-1], time.monotonic() + 10
+        view, deadline = shown[0].children[-1], time.monotonic() + 120
         while not view.value and time.monotonic() < deadline:
             time.sleep(0.01)
     for text in ("reranker-1:", "loading &lt;weights&gt;", "reranker-2:"):
@@ -197,7 +197,7 @@ def config(tmp_path):
 @pytest.fixture
 def benchmark(monkeypatch, request):
     """A benchmark of four requests; the last two take as long as the test says."""
-    wait = getattr(request, "param", 1)
+    wait = getattr(request, "param", 60)
 
     def run(stack, config, *, stop):
         folder = config.results / "a-run"
@@ -236,7 +236,8 @@ def test_the_stop_button_ends_a_run_that_keeps_its_folder(benchmark, config, mon
 
     async def person():
         run = asyncio.create_task(notebook.benchmark(Stack(), config))
-        await asyncio.sleep(0.05)
+        while not shown:  # noqa: ASYNC110 - a list that another task fills
+            await asyncio.sleep(0.01)
         head, *_ = shown[0].children
         _, button = head.children
         button.click()
@@ -249,7 +250,8 @@ def test_the_stop_button_ends_a_run_that_keeps_its_folder(benchmark, config, mon
 def test_an_interrupted_cell_ends_the_run_too(benchmark, config, shown):
     async def person():
         run = asyncio.create_task(notebook.benchmark(Stack(), config))
-        await asyncio.sleep(0.05)
+        while not list(config.results.glob("*/run.json")):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         run.cancel()
         await run
 

@@ -112,7 +112,7 @@ def wire():
         thread.start()
 
         def received():
-            thread.join(10)
+            thread.join(120)
             return requests[0]
 
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", received
@@ -132,7 +132,7 @@ def test_cohere_sends_the_same_bytes(wire, request_, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     url, received = wire
-    client = cohere.Client(api_key=PLACEHOLDER_KEY, base_url=url, timeout=10.0)
+    client = cohere.Client(api_key=PLACEHOLDER_KEY, base_url=url, timeout=120.0)
     client.rerank(
         model=request_.model,
         query=request_.query,

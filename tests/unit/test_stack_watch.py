@@ -46,7 +46,7 @@ class Run:
     def until(self, expected):
         """Wait for a log message, or until a function returns true."""
         done = (lambda: expected in self.log) if isinstance(expected, str) else expected
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not done():
             assert time.monotonic() < deadline, self.log
             assert self.thread.is_alive(), self.log
@@ -74,7 +74,7 @@ def start(up, messages):
     for run in made:
         run.watcher.stop()
         up.end_events()
-        run.thread.join(10)
+        run.thread.join(60)
         assert not run.thread.is_alive()
 
 

@@ -251,7 +251,7 @@ def test_a_wrong_key_has_two_messages_and_a_stopped_reranker_no_fallback(registe
 )
 def test_a_retrieval_blocks_the_whole_api_and_a_connection_test_does_not(registered, instance, path, first):
     registered.state.datasets["d1"] = ["a cat"]
-    with StubReranker(Behaviour(model=MODEL, fixed_s=0.5)) as slow:
+    with StubReranker(Behaviour(model=MODEL, fixed_s=3.0)) as slow:
         registered.state.instances["ragops"].url = slow.base_url
         ask = {**RETRIEVAL, "rerank_id": f"{MODEL}@ragops@VLLM"}
         body = ask if "retrieval" in path else put(instance, base_url=slow.base_url)
