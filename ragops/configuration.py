@@ -163,11 +163,7 @@ def home() -> Path:
 
 
 def data_folder(folder: Path) -> Path:
-    """The folder, which is :func:`home` or below it; created if it is missing.
-
-    Raises:
-        StackError: It can't be created or written to.
-    """
+    """The folder, which is :func:`home` or below it; created if it is missing."""
     hint = "make it writable for this user, or name another folder: RAGOPS_HOME"
     with file_errors(StackError, f"can't write to {folder}", folder, code="home-unusable", hint=hint):
         folder.mkdir(parents=True, exist_ok=True)
@@ -459,11 +455,7 @@ def load(path: Path | str | None = None) -> Stack:
 
 
 def parse(text: str, file: Path = Path(FILE)) -> Stack:
-    """Read a configuration from text; a relative path in it is relative to the file's folder.
-
-    Raises:
-        StackError: As :func:`load`.
-    """
+    """Read a configuration from text; a relative path in it is relative to the file's folder."""
     hint = "see https://toml.io for the format"
     with file_errors(StackError, f"{file} is not TOML", file, code="stack-unreadable", hint=hint):
         if _DEEP_KEY.search(text):
@@ -502,9 +494,6 @@ def edited(file: Path, settings: Mapping[str, str | int | bool], *, swarm: bool 
     """The text of a file, or of a new one, with keys of ``[reranker]`` set; every other line is as before.
 
     With ``swarm`` it also has a table ``[swarm]``.
-
-    Raises:
-        StackError: The file can't be read, is not TOML, or a value is not valid.
     """
     what, hint = f"can't read {file}", "name another with --stack FILE"
     with file_errors(StackError, what, file, code="stack-unreadable", hint=hint):
@@ -544,11 +533,7 @@ def commented() -> str:
 
 
 def sources(path: Path | str | None = None) -> Iterator[tuple[str, Any, str]]:
-    """Each key, such as ``reranker.port``, its value, and what sets it: a line, a variable, the default.
-
-    Raises:
-        StackError: As for :func:`load`.
-    """
+    """Each key, such as ``reranker.port``, its value, and what sets it: a line, a variable, the default."""
     stack, file = load(path), configuration_file(path)
     text, model = stack.file.read_text("utf-8-sig") if stack.file else "", os.environ.get("RAGOPS_MODEL_DIR")
     replaced = {"reranker.model": (model, "RAGOPS_MODEL_DIR")} if model else {}
@@ -566,11 +551,7 @@ def sources(path: Path | str | None = None) -> Iterator[tuple[str, Any, str]]:
 
 
 def write_settings(file: Path, settings: Mapping[str, str | int | bool], *, swarm: bool = False) -> None:
-    """Set keys of ``[reranker]`` in a file, or create it, as :func:`edited` does.
-
-    Raises:
-        StackError: As for :func:`edited`, or the file can't be written.
-    """
+    """Set keys of ``[reranker]`` in a file, or create it, as :func:`edited` does."""
     text, hint = edited(file, settings, swarm=swarm), "name another with --stack FILE"
     with file_errors(StackError, f"can't write {file}", file, code="stack-unreadable", hint=hint):
         draft = file.resolve().with_name(f".{file.name}.new")

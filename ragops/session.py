@@ -73,10 +73,6 @@ class Deployment:
 
         A ``model`` replaces the one that the configuration or the environment names. Without ``engine`` no
         port is published. ``timeout`` is RAGFlow's, in seconds. ``records`` are of a Swarm's nodes.
-
-        Raises:
-            ModelError: vLLM cannot serve the model folder.
-            StackError: The host lacks what the configuration requires.
         """
         model = model or models.resolve(stack)
         host = hosts.read_host()
@@ -131,11 +127,7 @@ class Session:
 
     @classmethod
     def open(cls, stack: Stack, engine: Engine | None = None) -> "Session":
-        """A session with this engine; without one, with the Docker engine that is reachable.
-
-        Raises:
-            EngineError: No Docker engine is reachable.
-        """
+        """A session with this engine; without one, with the Docker engine that is reachable."""
         return cls(stack, engine or docker_engine.connect())
 
     @cached_property
@@ -221,9 +213,6 @@ def lock(
         name: Name of the reranker's container, which identifies the stack; empty for all stacks.
         purpose: ``ragops watch`` has a lock of its own, beside that of each change.
         unwatched: For a change that ``ragops watch`` would repair: raise an error while it runs.
-
-    Raises:
-        LockedError: Another process has the lock.
     """
     watched = "end ragops watch first: it would repair the stack within seconds"
     if not name:

@@ -1,6 +1,6 @@
 """The errors as they are printed, read from the source of the calls that create them.
 
-The pages of errors and ``ragops explain`` show them: without Sphinx, as the wheel has this file too.
+The pages of errors show them.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(ragops.__file__).parents[1]
 FOLDERS = ("ragops", "benchmarks", "tools")
-"""Folders below :data:`ROOT` whose errors users see; where ragops is installed, the first."""
+"""Folders below :data:`ROOT` whose errors users see."""
 KINDS = dict(inspect.getmembers(errors, inspect.isclass))
 TABLES = {
     "EngineError": hints.ENGINE,
@@ -54,8 +54,7 @@ class Example:
 @cache
 def modules() -> Mapping[Path, ast.Module]:
     """The syntax tree of each program whose errors are shown."""
-    folders = FOLDERS if (ROOT / "pyproject.toml").exists() else FOLDERS[:1]
-    files = sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+    files = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
     return {file: ast.parse(file.read_text()) for file in files}
 
 

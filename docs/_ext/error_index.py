@@ -1,8 +1,8 @@
 """``.. error-index:: [PAGE]``: the pages of errors, generated from the code: an index, or one page.
 
 Every call that creates an error is read from its source, so each code is shown with the
-message that is printed, variable parts in capital letters. ``tests/unit/test_errors.py`` compares the table
-of codes with these calls.
+message that is printed, variable parts in capital letters. The meanings are in ``ragops/data/errors.tsv``;
+``tests/unit/test_errors.py`` compares them with these calls.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import inspect
 from functools import cache
 from typing import TYPE_CHECKING
 
-import error_codes as codes
 from error_examples import KINDS, Example, by_code, known, places
 from generated import inline
 from sphinx.util.docutils import SphinxDirective
 
 from ragops import errors
+from ragops.cli.setup import error_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
 
+CODES = error_codes()
 MANY = 3
 """Largest number of examples for one code."""
 PAGES = {
@@ -58,7 +59,7 @@ def index() -> Iterator[str]:
     for name, kinds in PAGES.items():
         yield from [f".. rubric:: :doc:`{name}`", "", ".. list-table::", "   :class: ragops-fields", ""]
         for code in (code for kind in kinds for code in _codes()[kind]):
-            meaning = codes.EXPLAINED[code].meaning.replace("``", "")  # a link has no literals
+            meaning = CODES[code][0].cause.replace("``", "")  # a link has no literals
             link = f"`{inline(meaning)} <{name}.html#{code}>`__"
             yield from [f"   * - _`{code}`", f"     - {link}"]
         yield ""
@@ -78,7 +79,7 @@ def page(name: str) -> Iterator[str]:
 @cache
 def _codes() -> Mapping[str, list[str]]:
     """The codes of each class of errors; a code of several belongs to the first."""
-    examples, order = [*known(), *places()], list(codes.CODES | codes.EXPLAINED)
+    examples, order = [*known(), *places()], list(CODES)
     result: dict[str, list[str]] = {}
     for kind in _order():
         done = {code for names in result.values() for code in names}
@@ -88,9 +89,9 @@ def _codes() -> Mapping[str, list[str]]:
 
 
 def _section(name: str, examples: list[Example]) -> Iterator[str]:
-    title, code = f"``{name}``", codes.EXPLAINED[name]
-    yield from [title, "~" * len(title), "", inline(code.meaning), ""]
-    if name in codes.CODES and code.remedy:
+    title, code = f"``{name}``", CODES[name][0]
+    yield from [title, "~" * len(title), "", inline(code.cause), ""]
+    if not examples[0].hint:
         yield from [f"**What to do:** {inline(code.remedy)}.", ""]
     for example in examples[:MANY]:
         yield from [".. code-block:: none", "", *(f"   {line}" for line in example.lines()), ""]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charts import figure
-from error_codes import CAUSES
 from sphinx.util.docutils import SphinxDirective
 
 import ragops
@@ -108,7 +107,7 @@ def known(table: str) -> Iterator[str]:
     """Every message with a known fix: of ``ENGINE`` or ``CONTAINER``."""
     for number, hint in enumerate(getattr(hints, table)):
         yield from title(hint.words, "~", f"{table.lower()}-{number}")
-        yield from [inline(CAUSES[hint.words, hint.code]), "", f"**What to do:** {inline(hint.remedy)}.", ""]
+        yield from [inline(hint.cause), "", f"**What to do:** {inline(hint.remedy)}.", ""]
 
 
 def reranker(part: str) -> Iterator[str]:

@@ -361,7 +361,6 @@ class Agreement:
     max_difference: float
     """Largest difference of two scores of one document, in units of the scores."""
     rankings: int
-    """Number of rankings compared."""
 
     def __str__(self) -> str:
         """One clause for a report."""

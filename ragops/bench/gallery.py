@@ -19,21 +19,18 @@ class RunRow:
     """Its folder, relative to the folder of results."""
     started: str
     machine: str
-    """With the instruction set, where it is known."""
     model: str
     substitute: str
     """Why the model is a substitute, or its scores were not checked; else empty."""
     workload: str
     load: str
     n: int
-    """Measured requests of this load."""
     p50: Percentile
     p95: Percentile
     documents_per_s: float
     state: str
     """``fits``, ``does not fit``, ``inconclusive``, ``wrong scores``, or ``measured`` without a verdict."""
     timeout: float
-    """RAGFlow's, in seconds."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -189,7 +189,6 @@ class Sampler:
     """Reads all counters when it is called; values that can't be read are None."""
 
     base_url: str
-    """Address of the reranker, ending in ``/v1``."""
     engine: Engine | None = None
     containers: tuple[str, ...] = ()
     """Ids of the gateway and its replicas, or of the reranker; their CPU and memory are summed."""

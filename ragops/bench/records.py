@@ -134,7 +134,6 @@ class Provenance:
     cores: str = ""
     """CPU list of the reranker, such as ``0-3``; of several replicas ``0-3;4-7``."""
     cgroup_cpu_cores: float | None = None
-    """CPU quota in cores."""
     cgroup_memory_bytes: int | None = None
     memory_bytes: int | None = None
     kernel: str = ""
@@ -258,7 +257,6 @@ class WorkloadInfo:
     cut_to: int | None = None
     cut_documents: int | None = None
     documents: int | None = None
-    """Total number of documents in all requests."""
     release: str = ""
     recipe: str = ""
 
@@ -363,7 +361,6 @@ class RunInfo:
     base_url: str
     model: str
     timeout: float
-    """Timeout of a request in seconds."""
     workload: WorkloadInfo
     levels: tuple[LoadLevel, ...]
     order_played: tuple[str, ...]

@@ -57,11 +57,9 @@ class Verdict(Shown):
     """By the highest percentile with an interval; None when inconclusive: too few requests, or the
     interval contains the timeout."""
     level: LoadLevel
-    """The load level that was judged."""
     p95: latency.Percentile
     p99: latency.Percentile
     release: str
-    """Release of RAGFlow."""
     timeout: float
     """RAGFlow's timeout in seconds."""
     clients: int | None
@@ -173,11 +171,7 @@ def _timed(records: list[RequestRecord]) -> list[latency.TimedCall]:
 
 
 def service_time(run: Run) -> tuple[latency.ServiceTime | None, str]:
-    """The linear fit of time against tokens; or None and why there is none.
-
-    Raises:
-        BenchError: Nothing was measured.
-    """
+    """The linear fit of time against tokens; or None and why there is none."""
     level, records = statistics.lightest_level(run)
     reason = _no_fit(level, records)
     return (None, reason) if reason else latency.fit_requests(_timed(records))

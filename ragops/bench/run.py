@@ -246,9 +246,6 @@ def same_load(info: records.RunInfo, results: Path, workload: Workload | None = 
         info: Of the recorded run.
         results: Folder for the new run.
         workload: The user's own requests; generated workloads are generated again.
-
-    Raises:
-        BenchError: The texts are not those of the run.
     """
     texts = workload or regenerate(info.workload)
     _refuse_changes(info, texts, records.Provenance())

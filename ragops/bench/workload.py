@@ -25,7 +25,6 @@ from ragops.ragflow import releases
 from ragops.ragflow.releases import Form
 
 MAX_LINE = 16 << 20
-"""Bytes of a line in a file of requests."""
 
 _LINE_FORM = 'each line is {"query": "...", "documents": ["...", ...]}'
 

@@ -85,4 +85,3 @@ def _next_step(call: Call) -> None:
 
 
 COMMAND: Any = typer.main.get_command(app)
-"""The verbs with their options."""

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 OK, FAILED, PENDING = 0, 1, 3
 """Exit codes; typer exits with 2 for wrong usage."""
 GROUPS = START, KEEP, MEASURE, REMOVE, SETUP = "Start", "Keep running", "Measure", "Remove", "Set up"
-"""Groups of verbs in the help."""
 
 Verb = Callable[..., int | None]
 _STATES = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim", "error:": "bold red"}

@@ -1,10 +1,11 @@
 """The commands of set-up: demo client, notebooks, configuration file, explanations of errors, completion."""
 
-import importlib
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +13,9 @@ import ragops
 from ragops.cli.output import SETUP, Call, as_json, flag, option, verb
 from ragops.errors import file_errors
 from ragops.table import Column, Table
+
+if TYPE_CHECKING:
+    from ragops.docker.hints import Hint
 
 app = typer.Typer()
 demos = typer.Typer(help="The demo client, which replaces RAGFlow on machines without it.")
@@ -135,24 +139,33 @@ def config(call: Call) -> None:
 def explain(
     call: Call, code: Annotated[str, typer.Argument(metavar="CODE", help="As an error or --json names it.")]
 ) -> None:
-    """Explain an error code: its meaning, what to do, and the errors that have it."""
+    """Explain an error code: its meaning, what to do, and known messages that have it."""
     from difflib import get_close_matches
 
-    folder = Path(ragops.__file__).parent / "data" / "explain"
-    source = folder if folder.exists() else Path(ragops.__file__).parents[1] / "docs" / "_ext"
-    sys.path.insert(0, str(source))  # the programs that write the pages of errors
-    codes, examples = (importlib.import_module(f"error_{name}") for name in ("codes", "examples"))
-    if code not in codes.EXPLAINED:
-        nearest = get_close_matches(code, codes.EXPLAINED, n=1)
+    codes = error_codes()
+    if code not in codes:
+        nearest = get_close_matches(code, codes, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "an error shows its code in the line see:"
         raise ragops.RagopsError(f"there is no error code {code}", code="code-unknown", hint=hint)
-    entry, own = codes.EXPLAINED[code], code in codes.CODES
-    shown = examples.by_code([*examples.known(), *examples.places()])[code]
-    meaning, remedy = (text.replace("``", "") for text in (entry.meaning, entry.remedy if own else ""))
-    texts = ["\n".join(line for line in example.lines() if "see: " not in line) for example in shown]
-    record = {"code": code, "meaning": meaning, "remedy": remedy, "errors": texts}
-    parts = [f"{code}: {meaning}", *([f"Fix: {remedy}."] if remedy else []), *texts]
-    call.show(record, Table(title="\n\n".join(parts)))
+    first, *others = codes[code]
+    meaning, remedy = (text.replace("``", "") for text in (first.cause, first.remedy))
+    messages = [{"words": row.words, "cause": row.cause, "remedy": row.remedy} for row in others]
+    texts = (f"{row.words}: {row.cause}\nFix: {row.remedy}." for row in others)
+    record = {"code": code, "meaning": meaning, "remedy": remedy, "messages": messages}
+    call.show(record, "\n\n".join((f"{code}: {meaning}\nFix: {remedy}.", *texts)))
+
+
+def error_codes() -> dict[str, list[Hint]]:
+    """Each error code with its meaning and remedy; those of known messages come last."""
+    from ragops.data import read_table
+    from ragops.docker import hints
+    from ragops.ragflow.api import FAILURES
+
+    own = [hints.Hint("", remedy, code, meaning) for code, meaning, remedy in read_table("errors.tsv")]
+    codes: dict[str, list[Hint]] = {}
+    for hint in (*own, *hints.ENGINE, *hints.STATES.values(), *hints.CONTAINER, *FAILURES):
+        codes.setdefault(hint.code, []).append(hint)
+    return codes
 
 
 @verb(app, SETUP, "ragops completion bash > ~/.local/share/bash-completion/completions/ragops")

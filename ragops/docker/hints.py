@@ -1,7 +1,6 @@
 """Known messages of Docker engines and of containers that ended, with remedies; pure.
 
-The tables are in ``data/hints.toml``. ``engine.py`` and ``ragops up`` search them; the troubleshooting page
-adds the causes.
+The tables are in ``data/hints.toml``. ``engine.py`` and ``ragops up`` search them.
 """
 
 import re
@@ -17,7 +16,7 @@ from ragops.docker.objects import ContainerState, EventState
 
 @dataclass(frozen=True)
 class Hint:
-    """Words of a message, the remedy, the error code, and the cause if a program shows it."""
+    """Words of a message, the remedy, the error code, and the cause."""
 
     words: str
     remedy: str
@@ -28,10 +27,13 @@ class Hint:
 _TABLES = tomllib.loads((resources.files("ragops.data") / "hints.toml").read_text(encoding="utf-8"))
 
 ENGINE, CONTAINER = (
-    tuple(Hint(words, remedy, code) for words, (code, remedy) in _TABLES[name].items())
+    tuple(Hint(words, remedy, code, cause) for words, (code, remedy, cause) in _TABLES[name].items())
     for name in ("engine", "container")
 )
-STATES = {state: Hint(words, remedy, code) for state, (words, code, remedy) in _TABLES["state"].items()}
+STATES = {
+    state: Hint(words, remedy, code, cause)
+    for state, (words, code, remedy, cause) in _TABLES["state"].items()
+}
 """States of a reranker that does not respond; an exit code is looked up before the log."""
 
 Phase = Literal["start", "load", "compile", "listen"]

@@ -46,7 +46,6 @@ class Architecture:
     lowest: float = 0.0
     highest: float = 1.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Value of ``--hf-overrides``."""
     pooler: Mapping[str, Any] = field(default_factory=dict)
     """Value of ``--pooler-config``: the scale of the publisher, without which scores lie close together."""
     template: str = ""
@@ -86,7 +85,6 @@ class Refused:
     """An architecture that is not served."""
 
     name: str
-    """Regular expression for ``architectures[0]``."""
     named: str
     examples: tuple[str, ...]
     reason: str

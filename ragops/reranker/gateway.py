@@ -24,7 +24,6 @@ from ragops.reranker.image import build_on
 from ragops.reranker.options import PORT
 
 ROLE = "gateway"
-"""Its role in the label of the container."""
 REFERENCE = "/reference"
 """Folder in the container with ``reference.json``."""
 MARK = "folder-id"
@@ -40,11 +39,7 @@ _HEALTH = (
 
 
 def read_key(stack: Stack) -> Secret:
-    """The key that the gateway requires; empty without one.
-
-    Raises:
-        StackError: The file can't be read, or the text can't be sent in an HTTP header.
-    """
+    """The key that the gateway requires; empty without one."""
     file = stack.gateway.key_file if stack.gateway else None
     return read_secret("", file) if file else NO_SECRET
 
@@ -63,12 +58,7 @@ def ensure(engine: Engine, base_image: str, home: Path) -> ImageState:
 
 
 def build(engine: Engine, base_image: str, home: Path) -> ImageState:
-    """Build the gateway's image on the one with vLLM.
-
-    Raises:
-        ImageError: The image with vLLM has no Python, or a step failed.
-        RagopsError: pip could not download a wheel.
-    """
+    """Build the gateway's image on the one with vLLM."""
     name = tag()
     step("building the gateway's image")
     build_on(engine, base_image, home, name, _sources())
@@ -90,9 +80,6 @@ def container_spec(
 
     ``timeout`` is RAGFlow's in seconds, ``folder`` that of the reference on the Docker host. Models that
     compare documents with each other have no ``splits``.
-
-    Raises:
-        StackError: The key can't be read or sent.
     """
     gateway = stack.gateway or Gateway()
     key = read_key(stack).get_secret_value()

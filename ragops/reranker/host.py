@@ -32,7 +32,6 @@ INSTRUCTION_SETS = {
 }
 """CPU feature by which vLLM selects its kernels, fastest first, and its part of a machine's label."""
 CPU_FEATURES = {*INSTRUCTION_SETS, "avx512_fp16", "amx_int8"}
-"""Recorded CPU features."""
 
 _NO_LIMIT = 1 << 62
 """cgroup v1 says "no memory limit" with a number just below 2^63."""
@@ -43,7 +42,6 @@ class Core:
     """One logical CPU, and where it sits."""
 
     cpu: int
-    """Number as in ``--cpuset-cpus``."""
     core: int
     """Physical core; two threads of one core share it. Unique within a socket."""
     socket: int = 0
@@ -70,13 +68,11 @@ class Host:
     """Online logical CPUs in ascending order, without those that the cgroup of all processes excludes."""
     nodes: tuple[Node, ...]
     memory: int
-    """All memory of the machine."""
     quota: float | None = None
     """CPU quota of this process's cgroup in cores, or None without one."""
     memory_limit: int | None = None
     """Memory limit of all processes, as in a container or a virtual private server, or None without one."""
     process_cpus: tuple[int, ...] = ()
-    """CPUs that this process may use."""
     process_memory: int | None = None
     """Memory limit of this process's cgroup, or None without one."""
     available: int | None = None
@@ -131,7 +127,6 @@ class NodeRecord:
     """A node of a Swarm as ``data/task.py`` read it there."""
 
     node: str
-    """Its id."""
     host: Host
     fingerprint: str
     """Of the model folder; empty with an ``error``."""
@@ -144,11 +139,7 @@ def instruction_set(features: Collection[str]) -> str:
 
 
 def parse_probe(line: str) -> NodeRecord:
-    """The record that ``data/task.py`` printed on a node.
-
-    Raises:
-        EngineError: It is not one.
-    """
+    """The record that ``data/task.py`` printed on a node."""
     try:
         record = json.loads(line)
         files = json.loads(zlib.decompress(base64.b64decode(record["files"])))
@@ -166,11 +157,7 @@ def parse_probe(line: str) -> NodeRecord:
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """Read the kernel's list form, so that ``0-2,8`` gives ``(0, 1, 2, 8)``.
-
-    Raises:
-        StackError: A range runs backwards, or it isn't a list of numbers.
-    """
+    """Read the kernel's list form, so that ``0-2,8`` gives ``(0, 1, 2, 8)``."""
     numbers: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         if not (match := re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)):

@@ -80,11 +80,7 @@ def folder(name: str, revision: str) -> Path:
 
 
 def listing(name: str, revision: str) -> Listing:
-    """The files that the hub has of a model, without downloading one.
-
-    Raises:
-        ModelError: The library is missing, or the hub is not reachable, or it has no such model or revision.
-    """
+    """The files that the hub has of a model, without downloading one."""
     with _hub(name) as hub:
         info = hub.HfApi(endpoint=_endpoint()).model_info(name, revision=revision, files_metadata=True)
         siblings, commit = info.siblings or (), info.sha or ""
@@ -106,11 +102,7 @@ def listing(name: str, revision: str) -> Listing:
 
 
 def pull(name: str, revision: str) -> Listing:
-    """Download a model as it is now; what an interrupted pull left is continued. Idempotent.
-
-    Raises:
-        ModelError: As for :func:`listing`; or the disk is too small, or a file differs from its checksum.
-    """
+    """Download a model as it is now; what an interrupted pull left is continued. Idempotent."""
     found = listing(name, revision)
     target, link = found.folder, folder(name, revision).parent
     base = data_folder(link.parent)
@@ -197,11 +189,7 @@ def _endpoint() -> str | None:
 
 @contextmanager
 def _hub(name: str) -> Iterator[Any]:
-    """The library; its exceptions become errors.
-
-    Raises:
-        ModelError: The library is missing, or the hub is not reachable or refuses.
-    """
+    """The library; its exceptions become errors."""
     try:
         _ = urlsplit(_endpoint()).port  # ValueError, as of the import
         import huggingface_hub as hub  # noqa: PLC0415 - an extra, and slow to import

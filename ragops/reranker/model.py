@@ -49,11 +49,7 @@ class Shape:
 
     @property
     def linear_layers(self) -> tuple[tuple[int, int, int], ...]:
-        """Query with key and value, output, up (with its gate), down: rows, columns and count of each.
-
-        Raises:
-            BenchError: The shape is not known.
-        """
+        """Query with key and value, output, up (with its gate), down: rows, columns and count of each."""
         if not all((self.heads, self.hidden, self.intermediate, self.layers)):
             hint = "config.json names heads, hidden size and layers in the folders that vLLM serves"
             raise BenchError("the shape of the model is unknown", code="limit-unknown", hint=hint)
@@ -87,7 +83,6 @@ class Model:
     shape: Shape
     weight_bytes: int
     dtype: str
-    """Data type of the files, such as ``bfloat16``."""
     quantized: str = ""
     """How the weights are quantized, such as ``compressed-tensors``; empty when they are not."""
     int8_bytes: int = 0

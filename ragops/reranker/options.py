@@ -20,7 +20,6 @@ from ragops.reranker.model import Model
 from ragops.reranker.sizing import SHM_SIZE, Sizing
 
 PORT = 8000
-"""Port of vLLM inside its container."""
 
 ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 """Set explicitly, because images differ. Not ``vllm serve``, which vLLM 0.32 and 0.33 prefer: in the wheel
@@ -31,7 +30,6 @@ CACHE = "/var/tmp"  # noqa: S108 - a volume
 folder of the image, which every user may write to (1777) in ours and in the official one."""
 
 TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
-"""Folder of the packaged score templates."""
 
 
 _SINCE = {
@@ -115,11 +113,7 @@ def template_tokens(row: Architecture, instruction: str | None = None) -> int:
 
 
 def check_instruction(stack: Stack, model: Model) -> None:
-    """Refuse an instruction for a model that has no place for one.
-
-    Raises:
-        StackError: The configuration has an option that has no effect on the model.
-    """
+    """Refuse an instruction for a model that has no place for one."""
     if stack.reranker.instruction and not known(model).instruction:
         raise StackError(
             f"{model.name} takes no instruction",
@@ -138,11 +132,7 @@ def served_name(stack: Stack, model: Model) -> str:
 
 
 def arguments(stack: Stack, model: Model, sizing: Sizing) -> tuple[Setting, ...]:
-    """Command line of vLLM, each flag with its reason.
-
-    Raises:
-        StackError: The configuration has an option that has no effect on the model.
-    """
+    """Command line of vLLM, each flag with its reason."""
     return (
         Setting("--model", f"/models/{slug(model.name)}", "the mounted folder; nothing is downloaded"),
         Setting("--served-model-name", served_name(stack, model), "the name that RAGFlow sends"),
@@ -227,9 +217,6 @@ def container_spec(
     CPUs are given as a set, never as a quota: vLLM starts one thread for each CPU of its set,
     and a quota would stop them all in the middle of their work. ``template`` is the score
     template on the engine's host; the packaged one when left out. Without ``engine`` no port is published.
-
-    Raises:
-        StackError: The configuration has an option that has no effect on the model.
     """
     reranker = stack.reranker
     settings = arguments(stack, model, sizing)

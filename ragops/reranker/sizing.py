@@ -23,13 +23,10 @@ DEFAULT_LENGTH = 8192
 The 40,960 of Qwen3-Reranker would need 4.4 GiB of key-value cache for one document."""
 
 SHM_SIZE = GIB
-"""Bytes of the container's ``/dev/shm``."""
 
 DEFAULT_TOKENS = 2048
-"""Tokens in one step of vLLM on a CPU, unless configured."""
 
 DEFAULT_SEQUENCES = 128
-"""Documents in one step of vLLM, unless configured."""
 
 FEW_CORES = 4
 """Number of cores up to which all compute; with more, one is reserved for vLLM's engine process."""
@@ -63,16 +60,13 @@ class Sizing:
     """Resources of a reranker: CPUs, data type, limits in tokens, and memory in bytes."""
 
     cores: tuple[Core, ...]
-    """CPUs of the container, ascending."""
     compute: tuple[int, ...]
     """CPUs that OpenMP threads are bound to."""
     dtype: str
     arithmetic: str
     """Data type of the linear layers: ``int8`` where their weights are, else :attr:`dtype`."""
     max_model_len: int
-    """Maximum length of query and document together, in tokens."""
     batched_tokens: int
-    """Maximum number of tokens in one vLLM step."""
     kv_cache: int
     memory: Memory
     memory_limit: int
@@ -89,11 +83,7 @@ def size(stack: Stack, model: Model, host: Host) -> Sizing:
 
 
 def sizes(stack: Stack, model: Model, host: Host) -> tuple[Sizing, ...]:
-    """Compute the resources of each replica on a machine; together they fit it.
-
-    Raises:
-        StackError: The machine or the model does not have the configured CPUs, length or memory.
-    """
+    """Compute the resources of each replica on a machine; together they fit it."""
     sets, data_type = core_sets(stack, host), dtype(stack, host)
     length = _max_model_len(stack, model, data_type)
     tokens = _batched_tokens(stack, model, length)
@@ -139,9 +129,6 @@ def cores(stack: Stack, host: Host) -> tuple[Core, ...]:
 
     The configured list; else one thread of each physical core (a second one adds waiting,
     not arithmetic) on the NUMA node with the most allowed CPUs, the lowest node on a tie.
-
-    Raises:
-        StackError: A configured CPU is not allowed for this process, or no CPU is known.
     """
     usable = _usable_cores(stack, host)
     if stack.reranker.cores != "auto":
@@ -155,9 +142,6 @@ def core_sets(stack: Stack, host: Host) -> tuple[tuple[Core, ...], ...]:
 
     Several have one NUMA node each; where there are more of them than nodes, or a node has far more cores,
     its cores are divided, so that the smallest set is as large as it can be.
-
-    Raises:
-        StackError: As for :func:`cores`, or there are more replicas than CPUs.
     """
     count = stack.reranker.replicas
     if count == 1:
@@ -206,9 +190,6 @@ def compute_cpus(stack: Stack, container_cores: tuple[Core, ...]) -> tuple[int, 
     vLLM's engine process spins for up to a second after each message, and its maintainers
     found it to compete when every core computes (vllm#25818): they leave one out. On few
     cores that one is too much of the machine: two of two did 1.9 times the work of one of two.
-
-    Raises:
-        StackError: A configured CPU is not one of the container's.
     """
     cpus = tuple(core.cpu for core in container_cores)
     if stack.reranker.compute == "auto":
@@ -225,11 +206,7 @@ def compute_cpus(stack: Stack, container_cores: tuple[Core, ...]) -> tuple[int, 
 
 
 def compute_sets(stack: Stack, sets: tuple[tuple[Core, ...], ...]) -> list[tuple[int, ...]]:
-    """CPUs of each replica that OpenMP threads are bound to: a configured list is divided like the cores.
-
-    Raises:
-        StackError: A configured CPU is none of the replicas', or a replica would have none.
-    """
+    """CPUs of each replica that OpenMP threads are bound to: a configured list is divided like the cores."""
     if stack.reranker.compute == "auto":
         return [compute_cpus(stack, own) for own in sets]
     configured = compute_cpus(stack, tuple(core for own in sets for core in own))

@@ -20,7 +20,7 @@ PAGES = sorted((ROOT / "docs").glob("*.rst"))
 NAME = f"{PROJECT}-pages"
 NAMES = {"ragflow-rerank": NAME, "docker-ragflow-cpu-1": NAME, "vllm-cpu:latest": f"{NAME}:latest"}
 NAMES |= {"ragflow-vllm-reranker": NAME, "ragflow-vllm-reranker-1": f"{NAME}-1"}
-PARTS = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "notebooks", "ragops", "docs/_ext")
+PARTS = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "notebooks", "ragops")
 """Of a checkout: what the wheel is built from."""
 
 
@@ -87,5 +87,5 @@ def test_pip_commands_carry_the_package_to_another_machine(tmp_path):
         target = ["--target", str(tmp_path / "there")] if line[1] == "install" else []
         run([sys.executable, "-m", *line, "--no-deps", *target], tmp_path)
     there = tmp_path / "there"
-    files = ("ragops/__init__.py", "ragops/data/explain/error_codes.py", "share/man/man1/ragops.1")
+    files = ("ragops/__init__.py", "ragops/data/errors.tsv", "share/man/man1/ragops.1")
     assert [file for file in files if not (there / file).exists()] == []
