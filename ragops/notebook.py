@@ -210,7 +210,6 @@ class Picture:
     html: str
 
     def __repr__(self) -> str:
-        """The text."""
         return self.text
 
     def _repr_html_(self) -> str:

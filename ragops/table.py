@@ -56,7 +56,6 @@ class Table:
         return objects
 
     def __repr__(self) -> str:
-        """Aligned plain text."""
         shown = [number for number, column in enumerate(self.columns) if not column.html_only]
         rows = (tuple(column.name for column in self.columns), *self.rows) if self.header else self.rows
         cells = [
@@ -100,7 +99,6 @@ class Shown:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        """The table as plain text."""
         return str(self.table())
 
     def _repr_html_(self) -> str:

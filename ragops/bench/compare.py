@@ -58,7 +58,6 @@ class Ratio:
     unit: str
     """What was resampled: ``repeats``, or ``requests`` when there are fewer than five repeats."""
     n: int
-    """Number of units."""
 
     @property
     def ratio(self) -> float:
@@ -82,7 +81,6 @@ class Ratio:
         return {**asdict(self), "ratio": self.ratio, "is_distinct": self.is_distinct}
 
     def __str__(self) -> str:
-        """The ratio with its interval, after ``~`` when inconclusive."""
         mark = "" if self.is_distinct else "~ "
         if self.low is None or self.high is None:
             return f"{mark}{self.ratio:.3f} (no interval: {self.n} of {_MIN_UNITS} {self.unit})"
@@ -112,7 +110,6 @@ class Failures:
         return self.p_value < ALPHA / 2
 
     def __str__(self) -> str:
-        """The counts of both runs."""
         counts = f"{self.a} of {self.of_a} failed in A, {self.b} of {self.of_b} in B"
         return f"{load_name(self.level)}: {counts}"
 
@@ -363,7 +360,6 @@ class Agreement:
     rankings: int
 
     def __str__(self) -> str:
-        """One clause for a report."""
         return (
             f"Kendall's tau {self.kendall_tau:.3f}, same document first in {self.top1:.0%} "
             f"of {self.rankings} rankings, scores differ by at most {self.max_difference:.2g}"

@@ -68,7 +68,6 @@ class Listing:
         return self.size - sum(path.stat().st_size for path in paths if path.exists())
 
     def __str__(self) -> str:
-        """Name, commit and size in one line."""
         size = f"{self.missing / _MB:.1f} of {self.size / _MB:.1f} MB in {len(self.files)} files"
         return f"{self.name} at {self.commit[:12]}: {size}"
 
