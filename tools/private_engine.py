@@ -28,7 +28,7 @@ from ragops.progress import step
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-READY = 60.0
+READY = 240.0
 """Seconds until a new daemon must respond."""
 INSTALLED = 900.0
 """Seconds for a call of apt-get; another one may hold its lock."""

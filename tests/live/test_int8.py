@@ -57,7 +57,7 @@ def expected(engine, image, qwen3, made, byte_code):
     argv = (*byte_code.argv, *program, f"/work/{qwen3.name}", f"/work/{made.name}")
     pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
     with sidecar(engine, "none", image.id, mounts=mounts, memory=4 << 30) as container:
-        done = engine.execute(container, argv, stdin=json.dumps({"pairs": pairs}), timeout=200)
+        done = engine.execute(container, argv, stdin=json.dumps({"pairs": pairs}), timeout=900)
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -131,7 +131,7 @@ def served(container_spec, mode):
     """The product's container with :data:`SERVER` in it."""
 
     def spec(*argv, **more):
-        probe = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=1)"
+        probe = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=4)"
         return dataclasses.replace(
             container_spec(*argv, **more),
             entrypoint=("python3", "-c", SERVER),

@@ -97,7 +97,7 @@ def reference(engine, image, qwen3, byte_code):
     )
     argv = (*byte_code.argv, "python3", "/proof/reference.py", f"/work/{qwen3.name}")
     with sidecar(engine, "none", image.id, mounts=mounts, memory=4 << 30) as container:
-        done = engine.execute(container, argv, stdin=json.dumps({"pairs": PAIRS, "ways": ways}), timeout=300)
+        done = engine.execute(container, argv, stdin=json.dumps({"pairs": PAIRS, "ways": ways}), timeout=900)
     assert done.exit_code == 0, done.stderr
     known = json.loads(done.stdout)
 

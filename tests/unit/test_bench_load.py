@@ -20,7 +20,7 @@ from tests.support.stub import Behaviour, StubReranker
 BODY = wire.encode("stub-reranker", "red apple", ("a red apple", "a pear"))
 
 
-def with_client(url, use, timeout=5.0):
+def with_client(url, use, timeout=60.0):
     async def run():
         with closing(wire.Client(wire.Server(url, "stub-reranker"), timeout)) as client:
             return await use(client)
@@ -28,7 +28,7 @@ def with_client(url, use, timeout=5.0):
     return asyncio.run(run())
 
 
-def sent(level, count, behaviour, timeout=5.0):
+def sent(level, count, behaviour, timeout=60.0):
     records = []
     planned = [RequestRecord(level.name, 0, "measure", n, 2, 3, 0, 0, 0, None, None) for n in range(count)]
 

@@ -33,7 +33,7 @@ REQUEST = RerankRequest("stub-reranker")
 LISTING = json.dumps({"data": [{"id": "stub-reranker"}]})
 
 
-def run(url, *, timeout=5.0, environment=None, **changed):
+def run(url, *, timeout=30.0, environment=None, **changed):
     """Run the program; gives the answer that it wrote."""
     order = json.loads(probe.probe_input(url, REQUEST, timeout=timeout, **changed)) | {"get_timeout": timeout}
     done = subprocess.run(
@@ -47,7 +47,7 @@ def run(url, *, timeout=5.0, environment=None, **changed):
     return json.loads(done.stdout)
 
 
-def beside(timeout=5.0, rerank="q"):
+def beside(timeout=30.0, rerank="q"):
     body = {"model": "stub-reranker", "query": rerank, "documents": ["a", "b"], "top_n": 2}
     count = probe.ProbeRequest("/tokenize", '{"prompt": "a b"}')
     return probe.Batch((count, probe.ProbeRequest("/v1/rerank", json.dumps(body))), timeout=timeout)
