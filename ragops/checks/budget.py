@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from urllib.parse import urlsplit
 
@@ -119,9 +120,8 @@ def call_profile(ragflow: RagflowContainer, expected: Expected, deadline: float 
     """What RAGFlow in this container sends to this model; ``deadline`` is the gateway's."""
     release = ragflow.contract
     words = traffic.words_for_context(expected.max_tokens, expected.template_tokens)
-    return CallProfile(
-        release, tuple(sorted(traffic.windows(release.name))), words, ragflow.over_limit, deadline
-    )
+    window = tuple(sorted(traffic.windows(release.name)))
+    return CallProfile(release, window, words, ragflow.over_limit, deadline)
 
 
 def time_calls(  # noqa: PLR0913 - where, what and as which client
@@ -260,19 +260,14 @@ def _bound(replicas: Sequence[ContainerState]) -> int:
 def _plan_calls(profile: CallProfile) -> tuple[list[tuple[Form, traffic.Request]], int | None]:
     """Small calls, then the release's texts alternating; and the words that they were cut to."""
     forms = (profile.release.texts * 2)[:2]
-    first, second = (
-        traffic.ragflow_requests(
-            CALLS // 2, seed, form=form, window=profile.window, max_words=profile.max_words
-        )
-        for seed, form in enumerate(forms, start=1)
-    )
+    write = partial(traffic.ragflow_requests, window=profile.window, max_words=profile.max_words)
+    first, second = (write(CALLS // 2, seed, form=form) for seed, form in enumerate(forms, start=1))
     writer = traffic.Writer(3)
     query = writer.query()
     words = min(profile.max_words, _USUAL_WORDS)
     texts = tuple(writer.passage(words).text for _ in range(max(RAMP)))
-    calls: list[tuple[Form, traffic.Request]] = [
-        ("natural", traffic.Request(query, texts[:count])) for count in RAMP
-    ]
+    ramp = [traffic.Request(query, texts[:count]) for count in RAMP]
+    calls: list[tuple[Form, traffic.Request]] = [("natural", request) for request in ramp]
     for pair in zip(first, second, strict=True):
         calls += zip(forms, pair, strict=True)
     return calls, profile.max_words if traffic.count_cut(first, profile.max_words) else None

@@ -66,7 +66,6 @@ class Target:
     release: Release
     proxies: Mapping[str, str]
     trained: bool = True
-    """Whether an order can be expected; random weights have none."""
     bridge: str = "BRIDGE"
     """Interface of the common network on the Docker host."""
     key: str = field(default=PLACEHOLDER_KEY, repr=False)
@@ -221,9 +220,8 @@ def _check_routes(paths: Collection[str], target: Target) -> Check:
             if route:
                 remedy = f"missing: {_flags(known, flag)}; ragops up sets them"
                 return Check(title, "fail", f"no rerank route: {cause} ({route})", remedy)
-            detail = (
-                f"no rerank route: another kind of server, with {', '.join(sorted(paths)[:5]) or 'no routes'}"
-            )
+            routes = ", ".join(sorted(paths)[:5]) or "no routes"
+            detail = f"no rerank route: another kind of server, with {routes}"
             return Check(title, "fail", detail, "is this the reranker's address? ragops status shows it")
         detail = f"wrong path: RAGFlow would call {wanted}, the server has {', '.join(ranks)}"
         return Check(title, "fail", detail, "the base URL in RAGFlow ends in /v1 and nothing behind it")
@@ -338,7 +336,6 @@ def without_secret(url: str) -> str:
 
 
 def _excepts(entry: str, host: str, port: int | None) -> bool:
-    """Whether one entry of ``NO_PROXY`` excepts a host."""
     scheme, slashes, rest = entry.rpartition("://")
     if slashes and scheme not in {"http", "all"}:
         return False

@@ -268,11 +268,8 @@ def _memory(stack: Stack, model: Model, host: Host, *, running: bool) -> Check:
     if stack.reranker.memory_gib and sizes[0].memory_limit < memory.total:
         remedy = f"memory_gib = {-(-memory.total // GIB)} under [reranker], or leave it out"
         return Check("memory", "warn", f"{detail}: memory_gib is less than the parts", remedy)
-    if (
-        not running
-        and host.available is not None
-        and host.available < min(limit, memory.required * len(sizes))
-    ):
+    needed = min(limit, memory.required * len(sizes))
+    if not running and host.available is not None and host.available < needed:
         remedy = "ps --sort=-rss -eo rss,comm | head shows what takes it; or lower kv_cache_gib"
         return Check("memory", "warn", f"{detail}, but {host.available / GIB:.1f} GiB are free now", remedy)
     return Check("memory", "ok", detail)
@@ -315,13 +312,9 @@ def _engine_answers(engine: objects.EngineState) -> Check:
         detail += ": rootless, it connects no container to a second network unless that has --network bridge"
         return Check(title, "warn", detail, "if ragops up says so: recreate RAGFlow with --network bridge")
     if engine.release >= 29:
-        detail += (
-            ": a container in two networks, as RAGFlow's will be, may not start again (moby issue 51578)"
-        )
-        remedy = (
-            "if docker start fails: docker network disconnect --force, as docker inspect's error names it"
-        )
-        return Check(title, "warn", detail, remedy)
+        effect = "a container in two networks, as RAGFlow's will be, may not start again (moby issue 51578)"
+        remedy = "if docker start fails: docker network disconnect --force, by the error of docker inspect"
+        return Check(title, "warn", f"{detail}: {effect}", remedy)
     return Check(title, "ok", detail)
 
 
@@ -485,10 +478,8 @@ def check_swarm(stack: Stack, state: objects.EngineState, engine: Engine) -> Ite
         detail = f"Docker {state.version} sets rules with nftables, with which it can be in no Swarm"
         remedy = f'remove "firewall-backend": "nftables" {daemon}'
     elif state.live_restore:
-        detail, remedy = (
-            "live-restore is on: Docker then can be in no Swarm",
-            f'remove "live-restore": true {daemon}',
-        )
+        detail = "live-restore is on: Docker then can be in no Swarm"
+        remedy = f'remove "live-restore": true {daemon}'
     elif state.swarm == "worker":
         detail = "this engine is a worker: only a manager places replicas"
         remedy = f"run ragops on a manager; or there: docker node promote {state.node}"
@@ -496,9 +487,8 @@ def check_swarm(stack: Stack, state: objects.EngineState, engine: Engine) -> Ite
         detail, remedy = "its Swarm has no leader", hints.for_engine("does not have a leader").remedy
     elif swarm is None:
         detail = f"its membership is {state.swarm}"
-        remedy = {"locked": "docker swarm unlock", "inactive": "docker swarm init"}.get(
-            state.swarm, "docker info"
-        )
+        remedies = {"locked": "docker swarm unlock", "inactive": "docker swarm init"}
+        remedy = remedies.get(state.swarm, "docker info")
     elif stack.swarm and stack.swarm.encrypted and _lacks("CONFIG_INET_ESP"):
         swarm, detail = None, "the kernel has no IPsec: in an encrypted network nodes don't reach each other"
         remedy = "encrypted = false under [swarm], or another kernel"
@@ -517,9 +507,7 @@ def _nodes(swarm: SwarmState, state: objects.EngineState) -> Iterator[Check]:
     yield Check("Swarm", "warn" if away else "ok", detail, "docker node ls; they get no replica until then")
     for node in swarm.nodes:
         if node.ready and node.id != state.node and not _listens(node.address, _GOSSIP, _CONNECT_TIMEOUT):
-            remedy = (
-                "between all nodes open 2377/tcp, 7946/tcp, 7946/udp and 4789/udp (encrypted: protocol 50)"
-            )
+            remedy = "open 2377/tcp, 7946/tcp, 7946/udp and 4789/udp (encrypted: protocol 50) between nodes"
             yield Check("Swarm", "warn", f"port {_GOSSIP} of {node.name} does not respond here", remedy)
 
 
@@ -528,10 +516,8 @@ def _lacks(option: str) -> bool:
     packed, plain = Path("/proc/config.gz"), Path("/boot", f"config-{platform.release()}")
     for file in (packed, plain):
         with suppress(OSError):
-            content = file.read_bytes()
-            return (
-                f"# {option} is not set" in (gzip.decompress(content) if file is packed else content).decode()
-            )
+            content = gzip.decompress(file.read_bytes()) if file is packed else file.read_bytes()
+            return f"# {option} is not set" in content.decode()
     return False
 
 
@@ -552,15 +538,10 @@ def _deadline(
     if not stack.gateway_used:
         return []
     title, ragflows = "deadline", discovery.find(containers, stack.ragflow)
-    release = min(
-        (ragflow.contract for ragflow in ragflows),
-        key=lambda contract: contract.timeout,
-        default=releases.of(releases.NEWEST),
-    )
-    seconds, waits = (
-        gateway.deadline(stack, release.timeout),
-        f"RAGFlow {release.name} waits {release.timeout:g} s",
-    )
+    contracts = [ragflow.contract for ragflow in ragflows] or [releases.of(releases.NEWEST)]
+    release = min(contracts, key=lambda contract: contract.timeout)
+    seconds = gateway.deadline(stack, release.timeout)
+    waits = f"RAGFlow {release.name} waits {release.timeout:g} s"
     folder = models.named_folder(stack) or (reranker.model if reranker else None)
     with suppress(ModelError):  # another check has the error
         if folder and not options.known(models.describe(folder, stack.reranker.kind)).splits:
@@ -570,10 +551,8 @@ def _deadline(
     if seconds >= release.timeout:
         remedy = 'deadline = "auto" under [gateway]'
         return [Check(title, "fail", f"{seconds:g} s are too late: {waits}", remedy)]
-    detail = (
-        f"{seconds:g} s, as {waits}; documents not ranked by then stay behind the others, in RAGFlow's order"
-    )
-    return [Check(title, "ok", detail)]
+    order = "documents not ranked by then stay behind the others, in RAGFlow's order"
+    return [Check(title, "ok", f"{seconds:g} s, as {waits}; {order}")]
 
 
 def _ragflow(ragflow: discovery.RagflowContainer, stack: Stack) -> Check:
@@ -586,9 +565,8 @@ def _ragflow(ragflow: discovery.RagflowContainer, stack: Stack) -> Check:
     if status != "running":
         detail = f"{name} is {status}, and verify runs inside it"
         return Check("RAGFlow", "warn", detail, ragflow.start)
-    if objects.moves_route(
-        ragflow.container, stack.shared_network.name, internal=bool(stack.network.internal)
-    ):
+    internal = bool(stack.network.internal)
+    if objects.moves_route(ragflow.container, stack.shared_network.name, internal=internal):
         remedy = "name the network so that it sorts after RAGFlow's own, or set internal = true"
         return Check("RAGFlow", "warn", f"{name}: a connection moves its default route", remedy)
     if ragflow.release and (assumed := ragflow.contract.assumed):

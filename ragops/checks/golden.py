@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import combinations, zip_longest
+from itertools import chain, combinations, product, starmap, zip_longest
 from statistics import fmean
 from typing import Literal
 
@@ -105,12 +105,8 @@ def by_language(items: Sequence[ScoredItem]) -> dict[str, list[ScoredItem]]:
 
 def accuracy(items: Iterable[ScoredItem]) -> float:
     """Pairwise accuracy over all (relevant, irrelevant) document pairs of the same query."""
-    return fmean(
-        _wins(right, wrong)
-        for scored in items
-        for right in scored.of(right=True)
-        for wrong in scored.of(right=False)
-    )
+    pairs = (product(scored.of(right=True), scored.of(right=False)) for scored in items)
+    return fmean(starmap(_wins, chain.from_iterable(pairs)))
 
 
 def concordance(items: Iterable[ScoredItem], others: Iterable[ScoredItem]) -> float:

@@ -225,17 +225,12 @@ def plan_requests(expected: Expected, *, full: bool = False) -> RequestPlan:
 def probe_requests(expected: Expected, plan: RequestPlan, path: str) -> tuple[ProbeRequest, ...]:
     """The plan as HTTP requests; ``path`` is that of the reranker's address, such as ``/v1``."""
     # vLLM adds a tokenizer's special tokens to a rendered prompt: one for Gemma, none for Qwen.
-    requests = [
-        ProbeRequest(
-            "/tokenize",
-            _json(model=expected.model, prompt=text, add_special_tokens=text in plan.prompts),
-        )
-        for text in plan.counted
-    ]
-    if plan.prompts:
-        body = _json(model=expected.model, input=plan.prompts, add_special_tokens=True)
-        requests.append(ProbeRequest("/classify", body))
-    requests += [ProbeRequest(f"{path}/rerank", rerank_body(expected.model, call)) for call in plan.calls]
+    model, prompts = expected.model, plan.prompts
+    bodies = (_json(model=model, prompt=text, add_special_tokens=text in prompts) for text in plan.counted)
+    requests = [ProbeRequest("/tokenize", body) for body in bodies]
+    if prompts:
+        requests.append(ProbeRequest("/classify", _json(model=model, input=prompts, add_special_tokens=True)))
+    requests += [ProbeRequest(f"{path}/rerank", rerank_body(model, call)) for call in plan.calls]
     return tuple(requests)
 
 

@@ -45,16 +45,8 @@ def score_id(deployment: Deployment, image: str = "") -> str:
     model, sizing = deployment.model, deployment.sizing
     row = options.known(model)
     template = options.score_template(row, deployment.stack.reranker.instruction)
-    parts = [
-        model.fingerprint,
-        template,
-        row.hf_overrides,
-        model.overrides,
-        dict(row.pooler),
-        sizing.dtype,
-        image,
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    parts = [model.fingerprint, template, row.hf_overrides, model.overrides, dict(row.pooler)]
+    return hashlib.sha256(json.dumps([*parts, sizing.dtype, image]).encode()).hexdigest()[:12]
 
 
 def approve(
@@ -95,16 +87,12 @@ def reference(expected: Expected, results: Results, identity: str) -> str:
     requests.sort(key=lambda request: sum(map(len, request["documents"])))  # the gateway repeats the first
     spread = pstdev(score for request in requests for score in request["scores"])
     tolerance = max(_SHARE_OF_SPREAD * spread, _MOVES * _movement(expected, results), _LEAST)
-    fields = {
-        "id": identity,
-        "trained": expected.trained,
-        "tolerance": round(min(tolerance, rules.ROUNDING), 6),
-    }
-    return json.dumps({**fields, "requests": requests}, ensure_ascii=False)
+    tolerance = round(min(tolerance, rules.ROUNDING), 6)
+    fields = {"id": identity, "trained": expected.trained, "tolerance": tolerance, "requests": requests}
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def _request(expected: Expected, result: RerankResult) -> dict[str, Any]:
-    """A request with its scores."""
     item, places = result.call.item, [*range(len(result.scores))]
     if item and expected.row.splits:
         places = sorted(places, key=lambda place: not item.documents[place].right)[:DOCUMENTS]

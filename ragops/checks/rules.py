@@ -194,14 +194,10 @@ def check_score_range(expected: Expected, results: Results) -> Finding:
 
 def check_truncation(expected: Expected, results: Results) -> Finding:
     """The end and the beginning of a long document count, in any script."""
-    tail = results.of("tail")
-    if not tail:
+    if not (tail := results.of("tail")):
         return Finding("skip", "there was no time to send the request")
-    result, remedy = (
-        tail[0],
-        "stop truncation of what the model takes: no truncate_prompt_tokens, max_tokens_per_doc",
-    )
-    counted = bool(results.counts) and result.tokens >= 0
+    remedy = "stop truncation of what the model takes: no truncate_prompt_tokens, max_tokens_per_doc"
+    result, counted = tail[0], bool(results.counts) and tail[0].tokens >= 0
     sent = results.tokens(questions.QUERY, *result.call.documents)
     if counted and result.tokens < sent:
         return Finding("fail", f"truncated: {result.tokens} of {sent} tokens were read", remedy)
@@ -212,9 +208,8 @@ def check_truncation(expected: Expected, results: Results) -> Finding:
             detail = f"truncated: the {part} sentence of a document of {words} words changes no score"
             return Finding("fail", detail, remedy)
     for letters in results.of("letters"):
-        gone = bool(results.counts) and results.tokens(questions.CHINESE_DOCUMENTS[0]) <= results.tokens(
-            questions.ASCII_PART
-        )
+        whole, ascii_part = map(results.tokens, (questions.CHINESE_DOCUMENTS[0], questions.ASCII_PART))
+        gone = bool(results.counts) and whole <= ascii_part
         if gone or _equal(*letters.scores, counted=True):
             detail = "characters are lost: documents that differ in Chinese alone get the same score"
             return Finding("fail", detail, f"the text must stay UTF-8 on its way; {REWRITTEN}")
@@ -226,9 +221,8 @@ def check_truncation(expected: Expected, results: Results) -> Finding:
         detail += f"; longer ones, to {expected.max_tokens} tokens, only with --full"
     elif expected.trained and not first > neither < last:
         detail = f"a document of {length} with the answer scores no higher than one without it"
-        return Finding(
-            "warn", detail, "lower max_model_len under [reranker]: the model misjudges long documents"
-        )
+        remedy = "lower max_model_len under [reranker]: the model misjudges long documents"
+        return Finding("warn", detail, remedy)
     return Finding("ok", detail)
 
 
@@ -306,9 +300,8 @@ def _request_failure(result: RerankResult) -> Finding | None:
     if not result.error:
         return None
     many = f" for {len(result.call.documents)} documents in one call" if result.call.purpose == "wide" else ""
-    return Finding(
-        "fail", f"no scores{many}: {result.error}", "ragops logs shows why the server refused the call"
-    )
+    remedy = "ragops logs shows why the server refused the call"
+    return Finding("fail", f"no scores{many}: {result.error}", remedy)
 
 
 def _index_fault(result: RerankResult) -> Finding | None:

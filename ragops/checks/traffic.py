@@ -260,11 +260,8 @@ def document_words(query: str, max_words: int | None) -> int:
 
 def count_cut(requests: Sequence[Request], max_words: int) -> int:
     """Number of documents that reach ``max_words`` together with their query."""
-    return sum(
-        count_words(request.query) + count_words(text) >= max_words
-        for request in requests
-        for text in request.documents
-    )
+    pairs = ((request.query, text) for request in requests for text in request.documents)
+    return sum(count_words(query) + count_words(text) >= max_words for query, text in pairs)
 
 
 def words_for_context(tokens: int, template: int = 0) -> int:

@@ -101,10 +101,7 @@ def checks_for(ragflow: RagflowContainer, context: VerifyContext) -> Iterator[Ch
         yield from (Check(title, "skip", reason) for title in (TITLES["scores"], TITLES["budget"]))
         return
     yield from run_checks(
-        (
-            TITLES["scores"],
-            lambda: rules.check_scores(expected, parse_responses(plan, result.responses)),
-        ),
+        (TITLES["scores"], lambda: rules.check_scores(expected, parse_responses(plan, result.responses))),
         (TITLES["budget"], lambda: _budget(ragflow, context)),
     )
 

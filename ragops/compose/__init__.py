@@ -41,7 +41,6 @@ class CheckedFile:
 
     paths: tuple[Path, ...]
     root: YamlNode
-    """The merged files."""
     findings: tuple[Finding, ...]
     rerankers: tuple[Service, ...]
     notes: tuple[str, ...]
@@ -100,17 +99,13 @@ def check_file(file: Path | str, *more: Path | str, host: Host | None = None) ->
 def _default_files(folder: Path, variables: Mapping[str, str]) -> list[Path]:
     if named := variables.get("COMPOSE_FILE"):
         return [folder / name for name in named.split(variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep)]
-    files = [
-        next((folder / name for name in names if (folder / name).is_file()), None)
-        for names in (_NAMES, AUTOMATIC)
+    present = [
+        [folder / name for name in names if (folder / name).is_file()] for names in (_NAMES, AUTOMATIC)
     ]
-    if not files[0]:
-        raise ComposeError(
-            f"no compose file in {folder}",
-            evidence=f"looked for {', '.join(_NAMES)}",
-            hint="ragops check FILE",
-        )
-    return [file for file in files if file]
+    if not present[0]:
+        evidence = f"looked for {', '.join(_NAMES)}"
+        raise ComposeError(f"no compose file in {folder}", evidence=evidence, hint="ragops check FILE")
+    return [files[0] for files in present if files]
 
 
 def _read_variables(file: Path) -> dict[str, str] | None:

@@ -188,9 +188,8 @@ def _overrides(case: Case) -> Iterator[Finding]:
     if case.overrides and not present and command.value("--convert") == "classify":
         yield case.fault("convert-alone", line)
         return
-    variables = [
-        (name, node) for name, node in case.service.environment.items() if OVERRIDES_VARIABLE.fullmatch(name)
-    ]
+    environment = case.service.environment.items()
+    variables = [(name, node) for name, node in environment if OVERRIDES_VARIABLE.fullmatch(name)]
     for name, node in variables:
         value = case.overrides or ("{...}" if kind is None else "")
         fix = f"use the option: --hf-overrides '{value}'" if value else "remove it"

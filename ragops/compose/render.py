@@ -47,9 +47,7 @@ def reranker(specs: Sequence[ContainerSpec], network: NetworkSpec) -> str:
     """
     header = _header(specs, network)
     if specs[0].role == "gateway":
-        header.append(
-            "After the first start: ragops up; its score check is what the gateway admits replicas by"
-        )
+        header.append("After the first start: ragops up; the gateway admits replicas by its score check")
     return to_comments(header) + to_yaml(_document(specs, network))
 
 
@@ -130,9 +128,8 @@ def _placed_mount(mount: Mapping[str, Any]) -> dict[str, Any]:
 def _update(config: Mapping[str, Any]) -> dict[str, Any]:
     """How Swarm updates the tasks: keys and durations as compose files have them."""
     durations = {key: f"{config[key] // 10**9}s" for key in ("Delay", "Monitor")}
-    return {
-        re.sub("(?<=.)(?=[A-Z])", "_", key).lower(): value for key, value in {**config, **durations}.items()
-    }
+    rows = {**config, **durations}.items()
+    return {re.sub("(?<=.)(?=[A-Z])", "_", key).lower(): value for key, value in rows}
 
 
 def _header(specs: Sequence[ContainerSpec], network: NetworkSpec) -> list[str]:
@@ -163,12 +160,9 @@ def take_over(service: Service, stack: Stack) -> Stack:
         changes["model"] = service.served.model.folder
     if not service.ports:
         changes["port"] = False
-    for port in service.ports:
-        if port.target == service.listening_port and re.fullmatch(
-            "[0-9]{1,5}", published := port.published or ""
-        ):
-            changes["port"] = int(published)
-            break
+    ports = [port.published or "" for port in service.ports if port.target == service.listening_port]
+    if numbers := [port for port in ports if re.fullmatch("[0-9]{1,5}", port)]:
+        changes["port"] = int(numbers[0])
     tables = stack.model_dump(exclude_unset=True) | {"gateway": False}  # sizes depend on what is set
     tables["reranker"] = tables.get("reranker", {}) | changes
     tables["reranker"].pop("replicas", None)
@@ -208,9 +202,7 @@ def corrected(
         ),
         *_take_keys(service, rendered),
     )
-    title = (
-        f"The reranker {service.name} as ragops starts it, in the place of that service of {root.source.name}"
-    )
+    title = f"The reranker {service.name} as ragops starts it, in place of that service of {root.source.name}"
     return to_comments([title, *_header([spec], network)[1:]]) + to_yaml(document), left_out
 
 

@@ -240,17 +240,14 @@ class Engine:
 
     def create_service(self, spec: ServiceSpec, configs: Mapping[str, str]) -> None:
         """Create a service; ``configs`` are ids by name."""
-        body = spec.body(configs)
         with _engine_errors(f"create service {spec.name}"):
-            self._client.api.create_service(body["TaskTemplate"], **_service_options(body))
+            self._client.api.create_service(**_service_options(spec.body(configs)))
 
     def update_service(self, service: ServiceState, spec: ServiceSpec, configs: Mapping[str, str]) -> None:
         """Change a service, one task after another; refused if it was changed since its state was read."""
-        body = spec.body(configs)
+        options = _service_options(spec.body(configs))
         with _engine_errors(f"update service {spec.name}"):
-            self._client.api.update_service(
-                service.id, service.version, body["TaskTemplate"], **_service_options(body)
-            )
+            self._client.api.update_service(service.id, service.version, **options)
 
     def change_service(
         self,
@@ -267,10 +264,8 @@ class Engine:
                 body["Mode"] = {"Replicated": {"Replicas": replicas}}
             if constraints is not None:
                 body["TaskTemplate"].setdefault("Placement", {})["Constraints"] = list(constraints)
-            version = raw["Version"]["Index"]
-            self._client.api.update_service(
-                service.id, version, body["TaskTemplate"], **_service_options(body)
-            )
+            options = _service_options(body)
+            self._client.api.update_service(service.id, raw["Version"]["Index"], **options)
 
     def remove_service(self, service: str) -> None:
         """Remove a service; its containers end later."""
@@ -349,10 +344,8 @@ class Engine:
                 stream, _ = self._client.api.get_archive(container, path)
                 for _ in stream:
                     pass
-        except NotFoundError:
-            return False
-        except EngineError:  # such as a network file system that refuses root
-            return True
+        except EngineError as error:  # the others are such as a network file system that refuses root
+            return not isinstance(error, NotFoundError)
         return True
 
     def start(self, container: str) -> None:
@@ -419,11 +412,12 @@ class Engine:
                 raw.close()
             code = api.exec_inspect(command["Id"])["ExitCode"]
         if code is None and time.monotonic() - begin >= timeout:
-            what = f"{argv[0]} in {container} did not end within {timeout:g} s"
-            hint = f"docker top {container} shows what runs"
-            raise EngineError(
-                what, code="command-hangs", evidence=_text(output[2])[-300:], hint=hint, container=container
+            what, evidence = (
+                f"{argv[0]} in {container} did not end within {timeout:g} s",
+                _text(output[2])[-300:],
             )
+            hint = f"docker top {container} shows what runs"
+            raise EngineError(what, code="command-hangs", evidence=evidence, hint=hint, container=container)
         return objects.ExecResult(-1 if code is None else code, _text(output[1]), _text(output[2]))
 
     def pull(self, name: str) -> None:
@@ -538,9 +532,10 @@ def _engine_errors(action: str, container: str = "") -> Iterator[None]:
 
 
 def _service_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A service's body as docker-py takes it, beside the template of its tasks."""
+    """A service's body as docker-py takes it."""
     names = {"Name": "name", "Labels": "labels", "Mode": "mode", "EndpointSpec": "endpoint_spec"}
     names |= {"UpdateConfig": "update_config", "RollbackConfig": "rollback_config"}
+    names |= {"TaskTemplate": "task_template"}
     return {argument: body[key] for key, argument in names.items()}
 
 

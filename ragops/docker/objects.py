@@ -569,21 +569,15 @@ class Observed:
 
         A stack without a gateway has no label of its own; before :data:`LABEL_NAME` there was an alias.
         """
-        return tuple(
-            container
-            for container in self.containers
-            if container.role in {"reranker", "gateway"}
-            and name
-            in (
-                [container.labels[LABEL_STACK]]
-                if LABEL_STACK in container.labels
-                else [
-                    container.name,
-                    container.labels.get(LABEL_NAME),
-                    *(alias for endpoint in container.endpoints for alias in endpoint.aliases),
-                ]
-            )
-        )
+        own = []
+        for container in self.containers:
+            aliases = (alias for endpoint in container.endpoints for alias in endpoint.aliases)
+            names = {container.name, container.labels.get(LABEL_NAME), *aliases}
+            if LABEL_STACK in container.labels:
+                names = {container.labels[LABEL_STACK]}
+            if container.role in {"reranker", "gateway"} and name in names:
+                own.append(container)
+        return tuple(own)
 
     def rerankers(self, name: str) -> tuple[ContainerState, ...]:
         """The containers of vLLM in a stack, as in :meth:`stack`."""
@@ -677,7 +671,4 @@ def moves_route(container: ContainerState, network: str, *, internal: bool) -> b
 def overlapping_subnets(subnet: str, others: Iterable[str]) -> tuple[str, ...]:
     """Those of the other subnets that overlap this one."""
     network = ip_network(subnet, strict=False)
-    networks = ((other, ip_network(other, strict=False)) for other in others)
-    return tuple(
-        other for other, item in networks if item.version == network.version and item.overlaps(network)
-    )
+    return tuple(other for other in others if ip_network(other, strict=False).overlaps(network))

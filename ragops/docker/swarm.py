@@ -11,13 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ragops.docker.objects import (
-    LABEL,
-    LABEL_CONFIG,
-    LABEL_IMAGE,
-    LOG_OPTIONS,
-    ContainerSpec,
-)
+from ragops.docker.objects import LABEL, LABEL_CONFIG, LABEL_IMAGE, LOG_OPTIONS, ContainerSpec
 
 TASK = "task"
 """Role of the containers that Swarm starts and removes; that of services is the container's own."""
@@ -101,11 +95,12 @@ class ServiceSpec:
 
     def body(self, configs: Mapping[str, str]) -> dict[str, Any]:
         """The body of the Engine API's ``POST /services/create`` (version 1.41); ids of configs by name."""
+        pause = _DELAY * _SECOND
         update = {
             "Parallelism": 1,
             "Order": "stop-first",
-            "Delay": _DELAY * _SECOND,
-            "Monitor": _DELAY * _SECOND,
+            "Delay": pause,
+            "Monitor": pause,
             "MaxFailureRatio": 0,
         }
         return {
@@ -126,22 +121,17 @@ class ServiceSpec:
             "ContainerSpec": self._container(configs),
             "Resources": {"Limits": {**limits, **memory}, "Reservations": memory},
             "RestartPolicy": {"Condition": "any" if self.replicas else "none"},
-            "Placement": {
-                "Constraints": list(self.constraints),
-                "MaxReplicas": 1 if self.replicas else 0,
-            },
+            "Placement": {"Constraints": list(self.constraints), "MaxReplicas": 1 if self.replicas else 0},
             "Networks": networks,
             "LogDriver": {"Name": "json-file", "Options": LOG_OPTIONS},
         }
 
     def _container(self, configs: Mapping[str, str]) -> dict[str, Any]:
-        spec = self.container
-        environment = {
-            **dict(spec.environment),
-            NODE: "{{.Node.ID}}",
-            **({NODES: self.nodes} if self.nodes else {}),
-        }
+        spec, file = self.container, {"UID": "0", "GID": "0", "Mode": 0o444}
+        environment = {**dict(spec.environment), NODE: "{{.Node.ID}}"}
+        environment |= {NODES: self.nodes} if self.nodes else {}
         shm = [("/dev/shm", f"size={spec.shm_size}")] if spec.shm_size else []  # noqa: S108 - a mount
+        in_memory = [_tmpfs(*item) for item in (*spec.tmpfs, *shm)]
         return {
             "Image": spec.image_id or spec.image,
             "Command": list(spec.entrypoint),
@@ -149,16 +139,9 @@ class ServiceSpec:
             "Env": [f"{name}={value}" for name, value in environment.items()],
             "User": spec.user,
             "Labels": {LABEL: TASK, LABEL_CONFIG: self.task_hash()},
-            "Mounts": [
-                *(mount.body() for mount in spec.mounts),
-                *(_tmpfs(*item) for item in (*spec.tmpfs, *shm)),
-            ],
+            "Mounts": [*(mount.body() for mount in spec.mounts), *in_memory],
             "Configs": [
-                {
-                    "ConfigID": configs[name],
-                    "ConfigName": name,
-                    "File": {"Name": target, "UID": "0", "GID": "0", "Mode": 0o444},
-                }
+                {"ConfigID": configs[name], "ConfigName": name, "File": {"Name": target, **file}}
                 for name, target in self.configs
             ],
             "Healthcheck": spec.health.body() if spec.health else None,
@@ -191,21 +174,17 @@ class ServiceState:
     replicas: int
     nodes: str
     configs: tuple[str, ...]
-    """Names of its configs."""
     constraints: tuple[str, ...]
     networks: tuple[str, ...]
     """Ids, or names, of those of its tasks."""
     labels: Mapping[str, str]
     update: str = ""
     """State of the last update, such as ``completed``, ``rollback_started``; empty before the first."""
-    message: str = ""
-    """Why it was stopped or undone."""
 
     @classmethod
     def from_api(cls, raw: Mapping[str, Any]) -> "ServiceState":
         """From an item of ``/services``."""
-        spec, update = raw["Spec"], raw.get("UpdateStatus") or {}
-        task = spec["TaskTemplate"]
+        spec, task = raw["Spec"], raw["Spec"]["TaskTemplate"]
         container = task["ContainerSpec"]
         environment = dict(line.partition("=")[::2] for line in container.get("Env") or ())
         return cls(
@@ -219,14 +198,18 @@ class ServiceState:
             constraints=tuple((task.get("Placement") or {}).get("Constraints") or ()),
             networks=tuple(network["Target"] for network in task.get("Networks") or ()),
             labels=spec.get("Labels") or {},
-            update=update.get("State", ""),
-            message=update.get("Message", ""),
+            update=(raw.get("UpdateStatus") or {}).get("State", ""),
         )
 
     @property
     def role(self) -> str:
         """``reranker`` or ``gateway`` when it is ours, else empty."""
         return self.labels.get(LABEL, "")
+
+    @property
+    def config(self) -> str:
+        """:meth:`ServiceSpec.config_hash` of what it was created from."""
+        return self.labels.get(LABEL_CONFIG, "")
 
 
 @dataclass(frozen=True)
@@ -235,7 +218,6 @@ class TaskState:
 
     id: str
     service: str
-    """Id of the service."""
     slot: int
     node: str
     """Id of the node; empty while it waits for one."""
@@ -244,7 +226,6 @@ class TaskState:
     error: str
     """Why it does not run, in the words of Swarm or of the container's end."""
     addresses: tuple[str, ...]
-    """In its networks."""
     config: str = ""
     """:meth:`ServiceSpec.task_hash` of what it was started from."""
     created: str = ""
@@ -292,7 +273,6 @@ class SwarmState:
         service = self.service(name)
         own = [task for task in self.tasks if service and task.service == service.id]
         wanted = [task for task in own if task.desired in {"running", "ready", "complete"}]
-        newest = {
-            (task.slot, task.slot or task.node): task for task in sorted(wanted, key=lambda t: t.created)
-        }
+        wanted.sort(key=lambda task: task.created)
+        newest = {(task.slot, task.slot or task.node): task for task in wanted}
         return tuple(newest[key] for key in sorted(newest))

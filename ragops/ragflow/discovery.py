@@ -139,9 +139,8 @@ def find(containers: Iterable[ContainerState], configured: Ragflow) -> tuple[Rag
     """RAGFlow's containers: the configured ones, else those discovered in one project."""
     containers = tuple(containers)
     if configured.containers:
-        return tuple(
-            replace(_named(name, containers), configured=configured.release) for name in configured.containers
-        )
+        named = (_named(name, containers) for name in configured.containers)
+        return tuple(replace(ragflow, configured=configured.release) for ragflow in named)
     servers = [RagflowContainer(found, configured.release) for found in containers if is_ragflow(found)]
     if configured.project is not None:
         servers = [server for server in servers if server.project == configured.project]
@@ -188,10 +187,7 @@ def api_url(ragflow: RagflowContainer) -> str:
 
 
 def detect(
-    configured: str | None,
-    url: str,
-    container: RagflowContainer | None = None,
-    recorded: Sequence[str] = (),
+    configured: str | None, url: str, container: RagflowContainer | None = None, recorded: Sequence[str] = ()
 ) -> Release:
     """The release: configured, of the image's tag, reported by the server, or of an earlier registration.
 

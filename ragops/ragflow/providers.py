@@ -225,9 +225,8 @@ class ProviderApi:
 
     def parse(self, spec: RegistrationSpec, responses: Mapping[str, Response]) -> RagflowState:
         """Parse the settings from the responses by path. The key of an instance is only compared."""
-        providers, instances, instance, rows, user = (
-            responses[request.path].data or {} for request in self.reads(spec)
-        )
+        paths = (request.path for request in self.reads(spec))
+        providers, instances, instance, rows, user = (responses[path].data or {} for path in paths)
         names, entry = [row["instance_name"] for row in instances], None
         if instance or spec.instance in names:
             # v1.0 looks it up by the provider's name in lower case: on some databases it has no address
@@ -366,11 +365,9 @@ def changes(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -
 
 def differences(api: RegistrationApi, spec: RegistrationSpec, state: RagflowState) -> list[str]:
     """Differences between RAGFlow's settings and the spec."""
-    used = [(setting_name(key), settings(api, spec, state)[key]) for key in spec.settings]
+    used = [(setting_name(key), *settings(api, spec, state)[key][:2]) for key in spec.settings]
     wrong = [
-        f"{name}: {row.now or 'none'} instead of {row.expected}"
-        for name, row in used
-        if row.now != row.expected
+        f"{name}: {now or 'none'} instead of {expected}" for name, now, expected in used if now != expected
     ]
     return (state.entry.differences(spec) if state.entry else ["there is no entry"]) + wrong
 

@@ -75,14 +75,9 @@ class RerankRequest:
 
     def body(self) -> bytes:
         """The bytes that cohere 5.6.2 with httpx 0.28 sends, or ``encoding/json`` of Go."""
-        fields = {
-            "model": self.model,
-            "query": self.query,
-            "documents": list(self.documents),
-            "top_n": len(self.documents),
-        }
-        if self.client.return_documents:
-            fields["return_documents"] = False
+        fields: dict[str, object] = {"model": self.model, "query": self.query, "documents": self.documents}
+        fields["top_n"] = len(self.documents)
+        fields |= {"return_documents": False} if self.client.return_documents else {}
         text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         return (text.translate(_GO_ESCAPES) if self.client.language == "Go" else text).encode()
 

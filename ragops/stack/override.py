@@ -78,7 +78,9 @@ def override(
         names = ["default", NETWORK] if connected & default else [NETWORK]
         services[server.service] = {"networks": {name: dict[str, str]() for name in names}}
     document = {"services": services, "networks": {NETWORK: {"name": network.name, "external": True}}}
-    purpose = "Connects RAGFlow's server to its reranker's network, also after compose has recreated it."
+    purpose = (
+        "Connects RAGFlow's server to its reranker's network, also when compose recreates the container."
+    )
     text = to_comments([MARK, purpose, f"Apply it: {shlex.join(command)}"]) + to_yaml(document)
     return Override(text, file, command, tuple(_notes(servers, file, network, networks)))
 

@@ -109,11 +109,7 @@ class CreateVolume(Action):
 
 
 def _create(engine: Engine, spec: objects.ContainerSpec, name: str) -> str:
-    """Create a container, and read a file of each mounted folder through the engine; returns its id.
-
-    Raises:
-        EngineError: The engine refused, or sees another file system than this process.
-    """
+    """Create a container; an error if the engine sees another file system than this process."""
     container, folder = engine.create_container(spec, name), dict(spec.labels).get(objects.LABEL_MODEL, "")
     for mount in spec.mounts:
         file = "config.json" if mount.source == folder else MARK if mount.target == REFERENCE else ""

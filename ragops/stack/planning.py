@@ -332,7 +332,6 @@ class _Changes:
         return outdated(slot.container, slot.spec) or ("" if self._network else "its network is gone")
 
     def _stays(self, slot: _Slot) -> bool:
-        """Whether the container stays, or is new."""
         return not self._reason(slot)
 
     def _restarts(self, slot: _Slot, container: objects.ContainerState) -> bool:

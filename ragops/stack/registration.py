@@ -58,7 +58,6 @@ class Registration(Shown):
     rerank_id: str
     """The id by which a chat or a retrieval names the model."""
     default: str
-    """Id of the user's default rerank model."""
     chats: tuple[str, ...]
     changes: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -271,8 +270,7 @@ class Registrar:
                     break
             owner = state.tenant["tenant_id"]  # rows of others in the same team are left out
             chats = {row["id"]: row for row in rows if row.get("tenant_id", owner) == owner}
-            state = replace(state, chats=chats)
-            providers.settings(self.routes, self.spec, state)
+            providers.settings(self.routes, self.spec, state := replace(state, chats=chats))
         except (AttributeError, KeyError, TypeError) as error:
             raise RagflowError(
                 f"RAGFlow's settings have another form than those of {self.release.name}",

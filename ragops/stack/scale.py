@@ -15,17 +15,9 @@ from pathlib import Path
 from ragops.checks import ready
 from ragops.checks.ready import ReplicaStatus
 from ragops.configuration import Stack
-from ragops.docker import hints
+from ragops.docker import hints, objects
 from ragops.docker.engine import Engine, sidecar
-from ragops.docker.objects import (
-    LABEL_CONFIG,
-    LABEL_STACK,
-    ContainerSpec,
-    ContainerState,
-    HealthCheck,
-    ImageState,
-    Observed,
-)
+from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, Observed
 from ragops.docker.swarm import TASK, NodeState, ServiceSpec, ServiceState, SwarmState, TaskState
 from ragops.errors import EngineError, LaunchError, StackError, file_errors
 from ragops.progress import step
@@ -93,7 +85,7 @@ def probe(session: Session, image: ImageState) -> bool:
         mounts=(mount,),
         user=session.deployment.spec.user,
         role="probe",
-        labels=((LABEL_STACK, session.stack.reranker.name),),
+        labels=((objects.LABEL_STACK, session.stack.reranker.name),),
     )
     names = {node.id: node.name for node in nodes}
     lines = _run_once(engine, ServiceSpec(container, replicas=0), names, model.folder)
@@ -174,6 +166,7 @@ def services(
         for name, sizing in zip(deployment.nodes, sizings, strict=False)
     }
     timeout = stack.reranker.ready_timeout
+    health = objects.HealthCheck(options.task("health"), interval=5, timeout=120, retries=12)
     files = [mount for mount in task.mounts if mount.target.startswith("/templates/")]
     container = replace(
         task,
@@ -186,7 +179,7 @@ def services(
         aliases=(),
         cpuset_cpus="",
         cpuset_mems="",
-        health=HealthCheck(options.task("health"), interval=5, timeout=120, start_period=timeout, retries=12),
+        health=replace(health, start_period=timeout),
     )
     reference_file = ConfigFile(_prefix(stack, "reference"), check.file, "/reference.json")
     templates = [ConfigFile(_prefix(stack, "template"), Path(m.source), m.target) for m in files]
@@ -247,7 +240,6 @@ class PlaceService(plan.Action):
     check: plan.ScoreCheck | None = None
     """Of the scores; None where they are known."""
     check_name: str = ""
-    """Name of the service for it."""
     gateways: tuple["PlaceService", ...] = ()
     """Services that get its reference as soon as there is a replica of the new model."""
 
@@ -314,11 +306,7 @@ class PlaceService(plan.Action):
                 engine.remove_config(number)
 
     def _settle(self, engine: Engine, spec: ServiceSpec) -> None:
-        """Wait until Swarm has started all tasks that have a node.
-
-        Raises:
-            LaunchError: It has undone the update, or the timeout has passed.
-        """
+        """Wait until Swarm has started all tasks that have a node; an error if it has undone the update."""
         begin, shown = time.monotonic(), -1
         former = {task.id for task in _state(engine).tasks if task.state in _ENDED}
         while True:
@@ -421,7 +409,8 @@ class Placement:
     def present(self) -> list[ServiceState]:
         """The services of the stack that exist."""
         services = self.swarm.services if self.swarm else ()
-        return [item for item in services if item.labels.get(LABEL_STACK) == self.stack.reranker.name]
+        name = self.stack.reranker.name
+        return [item for item in services if item.labels.get(objects.LABEL_STACK) == name]
 
     @property
     def moves(self) -> bool:
@@ -479,7 +468,7 @@ class Placement:
         if service is None:
             yield item
             return
-        if service.labels.get(LABEL_CONFIG) == spec.config_hash() and agree(service.nodes, spec.nodes):
+        if service.config == spec.config_hash() and agree(service.nodes, spec.nodes):
             item = replace(item, placed=replace(item.placed, nodes=service.nodes))
         reason = difference(service, item.spec) or ("its scores are checked" if item.check or checked else "")
         if reason:
@@ -513,7 +502,7 @@ def difference(service: ServiceState, spec: ServiceSpec) -> str:
         return plan.moved_image(spec.container.image, service.image, image)
     if change := plan.model_change(service.labels, dict(spec.container.labels)):
         return change
-    if service.labels.get(LABEL_CONFIG) != spec.config_hash():
+    if service.config != spec.config_hash():
         return "its configuration changed"
     if service.nodes != spec.nodes:
         return "the CPUs of its nodes changed"
@@ -528,7 +517,6 @@ class TaskStatus(ReplicaStatus):
 
     task: TaskState
     node: str
-    """Name of its node; empty without one."""
 
     @property
     def condition(self) -> str:
@@ -542,10 +530,10 @@ class TaskStatus(ReplicaStatus):
         return {"name": self.name, "status": self.task.state, "node": self.node, "address": addresses}
 
 
-def statuses(swarm: SwarmState | None, stack: Stack, state: GatewayState | None) -> tuple[TaskStatus, ...]:
+def current(engine: Engine, stack: Stack, state: GatewayState | None) -> tuple[TaskStatus, ...]:
     """Each task of the replicas, and why the gateway, whose state this is, does not send it requests."""
     rows = {row.address.rpartition(":")[0]: row for row in state.replicas} if state else {}
-    result = []
+    swarm, result = engine.swarm(), []
     for task in swarm.tasks_of(stack.replicas_alias) if swarm else ():
         node = swarm.node(task.node) if swarm else None
         name, place = f"{stack.replicas_alias}.{task.slot}", node.name if node else ""
@@ -586,14 +574,8 @@ def _state(engine: Engine) -> SwarmState:
 
 
 def _discard(engine: Engine, name: str) -> None:
-    """Remove a service if it exists."""
     if service := _state(engine).service(name):
         engine.remove_service(service.id)
-
-
-def current(engine: Engine, stack: Stack, state: GatewayState | None) -> tuple[TaskStatus, ...]:
-    """As :func:`statuses`, of the present tasks."""
-    return statuses(engine.swarm(), stack, state)
 
 
 def notes(session: Session) -> Iterator[str]:

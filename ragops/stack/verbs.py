@@ -14,23 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ragops import configuration
 from ragops.checks import Check, Report, ready, reference
 from ragops.checks.connection import RUNS
 from ragops.checks.questions import Expected
 from ragops.checks.ready import ReplicaStatus
 from ragops.checks.verify import VerifyContext, check_exposure, check_replicas, checks_for, outside_note
 from ragops.compose import render
-from ragops.configuration import (
-    Ragflow,
-    Stack,
-    Swarm,
-    configuration_file,
-    edited,
-    home,
-    load,
-    parse,
-    write_settings,
-)
+from ragops.configuration import Ragflow, Stack, Swarm, home
 from ragops.docker.engine import Engine, observe
 from ragops.docker.objects import ContainerSpec, ContainerState, ImageState, NetworkState, Observed
 from ragops.docker.swarm import NodeState
@@ -69,7 +60,6 @@ class Status(Shown):
     """The container with the registered name: the gateway, or vLLM without one."""
     ragflow: tuple[RagflowContainer, ...]
     drift: plans.Plan
-    """The actions of :func:`up`."""
     host_url: str | None = None
     """The reranker's address for programs on this host."""
     problem: LaunchError | None = None
@@ -77,7 +67,6 @@ class Status(Shown):
     replicas: tuple[ContainerState, ...] = ()
     """The containers of vLLM behind the gateway; empty without one."""
     gateway: GatewayState | None = None
-    """The gateway's own state, if it responds."""
     admission: tuple[ReplicaStatus, ...] = ()
     """Each configured replica of a gateway, and why it is not admitted."""
     nodes: tuple[NodeState, ...] = ()
@@ -238,19 +227,20 @@ def scale(
         LockedError: Another ragops process changes the stack; the file is as before.
         RagopsError: As for :func:`up`.
     """
-    path, settings = configuration_file(file), {"replicas": replicas}
-    load(file)  # a file that was named has to exist
-    session = Session.open(parse(edited(path, settings, swarm=swarm), path), engine)
+    path, settings = configuration.configuration_file(file), {"replicas": replicas}
+    configuration.load(file)  # a file that was named has to exist
+    text = configuration.edited(path, settings, swarm=swarm)
+    session = Session.open(configuration.parse(text, path), engine)
     if session.stack.swarm:
         placing.manager(session)
     _ = session.deployment  # raises an error where the replicas have no place
     if not path.exists():
         step(f"{path} is created")
     before = path.read_bytes() if path.exists() else None
-    write_settings(path, settings, swarm=swarm)
+    configuration.write_settings(path, settings, swarm=swarm)
     step(f"{path}: reranker.replicas = {replicas}")
     try:
-        return up(load(path), session.engine)
+        return up(configuration.load(path), session.engine)
     except LockedError:  # ragops watch would apply it later
         path.unlink() if before is None else path.write_bytes(before)
         raise
@@ -490,7 +480,6 @@ _Images = tuple[ImageState | None, ImageState | None]
 
 
 def _images(session: Session) -> _Images:
-    """The images that the Docker engine has."""
     stack, engine = session.stack, session.engine
     return engine.image(stack.reranker.image), engine.image(gateways.tag()) if stack.gateway_used else None
 

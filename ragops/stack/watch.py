@@ -60,7 +60,6 @@ class Pace:
     start: float = 5.0
     """Before the reranker is started a second time; doubles each time."""
     longest: float = 300.0
-    """The longest back-off."""
 
     def back_off(self, first: float, times: int) -> float:
         """Seconds to wait after this many failures in a row."""
@@ -76,7 +75,6 @@ class ContainerWatch:
     probe_at: float = 0.0
     probing: bool = False
     missed: int = 0
-    """Missing responses in a row."""
     unhealthy: bool = False
     """Whether Docker reports it as unhealthy, which may be older than its last response: it is restarted if
     it does not respond to one more request."""
@@ -85,7 +83,6 @@ class ContainerWatch:
     starts: int = 0
     """Starts since its last response."""
     start_at: float = 0.0
-    """Earliest time of the next start."""
 
     @property
     def next_probe(self) -> float:
@@ -134,16 +131,13 @@ class WatchState:
 
     pace: Pace = field(default_factory=Pace)
     disconnected: bool = True
-    """Whether the engine is unreachable."""
     check_at: float = 0.0
     not_before: float = 0.0
     """Earliest time of the next check, whatever happens."""
     failures: int = 0
     """Checks or repairs in a row that failed."""
     error: str = ""
-    """Message of the last of them."""
     containers: Mapping[str, ContainerWatch] = field(default_factory=dict)
-    """State of the gateway and of each replica."""
 
     def wait(self, now: float) -> float | None:
         """Seconds until the next check or probe; None while the engine is unreachable."""
@@ -385,7 +379,11 @@ class Watcher:
     def _check(self) -> None:
         """Read the state and repair it; another process that changes the stack goes first."""
         try:
-            self._stack = self._read_again()
+            stack, name = self._read(), self._stack.reranker.name
+            if stack.reranker.name != name:
+                message = f"the reranker is named {stack.reranker.name} now, and {name} is watched"
+                raise StackError(message, code="reranker-renamed", hint="start ragops watch again")
+            self._stack = stack
             with closing(docker_engine.connect(self._address)) as engine:
                 status, started = verbs.status(self._stack, engine), set[str]()
                 if self._state.repairs(status, time.monotonic()):
@@ -402,13 +400,6 @@ class Watcher:
             if error.short != self._state.error:
                 _log_error(error)
             self._state = self._state.after_failure(error.short, time.monotonic())
-
-    def _read_again(self) -> Stack:
-        stack, name = self._read(), self._stack.reranker.name
-        if stack.reranker.name != name:
-            message = f"the reranker is named {stack.reranker.name} now, and {name} is watched"
-            raise StackError(message, code="reranker-renamed", hint="start ragops watch again")
-        return stack
 
     def _log_problems(self, status: Status, engine: Engine) -> None:
         """Log why a container does not respond, once for each change of the cause."""

@@ -27,8 +27,8 @@ class FakeSwarm:
         self.nodes: list[NodeState] = []
         self.service_output: dict[str, str] = {}
         """What the tasks of a service of that name have logged."""
-        self.updates: dict[str, tuple[str, str]] = {}
-        """State and message of the update that the service of that name gets next."""
+        self.updates: dict[str, str] = {}
+        """State of the update that the service of that name gets next."""
         self.task_state = ("running", "")
         """State and error of a task that has a node."""
         self.leaderless = False
@@ -90,8 +90,8 @@ class FakeSwarm:
         what = self._called(f"update service {spec.name}")
         if self._services[spec.name].version != service.version:
             self._allow(what, "rpc error: code = Unknown desc = update out of sequence")
-        state, message = self.updates.pop(spec.name, ("completed", ""))
-        changed = replace(service, version=service.version + 1, update=state, message=message)
+        state = self.updates.pop(spec.name, "completed")
+        changed = replace(service, version=service.version + 1, update=state)
         if state.startswith("rollback"):
             self._services[spec.name] = changed
         else:
@@ -146,7 +146,7 @@ class FakeSwarm:
         """A service as the Engine API reports what it was created with."""
         body = spec.body(configs)
         raw = {"ID": before.id, "Version": {"Index": before.version}, "Spec": body}
-        state = replace(ServiceState.from_api(raw), update=before.update, message=before.message)
+        state = replace(ServiceState.from_api(raw), update=before.update)
         self._services[spec.name] = state
         self._hashes[spec.name] = spec.task_hash()
         self._place(state)

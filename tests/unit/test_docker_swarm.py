@@ -104,7 +104,7 @@ def test_service_state_is_what_was_created():
     assert (state.id, state.version, state.name, state.image) == ("s", 7, "reranker-replicas", "sha256:abc")
     assert (state.replicas, state.nodes, state.configs) == (2, "{}", ("reference-1",))
     assert (state.constraints, state.role) == (("node.id!=a",), "reranker")
-    assert (state.update, state.message) == ("rollback_completed", "update rolled back")
+    assert state.update == "rollback_completed"
     assert state.labels[LABEL_CONFIG] == SPEC.config_hash()
 
 
@@ -190,8 +190,9 @@ def test_service_calls_send_whole_bodies():
     engine.update_service(state, SPEC, IDS)
     body = SPEC.body(IDS)
     (_, created, options), (_, updated, same) = api.sent
-    assert (created, updated) == ((body["TaskTemplate"],), ("s", 7, body["TaskTemplate"]))
+    assert (created, updated) == ((), ("s", 7))
     assert options == same
+    assert options["task_template"] == body["TaskTemplate"]
     assert (options["mode"], options["update_config"]) == (body["Mode"], body["UpdateConfig"])
 
 

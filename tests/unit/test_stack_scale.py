@@ -186,7 +186,7 @@ class TestUp:
 
     def test_wrong_scores_undo_an_update(self, world):
         world.up(PLACED)
-        world.engine.updates[ALIAS] = ("rollback_completed", "update rolled back")
+        world.engine.updates[ALIAS] = "rollback_completed"
         world.engine.service_output[ALIAS] = "scores differ by 0.4 from reference 2: this replica ends"
         with pytest.raises(LaunchError) as caught:
             world.up(PLACED, model="2")
@@ -206,7 +206,7 @@ class TestUp:
     @pytest.mark.parametrize(("end", "reference"), [("completed", "2"), ("rollback_completed", "1")])
     def test_further_gateways_get_the_reference_of_the_first_new_replica(self, world, end, reference):
         world.up(PLACED, gateways=2)
-        world.engine.updates[ALIAS] = ("updating", "")
+        world.engine.updates[ALIAS] = "updating"
         during = []
 
         def sleep(_):
@@ -443,7 +443,7 @@ class TestStatus:
             )
         ]
         state = GatewayState("1", 1.0, Cache(), Hour(), tuple(rows))
-        found = scale.statuses(world.engine.swarm(), PLACED, state)
+        found = scale.current(world.engine, PLACED, state)
         assert [status.problem and status.problem.code for status in found] == [
             None,
             "reranker-loading",
