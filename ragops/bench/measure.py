@@ -32,6 +32,7 @@ from ragops.data.task import fingerprint
 from ragops.docker.engine import Engine
 from ragops.docker.objects import ContainerSpec, ContainerState
 from ragops.errors import BenchError, EngineError, NotFoundError, RagopsError
+from ragops.progress import step
 from ragops.ragflow import discovery
 from ragops.ragflow.api import Secret
 from ragops.reranker import estimate
@@ -156,6 +157,7 @@ def running_server(session: Session, *, with_limit: bool = False) -> Server:
         what = "the reranker has no address on this host, from which the load is sent"
         hint = "set port = 8123 under [reranker] while you measure"
         raise BenchError(what, code="not-published", hint=hint, container=name)
+    step(f"{name}: reading its model, image and counters")
     deployment, model = session.deployment, session.deployment.model
     replicas = [container]
     if deployment.gateway and deployment.replicas:
@@ -347,6 +349,7 @@ def gemm_peak(deployment: Deployment, engine: Engine, image: str) -> GemmPeak:
     """
     served, threads = deployment.sizing.arithmetic, sum(len(sizing.compute) for sizing in deployment.sizings)
     cpus = ",".join(replica.cpuset_cpus for replica in deployment.replicas)
+    step("multiplying matrices on the same cores, for the limit of this machine")
     try:
         shape = deployment.model.shape
         gemms = estimate.probe(engine, image, shape, cpus=cpus, threads=threads)

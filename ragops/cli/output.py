@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -247,7 +248,8 @@ def _print(output: str | Table, stream: Any) -> None:
     if not stream.isatty():
         print(printable(str(output)), file=stream, flush=True)
     elif isinstance(output, str):
-        _console(stream).print(_styled(output), soft_wrap=stream is sys.stdout)  # commands stay whole there
+        copied = stream is sys.stdout  # commands stay whole there
+        _console(stream).print(_styled(output if copied else _folded(output)), soft_wrap=copied)
     else:
         _console(stream).print(rich_table(output))
 
@@ -257,7 +259,7 @@ def rich_table(table: Table) -> Group:
     from rich.console import Group
     from rich.table import Table as Grid
 
-    parts: list[Any] = [_styled(table.title)] if table.title else []
+    parts: list[Any] = [_styled(_folded(table.title))] if table.title else []
     shown = [number for number, column in enumerate(table.columns) if not column.html_only]
     rows = [row for row in table.rows if not isinstance(row, str)]
     widths = {n: max(len(line) for row in rows for line in row[n].split("\n")) for n in shown[:-1] if rows}
@@ -276,10 +278,18 @@ def rich_table(table: Table) -> Group:
                 grid.add_column(name, min_width=widths.get(number), overflow="fold")
             parts.append(grid)
         grid.add_row(*(_styled(row[number]) for number in shown))
-    parts += map(_styled, table.notes)
+    parts += (_styled(_folded(note)) for note in table.notes)
     for other in table.below:
         parts += ["", rich_table(other)]
     return Group(*parts)
+
+
+def _folded(text: str) -> str:
+    """Text for the width of the terminal; what continues a line has its indentation."""
+    width = shutil.get_terminal_size().columns
+    lines = [(line, " " * (len(line) - len(line.lstrip()))) for line in text.split("\n")]
+    fill = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(fill(line, subsequent_indent=indentation) for line, indentation in lines)
 
 
 def _styled(text: str, style: str = "") -> Text:

@@ -22,7 +22,6 @@ from ragops.reranker.files import MINILM, bundled_minilm, lfs_pointers, tensors
 
 SUBSTITUTE_FILE = "ragops-substitute.txt"
 """A file of this name marks weights that are not a trained reranker; its text says what they are."""
-_SUBSTITUTE_FILES = (SUBSTITUTE_FILE, "ragops-stand-in.txt")  # the second is an earlier name
 
 SET_MODEL = f"set model under [reranker], or RAGOPS_MODEL_DIR=FOLDER; a trial: RAGOPS_MODEL_DIR={SUBSTITUTE}"
 
@@ -378,7 +377,7 @@ def _unknown_kind(
 
 
 def _description(folder: Path) -> str:
-    names = ("README.md", "chat_template.jinja", "tokenizer_config.json", *_SUBSTITUTE_FILES)
+    names = ("README.md", "chat_template.jinja", "tokenizer_config.json", SUBSTITUTE_FILE)
     files = (file for file in (folder / name for name in names) if file.is_file())
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
@@ -466,7 +465,8 @@ def _shape(config: dict[str, Any]) -> Shape:
 
 def substitute_file(folder: Path) -> Path | None:
     """The file that marks a folder's weights as not trained; None without one."""
-    return next((file for name in _SUBSTITUTE_FILES if (file := folder / name).is_file()), None)
+    file = folder / SUBSTITUTE_FILE
+    return file if file.is_file() else None
 
 
 def _substitute(folder: Path, kind: Kind) -> str:

@@ -356,7 +356,9 @@ class Registrar:
         problem = self._host_problem() if compare else ""
         here = f"this host does not reach {self.spec.base_url}: {problem}" if problem else ""
         try:
-            self.api.call(self.routes.test(self.spec, state))
+            request = self.routes.test(self.spec, state)
+            step(f"{request.purpose}: RAGFlow sends a rerank")
+            self.api.call(request)
         except RagflowError as error:
             if compare:
                 error.evidence += f"\n{here or f'this host reaches {self.spec.base_url}'}"

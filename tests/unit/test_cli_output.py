@@ -94,6 +94,19 @@ class TestWidth:
         assert max(map(len, lines)) <= 60
         assert set(" ".join(lines).split()) == {"hint:", "reranker"}
 
+    def test_what_continues_a_line_has_its_indentation(self, terminal):
+        output._print(f"error: a line\n    {self.TEXT}\nlast", terminal)
+        first, *middle, last = self.plain_lines(terminal)
+        assert (first, last) == ("error: a line", "last")
+        assert len(middle) > 1
+        assert all(re.match(r"    \S", line) for line in middle)
+
+    def test_so_have_the_notes_of_a_table(self, terminal):
+        output._print(Table((Column("a"),), (("b",),), notes=(f"  {self.TEXT}",)), terminal)
+        _, *notes = self.plain_lines(terminal)
+        assert len(notes) > 1
+        assert all(re.match(r"  \S", line) for line in notes)
+
     def test_commands_are_not(self, terminal, monkeypatch):
         monkeypatch.setattr("sys.stdout", terminal)
         output._print(self.TEXT, terminal)

@@ -213,9 +213,8 @@ def test_minilm_takes_256_tokens_and_is_a_substitute(tmp_path):
     assert "not a cross-encoder" in model.substitute
 
 
-@pytest.mark.parametrize("name", ["ragops-substitute", "ragops-stand-in"])
-def test_random_weights_say_so(tmp_path, name):
-    files = {f"{name}__txt": "random weights in the form of Qwen3-Reranker\nmore\n"}
+def test_random_weights_say_so(tmp_path):
+    files = {"ragops-substitute__txt": "random weights in the form of Qwen3-Reranker\nmore\n"}
     made = folder(tmp_path, "Qwen3-Reranker-x", QWEN3, **files)
     assert describe(made).substitute == "random weights in the form of Qwen3-Reranker"
 
