@@ -86,11 +86,6 @@ class BenchmarkConfig:
             hint = "give each level once, repeats of at least 1 and a warm-up of at least 0"
             raise BenchError(what, code="load-refused", evidence=evidence, hint=hint)
 
-    @property
-    def request_timeout(self) -> float:
-        """Seconds until a request is cancelled."""
-        return self.timeout or 2 * releases.of_or_nearest(self.workload.release).timeout
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -185,7 +180,7 @@ def record(
         started_ns=time.perf_counter_ns(),
         base_url=server.base_url,
         model=server.model,
-        timeout=config.request_timeout,
+        timeout=config.timeout or 2 * releases.of_or_nearest(config.workload.release).timeout,
         workload=config.workload.info(),
         levels=config.levels,
         order_played=tuple(f"{level.name}#{repeat}" for level, repeat in order),

@@ -87,11 +87,6 @@ class TrialCounters:
     """Whether a counter of the reranker decreased, as after a restart."""
 
     @property
-    def foreign_requests(self) -> int:
-        """Lower bound of the requests of other clients."""
-        return max(0, (self.rise.calls or 0) - self.requests)
-
-    @property
     def other_cpu(self) -> float:
         """Cores used by processes other than the reranker and this client; 0 where unknown."""
         rise = self.rise
@@ -131,7 +126,7 @@ def trial_counters(run: Run) -> dict[str, list[TrialCounters]]:
 def disturbances(run: Run) -> tuple[str, ...]:
     """Disturbances of a run, one line each: other clients or processes, steal time, throttling, restarts."""
     counters = [trial for level in trial_counters(run).values() for trial in level]
-    foreign = sum(trial.foreign_requests for trial in counters)
+    foreign = sum(max(0, (trial.rise.calls or 0) - trial.requests) for trial in counters)
     other_cpu = max((trial.other_cpu for trial in counters), default=0.0)
     steal = max((trial.steal for trial in counters), default=0.0)
     throttled = sum(trial.rise.throttled_ns or 0 for trial in counters) / 1e9

@@ -335,7 +335,11 @@ def _memory_limit(
     nodes = {core.node for core in container_cores}
     available = min(
         (host.memory if configured else host.usable_memory) // len(sets),
-        sum(node.memory // _on_node(sets, node.node) for node in host.nodes if node.node in nodes),
+        sum(
+            node.memory // sum(any(core.node == node.node for core in own) for own in sets)
+            for node in host.nodes
+            if node.node in nodes
+        ),
     )
     if need > available:
         whose = "the reranker" if len(sets) == 1 else f"each of {len(sets)} replicas"
@@ -347,11 +351,6 @@ def _memory_limit(
             hint=f"set {fewer}reranker.memory_gib, a smaller kv_cache_gib, or a smaller model",
         )
     return need if configured else min(memory.total, available)
-
-
-def _on_node(sets: Sequence[tuple[Core, ...]], node: int) -> int:
-    """Replicas with CPUs of a node."""
-    return sum(any(core.node == node for core in own) for own in sets)
 
 
 def _compilers(container_cores: tuple[Core, ...]) -> int:

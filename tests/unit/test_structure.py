@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DATA_WITHOUT_LIMIT = ("data/golden/", ".lock")
 """Recorded scores and lock files: nobody reads them line by line."""
 
-MAX_LINES = 25_240
+MAX_LINES = 25_230
 """The goal is 20,000 with gateway, scaling and estimate: lower this with every cut."""
 
 
