@@ -149,7 +149,8 @@ def explain(
         raise ragops.RagopsError(f"there is no error code {code}", code="code-unknown", hint=hint)
     first, *others = codes[code]
     meaning, remedy = (text.replace("``", "") for text in (first.cause, first.remedy))
-    messages = [{"words": row.words, "cause": row.cause, "remedy": row.remedy} for row in others]
+    known = (row for row in codes[code] if row.words)
+    messages = [{"words": row.words, "cause": row.cause, "remedy": row.remedy} for row in known]
     texts = (f"{row.words}: {row.cause}\nFix: {row.remedy}." for row in others)
     record = {"code": code, "meaning": meaning, "remedy": remedy, "messages": messages}
     call.show(record, "\n\n".join((f"{code}: {meaning}\nFix: {remedy}.", *texts)))

@@ -165,6 +165,12 @@ class TestExplain:
         assert record["remedy"].startswith("free disk space")
         assert [row["words"] for row in record["messages"]] == ["no space left on device"]
 
+    def test_every_known_message_of_a_code_is_listed(self, capsys):
+        assert cli.main(["explain", "engine-tls", "--json"]) == 0
+        words = [row["words"] for row in json.loads(capsys.readouterr().out)["messages"]]
+        assert words[0] == "HTTP request to an HTTPS server"
+        assert "CERTIFICATE_VERIFY_FAILED" in words
+
     def test_no_program_of_the_site_is_imported(self):
         before = list(sys.path)
         assert cli.main(["explain", "locked"]) == 0
