@@ -35,7 +35,7 @@ from tests.support.swarm_lab import STUB, SwarmLab, images
 if TYPE_CHECKING:
     from tests.support.swarm_lab import Node
 
-DOCUMENTS, BYTES, REQUESTS, ROUNDS = 64, 120_000, 100, 4
+DOCUMENTS, BYTES, REQUESTS, ROUNDS, WARM_UP = 64, 120_000, 100, 4, 10
 KINDS = {"host": {}, "plain": {}, "encrypted": {"encrypted": ""}}
 """Options of the networks; ``host`` is the stub's own node, without a network between."""
 CIPHER, PACKET = "aes-128-gcm", 1400
@@ -43,15 +43,15 @@ CIPHER, PACKET = "aes-128-gcm", 1400
 OPTIONS = ("CONFIG_VXLAN", "CONFIG_XFRM", "CONFIG_INET_ESP")
 CLIENT = """
 import http.client, json, sys, time
-host, documents, size, requests = sys.argv[1], *map(int, sys.argv[2:])
+host, documents, size, requests, warm_up = sys.argv[1], *map(int, sys.argv[2:])
 text = "w" * 9 + " "
 body = json.dumps({"query": "q", "documents": [text * (size // documents // 10)] * documents})
 connection = http.client.HTTPConnection(host, 8000, timeout=5)
-for number in range(requests + 10):
+for number in range(requests + warm_up):
     begin = time.perf_counter()
     connection.request("POST", "/v1/rerank", body, {"content-type": "application/json"})
     assert len(json.loads(connection.getresponse().read())["results"]) == documents
-    if number >= 10:
+    if number >= warm_up:
         print(1000 * (time.perf_counter() - begin))
 """
 
@@ -151,7 +151,7 @@ def run(node: Node, container: str, name: str, argv: list[str], **options: Any) 
 def times(lab: SwarmLab, name: str) -> list[float] | str:
     """Times of some requests in ms, or why there are none."""
     node = lab.nodes[name == "host"]
-    argv = ("python3", "-c", CLIENT, f"server-{name}", *map(str, (DOCUMENTS, BYTES, REQUESTS)))
+    argv = ("python3", "-c", CLIENT, f"server-{name}", *map(str, (DOCUMENTS, BYTES, REQUESTS, WARM_UP)))
     try:
         with closing(node.engine()) as engine:
             result = engine.execute(f"client-{name}", argv, timeout=60)
