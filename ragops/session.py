@@ -263,6 +263,17 @@ def _open_lock(file: Path) -> int:
     return os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
 
 
+def replace_file(file: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a whole file with this mode, or leave the former one."""
+    draft = file.with_name(f".{file.name}.new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.chmod(mode)
+    draft.replace(file)
+
+
 def reference_folder(stack: Stack, engine: EngineState | None) -> Path:
     """The folder with the gateway's reference: engines may have stacks of the same name."""
     digest = hashlib.sha256(engine.id.encode()).hexdigest()[:12] if engine else "none"

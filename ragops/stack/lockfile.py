@@ -6,7 +6,6 @@ the configuration, to be committed with it; without a configuration file it is i
 
 import json
 import logging
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from ragops.configuration import MAX_BYTES, Stack, home
 from ragops.docker.objects import LABEL_FINGERPRINT, LABEL_MODEL, ContainerSpec, ImageState
 from ragops.errors import StackError, file_errors, read_text
+from ragops.session import replace_file
 from ragops.stack.plan import model_change, moved_image
 
 _log = logging.getLogger(__name__)
@@ -56,10 +56,7 @@ def write(stack: Stack, spec: ContainerSpec, image: ImageState) -> None:
         if file.exists() and file.read_text(encoding="utf-8", errors="replace") == text:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as draft:
-            draft.write(text)
-        Path(draft.name).chmod(0o644)
-        Path(draft.name).replace(file)
+        replace_file(file, text.encode())
     except OSError as error:
         _log.warning("%s is not written: %s", file, error)
 

@@ -17,6 +17,7 @@ from ragops.configuration import Network
 from ragops.docker.objects import COMPOSE_PROJECT, ContainerState, NetworkState, moves_route
 from ragops.errors import RagflowError, file_errors
 from ragops.ragflow.discovery import RagflowContainer, is_ragflow
+from ragops.session import replace_file
 
 MARK = "Made by: ragops compose override"
 """First line of an override file of ragops; other files are never replaced."""
@@ -103,9 +104,7 @@ def write(new: Override) -> tuple[Path, Path | None]:
         if old != new.text:
             backup = file.with_name(f"{file.name}.bak-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
             backup.write_text(old)
-        draft = file.with_name(f".{file.name}.new")
-        draft.write_text(new.text)
-        draft.replace(file)
+        replace_file(file, new.text.encode())
     return file, backup
 
 

@@ -24,6 +24,7 @@ from ragops.errors import EngineError, InUseError, StackError, file_errors
 from ragops.progress import step
 from ragops.reranker.gateway import MARK, REFERENCE, ROLE
 from ragops.reranker.hub import Listing, pull
+from ragops.session import replace_file
 from ragops.table import Column, Shown, Table
 
 _log = logging.getLogger(__name__)
@@ -188,11 +189,8 @@ class ScoreCheck:
         with file_errors(StackError, f"can't write {self.file}", self.file, code="home-unusable", hint=hint):
             if content is None:
                 self.file.unlink(missing_ok=True)
-                return
-            draft = self.file.with_suffix(".new")
-            draft.write_bytes(content)
-            draft.chmod(0o644)  # the gateway runs as another user
-            draft.replace(self.file)
+            else:
+                replace_file(self.file, content)  # readable for the gateway, which runs as another user
 
 
 @dataclass(frozen=True)

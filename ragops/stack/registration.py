@@ -8,7 +8,6 @@ each release are in :mod:`ragops.ragflow.providers`.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ from ragops.ragflow.request import DOCUMENTS, QUERY
 from ragops.reranker import gateway
 from ragops.reranker.model import named_folder
 from ragops.reranker.options import known
-from ragops.session import Deployment, Session, lock
+from ragops.session import Deployment, Session, lock, replace_file
 from ragops.table import Column, Shown, Table
 
 GO_SERVER = (
@@ -225,13 +224,7 @@ class UndoRecord:
     def save(self) -> None:
         """Write the record atomically, readable by its owner only."""
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = self.file.with_suffix(".new")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(TypeAdapter(UndoRecord).dump_json(self, indent=2))
-            out.flush()
-            os.fsync(out.fileno())
-        draft.replace(self.file)
+        replace_file(self.file, TypeAdapter(UndoRecord).dump_json(self, indent=2), 0o600)
 
 
 @dataclass

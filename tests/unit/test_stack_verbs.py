@@ -352,7 +352,7 @@ class TestLockFile:
         assert caught.value.file == stack.file.with_name("ragops.lock")
 
     def test_file_that_can_not_be_written_is_a_warning(self, serving, ragflow, stack, messages):
-        with mock.patch("tempfile.NamedTemporaryFile", side_effect=PermissionError("read-only")):
+        with mock.patch("ragops.stack.lockfile.replace_file", side_effect=PermissionError("read-only")):
             assert verbs.up(stack, serving).ok
         assert any("ragops.lock is not written" in line for line in messages)
 
