@@ -1,22 +1,25 @@
-"""A small ``/v1/rerank`` server for Qwen3-Reranker with plain transformers, to measure beside vLLM.
+"""A small ``/v1/rerank`` server for Qwen3-Reranker without vLLM, to measure beside it.
 
-It needs torch and transformers only::
+::
 
     python3 peer.py FOLDER qwen3-reranker-0.6b 8000
 
 It does what the model card does: the card's prompt, put together from token ids, padding on the left, one
 pass through the model for a few documents at a time, and the softmax of the logits of "no" and "yes" at the
-last place. Arithmetic is float32. One request is computed at a time. It has no queue, no limit
-and no password.
+last place. Plain transformers in float32 do the arithmetic, or what the last argument names of ``ENGINES``.
+One request is computed at a time. It has no queue, no limit and no password.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 PREFIX = (
     "<|im_start|>system\n"
@@ -28,6 +31,7 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 LONGEST = 8192
 """Tokens of a prompt; the text between prefix and suffix is cut to it, as in the card."""
+THREADS = len(os.sched_getaffinity(0))
 
 
 def prompts(encode, query, documents, longest=LONGEST):
@@ -67,16 +71,22 @@ def answer(model, documents, scores, tokens):
 class Scorer:
     """The model: documents in, scores and the number of their tokens out."""
 
-    def __init__(self, folder, batch):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def __init__(self, folder, batch, dtype="float32"):
+        from transformers import AutoTokenizer
 
-        self.torch, self.batch = torch, batch
+        self.batch = batch
         self.words = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.answers = [self.words.convert_tokens_to_ids(word) for word in ("no", "yes")]
         self.pad = self.words.convert_tokens_to_ids("<|endoftext|>")
         self.turn = threading.Lock()
+        self.load(folder, dtype)
+
+    def load(self, folder, dtype):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.torch = torch
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
     def encode(self, text):
         return self.words.encode(text, add_special_tokens=False)
@@ -94,7 +104,106 @@ class Scorer:
         ids, mask = (self.torch.tensor(table) for table in padded(rows, self.pad))
         with self.torch.inference_mode():
             logits = self.model(ids, attention_mask=mask, use_cache=False, logits_to_keep=1).logits
-            return self.torch.softmax(logits[:, -1, self.answers], dim=1)[:, 1].tolist()
+            return self.torch.softmax(logits[:, -1, self.answers].float(), dim=1)[:, 1].tolist()
+
+
+class OpenVino(Scorer):
+    """The same model, converted by OpenVINO; its precision is a hint to the processor's plugin."""
+
+    def load(self, folder, dtype):
+        import openvino
+
+        super().load(folder, "float32")
+        torch, answers = self.torch, self.model.lm_head.weight[self.answers]
+
+        class Logits(torch.nn.Module):
+            def __init__(self, model):
+                super().__init__()
+                self.model = model
+
+            def forward(self, ids, mask, places):
+                hidden = self.model(ids, attention_mask=mask, position_ids=places, use_cache=False)[0]
+                return hidden[:, -1] @ answers.T
+
+        with torch.inference_mode():
+            converted = openvino.convert_model(
+                Logits(self.model.model), example_input=self.inputs([[1, 2, 3], [4]])
+            )
+        hints = {"INFERENCE_PRECISION_HINT": dtype, "PERFORMANCE_HINT": "LATENCY"}
+        self.model = openvino.compile_model(converted, "CPU", hints)
+
+    def inputs(self, rows):
+        """Ids, a mask that is added to the weights of attention, and positions."""
+        torch = self.torch
+        ids, mask = (torch.tensor(table) for table in padded(rows, self.pad))
+        width = ids.shape[1]
+        seen = torch.ones(width, width, dtype=torch.bool).tril() & mask.bool()[:, None, :]
+        seen = (seen | torch.eye(width, dtype=torch.bool))[:, None]  # padding attends to itself
+        hidden = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+        return ids, hidden, (mask.cumsum(1) - 1).clamp(min=0)
+
+    def compute(self, rows):
+        logits = self.model([table.numpy() for table in self.inputs(rows)])[0]
+        return self.torch.softmax(self.torch.tensor(logits), dim=1)[:, 1].tolist()
+
+
+class LlamaCpp(Scorer):
+    """The same weights as a GGUF file without vocabulary, one document at a time in llama.cpp."""
+
+    def load(self, folder, dtype):
+        import llama_cpp
+
+        self.library = llama_cpp
+        file = gguf_file(folder, dtype)
+        sizes = {"n_ctx": LONGEST, "n_batch": 2048, "n_ubatch": 2048}
+        threads = {"n_threads": THREADS, "n_threads_batch": THREADS}
+        self.model = llama_cpp.Llama(file, **sizes, **threads, verbose=False)
+
+    def compute(self, rows):
+        scores = []
+        for row in rows:
+            self.model.reset()
+            self.model.eval(row)
+            logits = self.library.llama_get_logits_ith(self.model.ctx, -1)
+            no, yes = (logits[answer] for answer in self.answers)
+            scores.append(1 / (1 + math.exp(no - yes)))
+        return scores
+
+
+def gguf_file(folder, dtype):
+    """Write a checkpoint of Qwen3 in llama.cpp's format; ``dtype`` is of matrices, such as BF16."""
+    import gguf
+    from safetensors.torch import load_file
+
+    sizes = json.loads(Path(folder, "config.json").read_text())
+    file, layers = f"/tmp/{dtype}.gguf", sizes["num_hidden_layers"]  # noqa: S108 - inside the container
+    writer = gguf.GGUFWriter(file, "qwen3")
+    writer.add_vocab_size(sizes["vocab_size"])
+    writer.add_tokenizer_model("none")
+    writer.add_context_length(sizes["max_position_embeddings"])
+    writer.add_embedding_length(sizes["hidden_size"])
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(sizes["intermediate_size"])
+    writer.add_head_count(sizes["num_attention_heads"])
+    writer.add_head_count_kv(sizes["num_key_value_heads"])
+    writer.add_key_length(sizes["head_dim"])
+    writer.add_value_length(sizes["head_dim"])
+    writer.add_layer_norm_rms_eps(sizes["rms_norm_eps"])
+    theta = sizes.get("rope_theta") or sizes["rope_parameters"]["rope_theta"]
+    writer.add_rope_freq_base(theta)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, layers)
+    for name, tensor in load_file(f"{folder}/model.safetensors").items():
+        kind = gguf.GGMLQuantizationType[dtype if tensor.dim() > 1 else "F32"]
+        values = gguf.quants.quantize(tensor.float().numpy(), kind)
+        writer.add_tensor(names.get_name(name, (".weight",)), values, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+ENGINES = {"transformers": Scorer, "openvino": OpenVino, "llama.cpp": LlamaCpp}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -147,9 +256,11 @@ def handler(name, score):
     return type("Served", (Handler,), {"name": name, "score": staticmethod(score)})
 
 
-def main(folder, name, port="8000", host="127.0.0.1", batch="8"):
+def main(folder, name, port="8000", host="127.0.0.1", batch="8", arithmetic="transformers:float32"):
     """Load the model, then serve; ``batch`` documents are computed together."""
-    server = ThreadingHTTPServer((host, int(port)), handler(name, Scorer(folder, int(batch))))
+    engine, _, dtype = arithmetic.partition(":")
+    score = ENGINES[engine](folder, int(batch), dtype)
+    server = ThreadingHTTPServer((host, int(port)), handler(name, score))
     server.serve_forever()
 
 

@@ -1,4 +1,4 @@
-"""``.. generated:: crosscheck PART``, ``peer PART`` and ``client``: recorded comparisons as tables.
+"""``.. generated:: crosscheck PART``, ``peer PART``, ``peers`` and ``client``: recorded comparisons.
 
 ``python -m benchmarks.cross_check``, ``side_by_side`` and ``client_cost`` write the data.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
@@ -32,6 +32,31 @@ def crosscheck(part: str) -> Iterator[str]:
 def peer(part: str) -> Iterator[str]:
     """A part of the comparison of two servers with the same weights."""
     yield from PEER[part](json.loads((DATA / "peer.json").read_text(encoding="utf-8")))
+
+
+def peers() -> Iterator[str]:
+    """Other engines in turn with vLLM, and what disturbed them."""
+    record = json.loads((DATA / "peers.json").read_text(encoding="utf-8"))
+    rows = []
+    for row in record["rows"]:
+        order, name = row["order"], inline(", ".join((row["peer"]["name"], *row["peer"]["packages"][:1])))
+        agrees = f"{order['kendall_tau']:.3f}, {order['top1']:.0%}" if order else UNKNOWN
+        ratios = [
+            f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})" if ratio else row["error"]
+            for ratio in (row["to_default"], row["to_int8"])
+        ]
+        rows.append((name, *ratios, agrees, len(row["calls"])))
+    head = ("server", "documents/s / default", "documents/s / int8", "tau, same first", "requests")
+    yield from table(head, rows)
+    origin = record["origin"]
+    others = [call["others"] for row in record["rows"] for call in (*row["default"], *row["calls"])]
+    yield from fields(
+        ("recorded", record["date"]),
+        ("machine", f"{origin['cpu_model']}, {origin['core_count']} CPUs"),
+        ("model", f"{record['model']}: {record['substitute'] or 'the released weights'}"),
+        ("request", f"{record['documents']} documents, with the query about {record['tokens']} tokens each"),
+        ("used by others", f"up to {max(others, default=0):.2f} cores during a request"),
+    )
 
 
 def client() -> Iterator[str]:
@@ -236,5 +261,5 @@ def time(value: float | None) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the parts to those of ``generated``."""
     app.setup_extension("generated")
-    PARTS.update(crosscheck=crosscheck, peer=peer, client=client)
+    PARTS.update(crosscheck=crosscheck, peer=peer, peers=peers, client=client)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
