@@ -114,7 +114,7 @@ class OpenVino(Scorer):
         import openvino
 
         super().load(folder, "float32")
-        torch, answers = self.torch, self.model.lm_head.weight[self.answers]
+        torch, answers = self.torch, self.model.lm_head.weight[self.answers].detach()
 
         class Logits(torch.nn.Module):
             def __init__(self, model):
@@ -125,7 +125,7 @@ class OpenVino(Scorer):
                 hidden = self.model(ids, attention_mask=mask, position_ids=places, use_cache=False)[0]
                 return hidden[:, -1] @ answers.T
 
-        with torch.inference_mode():
+        with torch.no_grad():  # tracing rejects tensors of inference mode
             converted = openvino.convert_model(
                 Logits(self.model.model), example_input=self.inputs([[1, 2, 3], [4]])
             )
