@@ -39,7 +39,7 @@ from ragops.bench.workload import ragflow
 from ragops.errors import BenchError
 from ragops.gateway import split
 from ragops.gateway.dispatch import Dispatcher, Job
-from ragops.gateway.replicas import Pool
+from ragops.gateway.replicas import Pool, forever
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -235,7 +235,8 @@ class Gateway:
     async def start(self) -> None:
         """Wait until every replica is admitted."""
         self.pool.resolved("replicas", set(self.pool.machines))
-        self.running = [asyncio.ensure_future(part.run()) for part in (self.pool, self.dispatcher)]
+        loops = (self.pool.run(), forever(self.dispatcher.watch))
+        self.running = [asyncio.ensure_future(loop) for loop in loops]
         while len(self.pool.admitted) < len(self.pool.machines):  # noqa: ASYNC110 - simulated time
             await asyncio.sleep(0.1)
 

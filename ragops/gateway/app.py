@@ -21,7 +21,7 @@ from starlette.routing import Route
 from . import split
 from .dispatch import NONE_ADMITTED, Dispatcher, Job, failure
 from .metrics import Metrics
-from .replicas import FAILURES, FORWARD_TIMEOUT, HEALTH_TIMEOUT, JSON, Pool, State, log
+from .replicas import FAILURES, FORWARD_TIMEOUT, HEALTH_TIMEOUT, JSON, Pool, State, forever, log
 
 MAX_BODY, IN_FLIGHT = 8 << 20, 16 << 20
 """Bytes of one request, and of all on their way: a byte needs up to eleven of memory until its response."""
@@ -58,7 +58,7 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(part.run()) for part in (self.pool, self.dispatcher)]
+            running = [tasks.create_task(self.pool.run()), tasks.create_task(forever(self.dispatcher.watch))]
             yield
             for task in running:
                 task.cancel()
@@ -92,10 +92,8 @@ class Gateway:
         arrived, strict = loop.time(), "handling=strict" in headers.get("prefer", "")
         async with self._body(request) as body:
             parsed = split.parse(body, headers.get("x-request-id", ""), splits=self.splits)
-            plain = not strict and parsed.raw is None
-            cached = (
-                plain and self.dispatcher.limit > 0 and "no-cache" not in headers.get("cache-control", "")
-            )
+            plain, fresh = not strict and parsed.raw is None, "no-cache" in headers.get("cache-control", "")
+            cached = plain and self.dispatcher.limit > 0 and not fresh
             deadline = arrived + self.deadline if plain else math.inf
             job = Job(parsed, deadline, strict, cached, plain and self.truncates)
             leaving = asyncio.ensure_future(_leave(request, job))

@@ -113,21 +113,20 @@ class Dispatcher:
         """Requests that wait for their first share."""
         return sum(not job.handed for job in self.jobs)
 
-    async def run(self) -> None:
-        """Find slow shares until cancelled; one that runs on for the cache, after the deadline, ends then."""
-        while True:
-            await asyncio.sleep(TICK)
-            now, own = asyncio.get_running_loop().time(), OWN_SECONDS * len(self.pool.replicas)
-            for share in list(self.shares):
-                factor = 2 * LATE if share.job.waiting or share.job.late else LATE
-                end = share.began + factor * share.expected + LATE_SECONDS + own
-                slow = now > end or share.replica.state != "admitted"
-                if slow and share.job.late:
-                    self._end([share])
-                elif slow and not share.slow:
-                    share.slow = True
-                    self.counts['shares_total{outcome="hedged"}'] += 1
-            self.pump()
+    async def watch(self) -> None:
+        """Find slow shares; one that runs on for the cache, after the deadline, ends then."""
+        await asyncio.sleep(TICK)
+        now, own = asyncio.get_running_loop().time(), OWN_SECONDS * len(self.pool.replicas)
+        for share in list(self.shares):
+            factor = 2 * LATE if share.job.waiting or share.job.late else LATE
+            end = share.began + factor * share.expected + LATE_SECONDS + own
+            slow = now > end or share.replica.state != "admitted"
+            if slow and share.job.late:
+                self._end([share])
+            elif slow and not share.slow:
+                share.slow = True
+                self.counts['shares_total{outcome="hedged"}'] += 1
+        self.pump()
 
     async def rank(self, job: Job) -> Response:
         """The response to a job; its shares are cancelled with it."""
@@ -148,20 +147,16 @@ class Dispatcher:
         finally:
             self._finish(job)
 
-    def _look_up(self, job: Job) -> None:
-        """Take over the cached scores of the documents that have none."""
-        for key in job.costs if job.cached and self.cache else ():
-            if key not in job.scores and (score := self.cache.get(key)):
-                self.cache.move_to_end(key)
-                job.scores[key] = score
-                job.stored.add(key)
-
     def pump(self) -> None:
         """Hand out whatever can be handed out; called at each event."""
         now = asyncio.get_running_loop().time()
         states = {replica.state for replica in self.pool.replicas.values()}
         for job in sorted(self.jobs, key=lambda job: job.arrived + SHARE_SECONDS * bool(job.handed)):
-            self._look_up(job)
+            for key in job.costs if job.cached and self.cache else ():
+                if key not in job.scores and (score := self.cache.get(key)):
+                    self.cache.move_to_end(key)
+                    job.scores[key] = score
+                    job.stored.add(key)
             if len(job.scores) == len(job.costs):
                 self._finish(job, self._merged(job))
             elif self.shares or "admitted" in states:
@@ -231,8 +226,9 @@ class Dispatcher:
                 replica.learn(took, share.cost)
             job.scores |= scores
             self.counts['shares_total{outcome="ok"}'] += 1
-            if self.limit and not job.strict:
-                self.cache |= scores
+            for key in scores if self.limit and not job.strict else ():
+                self.cache[key] = scores[key]
+                self.cache.move_to_end(key)
             while len(self.cache) > self.limit:
                 self.cache.popitem(last=False)
             self._end(one for one in self.shares if one.job is job and job.scores.keys() >= set(one.keys))
@@ -265,6 +261,7 @@ class Dispatcher:
     def _failed(self, share: Share, reason: str, reply: Response | None) -> None:
         job = share.job
         log.warning("share of %d documents on %s: %s", len(share.keys), share.replica.address, reason)
+        job.waiting = True  # these documents, until they are handed out again
         job.tries.update(dict.fromkeys(share.keys, 2 if reply else 1))
         last = max(job.tries[key] for key in share.keys) >= TRIES
         self.counts[f'shares_total{{outcome="{"failed" if last else "retried"}"}}'] += 1

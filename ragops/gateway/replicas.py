@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -40,6 +40,16 @@ log = logging.getLogger("gateway")
 def why(error: Exception) -> str:
     """A failure in words that hold no text of a document."""
     return str(error) if isinstance(error, ValueError) else type(error).__name__
+
+
+async def forever(step: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a step until cancelled; an unexpected error ends only that step."""
+    while True:
+        try:
+            await step()
+        except Exception:
+            log.exception("unexpected error; the gateway goes on")
+            await asyncio.sleep(CHECK_SECONDS)
 
 
 @dataclass(eq=False)
@@ -95,7 +105,6 @@ class Pool:
         self.proof_tokens = 0  # of all reference requests: the replicas count them with those of clients
         self.switched: Callable[[], None] = lambda: None
         self.addresses: dict[str, set[str]] = {}
-        self._text = b""  # of the reference
 
     @property
     def admitted(self) -> list[Replica]:
@@ -113,22 +122,22 @@ class Pool:
         """Watch names, addresses and the reference until cancelled."""
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
         async with aiohttp.ClientSession(connector=connector, headers=HEADERS) as self.session:
-            while True:
-                self.read_reference()
-                await asyncio.gather(*map(self._resolve, self.hosts))
-                gap = CHECK_SECONDS / (len(self.replicas) or 1)  # not all at the same moment
-                checks = (self.check(one, gap * place) for place, one in enumerate(self.replicas.values()))
-                await asyncio.gather(asyncio.sleep(CHECK_SECONDS), *checks)
+            await forever(self._watch)
+
+    async def _watch(self) -> None:
+        self.read_reference()
+        await asyncio.gather(*map(self._resolve, self.hosts))
+        await asyncio.gather(asyncio.sleep(CHECK_SECONDS), *map(self.check, self.replicas.values()))
 
     def read_reference(self) -> None:
         """Read the file if it has changed; one that can't be read leaves the reference as it is."""
         with suppress(*FAILURES):
-            if (text := self.path.read_bytes()) != self._text:
-                fields = orjson.loads(text)
-                if fields["id"] and fields["tolerance"] >= 0 and fields["requests"][0]["scores"]:
-                    self.reference, self._text = fields, text
-                    for replica in self.replicas.values():
-                        replica.due = 0.0
+            fields = orjson.loads(self.path.read_bytes())
+            complete = fields["id"] and fields["tolerance"] >= 0 and fields["requests"][0]["scores"]
+            if complete and fields != self.reference:
+                self.reference = fields
+                for replica in self.replicas.values():
+                    replica.due = 0.0
 
     async def _resolve(self, host: str) -> None:
         """Look a name up; only a definite "no such name" removes an address."""
@@ -173,9 +182,8 @@ class Pool:
         async with self.session.request(method, url, data=body, timeout=limit) as response:
             return Response(await response.read(), response.status, media_type=response.content_type)
 
-    async def check(self, replica: Replica, delay: float = 0.0) -> None:
+    async def check(self, replica: Replica) -> None:
         """Check one replica's health, and prove it when that is due."""
-        await asyncio.sleep(delay)
         try:
             missed = int((await self.send(replica, "/health", None, HEALTH_TIMEOUT)).status_code != 200)
         except FAILURES as error:  # busy, perhaps: the second one counts; or no process: the next is another

@@ -5,6 +5,7 @@ import math
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,14 +93,12 @@ def read_scores(body: bytes | memoryview, count: int) -> tuple[list[float], int,
     Raises:
         ValueError: It has not one finite score for each document.
     """
-    try:
+    with suppress(ValueError, LookupError, TypeError):
         fields = orjson.loads(body)
         scores = {row["index"]: row["relevance_score"] + 0.0 for row in fields["results"]}
         tokens, finite = int(fields["usage"]["prompt_tokens"]), all(map(math.isfinite, scores.values()))
         if len(fields["results"]) == count and finite and 0 <= tokens < MOST_TOKENS:
             return [scores[index] for index in range(count)], tokens, str(fields["model"])
-    except (ValueError, LookupError, TypeError):
-        pass
     raise ValueError("malformed response")
 
 
@@ -118,9 +117,8 @@ def merge(request: Rerank, scores: Mapping[int, float], **fields: Any) -> bytes:
 
 def tail(scores: Sequence[float], count: int) -> list[float]:
     """Descending scores below all others: between 0 and the lowest where scores are 0 to 1."""
-    lowest, step = min(scores), max(1e-6, abs(min(scores)) * 1e-9)
-    if lowest > 1e-9 and max(scores) <= 1:
-        step = lowest / (count + 1)
+    lowest, most = min(scores), max(scores)
+    step = lowest / (count + 1) if lowest > 1e-9 and most <= 1 else max(1e-6, abs(lowest) * 1e-9)
     return [lowest - step * place for place in range(1, count + 1)]
 
 

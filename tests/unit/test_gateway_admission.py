@@ -423,3 +423,66 @@ def test_at_the_deadline_the_time_of_a_running_share_is_the_replicas(tmp_path, c
             assert float(own) < 3000  # the second share runs for about 5 s
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("loop", ["pool", "dispatcher"])
+def test_an_unexpected_error_ends_no_loop(tmp_path, monkeypatch, caplog, loop):
+    """A replica that fails afterwards is taken out, and a request is served."""
+
+    async def scenario():
+        async with serving(tmp_path, Replica(), stub := Replica()) as gateway:
+            part, name = {
+                "pool": (gateway.pool, "read_reference"),
+                "dispatcher": (gateway.dispatcher, "pump"),
+            }[loop]
+            right_one = getattr(part, name)
+
+            def fail():
+                setattr(part, name, right_one)
+                raise RuntimeError
+
+            setattr(part, name, fail)
+            await gateway.until(lambda: "RuntimeError" in caplog.text)
+            await stub.stop()
+            await gateway.until(lambda: len(gateway.pool.admitted) == 1)
+            assert (await gateway.rerank(documents=TEXTS)).json()["results"] == right()
+            held = []
+            monkeypatch.setattr(gateway.dispatcher, "pump", lambda: held.append(True))
+            await gateway.until(lambda: held)  # it goes on without requests
+
+    asyncio.run(scenario())
+
+
+def test_documents_of_a_failed_share_wait_until_they_are_handed_out_again(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Replica()) as gateway:
+            send, waiting = gateway.pool.send, []
+
+            async def fail(replica, path, *rest, **fields):
+                if path == "/v1/rerank" and gateway.dispatcher.shares:
+                    gateway.pool.send = send
+                    raise ConnectionResetError
+                return await send(replica, path, *rest, **fields)
+
+            failed = gateway.dispatcher._failed
+
+            def note(share, *rest):
+                failed(share, *rest)
+                waiting.append(share.job.waiting)
+
+            gateway.dispatcher._failed, gateway.pool.send = note, fail
+            assert (await gateway.rerank(documents=["one text"])).status_code == 200
+            assert waiting == [True]
+
+    asyncio.run(scenario())
+
+
+def test_a_score_that_is_computed_again_is_the_last_that_leaves_the_cache(tmp_path):
+    async def scenario():
+        async with serving(tmp_path, Replica(), cache=2) as gateway:
+            for text, headers in [("a", {}), ("b", {}), ("a", {"Cache-Control": "no-cache"}), ("c", {})]:
+                await gateway.rerank(documents=[text], headers=headers)
+            cached = [(await gateway.rerank(documents=[text])).headers["x-cached"] for text in ("a", "b")]
+            assert cached == ["1", "0"]
+
+    asyncio.run(scenario())
