@@ -86,7 +86,10 @@ def run(fleet: Any, load: Load, rate: float, fault: Fault) -> Row:
     before, idle, full = _shares(fleet), True, None
     while full is None and time.monotonic() < admitted + (LIMIT if idle else QUIET):
         time.sleep(0.2)
-        idle = idle and not all(number > before.get(one, 0) for one, number in _shares(fleet).items())
+        now = _shares(fleet)  # none while the gateway does not respond
+        before = before or now
+        got = sum(number > before.get(one, 0) for one, number in now.items())
+        idle = idle and not fault.after <= len(now) == got
         full = load.full_speed(ended, FULL * rate * fault.after / 3)
     samples = load.between(begin, time.monotonic())
     failed = [one for one in samples if one.failure]

@@ -1,10 +1,13 @@
 """What the live tests measure of a load, and the ports that they give to servers."""
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import free_port
+from tests.support import fault_table
 from tests.support.fleet import Load, Question, Sample
 
 
@@ -33,3 +36,23 @@ def test_full_speed_begins_with_the_first_window_of_that_rate(ends, rate, second
 def test_a_free_port_is_none_that_an_outgoing_connection_may_get():
     lowest, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
     assert 10_000 <= free_port() < max(int(lowest), 20_000)
+
+
+@pytest.mark.parametrize(
+    ("shares", "idle"), [((1, 2), False), ((1, 1), True), ((None, 2, 2), True), ((1, None), True)]
+)
+def test_a_replica_is_idle_until_the_gateway_shows_that_it_got_work(monkeypatch, shares, idle):
+    """While the gateway does not respond, nothing shows it."""
+    monkeypatch.setattr(fault_table, "LIMIT", 0.5)
+    monkeypatch.setattr(fault_table, "QUIET", 0.0)
+    answers = iter((1, *shares))
+
+    def states():
+        count[0] = next(answers, count[0])
+        return [] if count[0] is None else [{"address": "a", "state": "admitted", "shares": count[0]}]
+
+    count, sample = [1], Sample(Question("q", ()), 0.0, 0.1, 200, 0, "", "")
+    fleet = SimpleNamespace(states=states, wait=lambda *_: time.monotonic())
+    load = SimpleNamespace(full_speed=lambda *_: None, between=lambda *_: [sample])
+    fault = fault_table.Fault("none", lambda _: None, seconds=0.0, after=1)
+    assert fault_table.run(fleet, load, 1.0, fault).idle is idle
