@@ -248,8 +248,8 @@ def _print(output: str | Table, stream: Any) -> None:
     if not stream.isatty():
         print(printable(str(output)), file=stream, flush=True)
     elif isinstance(output, str):
-        copied = stream is sys.stdout  # commands stay whole there
-        _console(stream).print(_styled(output if copied else _folded(output)), soft_wrap=copied)
+        console, copied = _console(stream), stream is sys.stdout  # commands stay whole there
+        console.print(_styled(output if copied else _folded(output, console.width)), soft_wrap=copied)
     else:
         _console(stream).print(rich_table(output))
 
@@ -284,9 +284,9 @@ def rich_table(table: Table) -> Group:
     return Group(*parts)
 
 
-def _folded(text: str) -> str:
+def _folded(text: str, width: int = 0) -> str:
     """Text for the width of the terminal; what continues a line has its indentation."""
-    width = shutil.get_terminal_size().columns
+    width = width or shutil.get_terminal_size().columns
     lines = [(line, " " * (len(line) - len(line.lstrip()))) for line in text.split("\n")]
     fill = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
     return "\n".join(fill(line, subsequent_indent=indentation) for line, indentation in lines)

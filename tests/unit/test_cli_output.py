@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,19 @@ class TestWidth:
         _, *notes = self.plain_lines(terminal)
         assert len(notes) > 1
         assert all(re.match(r"  \S", line) for line in notes)
+
+    def test_the_width_is_that_of_the_terminal_while_the_output_goes_to_a_file(self, terminal, monkeypatch):
+        def size(number):
+            if number != 2:
+                raise OSError("no terminal")
+            return os.terminal_size((50, 24))
+
+        monkeypatch.delenv("COLUMNS")
+        monkeypatch.setattr("os.get_terminal_size", size)
+        words = " ".join(["word"] * 60)
+        output._print(f"    {words}", terminal)
+        lines = self.plain_lines(terminal)
+        assert [len(line) for line in lines[:-1]] == [48] * (len(lines) - 1)
 
     def test_commands_are_not(self, terminal, monkeypatch):
         monkeypatch.setattr("sys.stdout", terminal)
