@@ -21,5 +21,4 @@ def main() -> None:
     uvicorn.Server(config).run()
 
 
-if __name__ == "__main__":
-    main()
+main()

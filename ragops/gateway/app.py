@@ -39,7 +39,7 @@ class Gateway:
         self.splits = value("SPLIT", "1") != "0"
         self.truncates = value("LONG_DOCUMENTS", "truncate") == "truncate"
         self.key, hosts = value("KEY_SHA256", ""), value("REPLICAS", "").replace(",", " ").split()
-        self.metrics, self.looked_up, self.in_flight = Metrics(), Counter(hits=0, misses=0), 0
+        self.metrics, self.lookups, self.in_flight = Metrics(), Counter(hits=0, misses=0), 0
         self.pool = Pool(hosts, Path(value("REFERENCE", "/reference/reference.json")))
         limit = int(value("CACHE", "0")) if self.splits else 0
         self.dispatcher = Dispatcher(self.pool, limit, self.metrics.counts)
@@ -96,7 +96,7 @@ class Gateway:
             cached = plain and self.dispatcher.limit > 0 and not fresh
             deadline = arrived + self.deadline if plain else math.inf
             job = Job(parsed, deadline, strict, cached, plain and self.truncates)
-            leaving = asyncio.ensure_future(_leave(request, job))
+            leaving = asyncio.ensure_future(self._leave(request, job))
             try:
                 reply = await self.dispatcher.rank(job)
             finally:
@@ -104,11 +104,16 @@ class Gateway:
         took, counts = loop.time() - arrived, job.counts()
         own, replicas = (took - job.ran) * 1000, job.ran * 1000
         reply.headers["server-timing"] = f"gateway;dur={own:.1f}, replicas;dur={replicas:.1f}"
-        misses = (counts["computed"] + counts["unranked"]) * cached
-        self.looked_up.update(hits=counts["cached"], misses=misses)
+        self.lookups.update(hits=counts["cached"], misses=(counts["computed"] + counts["unranked"]) * cached)
         late = loop.time() > job.deadline or (job.late and not job.scores)
         self.metrics.request(reply.status_code, took, counts, late=late)
         return reply
+
+    async def _leave(self, request: Request, job: Job) -> None:
+        """End a job when its client leaves."""
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self.dispatcher.finish(job, Response(status_code=499))
 
     async def forward(self, request: Request) -> Response:
         """Pass a request on to the first admitted replica that responds."""
@@ -150,17 +155,9 @@ class Gateway:
         fields = {
             "reference": self.pool.serving,
             "deadline": self.deadline if self.deadline < math.inf else 0.0,
-            "cache": {"entries": len(dispatcher.cache), "limit": dispatcher.limit, **self.looked_up},
+            "cache": {"entries": len(dispatcher.cache), "limit": dispatcher.limit, **self.lookups},
             "hour": self.metrics.hour(),
             "replicas": [{name: getattr(one, name) for name in names} for one in self.pool.replicas.values()],
             "hosts": {host: sorted(own) for host, own in self.pool.addresses.items()},
         }
         return JSONResponse(fields)
-
-
-async def _leave(request: Request, job: Job) -> None:
-    """End a job when its client leaves."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    if not job.done.done():
-        job.done.set_result(Response(status_code=499))

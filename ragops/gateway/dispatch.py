@@ -145,7 +145,7 @@ class Dispatcher:
             message = f"nothing was ranked by the deadline of {job.deadline - job.arrived:.3g} s: {cause}"
             return self._merged(job) if job.scores else failure(503, message)
         finally:
-            self._finish(job)
+            self.finish(job)
 
     def pump(self) -> None:
         """Hand out whatever can be handed out; called at each event."""
@@ -158,13 +158,13 @@ class Dispatcher:
                     job.scores[key] = score
                     job.stored.add(key)
             if len(job.scores) == len(job.costs):
-                self._finish(job, self._merged(job))
+                self.finish(job, self._merged(job))
             elif self.shares or "admitted" in states:
                 job.hopeful = now
                 if (free := self.pool.free) and (costs := self._waiting(job)):
                     self._hand_out(job, costs, free, now)
             elif now > job.hopeful + GRACE_SECONDS * ("checking" in states or not self.pool.addresses):
-                self._finish(job, failure(503, NONE_ADMITTED))
+                self.finish(job, failure(503, NONE_ADMITTED))
 
     def _waiting(self, job: Job) -> dict[bytes, int]:
         """The costs of the documents that no replica computes, or only one whose share is slow."""
@@ -218,7 +218,7 @@ class Dispatcher:
         if reason or not reply:
             self._failed(share, reason, reply)
         elif not scores:
-            self._finish(job, reply)
+            self.finish(job, reply)
         else:
             replica.failures = 0
             job.tokens += tokens * len(scores.keys() - job.scores.keys()) // len(scores)
@@ -266,7 +266,7 @@ class Dispatcher:
         last = max(job.tries[key] for key in share.keys) >= TRIES
         self.counts[f'shares_total{{outcome="{"failed" if last else "retried"}"}}'] += 1
         if last:
-            self._finish(job, reply or failure(503, "every try of a share failed"))
+            self.finish(job, reply or failure(503, "every try of a share failed"))
         if last and reply:
             share.replica.failures = 0
         else:
@@ -280,7 +280,7 @@ class Dispatcher:
         headers["x-ranked"] = f"{len(scores)}/{len(job.keys)}"
         return Response(body, 200, headers, "application/json")
 
-    def _finish(self, job: Job, reply: Response | None = None) -> None:
+    def finish(self, job: Job, reply: Response | None = None) -> None:
         """End a job. A share that runs at the deadline runs on for the cache."""
         if job in self.jobs:
             self.jobs.remove(job)

@@ -108,10 +108,8 @@ def merge(request: Rerank, scores: Mapping[int, float], **fields: Any) -> bytes:
     rest = [index for index in range(len(request.documents)) if index not in scores]
     ranked += zip(rest, tail(list(scores.values()), len(rest)), strict=True)
     texts = [{"text": text, "multi_modal": None} for text in request.documents]
-    rows = [
-        {"index": index, "document": texts[index], "relevance_score": score}
-        for index, score in ranked[: request.top_n or None]
-    ]
+    first = ranked[: request.top_n or None]
+    rows = [{"index": index, "document": texts[index], "relevance_score": score} for index, score in first]
     return orjson.dumps({"id": f"score-{request.identity}", **fields, "results": rows})
 
 
