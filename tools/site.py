@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from html import escape, unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from ragops.bench import plots
 from ragops.bench.records import load_run
 from ragops.cli.output import Call, run_verb
 from ragops.errors import RagopsError
@@ -170,6 +172,27 @@ def _add_outputs(notebook: Any, kept: Mapping[str, Any]) -> None:
         notebook.cells.insert(place + 1, kept[_INJECTED])
 
 
+def write_charts(notebooks: Path, into: Path) -> Path:
+    """Write notebooks whose SVG charts are parts of the page, in its colours; returns the folder."""
+    shutil.copytree(notebooks, into)
+    for file in into.glob("*.ipynb"):
+        notebook = _format.read(file, as_version=4)
+        for cell in notebook.cells:
+            for number, output in enumerate(cell.get("outputs", ())):
+                if drawing := output.get("data", {}).pop("image/svg+xml", ""):
+                    chart = plots.inline(drawing, f"{cell.id}-{number}-")
+                    start = f'<div class="ragops-chart" role="img" aria-label="{escape(words(drawing))}">'
+                    output.data["text/html"] = f"{start}{chart}</div>"
+        _format.write(notebook, file)
+    return into
+
+
+def words(svg: str) -> str:
+    """The texts of a chart, without the numbers of its axes; matplotlib has them in comments."""
+    texts = [unescape(" ".join(text.split())) for text in re.findall(r"<!-- (.+?) -->", svg, re.DOTALL)]
+    return "Chart: " + "; ".join(dict.fromkeys(text for text in texts if re.search(r"[A-Za-z]{2}", text)))
+
+
 def default_parameters(notebook: Any) -> dict[str, object]:
     """Names and values of the parameters that a notebook's cell tagged ``parameters`` sets."""
     place = _parameters_cell(notebook)
@@ -215,7 +238,7 @@ def build(source: Path, out: Path, notebooks: Path | None = None, *, run: Path |
         if notebooks is None:
             kept = source.parent / KEPT
             notebooks = merge_outputs(source.parent / "notebooks", kept, stage / "executed")
-        environment = {NOTEBOOKS: str(notebooks.resolve())}
+        environment = {NOTEBOOKS: str(write_charts(notebooks, stage / "charts"))}
         if run is not None:
             environment[RUN] = str(run.resolve())
         _sphinx(stage, source, environment)

@@ -1,22 +1,19 @@
-"""``.. diagram:: NAME``: a diagram for light and dark pages; alternative texts for charts of notebooks.
+"""``.. diagram:: NAME``: a diagram for light and dark pages.
 
 The images are rendered from ``images/NAME.dot``.
 """  # noqa: INP001 - a folder of Sphinx extensions is no package
 
 from __future__ import annotations
 
-import re
-from html import unescape
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from docutils import nodes
     from sphinx.application import Sphinx
 
 
@@ -39,27 +36,7 @@ class Diagram(SphinxDirective):
         yield from [*(f"   {line}" for line in self.content), ""]
 
 
-def describe(app: Sphinx, tree: nodes.document) -> None:
-    """Give each chart of a notebook an alternative text.
-
-    Matplotlib draws letters as outlines, with the text in a comment before each.
-    """
-    if not app.env.docname.startswith("notebooks/"):
-        return
-    for image in tree.findall(nodes.image):
-        file = Path(app.srcdir) / image["uri"]
-        if "alt" not in image and file.suffix == ".svg":
-            image["alt"] = words(file.read_text(encoding="utf-8"))
-
-
-def words(svg: str) -> str:
-    """The texts of a chart, without the numbers of its axes."""
-    texts = [unescape(" ".join(text.split())) for text in re.findall(r"<!-- (.+?) -->", svg, re.DOTALL)]
-    return "Chart: " + "; ".join(dict.fromkeys(text for text in texts if re.search(r"[A-Za-z]{2}", text)))
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directive, and the texts of charts."""
+    """Register the directive."""
     app.add_directive("diagram", Diagram)
-    app.connect("doctree-read", describe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from matplotlib.figure import Figure
 
 from ragops import RagopsError
+from ragops.bench import plots
 from tools import executed, site
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +85,19 @@ def test_values_that_replaced_parameters_are_shown(run_notebooks, tmp_path):
     write(tmp_path / "sources", "01_a.ipynb", parameters, cell("where", "show()"))
     merged = site.merge_outputs(tmp_path / "sources", run_notebooks, tmp_path / "merged")
     assert [name for name, _ in texts(merged)] == ["parameters", "injected-parameters", "where"]
+
+
+def test_a_chart_has_the_colours_of_the_page(tmp_path):
+    drawn = cell("chart", "draw()")
+    drawing = plots.svg(Figure((1, 1), facecolor=plots.COLOURS["paper"]))
+    assert plots.COLOURS["paper"] in drawing
+    drawn.outputs = [nbformat.v4.new_output("execute_result", {"image/svg+xml": drawing, "text/plain": "a"})]
+    write(tmp_path / "executed", "01_a.ipynb", drawn)
+    shown = site.write_charts(tmp_path / "executed", tmp_path / "shown")
+    (output,) = nbformat.read(shown / "01_a.ipynb", as_version=4).cells[0].outputs
+    assert set(output.data) == {"text/html", "text/plain"}
+    assert "var(--paper)" in output.data["text/html"]
+    assert plots.COLOURS["paper"] not in output.data["text/html"]
 
 
 def test_without_a_kept_set_the_sources_remain(tmp_path):
