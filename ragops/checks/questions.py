@@ -20,7 +20,9 @@ from ragops.reranker import architectures, options
 from ragops.reranker.architectures import Architecture
 from ragops.session import Deployment
 
-QUERY = "Which word opens the reserve tank of the old water tower when the day shift cannot be reached?"
+QUERY = (
+    "Which word opens the reserve tank of the old water tower when nobody of the day shift can be reached?"
+)
 """Long, so that the token counts show whether a server tokenizes it once for all documents."""
 PAIR = (
     "The reserve tank is opened by the word that the night shift keeps in a sealed envelope.",
