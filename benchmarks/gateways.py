@@ -44,10 +44,11 @@ READY_SECONDS = 30.0
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "ragops" / "data" / "gateway" / "requirements.lock"
 EQUAL_SHARES = """
-from gateway import __main__, replicas, split
+import runpy
+from gateway import replicas, split
 def learn(replica, seconds, cost): replica.pace = 1e-6
 split.LEAST_SECONDS, replicas.Replica.learn = 0.0, learn
-__main__.main()
+runpy.run_module("gateway", run_name="__main__")
 """
 """A gateway that divides every request into one share for each replica, however short its shares are."""
 _TICKS = os.sysconf("SC_CLK_TCK")
